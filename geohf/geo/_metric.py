@@ -1,0 +1,83 @@
+"""Points as vectors in which a radius search is exact: what the neighbour searches share.
+
+On the sphere "within r along the great circle" is "within the chord ``2 R sin(r / 2R)``" of the straight line
+between the points in space. So any Euclidean search over ``R`` times the unit vectors is a great-circle search,
+without a map projection and without special cases at the poles and the antimeridian.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geohf.errors import DataError
+
+from ._arrays import as_numpy, check_pairs_of_numbers
+from .distance import EARTH_RADIUS_M
+from .frames import check_frame
+from .sphere import unit_vectors
+
+# Rounding of R times a unit vector and of a difference of two: a chord is known to a few 1e-9 m.
+CHORD_SLACK_M = 1e-8
+
+
+def as_degrees(points, name: str = "points") -> np.ndarray:
+    """(n, 2) float64 degrees.
+
+    Raises:
+        ValueError: a shape that is not (n, 2).
+        DataError: values that are not finite or no degrees; names up to five rows.
+    """
+    points = as_numpy(points, name)
+    check_pairs_of_numbers(points, name, ndim=2)
+    # Written so that NaN is bad: every comparison with it is false.
+    good = (np.abs(points[:, 0]) <= 90.0) & (points[:, 1] >= -180.0) & (points[:, 1] < 360.0)
+    _refuse(points, good, name, "no latitude in -90..90 and longitude in -180..360")
+    return points
+
+
+def as_plane(points, name: str = "points") -> np.ndarray:
+    """(n, 2) float64 planar points; errors as :func:`as_degrees`."""
+    points = as_numpy(points, name)
+    check_pairs_of_numbers(points, name, ndim=2)
+    _refuse(points, np.isfinite(points).all(1), name, "not finite")
+    return points
+
+
+def _refuse(points, good, name, what) -> None:
+    bad = np.flatnonzero(~good)
+    if len(bad):
+        listed = ", ".join(f"row {i} ({points[i, 0]:.12g}, {points[i, 1]:.12g})" for i in bad[:5].tolist())
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise DataError(f"{name}: {what} in {listed}{more}")
+
+
+def check_length(name: str, value: float, zero: bool = False) -> float:
+    """Return a length as float, or raise ValueError unless it is finite and above zero (or at least zero)."""
+    value = float(value)
+    if not (np.isfinite(value) and (value > 0 or (zero and value == 0))):
+        raise ValueError(f"{name} must be finite and {'at least' if zero else 'above'} zero, got {value}")
+    return value
+
+
+def chord_m(radius_m: float) -> float:
+    """Length in metres of the chord under a great-circle arc; the diameter for arcs of half a turn and more."""
+    return 2.0 * EARTH_RADIUS_M * float(np.sin(min(radius_m / (2.0 * EARTH_RADIUS_M), np.pi / 2)))
+
+
+def search_space(points, radius: float, frame: str) -> tuple[np.ndarray, float]:
+    """Vectors and the Euclidean threshold that mean "within ``radius``" in the frame.
+
+    Returns:
+        (n, 3) metres and the chord for ``wgs84``; (n, 2) data units and the radius for ``planar``.
+    """
+    if check_frame(frame) == "wgs84":
+        return EARTH_RADIUS_M * unit_vectors(as_degrees(points)), chord_m(radius)
+    return as_plane(points), radius
+
+
+def quick_tree(vectors: np.ndarray):
+    """A k-d tree split at midpoints: for radius searches it builds and answers faster than scipy's balanced
+    default (together 1.2 to 2.4 times on drives of 32k and 100k points)."""
+    from scipy.spatial import cKDTree
+
+    return cKDTree(vectors, balanced_tree=False, compact_nodes=False)

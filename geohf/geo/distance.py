@@ -1,0 +1,125 @@
+"""Great-circle distances on the mean sphere, exact from zero to the antipode."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ._arrays import as_double, as_floats, check_pairs_of_numbers, guarded_sqrt, namespace
+from .sphere import unit_vectors
+
+EARTH_RADIUS_M = 6371008.8
+"""Mean Earth radius in metres, (2a + b) / 3 of WGS84 (IUGG)."""
+
+# Elements of one chunk of the distance matrix: three float64 buffers of this size stay in a core's cache.
+_CHUNK_ON_CPU = 1 << 15
+_CHUNK_ON_GPU = 1 << 24
+
+
+def great_circle_m(a, b, radius_m: float = EARTH_RADIUS_M):
+    """Great-circle distance in metres between points in degrees.
+
+    ``2 R atan2(sqrt(h), sqrt(g))`` with ``h = sin²(Δφ/2) + cosφ1 cosφ2 sin²(Δλ/2)`` and
+    ``g = sin²((φ1+φ2)/2) + cosφ1 cosφ2 cos²(Δλ/2)``. The usual form takes ``g`` as ``1 - h``, which loses all
+    digits near the antipode; here each is computed by itself, so float32 stays within 3 m everywhere and
+    float64 within 1e-8 m. The gradient is finite everywhere, zero at distance zero and at the antipode.
+
+    Args:
+        a, b: (..., 2) latitude and longitude in degrees; shapes broadcast. Both numpy (or lists) or both torch.
+            numpy computes in float64 unless float32 is given; torch keeps dtype, device and gradient. Longitudes
+            may lie in any turn. Values are not checked (see :func:`check_points`); NaN gives NaN.
+        radius_m: radius of the sphere in metres.
+
+    Returns:
+        (...) metres.
+
+    Raises:
+        TypeError: a mixture of numpy and torch.
+        ValueError: a shape that is not (..., 2), or shapes that do not broadcast.
+
+    >>> round(float(great_circle_m([48.8566, 2.3522], [51.5074, -0.1278])))  # Paris to London
+    343557
+    >>> float(great_circle_m([0.0, 179.5], [0.0, -179.5])) == float(great_circle_m([0.0, 0.0], [0.0, 1.0]))
+    True
+    """
+    xp = namespace(a, b)
+    a, b = as_floats(a, "a"), as_floats(b, "b")
+    check_pairs_of_numbers(a, "a")
+    check_pairs_of_numbers(b, "b")
+    try:
+        np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
+    except ValueError:
+        raise ValueError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} do not broadcast") from None
+    lat_a, lat_b = a[..., 0], b[..., 0]
+    turn = a[..., 1] - b[..., 1]
+    turn = turn - 360.0 * xp.round(turn / 360.0)
+    # Differences and sums are taken in degrees, where they are exact for near points, and only then scaled.
+    half_turn = xp.deg2rad(0.5 * turn)
+    cosines = xp.cos(xp.deg2rad(lat_a)) * xp.cos(xp.deg2rad(lat_b))
+    h = xp.sin(xp.deg2rad(0.5 * (lat_a - lat_b))) ** 2 + cosines * xp.sin(half_turn) ** 2
+    g = xp.sin(xp.deg2rad(0.5 * (lat_a + lat_b))) ** 2 + cosines * xp.cos(half_turn) ** 2
+    angle = xp.arctan2(guarded_sqrt(xp, h), guarded_sqrt(xp, g))
+    return (2.0 * radius_m) * angle
+
+
+def distance_matrix_m(a, b, radius_m: float = EARTH_RADIUS_M):
+    """Great-circle distances in metres between all rows of ``a`` and all rows of ``b``.
+
+    The same distance as :func:`great_circle_m` by way of unit vectors, ``2 R atan2(|u - v|, |u + v|)``: the only
+    transcendental per pair is one arc tangent. Computed in float64 (within 1e-8 m) in chunks of rows that stay
+    in cache, and returned in the inputs' dtype.
+
+    Args:
+        a: (n, 2) latitude and longitude in degrees, numpy or torch.
+        b: (m, 2), the same kind.
+        radius_m: radius of the sphere in metres.
+
+    Returns:
+        (n, m) metres. Tensors carry a gradient when an input does.
+
+    Raises:
+        TypeError: a mixture of numpy and torch.
+        ValueError: a shape that is not (n, 2).
+
+    >>> distance_matrix_m([[0, 0], [0, 90]], [[0, 0], [90, 0], [0, 180]]).round(-3)
+    array([[       0., 10008000., 20015000.],
+           [10008000., 10008000., 10008000.]])
+    """
+    xp = namespace(a, b)
+    a, b = as_floats(a, "a"), as_floats(b, "b")
+    check_pairs_of_numbers(a, "a", ndim=2)
+    check_pairs_of_numbers(b, "b", ndim=2)
+    u, v = unit_vectors(as_double(a)), unit_vectors(as_double(b))
+    if xp is torch:
+        return _torch_matrix(u, v, 2.0 * radius_m, torch.promote_types(a.dtype, b.dtype))
+    out = np.empty((len(u), len(v)), np.result_type(a, b))
+    from scipy.spatial.distance import cdist
+
+    opposite = -v
+    rows = max(1, _CHUNK_ON_CPU // max(1, len(v)))
+    for start in range(0, len(u), rows):
+        chunk = slice(start, start + rows)
+        angle = np.arctan2(cdist(u[chunk], v), cdist(u[chunk], opposite))
+        np.multiply(angle, 2.0 * radius_m, out=out[chunk], casting="same_kind")
+    return out
+
+
+def _torch_matrix(u: torch.Tensor, v: torch.Tensor, diameter_m: float, dtype: torch.dtype) -> torch.Tensor:
+    """(n, 3) and (m, 3) float64 unit vectors -> (n, m) metres in ``dtype``."""
+    # The matrix-product form of cdist would bring back the cancellation near zero.
+    exact = "donot_use_mm_for_euclid_dist"
+    budget = _CHUNK_ON_CPU if u.device.type == "cpu" else _CHUNK_ON_GPU
+    rows = max(1, budget // max(1, len(v)))
+    chunks = (
+        (
+            torch.arctan2(torch.cdist(part, v, compute_mode=exact), torch.cdist(part, -v, compute_mode=exact))
+            * diameter_m
+        ).to(dtype)
+        for part in u.split(rows)
+    )
+    if torch.is_grad_enabled() and (u.requires_grad or v.requires_grad):
+        return torch.cat(list(chunks))
+    out = u.new_empty((len(u), len(v)), dtype=dtype)
+    for index, chunk in enumerate(chunks):
+        out[index * rows : index * rows + len(chunk)] = chunk
+    return out

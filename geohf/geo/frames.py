@@ -1,0 +1,246 @@
+"""The two coordinate frames, and the checks that keep one from being taken for the other.
+
+``wgs84``: latitude and longitude in degrees, distances along great circles in metres.
+``planar``: two columns in the data's own unit (a projected or local frame), Euclidean distances in that unit.
+
+Nothing is guessed: values that do not fit the declared frame are an error that says which rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geohf.errors import DataError
+
+from ._arrays import (
+    as_floats,
+    as_numpy,
+    cast_like,
+    check_pairs_of_numbers,
+    guarded_sqrt,
+    namespace,
+    wrap_longitude,
+)
+from .distance import EARTH_RADIUS_M, great_circle_m
+from .sphere import mean_weights, points_from_vectors, spherical_mean, unit_vectors, weighted_sum
+
+FRAMES = ("wgs84", "planar")
+
+_SHOWN_ROWS = 5
+_STRAY_M = 1_000_000.0
+_STRAY_TIMES_P90 = 10.0
+
+
+def check_frame(frame: str) -> str:
+    """Return ``frame``, or raise DataError when it is not one of ``FRAMES``."""
+    if frame not in FRAMES:
+        raise DataError(f"unknown coordinate frame {frame!r}; use one of {', '.join(map(repr, FRAMES))}")
+    return frame
+
+
+def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> np.ndarray:
+    """Return the points as float64, or say which rows do not fit the declared frame and why.
+
+    Args:
+        points: (n, 2) latitude and longitude in degrees for ``wgs84``, data units for ``planar``.
+        frame: ``"wgs84"`` or ``"planar"``.
+        rows: (n,) names of the rows for the message, such as line numbers of a CSV; default 0..n-1.
+        source: what the points come from, such as a file name, for the message.
+
+    Returns:
+        (n, 2) float64; for ``wgs84`` the longitudes are wrapped to [-180, 180).
+
+    Raises:
+        DataError: rows that :func:`bad_points` finds (five are shown, the others counted), or a table that as a
+            whole belongs to the other frame.
+        ValueError: a shape that is not (n, 2).
+
+    >>> check_points([[36.4, 190.0]])
+    array([[  36.4, -170. ]])
+    >>> check_points([[36.4, 127.4], [127.4, 36.4]], rows=[2, 3], source="labels.csv")
+    Traceback (most recent call last):
+        ...
+    geohf.errors.DataError: labels.csv: 1 of 2 rows do not fit frame='wgs84':
+      row 3: latitude 127.4 is outside -90..90; latitude and longitude look swapped
+    """
+    found = bad_points(points, frame, rows, source)
+    points = as_numpy(points)
+    if found:
+        lines = [f"  {reason}" for _, reason in found[:_SHOWN_ROWS]]
+        if len(found) > _SHOWN_ROWS:
+            lines.append(f"  and {len(found) - _SHOWN_ROWS} more rows")
+        head = f"{_prefix(source)}{len(found)} of {len(points)} rows do not fit frame={frame!r}:"
+        raise DataError("\n".join([head, *lines]))
+    if frame == "wgs84":
+        return np.stack([points[:, 0], wrap_longitude(np, points[:, 1])], 1)
+    return points.copy()
+
+
+def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> list[tuple[int, str]]:
+    """Find the rows that do not fit the frame, for callers that leave them out and count them.
+
+    For both frames: values that are not finite. For ``wgs84``: a latitude outside -90..90, a longitude outside
+    -180..360, values beyond 360 (planar data), and rows whose latitude and longitude look swapped: either because
+    only the exchanged values are degrees, or because the row lies more than 1000 km and more than 10 times the
+    90th percentile of all distances from the centre of the table while the exchanged row lies among the rest.
+
+    Args:
+        points, frame, rows, source: as for :func:`check_points`.
+
+    Returns:
+        (position, reason) in ascending position; the reason begins with the row's name.
+
+    Raises:
+        DataError: the table as a whole belongs to the other frame. Leaving rows out cannot mend that. It is so
+            when most rows of a ``wgs84`` table lie beyond 360, and when all rows of a ``planar`` table could be
+            degrees.
+        ValueError: a shape that is not (n, 2), or a length of ``rows`` that is not n.
+
+    >>> bad_points([[48.9, 2.4], [float("nan"), 2.4], [99.0, 190.0]])
+    [(1, 'row 1: latitude nan is not finite'), (2, 'row 2: latitude 99 is outside -90..90')]
+    """
+    check_frame(frame)
+    points = as_numpy(points)
+    check_pairs_of_numbers(points, ndim=2)
+    if rows is not None and len(rows) != len(points):
+        raise ValueError(f"rows names {len(rows)} rows, points has {len(points)}")
+    finite = np.isfinite(points).all(1)
+    _refuse_other_frame(points, finite, frame, rows, source)
+    names = ("latitude", "longitude") if frame == "wgs84" else ("first coordinate", "second coordinate")
+    reasons: dict[int, str] = {}
+    for position in np.flatnonzero(~finite):
+        column = int(np.isfinite(points[position, 0]))
+        reasons[int(position)] = f"{names[column]} {points[position, column]:.12g} is not finite"
+    if frame == "wgs84":
+        _add_range_reasons(points, finite, reasons)
+        _add_swapped_reasons(points, reasons)
+    return [(position, f"row {_name(rows, position)}: {reasons[position]}") for position in sorted(reasons)]
+
+
+def _refuse_other_frame(points, finite, frame, rows, source) -> None:
+    """Raise DataError when the table as a whole is in the other frame."""
+    if not finite.any():
+        return
+    size = np.abs(points)
+    if frame == "wgs84":
+        planar = finite & (size > 360.0).any(1)
+        if 2 * planar.sum() <= finite.sum():
+            return
+        where = planar
+        text = (
+            f"{planar.sum()} of {len(points)} rows hold values beyond 360, which are no degrees. The data look "
+            "planar (projected or local): declare frame='planar'"
+        )
+    else:
+        if not ((size[finite] <= 90.0).any(1) & (size[finite] <= 180.0).all(1)).all():
+            return
+        where = finite
+        text = (
+            "all rows lie within the range of degrees (90 and 180). If they are latitude and longitude, declare "
+            "frame='wgs84'; if they are planar, use a smaller unit or move the origin so that this is plain to see"
+        )
+    examples = ", ".join(
+        f"row {_name(rows, i)} ({points[i, 0]:.12g}, {points[i, 1]:.12g})"
+        for i in np.flatnonzero(where)[:_SHOWN_ROWS].tolist()
+    )
+    raise DataError(f"{_prefix(source)}points do not fit frame={frame!r}: {text}. First: {examples}")
+
+
+def _add_range_reasons(points, finite, reasons) -> None:
+    """Rows outside the range of degrees."""
+    lat, lon = points[:, 0], points[:, 1]
+    bad_lat = finite & (np.abs(lat) > 90.0)
+    bad_lon = finite & ((lon < -180.0) | (lon >= 360.0))
+    for i in np.flatnonzero(bad_lat | bad_lon).tolist():
+        if max(abs(lat[i]), abs(lon[i])) > 360.0:
+            reason = f"({lat[i]:.12g}, {lon[i]:.12g}) are no degrees; planar data need frame='planar'"
+        elif bad_lat[i]:
+            reason = f"latitude {lat[i]:.12g} is outside -90..90"
+            if -180.0 <= lat[i] < 360.0 and abs(lon[i]) <= 90.0:
+                reason += "; latitude and longitude look swapped"
+        else:
+            reason = f"longitude {lon[i]:.12g} is outside -180..360"
+        reasons[i] = reason
+
+
+def _add_swapped_reasons(points, reasons) -> None:
+    """Rows within the range of degrees that lie far from all others, but among them once exchanged."""
+    usable = np.ones(len(points), bool)
+    usable[list(reasons)] = False
+    positions = np.flatnonzero(usable)
+    if len(positions) < 3:
+        return
+    kept = points[positions]
+    # The median of each component stays with the majority, where a mean follows the strays.
+    centre = np.median(unit_vectors(kept), axis=0)
+    if not np.linalg.norm(centre) > 1e-6:  # points all over the globe have no centre to be far from
+        return
+    centre = points_from_vectors(centre)
+    distance_m = great_circle_m(kept, centre)
+    limit_m = max(_STRAY_M, _STRAY_TIMES_P90 * float(np.percentile(distance_m, 90, method="lower")))
+    far = distance_m > limit_m
+    if not far.any() or far.all():
+        return
+    reach_m = distance_m[~far].max()
+    exchanged_m = great_circle_m(kept[:, ::-1], centre)
+    swapped = far & (np.abs(kept[:, 1]) <= 90.0) & (exchanged_m <= reach_m)
+    for i, stray_m in zip(positions[swapped].tolist(), distance_m[swapped].tolist(), strict=True):
+        reasons[i] = (
+            f"({points[i, 0]:.12g}, {points[i, 1]:.12g}) lies {stray_m / 1000:.0f} km from the centre of the table "
+            "and would lie among the other rows if exchanged; latitude and longitude look swapped"
+        )
+
+
+def _name(rows, position: int) -> str:
+    return str(position if rows is None else rows[position])
+
+
+def _prefix(source: str) -> str:
+    return f"{source}: " if source else ""
+
+
+def frame_distance(a, b, frame: str = "wgs84"):
+    """Distance between points: metres along the great circle, or Euclidean in data units.
+
+    Args:
+        a, b: (..., 2), broadcast, both numpy or both torch (dtype and gradient are kept, and the gradient is zero
+            at distance zero).
+        frame: ``"wgs84"`` or ``"planar"``.
+
+    Returns:
+        (...) metres for ``wgs84``, data units for ``planar``.
+
+    >>> float(frame_distance([180000.0, 3.0], [180003.0, 7.0], "planar"))
+    5.0
+    """
+    if check_frame(frame) == "wgs84":
+        return great_circle_m(a, b, EARTH_RADIUS_M)
+    xp = namespace(a, b)
+    a, b = as_floats(a, "a"), as_floats(b, "b")
+    check_pairs_of_numbers(a, "a")
+    check_pairs_of_numbers(b, "b")
+    return guarded_sqrt(xp, ((a - b) ** 2).sum(-1))[()]
+
+
+def frame_mean(points, weights=None, frame: str = "wgs84"):
+    """Mean of points: on the sphere, or of the columns.
+
+    Args:
+        points: (..., n, 2), numpy or torch.
+        weights: (..., n) not negative, or None; broadcasts as in :func:`spherical_mean`.
+        frame: ``"wgs84"`` or ``"planar"``.
+
+    Returns:
+        (..., 2) in the inputs' dtype.
+
+    Raises:
+        ValueError: as :func:`spherical_mean`.
+
+    >>> frame_mean([[0.0, 0.0], [400.0, 800.0]], [1, 3], "planar")
+    array([300., 600.])
+    """
+    if check_frame(frame) == "wgs84":
+        return spherical_mean(points, weights)
+    dtype = as_floats(points).dtype
+    points, weights = mean_weights(points, weights)
+    return cast_like(weighted_sum(weights, points), dtype)

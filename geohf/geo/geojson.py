@@ -1,0 +1,155 @@
+"""Areas from GeoJSON (RFC 7946); the file is untrusted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from geohf.errors import DataError
+
+from .areas import Area
+
+_NAME_KEYS = ("name", "NAME", "id")
+_MAX_DEPTH = 20
+
+
+def area_from_geojson(source, names: str | Iterable[str] | None = None) -> Area:
+    """Read an area from GeoJSON: Feature, FeatureCollection, Polygon, MultiPolygon or GeometryCollection.
+
+    Holes are kept and the orientation of rings is ignored. A step of more than 180° of longitude is taken as a
+    crossing of the antimeridian, except one from -180 to 180 along the edge of the map; a ring around a pole
+    without such a step includes that pole.
+
+    Args:
+        source: path of a file, or the parsed object.
+        names: the features to take, by ``properties.name``, ``properties.NAME`` or ``id``; None takes all.
+
+    Raises:
+        DataError: malformed JSON or geometry, or unknown names (the message lists those that exist).
+
+    >>> area_from_geojson({"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [0, 4], [0, 0]]]})
+    Area(1 polygons, 3 edges)
+    """
+    label = "GeoJSON"
+    if not isinstance(source, dict):
+        label = os.fspath(source)
+        source = _read(label)
+    wanted = None if names is None else [names] if isinstance(names, str) else list(names)
+    features = _features(source, label)
+    if wanted is not None:
+        features = _pick(features, wanted, label)
+    polygons = []
+    for title, geometry in features:
+        polygons.extend(_polygons(geometry, f"{label}: {title}", 0))
+    if not polygons:
+        raise DataError(f"{label}: no Polygon or MultiPolygon in it")
+    return Area(polygons)
+
+
+def _read(path: str) -> dict:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            document = json.load(file)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: not GeoJSON: the top level must be an object")
+    return document
+
+
+def _features(document: dict, label: str) -> list[tuple[str, dict]]:
+    """A list of (title, feature or geometry)."""
+    if document.get("type") != "FeatureCollection":
+        return [("geometry" if document.get("type") != "Feature" else "feature 0", document)]
+    features = document.get("features")
+    if not isinstance(features, list):
+        raise DataError(f"{label}: a FeatureCollection needs a list of features")
+    return [(f"feature {index}", feature) for index, feature in enumerate(features)]
+
+
+def _names_of(feature) -> list[str]:
+    if not isinstance(feature, dict):
+        return []
+    properties = feature.get("properties")
+    properties = properties if isinstance(properties, dict) else {}
+    found = [properties.get(key) for key in _NAME_KEYS] + [feature.get("id")]
+    return [str(name) for name in found if isinstance(name, (str, int)) and not isinstance(name, bool)]
+
+
+def _pick(features: list, wanted: list[str], label: str) -> list:
+    known = [(item, _names_of(item[1])) for item in features]
+    missing = [name for name in wanted if not any(str(name) in titles for _, titles in known)]
+    if missing:
+        existing = sorted({titles[0] for _, titles in known if titles})
+        listed = ", ".join(existing[:100]) + (
+            f" and {len(existing) - 100} more" if len(existing) > 100 else ""
+        )
+        raise DataError(
+            f"{label}: no feature named {', '.join(map(repr, missing))}; there are: {listed or 'none'}"
+        )
+    asked = {str(name) for name in wanted}
+    return [item for item, titles in known if asked.intersection(titles)]
+
+
+def _polygons(item, label: str, depth: int) -> list[list[np.ndarray]]:
+    """Polygons of a feature or geometry; points and lines have none."""
+    if item is None:  # a feature may have no geometry
+        return []
+    if not isinstance(item, dict) or depth > _MAX_DEPTH:
+        raise DataError(f"{label}: not a GeoJSON geometry")
+    kind = item.get("type")
+    if kind == "Feature":
+        return _polygons(item.get("geometry"), label, depth + 1)
+    if kind == "GeometryCollection":
+        parts = item.get("geometries")
+        if not isinstance(parts, list):
+            raise DataError(f"{label}: a GeometryCollection needs a list of geometries")
+        return [polygon for part in parts for polygon in _polygons(part, label, depth + 1)]
+    coordinates = item.get("coordinates")
+    if kind == "Polygon":
+        return [_rings(coordinates, label)]
+    if kind == "MultiPolygon":
+        if not isinstance(coordinates, list):
+            raise DataError(f"{label}: a MultiPolygon needs a list of polygons")
+        return [_rings(polygon, label) for polygon in coordinates]
+    if kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
+        return []
+    raise DataError(f"{label}: unknown GeoJSON type {kind!r}")
+
+
+def _rings(coordinates, label: str) -> list[np.ndarray]:
+    if not isinstance(coordinates, list) or not coordinates:
+        raise DataError(f"{label}: a Polygon needs a list of rings")
+    return [_ring(ring, f"{label}, ring {index}") for index, ring in enumerate(coordinates)]
+
+
+def _ring(ring, label: str) -> np.ndarray:
+    """One ring of [longitude, latitude] -> (n, 2) latitude and longitude without jumps."""
+    try:
+        # Positions may carry an altitude, and not all of them need to.
+        points = np.array([[position[1], position[0]] for position in ring], np.float64)
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
+        raise DataError(f"{label}: not a list of [longitude, latitude] numbers") from None
+    if len(points) < 4 or not np.array_equal(points[0], points[-1]):
+        raise DataError(f"{label}: a ring needs at least 4 positions, the last equal to the first")
+    if not np.isfinite(points).all():
+        raise DataError(f"{label}: a coordinate is not finite")
+    if (np.abs(points[:, 0]) > 90.0).any() or (np.abs(points[:, 1]) > 360.0).any():
+        raise DataError(
+            f"{label}: outside the range of [longitude, latitude] in degrees; swapped, or a projected file?"
+        )
+    step = np.diff(points[:, 1])
+    # Along the edge of the map from one end to the other: a planar ring as drawn, not a crossing.
+    if (np.abs(step) >= 360.0).any() or (np.abs(step) <= 180.0).all():
+        return points
+    shift = -np.round(step / 360.0)
+    points[1:, 1] += 360.0 * np.cumsum(shift)
+    if shift.sum():  # the ring runs round the globe: it ends a turn from where it began, so it holds a pole
+        pole = np.copysign(90.0, points[:, 0].mean())
+        points = np.concatenate([points, [(pole, points[-1, 1]), (pole, points[0, 1])], points[:1]])
+    return points

@@ -1,0 +1,215 @@
+"""The base of every geohf model: how it starts, loads, saves, predicts and is pushed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from transformers import PreTrainedModel
+
+from geohf.errors import DataError
+from geohf.hub.files import push_folder, repo_files
+from geohf.vision.backbones import describe_backbone, load_tower
+from geohf.vision.initialization import mark_initialized
+from geohf.vision.processing import GeoImageProcessor
+
+
+class GeoPreTrainedModel(PreTrainedModel):
+    """A transformers model that answers in the user's units.
+
+    A subclass has a `tower` (its vision backbone), calls `self.finish_init()` at the end of `__init__`, and
+    defines `decode`. Its config has the fields `vision_config`, `image_processor`, `feature_size`,
+    `backbone_name` and `backbone_license`.
+    """
+
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    processor_class: ClassVar[type[GeoImageProcessor]] = GeoImageProcessor
+    card_template: ClassVar[str]  # a file of model_cards/
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def finish_init(self) -> None:
+        """Keep the values that the parts were built with, then let transformers finish."""
+        mark_initialized(self)
+        self.post_init()
+
+    def _init_weights(self, module):
+        pass  # what is not in a checkpoint keeps the values it was built with, see finish_init
+
+    # ---- starting and loading
+
+    @classmethod
+    def from_backbone(
+        cls, name: str, *, pretrained: bool = True, image_size: int | None = None, **config_fields
+    ) -> GeoPreTrainedModel:
+        """A new model around a vision tower.
+
+        Args:
+            name: any timm name, or a repo or folder of transformers or timm (`"geolocal/StreetCLIP"`).
+            pretrained: load the tower's published weights; False builds it with random ones.
+            image_size: input side in pixels, where the tower allows another than its own.
+            config_fields: the task's own settings.
+        """
+        backbone = describe_backbone(name, image_size)
+        config = cls.config_class(
+            vision_config=backbone.config,
+            image_processor=backbone.image_processor,
+            feature_size=backbone.feature_size,
+            backbone_name=name if pretrained else None,
+            backbone_license=backbone.license if pretrained else None,
+            **config_fields,
+        )
+        model = cls(config)
+        if pretrained:
+            model.tower = load_tower(backbone)
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+        """As in transformers, but only from safetensors, and never with weights missing.
+
+        Raises:
+            DataError: the repo lacks weights that its config asks for, or has them in another shape.
+        """
+        kwargs["use_safetensors"] = True
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise DataError(f"{pretrained_model_name_or_path}: weights do not fit config.json: {error}") from None
+        if info["missing_keys"]:
+            names = ", ".join(sorted(info["missing_keys"])[:5])
+            raise DataError(
+                f"{pretrained_model_name_or_path}: {len(info['missing_keys'])} weights that config.json asks for "
+                f"are missing in the repo ({names}); it is damaged, or its config was changed"
+            )
+        return (model, info) if output_loading_info else model
+
+    # ---- answering
+
+    @property
+    def processor(self) -> GeoImageProcessor:
+        """The image processor that belongs to this model, made from its config."""
+        return self.processor_class(**(self.config.image_processor or {}))
+
+    def decode(self, outputs, **options) -> list:
+        """Turn one batch of outputs into a list of the task's answers."""
+        raise TypeError(f"{type(self).__name__} does not say how its outputs are decoded")
+
+    @torch.inference_mode()
+    def predict(self, inputs: Any, batch_size: int = 32, **options) -> list:
+        """Answer for images of any kind.
+
+        Args:
+            inputs: one sample or many: a path, a folder, bytes, a PIL image, an array, a `datasets.Dataset`,
+                or a list of any of these. A list always means many samples.
+            batch_size: samples in one pass.
+            options: the task's own, see its `decode`.
+
+        Returns:
+            One dataclass a sample, in the order of the inputs.
+
+        Raises:
+            ImageError: an image cannot be opened; the message names it.
+        """
+        from tqdm.auto import tqdm
+
+        processor, answers = self.processor, []
+        was_training = self.training
+        self.eval()
+        samples = as_samples(inputs)
+        try:
+            with tqdm(total=len(samples), desc="predict", disable=len(samples) <= batch_size) as bar:
+                for start in range(0, len(samples), batch_size):
+                    batch = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
+                    tensors = processor(batch).to(self.device)
+                    tensors["pixel_values"] = tensors["pixel_values"].to(self.dtype)
+                    answers += self.decode(self(**tensors), **options)
+                    bar.update(len(batch))
+        finally:
+            self.train(was_training)
+        return answers
+
+    # ---- saving
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Write config.json, model.safetensors and preprocessor_config.json, and push if asked to."""
+        push = kwargs.pop("push_to_hub", False)
+        hub = {k: kwargs.pop(k) for k in ("repo_id", "private", "commit_message", "create_pr", "revision") if k in kwargs}
+        super().save_pretrained(save_directory, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self.processor.save_pretrained(save_directory)
+        if push:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the model, its processor and its card in one commit, without pickle and without code.
+
+        The card, metrics and plots of the folder that the model was loaded from go along; a model that has
+        none gets a card that says so.
+
+        Returns:
+            The commit's address.
+        """
+        from geohf.hub.card import write_card
+
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(self.config._name_or_path or "")
+            if self.config._name_or_path and (source / "README.md").is_file():
+                for path in repo_files(source):
+                    shutil.copy(path, folder)
+                for path in Path(folder).glob("*.safetensors*"):
+                    path.unlink()
+            self.save_pretrained(folder)
+            if not (Path(folder) / "README.md").is_file():
+                write_card(folder, self.card_template, self.config, repo_id=repo_id)
+            return push_folder(
+                folder,
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                commit_message=commit_message,
+                create_pr=create_pr,
+            )
+
+
+def as_samples(inputs: Any):
+    """A sequence of samples from what a user handed over: a folder becomes its images, one sample a list."""
+    from geohf.vision.images import image_files
+
+    if isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs):
+        return image_files(inputs)
+    if isinstance(inputs, (list, tuple)):
+        return list(inputs)
+    if hasattr(inputs, "features") and hasattr(inputs, "__getitem__"):  # a datasets.Dataset
+        from geohf.vision.images import undecoded
+
+        return undecoded(inputs)
+    if isinstance(inputs, (Iterator, Iterable)) and not isinstance(inputs, (str, bytes, bytearray, dict)):
+        if hasattr(inputs, "shape") or hasattr(inputs, "getexif"):  # an array, a tensor or a PIL image
+            return [inputs]
+        return list(inputs)
+    return [inputs]

@@ -1,0 +1,169 @@
+"""Which class is taken for which, and whether a probability can be believed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.report.style import EVAL, FAINT, INK, MUTED, TRAIN, drawing
+
+
+def confusion_shares(truth, predicted, n_classes: int) -> np.ndarray:
+    """Confusion matrix (n_classes, n_classes) whose rows sum to 1: row = true, column = predicted class.
+
+    Args:
+        truth, predicted: (n,) class indices from 0.
+
+    A class without samples has a row of NaN.
+
+    Raises:
+        DataError: lengths that differ, or an index outside 0..n_classes-1; the message names the row.
+
+    >>> confusion_shares([0, 0, 1], [0, 1, 1], 2).tolist()
+    [[0.5, 0.5], [0.0, 1.0]]
+    """
+    truth, predicted = np.asarray(truth).ravel(), np.asarray(predicted).ravel()
+    if truth.shape != predicted.shape or not len(truth):
+        raise DataError(f"truth has {len(truth)} and predicted {len(predicted)} entries; want the same n > 0")
+    for name, index in (("truth", truth), ("predicted", predicted)):
+        if index.dtype.kind not in "iu":
+            raise DataError(f"{name}: class indices are whole numbers, not {index.dtype}")
+        bad = np.flatnonzero((index < 0) | (index >= n_classes))
+        if len(bad):
+            raise DataError(f"{name}: row {bad[0]} is class {index[bad[0]]}; there are {n_classes}, from 0")
+    counts = np.zeros((n_classes, n_classes))
+    np.add.at(counts, (truth, predicted), 1.0)
+    total = counts.sum(axis=1, keepdims=True)
+    return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+
+
+def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[str]) -> None:
+    """Draw the confusion matrix in percent of the true class; classes without samples stay grey.
+
+    Args:
+        path: the PNG file.
+        truth, predicted: (n,) indices into ``names``.
+        names: the classes.
+
+    Raises:
+        DataError: as :func:`confusion_shares`.
+    """
+    n = len(names)
+    percent = 100 * confusion_shares(truth, predicted, n)
+    support = np.bincount(np.asarray(truth).ravel(), minlength=n)
+    size = float(np.clip(0.36 * n, 3.2, 16.0))
+    small = 8.5 if n <= 20 else 7.0
+    with drawing(path, size + 2.6, size + 1.9) as figure:
+        from matplotlib.colors import LinearSegmentedColormap
+
+        colours = LinearSegmentedColormap.from_list("share", ["#ffffff", "#bcd7ea", "#2477b3", "#0b2e4a"])
+        colours.set_bad(FAINT)
+        axes = figure.add_subplot()
+        image = axes.imshow(np.ma.masked_invalid(percent), cmap=colours, vmin=0, vmax=100)
+        axes.set_xticks(range(n), names, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
+        axes.set_yticks(range(n), [f"{name} ({count:,})" for name, count in zip(names, support, strict=True)])
+        axes.tick_params(length=0, labelsize=small + 1)
+        axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color=FAINT, linewidth=0.6)
+        axes.tick_params(which="minor", length=0)
+        if n <= 60:  # beyond that a cell is smaller than its number
+            for row, column in np.argwhere(percent >= (0.5 if n <= 12 else 2.0)):
+                axes.text(
+                    column,
+                    row,
+                    f"{percent[row, column]:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=small,
+                    color="white" if percent[row, column] > 45 else INK,
+                )
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true (samples)")
+        hits = np.nanmean(np.diag(percent))
+        axes.set_title(f"Confusion, % of the true class (mean of the diagonal {hits:.1f} %)")
+        bar = figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02)
+        bar.set_label("% of the true class")
+        bar.outline.set_visible(False)
+
+
+def reliability_bins(probabilities, labels, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Mean confidence (bins,), accuracy (bins,), counts (bins,) and expected calibration error (0..1).
+
+    Args:
+        probabilities: (n, classes), of which the largest counts; or (n,), the probability that a yes-or-no
+            label is yes.
+        labels: (n,) class indices, or 0 and 1.
+
+    Bins are equally wide; an empty one is NaN, NaN, 0.
+
+    Raises:
+        DataError: shapes that do not fit, or probabilities outside 0..1.
+
+    >>> confidence, accuracy, counts, ece = reliability_bins([[0.9, 0.1], [0.9, 0.1]], [0, 1])
+    >>> float(accuracy[13]), int(counts[13]), round(ece, 3)
+    (0.5, 2, 0.4)
+    """
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels).ravel()
+    if probabilities.ndim not in (1, 2) or len(probabilities) != len(labels) or not len(labels):
+        raise DataError(f"probabilities {probabilities.shape} do not fit {len(labels)} labels")
+    # Float32 softmax sums may pass 1 by an ulp.
+    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
+        raise DataError("probabilities: every value must be between 0 and 1")
+    if probabilities.ndim == 1:
+        confidence, correct = probabilities, labels == 1
+    else:
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    index = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_confidence = np.bincount(index, confidence, bins) / counts
+        accuracy = np.bincount(index, correct, bins) / counts
+    ece = float(np.nansum(np.abs(accuracy - mean_confidence) * counts) / len(labels))
+    return mean_confidence, accuracy, counts, ece
+
+
+def plot_reliability(path: str | os.PathLike, probabilities, labels, before=None) -> None:
+    """Draw accuracy over confidence, which lie on the diagonal where a model is calibrated.
+
+    Args:
+        path: the PNG file.
+        probabilities: (n, classes), or (n,) for yes or no, see :func:`reliability_bins`.
+        labels: (n,) class indices, or 0 and 1.
+        before: the probabilities before calibration, drawn beside them.
+
+    Raises:
+        DataError: as :func:`reliability_bins`.
+    """
+    series = [("before calibration", before, MUTED, EVAL)] if before is not None else []
+    series.append(("after calibration" if series else "model", probabilities, TRAIN, TRAIN))
+    with drawing(path, 6.2, 6.6) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
+        for position, (name, values, _, colour) in enumerate(series):
+            confidence, accuracy, counts, ece = reliability_bins(values, labels)
+            full = counts > 0
+            upper.plot(
+                confidence[full],
+                accuracy[full],
+                marker="o",
+                markersize=5,
+                color=colour,
+                label=f"{name}, ECE {100 * ece:.1f} %",
+            )
+            width = 0.9 / len(counts) / len(series)
+            left = (np.arange(len(counts)) + 0.05) / len(counts) + position * width
+            lower.bar(left, counts / counts.sum() * 100, width, align="edge", color=colour)
+        binary = np.ndim(probabilities) == 1
+        upper.set_ylabel("observed share of yes" if binary else "accuracy")
+        upper.set_title("Reliability")
+        upper.set_xlim(0, 1)
+        upper.set_ylim(0, 1.02)
+        upper.legend(loc="upper left")
+        lower.set_xlabel("probability of yes" if binary else "confidence (largest probability)")
+        lower.set_ylabel("samples, %")
+        for axes in (upper, lower):
+            axes.grid(True)

@@ -1,0 +1,102 @@
+"""Files that are either the old ones or the new ones, never half of each."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from geohf.errors import DataError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
+    """Open a file for writing that appears under its name only when the block ends without an error.
+
+    The bytes go to a hidden file in the same folder (made if it is missing), which then replaces
+    ``path``. If the block raises, the old file stays as it was and the hidden one is removed.
+
+    Args:
+        path: where the file shall be.
+        binary: bytes instead of UTF-8 text. Text is written with ``\\n`` line ends on every system.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a" / "note.txt"
+    >>> with atomic_write(target) as file:
+    ...     _ = file.write("done")
+    >>> target.read_text()
+    'done'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Random bytes rather than the process id: two threads, or two hosts on one disk, may write at once.
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+    # Mode "x" keeps the umask's permissions, which tempfile would narrow to the owner alone.
+    file = open(temporary, "xb") if binary else open(temporary, "x", encoding="utf-8", newline="\n")
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: numpy types unpacked, NaN, NaT and infinities as None, paths and dates as text.
+
+    >>> plain({"n": np.int64(3), "km": np.float32("nan"), "top": np.array([1, 2])})
+    {'n': 3, 'km': None, 'top': [1, 2]}
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    elif isinstance(value, np.datetime64):
+        return None if np.isnat(value) else str(value)
+    elif isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if value != value or type(value).__name__ in ("NAType", "NaTType"):  # pandas' missing values
+        return None
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def json_text(value: Any) -> str:
+    """``value`` as compact JSON without NaN, numpy types allowed."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def columns(table: Mapping | Iterable[Mapping] | None, n: int, what: str) -> dict[str, list]:
+    """A table as ``{name: n plain values}``, from columns (a dict, a DataFrame) or from row dicts.
+
+    Raises:
+        DataError: where a column, or the list of rows, does not have ``n`` entries.
+    """
+    if table is None:
+        return {}
+    if hasattr(table, "items"):
+        result = {str(name): [plain(value) for value in column] for name, column in table.items()}
+    else:
+        rows = list(table)
+        if len(rows) != n:
+            raise DataError(f"{what} has {len(rows)} rows for {n} points; give one row a point")
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        result = {str(name): [plain(row.get(name)) for row in rows] for name in names}
+    for name, column in result.items():
+        if len(column) != n:
+            raise DataError(f"{what} column '{name}' has {len(column)} values for {n} points")
+    return result

@@ -1,0 +1,224 @@
+"""Learning curves, distance curves and planar scatters, each one PNG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Real
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.report.style import ERROR_COLOURS, EVAL, EXTRA, FAINT, INK, MUTED, SERIES, TRAIN, drawing
+
+RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent: Im2GPS's radii
+
+# What transformers writes beside the measurements: the clock, not the model.
+_CLOCK = ("runtime", "samples_per_second", "steps_per_second", "total_flos", "train_loss", "epoch", "step")
+_CLOCK += ("model_preparation_time", "num_input_tokens_seen")
+
+
+def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> None:
+    """Draw what a Trainer logged: losses, every part of the loss, learning rate, evaluation metrics.
+
+    Each quantity has its panel over the optimizer steps; ``x`` and ``eval_x`` share one. Where rows carry
+    ``"phase"``, a line marks the step at which it changes.
+
+    Args:
+        path: the PNG file.
+        log_history: dicts as in transformers' ``TrainerState.log_history``.
+
+    Raises:
+        DataError: no row has a step and a number.
+    """
+    panels = learning_panels(log_history)
+    if not panels:
+        raise DataError("log_history: no row has a step and a measured number, so there is nothing to draw")
+    boundaries = phase_boundaries(log_history)
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    with drawing(path, 4.4 * across + 0.4, 2.9 * down + 0.3) as figure:
+        for position, (name, series) in enumerate(panels.items()):
+            axes = figure.add_subplot(down, across, position + 1)
+            for kind, colour in (("train", TRAIN), ("eval", EVAL)):
+                if kind not in series:
+                    continue
+                steps, values = np.array(series[kind], dtype=np.float64).T
+                mark = {"marker": "o", "markersize": 4} if kind == "eval" or len(steps) < 3 else {}
+                colour = EXTRA if name in _SCHEDULE else colour
+                axes.plot(steps, values, color=colour, label=kind, **mark)
+            for step, phase in boundaries:
+                axes.axvline(step, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+                axes.annotate(
+                    phase,
+                    (step, 1.0),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(3, -2),
+                    textcoords="offset points",
+                    va="top",
+                    fontsize=8,
+                    color="#52606d",
+                )
+            axes.set_title(name.replace("_", " "))
+            axes.set_xlabel("step")
+            axes.grid(True)
+            axes.margins(x=0.03, y=0.12)
+            axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
+            if len(series) > 1:
+                axes.legend(loc="best")
+
+
+_SCHEDULE = ("learning_rate", "grad_norm")
+
+
+def learning_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """``{quantity: {"train" | "eval": [(step, value), ...]}}``, losses first, then the schedule, then metrics.
+
+    >>> learning_panels([{"loss": 2.0, "step": 10}, {"eval_loss": 1.5, "eval_runtime": 3.1, "step": 10}])
+    {'loss': {'train': [(10, 2.0)], 'eval': [(10, 1.5)]}}
+    """
+    panels: dict[str, dict[str, list]] = {}
+    for row in log_history:
+        step = row.get("step")
+        if not isinstance(step, Real):
+            continue
+        for key, value in row.items():
+            # A run of pure evaluation logs train_* sums at its end; they are no curve.
+            if key.endswith(_CLOCK) or isinstance(value, bool) or not isinstance(value, Real):
+                continue
+            kind, name = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
+            if np.isfinite(value):
+                panels.setdefault(name, {}).setdefault(kind, []).append((step, float(value)))
+
+    def rank(name: str) -> int:
+        return 0 if name == "loss" else 1 if name.endswith("_loss") else 2 if name in _SCHEDULE else 3
+
+    return {name: panels[name] for name in sorted(panels, key=rank)}
+
+
+def phase_boundaries(log_history: Sequence[Mapping]) -> list[tuple[float, str]]:
+    """(first logged step, name) of every phase after the first.
+
+    >>> phase_boundaries([{"step": 5, "phase": 1}, {"step": 10, "phase": 1}, {"step": 15, "phase": 2}])
+    [(15, 'phase 2')]
+    """
+    rows = [row for row in log_history if row.get("phase") is not None and isinstance(row.get("step"), Real)]
+    return [
+        (new["step"], new["phase"] if isinstance(new["phase"], str) else f"phase {new['phase']:g}")
+        for old, new in zip(rows[:-1], rows[1:], strict=True)
+        if old["phase"] != new["phase"]
+    ]
+
+
+def plot_error_cdf(path: str | os.PathLike, distances_km: Mapping[str, Sequence[float]]) -> None:
+    """Draw the share of samples within a distance, over that distance, with the customary radii marked.
+
+    Args:
+        path: the PNG file.
+        distances_km: name -> (n,) great-circle errors in km. NaN (no truth) is left out.
+
+    Raises:
+        DataError: no name, or one without any distance, or a negative one.
+    """
+    curves = {}
+    for name, values in distances_km.items():
+        values = np.asarray(values, dtype=np.float64).ravel()
+        values = np.sort(values[~np.isnan(values)])
+        if not len(values) or values[0] < 0:
+            raise DataError(f"distances_km: '{name}' has no distance, or a negative one")
+        curves[str(name)] = values
+    if not curves:
+        raise DataError("distances_km: nothing to draw")
+    lowest = min(float(np.quantile(values, 0.02)) for values in curves.values())
+    low = 10 ** np.floor(np.log10(np.clip(lowest, 1e-3, 0.5)))
+    with drawing(path, 8.2, 4.8) as figure:
+        axes = figure.add_subplot()
+        for index, (name, values) in enumerate(curves.items()):
+            share = np.arange(1, len(values) + 1) / len(values) * 100
+            # A step at each sample, from 0 % at the left edge to 100 % at the right one.
+            x = np.concatenate([[low], np.maximum(values, low), [25_000]])
+            median = f"median {np.median(values):,.4g} km, n = {len(values):,}"
+            axes.step(
+                x,
+                np.concatenate([[(values <= low).mean() * 100], share, [100]]),
+                where="post",
+                color=SERIES[index % len(SERIES)],
+                label=f"{name} ({median})",
+            )
+        for radius in RADII_KM:
+            axes.axvline(radius, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axes.annotate(
+                f"{radius} km",
+                (radius, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color="#52606d",
+            )
+        axes.set_xscale("log")
+        axes.set_xlim(low, 20_040)
+        axes.set_ylim(0, 101)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
+        axes.set_xlabel("distance in km, logarithmic")
+        axes.set_ylabel("samples within, %")
+        axes.set_title("Error distance", pad=20)
+        axes.grid(True, axis="y")
+        axes.legend(loc="best")
+
+
+def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
+    """Draw true and predicted places of a planar frame, x to the right and y up, with the errors as lines.
+
+    Args:
+        path: the PNG file.
+        truth: (n, 2) in the data's order (latitude, longitude), that is (y, x), in units of the data.
+        predicted: (n, 2) likewise.
+        unit: name of that unit, for the axes.
+
+    Raises:
+        DataError: other shapes, lengths that differ, or values that are not finite.
+    """
+    truth, predicted = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    if truth.shape != predicted.shape or truth.ndim != 2 or truth.shape[1] != 2 or not len(truth):
+        raise DataError(f"truth {truth.shape} and predicted {predicted.shape}: want (n, 2) both, n > 0")
+    if not (np.isfinite(truth).all() and np.isfinite(predicted).all()):
+        raise DataError("truth and predicted: every value must be finite")
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import LinearSegmentedColormap
+
+    error = np.linalg.norm(predicted - truth, axis=1)
+    order = np.argsort(error)
+    truth, predicted, error = truth[order, ::-1], predicted[order, ::-1], error[order]
+    colours = LinearSegmentedColormap.from_list("error", ERROR_COLOURS)
+    size = float(np.clip(4000 / len(error), 5, 28))
+    with drawing(path, 8.2, 6.4) as figure:
+        axes = figure.add_subplot()
+        lines = LineCollection(np.stack([truth, predicted], axis=1), cmap=colours, linewidths=0.8, alpha=0.6)
+        lines.set_array(error)
+        axes.add_collection(lines)
+        axes.scatter(*truth.T, s=size, facecolors="none", edgecolors=INK, linewidths=0.8, label="true")
+        dots = axes.scatter(
+            *predicted.T,
+            s=size,
+            c=error,
+            cmap=colours,
+            edgecolors="white",
+            linewidths=0.3,
+            zorder=3,
+            label="predicted",
+        )
+        top = max(float(np.quantile(error, 0.98)), 1e-12)
+        for artist in (dots, lines):
+            artist.set_clim(0, top)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.ticklabel_format(useOffset=False, style="plain")
+        axes.tick_params(axis="x", rotation=20)
+        axes.set_xlabel(f"longitude column, {unit}")
+        axes.set_ylabel(f"latitude column, {unit}")
+        axes.set_title("True and predicted places")
+        axes.grid(True, color=FAINT)
+        axes.legend(loc="best")
+        bar = figure.colorbar(dots, ax=axes, shrink=0.8, pad=0.02, extend="max")
+        bar.set_label(f"error in {unit} (median {np.median(error):,.4g}, n = {len(error):,})")

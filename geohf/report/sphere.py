@@ -1,0 +1,141 @@
+"""Great circles on flat paper. All points are (latitude, longitude) in degrees, float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geohf.errors import DataError
+
+
+def check_points(points, what: str, missing_ok: bool = False) -> np.ndarray:
+    """Points as a float64 array (n, 2) with longitudes wrapped to -180..180.
+
+    Args:
+        points: (n, 2) latitude and longitude in degrees.
+        what: the name for messages.
+        missing_ok: whether a row may be NaN, NaN.
+
+    Raises:
+        DataError: another shape, no row, a value that is not finite, a latitude beyond 90 degrees or
+            a longitude beyond 360; the message names the first such row.
+    """
+    try:
+        points = np.array(points, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what}: not an (n, 2) array of numbers ({error})") from None
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise DataError(f"{what}: shape {points.shape}; want (n, 2) latitude and longitude with n > 0")
+    good = (np.abs(points[:, 0]) <= 90) & (np.abs(points[:, 1]) <= 360)
+    if missing_ok:
+        good |= np.isnan(points).all(axis=1)
+    if not good.all():
+        row = int(np.flatnonzero(~good)[0])
+        raise DataError(
+            f"{what}: row {row} is {points[row].tolist()}, not (latitude, longitude) in degrees"
+            f" ({int((~good).sum())} such rows); a planar frame has no place on a map of the earth"
+        )
+    wide = np.abs(points[:, 1]) > 180  # ±180 itself stays what the caller wrote
+    points[wide, 1] = wrap(points[wide, 1])
+    return points
+
+
+def wrap(longitude):
+    """Longitude, or a difference of two, in -180..180 degrees.
+
+    >>> float(wrap(190.0)), float(wrap(-541.0))
+    (-170.0, 179.0)
+    """
+    return (np.asarray(longitude, dtype=np.float64) + 180.0) % 360.0 - 180.0
+
+
+def _vector(point: np.ndarray) -> np.ndarray:
+    latitude, longitude = np.radians(point)
+    return np.array(
+        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)]
+    )
+
+
+def great_circle_path(start, end, step_deg: float = 2.0) -> np.ndarray:
+    """The shortest way from start to end, (k, 2) with k >= 2, no step longer than ``step_deg`` of arc.
+
+    Longitudes are in -180..180, so the path jumps where it crosses the antimeridian. Between antipodes,
+    where every way is shortest, it goes over the north pole.
+    """
+    start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
+    a, b = _vector(start), _vector(end)
+    angle = np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)
+    steps = max(1, int(np.ceil(np.degrees(angle) / step_deg - 1e-9)))
+    if steps == 1:
+        return np.stack([start, end])
+    # Unit vector at a, pointing along the way: for antipodes b gives no direction, so take the pole.
+    ahead = b - (a @ b) * a
+    if np.linalg.norm(ahead) < 1e-9:
+        ahead = np.array([0.0, 0.0, 1.0]) - a[2] * a
+        if np.linalg.norm(ahead) < 1e-9:  # from pole to pole
+            ahead = np.array([1.0, 0.0, 0.0])
+    ahead = ahead / np.linalg.norm(ahead)
+    t = np.linspace(0.0, angle, steps + 1)[:, None]
+    x, y, z = (np.cos(t) * a + np.sin(t) * ahead).T
+    path = np.degrees(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=1))
+    path[0], path[-1] = start, end  # not their rounded images
+    return path
+
+
+def cut_at_antimeridian(path: np.ndarray) -> list[np.ndarray]:
+    """Pieces of a path (k, 2) that stay within -180..180, split where it crosses the antimeridian.
+
+    Both ends of a cut have the latitude at which the great circle crosses. A piece without length is left
+    out; a path without any is returned as it is.
+
+    >>> [piece.round(2).tolist() for piece in cut_at_antimeridian(np.array([[0.0, 179.0], [0.0, -178.0]]))]
+    [[[0.0, 179.0], [0.0, 180.0]], [[0.0, -180.0], [0.0, -178.0]]]
+    """
+    pieces = [[tuple(path[0])]]
+    for (lat1, lon1), (lat2, lon2) in zip(path[:-1], path[1:], strict=True):
+        if abs(lon2 - lon1) > 180:
+            edge = np.copysign(180.0, lon1)
+            before, span = np.radians(wrap(edge - lon1)), np.radians(wrap(lon2 - lon1))
+            if abs(np.sin(span)) < 1e-12:
+                crossing = lat1
+            else:
+                tan1, tan2 = np.tan(np.radians([lat1, lat2]))
+                crossing = np.degrees(
+                    np.arctan((tan1 * np.sin(span - before) + tan2 * np.sin(before)) / np.sin(span))
+                )
+            pieces[-1].append((crossing, edge))
+            pieces.append([(crossing, -edge)])
+        pieces[-1].append((lat2, lon2))
+    # dict.fromkeys drops repeated vertices: a path that ends on the antimeridian leaves a dot behind it.
+    cut = [np.array(list(dict.fromkeys(piece))) for piece in pieces]
+    return [piece for piece in cut if len(piece) > 1] or [path]
+
+
+def unwrap_path(path: np.ndarray) -> np.ndarray:
+    """A path (k, 2) without jumps: longitudes may leave -180..180."""
+    path = path.copy()
+    path[1:, 1] = path[0, 1] + np.cumsum(wrap(np.diff(path[:, 1])))
+    return path
+
+
+def view_box(points: np.ndarray) -> tuple[float, float, float, float]:
+    """The smallest box that holds all points: (west, south, east, north) in degrees.
+
+    ``east`` is above 180 where the box crosses the antimeridian, because the box leaves out the widest gap
+    between neighbouring longitudes. A NaN row is ignored. A box without size is widened to about 100 km.
+
+    >>> view_box(np.array([[-18.0, 178.0], [-17.0, -179.0]]))
+    (178.0, -18.0, 181.0, -17.0)
+    """
+    points = points[~np.isnan(points).any(axis=1)]
+    longitudes = np.sort(points[:, 1])
+    gaps = np.diff(longitudes, append=longitudes[0] + 360)
+    widest = int(np.argmax(gaps))
+    west = float(longitudes[(widest + 1) % len(longitudes)])
+    east = float(longitudes[widest])
+    east += 360.0 if east < west else 0.0
+    south, north = float(points[:, 0].min()), float(points[:, 0].max())
+    if east - west < 1e-9 and north - south < 1e-9:
+        north, south = min(north + 0.45, 90.0), max(south - 0.45, -90.0)
+        half = min(0.45 / max(np.cos(np.radians(points[0, 0])), 1e-3), 90.0)
+        west, east = west - half, east + half
+    return west, south, east, north

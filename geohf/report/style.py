@@ -1,0 +1,68 @@
+"""One look for all figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from geohf.report.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, MUTED, FAINT = "#1f2933", "#9aa5b1", "#e4e7eb"
+SEA, LAND = "#eaf0f4", "#fbfaf6"
+TRAIN, EVAL, EXTRA = "#2f6fab", "#d1495b", "#3a9278"
+# Series colours that stay apart for colour-blind readers (Okabe and Ito's set, darkened for white paper).
+SERIES = ["#2f6fab", "#d1495b", "#3a9278", "#c98a1b", "#7a5195", "#5d737e", "#b0578d", "#8a6d3b"]
+# Small to large error. Blue to red through yellow is told apart with red-green blindness; map.js has the same.
+ERROR_COLOURS = ["#2477b3", "#52a9b8", "#f2c14e", "#ee7a3a", "#c3203f"]
+
+DPI = 120
+_STYLE = {
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.labelsize": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "text.color": INK,
+    "xtick.color": "#52606d",
+    "ytick.color": "#52606d",
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "lines.linewidth": 1.8,
+    "legend.frameon": True,
+    "legend.framealpha": 0.9,
+    "legend.edgecolor": FAINT,
+    "legend.fontsize": 9,
+}
+
+
+@contextmanager
+def drawing(path: str | os.PathLike, width: float, height: float) -> Iterator[Figure]:
+    """A figure of ``width`` x ``height`` inches that is written as PNG, 120 dots an inch, when the block ends.
+
+    No pyplot: nothing is kept open, no window system is asked, and the caller's own figures are left alone.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        with atomic_write(path, binary=True) as file:
+            figure.savefig(file, format="png", dpi=DPI)

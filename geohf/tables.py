@@ -1,0 +1,140 @@
+"""Tables of rows that name files: reading them, checking them, and saying which row is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geohf.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+
+def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV or Parquet table, every cell as text but for the columns named in `numbers`.
+
+    Args:
+        path: a `.parquet` file, or anything else as CSV (comma, UTF-8, a header line).
+        required: columns that must be there.
+        numbers: columns, where present, that become float64 (empty cells become NaN).
+
+    Raises:
+        DataError: the file is missing, empty or not a table; a required column is missing; a cell of
+            `numbers` is not a number. The message names the file and the line.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            # keep_default_na=False: the state "NA" or a region called "null" is a name, not a hole
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: the table is empty, it has not even a header line") from None
+    except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error})") from None
+    table.columns = [str(name).strip() for name in table.columns]
+    require_columns(table.columns, required, path)
+    if table.empty:
+        raise DataError(f"{path}: the table has a header but no rows")
+    for name in numbers:
+        if name in table:
+            table[name] = _to_float64(table[name], path)
+    return table
+
+
+def require_columns(columns: Iterable[str], required: Sequence[str], source: str | Path) -> None:
+    """Raise DataError where a required column is missing, with the nearest name that is there.
+
+    >>> require_columns(["latitud", "longitude"], ["latitude"], "a.csv")
+    Traceback (most recent call last):
+    geohf.errors.DataError: a.csv: column 'latitude' is missing (did you mean 'latitud'?); the columns are: latitud, longitude
+    """
+    columns = [str(name) for name in columns]
+    for name in required:
+        if name not in columns:
+            close = difflib.get_close_matches(name, columns, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise DataError(f"{source}: column {name!r} is missing{hint}; the columns are: {', '.join(columns)}")
+
+
+def line_of(position: int) -> int:
+    """The line of a CSV file on which the row at this position stands (the header is line 1)."""
+    return int(position) + 2
+
+
+def resolve_inside(folder: str | Path, name: str) -> Path:
+    """The path of `name` inside `folder`; a table must not reach files outside its image folder.
+
+    Raises:
+        DataError: `name` is empty, absolute, or climbs out of the folder (also through a symbolic link).
+    """
+    if not name or "\0" in name:
+        raise DataError("the file name is empty" if not name else "the file name holds a NUL character")
+    folder = Path(folder)
+    path = folder / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"the path {name!r} leads out of the folder {folder}")
+    return path
+
+
+@dataclass
+class RowErrors:
+    """What is wrong with the rows of a table, and the policy: stop, or leave the rows out and count them.
+
+    Args:
+        on_error: `"raise"` or `"skip"`.
+    """
+
+    on_error: str = "raise"
+    rows: list[dict] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
+
+    def add(self, source: str | Path, row: str | int, reason: str) -> None:
+        """Note one bad row: its file, its line (or another name) and the reason."""
+        self.rows.append({"source": str(source), "row": row, "reason": reason})
+
+    def settle(self, kept: int) -> None:
+        """Raise for the rows noted so far, or say how many are left out; `kept` rows remain.
+
+        Raises:
+            DataError: there are bad rows and the policy is to stop, or no row remains.
+        """
+        if not self.rows:
+            return
+        listed = "\n".join(f"  {r['source']}, row {r['row']}: {r['reason']}" for r in self.rows[:5])
+        more = f"\n  and {len(self.rows) - 5} more" if len(self.rows) > 5 else ""
+        rows = "1 row" if len(self.rows) == 1 else f"{len(self.rows)} rows"
+        if self.on_error == "raise":
+            raise DataError(f"{rows} cannot be used (--on_error skip leaves such rows out):\n{listed}{more}")
+        if not kept:
+            raise DataError(f"no row is left, all were skipped:\n{listed}{more}")
+        logger.warning("left out %s:\n%s%s", rows, listed, more)
+
+
+def _to_float64(column, path):
+    import pandas as pd
+
+    text = column.astype(str).str.strip() if column.dtype.kind not in "fiu" else column
+    numbers = pd.to_numeric(text, errors="coerce").astype("float64")
+    empty = text.isin(["", "nan", "NaN", "None", "<NA>"]) if column.dtype.kind not in "fiu" else column.isna()
+    wrong = numbers.isna() & ~empty
+    if wrong.any():
+        position = int(wrong.to_numpy().argmax())
+        cell = column.iloc[position]
+        raise DataError(f"{path}, row {line_of(position)}: {column.name} is {cell!r}, which is not a number")
+    return numbers

@@ -1,0 +1,116 @@
+"""One parser for flags and YAML, and the arguments that every task's training shares."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from geohf.errors import DataError
+
+
+@dataclass
+class GeoTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with other defaults and four fields more.
+
+    Other defaults: evaluation, saving and logging every epoch, the best checkpoint at the end, one checkpoint
+    kept beside the best, fused AdamW, warm-up over the first tenth, cosine decay, no tracker unless asked for.
+    """
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the model and everything a run leaves."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch or best."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint's weights."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best one."})
+    optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimiser."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the heads."})
+    weight_decay: float = field(default=1e-6, metadata={"help": "Weight decay, not for biases and norms."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: steps, or below 1 the share of all steps."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning rate's schedule."})
+    report_to: str | list[str] = field(
+        default="none", metadata={"help": "Where to log: none, tensorboard, trackio, wandb."}
+    )
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 autocast; by default on a GPU that has it and never on a CPU."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "geohf's collators choose the columns."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite stops the run."})
+    backbone_learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the vision tower."})
+    early_stopping_patience: int = field(
+        default=3, metadata={"help": "Evaluations without a better score before training stops; 0: never."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of cached features; default: $GEOHF_CACHE or the Hugging Face cache."}
+    )
+    feature_batch_size: int = field(default=32, metadata={"help": "Images in one pass of a frozen tower."})
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            import torch
+
+            self.bf16 = bool(
+                not self.use_cpu and not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            )
+        super().__post_init__()
+
+
+class GeoArgumentParser(HfArgumentParser):
+    """transformers' parser with `--config file.yaml`; flags win over the file, unknown keys are errors."""
+
+    def __init__(self, *dataclass_types, **kwargs):
+        super().__init__(list(dataclass_types), **kwargs)
+        self.add_argument("--config", help="YAML file of arguments; flags on the command line win over it.")
+
+    def parse(self, arguments: Sequence[str] | None = None) -> tuple:
+        """The dataclasses' instances, from the command line or a list of words.
+
+        Raises:
+            DataError: the YAML file is missing, is not a mapping, or holds a key that no argument has.
+        """
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        config = self._config_of(words)
+        # the file's values stand before the flags, and argparse lets the last one win
+        words = (self._words_of_yaml(Path(config)) if config else []) + words
+        *parsed, _ = self.parse_args_into_dataclasses(args=words, look_for_args_file=False)
+        return tuple(parsed)
+
+    @staticmethod
+    def _config_of(words):
+        for position, word in enumerate(words):
+            if word == "--config" and position + 1 < len(words):
+                return words[position + 1]
+            if word.startswith("--config="):
+                return word.partition("=")[2]
+        return None
+
+    def _words_of_yaml(self, path: Path) -> list[str]:
+        import yaml
+
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        except yaml.YAMLError as error:
+            raise DataError(f"{path}: is not YAML: {error}") from None
+        if not isinstance(content, dict):
+            raise DataError(f"{path}: must hold `name: value` lines")
+        known = {option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")}
+        words = []
+        for key, value in content.items():
+            if str(key) not in known or key == "config":
+                close = difflib.get_close_matches(str(key), known, n=1)
+                raise DataError(f"{path}: unknown key {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+            if value is None:
+                continue
+            words.append(f"--{key}")
+            if isinstance(value, list):
+                words += [str(item) for item in value]
+            else:
+                words.append(json.dumps(value) if isinstance(value, (dict, bool)) else str(value))
+        return words

@@ -1,0 +1,113 @@
+"""The state of a run on disk without pickle: nested state in one safetensors file, and which checkpoint is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+# written last, so a checkpoint that has it is whole
+COMPLETE = "complete.json"
+
+
+def save_tree(tree: Any, path: str | Path) -> None:
+    """Save nested dicts, lists and tuples of tensors, numbers, strings and None; loaded by `load_tree`.
+
+    Tensors become tensors of a safetensors file, everything else JSON in its header.
+
+    Raises:
+        TypeError: a leaf is of another type.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+
+    def pack(node):
+        if isinstance(node, np.ndarray):
+            node = torch.from_numpy(node)
+        if isinstance(node, torch.Tensor):
+            name = str(len(tensors))
+            tensors[name] = node.detach().cpu().contiguous().clone()
+            return {"tensor": name}
+        if isinstance(node, dict):
+            return {"dict": [[pack(key), pack(value)] for key, value in node.items()]}
+        if isinstance(node, (list, tuple)):
+            return {type(node).__name__: [pack(value) for value in node]}
+        if isinstance(node, np.generic):
+            node = node.item()
+        if node is None or isinstance(node, (bool, int, float, str)):
+            return node
+        raise TypeError(f"cannot save a {type(node).__name__} without pickle")
+
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"tree": json.dumps(pack(tree))})
+    os.replace(temporary, path)
+
+
+def load_tree(path: str | Path) -> Any:
+    """Load what `save_tree` saved, tensors on the CPU."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        tree = json.loads(file.metadata()["tree"])
+
+    def unpack(node):
+        if not isinstance(node, dict):
+            return node
+        ((kind, value),) = node.items()
+        if kind == "tensor":
+            return tensors[value]
+        if kind == "dict":
+            return {unpack(key): unpack(item) for key, item in value}
+        items = [unpack(item) for item in value]
+        return tuple(items) if kind == "tuple" else items
+
+    return unpack(tree)
+
+
+def random_state() -> dict:
+    """The state of every random generator that training draws from."""
+    state = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002  the global generator is what libraries draw from
+        "cpu": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """Continue every generator where `random_state` saw it."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy(), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def mark_complete(checkpoint: str | Path, step: int) -> None:
+    """Say that everything of this checkpoint is on disk."""
+    temporary = Path(checkpoint) / (COMPLETE + ".tmp")
+    temporary.write_text(json.dumps({"global_step": step}))
+    os.replace(temporary, Path(checkpoint) / COMPLETE)
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """The newest checkpoint in a run's folder that was written to its end, or None.
+
+    A process killed while it saved leaves a folder with some files of a checkpoint; the one before counts.
+    """
+    found = []
+    for path in Path(folder).glob("checkpoint-*"):
+        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if number and (path / COMPLETE).is_file():
+            found.append((int(number[1]), str(path)))
+    return max(found)[1] if found else None

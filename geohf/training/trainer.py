@@ -1,0 +1,233 @@
+"""The Trainer that every task's Trainer extends."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
+
+from geohf.errors import DataError
+from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.checkpoints import (
+    last_complete_checkpoint,
+    load_tree,
+    mark_complete,
+    random_state,
+    save_tree,
+    set_random_state,
+)
+from geohf.training.tensor_table import TensorTable, batch_as_is
+
+OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
+FINISHED = "finished.safetensors"
+
+
+class GeoTrainer(Trainer):
+    """transformers' Trainer with four things more.
+
+    - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
+      name beside `loss`.
+    - **Exact means.** A model with `count_loss_items(batch)` (a dict: part -> number of rows that count) gets
+      `loss_items` in its forward: the numbers over the whole optimiser step, all micro-batches and all
+      processes. It divides its sums by them, and the gradient is that of one large batch, whatever the
+      accumulation, the number of processes, and the rows that lack a label.
+    - **Two learning rates**: parameters below `tower` take `backbone_learning_rate`.
+    - **Checkpoints without pickle** that are only used when they are whole, so that a run killed at any moment
+      resumes to the same weights as an uninterrupted one.
+    """
+
+    def __init__(self, model=None, args: GeoTrainingArguments | None = None, data_collator=None, **kwargs):
+        if data_collator is None and isinstance(kwargs.get("train_dataset"), TensorTable):
+            data_collator = batch_as_is
+        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        self.counts_items = hasattr(model, "count_loss_items")
+        self.loss_is_scaled_for_ga = self.counts_items
+        self._parts: dict[str, torch.Tensor] = defaultdict(float)
+        self._parts_logged_at = 0
+        patience = getattr(self.args, "early_stopping_patience", 0)
+        if patience and self.args.load_best_model_at_end:
+            self.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
+
+    # ---- the loss
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device):
+        if not self.counts_items or not batch_samples:
+            return None
+        model = self.accelerator.unwrap_model(self.model)
+        counts = [model.count_loss_items(batch) for batch in batch_samples]
+        names = list(counts[0])
+        totals = torch.tensor([sum(float(c[name]) for c in counts) for name in names], device=device)
+        totals = self.accelerator.reduce(totals, reduction="sum")
+        return dict(zip(names, totals.unbind(), strict=True))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The model's own loss; the gradient's scale is what one process with one large batch would have."""
+        if num_items_in_batch is not None:
+            inputs = {**inputs, "loss_items": num_items_in_batch}
+        outputs = model(**inputs)
+        loss = outputs["loss"]
+        if loss is None:
+            raise DataError("the model gave no loss: the batch holds neither labels nor coordinates")
+        # processes average their gradients, but each holds its share of one sum
+        share = self.accelerator.num_processes if num_items_in_batch is not None else 1
+        if model.training:
+            micro = 1 if num_items_in_batch is not None else self.current_gradient_accumulation_steps
+            for name, part in (outputs.get("loss_parts") or {}).items():
+                self._parts[name] += part.detach().float() * (share / micro)
+        loss = loss * share if share != 1 else loss
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the parts of the loss, averaged over steps and processes since the last time."""
+        if "loss" in logs:
+            steps = max(1, self.state.global_step - self._parts_logged_at)
+            if self._parts:
+                means = torch.stack([self._parts[name] for name in self._parts]).to(self.args.device)
+                means = self.accelerator.reduce(means, reduction="mean") / steps
+                logs.update(zip(self._parts, means.tolist(), strict=True))
+                self._parts.clear()
+            self._parts_logged_at = self.state.global_step
+            if not math.isfinite(logs["loss"]):
+                raise DataError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower the learning rate, or look "
+                    f"for bad rows; the last whole checkpoint in {self.args.output_dir} is sound"
+                )
+        super().log(logs, start_time)
+
+    # ---- the optimiser
+
+    def create_optimizer(self, *args, **kwargs):
+        """AdamW with weight decay on matrices only, and the tower at its own learning rate."""
+        if self.optimizer is None:
+            model = self.accelerator.unwrap_model(self.model)
+            decayed = set(self.get_decay_parameter_names(model))
+            groups = defaultdict(list)
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    in_tower = "tower" in name.split(".")
+                    groups[in_tower, name in decayed].append(parameter)
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            settings.pop("params", None)
+            self.optimizer = optimizer_class(
+                [
+                    {
+                        "params": parameters,
+                        "weight_decay": self.args.weight_decay if decay else 0.0,
+                        "lr": self.args.backbone_learning_rate if in_tower else self.args.learning_rate,
+                    }
+                    for (in_tower, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+                ],
+                **settings,
+            )
+        return self.optimizer
+
+    # ---- phases: train, or go on, or see that it is done
+
+    def run(self, resume: bool = False) -> None:
+        """Train to the end; with `resume`, go on from the last whole checkpoint, or take the finished weights.
+
+        Without `resume` whatever an earlier run left in this folder is removed first.
+        """
+        import shutil
+
+        folder = Path(self.args.output_dir)
+        finished = folder / FINISHED
+        if not resume and self.is_world_process_zero() and folder.exists():
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+        if resume and finished.is_file():
+            self._move_model_to_device(self.model, self.args.device)
+            self.model.load_state_dict(load_file(finished), strict=False)
+            self.state.log_history = json.loads((folder / "log_history.json").read_text())
+            return
+        self.train(resume_from_checkpoint=last_complete_checkpoint(folder) if resume else None)
+        if self.is_world_process_zero():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "log_history.json").write_text(json.dumps(self.state.log_history))
+            learned = {n: p for n, p in self.model.state_dict().items()}
+            temporary = folder / (FINISHED + ".tmp")
+            save_file({name: tensor.contiguous().clone() for name, tensor in learned.items()}, temporary)
+            temporary.replace(finished)
+        self.accelerator.wait_for_everyone()
+
+    # ---- checkpoints without pickle
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder, state_dict=state_dict)
+        else:
+            save_file(state_dict or model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "training_args.json").write_text(self.args.to_json_string())
+
+    def _save_checkpoint(self, model, trial) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            mark_complete(folder, self.state.global_step)
+
+    @property
+    def _shards_its_state(self) -> bool:
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled  # accelerate saves what is spread over devices
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._shards_its_state:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            save_tree(self.optimizer.state_dict(), Path(output_dir) / OPTIMIZER)
+            save_tree(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._shards_its_state:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None and (Path(checkpoint) / OPTIMIZER).is_file():
+            self.optimizer.load_state_dict(load_tree(Path(checkpoint) / OPTIMIZER))
+            self.lr_scheduler.load_state_dict(load_tree(Path(checkpoint) / SCHEDULER))
+
+    def _save_scaler(self, output_dir: str) -> None:
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and self.args.should_save:
+            save_tree(scaler.state_dict(), Path(output_dir) / SCALER)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and (Path(checkpoint) / SCALER).is_file():
+            self.accelerator.scaler.load_state_dict(load_tree(Path(checkpoint) / SCALER))
+
+    def _random_file(self, folder: str) -> Path:
+        return Path(folder) / f"random_state_{self.args.process_index}.safetensors"
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_tree(random_state(), self._random_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self._random_file(checkpoint).is_file():
+            set_random_state(load_tree(self._random_file(checkpoint)))
+
+
+def phase_arguments(args: GeoTrainingArguments, name: str, **changes: Any) -> GeoTrainingArguments:
+    """The arguments of one phase: a copy whose checkpoints lie in `output_dir/checkpoints/name`."""
+    phase = copy.copy(args)
+    phase.output_dir = str(Path(args.output_dir) / "checkpoints" / name)
+    phase.push_to_hub = False  # the run pushes once, when it is whole
+    phase.resume_from_checkpoint = None
+    for key, value in changes.items():
+        if not hasattr(phase, key):
+            raise AttributeError(f"no training argument {key!r}")
+        setattr(phase, key, value)
+    if phase.save_strategy == SaveStrategy.NO:
+        phase.load_best_model_at_end = False
+    return phase

@@ -1,0 +1,305 @@
+"""Vision towers, from timm and from transformers, behind one builder.
+
+A tower is always made in two steps: `describe_backbone` reads its configuration only, `build_tower` makes it
+with random weights, and `load_tower` makes it with its published ones. A model that was saved once is built
+from its own config and never asks for the backbone's repo again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import logging
+
+from geohf.errors import DataError
+from geohf.vision.initialization import mark_initialized
+
+
+class TimmTowerConfig(PreTrainedConfig):
+    """A timm model without its classifier.
+
+    Args:
+        architecture: the exact timm name, e.g. `"convnext_tiny.fb_in22k"`; any tag names weights only.
+        image_size: input side in pixels.
+        model_args: further keyword arguments of `timm.create_model`.
+    """
+
+    model_type = "geohf_timm"
+
+    architecture: str = "resnet18"
+    image_size: int = 224
+    model_args: dict | None = None
+
+
+class TimmTower(PreTrainedModel):
+    """A timm model as a transformers model whose `pooler_output` is timm's pooled feature."""
+
+    config_class = TimmTowerConfig
+    main_input_name = "pixel_values"
+    base_model_prefix = "tower"
+
+    def __init__(self, config: TimmTowerConfig):
+        super().__init__(config)
+        import timm
+
+        self.timm = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+        mark_initialized(self)
+        self.post_init()
+
+    def _init_weights(self, module):
+        # every parameter has timm's own values already; what is not saved must be computed again after
+        # transformers built the model without storage
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """(batch, 3, height, width) to `pooler_output` of (batch, features)."""
+        return BaseModelOutputWithPooling(pooler_output=self.timm(pixel_values))
+
+
+AutoConfig.register(TimmTowerConfig.model_type, TimmTowerConfig, exist_ok=True)
+AutoModel.register(TimmTowerConfig, TimmTower, exist_ok=True)
+
+
+@dataclass
+class Backbone:
+    """What a task's config needs to know of a tower.
+
+    Attributes:
+        name: as the user gave it.
+        config: of the tower, complete: `build_tower` needs nothing else.
+        image_processor: keyword arguments of a transformers image processor (size, crop_size, resample,
+            image_mean, image_std).
+        feature_size: length of the pooled feature.
+        license: of the published weights, where the repo or timm states one.
+    """
+
+    name: str
+    config: PreTrainedConfig
+    image_processor: dict
+    feature_size: int
+    license: str | None = None
+
+
+def describe_backbone(name: str, image_size: int | None = None, **model_args) -> Backbone:
+    """Find a tower by name, reading configuration only.
+
+    Args:
+        name: a timm name (`"resnet50.a1_in1k"`, `"timm/resnet50.a1_in1k"`), a repo of the Hub or a folder in
+            transformers' or timm's format (`"geolocal/StreetCLIP"`).
+        image_size: input side in pixels where it shall differ from the tower's own (timm only: a transformers
+            tower has a fixed size).
+        model_args: further keyword arguments for `timm.create_model`.
+
+    Raises:
+        DataError: nothing is found under this name.
+    """
+    timm_name = _timm_name(name)
+    if timm_name is None:
+        whole = AutoConfig.from_pretrained(name)
+        config = getattr(whole, "vision_config", whole)
+        if config.model_type == "clip_vision_model" and config is not whole:
+            config.projection_dim = whole.projection_dim  # the repo's projection follows the outer one
+        if image_size is not None and image_size != getattr(config, "image_size", image_size):
+            raise DataError(f"{name}: its image size is {config.image_size} and cannot be changed to {image_size}")
+        processing, licence = _transformers_processing(name, config), _hub_license(name)
+    else:
+        config, processing, licence = _describe_timm(timm_name, image_size, model_args)
+    return Backbone(name, config, processing, feature_size(config), licence)
+
+
+def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """A tower with random weights."""
+    return _tower_class(config)._from_config(config, **_without_pooler(config))
+
+
+def load_tower(backbone: Backbone) -> PreTrainedModel:
+    """A tower with its published weights, in float32.
+
+    Raises:
+        DataError: a weight is missing in the repo.
+    """
+    timm_name = _timm_name(backbone.name)
+    if timm_name is not None:
+        import timm
+
+        tower = build_tower(backbone.config)
+        published = timm.create_model(
+            timm_name,
+            pretrained=True,  # this is the second step, asked for by name
+            num_classes=0,
+            **(backbone.config.model_args or {}),
+        )
+        tower.timm.load_state_dict(published.state_dict())
+        return tower
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a CLIP repo holds a text tower too, and each of its weights is reported
+    try:
+        tower, info = _tower_class(backbone.config).from_pretrained(
+            backbone.name,
+            config=backbone.config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **_without_pooler(backbone.config),
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["missing_keys"]:
+        raise DataError(f"{backbone.name}: the repo lacks weights of the tower: {sorted(info['missing_keys'])[:5]}")
+    return tower
+
+
+def tower_features(tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """The pooled feature of each image: (batch, 3, height, width) to (batch, features).
+
+    CLIP gives its projected feature, others their pooled output, and a tower without one its class token
+    (sequences) or the average over the map (convolutional).
+    """
+    output = tower(pixel_values)
+    for name in ("image_embeds", "pooler_output"):
+        pooled = getattr(output, name, None)
+        if pooled is not None:
+            return pooled.flatten(1)
+    hidden = output.last_hidden_state
+    return hidden.mean((-2, -1)) if hidden.ndim == 4 else hidden[:, 0]
+
+
+def feature_size(config: PreTrainedConfig) -> int:
+    """Length of a tower's pooled feature, found by a pass without storage."""
+    with torch.device("meta"):
+        tower = build_tower(config)
+        size = getattr(config, "image_size", None) or 224
+        height, width = (size, size) if isinstance(size, int) else size
+        with torch.no_grad():
+            return tower_features(tower.eval(), torch.empty(1, 3, height, width)).shape[-1]
+
+
+def tower_blocks(tower: nn.Module) -> list[nn.Module]:
+    """The tower's blocks from input to output, for unfreezing the last ones: the longest list of modules."""
+    lists = [m for m in tower.modules() if isinstance(m, (nn.ModuleList, nn.Sequential)) and len(m) > 1]
+    # layers of a transformer, stages of a convolutional net: the outermost list that holds most parameters
+    return list(max(lists, key=lambda m: sum(p.numel() for p in m.parameters()), default=[tower]))
+
+
+def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    if config.model_type == "clip_vision_model":
+        from transformers import CLIPVisionModelWithProjection
+
+        return CLIPVisionModelWithProjection
+    from transformers import MODEL_MAPPING
+
+    if type(config) not in MODEL_MAPPING:
+        raise DataError(f"transformers has no model for the tower {config.model_type!r}")
+    return MODEL_MAPPING[type(config)]
+
+
+def _without_pooler(config) -> dict:
+    """ViT's and its relatives' extra pooler is random in most repos: leave it out, take the class token."""
+    accepts = "add_pooling_layer" in inspect.signature(_tower_class(config).__init__).parameters
+    return {"add_pooling_layer": False} if accepts else {}
+
+
+def _timm_name(name: str) -> str | None:
+    """What `timm.create_model` calls this tower, or None where it belongs to transformers."""
+    import timm
+
+    plain = name.removeprefix("timm/")
+    if not Path(name).exists() and timm.is_model(plain.split(".")[0]):
+        return plain
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(name)
+    except OSError as error:
+        close = timm.list_models(f"*{plain.split('.')[0]}*")[:3]
+        hint = f" (timm has {', '.join(close)})" if close else ""
+        raise DataError(f"no backbone {name!r}: neither timm nor the Hub knows it{hint}: {error}") from None
+    if "architecture" not in raw:
+        return None
+    return f"local-dir:{name}" if Path(name).exists() else f"hf-hub:{name}"
+
+
+def _describe_timm(name: str, image_size: int | None, model_args: dict) -> tuple[TimmTowerConfig, dict, str | None]:
+    import timm
+    from timm.data import resolve_data_config
+    from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
+    from torchvision.transforms import InterpolationMode
+    from transformers.image_utils import pil_torch_interpolation_mapping
+
+    source, _, where = name.partition(":")
+    if where:
+        load = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
+        pretrained, architecture, saved_args = load(where)
+        model_args = {**(saved_args or {}), **model_args}
+    else:
+        architecture = name
+        try:
+            pretrained = timm.get_pretrained_cfg(name).to_dict()
+        except RuntimeError as error:
+            raise DataError(f"no backbone {name!r}: {error}") from None
+    data = resolve_data_config(pretrained_cfg=pretrained)
+    own_size = data["input_size"][-1]
+    size = image_size or own_size
+    if size != own_size and pretrained.get("fixed_input_size"):
+        model_args = {**model_args, "img_size": size}
+    shortest = round(size / (data["crop_pct"] or 1)) if size == own_size else size
+    mode = {m.value: m for m in InterpolationMode}.get(data["interpolation"], InterpolationMode.BICUBIC)
+    resample = {v: k for k, v in pil_torch_interpolation_mapping.items()}[mode]
+    config = TimmTowerConfig(architecture=architecture, image_size=size, model_args=model_args or None)
+    processing = {
+        "size": {"shortest_edge": shortest},
+        "crop_size": {"height": size, "width": size},
+        "resample": int(resample),
+        "image_mean": list(data["mean"]),
+        "image_std": list(data["std"]),
+    }
+    return config, processing, pretrained.get("license")
+
+
+# for those who hold the weights in a folder: the licence does not depend on where they lie
+_LICENSES = {"streetclip": "cc-by-nc-4.0"}
+
+
+def _hub_license(name: str) -> str | None:
+    from huggingface_hub import ModelCard
+
+    known = next((licence for key, licence in _LICENSES.items() if key in name.lower()), None)
+    try:
+        return ModelCard.load(name).data.to_dict().get("license") or known
+    except Exception:  # a card is not needed to build a tower: none, a broken one, or no network
+        return known
+
+
+def _transformers_processing(name: str, config: PreTrainedConfig) -> dict:
+    from transformers import AutoImageProcessor
+
+    size = getattr(config, "image_size", None) or 224
+    processing = {
+        "size": {"shortest_edge": size},
+        "crop_size": {"height": size, "width": size},
+        "resample": 3,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    try:
+        published = AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError):  # a repo without preprocessor_config.json
+        return processing
+    for key in processing:
+        value = getattr(published, key, None)
+        if value is not None:
+            processing[key] = int(value) if key == "resample" else _plain(value)
+    if not getattr(published, "do_center_crop", False) and "height" in processing["size"]:
+        # a tower that squeezes its images takes them squeezed
+        processing["crop_size"] = {k: processing["size"][k] for k in ("height", "width")}
+    return processing
+
+
+def _plain(value):
+    if hasattr(value, "keys"):
+        return {key: value[key] for key in value.keys() if value[key] is not None}  # noqa: SIM118  SizeDict is no dict
+    return list(value)

@@ -1,0 +1,135 @@
+"""The frozen-feature cache: a tower that does not learn sees every image once, ever."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader
+
+from geohf.vision.backbones import tower_features
+from geohf.vision.processing import GeoImageProcessor
+
+logger = logging.getLogger(__name__)
+
+# one file a shard: large enough to be few, small enough that a killed run loses little
+SHARD_IMAGES = 2048
+
+
+def default_cache_dir() -> Path:
+    """`$GEOHF_CACHE`, or `geohf` in the folder where Hugging Face keeps its caches."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(os.environ.get("GEOHF_CACHE") or Path(HF_HOME) / "geohf") / "features"
+
+
+def cached_features(
+    tower: nn.Module,
+    processor: GeoImageProcessor,
+    images: Sequence[Any],
+    cache_dir: str | Path | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    autocast: torch.dtype | None = None,
+) -> torch.Tensor:
+    """The pooled features of images, computed where they are not cached yet.
+
+    The cache's key holds the tower's weights, the processor's settings, the number format, and each image's
+    path, size and time of change (its bytes, where it is not a file): a change of any of them computes anew.
+    Finished shards survive a kill. Under `torchrun` or `accelerate launch` the shards are shared out.
+
+    Args:
+        images: paths, or anything that `open_image` takes.
+        cache_dir: where the safetensors shards lie; `default_cache_dir()` where None.
+        autocast: compute in this type (e.g. bfloat16 on a GPU that has it); features are float32 all the same.
+
+    Returns:
+        (images, features) float32 on the CPU.
+    """
+    from tqdm.auto import tqdm
+
+    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps([processor.to_dict(), str(autocast)], sort_keys=True, default=str)
+    key = _digest(weights_fingerprint(tower), settings)
+    shards = []
+    for start in range(0, len(images), SHARD_IMAGES):
+        part = images[start : start + SHARD_IMAGES]
+        shards.append((folder / f"{_digest(key, *map(_fingerprint, part))}.safetensors", part))
+    rank, world = _rank_and_world()
+    missing = [shard for shard in shards[rank::world] if not shard[0].exists()]
+    if missing:
+        bar = tqdm(total=sum(len(part) for _, part in missing), desc="features", unit="image", disable=rank != 0)
+        for path, part in missing:
+            features = _run(tower, processor, part, batch_size, num_workers, autocast, bar)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            save_file({"features": features}, temporary)
+            os.replace(temporary, path)
+        bar.close()
+    if world > 1:
+        torch.distributed.barrier()
+    parts = [load_file(path)["features"] for path, _ in shards]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """A digest of every saved tensor's name, type, shape and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def _run(tower, processor, images, batch_size, num_workers, autocast, bar) -> torch.Tensor:
+    device = next(tower.parameters()).device
+    was_training = tower.training
+    tower.eval()
+    loader = DataLoader(
+        images, batch_size=batch_size, num_workers=num_workers, collate_fn=processor.pixel_values, shuffle=False
+    )
+    features = []
+    for pixel_values in loader:
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            batch = tower_features(tower, pixel_values.to(device, non_blocking=True))
+        features.append(batch.float().cpu())
+        bar.update(len(batch))
+    tower.train(was_training)
+    return torch.cat(features)
+
+
+def _fingerprint(image: Any) -> str:
+    """A file is known by its path, size and time of change; anything else by its bytes."""
+    if isinstance(image, dict):
+        image = image["bytes"] if image.get("bytes") is not None else image["path"]
+    if isinstance(image, (str, os.PathLike)) and os.path.exists(image):
+        stat = os.stat(image)
+        return f"{os.path.abspath(image)} {stat.st_size} {stat.st_mtime_ns}"
+    if isinstance(image, (bytes, bytearray)):
+        return hashlib.blake2b(image, digest_size=16).hexdigest()
+    from geohf.vision.images import open_image
+
+    opened = open_image(image)
+    return hashlib.blake2b(opened.tobytes() + repr(opened.size).encode(), digest_size=16).hexdigest()
+
+
+def _digest(*parts: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
