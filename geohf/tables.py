@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from geohf.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence
     Args:
         path: a `.parquet` file, or anything else as CSV (comma, UTF-8, a header line).
         required: columns that must be there.
-        numbers: columns, where present, that become float64 (empty cells become NaN).
+        numbers: columns, where present, that become float64 (empty cells become NaN, infinity is refused).
 
     Raises:
         DataError: the file is missing, empty or not a table; a required column is missing; a cell of
@@ -39,12 +41,26 @@ def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence
             table = pd.read_parquet(path)
         else:
             # keep_default_na=False: the state "NA" or a region called "null" is a name, not a hole
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
+            # skip_blank_lines=False: a blank line in between is a row without values, and later rows keep their line
+            table = pd.read_csv(
+                path,
+                dtype=str,
+                keep_default_na=False,
+                skipinitialspace=True,
+                skip_blank_lines=False,
+                encoding="utf-8-sig",
+            )
+            table = _without_blank_end(table)
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: the table is empty, it has not even a header line") from None
     except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what the header does not name for an index
+        raise DataError(f"{path}: the rows have more cells than the header has names")
     table.columns = [str(name).strip() for name in table.columns]
+    if not table.columns.is_unique:
+        twice = table.columns[table.columns.duplicated()][0]
+        raise DataError(f"{path}: the header names the column {twice!r} twice")
     require_columns(table.columns, required, path)
     if table.empty:
         raise DataError(f"{path}: the table has a header but no rows")
@@ -66,7 +82,9 @@ def require_columns(columns: Iterable[str], required: Sequence[str], source: str
         if name not in columns:
             close = difflib.get_close_matches(name, columns, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise DataError(f"{source}: column {name!r} is missing{hint}; the columns are: {', '.join(columns)}")
+            raise DataError(
+                f"{source}: column {name!r} is missing{hint}; the columns are: {', '.join(columns)}"
+            )
 
 
 def line_of(position: int) -> int:
@@ -126,13 +144,18 @@ class RowErrors:
         logger.warning("left out %s:\n%s%s", rows, listed, more)
 
 
+def _without_blank_end(table):
+    filled = (table != "").any(axis=1).to_numpy().nonzero()[0]
+    return table.iloc[: filled[-1] + 1 if len(filled) else 0]
+
+
 def _to_float64(column, path):
     import pandas as pd
 
     text = column.astype(str).str.strip() if column.dtype.kind not in "fiu" else column
     numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    empty = text.isin(["", "nan", "NaN", "None", "<NA>"]) if column.dtype.kind not in "fiu" else column.isna()
-    wrong = numbers.isna() & ~empty
+    empty = text.isin(["", "nan", "NaN", "None", "<NA>"]) | column.isna()
+    wrong = ~np.isfinite(numbers) & ~empty
     if wrong.any():
         position = int(wrong.to_numpy().argmax())
         cell = column.iloc[position]

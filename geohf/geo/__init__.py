@@ -6,29 +6,39 @@ no model, no image and no Trainer.
 
 from .areas import Area, box
 from .centroids import class_centroids
+from .dbscan import dbscan
 from .distance import EARTH_RADIUS_M, distance_matrix_m, great_circle_m
 from .frames import FRAMES, bad_points, check_frame, check_points, frame_distance, frame_mean
 from .geojson import area_from_geojson
+from .neighbors import matches_within_m, pairs_within_m
 from .soft_targets import cell_soft_targets, point_soft_targets
 from .sphere import points_from_vectors, spherical_mean, unit_vectors
+from .splits import Split, block_split, random_split, stratified_split
 
 __all__ = [
     "EARTH_RADIUS_M",
     "FRAMES",
     "Area",
+    "Split",
     "area_from_geojson",
     "bad_points",
+    "block_split",
     "box",
     "cell_soft_targets",
     "check_frame",
     "check_points",
     "class_centroids",
+    "dbscan",
     "distance_matrix_m",
     "frame_distance",
     "frame_mean",
     "great_circle_m",
+    "matches_within_m",
+    "pairs_within_m",
     "point_soft_targets",
     "points_from_vectors",
+    "random_split",
     "spherical_mean",
+    "stratified_split",
     "unit_vectors",
 ]

@@ -54,7 +54,9 @@ def push_folder(
 
     files = repo_files(folder)
     names = {path.name for path in files}
-    if not names & {"config.json", "adapter_config.json"} or not any(n.endswith(".safetensors") for n in names):
+    if not names & {"config.json", "adapter_config.json"} or not any(
+        n.endswith(".safetensors") for n in names
+    ):
         raise DataError(f"{folder}: holds no model (config.json and *.safetensors)")
     if "README.md" not in names:
         raise DataError(f"{folder}: has no model card (README.md)")

@@ -89,7 +89,9 @@ class GeoPreTrainedModel(PreTrainedModel):
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):
                 raise
-            raise DataError(f"{pretrained_model_name_or_path}: weights do not fit config.json: {error}") from None
+            raise DataError(
+                f"{pretrained_model_name_or_path}: weights do not fit config.json: {error}"
+            ) from None
         if info["missing_keys"]:
             names = ", ".join(sorted(info["missing_keys"])[:5])
             raise DataError(
@@ -148,7 +150,11 @@ class GeoPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Write config.json, model.safetensors and preprocessor_config.json, and push if asked to."""
         push = kwargs.pop("push_to_hub", False)
-        hub = {k: kwargs.pop(k) for k in ("repo_id", "private", "commit_message", "create_pr", "revision") if k in kwargs}
+        hub = {
+            k: kwargs.pop(k)
+            for k in ("repo_id", "private", "commit_message", "create_pr", "revision")
+            if k in kwargs
+        }
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
             self.processor.save_pretrained(save_directory)

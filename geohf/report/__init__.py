@@ -1,9 +1,9 @@
 """What a person looks at after a run: maps, plots, tables. Knows no model.
 
     files.py     atomic writes and plain JSON values
-    sphere.py    great circles on paper: paths, the cut at the antimeridian, the box that holds all points
-    outlines.py  reads border lines from GeoJSON
-    maps.py      the HTML map (map.html, map.css, map.js) and its PNG sister
+    paths.py     great circles on paper: paths, the cut at the antimeridian, the box that holds all points
+    maps.py      the HTML map, made of map.html, map.css and map_*.js
+    map_png.py   its still sister for a model card
     geojson.py   predictions for a GIS
     style.py     one look for all figures
     plots.py     learning curves, error CDF, scatter
@@ -21,8 +21,8 @@ from geohf.report.classes import (
 )
 from geohf.report.files import atomic_write, plain
 from geohf.report.geojson import write_geojson
-from geohf.report.maps import error_map_png, write_map
-from geohf.report.outlines import read_outlines
+from geohf.report.map_png import error_map_png
+from geohf.report.maps import write_map
 from geohf.report.plots import plot_error_cdf, plot_learning_curves, plot_scatter
 from geohf.report.tables import format_number, markdown_table, write_csv
 
@@ -38,7 +38,6 @@ __all__ = [
     "plot_learning_curves",
     "plot_reliability",
     "plot_scatter",
-    "read_outlines",
     "reliability_bins",
     "write_csv",
     "write_geojson",

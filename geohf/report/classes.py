@@ -56,11 +56,11 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
     support = np.bincount(np.asarray(truth).ravel(), minlength=n)
     size = float(np.clip(0.36 * n, 3.2, 16.0))
     small = 8.5 if n <= 20 else 7.0
-    with drawing(path, size + 2.6, size + 1.9) as figure:
+    with drawing(path, size + 3.2, size + 1.9) as figure:
         from matplotlib.colors import LinearSegmentedColormap
 
         colours = LinearSegmentedColormap.from_list("share", ["#ffffff", "#bcd7ea", "#2477b3", "#0b2e4a"])
-        colours.set_bad(FAINT)
+        colours = colours.with_extremes(bad=FAINT)
         axes = figure.add_subplot()
         image = axes.imshow(np.ma.masked_invalid(percent), cmap=colours, vmin=0, vmax=100)
         axes.set_xticks(range(n), names, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
@@ -81,16 +81,16 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
                     fontsize=small,
                     color="white" if percent[row, column] > 45 else INK,
                 )
-        axes.set_xlabel("predicted")
+        axes.set_xlabel(f"predicted (mean of the diagonal {np.nanmean(np.diag(percent)):.1f} %)")
         axes.set_ylabel("true (samples)")
-        hits = np.nanmean(np.diag(percent))
-        axes.set_title(f"Confusion, % of the true class (mean of the diagonal {hits:.1f} %)")
-        bar = figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02)
-        bar.set_label("% of the true class")
+        axes.set_title("Confusion, % of the true class")
+        bar = figure.colorbar(image, cax=axes.inset_axes([1.0 + 0.1 / size, 0.0, 0.16 / size, 1.0]))
         bar.outline.set_visible(False)
 
 
-def reliability_bins(probabilities, labels, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+def reliability_bins(
+    probabilities, labels, bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Mean confidence (bins,), accuracy (bins,), counts (bins,) and expected calibration error (0..1).
 
     Args:

@@ -38,9 +38,9 @@ def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     # Random bytes rather than the process id: two threads, or two hosts on one disk, may write at once.
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     # Mode "x" keeps the umask's permissions, which tempfile would narrow to the owner alone.
-    file = open(temporary, "xb") if binary else open(temporary, "x", encoding="utf-8", newline="\n")
+    text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with file:
+        with open(temporary, "xb" if binary else "x", **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -56,12 +56,10 @@ def plain(value: Any) -> Any:
     >>> plain({"n": np.int64(3), "km": np.float32("nan"), "top": np.array([1, 2])})
     {'n': 3, 'km': None, 'top': [1, 2]}
     """
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    elif isinstance(value, np.datetime64):
+    if isinstance(value, np.datetime64):
         return None if np.isnat(value) else str(value)
-    elif isinstance(value, np.generic):
-        value = value.item()
+    if hasattr(value, "tolist"):  # numpy arrays and numbers, pandas columns, tensors
+        value = value.tolist()
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -70,7 +68,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
-    if value != value or type(value).__name__ in ("NAType", "NaTType"):  # pandas' missing values
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' missing values, which equal nothing
         return None
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 

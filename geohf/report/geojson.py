@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from geohf.errors import DataError
-from geohf.geo.distance import great_circle_m
 from geohf.report.files import atomic_write, columns, json_text
-from geohf.report.sphere import check_points, cut_at_antimeridian, great_circle_path
+from geohf.report.paths import check_pairs, cut_at_antimeridian, great_circle_path
 
 
 def write_geojson(
@@ -35,14 +33,8 @@ def write_geojson(
     Raises:
         DataError: coordinates that are not degrees, or lengths that differ.
     """
-    points = check_points(points, "points")
-    n = len(points)
-    extra = columns(properties, n, "properties")
-    if truth is not None:
-        truth = check_points(truth, "truth", missing_ok=True)
-        if len(truth) != n:
-            raise DataError(f"truth has {len(truth)} rows for {n} points")
-        distance_m = np.asarray(great_circle_m(truth, points))
+    points, truth, distance_m = check_pairs(points, truth)
+    extra = columns(properties, len(points), "properties")
     with atomic_write(path) as file:
         file.write('{"type":"FeatureCollection","features":[\n')
         for row, point in enumerate(points):
@@ -53,7 +45,7 @@ def write_geojson(
                 values.update(
                     truth_latitude=truth[row, 0],
                     truth_longitude=truth[row, 1],
-                    distance_m=distance_m[row] if known else None,
+                    distance_m=distance_m[row],
                 )
             file.write(",\n" if row else "")
             file.write(_feature("Point", point[::-1], values))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from numbers import Real
 
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.report.style import ERROR_COLOURS, EVAL, EXTRA, FAINT, INK, MUTED, SERIES, TRAIN, drawing
+from geohf.report.style import EVAL, EXTRA, FAINT, INK, MUTED, SERIES, TRAIN, drawing, error_colours
+from geohf.report.tables import format_number
 
 RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent: Im2GPS's radii
 
 # What transformers writes beside the measurements: the clock, not the model.
-_CLOCK = ("runtime", "samples_per_second", "steps_per_second", "total_flos", "train_loss", "epoch", "step")
-_CLOCK += ("model_preparation_time", "num_input_tokens_seen")
+_CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+_NO_CURVE = ("step", "epoch", "phase", "train_loss", "total_flos", "num_input_tokens_seen")
 
 
 def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> None:
@@ -35,6 +37,9 @@ def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]
     if not panels:
         raise DataError("log_history: no row has a step and a measured number, so there is nothing to draw")
     boundaries = phase_boundaries(log_history)
+    steps = [step for series in panels.values() for curve in series.values() for step, _ in curve]
+    pad = max(0.03 * (max(steps) - min(steps)), 0.5)
+    low, high = min(steps) - pad, max(steps) + pad  # all panels side by side on one axis
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     with drawing(path, 4.4 * across + 0.4, 2.9 * down + 0.3) as figure:
@@ -62,8 +67,10 @@ def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]
             axes.set_title(name.replace("_", " "))
             axes.set_xlabel("step")
             axes.grid(True)
-            axes.margins(x=0.03, y=0.12)
-            axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
+            axes.set_xlim(low, high)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.margins(y=0.12)
+            axes.yaxis.set_major_formatter(lambda y, _: format_number(y, 6))
             if len(series) > 1:
                 axes.legend(loc="best")
 
@@ -83,8 +90,9 @@ def learning_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[
         if not isinstance(step, Real):
             continue
         for key, value in row.items():
-            # A run of pure evaluation logs train_* sums at its end; they are no curve.
-            if key.endswith(_CLOCK) or isinstance(value, bool) or not isinstance(value, Real):
+            if key in _NO_CURVE or key.endswith(_CLOCK):
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real):
                 continue
             kind, name = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
             if np.isfinite(value):
@@ -105,7 +113,7 @@ def phase_boundaries(log_history: Sequence[Mapping]) -> list[tuple[float, str]]:
     rows = [row for row in log_history if row.get("phase") is not None and isinstance(row.get("step"), Real)]
     return [
         (new["step"], new["phase"] if isinstance(new["phase"], str) else f"phase {new['phase']:g}")
-        for old, new in zip(rows[:-1], rows[1:], strict=True)
+        for old, new in pairwise(rows)
         if old["phase"] != new["phase"]
     ]
 
@@ -131,13 +139,16 @@ def plot_error_cdf(path: str | os.PathLike, distances_km: Mapping[str, Sequence[
         raise DataError("distances_km: nothing to draw")
     lowest = min(float(np.quantile(values, 0.02)) for values in curves.values())
     low = 10 ** np.floor(np.log10(np.clip(lowest, 1e-3, 0.5)))
+    # Whole decades, up to half the equator: nothing on earth is farther away.
+    farthest = max(float(values[-1]) for values in curves.values())
+    high = min(10 ** np.ceil(np.log10(max(farthest, 10 * low))), 20_040.0)
     with drawing(path, 8.2, 4.8) as figure:
         axes = figure.add_subplot()
         for index, (name, values) in enumerate(curves.items()):
             share = np.arange(1, len(values) + 1) / len(values) * 100
             # A step at each sample, from 0 % at the left edge to 100 % at the right one.
-            x = np.concatenate([[low], np.maximum(values, low), [25_000]])
-            median = f"median {np.median(values):,.4g} km, n = {len(values):,}"
+            x = np.concatenate([[low], np.maximum(values, low), [max(high, farthest)]])
+            median = f"median {format_number(np.median(values))} km, n = {len(values):,}"
             axes.step(
                 x,
                 np.concatenate([[(values <= low).mean() * 100], share, [100]]),
@@ -145,7 +156,7 @@ def plot_error_cdf(path: str | os.PathLike, distances_km: Mapping[str, Sequence[
                 color=SERIES[index % len(SERIES)],
                 label=f"{name} ({median})",
             )
-        for radius in RADII_KM:
+        for radius in (radius for radius in RADII_KM if radius <= high):
             axes.axvline(radius, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
             axes.annotate(
                 f"{radius} km",
@@ -158,7 +169,7 @@ def plot_error_cdf(path: str | os.PathLike, distances_km: Mapping[str, Sequence[
                 color="#52606d",
             )
         axes.set_xscale("log")
-        axes.set_xlim(low, 20_040)
+        axes.set_xlim(low, high)
         axes.set_ylim(0, 101)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
         axes.set_xlabel("distance in km, logarithmic")
@@ -186,12 +197,11 @@ def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
     if not (np.isfinite(truth).all() and np.isfinite(predicted).all()):
         raise DataError("truth and predicted: every value must be finite")
     from matplotlib.collections import LineCollection
-    from matplotlib.colors import LinearSegmentedColormap
 
     error = np.linalg.norm(predicted - truth, axis=1)
     order = np.argsort(error)
     truth, predicted, error = truth[order, ::-1], predicted[order, ::-1], error[order]
-    colours = LinearSegmentedColormap.from_list("error", ERROR_COLOURS)
+    colours = error_colours()
     size = float(np.clip(4000 / len(error), 5, 28))
     with drawing(path, 8.2, 6.4) as figure:
         axes = figure.add_subplot()
@@ -221,4 +231,4 @@ def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
         axes.grid(True, color=FAINT)
         axes.legend(loc="best")
         bar = figure.colorbar(dots, ax=axes, shrink=0.8, pad=0.02, extend="max")
-        bar.set_label(f"error in {unit} (median {np.median(error):,.4g}, n = {len(error):,})")
+        bar.set_label(f"error in {unit} (median {format_number(np.median(error))}, n = {len(error):,})")

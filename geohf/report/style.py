@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from geohf.report.files import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
 INK, MUTED, FAINT = "#1f2933", "#9aa5b1", "#e4e7eb"
@@ -17,8 +18,8 @@ SEA, LAND = "#eaf0f4", "#fbfaf6"
 TRAIN, EVAL, EXTRA = "#2f6fab", "#d1495b", "#3a9278"
 # Series colours that stay apart for colour-blind readers (Okabe and Ito's set, darkened for white paper).
 SERIES = ["#2f6fab", "#d1495b", "#3a9278", "#c98a1b", "#7a5195", "#5d737e", "#b0578d", "#8a6d3b"]
-# Small to large error. Blue to red through yellow is told apart with red-green blindness; map.js has the same.
-ERROR_COLOURS = ["#2477b3", "#52a9b8", "#f2c14e", "#ee7a3a", "#c3203f"]
+# Small to large error. Blue to red through yellow is told apart with red-green blindness; map_geometry.js has the same.
+_ERROR_COLOURS = ["#2477b3", "#52a9b8", "#f2c14e", "#ee7a3a", "#c3203f"]
 
 DPI = 120
 _STYLE = {
@@ -50,6 +51,13 @@ _STYLE = {
 }
 
 
+def error_colours() -> LinearSegmentedColormap:
+    """The colour map from small to large errors."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("error", _ERROR_COLOURS)
+
+
 @contextmanager
 def drawing(path: str | os.PathLike, width: float, height: float) -> Iterator[Figure]:
     """A figure of ``width`` x ``height`` inches that is written as PNG, 120 dots an inch, when the block ends.
@@ -62,6 +70,7 @@ def drawing(path: str | os.PathLike, width: float, height: float) -> Iterator[Fi
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)  # inches; the default glues titles to the edge
         FigureCanvasAgg(figure)
         yield figure
         with atomic_write(path, binary=True) as file:

@@ -1,0 +1,13 @@
+"""Street: a state and a point from one to eight street views."""
+
+from geohf.street.configuration import GeoStreetConfig
+from geohf.street.modeling import GeoStreetModel, StatePrediction, StreetPrediction
+from geohf.street.processing import GeoStreetImageProcessor
+
+__all__ = [
+    "GeoStreetConfig",
+    "GeoStreetImageProcessor",
+    "GeoStreetModel",
+    "StatePrediction",
+    "StreetPrediction",
+]

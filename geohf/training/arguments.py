@@ -22,31 +22,46 @@ class GeoTrainingArguments(TrainingArguments):
     kept beside the best, fused AdamW, warm-up over the first tenth, cosine decay, no tracker unless asked for.
     """
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder for the model and everything a run leaves."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for the model and everything a run leaves."}
+    )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch or best."})
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch or best."}
+    )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint's weights."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best one."})
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "End with the best checkpoint's weights."}
+    )
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Checkpoints to keep beside the best one."}
+    )
     optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimiser."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the heads."})
     weight_decay: float = field(default=1e-6, metadata={"help": "Weight decay, not for biases and norms."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up: steps, or below 1 the share of all steps."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Warm-up: steps, or below 1 the share of all steps."}
+    )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning rate's schedule."})
-    report_to: str | list[str] = field(
-        default="none", metadata={"help": "Where to log: none, tensorboard, trackio, wandb."}
-    )
     bf16: bool | None = field(
-        default=None, metadata={"help": "bfloat16 autocast; by default on a GPU that has it and never on a CPU."}
+        default=None,
+        metadata={"help": "bfloat16 autocast; by default on a GPU that has it and never on a CPU."},
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "geohf's collators choose the columns."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite stops the run."})
-    backbone_learning_rate: float = field(default=1e-5, metadata={"help": "Peak learning rate of the vision tower."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "geohf's collators choose the columns."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "A loss that is not finite stops the run."}
+    )
+    backbone_learning_rate: float = field(
+        default=1e-5, metadata={"help": "Peak learning rate of the vision tower."}
+    )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Evaluations without a better score before training stops; 0: never."}
     )
     cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of cached features; default: $GEOHF_CACHE or the Hugging Face cache."}
+        default=None,
+        metadata={"help": "Folder of cached features; default: $GEOHF_CACHE or the Hugging Face cache."},
     )
     feature_batch_size: int = field(default=32, metadata={"help": "Images in one pass of a frozen tower."})
 
@@ -55,7 +70,10 @@ class GeoTrainingArguments(TrainingArguments):
             import torch
 
             self.bf16 = bool(
-                not self.use_cpu and not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+                not self.use_cpu
+                and not self.fp16
+                and torch.cuda.is_available()
+                and torch.cuda.is_bf16_supported()
             )
         super().__post_init__()
 
@@ -100,12 +118,16 @@ class GeoArgumentParser(HfArgumentParser):
             raise DataError(f"{path}: is not YAML: {error}") from None
         if not isinstance(content, dict):
             raise DataError(f"{path}: must hold `name: value` lines")
-        known = {option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")}
+        known = {
+            option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")
+        }
         words = []
         for key, value in content.items():
             if str(key) not in known or key == "config":
                 close = difflib.get_close_matches(str(key), known, n=1)
-                raise DataError(f"{path}: unknown key {key!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+                raise DataError(
+                    f"{path}: unknown key {key!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
+                )
             if value is None:
                 continue
             words.append(f"--{key}")

@@ -7,11 +7,11 @@ import json
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from geohf.errors import DataError
@@ -24,6 +24,7 @@ from geohf.training.checkpoints import (
     save_tree,
     set_random_state,
 )
+from geohf.training.progress import BriefProgress
 from geohf.training.tensor_table import TensorTable, batch_as_is
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
@@ -44,10 +45,14 @@ class GeoTrainer(Trainer):
       resumes to the same weights as an uninterrupted one.
     """
 
+    shown_metrics: ClassVar[tuple[str, ...]] = ()  # what the progress bar tells of an evaluation
+
     def __init__(self, model=None, args: GeoTrainingArguments | None = None, data_collator=None, **kwargs):
         if data_collator is None and isinstance(kwargs.get("train_dataset"), TensorTable):
             data_collator = batch_as_is
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(BriefProgress(Path(self.args.output_dir).name, self.shown_metrics))
         self.counts_items = hasattr(model, "count_loss_items")
         self.loss_is_scaled_for_ga = self.counts_items
         self._parts: dict[str, torch.Tensor] = defaultdict(float)
@@ -116,12 +121,19 @@ class GeoTrainer(Trainer):
                     groups[in_tower, name in decayed].append(parameter)
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
             settings.pop("params", None)
+            tower_rate = self.args.backbone_learning_rate
+            if tower_rate is None:  # published weights are to be kept, random ones are not
+                tower_rate = (
+                    1e-5
+                    if getattr(getattr(model, "config", None), "backbone_name", None)
+                    else self.args.learning_rate
+                )
             self.optimizer = optimizer_class(
                 [
                     {
                         "params": parameters,
                         "weight_decay": self.args.weight_decay if decay else 0.0,
-                        "lr": self.args.backbone_learning_rate if in_tower else self.args.learning_rate,
+                        "lr": tower_rate if in_tower else self.args.learning_rate,
                     }
                     for (in_tower, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
                 ],
@@ -152,9 +164,11 @@ class GeoTrainer(Trainer):
         if self.is_world_process_zero():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "log_history.json").write_text(json.dumps(self.state.log_history))
-            learned = {n: p for n, p in self.model.state_dict().items()}
             temporary = folder / (FINISHED + ".tmp")
-            save_file({name: tensor.contiguous().clone() for name, tensor in learned.items()}, temporary)
+            save_file(
+                {name: tensor.contiguous().clone() for name, tensor in self.model.state_dict().items()},
+                temporary,
+            )
             temporary.replace(finished)
         self.accelerator.wait_for_everyone()
 
@@ -169,19 +183,25 @@ class GeoTrainer(Trainer):
         if hasattr(model, "save_pretrained"):
             model.save_pretrained(folder, state_dict=state_dict)
         else:
-            save_file(state_dict or model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+            save_file(
+                state_dict or model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"}
+            )
         (folder / "training_args.json").write_text(self.args.to_json_string())
 
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder = (
+                Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            )
             mark_complete(folder, self.state.global_step)
 
     @property
     def _shards_its_state(self) -> bool:
-        return self.is_deepspeed_enabled or self.is_fsdp_enabled  # accelerate saves what is spread over devices
+        return (
+            self.is_deepspeed_enabled or self.is_fsdp_enabled
+        )  # accelerate saves what is spread over devices
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._shards_its_state:
@@ -228,6 +248,7 @@ def phase_arguments(args: GeoTrainingArguments, name: str, **changes: Any) -> Ge
         if not hasattr(phase, key):
             raise AttributeError(f"no training argument {key!r}")
         setattr(phase, key, value)
-    if phase.save_strategy == SaveStrategy.NO:
+    # one of them without the other cannot choose a best checkpoint
+    if SaveStrategy.NO in (phase.save_strategy, phase.eval_strategy):
         phase.load_best_model_at_end = False
     return phase

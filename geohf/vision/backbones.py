@@ -7,11 +7,14 @@ from its own config and never asks for the backbone's repo again.
 
 from __future__ import annotations
 
+import difflib
 import inspect
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -102,12 +105,17 @@ def describe_backbone(name: str, image_size: int | None = None, **model_args) ->
     """
     timm_name = _timm_name(name)
     if timm_name is None:
-        whole = AutoConfig.from_pretrained(name)
+        try:
+            whole = AutoConfig.from_pretrained(name)
+        except ValueError as error:
+            raise DataError(f"{name}: config.json names no model that transformers knows: {error}") from None
         config = getattr(whole, "vision_config", whole)
         if config.model_type == "clip_vision_model" and config is not whole:
             config.projection_dim = whole.projection_dim  # the repo's projection follows the outer one
         if image_size is not None and image_size != getattr(config, "image_size", image_size):
-            raise DataError(f"{name}: its image size is {config.image_size} and cannot be changed to {image_size}")
+            raise DataError(
+                f"{name}: its image size is {config.image_size} and cannot be changed to {image_size}"
+            )
         processing, licence = _transformers_processing(name, config), _hub_license(name)
     else:
         config, processing, licence = _describe_timm(timm_name, image_size, model_args)
@@ -123,21 +131,33 @@ def load_tower(backbone: Backbone) -> PreTrainedModel:
     """A tower with its published weights, in float32.
 
     Raises:
-        DataError: a weight is missing in the repo.
+        DataError: the repo has no weights, lacks one, or has it in another shape.
     """
     timm_name = _timm_name(backbone.name)
-    if timm_name is not None:
-        import timm
+    try:
+        if timm_name is not None:
+            return _load_timm(timm_name, backbone.config)
+        return _load_transformers(backbone)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{backbone.name}: the tower's weights cannot be loaded: {reason}") from error
 
-        tower = build_tower(backbone.config)
-        published = timm.create_model(
-            timm_name,
-            pretrained=True,  # this is the second step, asked for by name
-            num_classes=0,
-            **(backbone.config.model_args or {}),
-        )
-        tower.timm.load_state_dict(published.state_dict())
-        return tower
+
+def _load_timm(name: str, config: TimmTowerConfig) -> TimmTower:
+    import timm
+
+    tower = build_tower(config)
+    published = timm.create_model(
+        name,
+        pretrained=True,  # this is the second step, asked for by name
+        num_classes=0,
+        **(config.model_args or {}),
+    )
+    tower.timm.load_state_dict(published.state_dict())
+    return tower
+
+
+def _load_transformers(backbone: Backbone) -> PreTrainedModel:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a CLIP repo holds a text tower too, and each of its weights is reported
     try:
@@ -151,7 +171,9 @@ def load_tower(backbone: Backbone) -> PreTrainedModel:
     finally:
         logging.set_verbosity(verbosity)
     if info["missing_keys"]:
-        raise DataError(f"{backbone.name}: the repo lacks weights of the tower: {sorted(info['missing_keys'])[:5]}")
+        raise DataError(
+            f"{backbone.name}: the repo lacks weights of the tower: {sorted(info['missing_keys'])[:5]}"
+        )
     return tower
 
 
@@ -181,10 +203,19 @@ def feature_size(config: PreTrainedConfig) -> int:
 
 
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:
-    """The tower's blocks from input to output, for unfreezing the last ones: the longest list of modules."""
-    lists = [m for m in tower.modules() if isinstance(m, (nn.ModuleList, nn.Sequential)) and len(m) > 1]
-    # layers of a transformer, stages of a convolutional net: the outermost list that holds most parameters
-    return list(max(lists, key=lambda m: sum(p.numel() for p in m.parameters()), default=[tower]))
+    """The tower's blocks from input to output, for unfreezing the last ones.
+
+    They are the layers of a transformer or the stages of a convolutional net: the outermost row of modules
+    that holds most parameters. A row is a list, or siblings that are numbered (`layer1`, `layer2`, ...).
+    """
+    rows = []
+    for module in tower.modules():
+        numbered = defaultdict(list)
+        for name, child in module.named_children():
+            if name[-1].isdigit():
+                numbered[name.rstrip("0123456789")].append(child)
+        rows += [row for row in numbered.values() if len(row) > 1]
+    return max(rows, key=lambda row: sum(p.numel() for m in row for p in m.parameters()), default=[tower])
 
 
 def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -194,9 +225,10 @@ def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         return CLIPVisionModelWithProjection
     from transformers import MODEL_MAPPING
 
-    if type(config) not in MODEL_MAPPING:
-        raise DataError(f"transformers has no model for the tower {config.model_type!r}")
-    return MODEL_MAPPING[type(config)]
+    model_class = MODEL_MAPPING.get(type(config), None)
+    if model_class is None or model_class.main_input_name != "pixel_values":
+        raise DataError(f"transformers has no vision tower of the type {config.model_type!r}")
+    return model_class
 
 
 def _without_pooler(config) -> dict:
@@ -210,20 +242,25 @@ def _timm_name(name: str) -> str | None:
     import timm
 
     plain = name.removeprefix("timm/")
-    if not Path(name).exists() and timm.is_model(plain.split(".")[0]):
+    is_folder = (Path(name) / "config.json").is_file()
+    if not is_folder and timm.is_model(plain.split(".")[0]):
         return plain
     try:
         raw, _ = PreTrainedConfig.get_config_dict(name)
     except OSError as error:
-        close = timm.list_models(f"*{plain.split('.')[0]}*")[:3]
+        architecture = plain.rpartition("/")[2].split(".")[0]
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         hint = f" (timm has {', '.join(close)})" if close else ""
-        raise DataError(f"no backbone {name!r}: neither timm nor the Hub knows it{hint}: {error}") from None
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"no backbone {name!r}: neither timm nor the Hub knows it{hint}: {reason}") from None
     if "architecture" not in raw:
         return None
-    return f"local-dir:{name}" if Path(name).exists() else f"hf-hub:{name}"
+    return f"local-dir:{name}" if is_folder else f"hf-hub:{name}"
 
 
-def _describe_timm(name: str, image_size: int | None, model_args: dict) -> tuple[TimmTowerConfig, dict, str | None]:
+def _describe_timm(
+    name: str, image_size: int | None, model_args: dict
+) -> tuple[TimmTowerConfig, dict, str | None]:
     import timm
     from timm.data import resolve_data_config
     from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
@@ -235,6 +272,7 @@ def _describe_timm(name: str, image_size: int | None, model_args: dict) -> tuple
         load = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
         pretrained, architecture, saved_args = load(where)
         model_args = {**(saved_args or {}), **model_args}
+        model_args.pop("num_classes", None)  # a tower has none
     else:
         architecture = name
         try:

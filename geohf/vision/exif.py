@@ -26,8 +26,10 @@ def exif_position(path: str | Path) -> ExifPosition | None:
         return None
     latitude = _degrees(gps, ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "S")
     longitude = _degrees(gps, ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "W")
-    if latitude is None or longitude is None:
+    if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
         return None
+    if latitude == longitude == 0:
+        return None  # cameras write zeros, or 0/0, in place of a position that they do not have
     try:
         heading = float(gps.get(ExifTags.GPS.GPSImgDirection, math.nan)) % 360
     except (TypeError, ValueError, ZeroDivisionError):
@@ -44,5 +46,4 @@ def _degrees(gps, tag, reference, negative) -> float | None:
     mark = gps.get(reference, "")
     mark = mark.decode("ascii", "ignore") if isinstance(mark, bytes) else str(mark)
     value = -value if mark.strip("\0 ").upper() == negative else value
-    # cameras write 0/0 or zeros in place of a position that they do not have
     return value if math.isfinite(value) else None

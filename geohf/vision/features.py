@@ -67,7 +67,9 @@ def cached_features(
     rank, world = _rank_and_world()
     missing = [shard for shard in shards[rank::world] if not shard[0].exists()]
     if missing:
-        bar = tqdm(total=sum(len(part) for _, part in missing), desc="features", unit="image", disable=rank != 0)
+        bar = tqdm(
+            total=sum(len(part) for _, part in missing), desc="features", unit="image", disable=rank != 0
+        )
         for path, part in missing:
             features = _run(tower, processor, part, batch_size, num_workers, autocast, bar)
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
@@ -95,7 +97,11 @@ def _run(tower, processor, images, batch_size, num_workers, autocast, bar) -> to
     was_training = tower.training
     tower.eval()
     loader = DataLoader(
-        images, batch_size=batch_size, num_workers=num_workers, collate_fn=processor.pixel_values, shuffle=False
+        images,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=processor.pixel_values,
+        shuffle=False,
     )
     features = []
     for pixel_values in loader:

@@ -17,6 +17,10 @@ from geohf.errors import DataError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
+# what a broken file surfaces as, depending on Pillow's plugin
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError)
+
+
 class ImageError(DataError):
     """A file, or bytes, or an array that cannot be used as an image; the message names it and says why."""
 
@@ -25,8 +29,8 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
     """Open an image as 8-bit RGB, turned as its EXIF orientation says.
 
     Args:
-        source: a path, bytes, a PIL image, an array or tensor ((H, W), (H, W, C) or (C, H, W), uint8, or
-            floats in [0, 1]), or a row of a datasets `Image(decode=False)` column.
+        source: a path, bytes, a PIL image, an array or tensor ((H, W), (H, W, C) or (C, H, W), uint8, uint16
+            over its whole range, or floats in [0, 1]), or a row of a datasets `Image(decode=False)` column.
         size: the side in pixels that the image will be shrunk to, where known. A JPEG is then decoded at
             the smallest scale that still leaves twice that side, which is faster and, after the resize,
             differs by less than one grey level in 500 (PSNR 54 dB).
@@ -37,18 +41,20 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
     Raises:
         ImageError: missing, empty, truncated, not an image, too large to be safe, or a wrong shape.
     """
+    name = "image bytes"
     if isinstance(source, dict):
+        name = source.get("path") or name
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
+        return _picture(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(source), "image bytes", len(source), size)
+        return _decode(io.BytesIO(source), name, memoryview(source).nbytes, size)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         try:
             length = path.stat().st_size
-        except OSError as error:
-            raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL character
+            raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from None
         if path.is_dir():
             raise ImageError(f"{path}: is a folder, not an image")
         return _decode(path, str(path), length, size)
@@ -115,9 +121,16 @@ def _decode(file, name: str, length: int, size: int | None) -> Image.Image:
         ) from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: is not an image that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError) as error:
-        # broken files surface as any of these, depending on the plugin
+    except BROKEN as error:
         raise ImageError(f"{name}: is broken or truncated ({error})") from None
+
+
+def _picture(image: Image.Image) -> Image.Image:
+    try:
+        return _to_rgb(image)  # Pillow reads a file's pixels only now
+    except BROKEN as error:
+        name = getattr(image, "filename", None) or f"{type(image).__name__} {image.mode} {image.size}"
+        raise ImageError(f"{name}: is broken, truncated or of an unknown mode ({error})") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -125,7 +138,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_array(np.asarray(image)).convert("RGB")
+        return _from_array(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -135,9 +148,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_array(source) -> Image.Image:
     if hasattr(source, "detach"):
-        source = source.detach().cpu().numpy()
-    array = np.asarray(source)
-    if array.dtype == object or array.ndim not in (2, 3) or 0 in array.shape:
+        source = source.detach().cpu()
+        source = (source.float() if source.is_floating_point() else source).numpy()
+    try:
+        array = np.asarray(source)
+    except ValueError as error:  # nested lists of different lengths
+        raise ImageError(f"cannot make an image of {type(source).__name__} ({error})") from None
+    if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or 0 in array.shape:
         raise ImageError(f"cannot make an image of {type(source).__name__} with shape {array.shape}")
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
         if array.shape[0] not in (1, 3, 4):
@@ -145,12 +162,18 @@ def _from_array(source) -> Image.Image:
         array = np.moveaxis(array, 0, -1)
     if array.dtype != np.uint8:
         array = _to_uint8(array)
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(array.squeeze(-1) if array.shape[-1] == 1 else array)))
+    return _to_rgb(
+        Image.fromarray(np.ascontiguousarray(array.squeeze(-1) if array.shape[-1] == 1 else array))
+    )
 
 
 def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16 or array.dtype == np.dtype(
+        ">u2"
+    ):  # the whole range, however dark the picture
+        return np.round(array / 257).astype(np.uint8)
     if not np.isfinite(array).all():
         raise ImageError("an array with NaN or infinite values is not an image")
     low, high = float(array.min()), float(array.max())
@@ -174,6 +197,8 @@ def undecoded(dataset):
     for name, feature in dataset.features.items():
         if isinstance(feature, ImageFeature) and feature.decode:
             dataset = dataset.cast_column(name, ImageFeature(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, ImageFeature) and feature.feature.decode:
+        elif (
+            isinstance(feature, List) and isinstance(feature.feature, ImageFeature) and feature.feature.decode
+        ):
             dataset = dataset.cast_column(name, List(ImageFeature(decode=False)))
     return dataset

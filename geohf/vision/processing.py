@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torchvision.transforms.functional import pil_to_tensor
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import PILImageResampling
 
@@ -30,11 +32,17 @@ class GeoImageProcessor(TorchvisionBackend):
     do_normalize = True
     do_convert_rgb = True
 
-    def pixel_values(self, images: list[Any]) -> torch.Tensor:
+    def pixel_values(self, images: list[Any], augment: Callable | None = None) -> torch.Tensor:
         """Open and prepare images of any kind: n sources to (n, 3, height, width) float32.
+
+        Args:
+            augment: applied to each opened image as a (3, H, W) uint8 tensor, before it is resized.
 
         Raises:
             ImageError: one of them cannot be opened; the message names it.
         """
-        opened = [open_image(image, size=max(self.crop_size["height"], self.crop_size["width"])) for image in images]
+        side = max(self.crop_size["height"], self.crop_size["width"])
+        opened = [open_image(image, size=side) for image in images]
+        if augment is not None:
+            opened = [augment(pil_to_tensor(image)) for image in opened]
         return TorchvisionBackend.__call__(self, opened, return_tensors="pt")["pixel_values"]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.geo import area_from_geojson, great_circle_m, points_from_vectors, unit_vectors
 
 
 def check_points(points, what: str, missing_ok: bool = False) -> np.ndarray:
-    """Points as a float64 array (n, 2) with longitudes wrapped to -180..180.
+    """Points as a new float64 array (n, 2) with longitudes in -180..180.
+
+    Unlike :func:`geohf.geo.check_points` it takes any place on earth: a prediction may well lie far from
+    all others, and a map is where one sees it.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
@@ -39,6 +47,30 @@ def check_points(points, what: str, missing_ok: bool = False) -> np.ndarray:
     return points
 
 
+def check_pairs(predicted, truth) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Predicted and true points (n, 2), checked, and their distances in metres (n,), NaN where unknown.
+
+    Raises:
+        DataError: as :func:`check_points`, and lengths that differ.
+    """
+    predicted = check_points(predicted, "predicted")
+    if truth is None:
+        return predicted, None, None
+    truth = check_points(truth, "truth", missing_ok=True)
+    if len(truth) != len(predicted):
+        raise DataError(f"truth has {len(truth)} rows for {len(predicted)} predicted points")
+    return predicted, truth, great_circle_m(truth, predicted)
+
+
+def outline_rings(source: Mapping | str | os.PathLike | None) -> list[list[np.ndarray]]:
+    """Polygons of a GeoJSON document or file, each a list of rings (k, 2) whose longitudes do not jump.
+
+    Raises:
+        DataError: see :func:`geohf.geo.area_from_geojson`.
+    """
+    return [] if source is None else area_from_geojson(source).polygons
+
+
 def wrap(longitude):
     """Longitude, or a difference of two, in -180..180 degrees.
 
@@ -48,36 +80,30 @@ def wrap(longitude):
     return (np.asarray(longitude, dtype=np.float64) + 180.0) % 360.0 - 180.0
 
 
-def _vector(point: np.ndarray) -> np.ndarray:
-    latitude, longitude = np.radians(point)
-    return np.array(
-        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)]
-    )
-
-
 def great_circle_path(start, end, step_deg: float = 2.0) -> np.ndarray:
     """The shortest way from start to end, (k, 2) with k >= 2, no step longer than ``step_deg`` of arc.
 
     Longitudes are in -180..180, so the path jumps where it crosses the antimeridian. Between antipodes,
     where every way is shortest, it goes over the north pole.
+
+    >>> great_circle_path([0.0, 0.0], [0.0, 4.0]).round(9).tolist()
+    [[0.0, 0.0], [0.0, 2.0], [0.0, 4.0]]
     """
-    start, end = np.asarray(start, dtype=np.float64), np.asarray(end, dtype=np.float64)
-    a, b = _vector(start), _vector(end)
+    ends = np.array([start, end], dtype=np.float64)
+    a, b = unit_vectors(ends)
     angle = np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)
     steps = max(1, int(np.ceil(np.degrees(angle) / step_deg - 1e-9)))
     if steps == 1:
-        return np.stack([start, end])
-    # Unit vector at a, pointing along the way: for antipodes b gives no direction, so take the pole.
-    ahead = b - (a @ b) * a
-    if np.linalg.norm(ahead) < 1e-9:
-        ahead = np.array([0.0, 0.0, 1.0]) - a[2] * a
-        if np.linalg.norm(ahead) < 1e-9:  # from pole to pole
-            ahead = np.array([1.0, 0.0, 0.0])
-    ahead = ahead / np.linalg.norm(ahead)
+        return ends
+    # The direction at a in which the way leaves. For antipodes b has none to give: take the pole, or, from
+    # pole to pole, any.
+    for goal in (b, np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])):
+        ahead = goal - (a @ goal) * a
+        if np.linalg.norm(ahead) > 1e-9:
+            break
     t = np.linspace(0.0, angle, steps + 1)[:, None]
-    x, y, z = (np.cos(t) * a + np.sin(t) * ahead).T
-    path = np.degrees(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=1))
-    path[0], path[-1] = start, end  # not their rounded images
+    path = points_from_vectors(np.cos(t) * a + np.sin(t) * (ahead / np.linalg.norm(ahead)))
+    path[0], path[-1] = ends  # not their rounded images
     return path
 
 
@@ -91,17 +117,15 @@ def cut_at_antimeridian(path: np.ndarray) -> list[np.ndarray]:
     [[[0.0, 179.0], [0.0, 180.0]], [[0.0, -180.0], [0.0, -178.0]]]
     """
     pieces = [[tuple(path[0])]]
-    for (lat1, lon1), (lat2, lon2) in zip(path[:-1], path[1:], strict=True):
+    for (lat1, lon1), (lat2, lon2) in pairwise(path):
         if abs(lon2 - lon1) > 180:
             edge = np.copysign(180.0, lon1)
-            before, span = np.radians(wrap(edge - lon1)), np.radians(wrap(lon2 - lon1))
-            if abs(np.sin(span)) < 1e-12:
-                crossing = lat1
-            else:
+            to_edge, span = np.radians(wrap(edge - lon1)), np.radians(wrap(lon2 - lon1))
+            crossing = lat1
+            if abs(np.sin(span)) > 1e-12:  # else the two meridians are one, and so is the latitude
                 tan1, tan2 = np.tan(np.radians([lat1, lat2]))
-                crossing = np.degrees(
-                    np.arctan((tan1 * np.sin(span - before) + tan2 * np.sin(before)) / np.sin(span))
-                )
+                slope = (tan1 * np.sin(span - to_edge) + tan2 * np.sin(to_edge)) / np.sin(span)
+                crossing = float(np.degrees(np.arctan(slope)))
             pieces[-1].append((crossing, edge))
             pieces.append([(crossing, -edge)])
         pieces[-1].append((lat2, lon2))
@@ -121,7 +145,8 @@ def view_box(points: np.ndarray) -> tuple[float, float, float, float]:
     """The smallest box that holds all points: (west, south, east, north) in degrees.
 
     ``east`` is above 180 where the box crosses the antimeridian, because the box leaves out the widest gap
-    between neighbouring longitudes. A NaN row is ignored. A box without size is widened to about 100 km.
+    between neighbouring longitudes. A box around most of the globe becomes -180 to 180, the map one knows.
+    A NaN row is ignored. A box without size is widened to about 100 km.
 
     >>> view_box(np.array([[-18.0, 178.0], [-17.0, -179.0]]))
     (178.0, -18.0, 181.0, -17.0)
@@ -130,12 +155,12 @@ def view_box(points: np.ndarray) -> tuple[float, float, float, float]:
     longitudes = np.sort(points[:, 1])
     gaps = np.diff(longitudes, append=longitudes[0] + 360)
     widest = int(np.argmax(gaps))
-    west = float(longitudes[(widest + 1) % len(longitudes)])
-    east = float(longitudes[widest])
+    west, east = float(longitudes[(widest + 1) % len(longitudes)]), float(longitudes[widest])
     east += 360.0 if east < west else 0.0
+    if east - west > 300:
+        west, east = -180.0, 180.0
     south, north = float(points[:, 0].min()), float(points[:, 0].max())
     if east - west < 1e-9 and north - south < 1e-9:
-        north, south = min(north + 0.45, 90.0), max(south - 0.45, -90.0)
-        half = min(0.45 / max(np.cos(np.radians(points[0, 0])), 1e-3), 90.0)
-        west, east = west - half, east + half
+        half = min(0.45 / max(float(np.cos(np.radians(south))), 1e-3), 90.0)
+        west, south, east, north = west - half, max(south - 0.45, -90.0), east + half, min(north + 0.45, 90.0)
     return west, south, east, north

@@ -1,0 +1,67 @@
+"""Geocells for places that have no names: neighbourhoods that the points themselves form."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .distance import great_circle_m
+from .sphere import spherical_mean, unit_vectors
+
+
+def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: float = 25_000.0):
+    """Divide points into cells by bisecting k-means on the sphere.
+
+    The cell that reaches farthest from its centre is cut in two until no cell reaches farther than
+    `min_radius_m`, or there are `max_cells`. A cut that would leave fewer than `min_points` points on a side
+    is not made. Deterministic: the cut starts from the two points that lie farthest apart from the centre.
+
+    Args:
+        points: (n, 2) latitude and longitude in degrees.
+
+    Returns:
+        (labels, centroids): (n,) int64 and (cells, 2) degrees; cells are numbered from north to south.
+
+    >>> labels, centroids = geo_cells([[52.5, 13.4], [52.6, 13.3], [55.7, 13.2], [55.6, 13.1]], min_points=2)
+    >>> labels.tolist(), len(centroids)
+    ([1, 1, 0, 0], 2)
+    """
+    points = np.asarray(points, np.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise ValueError(f"points must have shape (n, 2) with n > 0, got {points.shape}")
+    vectors = unit_vectors(points)
+    open_cells, closed = [_cell(points, np.arange(len(points)))], []
+    while open_cells and len(open_cells) + len(closed) < max_cells:
+        open_cells.sort(key=lambda cell: cell[0])
+        radius, rows = open_cells.pop()
+        halves = _bisect(vectors, points, rows) if radius > min_radius_m else None
+        if halves is None or min(map(len, halves)) < min_points:
+            closed.append((radius, rows))
+        else:
+            open_cells += [_cell(points, half) for half in halves]
+    cells = [rows for _, rows in open_cells + closed]
+    centroids = np.stack([spherical_mean(points[rows]) for rows in cells])
+    order = np.lexsort((centroids[:, 1], -centroids[:, 0]))
+    labels = np.empty(len(points), np.int64)
+    for number, position in enumerate(order):
+        labels[cells[position]] = number
+    return labels, centroids[order]
+
+
+def _cell(points, rows):
+    return float(great_circle_m(points[rows], spherical_mean(points[rows])).max()), rows
+
+
+def _bisect(vectors, points, rows):
+    own = vectors[rows]
+    far = own[great_circle_m(points[rows], spherical_mean(points[rows])).argmax()]
+    centres = np.stack([far, own[(own @ far).argmin()]])
+    side = None
+    for _ in range(50):
+        before, side = side, (own @ centres.T).argmax(1)
+        if side.min() == side.max():
+            return None
+        if before is not None and (side == before).all():
+            break
+        centres = np.stack([own[side == k].mean(0) for k in (0, 1)])
+        centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    return rows[side == 0], rows[side == 1]

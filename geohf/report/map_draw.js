@@ -1,0 +1,206 @@
+// The canvas: what is shown, where, and how it is drawn. map_panel.js moves it and tells about points.
+const $ = (id) => document.getElementById(id);
+const data = JSON.parse($("data").textContent);
+const { points, truth, labels, details, distance_km: km, radius_m: radius } = data;
+const n = points.length, SHADES = 32, NO_SHADE = SHADES;
+const canvas = $("map"), pen = canvas.getContext("2d");
+
+// What colours the points, and what ranks them in filter and table: the error where there is one.
+const coloured = data.value ? details[data.value] : km;
+const ranked = km && km.some((d) => d !== null) ? km : data.value ? coloured : null;
+const sortedOf = (list) => list.filter((v) => v !== null).sort((a, b) => a - b);
+const rankText = (v) => (ranked === km ? distance(v) : number(v));
+const nameOf = (i) => (labels ? labels[i] : `row ${i}`);
+const hasTruth = (i) => truth !== null && truth[i][0] !== null;
+
+const known = coloured ? sortedOf(coloured) : [];
+const scale = known.length ? colourScale(known, coloured === km) : null;
+const shade = points.map((_, i) => (scale && coloured[i] !== null ? Math.round(scale.at(coloured[i]) * (SHADES - 1)) : NO_SHADE));
+
+const px = points.map((p) => worldX(p[1])), py = points.map((p) => worldY(p[0]));
+const tx = points.map((_, i) => (hasTruth(i) ? worldX(truth[i][1]) : NaN));
+const ty = points.map((_, i) => (hasTruth(i) ? worldY(truth[i][0]) : NaN));
+const lines = points.map((p, i) => (hasTruth(i) ? track(greatCircle(truth[i], p), true) : null));
+const borders = data.outlines.map((polygon) => polygon.map((ring) => track(ring, false)));
+
+// Largest last, so that the worst lie on top and the filter is a cut through this list.
+const order = points.map((_, i) => i);
+if (ranked) order.sort((a, b) => (ranked[a] ?? -Infinity) - (ranked[b] ?? -Infinity));
+let first = 0;
+
+// ---- view ---------------------------------------------------------------------------------------
+const view = { x: 0.5, y: 0.5, scale: 1 }; // middle in world coordinates, pixels a world
+let W = 0, H = 0, ratio = 1, theme = {}, sprites = [], ring = null, asked = false, grid = null;
+let hover = -1, pinned = -1, fitted = true; // fitted: nobody has moved the view since fit()
+const sx = (x) => (x - view.x) * view.scale + W / 2;
+const sy = (y) => (y - view.y) * view.scale + H / 2;
+const near = (x) => x - Math.round(x - view.x); // the copy in the world that is shown, the one around the middle
+const least = () => 0.95 * Math.min(W, H);
+
+function settle() {
+  view.scale = Math.max(least(), Math.min(2 ** 32, view.scale));
+  view.x -= Math.floor(view.x);
+  const half = H / 2 / view.scale;
+  view.y = half >= 0.5 ? 0.5 : Math.max(half, Math.min(1 - half, view.y));
+  grid = null;
+  redraw();
+}
+function fit() {
+  fitted = true;
+  const [west, south, east, north] = data.view, pad = Math.min(56, 0.12 * Math.min(W, H));
+  const top = worldY(north), bottom = worldY(south);
+  view.x = worldX((west + east) / 2);
+  view.y = (top + bottom) / 2;
+  view.scale = Math.min((W - 2 * pad) / Math.max((east - west) / 360, 1e-9), (H - 2 * pad) / Math.max(bottom - top, 1e-9));
+  settle();
+}
+function zoom(factor, x = W / 2, y = H / 2) {
+  const before = view.scale;
+  fitted = false;
+  view.scale = Math.max(least(), Math.min(2 ** 32, view.scale * factor));
+  const shift = 1 / before - 1 / view.scale;
+  view.x += (x - W / 2) * shift;
+  view.y += (y - H / 2) * shift;
+  settle();
+}
+function pan(dx, dy) {
+  fitted = false;
+  view.x -= dx / view.scale;
+  view.y -= dy / view.scale;
+  settle();
+}
+function redraw() {
+  if (!asked) requestAnimationFrame(() => { asked = false; draw(); });
+  asked = true;
+}
+
+// ---- drawing ------------------------------------------------------------------------------------
+const dotSize = n > 5000 ? 2.5 : n > 500 ? 3.5 : 5;
+// A dot is drawn once for each colour and then copied: twenty thousand copies are cheap, arcs are not.
+function sprite(fill, stroke, r, width) {
+  const image = document.createElement("canvas"), half = Math.ceil((r + width) * ratio) + 1;
+  image.width = image.height = 2 * half;
+  const brush = image.getContext("2d");
+  brush.arc(half, half, r * ratio, 0, 7);
+  if (fill) { brush.fillStyle = fill; brush.fill(); }
+  brush.lineWidth = width * ratio;
+  brush.strokeStyle = stroke;
+  brush.stroke();
+  return { image, half: half / ratio };
+}
+function stamp({ image, half }, x, y) { // on whole pixels, where it stays sharp
+  if (x < -half || x > W + half || y < -half || y > H + half) return;
+  pen.drawImage(image, Math.round((x - half) * ratio) / ratio, Math.round((y - half) * ratio) / ratio, 2 * half, 2 * half);
+}
+function trace({ xy, west, east, top, bottom }) { // every copy of a track that reaches into the shown world
+  if (sy(bottom) < 0 || sy(top) > H) return;
+  const reach = Math.min(0.5, W / 2 / view.scale);
+  for (let k = Math.ceil(view.x - reach - east); k <= Math.floor(view.x + reach - west); k++) {
+    pen.moveTo(sx(xy[0] + k), sy(xy[1]));
+    for (let j = 2; j < xy.length; j += 2) pen.lineTo(sx(xy[j] + k), sy(xy[j + 1]));
+  }
+}
+function stroke(tracks, colour, width) {
+  pen.beginPath();
+  tracks.forEach(trace);
+  pen.strokeStyle = colour;
+  pen.lineWidth = width;
+  pen.stroke();
+}
+const colourOf = (i) => (shade[i] === NO_SHADE ? theme.accent : rampColour(shade[i] / (SHADES - 1)));
+
+function draw() {
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.lineJoin = "round";
+  pen.fillStyle = theme.beyond;
+  pen.fillRect(0, 0, W, H);
+  const left = sx(view.x - 0.5), top = sy(0), side = view.scale;
+  pen.save();
+  pen.beginPath();
+  pen.rect(left, top, side, side);
+  pen.clip();
+  pen.fillStyle = theme.sea;
+  pen.fillRect(0, 0, W, H);
+  for (const polygon of borders) {
+    pen.beginPath();
+    polygon.forEach(trace);
+    pen.fillStyle = theme.land;
+    pen.fill("evenodd");
+  }
+  const marks = graticule();
+  for (const polygon of borders) stroke(polygon, theme.border, 0.8);
+  const shown = order.slice(first);
+  if ($("show-lines").checked) {
+    pen.globalAlpha = Math.max(0.15, Math.min(0.75, 12 / Math.sqrt(n)));
+    const groups = Array.from({ length: SHADES + 1 }, () => []);
+    for (const i of shown) if (lines[i]) groups[shade[i]].push(i);
+    for (const group of groups) if (group.length) stroke(group.map((i) => lines[i]), colourOf(group[0]), n > 2000 ? 0.8 : 1.3);
+    pen.globalAlpha = 1;
+  }
+  if ($("show-truth").checked && truth) for (const i of shown) if (hasTruth(i)) stamp(ring, sx(near(tx[i])), sy(ty[i]));
+  if ($("show-predicted").checked) for (const i of shown) stamp(sprites[shade[i]], sx(near(px[i])), sy(py[i]));
+  const active = hover >= 0 ? hover : pinned;
+  if (active >= 0) highlight(active);
+  pen.restore();
+  labelGraticule(marks);
+  scaleBar();
+}
+function highlight(i) {
+  const metres = Array.isArray(radius) ? radius[i] : radius;
+  if (metres) {
+    pen.setLineDash([6, 4]);
+    stroke([track(circleAround(points[i], metres), true)], theme.ink, 1.5);
+    pen.setLineDash([]);
+  }
+  if (lines[i]) {
+    stroke([lines[i]], theme.halo, 5);
+    stroke([lines[i]], theme.ink, 2);
+    stamp(sprite(theme.halo, theme.ink, dotSize + 1, 2.5), sx(near(tx[i])), sy(ty[i]));
+  }
+  stamp(sprite(colourOf(i), theme.ink, dotSize + 3, 2.5), sx(near(px[i])), sy(py[i]));
+}
+function graticule() {
+  const step = degreeStep((110 * 360) / view.scale), digits = Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
+  const marks = { step, digits, x: [], y: [] }, reach = Math.min(0.5, W / 2 / view.scale);
+  const low = 360 * (view.x - 0.5 - reach), high = 360 * (view.x - 0.5 + reach);
+  for (let k = Math.ceil(low / step); k * step <= high; k++) marks.x.push([k * step, sx(worldX(k * step))]);
+  const south = latitudeAt(Math.min(1, view.y + H / 2 / view.scale)), north = latitudeAt(Math.max(0, view.y - H / 2 / view.scale));
+  for (let k = Math.ceil(south / step); k * step <= north; k++) marks.y.push([k * step, sy(worldY(k * step))]);
+  pen.beginPath();
+  for (const [, x] of marks.x) { pen.moveTo(x, 0); pen.lineTo(x, H); }
+  for (const [, y] of marks.y) { pen.moveTo(0, y); pen.lineTo(W, y); }
+  pen.strokeStyle = theme.grid;
+  pen.lineWidth = 1;
+  pen.stroke();
+  return marks;
+}
+function text(words, x, y, align) {
+  pen.font = "11px system-ui, sans-serif";
+  pen.textAlign = align;
+  pen.textBaseline = "middle";
+  pen.strokeStyle = theme.halo;
+  pen.lineWidth = 3;
+  pen.strokeText(words, x, y);
+  pen.fillStyle = theme.soft;
+  pen.fillText(words, x, y);
+}
+function labelGraticule({ digits, x, y }) {
+  const wrapped = (lon) => lon - 360 * Math.round(lon / 360);
+  for (const [lon, at] of x) if (at > 66 && at < W - 60) text(degrees(wrapped(lon), Math.abs(wrapped(lon)) === 180 ? "  " : "EW", digits), at, 12, "center");
+  for (const [lat, at] of y) if (at > 24 && at < H - 12) text(degrees(lat, "NS", digits), W - 8, at, "right");
+}
+function scaleBar() {
+  const kmPerPixel = (2 * Math.PI * EARTH_KM * Math.cos(latitudeAt(view.y) * RAD)) / view.scale;
+  const length = niceStep(130 * kmPerPixel, true), wide = length / kmPerPixel, x = 14, y = H - 14;
+  for (const [colour, width] of [[theme.halo, 5], [theme.ink, 2]]) {
+    pen.beginPath();
+    pen.moveTo(x, y - 6);
+    pen.lineTo(x, y);
+    pen.lineTo(x + wide, y);
+    pen.lineTo(x + wide, y - 6);
+    pen.strokeStyle = colour;
+    pen.lineWidth = width;
+    pen.stroke();
+  }
+  text(distance(length), x + wide / 2, y - 10, "center");
+}

@@ -1,0 +1,116 @@
+"""The arguments of a street run: its data and model, and its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from geohf.training.arguments import GeoTrainingArguments
+
+FINETUNE = ("all", "last", "lora", "none")
+
+
+@dataclass
+class StreetArguments:
+    """Data and model of the street task."""
+
+    data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Competition folder, folder or table of photographs, or dataset name; default: the built-in sample."
+        },
+    )
+    on_error: str = field(
+        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
+    )
+    sample_size: int = field(default=16, metadata={"help": "Places a state in the built-in sample."})
+    split: str = field(
+        default="stratified", metadata={"help": "How places are held out: stratified, random or blocks."}
+    )
+    validation_share: float = field(
+        default=0.1, metadata={"help": "Share of places for choosing and calibrating."}
+    )
+    test_share: float = field(
+        default=0.1, metadata={"help": "Share of places for the reported numbers; 0: report on validation."}
+    )
+    block_km: float = field(default=50.0, metadata={"help": "Side of the blocks of --split blocks."})
+    buffer_km: float = field(
+        default=10.0, metadata={"help": "Training places this near to held-out blocks are left out."}
+    )
+    backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "Vision tower: a timm name, or a repo or folder; default: geolocal/StreetCLIP, for the sample a tiny one."
+        },
+    )
+    pretrained: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Load the tower's published weights; default: yes, but not for the sample's tiny one."
+        },
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Input side in pixels; default: the tower's own."}
+    )
+    max_cells: int = field(
+        default=64,
+        metadata={"help": "Geocells for places without states; 0: pure regression in the bounding box."},
+    )
+    fusion: str = field(
+        default="mean", metadata={"help": "How views are joined: mean, concat, attention or weighted."}
+    )
+    heading_aware: bool = field(default=False, metadata={"help": "Tell the model which way each view looks."})
+    gps_head: str = field(
+        default="offset", metadata={"help": "offset (from the class centroid) or bounded (the seed's)."}
+    )
+    point_estimate: str = field(
+        default="medoid", metadata={"help": "Point from class probabilities: medoid, mean or top."}
+    )
+    smoothing: str = field(
+        default="cell",
+        metadata={
+            "help": "Soft labels: cell (centroid to centroids), point (true point to centroids) or none."
+        },
+    )
+    smoothing_km: float = field(default=300.0, metadata={"help": "Temperature of the soft labels."})
+    gps_loss: str = field(default="smooth_l1", metadata={"help": "smooth_l1, mse, mae or haversine."})
+    gps_scale: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Degrees of latitude and longitude in one unit of GPS loss; default: half the box, or a class's extent."
+        },
+    )
+    class_weight: float = field(default=0.8, metadata={"help": "Weight of the class loss."})
+    gps_weight: float = field(default=0.2, metadata={"help": "Weight of the GPS loss."})
+    radius_coverage: float = field(
+        default=0.9, metadata={"help": "Share of places that the answered radius shall hold."}
+    )
+    outlines: str | None = field(default=None, metadata={"help": "GeoJSON of borders to draw on the map."})
+    map_places: int = field(
+        default=2000,
+        metadata={"help": "Places on the map: held-out ones first, then validation, then training."},
+    )
+
+
+@dataclass
+class StreetTrainingArguments(GeoTrainingArguments):
+    """GeoTrainingArguments with the two phases of the street task."""
+
+    output_dir: str = field(
+        default="outputs/street", metadata={"help": "Folder for all that the run leaves."}
+    )
+    phase1_epochs: float = field(
+        default=5.0, metadata={"help": "Epochs of the heads on the frozen tower's features."}
+    )
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Epochs of phase 2, with the tower."})
+    phase1_batch_size: int = field(default=64, metadata={"help": "Places in a batch of phase 1."})
+    finetune: str = field(
+        default="all", metadata={"help": "What phase 2 trains of the tower: all, last, lora, none."}
+    )
+    finetune_blocks: int = field(default=6, metadata={"help": "Blocks that --finetune last unfreezes."})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --finetune lora."})
+    augment: bool = field(default=True, metadata={"help": "Crop and colour jitter in phase 2."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.finetune not in FINETUNE:
+            raise ValueError(f"finetune must be one of {', '.join(FINETUNE)}, got {self.finetune!r}")

@@ -1,0 +1,112 @@
+"""What a model must know of its training places: the classes, where each lies, and the box around all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.geo import class_centroids, distance_matrix_m, spherical_mean
+from geohf.geo.cells import geo_cells
+from geohf.street.data import points_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from geohf.street.configuration import GeoStreetConfig
+
+# An offset may reach a little beyond the farthest training place of its class.
+MARGIN, SMALLEST_DEGREES = 1.2, 0.02
+
+
+def describe_classes(train: Dataset, max_cells: int = 64) -> dict:
+    """The config fields that come from the training places, and from these alone.
+
+    States become classes where the rows name them; else the points form geocells, and with `max_cells=0`
+    there are no classes.
+
+    Raises:
+        DataError: no row has a position, or only some rows name a state.
+    """
+    points = points_of(train)
+    located = np.isfinite(points).all(1)
+    if not located.any():
+        raise DataError("no training place has a position")
+    fields: dict = {"gps_box": _box(points[located])}
+    names = train["state"]
+    named = np.array([name is not None for name in names])
+    if named.all():
+        labels, fields = _states(train, names, fields)
+    elif named.any():
+        row = int(np.argmin(named))
+        raise DataError(
+            f"{int((~named).sum())} places name no state, among them {train['sample_id'][row]!r}; others do"
+        )
+    elif max_cells:
+        labels = np.full(len(points), -1)
+        labels[located], centroids = geo_cells(points[located], max_cells)
+        fields |= {"id2label": {i: _cell_name(c) for i, c in enumerate(centroids)}, "cells": True}
+    else:
+        return fields | {"gps_head": "bounded"}
+    centroids = class_centroids(points[located], labels[located], len(fields["id2label"]))
+    return fields | {
+        "class_centroids": centroids.tolist(),
+        "class_extents": _extents(points, labels, centroids, located),
+    }
+
+
+def labels_of(dataset: Dataset, config: GeoStreetConfig) -> np.ndarray:
+    """(n,) class numbers; -100 for a state that the model does not know, or none."""
+    if config.cells:
+        points = points_of(dataset)
+        located = np.isfinite(points).all(1)
+        labels = np.full(len(points), -100)
+        if located.any():
+            labels[located] = distance_matrix_m(points[located], np.array(config.class_centroids)).argmin(1)
+        return labels
+    known = config.label2id if config.num_classes else {}
+    return np.array([known.get(name, -100) for name in dataset["state"]], np.int64)
+
+
+def _states(train, names, fields):
+    indices = dict(zip(names, train["state_idx"], strict=True))
+    ordered = sorted(indices, key=lambda name: (indices[name] is None, indices[name], name))
+    number = {name: i for i, name in enumerate(ordered)}
+    fields["id2label"] = dict(enumerate(ordered))
+    if all(index is not None for index in indices.values()):
+        fields["class_indices"] = [int(indices[name]) for name in ordered]
+    return np.array([number[name] for name in names]), fields
+
+
+def _extents(points, labels, centroids, located) -> list[list[float]]:
+    away = np.abs(_from(points, centroids[np.maximum(labels, 0)]))
+    extents = np.full((len(centroids), 2), SMALLEST_DEGREES)
+    np.maximum.at(extents, labels[located], away[located] * MARGIN)
+    return extents.round(6).tolist()
+
+
+def _box(points) -> list[float]:
+    """South, west, north, east, a tenth wider than the points; west > east crosses the antimeridian."""
+    middle = spherical_mean(points)
+    away = _from(points, middle)
+    low, high = away.min(0), away.max(0)
+    edge = np.maximum(0.05 * (high - low), SMALLEST_DEGREES)
+    (south, west), (north, east) = middle + low - edge, middle + high + edge
+    if east - west >= 360:
+        west, east = -180.0, 180.0
+    else:
+        west, east = ((value + 180) % 360 - 180 for value in (west, east))
+    return [round(float(v), 6) for v in (max(south, -90), west, min(north, 90), east)]
+
+
+def _from(points, origin):
+    """Differences in degrees from an origin, longitudes the short way round."""
+    difference = points - origin
+    difference[:, 1] -= 360 * np.round(difference[:, 1] / 360)
+    return difference
+
+
+def _cell_name(centroid) -> str:
+    latitude, longitude = centroid
+    return f"{abs(latitude):.2f}{'N' if latitude >= 0 else 'S'} {abs(longitude):.2f}{'E' if longitude >= 0 else 'W'}"

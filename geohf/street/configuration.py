@@ -1,0 +1,124 @@
+"""The config of the street model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+FUSIONS = ("mean", "concat", "attention", "weighted")
+GPS_HEADS = ("offset", "bounded")
+GPS_LOSSES = ("smooth_l1", "mse", "mae", "haversine")
+SMOOTHINGS = ("cell", "point", "none")
+POINT_ESTIMATES = ("medoid", "mean", "top")
+
+
+@strict
+class GeoStreetConfig(PreTrainedConfig):
+    """Everything that a street model needs to answer in states and degrees.
+
+    Args:
+        vision_config: the tower's own config; any model type of transformers, or `geohf_timm`.
+        image_processor: settings of the image processor.
+        feature_size: length of the tower's pooled feature.
+        backbone_name, backbone_license: where the tower's first weights came from, None for random ones.
+        max_views: views of one place at the most, 1 to 8.
+        heading_aware: tell the model which way each view looks.
+        fusion: how views become one: `mean` (PIGEON found it best), `concat`, `attention` or `weighted`.
+        hidden_size, gps_hidden_size, dropout: of the heads.
+        gps_head: `offset` (a step from each class centroid, classify then regress as in OSV-5M) or `bounded`
+            (the seed's: a point in the bounding box).
+        point_estimate: how class probabilities become one point with the `offset` head: `medoid` (the
+            candidate with the least expected distance), `mean` (weighted mean on the sphere) or `top`.
+        class_centroids: (classes, 2) latitude and longitude of every class; None for a model without classes.
+        class_extents: (classes, 2) degrees that an offset may reach.
+        class_indices: the competition's `state_idx` of every class; None where there is none.
+        cells: the classes are geocells made from the training points, not named states.
+        gps_box: south, west, north, east of the training points; west > east crosses the antimeridian.
+        smoothing: soft targets `cell` (from the true class's centroid), `point` (from the true point) or `none`.
+        smoothing_km: their temperature.
+        gps_loss: `smooth_l1`, `mse`, `mae` (degrees over `gps_scale`) or `haversine` (km over `gps_scale_km`).
+        gps_scale: degrees of latitude and longitude that make one unit of loss; None: half the sides of the
+            box, or with the `offset` head the extent of the class.
+        class_weight, gps_weight: of the parts in the total loss.
+        temperature: fitted on validation, divides the logits.
+        radius_coverage: share of places that `radius_m` shall hold.
+        radius_factor, radius_floor_m: the calibrated radius is factor * (expected distance + floor); None
+            where validation was too small to promise the coverage.
+    """
+
+    model_type = "geohf_street"
+    sub_configs_defaults: ClassVar = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model")
+    }
+    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
+
+    vision_config: dict | PreTrainedConfig | None = None
+    image_processor: dict | None = None
+    feature_size: int = 512
+    backbone_name: str | None = None
+    backbone_license: str | None = None
+    max_views: int = 8
+    heading_aware: bool = False
+    fusion: str = "mean"
+    hidden_size: int = 512
+    gps_hidden_size: int = 256
+    dropout: float = 0.1
+    gps_head: str = "offset"
+    point_estimate: str = "medoid"
+    class_centroids: list | None = None
+    class_extents: list | None = None
+    class_indices: list | None = None
+    cells: bool = False
+    gps_box: list | None = None
+    smoothing: str = "cell"
+    smoothing_km: float = 300.0
+    gps_loss: str = "smooth_l1"
+    gps_scale: list | None = None
+    gps_scale_km: float = 5000.0
+    class_weight: float = 0.8
+    gps_weight: float = 0.2
+    temperature: float = 1.0
+    radius_coverage: float = 0.9
+    radius_factor: float | None = None
+    radius_floor_m: float = 0.0
+
+    def __post_init__(self, **kwargs: Any):
+        if self.class_centroids is not None and kwargs.get("num_labels") is None and self.id2label is None:
+            self.id2label = {i: f"class {i}" for i in range(len(self.class_centroids))}
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {name: int(i) for i, name in self.id2label.items()}
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 for a model that only regresses."""
+        return len(self.class_centroids or ())
+
+    def validate_architecture(self):
+        """Refuse settings that do not go together (called by transformers)."""
+        for name, allowed in (
+            ("fusion", FUSIONS),
+            ("gps_head", GPS_HEADS),
+            ("gps_loss", GPS_LOSSES),
+            ("smoothing", SMOOTHINGS),
+            ("point_estimate", POINT_ESTIMATES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if not 1 <= self.max_views <= 8:
+            raise ValueError(f"max_views must lie between 1 and 8, got {self.max_views}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if self.gps_box is not None and len(self.gps_box) != 4:
+            raise ValueError("gps_box must be [south, west, north, east]")
+        if self.class_centroids is not None:
+            n = len(self.class_centroids)
+            for name in ("class_extents", "class_indices", "id2label"):
+                value = getattr(self, name)
+                if value is not None and len(value) != n:
+                    raise ValueError(f"{name} has {len(value)} entries for {n} classes")
+        elif self.gps_head == "offset" and self.gps_box is not None:
+            raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")

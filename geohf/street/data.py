@@ -1,0 +1,504 @@
+"""Loading places: the competition's layout, folders and tables of photographs, datasets of the Hub.
+
+Whatever the source, a place is a row with the columns of `place_features`: an id, one to eight views (kept
+undecoded) with their headings, the state's name and index where known, latitude and longitude.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.geo import bad_points, block_split, random_split, stratified_split
+from geohf.geo.cells import geo_cells
+from geohf.street.processing import COMPASS, split_views
+from geohf.tables import RowErrors, line_of, read_table, resolve_inside
+from geohf.vision.exif import exif_position
+from geohf.vision.images import ImageError, check_images, image_files, open_image, undecoded
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features
+
+TRAIN_TABLE, TEMPLATE, MAPPING = "train_ground_truth.csv", "sample_submission.csv", "state_mapping.csv"
+VIEW_COLUMNS = tuple(f"image_{name}" for name in COMPASS)
+# names that people give these columns, the first one found counts
+FILE_COLUMNS = ("image", "file_name", "filename", "file", "path", "img_relpath")
+LATITUDE_COLUMNS, LONGITUDE_COLUMNS = ("latitude", "lat"), ("longitude", "lon", "lng", "long")
+STATE_COLUMNS, HEADING_COLUMNS = ("state", "label", "region", "country"), ("heading", "angle", "compass")
+
+# The 50 states reach from 18.9 to 71.4 north and, over the antimeridian, from 172.4 east to 66.9 west.
+US_STATES = frozenset(
+    [
+        "Alabama",
+        "Alaska",
+        "Arizona",
+        "Arkansas",
+        "California",
+        "Colorado",
+        "Connecticut",
+        "Delaware",
+        "Florida",
+        "Georgia",
+        "Hawaii",
+        "Idaho",
+        "Illinois",
+        "Indiana",
+        "Iowa",
+        "Kansas",
+        "Kentucky",
+        "Louisiana",
+        "Maine",
+        "Maryland",
+        "Massachusetts",
+        "Michigan",
+        "Minnesota",
+        "Mississippi",
+        "Missouri",
+        "Montana",
+        "Nebraska",
+        "Nevada",
+        "New Hampshire",
+        "New Jersey",
+        "New Mexico",
+        "New York",
+        "North Carolina",
+        "North Dakota",
+        "Ohio",
+        "Oklahoma",
+        "Oregon",
+        "Pennsylvania",
+        "Rhode Island",
+        "South Carolina",
+        "South Dakota",
+        "Tennessee",
+        "Texas",
+        "Utah",
+        "Vermont",
+        "Virginia",
+        "Washington",
+        "West Virginia",
+        "Wisconsin",
+        "Wyoming",
+    ]
+)
+
+
+def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDict, RowErrors]:
+    """Load places from a folder, a table, or a dataset's name on the Hub.
+
+    Args:
+        source: a folder in the competition's layout (`train_ground_truth.csv` in it); a folder of photographs
+            with positions in their EXIF, or with a `metadata.csv`; a CSV or Parquet table of photographs
+            with latitude and longitude; or the name of a dataset.
+        on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
+
+    Returns:
+        (a DatasetDict with `train`, and `test` where the source has one; the rows left out).
+
+    Raises:
+        DataError: see `load_competition` and `load_photos`.
+    """
+    path = Path(source)
+    if (path / TRAIN_TABLE).is_file():
+        return load_competition(path, on_error)
+    if path.exists():
+        return load_photos(path, on_error)
+    return _load_from_hub(str(source), on_error)
+
+
+def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[DatasetDict, RowErrors]:
+    """Load the competition's files as they are; see `load_places`.
+
+    File names come from the table's columns. Rows of the test template may stand in any order. A view whose
+    cell is empty is missing; a place needs at least one.
+
+    Raises:
+        DataError: names file and line of: a missing column, an image that is missing, broken, or outside its
+            folder, a duplicate sample_id, a state outside the mapping or at odds with its index, a position
+            that is not a number, out of range, swapped, or of a US state but not in the United States.
+    """
+    from datasets import DatasetDict
+
+    folder, errors = Path(folder), RowErrors(on_error)
+    mapping = _read_mapping(folder / MAPPING) if (folder / MAPPING).is_file() else None
+    splits = {}
+    table_path = folder / TRAIN_TABLE
+    table = read_table(
+        table_path,
+        required=["sample_id", *VIEW_COLUMNS, "state", "latitude", "longitude"],
+        numbers=["state_idx", "latitude", "longitude"],
+    )
+    rows = _view_rows(table, table_path, folder / "train_images", errors)
+    names = table["state"].str.strip().tolist()
+    indices = table["state_idx"].tolist() if "state_idx" in table else [math.nan] * len(table)
+    points = table[["latitude", "longitude"]].to_numpy(np.float64)
+    _check_points(points, table_path, errors, rows, names)
+    for position, row in list(rows.items()):
+        reason = _state_reason(names[position], indices[position], mapping)
+        if reason:
+            errors.add(table_path, line_of(position), reason)
+            del rows[position]
+            continue
+        index = mapping[names[position]] if mapping else indices[position]
+        row["state"] = names[position]
+        row["state_idx"] = None if index is None or math.isnan(index) else int(index)
+        row["latitude"], row["longitude"] = float(points[position, 0]), _wrap(points[position, 1])
+    splits["train"] = _dataset(rows.values())
+    if (folder / TEMPLATE).is_file():
+        template = read_table(folder / TEMPLATE, required=["sample_id", *VIEW_COLUMNS])
+        rows = _view_rows(template, folder / TEMPLATE, folder / "test_images", errors)
+        splits["test"] = _dataset(rows.values())
+    errors.settle(kept=len(splits["train"]))
+    return DatasetDict(splits), errors
+
+
+def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDict, RowErrors]:
+    """Load single photographs: a table beside them, or a folder with the positions in their EXIF.
+
+    A table needs a column for the file (`image`, `file_name`, `filename`, `file` or `path`, relative to the
+    table's folder), `latitude` (`lat`) and `longitude` (`lon`, `lng`); `state` and `heading` are optional.
+
+    Raises:
+        DataError: as `load_competition`, and for a photograph without a position.
+    """
+    from datasets import DatasetDict
+
+    source, errors = Path(source), RowErrors(on_error)
+    if source.is_dir() and (source / "metadata.csv").is_file():
+        source = source / "metadata.csv"
+    rows = _rows_of_folder(source, errors) if source.is_dir() else _rows_of_table(source, errors)
+    _drop_broken(rows, errors)
+    errors.settle(kept=len(rows))
+    return DatasetDict(train=_dataset(rows.values())), errors
+
+
+def place_features() -> Features:
+    """The columns of a dataset of places."""
+    from datasets import Features, Image, List, Value
+
+    return Features(
+        {
+            "sample_id": Value("string"),
+            "views": List(Image(decode=False)),
+            "headings": List(Value("float64")),
+            "state": Value("string"),
+            "state_idx": Value("int64"),
+            "latitude": Value("float64"),
+            "longitude": Value("float64"),
+        }
+    )
+
+
+def split_places(
+    places: Dataset,
+    how: str = "stratified",
+    validation: float = 0.1,
+    test: float = 0.1,
+    seed: int = 42,
+    block_km: float = 50.0,
+    buffer_km: float = 10.0,
+) -> tuple[DatasetDict, int]:
+    """Divide places into train, validation and test.
+
+    Args:
+        how: `stratified` by state (by geocell where there are no states), `random`, or `blocks`: whole
+            squares of the map are held out, and training places within `buffer_km` of them are left out, so
+            that no held-out place has a neighbour in training.
+        validation, test: shares of all places; a share of 0 gives no such split.
+
+    Returns:
+        (the splits, the number of places left out for the buffer).
+
+    Raises:
+        DataError: too few places for the split.
+    """
+    from datasets import DatasetDict
+
+    points, names = points_of(places), places["state"]
+    if how == "stratified":
+        groups = np.unique([name or "" for name in names], return_inverse=True)[1]
+        if groups.max() == 0 and np.isfinite(points).all():
+            groups = geo_cells(points)[0]
+    rows, splits, dropped = np.arange(len(places)), {}, 0
+    for name, share in (("test", test), ("validation", validation)):
+        if not share:
+            continue
+        # of what is left: a tenth of all is a ninth of the nine tenths that the first split left
+        fraction = share * len(places) / len(rows)
+        try:
+            if how == "blocks":
+                split = block_split(points[rows], fraction, block_km * 1000, buffer_km * 1000, seed)
+            elif how == "stratified":
+                split = stratified_split(groups[rows], fraction, seed)
+            elif how == "random":
+                split = random_split(len(rows), fraction, seed)
+            else:
+                raise DataError(f"split must be stratified, random or blocks, got {how!r}")
+        except ValueError as error:
+            raise DataError(
+                f"cannot hold out {share:.0%} of {len(places)} places for {name}: {error}"
+            ) from None
+        if not len(split.validation) or not len(split.train):
+            raise DataError(f"cannot hold out {share:.0%} of {len(places)} places for {name}: too few places")
+        splits[name], rows = rows[split.validation], rows[split.train]
+        dropped += len(split.buffer)
+    splits = {"train": rows} | splits
+    return DatasetDict({name: places.select(chosen) for name, chosen in splits.items()}), dropped
+
+
+def points_of(dataset: Dataset) -> np.ndarray:
+    """(n, 2) float64 latitude and longitude, NaN where unknown, without touching the images."""
+    columns = dataset.with_format("numpy", columns=["latitude", "longitude"])[:]
+    return np.stack([np.asarray(columns[name], np.float64) for name in ("latitude", "longitude")], 1)
+
+
+def _read_mapping(path: Path) -> dict[str, int]:
+    table = read_table(path, required=["state_idx", "state"], numbers=["state_idx"])
+    mapping: dict[str, int] = {}
+    for position, (index, name) in enumerate(
+        zip(table["state_idx"], table["state"].str.strip(), strict=True)
+    ):
+        where = f"{path}, row {line_of(position)}"
+        if math.isnan(index) or index != int(index):
+            raise DataError(f"{where}: state_idx {index} is no whole number")
+        if name in mapping or int(index) in mapping.values():
+            raise DataError(f"{where}: the state {name!r} or its index {int(index)} appears twice")
+        mapping[name] = int(index)
+    return mapping
+
+
+def _state_reason(name: str, index: float, mapping: dict[str, int] | None) -> str | None:
+    if not name:
+        return "the state is empty"
+    if mapping is None:
+        return None
+    if name not in mapping:
+        return f"the state {name!r} is not in {MAPPING}"
+    if not math.isnan(index) and index != mapping[name]:
+        return f"state_idx is {index:g}, but {MAPPING} gives {mapping[name]} to {name}"
+    return None
+
+
+def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, dict]:
+    """Rows with their views, by position in the table; rows without any usable view are noted and left out."""
+    rows, seen = {}, {}
+    for position, cells in enumerate(table[["sample_id", *VIEW_COLUMNS]].itertuples(index=False)):
+        sample_id, line = str(cells[0]).strip(), line_of(position)
+        if not sample_id:
+            errors.add(path, line, "sample_id is empty")
+            continue
+        if sample_id in seen:
+            errors.add(path, line, f"sample_id {sample_id} stands in row {seen[sample_id]} already")
+            continue
+        seen[sample_id] = line
+        views, headings = [], []
+        for cell, heading in zip(cells[1:], COMPASS.values(), strict=True):
+            if cell is None or str(cell).strip() in ("", "nan", "None"):
+                continue
+            try:
+                views.append(str(resolve_inside(images, str(cell).strip())))
+                headings.append(heading)
+            except DataError as error:
+                errors.add(path, line, str(error))
+        if views:
+            rows[position] = _row(sample_id, views, headings, source=path, line=line)
+        else:
+            errors.add(path, line, "has no view that can be used")
+    _drop_broken(rows, errors)
+    return rows
+
+
+def _row(sample_id, views, headings, *, source, line, point=(math.nan, math.nan), state=None) -> dict:
+    return {
+        "sample_id": sample_id,
+        "views": views,
+        "headings": headings,
+        "state": state,
+        "state_idx": None,
+        "latitude": float(point[0]),
+        "longitude": _wrap(point[1]),
+        "where": (source, line),
+    }
+
+
+def _wrap(longitude: float) -> float:
+    return (float(longitude) + 180) % 360 - 180  # 190 east is 170 west
+
+
+def _drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
+    """Leave out views that cannot be decoded, and rows that then have none; each is noted."""
+    broken = check_images([Path(view) for row in rows.values() for view in row["views"]])
+    if not broken:
+        return
+    for position, row in list(rows.items()):
+        good = []
+        for view, heading in zip(row["views"], row["headings"], strict=True):
+            if Path(view) in broken:
+                errors.add(*row["where"], f"{view}: {broken[Path(view)]}")
+            else:
+                good.append((view, heading))
+        row["views"], row["headings"] = [view for view, _ in good], [heading for _, heading in good]
+        if not good:
+            del rows[position]
+
+
+def _check_points(points, path: Path, errors: RowErrors, rows: dict[int, dict], names=None) -> None:
+    """Note and drop rows whose position cannot be right."""
+    reasons = _reasons(points, str(path))
+    for position, name in enumerate(names or ()):
+        latitude, longitude = points[position]
+        inside = 18 <= latitude <= 72 and (longitude <= -66 or longitude >= 172)
+        if position not in reasons and name in US_STATES and not inside:
+            swapped = 18 <= longitude <= 72 and (latitude <= -66 or latitude >= 172)
+            hint = "; latitude and longitude look swapped" if swapped else ""
+            reasons[position] = (
+                f"({latitude:g}, {longitude:g}) is not in the United States, but the state is {name}{hint}"
+            )
+    for position, reason in sorted(reasons.items()):
+        if position in rows:
+            errors.add(path, line_of(position), reason)
+            del rows[position]
+
+
+def _reasons(points: np.ndarray, source: str) -> dict[int, str]:
+    """Position -> why this row's point cannot be right."""
+    found = bad_points(points, source=source)
+    return {position: reason.partition(": ")[2] for position, reason in found}
+
+
+def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
+    rows = {}
+    for position, path in enumerate(image_files(folder)):
+        name = str(path.relative_to(folder))
+        found = exif_position(path)
+        if found is not None:
+            rows[position] = _row(
+                name, [str(path)], [found.heading], source=folder, line=name, point=found[:2]
+            )
+        else:
+            broken = check_images([path]).get(path)
+            errors.add(
+                folder,
+                name,
+                broken or "carries no position in its EXIF; give a metadata.csv with latitude and longitude",
+            )
+    points = np.array([[row["latitude"], row["longitude"]] for row in rows.values()]).reshape(-1, 2)
+    for position, reason in _reasons(points, str(folder)).items():
+        row = list(rows.values())[position]
+        errors.add(folder, row["sample_id"], reason)
+        row["views"] = []
+    return {position: row for position, row in rows.items() if row["views"]}
+
+
+def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
+    table = read_table(path, numbers=[*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS])
+    file_column = _column(table, FILE_COLUMNS, path)
+    latitude, longitude = _column(table, LATITUDE_COLUMNS, path), _column(table, LONGITUDE_COLUMNS, path)
+    state, heading = _column(table, STATE_COLUMNS), _column(table, HEADING_COLUMNS)
+    points = table[[latitude, longitude]].to_numpy(np.float64)
+    rows, seen = {}, {}
+    for position, cell in enumerate(table[file_column].astype(str)):
+        name, line = cell.strip(), line_of(position)
+        if name in seen:
+            errors.add(path, line, f"{file_column} {name!r} stands in row {seen[name]} already")
+            continue
+        seen[name] = line
+        try:
+            view = str(resolve_inside(path.parent, name))
+        except DataError as error:
+            errors.add(path, line, str(error))
+            continue
+        direction = table[heading].iloc[position] if heading else math.nan
+        label = (str(table[state].iloc[position]).strip() or None) if state else None
+        rows[position] = _row(
+            name, [view], [float(direction)], source=path, line=line, point=points[position], state=label
+        )
+    _check_points(points, path, errors, rows, [row or "" for row in table[state]] if state else None)
+    return rows
+
+
+def _column(table, names: Iterable[str], path: Path | None = None) -> str | None:
+    lower = {column.lower(): column for column in table.columns}
+    found = next((lower[name] for name in names if name in lower), None)
+    if found is None and path is not None:
+        raise DataError(
+            f"{path}: needs a column {' or '.join(map(repr, names))}; the columns are: {', '.join(table.columns)}"
+        )
+    return found
+
+
+def _dataset(rows: Iterable[dict]) -> Dataset:
+    from datasets import Dataset
+
+    features = place_features()
+    rows = list(rows)
+    columns = {name: [row[name] for row in rows] for name in features}
+    columns["views"] = [[{"path": view, "bytes": None} for view in views] for views in columns["views"]]
+    return Dataset.from_dict(columns, features=features)
+
+
+def _load_from_hub(name: str, on_error: str) -> tuple[DatasetDict, RowErrors]:
+    """A dataset with `views` or `image` (or north, east, south, west), `latitude`, `longitude`, perhaps `state`."""
+    from datasets import DatasetDict, load_dataset
+
+    errors = RowErrors(on_error)
+    try:
+        loaded = load_dataset(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name}: no such file or folder, and no dataset that can be loaded ({error})"
+        ) from None
+    splits = {key: _places_of(undecoded(split), f"{name} [{key}]", errors) for key, split in loaded.items()}
+    if "train" not in splits:
+        raise DataError(f"{name}: has no split 'train' but {', '.join(splits)}")
+    errors.settle(kept=len(splits["train"]))
+    return DatasetDict(splits), errors
+
+
+def _places_of(dataset, source: str, errors: RowErrors) -> Dataset:
+    from datasets import Dataset
+
+    latitude = _column_of(dataset, LATITUDE_COLUMNS)
+    longitude = _column_of(dataset, LONGITUDE_COLUMNS)
+    state, heading = _column_of(dataset, STATE_COLUMNS), _column_of(dataset, HEADING_COLUMNS)
+    names = dataset.features[state].names if state and hasattr(dataset.features[state], "names") else None
+    points = np.full((len(dataset), 2), math.nan)
+    if latitude and longitude:
+        points = np.stack(
+            [np.asarray(dataset.with_format("numpy")[c][:], np.float64) for c in (latitude, longitude)], 1
+        )
+        for position, reason in _reasons(points, source).items():
+            errors.add(source, position, reason)
+    bad = {row["row"] for row in errors.rows if row["source"] == source}
+
+    def rows():
+        for position, row in enumerate(dataset):
+            if position in bad:
+                continue
+            try:
+                if heading and "image" in row:
+                    row["heading"] = row[heading]
+                views, headings = split_views(row)
+                for view in views:
+                    open_image(view, size=1)
+            except ImageError as error:
+                errors.add(source, position, str(error))
+                continue
+            label = row[state] if state else None
+            place = _row(str(row.get("sample_id", position)), views, headings, source=source, line=position)
+            place["state"] = names[label] if names and label is not None else label
+            place["state_idx"] = row.get("state_idx")
+            place["latitude"], place["longitude"] = float(points[position, 0]), _wrap(points[position, 1])
+            del place["where"]
+            yield place
+
+    return Dataset.from_list(list(rows()), features=place_features())
+
+
+def _column_of(dataset, names) -> str | None:
+    return next((name for name in names if name in dataset.column_names), None)

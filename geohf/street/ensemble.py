@@ -1,0 +1,99 @@
+"""Several checkpoints, one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.geo import spherical_mean
+from geohf.street.modeling import GeoStreetModel, StatePrediction, StreetPrediction
+
+METHODS = ("mean", "vote", "rank")
+RANK_CONSTANT = 60  # Cormack et al., Reciprocal Rank Fusion, SIGIR 2009
+
+
+def combine(
+    predictions: Sequence[Sequence[StreetPrediction]],
+    weights: Sequence[float] | None = None,
+    method: str = "mean",
+    top_k: int = 5,
+) -> list[StreetPrediction]:
+    """Combine the answers of several models for the same places.
+
+    States are matched by name, so models with other classes or another order of them combine, and no state
+    is answered that none of them named.
+
+    Args:
+        predictions: one list a model, each in the order of the places. They should name all their states
+            (`top_k` of the model's number of classes), or what a model left out counts as 0.
+        weights: one a model, e.g. validation scores squared; equal where None.
+        method: `mean` (weighted mean of probabilities), `vote` (weighted votes for the first state, ties by
+            mean probability) or `rank` (reciprocal rank fusion, k = 60).
+
+    Returns:
+        One answer a place: the point is the weighted mean on the sphere of the models that agree with the
+        combined first state (of all, where there are no states). Its radius is not calibrated: None.
+
+    Raises:
+        DataError: no model, models with a different number of places, or weights that do not fit.
+    """
+    if method not in METHODS:
+        raise DataError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    counts = {len(answers) for answers in predictions}
+    if not predictions or len(counts) != 1:
+        raise DataError(f"every model must answer for the same places; got {sorted(counts) or 'no model'}")
+    weights = np.ones(len(predictions)) if weights is None else np.asarray(weights, np.float64)
+    if (
+        weights.shape != (len(predictions),)
+        or not np.isfinite(weights).all()
+        or (weights < 0).any()
+        or not weights.sum()
+    ):
+        raise DataError(
+            f"weights must be {len(predictions)} non-negative numbers, not all 0; got {weights.tolist()}"
+        )
+    weights = weights / weights.sum()
+    return [_combine_one(answers, weights, method, top_k) for answers in zip(*predictions, strict=True)]
+
+
+def ensemble_predict(
+    models: Sequence[GeoStreetModel],
+    inputs: Any,
+    weights=None,
+    method: str = "mean",
+    batch_size: int = 32,
+    top_k: int = 5,
+) -> list[StreetPrediction]:
+    """Ask several models and combine their answers, see `combine`."""
+    answers = [
+        model.predict(inputs, batch_size=batch_size, top_k=max(1, model.config.num_classes))
+        for model in models
+    ]
+    return combine(answers, weights, method, top_k)
+
+
+def _combine_one(answers, weights, method, top_k) -> StreetPrediction:
+    scores: dict[str, float] = {}
+    shares: dict[str, float] = {}
+    indices: dict[str, int | None] = {}
+    for answer, weight in zip(answers, weights, strict=True):
+        for rank, state in enumerate(answer.states, start=1):
+            indices.setdefault(state.name, state.index)
+            shares[state.name] = shares.get(state.name, 0.0) + weight * state.probability
+            score = {"mean": state.probability, "vote": float(rank == 1), "rank": 1 / (RANK_CONSTANT + rank)}[
+                method
+            ]
+            scores[state.name] = scores.get(state.name, 0.0) + weight * score
+    ranked = sorted(scores, key=lambda name: (-scores[name], -shares[name], name))
+    agree = np.array(
+        [not ranked or (answer.states[:1] and answer.states[0].name == ranked[0]) for answer in answers], bool
+    )
+    if not (weights[agree] > 0).any():  # fused ranks can put first what no model did
+        agree[:] = True
+    points = np.array([[answer.latitude, answer.longitude] for answer in answers])
+    latitude, longitude = spherical_mean(points[agree], weights[agree])
+    states = [StatePrediction(name, shares[name], indices[name]) for name in ranked[:top_k]]
+    return StreetPrediction(float(latitude), float(longitude), None, states)

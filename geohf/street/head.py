@@ -1,0 +1,256 @@
+"""What the street model does with features: join the views, name the state, place the point."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from geohf.geo import cell_soft_targets, distance_matrix_m, great_circle_m, point_soft_targets, spherical_mean
+from geohf.street.configuration import GeoStreetConfig
+from geohf.street.losses import gps_loss, soft_cross_entropy
+
+
+@dataclass
+class GeoStreetOutput(ModelOutput):
+    """Output of the street model.
+
+    Attributes:
+        loss: scalar, where labels or coordinates were given.
+        logits: (batch, classes), uncalibrated; None for a model without classes.
+        coordinates: (batch, 2) latitude and longitude in degrees, float32.
+        candidates: (batch, classes, 2) the point that belongs to each class, with the `offset` head.
+        loss_parts: the loss by its parts, before weighting.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    coordinates: torch.Tensor | None = None
+    candidates: torch.Tensor | None = None
+    loss_parts: dict[str, torch.Tensor] | None = None
+
+
+class StreetHead(nn.Module):
+    """Everything of the street model behind the tower; phase 1 trains it alone on cached features."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: GeoStreetConfig):
+        super().__init__()
+        self.config = config
+        size, hidden = config.feature_size, config.hidden_size
+        if config.heading_aware:
+            self.heading = nn.Linear(2, size)
+        if config.fusion == "concat":
+            self.fuse = nn.Sequential(
+                nn.Linear(size * config.max_views, size), nn.GELU(), nn.Linear(size, size)
+            )
+        elif config.fusion == "attention":
+            self.score = nn.Sequential(nn.Linear(size, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+        elif config.fusion == "weighted":
+            self.view_weights = nn.Parameter(torch.zeros(config.max_views))
+        classes = config.num_classes
+        if classes:
+            self.classify = nn.Sequential(
+                nn.LayerNorm(size),
+                nn.Linear(size, hidden),
+                nn.GELU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(hidden, classes),
+            )
+        outputs = 2 * classes if config.gps_head == "offset" else 2
+        self.locate = nn.Sequential(
+            nn.LayerNorm(size),
+            nn.Linear(size, hidden),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(hidden, config.gps_hidden_size),
+            nn.GELU(),
+            nn.Linear(config.gps_hidden_size, outputs),
+        )
+        self._constants: dict = {}
+
+    def constant(self, name: str, device: torch.device) -> torch.Tensor:
+        """A float32 tensor made from the config, once a device.
+
+        The config is the only place where coordinates are kept: it is float64 text, which no cast of the
+        model to half precision can touch, and which needs no storage of its own in the checkpoint.
+        """
+        key = name, device
+        if key not in self._constants:
+            # a constant first asked for while predicting must also serve training later
+            with torch.inference_mode(False):
+                self._constants[key] = self._make_constant(name).float().to(device)
+        return self._constants[key]
+
+    def _make_constant(self, name: str) -> torch.Tensor:
+        config = self.config
+        centroids = torch.tensor(config.class_centroids or [], dtype=torch.float64).reshape(-1, 2)
+        if name == "centroids":
+            return centroids
+        if name == "extents":
+            return torch.tensor(config.class_extents or [[1.0, 1.0]] * len(centroids))
+        if name == "distances_m":
+            return distance_matrix_m(centroids, centroids)
+        if name == "soft_targets":
+            return cell_soft_targets(centroids, config.smoothing_km)
+        south, west, north, east = config.gps_box or (-90.0, -180.0, 90.0, 180.0)
+        half = torch.tensor([north - south, east - west + (360 if east < west else 0)]) / 2
+        scale = torch.tensor(config.gps_scale) if config.gps_scale else half.clamp(min=1e-6)
+        return {"middle": torch.tensor([south, west]) + half, "half": half, "scale": scale}[name]
+
+    # ---- forward
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        view_mask: torch.Tensor | None = None,
+        headings: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        coordinates: torch.Tensor | None = None,
+        loss_items: dict[str, torch.Tensor] | None = None,
+    ) -> GeoStreetOutput:
+        """Locate places from the features of their views.
+
+        Args:
+            features: (batch, views, features).
+            view_mask: (batch, views) bool, True where a view is there; None: all are.
+            headings: (batch, views) degrees clockwise from north, NaN where unknown.
+            labels: (batch,) class numbers, -100 where unknown.
+            coordinates: (batch, 2) true latitude and longitude in degrees, NaN where unknown.
+            loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
+        """
+        place = self.fuse_views(features, view_mask, headings)
+        logits = self.classify(place).float() if self.config.num_classes else None
+        located = self.locate(place).float().tanh()
+        if self.config.gps_head == "offset":
+            candidates = self.candidates(located.unflatten(-1, (-1, 2)))
+            with torch.no_grad():
+                points = self.estimate((logits / self.config.temperature).softmax(-1), candidates)
+        else:
+            candidates = None
+            points = wrap_degrees(
+                self.constant("middle", located.device) + located * self.constant("half", located.device)
+            )
+        loss, parts = None, None
+        if labels is not None or coordinates is not None:
+            loss, parts = self.losses(logits, points, candidates, labels, coordinates, loss_items)
+        return GeoStreetOutput(loss, logits, points, candidates, parts)
+
+    def fuse_views(self, features, view_mask=None, headings=None) -> torch.Tensor:
+        """(batch, views, features) to (batch, features); views that are missing change nothing."""
+        config, views = self.config, features.shape[1]
+        if views > config.max_views:
+            raise ValueError(f"{views} views, but the model was made for {config.max_views} at most")
+        if view_mask is None:
+            view_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        if config.heading_aware and headings is not None:
+            angle = torch.deg2rad(headings).to(features.dtype)
+            known = angle.isfinite().unsqueeze(-1)
+            circle = torch.stack([angle.sin(), angle.cos()], -1).nan_to_num()
+            features = features + torch.where(known, self.heading(circle), 0.0)
+        features = torch.where(view_mask.unsqueeze(-1), features, 0.0)
+        if config.fusion == "concat":
+            padded = nn.functional.pad(features, (0, 0, 0, config.max_views - views))
+            return self.fuse(padded.flatten(1))
+        if config.fusion == "attention":
+            scores = self.score(features).squeeze(-1)
+        elif config.fusion == "weighted":
+            scores = self.view_weights[:views].expand(view_mask.shape)
+        else:
+            scores = torch.zeros(view_mask.shape, dtype=features.dtype, device=features.device)
+        weights = scores.masked_fill(~view_mask, -math.inf).softmax(-1).to(features.dtype)
+        return torch.einsum("bv,bvf->bf", weights, features)
+
+    # ---- points
+
+    def candidates(self, offsets: torch.Tensor) -> torch.Tensor:
+        """Each class's point: its centroid moved by (batch, classes, 2) shares of its extent."""
+        return wrap_degrees(
+            self.constant("centroids", offsets.device) + offsets * self.constant("extents", offsets.device)
+        )
+
+    def estimate(self, probabilities: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """(batch, classes) and (batch, classes, 2) to the (batch, 2) point that is answered."""
+        kind = self.config.point_estimate
+        if kind == "mean":
+            return spherical_mean(candidates, probabilities)
+        if kind == "medoid":
+            expected = probabilities @ self.constant("distances_m", probabilities.device)
+            # a class that is ruled out must not be answered, however central it lies
+            best = expected.masked_fill(probabilities <= 0, math.inf).argmin(-1)
+        else:
+            best = probabilities.argmax(-1)
+        return candidates[torch.arange(len(best), device=best.device), best]
+
+    def spread_m(self, probabilities, candidates, points) -> torch.Tensor:
+        """The distance in metres that the model itself expects between its point and the truth, (batch,)."""
+        if candidates is None:
+            return torch.zeros(len(points), device=points.device)
+        return (probabilities * great_circle_m(points[:, None], candidates)).sum(-1)
+
+    # ---- losses
+
+    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
+        """How many rows of a batch count for each part of the loss."""
+        counts, none = {}, torch.tensor(0)
+        labels, coordinates = batch.get("labels"), batch.get("coordinates")
+        located = coordinates.isfinite().all(-1) if coordinates is not None else none
+        if self.config.num_classes:
+            labelled = labels >= 0 if labels is not None else none
+            counts["class_loss"] = (located if self.config.smoothing == "point" else labelled).sum()
+        return counts | {"gps_loss": located.sum()}
+
+    def losses(self, logits, points, candidates, labels, coordinates, items=None):
+        """The total loss and its parts."""
+        config, items = self.config, items or {}
+        parts = {}
+        device = points.device
+        if coordinates is None:
+            coordinates = torch.full_like(points, math.nan)
+        if labels is None:
+            labels = torch.full((len(points),), -100, device=device)
+        if logits is not None:
+            if config.smoothing == "point":
+                counts = coordinates.isfinite().all(-1)
+                truth = torch.where(counts[:, None], coordinates, 0.0)
+                targets = point_soft_targets(truth, self.constant("centroids", device), config.smoothing_km)
+            else:
+                counts = labels >= 0
+                known = labels.clamp(min=0)
+                targets = (
+                    self.constant("soft_targets", device)[known]
+                    if config.smoothing == "cell"
+                    else nn.functional.one_hot(known, logits.shape[-1]).to(logits.dtype)
+                )
+            parts["class_loss"] = soft_cross_entropy(
+                logits, targets.to(logits), counts, items.get("class_loss")
+            )
+        scale = self.constant("scale", device)
+        if candidates is not None:
+            own = self._own_class(labels, coordinates, device)
+            points = candidates[torch.arange(len(own), device=device), own]
+            if config.gps_scale is None:  # a step within a state is measured by the state, not by the country
+                scale = self.constant("extents", device)[own]
+        parts["gps_loss"] = gps_loss(
+            config.gps_loss, points, coordinates, scale, items.get("gps_loss"), config.gps_scale_km
+        )
+        loss = config.gps_weight * parts["gps_loss"]
+        if logits is not None:
+            loss = loss + config.class_weight * parts["class_loss"]
+        return loss, parts
+
+    def _own_class(self, labels, coordinates, device) -> torch.Tensor:
+        """The true class, or the nearest one where it is unknown."""
+        truth = torch.where(coordinates.isfinite(), coordinates, 0.0).float()
+        nearest = great_circle_m(truth[:, None], self.constant("centroids", device)).argmin(-1)
+        return torch.where(labels >= 0, labels, nearest)
+
+
+def wrap_degrees(points: torch.Tensor) -> torch.Tensor:
+    """Latitudes clipped to the poles, longitudes wrapped to [-180, 180)."""
+    latitude, longitude = points.unbind(-1)
+    return torch.stack([latitude.clamp(-90, 90), (longitude + 180) % 360 - 180], -1)

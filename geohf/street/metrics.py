@@ -1,0 +1,140 @@
+"""How good answers are: the competition's score, distances, shares within radii, calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.geo import great_circle_m
+
+RANK_WEIGHTS = (1.00, 0.60, 0.40, 0.25, 0.15)
+COMPETITION_RADIUS_M = 6_371_000.0
+RADII_KM = (1, 25, 100, 200, 500, 750, 1000, 2500)
+
+
+def state_score(top5, true_state) -> float:
+    """The competition's credit for states: 1.00, 0.60, 0.40, 0.25, 0.15 for the rank of the first right one.
+
+    Args:
+        top5: (n, k) state indices, best first, k at most 5; -1 is no answer. A state named twice counts at
+            its first rank.
+        true_state: (n,) state indices.
+
+    >>> state_score([[5, 3, -1, -1, -1], [1, 2, 3, 4, 5]], [3, 9])
+    0.3
+    """
+    top5, true_state = np.asarray(top5), np.asarray(true_state)
+    if top5.ndim != 2 or top5.shape[1] > 5 or len(top5) != len(true_state) or not len(top5):
+        raise DataError(
+            f"top5 must be (n, at most 5) for n > 0 true states; got {top5.shape} and {true_state.shape}"
+        )
+    hits = (top5 == true_state[:, None]) & (top5 >= 0)
+    weights = np.asarray(RANK_WEIGHTS)[: top5.shape[1]]
+    return float(np.where(hits.any(1), weights[hits.argmax(1)], 0.0).mean())
+
+
+def distance_score(points, true_points) -> float:
+    """The competition's credit for points: 1 minus the mean distance over 5000 km, not below 0."""
+    points, true_points = np.asarray(points, np.float64), np.asarray(true_points, np.float64)
+    if not np.isfinite(points).all() or not np.isfinite(true_points).all():
+        raise DataError("a point is NaN or infinite, so no distance can be scored")
+    mean_km = great_circle_m(points, true_points, radius_m=COMPETITION_RADIUS_M).mean() / 1000
+    return float(max(0.0, 1.0 - mean_km / 5000.0))
+
+
+def competition_score(top5, points, true_state, true_points) -> float:
+    """0.70 of the credit for states plus 0.30 of the credit for points, in [0, 1].
+
+    Args:
+        top5: (n, k) state indices, see `state_score`.
+        points, true_points: (n, 2) latitude and longitude in degrees.
+        true_state: (n,) state indices.
+
+    >>> competition_score([[4]], [[36.0, -119.0]], [4], [[36.0, -119.0]])
+    1.0
+    """
+    if len(np.asarray(points)) != len(np.asarray(true_state)):
+        raise DataError(f"{len(points)} points for {len(true_state)} true states")
+    return 0.70 * state_score(top5, true_state) + 0.30 * distance_score(points, true_points)
+
+
+def distance_metrics(distance_km) -> dict[str, float]:
+    """Mean, median and standard deviation in km, shares within `RADII_KM`, and the GeoScore (0 to 5000).
+
+    The GeoScore of one place is 5000 * exp(-km / 1492.7), averaged unrounded.
+    """
+    km = np.asarray(distance_km, np.float64)
+    metrics = {"mean_km": km.mean(), "median_km": np.median(km), "std_km": km.std()}
+    metrics |= {f"within_{radius}_km": (km <= radius).mean() for radius in RADII_KM}
+    metrics["geoscore"] = (5000 * np.exp(-km / 1492.7)).mean()
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def expected_calibration_error(probabilities, labels, bins: int = 15) -> float:
+    """Mean gap between the top probability and the accuracy, over bins of equal width (Guo et al. 2017).
+
+    Args:
+        probabilities: (n, classes), rows sum to one.
+        labels: (n,) class numbers.
+
+    >>> expected_calibration_error([[0.8, 0.2], [0.8, 0.2]], [0, 1]).__round__(3)
+    0.3
+    """
+    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(which, confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def street_metrics(logits, points, labels, true_points, temperature: float = 1.0) -> dict[str, float]:
+    """Everything that is reported for the street task.
+
+    Args:
+        logits: (n, classes) or None.
+        points, true_points: (n, 2) degrees; rows whose truth is NaN count for states only.
+        labels: (n,) class numbers; negative ones are unknown.
+
+    Returns:
+        `score` (only where states and points are known), `top1`, `top5`, `ece`, and `distance_metrics`.
+    """
+    metrics = {}
+    labels, points, true_points = (
+        np.asarray(labels),
+        np.asarray(points, np.float64),
+        np.asarray(true_points, np.float64),
+    )
+    located, labelled = np.isfinite(true_points).all(-1), labels >= 0
+    if logits is not None and labelled.any():
+        logits = np.asarray(logits, np.float64)
+        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        both = located & labelled
+        if both.any():
+            metrics["score"] = competition_score(ranked[both], points[both], labels[both], true_points[both])
+        hits = ranked[labelled] == labels[labelled, None]
+        metrics["top1"], metrics["top5"] = float(hits[:, 0].mean()), float(hits.any(1).mean())
+        scaled = logits[labelled] / temperature
+        probabilities = np.exp(scaled - scaled.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        metrics["ece"] = expected_calibration_error(probabilities, labels[labelled])
+    if located.any():
+        metrics |= distance_metrics(great_circle_m(points[located], true_points[located]) / 1000)
+    return metrics
+
+
+def constant_baseline(labels, points, num_classes: int) -> tuple[np.ndarray | None, np.ndarray]:
+    """The best answer that looks at no image: the most frequent states, and one point for all.
+
+    The point is the training place with the least mean distance to all others (of at most 2,000 drawn).
+
+    Returns:
+        (logits, point): (classes,) log frequencies or None, and (2,) degrees.
+    """
+    labels, points = np.asarray(labels), np.asarray(points, np.float64)
+    logits = None
+    if num_classes:
+        logits = np.log(np.bincount(labels[labels >= 0], minlength=num_classes) + 1e-9)
+    points = points[np.isfinite(points).all(-1)]
+    some = points[np.random.default_rng(0).permutation(len(points))[:2000]]
+    means = [great_circle_m(point, some).mean() for point in some]
+    return logits, some[int(np.argmin(means))]

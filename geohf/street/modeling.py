@@ -1,0 +1,202 @@
+"""The street model: from one to eight views of a place to its state and its point."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geohf.errors import DataError
+from geohf.geo import Area, area_from_geojson, great_circle_m
+from geohf.hub.modeling import GeoPreTrainedModel
+from geohf.street.configuration import GeoStreetConfig
+from geohf.street.head import GeoStreetOutput, StreetHead
+from geohf.street.processing import GeoStreetImageProcessor
+from geohf.vision.backbones import build_tower, tower_features
+
+# A class whose point lies outside the wanted area loses a factor e of its weight with every so many metres.
+AREA_DECAY_M = 25_000.0
+
+
+@dataclass
+class StatePrediction:
+    """One class: its name, its calibrated probability, the competition's index (None where there is none)."""
+
+    name: str
+    probability: float
+    index: int | None = None
+
+
+@dataclass
+class StreetPrediction:
+    """The answer for one place.
+
+    Attributes:
+        latitude, longitude: degrees.
+        radius_m: holds the truth with the config's `radius_coverage`; None where that was not calibrated.
+        states: the most probable classes, most probable first; empty for a model without classes.
+    """
+
+    latitude: float
+    longitude: float
+    radius_m: float | None
+    states: list[StatePrediction]
+
+
+class GeoStreetModel(GeoPreTrainedModel):
+    """State and coordinates from one to eight street views.
+
+    >>> from geohf.street import GeoStreetConfig
+    >>> from geohf.vision.backbones import TimmTowerConfig
+    >>> config = GeoStreetConfig(vision_config=TimmTowerConfig(architecture="test_resnet"), feature_size=96,
+    ...                          class_centroids=[[36.8, -119.4], [31.5, -99.3]], id2label={0: "California", 1: "Texas"})
+    >>> output = GeoStreetModel(config).eval()(torch.zeros(1, 4, 3, 64, 64))
+    >>> output.logits.shape, output.coordinates.shape
+    (torch.Size([1, 2]), torch.Size([1, 2]))
+    """
+
+    config_class = GeoStreetConfig
+    processor_class = GeoStreetImageProcessor
+    card_template = "street.md"
+    _no_split_modules = ("StreetHead",)
+
+    def __init__(self, config: GeoStreetConfig):
+        super().__init__(config)
+        self.tower = build_tower(config.vision_config)
+        self.head = StreetHead(config)
+        self.finish_init()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        view_mask: torch.Tensor | None = None,
+        headings: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        coordinates: torch.Tensor | None = None,
+        loss_items: dict[str, torch.Tensor] | None = None,
+    ) -> GeoStreetOutput:
+        """Locate places.
+
+        Args:
+            pixel_values: (batch, views, 3, height, width), or (batch, 3, height, width) for one view.
+            view_mask, headings, labels, coordinates, loss_items: see `StreetHead.forward`.
+        """
+        features = self.view_features(pixel_values, view_mask)
+        return self.head(features, view_mask, headings, labels, coordinates, loss_items)
+
+    def view_features(
+        self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The tower's features of every view, (batch, views, features); missing views are not computed."""
+        if pixel_values.ndim == 4:
+            pixel_values = pixel_values[:, None]
+        if view_mask is None or bool(view_mask.all()):
+            return tower_features(self.tower, pixel_values.flatten(0, 1)).unflatten(0, pixel_values.shape[:2])
+        present = tower_features(self.tower, pixel_values[view_mask])
+        features = present.new_zeros(*view_mask.shape, present.shape[-1])
+        features[view_mask] = present
+        return features
+
+    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
+        """How many rows of a batch count for each part of the loss."""
+        return self.head.count_loss_items(batch)
+
+    # ---- answers
+
+    def decode(
+        self,
+        outputs: GeoStreetOutput,
+        top_k: int = 5,
+        states: Sequence[str | int] | None = None,
+        area: Area | dict | str | Path | None = None,
+    ) -> list[StreetPrediction]:
+        """Turn outputs into answers.
+
+        Args:
+            top_k: states to name.
+            states: answer within these states only (names, or the competition's indices).
+            area: answer within this `geohf.geo.Area`, GeoJSON dict or GeoJSON file only.
+
+        Raises:
+            DataError: an unknown state, or a GeoJSON file that cannot be read.
+        """
+        area = area if area is None or isinstance(area, Area) else area_from_geojson(area)
+        points, candidates = outputs.coordinates, outputs.candidates
+        config, n = self.config, len(outputs.coordinates)
+        probabilities = None
+        if outputs.logits is not None:
+            logits = outputs.logits.float() / config.temperature
+            if states is not None:
+                outside = torch.ones(config.num_classes, dtype=torch.bool, device=logits.device)
+                outside[self.class_numbers(states)] = False
+                logits = logits.masked_fill(outside, -torch.inf)
+            if area is not None and candidates is not None:
+                logits = logits - self._metres_outside(area, candidates) / AREA_DECAY_M
+            probabilities = logits.softmax(-1)
+            if candidates is not None:
+                points = self.head.estimate(probabilities, candidates)
+        elif states is not None:
+            raise DataError("this model has no classes, so its answers cannot be restricted to states")
+        if area is not None:
+            points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
+        radius = self._radius_m(probabilities, candidates, points)
+        best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
+        places = points.double().cpu().tolist()
+        return [
+            StreetPrediction(*places[i], None if radius is None else float(radius[i]), self._named(best, i))
+            for i in range(n)
+        ]
+
+    def class_numbers(self, states: Sequence[str | int]) -> list[int]:
+        """Class numbers of state names or competition indices.
+
+        Raises:
+            DataError: a state that the model does not know.
+        """
+        indices = {
+            index: i for i, index in enumerate(self.config.class_indices or range(self.config.num_classes))
+        }
+        numbers = []
+        for state in [states] if isinstance(states, (str, int)) else states:
+            number = indices.get(state) if isinstance(state, int) else self.config.label2id.get(state)
+            if number is None:
+                close = difflib.get_close_matches(str(state), self.config.label2id, n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                raise DataError(f"the model knows no state {state!r}{hint}")
+            numbers.append(int(number))
+        if not numbers:
+            raise DataError("no state is left to answer with")
+        return numbers
+
+    def _metres_outside(self, area: Area, candidates: torch.Tensor) -> torch.Tensor:
+        flat = candidates.double().cpu().numpy().reshape(-1, 2)
+        away = great_circle_m(flat, np.asarray(area.nearest(flat)))
+        return candidates.new_tensor(away).reshape(candidates.shape[:2])
+
+    def _radius_m(self, probabilities, candidates, points) -> torch.Tensor | None:
+        if self.config.radius_factor is None:
+            return None
+        spread = self.head.spread_m(probabilities, candidates, points)
+        return self.config.radius_factor * (spread + self.config.radius_floor_m)
+
+    def _named(self, best, row: int) -> list[StatePrediction]:
+        if best is None:
+            return []
+        names, indices = self.config.id2label, self.config.class_indices
+        chosen = zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)
+        # a class that was ruled out has probability 0 and is no answer
+        return [
+            StatePrediction(names[c], p, None if indices is None else indices[c]) for c, p in chosen if p > 0
+        ]
+
+    def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[StreetPrediction]:
+        """Locate places from paths, folders, PIL images, arrays, bytes or datasets; see `decode` for options.
+
+        One place with several views is a dict (`{"north": ..., "east": ...}`) or a list within the list.
+        """
+        return super().predict(inputs, batch_size, **options)

@@ -1,0 +1,90 @@
+"""From photographs of a place to tensors: one to eight views, some of them missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+
+from geohf.errors import DataError
+from geohf.vision.processing import GeoImageProcessor
+
+COMPASS = {"north": 0.0, "east": 90.0, "south": 180.0, "west": 270.0}
+MAX_VIEWS = 8
+
+
+class GeoStreetImageProcessor(GeoImageProcessor):
+    """Turns samples into `pixel_values` (batch, views, 3, height, width), `view_mask` and `headings`.
+
+    A sample is one image; a list of images; a dict with `north`, `east`, `south`, `west` (any of them), or
+    with `views` and perhaps `headings` in degrees, as the rows of geohf's datasets have. An image is anything
+    that `open_image` takes; a view that is None is missing.
+    """
+
+    model_input_names = ["pixel_values", "view_mask", "headings"]  # noqa: RUF012
+
+    def __call__(self, images: Any, return_tensors: str = "pt", augment=None, **kwargs) -> BatchFeature:
+        """Prepare one sample or a list of samples.
+
+        Args:
+            augment: a function on (3, H, W) uint8 tensors for training, applied before normalisation.
+
+        Raises:
+            ImageError: an image cannot be opened.
+            DataError: a sample has no view, or more than eight.
+        """
+        samples = [split_views(sample) for sample in (images if isinstance(images, list) else [images])]
+        flat = [view for views, _ in samples for view in views]
+        pixels = self.pixel_values(flat, augment)
+        width = max(len(views) for views, _ in samples)
+        batch = pixels.new_zeros(len(samples), width, *pixels.shape[1:])
+        mask = torch.zeros(len(samples), width, dtype=torch.bool)
+        headings = torch.full((len(samples), width), math.nan)
+        start = 0
+        for i, (views, directions) in enumerate(samples):
+            n = len(views)
+            batch[i, :n] = pixels[start : start + n]
+            mask[i, :n] = True
+            headings[i, :n] = torch.tensor(directions)
+            start += n
+        return BatchFeature({"pixel_values": batch, "view_mask": mask, "headings": headings})
+
+
+def split_views(sample: Any) -> tuple[list, list[float]]:
+    """The views of a sample that are there, and the heading of each in degrees (NaN where unknown)."""
+    if isinstance(sample, Mapping):
+        names = [name for name in COMPASS if name in sample]
+        if "views" in sample:
+            views = list(sample["views"])
+            headings = sample.get("headings")
+            headings = [math.nan] * len(views) if headings is None else list(headings)
+        elif names:
+            views, headings = [sample[name] for name in names], [COMPASS[name] for name in names]
+        elif "image" in sample:
+            views, headings = [sample["image"]], [sample.get("heading")]
+        elif "bytes" in sample or "path" in sample:  # one undecoded image of datasets
+            views, headings = [sample], [math.nan]
+        else:
+            raise DataError(
+                f"a sample needs 'views', 'image' or one of {', '.join(COMPASS)}; it has {list(sample)}"
+            )
+    elif isinstance(sample, Sequence) and not isinstance(sample, (str, bytes, bytearray)):
+        views = list(sample)
+        headings = [math.nan] * len(views)
+    else:
+        views, headings = [sample], [math.nan]
+    if len(headings) != len(views):
+        raise DataError(f"a sample has {len(views)} views but {len(headings)} headings")
+    there = [
+        (v, math.nan if h is None else float(h))
+        for v, h in zip(views, headings, strict=True)
+        if v is not None
+    ]
+    if not there:
+        raise DataError("a sample has no view")
+    if len(there) > MAX_VIEWS:
+        raise DataError(f"a sample has {len(there)} views, at most {MAX_VIEWS} are possible")
+    return [view for view, _ in there], [heading for _, heading in there]

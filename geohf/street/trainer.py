@@ -1,0 +1,295 @@
+"""Training in two phases: the heads on cached features, then the tower with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import EvalPrediction
+
+from geohf.geo import great_circle_m
+from geohf.street.arguments import StreetTrainingArguments
+from geohf.street.classes import labels_of
+from geohf.street.data import points_of
+from geohf.street.head import GeoStreetOutput, StreetHead
+from geohf.street.metrics import street_metrics
+from geohf.street.modeling import GeoStreetModel
+from geohf.training.calibration import conformal_quantile, fit_temperature
+from geohf.training.tensor_table import TensorTable
+from geohf.training.trainer import GeoTrainer, phase_arguments
+from geohf.vision.backbones import tower_blocks
+from geohf.vision.features import cached_features
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# the linear layers of attention and MLP under the names that transformers and timm give them
+LORA_TARGETS = r".*tower\..*\.(q_proj|k_proj|v_proj|out_proj|qkv|proj|query|key|value|dense|fc1|fc2)"
+
+
+class StreetCollator:
+    """Rows of a dataset of places to a batch of pixels, labels and coordinates.
+
+    Args:
+        model: gives the processor and the classes.
+        augment: vary the images, for training.
+    """
+
+    def __init__(self, model: GeoStreetModel, augment: bool = False):
+        self.processor, self.config = model.processor, model.config
+        self.augment = street_augmentation() if augment else None
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = dict(self.processor(rows, augment=self.augment))
+        batch["labels"] = torch.tensor([row["labels"] for row in rows])
+        points = [[row["latitude"], row["longitude"]] for row in rows]
+        batch["coordinates"] = torch.tensor(points, dtype=torch.float64)
+        return batch
+
+
+def street_augmentation():
+    """Crops and colour changes. No flips: they mirror signs and the side that people drive on."""
+    from torchvision.transforms import v2
+
+    class CropABit(v2.Transform):
+        def forward(self, image):
+            height, width = image.shape[-2:]
+            share = 1 - 0.15 * float(torch.rand(()))
+            size = round(height * share), round(width * share)
+            return v2.RandomCrop(size)(image)
+
+    return v2.Compose([CropABit(), v2.ColorJitter(0.2, 0.2, 0.2, 0.02)])
+
+
+class GeoStreetTrainer(GeoTrainer):
+    """Trains a street model, or its head on features; evaluates by the competition's score.
+
+    Args:
+        model: a `GeoStreetModel`, or a `StreetHead`.
+        train_dataset, eval_dataset: datasets of places for a model, `TensorTable`s for a head.
+    """
+
+    shown_metrics = ("score", "top1", "mean_km")
+
+    def __init__(
+        self, model=None, args=None, train_dataset=None, eval_dataset=None, data_collator=None, **kwargs
+    ):
+        self.config = model.config
+        whole = not isinstance(model, StreetHead)
+        if whole:
+            train_dataset, eval_dataset = (self._labelled(d) for d in (train_dataset, eval_dataset))
+            data_collator = data_collator or StreetCollator(model, augment=getattr(args, "augment", False))
+            self.eval_collator = StreetCollator(model)
+        kwargs.setdefault("compute_metrics", self._metrics)
+        super().__init__(
+            model, args, data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
+        )
+        self.label_names = ["labels", "coordinates"]
+
+    def _labelled(self, dataset):
+        if dataset is None or "labels" in dataset.column_names:
+            return dataset
+        return dataset.add_column("labels", labels_of(dataset, self.config))
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        return self._without_augmentation(super().get_eval_dataloader, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        return self._without_augmentation(super().get_test_dataloader, test_dataset)
+
+    def _without_augmentation(self, get, dataset):
+        if not hasattr(self, "eval_collator"):
+            return get(dataset)
+        training, self.data_collator = self.data_collator, self.eval_collator
+        try:
+            return get(self._labelled(dataset) if dataset is not None else None)
+        finally:
+            self.data_collator = training
+
+    def outputs(self, dataset) -> GeoStreetOutput:
+        """The model's outputs on a whole dataset, on the CPU and on every process."""
+        return self._named(self.predict(dataset).predictions)
+
+    def _named(self, predictions) -> GeoStreetOutput:
+        arrays = [predictions] if isinstance(predictions, np.ndarray) else list(predictions)
+        names = ["logits"] * bool(self.config.num_classes) + ["coordinates"]
+        names += ["candidates"] * (self.config.gps_head == "offset")
+        return GeoStreetOutput(**dict(zip(names, map(torch.from_numpy, arrays), strict=True)))
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        outputs = self._named(prediction.predictions)
+        labels, coordinates = map(torch.from_numpy, prediction.label_ids)
+        head = self.accelerator.unwrap_model(self.model)
+        head = head if isinstance(head, StreetHead) else head.head
+        # over all places at once: the mean of the batches' means would depend on their sizes
+        loss, parts = head.losses(
+            outputs.logits, outputs.coordinates, outputs.candidates, labels, coordinates
+        )
+        logits = None if outputs.logits is None else outputs.logits.numpy()
+        metrics = street_metrics(logits, outputs.coordinates.numpy(), labels.numpy(), coordinates.numpy())
+        return {"loss": float(loss)} | {name: float(part) for name, part in parts.items()} | metrics
+
+
+def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingArguments) -> TensorTable:
+    """The frozen tower's features of every view of every place, from the cache, with labels and coordinates."""
+    views = dataset["views"]
+    files = [image["path"] if image["bytes"] is None else image for row in views for image in row]
+    flat = cached_features(
+        model.tower,
+        model.processor,
+        files,
+        cache_dir=args.cache_dir,
+        batch_size=args.feature_batch_size,
+        num_workers=args.dataloader_num_workers,
+        autocast=torch.bfloat16 if args.bf16 else None,
+    )
+    counts = torch.tensor([len(row) for row in views])
+    width = int(counts.max())
+    mask = torch.arange(width) < counts[:, None]
+    features = flat.new_zeros(*mask.shape, flat.shape[-1])
+    features[mask] = flat
+    headings = torch.full(mask.shape, torch.nan)
+    headings[mask] = torch.tensor([h for row in dataset["headings"] for h in row], dtype=torch.float32)
+    return TensorTable(
+        features=features,
+        view_mask=mask,
+        headings=headings,
+        labels=torch.from_numpy(labels_of(dataset, model.config)),
+        coordinates=torch.from_numpy(points_of(dataset)),
+    )
+
+
+def train_heads(model, train, validation, args, resume=False, **kwargs) -> GeoStreetTrainer:
+    """Phase 1: the heads on the frozen tower's cached features."""
+    device = args.device
+    model.tower.to(device)
+    tables = [feature_table(model, dataset, args) for dataset in (train, validation)]
+    phase = phase_arguments(
+        args,
+        "phase1",
+        num_train_epochs=args.phase1_epochs,
+        per_device_train_batch_size=args.phase1_batch_size,
+        per_device_eval_batch_size=max(256, args.phase1_batch_size),
+        gradient_accumulation_steps=1,
+        **best_metric(model, args),
+    )
+    trainer = GeoStreetTrainer(model.head, phase, *tables, **kwargs)
+    trainer.run(resume)
+    return trainer
+
+
+def finetune(
+    model, train, validation, args, resume=False, **kwargs
+) -> tuple[GeoStreetModel, GeoStreetTrainer]:
+    """Phase 2: the heads and as much of the tower as `args.finetune` says.
+
+    Returns:
+        (the model with adapters merged, the trainer).
+    """
+    model.requires_grad_(args.finetune == "all")
+    model.head.requires_grad_(True)
+    if args.finetune == "last":
+        unfreeze_last(model.tower, args.finetune_blocks)
+    if args.finetune == "lora":
+        base = Path(args.output_dir) / "base"
+        if args.should_save:
+            model.save_pretrained(base)
+        # an adapter names the model that it belongs to: by its repo where there will be one
+        model.name_or_path = f"{args.hub_model_id}-base" if args.push_to_hub else str(base)
+        model.config._name_or_path = model.name_or_path
+    trained = _with_adapters(model, args) if args.finetune == "lora" else model
+    phase = phase_arguments(args, "phase2", **best_metric(model, args))
+    trainer = GeoStreetTrainer(trained, phase, train, validation, **kwargs)
+    trainer.run(resume)
+    if args.finetune == "lora":
+        if trainer.is_world_process_zero():
+            trained.save_pretrained(Path(args.output_dir) / "adapter")
+        model = trained.merge_and_unload()
+    return model.requires_grad_(True).eval(), trainer
+
+
+def unfreeze_last(tower: nn.Module, blocks: int) -> None:
+    """Let the last blocks learn, and what stands behind them."""
+    last = tower_blocks(tower)[-blocks:]
+    chosen = {id(parameter) for block in last for parameter in block.parameters()}
+    behind = False
+    for parameter in tower.parameters():
+        inside = id(parameter) in chosen
+        behind = behind or inside
+        parameter.requires_grad_(inside or behind)
+
+
+def best_metric(model: GeoStreetModel, args) -> dict:
+    """The best checkpoint is chosen by the score; by the mean distance where there are no states to name."""
+    if args.metric_for_best_model not in (None, "loss"):
+        return {}
+    by_score = model.config.num_classes and not model.config.cells
+    return {"metric_for_best_model": "score" if by_score else "mean_km", "greater_is_better": bool(by_score)}
+
+
+def calibrate(
+    model: GeoStreetModel, outputs: GeoStreetOutput, labels: np.ndarray, points: np.ndarray
+) -> None:
+    """Fit the temperature and the radius on validation places and keep them in the config.
+
+    Args:
+        outputs: of the model on the validation places.
+        labels: (n,) class numbers, negative where unknown.
+        points: (n, 2) true degrees, NaN where unknown.
+    """
+    config, head = model.config, model.head.cpu()
+    probabilities = None
+    if outputs.logits is not None:
+        config.temperature = round(fit_temperature(outputs.logits.numpy(), labels), 6)
+        probabilities = (outputs.logits / config.temperature).softmax(-1)
+    answers = outputs.coordinates
+    if outputs.candidates is not None:
+        answers = head.estimate(probabilities, outputs.candidates)
+    located = np.isfinite(points).all(1)
+    if not located.any():
+        return
+    missed = great_circle_m(answers.double().numpy()[located], points[located])
+    spread = head.spread_m(probabilities, outputs.candidates, answers).numpy()[located]
+    config.radius_floor_m = float(np.median(missed))
+    config.radius_factor = conformal_quantile(
+        missed / (spread + config.radius_floor_m), config.radius_coverage
+    )
+
+
+def _with_adapters(model, args):
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(
+        r=args.lora_rank, lora_alpha=2 * args.lora_rank, target_modules=LORA_TARGETS, modules_to_save=["head"]
+    )
+    return get_peft_model(model, lora)
+
+
+@torch.inference_mode()
+def head_outputs(head: StreetHead, table: TensorTable, batch_size: int = 1024) -> GeoStreetOutput:
+    """The head's outputs on a table of features, on the CPU."""
+    device = next(head.parameters()).device
+    head.eval()
+    batches = []
+    for start in range(0, len(table), batch_size):
+        rows = table.__getitems__(range(start, min(start + batch_size, len(table))))
+        inputs = (rows[name].to(device) for name in ("features", "view_mask", "headings"))
+        batches.append(head(*inputs))
+    names = [name for name, value in batches[0].items() if isinstance(value, torch.Tensor)]
+    return GeoStreetOutput(**{name: torch.cat([batch[name] for batch in batches]).cpu() for name in names})
+
+
+def place_outputs(model: GeoStreetModel, dataset: Dataset, args, frozen: bool) -> GeoStreetOutput:
+    """The model's outputs on a dataset of places, on the CPU and on every process.
+
+    Args:
+        frozen: the tower is as it was when its features were cached; they are used then.
+    """
+    if frozen:
+        return head_outputs(model.head, feature_table(model, dataset, args))
+    return GeoStreetTrainer(model, phase_arguments(args, "", eval_strategy="no", save_strategy="no")).outputs(
+        dataset
+    )

@@ -1,0 +1,92 @@
+"""What every recipe does around its training: begin, report, push, and fail politely."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geohf.errors import DataError
+from geohf.hub.card import write_card
+from geohf.hub.files import push_folder
+from geohf.hub.modeling import GeoPreTrainedModel
+from geohf.report.files import atomic_write
+from geohf.report.plots import plot_learning_curves
+from geohf.report.tables import write_csv
+
+logger = logging.getLogger("geohf")
+
+
+def run_recipe(main: Callable[[], Any]) -> None:
+    """Run a recipe's `main`: bad input ends with one message and exit code 2, not with a traceback."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logger.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
+    try:
+        main()
+    except (DataError, FileNotFoundError) as error:
+        print_error(error)
+        sys.exit(2)
+
+
+def print_error(error: Exception) -> None:
+    """Say on standard error what is wrong."""
+    sys.stderr.write(f"\nerror: {error}\n")
+
+
+def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
+    """Write metrics.json: `{"eval": {...}, "baseline": {...}, ...}`."""
+    with atomic_write(Path(folder) / "metrics.json") as file:
+        json.dump(metrics, file, indent=2)
+        file.write("\n")
+
+
+def phase_history(**phases: Sequence[Mapping]) -> list[dict]:
+    """The log rows of several phases as one list, each with its phase, steps counted through."""
+    rows, offset = [], 0
+    for phase, history in phases.items():
+        rows += [{"phase": phase, **row, "step": row.get("step", 0) + offset} for row in history]
+        offset = rows[-1]["step"] if rows else 0
+    return rows
+
+
+def finish_run(
+    model: GeoPreTrainedModel,
+    args,
+    history: Sequence[Mapping],
+    metrics: Mapping,
+    card: Mapping[str, Any],
+    curves: Sequence[str] = (),
+) -> None:
+    """Leave a whole model repo in `args.output_dir`, and push it where that was asked for.
+
+    Writes the model, metrics.json, log_history.csv, learning_curves.png and, last, the card, which shows every
+    PNG that lies in the folder.
+
+    Args:
+        history: log rows, see `phase_history`.
+        metrics: what goes into metrics.json.
+        card: keyword arguments of `write_card`.
+        curves: evaluation metrics to plot beside the losses and the learning rate.
+    """
+    folder = Path(args.output_dir)
+    model.save_pretrained(folder)
+    write_metrics(folder, metrics)
+    write_csv(folder / "log_history.csv", history)
+    if history:
+        plotted = {"phase", "step", "epoch", "learning_rate", *(f"eval_{name}" for name in curves)}
+        rows = [{k: v for k, v in row.items() if k in plotted or k.endswith("loss")} for row in history]
+        plot_learning_curves(folder / "learning_curves.png", rows)
+    write_card(folder, model.card_template, model.config, repo_id=args.hub_model_id, **card)
+    if args.push_to_hub:
+        url = push_folder(
+            folder,
+            args.hub_model_id or folder.name,
+            private=args.hub_private_repo,
+            token=args.hub_token,
+            revision=args.hub_revision,
+        )
+        logger.info("pushed to %s", url)

@@ -1,0 +1,115 @@
+"""Positions from EXIF tags: hemispheres, rationals, headings, and what cameras write in their place."""
+
+import math
+import random
+
+import pytest
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import IFDRational
+
+from geohf.vision.exif import exif_position
+from geohf.vision.images import image_files
+
+GPS = ExifTags.GPS
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(tags, name="photo.jpg"):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Make] = "camera"
+        exif.get_ifd(ExifTags.IFD.GPSInfo).update({int(tag): value for tag, value in tags.items()})
+        Image.new("RGB", (8, 8)).save(tmp_path / name, exif=exif)
+        return tmp_path / name
+
+    return write
+
+
+def position(north="N", latitude=(47, 22, 37.56), east="E", longitude=(8, 32, 30.12), **more):
+    tags = {
+        GPS.GPSLatitudeRef: north,
+        GPS.GPSLatitude: latitude,
+        GPS.GPSLongitudeRef: east,
+        GPS.GPSLongitude: longitude,
+    }
+    return tags | {getattr(GPS, name): value for name, value in more.items()}
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.webp"])
+@pytest.mark.parametrize(("north", "east"), [("N", "E"), ("S", "E"), ("N", "W"), ("S", "W")])
+def test_degrees_minutes_seconds_take_the_sign_of_their_hemisphere(write, north, east, name):
+    found = exif_position(write(position(north, east=east), name))
+    assert found.latitude == pytest.approx((1 if north == "N" else -1) * 47.3771, abs=1e-6)
+    assert found.longitude == pytest.approx((1 if east == "E" else -1) * 8.5417, abs=1e-6)
+    assert math.isnan(found.heading)
+
+
+def test_rational_minutes_and_headings_are_read(write):
+    latitude = (IFDRational(52, 1), IFDRational(31, 1), IFDRational(1234, 100))
+    found = exif_position(write(position(latitude=latitude, GPSImgDirection=IFDRational(27055, 100))))
+    assert found.latitude == pytest.approx(52 + 31 / 60 + 12.34 / 3600, abs=1e-9)
+    assert found.heading == pytest.approx(270.55)
+
+
+def test_a_full_turn_is_north(write):
+    assert exif_position(write(position(GPSImgDirection=360.0))).heading == 0
+
+
+def test_an_unknown_heading_does_not_lose_the_position(write):
+    found = exif_position(write(position(GPSImgDirection=IFDRational(0, 0))))
+    assert found.latitude == pytest.approx(47.3771)
+    assert math.isnan(found.heading)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},
+        {GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (47, 22, 37)},
+        position(latitude=(IFDRational(0, 0),) * 3, longitude=(IFDRational(0, 0),) * 3),
+        position(latitude=(0, 0, 0), longitude=(0, 0, 0)),
+        position(latitude=(91, 0, 0)),
+        position(longitude=(180, 1, 0)),
+        position(latitude=(47, 22)),
+    ],
+    ids=["no tags", "half", "0/0", "zeros", "beyond the pole", "beyond 180", "two numbers"],
+)
+def test_what_is_no_position_is_none(write, tags):
+    assert exif_position(write(tags)) is None
+
+
+def test_zero_longitude_or_latitude_alone_is_a_position(write):
+    assert exif_position(write(position(longitude=(0, 0, 0)))).longitude == 0
+    assert exif_position(write(position(latitude=(0, 0, 0)))).latitude == 0
+
+
+def test_files_that_are_no_photograph_have_no_position(tmp_path):
+    (tmp_path / "a.jpg").write_text("text")
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.bmp")
+    for name in ("a.jpg", "b.bmp", "absent.jpg"):
+        assert exif_position(tmp_path / name) is None
+    assert exif_position(tmp_path) is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_tags_never_raise(write, tmp_path):
+    whole = write(position(GPSImgDirection=90.0)).read_bytes()
+    generator = random.Random(0)
+    end = whole.index(b"\xff\xdb")  # the tables behind the EXIF segment
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(generator.choice([1, 3, 10])):
+            damaged[generator.randrange(20, end)] = generator.randrange(256)
+        (tmp_path / "damaged.jpg").write_bytes(damaged)
+        found = exif_position(tmp_path / "damaged.jpg")
+        assert found is None or (abs(found.latitude) <= 90 and abs(found.longitude) <= 180)
+
+
+@pytest.mark.parametrize(
+    ("place", "count", "latitude", "longitude"), [("berlin", 3, 52.5, 13.4), ("lund", 29, 55.7, 13.2)]
+)
+def test_real_photographs_lie_where_they_were_taken(shared_data, place, count, latitude, longitude):
+    found = [exif_position(path) for path in image_files(shared_data("geotagged") / place)]
+    assert len(found) == count
+    assert all(abs(p.latitude - latitude) < 0.3 and abs(p.longitude - longitude) < 0.3 for p in found)
+    assert all(math.isnan(p.heading) or 0 <= p.heading < 360 for p in found)
