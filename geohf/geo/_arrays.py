@@ -43,9 +43,9 @@ def as_floats(array, name: str = "points"):
 
 
 def as_double(array, name: str = "points"):
-    """Return ``array`` in float64, numpy or torch."""
+    """Return ``array`` in float64, numpy or torch; in float32 on Apple's GPUs, which have no float64."""
     if isinstance(array, torch.Tensor):
-        return array.to(torch.float64)
+        return array.to(torch.float32 if array.device.type == "mps" else torch.float64)
     return as_floats(array, name).astype(np.float64, copy=False)
 
 

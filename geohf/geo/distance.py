@@ -22,12 +22,12 @@ def great_circle_m(a, b, radius_m: float = EARTH_RADIUS_M):
 
     ``2 R atan2(sqrt(h), sqrt(g))`` with ``h = sin²(Δφ/2) + cosφ1 cosφ2 sin²(Δλ/2)`` and
     ``g = sin²((φ1+φ2)/2) + cosφ1 cosφ2 cos²(Δλ/2)``. The usual form takes ``g`` as ``1 - h``, which loses all
-    digits near the antipode; here each is computed by itself, so float32 stays within 3 m everywhere and
-    float64 within 1e-8 m. The gradient is finite everywhere, zero at distance zero and at the antipode.
+    digits near the antipode; here each is computed by itself, so float32 stays within 3 m everywhere (2.2 m in
+    27 million pairs) and float64 within 1e-8 m. The gradient is finite everywhere, zero at distance zero and at the antipode.
 
     Args:
         a, b: (..., 2) latitude and longitude in degrees; shapes broadcast. Both numpy (or lists) or both torch.
-            numpy computes in float64 unless float32 is given; torch keeps dtype, device and gradient. Longitudes
+            numpy returns float64, or float32 where both are; torch keeps dtype, device and gradient. Longitudes
             may lie in any turn. Values are not checked (see :func:`check_points`); NaN gives NaN.
         radius_m: radius of the sphere in metres.
 
@@ -51,19 +51,17 @@ def great_circle_m(a, b, radius_m: float = EARTH_RADIUS_M):
         np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
     except ValueError:
         raise ValueError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} do not broadcast") from None
-    if (
-        xp is np
-    ):  # float32 arrays hold the degrees, not the arithmetic; tensors may live where float64 is slow
-        dtype = np.result_type(a, b)
-        return cast_like(_arc_m(np, as_double(a), as_double(b), radius_m), dtype)
-    return _arc_m(torch, a, b, radius_m)
+    if xp is torch:
+        return _arc_m(torch, a, b, radius_m)
+    # A float32 array says how the degrees are stored, not how to compute.
+    return cast_like(_arc_m(np, as_double(a), as_double(b), radius_m), np.result_type(a, b))
 
 
 def _arc_m(xp, a, b, radius_m: float):
     """Distances of (..., 2) arrays of the namespace ``xp``.
 
-    Float32 loses more than 3 m in three places, each mended here: a longitude difference beyond 180° rounds
-    before it is wrapped, the cosine near 90° is all rounding, and so is an arc tangent near a half turn.
+    Float32 all the way is up to 4 m off. Three steps make good for it: the difference of longitudes keeps the
+    digits that it rounds off, the cosine near 90° is taken as a sine near 0°, and the arc tangent is in float64.
     """
     lat_a, lat_b = a[..., 0], b[..., 0]
     # Differences and sums are taken in degrees, where they are exact for near points, and only then scaled.
@@ -71,22 +69,18 @@ def _arc_m(xp, a, b, radius_m: float):
     cosines = xp.cos(lat_a * (2.0 * _HALF_DEGREE)) * xp.cos(lat_b * (2.0 * _HALF_DEGREE))
     h = xp.sin((lat_a - lat_b) * _HALF_DEGREE) ** 2 + cosines * xp.sin(turn * _HALF_DEGREE) ** 2
     # cos(x/2) as sin((180° - |x|) / 2): right to the last digit, and zero at the antipode.
-    g = (
-        xp.sin((lat_a + lat_b) * _HALF_DEGREE) ** 2
-        + cosines * xp.sin((180.0 - abs(turn)) * _HALF_DEGREE) ** 2
-    )
-    # Of points more than a quarter turn apart, the distance to the antipode is taken off half the girth.
-    far = h > g
-    less, more = xp.where(far, g, h), xp.where(far, h, g)
-    near_side = (2.0 * radius_m) * xp.arctan2(guarded_sqrt(xp, less), xp.sqrt(more))
-    return xp.where(far, np.pi * radius_m - near_side, near_side)
+    to_half_turn = 180.0 - abs(turn)
+    g = xp.sin((lat_a + lat_b) * _HALF_DEGREE) ** 2 + cosines * xp.sin(to_half_turn * _HALF_DEGREE) ** 2
+    h, g = as_double(h), as_double(g)
+    distance = (2.0 * radius_m) * xp.arctan2(guarded_sqrt(xp, h), guarded_sqrt(xp, g))
+    return cast_like(distance, turn.dtype)
 
 
 def _longitude_difference(xp, a, b):
     """``a - b`` wrapped to [-180, 180]."""
     turn = a - b
     wrapped = turn - 360.0 * xp.round(turn / 360.0)
-    if turn.dtype != torch.float32:
+    if xp is np or turn.dtype != torch.float32:
         return wrapped
     # The digits that the difference rounded off (Knuth's two-sum): up to 1.7 m in float32.
     lost = a - turn

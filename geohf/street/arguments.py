@@ -71,7 +71,10 @@ class StreetArguments:
             "help": "Soft labels: cell (centroid to centroids), point (true point to centroids) or none."
         },
     )
-    smoothing_km: float = field(default=300.0, metadata={"help": "Temperature of the soft labels."})
+    smoothing_km: float | None = field(
+        default=None,
+        metadata={"help": "Temperature of the soft labels; default: 300 from state to state, else 75."},
+    )
     gps_loss: str = field(default="smooth_l1", metadata={"help": "smooth_l1, mse, mae or haversine."})
     gps_scale: list[float] | None = field(
         default=None,
@@ -102,6 +105,9 @@ class StreetTrainingArguments(GeoTrainingArguments):
         default=5.0, metadata={"help": "Epochs of the heads on the frozen tower's features."}
     )
     num_train_epochs: float = field(default=10.0, metadata={"help": "Epochs of phase 2, with the tower."})
+    phase1_min_steps: int = field(
+        default=200, metadata={"help": "Steps of phase 1 at least, where few places make few steps an epoch."}
+    )
     phase1_batch_size: int = field(default=64, metadata={"help": "Places in a batch of phase 1."})
     finetune: str = field(
         default="all", metadata={"help": "What phase 2 trains of the tower: all, last, lora, none."}

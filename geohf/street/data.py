@@ -7,7 +7,7 @@ undecoded) with their headings, the state's name and index where known, latitude
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,60 +32,14 @@ LATITUDE_COLUMNS, LONGITUDE_COLUMNS = ("latitude", "lat"), ("longitude", "lon", 
 STATE_COLUMNS, HEADING_COLUMNS = ("state", "label", "region", "country"), ("heading", "angle", "compass")
 
 # The 50 states reach from 18.9 to 71.4 north and, over the antimeridian, from 172.4 east to 66.9 west.
-US_STATES = frozenset(
-    [
-        "Alabama",
-        "Alaska",
-        "Arizona",
-        "Arkansas",
-        "California",
-        "Colorado",
-        "Connecticut",
-        "Delaware",
-        "Florida",
-        "Georgia",
-        "Hawaii",
-        "Idaho",
-        "Illinois",
-        "Indiana",
-        "Iowa",
-        "Kansas",
-        "Kentucky",
-        "Louisiana",
-        "Maine",
-        "Maryland",
-        "Massachusetts",
-        "Michigan",
-        "Minnesota",
-        "Mississippi",
-        "Missouri",
-        "Montana",
-        "Nebraska",
-        "Nevada",
-        "New Hampshire",
-        "New Jersey",
-        "New Mexico",
-        "New York",
-        "North Carolina",
-        "North Dakota",
-        "Ohio",
-        "Oklahoma",
-        "Oregon",
-        "Pennsylvania",
-        "Rhode Island",
-        "South Carolina",
-        "South Dakota",
-        "Tennessee",
-        "Texas",
-        "Utah",
-        "Vermont",
-        "Virginia",
-        "Washington",
-        "West Virginia",
-        "Wisconsin",
-        "Wyoming",
-    ]
-)
+_US_STATES = """
+    Alabama, Alaska, Arizona, Arkansas, California, Colorado, Connecticut, Delaware, Florida, Georgia, Hawaii,
+    Idaho, Illinois, Indiana, Iowa, Kansas, Kentucky, Louisiana, Maine, Maryland, Massachusetts, Michigan,
+    Minnesota, Mississippi, Missouri, Montana, Nebraska, Nevada, New Hampshire, New Jersey, New Mexico, New
+    York, North Carolina, North Dakota, Ohio, Oklahoma, Oregon, Pennsylvania, Rhode Island, South Carolina,
+    South Dakota, Tennessee, Texas, Utah, Vermont, Virginia, Washington, West Virginia, Wisconsin, Wyoming
+"""
+US_STATES = frozenset(" ".join(_US_STATES.split()).split(", "))
 
 
 def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDict, RowErrors]:
@@ -125,7 +79,6 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
     from datasets import DatasetDict
 
     folder, errors = Path(folder), RowErrors(on_error)
-    mapping = _read_mapping(folder / MAPPING) if (folder / MAPPING).is_file() else None
     splits = {}
     table_path = folder / TRAIN_TABLE
     table = read_table(
@@ -136,17 +89,18 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
     rows = _view_rows(table, table_path, folder / "train_images", errors)
     names = table["state"].str.strip().tolist()
     indices = table["state_idx"].tolist() if "state_idx" in table else [math.nan] * len(table)
+    fixed = (folder / MAPPING).is_file()
+    mapping = _read_mapping(folder / MAPPING) if fixed else _first_indices(names, indices)
     points = table[["latitude", "longitude"]].to_numpy(np.float64)
     _check_points(points, table_path, errors, rows, names)
     for position, row in list(rows.items()):
-        reason = _state_reason(names[position], indices[position], mapping)
+        reason = _state_reason(names[position], indices[position], mapping, fixed)
         if reason:
             errors.add(table_path, line_of(position), reason)
             del rows[position]
             continue
-        index = mapping[names[position]] if mapping else indices[position]
         row["state"] = names[position]
-        row["state_idx"] = None if index is None or math.isnan(index) else int(index)
+        row["state_idx"] = mapping.get(names[position])
         row["latitude"], row["longitude"] = float(points[position, 0]), _wrap(points[position, 1])
     splits["train"] = _dataset(rows.values())
     if (folder / TEMPLATE).is_file():
@@ -264,24 +218,38 @@ def _read_mapping(path: Path) -> dict[str, int]:
         zip(table["state_idx"], table["state"].str.strip(), strict=True)
     ):
         where = f"{path}, row {line_of(position)}"
-        if math.isnan(index) or index != int(index):
-            raise DataError(f"{where}: state_idx {index} is no whole number")
+        if math.isnan(index) or index != int(index) or index < 0:
+            raise DataError(f"{where}: state_idx {index:g} is no whole number from 0")
         if name in mapping or int(index) in mapping.values():
             raise DataError(f"{where}: the state {name!r} or its index {int(index)} appears twice")
         mapping[name] = int(index)
     return mapping
 
 
-def _state_reason(name: str, index: float, mapping: dict[str, int] | None) -> str | None:
+def _first_indices(names: list[str], indices: list[float]) -> dict[str, int]:
+    """The mapping that a table without state_mapping.csv implies: each state's first index, no index twice."""
+    mapping: dict[str, int] = {}
+    for name, index in zip(names, indices, strict=True):
+        if name not in mapping and index >= 0 and index == int(index) and index not in mapping.values():
+            mapping[name] = int(index)
+    return mapping
+
+
+def _state_reason(name: str, index: float, mapping: dict[str, int], fixed: bool) -> str | None:
     if not name:
         return "the state is empty"
-    if mapping is None:
-        return None
-    if name not in mapping:
+    origin = MAPPING if fixed else "an earlier row"
+    if name in mapping:
+        if math.isnan(index) or index == mapping[name]:
+            return None
+        return f"state_idx is {index:g}, but {origin} gives {mapping[name]} to {name}"
+    if fixed:
         return f"the state {name!r} is not in {MAPPING}"
-    if not math.isnan(index) and index != mapping[name]:
-        return f"state_idx is {index:g}, but {MAPPING} gives {mapping[name]} to {name}"
-    return None
+    if math.isnan(index):
+        return None
+    if index in mapping.values():
+        return f"state_idx {index:g} of {name} belongs to another state in {origin}"
+    return f"state_idx {index:g} is no whole number from 0"
 
 
 def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, dict]:
@@ -301,7 +269,7 @@ def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, 
             if cell is None or str(cell).strip() in ("", "nan", "None"):
                 continue
             try:
-                views.append(str(resolve_inside(images, str(cell).strip())))
+                views.append(_file_in(images, str(cell).strip()))
                 headings.append(heading)
             except DataError as error:
                 errors.add(path, line, str(error))
@@ -327,7 +295,16 @@ def _row(sample_id, views, headings, *, source, line, point=(math.nan, math.nan)
 
 
 def _wrap(longitude: float) -> float:
-    return (float(longitude) + 180) % 360 - 180  # 190 east is 170 west
+    longitude = float(longitude)
+    # 190 east is 170 west; what lies in the range already keeps every digit
+    return longitude if -180 <= longitude <= 180 else (longitude + 180) % 360 - 180
+
+
+def _file_in(folder: Path, name: str) -> str:
+    path = resolve_inside(folder, name)
+    if "\\" in name and not path.exists():  # a table that was written on Windows
+        path = resolve_inside(folder, name.replace("\\", "/"))
+    return str(path)
 
 
 def _drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
@@ -349,26 +326,29 @@ def _drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
 
 def _check_points(points, path: Path, errors: RowErrors, rows: dict[int, dict], names=None) -> None:
     """Note and drop rows whose position cannot be right."""
-    reasons = _reasons(points, str(path))
-    for position, name in enumerate(names or ()):
-        latitude, longitude = points[position]
-        inside = 18 <= latitude <= 72 and (longitude <= -66 or longitude >= 172)
-        if position not in reasons and name in US_STATES and not inside:
-            swapped = 18 <= longitude <= 72 and (latitude <= -66 or latitude >= 172)
-            hint = "; latitude and longitude look swapped" if swapped else ""
-            reasons[position] = (
-                f"({latitude:g}, {longitude:g}) is not in the United States, but the state is {name}{hint}"
-            )
-    for position, reason in sorted(reasons.items()):
+    for position, reason in _reasons(points, str(path), names).items():
         if position in rows:
             errors.add(path, line_of(position), reason)
             del rows[position]
 
 
-def _reasons(points: np.ndarray, source: str) -> dict[int, str]:
+def _reasons(points: np.ndarray, source: str, names: Sequence[str | None] | None = None) -> dict[int, str]:
     """Position -> why this row's point cannot be right."""
-    found = bad_points(points, source=source)
-    return {position: reason.partition(": ")[2] for position, reason in found}
+    reasons = {i: reason.partition(": ")[2] for i, reason in bad_points(points, source=source)}
+    stated = {name for name in names or () if name}
+    if 2 * len(stated & US_STATES) < max(1, len(stated)):  # Georgia among countries is no state
+        return reasons
+    for position, name in enumerate(names):
+        latitude, longitude = points[position]
+        if position in reasons or name not in US_STATES or math.isnan(latitude) or math.isnan(longitude):
+            continue
+        if not (18 <= latitude <= 72 and (longitude <= -66 or longitude >= 172)):
+            swapped = 18 <= longitude <= 72 and (latitude <= -66 or latitude >= 172)
+            hint = "; latitude and longitude look swapped" if swapped else ""
+            reasons[position] = (
+                f"({latitude:g}, {longitude:g}) is not in the United States, but the state is {name}{hint}"
+            )
+    return dict(sorted(reasons.items()))
 
 
 def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
@@ -396,39 +376,53 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
 
 
 def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
-    table = read_table(path, numbers=[*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS])
-    file_column = _column(table, FILE_COLUMNS, path)
-    latitude, longitude = _column(table, LATITUDE_COLUMNS, path), _column(table, LONGITUDE_COLUMNS, path)
-    state, heading = _column(table, STATE_COLUMNS), _column(table, HEADING_COLUMNS)
-    points = table[[latitude, longitude]].to_numpy(np.float64)
+    numbers = [*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS]
+    table = read_table(path, numbers=[form(name) for name in numbers for form in (str, str.title, str.upper)])
+    file_column, *axes = (
+        _column(table.columns, names, path) for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS)
+    )
+    state, heading = _column(table.columns, STATE_COLUMNS), _column(table.columns, HEADING_COLUMNS)
+    points = table[axes].to_numpy(np.float64)
+    labels = [_text(cell) for cell in table[state]] if state else None
     rows, seen = {}, {}
-    for position, cell in enumerate(table[file_column].astype(str)):
-        name, line = cell.strip(), line_of(position)
-        if name in seen:
+    for position, cell in enumerate(table[file_column]):
+        if isinstance(cell, (bytes, dict)):
+            raise DataError(
+                f"{path}: column {file_column!r} holds images, not file names; load it as a dataset"
+            )
+        name, line = _text(cell) or "", line_of(position)
+        if name and name in seen:
             errors.add(path, line, f"{file_column} {name!r} stands in row {seen[name]} already")
             continue
         seen[name] = line
         try:
-            view = str(resolve_inside(path.parent, name))
+            view = _file_in(path.parent, name)
         except DataError as error:
             errors.add(path, line, str(error))
             continue
         direction = table[heading].iloc[position] if heading else math.nan
-        label = (str(table[state].iloc[position]).strip() or None) if state else None
+        label = labels[position] if labels else None
         rows[position] = _row(
             name, [view], [float(direction)], source=path, line=line, point=points[position], state=label
         )
-    _check_points(points, path, errors, rows, [row or "" for row in table[state]] if state else None)
+    _check_points(points, path, errors, rows, labels if state and state.lower() != "country" else None)
     return rows
 
 
-def _column(table, names: Iterable[str], path: Path | None = None) -> str | None:
-    lower = {column.lower(): column for column in table.columns}
+def _text(cell) -> str | None:
+    """A cell's text; None for an empty one, which is empty text in CSV, and None, NaN or NA in Parquet."""
+    import pandas as pd
+
+    return None if pd.api.types.is_scalar(cell) and pd.isna(cell) else (str(cell).strip() or None)
+
+
+def _column(columns: Iterable[str], names: Iterable[str], source: str | Path | None = None) -> str | None:
+    """The first of these names that is a column, in any case; with a source, an error where none is."""
+    lower = {column.lower(): column for column in columns}
     found = next((lower[name] for name in names if name in lower), None)
-    if found is None and path is not None:
-        raise DataError(
-            f"{path}: needs a column {' or '.join(map(repr, names))}; the columns are: {', '.join(table.columns)}"
-        )
+    if found is None and source is not None:
+        wanted = " or ".join(map(repr, names))
+        raise DataError(f"{source}: needs a column {wanted}; the columns are: {', '.join(lower.values())}")
     return found
 
 
@@ -445,60 +439,105 @@ def _dataset(rows: Iterable[dict]) -> Dataset:
 def _load_from_hub(name: str, on_error: str) -> tuple[DatasetDict, RowErrors]:
     """A dataset with `views` or `image` (or north, east, south, west), `latitude`, `longitude`, perhaps `state`."""
     from datasets import DatasetDict, load_dataset
+    from datasets.exceptions import DatasetsError
 
     errors = RowErrors(on_error)
     try:
         loaded = load_dataset(name)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise DataError(
             f"{name}: no such file or folder, and no dataset that can be loaded ({error})"
         ) from None
-    splits = {key: _places_of(undecoded(split), f"{name} [{key}]", errors) for key, split in loaded.items()}
-    if "train" not in splits:
-        raise DataError(f"{name}: has no split 'train' but {', '.join(splits)}")
+    if "train" not in loaded:
+        raise DataError(f"{name}: has no split 'train' but {', '.join(loaded)}")
+    splits = {key: _places_of(undecoded(split), name, key, errors) for key, split in loaded.items()}
     errors.settle(kept=len(splits["train"]))
     return DatasetDict(splits), errors
 
 
-def _places_of(dataset, source: str, errors: RowErrors) -> Dataset:
-    from datasets import Dataset
-
-    latitude = _column_of(dataset, LATITUDE_COLUMNS)
-    longitude = _column_of(dataset, LONGITUDE_COLUMNS)
-    state, heading = _column_of(dataset, STATE_COLUMNS), _column_of(dataset, HEADING_COLUMNS)
-    names = dataset.features[state].names if state and hasattr(dataset.features[state], "names") else None
-    points = np.full((len(dataset), 2), math.nan)
-    if latitude and longitude:
-        points = np.stack(
-            [np.asarray(dataset.with_format("numpy")[c][:], np.float64) for c in (latitude, longitude)], 1
-        )
-        for position, reason in _reasons(points, source).items():
-            errors.add(source, position, reason)
-    bad = {row["row"] for row in errors.rows if row["source"] == source}
-
-    def rows():
-        for position, row in enumerate(dataset):
-            if position in bad:
-                continue
-            try:
-                if heading and "image" in row:
-                    row["heading"] = row[heading]
-                views, headings = split_views(row)
-                for view in views:
-                    open_image(view, size=1)
-            except ImageError as error:
-                errors.add(source, position, str(error))
-                continue
-            label = row[state] if state else None
-            place = _row(str(row.get("sample_id", position)), views, headings, source=source, line=position)
-            place["state"] = names[label] if names and label is not None else label
-            place["state_idx"] = row.get("state_idx")
-            place["latitude"], place["longitude"] = float(points[position, 0]), _wrap(points[position, 1])
+def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Dataset:
+    source, features = f"{name} [{split}]", dataset.features
+    if not len(dataset):
+        raise DataError(f"{source}: the dataset is empty")
+    _check_view_columns(features, source)
+    latitude, longitude = (_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS))
+    state, heading = _column(features, STATE_COLUMNS), _column(features, HEADING_COLUMNS)
+    points, labels = np.full((len(dataset), 2), math.nan), [None] * len(dataset)
+    if state:
+        names = getattr(features[state], "names", None)
+        labels = [_text(_class_name(cell, names)) for cell in dataset[state]]
+    reasons = {}
+    if latitude or longitude:
+        axes = [_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
+        try:
+            points = np.stack([np.array(dataset[axis][:], np.float64) for axis in axes], 1)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{source}: columns {axes} must hold numbers ({error})") from None
+        reasons = _reasons(points, source, labels if state and state.lower() != "country" else None)
+        if split != "train":  # places to be found
+            reasons = {i: reason for i, reason in reasons.items() if not np.isnan(points[i]).all()}
+    rows, good, seen = {}, [], {}
+    for position, row in enumerate(dataset):
+        if position in reasons:
+            errors.add(source, position, reasons[position])
+            continue
+        sample_id = _text(row.get("sample_id")) or str(position)
+        if sample_id in seen:
+            errors.add(source, position, f"sample_id {sample_id} stands in row {seen[sample_id]} already")
+            continue
+        seen[sample_id] = position
+        try:
+            views, headings = split_views(row | ({"heading": row[heading]} if heading else {}))
+        except ValueError as error:
+            errors.add(source, position, str(error))
+            continue
+        usable = [k for k, view in enumerate(views) if _opens(view, source, position, errors)]
+        if usable:
+            headings, index = [headings[k] for k in usable], row.get("state_idx")
+            place = _row(sample_id, [], headings, source=source, line=position, point=points[position])
+            place["state"], place["state_idx"] = labels[position], None if index is None else int(index)
             del place["where"]
-            yield place
+            rows[position] = place
+            good.append(usable)
+    if not rows:
+        return _dataset([])
+    places = list(rows.values())
 
-    return Dataset.from_list(list(rows()), features=place_features())
+    def place_of(row, i):  # written to disk batch by batch: the images need not fit into memory
+        views, _ = split_views({key: value for key, value in row.items() if key != "headings"})
+        return places[i] | {"views": [views[k] for k in good[i]]}
+
+    return dataset.select(list(rows)).map(
+        place_of, with_indices=True, features=place_features(), remove_columns=dataset.column_names
+    )
 
 
-def _column_of(dataset, names) -> str | None:
-    return next((name for name in names if name in dataset.column_names), None)
+def _check_view_columns(features: Features, source: str) -> None:
+    from datasets import Image
+
+    columns = [name for name in ("views", "image", *COMPASS) if name in features]
+    if not columns:
+        raise DataError(
+            f"{source}: needs a column 'views', 'image' or one of {', '.join(COMPASS)}; "
+            f"the columns are: {', '.join(features)}"
+        )
+    for name in columns:
+        if not isinstance(getattr(features[name], "feature", features[name]), Image):
+            # text could name any file of this machine
+            raise DataError(f"{source}: column {name!r} must hold images, but holds {features[name]}")
+
+
+def _opens(view, source: str, position: int, errors: RowErrors) -> bool:
+    try:
+        open_image(view, size=1)
+    except ImageError as error:
+        errors.add(source, position, str(error))
+        return False
+    return True
+
+
+def _class_name(cell, names: list[str] | None):
+    """A state's name: classes of datasets are numbers, -1 where unknown."""
+    if names is None or cell is None:
+        return cell
+    return names[cell] if cell >= 0 else None

@@ -87,13 +87,16 @@ def expected_calibration_error(probabilities, labels, bins: int = 15) -> float:
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def street_metrics(logits, points, labels, true_points, temperature: float = 1.0) -> dict[str, float]:
+def street_metrics(
+    logits, points, labels, true_points, temperature: float = 1.0, scored: bool = True
+) -> dict[str, float]:
     """Everything that is reported for the street task.
 
     Args:
         logits: (n, classes) or None.
         points, true_points: (n, 2) degrees; rows whose truth is NaN count for states only.
         labels: (n,) class numbers; negative ones are unknown.
+        scored: the classes are states, so that the competition's score has a meaning.
 
     Returns:
         `score` (only where states and points are known), `top1`, `top5`, `ece`, and `distance_metrics`.
@@ -109,7 +112,7 @@ def street_metrics(logits, points, labels, true_points, temperature: float = 1.0
         logits = np.asarray(logits, np.float64)
         ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
         both = located & labelled
-        if both.any():
+        if scored and both.any():
             metrics["score"] = competition_score(ranked[both], points[both], labels[both], true_points[both])
         hits = ranked[labelled] == labels[labelled, None]
         metrics["top1"], metrics["top5"] = float(hits[:, 0].mean()), float(hits.any(1).mean())

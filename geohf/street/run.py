@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import set_seed
 
 from geohf.errors import DataError
@@ -21,7 +22,14 @@ from geohf.street.modeling import GeoStreetModel
 from geohf.street.outputs import coverage_of, plot_run, score_interval, write_predictions
 from geohf.street.sample import write_sample
 from geohf.street.submission import check_submission, write_submission
-from geohf.street.trainer import GeoStreetTrainer, calibrate, finetune, place_outputs, train_heads
+from geohf.street.trainer import (
+    GeoStreetTrainer,
+    base_folder,
+    calibrate,
+    finetune,
+    place_outputs,
+    train_heads,
+)
 from geohf.training.run import finish_run, phase_history
 
 logger = logging.getLogger(__name__)
@@ -52,16 +60,54 @@ class StreetResult:
     held_out: str
 
 
+@dataclass
+class _Data:
+    """A run's places: where they came from, how they were split, what was left out."""
+
+    source: str
+    splits: DatasetDict
+    held_out: str  # the split that the numbers are measured on
+    template: Dataset | None
+    skipped: list[dict]
+    buffer: int
+
+
+@dataclass
+class _Trained:
+    """A trained model, the log of each phase, the numbers of each stage."""
+
+    model: GeoStreetModel
+    frozen: bool  # the tower is as its cached features know it
+    phases: dict[str, list[dict]]
+    stages: dict[str, dict[str, float]]
+
+
 def run_street(options: StreetArguments, args: StreetTrainingArguments) -> StreetResult:
     """Train, evaluate, and write model, metrics, submission, predictions, plots, map and card.
 
     Raises:
         DataError: the data cannot be used; see `geohf.street.data`.
     """
-    folder, resume = Path(args.output_dir), bool(args.resume_from_checkpoint)
-    source = _source(options, args, folder)
-    places, skipped = load_places(source, options.on_error)
-    splits, dropped = split_places(
+    data = _load(options, args)
+    run = _train(options, args, data)
+    outputs = place_outputs(run.model, data.splits[data.held_out], args, run.frozen)
+    submission = None
+    if data.template is not None and run.model.config.class_indices is not None:
+        submission = run.model.decode(place_outputs(run.model, data.template, args, run.frozen))
+    shown = _for_map(run, data, outputs, args, options.map_places)
+    if args.should_save:
+        _write(options, args, data, run, outputs, submission, shown)
+    return StreetResult(run.model, run.stages, data.held_out)
+
+
+def _load(options, args) -> _Data:
+    source = options.data
+    if source is None:
+        source = str(Path(args.output_dir).parent / "street-sample")
+        with args.main_process_first(desc="writing the sample"):
+            write_sample(source, seed=0, size=options.sample_size)
+    places, errors = load_places(source, options.on_error)
+    splits, buffer = split_places(
         places["train"],
         options.split,
         options.validation_share,
@@ -70,49 +116,65 @@ def run_street(options: StreetArguments, args: StreetTrainingArguments) -> Stree
         options.block_km,
         options.buffer_km,
     )
-    train, validation = splits["train"], splits["validation"]
-    name = "test" if "test" in splits else "validation"
-    held_out = splits[name]
+    held_out = "test" if "test" in splits else "validation"
+    return _Data(source, splits, held_out, places.get("test"), errors.rows, buffer)
 
+
+def _train(options, args, data: _Data) -> _Trained:
+    train, validation, held_out = data.splits["train"], data.splits["validation"], data.splits[data.held_out]
+    resume = bool(args.resume_from_checkpoint)
     set_seed(args.seed)
     model = make_model(options, train)
-    frozen = args.finetune == "none" or not args.num_train_epochs
     labels, truth = labels_of(held_out, model.config), points_of(held_out)
-    stages = {"constant answer": _constant(train, model, labels, truth)}
-    stages["before training"] = _score(
-        model, place_outputs(model, held_out, args, frozen=True), labels, truth
-    )
-    phases = {"phase1": train_heads(model, train, validation, args, resume).state.log_history}
-    stages["after phase 1"] = _score(model, place_outputs(model, held_out, args, frozen=True), labels, truth)
-    if not frozen:
-        model, trainer = finetune(model, train, validation, args, resume)
-        phases["phase2"] = trainer.state.log_history
+
+    def score(model, frozen=True):
+        return _score(model, place_outputs(model, held_out, args, frozen), labels, truth)
+
+    stages = {"constant answer": _constant(train, model, labels, truth), "before training": score(model)}
+    first = train_heads(model, train, validation, args, resume)
+    stages["after phase 1"] = score(model)
+    phases, frozen, last = {"phase1": first.state.log_history}, True, "phase 1, calibrated"
+    if args.finetune != "none" and args.num_train_epochs:
+        model, second = finetune(model, train, validation, args, resume)
+        phases["phase2"], frozen, last = second.state.log_history, False, "after phase 2"
+        if second.best_score() < first.best_score():
+            stages[last] = score(model, frozen)
+            model = GeoStreetModel.from_pretrained(base_folder(args)).to(args.device)
+            frozen, last = True, "kept: phase 1"
+            logger.info("phase 2 did not beat phase 1 on validation places: the model of phase 1 is kept")
     checked = place_outputs(model, validation, args, frozen)
     calibrate(model, checked, labels_of(validation, model.config), points_of(validation))
-    outputs = place_outputs(model, held_out, args, frozen)
-    stages["calibrated" if frozen else "after phase 2"] = _score(model, outputs, labels, truth)
+    stages[last] = score(model, frozen)
+    return _Trained(model, frozen, phases, stages)
 
-    tested = places.get("test")
-    submission = model.decode(place_outputs(model, tested, args, frozen)) if tested is not None else None
-    shown, predictions, origin = _for_map(model, splits, name, outputs, args, frozen, options.map_places)
-    if args.should_save:
-        folder.mkdir(parents=True, exist_ok=True)
-        if skipped.rows:
-            write_csv(folder / "skipped.csv", skipped.rows)
-        if submission is not None and model.config.class_indices is not None:
-            _submit(folder, Path(source), tested["sample_id"], submission)
-        write_predictions(folder, shown, predictions, origin, options.outlines)
-        plot_run(folder, model, outputs, labels, truth, _constant_km(train, truth), options.outlines)
-        metrics = {"eval": stages[list(stages)[-1]], "baseline": stages["constant answer"], "stages": stages}
-        metrics["eval"]["coverage"] = coverage_of(model.decode(outputs), truth)
-        metrics["split"] = {"held_out": name, "how": options.split, "left_out_for_buffer": dropped}
-        metrics["split"] |= {key: len(split) for key, split in splits.items()}
-        metrics["skipped"] = len(skipped.rows)
-        card = _card(options, splits, name, stages, outputs, labels, truth, model, metrics)
-        finish_run(model, args, phase_history(**phases), metrics, card, GeoStreetTrainer.shown_metrics)
-        if args.finetune == "lora" and not frozen and args.push_to_hub:
-            _push_adapter(folder, args)
-    return StreetResult(model, stages, name)
+
+def _write(options, args, data: _Data, run: _Trained, outputs, submission, shown) -> None:
+    folder, model, held_out = Path(args.output_dir), run.model, data.splits[data.held_out]
+    folder.mkdir(parents=True, exist_ok=True)
+    if data.skipped:
+        write_csv(folder / "skipped.csv", data.skipped)
+    if submission is not None:
+        _submit(folder, Path(data.source), data.template["sample_id"], submission)
+    labels, truth = labels_of(held_out, model.config), points_of(held_out)
+    write_predictions(folder, *shown, options.outlines)
+    plot_run(
+        folder, model, outputs, labels, truth, _constant_km(data.splits["train"], truth), options.outlines
+    )
+    final = dict(list(run.stages.values())[-1])
+    final["coverage"] = coverage_of(model.decode(outputs), truth)
+    final["score_interval"] = _interval(model, outputs, labels, truth)
+    metrics = {
+        "eval": final,
+        "baseline": run.stages["constant answer"],
+        "stages": run.stages,
+        "split": {"held_out": data.held_out, "how": options.split, "left_out_for_buffer": data.buffer}
+        | {name: len(split) for name, split in data.splits.items()},
+        "skipped": len(data.skipped),
+    }
+    card = _card(options, data, run.stages, final)
+    finish_run(model, args, phase_history(**run.phases), metrics, card, GeoStreetTrainer.shown_metrics)
+    if args.finetune == "lora" and args.push_to_hub:
+        _push_adapter(folder, args)
 
 
 def make_model(options: StreetArguments, train) -> GeoStreetModel:
@@ -123,6 +185,9 @@ def make_model(options: StreetArguments, train) -> GeoStreetModel:
     """
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
     fields |= {"gps_head": options.gps_head} | describe_classes(train, options.max_cells)
+    if fields["smoothing_km"] is None:
+        # the published temperatures: 300 km for states, 75 km for PIGEON's geocells
+        fields["smoothing_km"] = 300.0 if options.smoothing == "cell" and not fields.get("cells") else 75.0
     is_sample = options.data is None
     backbone = options.backbone or (SAMPLE_BACKBONE if is_sample else REAL_BACKBONE)
     tiny = is_sample and options.backbone is None
@@ -137,19 +202,12 @@ def make_model(options: StreetArguments, train) -> GeoStreetModel:
         raise DataError(str(error)) from None
 
 
-def _source(options, args, folder: Path) -> str:
-    if options.data is not None:
-        return options.data
-    sample = folder.parent / "street-sample"
-    with args.main_process_first(desc="writing the sample"):
-        write_sample(sample, seed=0, size=options.sample_size)
-    return str(sample)
-
-
 def _score(model, outputs, labels, truth) -> dict[str, float]:
     points = [[answer.latitude, answer.longitude] for answer in model.decode(outputs, top_k=1)]
     logits = None if outputs.logits is None else outputs.logits.numpy()
-    return street_metrics(logits, points, labels, truth, model.config.temperature)
+    return street_metrics(
+        logits, points, labels, truth, model.config.temperature, scored=not model.config.cells
+    )
 
 
 def _constant(train, model, labels, truth) -> dict[str, float]:
@@ -157,7 +215,8 @@ def _constant(train, model, labels, truth) -> dict[str, float]:
         labels_of(train, model.config), points_of(train), model.config.num_classes
     )
     logits = None if logits is None else np.tile(logits, (len(labels), 1))
-    return street_metrics(logits, np.tile(point, (len(labels), 1)), labels, truth)
+    points = np.tile(point, (len(labels), 1))
+    return street_metrics(logits, points, labels, truth, scored=not model.config.cells)
 
 
 def _constant_km(train, truth) -> np.ndarray:
@@ -165,18 +224,17 @@ def _constant_km(train, truth) -> np.ndarray:
     return great_circle_m(truth[np.isfinite(truth).all(1)], point) / 1000
 
 
-def _for_map(model, splits, held_out, outputs, args, frozen, limit):
-    """Predictions for the map: all held-out places, then validation, then training, up to a limit."""
-    from datasets import concatenate_datasets
-
-    parts, predictions, origin = [splits[held_out]], model.decode(outputs), [held_out] * len(splits[held_out])
+def _for_map(run: _Trained, data: _Data, outputs, args, limit: int):
+    """Places, predictions and splits for the map: all held-out places, then validation, then training."""
+    parts, predictions = [data.splits[data.held_out]], run.model.decode(outputs)
+    origin = [data.held_out] * len(predictions)
     for name in ("validation", "train"):
         room = limit - len(origin)
-        if name == held_out or room <= 0:
+        if name == data.held_out or room <= 0:
             continue
-        part = splits[name].select(range(min(room, len(splits[name]))))
+        part = data.splits[name].select(range(min(room, len(data.splits[name]))))
         parts.append(part)
-        predictions += model.decode(place_outputs(model, part, args, frozen))
+        predictions += run.model.decode(place_outputs(run.model, part, args, run.frozen))
         origin += [name] * len(part)
     return concatenate_datasets(parts), predictions, origin
 
@@ -191,7 +249,16 @@ def _submit(folder: Path, source: Path, sample_ids, predictions) -> None:
         raise DataError(f"{folder / 'submission.csv'}: " + "; ".join(problems))
 
 
-def _card(options, splits, name, stages, outputs, labels, truth, model, metrics) -> dict:
+def _interval(model, outputs, labels, truth) -> list[float] | None:
+    usable = (labels >= 0) & np.isfinite(truth).all(1)
+    if model.config.cells or outputs.logits is None or not usable.any():
+        return None
+    points = np.array([[a.latitude, a.longitude] for a in model.decode(outputs, top_k=1)])
+    top5 = np.argsort(-outputs.logits.numpy(), 1, kind="stable")[:, :5]
+    return list(score_interval(top5[usable], points[usable], labels[usable], truth[usable]))
+
+
+def _card(options, data: _Data, stages, final) -> dict:
     shown = (
         "score",
         "top1",
@@ -203,37 +270,26 @@ def _card(options, splits, name, stages, outputs, labels, truth, model, metrics)
         "within_200_km",
         "geoscore",
     )
-    n = len(splits[name])
+    n, name = len(data.splits[data.held_out]), data.held_out
     rows = [
         {"": f"{stage} ({n} {name} places)"} | {key: numbers[key] for key in shown if key in numbers}
         for stage, numbers in stages.items()
     ]
-    final = metrics["eval"]
-    data = {
+    facts = {
         "name": "generated sample" if options.data is None else Path(options.data).name,
         "split_name": name,
         "generated": options.data is None,
-        "places": ", ".join(f"{len(split)} {key}" for key, split in splits.items()) + " places",
+        "places": ", ".join(f"{len(split)} {key}" for key, split in data.splits.items()) + " places",
         "split": options.split + (f", {options.block_km:g} km blocks" if options.split == "blocks" else ""),
+        "chosen_on_held_out": name == "validation",
+        "coverage": final["coverage"],
+        "interval": final["score_interval"],
     }
-    if name == "validation":
-        data["split"] += "; the measured places are the validation places that the model was chosen on"
-    if final.get("coverage") is not None:
-        data["coverage"] = final["coverage"]
-    usable = (labels >= 0) & np.isfinite(truth).all(1)
-    if "score" in final and usable.any():
-        points = np.array([[a.latitude, a.longitude] for a in model.decode(outputs, top_k=1)])
-        top5 = np.argsort(-outputs.logits.numpy(), 1, kind="stable")[:, :5]
-        low, high = score_interval(top5[usable], points[usable], labels[usable], truth[usable])
-        data["interval"] = (
-            f"95 % interval of the last score over places: {low:.3f} to {high:.3f} (bootstrap)."
-        )
-        final["score_interval"] = [low, high]
-    wanted = {"score": "Competition score", "top1": "Top-1 state accuracy", "mean_km": "Mean distance (km)"}
+    wanted = {"score": "Competition score", "top1": "Top-1 accuracy", "mean_km": "Mean distance (km)"}
     results = [
         {"type": key, "name": title, "value": final[key]} for key, title in wanted.items() if key in final
     ]
-    return {"metrics": rows, "data": data, "results": results}
+    return {"metrics": rows, "data": facts, "results": results}
 
 
 def _push_adapter(folder: Path, args) -> None:
@@ -242,9 +298,10 @@ def _push_adapter(folder: Path, args) -> None:
 
     for part in ("base", "adapter"):
         repo_id = f"{args.hub_model_id}-{part}"
-        config = GeoStreetModel.config_class.from_pretrained(folder / "base")
-        write_card(folder / part, GeoStreetModel.card_template, config, repo_id=repo_id)
-        push_folder(folder / part, repo_id, private=args.hub_private_repo, token=args.hub_token)
+        config = GeoStreetModel.config_class.from_pretrained(base_folder(args))
+        where = base_folder(args) if part == "base" else folder / "adapter"
+        write_card(where, GeoStreetModel.card_template, config, repo_id=repo_id)
+        push_folder(where, repo_id, private=args.hub_private_repo, token=args.hub_token)
 
 
 def summary_rows(stages: Mapping[str, Mapping[str, float]]) -> list[dict]:

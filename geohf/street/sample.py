@@ -347,7 +347,7 @@ def paint_photo(place: Place, heading: int, size: int, rng: np.random.Generator)
         scene.stand(*thing)
     pixels = np.asarray(scene.image.reduce(2), np.float32)
     gain = (rng.normal(1, 0.06) * rng.normal(1, 0.025, 3)).astype(np.float32)  # exposure, white balance
-    noise = rng.standard_normal((size, size, 1), np.float32) * rng.uniform(2, 7)
+    noise = rng.standard_normal((size, size, 1), np.float32) * rng.uniform(1.5, 5)
     return Image.fromarray(np.clip(pixels * gain + noise, 0, 255).astype(np.uint8))
 
 

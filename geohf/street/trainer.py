@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import EvalPrediction
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from geohf.geo import great_circle_m
 from geohf.street.arguments import StreetTrainingArguments
@@ -129,7 +131,13 @@ class GeoStreetTrainer(GeoTrainer):
             outputs.logits, outputs.coordinates, outputs.candidates, labels, coordinates
         )
         logits = None if outputs.logits is None else outputs.logits.numpy()
-        metrics = street_metrics(logits, outputs.coordinates.numpy(), labels.numpy(), coordinates.numpy())
+        metrics = street_metrics(
+            logits,
+            outputs.coordinates.numpy(),
+            labels.numpy(),
+            coordinates.numpy(),
+            scored=not self.config.cells,
+        )
         return {"loss": float(loss)} | {name: float(part) for name, part in parts.items()} | metrics
 
 
@@ -175,10 +183,31 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> GeoSt
         per_device_eval_batch_size=max(256, args.phase1_batch_size),
         gradient_accumulation_steps=1,
         **best_metric(model, args),
+        **_enough_steps(len(tables[0]), args),
     )
     trainer = GeoStreetTrainer(model.head, phase, *tables, **kwargs)
     trainer.run(resume)
     return trainer
+
+
+def _enough_steps(places: int, args) -> dict:
+    """Few places make few steps an epoch; on cached features more of them cost nothing.
+
+    Each of the `phase1_epochs` is then stretched to its share of `phase1_min_steps`.
+    """
+    steps = math.ceil(places / (args.phase1_batch_size * args.world_size)) * args.phase1_epochs
+    if steps >= args.phase1_min_steps:
+        return {}
+    changes: dict = {"max_steps": args.phase1_min_steps}
+    for what, steps_strategy in (
+        ("eval", IntervalStrategy),
+        ("save", SaveStrategy),
+        ("logging", IntervalStrategy),
+    ):
+        if getattr(args, f"{what}_strategy") == "epoch":
+            changes[f"{what}_strategy"] = steps_strategy.STEPS
+            changes[f"{what}_steps"] = math.ceil(args.phase1_min_steps / args.phase1_epochs)
+    return changes
 
 
 def finetune(
@@ -186,20 +215,21 @@ def finetune(
 ) -> tuple[GeoStreetModel, GeoStreetTrainer]:
     """Phase 2: the heads and as much of the tower as `args.finetune` says.
 
+    The model as phase 1 left it is saved first: adapters belong to it.
+
     Returns:
         (the model with adapters merged, the trainer).
     """
+    base = base_folder(args)
+    if args.should_save:
+        model.save_pretrained(base)
     model.requires_grad_(args.finetune == "all")
     model.head.requires_grad_(True)
     if args.finetune == "last":
         unfreeze_last(model.tower, args.finetune_blocks)
-    if args.finetune == "lora":
-        base = Path(args.output_dir) / "base"
-        if args.should_save:
-            model.save_pretrained(base)
+    elif args.finetune == "lora":
         # an adapter names the model that it belongs to: by its repo where there will be one
-        model.name_or_path = f"{args.hub_model_id}-base" if args.push_to_hub else str(base)
-        model.config._name_or_path = model.name_or_path
+        model.config._name_or_path = f"{args.hub_model_id}-base" if args.push_to_hub else str(base)
     trained = _with_adapters(model, args) if args.finetune == "lora" else model
     phase = phase_arguments(args, "phase2", **best_metric(model, args))
     trainer = GeoStreetTrainer(trained, phase, train, validation, **kwargs)
@@ -209,6 +239,11 @@ def finetune(
             trained.save_pretrained(Path(args.output_dir) / "adapter")
         model = trained.merge_and_unload()
     return model.requires_grad_(True).eval(), trainer
+
+
+def base_folder(args) -> Path:
+    """Where `finetune` saves the model as phase 1 left it."""
+    return Path(args.output_dir) / "checkpoints" / "phase1" / "model"
 
 
 def unfreeze_last(tower: nn.Module, blocks: int) -> None:

@@ -43,6 +43,10 @@ class GeoTrainingArguments(TrainingArguments):
         default=0.1, metadata={"help": "Warm-up: steps, or below 1 the share of all steps."}
     )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning rate's schedule."})
+    dataloader_pin_memory: bool | None = field(
+        default=None,
+        metadata={"help": "Pin memory in the loader; by default where there is a GPU to copy to."},
+    )
     bf16: bool | None = field(
         default=None,
         metadata={"help": "bfloat16 autocast; by default on a GPU that has it and never on a CPU."},
@@ -66,15 +70,13 @@ class GeoTrainingArguments(TrainingArguments):
     feature_batch_size: int = field(default=32, metadata={"help": "Images in one pass of a frozen tower."})
 
     def __post_init__(self):
-        if self.bf16 is None:
-            import torch
+        import torch
 
-            self.bf16 = bool(
-                not self.use_cpu
-                and not self.fp16
-                and torch.cuda.is_available()
-                and torch.cuda.is_bf16_supported()
-            )
+        gpu = torch.cuda.is_available() and not self.use_cpu
+        if self.bf16 is None:
+            self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
+        if self.dataloader_pin_memory is None:
+            self.dataloader_pin_memory = gpu
         super().__post_init__()
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
+from transformers.utils import logging as transformers_logging
+
 from geohf.errors import DataError
 from geohf.hub.card import write_card
 from geohf.hub.files import push_folder
@@ -24,6 +27,8 @@ logger = logging.getLogger("geohf")
 def run_recipe(main: Callable[[], Any]) -> None:
     """Run a recipe's `main`: bad input ends with one message and exit code 2, not with a traceback."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    transformers_logging.disable_progress_bar()  # bars for writing one file; training and features have their own
+    datasets.disable_progress_bars()
     logger.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
     try:
         main()

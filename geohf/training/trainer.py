@@ -172,6 +172,12 @@ class GeoTrainer(Trainer):
             temporary.replace(finished)
         self.accelerator.wait_for_everyone()
 
+    def best_score(self) -> float:
+        """The best value of the metric that chooses checkpoints, as large-is-better; -inf before any evaluation."""
+        name = f"eval_{self.args.metric_for_best_model}"
+        sign = 1 if self.args.greater_is_better else -1
+        return max((sign * row[name] for row in self.state.log_history if name in row), default=-math.inf)
+
     # ---- checkpoints without pickle
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

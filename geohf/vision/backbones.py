@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.image_utils import SizeDict
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 
@@ -280,9 +282,10 @@ def _describe_timm(
         except RuntimeError as error:
             raise DataError(f"no backbone {name!r}: {error}") from None
     data = resolve_data_config(pretrained_cfg=pretrained)
-    own_size = data["input_size"][-1]
+    built_size = model_args.get("img_size") or data["input_size"][-1]
+    own_size = built_size if isinstance(built_size, int) else built_size[-1]
     size = image_size or own_size
-    if size != own_size and pretrained.get("fixed_input_size"):
+    if size != own_size and (pretrained.get("fixed_input_size") or "img_size" in model_args):
         model_args = {**model_args, "img_size": size}
     shortest = round(size / (data["crop_pct"] or 1)) if size == own_size else size
     mode = {m.value: m for m in InterpolationMode}.get(data["interpolation"], InterpolationMode.BICUBIC)
@@ -338,6 +341,5 @@ def _transformers_processing(name: str, config: PreTrainedConfig) -> dict:
 
 
 def _plain(value):
-    if hasattr(value, "keys"):
-        return {key: value[key] for key in value.keys() if value[key] is not None}  # noqa: SIM118  SizeDict is no dict
-    return list(value)
+    # a SizeDict is no Mapping and yields pairs
+    return dict(value) if isinstance(value, (Mapping, SizeDict)) else list(value)

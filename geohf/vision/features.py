@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
+from geohf.errors import DataError
 from geohf.vision.backbones import tower_features
 from geohf.vision.processing import GeoImageProcessor
 
@@ -53,9 +54,14 @@ def cached_features(
 
     Returns:
         (images, features) float32 on the CPU.
+
+    Raises:
+        DataError: there is no image, or one cannot be opened; the message names it.
     """
     from tqdm.auto import tqdm
 
+    if not len(images):
+        raise DataError("there are no images to compute features of")
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.dumps([processor.to_dict(), str(autocast)], sort_keys=True, default=str)
@@ -65,7 +71,10 @@ def cached_features(
         part = images[start : start + SHARD_IMAGES]
         shards.append((folder / f"{_digest(key, *map(_fingerprint, part))}.safetensors", part))
     rank, world = _rank_and_world()
-    missing = [shard for shard in shards[rank::world] if not shard[0].exists()]
+    missing = [shard for shard in shards if not shard[0].exists()]
+    if world > 1:
+        torch.distributed.barrier()  # all processes share out the same list, before the first adds a shard
+    missing = missing[rank::world]
     if missing:
         bar = tqdm(
             total=sum(len(part) for _, part in missing), desc="features", unit="image", disable=rank != 0

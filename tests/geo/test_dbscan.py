@@ -131,9 +131,9 @@ def test_very_crowded_cells_are_decided_by_one_pair():
     # 2 x 300 points in two cells: more pairs than one chunk, only the closest of which is within eps.
     rng = np.random.default_rng(6)
     angle = rng.uniform(0, 2 * np.pi, 300)
-    cloud = 0.2 * np.sqrt(rng.random(300))[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    cloud = 0.25 * np.sqrt(rng.random(300))[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     for distance, clusters in ((1.0, 1), (1.0 + 1e-9, 2)):
-        left, right = cloud - np.array([0.2, 0]), cloud + np.array([0.2 + distance, 0])
+        left, right = cloud - np.array([0.25, 0]), cloud + np.array([0.25 + distance, 0])
         left[0], right[0] = [0.0, 0.0], [distance, 0.0]
         left[1:, 0] -= 1e-6
         right[1:, 0] += 1e-6

@@ -116,6 +116,14 @@ def test_float32_within_three_metres(kind):
     assert np.abs(usual - expected).max() > 1000.0
 
 
+def test_float32_within_three_metres_for_a_million_pairs():
+    rng = np.random.default_rng(4)
+    lat, lon = np.degrees(np.arcsin(rng.uniform(-1, 1, (2, 1000)))), rng.uniform(-180, 180, (2, 1000))
+    a, b = torch.from_numpy(np.stack([lat, lon], -1)).float()
+    expected = distance_matrix_m(a.double(), b.double())
+    assert (great_circle_m(a[:, None], b) - expected).abs().max() < 3.0
+
+
 def test_float32_matrix_within_a_metre():
     a, b = (side[:500].astype(np.float32) for side in pairs_at_all_scales(seed=2))
     expected = distance_matrix_m(a.astype(np.float64), b.astype(np.float64))
