@@ -9,7 +9,7 @@ import numpy as np
 from geohf.errors import DataError
 from geohf.geo import class_centroids, distance_matrix_m, spherical_mean
 from geohf.geo.cells import geo_cells
-from geohf.street.data import points_of
+from geohf.tables import points_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,29 +27,31 @@ def describe_classes(train: Dataset, max_cells: int = 64) -> dict:
     there are no classes.
 
     Raises:
-        DataError: no row has a position, or only some rows name a state.
+        DataError: no row has a position, only some rows name a state, a state has no row with a position, or
+            the rows disagree about its index.
     """
     points = points_of(train)
     located = np.isfinite(points).all(1)
     if not located.any():
         raise DataError("no training place has a position")
     fields: dict = {"gps_box": _box(points[located])}
-    names = train["state"]
+    names = train["state"][:]
     named = np.array([name is not None for name in names])
     if named.all():
-        labels, fields = _states(train, names, fields)
+        labels, fields = _states(train, names, located, fields)
+        centroids = class_centroids(points[located], labels[located], len(fields["id2label"]))
     elif named.any():
         row = int(np.argmin(named))
         raise DataError(
             f"{int((~named).sum())} places name no state, among them {train['sample_id'][row]!r}; others do"
         )
     elif max_cells:
+        _, centroids = geo_cells(points[located], max_cells)
         labels = np.full(len(points), -1)
-        labels[located], centroids = geo_cells(points[located], max_cells)
+        labels[located] = _nearest(points[located], centroids)
         fields |= {"id2label": {i: _cell_name(c) for i, c in enumerate(centroids)}, "cells": True}
     else:
         return fields | {"gps_head": "bounded"}
-    centroids = class_centroids(points[located], labels[located], len(fields["id2label"]))
     return fields | {
         "class_centroids": centroids.tolist(),
         "class_extents": _extents(points, labels, centroids, located),
@@ -63,20 +65,36 @@ def labels_of(dataset: Dataset, config: GeoStreetConfig) -> np.ndarray:
         located = np.isfinite(points).all(1)
         labels = np.full(len(points), -100)
         if located.any():
-            labels[located] = distance_matrix_m(points[located], np.array(config.class_centroids)).argmin(1)
+            labels[located] = _nearest(points[located], np.array(config.class_centroids))
         return labels
     known = config.label2id if config.num_classes else {}
     return np.array([known.get(name, -100) for name in dataset["state"]], np.int64)
 
 
-def _states(train, names, fields):
-    indices = dict(zip(names, train["state_idx"], strict=True))
+def _states(train, names, located, fields):
+    indices: dict[str, int | None] = {}
+    for name, index in zip(names, train["state_idx"], strict=True):
+        known = indices.get(name)
+        if known is not None and index is not None and index != known:
+            raise DataError(f"state {name!r} has state_idx {known} in one row and {index} in another")
+        indices[name] = index if known is None else known
+    taken = [index for index in indices.values() if index is not None]
+    if len(set(taken)) < len(taken):
+        twice = max(taken, key=taken.count)
+        raise DataError(f"state_idx {twice} stands for {[n for n, i in indices.items() if i == twice]}")
+    lost = set(names) - {name for name, known in zip(names, located, strict=True) if known}
+    if lost:
+        raise DataError(f"no training place of the states {sorted(lost)} has a position")
     ordered = sorted(indices, key=lambda name: (indices[name] is None, indices[name], name))
     number = {name: i for i, name in enumerate(ordered)}
     fields["id2label"] = dict(enumerate(ordered))
     if all(index is not None for index in indices.values()):
         fields["class_indices"] = [int(indices[name]) for name in ordered]
     return np.array([number[name] for name in names]), fields
+
+
+def _nearest(points, centroids):
+    return distance_matrix_m(points, centroids).argmin(1)
 
 
 def _extents(points, labels, centroids, located) -> list[list[float]]:

@@ -14,10 +14,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.geo import bad_points, block_split, random_split, stratified_split
+from geohf.geo import block_split, random_split, stratified_split
 from geohf.geo.cells import geo_cells
 from geohf.street.processing import COMPASS, split_views
-from geohf.tables import RowErrors, line_of, read_table, resolve_inside
+from geohf.tables import (
+    FILE_COLUMNS,
+    HEADING_COLUMNS,
+    LATITUDE_COLUMNS,
+    LONGITUDE_COLUMNS,
+    RowErrors,
+    any_case,
+    bad_point_reasons,
+    file_in,
+    find_column,
+    line_of,
+    points_of,
+    read_table,
+    text_of,
+    wrap_degrees,
+)
 from geohf.vision.exif import exif_position
 from geohf.vision.images import ImageError, check_images, image_files, open_image, undecoded
 
@@ -26,10 +41,7 @@ if TYPE_CHECKING:
 
 TRAIN_TABLE, TEMPLATE, MAPPING = "train_ground_truth.csv", "sample_submission.csv", "state_mapping.csv"
 VIEW_COLUMNS = tuple(f"image_{name}" for name in COMPASS)
-# names that people give these columns, the first one found counts
-FILE_COLUMNS = ("image", "file_name", "filename", "file", "path", "img_relpath")
-LATITUDE_COLUMNS, LONGITUDE_COLUMNS = ("latitude", "lat"), ("longitude", "lon", "lng", "long")
-STATE_COLUMNS, HEADING_COLUMNS = ("state", "label", "region", "country"), ("heading", "angle", "compass")
+STATE_COLUMNS = ("state", "label", "region", "country")
 
 # The 50 states reach from 18.9 to 71.4 north and, over the antimeridian, from 172.4 east to 66.9 west.
 _US_STATES = """
@@ -101,7 +113,7 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
             continue
         row["state"] = names[position]
         row["state_idx"] = mapping.get(names[position])
-        row["latitude"], row["longitude"] = float(points[position, 0]), _wrap(points[position, 1])
+        row["latitude"], row["longitude"] = float(points[position, 0]), wrap_degrees(points[position, 1])
     splits["train"] = _dataset(rows.values())
     if (folder / TEMPLATE).is_file():
         template = read_table(folder / TEMPLATE, required=["sample_id", *VIEW_COLUMNS])
@@ -205,12 +217,6 @@ def split_places(
     return DatasetDict({name: places.select(chosen) for name, chosen in splits.items()}), dropped
 
 
-def points_of(dataset: Dataset) -> np.ndarray:
-    """(n, 2) float64 latitude and longitude, NaN where unknown, without touching the images."""
-    columns = dataset.with_format("numpy", columns=["latitude", "longitude"])[:]
-    return np.stack([np.asarray(columns[name], np.float64) for name in ("latitude", "longitude")], 1)
-
-
 def _read_mapping(path: Path) -> dict[str, int]:
     table = read_table(path, required=["state_idx", "state"], numbers=["state_idx"])
     mapping: dict[str, int] = {}
@@ -269,7 +275,7 @@ def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, 
             if cell is None or str(cell).strip() in ("", "nan", "None"):
                 continue
             try:
-                views.append(_file_in(images, str(cell).strip()))
+                views.append(file_in(images, str(cell).strip()))
                 headings.append(heading)
             except DataError as error:
                 errors.add(path, line, str(error))
@@ -289,22 +295,9 @@ def _row(sample_id, views, headings, *, source, line, point=(math.nan, math.nan)
         "state": state,
         "state_idx": None,
         "latitude": float(point[0]),
-        "longitude": _wrap(point[1]),
+        "longitude": wrap_degrees(point[1]),
         "where": (source, line),
     }
-
-
-def _wrap(longitude: float) -> float:
-    longitude = float(longitude)
-    # 190 east is 170 west; what lies in the range already keeps every digit
-    return longitude if -180 <= longitude <= 180 else (longitude + 180) % 360 - 180
-
-
-def _file_in(folder: Path, name: str) -> str:
-    path = resolve_inside(folder, name)
-    if "\\" in name and not path.exists():  # a table that was written on Windows
-        path = resolve_inside(folder, name.replace("\\", "/"))
-    return str(path)
 
 
 def _drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
@@ -334,7 +327,7 @@ def _check_points(points, path: Path, errors: RowErrors, rows: dict[int, dict], 
 
 def _reasons(points: np.ndarray, source: str, names: Sequence[str | None] | None = None) -> dict[int, str]:
     """Position -> why this row's point cannot be right."""
-    reasons = {i: reason.partition(": ")[2] for i, reason in bad_points(points, source=source)}
+    reasons = bad_point_reasons(points, source)
     stated = {name for name in names or () if name}
     if 2 * len(stated & US_STATES) < max(1, len(stated)):  # Georgia among countries is no state
         return reasons
@@ -377,26 +370,27 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
 
 def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     numbers = [*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS]
-    table = read_table(path, numbers=[form(name) for name in numbers for form in (str, str.title, str.upper)])
+    table = read_table(path, numbers=any_case(numbers))
     file_column, *axes = (
-        _column(table.columns, names, path) for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS)
+        find_column(table.columns, names, path)
+        for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS)
     )
-    state, heading = _column(table.columns, STATE_COLUMNS), _column(table.columns, HEADING_COLUMNS)
+    state, heading = find_column(table.columns, STATE_COLUMNS), find_column(table.columns, HEADING_COLUMNS)
     points = table[axes].to_numpy(np.float64)
-    labels = [_text(cell) for cell in table[state]] if state else None
+    labels = [text_of(cell) for cell in table[state]] if state else None
     rows, seen = {}, {}
     for position, cell in enumerate(table[file_column]):
         if isinstance(cell, (bytes, dict)):
             raise DataError(
                 f"{path}: column {file_column!r} holds images, not file names; load it as a dataset"
             )
-        name, line = _text(cell) or "", line_of(position)
+        name, line = text_of(cell) or "", line_of(position)
         if name and name in seen:
             errors.add(path, line, f"{file_column} {name!r} stands in row {seen[name]} already")
             continue
         seen[name] = line
         try:
-            view = _file_in(path.parent, name)
+            view = file_in(path.parent, name)
         except DataError as error:
             errors.add(path, line, str(error))
             continue
@@ -407,23 +401,6 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
         )
     _check_points(points, path, errors, rows, labels if state and state.lower() != "country" else None)
     return rows
-
-
-def _text(cell) -> str | None:
-    """A cell's text; None for an empty one, which is empty text in CSV, and None, NaN or NA in Parquet."""
-    import pandas as pd
-
-    return None if pd.api.types.is_scalar(cell) and pd.isna(cell) else (str(cell).strip() or None)
-
-
-def _column(columns: Iterable[str], names: Iterable[str], source: str | Path | None = None) -> str | None:
-    """The first of these names that is a column, in any case; with a source, an error where none is."""
-    lower = {column.lower(): column for column in columns}
-    found = next((lower[name] for name in names if name in lower), None)
-    if found is None and source is not None:
-        wanted = " or ".join(map(repr, names))
-        raise DataError(f"{source}: needs a column {wanted}; the columns are: {', '.join(lower.values())}")
-    return found
 
 
 def _dataset(rows: Iterable[dict]) -> Dataset:
@@ -460,15 +437,15 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     if not len(dataset):
         raise DataError(f"{source}: the dataset is empty")
     _check_view_columns(features, source)
-    latitude, longitude = (_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS))
-    state, heading = _column(features, STATE_COLUMNS), _column(features, HEADING_COLUMNS)
+    latitude, longitude = (find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS))
+    state, heading = find_column(features, STATE_COLUMNS), find_column(features, HEADING_COLUMNS)
     points, labels = np.full((len(dataset), 2), math.nan), [None] * len(dataset)
     if state:
         names = getattr(features[state], "names", None)
-        labels = [_text(_class_name(cell, names)) for cell in dataset[state]]
+        labels = [text_of(_class_name(cell, names)) for cell in dataset[state]]
     reasons = {}
     if latitude or longitude:
-        axes = [_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
+        axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
         try:
             points = np.stack([np.array(dataset[axis][:], np.float64) for axis in axes], 1)
         except (TypeError, ValueError) as error:
@@ -481,7 +458,7 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
         if position in reasons:
             errors.add(source, position, reasons[position])
             continue
-        sample_id = _text(row.get("sample_id")) or str(position)
+        sample_id = text_of(row.get("sample_id")) or str(position)
         if sample_id in seen:
             errors.add(source, position, f"sample_id {sample_id} stands in row {seen[sample_id]} already")
             continue

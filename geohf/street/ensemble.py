@@ -38,7 +38,8 @@ def combine(
         combined first state (of all, where there are no states). Its radius is not calibrated: None.
 
     Raises:
-        DataError: no model, models with a different number of places, or weights that do not fit.
+        DataError: no model, models with a different number of places or other indices for a state, or weights
+            that do not fit.
     """
     if method not in METHODS:
         raise DataError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
@@ -81,7 +82,12 @@ def _combine_one(answers, weights, method, top_k) -> StreetPrediction:
     indices: dict[str, int | None] = {}
     for answer, weight in zip(answers, weights, strict=True):
         for rank, state in enumerate(answer.states, start=1):
-            indices.setdefault(state.name, state.index)
+            if indices.get(state.name) is None:
+                indices[state.name] = state.index
+            elif state.index not in (None, indices[state.name]):
+                raise DataError(
+                    f"the models give {state.name!r} the indices {indices[state.name]} and {state.index}"
+                )
             shares[state.name] = shares.get(state.name, 0.0) + weight * state.probability
             score = {"mean": state.probability, "vote": float(rank == 1), "rank": 1 / (RANK_CONSTANT + rank)}[
                 method

@@ -36,6 +36,10 @@ def state_score(top5, true_state) -> float:
 def distance_score(points, true_points) -> float:
     """The competition's credit for points: 1 minus the mean distance over 5000 km, not below 0."""
     points, true_points = np.asarray(points, np.float64), np.asarray(true_points, np.float64)
+    if points.shape != true_points.shape or points.ndim != 2 or not len(points):
+        raise DataError(
+            f"points must be (n, 2) for n > 0 true ones; got {points.shape} and {true_points.shape}"
+        )
     if not np.isfinite(points).all() or not np.isfinite(true_points).all():
         raise DataError("a point is NaN or infinite, so no distance can be scored")
     mean_km = great_circle_m(points, true_points, radius_m=COMPETITION_RADIUS_M).mean() / 1000

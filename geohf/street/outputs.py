@@ -19,8 +19,8 @@ from geohf.report import (
     write_geojson,
     write_map,
 )
-from geohf.street.data import points_of
 from geohf.street.modeling import StreetPrediction
+from geohf.tables import points_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,7 +78,8 @@ def write_predictions(
     truth = truth if np.isfinite(truth).any() else None
     write_geojson(folder / "predictions.geojson", points, rows, truth=truth)
     radius = None if predictions[0].radius_m is None else [p.radius_m for p in predictions]
-    title = f"{len(rows)} places: where they are and where the model puts them"
+    counts = ", ".join(f"{list(splits).count(name)} {name}" for name in dict.fromkeys(splits))
+    title = f"Places and predictions: {counts}"
     write_map(
         folder / "map.html",
         points,

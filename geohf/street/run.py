@@ -16,7 +16,7 @@ from geohf.geo import great_circle_m
 from geohf.report import write_csv
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.classes import describe_classes, labels_of
-from geohf.street.data import MAPPING, TEMPLATE, load_places, points_of, split_places
+from geohf.street.data import MAPPING, TEMPLATE, load_places, split_places
 from geohf.street.metrics import constant_baseline, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.outputs import coverage_of, plot_run, score_interval, write_predictions
@@ -30,6 +30,7 @@ from geohf.street.trainer import (
     place_outputs,
     train_heads,
 )
+from geohf.tables import points_of
 from geohf.training.run import finish_run, phase_history
 
 logger = logging.getLogger(__name__)

@@ -8,28 +8,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import EvalPrediction
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from geohf.geo import great_circle_m
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import labels_of
-from geohf.street.data import points_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.metrics import street_metrics
 from geohf.street.modeling import GeoStreetModel
+from geohf.tables import points_of
 from geohf.training.calibration import conformal_quantile, fit_temperature
+from geohf.training.finetuning import unfreeze
 from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer, phase_arguments
-from geohf.vision.backbones import tower_blocks
 from geohf.vision.features import cached_features
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-# the linear layers of attention and MLP under the names that transformers and timm give them
-LORA_TARGETS = r".*tower\..*\.(q_proj|k_proj|v_proj|out_proj|qkv|proj|query|key|value|dense|fc1|fc2)"
 
 
 class StreetCollator:
@@ -223,14 +219,10 @@ def finetune(
     base = base_folder(args)
     if args.should_save:
         model.save_pretrained(base)
-    model.requires_grad_(args.finetune == "all")
-    model.head.requires_grad_(True)
-    if args.finetune == "last":
-        unfreeze_last(model.tower, args.finetune_blocks)
-    elif args.finetune == "lora":
+    if args.finetune == "lora":
         # an adapter names the model that it belongs to: by its repo where there will be one
         model.config._name_or_path = f"{args.hub_model_id}-base" if args.push_to_hub else str(base)
-    trained = _with_adapters(model, args) if args.finetune == "lora" else model
+    trained = unfreeze(model, args)
     phase = phase_arguments(args, "phase2", **best_metric(model, args))
     trainer = GeoStreetTrainer(trained, phase, train, validation, **kwargs)
     trainer.run(resume)
@@ -244,17 +236,6 @@ def finetune(
 def base_folder(args) -> Path:
     """Where `finetune` saves the model as phase 1 left it."""
     return Path(args.output_dir) / "checkpoints" / "phase1" / "model"
-
-
-def unfreeze_last(tower: nn.Module, blocks: int) -> None:
-    """Let the last blocks learn, and what stands behind them."""
-    last = tower_blocks(tower)[-blocks:]
-    chosen = {id(parameter) for block in last for parameter in block.parameters()}
-    behind = False
-    for parameter in tower.parameters():
-        inside = id(parameter) in chosen
-        behind = behind or inside
-        parameter.requires_grad_(inside or behind)
 
 
 def best_metric(model: GeoStreetModel, args) -> dict:
@@ -292,15 +273,6 @@ def calibrate(
     config.radius_factor = conformal_quantile(
         missed / (spread + config.radius_floor_m), config.radius_coverage
     )
-
-
-def _with_adapters(model, args):
-    from peft import LoraConfig, get_peft_model
-
-    lora = LoraConfig(
-        r=args.lora_rank, lora_alpha=2 * args.lora_rank, target_modules=LORA_TARGETS, modules_to_save=["head"]
-    )
-    return get_peft_model(model, lora)
 
 
 @torch.inference_mode()

@@ -1,21 +1,51 @@
-"""A progress bar that says in one short line an epoch how training goes."""
+"""One short line an epoch that says how training goes, with or without a progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
-from transformers import ProgressCallback
+from transformers import ProgressCallback, TrainerCallback
 
 from geohf.report.tables import format_number
 
+logger = logging.getLogger(__name__)
 
-class BriefProgress(ProgressCallback):
-    """transformers' progress bar, but a line a log with the loss, its parts and the chosen metrics only.
+
+def brief_line(phase: str, epoch: float | None, logs: Mapping, shown: Sequence[str]) -> str | None:
+    """The loss, its parts and the chosen evaluation metrics of one log entry; None where it has none of them.
+
+    >>> brief_line("phase1", 2.0, {"eval_loss": 1.25, "eval_score": 0.5, "eval_runtime": 3}, ["score"])
+    'phase1 epoch 2: eval loss 1.25, eval score 0.5'
+    """
+    names = [f"eval_{name}" for name in ("loss", *shown)] if "eval_loss" in logs else []
+    names += [n for n in logs if n.endswith("loss") and not n.startswith(("eval_", "train_"))]
+    words = [f"{name} {format_number(logs[name])}" for name in names if name in logs]
+    if not words:
+        return None
+    return f"{phase} epoch {format_number(round(epoch or 0, 2))}: {', '.join(words)}".replace("_", " ")
+
+
+class BriefLog(TrainerCallback):
+    """Logs the brief line; for runs without a progress bar.
 
     Args:
         phase: named at the head of each line.
-        shown: names of evaluation metrics; everything else stands in the log history all the same.
+        shown: evaluation metrics to tell; everything else stands in the log history all the same.
     """
+
+    def __init__(self, phase: str = "", shown: Sequence[str] = ()):
+        self.phase, self.shown = phase, shown
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Log the line on the first process."""
+        line = brief_line(self.phase, state.epoch, logs, self.shown)
+        if line and state.is_world_process_zero:
+            logger.info(line)
+
+
+class BriefProgress(ProgressCallback):
+    """transformers' progress bar with the brief line above it; arguments as `BriefLog`."""
 
     def __init__(self, phase: str = "", shown: Sequence[str] = ()):
         super().__init__()
@@ -23,17 +53,6 @@ class BriefProgress(ProgressCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Write the line above the bar."""
-        if not state.is_world_process_zero or self.training_bar is None:
-            return
-        wanted = [f"eval_{name}" for name in ("loss", *self.shown)] if "eval_loss" in logs else []
-        wanted += [
-            name
-            for name in logs
-            if name == "loss" or (name.endswith("_loss") and not name.startswith("eval_"))
-        ]
-        words = [
-            f"{name} {format_number(logs[name])}" for name in wanted if name in logs and name != "train_loss"
-        ]
-        if words:
-            epoch = format_number(round(state.epoch or 0, 2))
-            self.training_bar.write(f"{self.phase} epoch {epoch}: " + ", ".join(words).replace("_", " "))
+        line = brief_line(self.phase, state.epoch, logs, self.shown)
+        if line and state.is_world_process_zero and self.training_bar is not None:
+            self.training_bar.write(line)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import EarlyStoppingCallback, ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from geohf.errors import DataError
@@ -24,7 +24,7 @@ from geohf.training.checkpoints import (
     save_tree,
     set_random_state,
 )
-from geohf.training.progress import BriefProgress
+from geohf.training.progress import BriefLog, BriefProgress
 from geohf.training.tensor_table import TensorTable, batch_as_is
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
@@ -51,8 +51,9 @@ class GeoTrainer(Trainer):
         if data_collator is None and isinstance(kwargs.get("train_dataset"), TensorTable):
             data_collator = batch_as_is
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
-        if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(BriefProgress(Path(self.args.output_dir).name, self.shown_metrics))
+        for theirs, ours in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefLog)):
+            if self.pop_callback(theirs) is not None:
+                self.add_callback(ours(Path(self.args.output_dir).name, self.shown_metrics))
         self.counts_items = hasattr(model, "count_loss_items")
         self.loss_is_scaled_for_ga = self.counts_items
         self._parts: dict[str, torch.Tensor] = defaultdict(float)

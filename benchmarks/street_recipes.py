@@ -1,0 +1,69 @@
+"""The original's recipe beside ours, trained on the generated sample with the same data, tower and budget.
+
+    python benchmarks/street_recipes.py --seeds 0 1 2
+
+Prints the table that the README shows: held-out numbers, mean over seeds and their range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from geohf.report import markdown_table
+from geohf.street.arguments import StreetArguments, StreetTrainingArguments
+from geohf.street.run import run_street
+
+RECIPES = {
+    "original: bounded GPS head": {"gps_head": "bounded", "gps_scale": [46.0, 59.0]},
+    "ours: class plus offset": {},
+    "ours, most probable class": {"point_estimate": "top"},
+    "ours, no label smoothing": {"smoothing": "none"},
+}
+SHOWN = ("score", "top1", "top5", "mean_km", "median_km")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=float, default=10)
+    parser.add_argument("--json", type=Path, help="also write every number here")
+    options = parser.parse_args()
+    numbers: dict[str, list[dict]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in options.seeds:
+            for name, fields in RECIPES.items():
+                args = StreetTrainingArguments(
+                    output_dir=f"{folder}/run",
+                    seed=seed,
+                    num_train_epochs=options.epochs,
+                    disable_tqdm=True,
+                    logging_strategy="no",
+                )
+                stages = run_street(StreetArguments(**fields), args).stages
+                numbers.setdefault("constant answer", []).append(stages["constant answer"])
+                numbers.setdefault(name, []).append(list(stages.values())[-1])
+                print(
+                    f"seed {seed}, {name}: {json.dumps({k: round(numbers[name][-1][k], 4) for k in SHOWN})}",
+                    flush=True,
+                )
+    rows = []
+    for name, runs in numbers.items():
+        row = {"recipe": name}
+        for key in SHOWN:
+            values = [run[key] for run in runs]
+            digits = 0 if key.endswith("km") else 3
+            row[key] = f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+        rows.append(row)
+    print(f"\nHeld-out places of the generated sample, mean of seeds {options.seeds} (range):\n")
+    print(markdown_table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(numbers, indent=2))
+
+
+if __name__ == "__main__":
+    main()
