@@ -1,4 +1,4 @@
-"""Tables of rows that name files: reading them, checking them, and saying which row is wrong."""
+"""Tables of rows that name files and places: reading them, checking them, and saying which row is wrong."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.geo import bad_points
 
 if TYPE_CHECKING:
     import pandas as pd
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
+
+# names that people give these columns, the first one found counts
+FILE_COLUMNS = ("image", "file_name", "filename", "file", "path", "img_relpath")
+LATITUDE_COLUMNS, LONGITUDE_COLUMNS = ("latitude", "lat"), ("longitude", "lon", "lng", "long")
+HEADING_COLUMNS = ("heading", "angle", "compass")
 
 
 def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
@@ -85,6 +92,61 @@ def require_columns(columns: Iterable[str], required: Sequence[str], source: str
             raise DataError(
                 f"{source}: column {name!r} is missing{hint}; the columns are: {', '.join(columns)}"
             )
+
+
+def find_column(columns: Iterable[str], names: Iterable[str], source: str | Path | None = None) -> str | None:
+    """The first of these names that is a column, in any case of letters, as the table writes it.
+
+    Raises:
+        DataError: there is none, and `source` says which table needs one.
+
+    >>> find_column(["Image", "Lat"], LATITUDE_COLUMNS)
+    'Lat'
+    """
+    lower = {column.lower(): column for column in columns}
+    found = next((lower[name] for name in names if name in lower), None)
+    if found is None and source is not None:
+        wanted = " or ".join(map(repr, names))
+        raise DataError(f"{source}: needs a column {wanted}; the columns are: {', '.join(lower.values())}")
+    return found
+
+
+def any_case(names: Iterable[str]) -> list[str]:
+    """The names as they stand, capitalised, and in capitals, for `read_table`'s `numbers`."""
+    return [form(name) for name in names for form in (str, str.title, str.upper)]
+
+
+def bad_point_reasons(points: np.ndarray, source: str | Path, frame: str = "wgs84") -> dict[int, str]:
+    """Position -> why this row's latitude and longitude cannot be right; see `geohf.geo.bad_points`."""
+    return {i: reason.partition(": ")[2] for i, reason in bad_points(points, frame, source=str(source))}
+
+
+def points_of(dataset: Dataset) -> np.ndarray:
+    """(n, 2) float64 `latitude` and `longitude`, NaN where unknown, without touching the images."""
+    names = ["latitude", "longitude"]
+    columns = dataset.with_format("arrow", columns=names)[:]  # the numpy format rounds floats to float32
+    return np.stack([columns[name].to_numpy().astype(np.float64) for name in names], 1)
+
+
+def wrap_degrees(longitude: float) -> float:
+    """190 east is 170 west; what lies in -180..180 already keeps every digit."""
+    longitude = float(longitude)
+    return longitude if -180 <= longitude <= 180 else (longitude + 180) % 360 - 180
+
+
+def file_in(folder: str | Path, name: str) -> str:
+    """`resolve_inside` as text, also for a table that was written on Windows."""
+    path = resolve_inside(folder, name)
+    if "\\" in name and not path.exists():
+        path = resolve_inside(folder, name.replace("\\", "/"))
+    return str(path)
+
+
+def text_of(cell) -> str | None:
+    """A cell's text; None for an empty one, which is empty text in CSV, and None, NaN or NA in Parquet."""
+    import pandas as pd
+
+    return None if pd.api.types.is_scalar(cell) and pd.isna(cell) else (str(cell).strip() or None)
 
 
 def line_of(position: int) -> int:

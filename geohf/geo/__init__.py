@@ -4,16 +4,16 @@ Points are (latitude, longitude) in degrees and distances metres, unless a name 
 no model, no image and no Trainer.
 """
 
-from .areas import Area, box
-from .centroids import class_centroids
-from .dbscan import dbscan
-from .distance import EARTH_RADIUS_M, distance_matrix_m, great_circle_m
-from .frames import FRAMES, bad_points, check_frame, check_points, frame_distance, frame_mean
-from .geojson import area_from_geojson
-from .neighbors import matches_within_m, pairs_within_m
-from .soft_targets import cell_soft_targets, point_soft_targets
-from .sphere import points_from_vectors, spherical_mean, unit_vectors
-from .splits import Split, block_split, random_split, stratified_split
+from geohf.geo.areas import Area, box
+from geohf.geo.centroids import class_centroids
+from geohf.geo.dbscan import dbscan
+from geohf.geo.distance import EARTH_RADIUS_M, distance_matrix_m, great_circle_m
+from geohf.geo.frames import FRAMES, bad_points, check_frame, check_points, frame_distance, frame_mean
+from geohf.geo.geojson import area_from_geojson
+from geohf.geo.neighbors import matches_within_m, pairs_within_m
+from geohf.geo.soft_targets import cell_soft_targets, point_soft_targets
+from geohf.geo.sphere import points_from_vectors, spherical_mean, unit_vectors
+from geohf.geo.splits import Split, block_split, random_split, stratified_split
 
 __all__ = [
     "EARTH_RADIUS_M",

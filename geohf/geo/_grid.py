@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import wrap_longitude
-from ._metric import chord_m
-from .distance import EARTH_RADIUS_M
+from geohf.geo._arrays import wrap_longitude
+from geohf.geo._metric import chord_m
+from geohf.geo.distance import EARTH_RADIUS_M
 
 # Cells are this much smaller than they may be, and ranges this much wider: room for rounding.
 _ROOM = 1e-6

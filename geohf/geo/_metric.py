@@ -10,11 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from geohf.errors import DataError
-
-from ._arrays import as_numpy, check_pairs_of_numbers
-from .distance import EARTH_RADIUS_M
-from .frames import check_frame
-from .sphere import unit_vectors
+from geohf.geo._arrays import as_numpy, check_pairs_of_numbers
+from geohf.geo.distance import EARTH_RADIUS_M
+from geohf.geo.frames import check_frame
+from geohf.geo.sphere import unit_vectors
 
 # Rounding of R times a unit vector and of a difference of two: a chord is known to a few 1e-9 m.
 CHORD_SLACK_M = 1e-8

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ._arrays import as_numpy, check_pairs_of_numbers, wrap_longitude
-from .distance import great_circle_m
+from geohf.geo._arrays import as_numpy, check_pairs_of_numbers, wrap_longitude
+from geohf.geo.distance import great_circle_m
 
 _CHUNK = 1 << 15  # point-edge pairs tested at a time: temporaries stay in cache, twice as fast as 2^18
 _FINALISTS = 8

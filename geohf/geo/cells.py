@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .distance import great_circle_m
-from .sphere import spherical_mean, unit_vectors
+from geohf.geo.distance import great_circle_m
+from geohf.geo.sphere import spherical_mean, unit_vectors
 
 
 def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: float = 25_000.0):

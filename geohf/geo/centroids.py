@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from geohf.errors import DataError
-
-from ._arrays import as_numpy, check_pairs_of_numbers
-from .sphere import points_from_vectors, unit_vectors
+from geohf.geo._arrays import as_numpy, check_pairs_of_numbers
+from geohf.geo.sphere import points_from_vectors, unit_vectors
 
 
 def class_centroids(points, labels, num_classes: int) -> np.ndarray:

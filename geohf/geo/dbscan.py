@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._grid import Grid, plane_grid, sphere_grid
-from ._metric import as_degrees, check_length, search_space
-from .frames import check_frame
+from geohf.geo._grid import Grid, plane_grid, sphere_grid
+from geohf.geo._metric import as_degrees, check_length, search_space
+from geohf.geo.frames import check_frame
 
 _CHUNK = 1 << 16  # distances tested at a time
 _FIRST_BLOCK = 16  # candidates of a point tested before it is asked again whether it needs more

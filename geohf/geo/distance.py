@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ._arrays import as_double, as_floats, cast_like, check_pairs_of_numbers, guarded_sqrt, namespace
-from .sphere import unit_vectors
+from geohf.geo._arrays import as_double, as_floats, cast_like, check_pairs_of_numbers, guarded_sqrt, namespace
+from geohf.geo.sphere import unit_vectors
 
 EARTH_RADIUS_M = 6371008.8
 """Mean Earth radius in metres, (2a + b) / 3 of WGS84 (IUGG)."""

@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from geohf.errors import DataError
-
-from ._arrays import (
+from geohf.geo._arrays import (
     as_floats,
     as_numpy,
     cast_like,
@@ -21,8 +20,8 @@ from ._arrays import (
     namespace,
     wrap_longitude,
 )
-from .distance import EARTH_RADIUS_M, great_circle_m
-from .sphere import mean_weights, points_from_vectors, spherical_mean, unit_vectors, weighted_sum
+from geohf.geo.distance import EARTH_RADIUS_M, great_circle_m
+from geohf.geo.sphere import mean_weights, points_from_vectors, spherical_mean, unit_vectors, weighted_sum
 
 FRAMES = ("wgs84", "planar")
 

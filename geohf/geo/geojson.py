@@ -9,8 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from geohf.errors import DataError
-
-from .areas import Area
+from geohf.geo.areas import Area
 
 _NAME_KEYS = ("name", "NAME", "id")
 _MAX_DEPTH = 20

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._metric import CHORD_SLACK_M, as_degrees, check_length, chord_m, quick_tree
-from .distance import EARTH_RADIUS_M, great_circle_m
-from .sphere import unit_vectors
+from geohf.geo._metric import CHORD_SLACK_M, as_degrees, check_length, chord_m, quick_tree
+from geohf.geo.distance import EARTH_RADIUS_M, great_circle_m
+from geohf.geo.sphere import unit_vectors
 
 _CHUNK = 1 << 15
 

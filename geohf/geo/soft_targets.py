@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ._arrays import as_numpy
-from .distance import distance_matrix_m
+from geohf.geo._arrays import as_numpy
+from geohf.geo.distance import distance_matrix_m
 
 
 def cell_soft_targets(centroids, temperature_km: float = 300.0) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._arrays import (
+from geohf.geo._arrays import (
     as_double,
     as_floats,
     cast_like,

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import wrap_longitude
-from ._metric import CHORD_SLACK_M, as_degrees, as_plane, check_length, quick_tree, search_space
-from .distance import EARTH_RADIUS_M
-from .frames import check_frame
+from geohf.geo._arrays import wrap_longitude
+from geohf.geo._metric import CHORD_SLACK_M, as_degrees, as_plane, check_length, quick_tree, search_space
+from geohf.geo.distance import EARTH_RADIUS_M
+from geohf.geo.frames import check_frame
 
 
 class Split(NamedTuple):

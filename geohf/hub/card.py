@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,11 @@ def write_card(
     return path
 
 
+def readdressed(card: str, repo_id: str) -> str:
+    """The card of a model that moves to another repo: its code loads it from there."""
+    return re.sub(r'(from_pretrained\(|model=)"[^"]*"', rf'\1"{repo_id}"', card)
+
+
 def versions() -> dict[str, str]:
     """Package -> installed version, and Python's."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
@@ -107,10 +113,18 @@ def _head(config, name: str, task: str, data: Mapping, results: Sequence[Mapping
         library_name="geohf",
         pipeline_tag=pipeline,
         tags=["geohf", "geolocation", config.model_type],
-        base_model=config.backbone_name if config.backbone_name and "/" in config.backbone_name else None,
+        base_model=config.backbone_name if _is_repo(config.backbone_name) else None,
         model_name=name.rpartition("/")[2],
         eval_results=evaluation or None,
     ).to_yaml()
 
 
-PIPELINE_TAGS = {"street": "street-geolocation"}
+def _is_repo(name: str | None) -> bool:
+    return name is not None and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+
+
+PIPELINE_TAGS = {
+    "region": "geo-region",
+    "street": "street-geolocation",
+    "tiles": "tile-sequence-regression",
+}

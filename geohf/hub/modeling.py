@@ -6,11 +6,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedModel
+from safetensors import SafetensorError
+from torch import nn
+from transformers import BatchFeature, PreTrainedModel
 
 from geohf.errors import DataError
 from geohf.hub.files import push_folder, repo_files
@@ -46,6 +49,18 @@ class GeoPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         pass  # what is not in a checkpoint keeps the values it was built with, see finish_init
 
+    def train(self, mode: bool = True):
+        """Set training mode, but leave the tower's batch norms as they are.
+
+        Statistics of a batch would differ from those that the frozen features were computed with, and would make
+        the gradient depend on how a batch is spread over processes and micro-batches.
+        """
+        super().train(mode)
+        for module in self.tower.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
     # ---- starting and loading
 
     @classmethod
@@ -65,7 +80,8 @@ class GeoPreTrainedModel(PreTrainedModel):
             vision_config=backbone.config,
             image_processor=backbone.image_processor,
             feature_size=backbone.feature_size,
-            backbone_name=name if pretrained else None,
+            # a folder is named without the machine's path to it
+            backbone_name=(Path(name).resolve().name if Path(name).is_dir() else name) if pretrained else None,
             backbone_license=backbone.license if pretrained else None,
             **config_fields,
         )
@@ -76,28 +92,34 @@ class GeoPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
-        """As in transformers, but only from safetensors, and never with weights missing.
+        """As in transformers, but only from safetensors, and never with weights missing or left over.
 
         Raises:
-            DataError: the repo lacks weights that its config asks for, or has them in another shape.
+            DataError: the repo's weights are damaged, not those that its config asks for, or have another shape.
         """
         kwargs["use_safetensors"] = True
         try:
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
+        except SafetensorError as error:
+            raise DataError(f"{pretrained_model_name_or_path}: the weights cannot be read: {error}") from None
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):
                 raise
             raise DataError(
                 f"{pretrained_model_name_or_path}: weights do not fit config.json: {error}"
             ) from None
-        if info["missing_keys"]:
-            names = ", ".join(sorted(info["missing_keys"])[:5])
-            raise DataError(
-                f"{pretrained_model_name_or_path}: {len(info['missing_keys'])} weights that config.json asks for "
-                f"are missing in the repo ({names}); it is damaged, or its config was changed"
-            )
+        for kind, problem in (
+            ("missing_keys", "weights that config.json asks for are missing in the repo"),
+            ("unexpected_keys", "weights in the repo have no place in the model of config.json"),
+        ):
+            if info[kind]:
+                names = ", ".join(sorted(info[kind])[:5])
+                raise DataError(
+                    f"{pretrained_model_name_or_path}: {len(info[kind])} {problem} ({names}); "
+                    "it is damaged, or its config was changed"
+                )
         return (model, info) if output_loading_info else model
 
     # ---- answering
@@ -111,13 +133,18 @@ class GeoPreTrainedModel(PreTrainedModel):
         """Turn one batch of outputs into a list of the task's answers."""
         raise TypeError(f"{type(self).__name__} does not say how its outputs are decoded")
 
+    def prepare(self, samples: list) -> BatchFeature:
+        """One batch of samples as `forward` takes it; a task whose samples name classes looks them up here."""
+        return self.processor(samples)
+
     @torch.inference_mode()
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list:
         """Answer for images of any kind.
 
         Args:
             inputs: one sample or many: a path, a folder, bytes, a PIL image, an array, a `datasets.Dataset`,
-                or a list of any of these. A list always means many samples.
+                or a list of any of these. A list always means many samples. A generator or a streamed dataset
+                is read batch by batch.
             batch_size: samples in one pass.
             options: the task's own, see its `decode`.
 
@@ -129,15 +156,16 @@ class GeoPreTrainedModel(PreTrainedModel):
         """
         from tqdm.auto import tqdm
 
-        processor, answers = self.processor, []
+        answers = []
         was_training = self.training
         self.eval()
         samples = as_samples(inputs)
         try:
-            with tqdm(total=len(samples), desc="predict", disable=len(samples) <= batch_size) as bar:
-                for start in range(0, len(samples), batch_size):
-                    batch = [samples[i] for i in range(start, min(start + batch_size, len(samples)))]
-                    tensors = processor(batch).to(self.device)
+            total = len(samples) if hasattr(samples, "__len__") else None
+            rows = iter(samples)
+            with tqdm(total=total, desc="predict", disable=total is not None and total <= batch_size) as bar:
+                while batch := list(islice(rows, batch_size)):
+                    tensors = self.prepare(batch).to(self.device)
                     tensors["pixel_values"] = tensors["pixel_values"].to(self.dtype)
                     answers += self.decode(self(**tensors), **options)
                     bar.update(len(batch))
@@ -179,7 +207,7 @@ class GeoPreTrainedModel(PreTrainedModel):
         Returns:
             The commit's address.
         """
-        from geohf.hub.card import write_card
+        from geohf.hub.card import readdressed, write_card
 
         with tempfile.TemporaryDirectory() as folder:
             source = Path(self.config._name_or_path or "")
@@ -189,7 +217,10 @@ class GeoPreTrainedModel(PreTrainedModel):
                 for path in Path(folder).glob("*.safetensors*"):
                     path.unlink()
             self.save_pretrained(folder)
-            if not (Path(folder) / "README.md").is_file():
+            card = Path(folder) / "README.md"
+            if card.is_file():
+                card.write_text(readdressed(card.read_text(encoding="utf-8"), repo_id), encoding="utf-8")
+            else:
                 write_card(folder, self.card_template, self.config, repo_id=repo_id)
             return push_folder(
                 folder,
@@ -203,19 +234,19 @@ class GeoPreTrainedModel(PreTrainedModel):
 
 
 def as_samples(inputs: Any):
-    """A sequence of samples from what a user handed over: a folder becomes its images, one sample a list."""
+    """The samples of what a user handed over: a folder becomes its images, one sample a list."""
     from geohf.vision.images import image_files
 
     if isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs):
         return image_files(inputs)
     if isinstance(inputs, (list, tuple)):
         return list(inputs)
-    if hasattr(inputs, "features") and hasattr(inputs, "__getitem__"):  # a datasets.Dataset
+    if hasattr(inputs, "cast_column"):  # a dataset; a streamed one need not know its columns
         from geohf.vision.images import undecoded
 
-        return undecoded(inputs)
+        return undecoded(inputs) if inputs.features else inputs
     if isinstance(inputs, (Iterator, Iterable)) and not isinstance(inputs, (str, bytes, bytearray, dict)):
         if hasattr(inputs, "shape") or hasattr(inputs, "getexif"):  # an array, a tensor or a PIL image
             return [inputs]
-        return list(inputs)
+        return inputs
     return [inputs]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.geo import block_split, random_split, stratified_split
 from geohf.geo.cells import geo_cells
 from geohf.street.processing import COMPASS, split_views
 from geohf.tables import (
@@ -33,6 +32,7 @@ from geohf.tables import (
     text_of,
     wrap_degrees,
 )
+from geohf.training.splits import split_dataset
 from geohf.vision.exif import exif_position
 from geohf.vision.images import ImageError, check_images, image_files, open_image, undecoded
 
@@ -183,38 +183,20 @@ def split_places(
     Raises:
         DataError: too few places for the split.
     """
-    from datasets import DatasetDict
-
     points, names = points_of(places), places["state"]
-    if how == "stratified":
-        groups = np.unique([name or "" for name in names], return_inverse=True)[1]
-        if groups.max() == 0 and np.isfinite(points).all():
-            groups = geo_cells(points)[0]
-    rows, splits, dropped = np.arange(len(places)), {}, 0
-    for name, share in (("test", test), ("validation", validation)):
-        if not share:
-            continue
-        # of what is left: a tenth of all is a ninth of the nine tenths that the first split left
-        fraction = share * len(places) / len(rows)
-        try:
-            if how == "blocks":
-                split = block_split(points[rows], fraction, block_km * 1000, buffer_km * 1000, seed)
-            elif how == "stratified":
-                split = stratified_split(groups[rows], fraction, seed)
-            elif how == "random":
-                split = random_split(len(rows), fraction, seed)
-            else:
-                raise DataError(f"split must be stratified, random or blocks, got {how!r}")
-        except ValueError as error:
-            raise DataError(
-                f"cannot hold out {share:.0%} of {len(places)} places for {name}: {error}"
-            ) from None
-        if not len(split.validation) or not len(split.train):
-            raise DataError(f"cannot hold out {share:.0%} of {len(places)} places for {name}: too few places")
-        splits[name], rows = rows[split.validation], rows[split.train]
-        dropped += len(split.buffer)
-    splits = {"train": rows} | splits
-    return DatasetDict({name: places.select(chosen) for name, chosen in splits.items()}), dropped
+    groups = np.unique([name or "" for name in names], return_inverse=True)[1]
+    if how == "stratified" and groups.max() == 0 and np.isfinite(points).all():
+        groups = geo_cells(points)[0]
+    return split_dataset(
+        places,
+        {"test": test, "validation": validation},
+        how,
+        points=points,
+        groups=groups,
+        seed=seed,
+        block_m=block_km * 1000,
+        buffer_m=buffer_km * 1000,
+    )
 
 
 def _read_mapping(path: Path) -> dict[str, int]:

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from geohf.geo import cell_soft_targets, distance_matrix_m, great_circle_m, point_soft_targets, spherical_mean
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.losses import gps_loss, soft_cross_entropy
+from geohf.vision.standardize import FeatureStandardizer
 
 
 @dataclass
@@ -42,8 +43,9 @@ class StreetHead(nn.Module):
         super().__init__()
         self.config = config
         size, hidden = config.feature_size, config.hidden_size
+        self.standardize = FeatureStandardizer(size)
         if config.heading_aware:
-            self.heading = nn.Linear(2, size)
+            self.heading = nn.Linear(2, 2 * size)
         if config.fusion == "concat":
             self.fuse = nn.Sequential(
                 nn.Linear(size * config.max_views, size), nn.GELU(), nn.Linear(size, size)
@@ -53,6 +55,8 @@ class StreetHead(nn.Module):
         elif config.fusion == "weighted":
             self.view_weights = nn.Parameter(torch.zeros(config.max_views))
         classes = config.num_classes
+        if config.gps_head == "offset" and not classes:
+            raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
         if classes:
             self.classify = nn.Sequential(
                 nn.LayerNorm(size),
@@ -147,11 +151,14 @@ class StreetHead(nn.Module):
             raise ValueError(f"{views} views, but the model was made for {config.max_views} at most")
         if view_mask is None:
             view_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        features = self.standardize(features)
         if config.heading_aware and headings is not None:
             angle = torch.deg2rad(headings).to(features.dtype)
             known = angle.isfinite().unsqueeze(-1)
             circle = torch.stack([angle.sin(), angle.cos()], -1).nan_to_num()
-            features = features + torch.where(known, self.heading(circle), 0.0)
+            # scaled too, not only shifted: the mean of shifts is the same whichever view looks north
+            scale, shift = torch.where(known, self.heading(circle), 0.0).chunk(2, -1)
+            features = features * (1 + scale) + shift
         features = torch.where(view_mask.unsqueeze(-1), features, 0.0)
         if config.fusion == "concat":
             padded = nn.functional.pad(features, (0, 0, 0, config.max_views - views))

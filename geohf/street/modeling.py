@@ -64,6 +64,7 @@ class GeoStreetModel(GeoPreTrainedModel):
     processor_class = GeoStreetImageProcessor
     card_template = "street.md"
     _no_split_modules = ("StreetHead",)
+    _keep_in_fp32_modules_strict = ("standardize",)
 
     def __init__(self, config: GeoStreetConfig):
         super().__init__(config)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
+import torch
+from torch.nn.functional import pad
 from transformers import Pipeline
 
 from geohf.street.head import GeoStreetOutput
+from geohf.vision.images import undecoded
 
 
 class StreetGeolocationPipeline(Pipeline):
     """Locates photographs: each input is an image, or a dict of views, and each answer a dict.
 
-    A list is always many inputs, so one place with four views is a dict. Call options: `top_k`, `states`,
-    `area`, see `GeoStreetModel.decode`.
+    A list is always many inputs, so one place with four views is a dict. A dataset gives an iterator over its
+    answers. Call options: `top_k`, `states`, `area`, see `GeoStreetModel.decode`.
     """
 
     _load_processor = False
@@ -21,16 +25,31 @@ class StreetGeolocationPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def _sanitize_parameters(self, top_k=None, states=None, area=None, **kwargs):
+    def __call__(self, inputs, *args, **kwargs):
+        if hasattr(inputs, "cast_column"):  # a dataset: its rows, as a generator, which transformers streams
+            inputs = (row for row in (undecoded(inputs) if inputs.features else inputs))
+        return super().__call__(inputs, *args, **kwargs)
+
+    def _sanitize_parameters(self, top_k=None, states=None, area=None):
         options = {"top_k": top_k, "states": states, "area": area}
         return {}, {}, {name: value for name, value in options.items() if value is not None}
 
     def preprocess(self, inputs):
-        return self.image_processor([inputs])
+        # in a list, which transformers hands over as it is: it cannot join samples with other numbers of views
+        return {"samples": [dict(self.image_processor([inputs]))]}
 
     def _forward(self, model_inputs):
-        model_inputs["pixel_values"] = model_inputs["pixel_values"].to(self.model.dtype)
-        return self.model(**model_inputs)
+        samples = []
+        for part in model_inputs["samples"]:  # a list of lists, where the loader made a batch
+            samples += part if isinstance(part, list) else [part]
+        width = max(sample["view_mask"].shape[1] for sample in samples)
+        batch = {}
+        for name, value in (("pixel_values", 0.0), ("view_mask", False), ("headings", math.nan)):
+            tensors = [sample[name] for sample in samples]
+            padding = [(0, 0) * (tensor.ndim - 2) + (0, width - tensor.shape[1]) for tensor in tensors]
+            batch[name] = torch.cat([pad(t, p, value=value) for t, p in zip(tensors, padding, strict=True)])
+        batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
+        return self.model(**batch)
 
     def postprocess(self, model_outputs, **options):
         return asdict(self.model.decode(GeoStreetOutput(**model_outputs), **options)[0])

@@ -34,9 +34,11 @@ class GeoStreetImageProcessor(GeoImageProcessor):
 
         Raises:
             ImageError: an image cannot be opened.
-            DataError: a sample has no view, or more than eight.
+            DataError: there is no sample, or one has no view, or more than eight.
         """
         samples = [split_views(sample) for sample in (images if isinstance(images, list) else [images])]
+        if not samples:
+            raise DataError("there is no sample to prepare")
         flat = [view for views, _ in samples for view in views]
         pixels = self.pixel_values(flat, augment)
         width = max(len(views) for views, _ in samples)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from geohf.errors import DataError
@@ -36,7 +40,7 @@ from geohf.training.run import finish_run, phase_history
 logger = logging.getLogger(__name__)
 
 # what the sample is trained with: a tower that learns in seconds on a CPU, from random weights
-SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "resnet10t", 64
+SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_byobnet", 64
 REAL_BACKBONE = "geolocal/StreetCLIP"
 MODEL_FIELDS = (
     "fusion",
@@ -174,8 +178,8 @@ def _write(options, args, data: _Data, run: _Trained, outputs, submission, shown
     }
     card = _card(options, data, run.stages, final)
     finish_run(model, args, phase_history(**run.phases), metrics, card, GeoStreetTrainer.shown_metrics)
-    if args.finetune == "lora" and args.push_to_hub:
-        _push_adapter(folder, args)
+    if args.finetune == "lora" and args.push_to_hub and not run.frozen:  # a kept phase 1 has no adapter
+        _push_adapter(folder, model, args)
 
 
 def make_model(options: StreetArguments, train) -> GeoStreetModel:
@@ -199,6 +203,8 @@ def make_model(options: StreetArguments, train) -> GeoStreetModel:
             image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
             **fields,
         )
+    except StrictDataclassError as error:
+        raise DataError(str(error.__cause__ or error)) from None  # what the config said, without the wrapping
     except ValueError as error:
         raise DataError(str(error)) from None
 
@@ -293,16 +299,26 @@ def _card(options, data: _Data, stages, final) -> dict:
     return {"metrics": rows, "data": facts, "results": results}
 
 
-def _push_adapter(folder: Path, args) -> None:
+def _push_adapter(folder: Path, model: GeoStreetModel, args) -> None:
+    """Push the adapter, and the model that it belongs to, as `<repo>-adapter` and `<repo>-base`."""
+    from huggingface_hub import HfApi
+
     from geohf.hub.card import write_card
     from geohf.hub.files import push_folder
 
-    for part in ("base", "adapter"):
-        repo_id = f"{args.hub_model_id}-{part}"
-        config = GeoStreetModel.config_class.from_pretrained(base_folder(args))
-        where = base_folder(args) if part == "base" else folder / "adapter"
-        write_card(where, GeoStreetModel.card_template, config, repo_id=repo_id)
-        push_folder(where, repo_id, private=args.hub_private_repo, token=args.hub_token)
+    api = HfApi(token=args.hub_token)
+    repo_id = api.create_repo(args.hub_model_id or folder.name, exist_ok=True).repo_id  # with its owner
+    for part, source in (("base", base_folder(args)), ("adapter", folder / "adapter")):
+        with tempfile.TemporaryDirectory() as copy:
+            shutil.copytree(source, copy, dirs_exist_ok=True)
+            described = Path(copy) / "adapter_config.json"
+            if part == "base":
+                model.config.save_pretrained(copy)  # what was calibrated holds for base and adapter together
+            else:
+                adapter = json.loads(described.read_text()) | {"base_model_name_or_path": f"{repo_id}-base"}
+                described.write_text(json.dumps(adapter, indent=2))
+            write_card(copy, model.card_template, model.config, repo_id=f"{repo_id}-{part}")
+            push_folder(copy, f"{repo_id}-{part}", private=args.hub_private_repo, token=args.hub_token)
 
 
 def summary_rows(stages: Mapping[str, Mapping[str, float]]) -> list[dict]:

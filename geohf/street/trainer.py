@@ -80,7 +80,7 @@ class GeoStreetTrainer(GeoTrainer):
         if whole:
             train_dataset, eval_dataset = (self._labelled(d) for d in (train_dataset, eval_dataset))
             data_collator = data_collator or StreetCollator(model, augment=getattr(args, "augment", False))
-            self.eval_collator = StreetCollator(model)
+            kwargs.setdefault("eval_collator", StreetCollator(model))
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(
             model, args, data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
@@ -88,24 +88,15 @@ class GeoStreetTrainer(GeoTrainer):
         self.label_names = ["labels", "coordinates"]
 
     def _labelled(self, dataset):
-        if dataset is None or "labels" in dataset.column_names:
+        if dataset is None or isinstance(dataset, TensorTable) or "labels" in dataset.column_names:
             return dataset
         return dataset.add_column("labels", labels_of(dataset, self.config))
 
     def get_eval_dataloader(self, eval_dataset=None):
-        return self._without_augmentation(super().get_eval_dataloader, eval_dataset)
+        return super().get_eval_dataloader(self._labelled(eval_dataset))
 
     def get_test_dataloader(self, test_dataset):
-        return self._without_augmentation(super().get_test_dataloader, test_dataset)
-
-    def _without_augmentation(self, get, dataset):
-        if not hasattr(self, "eval_collator"):
-            return get(dataset)
-        training, self.data_collator = self.data_collator, self.eval_collator
-        try:
-            return get(self._labelled(dataset) if dataset is not None else None)
-        finally:
-            self.data_collator = training
+        return super().get_test_dataloader(self._labelled(test_dataset))
 
     def outputs(self, dataset) -> GeoStreetOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
@@ -171,6 +162,8 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> GeoSt
     device = args.device
     model.tower.to(device)
     tables = [feature_table(model, dataset, args) for dataset in (train, validation)]
+    seen = tables[0].columns
+    model.head.standardize.fit(seen["features"][seen["view_mask"]])
     phase = phase_arguments(
         args,
         "phase1",
@@ -178,7 +171,7 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> GeoSt
         per_device_train_batch_size=args.phase1_batch_size,
         per_device_eval_batch_size=max(256, args.phase1_batch_size),
         gradient_accumulation_steps=1,
-        **best_metric(model, args),
+        **best_metric(model, validation, args),
         **_enough_steps(len(tables[0]), args),
     )
     trainer = GeoStreetTrainer(model.head, phase, *tables, **kwargs)
@@ -220,10 +213,9 @@ def finetune(
     if args.should_save:
         model.save_pretrained(base)
     if args.finetune == "lora":
-        # an adapter names the model that it belongs to: by its repo where there will be one
-        model.config._name_or_path = f"{args.hub_model_id}-base" if args.push_to_hub else str(base)
+        model.name_or_path = str(base)  # peft writes it into the adapter, as the model that it belongs to
     trained = unfreeze(model, args)
-    phase = phase_arguments(args, "phase2", **best_metric(model, args))
+    phase = phase_arguments(args, "phase2", **best_metric(model, validation, args))
     trainer = GeoStreetTrainer(trained, phase, train, validation, **kwargs)
     trainer.run(resume)
     if args.finetune == "lora":
@@ -238,12 +230,13 @@ def base_folder(args) -> Path:
     return Path(args.output_dir) / "checkpoints" / "phase1" / "model"
 
 
-def best_metric(model: GeoStreetModel, args) -> dict:
-    """The best checkpoint is chosen by the score; by the mean distance where there are no states to name."""
+def best_metric(model: GeoStreetModel, validation: Dataset, args) -> dict:
+    """The best checkpoint is chosen by the score; by the mean distance where no validation place has one."""
     if args.metric_for_best_model not in (None, "loss"):
         return {}
-    by_score = model.config.num_classes and not model.config.cells
-    return {"metric_for_best_model": "score" if by_score else "mean_km", "greater_is_better": bool(by_score)}
+    known = (labels_of(validation, model.config) >= 0) & np.isfinite(points_of(validation)).all(1)
+    by_score = bool(known.any()) and not model.config.cells
+    return {"metric_for_best_model": "score" if by_score else "mean_km", "greater_is_better": by_score}
 
 
 def calibrate(

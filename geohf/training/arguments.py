@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,8 +58,14 @@ class GeoTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "A loss that is not finite stops the run."}
     )
-    backbone_learning_rate: float = field(
-        default=1e-5, metadata={"help": "Peak learning rate of the vision tower."}
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run remembers how long it has waited for a better score."}
+    )
+    backbone_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of the vision tower; default: 1e-5, or the heads' for a random one."
+        },
     )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Evaluations without a better score before training stops; 0: never."}
@@ -84,6 +91,7 @@ class GeoArgumentParser(HfArgumentParser):
     """transformers' parser with `--config file.yaml`; flags win over the file, unknown keys are errors."""
 
     def __init__(self, *dataclass_types, **kwargs):
+        kwargs.setdefault("allow_abbrev", False)  # a shortened --config would be accepted and never read
         super().__init__(list(dataclass_types), **kwargs)
         self.add_argument("--config", help="YAML file of arguments; flags on the command line win over it.")
 
@@ -91,14 +99,26 @@ class GeoArgumentParser(HfArgumentParser):
         """The dataclasses' instances, from the command line or a list of words.
 
         Raises:
-            DataError: the YAML file is missing, is not a mapping, or holds a key that no argument has.
+            DataError: a flag that no argument has; the YAML file is missing, is not a mapping, or holds a key
+                that no argument has.
         """
         words = list(sys.argv[1:] if arguments is None else arguments)
         config = self._config_of(words)
         # the file's values stand before the flags, and argparse lets the last one win
         words = (self._words_of_yaml(Path(config)) if config else []) + words
-        *parsed, _ = self.parse_args_into_dataclasses(args=words, look_for_args_file=False)
+        *parsed, _, unknown = self.parse_args_into_dataclasses(
+            args=words, look_for_args_file=False, return_remaining_strings=True
+        )
+        if unknown:
+            raise DataError(f"unknown argument {unknown[0]!r}{self._near(unknown[0].partition('=')[0])}")
         return tuple(parsed)
+
+    def _near(self, name: str) -> str:
+        known = [
+            option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")
+        ]
+        close = difflib.get_close_matches(name.removeprefix("--"), known, n=1)
+        return f" (did you mean {close[0]!r}?)" if close else ""
 
     @staticmethod
     def _config_of(words):
@@ -113,28 +133,44 @@ class GeoArgumentParser(HfArgumentParser):
         import yaml
 
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.load(path.read_text(encoding="utf-8"), _yaml_loader())
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: is not UTF-8 text") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
         except yaml.YAMLError as error:
             raise DataError(f"{path}: is not YAML: {error}") from None
         if not isinstance(content, dict):
             raise DataError(f"{path}: must hold `name: value` lines")
-        known = {
-            option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")
-        }
         words = []
         for key, value in content.items():
-            if str(key) not in known or key == "config":
-                close = difflib.get_close_matches(str(key), known, n=1)
-                raise DataError(
-                    f"{path}: unknown key {key!r}" + (f" (did you mean {close[0]!r}?)" if close else "")
-                )
-            if value is None:
-                continue
-            words.append(f"--{key}")
-            if isinstance(value, list):
-                words += [str(item) for item in value]
+            if f"--{key}" not in self._option_string_actions or key == "config":
+                raise DataError(f"{path}: unknown key {key!r}{self._near(str(key))}")
+            if value is None:  # no flag can say so
+                self.set_defaults(**{str(key).replace("-", "_"): None})
+            elif isinstance(value, list):
+                words += [f"--{key}", *map(str, value)]
             else:
-                words.append(json.dumps(value) if isinstance(value, (dict, bool)) else str(value))
+                # in one word, or a value that begins with a minus would be taken for a flag
+                text = json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
+                words.append(f"--{key}={text}")
         return words
+
+
+def _yaml_loader():
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """PyYAML reads 1e-4 as text and `eval_strategy: no` as False; here they are as in YAML 1.2."""
+
+    tag = "tag:yaml.org,2002:"
+    Loader.yaml_implicit_resolvers = {
+        first: [(kind, pattern) for kind, pattern in resolvers if kind != tag + "bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    Loader.add_implicit_resolver(
+        tag + "bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+    )
+    number = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver(tag + "float", number, list("-+0123456789"))
+    return Loader

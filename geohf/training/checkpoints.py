@@ -94,20 +94,31 @@ def set_random_state(state: dict) -> None:
 
 
 def mark_complete(checkpoint: str | Path, step: int) -> None:
-    """Say that everything of this checkpoint is on disk."""
+    """Say that everything of this checkpoint is on disk: its files and their sizes."""
     temporary = Path(checkpoint) / (COMPLETE + ".tmp")
-    temporary.write_text(json.dumps({"global_step": step}))
+    sizes = {path.name: path.stat().st_size for path in Path(checkpoint).iterdir() if path.is_file()}
+    temporary.write_text(json.dumps({"global_step": step, "files": sizes}))
     os.replace(temporary, Path(checkpoint) / COMPLETE)
+
+
+def is_complete(checkpoint: str | Path) -> bool:
+    """Whether this checkpoint was written to its end, and none of its files was deleted or cut since."""
+    try:
+        files = json.loads((Path(checkpoint) / COMPLETE).read_text())["files"]
+        return all((Path(checkpoint) / name).stat().st_size == size for name, size in files.items())
+    except OSError:
+        return False
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
     """The newest checkpoint in a run's folder that was written to its end, or None.
 
-    A process killed while it saved leaves a folder with some files of a checkpoint; the one before counts.
+    A process killed while it saved or deleted a checkpoint leaves a folder with some of its files; the one
+    before counts.
     """
     found = []
     for path in Path(folder).glob("checkpoint-*"):
         number = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if number and (path / COMPLETE).is_file():
+        if number and is_complete(path):
             found.append((int(number[1]), str(path)))
     return max(found)[1] if found else None

@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.batches import BatchWithoutRows, own_rows
 from geohf.training.checkpoints import (
+    COMPLETE,
     last_complete_checkpoint,
     load_tree,
     mark_complete,
@@ -32,22 +36,32 @@ FINISHED = "finished.safetensors"
 
 
 class GeoTrainer(Trainer):
-    """transformers' Trainer with four things more.
+    """transformers' Trainer with five things more.
 
     - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
       name beside `loss`.
     - **Exact means.** A model with `count_loss_items(batch)` (a dict: part -> number of rows that count) gets
       `loss_items` in its forward: the numbers over the whole optimiser step, all micro-batches and all
       processes. It divides its sums by them, and the gradient is that of one large batch, whatever the
-      accumulation, the number of processes, and the rows that lack a label.
+      accumulation, the number of processes, and the rows that lack a label. Each tensor or list of such a
+      model's batches has one entry a row.
     - **Two learning rates**: parameters below `tower` take `backbone_learning_rate`.
+    - **Two collators**: `eval_collator`, where given, makes the batches of evaluation, which augments nothing.
     - **Checkpoints without pickle** that are only used when they are whole, so that a run killed at any moment
       resumes to the same weights as an uninterrupted one.
     """
 
     shown_metrics: ClassVar[tuple[str, ...]] = ()  # what the progress bar tells of an evaluation
 
-    def __init__(self, model=None, args: GeoTrainingArguments | None = None, data_collator=None, **kwargs):
+    def __init__(
+        self,
+        model=None,
+        args: GeoTrainingArguments | None = None,
+        data_collator=None,
+        eval_collator=None,
+        **kwargs,
+    ):
+        self.eval_collator = eval_collator
         if data_collator is None and isinstance(kwargs.get("train_dataset"), TensorTable):
             data_collator = batch_as_is
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
@@ -58,9 +72,53 @@ class GeoTrainer(Trainer):
         self.loss_is_scaled_for_ga = self.counts_items
         self._parts: dict[str, torch.Tensor] = defaultdict(float)
         self._parts_logged_at = 0
+        # known before anything shards or wraps the model
+        self._vectors = {name for name, p in model.named_parameters() if p.ndim < 2} if model else set()
         patience = getattr(self.args, "early_stopping_patience", 0)
         if patience and self.args.load_best_model_at_end:
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
+
+    def _init_training_state(self, max_steps, steps_an_epoch, epochs, checkpoint, trial):
+        where = super()._init_training_state(max_steps, steps_an_epoch, epochs, checkpoint, trial)
+        self._parts.clear()
+        self._parts_logged_at = self.state.global_step
+        patience = [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
+        if checkpoint and any(
+            c.early_stopping_patience_counter >= c.early_stopping_patience for c in patience
+        ):
+            return epochs, 0  # it was killed after its last step: nothing is left to train
+        return where
+
+    # ---- batches
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """As transformers', with `eval_collator` where one was given: evaluation augments nothing."""
+        with self._collating_for_evaluation():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        """As `get_eval_dataloader`."""
+        with self._collating_for_evaluation():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _collating_for_evaluation(self):
+        training = self.data_collator
+        self.data_collator = self.eval_collator or training
+        try:
+            yield
+        finally:
+            self.data_collator = training
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """The batches of one optimiser step, and how many of their rows count."""
+        batches = []
+        for _ in range(num_batches):
+            batch = next(epoch_iterator, None)
+            if batch is None:
+                break
+            batches.append(own_rows(batch, self.accelerator) if self.counts_items else batch)
+        return batches, self._get_num_items_in_batch(batches, device)
 
     # ---- the loss
 
@@ -68,22 +126,24 @@ class GeoTrainer(Trainer):
         if not self.counts_items or not batch_samples:
             return None
         model = self.accelerator.unwrap_model(self.model)
-        counts = [model.count_loss_items(batch) for batch in batch_samples]
-        names = list(counts[0])
-        totals = torch.tensor([sum(float(c[name]) for c in counts) for name in names], device=device)
-        totals = self.accelerator.reduce(totals, reduction="sum")
-        return dict(zip(names, totals.unbind(), strict=True))
+        counts = []
+        for batch in batch_samples:
+            items = model.count_loss_items(batch)
+            rows = torch.stack([torch.as_tensor(count, device=device).float() for count in items.values()])
+            counts.append(rows * 0 if isinstance(batch, BatchWithoutRows) else rows)
+        totals = self.accelerator.reduce(sum(counts), reduction="sum")
+        return dict(zip(items, totals.unbind(), strict=True))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's own loss; the gradient's scale is what one process with one large batch would have."""
-        if num_items_in_batch is not None:
-            inputs = {**inputs, "loss_items": num_items_in_batch}
-        outputs = model(**inputs)
-        loss = outputs["loss"]
+        items = {} if num_items_in_batch is None else {"loss_items": num_items_in_batch}
+        outputs = model(**inputs, **items)
+        loss = outputs.get("loss")
         if loss is None:
             raise DataError("the model gave no loss: the batch holds neither labels nor coordinates")
         # processes average their gradients, but each holds its share of one sum
         share = self.accelerator.num_processes if num_items_in_batch is not None else 1
+        share = 0 if isinstance(inputs, BatchWithoutRows) else share
         if model.training:
             micro = 1 if num_items_in_batch is not None else self.current_gradient_accumulation_steps
             for name, part in (outputs.get("loss_parts") or {}).items():
@@ -101,12 +161,19 @@ class GeoTrainer(Trainer):
                 logs.update(zip(self._parts, means.tolist(), strict=True))
                 self._parts.clear()
             self._parts_logged_at = self.state.global_step
-            if not math.isfinite(logs["loss"]):
-                raise DataError(
-                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower the learning rate, or look "
-                    f"for bad rows; the last whole checkpoint in {self.args.output_dir} is sound"
-                )
+            self._require_finite(logs["loss"])
         super().log(logs, start_time)
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DataError(
+                f"the loss is {loss} at step {self.state.global_step}: lower the learning rate, or look for bad rows; "
+                f"the last whole checkpoint in {self.args.output_dir} is sound"
+            )
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        # the norm costs a pass over all gradients: known where it was asked to be clipped, else left out
+        return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
 
     # ---- the optimiser
 
@@ -114,7 +181,7 @@ class GeoTrainer(Trainer):
         """AdamW with weight decay on matrices only, and the tower at its own learning rate."""
         if self.optimizer is None:
             model = self.accelerator.unwrap_model(self.model)
-            decayed = set(self.get_decay_parameter_names(model))
+            decayed = set(self.get_decay_parameter_names(model)) - self._vectors
             groups = defaultdict(list)
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
@@ -147,14 +214,15 @@ class GeoTrainer(Trainer):
     def run(self, resume: bool = False) -> None:
         """Train to the end; with `resume`, go on from the last whole checkpoint, or take the finished weights.
 
-        Without `resume` whatever an earlier run left in this folder is removed first.
+        Without `resume` the checkpoints and the finished weights of an earlier run in this folder are removed
+        first.
         """
-        import shutil
-
         folder = Path(self.args.output_dir)
         finished = folder / FINISHED
-        if not resume and self.is_world_process_zero() and folder.exists():
-            shutil.rmtree(folder)
+        if not resume and self.is_world_process_zero():
+            finished.unlink(missing_ok=True)
+            for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                shutil.rmtree(checkpoint)
         self.accelerator.wait_for_everyone()
         if resume and finished.is_file():
             self._move_model_to_device(self.model, self.args.device)
@@ -190,19 +258,26 @@ class GeoTrainer(Trainer):
         if hasattr(model, "save_pretrained"):
             model.save_pretrained(folder, state_dict=state_dict)
         else:
-            save_file(
-                state_dict or model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"}
-            )
+            weights = {n: t.contiguous() for n, t in (state_dict or model.state_dict()).items()}
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "training_args.json").write_text(self.args.to_json_string())
 
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
+        self._require_finite(float(self._tr_loss))
+        run = self._get_output_dir(trial=trial)
+        folder = Path(run) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / COMPLETE).unlink(missing_ok=True)
+        # older checkpoints are deleted only when this one is whole
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = (
-                Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            )
             mark_complete(folder, self.state.global_step)
+            rotate_checkpoints(run, limit, self.state.best_model_checkpoint, use_mtime=True)
 
     @property
     def _shards_its_state(self) -> bool:

@@ -200,8 +200,9 @@ def feature_size(config: PreTrainedConfig) -> int:
         tower = build_tower(config)
         size = getattr(config, "image_size", None) or 224
         height, width = (size, size) if isinstance(size, int) else size
+        channels = (getattr(config, "model_args", None) or {}).get("in_chans", 3)
         with torch.no_grad():
-            return tower_features(tower.eval(), torch.empty(1, 3, height, width)).shape[-1]
+            return tower_features(tower.eval(), torch.empty(1, channels, height, width)).shape[-1]
 
 
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:

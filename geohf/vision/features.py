@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from geohf.errors import DataError
-from geohf.vision.backbones import tower_features
+from geohf.vision.pooling import pooled
 from geohf.vision.processing import GeoImageProcessor
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def cached_features(
     batch_size: int = 32,
     num_workers: int = 0,
     autocast: torch.dtype | None = None,
+    pool: str = "tower",
 ) -> torch.Tensor:
     """The pooled features of images, computed where they are not cached yet.
 
@@ -51,9 +52,10 @@ def cached_features(
         images: paths, or anything that `open_image` takes.
         cache_dir: where the safetensors shards lie; `default_cache_dir()` where None.
         autocast: compute in this type (e.g. bfloat16 on a GPU that has it); features are float32 all the same.
+        pool: what is taken of the tower's output, see `geohf.vision.pooling.pooled`.
 
     Returns:
-        (images, features) float32 on the CPU.
+        (images, features) float32 on the CPU, (images, channels, rows, columns) for the pool `map`.
 
     Raises:
         DataError: there is no image, or one cannot be opened; the message names it.
@@ -64,7 +66,7 @@ def cached_features(
         raise DataError("there are no images to compute features of")
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps([processor.to_dict(), str(autocast)], sort_keys=True, default=str)
+    settings = json.dumps([processor.to_dict(), str(autocast), pool], sort_keys=True, default=str)
     key = _digest(weights_fingerprint(tower), settings)
     shards = []
     for start in range(0, len(images), SHARD_IMAGES):
@@ -80,7 +82,7 @@ def cached_features(
             total=sum(len(part) for _, part in missing), desc="features", unit="image", disable=rank != 0
         )
         for path, part in missing:
-            features = _run(tower, processor, part, batch_size, num_workers, autocast, bar)
+            features = _run(tower, processor, part, batch_size, num_workers, autocast, bar, pool)
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
             save_file({"features": features}, temporary)
             os.replace(temporary, path)
@@ -101,7 +103,7 @@ def weights_fingerprint(module: nn.Module) -> str:
 
 
 @torch.inference_mode()
-def _run(tower, processor, images, batch_size, num_workers, autocast, bar) -> torch.Tensor:
+def _run(tower, processor, images, batch_size, num_workers, autocast, bar, pool) -> torch.Tensor:
     device = next(tower.parameters()).device
     was_training = tower.training
     tower.eval()
@@ -115,7 +117,7 @@ def _run(tower, processor, images, batch_size, num_workers, autocast, bar) -> to
     features = []
     for pixel_values in loader:
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            batch = tower_features(tower, pixel_values.to(device, non_blocking=True))
+            batch = pooled(tower, pixel_values.to(device, non_blocking=True), pool)
         features.append(batch.float().cpu())
         bar.update(len(batch))
     tower.train(was_training)

@@ -170,7 +170,9 @@ def tiny_clip():
     text = CLIPTextConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=99
     )
-    config = CLIPConfig(text_config=text.to_dict(), vision_config=TRANSFORMERS["clip"].to_dict(), projection_dim=20)
+    config = CLIPConfig(
+        text_config=text.to_dict(), vision_config=TRANSFORMERS["clip"].to_dict(), projection_dim=20
+    )
     return CLIPModel(config).eval()
 
 
@@ -353,7 +355,9 @@ def test_blocks_are_layers_or_stages_from_input_to_output(name, last):
     assert blocks == [f"{stem}{first + i}" for i in range(len(blocks))]
 
 
-@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "regnety_002", "densenet121", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", "efficientnet_b0", "regnety_002", "densenet121", "mobilenetv3_small_050"]
+)
 def test_the_last_block_of_a_convolutional_net_holds_its_last_stage(name):
     with torch.device("meta"):
         tower = build_tower(TimmTowerConfig(architecture=name))

@@ -6,14 +6,12 @@ import os
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState, debug_launcher
-from accelerate.state import AcceleratorState
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import geohf.vision.features as cache
 from geohf.errors import DataError
-from geohf.vision.backbones import TimmTower, TimmTowerConfig, build_tower, tower_features
+from geohf.vision.backbones import TimmTowerConfig, build_tower, tower_features
 from geohf.vision.features import cached_features, default_cache_dir, weights_fingerprint
 from geohf.vision.images import ImageError
 from geohf.vision.processing import GeoImageProcessor
@@ -152,7 +150,9 @@ def test_images_in_memory_are_known_by_their_content(cached, tower, files):
         cached(never(tower), [*data[:-1], data[0]])
 
 
-def test_finished_shards_survive_and_a_half_written_one_is_ignored(cached, tower, files, tmp_path, monkeypatch):
+def test_finished_shards_survive_and_a_half_written_one_is_ignored(
+    cached, tower, files, tmp_path, monkeypatch
+):
     whole = cached_features(tower, processor(), files, tmp_path / "whole")
     monkeypatch.setattr(cache, "SHARD_IMAGES", 3)
     run, calls = cache._run, []
@@ -196,9 +196,17 @@ def test_the_cache_lies_where_the_environment_says(tower, files, tmp_path, monke
     assert torch.equal(cached_features(never(tower), processor(), files), first)
 
 
-def compute_in_one_of_two(folder):
-    """Runs in a process forked from the test's."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+IN_ONE_OF_TWO = """
+import sys
+from pathlib import Path
+import timm, torch
+from accelerate import PartialState, debug_launcher
+from safetensors.torch import save_file
+import geohf.vision.features as cache
+from geohf.vision.backbones import TimmTower
+from geohf.vision.processing import GeoImageProcessor
+
+def work(folder):
     torch.set_num_threads(1)
     rank = PartialState(cpu=True).process_index
     assert PartialState().num_processes == 2
@@ -206,14 +214,19 @@ def compute_in_one_of_two(folder):
     run, mine = cache._run, []
     cache._run = lambda *args: mine.append(len(args[2])) or run(*args)
     tower = TimmTower.from_pretrained(folder / "tower")
-    found = cached_features(tower, processor(), sorted((folder / "images").iterdir()), folder / "shared")
+    processor = GeoImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    images = sorted((folder / "images").iterdir())
+    found = cache.cached_features(tower, processor, images, folder / "shared")
     save_file({"features": found, "computed": torch.tensor(mine)}, folder / f"rank{rank}.safetensors")
 
+debug_launcher(work, (Path(sys.argv[1]),), num_processes=2)
+"""
 
-def test_two_processes_share_the_work_and_both_have_everything(cached, tower, files, tmp_path):
+
+def test_two_processes_share_the_work_and_both_have_everything(run_python, cached, tower, files, tmp_path):
     tower.save_pretrained(tmp_path / "tower")
     alone = cached(tower, files)
-    debug_launcher(compute_in_one_of_two, (tmp_path,), num_processes=2)
+    run_python(IN_ONE_OF_TWO, tmp_path, env={"OMP_NUM_THREADS": "1"})
     ranks = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1)]
     assert [rank["computed"].tolist() for rank in ranks] == [[2, 2], [2, 1]]
     assert torch.equal(ranks[0]["features"], ranks[1]["features"])

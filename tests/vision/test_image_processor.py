@@ -30,9 +30,9 @@ def photo(width, height):
 def test_pixels_are_those_of_the_towers_own_processor(tmp_path, published):
     from transformers import ViTConfig
 
-    build_tower(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)).save_pretrained(
-        tmp_path
-    )
+    build_tower(
+        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)
+    ).save_pretrained(tmp_path)
     published.save_pretrained(tmp_path)
     own = GeoImageProcessor(**describe_backbone(str(tmp_path)).image_processor)
     for size in ((90, 60), (60, 90), (20, 33)):
@@ -52,7 +52,9 @@ def test_pixels_are_those_of_timms_own_transform():
 
 
 def test_a_saved_processor_is_found_and_gives_the_same_pixels(tmp_path):
-    processor = GeoImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 16, "width": 16}, resample=2)
+    processor = GeoImageProcessor(
+        size={"shortest_edge": 24}, crop_size={"height": 16, "width": 16}, resample=2
+    )
     processor.save_pretrained(tmp_path)
     loaded = GeoImageProcessor.from_pretrained(tmp_path)
     assert torch.equal(loaded.pixel_values([photo(50, 40)]), processor.pixel_values([photo(50, 40)]))

@@ -1,0 +1,197 @@
+"""Filters that find points which cannot be right: by deviation, by density, by range, and regions too small.
+
+Each takes (n, 2) points, or their groups, and says which rows it keeps and why it drops the others. It changes
+nothing and knows nothing of the rows behind the points. The columns of ``wgs84`` points are taken around the
+points' mean, so that the antimeridian cuts through no table.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import as_numpy, check_pairs_of_numbers
+from .dbscan import dbscan
+from .scalers import around_mean
+
+_COLUMNS = ("latitude", "longitude")
+
+
+class Filtered(NamedTuple):
+    """What a filter found.
+
+    kept: (n,) bool.
+    reasons: (n,) str objects, why a row is dropped; None for rows that are kept.
+    """
+
+    kept: np.ndarray
+    reasons: np.ndarray
+
+
+def mad_filter(points, threshold: float = 4.0, frame: str = "wgs84") -> Filtered:
+    """Keep rows within ``threshold`` raw MADs of the median, in each column by itself.
+
+    The MAD is the median distance from the median, without the factor 1.4826 that makes it a standard deviation.
+    A column with MAD 0, where more than half of the values are equal, drops nothing.
+
+    Args:
+        points: (n, 2) degrees or data units.
+        threshold: above zero.
+        frame: ``"wgs84"`` or ``"planar"``.
+
+    >>> mad_filter([[1000, 0], [1001, 0], [1002, 0], [1003, 0], [1090, 0]], 4, "planar").reasons.tolist()[-1]
+    'latitude 1090 lies 88 MAD from the median 1002, more than 4'
+    """
+    if not threshold > 0:
+        raise ValueError(f"threshold must be above zero, got {threshold}")
+    columns = _columns(points, frame)
+    if not len(columns):
+        return _all_kept(0)
+    median = np.median(columns, axis=0)
+    away = np.abs(columns - median)
+    mad = np.median(away, axis=0)
+    times = away / np.where(mad > 0, mad, np.inf)
+
+    def reason(row: int, column: int) -> str:
+        return (
+            f"{_named(columns, row, column)} lies {times[row, column]:.3g} MAD from the median "
+            f"{median[column]:.10g}, more than {threshold:g}"
+        )
+
+    # not by the quotient: a value exactly on the limit is kept, as the rule says
+    return _by_column((away > threshold * mad) & (mad > 0), reason)
+
+
+def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> Filtered:
+    """Keep rows that DBSCAN puts into a cluster; see :func:`geohf.geo.dbscan`.
+
+    Args:
+        points: (n, 2) degrees or data units.
+        eps: great-circle metres for ``wgs84``, data units for ``planar``.
+        min_samples: points within eps, itself counted, that make a cluster's core.
+        frame: ``"wgs84"`` or ``"planar"``.
+
+    >>> dbscan_filter([[1000, 0], [1000, 3], [1000, 90]], 5, 2, "planar").reasons.tolist()[-1]
+    'noise: in no cluster of 2 points within 5'
+    """
+    kept = dbscan(points, eps, min_samples, frame) >= 0
+    unit = " m" if frame == "wgs84" else ""
+    return _one_reason(kept, f"noise: in no cluster of {min_samples} points within {eps:g}{unit}")
+
+
+def percentile_filter(points, low: float = 1.0, high: float = 99.0, frame: str = "wgs84") -> Filtered:
+    """Keep rows between two percentiles of each column, both included.
+
+    >>> percentile_filter([[1000 + i, 0] for i in range(101)], 1, 99, "planar").kept.sum()
+    np.int64(99)
+    """
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles must be 0 <= low < high <= 100, got {low} and {high}")
+    columns = _columns(points, frame)
+    return _outside(columns, np.array([low, high]), 0.0, f"percentiles {low:g} to {high:g}")
+
+
+def iqr_filter(points, factor: float = 1.5, frame: str = "wgs84") -> Filtered:
+    """Keep rows within ``factor`` interquartile ranges of the quartiles of each column (Tukey's fences).
+
+    A column whose quartiles are equal drops nothing.
+
+    >>> iqr_filter([[1000, 0], [1001, 0], [1002, 0], [1003, 0], [1090, 0]], 1.5, "planar").kept.tolist()
+    [True, True, True, True, False]
+    """
+    if not factor > 0:
+        raise ValueError(f"factor must be above zero, got {factor}")
+    columns = _columns(points, frame)
+    return _outside(columns, np.array([25.0, 75.0]), factor, f"quartiles widened by {factor:g} IQR")
+
+
+def min_rows_filter(groups, rows: int = 20) -> Filtered:
+    """Keep rows whose group has at least ``rows`` rows.
+
+    Args:
+        groups: (n,) anything that sorts.
+
+    >>> min_rows_filter(["a", "a", "b"], 2).reasons.tolist()
+    [None, None, 'group b has 1 rows, fewer than 2']
+    """
+    names, number, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    kept = (sizes >= rows)[number] if len(names) else np.empty(0, bool)
+    texts = [
+        f"group {name} has {size} rows, fewer than {rows}" for name, size in zip(names, sizes, strict=True)
+    ]
+    reasons = np.full(len(kept), None, object)
+    for i in np.flatnonzero(~kept).tolist():
+        reasons[i] = texts[number[i]]
+    return Filtered(kept, reasons)
+
+
+def filter_groups(points, groups, found: Callable[..., Filtered], **options) -> Filtered:
+    """Apply a filter to each group by itself.
+
+    Args:
+        points: (n, 2).
+        groups: (n,) anything that sorts.
+        found: one of the filters of points in this file.
+        options: its own.
+
+    >>> points = [[1000, 0], [1001, 0], [1002, 0], [5000, 0], [5001, 0], [5002, 0]]
+    >>> filter_groups(points, [0, 0, 0, 1, 1, 1], percentile_filter, low=0, high=50, frame="planar").kept.sum()
+    np.int64(4)
+    """
+    points = as_numpy(points)
+    names, number = np.unique(np.asarray(groups), return_inverse=True)
+    result = _all_kept(len(points))
+    by_group = np.argsort(number, kind="stable")
+    ends = np.searchsorted(number[by_group], np.arange(len(names) + 1))
+    for begin, end in itertools.pairwise(ends):
+        rows = by_group[begin:end]
+        result.kept[rows], result.reasons[rows] = found(points[rows], **options)
+    return result
+
+
+def _columns(points, frame: str) -> np.ndarray:
+    points = as_numpy(points)
+    check_pairs_of_numbers(points, ndim=2)
+    if not np.isfinite(points).all():
+        raise ValueError("a filter needs finite points; see geohf.geo.bad_points")
+    return around_mean(points, frame)
+
+
+def _outside(columns: np.ndarray, percentiles: np.ndarray, widen: float, what: str) -> Filtered:
+    if not len(columns):
+        return _all_kept(0)
+    low, high = np.percentile(columns, percentiles, axis=0)
+    room = widen * (high - low)
+    low, high = low - room, high + room
+
+    def reason(row: int, column: int) -> str:
+        return f"{_named(columns, row, column)} lies outside {low[column]:.10g} to {high[column]:.10g} ({what})"
+
+    dropped = (columns < low) | (columns > high)
+    return _by_column(dropped & ((room > 0) | (widen == 0)), reason)
+
+
+def _named(columns, row, column) -> str:
+    return f"{_COLUMNS[column]} {columns[row, column]:.10g}"
+
+
+def _by_column(dropped: np.ndarray, reason: Callable[[int, int], str]) -> Filtered:
+    """The first column that drops a row gives the reason."""
+    result = Filtered(~dropped.any(1), np.full(len(dropped), None, object))
+    column = dropped.argmax(1)
+    for row in np.flatnonzero(~result.kept).tolist():
+        result.reasons[row] = reason(row, column[row])
+    return result
+
+
+def _one_reason(kept: np.ndarray, text: str) -> Filtered:
+    reasons = np.full(len(kept), None, object)
+    reasons[~kept] = text
+    return Filtered(kept, reasons)
+
+
+def _all_kept(n: int) -> Filtered:
+    return Filtered(np.ones(n, bool), np.full(n, None, object))

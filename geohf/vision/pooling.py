@@ -1,0 +1,62 @@
+"""What is taken of a tower's output: its own pooled feature, the class token, an average, or the whole map."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from geohf.vision.backbones import TimmTower, build_tower, tower_features
+
+POOLS = ("tower", "cls", "avg", "map")
+
+
+def pooled(tower: nn.Module, pixel_values: torch.Tensor, pool: str = "tower") -> torch.Tensor:
+    """A tower's features of images, pooled in one of the ways of `POOLS`.
+
+    Args:
+        pixel_values: (batch, 3, height, width).
+        pool: `tower` (what the tower itself calls its feature, see `tower_features`), `cls` (class token),
+            `avg` (mean over the map) or `map`.
+
+    Returns:
+        (batch, features), or (batch, channels, rows, columns) for `map`.
+
+    Raises:
+        ValueError: the tower has no class token, or an unknown way.
+    """
+    if pool == "tower":
+        return tower_features(tower, pixel_values)
+    prefix, grid = _tokens(tower, pixel_values)
+    if pool == "cls":
+        if prefix is None:
+            raise ValueError(f"a {tower.config.model_type} tower has no class token; use pooling avg or gem")
+        return prefix[:, 0]
+    if pool == "avg":
+        return grid.mean((-2, -1))
+    if pool == "map":
+        return grid
+    raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
+
+
+def map_size(config, image_size: tuple[int, int]) -> list[int]:
+    """Channels, rows and columns of a tower's map for images of (height, width), by a pass without storage."""
+    with torch.device("meta"), torch.no_grad():
+        return list(pooled(build_tower(config).eval(), torch.empty(1, 3, *image_size), "map").shape[1:])
+
+
+def _tokens(tower, pixel_values) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Tokens before the map (batch, n, channels), None without any; the map (batch, channels, rows, columns)."""
+    if isinstance(tower, TimmTower):
+        hidden = tower.timm.forward_features(pixel_values)
+        channels_last = getattr(tower.timm, "output_fmt", "NCHW") == "NHWC"
+        patch = tower.timm.patch_embed.patch_size if hidden.ndim == 3 else None
+    else:
+        hidden, channels_last = tower(pixel_values).last_hidden_state, False
+        patch = getattr(tower.config, "patch_size", None)
+    if hidden.ndim == 4:
+        return None, hidden.movedim(-1, 1) if channels_last else hidden
+    sides = (patch, patch) if isinstance(patch, int) else patch
+    rows, columns = (length // side for length, side in zip(pixel_values.shape[-2:], sides, strict=True))
+    first = hidden.shape[1] - rows * columns
+    grid = hidden[:, first:].mT.unflatten(-1, (rows, columns)).contiguous()
+    return (hidden[:, :first] if first else None), grid

@@ -1,0 +1,145 @@
+"""What a run leaves for people says what went in."""
+
+import csv
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from geohf.street import StatePrediction, StreetPrediction
+from geohf.street.data import place_features
+from geohf.street.metrics import competition_score
+from geohf.street.outputs import coverage_of, score_interval, write_predictions
+
+KM_PER_DEGREE = math.pi * 6371.0088 / 180
+NAN = math.nan
+TRUTH = [[40.123456, -100.654321], [NAN, NAN], [-17.0, -179.5]]
+POINTS = [[41.123456, -100.654321], [50.25, 8.5], [-17.0, 179.5]]
+
+
+def places(truth=TRUTH, states=("Texas", None, "<b>Fiji</b>")):
+    columns = {
+        "sample_id": ["a", "7", "</script>c"],
+        "views": [[{"path": f"{i}.jpg", "bytes": None}] for i in range(3)],
+        "headings": [[0.0]] * 3,
+        "state": list(states),
+        "state_idx": [None] * 3,
+        "latitude": [point[0] for point in truth],
+        "longitude": [point[1] for point in truth],
+    }
+    return Dataset.from_dict(columns, features=place_features())
+
+
+def predictions(radius_m=(5000.0, 250.5, 40.0), states=True):
+    names = ["Maine", "Texas", "Fiji"]
+    return [
+        StreetPrediction(
+            *point, radius, [StatePrediction(name, 0.5, 4), StatePrediction("X", 0.1, 5)] * states
+        )
+        for point, radius, name in zip(POINTS, radius_m, names, strict=True)
+    ]
+
+
+def page_data(path):
+    return json.loads(
+        re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', path.read_text(), re.S)[1]
+    )
+
+
+def test_the_table(tmp_path):
+    write_predictions(tmp_path, places(), predictions(), ["test", "test", "train"])
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sample_id"] for row in rows] == ["a", "7", "</script>c"]
+    assert [row["split"] for row in rows] == ["test", "test", "train"]
+    assert [[float(row["predicted_latitude"]), float(row["predicted_longitude"])] for row in rows] == POINTS
+    assert [float(row["radius_m"]) for row in rows] == [5000.0, 250.5, 40.0]
+    assert [row["predicted_state"] for row in rows] == ["Maine", "Texas", "Fiji"]
+    assert [row["probability"] for row in rows] == ["0.5"] * 3
+    assert [row["state"] for row in rows] == ["Texas", "", "<b>Fiji</b>"]
+    assert [float(rows[0][name]) for name in ("latitude", "longitude")] == TRUTH[0]
+    assert [rows[1][name] for name in ("latitude", "longitude", "distance_m")] == ["", "", ""]
+    assert float(rows[0]["distance_m"]) == pytest.approx(KM_PER_DEGREE * 1000, rel=1e-9)
+    along = 2 * math.degrees(math.asin(math.cos(math.radians(17)) * math.sin(math.radians(0.5))))
+    assert float(rows[2]["distance_m"]) == pytest.approx(along * KM_PER_DEGREE * 1000, rel=1e-9)
+
+
+def test_the_geojson(tmp_path):
+    write_predictions(tmp_path, places(), predictions(), ["test", "test", "train"])
+    features = json.loads((tmp_path / "predictions.geojson").read_text())["features"]
+    points = [f for f in features if f["properties"]["kind"] == "prediction"]
+    assert [f["geometry"]["coordinates"] for f in points] == [point[::-1] for point in POINTS]
+    assert [f["properties"]["sample_id"] for f in points] == ["a", "7", "</script>c"]
+    assert [f["properties"]["predicted_state"] for f in points] == ["Maine", "Texas", "Fiji"]
+    lines = [f for f in features if f["properties"]["kind"] == "error"]
+    assert [f["properties"]["row"] for f in lines] == [0, 2]  # the second place has no truth
+    assert lines[0]["geometry"]["coordinates"][0] == pytest.approx(TRUTH[0][::-1], abs=1e-7)
+    assert lines[0]["geometry"]["coordinates"][-1] == pytest.approx(POINTS[0][::-1], abs=1e-7)
+    assert lines[1]["geometry"]["type"] == "MultiLineString"  # cut where the map ends
+
+
+def test_the_map(tmp_path):
+    write_predictions(tmp_path, places(), predictions(), ["test", "test", "train"])
+    data = page_data(tmp_path / "map.html")
+    assert data["points"] == POINTS
+    assert data["truth"] == [TRUTH[0], [None, None], TRUTH[2]]
+    assert data["labels"] == ["a", "7", "</script>c"]
+    assert data["radius_m"] == [5000.0, 250.5, 40.0]
+    assert data["distance_km"][0] == pytest.approx(KM_PER_DEGREE, abs=1e-5)
+    assert data["details"]["predicted_state"] == ["Maine", "Texas", "Fiji"]
+    assert data["details"]["state"] == ["Texas", None, "<b>Fiji</b>"]
+    assert data["details"]["split"] == ["test", "test", "train"]
+
+
+def test_places_without_truth_states_or_radius(tmp_path):
+    """What prediction alone leaves: no errors, no circles."""
+    dataset = places([[NAN, NAN]] * 3, [None] * 3)
+    write_predictions(tmp_path, dataset, predictions([None] * 3, states=False), ["test"] * 3)
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {
+        row[name] for row in rows for name in ("radius_m", "predicted_state", "distance_m", "latitude")
+    } == {""}
+    features = json.loads((tmp_path / "predictions.geojson").read_text())["features"]
+    assert len(features) == 3
+    data = page_data(tmp_path / "map.html")
+    assert (data["truth"], data["radius_m"]) == (None, None)
+    assert list(data["details"]) == ["split"]
+
+
+def test_coverage_by_hand():
+    truth = np.array([[0.0, 0.5], [0.0, 1.5], [NAN, NAN], [0.0, -1.0]])
+    degree_m = KM_PER_DEGREE * 1000
+    answers = [
+        StreetPrediction(0.0, 0.0, radius, []) for radius in (degree_m, degree_m, 9.0, 1.001 * degree_m)
+    ]
+    assert coverage_of(answers, truth) == pytest.approx(2 / 3)  # 0.5 and 1 within, 1.5 not, one unknown
+    assert coverage_of(answers, np.full((4, 2), NAN)) is None
+    assert coverage_of([StreetPrediction(0.0, 0.0, None, [])] * 4, truth) is None
+
+
+def test_coverage_across_the_antimeridian():
+    answers = [StreetPrediction(0.0, 179.9, 25_000.0, [])]
+    assert coverage_of(answers, np.array([[0.0, -179.9]])) == 1.0
+    assert coverage_of(answers, np.array([[0.0, -179.6]])) == 0.0
+
+
+def test_the_interval_of_a_score():
+    rng = np.random.default_rng(0)
+    n = 200
+    labels, truth = rng.integers(0, 5, n), rng.uniform([30, -110], [45, -80], (n, 2))
+    top5, points = rng.integers(0, 5, (n, 5)), truth + rng.normal(0, 3, (n, 2))
+    low, high = score_interval(top5, points, labels, truth, draws=400)
+    score = competition_score(top5, points, labels, truth)
+    assert low < score < high
+    # the spread of a mean of n rows: 1.96 standard errors to either side
+    rows = [competition_score(top5[[i]], points[[i]], labels[[i]], truth[[i]]) for i in range(n)]
+    assert (high - low) / 2 == pytest.approx(1.96 * np.std(rows) / math.sqrt(n), rel=0.15)
+    assert score_interval(top5, points, labels, truth, draws=50, seed=3) == score_interval(
+        top5, points, labels, truth, draws=50, seed=3
+    )
+    perfect = np.repeat(labels[:, None], 5, 1)
+    assert score_interval(perfect, truth, labels, truth, draws=20) == pytest.approx((1.0, 1.0))

@@ -1,0 +1,463 @@
+"""People's own photographs: tables as they write them, folders with EXIF positions, datasets of the Hub."""
+
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from PIL import ExifTags
+from PIL import Image as PIL
+
+from geohf.errors import DataError
+from geohf.street.data import load_photos, load_places, place_features, points_of
+
+REPO = "tester/places"
+
+
+def jpeg(path, colour=(90, 120, 60), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.new("RGB", (16, 12), colour).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes photographs a.jpg, b.jpg, sub/c.jpg and a table beside them."""
+    for name in ("a.jpg", "b.jpg", "sub/c.jpg"):
+        jpeg(tmp_path / name)
+
+    def write(text, name="photos.csv"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+def refusal(source, on_error="raise"):
+    with pytest.raises(DataError) as caught:
+        load_places(source, on_error)
+    return str(caught.value)
+
+
+def numbers(dataset):
+    return points_of(dataset).tolist()
+
+
+# Tables
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "image,lat,lon",
+        "file_name,latitude,longitude",
+        "filename,latitude,lng",
+        "Path,Latitude,Longitude",
+        "FILE,LAT,LONG",
+    ],
+)
+def test_the_names_that_people_give_their_columns(table, header, tmp_path):
+    path = table(f"{header}\na.jpg,-33.9,18.4\nb.jpg,52.52,13.405\nsub/c.jpg,0.5,-179.5\n")
+    loaded, errors = load_places(path)
+    train = loaded["train"]
+    assert list(loaded) == ["train"]
+    assert errors.rows == []
+    assert train.features == place_features()
+    assert numbers(train) == [[-33.9, 18.4], [52.52, 13.405], [0.5, -179.5]]
+    assert train["sample_id"][:] == ["a.jpg", "b.jpg", "sub/c.jpg"]
+    assert train["state"][:] == [None] * 3
+    assert [view["path"] for views in train["views"] for view in views] == [
+        str(tmp_path / name) for name in ("a.jpg", "b.jpg", "sub/c.jpg")
+    ]
+    assert np.isnan(train["headings"][:]).all()
+
+
+def test_states_headings_and_other_columns(table):
+    path = table(
+        "camera,longitude,state,angle,file_name,latitude\n"
+        "x,-81.5, Florida ,90,a.jpg,28.1\nx,-99.2,Texas,,b.jpg,31\n"
+    )
+    train = load_places(path)[0]["train"]
+    assert train["state"][:] == ["Florida", "Texas"]
+    assert train["state_idx"][:] == [None, None]
+    assert train["headings"][0] == [90.0]
+    assert math.isnan(train["headings"][1][0])
+    assert numbers(train) == [[28.1, -81.5], [31.0, -99.2]]
+
+
+def test_longitudes_from_0_to_360(table):
+    path = table("image,lat,lon\na.jpg,28.1,278.5\nb.jpg,-17,181\nsub/c.jpg,10,180\n")
+    assert numbers(load_places(path)[0]["train"]) == [[28.1, -81.5], [-17.0, -179.0], [10.0, 180.0]]
+
+
+def test_a_table_written_on_windows(table, tmp_path):
+    path = table("image,lat,lon\r\nsub\\c.jpg,1,2\r\na.jpg,3,4\r\n")
+    train = load_places(path)[0]["train"]
+    assert train["views"][0][0]["path"] == str(tmp_path / "sub" / "c.jpg")
+    assert "leads out of the folder" in refusal(table("image,lat,lon\nsub\\..\\..\\secret.jpg,1,2\n"))
+
+
+@pytest.mark.parametrize("empty", [None, float("nan"), ""])
+def test_parquet(table, tmp_path, empty):
+    frame = pd.DataFrame(
+        {
+            "image": ["a.jpg", "b.jpg", "sub/c.jpg"],
+            "lat": np.array([28.1, 31.0, 44.0], np.float32),
+            "lon": [-81.5, -99.25, -70.0],
+            "state": ["Florida", empty, "Maine"],
+        }
+    )
+    frame.to_parquet(tmp_path / "photos.parquet")
+    train = load_places(tmp_path / "photos.parquet")[0]["train"]
+    assert train["state"][:] == ["Florida", None, "Maine"]
+    assert numbers(train)[1:] == [[31.0, -99.25], [44.0, -70.0]]
+    assert numbers(train)[0] == pytest.approx([28.1, -81.5], abs=1e-5)
+
+
+def test_parquet_without_a_file_name_or_position(table, tmp_path):
+    path = tmp_path / "photos.parquet"
+    frame = pd.DataFrame(
+        {"image": ["a.jpg", None, "sub/c.jpg"], "lat": [1.0, 2.0, None], "lon": [1.0, 2.0, 3.0]}
+    )
+    frame.to_parquet(path)
+    message = refusal(path)
+    assert f"{path}, row 3: the file name is empty" in message
+    assert f"{path}, row 4: latitude nan is not finite" in message
+
+
+def test_parquet_with_images_inside_is_no_table_of_files(tmp_path):
+    path = tmp_path / "photos.parquet"
+    pd.DataFrame({"image": [{"bytes": b"\xff\xd8", "path": "a.jpg"}], "lat": [1.0], "lon": [1.0]}).to_parquet(
+        path
+    )
+    assert f"{path}: column 'image' holds images, not file names" in refusal(path)
+
+
+def test_a_folder_with_metadata(table, tmp_path):
+    table("file_name,latitude,longitude\nsub/c.jpg,10,20\na.jpg,30,40\n", "metadata.csv")
+    assert numbers(load_places(tmp_path)[0]["train"]) == [[10.0, 20.0], [30.0, 40.0]]
+
+
+def test_georgia_is_a_country_too(table):
+    points = "a.jpg,41.7,44.8,Georgia\nb.jpg,-12,-77,Peru\nsub/c.jpg,-33,-70,Chile\n"
+    for column in ("country", "region"):
+        train = load_places(table(f"image,lat,lon,{column}\n{points}"))[0]["train"]
+        assert train["state"][:] == ["Georgia", "Peru", "Chile"]
+    train = load_places(table("image,lat,lon,country\na.jpg,41.7,44.8,Georgia\n"))[0]["train"]
+    assert train["state"][:] == ["Georgia"]
+    assert "not in the United States" in refusal(table("image,lat,lon,state\na.jpg,41.7,44.8,Georgia\n"))
+
+
+ROWS = {
+    "missing": ("x.jpg,46.1,8.1", "x.jpg: cannot be read (No such file or directory)"),
+    "empty name": (",46.1,8.1", "the file name is empty"),
+    "twice": ("a.jpg,46.1,8.1", "image 'a.jpg' stands in row 2 already"),
+    "zero bytes": ("empty.jpg,46.1,8.1", "empty.jpg: the file is empty (0 bytes)"),
+    "not an image": ("photos.csv,46.1,8.1", "is not an image"),
+    "climbs out": ("../x.jpg,46.1,8.1", "the path '../x.jpg' leads out of the folder"),
+    "empty": ("b.jpg,,8.1", "latitude nan is not finite"),
+    "out of range": ("b.jpg,46.1,1080", "are no degrees"),
+    "latitude": ("b.jpg,-91,8.1", "latitude -91 is outside -90..90"),
+    "swapped in range": ("b.jpg,8.1,46.1", "latitude and longitude look swapped"),
+}
+
+
+@pytest.mark.parametrize("fault", ROWS)
+def test_a_bad_row_is_named_or_left_out(table, tmp_path, fault):
+    row, reason = ROWS[fault]
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    for i in range(3):
+        jpeg(tmp_path / f"{i}.jpg")
+    others = [f"{i}.jpg,46.{i},8.{i}" for i in range(3)]
+    path = table("\n".join(["image,lat,lon", "a.jpg,46,8", row, *others, "sub/c.jpg,46.2,8.2"]) + "\n")
+    message = refusal(path)
+    assert f"{path}, row 3: " in message
+    assert reason in message
+    loaded, errors = load_places(path, "skip")
+    assert [(entry["source"], entry["row"]) for entry in errors.rows] == [(str(path), 3)]
+    assert reason in errors.rows[0]["reason"]
+    assert loaded["train"]["sample_id"][:] == ["a.jpg", "0.jpg", "1.jpg", "2.jpg", "sub/c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", ": the table is empty"),
+        ("image,lat,lon\n", ": the table has a header but no rows"),
+        ("lat,lon\n1,2\n", ": needs a column 'image' or 'file_name'"),
+        ("image,lat\na.jpg,1\n", ": needs a column 'longitude' or 'lon'"),
+        (
+            "image,lon,latitud\na.jpg,1,2\n",
+            ": needs a column 'latitude' or 'lat'; the columns are: image, lon, latitud",
+        ),
+        ("image,lat,lon\na.jpg,1,2\nb.jpg,1,two\n", ", row 3: lon is 'two', which is not a number"),
+        ("image,Lat,Lon\na.jpg,1,2\nb.jpg,1,two\n", ", row 3: Lon is 'two', which is not a number"),
+        ("image,lat,lon,heading\na.jpg,1,2,NE\n", ", row 2: heading is 'NE', which is not a number"),
+    ],
+)
+def test_a_table_that_cannot_be_used(table, text, reason):
+    path = table(text)
+    assert f"{path}{reason}" in refusal(path, "skip")
+
+
+# Folders
+
+
+def dms(degrees):
+    minutes, seconds = divmod(abs(degrees) * 3600, 60)
+    return (float(minutes // 60), float(minutes % 60), round(seconds, 4))
+
+
+def tagged(path, latitude, longitude, **more):
+    exif, gps = PIL.Exif(), ExifTags.GPS
+    tags = {
+        gps.GPSLatitudeRef: "N" if latitude >= 0 else "S",
+        gps.GPSLatitude: dms(latitude),
+        gps.GPSLongitudeRef: "E" if longitude >= 0 else "W",
+        gps.GPSLongitude: dms(longitude),
+    }
+    tags |= {getattr(gps, name): value for name, value in more.items()}
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({int(tag): value for tag, value in tags.items()})
+    return jpeg(path, exif=exif)
+
+
+def test_positions_in_exif_in_all_hemispheres(tmp_path):
+    wanted = {
+        "a.jpg": (59.9139, 10.7522),
+        "b/rio.jpeg": (-22.9068, -43.1729),
+        "c/fiji.jpg": (-17.5, 179.99),
+        "d.JPG": (21.3, -157.85),
+    }
+    for name, point in wanted.items():
+        tagged(tmp_path / name, *point, GPSImgDirection=123.5)
+    (tmp_path / "notes.txt").write_text("no image")
+    loaded, errors = load_places(tmp_path)
+    assert errors.rows == []
+    assert loaded["train"]["sample_id"][:] == list(wanted)
+    np.testing.assert_allclose(points_of(loaded["train"]), list(wanted.values()), atol=1e-7)
+    assert loaded["train"]["headings"][:] == [[123.5]] * 4
+
+
+def test_photographs_without_a_position_are_named_or_left_out(tmp_path):
+    tagged(tmp_path / "a.jpg", 10, 20)
+    jpeg(tmp_path / "sub" / "plain.jpg")
+    (tmp_path / "cut.jpg").write_bytes(tagged(tmp_path / "whole.jpg", 11, 21).read_bytes()[:-150])
+    (tmp_path / "zero.jpg").write_bytes(b"")
+    message = refusal(tmp_path)
+    assert message.startswith("3 rows cannot be used")
+    assert f"{tmp_path}, row sub/plain.jpg: carries no position in its EXIF; give a metadata.csv" in message
+    assert "row cut.jpg: " in message
+    assert "is broken or truncated" in message
+    assert f"{tmp_path}, row zero.jpg: the file is empty (0 bytes)" in message
+    loaded, errors = load_photos(tmp_path, "skip")
+    assert loaded["train"]["sample_id"][:] == ["a.jpg", "whole.jpg"]
+    assert len(errors.rows) == 3
+
+
+def test_a_folder_where_no_photograph_has_a_position(tmp_path):
+    jpeg(tmp_path / "a.jpg")
+    assert "no row is left" in refusal(tmp_path, "skip")
+
+
+def test_a_folder_without_images(tmp_path):
+    assert f"{tmp_path}: holds no image" in refusal(tmp_path)
+
+
+def test_real_photographs(shared_data):
+    loaded, errors = load_places(shared_data("geotagged"))
+    points = points_of(loaded["train"])
+    town = np.array([name.split("/")[0] for name in loaded["train"]["sample_id"]])
+    assert errors.rows == []
+    assert len(points) == 32
+    assert (town == "berlin").sum() == 3
+    assert np.abs(points[town == "berlin"] - [52.52, 13.4]).max() < 0.2
+    assert np.abs(points[town == "lund"] - [55.7, 13.2]).max() < 0.2
+
+
+def test_a_source_that_is_nowhere(hub, tmp_path):
+    for name in (str(tmp_path / "nowhere"), str(tmp_path / "typo.csv"), "tester/no-such-data"):
+        assert f"{name}: no such file or folder, and no dataset that can be loaded" in refusal(name)
+
+
+# Datasets of the Hub
+
+
+def encoded(value, form="JPEG"):
+    buffer = io.BytesIO()
+    PIL.new("RGB", (8, 8), (value, 100, 50)).save(buffer, form)
+    return {"bytes": buffer.getvalue(), "path": f"{value}.{form.lower()}"}
+
+
+def pixel(view):
+    return PIL.open(io.BytesIO(view["bytes"])).getpixel((0, 0))
+
+
+STATES = ["Texas", "Florida", "Maine"]
+LATITUDES, LONGITUDES = [28.1, 31.0, 44.25, 30.5], [-81.5, -99.0, -70.5, -98.0]
+
+
+def push(features, splits=None, **columns):
+    features = Features(
+        {"image": Image(), "latitude": Value("float64"), "longitude": Value("float64")} | features
+    )
+    columns = {"image": [encoded(v) for v in (10, 80, 160, 240)], "latitude": LATITUDES} | columns
+    columns = {"longitude": LONGITUDES} | columns
+    train = Dataset.from_dict({name: columns[name] for name in features}, features=features)
+    DatasetDict({"train": train} | (splits or {})).push_to_hub(REPO)
+    return train
+
+
+def test_a_dataset_with_class_labels(hub):
+    push({"state": ClassLabel(names=STATES)}, state=[1, 0, 2, 0])
+    loaded, errors = load_places(REPO)
+    train = loaded["train"]
+    assert errors.rows == []
+    assert train.features == place_features()
+    assert train["state"][:] == ["Florida", "Texas", "Maine", "Texas"]
+    assert train["state_idx"][:] == [None] * 4
+    assert numbers(train) == [list(point) for point in zip(LATITUDES, LONGITUDES, strict=True)]
+    assert [len(views) for views in train["views"]] == [1] * 4
+    for views, value in zip(train["views"], (10, 80, 160, 240), strict=True):
+        assert abs(pixel(views[0])[0] - value) < 6
+
+
+def test_a_dataset_with_names_ids_and_headings(hub):
+    push(
+        {"label": Value("string"), "heading": Value("float32"), "sample_id": Value("int64")},
+        label=["Florida", "Texas", " Maine", "Texas"],
+        heading=[0.0, 90.0, None, 45.5],
+        sample_id=[7, 3, 11, 2],
+        longitude=[278.5, -99.0, -70.5, -98.0],
+    )
+    train = load_places(REPO)[0]["train"]
+    assert train["state"][:] == ["Florida", "Texas", "Maine", "Texas"]
+    assert train["sample_id"][:] == ["7", "3", "11", "2"]
+    assert [row[0] for row in train["headings"]] == pytest.approx([0, 90, math.nan, 45.5], nan_ok=True)
+    assert numbers(train)[0] == [28.1, -81.5]
+
+
+def test_unknown_class_labels_are_no_state(hub):
+    push({"state": ClassLabel(names=STATES)}, state=[1, -1, 2, None])
+    assert load_places(REPO)[0]["train"]["state"][:] == ["Florida", None, "Maine", None]
+
+
+def test_a_dataset_with_four_views(hub):
+    image = Image()
+    names = ("north", "east", "south", "west")
+    features = {"latitude": Value("float64"), "longitude": Value("float64")} | dict.fromkeys(names, image)
+    columns = {name: [encoded(20 + 60 * k), encoded(25 + 60 * k)] for k, name in enumerate(names)}
+    columns["south"][1] = None
+    columns |= {"latitude": [10.0, 11.0], "longitude": [20.0, 21.0]}
+    Dataset.from_dict(columns, features=Features(features)).push_to_hub(REPO)
+    train = load_places(REPO)[0]["train"]
+    assert train["headings"][:] == [[0, 90, 180, 270], [0, 90, 270]]
+    assert [round(pixel(view)[0] / 60) for view in train["views"][1]] == [0, 1, 3]
+
+
+def test_places_that_were_pushed_come_back(hub, tmp_path):
+    """What load_places gives can be shared by name, test places without a position included."""
+    rows = {"train": [("1", 10.0), ("2", 20.0)], "test": [("3", math.nan)]}
+    splits = {}
+    for name, entries in rows.items():
+        columns = {
+            "sample_id": [sample_id for sample_id, _ in entries],
+            "views": [[{"path": str(jpeg(tmp_path / f"{i}.jpg")), "bytes": None}] * 2 for i, _ in entries],
+            "headings": [[0.0, 180.0]] * len(entries),
+            "state": ["Texas" if name == "train" else None] * len(entries),
+            "state_idx": [42 if name == "train" else None] * len(entries),
+            "latitude": [30.0 if name == "train" else math.nan] * len(entries),
+            "longitude": [-99.0 if name == "train" else math.nan] * len(entries),
+        }
+        split = Dataset.from_dict(columns, features=place_features())
+        # datasets embeds the files of a list of images only where the images are to be decoded
+        splits[name] = split.cast_column("views", List(Image()))
+    DatasetDict(splits).push_to_hub(REPO)
+    loaded, errors = load_places(REPO)
+    assert errors.rows == []
+    for name, split in splits.items():
+        assert loaded[name].features == place_features()
+        for column in ("sample_id", "headings", "state", "state_idx"):
+            assert loaded[name][column][:] == split[column][:]
+        np.testing.assert_array_equal(points_of(loaded[name]), points_of(split))
+        assert all(view["bytes"] for views in loaded[name]["views"] for view in views)
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        (
+            {"image": [encoded(10), {"bytes": b"no image", "path": "x.jpg"}, encoded(160), encoded(240)]},
+            "not an image",
+        ),
+        ({"image": [encoded(10), None, encoded(160), encoded(240)]}, "a sample has no view"),
+        ({"latitude": [28.1, 131.0, 44.25, 30.5]}, "latitude 131 is outside -90..90"),
+        ({"latitude": [28.1, None, 44.25, 30.5]}, "latitude nan is not finite"),
+        (
+            {"latitude": [28.1, -82.1, 44.25, 30.5], "longitude": [-81.5, 28.2, -70.5, -98.0]},
+            "look swapped",
+        ),
+    ],
+    ids=["broken", "no image", "out of range", "no position", "swapped"],
+)
+def test_a_bad_row_of_a_dataset(hub, columns, reason):
+    push({"state": Value("string")}, state=["Florida", "Florida", "Maine", "Texas"], **columns)
+    message = refusal(REPO)
+    assert f"{REPO} [train], row 1: " in message
+    assert reason in message
+    loaded, errors = load_places(REPO, "skip")
+    assert [(row["source"], row["row"]) for row in errors.rows] == [(f"{REPO} [train]", 1)]
+    assert loaded["train"]["state"][:] == ["Florida", "Maine", "Texas"]
+    assert [round(pixel(views[0])[0] / 80) for views in loaded["train"]["views"]] == [0, 2, 3]
+
+
+def test_an_id_twice_in_a_dataset(hub):
+    push({"sample_id": Value("string")}, sample_id=["a", "b", "a", "c"])
+    assert f"{REPO} [train], row 2: sample_id a stands in row 0 already" in refusal(REPO)
+
+
+def test_a_bad_view_of_a_dataset_does_not_cost_the_others(hub):
+    broken = {"bytes": encoded(80)["bytes"][:200], "path": None}
+    features = Features({"views": List(Image()), "lat": Value("float64"), "lon": Value("float64")})
+    columns = {"views": [[broken, encoded(200)], [encoded(90)]], "lat": [1.0, 2.0], "lon": [3.0, 4.0]}
+    Dataset.from_dict(columns, features=features).push_to_hub(REPO)
+    loaded, errors = load_places(REPO, "skip")
+    assert [row["row"] for row in errors.rows] == [0]
+    assert [[round(pixel(view)[0] / 10) for view in views] for views in loaded["train"]["views"]] == [
+        [20],
+        [9],
+    ]
+    assert [len(headings) for headings in loaded["train"]["headings"]] == [1, 1]
+
+
+def test_a_dataset_of_file_names_opens_no_file(hub, tmp_path):
+    """Text in a dataset of strangers could name any file of this machine."""
+    private = str(jpeg(tmp_path / "private.jpg"))
+    Dataset.from_dict({"image": [private], "latitude": [1.0], "longitude": [2.0]}).push_to_hub(REPO)
+    assert "column 'image' must hold images" in refusal(REPO, "skip")
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"photo": [encoded(10)], "latitude": [1.0], "longitude": [2.0]}, "needs a column 'views', 'image'"),
+        (
+            {"image": [encoded(10)], "latitude": [1.0], "longitud": [2.0]},
+            "needs a column 'longitude' or 'lon'",
+        ),
+        ({"image": [encoded(10)], "latitude": ["here"], "longitude": [2.0]}, "must hold numbers"),
+    ],
+)
+def test_a_dataset_without_what_is_needed(hub, columns, reason):
+    dataset = Dataset.from_dict(columns)
+    dataset.cast_column(next(iter(columns)), Image()).push_to_hub(REPO)
+    assert reason in refusal(REPO, "skip")
+
+
+def test_a_dataset_without_training_places(hub):
+    dataset = Dataset.from_dict({"image": [encoded(10)], "lat": [1.0], "lon": [2.0]}).cast_column(
+        "image", Image()
+    )
+    DatasetDict(validation=dataset).push_to_hub(REPO)
+    assert f"{REPO}: has no split 'train' but validation" in refusal(REPO)

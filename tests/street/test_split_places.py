@@ -1,0 +1,132 @@
+"""Dividing places: fair to every class, the same again, and no training place near a held-out one."""
+
+import random
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from geohf.errors import DataError
+from geohf.street.data import place_features, split_places
+
+
+def places(points, states=None):
+    n = len(points)
+    columns = {
+        "sample_id": [str(i) for i in range(n)],
+        "views": [[{"path": f"{i}.jpg", "bytes": None}] for i in range(n)],
+        "headings": [[0.0]] * n,
+        "state": [None] * n if states is None else list(states),
+        "state_idx": [None] * n,
+        "latitude": [float(p[0]) for p in points],
+        "longitude": [float(p[1]) for p in points],
+    }
+    return Dataset.from_dict(columns, features=place_features())
+
+
+def scattered(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.uniform(35, 45, n), rng.uniform(-110, -80, n)], 1)
+
+
+def ids(splits):
+    return {name: [int(i) for i in split["sample_id"]] for name, split in splits.items()}
+
+
+@pytest.mark.parametrize("how", ["stratified", "random", "blocks"])
+def test_splits_divide_all_places(how):
+    points = scattered(400)
+    states = [f"state {int(lon // 10)}" for _, lon in points]
+    splits, dropped = split_places(places(points, states), how, 0.1, 0.2, seed=1)
+    rows = ids(splits)
+    assert sorted(rows) == ["test", "train", "validation"]
+    everything = [row for chosen in rows.values() for row in chosen]
+    assert len(everything) == len(set(everything)) == 400 - dropped
+    if how == "blocks":
+        assert dropped > 0
+        assert len(rows["test"]) == pytest.approx(80, abs=10)
+        assert len(rows["validation"]) == pytest.approx(40, abs=10)
+    else:
+        assert dropped == 0
+        assert {name: len(chosen) for name, chosen in rows.items()} == {
+            "train": 280,
+            "test": 80,
+            "validation": 40,
+        }
+    again, _ = split_places(places(points, states), how, 0.1, 0.2, seed=1)
+    assert ids(again) == rows
+    other, _ = split_places(places(points, states), how, 0.1, 0.2, seed=2)
+    assert ids(other) != rows
+    columns = splits["test"][:]
+    assert columns["latitude"] == points[rows["test"], 0].tolist()
+    assert columns["state"] == [states[i] for i in rows["test"]]
+
+
+def test_a_stratified_split_trains_on_every_class_and_is_proportional():
+    states = ["a"] * 100 + ["b"] * 40 + ["c"] * 2 + ["d"]
+    order = random.Random(0).sample(range(len(states)), len(states))
+    states = [states[i] for i in order]
+    splits, _ = split_places(places(scattered(143), states), "stratified", 0.1, 0.2)
+    counts = {name: {s: split["state"][:].count(s) for s in "abcd"} for name, split in splits.items()}
+    assert counts["train"]["a"] == 70
+    assert counts["test"]["a"] == 20
+    assert counts["validation"]["b"] == 4
+    assert min(counts["train"].values()) >= 1
+    assert counts["train"]["d"] == 1
+
+
+def test_without_states_the_stratified_split_goes_by_neighbourhood():
+    towns = np.repeat([[52.5, 13.4], [55.7, 13.2], [48.1, 11.6]], [40, 20, 10], 0)
+    points = towns + np.random.default_rng(0).normal(0, 0.02, towns.shape)
+    splits, _ = split_places(places(points), "stratified", 0.2, 0.0)
+    rows = np.array(ids(splits)["validation"])
+    assert np.bincount(np.repeat([0, 1, 2], [40, 20, 10])[rows]).tolist() == [8, 4, 2]
+
+
+def brute_force_km(a, b):
+    a, b = np.radians(a)[:, None], np.radians(b)[None]
+    h = np.sin((a[..., 0] - b[..., 0]) / 2) ** 2
+    h = h + np.cos(a[..., 0]) * np.cos(b[..., 0]) * np.sin((a[..., 1] - b[..., 1]) / 2) ** 2
+    return 2 * 6371.0088 * np.arcsin(np.sqrt(h))
+
+
+def test_no_training_place_lies_near_a_held_out_one():
+    points = scattered(1000)
+    nearest = {}
+    for buffer_km in (0.0, 10.0, 60.0):
+        splits, dropped = split_places(places(points), "blocks", 0.1, 0.1, block_km=100, buffer_km=buffer_km)
+        rows = ids(splits)
+        held_out = points[rows["validation"] + rows["test"]]
+        nearest[buffer_km] = brute_force_km(points[rows["train"]], held_out).min()
+        assert dropped == 1000 - sum(map(len, rows.values()))
+    assert nearest[0.0] < 10  # what the buffer is for
+    assert nearest[10.0] > 10
+    assert nearest[60.0] > 60
+
+
+def test_a_share_of_nothing_is_no_split():
+    splits, _ = split_places(places(scattered(20)), "random", 0.25, 0.0)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 15, "validation": 5}
+    assert list(split_places(places(scattered(20)), "random", 0.0, 0.0)[0]) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("n", "how", "share", "reason"),
+    [
+        (1, "random", 0.1, "at least 2 rows"),
+        (2, "random", 0.1, "at least 2 rows"),  # one for the test split, and one is no split
+        (3, "stratified", 0.1, "single row"),
+        (10, "random", 1.2, "fraction must be between 0 and 1"),
+        (10, "random", 0.5, "fraction must be between 0 and 1"),  # half and half leave nothing to train on
+        (10, "block", 0.1, "split must be stratified, random or blocks, got 'block'"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(n, how, share, reason):
+    states = [f"state {i}" for i in range(n)]
+    with pytest.raises(DataError, match=reason):
+        split_places(places(scattered(n), states), how, share, share)
+
+
+def test_blocks_of_one_town_are_refused_with_advice():
+    with pytest.raises(DataError, match="use a smaller block"):
+        split_places(places(50 + scattered(30) / 1e6), "blocks", 0.1, 0.1)
