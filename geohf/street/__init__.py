@@ -1,6 +1,7 @@
 """Street: a state and a point from one to eight street views."""
 
 from geohf.street.configuration import GeoStreetConfig
+from geohf.street.metrics import competition_score
 from geohf.street.modeling import GeoStreetModel, StatePrediction, StreetPrediction
 from geohf.street.processing import GeoStreetImageProcessor
 
@@ -10,4 +11,5 @@ __all__ = [
     "GeoStreetModel",
     "StatePrediction",
     "StreetPrediction",
+    "competition_score",
 ]

@@ -101,6 +101,7 @@ class StreetTrainingArguments(GeoTrainingArguments):
     output_dir: str = field(
         default="outputs/street", metadata={"help": "Folder for all that the run leaves."}
     )
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Places in a batch of phase 2."})
     phase1_epochs: float = field(
         default=5.0, metadata={"help": "Epochs of the heads on the frozen tower's features."}
     )
@@ -114,7 +115,7 @@ class StreetTrainingArguments(GeoTrainingArguments):
     )
     finetune_blocks: int = field(default=6, metadata={"help": "Blocks that --finetune last unfreezes."})
     lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --finetune lora."})
-    augment: bool = field(default=True, metadata={"help": "Crop and colour jitter in phase 2."})
+    augment: bool = field(default=False, metadata={"help": "Crop and colour jitter in phase 2."})
 
     def __post_init__(self):
         super().__post_init__()

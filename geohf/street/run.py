@@ -20,7 +20,8 @@ from geohf.geo import great_circle_m
 from geohf.report import write_csv
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.classes import describe_classes, labels_of
-from geohf.street.data import MAPPING, TEMPLATE, load_places, split_places
+from geohf.street.competition import MAPPING, TEMPLATE
+from geohf.street.data import load_places, split_places
 from geohf.street.metrics import constant_baseline, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.outputs import coverage_of, plot_run, score_interval, write_predictions
@@ -121,6 +122,8 @@ def _load(options, args) -> _Data:
         options.block_km,
         options.buffer_km,
     )
+    if "validation" not in splits:
+        raise DataError("--validation_share must be above 0: the best checkpoint is chosen on these places")
     held_out = "test" if "test" in splits else "validation"
     return _Data(source, splits, held_out, places.get("test"), errors.rows, buffer)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from geohf.training.finetuning import unfreeze
 from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer, phase_arguments
 from geohf.vision.features import cached_features
+from geohf.vision.images import undecoded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,9 +91,11 @@ class GeoStreetTrainer(GeoTrainer):
         self.label_names = ["labels", "coordinates"]
 
     def _labelled(self, dataset):
-        if dataset is None or isinstance(dataset, TensorTable) or "labels" in dataset.column_names:
+        if dataset is None or isinstance(dataset, TensorTable):
             return dataset
-        return dataset.add_column("labels", labels_of(dataset, self.config))
+        if "labels" not in dataset.column_names:
+            dataset = dataset.add_column("labels", labels_of(dataset, self.config))
+        return undecoded(dataset)
 
     def get_eval_dataloader(self, eval_dataset=None):
         return super().get_eval_dataloader(self._labelled(eval_dataset))
@@ -128,20 +133,44 @@ class GeoStreetTrainer(GeoTrainer):
         return {"loss": float(loss)} | {name: float(part) for name, part in parts.items()} | metrics
 
 
+class FlatViews(Sequence):
+    """All views of a dataset of places, one after the other, each read when it is asked for.
+
+    Attributes:
+        starts: (places + 1,) where the views of each place begin.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = undecoded(dataset)
+        self.starts = np.concatenate([[0], np.cumsum([len(row) for row in dataset["headings"]])])
+        self.rows = range(int(self.starts[-1]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part.rows = self.rows[index]
+            return part
+        view = self.rows[index]
+        place = int(np.searchsorted(self.starts, view, side="right")) - 1
+        return self.dataset[place]["views"][view - self.starts[place]]
+
+
 def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingArguments) -> TensorTable:
     """The frozen tower's features of every view of every place, from the cache, with labels and coordinates."""
-    views = dataset["views"]
-    files = [image["path"] if image["bytes"] is None else image for row in views for image in row]
+    views = FlatViews(dataset)
     flat = cached_features(
         model.tower,
         model.processor,
-        files,
+        views,
         cache_dir=args.cache_dir,
         batch_size=args.feature_batch_size,
         num_workers=args.dataloader_num_workers,
         autocast=torch.bfloat16 if args.bf16 else None,
     )
-    counts = torch.tensor([len(row) for row in views])
+    counts = torch.from_numpy(np.diff(views.starts))
     width = int(counts.max())
     mask = torch.arange(width) < counts[:, None]
     features = flat.new_zeros(*mask.shape, flat.shape[-1])

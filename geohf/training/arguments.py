@@ -64,7 +64,7 @@ class GeoTrainingArguments(TrainingArguments):
     backbone_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Peak learning rate of the vision tower; default: 1e-5, or the heads' for a random one."
+            "help": "Peak learning rate of the vision tower; default: 1e-5, or a third of the heads' for a random one."
         },
     )
     early_stopping_patience: int = field(

@@ -194,7 +194,7 @@ class GeoTrainer(Trainer):
                 tower_rate = (
                     1e-5
                     if getattr(getattr(model, "config", None), "backbone_name", None)
-                    else self.args.learning_rate
+                    else self.args.learning_rate / 3
                 )
             self.optimizer = optimizer_class(
                 [

@@ -10,7 +10,7 @@ from geohf.errors import DataError
 from geohf.geo.cells import geo_cells
 from geohf.street import GeoStreetConfig
 from geohf.street.classes import describe_classes, labels_of
-from geohf.street.data import place_features
+from geohf.street.places import place_features
 from geohf.vision.backbones import TimmTowerConfig
 
 

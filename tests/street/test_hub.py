@@ -23,7 +23,7 @@ from geohf.training.arguments import GeoArgumentParser
 from tests.street.conftest import CLASSES, HEADINGS, build_model, flat, spread_out
 
 # what a fresh process says of each folder or repo that it is given
-FRESH = '''
+FRESH = """
 import importlib, json, sys
 import geohf
 
@@ -69,7 +69,7 @@ for name, where in job.get("half", {}).items():
         "answers": answers(half),
     }
 open(sys.argv[2], "w").write(json.dumps(report))
-'''
+"""
 
 
 def ask_fresh_process(folder, **job):
@@ -82,7 +82,11 @@ def ask_fresh_process(folder, **job):
 
 def inputs_of(photos):
     names = [str(photo) for photo in photos]
-    return [dict(zip(HEADINGS, names, strict=False)), names[4], {"views": names[5:7], "headings": [10.0, 200.0]}]
+    return [
+        dict(zip(HEADINGS, names, strict=False)),
+        names[4],
+        {"views": names[5:7], "headings": [10.0, 200.0]},
+    ]
 
 
 def tiny_clip(folder, seed=0):
@@ -117,17 +121,29 @@ class Loaded:
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory, photos):
     folder, self = tmp_path_factory.mktemp("folders"), Loaded()
-    precise = CLASSES | {"class_centroids": [[47.37690123456789, 8.541700000000001], *CLASSES["class_centroids"][1:]]}
+    precise = CLASSES | {
+        "class_centroids": [[47.37690123456789, 8.541700000000001], *CLASSES["class_centroids"][1:]]
+    }
     models = {
         "timm": build_model(heading_aware=True, fusion="attention", **precise),
-        "clip": GeoStreetModel.from_backbone(str(tiny_clip(folder / "clip-weights")), fusion="weighted", **precise),
+        "clip": GeoStreetModel.from_backbone(
+            str(tiny_clip(folder / "clip-weights")), fusion="weighted", **precise
+        ),
     }
     for layer in models["timm"].tower.modules():  # statistics that are not the ones that a new tower has
         if isinstance(layer, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(layer.running_mean, 0, 0.1)
             torch.nn.init.uniform_(layer.running_var, 0.5, 2)
     inputs = inputs_of(photos)
-    job = {"reload": True, "inputs": inputs, "predict": {}, "pipeline": {}, "refused": {}, "half": {}, "fields": FIELDS}
+    job = {
+        "reload": True,
+        "inputs": inputs,
+        "predict": {},
+        "pipeline": {},
+        "refused": {},
+        "half": {},
+        "fields": FIELDS,
+    }
     self.answers, self.folder = {}, folder
     for name, model in models.items():
         calibrated(spread_out(model)).save_pretrained(folder / name)
@@ -185,9 +201,16 @@ def truncate(folder):
 
 
 DAMAGES = {
-    "lost weight of the tower": lambda f: change_weights(f, lambda w: w.pop("tower.timm.stem.0.weight", None) or w.pop(sorted(k for k in w if k.startswith("tower"))[0])),
+    "lost weight of the tower": lambda f: change_weights(
+        f,
+        lambda w: (
+            w.pop("tower.timm.stem.0.weight", None) or w.pop(sorted(k for k in w if k.startswith("tower"))[0])
+        ),
+    ),
     "lost weight of the head": lambda f: change_weights(f, lambda w: w.pop("head.locate.1.weight")),
-    "wrong shape": lambda f: change_weights(f, lambda w: w.update({"head.classify.1.weight": torch.zeros(3, 3)})),
+    "wrong shape": lambda f: change_weights(
+        f, lambda w: w.update({"head.classify.1.weight": torch.zeros(3, 3)})
+    ),
     "fusion concat": lambda f: change_config(f, fusion="concat"),
     "fusion mean": lambda f: change_config(f, fusion="mean"),
     "unknown fusion": lambda f: change_config(f, fusion="max"),
@@ -268,8 +291,14 @@ def test_the_planted_code_would_have_been_noticed(loaded, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lost weight of the tower", r"DataError: .* weights that config.json asks for are missing in the repo \(tower\."),
-        ("lost weight of the head", r"DataError: .*: 1 weights .* missing in the repo \(head\.locate\.1\.weight\)"),
+        (
+            "lost weight of the tower",
+            r"DataError: .* weights that config.json asks for are missing in the repo \(tower\.",
+        ),
+        (
+            "lost weight of the head",
+            r"DataError: .*: 1 weights .* missing in the repo \(head\.locate\.1\.weight\)",
+        ),
         ("wrong shape", r"DataError: .*: weights do not fit config.json"),
         ("fusion concat", r"DataError: .* missing in the repo \(head\.fuse\.0\.bias"),
         ("fusion mean", r"DataError: .* have no place in the model of config.json \(head\.score\.0\.bias"),
@@ -293,7 +322,9 @@ def assert_only_data(files):
     """No pickle, no code, whatever the name says."""
     for name, content in files.items():
         assert not name.endswith((".py", ".bin", ".pt", ".pth", ".pkl", ".joblib", ".npy", ".npz")), name
-        assert not content.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), name
+        assert not content.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), (
+            name
+        )
         assert "auto_map" not in (json.loads(content) if name == "config.json" else {})
 
 
@@ -390,7 +421,9 @@ def test_adapters_are_trained_pushed_loaded_and_merged(hub, lora_run, photos, tm
     for found, answer in zip(report["adapter"]["answers"], expected, strict=True):
         assert found["latitude"] == pytest.approx(answer["latitude"], abs=1e-4)
         assert found["longitude"] == pytest.approx(answer["longitude"], abs=1e-4)
-        assert found["radius_m"] == (None if answer["radius_m"] is None else pytest.approx(answer["radius_m"], rel=1e-3))
+        assert found["radius_m"] == (
+            None if answer["radius_m"] is None else pytest.approx(answer["radius_m"], rel=1e-3)
+        )
         for a, b in zip(found["states"], answer["states"], strict=True):
             assert (a["name"], a["index"]) == (b["name"], b["index"])
             assert a["probability"] == pytest.approx(b["probability"], abs=1e-5)

@@ -10,9 +10,9 @@ import pytest
 from datasets import Dataset
 
 from geohf.street import StatePrediction, StreetPrediction
-from geohf.street.data import place_features
 from geohf.street.metrics import competition_score
 from geohf.street.outputs import coverage_of, score_interval, write_predictions
+from geohf.street.places import place_features
 
 KM_PER_DEGREE = math.pi * 6371.0088 / 180
 NAN = math.nan

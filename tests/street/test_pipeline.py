@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PillowImage
 from transformers import pipeline
 
-import geohf  # noqa: F401  registers the pipeline
+import geohf
 from geohf.errors import DataError
 from geohf.geo import box
 from geohf.street.pipeline import StreetGeolocationPipeline
@@ -63,7 +63,9 @@ def test_batches_with_equal_and_with_different_numbers_of_views(locate, model, p
 
 
 def test_a_dataset_goes_through(locate, model, photos):
-    rows = Dataset.from_dict({"image": [{"bytes": p.read_bytes(), "path": None} for p in photos]}, Features(image=Image()))
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": p.read_bytes(), "path": None} for p in photos]}, Features(image=Image())
+    )
     close(list(locate(rows)), flat(model.predict(photos)))
 
 

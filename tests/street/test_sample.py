@@ -7,7 +7,7 @@ from PIL import Image
 
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson
-from geohf.street import sample
+from geohf.street import sample, scenery
 from geohf.street.sample import HEADINGS, STATES, write_sample
 
 KEYS = ["sample_id", "image_north", "image_east", "image_south", "image_west"]
@@ -227,7 +227,7 @@ def test_the_climate_of_a_place_follows_its_longitude():
 
 
 def test_a_states_own_hue_shows_in_its_signs_more_often_than_not():
-    scene = sample._Scene(sample._places(0, 1)[0], 0, 16, np.random.default_rng(0))
+    scene = scenery._Scene(sample._places(0, 1)[0], 0, 16, np.random.default_rng(0))
     hues = np.array([scene._hue(0.3, 0.75, 1.0, 1.0) for _ in range(200)])
     usual = (np.abs(hues - hues[0]).max(1) < 1).mean()
     assert 0.6 < usual < 0.9

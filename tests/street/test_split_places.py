@@ -7,7 +7,9 @@ import pytest
 from datasets import Dataset
 
 from geohf.errors import DataError
-from geohf.street.data import place_features, split_places
+from geohf.street.data import split_places
+from geohf.street.places import place_features
+from geohf.vision.images import undecoded
 
 
 def places(points, states=None):
@@ -21,7 +23,7 @@ def places(points, states=None):
         "latitude": [float(p[0]) for p in points],
         "longitude": [float(p[1]) for p in points],
     }
-    return Dataset.from_dict(columns, features=place_features())
+    return undecoded(Dataset.from_dict(columns, features=place_features()))
 
 
 def scattered(n, seed=0):
@@ -30,7 +32,7 @@ def scattered(n, seed=0):
 
 
 def ids(splits):
-    return {name: [int(i) for i in split["sample_id"]] for name, split in splits.items()}
+    return {name: [int(i) for i in split["sample_id"][:]] for name, split in splits.items()}
 
 
 @pytest.mark.parametrize("how", ["stratified", "random", "blocks"])

@@ -278,7 +278,7 @@ def test_the_score_through_evaluate():
     top5, states = rng.integers(0, 6, (20, 5)), rng.integers(0, 6, 20)
     truth = rng.uniform([25, -120], [48, -70], (20, 2))
     points = truth + rng.normal(0, 3, (20, 2))
-    metric = evaluate.load(script("competition_score"))
+    metric = evaluate.load(script("evaluate_score"))
     for row in range(20):
         latitude, longitude = points[row]
         metric.add(
@@ -301,6 +301,6 @@ def test_the_score_through_evaluate():
 def test_calibration_through_evaluate():
     rng = np.random.default_rng(6)
     probabilities, labels = rng.dirichlet(np.ones(4), 30), rng.integers(0, 4, 30)
-    metric = evaluate.load(script("calibration_error"))
+    metric = evaluate.load(script("evaluate_calibration"))
     found = metric.compute(predictions=probabilities.tolist(), references=labels.tolist())
     assert found == {"ece": pytest.approx(expected_calibration_error(probabilities, labels), abs=1e-12)}

@@ -1,4 +1,4 @@
-"""Expected calibration error for `evaluate`: `evaluate.load(geohf.street.calibration_error.__file__)`."""
+"""Expected calibration error for `evaluate`: `evaluate.load(geohf.street.evaluate_calibration.__file__)`."""
 
 import datasets
 import evaluate

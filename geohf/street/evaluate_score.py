@@ -1,4 +1,4 @@
-"""The competition's score for `evaluate`: `evaluate.load(geohf.street.competition_score.__file__)`."""
+"""The competition's score for `evaluate`: `evaluate.load(geohf.street.evaluate_score.__file__)`."""
 
 import datasets
 import evaluate

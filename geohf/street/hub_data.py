@@ -1,0 +1,137 @@
+"""Places from a dataset of the Hub."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.street.places import (
+    STATE_COLUMNS,
+    dataset_of,
+    place_features,
+    place_row,
+    point_reasons,
+)
+from geohf.street.processing import COMPASS, split_views
+from geohf.tables import (
+    HEADING_COLUMNS,
+    LATITUDE_COLUMNS,
+    LONGITUDE_COLUMNS,
+    RowErrors,
+    find_column,
+    text_of,
+)
+from geohf.vision.images import ImageError, open_image, undecoded
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features
+
+
+def load_hub_dataset(name: str, on_error: str) -> tuple[DatasetDict, RowErrors]:
+    """A dataset with `views` or `image` (or north, east, south, west), `latitude`, `longitude`, perhaps `state`."""
+    from datasets import DatasetDict, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    errors = RowErrors(on_error)
+    try:
+        loaded = load_dataset(name)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise DataError(
+            f"{name}: no such file or folder, and no dataset that can be loaded ({error})"
+        ) from None
+    if "train" not in loaded:
+        raise DataError(f"{name}: has no split 'train' but {', '.join(loaded)}")
+    splits = {key: _places_of(undecoded(split), name, key, errors) for key, split in loaded.items()}
+    errors.settle(kept=len(splits["train"]))
+    return DatasetDict(splits), errors
+
+
+def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Dataset:
+    source, features = f"{name} [{split}]", dataset.features
+    if not len(dataset):
+        raise DataError(f"{source}: the dataset is empty")
+    _check_view_columns(features, source)
+    latitude, longitude = (find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS))
+    state, heading = find_column(features, STATE_COLUMNS), find_column(features, HEADING_COLUMNS)
+    points, labels = np.full((len(dataset), 2), math.nan), [None] * len(dataset)
+    if state:
+        names = getattr(features[state], "names", None)
+        labels = [text_of(_class_name(cell, names)) for cell in dataset[state]]
+    reasons = {}
+    if latitude or longitude:
+        axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
+        try:
+            points = np.stack([np.array(dataset[axis][:], np.float64) for axis in axes], 1)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{source}: columns {axes} must hold numbers ({error})") from None
+        reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
+        if split != "train":  # places to be found
+            reasons = {i: reason for i, reason in reasons.items() if not np.isnan(points[i]).all()}
+    rows, good, seen = {}, [], {}
+    for position, row in enumerate(dataset):
+        if position in reasons:
+            errors.add(source, position, reasons[position])
+            continue
+        sample_id = text_of(row.get("sample_id")) or str(position)
+        if sample_id in seen:
+            errors.add(source, position, f"sample_id {sample_id} stands in row {seen[sample_id]} already")
+            continue
+        seen[sample_id] = position
+        try:
+            views, headings = split_views(row | ({"heading": row[heading]} if heading else {}))
+        except ValueError as error:
+            errors.add(source, position, str(error))
+            continue
+        usable = [k for k, view in enumerate(views) if _opens(view, source, position, errors)]
+        if usable:
+            headings, index = [headings[k] for k in usable], row.get("state_idx")
+            place = place_row(sample_id, [], headings, source=source, line=position, point=points[position])
+            place["state"], place["state_idx"] = labels[position], None if index is None else int(index)
+            del place["where"]
+            rows[position] = place
+            good.append(usable)
+    if not rows:
+        return dataset_of([])
+    places = list(rows.values())
+
+    def place_of(row, i):  # written to disk batch by batch: the images need not fit into memory
+        views, _ = split_views({key: value for key, value in row.items() if key != "headings"})
+        return places[i] | {"views": [views[k] for k in good[i]]}
+
+    return dataset.select(list(rows)).map(
+        place_of, with_indices=True, features=place_features(), remove_columns=dataset.column_names
+    )
+
+
+def _check_view_columns(features: Features, source: str) -> None:
+    from datasets import Image
+
+    columns = [name for name in ("views", "image", *COMPASS) if name in features]
+    if not columns:
+        raise DataError(
+            f"{source}: needs a column 'views', 'image' or one of {', '.join(COMPASS)}; "
+            f"the columns are: {', '.join(features)}"
+        )
+    for name in columns:
+        if not isinstance(getattr(features[name], "feature", features[name]), Image):
+            # text could name any file of this machine
+            raise DataError(f"{source}: column {name!r} must hold images, but holds {features[name]}")
+
+
+def _opens(view, source: str, position: int, errors: RowErrors) -> bool:
+    try:
+        open_image(view, size=1)
+    except ImageError as error:
+        errors.add(source, position, str(error))
+        return False
+    return True
+
+
+def _class_name(cell, names: list[str] | None):
+    """A state's name: classes of datasets are numbers, -1 where unknown."""
+    if names is None or cell is None:
+        return cell
+    return names[cell] if cell >= 0 else None

@@ -1,0 +1,116 @@
+"""Single photographs: a table beside them, or a folder with the positions in their EXIF."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.street.places import (
+    STATE_COLUMNS,
+    dataset_of,
+    drop_bad_points,
+    drop_broken,
+    place_row,
+    point_reasons,
+)
+from geohf.tables import (
+    FILE_COLUMNS,
+    HEADING_COLUMNS,
+    LATITUDE_COLUMNS,
+    LONGITUDE_COLUMNS,
+    RowErrors,
+    any_case,
+    file_in,
+    find_column,
+    line_of,
+    read_table,
+    text_of,
+)
+from geohf.vision.exif import exif_position
+from geohf.vision.images import check_images, image_files
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDict, RowErrors]:
+    """Load single photographs: a table beside them, or a folder with the positions in their EXIF.
+
+    A table needs a column for the file (`image`, `file_name`, `filename`, `file` or `path`, relative to the
+    table's folder), `latitude` (`lat`) and `longitude` (`lon`, `lng`); `state` and `heading` are optional.
+
+    Raises:
+        DataError: as `load_competition`, and for a photograph without a position.
+    """
+    from datasets import DatasetDict
+
+    source, errors = Path(source), RowErrors(on_error)
+    if source.is_dir() and (source / "metadata.csv").is_file():
+        source = source / "metadata.csv"
+    rows = _rows_of_folder(source, errors) if source.is_dir() else _rows_of_table(source, errors)
+    drop_broken(rows, errors)
+    errors.settle(kept=len(rows))
+    return DatasetDict(train=dataset_of(rows.values())), errors
+
+
+def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
+    rows = {}
+    for position, path in enumerate(image_files(folder)):
+        name = str(path.relative_to(folder))
+        found = exif_position(path)
+        if found is not None:
+            rows[position] = place_row(
+                name, [str(path)], [found.heading], source=folder, line=name, point=found[:2]
+            )
+        else:
+            broken = check_images([path]).get(path)
+            errors.add(
+                folder,
+                name,
+                broken or "carries no position in its EXIF; give a metadata.csv with latitude and longitude",
+            )
+    points = np.array([[row["latitude"], row["longitude"]] for row in rows.values()]).reshape(-1, 2)
+    for position, reason in point_reasons(points, str(folder)).items():
+        row = list(rows.values())[position]
+        errors.add(folder, row["sample_id"], reason)
+        row["views"] = []
+    return {position: row for position, row in rows.items() if row["views"]}
+
+
+def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
+    numbers = [*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS]
+    table = read_table(path, numbers=any_case(numbers))
+    file_column, *axes = (
+        find_column(table.columns, names, path)
+        for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS)
+    )
+    state, heading = find_column(table.columns, STATE_COLUMNS), find_column(table.columns, HEADING_COLUMNS)
+    points = table[axes].to_numpy(np.float64)
+    labels = [text_of(cell) for cell in table[state]] if state else None
+    rows, seen = {}, {}
+    for position, cell in enumerate(table[file_column]):
+        if isinstance(cell, (bytes, dict)):
+            raise DataError(
+                f"{path}: column {file_column!r} holds images, not file names; load it as a dataset"
+            )
+        name, line = text_of(cell) or "", line_of(position)
+        if name and name in seen:
+            errors.add(path, line, f"{file_column} {name!r} stands in row {seen[name]} already")
+            continue
+        seen[name] = line
+        try:
+            view = file_in(path.parent, name)
+        except DataError as error:
+            errors.add(path, line, str(error))
+            continue
+        direction = table[heading].iloc[position] if heading else math.nan
+        label = labels[position] if labels else None
+        rows[position] = place_row(
+            name, [view], [float(direction)], source=path, line=line, point=points[position], state=label
+        )
+    drop_bad_points(points, path, errors, rows, labels if state and state.lower() != "country" else None)
+    return rows

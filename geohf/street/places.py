@@ -1,0 +1,121 @@
+"""Rows of places: their columns, and the checks that every source shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.tables import (
+    RowErrors,
+    bad_point_reasons,
+    line_of,
+    wrap_degrees,
+)
+from geohf.vision.images import check_images
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+
+STATE_COLUMNS = ("state", "label", "region", "country")
+
+# The 50 states reach from 18.9 to 71.4 north and, over the antimeridian, from 172.4 east to 66.9 west.
+_US_STATES = """
+    Alabama, Alaska, Arizona, Arkansas, California, Colorado, Connecticut, Delaware, Florida, Georgia, Hawaii,
+    Idaho, Illinois, Indiana, Iowa, Kansas, Kentucky, Louisiana, Maine, Maryland, Massachusetts, Michigan,
+    Minnesota, Mississippi, Missouri, Montana, Nebraska, Nevada, New Hampshire, New Jersey, New Mexico, New
+    York, North Carolina, North Dakota, Ohio, Oklahoma, Oregon, Pennsylvania, Rhode Island, South Carolina,
+    South Dakota, Tennessee, Texas, Utah, Vermont, Virginia, Washington, West Virginia, Wisconsin, Wyoming
+"""
+US_STATES = frozenset(" ".join(_US_STATES.split()).split(", "))
+
+
+def place_features() -> Features:
+    """The columns of a dataset of places."""
+    from datasets import Features, Image, List, Value
+
+    return Features(
+        {
+            "sample_id": Value("string"),
+            "views": List(Image()),
+            "headings": List(Value("float64")),
+            "state": Value("string"),
+            "state_idx": Value("int64"),
+            "latitude": Value("float64"),
+            "longitude": Value("float64"),
+        }
+    )
+
+
+def dataset_of(rows: Iterable[dict]) -> Dataset:
+    """A dataset with `place_features` of rows made by `place_row`."""
+    from datasets import Dataset
+
+    features = place_features()
+    rows = list(rows)
+    columns = {name: [row[name] for row in rows] for name in features}
+    columns["views"] = [[{"path": view, "bytes": None} for view in views] for views in columns["views"]]
+    return Dataset.from_dict(columns, features=features)
+
+
+def place_row(sample_id, views, headings, *, source, line, point=(math.nan, math.nan), state=None) -> dict:
+    return {
+        "sample_id": sample_id,
+        "views": views,
+        "headings": headings,
+        "state": state,
+        "state_idx": None,
+        "latitude": float(point[0]),
+        "longitude": wrap_degrees(point[1]),
+        "where": (source, line),
+    }
+
+
+def drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
+    """Leave out views that cannot be decoded, and rows that then have none; each is noted."""
+    broken = check_images([Path(view) for row in rows.values() for view in row["views"]])
+    if not broken:
+        return
+    for position, row in list(rows.items()):
+        good = []
+        for view, heading in zip(row["views"], row["headings"], strict=True):
+            if Path(view) in broken:
+                errors.add(*row["where"], f"{view}: {broken[Path(view)]}")
+            else:
+                good.append((view, heading))
+        row["views"], row["headings"] = [view for view, _ in good], [heading for _, heading in good]
+        if not good:
+            del rows[position]
+
+
+def drop_bad_points(points, path: Path, errors: RowErrors, rows: dict[int, dict], names=None) -> None:
+    """Note and drop rows whose position cannot be right."""
+    for position, reason in point_reasons(points, str(path), names).items():
+        if position in rows:
+            errors.add(path, line_of(position), reason)
+            del rows[position]
+
+
+def point_reasons(
+    points: np.ndarray, source: str, names: Sequence[str | None] | None = None
+) -> dict[int, str]:
+    """Position -> why this row's point cannot be right."""
+    reasons = bad_point_reasons(points, source)
+    stated = {name for name in names or () if name}
+    if 2 * len(stated & US_STATES) < max(1, len(stated)):  # Georgia among countries is no state
+        return reasons
+    for position, name in enumerate(names):
+        latitude, longitude = points[position]
+        if position in reasons or name not in US_STATES or math.isnan(latitude) or math.isnan(longitude):
+            continue
+        if not (18 <= latitude <= 72 and (longitude <= -66 or longitude >= 172)):
+            swapped = 18 <= longitude <= 72 and (latitude <= -66 or latitude >= 172)
+            hint = "; latitude and longitude look swapped" if swapped else ""
+            reasons[position] = (
+                f"({latitude:g}, {longitude:g}) is not in the United States, but the state is {name}{hint}"
+            )
+    return dict(sorted(reasons.items()))
