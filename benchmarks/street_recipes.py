@@ -21,8 +21,6 @@ from geohf.street.run import run_street
 RECIPES = {
     "original: bounded GPS head": {"gps_head": "bounded", "gps_scale": [46.0, 59.0]},
     "ours: class plus offset": {},
-    "ours, most probable class": {"point_estimate": "top"},
-    "ours, no label smoothing": {"smoothing": "none"},
 }
 SHOWN = ("score", "top1", "top5", "mean_km", "median_km")
 

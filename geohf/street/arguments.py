@@ -102,6 +102,9 @@ class StreetTrainingArguments(GeoTrainingArguments):
         default="outputs/street", metadata={"help": "Folder for all that the run leaves."}
     )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Places in a batch of phase 2."})
+    early_stopping_patience: int = field(
+        default=5, metadata={"help": "Evaluations without a better score before a phase stops; 0: never."}
+    )
     phase1_epochs: float = field(
         default=5.0, metadata={"help": "Epochs of the heads on the frozen tower's features."}
     )
