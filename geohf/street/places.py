@@ -63,6 +63,7 @@ def dataset_of(rows: Iterable[dict]) -> Dataset:
 
 
 def place_row(sample_id, views, headings, *, source, line, point=(math.nan, math.nan), state=None) -> dict:
+    """A row of `place_features`, and under `where` the file and line that an error shall name."""
     return {
         "sample_id": sample_id,
         "views": views,

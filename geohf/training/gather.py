@@ -24,9 +24,7 @@ class _GatherRows(torch.autograd.Function):
 
 def is_distributed() -> bool:
     """Several processes share this run."""
-    return (
-        distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-    )
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -73,7 +73,7 @@ class GeoTrainer(Trainer):
         self._parts: dict[str, torch.Tensor] = defaultdict(float)
         self._parts_logged_at = 0
         # known before anything shards or wraps the model
-        self._vectors = {name for name, p in model.named_parameters() if p.ndim < 2} if model else set()
+        self._vectors = {name for name, p in self.model.named_parameters() if p.ndim < 2}
         patience = getattr(self.args, "early_stopping_patience", 0)
         if patience and self.args.load_best_model_at_end:
             self.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
@@ -230,14 +230,12 @@ class GeoTrainer(Trainer):
             self.state.log_history = json.loads((folder / "log_history.json").read_text())
             return
         self.train(resume_from_checkpoint=last_complete_checkpoint(folder) if resume else None)
+        weights = self.accelerator.get_state_dict(self.model_wrapped)  # by all processes: it may be sharded
         if self.is_world_process_zero():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "log_history.json").write_text(json.dumps(self.state.log_history))
             temporary = folder / (FINISHED + ".tmp")
-            save_file(
-                {name: tensor.contiguous().clone() for name, tensor in self.model.state_dict().items()},
-                temporary,
-            )
+            save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, temporary)
             temporary.replace(finished)
         self.accelerator.wait_for_everyone()
 

@@ -88,9 +88,9 @@ def test_logged_parts_are_means_over_steps_and_add_up_to_the_loss(tmp_path):
     logs = [row for row in trainer.state.log_history if "loss" in row]
     assert len(logs) == 2
     for row in logs:
-        assert row["loss"] == pytest.approx(sum(float(o.loss) for o in outputs) / 5, rel=1e-5)
+        assert row["loss"] == pytest.approx(sum(o.loss.item() for o in outputs) / 5, rel=1e-5)
         for name in ("class_loss", "gps_loss"):
-            assert row[name] == pytest.approx(sum(float(o.loss_parts[name]) for o in outputs) / 5, rel=1e-5)
+            assert row[name] == pytest.approx(sum(o.loss_parts[name].item() for o in outputs) / 5, rel=1e-5)
         assert row["loss"] == pytest.approx(0.8 * row["class_loss"] + 0.2 * row["gps_loss"], rel=1e-5)
 
 
