@@ -115,12 +115,12 @@ def min_rows_filter(groups, rows: int = 20) -> Filtered:
         groups: (n,) anything that sorts.
 
     >>> min_rows_filter(["a", "a", "b"], 2).reasons.tolist()
-    [None, None, 'group b has 1 rows, fewer than 2']
+    [None, None, 'group b has fewer than 2 rows (1)']
     """
     names, number, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     kept = (sizes >= rows)[number] if len(names) else np.empty(0, bool)
     texts = [
-        f"group {name} has {size} rows, fewer than {rows}" for name, size in zip(names, sizes, strict=True)
+        f"group {name} has fewer than {rows} rows ({size})" for name, size in zip(names, sizes, strict=True)
     ]
     reasons = np.full(len(kept), None, object)
     for i in np.flatnonzero(~kept).tolist():
@@ -168,7 +168,9 @@ def _outside(columns: np.ndarray, percentiles: np.ndarray, widen: float, what: s
     low, high = low - room, high + room
 
     def reason(row: int, column: int) -> str:
-        return f"{_named(columns, row, column)} lies outside {low[column]:.10g} to {high[column]:.10g} ({what})"
+        return (
+            f"{_named(columns, row, column)} lies outside {low[column]:.10g} to {high[column]:.10g} ({what})"
+        )
 
     dropped = (columns < low) | (columns > high)
     return _by_column(dropped & ((room > 0) | (widen == 0)), reason)

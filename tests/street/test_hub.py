@@ -13,14 +13,11 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPModel
+from street_models import CLASSES, HEADINGS, build_model, flat, parse, spread_out, tiny_clip
 
 from geohf.street import GeoStreetModel
-from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.run import run_street
 from geohf.street.sample import write_sample
-from geohf.training.arguments import GeoArgumentParser
-from tests.street.conftest import CLASSES, HEADINGS, build_model, flat, spread_out
 
 # what a fresh process says of each folder or repo that it is given
 FRESH = """
@@ -87,19 +84,6 @@ def inputs_of(photos):
         names[4],
         {"views": names[5:7], "headings": [10.0, 200.0]},
     ]
-
-
-def tiny_clip(folder, seed=0):
-    torch.manual_seed(seed)
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 48}
-    text = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 8, "intermediate_size": 8}
-    config = CLIPConfig(
-        vision_config={**layers, "image_size": 32, "patch_size": 16},
-        text_config={**text, "vocab_size": 20},
-        projection_dim=24,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    return folder
 
 
 FIELDS = ["class_centroids", "class_extents", "temperature", "radius_factor", "radius_floor_m", "gps_box"]
@@ -371,14 +355,13 @@ def lora_run(hub, tmp_path):
     data = write_sample(tmp_path / "data", seed=0, size=2, image_size=32)
     words = [
         *("--data", data, "--backbone", "geolocal/StreetCLIP", "--output_dir", tmp_path / "run"),
-        *("--finetune", "lora", "--lora_rank", 4, "--use_cpu", "--disable_tqdm", "true"),
+        *("--finetune", "lora", "--lora_rank", 4),
         *("--validation_share", 0.2, "--map_places", 10, "--cache_dir", tmp_path / "cache"),
         # a weak first phase, so that the second one is the better one and is kept
         *("--phase1_epochs", 1, "--phase1_min_steps", 1, "--num_train_epochs", 4, "--learning_rate", 3e-3),
         *("--backbone_learning_rate", 3e-3, "--push_to_hub", "--hub_model_id", "org/geo-street"),
     ]
-    options, args = GeoArgumentParser(StreetArguments, StreetTrainingArguments).parse([str(w) for w in words])
-    return run_street(options, args), tmp_path / "run"
+    return run_street(*parse(*words)), tmp_path / "run"
 
 
 def test_adapters_are_trained_pushed_loaded_and_merged(hub, lora_run, photos, tmp_path):
@@ -393,7 +376,7 @@ def test_adapters_are_trained_pushed_loaded_and_merged(hub, lora_run, photos, tm
     tower = {name for name in moved if name.startswith("tower.")}
     assert tower
     assert all("_proj.weight" in name or ".fc1.weight" in name or ".fc2.weight" in name for name in tower)
-    assert {name for name in moved - tower} >= {"head.classify.1.weight", "head.locate.6.bias"}
+    assert moved - tower >= {"head.classify.1.weight", "head.locate.6.bias"}
     adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
     assert all("lora_" in name or ".head." in name for name in adapter)
     assert not list((folder / "adapter").glob("*.bin"))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
 from PIL import Image as PillowImage
+from street_models import HEADINGS, build_model, close, flat, spread_out
 from transformers import pipeline
 
 import geohf
@@ -11,8 +12,6 @@ from geohf.errors import DataError
 from geohf.geo import box
 from geohf.street.pipeline import StreetGeolocationPipeline
 from geohf.vision.images import ImageError
-from tests.street.conftest import HEADINGS, build_model, flat, spread_out
-from tests.street.test_predict import close
 
 
 @pytest.fixture(scope="module")

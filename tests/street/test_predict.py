@@ -7,18 +7,17 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PillowImage
+from street_models import CLASSES, STATES, build_model, close, flat, spread_out
 
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson, box, great_circle_m
+from geohf.street.head import GeoStreetOutput
 from geohf.street.trainer import calibrate
 from geohf.vision.images import ImageError
-from tests.street.conftest import CLASSES, STATES, flat
 
 
 @pytest.fixture(scope="module")
 def model():
-    from tests.street.conftest import build_model, spread_out
-
     return spread_out(build_model(heading_aware=True))
 
 
@@ -26,17 +25,6 @@ def model():
 def answers(model, photos):
     """The answers for the eight photographs, each alone."""
     return [flat(model.predict(photo))[0] for photo in photos]
-
-
-def close(found, expected):
-    """Equal answers, up to what the size of a batch does to the last digits."""
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        assert great_circle_m((a["latitude"], a["longitude"]), (b["latitude"], b["longitude"])) < 20
-        assert [s["name"] for s in a["states"]] == [s["name"] for s in b["states"]]
-        np.testing.assert_allclose(
-            [s["probability"] for s in a["states"]], [s["probability"] for s in b["states"]], atol=1e-4
-        )
 
 
 def test_the_pictures_differ_enough_for_these_tests(answers):
@@ -295,8 +283,6 @@ def simulated(model, rng, places):
     own = candidates[torch.arange(places), torch.from_numpy(labels)].double().numpy()
     truth = own + rng.normal(0, 0.8, own.shape)
     points = head.estimate(logits.softmax(-1), candidates)
-    from geohf.street.head import GeoStreetOutput
-
     return GeoStreetOutput(logits=logits, coordinates=points, candidates=candidates), labels, truth
 
 

@@ -1,6 +1,5 @@
 """Training in two phases, in this process: it learns, leaves what it promises, and trains what it should."""
 
-import csv
 import json
 import re
 
@@ -9,34 +8,16 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from street_models import FILES, PLOTS, parse, rows_of, tiny_clip
 from transformers import AutoModel, set_seed
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.data import load_places, split_places
 from geohf.street.run import make_model, run_street
 from geohf.street.sample import write_sample
 from geohf.street.submission import check_submission
 from geohf.street.trainer import finetune, place_outputs, train_heads
-from geohf.training.arguments import GeoArgumentParser
-from tests.street.test_hub import tiny_clip
-
-PLOTS = {"confusion.png", "error_cdf.png", "error_map.png", "learning_curves.png", "reliability.png"}
-FILES = {
-    "config.json", "model.safetensors", "preprocessor_config.json", "README.md", "metrics.json", "submission.csv",
-    "predictions.csv", "predictions.geojson", "map.html", "log_history.csv", *PLOTS,
-}  # fmt: skip
-
-
-def parse(*words):
-    always = ("--use_cpu", "--disable_tqdm", "true")
-    return GeoArgumentParser(StreetArguments, StreetTrainingArguments).parse([str(w) for w in (*words, *always)])
-
-
-def rows_of(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +33,16 @@ def whole(sample, tmp_path_factory):
         *("--data", sample, "--backbone", "test_byobnet", "--pretrained", "false", "--image_size", 32),
         *("--output_dir", folder, "--cache_dir", folder.parent / "cache", "--map_places", 50),
         # the second phase takes steps that are far too large, and ruins the model
-        *("--phase1_min_steps", 150, "--num_train_epochs", 1, "--finetune", "all", "--backbone_learning_rate", 0.3),
+        *(
+            "--phase1_min_steps",
+            150,
+            "--num_train_epochs",
+            1,
+            "--finetune",
+            "all",
+            "--backbone_learning_rate",
+            0.3,
+        ),
     )
     return run_street(*parse(*words)), folder
 
@@ -64,7 +54,12 @@ def test_a_run_learns(whole):
     result, folder = whole
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) >= {"eval", "baseline", "stages", "split", "skipped"}
-    assert list(metrics["stages"])[:4] == ["constant answer", "before training", "after phase 1", "after phase 2"]
+    assert list(metrics["stages"])[:4] == [
+        "constant answer",
+        "before training",
+        "after phase 1",
+        "after phase 2",
+    ]
     baseline, final = metrics["baseline"], metrics["eval"]
     assert metrics["stages"]["constant answer"] == baseline
     assert final["score"] > baseline["score"] + 0.1
@@ -93,10 +88,14 @@ def test_a_run_leaves_all_that_it_promises(whole):
 def test_nothing_in_a_run_needs_pickle(whole):
     _, folder = whole
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    assert {"optimizer.safetensors", "scheduler.safetensors", "trainer_state.json"} <= {path.name for path in paths}
+    assert {"optimizer.safetensors", "scheduler.safetensors", "trainer_state.json"} <= {
+        path.name for path in paths
+    }
     for path in paths:
         assert path.suffix in (".json", ".safetensors", ".md", ".csv", ".geojson", ".html", ".png"), path
-        assert not path.read_bytes().startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), path
+        assert not path.read_bytes().startswith(
+            (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        ), path
 
 
 def test_the_submission_is_valid(whole, sample):
@@ -118,7 +117,9 @@ def test_predictions_are_those_of_the_saved_model(whole, sample):
     inputs = []
     for row in held_out:
         place = truth[row["sample_id"]]
-        inputs.append({h: sample / "train_images" / place[f"image_{h}"] for h in ("north", "east", "south", "west")})
+        inputs.append(
+            {h: sample / "train_images" / place[f"image_{h}"] for h in ("north", "east", "south", "west")}
+        )
         assert row["state"] == place["state"]
         assert float(row["latitude"]) == float(place["latitude"])
         away = great_circle_m(*([float(row[a]), float(row[b])] for a, b in (
@@ -164,7 +165,13 @@ def test_the_card_says_what_was_measured(whole, sample):
         assert f"![{name}]({name})" in card.text
     assert "`radius_m` is not calibrated" in card.text  # 7 places cannot promise 90 %
     assert metrics["coverage"] is None
-    for name in ("README.md", "config.json", "metrics.json", "predictions.csv", "map.html"):  # no machine's paths
+    for name in (
+        "README.md",
+        "config.json",
+        "metrics.json",
+        "predictions.csv",
+        "map.html",
+    ):  # no machine's paths
         assert str(sample) not in (folder / name).read_text(encoding="utf-8"), name
 
 
@@ -177,7 +184,9 @@ def test_the_classes_are_those_of_training_places_alone(whole, sample):
     config = result.model.config
     assert set(config.id2label.values()) == {row["state"] for row in truth}
     for i, name in config.id2label.items():
-        points = np.array([[float(r["latitude"]), float(r["longitude"])] for r in truth if r["state"] == name])
+        points = np.array(
+            [[float(r["latitude"]), float(r["longitude"])] for r in truth if r["state"] == name]
+        )
         if len(points) == 1:
             assert great_circle_m(points[0], np.array(config.class_centroids[i])) < 1
         away = np.abs(points - config.class_centroids[i])
@@ -195,7 +204,12 @@ def test_without_test_places_the_card_says_that_numbers_flatter(sample, tmp_path
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert result.held_out == metrics["split"]["held_out"] == "validation"
     assert metrics["split"]["validation"] == 20
-    assert list(metrics["stages"]) == ["constant answer", "before training", "after phase 1", "phase 1, calibrated"]
+    assert list(metrics["stages"]) == [
+        "constant answer",
+        "before training",
+        "after phase 1",
+        "phase 1, calibrated",
+    ]
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert "which flatters it" in card.text
     assert "were used for nothing else" not in card.text
@@ -223,8 +237,26 @@ def clip(tmp_path_factory):
 def prepared(tmp_path, train, backbone, *words):
     """(model, training arguments) for a few steps."""
     options, args = parse(
-        *("--data", "x", "--backbone", backbone, "--output_dir", tmp_path / "run", "--cache_dir", tmp_path / "cache"),
-        *("--phase1_min_steps", 6, "--phase1_epochs", 2, "--num_train_epochs", 1, "--backbone_learning_rate", 1e-3),
+        *(
+            "--data",
+            "x",
+            "--backbone",
+            backbone,
+            "--output_dir",
+            tmp_path / "run",
+            "--cache_dir",
+            tmp_path / "cache",
+        ),
+        *(
+            "--phase1_min_steps",
+            6,
+            "--phase1_epochs",
+            2,
+            "--num_train_epochs",
+            1,
+            "--backbone_learning_rate",
+            1e-3,
+        ),
         *("--pretrained", "false", "--eval_strategy", "no", "--save_strategy", "no", *words),
     )
     set_seed(0)
@@ -246,7 +278,12 @@ def test_phase_1_trains_the_heads_and_leaves_the_tower_bit_for_bit(places, clip,
     tower, head = snapshot(model.tower), snapshot(model.head)
     train_heads(model, places["train"], places["validation"], args)
     assert moved(tower, model.tower) == set()
-    assert moved(head, model.head) >= {"classify.1.weight", "classify.4.bias", "locate.1.weight", "locate.6.bias"}
+    assert moved(head, model.head) >= {
+        "classify.1.weight",
+        "classify.4.bias",
+        "locate.1.weight",
+        "locate.6.bias",
+    }
 
 
 def refuse(*_):
@@ -300,7 +337,16 @@ def test_phase_2_trains_as_much_of_the_tower_as_it_is_told(places, clip, tmp_pat
 
 
 def test_last_blocks_of_a_convolutional_tower(places, tmp_path):
-    words = ("--finetune", "last", "--finetune_blocks", 1, "--image_size", 32, "--per_device_train_batch_size", 32)
+    words = (
+        "--finetune",
+        "last",
+        "--finetune_blocks",
+        1,
+        "--image_size",
+        32,
+        "--per_device_train_batch_size",
+        32,
+    )
     model, args = prepared(tmp_path, places["train"], "test_resnet", *words, "--backbone_learning_rate", 3e-3)
     tower = snapshot(model.tower)
     model, trainer = finetune(model, places["train"], places["validation"], args)
