@@ -81,7 +81,9 @@ class GeoPreTrainedModel(PreTrainedModel):
             image_processor=backbone.image_processor,
             feature_size=backbone.feature_size,
             # a folder is named without the machine's path to it
-            backbone_name=(Path(name).resolve().name if Path(name).is_dir() else name) if pretrained else None,
+            backbone_name=(Path(name).resolve().name if Path(name).is_dir() else name)
+            if pretrained
+            else None,
             backbone_license=backbone.license if pretrained else None,
             **config_fields,
         )
