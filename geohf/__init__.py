@@ -12,61 +12,25 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from geohf.errors import DataError
-from geohf.place import GeoPlaceConfig, GeoPlaceImageProcessor, GeoPlaceModel
-from geohf.place.pipeline import PlaceRecognitionPipeline
-from geohf.region import GeoRegionConfig, GeoRegionImageProcessor, GeoRegionModel
-from geohf.region.pipeline import RegionPipeline
 from geohf.street import GeoStreetConfig, GeoStreetImageProcessor, GeoStreetModel
 from geohf.street.pipeline import StreetGeolocationPipeline
-from geohf.tiles import SequenceDataLoader, TileSequenceConfig, TileSequenceModel, TileSequenceProcessor
-from geohf.tiles.pipeline import TileSequencePipeline
 
 __version__ = "0.1.0"
 
-for _config, _model, _processor in (
-    (GeoPlaceConfig, GeoPlaceModel, GeoPlaceImageProcessor),
-    (GeoRegionConfig, GeoRegionModel, GeoRegionImageProcessor),
-    (GeoStreetConfig, GeoStreetModel, GeoStreetImageProcessor),
-    (TileSequenceConfig, TileSequenceModel, TileSequenceProcessor),
-):
+for _config, _model, _processor in ((GeoStreetConfig, GeoStreetModel, GeoStreetImageProcessor),):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
     AutoImageProcessor.register(_config, image_processor_classes={"torchvision": _processor}, exist_ok=True)
 
-PIPELINE_REGISTRY.register_pipeline("geo-region", RegionPipeline, AutoModel, type="image")
-PIPELINE_REGISTRY.register_pipeline("place-recognition", PlaceRecognitionPipeline, AutoModel, type="image")
 PIPELINE_REGISTRY.register_pipeline("street-geolocation", StreetGeolocationPipeline, AutoModel, type="image")
-PIPELINE_REGISTRY.register_pipeline("tile-sequence-regression", TileSequencePipeline, AutoModel, type="image")
 
 # Trainers bring accelerate and much else with them: they are imported when they are asked for.
 _LAZY = {
-    "GeoPlaceTrainer": "geohf.place.trainer",
-    "PlaceTrainingArguments": "geohf.place.arguments",
-    "GeoRegionTrainer": "geohf.region.trainer",
     "GeoStreetTrainer": "geohf.street.trainer",
-    "RegionTrainingArguments": "geohf.region.arguments",
-    "StreetTrainingArguments": "geohf.street.arguments",
-    "TileSequenceTrainer": "geohf.tiles.trainer",
-    "TileTrainingArguments": "geohf.tiles.arguments",
+    "StreetTrainingArguments": "geohf.street.trainer",
 }
 
-__all__ = [
-    "DataError",
-    "GeoPlaceConfig",
-    "GeoPlaceImageProcessor",
-    "GeoPlaceModel",
-    "GeoRegionConfig",
-    "GeoRegionImageProcessor",
-    "GeoRegionModel",
-    "GeoStreetConfig",
-    "GeoStreetImageProcessor",
-    "GeoStreetModel",
-    "SequenceDataLoader",
-    "TileSequenceConfig",
-    "TileSequenceModel",
-    "TileSequenceProcessor",
-    *_LAZY,
-]
+__all__ = ["DataError", "GeoStreetConfig", "GeoStreetImageProcessor", "GeoStreetModel", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:

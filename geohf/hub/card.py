@@ -124,7 +124,6 @@ def _is_repo(name: str | None) -> bool:
 
 
 PIPELINE_TAGS = {
-    "place": "place-recognition",
     "region": "geo-region",
     "street": "street-geolocation",
     "tiles": "tile-sequence-regression",
