@@ -9,6 +9,7 @@ inherit both. Under pytest-xdist each worker has its own server and its own cach
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,28 @@ def run_python() -> Callable[..., str | subprocess.CompletedProcess[str]]:
         if done.returncode:
             pytest.fail(f"python exited with {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False)
         return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def recipe(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`recipe(name, *words)`: recipes/NAME.py with a command line, in this process: starting one takes seconds.
+
+    Returns what a process would have left: exit status, standard output and standard error.
+    """
+
+    def run(name: str, *words: object):
+        arguments = [str(ROOT / "recipes" / f"{name}.py"), *map(str, words)]
+        monkeypatch.setattr(sys, "argv", arguments)
+        capsys.readouterr()
+        status = 0
+        try:
+            runpy.run_path(arguments[0], run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        written = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, written.out, written.err)
 
     return run
 

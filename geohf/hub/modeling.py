@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +21,9 @@ from geohf.hub.files import push_folder, repo_files
 from geohf.vision.backbones import describe_backbone, load_tower
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.processing import GeoImageProcessor
+
+if TYPE_CHECKING:
+    from geohf.hub.inputs import Inputs
 
 
 class GeoPreTrainedModel(PreTrainedModel):
@@ -35,6 +39,8 @@ class GeoPreTrainedModel(PreTrainedModel):
     input_modalities = ("image",)
     processor_class: ClassVar[type[GeoImageProcessor]] = GeoImageProcessor
     card_template: ClassVar[str]  # a file of model_cards/
+    # what `predict` takes beside inputs: name -> keyword arguments of argparse's add_argument, for recipes/predict.py
+    predict_options: ClassVar[dict[str, dict]] = {}
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -174,6 +180,39 @@ class GeoPreTrainedModel(PreTrainedModel):
         finally:
             self.train(was_training)
         return answers
+
+    def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
+        """The samples that files, folders, globs, tables or names of datasets hold; see `find_images`."""
+        from geohf.hub.inputs import find_images
+
+        return find_images(sources)
+
+    def rows_of(self, answer: Any) -> list[dict[str, Any]]:
+        """One answer as flat rows for a table: one row, where a task does not say otherwise.
+
+        `latitude` and `longitude` in a row are degrees: such rows can be put on a map.
+        """
+        return [asdict(answer)]
+
+    def predict_to_file(self, sources, output: str | os.PathLike, batch_size: int = 32, **options) -> int:
+        """Predict many inputs into a CSV, JSON Lines, GeoJSON or HTML file; see `geohf.hub.predicting`."""
+        from geohf.hub.predicting import predict_to_file
+
+        return predict_to_file(self, sources, output, batch_size, **options)
+
+    def evaluate(
+        self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
+    ) -> dict[str, float]:
+        """The task's metrics on data with a truth.
+
+        Args:
+            data: a source as the task's recipe takes it; all its rows are measured.
+            on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
+
+        Raises:
+            DataError: data that cannot be used, or without truth.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it is evaluated")
 
     # ---- saving
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.processing import GeoStreetImageProcessor
 from geohf.vision.backbones import build_tower, tower_features
+
+if TYPE_CHECKING:
+    from geohf.hub.inputs import Inputs
 
 # A class whose point lies outside the wanted area loses a factor e of its weight with every so many metres.
 AREA_DECAY_M = 25_000.0
@@ -63,6 +67,11 @@ class GeoStreetModel(GeoPreTrainedModel):
     config_class = GeoStreetConfig
     processor_class = GeoStreetImageProcessor
     card_template = "street.md"
+    predict_options: ClassVar[dict[str, dict]] = {
+        "top_k": {"type": int, "help": "States to name."},
+        "states": {"nargs": "+", "help": "Answer within these states only."},
+        "area": {"help": "GeoJSON file: answer within its polygons only."},
+    }
     _no_split_modules = ("StreetHead",)
     _keep_in_fp32_modules_strict = ("standardize",)
 
@@ -194,6 +203,40 @@ class GeoStreetModel(GeoPreTrainedModel):
         return [
             StatePrediction(names[c], p, None if indices is None else indices[c]) for c, p in chosen if p > 0
         ]
+
+    def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
+        """As every model's; a folder in the competition's layout gives its places to be found."""
+        from geohf.hub.inputs import Inputs, find_images
+        from geohf.street.competition import TEMPLATE, load_competition
+
+        inputs = Inputs()
+        for source in sources:
+            if (Path(source) / TEMPLATE).is_file():
+                places = load_competition(Path(source), "raise")[0]["test"]
+                inputs.parts.append((list(map(str, places["sample_id"])), places))
+            else:
+                inputs.parts += find_images([source]).parts
+        return inputs
+
+    def rows_of(self, answer: StreetPrediction) -> list[dict[str, Any]]:
+        """The point, its radius, the first state, and all named states with their probabilities."""
+        row: dict[str, Any] = {
+            "latitude": answer.latitude,
+            "longitude": answer.longitude,
+            "radius_m": answer.radius_m,
+        }
+        if answer.states:
+            row |= {"state": answer.states[0].name, "probability": answer.states[0].probability}
+            row["states"] = {state.name: state.probability for state in answer.states}
+        return [row]
+
+    def evaluate(
+        self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
+    ) -> dict[str, float]:
+        """Score, top-1 and top-5, distances and coverage on all places of `data`; see `street_metrics`."""
+        from geohf.street.evaluation import evaluate
+
+        return evaluate(self, data, batch_size, on_error)
 
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[StreetPrediction]:
         """Locate places from paths, folders, PIL images, arrays, bytes or datasets; see `decode` for options.

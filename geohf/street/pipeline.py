@@ -7,28 +7,16 @@ from dataclasses import asdict
 
 import torch
 from torch.nn.functional import pad
-from transformers import Pipeline
 
+from geohf.hub.pipelines import GeoPipeline
 from geohf.street.head import GeoStreetOutput
-from geohf.vision.images import undecoded
 
 
-class StreetGeolocationPipeline(Pipeline):
+class StreetGeolocationPipeline(GeoPipeline):
     """Locates photographs: each input is an image, or a dict of views, and each answer a dict.
 
-    A list is always many inputs, so one place with four views is a dict. A dataset gives an iterator over its
-    answers. Call options: `top_k`, `states`, `area`, see `GeoStreetModel.decode`.
+    One place with four views is a dict. Call options: `top_k`, `states`, `area`, see `GeoStreetModel.decode`.
     """
-
-    _load_processor = False
-    _load_image_processor = True
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    def __call__(self, inputs, *args, **kwargs):
-        if hasattr(inputs, "cast_column"):  # a dataset: its rows, as a generator, which transformers streams
-            inputs = (row for row in (undecoded(inputs) if inputs.features else inputs))
-        return super().__call__(inputs, *args, **kwargs)
 
     def _sanitize_parameters(self, top_k=None, states=None, area=None):
         options = {"top_k": top_k, "states": states, "area": area}

@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 SHARD_IMAGES = 2048
 
 
-def default_cache_dir() -> Path:
-    """`$GEOHF_CACHE`, or `geohf` in the folder where Hugging Face keeps its caches."""
+def default_cache_dir(kind: str = "features") -> Path:
+    """The folder of one kind of cache in `$GEOHF_CACHE`, or in `geohf` where Hugging Face keeps its caches."""
     from huggingface_hub.constants import HF_HOME
 
-    return Path(os.environ.get("GEOHF_CACHE") or Path(HF_HOME) / "geohf") / "features"
+    return Path(os.environ.get("GEOHF_CACHE") or Path(HF_HOME) / "geohf") / kind
 
 
 def cached_features(

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from transformers import CLIPImageProcessor, ViTImageProcessor
+from transformers.image_processing_backends import TorchvisionBackend
 
 from geohf.vision.backbones import build_tower, describe_backbone
 from geohf.vision.images import ImageError
@@ -98,3 +99,27 @@ def test_a_broken_image_in_a_batch_is_named(tmp_path):
     (tmp_path / "broken.jpg").write_text("no")
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         GeoImageProcessor().pixel_values([photo(40, 40), tmp_path / "broken.jpg"])
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"do_center_crop": False}, {"do_resize": False}, {"do_normalize": False}]
+)
+def test_the_fast_way_gives_the_pixels_of_transformers(fields):
+    processor = GeoImageProcessor(
+        size={"height": 40, "width": 30}, crop_size={"height": 24, "width": 24}, resample=3, **fields
+    )
+    pictures = [photo(90, 60)] * 2
+    expected = TorchvisionBackend.__call__(processor, pictures, return_tensors="pt")["pixel_values"]
+    assert torch.equal(processor.pixel_values(pictures), expected)
+
+
+def test_reduced_decoding_is_kept_and_stays_near_the_exact_pixels(tmp_path):
+    photo(1280, 960).save(tmp_path / "a.jpg", quality=95)
+    size = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
+    GeoImageProcessor(**size, reduced_decoding=True).save_pretrained(tmp_path)
+    reduced = GeoImageProcessor.from_pretrained(tmp_path)
+    pixels = [p.pixel_values([tmp_path / "a.jpg"]) for p in (GeoImageProcessor(**size), reduced)]
+    exact = reduced.pixel_values([Image.open(tmp_path / "a.jpg")])
+    near, far = ((found - exact).square().mean() for found in pixels)
+    assert near < far
+    assert 10 * torch.log10(4 / far) > 40  # dB, pixels reach from -1 to 1

@@ -1,0 +1,95 @@
+"""A model's answers as one file, in the format that its ending names."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.report.files import atomic_write, json_text
+from geohf.report.geojson import write_geojson
+from geohf.report.maps import write_map
+from geohf.report.tables import format_number, write_csv
+
+PLACED = ("latitude", "longitude")  # degrees, where a row has both
+
+
+def check_format(path: str | os.PathLike) -> str:
+    """The ending of a file of answers.
+
+    Raises:
+        DataError: none that `write_answers` knows.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in WRITERS:
+        raise DataError(f"{path}: ends in none of {', '.join(WRITERS)}, which say the format")
+    return ending
+
+
+def write_answers(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as `.csv`, `.jsonl` (one JSON object a line), `.geojson` (points) or `.html`.
+
+    HTML is a map where the rows have `latitude` and `longitude`, with circles of `radius_m` where they have it,
+    and a table otherwise; both open without a network.
+
+    Raises:
+        DataError: an unknown ending, or GeoJSON of rows that have no place.
+    """
+    WRITERS[check_format(path)](path, list(rows))
+
+
+def _write_jsonl(path, rows: Iterable[Mapping]) -> None:
+    with atomic_write(path) as file:
+        file.writelines(json_text(row) + "\n" for row in rows)
+
+
+def _placed(rows: list) -> np.ndarray | None:
+    if not rows or any(row.get(name) is None for row in rows for name in PLACED):
+        return None
+    return np.array([[row[name] for name in PLACED] for row in rows], np.float64)
+
+
+def _write_points(path, rows: list) -> None:
+    points = _placed(rows)
+    if points is None:
+        raise DataError(f"{path}: these answers are no places in degrees; take .csv, .jsonl or .html")
+    write_geojson(path, points, rows)
+
+
+def _write_html(path, rows: list) -> None:
+    points = _placed(rows)
+    if points is None:
+        _write_table(path, rows)
+        return
+    details = [{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in rows]
+    radius = [row.get("radius_m") for row in rows]
+    names = [str(row.get("input", i)) for i, row in enumerate(rows)]
+    known = None if any(r is None for r in radius) else radius
+    write_map(path, points, labels=names, details=details, radius_m=known, title="Predictions")
+
+
+def _write_table(path, rows: list) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with atomic_write(path) as file:
+        file.write("<!doctype html><html lang=en><meta charset=utf-8><title>Predictions</title>")
+        # no script and no request, whatever a file may be called
+        file.write(
+            "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        )
+        file.write("<style>body{font:14px system-ui;margin:2em}td,th{padding:.2em .8em;text-align:left;")
+        file.write("border-bottom:1px solid #ddd}</style>\n<h1>Predictions</h1><table>\n")
+        file.write(_line("th", names))
+        file.writelines(_line("td", [format_number(row.get(name)) for name in names]) for row in rows)
+        file.write("</table></html>\n")
+
+
+def _line(tag: str, cells: Iterable[str]) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>\n"
+
+
+WRITERS = {".csv": write_csv, ".jsonl": _write_jsonl, ".geojson": _write_points, ".html": _write_html}
