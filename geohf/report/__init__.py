@@ -7,6 +7,8 @@
     geojson.py   predictions for a GIS
     style.py     one look for all figures
     plots.py     learning curves, error CDF, scatter
+    points.py    points that filters kept and dropped
+    tiles.py     errors of image tiles, filmstrips
     classes.py   confusion and reliability
     tables.py    Markdown and CSV
 
@@ -16,15 +18,18 @@ Nothing here imports matplotlib, pandas or PIL before a figure is drawn.
 from geohf.report.classes import (
     confusion_shares,
     plot_confusion,
+    plot_confusion_counts,
     plot_reliability,
     reliability_bins,
 )
 from geohf.report.files import atomic_write, plain
-from geohf.report.geojson import write_geojson
+from geohf.report.geojson import write_geojson, write_polygons
 from geohf.report.map_png import error_map_png
 from geohf.report.maps import write_map
 from geohf.report.plots import plot_error_cdf, plot_learning_curves, plot_scatter
+from geohf.report.points import plot_dropped
 from geohf.report.tables import format_number, markdown_table, write_csv
+from geohf.report.tiles import plot_filmstrip, plot_tile_errors
 
 __all__ = [
     "atomic_write",
@@ -34,12 +39,17 @@ __all__ = [
     "markdown_table",
     "plain",
     "plot_confusion",
+    "plot_confusion_counts",
+    "plot_dropped",
     "plot_error_cdf",
+    "plot_filmstrip",
     "plot_learning_curves",
     "plot_reliability",
     "plot_scatter",
+    "plot_tile_errors",
     "reliability_bins",
     "write_csv",
     "write_geojson",
     "write_map",
+    "write_polygons",
 ]

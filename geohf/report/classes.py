@@ -25,6 +25,15 @@ def confusion_shares(truth, predicted, n_classes: int) -> np.ndarray:
     >>> confusion_shares([0, 0, 1], [0, 1, 1], 2).tolist()
     [[0.5, 0.5], [0.0, 1.0]]
     """
+    return _row_shares(confusion_counts(truth, predicted, n_classes))
+
+
+def confusion_counts(truth, predicted, n_classes: int) -> np.ndarray:
+    """As `confusion_shares`, but counts of samples.
+
+    >>> confusion_counts([0, 0, 1], [0, 1, 1], 2).tolist()
+    [[1.0, 1.0], [0.0, 1.0]]
+    """
     truth, predicted = np.asarray(truth).ravel(), np.asarray(predicted).ravel()
     if truth.shape != predicted.shape or not len(truth):
         raise DataError(f"truth has {len(truth)} and predicted {len(predicted)} entries; want the same n > 0")
@@ -36,6 +45,10 @@ def confusion_shares(truth, predicted, n_classes: int) -> np.ndarray:
             raise DataError(f"{name}: row {bad[0]} is class {index[bad[0]]}; there are {n_classes}, from 0")
     counts = np.zeros((n_classes, n_classes))
     np.add.at(counts, (truth, predicted), 1.0)
+    return counts
+
+
+def _row_shares(counts: np.ndarray) -> np.ndarray:
     total = counts.sum(axis=1, keepdims=True)
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
 
@@ -51,9 +64,30 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
     Raises:
         DataError: as :func:`confusion_shares`.
     """
-    n = len(names)
-    percent = 100 * confusion_shares(truth, predicted, n)
-    support = np.bincount(np.asarray(truth).ravel(), minlength=n)
+    counts = confusion_counts(truth, predicted, len(names))
+    plot_confusion_counts(path, counts, names, names)
+
+
+def plot_confusion_counts(
+    path: str | os.PathLike, counts, rows: Sequence[str], columns: Sequence[str]
+) -> None:
+    """Draw counts of classes in percent of the true class; classes without samples stay grey.
+
+    Args:
+        path: the PNG file.
+        counts: (rows, columns): row = true, column = predicted class; more columns than rows where there are
+            answers that are no class, as "missed".
+        rows, columns: their names; the classes come first among the columns, in the order of the rows.
+
+    Raises:
+        DataError: counts that do not fit the names, or are all zero.
+    """
+    counts = np.asarray(counts, np.float64)
+    if counts.shape != (len(rows), len(columns)) or not counts.sum():
+        raise DataError(
+            f"counts {counts.shape} are empty or do not fit {len(rows)} rows, {len(columns)} columns"
+        )
+    n, percent, support = len(columns), 100 * _row_shares(counts), counts.sum(axis=1).astype(int)
     size = float(np.clip(0.36 * n, 3.2, 16.0))
     small = 8.5 if n <= 20 else 7.0
     with drawing(path, size + 3.2, size + 1.9) as figure:
@@ -63,11 +97,12 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
         colours = colours.with_extremes(bad=FAINT)
         axes = figure.add_subplot()
         image = axes.imshow(np.ma.masked_invalid(percent), cmap=colours, vmin=0, vmax=100)
-        axes.set_xticks(range(n), names, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
-        axes.set_yticks(range(n), [f"{name} ({count:,})" for name, count in zip(names, support, strict=True)])
+        axes.set_xticks(range(n), columns, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
+        labels = [f"{name} ({count:,})" for name, count in zip(rows, support, strict=True)]
+        axes.set_yticks(range(len(rows)), labels)
         axes.tick_params(length=0, labelsize=small + 1)
         axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
-        axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
         axes.grid(which="minor", color=FAINT, linewidth=0.6)
         axes.tick_params(which="minor", length=0)
         if n <= 60:  # beyond that a cell is smaller than its number
@@ -81,7 +116,9 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
                     fontsize=small,
                     color="white" if percent[row, column] > 45 else INK,
                 )
-        axes.set_xlabel(f"predicted (mean of the diagonal {np.nanmean(np.diag(percent)):.1f} %)")
+        # with an answer that is no class, the diagonal alone is not what is right
+        mean = f" (mean of the diagonal {np.nanmean(np.diag(percent)):.1f} %)" if n == len(rows) else ""
+        axes.set_xlabel(f"predicted{mean}")
         axes.set_ylabel("true (samples)")
         axes.set_title("Confusion, % of the true class")
         bar = figure.colorbar(image, cax=axes.inset_axes([1.0 + 0.1 / size, 0.0, 0.16 / size, 1.0]))

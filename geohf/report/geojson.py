@@ -60,6 +60,30 @@ def write_geojson(
         file.write("\n]}\n")
 
 
+def write_polygons(
+    path: str | os.PathLike, rings, properties: Mapping | Iterable[Mapping] | None = None
+) -> None:
+    """Write areas without holes as one FeatureCollection of Polygons.
+
+    Args:
+        path: the file, replaced only when all of it is written.
+        rings: n sequences of (latitude, longitude) in degrees, counter-clockwise as the RFC wants, closed or not.
+        properties: columns of n values (a dict, a DataFrame) or n dicts; NaN becomes null.
+
+    Raises:
+        DataError: lengths that differ.
+    """
+    rings = [np.asarray(ring, np.float64)[:, ::-1].round(7).tolist() for ring in rings]
+    extra = columns(properties, len(rings), "properties")
+    with atomic_write(path) as file:
+        file.write('{"type":"FeatureCollection","features":[\n')
+        for row, ring in enumerate(rings):
+            closed = ring if ring[0] == ring[-1] else [*ring, ring[0]]
+            values = {name: column[row] for name, column in extra.items()}
+            file.write((",\n" if row else "") + _feature("Polygon", [closed], values))
+        file.write("\n]}\n")
+
+
 def _feature(kind: str, coordinates, properties: dict) -> str:
     geometry = {"type": kind, "coordinates": coordinates}
     return json_text({"type": "Feature", "geometry": geometry, "properties": properties})

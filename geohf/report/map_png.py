@@ -136,4 +136,4 @@ def _copies(path: np.ndarray, west: float, east: float) -> list[np.ndarray]:
 def _degrees(x: float, sides: str) -> str:
     """A tick label; 180° belongs to both sides."""
     side = "" if abs(x) < 1e-9 or abs(x) == 180 else sides[0] if x > 0 else sides[1]
-    return f"{abs(x):.6g}°{side}"
+    return f"{abs(x):.9g}°{side}"

@@ -67,6 +67,11 @@ def test_sparse_world(eps, min_samples):
     check(world(10_000), eps, min_samples)
 
 
+@pytest.mark.parametrize(("points", "eps"), [(cities, 5000), (world, 20_000)])
+def test_a_hundred_thousand_points(points, eps):
+    check(points(100_000, seed=8), eps, 10)
+
+
 @pytest.mark.parametrize("eps", [1e6, 5e6, 9e6, 12e6, 1.9e7, math.pi * EARTH_RADIUS_M, 1e9])
 def test_radii_as_large_as_the_globe(eps):
     for min_samples in (2, 100, 250):

@@ -1,0 +1,53 @@
+"""What a region model answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class RegionProbability:
+    """One region: its name and its calibrated probability, 1 where it was given."""
+
+    name: str
+    probability: float
+
+
+@dataclass
+class RegionPrediction:
+    """The answer for one photograph.
+
+    Attributes:
+        latitude, longitude: degrees for a `wgs84` model, units of its data for a `planar` one.
+        radius: holds the truth with the config's `radius_coverage`; None where that was not calibrated.
+        unit: of the radius: `m`, or `units` of planar data.
+        regions: the most probable regions, most probable first.
+    """
+
+    latitude: float
+    longitude: float
+    radius: float | None
+    unit: str
+    regions: list[RegionProbability]
+
+    def as_row(self) -> dict[str, Any]:
+        """Point, radius, the first region, and all named regions with their probabilities, for a table."""
+        # in a table of answers latitude and longitude are degrees, which go on a map
+        prefix = "" if self.unit == "m" else "planar_"
+        return {
+            f"{prefix}latitude": self.latitude,
+            f"{prefix}longitude": self.longitude,
+            f"radius_{self.unit}": self.radius,
+            "region": self.regions[0].name,
+            "probability": self.regions[0].probability,
+            "regions": {region.name: region.probability for region in self.regions},
+        }
+
+
+def points_array(answers: Sequence[RegionPrediction]) -> np.ndarray:
+    """(n, 2) latitude and longitude of answers."""
+    return np.array([[answer.latitude, answer.longitude] for answer in answers])

@@ -1,0 +1,191 @@
+"""The arguments of a region run: its data and model, and its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from geohf.errors import DataError
+from geohf.geo import FRAMES
+from geohf.geo.scalers import SCALERS
+from geohf.region.configuration import EXPERTS, POINT_LOSSES
+from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.splits import SPLITS
+
+AUGMENTATIONS = ("none", "light", "full")
+
+
+@dataclass
+class RegionArguments:
+    """Data, filters and model of the region task."""
+
+    train_csv: str | None = field(
+        default=None,
+        metadata={
+            "help": "Table with filename, latitude, longitude and Region_ID; default: the built-in sample."
+        },
+    )
+    train_dir: str | None = field(
+        default=None, metadata={"help": "Folder of its images; default: the table's own folder."}
+    )
+    val_csv: str | None = field(
+        default=None,
+        metadata={"help": "Table that the numbers are measured on; default: held out of the training table."},
+    )
+    val_dir: str | None = field(
+        default=None, metadata={"help": "Folder of its images; default: the table's own folder."}
+    )
+    frame: str = field(
+        default="wgs84",
+        metadata={"help": "What the coordinates are: wgs84 (degrees) or planar (units of the data)."},
+    )
+    exclude: list[str] | None = field(
+        default=None, metadata={"help": "File names to leave out, or .txt files that hold one a line."}
+    )
+    on_error: str = field(
+        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
+    )
+    sample_size: int = field(
+        default=240, metadata={"help": "Training photographs a region in the built-in sample."}
+    )
+    regions: list[str] | None = field(
+        default=None,
+        metadata={"help": "Train these regions only; with --start_from their experts alone change."},
+    )
+    start_from: str | None = field(
+        default=None, metadata={"help": "Folder or repo of a region model of which --regions are retrained."}
+    )
+    mad_threshold: float = field(
+        default=4.0, metadata={"help": "Training rows farther from the median than so many MADs go; 0: off."}
+    )
+    dbscan_eps: float = field(
+        default=50.0,
+        metadata={"help": "Training rows in no cluster go: metres (planar: units) within a cluster; 0: off."},
+    )
+    dbscan_min_samples: int = field(default=10, metadata={"help": "Rows within eps that make a cluster."})
+    percentile_low: float = field(
+        default=1.0, metadata={"help": "Training rows of a region below this percentile go."}
+    )
+    percentile_high: float = field(default=99.0, metadata={"help": "Above this one, too; 0 and 100: off."})
+    iqr_factor: float = field(
+        default=0.0,
+        metadata={"help": "Training rows so many IQRs outside their region's quartiles go; 0: off."},
+    )
+    iqr_regions: list[str] | None = field(
+        default=None, metadata={"help": "Regions that --iqr_factor is for; default: all."}
+    )
+    min_rows: int = field(
+        default=20, metadata={"help": "Regions with fewer training rows are left out, and their rows listed."}
+    )
+    split: str = field(
+        default="stratified", metadata={"help": "How rows are held out: stratified, random or blocks."}
+    )
+    validation_share: float = field(
+        default=0.15, metadata={"help": "Share of training rows for choosing and calibrating."}
+    )
+    test_share: float = field(
+        default=0.15, metadata={"help": "Share for the reported numbers where there is no --val_csv."}
+    )
+    block_size: float = field(
+        default=200.0, metadata={"help": "Side of the blocks of --split blocks, metres or units."}
+    )
+    block_buffer: float = field(
+        default=50.0, metadata={"help": "Training rows this near to held-out blocks are left out."}
+    )
+    backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "Vision tower: a timm name, or a repo or folder; default: convnext_small, for the sample a tiny one."
+        },
+    )
+    pretrained: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Load the tower's published weights; default: yes, but not for the sample's tiny one."
+        },
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Input side in pixels; default: the tower's own."}
+    )
+    experts: str = field(
+        default="separate",
+        metadata={"help": "separate (a tower a region, and one for the router) or shared (a head a region)."},
+    )
+    scaler: str = field(
+        default="robust", metadata={"help": "Coordinate scaler of each region: robust, standard or minmax."}
+    )
+    point_loss: str = field(
+        default="mse",
+        metadata={
+            "help": "mse on scaled coordinates, or the distance: haversine (wgs84), euclidean (planar)."
+        },
+    )
+    radius_coverage: float = field(
+        default=0.9, metadata={"help": "Share of photographs that the answered radius shall hold."}
+    )
+
+    def __post_init__(self):
+        choices = {
+            "frame": FRAMES,
+            "experts": EXPERTS,
+            "scaler": SCALERS,
+            "point_loss": POINT_LOSSES[self.frame] if self.frame in FRAMES else (),
+            "split": SPLITS,
+            "on_error": ("raise", "skip"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                of_frame = f" with frame {self.frame}" if name == "point_loss" else ""
+                raise DataError(
+                    f"{name} must be one of {', '.join(allowed)}{of_frame}, got {getattr(self, name)!r}"
+                )
+        if not 0 < self.radius_coverage < 1:
+            raise DataError(f"radius_coverage must lie between 0 and 1, got {self.radius_coverage}")
+        shares = self.validation_share, self.test_share
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise DataError(f"validation_share and test_share must leave rows to train on, got {shares}")
+
+
+@dataclass
+class RegionTrainingArguments(GeoTrainingArguments):
+    """GeoTrainingArguments with cosine warm restarts."""
+
+    output_dir: str = field(
+        default="outputs/region", metadata={"help": "Folder for all that the run leaves."}
+    )
+    num_train_epochs: float = field(default=20.0, metadata={"help": "Epochs of every expert and the router."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Photographs in a batch."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of the heads."})
+    backbone_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "Peak learning rate of the towers; default: 1e-5 for published weights, else the heads'."
+        },
+    )
+    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, not for biases and norms."})
+    early_stopping_patience: int = field(
+        default=10, metadata={"help": "Evaluations without a better loss before training stops; 0: never."}
+    )
+    warmup_steps: float = field(
+        default=0.0, metadata={"help": "Warm-up: steps, or below 1 the share of all steps."}
+    )
+    t_0: float = field(
+        default=10.0,
+        metadata={"help": "Epochs until the learning rate restarts; 0: --lr_scheduler_type decides."},
+    )
+    t_mult: int = field(default=1, metadata={"help": "Each period is so many times as long as the last."})
+    eta_min: float = field(
+        default=0.01, metadata={"help": "Share of the learning rate at the end of a period."}
+    )
+    augment: str = field(
+        default="light",
+        metadata={
+            "help": "Images in training: none, light (crop, colour) or full (the seed's, with flips and rotation)."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.augment not in AUGMENTATIONS:
+            raise DataError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
+        if self.t_0 < 0 or self.t_mult < 1 or not 0 <= self.eta_min <= 1:
+            raise DataError("t_0 must be at least 0, t_mult at least 1 and eta_min between 0 and 1")

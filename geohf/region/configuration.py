@@ -1,0 +1,122 @@
+"""The config of the region model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from geohf.geo import FRAMES
+from geohf.geo.scalers import SCALERS, CoordinateScaler
+
+EXPERTS = ("separate", "shared")
+POINT_LOSSES = {"wgs84": ("mse", "haversine"), "planar": ("mse", "euclidean")}
+# what distances are measured in
+UNITS = {"wgs84": "m", "planar": "units"}
+
+
+@strict
+class GeoRegionConfig(PreTrainedConfig):
+    """Everything that a region model needs to answer in the coordinates of its training data.
+
+    The names of the regions are in `id2label`; lists with an entry a region follow its order.
+
+    Args:
+        vision_config: the towers' own config; any model type of transformers, or `geohf_timm`.
+        image_processor: settings of the image processor.
+        feature_size: length of a tower's pooled feature.
+        backbone_name, backbone_license: where the towers' first weights came from, None for random ones.
+        frame: `wgs84` (degrees, great-circle metres) or `planar` (two columns in a unit of the data).
+        experts: `separate` (each region's expert has a tower of its own, and so has the router) or `shared`
+            (one tower for all, a head a region).
+        hidden_size, dropout: of the heads.
+        scaler: how scales were fitted: `robust`, `standard` or `minmax`.
+        scalers: a region's `center` and `scale` of latitude and longitude, see
+            `geohf.geo.scalers.CoordinateScaler`; None before training.
+        point_loss: `mse` on scaled coordinates, or the distance to the true point in sizes of its region:
+            `haversine` for `wgs84`, `euclidean` for `planar`.
+        temperature: fitted on validation, divides the router's logits.
+        radius_coverage: share of photographs that `radius` shall hold.
+        expert_errors: each expert's median error on validation photographs of its region, metres or units of
+            the data; None before calibration.
+        routed_factor, given_factor: the calibrated radius of a point is its factor times (the spread of the
+            experts' points + their expected errors): one factor for regions found by the router and one for
+            regions that are given. None where validation was too small to promise the coverage.
+    """
+
+    model_type = "geohf_region"
+    sub_configs_defaults: ClassVar = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="geohf_timm")
+    }
+    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
+
+    vision_config: dict | PreTrainedConfig | None = None
+    image_processor: dict | None = None
+    feature_size: int = 512
+    backbone_name: str | None = None
+    backbone_license: str | None = None
+    frame: str = "wgs84"
+    experts: str = "separate"
+    hidden_size: int = 256
+    dropout: float = 0.1
+    scaler: str = "robust"
+    scalers: list | None = None
+    point_loss: str = "mse"
+    temperature: float = 1.0
+    radius_coverage: float = 0.9
+    expert_errors: list | None = None
+    routed_factor: float | None = None
+    given_factor: float | None = None
+
+    def __post_init__(self, **kwargs: Any):
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {name: int(i) for i, name in self.id2label.items()}
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_regions(self) -> int:
+        """Number of regions."""
+        return len(self.id2label)
+
+    @property
+    def regions(self) -> list[str]:
+        """Names of the regions by their numbers; the dicts of a config that was loaded are in another order."""
+        return [self.id2label[number] for number in range(self.num_regions)]
+
+    @property
+    def unit(self) -> str:
+        """Unit of distances: `m` for wgs84, `units` (of the data) for planar."""
+        return UNITS[self.frame]
+
+    @property
+    def coordinate_scaler(self) -> CoordinateScaler:
+        """All regions' scalers as one of (regions, 2) centers and scales."""
+        if self.scalers is None:
+            raise ValueError(
+                "the config has no scalers: fit one a region on training rows, see geohf.geo.scalers"
+            )
+        return CoordinateScaler.stack([CoordinateScaler.from_dict(s, self.frame) for s in self.scalers])
+
+    def validate_architecture(self):
+        """Refuse settings that do not go together (called by transformers)."""
+        for name, allowed in (
+            ("frame", FRAMES),
+            ("experts", EXPERTS),
+            ("scaler", SCALERS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.point_loss not in POINT_LOSSES[self.frame]:
+            raise ValueError(f"point_loss {self.point_loss!r} does not go with frame={self.frame!r}")
+        if not 0 < self.radius_coverage < 1:
+            raise ValueError(f"radius_coverage must lie between 0 and 1, got {self.radius_coverage}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        for name in ("scalers", "expert_errors"):
+            value = getattr(self, name)
+            if value is not None and len(value) != self.num_regions:
+                raise ValueError(f"{name} has {len(value)} entries for {self.num_regions} regions")
+        if self.scalers is not None:
+            _ = self.coordinate_scaler  # raises what is wrong with it

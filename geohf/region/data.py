@@ -1,0 +1,196 @@
+"""Loading tables of photographs with their coordinates and regions."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.tables import (
+    FILE_COLUMNS,
+    LATITUDE_COLUMNS,
+    LONGITUDE_COLUMNS,
+    RowErrors,
+    any_case,
+    bad_point_reasons,
+    file_in,
+    find_column,
+    line_of,
+    read_table,
+    text_of,
+    wrap_degrees,
+)
+from geohf.vision.images import check_images
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+logger = logging.getLogger(__name__)
+
+REGION_COLUMNS = ("region_id", "region", "regionid")
+
+
+def load_region_table(
+    table: str | Path,
+    images: str | Path | None = None,
+    frame: str = "wgs84",
+    exclude: Iterable[str] = (),
+    errors: RowErrors | None = None,
+) -> Dataset:
+    """Load a table with a file name, latitude, longitude and region a row; more columns are ignored.
+
+    Rows that cannot be used are noted in `errors`; the caller settles them.
+
+    Args:
+        table: CSV or Parquet with `filename`, `latitude`, `longitude` and `Region_ID`.
+        images: folder of the files; the table's own where None.
+        frame: `wgs84` or `planar`: what the coordinates are.
+        exclude: file names to leave out without a word; see `excluded_names`.
+        errors: collects what is wrong: a missing or broken image, a path out of the folder, an empty region, a
+            coordinate that does not fit the frame, a file that stands there twice.
+
+    Returns:
+        A dataset with the columns of `region_features`.
+
+    Raises:
+        DataError: the table cannot be read, lacks a column, or is as a whole in the other frame.
+    """
+    from datasets import Dataset
+
+    path, errors = Path(table), RowErrors() if errors is None else errors
+    rows = read_table(path, numbers=any_case([*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS]))
+    name, latitude, longitude, region = (
+        find_column(rows.columns, names, path)
+        for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, REGION_COLUMNS)
+    )
+    files, regions = ([text_of(cell) for cell in rows[column]] for column in (name, region))
+    points = rows[[latitude, longitude]].to_numpy(np.float64)
+    folder, left_out = Path(images) if images is not None else path.parent, set(exclude)
+    wanted = [i for i, file in enumerate(files) if file not in left_out]
+    if left_out:
+        logger.info("%s: %d rows are excluded by name", path.name, len(files) - len(wanted))
+    bad_points = bad_point_reasons(points[wanted], path, frame) if wanted else {}
+    reasons = {wanted[i]: reason for i, reason in bad_points.items()}
+    reasons |= {i: "the region is empty" for i in wanted if regions[i] is None}
+    paths = {}
+    for i in wanted:
+        try:
+            paths[i] = file_in(folder, files[i] or "")
+        except DataError as error:
+            reasons[i] = str(error)
+    reasons |= _repeated(paths, files, points, regions)
+    broken = check_images([Path(paths[i]) for i in wanted if i not in reasons])
+    for i in wanted:
+        if i not in reasons and Path(paths[i]) in broken:
+            reasons[i] = f"{paths[i]}: {broken[Path(paths[i])]}"
+    for i in sorted(reasons):
+        errors.add(path, line_of(i), reasons[i])
+    kept = [i for i in wanted if i not in reasons]
+    if frame == "wgs84":
+        points[:, 1] = [wrap_degrees(value) for value in points[:, 1]]
+    columns = {
+        "filename": [files[i] for i in kept],
+        "image": [{"path": paths[i], "bytes": None} for i in kept],
+        "region": [region_name(regions[i]) for i in kept],
+        "latitude": points[kept, 0].tolist(),
+        "longitude": points[kept, 1].tolist(),
+        "row": [line_of(i) for i in kept],
+    }
+    return Dataset.from_dict(columns, features=region_features())
+
+
+def region_features() -> Features:
+    """The columns of a dataset of photographs with their regions; `row` is the line in the table."""
+    from datasets import Features, Image, Value
+
+    return Features(
+        {
+            "filename": Value("string"),
+            "image": Image(decode=False),
+            "region": Value("string"),
+            "latitude": Value("float64"),
+            "longitude": Value("float64"),
+            "row": Value("int64"),
+        }
+    )
+
+
+def excluded_names(exclude: Sequence[str]) -> list[str]:
+    """File names to leave out: each entry is such a name, or a text file that holds one a line.
+
+    Raises:
+        DataError: an entry ends in .txt or .csv but there is no such file.
+    """
+    names = []
+    for entry in exclude:
+        if not entry.lower().endswith((".txt", ".csv")):
+            names.append(entry)
+            continue
+        try:
+            lines = Path(entry).read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise DataError(f"{entry}: cannot be read ({error.strerror})") from None
+        names += [line.strip() for line in lines if line.strip()]
+    return names
+
+
+def region_order(names: Iterable[str]) -> list[str]:
+    """The different names in order: by number where all are whole numbers, else by text.
+
+    >>> region_order(["10", "9", "-1", "10"])
+    ['-1', '9', '10']
+    """
+    names = set(names)
+    numbers = all(_is_whole(name) for name in names)
+    # "3" and "03" are two names of one number, and every process must put them into one order
+    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
+
+
+def of_regions(dataset: Dataset, regions: Collection[str]) -> Dataset:
+    """The rows of these regions."""
+    return dataset.select(np.flatnonzero(np.isin(np.array(dataset["region"], object), list(regions))))
+
+
+def of_known_regions(
+    dataset: Dataset, table: str | Path, regions: Collection[str], lacking: str, errors: RowErrors
+) -> Dataset:
+    """The rows of these regions; those of others are noted in `errors`, as what `lacking` such a region."""
+    for row in dataset.select_columns(["region", "row"]):
+        if row["region"] not in regions:
+            errors.add(table, row["row"], f"{lacking} region {row['region']!r}")
+    return of_regions(dataset, regions)
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def region_name(cell: str) -> str:
+    """A region's name; `3.0` is `3`, which pandas writes so where a column has holes."""
+    whole, dot, rest = cell.partition(".")
+    return whole if dot and _is_whole(whole) and not rest.strip("0") else cell
+
+
+def _repeated(paths: dict[int, str], files, points, regions) -> dict[int, str]:
+    """Files that stand in several rows: all of them where their labels differ, else all but the first."""
+    rows_of = defaultdict(list)
+    for i, path in paths.items():
+        rows_of[os.path.normpath(path)].append(i)  # a.jpg and ./a.jpg are one file
+    reasons = {}
+    for rows in rows_of.values():
+        if len(rows) == 1:
+            continue
+        file = files[rows[0]]
+        labels = {(regions[i], *points[i].tolist()) for i in rows}
+        lines = ", ".join(str(line_of(i)) for i in rows)
+        if len(labels) > 1:
+            reasons |= dict.fromkeys(rows, f"{file!r} stands in rows {lines} with different labels")
+        else:
+            reasons |= dict.fromkeys(rows[1:], f"{file!r} stands in rows {lines}")
+    return reasons

@@ -1,0 +1,172 @@
+"""The two parts of a region model that are trained by themselves: a region's expert, and the router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from geohf.geo import frame_distance
+from geohf.geo.scalers import CoordinateScaler
+from geohf.region.configuration import GeoRegionConfig
+from geohf.region.losses import point_loss, region_loss
+from geohf.region.metrics import error_summary
+from geohf.vision.backbones import build_tower, tower_features
+
+# of degrees and of projected metres: what float32 leaves of a number
+_ROUNDING = 1e-6
+
+
+@dataclass
+class RegionOutput(ModelOutput):
+    """Output of the region model and of its parts, which leave out what is not theirs.
+
+    Attributes:
+        loss: scalar, where the truth was given.
+        logits: (batch, regions) of the router, uncalibrated; a region that was given has 0 and the others -inf.
+        scaled: (batch, regions, 2) what every expert answers in its region's scaled coordinates, NaN where it
+            was not asked; (batch, 2) of one expert.
+        coordinates: (batch, 2) float64, in degrees or units of the data.
+        loss_parts: the loss by its parts.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    scaled: torch.Tensor | None = None
+    coordinates: torch.Tensor | None = None
+    loss_parts: dict[str, torch.Tensor] | None = None
+
+
+class RegionExpert(nn.Module):
+    """One region's way from pixels, or from a shared tower's features, to its scaled coordinates.
+
+    Its scaler's numbers are in the config, where every digit counts, and as float32 buffers among the weights, so
+    that weights and config of different trainings are not taken for one model.
+
+    Args:
+        config: of the whole model.
+        number: of the region.
+    """
+
+    accepts_loss_kwargs = False
+    targets: ClassVar[tuple[str, ...]] = ("coordinates",)
+
+    def __init__(self, config: GeoRegionConfig, number: int):
+        super().__init__()
+        self.config, self.number = config, number
+        self.tower = build_tower(config.vision_config) if config.experts == "separate" else None
+        self.head = make_head(config, 2)
+        self.register_buffer("scaler_center", torch.zeros(2))
+        self.register_buffer("scaler_scale", torch.ones(2))
+        self.store_scaler()
+
+    @property
+    def scaler(self) -> CoordinateScaler:
+        """The region's scaler."""
+        return self.config.coordinate_scaler[self.number]
+
+    def store_scaler(self) -> None:
+        """Write the config's scaler into the buffers, in float32 whatever the model is in."""
+        if self.config.scalers is not None:
+            self.scaler_center = self.scaler_center.new_tensor(self.scaler.center, dtype=torch.float32)
+            self.scaler_scale = self.scaler_scale.new_tensor(self.scaler.scale, dtype=torch.float32)
+
+    def has_own_scaler(self) -> bool:
+        """Whether the weights were trained with the config's scaler."""
+        buffers = self.scaler_center, self.scaler_scale
+        numbers = self.scaler.center, self.scaler.scale
+        return all(
+            np.allclose(buffer.cpu().numpy(), number, rtol=_ROUNDING, atol=0)
+            for buffer, number in zip(buffers, numbers, strict=True)
+        )
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        coordinates: torch.Tensor | None = None,
+        loss_items: dict[str, torch.Tensor] | None = None,
+    ) -> RegionOutput:
+        """Locate photographs within the region.
+
+        Args:
+            pixel_values: (batch, 3, height, width), for an expert with a tower of its own.
+            features: (batch, features) of the shared tower, for one without.
+            coordinates: (batch, 2) true latitude and longitude, NaN where unknown.
+            loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
+        """
+        features = features if self.tower is None else tower_features(self.tower, pixel_values)
+        scaled = self.head(features).float()
+        if coordinates is None:
+            return RegionOutput(scaled=scaled)
+        loss = self.loss(scaled, coordinates, (loss_items or {}).get("point_loss"))
+        return RegionOutput(loss, scaled=scaled, loss_parts={"point_loss": loss})
+
+    def loss(self, scaled, coordinates, items=None) -> torch.Tensor:
+        """The point loss of (batch, 2) scaled predictions."""
+        return point_loss(self.config.point_loss, scaled, coordinates, self.scaler, items)
+
+    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
+        """How many rows of a batch count."""
+        return {"point_loss": batch["coordinates"].isfinite().all(-1).sum()}
+
+    def measure(self, outputs: RegionOutput, coordinates: torch.Tensor) -> dict[str, float]:
+        """Loss and errors over a whole dataset."""
+        points = self.scaler.inverse_transform(outputs.scaled)
+        errors = frame_distance(points, coordinates, self.config.frame)
+        return {"loss": float(self.loss(outputs.scaled, coordinates))} | error_summary(
+            errors.numpy(), self.config.unit
+        )
+
+
+class RegionRouter(nn.Module):
+    """The tower and head that name the region, as one module for training alone.
+
+    Args:
+        config: of the whole model.
+        tower, head: the model's own; they are shared with it, not copied.
+    """
+
+    accepts_loss_kwargs = False
+    targets: ClassVar[tuple[str, ...]] = ("labels",)
+
+    def __init__(self, config: GeoRegionConfig, tower: nn.Module, head: nn.Module):
+        super().__init__()
+        self.config, self.tower, self.head = config, tower, head
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        loss_items: dict[str, torch.Tensor] | None = None,
+    ) -> RegionOutput:
+        """Name regions: (batch, 3, height, width) pixels to (batch, regions) logits."""
+        logits = self.head(tower_features(self.tower, pixel_values)).float()
+        if labels is None:
+            return RegionOutput(logits=logits)
+        loss = region_loss(logits, labels, (loss_items or {}).get("region_loss"))
+        return RegionOutput(loss, logits=logits, loss_parts={"region_loss": loss})
+
+    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
+        """How many rows of a batch count."""
+        return {"region_loss": (batch["labels"] >= 0).sum()}
+
+    def measure(self, outputs: RegionOutput, labels: torch.Tensor) -> dict[str, float]:
+        """Loss and accuracy over a whole dataset."""
+        right = (outputs.logits.argmax(-1) == labels).double().mean()
+        return {"loss": float(region_loss(outputs.logits, labels)), "accuracy": float(right)}
+
+
+def make_head(config: GeoRegionConfig, outputs: int) -> nn.Sequential:
+    """A small perceptron behind a tower."""
+    return nn.Sequential(
+        nn.LayerNorm(config.feature_size),
+        nn.Linear(config.feature_size, config.hidden_size),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden_size, outputs),
+    )

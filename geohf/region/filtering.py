@@ -1,0 +1,106 @@
+"""Which rows of a table are trained on: the filters of `geohf.geo.filters` with the options of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.geo.filters import (
+    Filtered,
+    dbscan_filter,
+    filter_groups,
+    iqr_filter,
+    mad_filter,
+    min_rows_filter,
+    percentile_filter,
+)
+from geohf.region.arguments import RegionArguments
+from geohf.tables import points_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def filter_dataset(dataset: Dataset, options: RegionArguments) -> tuple[Dataset, list[dict]]:
+    """Leave out rows whose coordinates cannot be right, by MAD and DBSCAN over the table, and too small regions.
+
+    Returns:
+        (the rows that are kept, a dict a dropped row, see `describe_row`).
+
+    Raises:
+        DataError: no row is left, an option is out of range, or a region of `iqr_regions` is not in the table.
+    """
+    unknown = set(options.iqr_regions or ()) - set(dataset["region"])
+    if unknown:
+        raise DataError(f"iqr_regions: the table has no region {', '.join(sorted(unknown))}")
+    frame, filters = options.frame, {}
+    if options.mad_threshold:
+        filters["mad"] = lambda points, _: mad_filter(points, options.mad_threshold, frame)
+    if options.dbscan_eps:
+        filters["dbscan"] = lambda points, _: dbscan_filter(
+            points, options.dbscan_eps, options.dbscan_min_samples, frame
+        )
+    filters["min_rows"] = lambda _, regions: min_rows_filter(regions, options.min_rows)
+    return _apply(dataset, filters)
+
+
+def clip_dataset(train: Dataset, options: RegionArguments) -> tuple[Dataset, list[dict]]:
+    """Clip each region to its percentiles and fences, after the split: a held-out place at a region's edge is
+    hard but not wrong, and a radius that was calibrated without such places would promise too much.
+
+    Returns:
+        As `filter_dataset`.
+    """
+    low, high, filters = options.percentile_low, options.percentile_high, {}
+    if low > 0 or high < 100:
+        filters["percentile"] = lambda points, regions: filter_groups(
+            points, regions, percentile_filter, low=low, high=high, frame=options.frame
+        )
+    if options.iqr_factor:
+        filters["iqr"] = lambda points, regions: _iqr(points, regions, options)
+    return _apply(train, filters)
+
+
+def _apply(dataset: Dataset, filters: dict[str, Callable[..., Filtered]]) -> tuple[Dataset, list[dict]]:
+    points, regions = points_of(dataset), np.array(dataset["region"])
+    rows, dropped = np.arange(len(dataset)), []
+    for name, apply in filters.items():
+        if not len(rows):
+            break
+        try:
+            found = apply(points[rows], regions[rows])
+        except ValueError as error:  # an option out of range
+            raise DataError(f"filter {name}: {error}") from None
+        for row, reason in zip(rows[~found.kept].tolist(), found.reasons[~found.kept], strict=True):
+            dropped.append(describe_row(dataset, row, name, reason))
+        rows = rows[found.kept]
+    counts = Counter(row["filter"] for row in dropped)
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if not len(rows):
+        raise DataError(f"the filters leave none of {len(dataset)} training rows: {listed}; loosen them")
+    if dropped:
+        logger.info("filters left out %d of %d training rows: %s", len(dropped), len(dataset), listed)
+    return dataset.select(rows), dropped
+
+
+def _iqr(points, regions, options: RegionArguments) -> Filtered:
+    found = filter_groups(points, regions, iqr_filter, factor=options.iqr_factor, frame=options.frame)
+    if options.iqr_regions:
+        spared = ~np.isin(regions, options.iqr_regions)
+        found.kept[spared], found.reasons[spared] = True, None
+    return found
+
+
+def describe_row(dataset: Dataset, position: int, name: str, reason: str) -> dict:
+    """A row that a filter left out, for a table of such rows."""
+    row = dataset[position]
+    columns = {"filename": row["filename"], "row": row["row"]}
+    columns |= {name: row[name] for name in ("latitude", "longitude")}
+    return columns | {"Region_ID": row["region"], "filter": name, "reason": reason}

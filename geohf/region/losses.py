@@ -1,0 +1,65 @@
+"""The losses of the region task, as pure functions of tensors.
+
+Each returns a sum over the rows that count divided by `items`, so that the caller decides over what the mean
+goes: by default the rows that count in this batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from geohf.geo import frame_distance
+from geohf.geo.scalers import CoordinateScaler
+
+
+def point_loss(
+    kind: str,
+    scaled: torch.Tensor,
+    truth: torch.Tensor,
+    scaler: CoordinateScaler,
+    items: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """How far scaled predictions lie from true points.
+
+    Args:
+        kind: `mse` on scaled coordinates, averaged over both; `haversine` or `euclidean`: the distance in the
+            scaler's frame over the length of the scaler's unit, so that large and small regions count alike.
+        scaled: (batch, 2) predictions in scaled coordinates.
+        truth: (batch, 2) latitude and longitude in the frame's own units; rows with NaN do not count.
+        scaler: one for all rows, or one a row.
+        items: number to divide by; None: the rows that count.
+    """
+    counts = truth.isfinite().all(-1)
+    scaled = scaled.double()
+    truth = torch.where(counts[:, None], truth.double(), scaler.inverse_transform(scaled.detach()))
+    if kind == "mse":
+        rows = ((scaled - scaler.transform(truth)) ** 2).mean(-1)
+    else:
+        rows = frame_distance(scaler.inverse_transform(scaled), truth, scaler.frame)
+        corner = torch.ones_like(scaled)
+        rows = rows / frame_distance(
+            scaler.inverse_transform(0 * corner), scaler.inverse_transform(corner), scaler.frame
+        )
+    rows = torch.where(counts, rows, 0.0).float()
+    return rows.sum() / _items(counts, items)
+
+
+def region_loss(
+    logits: torch.Tensor, labels: torch.Tensor, items: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross-entropy of the router.
+
+    Args:
+        logits: (batch, regions).
+        labels: (batch,) region numbers; negative ones do not count.
+        items: number to divide by; None: the rows that count.
+    """
+    counts = labels >= 0
+    rows = F.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none")
+    return torch.where(counts, rows, 0.0).sum() / _items(counts, items)
+
+
+def _items(counts: torch.Tensor, items: torch.Tensor | None) -> torch.Tensor:
+    # a batch without any row that counts has the loss 0, not 0 / 0
+    return (counts.sum() if items is None else items).clamp(min=1)

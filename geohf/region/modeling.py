@@ -1,0 +1,310 @@
+"""The region model: from a photograph to its region and its point, by the experts of all regions in one repo."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import BatchFeature
+
+from geohf.errors import DataError
+from geohf.geo import frame_distance, frame_mean
+from geohf.geo.scalers import CoordinateScaler
+from geohf.hub.modeling import GeoPreTrainedModel, as_samples
+from geohf.region.answers import RegionPrediction, RegionProbability
+from geohf.region.configuration import GeoRegionConfig
+from geohf.region.data import region_name
+from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
+from geohf.region.losses import point_loss, region_loss
+from geohf.region.metrics import error_summary
+from geohf.region.processing import GeoRegionImageProcessor, split_sample
+from geohf.vision.backbones import build_tower, tower_features
+
+
+class GeoRegionModel(GeoPreTrainedModel):
+    """Coordinates of photographs by regions: a router, and an expert a region.
+
+    >>> from geohf.region import GeoRegionConfig
+    >>> from geohf.vision.backbones import TimmTowerConfig
+    >>> config = GeoRegionConfig(vision_config=TimmTowerConfig(architecture="test_resnet"), feature_size=96,
+    ...                          id2label={0: "3", 1: "5"}, experts="shared",
+    ...                          scalers=[{"center": [36.37, 127.36], "scale": [0.01, 0.01]},
+    ...                                   {"center": [36.35, 127.38], "scale": [0.01, 0.01]}])
+    >>> output = GeoRegionModel(config).eval()(torch.zeros(1, 3, 64, 64))
+    >>> output.logits.shape, output.scaled.shape, output.coordinates.shape
+    (torch.Size([1, 2]), torch.Size([1, 2, 2]), torch.Size([1, 2]))
+    """
+
+    config_class = GeoRegionConfig
+    processor_class = GeoRegionImageProcessor
+    card_template = "region.md"
+    predict_options: ClassVar[dict[str, dict]] = {
+        "region": {"help": "The region of all inputs, where it is known."},
+        "top_k": {"type": int, "help": "Regions to name."},
+    }
+    targets: ClassVar[tuple[str, ...]] = ("labels", "coordinates")
+    _no_split_modules = ("RegionExpert",)
+    _keep_in_fp32_modules_strict = ("scaler_center", "scaler_scale")
+
+    def __init__(self, config: GeoRegionConfig):
+        super().__init__(config)
+        self.tower = build_tower(config.vision_config)
+        self.router = make_head(config, config.num_regions)
+        self.experts = nn.ModuleList(RegionExpert(config, i) for i in range(config.num_regions))
+        self.finish_init()
+
+    @classmethod
+    def from_backbone(cls, name: str, **kwargs) -> GeoRegionModel:
+        """As `GeoPreTrainedModel.from_backbone`; every expert's tower starts from the same weights."""
+        model = super().from_backbone(name, **kwargs)
+        for expert in model.experts:
+            if expert.tower is not None:
+                expert.tower.load_state_dict(model.tower.state_dict())
+        return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+        """As `GeoPreTrainedModel.from_pretrained`.
+
+        Raises:
+            DataError: the weights are damaged, or do not belong to the scalers of the config.
+        """
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        for expert in model.experts:
+            if model.config.scalers is not None and not expert.has_own_scaler():
+                raise DataError(
+                    f"{pretrained_model_name_or_path}: the weights of region {model.config.id2label[expert.number]} "
+                    "belong to another scaler than that of config.json, which was changed"
+                )
+        return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """As `GeoPreTrainedModel.save_pretrained`."""
+        for expert in self.experts:
+            expert.store_scaler()  # a model that was cast as a whole has it in half precision
+        super().save_pretrained(save_directory, **kwargs)
+
+    def set_scaler(self, region: str, scaler: CoordinateScaler) -> None:
+        """Give a region another scaler, before its expert is trained anew."""
+        number = self.region_number(region)
+        self.config.scalers[number] = scaler.to_dict()
+        self.experts[number].store_scaler()
+
+    def router_module(self) -> RegionRouter:
+        """The router with its tower, to be trained without the experts."""
+        return RegionRouter(self.config, self.tower, self.router)
+
+    @property
+    def scaler(self) -> CoordinateScaler:
+        """All regions' scalers as one."""
+        return self.config.coordinate_scaler
+
+    # ---- forward
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        regions: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        coordinates: torch.Tensor | None = None,
+        loss_items: dict[str, torch.Tensor] | None = None,
+    ) -> RegionOutput:
+        """Locate photographs.
+
+        Args:
+            pixel_values: (batch, 3, height, width).
+            regions: (batch,) numbers of the regions that are given, -1 where unknown: such a photograph is
+                located by the experts of all regions, weighted with the router's probabilities.
+            labels: (batch,) true region numbers for the loss; in training only their experts run.
+            coordinates: (batch, 2) true latitude and longitude, NaN where unknown.
+            loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
+        """
+        given = torch.full((len(pixel_values),), -1) if regions is None else regions
+        given = given.to(pixel_values.device)
+        asked = labels if self.training and labels is not None else given
+        routed = labels is not None or bool((given < 0).any())
+        shared = self.config.experts == "shared"
+        features = tower_features(self.tower, pixel_values) if shared or routed else None
+        scaled = self._ask_experts(features if shared else pixel_values, asked)
+        logits = (
+            self.router(features).float()
+            if features is not None
+            else scaled.new_zeros(len(scaled), self.config.num_regions)
+        )
+        loss, parts = None, None
+        if labels is not None and coordinates is not None:
+            loss, parts = self.losses(logits, scaled, labels, coordinates, loss_items)
+        others = torch.arange(logits.shape[1], device=given.device) != given[:, None]
+        known = given[:, None] >= 0
+        logits = torch.where(known, 0.0, logits).masked_fill(known & others, -torch.inf)
+        with torch.no_grad():
+            # in training not every expert that the router may think of was asked
+            coordinates = None if self.training else self.locate(logits, scaled)
+        return RegionOutput(loss, logits, scaled, coordinates, parts)
+
+    def _ask_experts(self, inputs: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        """(batch, regions, 2): every row of its own expert, or of all where that is unknown; else NaN."""
+        name = "features" if self.config.experts == "shared" else "pixel_values"
+        answers = []
+        for expert in self.experts:
+            rows = (asked == expert.number) | (asked < 0)
+            if bool(rows.all()):
+                answers.append(expert(**{name: inputs}).scaled)
+                continue
+            answer = torch.full((len(inputs), 2), torch.nan, device=inputs.device)
+            if bool(rows.any()):
+                answer = answer.index_put((rows.nonzero()[:, 0],), expert(**{name: inputs[rows]}).scaled)
+            answers.append(answer)
+        return torch.stack(answers, 1)
+
+    def losses(self, logits, scaled, labels, coordinates, items=None):
+        """The total loss and its parts: the true region's expert is measured, and the router."""
+        items, own = items or {}, labels.clamp(min=0)
+        mine = scaled[torch.arange(len(own), device=own.device), own]
+        truth = torch.where((labels >= 0)[:, None], coordinates, torch.nan)
+        own_scaler = self.scaler[own.cpu().numpy()]
+        parts = {
+            "point_loss": point_loss(
+                self.config.point_loss, mine, truth, own_scaler, items.get("point_loss")
+            ),
+            "region_loss": region_loss(logits, labels, items.get("region_loss")),
+        }
+        return sum(parts.values()), parts
+
+    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
+        """How many rows of a batch count for each part of the loss."""
+        labelled = batch["labels"] >= 0
+        located = batch["coordinates"].isfinite().all(-1) & labelled
+        return {"point_loss": located.sum(), "region_loss": labelled.sum()}
+
+    def measure(
+        self, outputs: RegionOutput, labels: torch.Tensor, coordinates: torch.Tensor
+    ) -> dict[str, float]:
+        """Loss, its parts, the router's accuracy and the routed errors over a whole dataset."""
+        # over all rows at once: the mean of the batches' means would depend on their sizes
+        loss, parts = self.losses(outputs.logits, outputs.scaled, labels, coordinates)
+        points = self.locate(outputs.logits, outputs.scaled)
+        errors = frame_distance(points, coordinates, self.config.frame)
+        accuracy = (outputs.logits.argmax(-1) == labels).double().mean()
+        metrics = {"loss": float(loss)} | {name: float(part) for name, part in parts.items()}
+        metrics["accuracy"] = float(accuracy)
+        return metrics | error_summary(errors.numpy(), self.config.unit, "routed_")
+
+    # ---- answers
+
+    def locate(self, logits: torch.Tensor, scaled: torch.Tensor) -> torch.Tensor:
+        """(batch, regions) logits and (batch, regions, 2) answers to (batch, 2) points, averaged in the frame."""
+        points, weights = self._weighted(logits, scaled)
+        return frame_mean(points, weights, self.config.frame)
+
+    def _weighted(self, logits, scaled) -> tuple[torch.Tensor, torch.Tensor]:
+        """The experts' points (batch, regions, 2) and their probabilities (batch, regions), both float64."""
+        weights = (logits.double() / self.config.temperature).softmax(-1)
+        # an expert that was not asked has no say: its NaN must not meet its weight of zero
+        asked = torch.where(weights[..., None] > 0, scaled.double(), 0.0)
+        return self.scaler.inverse_transform(asked), weights
+
+    def expected_error(self, logits, scaled, coordinates) -> torch.Tensor:
+        """(batch,) the error that the model itself expects, in the frame's unit, before calibration."""
+        points, weights = self._weighted(logits, scaled)
+        away = frame_distance(coordinates[:, None], points, self.config.frame)
+        return (weights * (away + weights.new_tensor(self.config.expert_errors))).sum(-1)
+
+    def decode(self, outputs: RegionOutput, top_k: int = 5) -> list[RegionPrediction]:
+        """Turn outputs into answers.
+
+        Args:
+            top_k: regions to name; those that are ruled out are never named.
+        """
+        config = self.config
+        logits, scaled = outputs.logits, outputs.scaled
+        points = self.locate(logits, scaled)
+        radius = self._radius(logits, scaled, points)
+        best = (logits.double() / config.temperature).softmax(-1).topk(min(top_k, config.num_regions))
+        answers = []
+        for i, (latitude, longitude) in enumerate(points.cpu().tolist()):
+            named = zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
+            regions = [RegionProbability(config.id2label[r], p) for r, p in named if p > 0]
+            answers.append(RegionPrediction(latitude, longitude, radius[i], config.unit, regions))
+        return answers
+
+    def _radius(self, logits, scaled, points) -> list[float | None]:
+        config = self.config
+        if config.expert_errors is None:
+            return [None] * len(points)
+        expected = self.expected_error(logits, scaled, points).cpu().tolist()
+        given = torch.isneginf(logits).any(-1).tolist() if config.num_regions > 1 else [True] * len(points)
+        factors = [config.given_factor if known else config.routed_factor for known in given]
+        return [None if f is None else f * e for f, e in zip(factors, expected, strict=True)]
+
+    def region_number(self, region: str | int | None) -> int:
+        """The number of a region's name, -1 for None, NaN or an empty one.
+
+        Raises:
+            DataError: a region that the model does not know.
+        """
+        if region is None or region == "" or region != region:
+            return -1
+        number = self.config.label2id.get(region_name(str(region)))
+        if number is None:
+            close = difflib.get_close_matches(str(region), self.config.label2id, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            known = ", ".join(self.config.regions[:20])
+            raise DataError(f"the model knows no region {region!r}{hint}; it knows: {known}")
+        return int(number)
+
+    def rows_of(self, answer: RegionPrediction) -> list[dict[str, Any]]:
+        """See `RegionPrediction.as_row`."""
+        return [answer.as_row()]
+
+    def evaluate(
+        self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
+    ) -> dict[str, float]:
+        """Errors with the region given and routed, MSE, router accuracy and coverage; see `evaluation_rows`.
+
+        Args:
+            data: a table as `load_region_table` takes it, or a folder in the seed's layout, whose validation
+                table is measured.
+        """
+        from geohf.region.evaluation import evaluate
+
+        return evaluate(self, data, batch_size, on_error)
+
+    def prepare(self, samples: list) -> BatchFeature:
+        """As `GeoPreTrainedModel.prepare`, for samples that may name their region."""
+        split = [split_sample(sample) for sample in samples]
+        return super().prepare(
+            [{"image": image, "region": self.region_number(region)} for image, region in split]
+        )
+
+    def predict(
+        self, inputs: Any, batch_size: int = 32, region: str | int | Sequence | None = None, **options
+    ) -> list[RegionPrediction]:
+        """Locate photographs from paths, folders, PIL images, arrays, bytes or datasets.
+
+        Args:
+            inputs: as in `GeoPreTrainedModel.predict`; a sample may be a dict with `image` and `region`.
+            region: the region of all photographs, or one a photograph (None where it is unknown).
+
+        Raises:
+            DataError: a region that the model does not know, or not one region a photograph.
+        """
+        if region is not None:
+            samples = as_samples(inputs)
+            one = isinstance(region, str) or not isinstance(region, Iterable)
+            names = repeat(region) if one else list(region)
+            if isinstance(names, list) and hasattr(samples, "__len__") and len(names) != len(samples):
+                raise DataError(f"{len(names)} regions for {len(samples)} photographs")
+            named = (
+                {"image": split_sample(sample)[0], "region": name}
+                for sample, name in zip(samples, names, strict=isinstance(names, list))
+            )
+            inputs = list(named) if isinstance(samples, list) else named
+        return super().predict(inputs, batch_size, **options)

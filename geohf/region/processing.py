@@ -1,0 +1,42 @@
+"""From photographs, with their regions where these are known, to tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+
+from geohf.vision.processing import GeoImageProcessor
+
+
+class GeoRegionImageProcessor(GeoImageProcessor):
+    """Turns samples into `pixel_values` (batch, 3, height, width) and `regions` (batch,), -1 where unknown.
+
+    A sample is an image of any kind that `open_image` takes, or a dict with `image` and perhaps `region`, a
+    region's number; `GeoRegionModel.predict` takes names too.
+    """
+
+    model_input_names = ["pixel_values", "regions"]  # noqa: RUF012
+
+    def __call__(self, images: Any, return_tensors: str = "pt", augment=None, **kwargs) -> BatchFeature:
+        """Prepare one sample or a list of samples.
+
+        Args:
+            augment: a function on (3, H, W) uint8 tensors for training, applied before normalisation.
+
+        Raises:
+            ImageError: an image cannot be opened; the message names it.
+        """
+        samples = [split_sample(sample) for sample in (images if isinstance(images, list) else [images])]
+        pixels = self.pixel_values([image for image, _ in samples], augment)
+        regions = torch.tensor([-1 if region is None else int(region) for _, region in samples])
+        return BatchFeature({"pixel_values": pixels, "regions": regions})
+
+
+def split_sample(sample: Any) -> tuple[Any, Any]:
+    """The image of a sample, and its region or None."""
+    if isinstance(sample, Mapping) and "image" in sample:
+        return sample["image"], sample.get("region")
+    return sample, None

@@ -1,0 +1,242 @@
+"""A whole region run: load, filter, split, scale, train, calibrate, measure, and leave everything on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import set_seed
+
+from geohf.errors import DataError
+from geohf.geo import frame_distance, frame_mean
+from geohf.geo.scalers import CoordinateScaler, fit_scaler
+from geohf.region.arguments import RegionArguments, RegionTrainingArguments
+from geohf.region.configuration import GeoRegionConfig
+from geohf.region.data import of_regions
+from geohf.region.evaluation import RegionAnswers, answers_of, measure, truth_of
+from geohf.region.experts import RegionOutput
+from geohf.region.loading import RegionData, load_data, with_sample
+from geohf.region.metrics import error_summary
+from geohf.region.modeling import GeoRegionModel
+from geohf.region.outputs import plot_run, write_dropped, write_predictions
+from geohf.region.trainer import GeoRegionTrainer, calibrate, train_apart, train_together
+from geohf.report import write_csv
+from geohf.tables import points_of
+from geohf.training.run import finish_run, phase_history
+from geohf.training.trainer import phase_arguments
+
+logger = logging.getLogger(__name__)
+
+# what the sample is trained with: a tower that learns in seconds on a CPU, from random weights
+SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_resnet", 48
+REAL_BACKBONE = "convnext_small"
+MODEL_FIELDS = ("frame", "experts", "scaler", "point_loss", "radius_coverage")
+
+
+@dataclass
+class RegionResult:
+    """What a run ends with.
+
+    Attributes:
+        model: trained and calibrated.
+        table: a row of numbers a region and one for all, see `evaluation_rows`.
+        baseline: the numbers of answers that look at no image.
+    """
+
+    model: GeoRegionModel
+    table: list[dict]
+    baseline: dict[str, float]
+
+
+def run_region(options: RegionArguments, args: RegionTrainingArguments) -> RegionResult:
+    """Train, evaluate, and write model, metrics, tables, predictions, plots, map and card.
+
+    Raises:
+        DataError: the data cannot be used, or options do not go together.
+    """
+    set_seed(args.seed)
+    is_sample = options.train_csv is None
+    if is_sample:
+        with args.main_process_first(desc="writing the sample"):
+            options = with_sample(options, Path(args.output_dir).parent / f"region-sample-{options.frame}")
+    model = None if options.start_from is None else _load_model(options)
+    data = load_data(options, args.seed, None if model is None else model.config.regions)
+    retrained = list(options.regions or ()) if model is not None else []
+    if model is None:
+        model = make_model(options, data, is_sample)
+    else:
+        for name in retrained or data.regions:
+            model.set_scaler(name, _fitted(data, name, model.config.scaler, options.frame))
+    phases = _train(model, data, args, retrained)
+    if len(data.validation):
+        outputs = _outputs(model, data.validation, args)
+        calibrate(model, outputs, *truth_of(model, data.validation), router=not retrained)
+    else:  # what was promised of other weights, if anything, does not hold for these
+        model.config.routed_factor = model.config.given_factor = None
+    answers = answers_of(model, data.test, _outputs(model, data.test, args))
+    centres = _centres(model, data)[answers.labels]
+    table = measure(model, answers, {"centre": centres})
+    baseline = _baseline(table, data, answers, model.config)
+    if args.should_save:
+        facts = _facts(options, data, is_sample)
+        _write(args, data, model, answers, centres, table, baseline, facts, phases)
+    return RegionResult(model, table, baseline)
+
+
+def make_model(options: RegionArguments, data: RegionData, is_sample: bool = False) -> GeoRegionModel:
+    """A model of the training rows' regions, scaled by these rows, around the tower that the options name.
+
+    Raises:
+        DataError: options that do not go together, or a backbone that is not found.
+    """
+    fields = {name: getattr(options, name) for name in MODEL_FIELDS}
+    tiny = is_sample and options.backbone is None
+    try:
+        return GeoRegionModel.from_backbone(
+            options.backbone or (SAMPLE_BACKBONE if tiny else REAL_BACKBONE),
+            pretrained=not tiny if options.pretrained is None else options.pretrained,
+            image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
+            id2label=dict(enumerate(data.regions)),
+            scalers=[_fitted(data, name, options.scaler, options.frame).to_dict() for name in data.regions],
+            **fields,
+        )
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
+def _load_model(options: RegionArguments) -> GeoRegionModel:
+    try:
+        model = GeoRegionModel.from_pretrained(options.start_from)
+    except OSError as error:
+        raise DataError(f"start_from: {str(error).partition(chr(10))[0]}") from None
+    if model.config.frame != options.frame:
+        raise DataError(
+            f"{options.start_from} is a {model.config.frame} model, but --frame is {options.frame}"
+        )
+    for name in options.regions or ():
+        model.region_number(name)  # raises for one that it does not know
+    return model
+
+
+def _fitted(data: RegionData, region: str, kind: str, frame: str) -> CoordinateScaler:
+    return fit_scaler(_points(data.train, region), kind, frame)
+
+
+def _train(model: GeoRegionModel, data: RegionData, args, retrained: list[str]) -> dict[str, list[dict]]:
+    resume = bool(args.resume_from_checkpoint)
+    if model.config.experts == "shared" and not retrained:
+        phases = train_together(model, data.train, data.validation, args, resume)
+    else:
+        regions = retrained or data.regions
+        phases = train_apart(model, data.train, data.validation, args, regions, not retrained, resume)
+    model.eval()
+    return phases
+
+
+def _points(dataset: Dataset, region: str) -> np.ndarray:
+    return points_of(of_regions(dataset, [region]))
+
+
+def _outputs(model: GeoRegionModel, dataset: Dataset, args) -> RegionOutput:
+    plain = phase_arguments(args, "", eval_strategy="no", save_strategy="no")
+    return GeoRegionTrainer(model, plain).outputs(dataset)
+
+
+def _centres(model: GeoRegionModel, data: RegionData) -> np.ndarray:
+    """(regions, 2) the mean of each region's training points, which is the answer that looks at no image."""
+    centres = model.scaler.center.copy()  # of regions that have no training rows this time
+    for name in data.regions:
+        centres[model.region_number(name)] = _centre(_points(data.train, name), model.config.frame)
+    return centres
+
+
+def _centre(points: np.ndarray, frame: str) -> np.ndarray:
+    try:
+        return frame_mean(points, frame=frame)
+    except ValueError as error:
+        raise DataError(f"the training points have no mean: {error}") from None
+
+
+def _baseline(table, data: RegionData, answers: RegionAnswers, config: GeoRegionConfig) -> dict[str, float]:
+    """The errors of answers that look at no image: the region's centre where it is given, the centre of all."""
+    given = {
+        name.replace("centre_", "given_"): value for name, value in table[-1].items() if "centre_" in name
+    }
+    everywhere = _centre(points_of(data.train), config.frame)
+    errors = frame_distance(np.broadcast_to(everywhere, answers.truth.shape), answers.truth, config.frame)
+    return given | error_summary(errors, config.unit, "routed_")
+
+
+def _write(
+    args, data: RegionData, model, answers: RegionAnswers, centres, table, baseline, facts: dict, phases
+) -> None:
+    folder, frame = Path(args.output_dir), model.config.frame
+    folder.mkdir(parents=True, exist_ok=True)
+    if data.skipped:
+        write_csv(folder / "skipped.csv", data.skipped)
+    if data.dropped:
+        write_dropped(folder, data.train, data.dropped, frame)
+    write_csv(folder / "evaluation.csv", table)
+    write_predictions(folder, data.test, answers, frame)
+    plot_run(folder, model.config.regions, answers, centres, frame)
+    final = {name: value for name, value in table[-1].items() if name != "region"}
+    metrics = {
+        "eval": final,
+        "baseline": baseline,
+        "regions": table[:-1],
+        "split": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},
+        "left_out_for_buffer": data.buffer,
+        "skipped": len(data.skipped),
+        "dropped": dict(Counter(row["filter"] for row in data.dropped)),
+    }
+    unit = model.config.unit
+    wanted = {
+        f"routed_mean_{unit}": f"Mean error ({unit})",
+        f"given_mean_{unit}": f"Mean error with the region given ({unit})",
+        "router_accuracy": "Region accuracy",
+    }
+    results = [{"type": key, "name": title, "value": final[key]} for key, title in wanted.items()]
+    card = {
+        "metrics": summary_rows(table, unit),
+        "data": facts,
+        "results": results,
+        "final": final,
+        "baseline": baseline,
+    }
+    shown = (*GeoRegionTrainer.shown_metrics, f"routed_mean_{unit}")
+    finish_run(model, args, phase_history(**phases), metrics, card, shown)
+
+
+def _facts(options: RegionArguments, data: RegionData, is_sample: bool) -> dict:
+    counts = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
+    return {
+        "name": "generated sample" if is_sample else Path(options.train_csv).name,
+        "split_name": "validation" if options.val_csv else "test",
+        "generated": is_sample,
+        "photographs": ", ".join(f"{count} {name}" for name, count in counts.items()),
+        "split": options.split,
+        "own_table": options.val_csv is not None,
+        "dropped": dict(Counter(row["filter"] for row in data.dropped)),
+    }
+
+
+def summary_rows(table: Sequence[dict], unit: str) -> list[dict]:
+    """A row a region, and one for all, with the numbers that a person asks for first."""
+    shown = {
+        "region": "region",
+        "n": "photos",
+        "mse_scaled": "MSE scaled",
+        "mse": "MSE unscaled",
+        f"given_mean_{unit}": f"mean {unit}, region given",
+        f"routed_mean_{unit}": f"mean {unit}, routed",
+        f"routed_median_{unit}": f"median {unit}, routed",
+        f"routed_p90_{unit}": f"p90 {unit}, routed",
+        f"centre_mean_{unit}": f"mean {unit} of the region's centre",
+        "router_accuracy": "router right",
+    }
+    return [{title: row[key] for key, title in shown.items()} for row in table]

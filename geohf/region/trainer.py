@@ -1,0 +1,279 @@
+"""Training of experts and router, one after the other or together, and the calibration behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import EvalPrediction
+
+from geohf.errors import DataError
+from geohf.geo import frame_distance
+from geohf.region.arguments import RegionTrainingArguments
+from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter
+from geohf.region.modeling import GeoRegionModel
+from geohf.tables import points_of
+from geohf.training.calibration import conformal_quantile, fit_temperature
+from geohf.training.schedules import cosine_warm_restarts
+from geohf.training.tensor_table import TensorTable
+from geohf.training.trainer import GeoTrainer, phase_arguments
+from geohf.vision.features import cached_features
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from datasets import Dataset
+
+_SMALLEST_ERROR = (
+    1e-6  # metres or units: an expert of one single point is never wrong, and must not divide by 0
+)
+
+
+class RegionCollator:
+    """Rows of a dataset of photographs to a batch of pixels and the targets of what is trained.
+
+    Args:
+        model: gives the processor and the regions.
+        targets: `labels`, `coordinates` or both.
+        augment: `none`, `light` or `full`, see `region_augmentation`.
+    """
+
+    def __init__(self, model: GeoRegionModel, targets: Sequence[str], augment: str = "none"):
+        self.processor, self.targets = model.processor, targets
+        self.label2id = dict(model.config.label2id)
+        self.augment = region_augmentation(augment)
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        images = [row["image"] for row in rows]
+        batch = {"pixel_values": self.processor.pixel_values(images, self.augment)}
+        if "labels" in self.targets:
+            batch["labels"] = torch.tensor([self.label2id.get(row["region"], -1) for row in rows])
+        if "coordinates" in self.targets:
+            points = [[row["latitude"], row["longitude"]] for row in rows]
+            batch["coordinates"] = torch.tensor(points, dtype=torch.float64)
+        return batch
+
+
+def region_augmentation(kind: str):
+    """What happens to a training image before it is resized.
+
+    `light` crops a little and changes colours. `full` is the seed's: it also mirrors both ways, rotates by up to
+    20 degrees and erases a patch, which suits pictures from above; a street that is mirrored is another place.
+    """
+    if kind == "none":
+        return None
+    from torchvision.transforms import v2
+
+    if kind == "light":
+        return v2.Compose([_CropABit(0.85), v2.ColorJitter(0.15, 0.15, 0.1)])
+    grey = [124, 116, 104]  # the mean of ImageNet, which normalises to about zero
+    return v2.Compose(
+        [
+            _CropABit(0.85, (0.9, 1.1)),
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.RandomRotation(20, fill=grey),
+            v2.ColorJitter(0.2, 0.2, 0.2, 0.05),
+            v2.RandomErasing(0.25, value=grey),
+        ]
+    )
+
+
+class _CropABit(nn.Module):
+    """Keep a random part of an image: at least so much of its area, with a change of shape within `ratio`."""
+
+    def __init__(self, area: float, ratio: tuple[float, float] = (1.0, 1.0)):
+        super().__init__()
+        self.area, self.ratio = area, ratio
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[-2:]
+        share, ratio = (float(torch.empty(()).uniform_(*limits)) for limits in ((self.area, 1.0), self.ratio))
+        h = min(height, round(height * (share / ratio) ** 0.5))
+        w = min(width, round(width * (share * ratio) ** 0.5))
+        top, left = (int(torch.randint(rest + 1, ())) for rest in (height - h, width - w))
+        return image[..., top : top + h, left : left + w]
+
+
+class GeoRegionTrainer(GeoTrainer):
+    """Trains a whole region model, or its router or one expert by itself.
+
+    Args:
+        module: a `GeoRegionModel`; or one of its experts, or its `router_module()`, for which `model` is needed.
+        train_dataset, eval_dataset: datasets with `region_features`, or `TensorTable`s of features for an expert
+            without a tower.
+        model: the model that the module belongs to.
+    """
+
+    shown_metrics = ("accuracy", "mean_m", "mean_units", "routed_mean_m", "routed_mean_units")
+
+    def __init__(self, module, args=None, train_dataset=None, eval_dataset=None, model=None, **kwargs):
+        model = module if model is None else model
+        if not isinstance(train_dataset, TensorTable):
+            kwargs.setdefault(
+                "data_collator", RegionCollator(model, module.targets, getattr(args, "augment", "none"))
+            )
+            kwargs.setdefault("eval_collator", RegionCollator(model, module.targets))
+        kwargs.setdefault("compute_metrics", self._metrics)
+        super().__init__(module, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.label_names = list(module.targets)
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Cosine with warm restarts, every `t_0` epochs at first; transformers' own schedules where that is 0."""
+        if not self.args.t_0:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.lr_scheduler is None:
+            batches = len(self.get_train_dataloader())
+            steps = max(1, -(-batches // self.args.gradient_accumulation_steps))
+            self.lr_scheduler = cosine_warm_restarts(
+                optimizer or self.optimizer,
+                round(self.args.t_0 * steps),
+                self.args.t_mult,
+                self.args.eta_min,
+                self.args.get_warmup_steps(num_training_steps),
+            )
+        return self.lr_scheduler
+
+    def outputs(self, dataset) -> RegionOutput:
+        """The module's outputs on a whole dataset, on the CPU and on every process."""
+        return self._named(self.predict(dataset).predictions)
+
+    def _named(self, predictions) -> RegionOutput:
+        arrays = [predictions] if isinstance(predictions, np.ndarray) else list(predictions)
+        module = self.accelerator.unwrap_model(self.model)
+        names = {RegionRouter: ["logits"], RegionExpert: ["scaled"]}
+        names = names.get(type(module), ["logits", "scaled", "coordinates"])
+        return RegionOutput(**dict(zip(names, map(torch.from_numpy, arrays), strict=True)))
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        outputs, module = self._named(prediction.predictions), self.accelerator.unwrap_model(self.model)
+        truth = prediction.label_ids if isinstance(prediction.label_ids, tuple) else [prediction.label_ids]
+        return module.measure(outputs, *map(torch.from_numpy, truth))
+
+
+def train_together(
+    model: GeoRegionModel, train: Dataset, validation: Dataset, args: RegionTrainingArguments, resume=False
+) -> dict[str, list[dict]]:
+    """Train one tower, the router and all heads at once.
+
+    Returns:
+        Phase -> its log history.
+    """
+    trainer = GeoRegionTrainer(model, _phase(args, "all", validation), train, validation)
+    trainer.run(resume)
+    for expert in model.experts:
+        _require_own_scaler(expert)
+    return {"all": trainer.state.log_history}
+
+
+def train_apart(
+    model: GeoRegionModel,
+    train: Dataset,
+    validation: Dataset,
+    args: RegionTrainingArguments,
+    regions: Sequence[str],
+    router: bool = True,
+    resume=False,
+) -> dict[str, list[dict]]:
+    """Train the experts of these regions one after the other, each on its own rows, and perhaps the router.
+
+    Nothing but the module whose turn it is changes, not even a batch norm's statistics. Experts without a tower
+    of their own learn from the shared tower's cached features.
+
+    Returns:
+        Phase -> its log history.
+    """
+    history = {}
+    for name in regions:
+        expert = model.experts[model.region_number(name)]
+        rows = [_of_region(dataset, name) for dataset in (train, validation)]
+        phase = _phase(args, f"region-{quote(name, safe='')}", rows[1])
+        if expert.tower is None:
+            rows = [feature_table(model, dataset, args) if len(dataset) else None for dataset in rows]
+        trainer = GeoRegionTrainer(expert, phase, *rows, model=model)
+        trainer.run(resume)
+        _require_own_scaler(expert)
+        history[f"region {name}"] = trainer.state.log_history
+    if router and model.config.num_regions > 1:
+        phase = _phase(args, "router", validation)
+        trainer = GeoRegionTrainer(model.router_module(), phase, train, validation, model=model)
+        trainer.run(resume)
+        history["router"] = trainer.state.log_history
+    return history
+
+
+def feature_table(model: GeoRegionModel, dataset: Dataset, args: RegionTrainingArguments) -> TensorTable:
+    """The shared tower's features of every photograph, from the cache, with the coordinates."""
+    features = cached_features(
+        model.tower.to(args.device),
+        model.processor,
+        [image["path"] if image["bytes"] is None else image for image in dataset["image"]],
+        cache_dir=args.cache_dir,
+        batch_size=args.feature_batch_size,
+        num_workers=args.dataloader_num_workers,
+        autocast=torch.bfloat16 if args.bf16 else None,
+    )
+    return TensorTable(features=features, coordinates=torch.from_numpy(points_of(dataset)))
+
+
+def _of_region(dataset: Dataset, name: str) -> Dataset:
+    return dataset.select(np.flatnonzero(np.array(dataset["region"]) == name))
+
+
+def _require_own_scaler(expert: RegionExpert) -> None:
+    if not expert.has_own_scaler():
+        raise DataError(
+            f"region {expert.config.id2label[expert.number]} was trained on other rows than these: resume with the "
+            "data and filters that the run began with, or begin anew without --resume_from_checkpoint"
+        )
+
+
+def _phase(args, name: str, validation) -> RegionTrainingArguments:
+    changes = {"metric_for_best_model": "loss", "greater_is_better": False}
+    if args.metric_for_best_model not in (None, "loss"):
+        changes = {}
+    if args.ddp_find_unused_parameters is None:  # only of the whole model a batch may leave an expert out
+        changes["ddp_find_unused_parameters"] = name == "all"
+    if not len(validation):  # a region too small to hold anything out: its last weights count
+        changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    return phase_arguments(args, name, **changes)
+
+
+def calibrate(model: GeoRegionModel, outputs: RegionOutput, labels, points, router: bool = True) -> None:
+    """Fit the router's temperature and the radius on validation photographs and keep them in the config.
+
+    Of a model that was calibrated before, what photographs of some regions cannot tell stays as it is.
+
+    Args:
+        outputs: of the whole model on them, no region given.
+        labels: (n,) true region numbers.
+        points: (n, 2) true points.
+        router: fit the temperature too; not where the router stayed as it was.
+    """
+    config = model.config
+    labels, points = torch.as_tensor(labels), torch.as_tensor(points)
+    if router:
+        config.temperature = round(fit_temperature(outputs.logits.numpy(), labels.numpy()), 6)
+    given = given_logits(labels, config.num_regions)
+    own = model.locate(given, outputs.scaled)
+    errors = frame_distance(own, points, config.frame)
+    medians = config.expert_errors or [float(errors.median())] * config.num_regions
+    for number in labels.unique().tolist():
+        medians[number] = float(errors[labels == number].median())
+    config.expert_errors = [max(median, _SMALLEST_ERROR) for median in medians]
+    if config.given_factor is not None and len(labels.unique()) < config.num_regions:
+        return  # one factor serves all regions: those that were measured now do not speak for the others
+    for name, logits in (("given_factor", given), ("routed_factor", outputs.logits)):
+        answers = model.locate(logits, outputs.scaled)
+        missed = frame_distance(answers, points, config.frame)
+        scores = missed / model.expected_error(logits, outputs.scaled, answers)
+        setattr(config, name, conformal_quantile(scores.numpy(), config.radius_coverage))
+
+
+def given_logits(labels: torch.Tensor, regions: int) -> torch.Tensor:
+    """(n, regions) logits that are certain of these regions, as the model gives where the region is given."""
+    mine = torch.arange(regions) == labels[:, None]
+    return torch.where(mine, 0.0, -torch.inf)
