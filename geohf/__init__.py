@@ -12,25 +12,70 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from geohf.errors import DataError
+from geohf.parts import PartImageProcessor, PartStateConfig, PartStateModel
+from geohf.parts.pipeline import PartStatePipeline
+from geohf.place import GeoPlaceConfig, GeoPlaceImageProcessor, GeoPlaceModel
+from geohf.place.pipeline import PlaceRecognitionPipeline
+from geohf.region import GeoRegionConfig, GeoRegionImageProcessor, GeoRegionModel
+from geohf.region.pipeline import RegionPipeline
 from geohf.street import GeoStreetConfig, GeoStreetImageProcessor, GeoStreetModel
 from geohf.street.pipeline import StreetGeolocationPipeline
+from geohf.tiles import SequenceDataLoader, TileSequenceConfig, TileSequenceModel, TileSequenceProcessor
+from geohf.tiles.pipeline import TileSequencePipeline
 
 __version__ = "0.1.0"
 
-for _config, _model, _processor in ((GeoStreetConfig, GeoStreetModel, GeoStreetImageProcessor),):
+for _config, _model, _processor in (
+    (GeoPlaceConfig, GeoPlaceModel, GeoPlaceImageProcessor),
+    (GeoRegionConfig, GeoRegionModel, GeoRegionImageProcessor),
+    (GeoStreetConfig, GeoStreetModel, GeoStreetImageProcessor),
+    (PartStateConfig, PartStateModel, PartImageProcessor),
+    (TileSequenceConfig, TileSequenceModel, TileSequenceProcessor),
+):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
     AutoImageProcessor.register(_config, image_processor_classes={"torchvision": _processor}, exist_ok=True)
 
+PIPELINE_REGISTRY.register_pipeline("geo-region", RegionPipeline, AutoModel, type="image")
+PIPELINE_REGISTRY.register_pipeline("part-state-detection", PartStatePipeline, AutoModel, type="image")
+PIPELINE_REGISTRY.register_pipeline("place-recognition", PlaceRecognitionPipeline, AutoModel, type="image")
 PIPELINE_REGISTRY.register_pipeline("street-geolocation", StreetGeolocationPipeline, AutoModel, type="image")
+PIPELINE_REGISTRY.register_pipeline("tile-sequence-regression", TileSequencePipeline, AutoModel, type="image")
 
 # Trainers bring accelerate and much else with them: they are imported when they are asked for.
 _LAZY = {
+    "GeoPlaceTrainer": "geohf.place.trainer",
+    "PlaceTrainingArguments": "geohf.place.arguments",
+    "GeoRegionTrainer": "geohf.region.trainer",
     "GeoStreetTrainer": "geohf.street.trainer",
-    "StreetTrainingArguments": "geohf.street.trainer",
+    "PartStateTrainer": "geohf.parts.trainer",
+    "PartTrainingArguments": "geohf.parts.arguments",
+    "RegionTrainingArguments": "geohf.region.arguments",
+    "StreetTrainingArguments": "geohf.street.arguments",
+    "TileSequenceTrainer": "geohf.tiles.trainer",
+    "TileTrainingArguments": "geohf.tiles.arguments",
 }
 
-__all__ = ["DataError", "GeoStreetConfig", "GeoStreetImageProcessor", "GeoStreetModel", *_LAZY]
+__all__ = [
+    "DataError",
+    "GeoPlaceConfig",
+    "GeoPlaceImageProcessor",
+    "GeoPlaceModel",
+    "GeoRegionConfig",
+    "GeoRegionImageProcessor",
+    "GeoRegionModel",
+    "GeoStreetConfig",
+    "GeoStreetImageProcessor",
+    "GeoStreetModel",
+    "PartImageProcessor",
+    "PartStateConfig",
+    "PartStateModel",
+    "SequenceDataLoader",
+    "TileSequenceConfig",
+    "TileSequenceModel",
+    "TileSequenceProcessor",
+    *_LAZY,
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -112,7 +112,7 @@ def _head(config, name: str, task: str, data: Mapping, results: Sequence[Mapping
         license=config.backbone_license or "mit",
         library_name="geohf",
         pipeline_tag=pipeline,
-        tags=["geohf", "geolocation", config.model_type],
+        tags=["geohf", TOPICS.get(task, "geolocation"), config.model_type],
         base_model=config.backbone_name if _is_repo(config.backbone_name) else None,
         model_name=name.rpartition("/")[2],
         eval_results=evaluation or None,
@@ -123,7 +123,10 @@ def _is_repo(name: str | None) -> bool:
     return name is not None and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
 
 
+TOPICS = {"parts": "object-detection"}
 PIPELINE_TAGS = {
+    "parts": "part-state-detection",
+    "place": "place-recognition",
     "region": "geo-region",
     "street": "street-geolocation",
     "tiles": "tile-sequence-regression",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from geohf.errors import DataError
 from geohf.vision.backbones import TimmTower, build_tower, tower_features
 
 POOLS = ("tower", "cls", "avg", "map")
@@ -22,14 +23,15 @@ def pooled(tower: nn.Module, pixel_values: torch.Tensor, pool: str = "tower") ->
         (batch, features), or (batch, channels, rows, columns) for `map`.
 
     Raises:
-        ValueError: the tower has no class token, or an unknown way.
+        DataError: the tower has no class token.
+        ValueError: an unknown way.
     """
     if pool == "tower":
         return tower_features(tower, pixel_values)
     prefix, grid = _tokens(tower, pixel_values)
     if pool == "cls":
         if prefix is None:
-            raise ValueError(f"a {tower.config.model_type} tower has no class token; use pooling avg or gem")
+            raise DataError(f"a {tower.config.model_type} tower has no class token; use pooling avg or gem")
         return prefix[:, 0]
     if pool == "avg":
         return grid.mean((-2, -1))

@@ -1,0 +1,74 @@
+"""What a detector gives: tensors for a batch, and answers in names and pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.utils import ModelOutput
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass
+class PartStateOutput(ModelOutput):
+    """Boxes of a batch, padded to its longest list, and losses.
+
+    Attributes:
+        loss: the weighted sum, mean over images.
+        loss_parts: the mean of each part over images, by name.
+        losses: (batch, parts of the loss) of every image, in the order of `LOSS_PARTS`.
+        pred_boxes: (batch, n, 4) centre x and y, width and height as shares of the photo, as DETR's.
+        pred_labels: (batch, n) parts, -1 where the list has ended.
+        scores: (batch, n), 0 there.
+        state_probs: (batch, n, states).
+        original_sizes: (batch, 2) height and width of the photos, as they were given.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_parts: dict[str, torch.Tensor] | None = None
+    losses: torch.Tensor | None = None
+    pred_boxes: torch.Tensor | None = None
+    pred_labels: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    state_probs: torch.Tensor | None = None
+    original_sizes: torch.Tensor | None = None
+
+
+@dataclass
+class PartPrediction:
+    """One part in a photo.
+
+    Attributes:
+        part, state: names.
+        score: that the part is there.
+        state_score: probability of the state, given that it is.
+        box: left, top, right, bottom in pixels of the upright photo.
+    """
+
+    part: str
+    score: float
+    state: str
+    state_score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass
+class PhotoPrediction:
+    """The answer for one photo: its size in pixels, its parts by falling score, and the parts not seen."""
+
+    width: int
+    height: int
+    parts: list[PartPrediction] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    def as_rows(self, absent: str | None) -> list[dict[str, Any]]:
+        """Flat rows for a table: the parts that were found, then the missing ones in the state called `absent`."""
+        rows = [
+            {"part": part.part, "present": part.state != absent, "state": part.state, "score": part.score}
+            | {"state_score": part.state_score}
+            | dict(zip(SIDES, part.box, strict=True))
+            for part in self.parts
+        ]
+        return rows + [{"part": name, "present": False, "state": absent} for name in self.missing]

@@ -1,0 +1,125 @@
+"""The arguments of a parts run: its data and model, and its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from geohf.training.arguments import GeoTrainingArguments
+
+
+@dataclass
+class PartArguments:
+    """Data and model of the parts task."""
+
+    data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or JSON in the layout of DelftBikes or COCO, or dataset name; default: the built-in sample."
+        },
+    )
+    on_error: str = field(
+        default="raise",
+        metadata={"help": "Photos and parts that cannot be used: raise, or skip and list them."},
+    )
+    min_trust: float = field(default=0.0, metadata={"help": "Leave out annotations that are trusted less."})
+    trust_weighted: bool = field(
+        default=False, metadata={"help": "Weigh each annotation in the loss by how far it is trusted."}
+    )
+    sample_size: int = field(default=320, metadata={"help": "Photos in the built-in sample."})
+    split: str = field(
+        default="stratified", metadata={"help": "How photos are held out: stratified or random."}
+    )
+    validation_share: float = field(
+        default=0.1, metadata={"help": "Share of photos for choosing the best weights."}
+    )
+    test_share: float = field(
+        default=0.1, metadata={"help": "Share of photos for the reported numbers; 0: report on validation."}
+    )
+    backbone: str | None = field(
+        default=None,
+        metadata={
+            "help": "A detector of torchvision (fasterrcnn_resnet50_fpn, ..._v2, fasterrcnn_mobilenet_v3_large_fpn), "
+            "resnet18 to resnet152, mobilenet_v3_large, or a timm name; default: fasterrcnn_resnet50_fpn, for the "
+            "sample a tiny one."
+        },
+    )
+    pretrained: bool | None = field(
+        default=None,
+        metadata={"help": "Load published weights; default: yes, but not for the sample's tiny backbone."},
+    )
+    norm: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of the backbone: batch, frozen or group; default: as the weights want it, group for random ones."
+        },
+    )
+    trained_stages: int | None = field(
+        default=None,
+        metadata={
+            "help": "Last stages of the backbone that learn; default: 3 of published weights, else all."
+        },
+    )
+    image_size: list[int] | None = field(
+        default=None,
+        metadata={"help": "Height and width that photos are fitted into, multiples of 32; default: 800 800."},
+    )
+    absent: str = field(
+        default="background",
+        metadata={"help": "What absent parts are in training: background, detect or ignore."},
+    )
+    state_per_part: bool = field(default=False, metadata={"help": "State logits of its own for each part."})
+    one_per_part: bool | None = field(
+        default=None,
+        metadata={"help": "Answer with the best box a part; default: where no photo shows two of one part."},
+    )
+    state_weight: float = field(default=0.5, metadata={"help": "Weight of the state loss."})
+    presence_threshold: float = field(default=0.5, metadata={"help": "Score from which a part is there."})
+    config_overrides: str | None = field(
+        default=None,
+        metadata={
+            "help": "Further fields of PartStateConfig as JSON: anchors, numbers of proposals and regions, thresholds."
+        },
+    )
+    overlays: int = field(default=12, metadata={"help": "Held-out photos to draw with their parts."})
+    export_onnx: bool = field(
+        default=False, metadata={"help": "Also write model.onnx, for one photo at a time."}
+    )
+
+
+@dataclass
+class PartTrainingArguments(GeoTrainingArguments):
+    """GeoTrainingArguments with what a detector needs."""
+
+    output_dir: str = field(default="outputs/parts", metadata={"help": "Folder for all that the run leaves."})
+    learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak learning rate; default: 1e-4 for published weights, 1e-3 for random ones."},
+    )
+    backbone_learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of the backbone; default: that of the rest."}
+    )
+    num_train_epochs: float = field(default=14.0, metadata={"help": "Epochs."})
+    per_device_train_batch_size: int = field(default=2, metadata={"help": "Photos in a batch."})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "Photos in a batch of evaluation."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, not for biases and norms."})
+    max_grad_norm: float = field(default=10.0, metadata={"help": "Gradients are clipped to this norm."})
+    metric_for_best_model: str = field(
+        default="map", metadata={"help": "What chooses the best weights: map, loss, or any other metric."}
+    )
+    batch_eval_metrics: bool = field(
+        default=True, metadata={"help": "Metrics are collected batch by batch, in bounded memory."}
+    )
+    augment: bool = field(
+        default=True, metadata={"help": "Mirror, crop and change the colours of training photos."}
+    )
+    flip: float = field(
+        default=0.5,
+        metadata={"help": "Probability of mirroring a photo; 0 where names of parts tell left from right."},
+    )
+
+    def __post_init__(self):
+        if not self.batch_eval_metrics:
+            raise ValueError("batch_eval_metrics must be on: boxes of different number cannot be joined")
+        if self.greater_is_better is None:
+            self.greater_is_better = not self.metric_for_best_model.endswith("loss")
+        super().__post_init__()

@@ -1,0 +1,53 @@
+"""The answer that looks at no photo: each part where it usually is, in the state that it usually has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from geohf.parts.configuration import PartStateConfig
+
+
+def constant_answer(train: Dataset, config: PartStateConfig) -> dict[str, np.ndarray]:
+    """One prediction for every photo, from training photos alone.
+
+    Returns:
+        boxes (n, 4) as shares of width and height (the median of each side), labels, scores (share of the photos
+        that show the part), states (the commonest) and state_scores, for each part that was ever seen.
+    """
+    sizes = np.array([train["width"], train["height"]], np.float64).T
+    rows = [
+        (part, state, *np.array(box) / np.tile(size, 2))
+        for boxes, parts, states, size in zip(
+            train["boxes"], train["parts"], train["states"], sizes, strict=True
+        )
+        for box, part, state in zip(boxes, parts, states, strict=True)
+        if state != config.absent_index
+    ]
+    table = np.array(rows, np.float64).reshape(-1, 6)
+    found: dict[str, list] = {name: [] for name in ("boxes", "labels", "scores", "states", "state_scores")}
+    for part in range(config.num_labels):
+        own = table[table[:, 0] == part]
+        if not len(own):
+            continue
+        counts = np.bincount(own[:, 1].astype(int), minlength=config.num_states)
+        found["boxes"].append(np.median(own[:, 2:], 0))
+        found["labels"].append(part)
+        found["scores"].append(min(1.0, len(own) / len(train)))
+        found["states"].append(int(counts.argmax()))
+        found["state_scores"].append(counts.max() / len(own))
+    arrays = {name: np.array(values) for name, values in found.items()}
+    return arrays | {"boxes": arrays["boxes"].reshape(-1, 4)}
+
+
+def constant_predictions(train: Dataset, photos: Dataset, config: PartStateConfig) -> list[dict]:
+    """`constant_answer` for each of these photos, in its pixels."""
+    answer = constant_answer(train, config)
+    return [
+        answer | {"boxes": answer["boxes"] * np.array([width, height, width, height])}
+        for width, height in zip(photos["width"], photos["height"], strict=True)
+    ]

@@ -1,0 +1,193 @@
+"""Average precision as COCO defines it, in NumPy: the numbers of pycocotools, without a loop over photos.
+
+Photos, parts and thresholds are matched side by side: first the best detection of every part in every photo, then
+the second best, and so on. Source of the rules: cocoapi, `PythonAPI/pycocotools/cocoeval.py`, bounding boxes without
+crowds, all areas.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
+MAX_DETECTIONS = 100  # of a class in a photo
+
+_BLOCK = 1 << 20  # comparisons at once
+
+
+class Truths(NamedTuple):
+    """Boxes to be found: photo (n,), label (n,) and box (n, 4) xyxy."""
+
+    photo: np.ndarray
+    label: np.ndarray
+    box: np.ndarray
+
+
+class Found(NamedTuple):
+    """Boxes that were found, of one photo after the other: as `Truths`, and score (n,)."""
+
+    photo: np.ndarray
+    label: np.ndarray
+    box: np.ndarray
+    score: np.ndarray
+
+
+def coco_precision(found: Found, truths: Truths, classes: int) -> np.ndarray:
+    """Precision at each overlap and each recall, of each class.
+
+    Args:
+        found: detections; of equal scores the one that stands first counts as the better one.
+        truths: any number of a class in a photo.
+        classes: their number; labels go from 0.
+
+    Returns:
+        (10 overlaps, 101 recalls, classes) float64, NaN for a class without truths.
+    """
+    ranking = _rank(found, classes)
+    matched = _match(found, truths, classes, IOU_THRESHOLDS, ranking) >= 0
+    order = ranking[0]
+    ends = np.searchsorted(found.label[order], np.arange(classes + 1))
+    wanted = np.bincount(truths.label, minlength=classes)
+    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), classes), np.nan)
+    for label in np.flatnonzero(wanted):
+        rows = order[ends[label] : ends[label + 1]]
+        precision[:, :, label] = _curves(matched[rows].T, int(wanted[label]))
+    return precision
+
+
+def match(found: Found, truths: Truths, classes: int, thresholds) -> np.ndarray:
+    """Which truth each detection finds at each overlap, -1 for none.
+
+    A detection takes the free truth of its class and photo that it overlaps most, the later one of equals; better
+    detections choose first, and of a class in a photo no more than 100 do.
+
+    Returns:
+        (detections, thresholds) int64 row numbers of the truths.
+    """
+    return _match(found, truths, classes, np.asarray(thresholds), _rank(found, classes))
+
+
+def _match(found, truths, classes, thresholds, ranking) -> np.ndarray:
+    result = np.full((len(found.score), len(thresholds)), -1)
+    key = _group(truths, classes)
+    truth_order = np.argsort(key, kind="stable")
+    groups, first, counts = _runs(key[truth_order])
+    if not len(groups) or not len(result):
+        return result
+    _, rows, rank = ranking
+    keys = _group(found, classes)[rows]
+    group = np.searchsorted(groups, keys).clip(0, len(groups) - 1)
+    known = groups[group] == keys
+    rows, group, rank = rows[known], group[known], rank[known]
+    single = counts[group] == 1
+    result[rows[single]] = _match_single(
+        found.box[rows[single]], truths.box, truth_order[first[group[single]]], thresholds
+    )
+    # groups of about as many truths share a block, which is padded to the largest of them
+    size = np.ceil(np.log2(counts)).astype(int)[group]
+    for exponent in np.unique(size[~single]):
+        here = size == exponent
+        members = truth_order, first, counts
+        _match_block(found, truths, members, (rows[here], group[here], rank[here]), thresholds, result)
+    return result
+
+
+def _match_single(boxes, truth_boxes, truth, thresholds) -> np.ndarray:
+    """(detections, thresholds) truths, where every group has one truth and detections stand group by group.
+
+    A detection that reaches the first n thresholds finds the truth at those of them that none before it reached.
+    """
+    if not len(truth):
+        return np.zeros((0, len(thresholds)), np.int64)
+    reached = np.searchsorted(thresholds, overlaps(boxes, truth_boxes[truth]), side="right")
+    offset = (len(thresholds) + 1) * np.cumsum(np.r_[0, truth[1:] != truth[:-1]])
+    best = np.maximum.accumulate(reached + offset)
+    taken = np.r_[0, best[:-1]] - offset  # negative: by another group
+    column = np.arange(len(thresholds))
+    return np.where((column >= taken[:, None]) & (column < reached[:, None]), truth[:, None], -1)
+
+
+def _match_block(found, truths, members, detections, thresholds, result) -> None:
+    """Fill in `result` for groups of some truths each, the best detections of all groups first."""
+    (truth_order, first, counts), (rows, group, rank) = members, detections
+    present, slot = np.unique(group, return_inverse=True)
+    widest = int(counts[present].max())
+    column = np.arange(widest)
+    step = max(1, _BLOCK // (widest * len(thresholds)))
+    for start in range(0, len(present), step):
+        chosen = present[start : start + step]
+        inside = np.flatnonzero((slot >= start) & (slot < start + step))
+        inside = inside[np.argsort(rank[inside], kind="stable")]
+        real = column < counts[chosen][:, None]
+        truth = truth_order[np.where(real, first[chosen][:, None] + column, 0)]
+        free = np.repeat(real[:, :, None], len(thresholds), 2)
+        ends = np.searchsorted(rank[inside], np.arange(rank[inside].max() + 2))
+        for low, high in pairwise(ends):
+            turn = inside[low:high]
+            places = slot[turn] - start
+            overlap = overlaps(found.box[rows[turn]][:, None], truths.box[truth[places]])[:, :, None]
+            value = np.where(free[places] & (overlap >= thresholds), overlap, -1.0)
+            best = widest - 1 - value[:, ::-1].argmax(1)
+            hit, threshold = np.nonzero(value.max(1) >= 0)
+            at = best[hit, threshold]
+            free[places[hit], at, threshold] = False
+            result[rows[turn[hit]], threshold] = truth[places[hit], at]
+
+
+def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of (..., 4) xyxy boxes, broadcast, rounded as in cocoapi's `bbIou`."""
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = np.moveaxis(first, -1, 0), np.moveaxis(second, -1, 0)
+    width, height, other_width, other_height = x1 - x0, y1 - y0, u1 - u0, v1 - v0
+    # cocoapi adds the size to the corner again, which may differ from xmax in the last digit
+    shared = np.maximum(np.minimum(x0 + width, u0 + other_width) - np.maximum(x0, u0), 0)
+    shared = shared * np.maximum(np.minimum(y0 + height, v0 + other_height) - np.maximum(y0, v0), 0)
+    union = width * height + other_width * other_height - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+
+
+def _curves(matched: np.ndarray, wanted: int) -> np.ndarray:
+    """(overlaps, 101) precisions of (overlaps, detections from the best to the worst)."""
+    curves = np.zeros((len(matched), len(RECALL_THRESHOLDS)))
+    # so many right ones reach each recall
+    needed = np.searchsorted(np.arange(wanted + 1) / wanted, RECALL_THRESHOLDS, side="left")
+    for curve, row in zip(curves, matched, strict=True):
+        at = np.flatnonzero(row)
+        precision = np.arange(1.0, len(at) + 1) / (at + 1 + np.spacing(1))
+        # the best precision from there on; between right detections it only falls
+        precision = np.maximum.accumulate(precision[::-1])[::-1]
+        reached = needed <= len(at) if len(at) else np.zeros(len(needed), bool)
+        curve[reached] = precision[np.maximum(needed[reached] - 1, 0)]
+    return curves
+
+
+def _rank(found: Found, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows class by class from the best score, of equals as they stand; rows group by group likewise, and their rank.
+
+    A group is a class in a photo; what ranks below its best 100 is left out.
+    """
+    order = np.argsort(-found.score, kind="stable")
+    narrow = np.uint16 if classes <= 1 << 16 else np.int64  # 16 bits are sorted by radix
+    order = order[np.argsort(found.label[order].astype(narrow), kind="stable")]
+    keys = _group(found, classes)[order]
+    by_group = np.argsort(keys, kind="stable")
+    _, start, counts = _runs(keys[by_group])
+    rank = np.arange(len(keys)) - np.repeat(start, counts)
+    if len(rank) and rank.max() >= MAX_DETECTIONS:
+        kept = np.empty(len(keys), bool)
+        kept[by_group] = rank < MAX_DETECTIONS
+        return order[kept], order[by_group[rank < MAX_DETECTIONS]], rank[rank < MAX_DETECTIONS]
+    return order, order[by_group], rank
+
+
+def _group(boxes: Found | Truths, classes: int) -> np.ndarray:
+    return boxes.photo * classes + boxes.label
+
+
+def _runs(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of sorted keys: the different ones, where each begins, and how many there are."""
+    start = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.zeros(0, np.int64)
+    return keys[start], start, np.diff(np.r_[start, len(keys)])

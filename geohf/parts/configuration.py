@@ -1,0 +1,155 @@
+"""The config of the part-and-state detector."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+NORMS = ("batch", "frozen", "group")
+ABSENT = ("background", "detect", "ignore")
+BOX_HEADS = ("mlp", "conv")
+# the stride of a pyramid's coarsest map, in whole numbers of which images are padded
+STRIDE = 32
+
+
+@strict
+class PartStateConfig(PreTrainedConfig):
+    """Everything that a detector needs to answer in pixels, part names and state names.
+
+    Parts are `id2label`, states `id2state`: any vocabulary will do.
+
+    Args:
+        id2state: number -> name of every state.
+        absent_state: the state of parts that are not there; None where the vocabulary has none.
+        absent: what training makes of absent parts, which have a box too. `background`: nothing is there;
+            `detect`: they are found, and a box's score is its score x (1 - P(absent)); `ignore`: their places
+            are neither right nor wrong.
+        one_per_part: a photo shows at most one of each part, so only the best box a part is kept.
+        backbone: `resnet18` to `resnet152` or `mobilenet_v3_large` of torchvision, or any timm name that gives
+            feature maps.
+        backbone_args: further keyword arguments of `timm.create_model`.
+        backbone_name, backbone_license: where the first weights came from, None for random ones.
+        norm: of the backbone: `batch` as it was built, whose statistics stay as they are and whose weights learn;
+            `frozen` where nothing of it learns; `group` in its place, for training from random weights.
+        norm_eps: added to the variance of frozen norms; None: what the backbone was built with.
+        feature_levels: which of the backbone's maps are used, fine to coarse; None: all from stride 4 on.
+        pyramid_channels, pyramid_norm: width of the feature pyramid, and whether it has batch norms.
+        image_processor: settings of the image processor.
+        image_size: height and width in pixels that photos are fitted into and padded to, multiples of 32.
+        anchor_sizes: a list of sides in pixels for every level; None: eight strides a level.
+        aspect_ratios: heights of anchors over their widths.
+        rpn_*: of the region proposal network, by torchvision's names: proposals before and after the
+            suppression of overlaps, in training and in use; overlaps that make an anchor right or wrong; anchors
+            sampled an image and the share of right ones.
+        roi_size: side in cells that a region is pooled to.
+        roi_canonical_size: side in pixels of a region that is pooled from the third map (stride 16).
+        box_head: two fully connected layers (`mlp`), or four convolutions and one (`conv`).
+        box_*: of the box head: its width; overlaps that make a region right or wrong; regions sampled an image
+            and the share of right ones; the least score, the overlap that is suppressed and the boxes an image.
+        state_per_part: state logits of its own for each part; False: the same for all parts.
+        state_hidden_size, state_dropout: of the state head.
+        state_weight, classifier_weight, box_weight, objectness_weight, rpn_box_weight: of the parts in the total loss.
+        presence_threshold: score from which a part is said to be there.
+    """
+
+    model_type = "geohf_parts"
+    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
+
+    id2state: dict | None = None
+    absent_state: str | None = "absent"
+    absent: str = "background"
+    one_per_part: bool = False
+    backbone: str = "resnet50"
+    backbone_args: dict | None = None
+    backbone_name: str | None = None
+    backbone_license: str | None = None
+    norm: str = "frozen"
+    norm_eps: float | None = None
+    feature_levels: list | None = None
+    pyramid_channels: int = 256
+    pyramid_norm: bool = False
+    image_processor: dict | None = None
+    image_size: list | tuple = (800, 800)
+    anchor_sizes: list | None = None
+    aspect_ratios: list | tuple = (0.5, 1.0, 2.0)
+    rpn_conv_depth: int = 1
+    rpn_pre_nms_top_n_train: int = 2000
+    rpn_pre_nms_top_n_test: int = 1000
+    rpn_post_nms_top_n_train: int = 2000
+    rpn_post_nms_top_n_test: int = 1000
+    rpn_nms_threshold: float = 0.7
+    rpn_fg_iou: float = 0.7
+    rpn_bg_iou: float = 0.3
+    rpn_batch_size_per_image: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_score_threshold: float = 0.0
+    roi_size: int = 7
+    roi_canonical_size: int = 224
+    box_head: str = "mlp"
+    box_hidden_size: int = 1024
+    box_fg_iou: float = 0.5
+    box_bg_iou: float = 0.5
+    box_batch_size_per_image: int = 512
+    box_positive_fraction: float = 0.25
+    box_score_threshold: float = 0.05
+    box_nms_threshold: float = 0.5
+    box_detections_per_image: int = 100
+    state_per_part: bool = False
+    state_hidden_size: int = 256
+    state_dropout: float = 0.2
+    state_weight: float = 0.5
+    classifier_weight: float = 1.0
+    box_weight: float = 1.0
+    objectness_weight: float = 1.0
+    rpn_box_weight: float = 1.0
+    presence_threshold: float = 0.5
+
+    def __post_init__(self, **kwargs: Any):
+        if self.id2state is not None:  # JSON has text for keys
+            self.id2state = {int(i): name for i, name in self.id2state.items()}
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {name: int(i) for i, name in self.id2label.items()}
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_states(self) -> int:
+        return len(self.id2state or ())
+
+    @property
+    def absent_index(self) -> int | None:
+        """Number of the absent state, None where the vocabulary has none."""
+        return {name: i for i, name in (self.id2state or {}).items()}.get(self.absent_state)
+
+    @property
+    def loss_weights(self) -> list[float]:
+        """Of the parts of the loss, in the order of `geohf.parts.losses.LOSS_PARTS`."""
+        return [
+            self.classifier_weight,
+            self.box_weight,
+            self.objectness_weight,
+            self.rpn_box_weight,
+            self.state_weight,
+        ]
+
+    def validate_architecture(self):
+        """Refuse settings that do not go together (called by transformers)."""
+        for name, allowed in (("norm", NORMS), ("absent", ABSENT), ("box_head", BOX_HEADS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if len(self.image_size) != 2 or any(side % STRIDE or side <= 0 for side in self.image_size):
+            raise ValueError(
+                f"image_size must be height and width in multiples of {STRIDE}, got {self.image_size}"
+            )
+        for name in ("id2state", "id2label"):
+            names = getattr(self, name)
+            if names is not None and sorted(map(int, names)) != list(range(len(names))):
+                raise ValueError(f"{name} must number its names from 0 on, got {sorted(names)}")
+        for name in ("presence_threshold", "box_score_threshold", "rpn_score_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if not self.rpn_bg_iou <= self.rpn_fg_iou or not self.box_bg_iou <= self.box_fg_iou:
+            raise ValueError(
+                "an overlap that makes a box wrong must not lie above the one that makes it right"
+            )

@@ -1,0 +1,188 @@
+"""Loading photos with the parts of an object and their states, and dividing them into splits.
+
+Boxes of a photo that carries an EXIF orientation are taken to be given in the upright photo, as annotation tools
+and browsers show it, unless the file's `width` and `height` fit only the stored pixels; then they are turned with
+the photo. Loaded boxes are always those of the upright photo, and so are `width` and `height`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.parts.coco import is_coco, read_coco
+from geohf.parts.delftbikes import read_delftbikes
+from geohf.parts.hub_data import load_hub_dataset
+from geohf.parts.records import Source, dataset_of, note_unlisted, read_json
+from geohf.parts.stratify import stratify
+from geohf.parts.vocabulary import BIKE_PARTS, STATES, names_of
+from geohf.tables import RowErrors
+from geohf.training.splits import split_dataset
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
+
+_SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+# where annotations of a split lie in a folder: ours, the seed's, COCO's, Roboflow's
+_FILES = (
+    "{}_annotations.json",
+    "{}_coco.json",
+    "annotations/instances_{}*.json",
+    "{}/_annotations.coco.json",
+)
+
+
+def load_parts(
+    source: str | Path,
+    on_error: str = "raise",
+    min_trust: float = 0.0,
+    images: str | Path | None = None,
+    parts: Sequence[str] | None = None,
+    states: Sequence[str] | None = None,
+) -> tuple[DatasetDict, RowErrors]:
+    """Load photos with parts from a folder, a JSON file, or a dataset's name on the Hub.
+
+    Args:
+        source: a JSON file in the layout of DelftBikes, or of COCO with a `state` for each box; a folder with
+            `train_annotations.json` or `train_coco.json` (and the same for validation and test); or the name of a
+            dataset with the columns of `part_features`.
+        on_error: `raise` stops at photos and parts that cannot be used, `skip` leaves them out.
+        min_trust: leave out parts that are trusted less than this, 0 to 1. To a detector they are then background;
+            weighting the loss by `trust` keeps them.
+        images: folder of the photos; by default it is looked for beside the JSON (`train`, `train_images`, `images`).
+        parts, states: the names where the file does not tell them and they are not the bicycle's.
+
+    Returns:
+        (a DatasetDict with `train`, and `validation` and `test` where the source has them, with the columns of
+        `part_features`; what was left out).
+
+    Raises:
+        DataError: nothing can be loaded, or, unless skipped: a photo that is listed but not on disk or the reverse,
+            broken, listed twice, without any part or of another size than listed; a box outside its photo or without
+            area; an unknown part or state; a part that stands in its photo twice; trust that is no number.
+    """
+    from datasets import DatasetDict
+
+    if not 0 <= min_trust <= 1:
+        raise DataError(f"min_trust must be from 0 to 1, got {min_trust}")
+    path, errors = Path(source), RowErrors(on_error)
+    if not path.exists():
+        splits = load_hub_dataset(str(source), errors, min_trust)
+    else:
+        files = _files(path) if path.is_dir() else {"train": path}
+        sources = {
+            split: _source(file, split, errors, images, parts, states) for split, file in files.items()
+        }
+        _same_names(list(sources.values()))
+        loaded = {split: dataset_of(found, errors, min_trust) for split, found in sources.items()}
+        note_unlisted(sources.values(), errors)
+        splits = DatasetDict({split: dataset for split, (dataset, _) in loaded.items()})
+        distrusted = sum(count for _, count in loaded.values())
+        if distrusted:
+            logger.warning("%s: left out %d parts trusted less than %g", source, distrusted, min_trust)
+    if "train" not in splits:
+        raise DataError(f"{source}: has no split 'train' but {', '.join(splits)}")
+    errors.settle(kept=len(splits["train"]))
+    for split, dataset in splits.items():
+        if not len(dataset):
+            raise DataError(
+                f"{source}: the split {split!r} has no photo with a part that is trusted {min_trust:g}"
+            )
+    return splits, errors
+
+
+def split_parts(
+    dataset: Dataset, how: str = "stratified", validation: float = 0.1, test: float = 0.1, seed: int = 42
+) -> DatasetDict:
+    """Divide photos into train, validation and test.
+
+    Args:
+        how: `stratified`: every part in every state is shared out in proportion, rare ones first; or `random`.
+        validation, test: shares of all photos; a share of 0 gives no such split.
+
+    Raises:
+        DataError: too few photos for the split, or an unknown way.
+    """
+    from datasets import DatasetDict
+
+    if how == "random":
+        shares = {"test": test, "validation": validation}
+        return split_dataset(dataset, shares, "random", points=None, seed=seed)[0]
+    if how != "stratified":
+        raise DataError(f"split must be stratified or random, got {how!r}")
+    if min(validation, test) < 0 or validation + test >= 1:
+        raise DataError(
+            f"validation {validation} and test {test} must be at least 0 and leave some for training"
+        )
+    shares = {"train": 1 - validation - test, "validation": validation, "test": test}
+    shares = {name: share for name, share in shares.items() if share}
+    assigned = stratify(state_table(dataset), list(shares.values()), seed)
+    rows = {name: np.flatnonzero(assigned == i) for i, name in enumerate(shares)}
+    for name, chosen in rows.items():
+        if not len(chosen):
+            raise DataError(
+                f"cannot hold out {shares[name]:.0%} of {len(dataset)} photos for {name}: too few"
+            )
+    return DatasetDict({name: dataset.select(chosen) for name, chosen in rows.items()})
+
+
+def state_table(dataset: Dataset) -> np.ndarray:
+    """(photos, parts, states) int64: how often each part stands in each state in each photo."""
+    id2label, id2state = names_of(dataset)
+    table = np.zeros((len(dataset), len(id2label), len(id2state)), np.int64)
+    for row, (parts, states) in enumerate(zip(dataset["parts"], dataset["states"], strict=True)):
+        np.add.at(table[row], (parts, states), 1)
+    return table
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    found = {}
+    for split, names in _SPLITS.items():
+        patterns = [pattern.format(name) for pattern in _FILES for name in names]
+        matches = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+        if matches:
+            found[split] = matches[0]
+    if not found and (folder / "annotations.json").is_file():
+        found["train"] = folder / "annotations.json"
+    if not found:
+        wanted = ", ".join(pattern.format("train") for pattern in _FILES)
+        raise DataError(f"{folder}: holds no annotations; looked for {wanted} and annotations.json")
+    return found
+
+
+def _source(path: Path, split: str, errors: RowErrors, images, parts, states) -> Source:
+    content = read_json(path)
+    if is_coco(content):
+        photos, parts, states = read_coco(content, path, errors)
+    else:
+        parts, states = list(parts or BIKE_PARTS), list(states or STATES)
+        photos = read_delftbikes(content, path, errors, states)
+    folder = Path(images) if images is not None else _image_folder(path, split, photos)
+    return Source(path, photos, parts, states, folder, several=is_coco(content))
+
+
+def _image_folder(path: Path, split: str, photos) -> Path:
+    """The first folder beside the annotations that holds one of the photos."""
+    bases = [path.parent] + ([path.parent.parent] if path.parent.name == "annotations" else [])
+    names = [name for alias in _SPLITS[split] for name in (alias, f"{alias}_images", f"images/{alias}")]
+    folders = [base / name for base in bases for name in (*names, "images", ".")]
+    for folder in folders:
+        if any((folder / str(photo.name)).is_file() for photo in photos):
+            return folder
+    return next((folder for folder in folders if folder.is_dir()), path.parent)
+
+
+def _same_names(sources: list[Source]) -> None:
+    for source in sources[1:]:
+        for key in ("parts", "states"):
+            if list(getattr(source, key)) != list(getattr(sources[0], key)):
+                raise DataError(
+                    f"{source.path}: names other {key} than {sources[0].path}, or in another order"
+                )

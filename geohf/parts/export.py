@@ -1,0 +1,64 @@
+"""A detector as an ONNX file, for one photo at a time."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.models.detection.image_list import ImageList
+
+from geohf.errors import DataError
+from geohf.parts.modeling import PartStateModel
+
+OUTPUTS = ("boxes", "labels", "scores", "state_probs")
+
+
+class OnePhoto(nn.Module):
+    """(1, 3, height, width) to boxes (n, 4) in its pixels, labels, scores (n,) and state_probs (n, states)."""
+
+    def __init__(self, model: PartStateModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        padded = tuple(pixel_values.shape[-2:])
+        images = ImageList(pixel_values, [padded])
+        (found,) = self.model.detect(images, self.model.feature_maps(pixel_values), padded)
+        return tuple(found[name] for name in OUTPUTS)
+
+
+def export_onnx(model: PartStateModel, path: str | Path) -> Path:
+    """Write a detector as ONNX: `pixel_values` (1, 3, H, W) of the config's `image_size` to the outputs `OUTPUTS`.
+
+    The photo is prepared as the model's image processor does. Boxes are in pixels of the tensor: divide them by the
+    photo's share of it, `image_sizes / original_sizes`.
+
+    Raises:
+        DataError: the package onnx is missing.
+    """
+    try:
+        import onnx  # noqa: F401  the exporter writes with it
+    except ImportError:
+        raise DataError("exporting needs the package onnx: pip install 'geohf[export]'") from None
+    path = Path(path)
+    was_training, device = model.training, model.device
+    model.eval().cpu()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of every shape that the older exporter takes for a constant
+            torch.onnx.export(
+                OnePhoto(model),
+                (torch.zeros(1, 3, *model.config.image_size),),
+                str(path),
+                input_names=["pixel_values"],
+                output_names=list(OUTPUTS),
+                dynamic_axes={name: {0: "parts"} for name in OUTPUTS},
+                opset_version=17,
+                # the newer exporter cannot follow how proposals are chosen
+                dynamo=False,
+            )
+    finally:
+        model.to(device).train(was_training)
+    return path

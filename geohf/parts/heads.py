@@ -1,0 +1,260 @@
+"""torchvision's proposal network and region heads, with losses an image, ignored places and a state head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign, box_iou
+
+from geohf.parts.configuration import PartStateConfig
+from geohf.parts.losses import IGNORED, proposal_losses, region_losses, state_loss
+
+# of the samples that a validation loss is taken on, the same for every image on every machine
+VALIDATION_SEED = 0
+NO_LIMIT = 10**9
+
+
+class RepeatableSampler(BalancedPositiveNegativeSampler):
+    """torchvision's sampler of right and wrong boxes, which can draw the same ones whenever it sees an image.
+
+    With `repeat` an image's samples depend neither on the batch around it nor on what was drawn before.
+    """
+
+    repeat = False
+
+    def __call__(self, matched_idxs: list[torch.Tensor]):
+        if not self.repeat:
+            return super().__call__(matched_idxs)
+        positive, negative = [], []
+        for matched in matched_idxs:
+            devices = [matched.device] if matched.is_cuda else []
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(VALIDATION_SEED)
+                (right,), (wrong,) = super().__call__([matched])
+            positive.append(right)
+            negative.append(wrong)
+        return positive, negative
+
+
+class Float32RPNHead(RPNHead):
+    """Boxes are decoded in float32: in bfloat16 a pixel is lost beyond 256."""
+
+    def forward(self, x):
+        dtype = self.cls_logits.weight.dtype
+        logits, deltas = super().forward([features.to(dtype) for features in x])
+        return [part.float() for part in logits], [part.float() for part in deltas]
+
+
+class PartRPN(RegionProposalNetwork):
+    """Region proposals.
+
+    In training mode also the losses, one an image; a target's `ignored` boxes, where given, are places in which
+    an anchor is neither right nor wrong.
+    """
+
+    def __init__(self, config: PartStateConfig, strides: Sequence[int]):
+        sizes = config.anchor_sizes or [[8 * stride] for stride in strides]
+        anchors = AnchorGenerator(tuple(map(tuple, sizes)), tuple(tuple(config.aspect_ratios) for _ in sizes))
+        counts = set(anchors.num_anchors_per_location())
+        if len(sizes) != len(strides) or len(counts) > 1:
+            raise ValueError(
+                f"anchor_sizes must list equally many sides for each of the {len(strides)} levels, got {sizes}"
+            )
+        super().__init__(
+            anchors,
+            Float32RPNHead(config.pyramid_channels, counts.pop(), conv_depth=config.rpn_conv_depth),
+            config.rpn_fg_iou,
+            config.rpn_bg_iou,
+            config.rpn_batch_size_per_image,
+            config.rpn_positive_fraction,
+            {"training": config.rpn_pre_nms_top_n_train, "testing": config.rpn_pre_nms_top_n_test},
+            {"training": config.rpn_post_nms_top_n_train, "testing": config.rpn_post_nms_top_n_test},
+            config.rpn_nms_threshold,
+            score_thresh=config.rpn_score_threshold,
+        )
+        self.fg_bg_sampler = RepeatableSampler(config.rpn_batch_size_per_image, config.rpn_positive_fraction)
+
+    def assign_targets_to_anchors(self, anchors, targets):
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        for label, anchor, target in zip(labels, anchors, targets, strict=True):
+            ignored = target.get("ignored")
+            if ignored is not None and len(ignored):
+                near = box_iou(ignored, anchor).amax(0) >= self.proposal_matcher.low_threshold
+                label[near & (label == 0)] = -1.0
+        return labels, boxes
+
+    def compute_loss(self, objectness, pred_bbox_deltas, labels, regression_targets):
+        positive, negative = self.fg_bg_sampler(labels)
+        images = len(labels)
+        return proposal_losses(
+            objectness.reshape(images, -1),
+            pred_bbox_deltas.reshape(images, -1, 4),
+            labels,
+            regression_targets,
+            positive,
+            negative,
+        )
+
+
+class StateHead(nn.Sequential):
+    """(regions, box features) to (regions, states), or (regions, parts x states) with logits a part."""
+
+    def __init__(self, config: PartStateConfig):
+        outputs = config.num_states * (config.num_labels if config.state_per_part else 1)
+        super().__init__(
+            nn.Linear(config.box_hidden_size, config.state_hidden_size),
+            nn.ReLU(),
+            nn.Dropout(config.state_dropout),
+            nn.Linear(config.state_hidden_size, outputs),
+        )
+
+
+class PartRoIHeads(RoIHeads):
+    """From proposals to parts and their states; losses in `losses`, boxes in `detect`."""
+
+    def __init__(self, config: PartStateConfig, levels: Sequence[str]):
+        channels, size, width = config.pyramid_channels, config.roi_size, config.box_hidden_size
+        if config.box_head == "mlp":
+            box_head: nn.Module = TwoMLPHead(channels * size**2, width)
+        else:
+            box_head = FastRCNNConvFCHead(
+                (channels, size, size), [channels] * 4, [width], norm_layer=nn.BatchNorm2d
+            )
+        super().__init__(
+            MultiScaleRoIAlign(list(levels), size, 2, canonical_scale=config.roi_canonical_size),
+            box_head,
+            FastRCNNPredictor(width, config.num_labels + 1),
+            config.box_fg_iou,
+            config.box_bg_iou,
+            config.box_batch_size_per_image,
+            config.box_positive_fraction,
+            None,
+            config.box_score_threshold,
+            config.box_nms_threshold,
+            # other parts' best boxes must not fall to the many boxes of one
+            NO_LIMIT if config.one_per_part else config.box_detections_per_image,
+        )
+        self.fg_bg_sampler = RepeatableSampler(config.box_batch_size_per_image, config.box_positive_fraction)
+        self.state_head = StateHead(config)
+        self.config = config
+
+    def losses(
+        self,
+        features: dict[str, torch.Tensor],
+        proposals: list[torch.Tensor],
+        padded: tuple[int, int],
+        targets: list[dict[str, torch.Tensor]],
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Class, box and state loss of every image: three tensors (images,).
+
+        Args:
+            padded: height and width of the tensor that the features come from.
+            targets: of every image: boxes, labels from 1 (-1: neither right nor wrong), states, weights.
+        """
+        proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
+        regions = self.region_features(features, proposals, padded)
+        logits, deltas = self.box_predictor(regions)
+        states = self.match_states(matched, labels, targets)
+        weights = None
+        if targets[0].get("weights") is not None:
+            weights = [
+                torch.where(label > 0, _take(target["weights"], rows), 1.0)
+                for rows, label, target in zip(matched, labels, targets, strict=True)
+            ]
+        classes, boxes = region_losses(logits.float(), deltas.float(), labels, wanted, weights)
+        own = self.state_logits(regions, torch.cat(labels) - 1)
+        return classes, boxes, state_loss(own, states, weights)
+
+    def match_states(self, matched, labels, targets) -> list[torch.Tensor]:
+        """The state that each sampled region shall have: that of its own truth, `IGNORED` for background."""
+        return [
+            torch.where(label > 0, _take(target["states"], rows), IGNORED)
+            for rows, label, target in zip(matched, labels, targets, strict=True)
+        ]
+
+    def detect(
+        self,
+        features: dict[str, torch.Tensor],
+        proposals: list[torch.Tensor],
+        padded: tuple[int, int],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, torch.Tensor]]:
+        """The parts of every image: boxes (n, 4) in pixels, labels from 0, scores and state_probs (n, states).
+
+        Features are pooled again at the final boxes: the state is that of what the answer shows, not of the
+        proposal that it was made from.
+        """
+        regions = self.region_features(features, proposals, padded)
+        logits, deltas = self.box_predictor(regions)
+        boxes, scores, labels = self.postprocess_detections(
+            logits.float(), deltas.float(), proposals, image_sizes
+        )
+        labels = [label - 1 for label in labels]
+        if self.config.one_per_part:
+            limit = self.config.box_detections_per_image
+            best = [first_of_each(label, self.config.num_labels)[:limit] for label in labels]
+            boxes, scores, labels = (
+                [part[rows] for part, rows in zip(parts, best, strict=True)]
+                for parts in (boxes, scores, labels)
+            )
+        states = self.state_logits(self.region_features(features, boxes, padded), torch.cat(labels))
+        # not len(), which would be a constant of the exported graph
+        probabilities = self.state_probabilities(states).split([label.shape[0] for label in labels])
+        return [
+            self._presence({"boxes": b, "labels": n, "scores": s, "state_probs": p})
+            for b, n, s, p in zip(boxes, labels, scores, probabilities, strict=True)
+        ]
+
+    def region_features(self, features, boxes, padded) -> torch.Tensor:
+        """(regions of all images, box_hidden_size)."""
+        # The scales of the maps must come from the padded tensor: torchvision takes them from the photos of
+        # the first batch that it sees, and keeps them.
+        self.box_roi_pool.scales = None
+        pooled = self.box_roi_pool(features, boxes, [padded] * len(boxes))
+        return self.box_head(pooled.to(self.box_predictor.cls_score.weight.dtype))
+
+    def state_logits(self, regions: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
+        """(regions, states) float32; with logits a part, those of each region's own part."""
+        logits = self.state_head(regions).float()
+        if not self.config.state_per_part:
+            return logits
+        every = logits.unflatten(-1, (self.config.num_labels, self.config.num_states))
+        own = parts.clamp(min=0)[:, None, None].expand(-1, 1, self.config.num_states)
+        return every.gather(1, own)[:, 0]
+
+    def state_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Softmax over the states that a box can have: where absent parts are no objects, no box is absent."""
+        absent = self.config.absent_index
+        if absent is not None and self.config.absent != "detect":
+            outside = torch.arange(self.config.num_states, device=logits.device) == absent
+            logits = logits.masked_fill(outside, -torch.inf)
+        return logits.softmax(-1)
+
+    def _presence(self, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.config.absent != "detect" or self.config.absent_index is None:
+            return found
+        found["scores"] = found["scores"] * (1 - found["state_probs"][:, self.config.absent_index])
+        order = found["scores"].sort(descending=True).indices
+        return {name: values[order] for name, values in found.items()}
+
+
+def first_of_each(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Rows of the first of each label, in order.
+
+    >>> first_of_each(torch.tensor([3, 1, 3, 1, 0]), 4)
+    tensor([0, 1, 4])
+    """
+    own = labels[:, None] == torch.arange(classes, device=labels.device)
+    return torch.where((own & (own.long().cumsum(0) == 1)).any(1))[0]
+
+
+def _take(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`values[rows]`; a photo without truths has rows of 0 all the same."""
+    return values[rows] if len(values) else values.new_zeros(len(rows))

@@ -1,0 +1,281 @@
+"""The detector: from a photo to its parts, where each is, and the state that it is in."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FeaturePyramidNetwork, box_convert
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from geohf.errors import DataError
+from geohf.hub.modeling import GeoPreTrainedModel
+from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
+from geohf.parts.configuration import PartStateConfig
+from geohf.parts.heads import PartRoIHeads, PartRPN
+from geohf.parts.losses import IGNORED, LOSS_PARTS
+from geohf.parts.processing import PartImageProcessor
+from geohf.parts.tower import FeatureTower
+
+# what stands in the outputs where an image has fewer boxes than the batch's longest list
+NO_LABEL = -1
+
+
+class PartStateModel(GeoPreTrainedModel):
+    """Faster R-CNN with a state for every box.
+
+    >>> from geohf.parts import PartStateConfig
+    >>> config = PartStateConfig(backbone="test_resnet", norm="group", pyramid_channels=16, image_size=[64, 64],
+    ...                          id2label={0: "wheel", 1: "bell"}, id2state={0: "intact", 1: "absent"})
+    >>> output = PartStateModel(config).eval()(torch.zeros(1, 3, 64, 64))
+    >>> output.pred_boxes.shape[-1], output.state_probs.shape[-1]
+    (4, 2)
+    """
+
+    config_class = PartStateConfig
+    processor_class = PartImageProcessor
+    card_template = "parts.md"
+    predict_options: ClassVar[dict[str, dict]] = {
+        "threshold": {"type": float, "help": "Score from which a part is there."}
+    }
+    supports_gradient_checkpointing = False
+
+    def __init__(self, config: PartStateConfig):
+        super().__init__(config)
+        if not config.id2state:
+            raise DataError("the config names no states: id2state")
+        self.tower = FeatureTower(config)
+        self.pyramid = FeaturePyramidNetwork(
+            self.tower.channels,
+            config.pyramid_channels,
+            LastLevelMaxPool(),
+            norm_layer=nn.BatchNorm2d if config.pyramid_norm else None,
+        )
+        strides = [*self.tower.strides, self.tower.strides[-1] * 2]
+        self.rpn = PartRPN(config, strides)
+        self.roi_heads = PartRoIHeads(config, [str(i) for i in range(len(self.tower.strides))])
+        self.finish_init()
+
+    def _init_weights(self, module):
+        # nothing is drawn anew, see GeoPreTrainedModel; what is not saved must be computed again
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
+
+    def train(self, mode: bool = True):
+        """Set training mode, but leave every batch norm's statistics as they are, the pyramid's and heads' too."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    @classmethod
+    def from_backbone(
+        cls, name: str = "resnet50", *, pretrained: bool = True, **config_fields: Any
+    ) -> PartStateModel:
+        """A new detector around a backbone, or from one of torchvision's detectors.
+
+        Args:
+            name: a backbone, see `PartStateConfig.backbone`, or a detector trained on COCO:
+                `fasterrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn_v2`, `fasterrcnn_mobilenet_v3_large_fpn`,
+                `fasterrcnn_mobilenet_v3_large_320_fpn`; only its last layers and the state head are new then.
+            pretrained: load the published weights; False builds the same with random ones.
+            config_fields: `id2label`, `id2state` and the rest of `PartStateConfig`.
+
+        Raises:
+            DataError: an unknown backbone, weights that cannot be loaded, or settings that do not go together.
+        """
+        from geohf.parts.pretrained import coco_fields, load_published
+
+        try:
+            config = cls.config_class(**coco_fields(name) | config_fields)
+            if pretrained:
+                config.backbone_name = name
+            model = cls(config)
+        except StrictDataclassError as error:
+            raise DataError(str(error.__cause__ or error)) from None
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        if pretrained:
+            load_published(model, name)
+        return model.eval()
+
+    @property
+    def processor(self) -> PartImageProcessor:
+        """The image processor that belongs to this model; photos are fitted into the config's `image_size`."""
+        height, width = self.config.image_size
+        size = {"height": height, "width": width}
+        return self.processor_class(**{"size": size} | (self.config.image_processor or {}))
+
+    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
+        """How many photos of a batch count: all of them."""
+        return {"images": torch.tensor(len(batch["pixel_values"]))}
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        image_sizes: torch.Tensor | None = None,
+        original_sizes: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        boxes: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+        loss_items: dict[str, torch.Tensor] | None = None,
+    ) -> PartStateOutput:
+        """Find parts; with truths, also the losses. In training mode the losses alone.
+
+        Args:
+            pixel_values: (batch, 3, height, width), photos in the upper left corner.
+            image_sizes: (batch, 2) height and width of the photos within; None: they fill it.
+            original_sizes: (batch, 2) of the photos as they were, handed through for `decode`.
+            labels: (batch, m) parts of the truths, negative where a photo has fewer.
+            boxes: (batch, m, 4) as `pred_boxes`.
+            states: (batch, m).
+            weights: (batch, m) of each truth in the losses of regions, for labels that are trusted more or less.
+            loss_items: `images` over which the loss is averaged; None: those of this batch.
+        """
+        padded = tuple(pixel_values.shape[-2:])
+        if image_sizes is None:
+            sizes = [padded] * len(pixel_values)
+        else:
+            sizes = [(height, width) for height, width in image_sizes.tolist()]
+        images = ImageList(pixel_values, sizes)
+        features = self.feature_maps(pixel_values)
+        found: dict[str, Any] = {}
+        if labels is not None:
+            targets = self.targets_of(sizes, labels, boxes, states, weights)
+            count = len(pixel_values) if loss_items is None else loss_items["images"]
+            found |= self._summed(self.image_losses(images, features, padded, targets), count)
+        if not self.training:
+            found |= self._padded(self.detect(images, features, padded), sizes)
+        return PartStateOutput(**found, original_sizes=original_sizes)
+
+    def feature_maps(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(batch, 3, H, W) to the pyramid's maps, in float32, which boxes are pooled from."""
+        maps = self.pyramid(self.tower(pixel_values))
+        return {name: features.float() for name, features in maps.items()}
+
+    def detect(self, images: ImageList, features: dict, padded: tuple) -> list[dict[str, torch.Tensor]]:
+        """Boxes (n, 4) in pixels of the input, labels, scores and state_probs of every image."""
+        proposals, _ = self.rpn(images, features)
+        return self.roi_heads.detect(features, proposals, padded, images.image_sizes)
+
+    def targets_of(self, sizes, labels, boxes, states, weights=None) -> list[dict[str, torch.Tensor]]:
+        """Padded truths to a list of dicts: boxes in pixels, labels from 1 (-1: ignored), states, weights."""
+        config, targets = self.config, []
+        for i, (height, width) in enumerate(sizes):
+            known = labels[i] >= 0
+            scale = boxes.new_tensor([width, height, width, height])
+            target = {
+                "boxes": box_convert(boxes[i][known], "cxcywh", "xyxy") * scale,
+                "labels": labels[i][known] + 1,
+                "states": states[i][known],
+            }
+            if weights is not None:
+                target["weights"] = weights[i][known]
+            absent = target["states"] == (IGNORED if config.absent_index is None else config.absent_index)
+            if config.absent == "ignore":
+                target["labels"] = torch.where(absent, -1, target["labels"])
+            elif config.absent == "background":
+                target = {name: values[~absent] for name, values in target.items()}
+            targets.append(target)
+        return targets
+
+    def image_losses(self, images, features, padded, targets) -> torch.Tensor:
+        """(images, parts of the loss), in the order of `LOSS_PARTS`, before they are weighted."""
+        places = [
+            {"boxes": t["boxes"][t["labels"] > 0], "ignored": t["boxes"][t["labels"] < 0]} for t in targets
+        ]
+        with self._measuring():
+            proposals, found = self.rpn(images, features, places)
+            classes, boxes, states = self.roi_heads.losses(features, proposals, padded, targets)
+        return torch.stack(
+            [classes, boxes, found["loss_objectness"], found["loss_rpn_box_reg"], states], dim=1
+        )
+
+    @contextmanager
+    def _measuring(self):
+        """A validation loss needs the proposals of training, and the same samples every time.
+
+        Only the flag of the proposal network itself is set: dropout and batch norms below it stay as they are.
+        """
+        samplers = (self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler)
+        for sampler in samplers:
+            sampler.repeat = not self.training
+        self.rpn.training = True
+        try:
+            yield
+        finally:
+            self.rpn.training = self.training
+
+    def _summed(self, losses: torch.Tensor, count) -> dict[str, Any]:
+        means = losses.sum(0) / count
+        return {
+            "loss": (means * losses.new_tensor(self.config.loss_weights)).sum(),
+            "loss_parts": dict(zip(LOSS_PARTS, means.detach(), strict=True)),
+            "losses": losses.detach(),
+        }
+
+    def _padded(self, found: list[dict], sizes) -> dict[str, torch.Tensor]:
+        longest = max(len(parts["labels"]) for parts in found)
+        shape, reference = (len(found), longest), found[0]["boxes"]
+        boxes, scores = reference.new_zeros(*shape, 4), reference.new_zeros(shape)
+        labels = torch.full(shape, NO_LABEL, device=reference.device)
+        states = reference.new_zeros(*shape, self.config.num_states)
+        for i, (parts, (height, width)) in enumerate(zip(found, sizes, strict=True)):
+            n = len(parts["labels"])
+            scale = reference.new_tensor([width, height, width, height])
+            boxes[i, :n] = box_convert(parts["boxes"] / scale, "xyxy", "cxcywh")
+            labels[i, :n], scores[i, :n] = parts["labels"], parts["scores"]
+            states[i, :n] = parts["state_probs"]
+        return {"pred_boxes": boxes, "pred_labels": labels, "scores": scores, "state_probs": states}
+
+    # ---- answers
+
+    def decode(self, outputs: PartStateOutput, threshold: float | None = None) -> list[PhotoPrediction]:
+        """Turn outputs into answers.
+
+        Args:
+            threshold: score from which a part is there; default: the config's `presence_threshold`.
+        """
+        threshold = self.config.presence_threshold if threshold is None else threshold
+        names, states = self.config.id2label, self.config.id2state
+        sizes = outputs.original_sizes
+        found = self.processor.post_process_object_detection(outputs, threshold, sizes)
+        answers = []
+        for parts, size in zip(
+            found, [[1, 1]] * len(found) if sizes is None else sizes.tolist(), strict=True
+        ):
+            rows = zip(*(parts[key].tolist() for key in _KEYS), strict=True)
+            shown = [
+                PartPrediction(names[label], score, states[state], sure, tuple(box))
+                for label, score, state, sure, box in rows
+            ]
+            seen = set(parts["labels"].tolist())
+            missing = [name for i, name in sorted(names.items()) if i not in seen]
+            answers.append(PhotoPrediction(int(size[1]), int(size[0]), shown, missing))
+        return answers
+
+    def rows_of(self, answer: PhotoPrediction) -> list[dict[str, Any]]:
+        """A row for every part that the model knows: those that were found, then the missing ones."""
+        return answer.as_rows(self.config.absent_state)
+
+    def evaluate(
+        self, data: str | os.PathLike, batch_size: int = 8, on_error: str = "raise"
+    ) -> dict[str, float]:
+        """Losses, mAP, states and hallucination on `data`, as `load_parts` takes it; see `PartEvaluator`."""
+        from geohf.parts.evaluation import evaluate
+
+        return evaluate(self, data, batch_size, on_error)
+
+    def predict(self, inputs: Any, batch_size: int = 8, **options) -> list[PhotoPrediction]:
+        """Find parts in photos: paths, folders, PIL images, arrays, bytes or datasets; see `decode` for options."""
+        return super().predict(inputs, batch_size, **options)
+
+
+_KEYS = ("labels", "scores", "states", "state_scores", "boxes")

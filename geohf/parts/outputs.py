@@ -1,0 +1,141 @@
+"""What a parts run leaves for people: tables of what was found, plots, and photos with their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.parts.inspection import inspection_rows
+from geohf.parts.overlays import write_overlays
+from geohf.report import write_csv
+from geohf.report.files import atomic_write
+from geohf.report.style import INK, TRAIN, drawing
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from geohf.parts.configuration import PartStateConfig
+
+SHEET = 4  # photos on the card
+
+
+def write_predictions(
+    folder: Path,
+    photos: Dataset,
+    predictions: Sequence[Mapping],
+    targets: Sequence[Mapping],
+    config: PartStateConfig,
+) -> None:
+    """Write inspection.csv, a row a part a photo, and predictions.csv, a row a box above the threshold.
+
+    Args:
+        photos: in the order of the predictions and targets.
+    """
+    names, limit = list(photos["image_id"]), config.presence_threshold
+    rows = inspection_rows(predictions, config.id2label, config.id2state, names, limit)
+    truth = {
+        (name, int(part)): config.id2state[int(state)]
+        for name, target in zip(names, targets, strict=True)
+        for part, state in zip(target["labels"], target["states"], strict=True)
+    }
+    for row in rows:
+        row["true_state"] = truth.get((row["image_id"], config.label2id[row["part"]]))
+    write_csv(folder / "inspection.csv", rows)
+    boxes = []
+    for name, found in zip(names, predictions, strict=True):
+        for i in np.flatnonzero(found["scores"] >= limit):
+            sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), found["boxes"][i].tolist(), strict=True))
+            boxes.append(
+                {
+                    "image_id": name,
+                    "part": config.id2label[int(found["labels"][i])],
+                    "score": float(found["scores"][i]),
+                    "state": config.id2state[int(found["states"][i])],
+                    "state_score": float(found["state_scores"][i]),
+                }
+                | sides
+            )
+    write_csv(folder / "predictions.csv", boxes or [{"image_id": None, "part": None, "score": None}])
+
+
+def plot_states(path: Path, confusion: np.ndarray, config: PartStateConfig) -> None:
+    """Draw which state is taken for which, in percent of the true state; the last column: not found.
+
+    Args:
+        confusion: (states, states + 1) counts, see `PartEvaluator.confusion`.
+    """
+    names = [config.id2state[i] for i in range(config.num_states)]
+    totals = confusion.sum(1)
+    percent = 100 * confusion / np.maximum(totals, 1)[:, None]
+    with drawing(path, 2.4 + 0.85 * confusion.shape[1], 1.8 + 0.6 * len(names)) as figure:
+        axes = figure.add_subplot()
+        axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        for row, column in np.argwhere(confusion > 0):
+            colour = "white" if percent[row, column] > 55 else INK
+            text = f"{percent[row, column]:.0f} %"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+        axes.set_xticks(range(len(names) + 1), [*names, "not found"])
+        axes.set_yticks(range(len(names)), [f"{n} ({t})" for n, t in zip(names, totals, strict=True)])
+        axes.tick_params(length=0)
+        axes.set_xlabel("answered")
+        axes.set_ylabel("true (parts)")
+        axes.set_title("States, % of the true one, boxes at IoU 0.5")
+
+
+def plot_precision(path: Path, metrics: Mapping[str, float]) -> None:
+    """Draw the average precision of every part, best first."""
+    found = {name[3:]: value for name, value in metrics.items() if name.startswith("ap/")}
+    found = {
+        name: value for name, value in sorted(found.items(), key=lambda item: -item[1]) if value == value
+    }
+    if not found:
+        return
+    with drawing(path, 6.4, 1.2 + 0.24 * len(found)) as figure:
+        axes = figure.add_subplot()
+        places = np.arange(len(found))[::-1]
+        axes.barh(places, list(found.values()), color=TRAIN, height=0.7)
+        axes.set_yticks(places, list(found))
+        for place, value in zip(places, found.values(), strict=True):
+            axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=8.5)
+        axes.axvline(metrics["map"], color="#52606d", linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xlim(0, 1.05)
+        axes.set_ylim(-0.7, len(found) - 0.3)
+        axes.set_xlabel(f"average precision, IoU 0.50 to 0.95 (mean {metrics['map']:.3f})")
+        axes.set_title("Parts that are there")
+        axes.grid(True, axis="x")
+
+
+def write_photos(
+    folder: Path,
+    photos: Dataset,
+    predictions: Sequence[Mapping],
+    targets: Sequence[Mapping],
+    config: PartStateConfig,
+    count: int,
+) -> None:
+    """Draw the first photos with their parts into `overlays`, and some of them on one sheet, examples.png."""
+    from PIL import Image
+
+    count = min(count, len(photos))
+    if not count:
+        return
+    files = write_overlays(
+        folder / "overlays",
+        photos.select(range(count))["image"],
+        predictions[:count],
+        config.id2label,
+        config.id2state,
+        list(photos["image_id"])[:count],
+        targets[:count],
+        config.presence_threshold,
+    )
+    pictures = [Image.open(path) for path in files[:SHEET]]
+    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
+    sheet = Image.new("RGB", (2 * width, height * -(-len(pictures) // 2)), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (width * (i % 2), height * (i // 2)))
+    with atomic_write(folder / "examples.png", binary=True) as file:
+        sheet.save(file, "PNG")

@@ -1,0 +1,136 @@
+"""From photographs to tensors of one size, and from a model's outputs to boxes in the photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torchvision.ops import box_convert
+from torchvision.transforms.v2 import functional
+from transformers import BatchFeature
+from transformers.image_utils import PILImageResampling
+
+from geohf.errors import DataError
+from geohf.vision.images import open_image
+from geohf.vision.processing import GeoImageProcessor
+
+# what torchvision's backbones and detectors were trained with
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class PartImageProcessor(GeoImageProcessor):
+    """Fits photos into `size`, keeps their shape, and pads them below and to the right.
+
+    Every photo is padded to the same size, so that nothing about its tensor, and no answer, depends on the batch
+    that it comes in. Gives `pixel_values` (batch, 3, height, width), `image_sizes` (batch, 2), the height and
+    width of each photo within, and `original_sizes` (batch, 2), of the upright photo.
+    """
+
+    model_input_names = ["pixel_values", "image_sizes", "original_sizes"]  # noqa: RUF012
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGE_MEAN
+    image_std = IMAGE_STD
+    size = {"height": 800, "width": 800}  # noqa: RUF012
+    do_center_crop = False
+    crop_size = None
+
+    def __call__(self, images: Any, return_tensors: str = "pt", **kwargs) -> BatchFeature:
+        """Prepare one photo or a list of photos, of any kind that `open_image` takes; rows of a dataset, too.
+
+        Raises:
+            ImageError: a photo cannot be opened.
+            DataError: there is no photo.
+        """
+        images = images if isinstance(images, (list, tuple)) else [images]
+        return self.fit([open_photo(image) for image in images])
+
+    def fit(self, photos: Sequence[torch.Tensor]) -> BatchFeature:
+        """Prepare opened photos: (3, H, W) uint8 tensors."""
+        if not len(photos):
+            raise DataError("there is no photo to prepare")
+        height, width = self.size["height"], self.size["width"]
+        batch = torch.zeros(len(photos), 3, height, width)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        sizes = []
+        for i, photo in enumerate(photos):
+            h, w = fitted_size(photo.shape[-2:], (height, width))
+            resized = functional.resize(photo, [h, w], interpolation=self._mode, antialias=True)
+            batch[i, :, :h, :w] = (resized / 255 - mean) / std
+            sizes.append([h, w])
+        originals = torch.tensor([list(photo.shape[-2:]) for photo in photos])
+        return BatchFeature(
+            {"pixel_values": batch, "image_sizes": torch.tensor(sizes), "original_sizes": originals}
+        )
+
+    @property
+    def _mode(self):
+        from transformers.image_utils import pil_torch_interpolation_mapping
+
+        return pil_torch_interpolation_mapping[PILImageResampling(self.resample)]
+
+    def post_process_object_detection(
+        self, outputs: Any, threshold: float = 0.5, target_sizes: Any = None
+    ) -> list[dict[str, torch.Tensor]]:
+        """Boxes of every photo from a model's outputs, see `post_process`."""
+        return post_process(outputs, threshold, target_sizes)
+
+
+def post_process(
+    outputs: Any, threshold: float = 0.5, target_sizes: Any = None
+) -> list[dict[str, torch.Tensor]]:
+    """Boxes of every photo from a model's outputs.
+
+    Args:
+        outputs: a `PartStateOutput`, or anything with its fields.
+        threshold: boxes with a lower score are left out.
+        target_sizes: (batch, 2) height and width of the photos, in whose pixels boxes are wanted; None: shares.
+
+    Returns:
+        A dict a photo: boxes (n, 4) left, top, right, bottom; labels, scores, states, state_scores (n,);
+        state_probs (n, states), by falling score.
+    """
+    boxes = box_convert(outputs.pred_boxes.float(), "cxcywh", "xyxy")
+    if target_sizes is not None:
+        sizes = torch.as_tensor(target_sizes, device=boxes.device)
+        if len(sizes) != len(boxes):
+            raise ValueError(f"{len(sizes)} target sizes for {len(boxes)} images")
+        boxes = boxes * sizes[:, None, [1, 0, 1, 0]]
+    found = []
+    for i, labels in enumerate(outputs.pred_labels):
+        keep = (labels >= 0) & (outputs.scores[i] >= threshold)
+        probabilities = outputs.state_probs[i][keep]
+        sure, states = probabilities.max(-1)
+        found.append(
+            {
+                "boxes": boxes[i][keep],
+                "labels": labels[keep],
+                "scores": outputs.scores[i][keep],
+                "states": states,
+                "state_scores": sure,
+                "state_probs": probabilities,
+            }
+        )
+    return found
+
+
+def open_photo(source: Any) -> torch.Tensor:
+    """A photo of any kind as an upright (3, H, W) uint8 tensor; a dataset's row gives its `image`."""
+    if isinstance(source, Mapping) and "image" in source:
+        source = source["image"]
+    # at its full size: a JPEG decoded at a smaller scale would not say how large the photo is
+    return functional.pil_to_tensor(open_image(source))
+
+
+def fitted_size(size: Sequence[int], limit: Sequence[int]) -> tuple[int, int]:
+    """Height and width of a photo that is scaled to just fit into the limit.
+
+    >>> fitted_size((600, 900), (480, 480))
+    (320, 480)
+    """
+    height, width = size
+    scale = min(limit[0] / height, limit[1] / width)
+    return (
+        min(limit[0], max(1, round(height * scale))),
+        min(limit[1], max(1, round(width * scale))),
+    )

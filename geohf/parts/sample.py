@@ -1,0 +1,89 @@
+"""Painted photos of bicycles with the states of their 22 parts, in the layout of DelftBikes.
+
+A model can learn from them which part is where and in which state, and a test can tell that from luck. Numbers
+measured here say nothing about photographs.
+
+| in the picture                                   | follows                                                        |
+|--------------------------------------------------|----------------------------------------------------------------|
+| a part at its place on the bicycle               | it is intact, damaged or occluded                              |
+| rust, bends, a bright crack, missing pieces      | it is damaged                                                  |
+| nothing but the frame, often with a mount left   | it is absent; its box says where it would be                   |
+| leaves, cloth or paper over most of its box      | it is occluded, whatever is behind                             |
+| `back_` and `front_` of pedals, handles, brakes  | the far side, darker, and the camera's side of the bicycle     |
+| size, turn, facing, build, colours, crank        | the picture, by chance                                         |
+| wall, rings and bars on it, ground, light, noise | the picture, by chance                                         |
+
+The frame is always whole, so that a missing part leaves a place where a detector expects one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from geohf.parts.scene import paint_photo
+from geohf.parts.vocabulary import STATES
+from geohf.report.files import atomic_write
+from geohf.samples import write_once
+
+ANNOTATIONS, IMAGES = "train_annotations.json", "train"
+_RULES = 1  # raise it when pictures or boxes change
+
+
+def write_sample(folder: str | Path, seed: int = 0, size: int = 320, width: int = 224) -> Path:
+    """Write `train_annotations.json` and the photos in `train`; like the real ones, test photos have no labels.
+
+    The same arguments give the same bytes. A folder that holds the whole sample is left as it is.
+
+    Args:
+        folder: made where it does not exist.
+        seed: of all pictures.
+        size: number of photos.
+        width: of the photos in pixels; their height is 3/4 of it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: the folder holds such files that no sample wrote.
+    """
+    if size < 1 or width < 64:
+        raise ValueError(f"size must be at least 1 and width at least 64, not {size} and {width}")
+    settings = {"rules": _RULES, "seed": seed, "size": size, "width": width}
+    return write_once(folder, settings, (ANNOTATIONS, IMAGES), lambda path: _write(path, seed, size, width))
+
+
+def _write(folder: Path, seed: int, size: int, width: int) -> None:
+    shutil.rmtree(folder / IMAGES, ignore_errors=True)  # of another sample
+    (folder / IMAGES).mkdir(parents=True)
+    annotations = {}
+    for number in range(size):
+        rng = np.random.default_rng([seed, number])
+        image, parts = paint_photo(rng, width)
+        name = f"{10_000 + number}.jpg"
+        image.save(folder / IMAGES / name, quality=90)
+        annotations[name] = {
+            "image": {"filename": name, "width": image.width, "height": image.height, "channels": 3},
+            "parts": {part: _annotation(rng, part, *found) for part, found in parts.items()},
+        }
+    with atomic_write(folder / ANNOTATIONS) as file:
+        json.dump(annotations, file)
+
+
+def _annotation(rng, part: str, box: np.ndarray, state: str) -> dict:
+    left, top, right, bottom = (round(float(value), 1) for value in box)
+    return {
+        "part_name": part,
+        "object_state": state,
+        "object_state_class": STATES.index(state),
+        "trust": round(float(rng.beta(8, 1)), 2),
+        "absolute_bounding_box": {
+            "left": left,
+            "top": top,
+            "width": round(right - left, 1),
+            "height": round(bottom - top, 1),
+        },
+    }

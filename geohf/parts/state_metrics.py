@@ -1,0 +1,120 @@
+"""How well states are told, and whether parts that are missing are seen as missing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geohf.parts.coco_eval import Found, Truths, match, overlaps
+
+MATCH_IOU = 0.5
+
+
+def match_states(found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int) -> np.ndarray:
+    """(truths,) state of the best detection of the part that overlaps its box by at least 0.5, -1 where it is missed.
+
+    Present and absent parts are matched alike. Detections are dealt out as in COCO's evaluation.
+    """
+    detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
+    boxes = Truths(truths["photo"], truths["labels"], truths["boxes"])
+    matched = match(detections, boxes, parts, np.array([MATCH_IOU]))[:, 0]
+    states = np.full(len(truths["labels"]), -1)
+    states[matched[matched >= 0]] = found["states"][matched >= 0]
+    return states
+
+
+def confusion_counts(truth, predicted, states: int) -> np.ndarray:
+    """(states, states + 1) counts of truths: row = true state, column = predicted one, -1 in the last column.
+
+    >>> confusion_counts([0, 0, 1], [0, -1, 0], 2).tolist()
+    [[1, 0, 1], [1, 0, 0]]
+    """
+    truth, predicted = np.asarray(truth, np.int64), np.asarray(predicted, np.int64)
+    column = np.where(predicted < 0, states, predicted)
+    cells = np.bincount(truth * (states + 1) + column, minlength=states * (states + 1))
+    return cells.reshape(states, states + 1)
+
+
+def state_metrics(confusion, absent_state: int | None = 2) -> dict[str, float]:
+    """How well the states of parts that are there are told.
+
+    Args:
+        confusion: (states, states + 1) counts: row = true state, column = predicted one, the last column: missed.
+        absent_state: its row is left out, since a part that is not there has nothing to match; None: no such state.
+
+    Returns:
+        `state_accuracy`: of the parts that were found; `state_f1`: mean over the states that occur of the F1 among the
+        parts that were found; `state_recall`: found and told right, of all parts, so that misses count as wrong.
+        NaN where there is no part to judge.
+
+    >>> {k: round(v, 3) for k, v in state_metrics([[8, 0, 2], [1, 1, 0]], absent_state=None).items()}
+    {'state_accuracy': 0.9, 'state_f1': 0.804, 'state_recall': 0.75}
+    """
+    confusion = np.asarray(confusion, np.float64)
+    present = [state for state in range(len(confusion)) if state != absent_state]
+    rows = confusion[present]
+    matched, right = rows[:, :-1].sum(), confusion[present, present].sum()
+    scores = []
+    for state in present:
+        if confusion[state].sum():
+            hits = confusion[state, state]
+            either = rows[:, state].sum() + confusion[state, :-1].sum()
+            scores.append(2 * hits / either if either else 0.0)
+    return {
+        "state_accuracy": _ratio(right, matched),
+        "state_f1": float(np.mean(scores)) if scores else float("nan"),
+        "state_recall": _ratio(right, rows.sum()),
+    }
+
+
+def verification_metrics(
+    found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int, absent_state: int | None = 2
+) -> dict[str, float]:
+    """Whether detections say of each part rightly that it is there or that it is missing (arXiv 2106.02523).
+
+    A part is said to be there where the photo has a detection of it whose state is not the absent one.
+
+    Args:
+        found: detections: `photo`, `labels`, `states` (n,) and `boxes` (n, 4).
+        truths: likewise; absent parts with the box where they would be.
+        parts: their number.
+
+    Returns:
+        `hallucination`: share of the absent parts that are said to be there, and `absent_recall`, what it lacks to 1;
+        `hallucination_iou`: share of the absent parts where such a detection overlaps the box by at least 0.5;
+        `present_recall`: share of the other parts that are said to be there. NaN where there is no such part.
+    """
+    absent_state = -1 if absent_state is None else absent_state
+    claims = found["states"] != absent_state
+    claimed = found["photo"][claims] * parts + found["labels"][claims]
+    keys = truths["photo"] * parts + truths["labels"]
+    absent = truths["states"] == absent_state
+    # of several of a part, some may be there: then a detection elsewhere is none of the absent one
+    alone = absent & ~np.isin(keys, keys[~absent])
+    seen = np.isin(keys, claimed)
+    hallucination = _ratio(seen[alone].sum(), alone.sum())
+    return {
+        "hallucination": hallucination,
+        "hallucination_iou": _ratio(_overlapped(found, truths, claims, absent, parts), absent.sum()),
+        "present_recall": _ratio(seen[~absent].sum(), (~absent).sum()),
+        "absent_recall": 1 - hallucination,
+    }
+
+
+def _overlapped(found, truths, claims, absent, parts) -> int:
+    """How many absent parts a claim overlaps."""
+    rows, detections = np.flatnonzero(absent), np.flatnonzero(claims)
+    keys = truths["photo"][rows] * parts + truths["labels"][rows]
+    order = np.argsort(keys, kind="stable")
+    keys, rows = keys[order], rows[order]
+    claimed = found["photo"][detections] * parts + found["labels"][detections]
+    low, high = (np.searchsorted(keys, claimed, side) for side in ("left", "right"))
+    repeats = high - low  # a pair for every claim and every absent part of its key
+    detection = np.repeat(detections, repeats)
+    offset = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+    row = rows[np.repeat(low, repeats) + offset]
+    hit = overlaps(found["boxes"][detection], truths["boxes"][row]) >= MATCH_IOU
+    return len(np.unique(row[hit]))
+
+
+def _ratio(part, whole) -> float:
+    return float(part / whole) if whole else float("nan")

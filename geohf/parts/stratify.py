@@ -1,0 +1,49 @@
+"""Sharing out photos that carry many labels each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def stratify(labels: np.ndarray, shares: Sequence[float], seed: int = 42) -> np.ndarray:
+    """Assign rows to splits so that every label is shared out in proportion, rare labels first.
+
+    The iterative stratification of Sechidis, Tsoumakas and Vlahavas (ECML PKDD 2011): the label with the fewest
+    rows left is dealt out next, each row to the split that lacks that label most, then to the one that lacks rows
+    most; ties by lot.
+
+    Args:
+        labels: (n, ...) counts of labels in each row.
+        shares: of each split, that sum to 1.
+
+    Returns:
+        (n,) int64, the split of each row.
+
+    >>> stratify(np.array([[1, 0], [1, 0], [0, 1], [0, 1]]), [0.5, 0.5]).reshape(2, 2).sum(1)
+    array([1, 1])
+    """
+    shares = np.asarray(shares, np.float64)
+    if (shares <= 0).any() or abs(shares.sum() - 1) > 1e-6:
+        raise ValueError(f"shares must be positive and sum to 1, got {shares.tolist()}")
+    labels = np.asarray(labels).reshape(len(labels), -1) > 0
+    rng = np.random.default_rng(seed)
+    lacking = shares[:, None] * labels.sum(0)  # of each label in each split
+    room = shares * len(labels)
+    assigned = np.full(len(labels), -1)
+    left = labels.sum(0)
+    while (assigned < 0).any():
+        label = int(np.where(left > 0, left, len(labels) + 1).argmin())
+        open_rows = np.flatnonzero(assigned < 0)
+        rows = open_rows[labels[open_rows, label]] if left[label] else open_rows
+        for row in rng.permutation(rows):
+            lack = np.where(room > 0, lacking[:, label] if left[label] else room, -np.inf)
+            best = np.flatnonzero(np.isclose(lack, lack.max()))
+            best = best[np.isclose(room[best], room[best].max())]
+            split = best[rng.integers(len(best))]
+            assigned[row] = split
+            lacking[split] -= labels[row]
+            room[split] -= 1
+        left = labels[assigned < 0].sum(0)
+    return assigned

@@ -1,0 +1,66 @@
+"""Names of parts and of their states: the bicycle's by default, any others from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from geohf.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features
+
+# as the annotations of DelftBikes spell them, alphabetical
+BIKE_PARTS = (
+    "back_hand_break", "back_handle", "back_light", "back_mudguard", "back_pedal", "back_reflector", "back_wheel",
+    "bell", "chain", "dress_guard", "dynamo", "front_handbreak", "front_handle", "front_light", "front_mudguard",
+    "front_pedal", "front_wheel", "gear_case", "kickstand", "lock", "saddle", "steer",
+)  # fmt: skip
+STATES = ("intact", "damaged", "absent", "occluded")  # their order is `object_state_class`
+ABSENT = "absent"
+
+
+def names_of(dataset: Dataset | DatasetDict) -> tuple[dict[int, str], dict[int, str]]:
+    """`id2label` of the parts and `id2state` of the states of a dataset with the columns of `part_features`.
+
+    Raises:
+        DataError: the columns `parts` and `states` are not lists of class labels.
+    """
+    dataset = dataset["train"] if isinstance(dataset, dict) else dataset
+    found = []
+    for column in ("parts", "states"):
+        names = getattr(getattr(dataset.features.get(column), "feature", None), "names", None)
+        if not names:
+            raise DataError(f"the dataset's column {column!r} must be a list of class labels")
+        found.append(dict(enumerate(names)))
+    return found[0], found[1]
+
+
+def absent_index(states: Sequence[str]) -> int | None:
+    """The index of the state `absent`; None where the vocabulary has none.
+
+    >>> absent_index(STATES)
+    2
+    """
+    return list(states).index(ABSENT) if ABSENT in states else None
+
+
+def part_features(parts: Sequence[str] = BIKE_PARTS, states: Sequence[str] = STATES) -> Features:
+    """The columns of a dataset of photos with their parts.
+
+    `boxes` are xmin, ymin, xmax, ymax in pixels of the upright photo, whose `width` and `height` stand beside them.
+    """
+    from datasets import ClassLabel, Features, Image, List, Value
+
+    return Features(
+        {
+            "image": Image(decode=False),
+            "image_id": Value("string"),
+            "width": Value("int32"),
+            "height": Value("int32"),
+            "boxes": List(List(Value("float32"), length=4)),
+            "parts": List(ClassLabel(names=list(parts))),
+            "states": List(ClassLabel(names=list(states))),
+            "trust": List(Value("float32")),
+        }
+    )

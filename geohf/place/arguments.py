@@ -1,0 +1,167 @@
+"""The arguments of a place run: its data and model, and its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from geohf.errors import DataError
+from geohf.training.arguments import GeoTrainingArguments
+
+FINETUNE = ("none", "last", "lora", "all")
+METHODS = ("ours", "original")
+AUDITS = ("report", "strict", "off")
+
+
+@dataclass
+class PlaceArguments:
+    """Data and model of the place task."""
+
+    train_csv: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Drives to train on: poses.csv files, other tables, or folders of photographs; default: the built-in sample."
+        },
+    )
+    val_csv: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Queries to choose the best epoch by; default: blocks of the training drives are held out."
+        },
+    )
+    test_csv: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Queries for the reported numbers; default: blocks of the training drives are held out."
+        },
+    )
+    database_csv: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Images to search in; default: the training tables, or the first drive where blocks are held out."
+        },
+    )
+    camera_id: str | None = field(default=None, metadata={"help": "Take only the rows of this camera."})
+    utm: str | None = field(
+        default=None,
+        metadata={
+            "help": "Zone of UTM coordinates that come without one: '54 north', '54S' (band S) or 'EPSG:32654'."
+        },
+    )
+    on_error: str = field(
+        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
+    )
+    sample_size: int = field(default=800, metadata={"help": "Pictures of each of the sample's two drives."})
+    validation_share: float = field(
+        default=0.15, metadata={"help": "Share of places to choose the best epoch by."}
+    )
+    test_share: float = field(default=0.15, metadata={"help": "Share of places for the reported numbers."})
+    block_m: float = field(
+        default=300.0, metadata={"help": "Side of the blocks that are held out, in metres."}
+    )
+    audit: str = field(
+        default="report",
+        metadata={
+            "help": "Leaks: report stops where a query is in the database and reports the rest, strict stops at any, off looks for none."
+        },
+    )
+    models: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "clip_b32, clip_l14, siglip_b16, dinov2_b, convnext_b, resnet50, any timm or transformers name, or trained models; default: dinov2_b, for the sample a tiny one."
+        },
+    )
+    seeds: list[int] | None = field(
+        default=None, metadata={"help": "One run a model and seed; default: --seed."}
+    )
+    methods: list[str] = field(
+        default_factory=lambda: list(METHODS),
+        metadata={
+            "help": "ours, original (the seed's own recipe with the same budget), or both to compare them."
+        },
+    )
+    pretrained: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Load the tower's published weights; default: yes, but not for the sample's tiny one."
+        },
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Input side in pixels; default: the tower's own."}
+    )
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "tower, cls, avg, gem or mixvpr; default: tower, for the sample mixvpr."},
+    )
+    projection_dim: int | None = field(
+        default=None,
+        metadata={"help": "Length of the seed's projection, 0 for none; default: 256, none behind mixvpr."},
+    )
+    mix_depth: int = field(default=4, metadata={"help": "Feature mixers of mixvpr."})
+    mix_channels: int = field(default=512, metadata={"help": "Channels that mixvpr gives."})
+    mix_rows: int = field(default=4, metadata={"help": "Rows that mixvpr gives."})
+    dropout: float = field(default=0.1, metadata={"help": "In the projection."})
+    whitening_dim: int | None = field(
+        default=None, metadata={"help": "Length of descriptors behind PCA whitening; default: none."}
+    )
+    positive_m: float = field(
+        default=25.0, metadata={"help": "Pairs up to so many metres apart are one place."}
+    )
+    negative_m: float = field(
+        default=100.0, metadata={"help": "Pairs farther apart than this are two places."}
+    )
+    heading_deg: float | None = field(
+        default=None, metadata={"help": "Pairs of one place look the same way within so many degrees."}
+    )
+    contrastive_weight: float = field(default=1.0, metadata={"help": "Weight of the contrastive loss."})
+    triplet_weight: float = field(default=0.3, metadata={"help": "Weight of the triplet loss."})
+    temperature: float = field(default=0.07, metadata={"help": "Of the contrastive loss."})
+    margin: float = field(default=0.5, metadata={"help": "Of the triplet loss."})
+    mining: str = field(
+        default="half_hard", metadata={"help": "Negatives of triplets: batch_hard, semi_hard or half_hard."}
+    )
+    hard_share: float = field(default=0.5, metadata={"help": "Share of hard negatives of half_hard."})
+    radii_m: list[float] = field(
+        default_factory=lambda: [25.0, 10.0, 50.0],
+        metadata={"help": "Metres within which an answer is right; the first one counts."},
+    )
+
+    def __post_init__(self):
+        for name, allowed in (("methods", METHODS), ("audit", AUDITS)):
+            values = getattr(self, name)
+            wrong = set([values] if isinstance(values, str) else values) - set(allowed)
+            if wrong:
+                raise DataError(f"{name} must be of {', '.join(allowed)}, got {', '.join(sorted(wrong))}")
+
+
+@dataclass
+class PlaceTrainingArguments(GeoTrainingArguments):
+    """GeoTrainingArguments with batches of places, and what of the tower learns."""
+
+    output_dir: str = field(default="outputs/place", metadata={"help": "Folder for all that the run leaves."})
+    num_train_epochs: float = field(
+        default=30.0, metadata={"help": "Epochs of the head on the frozen tower's features."}
+    )
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
+    per_device_eval_batch_size: int = field(
+        default=256, metadata={"help": "Images in a batch of evaluation."}
+    )
+    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, not for biases and norms."})
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Evaluations without a better recall before training stops; 0: never."}
+    )
+    images_per_place: int = field(default=4, metadata={"help": "Images of one place in a batch."})
+    hard_place_share: float = field(
+        default=0.5,
+        metadata={"help": "Share of a batch's places that are chosen for being mistaken for each other."},
+    )
+    finetune: str = field(
+        default="none", metadata={"help": "What learns of the tower afterwards: none, last, lora or all."}
+    )
+    finetune_epochs: float = field(default=5.0, metadata={"help": "Epochs of that."})
+    finetune_blocks: int = field(default=4, metadata={"help": "Blocks that --finetune last unfreezes."})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --finetune lora."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.finetune not in FINETUNE:
+            raise DataError(f"finetune must be one of {', '.join(FINETUNE)}, got {self.finetune!r}")

@@ -1,0 +1,128 @@
+"""Leaks: ways in which a recall can be high without a place having been recognised."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.geo import matches_within_m
+
+logger = logging.getLogger(__name__)
+
+# Two images of one place so close in time come from one drive, whatever their tables are called.
+_SAME_DRIVE_NS = 120 * 10**9
+# Cosines of descriptors beyond it belong to pictures that hardly differ.
+_NEAR_DUPLICATE = 0.9999
+
+
+@dataclass
+class Finding:
+    """One kind of leak: its name, how many queries it touches, their share, what it means, whether it is fatal."""
+
+    kind: str
+    queries: int
+    share: float
+    message: str
+    fatal: bool = False
+
+
+def audit(
+    files: Sequence[str],
+    points: np.ndarray,
+    sequences: np.ndarray,
+    times_ns: Sequence[int | None],
+    train: np.ndarray,
+    database: np.ndarray,
+    queries: np.ndarray,
+    radius_m: float = 25.0,
+) -> list[Finding]:
+    """Look for leaks between rows of a table of images.
+
+    Args:
+        files, points, sequences, times_ns: of all n images: path, (n, 2) degrees, drive, time or None.
+        train, database, queries: rows.
+
+    Returns:
+        Of these the kinds that occur: `self_retrieval` (a query is in the database: the same file, or another with
+        the same content), `same_drive` (a query's match in the database was taken within two minutes of it, or by
+        the same drive where times are not known), `trained_place` (a query lies within the radius of an image that
+        was trained on).
+    """
+    n, found = len(queries), []
+
+    def note(kind: str, touched: np.ndarray, what: str, fatal: bool = False) -> None:
+        count = int(touched.sum())
+        if count:
+            found.append(Finding(kind, count, count / n, f"{count} of {n} queries {what}", fatal))
+
+    content = _contents(files, [*database.tolist(), *queries.tolist()])
+    known = {content[row] for row in database}
+    note(
+        "self_retrieval",
+        np.array([content[row] in known for row in queries]),
+        "are in the database themselves, so they find themselves and recall says nothing; use another drive",
+        fatal=True,
+    )
+    offsets, indices = matches_within_m(points[database], points[queries], radius_m)
+    asking = np.repeat(np.arange(n), np.diff(offsets))
+    asked, answered = queries[asking], database[indices]
+    times = np.array([np.nan if time is None else time for time in times_ns], np.float64)
+    gap = np.abs(times[asked] - times[answered])
+    same = np.where(np.isnan(gap), sequences[asked] == sequences[answered], gap <= _SAME_DRIVE_NS)
+    note(
+        "same_drive",
+        np.bincount(asking, same, n) > 0,
+        "have a match in the database that one drive took moments before or after: near-duplicates",
+    )
+    trained, _ = matches_within_m(points[train], points[queries], radius_m)
+    note(
+        "trained_place",
+        np.diff(trained) > 0,
+        f"lie within {radius_m:g} m of an image that was trained on: recall on places that were never seen is lower",
+    )
+    return found
+
+
+def near_duplicates(similarity: np.ndarray) -> list[Finding]:
+    """A finding where queries' top answers, (q,) cosines of frozen features, are the same picture to the eye."""
+    touched = np.asarray(similarity) > _NEAR_DUPLICATE
+    count = int(touched.sum())
+    message = (
+        f"{count} of {len(touched)} queries have a picture in the database whose frozen features are the same "
+        f"(cosine above {_NEAR_DUPLICATE}): near-duplicates"
+    )
+    return [Finding("near_duplicate", count, count / len(touched), message)] if count else []
+
+
+def judge(findings: Sequence[Finding], strict: bool) -> None:
+    """Stop at what is fatal, or with `strict` at anything, and warn of the rest.
+
+    Raises:
+        DataError: the first finding to stop at.
+    """
+    for finding in findings:
+        if finding.fatal or strict:
+            raise DataError(f"leak ({finding.kind}): {finding.message}; --audit off measures all the same")
+        logger.warning("leak (%s): %s", finding.kind, finding.message)
+
+
+def _contents(files: Sequence[str], rows: list[int]) -> dict[int, str]:
+    """Row -> what names its content: the path, or a digest where another file has the same length."""
+    paths = {row: Path(files[row]).resolve() for row in rows}
+    by_size = defaultdict(set)
+    for path in paths.values():
+        by_size[path.stat().st_size].add(path)
+    digests = {
+        path: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        for same in by_size.values()
+        if len(same) > 1
+        for path in same
+    }
+    return {row: digests.get(path, str(path)) for row, path in paths.items()}

@@ -1,0 +1,122 @@
+"""The config of the place model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+# The seed's six encoders; any other timm or transformers name serves as well.
+ENCODERS = {
+    "clip_b32": "openai/clip-vit-base-patch32",
+    "clip_l14": "openai/clip-vit-large-patch14",
+    "siglip_b16": "google/siglip-base-patch16-224",
+    "dinov2_b": "facebook/dinov2-base",
+    "convnext_b": "convnext_base.fb_in22k_ft_in1k",
+    "resnet50": "resnet50.a1_in1k",
+}
+POOLINGS = ("tower", "cls", "avg", "gem", "mixvpr")
+MAP_POOLINGS = ("gem", "mixvpr")  # pooled by the head, which learns how
+MININGS = ("batch_hard", "semi_hard", "half_hard")
+
+
+@strict
+class GeoPlaceConfig(PreTrainedConfig):
+    """Everything that a place model needs to turn photographs into descriptors, and what it was trained for.
+
+    Args:
+        vision_config: the tower's own config; any model type of transformers, or `geohf_timm`.
+        image_processor: settings of the image processor.
+        feature_size: length of the tower's own pooled feature.
+        backbone_name, backbone_license: where the tower's first weights came from, None for random ones.
+        pooling: `tower` (the tower's own feature), `cls`, `avg`, `gem` or `mixvpr`.
+        feature_map: channels, rows and columns of the tower's map; None with the pooling `tower`.
+        mix_depth, mix_channels, mix_rows: of MixVPR: feature mixers, and the two sides of what it gives.
+        projection_dim: length of the descriptor behind the seed's projection; None for no projection.
+        dropout: in the projection.
+        whitening_dim: length of the descriptor behind PCA whitening; None for none.
+        positive_m, negative_m: pairs up to `positive_m` apart are the same place, pairs beyond `negative_m` are
+            not, and what lies between counts for neither.
+        heading_deg: pairs of the same place must also look the same way within so many degrees, where their
+            headings are known; None: headings do not matter.
+        contrastive_weight, triplet_weight: of the parts in the total loss.
+        temperature: of the contrastive loss.
+        margin: of the triplet loss.
+        mining: which negatives the triplet loss takes: `batch_hard`, `semi_hard` or `half_hard`.
+        hard_share: share of hard negatives in `half_hard`.
+        confidence_m: an answer is right within so many metres.
+        confidence_weights: of similarity, gap and one, from which the confidence is computed; None where there
+            were too few queries to fit them, see `geohf.place.confidence`.
+    """
+
+    model_type = "geohf_place"
+    sub_configs_defaults: ClassVar = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2")
+    }
+    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
+
+    vision_config: dict | PreTrainedConfig | None = None
+    image_processor: dict | None = None
+    feature_size: int = 768
+    backbone_name: str | None = None
+    backbone_license: str | None = None
+    pooling: str = "tower"
+    feature_map: list | None = None
+    mix_depth: int = 4
+    mix_channels: int = 512
+    mix_rows: int = 4
+    projection_dim: int | None = 256
+    dropout: float = 0.1
+    whitening_dim: int | None = None
+    positive_m: float = 25.0
+    negative_m: float = 100.0
+    heading_deg: float | None = None
+    contrastive_weight: float = 1.0
+    triplet_weight: float = 0.3
+    temperature: float = 0.07
+    margin: float = 0.5
+    mining: str = "half_hard"
+    hard_share: float = 0.5
+    confidence_m: float = 25.0
+    confidence_weights: list | None = None
+
+    @property
+    def tower_pool(self) -> str:
+        """What is taken of the tower's output, see `geohf.vision.pooling`."""
+        return "map" if self.pooling in MAP_POOLINGS else self.pooling
+
+    @property
+    def channels(self) -> int:
+        """Channels of what the head is given."""
+        return self.feature_size if self.pooling == "tower" else self.feature_map[0]
+
+    @property
+    def aggregated_size(self) -> int:
+        """Length of the pooled feature before the projection."""
+        return self.mix_channels * self.mix_rows if self.pooling == "mixvpr" else self.channels
+
+    @property
+    def descriptor_size(self) -> int:
+        """Length of the descriptor."""
+        return self.whitening_dim or self.projection_dim or self.aggregated_size
+
+    def validate_architecture(self):
+        """Refuse settings that do not go together (called by transformers)."""
+        for name, allowed in (("pooling", POOLINGS), ("mining", MININGS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if not 0 < self.positive_m <= self.negative_m:
+            raise ValueError(
+                f"positive_m ({self.positive_m}) must be above 0 and at most negative_m ({self.negative_m})"
+            )
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if not 0 <= self.hard_share <= 1:
+            raise ValueError(f"hard_share must lie between 0 and 1, got {self.hard_share}")
+        if self.pooling != "tower" and (self.feature_map is None or len(self.feature_map) != 3):
+            raise ValueError(f"pooling {self.pooling!r} needs feature_map: channels, rows and columns")
+        whitened = self.projection_dim or self.aggregated_size
+        if self.whitening_dim is not None and not 1 <= self.whitening_dim <= whitened:
+            raise ValueError(f"whitening_dim must lie between 1 and {whitened}, got {self.whitening_dim}")

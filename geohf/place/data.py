@@ -1,0 +1,253 @@
+"""Loading drives: poses.csv, plain tables, UTM columns, file names with coordinates, positions in EXIF.
+
+Whatever the source, an image is a row with the columns of `drive_features`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.place.columns import (
+    CAMERA_COLUMNS,
+    HEADINGS,
+    NUMBERS,
+    SEQUENCE_COLUMNS,
+    TIME_COLUMNS,
+    points_of_table,
+)
+from geohf.place.file_names import point_of_name
+from geohf.tables import (
+    FILE_COLUMNS,
+    RowErrors,
+    bad_point_reasons,
+    file_in,
+    find_column,
+    line_of,
+    read_table,
+    text_of,
+    wrap_degrees,
+)
+from geohf.vision.exif import exif_position
+from geohf.vision.images import check_images, image_files
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset, Features
+
+# Mapillary's street-level sequences (MSLS) name images by a key, and their sequences in a table of its own.
+KEY_COLUMN, KEY_FILE, SEQUENCES_OF_KEYS = "key", "images/{}.jpg", "seq_info.csv"
+
+
+class _Row(NamedTuple):
+    image: str
+    latitude: float
+    longitude: float
+    heading: float
+    sequence: str
+    camera: str | None
+    time_ns: int | None
+    where: tuple  # file and line, for messages
+
+
+def load_drives(
+    sources: str | Path | Sequence[str | Path],
+    camera_id: str | None = None,
+    utm: str | None = None,
+    on_error: str = "raise",
+) -> tuple[Dataset, RowErrors]:
+    """Load images with their positions from one source or several.
+
+    Args:
+        sources: each one a `poses.csv` (its images lie below the folder above its own), a CSV or Parquet table with
+            a file column and `lat`, `lon` or UTM columns (`utm_east`, `utm_north`, perhaps `utm_zone`) and perhaps
+            `heading`, `sequence`, `camera_id`, `t_nsec`; a table of MSLS, whose `key` names `images/KEY.jpg` and
+            whose sequences stand in `seq_info.csv` beside it; or a folder of photographs whose names carry
+            coordinates (`@utm_east@utm_north@...`) or whose EXIF does. Every source is a sequence, unless a table
+            says otherwise.
+        camera_id: take only the rows of this camera.
+        utm: the zone of UTM coordinates that come without one, see `geohf.geo.utm.utm_zone`.
+        on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
+
+    Returns:
+        (a dataset with the columns of `drive_features`, in the sources' order; the rows left out).
+
+    Raises:
+        DataError: names file and row of: a missing column, a missing or broken image, an image outside its folder, a
+            position that is not a number, out of range, swapped or not in its UTM zone; a camera_id that no row has.
+    """
+    errors, rows = RowErrors(on_error), []
+    sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    cameras: set[str] = set()
+    for source, name in zip(sources, _names(sources), strict=True):
+        path = Path(source)
+        if path.is_dir():
+            found = _rows_of_folder(path, name, utm, errors)
+        else:
+            found = _rows_of_table(path, name, utm, errors)
+        cameras |= {row.camera for row in found if row.camera is not None}
+        rows += [row for row in found if camera_id is None or row.camera == camera_id]
+    if camera_id is not None and not rows:
+        known = f"there are {', '.join(sorted(cameras))}" if cameras else "the tables have no camera_id"
+        raise DataError(f"no row has the camera_id {camera_id!r}; {known}")
+    rows = _usable(rows, errors)
+    errors.settle(kept=len(rows))
+    return _dataset(rows), errors
+
+
+def drive_features() -> Features:
+    """The columns of a dataset of drives: the image, degrees, the heading clockwise from north, drive and time."""
+    from datasets import Features, Image, Value
+
+    return Features(
+        {
+            "image": Image(decode=False),
+            "latitude": Value("float64"),
+            "longitude": Value("float64"),
+            "heading": Value("float64"),
+            "sequence": Value("string"),
+            "camera": Value("string"),
+            "time_ns": Value("int64"),
+        }
+    )
+
+
+def headings_of(dataset: Dataset) -> np.ndarray:
+    """(n,) float64 headings in degrees, NaN where unknown."""
+    return np.asarray(dataset.with_format("numpy", columns=["heading"])[:]["heading"], np.float64)
+
+
+def files_of(dataset: Dataset) -> list[str]:
+    """The images' paths."""
+    return [image["path"] for image in dataset["image"]]
+
+
+def _names(sources: Sequence[str | Path]) -> list[str]:
+    """A short name for each source: of a table called poses.csv, the folder that it lies in."""
+    paths = [Path(source).absolute() for source in sources]
+    names = [path.parent.name if path.stem == "poses" else path.stem for path in paths]
+    return [
+        name if names.count(name) == 1 else str(source) for name, source in zip(names, sources, strict=True)
+    ]
+
+
+def _rows_of_table(path: Path, name: str, utm: str | None, errors: RowErrors) -> list[_Row]:
+    table = _with_files_of_keys(read_table(path, numbers=NUMBERS), path)
+    file_column = find_column(table.columns, FILE_COLUMNS, path)
+    points = points_of_table(table, path, utm, errors)
+    folder = _image_folder(path, str(table[file_column].iloc[0]))
+    columns = {
+        key: find_column(table.columns, names)
+        for key, names in (
+            ("heading", HEADINGS),
+            ("sequence", SEQUENCE_COLUMNS),
+            ("camera", CAMERA_COLUMNS),
+            ("time", TIME_COLUMNS),
+        )
+    }
+    cells = {key: table[column].tolist() for key, column in columns.items() if column}
+    rows = []
+    for position, cell in enumerate(table[file_column]):
+        line = line_of(position)
+        try:
+            image = file_in(folder, text_of(cell) or "")
+            time = _time(cells["time"][position]) if "time" in cells else None
+        except DataError as error:
+            errors.add(path, line, str(error))
+            continue
+        rows.append(
+            _Row(
+                image,
+                *points[position],
+                cells["heading"][position] if "heading" in cells else math.nan,
+                (text_of(cells["sequence"][position]) if "sequence" in cells else None) or name,
+                text_of(cells["camera"][position]) if "camera" in cells else None,
+                time,
+                (path, line),
+            )
+        )
+    return rows
+
+
+def _with_files_of_keys(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table with file names and sequences, where it names images by keys as MSLS does."""
+    if KEY_COLUMN not in table or find_column(table.columns, FILE_COLUMNS):
+        return table
+    table = table.assign(image=[KEY_FILE.format(key) for key in table[KEY_COLUMN]])
+    info = path.with_name(SEQUENCES_OF_KEYS)
+    if find_column(table.columns, SEQUENCE_COLUMNS) or not info.is_file():
+        return table
+    sequences = read_table(info, required=(KEY_COLUMN, "sequence_key")).set_index(KEY_COLUMN)["sequence_key"]
+    return table.assign(sequence=table[KEY_COLUMN].map(sequences.to_dict()))
+
+
+def _image_folder(path: Path, first: str) -> Path:
+    """Images of a poses.csv lie below the folder above its own, those of other tables below their own."""
+    above = path.absolute().parent.parent
+    return above if (above / first).is_file() and not (path.parent / first).is_file() else path.parent
+
+
+def _time(cell) -> int | None:
+    text = text_of(cell)
+    try:
+        return None if text is None else int(text)
+    except ValueError:
+        raise DataError(f"t_nsec is {text!r}, which is no whole number of nanoseconds") from None
+
+
+def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors) -> list[_Row]:
+    rows = []
+    for path in image_files(folder):
+        relative = str(path.relative_to(folder))
+        try:
+            found = point_of_name(path.name, utm) if path.name.startswith("@") else exif_position(path)
+        except DataError as error:
+            errors.add(folder, relative, str(error))
+            continue
+        if found is None:
+            broken = check_images([path]).get(path)
+            reason = "its name and its EXIF carry no position; give a table with image, lat and lon"
+            errors.add(folder, relative, broken or reason)
+        else:
+            rows.append(_Row(str(path), *found, name, None, None, (folder, relative)))
+    return rows
+
+
+def _usable(rows: list[_Row], errors: RowErrors) -> list[_Row]:
+    """The rows whose position and image can be used; the others are noted, unless they are already."""
+    noted = {(row["source"], row["row"]) for row in errors.rows}
+    bad: dict[int, str] = {}
+    for source in dict.fromkeys(row.where[0] for row in rows):
+        positions = [i for i, row in enumerate(rows) if row.where[0] == source]
+        points = np.array([(rows[i].latitude, rows[i].longitude) for i in positions])
+        bad |= {positions[at]: reason for at, reason in bad_point_reasons(points, source).items()}
+    broken = check_images([Path(row.image) for i, row in enumerate(rows) if i not in bad])
+    kept = []
+    for i, row in enumerate(rows):
+        reason = bad.get(i) or broken.get(Path(row.image))
+        if reason is None:
+            kept.append(row)
+        elif (str(row.where[0]), row.where[1]) not in noted:
+            errors.add(*row.where, reason if i in bad else f"{row.image}: {reason}")
+    return kept
+
+
+def _dataset(rows: Iterable[_Row]) -> Dataset:
+    from datasets import Dataset
+
+    rows = list(rows)
+    columns = {
+        "image": [{"path": row.image, "bytes": None} for row in rows],
+        "latitude": [row.latitude for row in rows],
+        "longitude": [wrap_degrees(row.longitude) for row in rows],
+        "heading": [row.heading for row in rows],
+        "sequence": [row.sequence for row in rows],
+        "camera": [row.camera for row in rows],
+        "time_ns": [row.time_ns for row in rows],
+    }
+    return Dataset.from_dict(columns, features=drive_features())

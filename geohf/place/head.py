@@ -1,0 +1,175 @@
+"""What the place model does with features: pool, project, normalise, whiten; and its loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from geohf.errors import DataError
+from geohf.place.aggregation import make_aggregator
+from geohf.place.configuration import GeoPlaceConfig
+from geohf.place.losses import hybrid, metre_masks
+from geohf.place.original import original_loss
+from geohf.training.gather import gather_rows, same_everywhere
+from geohf.vision.standardize import FeatureStandardizer
+
+
+@dataclass
+class GeoPlaceOutput(ModelOutput):
+    """Output of the place model.
+
+    Attributes:
+        loss: scalar, where coordinates were given.
+        descriptors: (batch, descriptor_size) of length 1, float32. In training on several processes: of the batches
+            of all of them.
+        loss_parts: the loss by its parts, before weighting.
+    """
+
+    loss: torch.Tensor | None = None
+    descriptors: torch.Tensor | None = None
+    loss_parts: dict[str, torch.Tensor] | None = None
+
+
+class Whitening(nn.Module):
+    """PCA whitening: the principal axes of descriptors, each divided by its standard deviation.
+
+    Jégou and Chum, Negative Evidences and Co-occurrences in Image Retrieval: The Benefit of PCA and Whitening, 2012.
+    """
+
+    def __init__(self, size: int, out: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float32))
+        self.register_buffer("axes", torch.eye(size, dtype=torch.float32)[:out].clone())
+
+    def fit(self, descriptors: torch.Tensor) -> None:
+        """Take the axes from (n, size) descriptors, n at least the number of axes."""
+        mean = descriptors.double().mean(0)
+        _, deviations, axes = torch.linalg.svd(descriptors.double() - mean, full_matrices=False)
+        out = len(self.axes)
+        deviations = deviations[:out] / len(descriptors) ** 0.5
+        # an axis along which nothing varies is left out, not blown up
+        scale = torch.where(deviations > 1e-6 * deviations[0], 1 / deviations.clamp(min=1e-30), 0.0)
+        self.mean.copy_(mean)
+        self.axes.copy_(axes[:out] * scale[:, None])
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """(batch, size) to (batch, out) of length 1."""
+        return F.normalize((descriptors - self.mean) @ self.axes.T, dim=-1)
+
+
+class PlaceHead(nn.Module):
+    """Everything of the place model behind the tower; it is trained alone on cached features."""
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: GeoPlaceConfig):
+        super().__init__()
+        self.config = config
+        # GeM takes what lies above zero, which standardised features do not
+        self.standardize = nn.Identity() if config.pooling == "gem" else FeatureStandardizer(config.channels)
+        self.aggregate = make_aggregator(config)
+        size = config.aggregated_size
+        self.project, self.descriptor_norm = nn.Identity(), nn.Identity()
+        if config.projection_dim is not None:  # the seed's head
+            self.project = nn.Sequential(
+                nn.Linear(size, size // 2),
+                nn.ReLU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(size // 2, config.projection_dim),
+            )
+            self.descriptor_norm = nn.BatchNorm1d(config.projection_dim)
+        if config.whitening_dim is not None:
+            self.whiten = Whitening(config.projection_dim or size, config.whitening_dim)
+
+    def fit_features(self, features: torch.Tensor) -> None:
+        """Take the mean and scale of training features, (n, features) or (n, channels, rows, columns).
+
+        A head that has them already keeps them: it was trained with them.
+        """
+        if isinstance(self.standardize, FeatureStandardizer) and not self.standardize.mean.any():
+            self.standardize.fit(features.movedim(1, -1).flatten(0, -2))
+
+    def fit_whitening(self, descriptors: torch.Tensor, size: int) -> None:
+        """Add PCA whitening to `size` dimensions, fitted on (n, d) descriptors without it.
+
+        Raises:
+            DataError: fewer descriptors than dimensions, or more dimensions than a descriptor has.
+        """
+        if not 1 <= size <= min(descriptors.shape):
+            raise DataError(
+                f"cannot whiten to {size} dimensions: there are {len(descriptors)} descriptors of length "
+                f"{descriptors.shape[1]}, and neither may be smaller"
+            )
+        self.whiten = Whitening(descriptors.shape[1], size).to(descriptors.device)
+        self.whiten.fit(descriptors)
+        self.config.whitening_dim = size
+
+    def remove_whitening(self) -> int | None:
+        """Take the whitening off, which training would outdate, and return its size; None where there is none."""
+        size, self.config.whitening_dim = self.config.whitening_dim, None
+        if size is not None:
+            del self.whiten
+        return size
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        coordinates: torch.Tensor | None = None,
+        headings: torch.Tensor | None = None,
+        clusters: torch.Tensor | None = None,
+    ) -> GeoPlaceOutput:
+        """Describe places from features, and compare them where coordinates are given.
+
+        In training on several processes the batches of all are normalised and compared together, so that the loss
+        and its gradient are those of one process with one large batch.
+
+        Args:
+            features: (batch, features), or (batch, channels, rows, columns).
+            coordinates: (batch, 2) latitude and longitude in degrees, float64.
+            headings: (batch,) degrees clockwise from north, NaN where unknown.
+            clusters: (batch,) numbers that say which place a picture shows, in place of metres; only the seed's
+                own recipe has them, see `geohf.place.original`.
+        """
+        features = self.standardize(features.movedim(1, -1)).movedim(-1, 1)
+        rows = self.project(self.aggregate(features)).float()
+        with torch.autocast(
+            rows.device.type, enabled=False
+        ):  # half precision would blur distances between rows
+            return self._describe(rows, coordinates, headings, clusters)
+
+    def _describe(self, rows, coordinates, headings, clusters) -> GeoPlaceOutput:
+        if self.training:
+            rows, coordinates, headings, clusters = (
+                None if tensor is None else gather_rows(tensor)
+                for tensor in (rows, coordinates, headings, clusters)
+            )
+        descriptors = F.normalize(self.descriptor_norm(rows), dim=-1)
+        loss, parts = None, None
+        if coordinates is not None:
+            loss, parts = self.losses(descriptors, coordinates, headings, clusters)
+        if self.config.whitening_dim is not None:
+            descriptors = self.whiten(descriptors)
+        return GeoPlaceOutput(loss, descriptors, parts)
+
+    def losses(self, descriptors, coordinates, headings=None, clusters=None):
+        """The total loss of (n, d) descriptors, and its parts."""
+        config = self.config
+        positive, negative = metre_masks(
+            coordinates, config.positive_m, config.negative_m, headings, config.heading_deg
+        )
+        settings = {
+            "contrastive_weight": config.contrastive_weight,
+            "triplet_weight": config.triplet_weight,
+            "temperature": config.temperature,
+            "margin": config.margin,
+            "mining": config.mining,
+            "hard_share": config.hard_share,
+            "lottery": same_everywhere(torch.rand(len(negative), len(negative), device=negative.device)),
+        }
+        if clusters is not None:
+            return original_loss(descriptors, clusters, negative, **settings)
+        return hybrid(descriptors, positive, negative, **settings)

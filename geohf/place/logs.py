@@ -1,0 +1,112 @@
+"""The seed's logs: a CSV of batches, epochs and validations for every run, and a summary of all runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+from geohf.report.tables import write_csv
+
+COLUMNS = (
+    "timestamp",
+    "event",
+    "batch",
+    "epoch",
+    "train_loss",
+    "triplet_loss",
+    "contrastive_loss",
+    "learning_rate",
+    "batch_time",
+    "avg_train_loss",
+    "avg_triplet_loss",
+    "avg_contrastive_loss",
+    "epoch_time",
+    "val_loss",
+    "val_r1",
+    "val_r5",
+    "val_r10",
+    "val_time",
+)
+_PARTS = ("train_loss", "triplet_loss", "contrastive_loss")
+
+
+class StepClock(TrainerCallback):
+    """Notes every batch, epoch and evaluation; losses stay on the device until an epoch ends.
+
+    Attributes:
+        rows: dicts with the keys of `COLUMNS`.
+    """
+
+    def __init__(self):
+        self.rows: list[dict] = []
+        self._losses: list[torch.Tensor] = []
+        self._batches: list[dict] = []
+        self._epoch_began = self._step_began = time.perf_counter()
+
+    def note(self, loss: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
+        """One batch's loss and its parts."""
+        missing = loss.new_tensor(torch.nan)
+        values = {"train_loss": loss, **parts}
+        self._losses.append(torch.stack([values.get(name, missing).detach().float() for name in _PARTS]))
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Start the epoch's clock."""
+        self._epoch_began = self._step_began = time.perf_counter()
+
+    def on_step_end(self, args, state, control, optimizer=None, **kwargs):
+        """Note when the batch ended."""
+        now = time.perf_counter()
+        self._batches.append(
+            _row(
+                "batch",
+                batch=state.global_step,
+                epoch=state.epoch,
+                learning_rate=optimizer.param_groups[0]["lr"] if optimizer is not None else None,
+                batch_time=now - self._step_began,
+            )
+        )
+        self._step_began = now
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """Bring the epoch's losses over from the device, and average them."""
+        if not self._batches:
+            return
+        # micro-batches of one optimiser step are averaged
+        losses = torch.stack(self._losses).unflatten(0, (len(self._batches), -1)).mean(1).tolist()
+        self.rows += [
+            row | dict(zip(_PARTS, loss, strict=True))
+            for row, loss in zip(self._batches, losses, strict=True)
+        ]
+        means = torch.tensor(losses).mean(0).tolist()
+        self.rows.append(
+            _row(
+                "epoch",
+                epoch=state.epoch,
+                epoch_time=time.perf_counter() - self._epoch_began,
+                **{f"avg_{name}": mean for name, mean in zip(_PARTS, means, strict=True)},
+            )
+        )
+        self._losses, self._batches = [], []
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Note an evaluation."""
+        names = {"val_loss": "loss", "val_r1": "r1", "val_r5": "r5", "val_r10": "r10", "val_time": "runtime"}
+        values = {name: (metrics or {}).get(f"eval_{theirs}") for name, theirs in names.items()}
+        self.rows.append(_row("validation", epoch=state.epoch, **values))
+
+
+def _row(event: str, **values) -> dict:
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return dict.fromkeys(COLUMNS) | {"timestamp": now, "event": event} | values
+
+
+def write_log(folder: str | Path, name: str, rows: Sequence[Mapping]) -> Path:
+    """Write one run's rows to `folder/NAME_YYYYmmdd_HHMMSS.csv`."""
+    path = Path(folder) / f"{name}_{datetime.now(timezone.utc).strftime('%Y%m%d_%H%M%S')}.csv"
+    write_csv(path, rows)
+    return path

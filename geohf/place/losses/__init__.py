@@ -1,0 +1,8 @@
+"""The losses of the place task, as pure functions of descriptors and of who is whose neighbour."""
+
+from geohf.place.losses.hybrid import hybrid
+from geohf.place.losses.info_nce import info_nce
+from geohf.place.losses.masks import metre_masks
+from geohf.place.losses.triplet import triplet
+
+__all__ = ["hybrid", "info_nce", "metre_masks", "triplet"]

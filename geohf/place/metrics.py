@@ -1,0 +1,192 @@
+"""How good a search for places is: recall under both rules, metres to the top answer, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.geo import great_circle_m, matches_within_m
+from geohf.place.search import top_k
+
+RULES = ("has_match", "all")
+
+
+def recall_at_n(
+    database_descriptors,
+    query_descriptors,
+    database_points,
+    query_points,
+    n: Sequence[int] = (1, 5, 10),
+    radius_m: float = 25.0,
+    rule: str = "has_match",
+) -> dict[int, float]:
+    """Share of queries with a database image within the radius among their n most similar ones.
+
+    Args:
+        database_descriptors: (m, d), numpy or torch; compared by cosine.
+        query_descriptors: (q, d).
+        database_points, query_points: (m, 2) and (q, 2) latitude and longitude in degrees.
+        n: how many answers count.
+        radius_m: an answer is right within so many metres.
+        rule: `has_match` leaves out queries without any database image within the radius, as this task's seed and
+            most papers do; `all` keeps them, as never right, as VPR-methods-evaluation does. Numbers under the two
+            rules do not compare.
+
+    Returns:
+        {n: recall}.
+
+    Raises:
+        DataError: NaN or zero descriptors, descriptors of two lengths, points that are no degrees, fewer database
+            images than the largest n, an unknown rule, no query with a match under `has_match`.
+
+    >>> recall_at_n([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.1], [1.0, 0.0], [0.0, 1.0]],
+    ...             [[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 1.0], [5.0, 5.0]], n=(1, 2))
+    {1: 0.5, 2: 1.0}
+    """
+    _check_lengths(database_descriptors, database_points, "database")
+    _check_lengths(query_descriptors, query_points, "query")
+    n = _check_n(n)
+    # every answer up to the largest n is searched once; what is right is known from the points alone
+    matches = matches_within_m(database_points, query_points, radius_m)
+    _, ranked = top_k(database_descriptors, query_descriptors, n[-1])
+    return recall_of_ranks(ranked, matches, n, rule)
+
+
+def recall_of_ranks(
+    ranked, matches: tuple[np.ndarray, np.ndarray], n: Sequence[int] = (1, 5, 10), rule: str = "has_match"
+) -> dict[int, float]:
+    """Recall of answers that are known already, against any ground truth.
+
+    Args:
+        ranked: (q, k) database rows, best first, k at least the largest n.
+        matches: the right database rows of query i are `indices[offsets[i]:offsets[i + 1]]`, (offsets, indices), as
+            `geohf.geo.matches_within_m` gives them.
+        n, rule: see `recall_at_n`.
+
+    >>> recall_of_ranks([[3, 1], [2, 0]], (np.array([0, 1, 1]), np.array([1])), n=(1, 2), rule="all")
+    {1: 0.0, 2: 0.5}
+    """
+    n, hits = _check_n(n), right_answers(ranked, matches)
+    if hits.shape[1] < n[-1]:
+        raise DataError(f"recall at {n[-1]} needs {n[-1]} answers a query, got {hits.shape[1]}")
+    first = np.where(hits.any(1), hits.argmax(1), hits.shape[1])
+    counted = counted_queries(matches, rule)
+    return {count: float((first[counted] < count).mean()) for count in n}
+
+
+def right_answers(ranked, matches: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """(q, k) bool: which of the (q, k) answers are among the query's matches."""
+    offsets, indices = (np.asarray(part, np.int64) for part in matches)
+    ranked = np.asarray(ranked, np.int64)
+    if ranked.ndim != 2 or len(ranked) != len(offsets) - 1:
+        raise DataError(f"answers must be (q, k) for {len(offsets) - 1} queries, got {ranked.shape}")
+    width = 1 + max(int(ranked.max(initial=0)), int(indices.max(initial=0)))
+    # query and row as one number: membership is then a search in one sorted list
+    right = np.sort(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * width + indices)
+    asked = np.arange(len(ranked))[:, None] * width + ranked
+    at = np.searchsorted(right, asked)
+    return (
+        (at < len(right)) & (right[np.minimum(at, max(len(right) - 1, 0))] == asked)
+        if len(right)
+        else asked < 0
+    )
+
+
+def counted_queries(matches: tuple[np.ndarray, np.ndarray], rule: str) -> np.ndarray:
+    """(q,) bool: the queries that are in the denominator under the rule.
+
+    Raises:
+        DataError: an unknown rule, or none is.
+    """
+    if rule not in RULES:
+        raise DataError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    has_match = np.diff(matches[0]) > 0
+    counted = has_match if rule == "has_match" else np.ones_like(has_match)
+    if not counted.any():
+        raise DataError(
+            "no query has a database image within the radius, so there is nothing to recall. Are latitude and "
+            "longitude swapped in one of the tables, are they in another UTM zone, or is the radius too small?"
+        )
+    return counted
+
+
+def place_metrics(
+    ranked, database_points, query_points, radii_m: Sequence[float] = (25.0,), n: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Everything that is reported of a search.
+
+    Args:
+        ranked: (q, k) database rows, best first.
+        database_points, query_points: (m, 2) and (q, 2) degrees.
+        radii_m: thresholds for recall; the first one is the one that counts.
+
+    Returns:
+        `r1`, `r5`, ... (the rule `has_match` at the first radius), `recall@N_RULE_METRESm` for all rules and radii,
+        `queries`, `queries_with_match`, `median_m` and `mean_m` from the query to its top answer.
+    """
+    ranked = np.asarray(ranked)
+    metrics: dict[str, float] = {}
+    for radius_m in radii_m:
+        matches = matches_within_m(database_points, query_points, radius_m)
+        for rule in RULES:
+            recall = recall_of_ranks(ranked, matches, n, rule)
+            if not metrics:
+                metrics |= {f"r{count}": value for count, value in recall.items()}
+                metrics |= {
+                    "queries": len(ranked),
+                    "queries_with_match": int((np.diff(matches[0]) > 0).sum()),
+                }
+            metrics |= {f"recall@{count}_{rule}_{radius_m:g}m": value for count, value in recall.items()}
+    away = great_circle_m(np.asarray(database_points, np.float64)[ranked[:, 0]], np.asarray(query_points))
+    return metrics | {"median_m": float(np.median(away)), "mean_m": float(away.mean())}
+
+
+def recall_interval(
+    hits, sequences, coverage: float = 0.95, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """A bootstrap interval of a share over whole sequences: neighbouring frames stand or fall together.
+
+    Args:
+        hits: (q,) bool.
+        sequences: (q,) which drive, or stretch of one, each query belongs to; see `stretches`.
+
+    Returns:
+        The interval's ends.
+
+    >>> recall_interval([True, True, False, False], ["a", "a", "b", "b"])
+    (0.0, 1.0)
+    """
+    _, group = np.unique(np.asarray(sequences), return_inverse=True)
+    right, size = np.bincount(group, np.asarray(hits, float)), np.bincount(group)
+    drawn = np.random.default_rng(seed).integers(len(size), size=(draws, len(size)))
+    shares = right[drawn].sum(1) / size[drawn].sum(1)
+    low, high = np.quantile(shares, [(1 - coverage) / 2, (1 + coverage) / 2])
+    return float(low), float(high)
+
+
+def stretches(points, sequences, length_m: float = 250.0) -> np.ndarray:
+    """(n,) text that names a stretch of about `length_m` of the drive that each row belongs to, rows in its order.
+
+    For intervals where there are too few drives to draw from.
+    """
+    points, sequences = np.asarray(points, np.float64), np.asarray(sequences).astype(str)
+    names = np.empty(len(points), object)
+    for sequence in np.unique(sequences):
+        rows = np.flatnonzero(sequences == sequence)
+        along = np.cumsum(np.r_[0.0, great_circle_m(points[rows[1:]], points[rows[:-1]])])
+        names[rows] = [f"{sequence} {part}" for part in (along // length_m).astype(int)]
+    return names.astype(str)
+
+
+def _check_n(n: Sequence[int]) -> list[int]:
+    counts = sorted({int(count) for count in n})
+    if not counts or counts[0] < 1:
+        raise DataError(f"n must be whole numbers from 1, got {tuple(n)}")
+    return counts
+
+
+def _check_lengths(descriptors, points, name: str) -> None:
+    if len(descriptors) != len(points):
+        raise DataError(f"{name}: {len(descriptors)} descriptors for {len(points)} points")

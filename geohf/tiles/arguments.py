@@ -1,0 +1,129 @@
+"""The arguments of a tile run: its data and model, and its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from geohf.training.arguments import GeoTrainingArguments
+
+
+@dataclass
+class TileArguments:
+    """Data and model of the tile task."""
+
+    data: str | None = field(
+        default=None,
+        metadata={
+            "help": "Table of tiles (CSV, Parquet), or a folder of one place's images, one a label; default: the sample."
+        },
+    )
+    image_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder with <label>/<region_id><extension>; default: Images beside the table."},
+    )
+    labels: list[str] | None = field(
+        default=None,
+        metadata={"help": "Labels (years) in order; default: all that the folder holds, sorted."},
+    )
+    extension: str = field(default=".tif", metadata={"help": "Extension of the image files."})
+    targets: list[str] | None = field(
+        default=None, metadata={"help": "Target columns of the table; default: target."}
+    )
+    target_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Compute the target from the images: ndvi_fall (see --nir, --red) or colour_share (see --colour)."
+        },
+    )
+    nir: int = field(default=4, metadata={"help": "Number of the near-infrared band, from 1."})
+    red: int = field(default=3, metadata={"help": "Number of the red band, from 1."})
+    colour: list[int] | None = field(
+        default=None, metadata={"help": "Colour to count; default: 196 40 27, the seed's built-up land."}
+    )
+    tile_size: int = field(default=32, metadata={"help": "Side in pixels of the tiles cut from a folder."})
+    on_error: str = field(
+        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
+    )
+    sample_size: int = field(default=16, metadata={"help": "Regions in the built-in sample."})
+    task: str = field(
+        default="forecast",
+        metadata={
+            "help": "forecast: no frame of the target's year is seen; estimate: that year is seen too."
+        },
+    )
+    target_type: str = field(
+        default="target", metadata={"help": "target (numbers), or last-image (the whole frame)."}
+    )
+    target_years: int = field(
+        default=3, metadata={"help": "How many of the last labels are targets, where their values are known."}
+    )
+    frames: int | None = field(
+        default=None, metadata={"help": "Frames to see before the target; default: all there are."}
+    )
+    predict_change: bool = field(
+        default=True, metadata={"help": "Predict the difference to the last known value where there is one."}
+    )
+    max_missing: float = field(
+        default=0.5, metadata={"help": "Share of a region's years that may lack an image; 0: none."}
+    )
+    nodata: float | None = field(
+        default=None, metadata={"help": "Value of pixels without data; default: what the files say."}
+    )
+    max_nodata: float = field(
+        default=0.5, metadata={"help": "Frames with a larger share of pixels without data are masked."}
+    )
+    split: str | None = field(
+        default=None,
+        metadata={"help": "region, blocks, or random (leaks); default: region, below five regions blocks."},
+    )
+    allow_leaks: bool = field(default=False, metadata={"help": "Allow --split random."})
+    validation_share: float = field(
+        default=0.15, metadata={"help": "Share of tiles for choosing and calibrating."}
+    )
+    test_share: float = field(
+        default=0.15, metadata={"help": "Share of tiles for the reported numbers; 0: report on validation."}
+    )
+    block_px: float | None = field(
+        default=None, metadata={"help": "Side of the blocks in pixels; default: four tiles."}
+    )
+    buffer_px: float = field(default=0.0, metadata={"help": "Pixels between training and held-out tiles."})
+    image_size: list[int] | None = field(
+        default=None, metadata={"help": "Height and width that tiles are resized to; default: 32 32."}
+    )
+    encoder: str = field(default="convlstm", metadata={"help": "convlstm, convgru or attention."})
+    backbone: str | None = field(
+        default=None, metadata={"help": "Frame encoder of --encoder attention: any timm name."}
+    )
+    pretrained: bool = field(default=True, metadata={"help": "Load the frame encoder's published weights."})
+    hidden_sizes: list[int] | None = field(
+        default=None, metadata={"help": "Channels of each recurrent layer; default: 32 32."}
+    )
+    kernel_sizes: list[int] | None = field(
+        default=None, metadata={"help": "Side of each layer's convolutions; default: 3."}
+    )
+    peephole: bool = field(default=False, metadata={"help": "Gates of the ConvLSTM see its cell."})
+    norm: str = field(default="group", metadata={"help": "After each recurrent layer: group or none."})
+    patch_size: int = field(
+        default=4, metadata={"help": "Pixels of a patch become channels (space to depth); 1: none."}
+    )
+    dropout: float = field(default=0.0, metadata={"help": "Dropout in the head."})
+    loss: str = field(default="huber", metadata={"help": "mse, mae, huber or quantile."})
+    quantiles: list[float] | None = field(
+        default=None, metadata={"help": "Of the quantile loss; default: the coverage's ends and 0.5."}
+    )
+    coverage: float = field(default=0.9, metadata={"help": "Share of tiles that the interval shall hold."})
+
+
+@dataclass
+class TileTrainingArguments(GeoTrainingArguments):
+    """GeoTrainingArguments with the tile task's own."""
+
+    output_dir: str = field(default="outputs/tiles", metadata={"help": "Folder for all that the run leaves."})
+    num_train_epochs: float = field(default=8.0, metadata={"help": "Epochs."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Tiles in a batch."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Tiles in a batch of evaluation."})
+    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate."})
+    augment: bool = field(default=True, metadata={"help": "Turn and mirror tiles, all frames alike."})
+    cache_workers: int | None = field(
+        default=None, metadata={"help": "Processes that cut tiles; default: one a core."}
+    )

@@ -1,0 +1,128 @@
+"""The tile cache: native pixels of every tile and step in one memory-mapped array, read back as slices.
+
+    tiles.npy    (tiles, steps, height, width, bands), native pixels; tiles smaller than the largest are padded with 0
+    sizes.npy    (tiles, 2) int32, height and width of each tile
+    holes.npy    (tiles, steps) float32, the share of pixels that were not measured; 1 for a missing year
+    index.json   the key of table and files, the nodata value, the number of regions
+
+`geohf.tiles.cutting` builds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from geohf.errors import DataError
+from geohf.tiles.table import TileTable
+
+LAYOUT = 2  # raise it when files of an older version can no longer be read
+
+
+class TileCache(Dataset):
+    """A finished cache. As a dataset it hands out native sequences, (steps, height, width, bands) each.
+
+    `geohf.tiles.cutting.build_cache` builds or opens the cache of a table.
+
+    Args:
+        folder: of the cache.
+        table: where given, the cache must be this table's.
+
+    Attributes:
+        array: (tiles, steps, height, width, bands) memory map, padded to the largest tile.
+        sizes: (tiles, 2) height and width.
+        holes: (tiles, steps) share of pixels that were not measured.
+        nodata: the pixel value that means "not measured"; None where there is none.
+
+    Raises:
+        DataError: there is no finished cache, or it belongs to another table or other files.
+    """
+
+    def __init__(self, folder: str | Path, table: TileTable | None = None):
+        self.folder = Path(folder)
+        try:
+            index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise DataError(f"{self.folder}: holds no tile cache") from None
+        if index["layout"] != LAYOUT:
+            raise DataError(f"{self.folder}: was built by another version of geohf; delete it")
+        if table is not None and index["key"] != cache_key(table):
+            raise DataError(f"{self.folder}: was built from another table or other images; delete it")
+        left = index["regions"] - len(list((self.folder / "done").iterdir()))
+        if left:
+            raise DataError(f"{self.folder}: {left} regions are not cut yet; build it again to go on")
+        self.nodata: float | None = index["nodata"]
+        try:
+            self.sizes, self.holes = (np.load(self.folder / name) for name in ("sizes.npy", "holes.npy"))
+            self._map()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{self.folder}: is damaged ({error}); delete it") from None
+
+    def _map(self) -> None:
+        self.array = np.load(self.folder / "tiles.npy", mmap_mode="r")
+        self._file = os.open(self.folder / "tiles.npy", os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    # a worker process opens the file itself; the array's bytes never travel
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name not in ("array", "_file")}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._map()
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None = None) -> np.ndarray:
+        """A copy of some tiles' frames, (len(rows), steps, height, width, bands), padded to the largest tile.
+
+        The bytes are read and not taken from the memory map: pages of a map count as this process's memory, and a
+        shuffled pass touches them all.
+
+        Args:
+            steps: (len(rows), n) which steps of each tile; None: all.
+        """
+        rows = np.asarray(rows)
+        frames = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)
+        length, start = self.array[0].nbytes, self.array.offset
+        for buffer, row in zip(frames.reshape(len(rows), -1).view(np.uint8), rows.tolist(), strict=True):
+            if os.preadv(self._file, [buffer], start + row * length) != length:
+                raise DataError(f"{self.folder}: is damaged, tile {row} cannot be read; delete it")
+        return frames if steps is None else frames[np.arange(len(rows))[:, None], steps]
+
+    def tile(self, row: int, steps: np.ndarray | None = None) -> np.ndarray:
+        """One tile's frames without padding, (steps, height, width, bands).
+
+        Args:
+            steps: (n,) which steps; None: all.
+        """
+        height, width = self.sizes[row]
+        return self.read([row], None if steps is None else np.asarray(steps)[None])[0, :, :height, :width]
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: list[int]) -> torch.Tensor:
+        """Sequences as one batch (PyTorch's loaders ask for batches by this name): use `collate_fn=batch_as_is`."""
+        return torch.from_numpy(self.read(rows))
+
+
+def cache_key(table: TileTable) -> str:
+    """A digest of the tiles' places, the labels, and each image's path, size and time of change."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([LAYOUT, table.labels, table.regions, table.nodata]).encode())
+    digest.update(table.region.tobytes() + table.boxes.tobytes())
+    for path in (path for files in table.files for path in files):
+        stat = None if path is None else os.stat(path)
+        facts = "none" if stat is None else f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}"
+        digest.update(facts.encode() + b"\0")
+    return digest.hexdigest()

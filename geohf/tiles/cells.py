@@ -1,0 +1,169 @@
+"""Convolutional recurrent networks: ConvLSTM and ConvGRU, written from their papers.
+
+A masked step leaves every state exactly as it was, whatever it holds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+BLOCK = 16  # oneDNN computes channels in blocks of so many
+
+
+class ConvLSTMCell(nn.Module):
+    """One step of a ConvLSTM (Shi et al., Convolutional LSTM Network, NeurIPS 2015, equation 3).
+
+    All gates are convolved at once. Of a sequence's first step, where the state is zero, only the input's share is
+    computed. The forget gate starts open (bias 1; Jozefowicz et al. 2015).
+
+    Args:
+        inputs, hidden: channels.
+        kernel: side of the convolutions, odd.
+        peephole: the gates see the cell's state. The paper's weights have the state's shape; here they have one
+            entry a channel, so that they do not fix the image's size.
+    """
+
+    def __init__(self, inputs: int, hidden: int, kernel: int = 3, peephole: bool = False):
+        super().__init__()
+        self.inputs, self.hidden = inputs, hidden
+        self.gates = nn.Conv2d(inputs + hidden, 4 * hidden, kernel, padding=kernel // 2)
+        self.peephole = nn.Parameter(torch.zeros(3, hidden, 1, 1)) if peephole else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw input weights by Glorot's rule, recurrent ones orthogonal, biases 0 but the forget gate's 1."""
+        weight, bias = self.gates.weight, self.gates.bias
+        _draw(weight, self.inputs, gates=4)
+        nn.init.zeros_(bias)
+        with torch.no_grad():
+            bias[self.hidden : 2 * self.hidden] = 1.0
+
+    def forward(
+        self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, inputs, height, width) and (h, c), None for zeros, to the new (h, c)."""
+        gates = _convolved(self.gates, self.inputs, x, None if state is None else state[0])
+        i, f, g, o = gates.chunk(4, 1)
+        if state is None:
+            c = torch.sigmoid(i) * torch.tanh(g)
+        else:
+            before = state[1]
+            if self.peephole is not None:
+                i, f = i + self.peephole[0] * before, f + self.peephole[1] * before
+            c = torch.sigmoid(f) * before + torch.sigmoid(i) * torch.tanh(g)
+        if self.peephole is not None:
+            o = o + self.peephole[2] * c
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class ConvGRUCell(nn.Module):
+    """One step of a ConvGRU (Ballas et al., Delving Deeper into Convolutional Networks, ICLR 2016).
+
+    Args:
+        inputs, hidden: channels.
+        kernel: side of the convolutions, odd.
+    """
+
+    def __init__(self, inputs: int, hidden: int, kernel: int = 3):
+        super().__init__()
+        self.inputs, self.hidden = inputs, hidden
+        self.gates = nn.Conv2d(inputs + hidden, 2 * hidden, kernel, padding=kernel // 2)
+        self.candidate = nn.Conv2d(inputs + hidden, hidden, kernel, padding=kernel // 2)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw input weights by Glorot's rule, recurrent ones orthogonal, biases 0."""
+        for convolution, gates in ((self.gates, 2), (self.candidate, 1)):
+            _draw(convolution.weight, self.inputs, gates)
+            nn.init.zeros_(convolution.bias)
+
+    def forward(self, x: torch.Tensor, state: tuple[torch.Tensor] | None) -> tuple[torch.Tensor]:
+        """(batch, inputs, height, width) and (h,), None for zeros, to the new (h,)."""
+        before = None if state is None else state[0]
+        update, reset = torch.sigmoid(_convolved(self.gates, self.inputs, x, before)).chunk(2, 1)
+        seen = None if before is None else reset * before
+        new = torch.tanh(_convolved(self.candidate, self.inputs, x, seen))
+        return (update * new if before is None else (1 - update) * before + update * new,)
+
+
+def _convolved(
+    convolution: nn.Conv2d, inputs: int, x: torch.Tensor, state: torch.Tensor | None
+) -> torch.Tensor:
+    weight, bias, padding = convolution.weight, convolution.bias, convolution.padding
+    if state is None:  # a convolution over zeros is left out
+        return F.conv2d(x, weight[:, :inputs], bias, padding=padding)
+    if inputs % BLOCK:  # together they would fill their last block of channels with zeros, and pay for them
+        fresh = F.conv2d(x, weight[:, :inputs], padding=padding)
+        return F.conv2d(state, weight[:, inputs:], bias, padding=padding).add_(fresh)
+    return convolution(torch.cat([x, state], 1))
+
+
+@torch.no_grad()
+def _draw(weight: torch.Tensor, inputs: int, gates: int) -> None:
+    out, _, height, width = weight.shape
+    hidden = out // gates
+    bound = math.sqrt(6 / ((inputs + hidden) * height * width))
+    weight[:, :inputs].uniform_(-bound, bound)
+    for gate in range(gates):
+        recurrent = torch.empty(hidden, hidden * height * width, device=weight.device)
+        if weight.device.type != "meta":  # no values are there to make orthogonal
+            nn.init.orthogonal_(recurrent)
+        part = slice(gate * hidden, (gate + 1) * hidden)
+        weight[part, inputs:] = recurrent.view(hidden, hidden, height, width)
+
+
+class RecurrentEncoder(nn.Module):
+    """Layers of recurrent cells over a sequence of frames.
+
+    Args:
+        cells: the first to the last layer, `ConvLSTMCell` or `ConvGRUCell`.
+        norm: `group` or `none`, of each layer's output.
+        patch_size: pixels of a patch become channels of one cell before the first layer (space to depth).
+    """
+
+    def __init__(self, cells: list[nn.Module], norm: str = "none", patch_size: int = 1):
+        super().__init__()
+        self.cells = nn.ModuleList(cells)
+        self.norms = nn.ModuleList(
+            nn.GroupNorm(4, cell.hidden) if norm == "group" else nn.Identity() for cell in cells
+        )
+        self.patch_size = patch_size
+
+    def forward(self, frames: torch.Tensor, step_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The last layer's output after the last step.
+
+        Args:
+            frames: (batch, steps, bands, height, width).
+            step_mask: (batch, steps) bool, False for steps to pass over; None: all are seen.
+
+        Returns:
+            (batch, hidden, height / patch_size, width / patch_size).
+        """
+        if step_mask is not None:  # what no tile of the batch sees costs nothing
+            seen = step_mask.any(0)
+            seen[-1] |= ~seen.any()
+            frames, step_mask = frames[:, seen], step_mask[:, seen]
+        steps = [
+            F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last)
+            for x in frames.unbind(1)
+        ]
+        for cell, norm in zip(self.cells, self.norms, strict=True):
+            state, outputs = None, []
+            for t, x in enumerate(steps):
+                new = cell(x, state)
+                state = new if step_mask is None else _kept(new, state, step_mask[:, t])
+                outputs.append(state[0])
+            steps = [norm(outputs[-1])] if cell is self.cells[-1] else [norm(x) for x in outputs]
+        return steps[-1]
+
+
+def _kept(new, state, seen) -> tuple[torch.Tensor, ...]:
+    """The new state of the rows whose step was seen, the old one of the others."""
+    seen = seen[:, None, None, None]
+    # where, not a product: what a masked step holds may be NaN
+    old = state or [torch.zeros_like(part) for part in new]
+    return tuple(torch.where(seen, a, b) for a, b in zip(new, old, strict=True))

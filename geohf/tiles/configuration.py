@@ -1,0 +1,154 @@
+"""The config of the tile model."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+ENCODERS = ("convlstm", "convgru", "attention")
+NORMS = ("none", "group")
+HEADS = ("numbers", "image")
+LOSSES = ("mse", "mae", "huber", "quantile")
+TASKS = ("forecast", "estimate")
+
+
+@strict
+class TileSequenceConfig(PreTrainedConfig):
+    """Everything that a tile model needs to answer in the targets' units.
+
+    Args:
+        encoder: `convlstm`, `convgru`, or `attention`: a frame encoder (`vision_config`) with attention over time.
+        vision_config: of the frame encoder: a timm name's config; None for the recurrent encoders.
+        feature_size: length of the frame encoder's pooled feature.
+        backbone_name, backbone_license: where the frame encoder's first weights came from, None for random ones.
+        image_size: height and width that tiles are resized to.
+        hidden_sizes, kernel_sizes: of the recurrent layers, first to last.
+        peephole: the ConvLSTM's gates see the cell's state, one weight a channel.
+        norm: after each recurrent layer: `group` (GroupNorm, which no other step or tile can change) or `none`.
+        patch_size: pixels of a patch become channels of one cell (space to depth) before the first layer.
+        attention_layers, attention_heads: of the attention over time.
+        head_size, dropout: of the head.
+        frames: steps that the model was trained to see, masked ones included.
+        labels: the steps of its training data, in order.
+        task: `forecast` (never saw the target's step) or `estimate` (saw it).
+        head: `numbers`, one for each of `targets`, or `image`: the whole next frame.
+        targets: names of the numbers.
+        band_mean, band_std: of the training pixels.
+        level_mean, level_std: (targets,) of the training rows.
+        last_slope, change_mean, change_std: (targets,) a change counts from `last_slope` times the last known value:
+            1 is the difference to it, less where training rows fall back to their mean. Its mean and spread.
+        answers: what the head learned: `change`, `level`, or `both`, where only some tiles had a last value.
+        loss: `mse`, `mae`, `huber` or `quantile`.
+        quantiles: ascending, the middle one is the answer; for the quantile loss.
+        coverage: share of tiles whose truth the interval shall hold.
+        interval_margin: (targets,) by which calibration widened the interval; None where it was not possible.
+        nodata, max_nodata: the pixel value that means "not measured", and the share of such pixels above which a
+            frame is masked.
+    """
+
+    model_type = "geohf_tiles"
+    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
+
+    encoder: str = "convlstm"
+    vision_config: dict | PreTrainedConfig | None = None
+    image_processor: dict | None = None
+    feature_size: int = 512
+    backbone_name: str | None = None
+    backbone_license: str | None = None
+    image_size: list | None = None
+    hidden_sizes: list | None = None
+    kernel_sizes: list | None = None
+    peephole: bool = False
+    norm: str = "group"
+    patch_size: int = 1
+    attention_layers: int = 2
+    attention_heads: int = 4
+    head_size: int = 64
+    dropout: float = 0.0
+    frames: int = 6
+    labels: list | None = None
+    task: str = "forecast"
+    head: str = "numbers"
+    targets: list | None = None
+    band_mean: list | None = None
+    band_std: list | None = None
+    level_mean: list | None = None
+    level_std: list | None = None
+    last_slope: list | None = None
+    change_mean: list | None = None
+    change_std: list | None = None
+    answers: str = "change"
+    loss: str = "mse"
+    quantiles: list | None = None
+    coverage: float = 0.9
+    interval_margin: list | None = None
+    nodata: float | None = None
+    max_nodata: float = 0.5
+
+    def __post_init__(self, **kwargs: Any):
+        if isinstance(self.vision_config, dict):
+            settings = dict(self.vision_config)
+            self.vision_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        self.image_size = list(self.image_size or (64, 64))
+        self.hidden_sizes = list(self.hidden_sizes or (32, 32))
+        self.kernel_sizes = list(self.kernel_sizes or [3] * len(self.hidden_sizes))
+        self.targets = list(self.targets or ["target"])
+        self.band_mean, self.band_std = list(self.band_mean or [0.0] * 3), list(self.band_std or [1.0] * 3)
+        n = len(self.targets)
+        for name, value in (
+            ("level_mean", 0.0),
+            ("level_std", 1.0),
+            ("last_slope", 1.0),
+            ("change_mean", 0.0),
+            ("change_std", 1.0),
+        ):
+            setattr(self, name, list(getattr(self, name) or [value] * n))
+        if self.loss == "quantile":
+            tail = (1 - self.coverage) / 2
+            self.quantiles = list(self.quantiles or (tail, 0.5, 1 - tail))
+        super().__post_init__(**kwargs)
+
+    @property
+    def bands(self) -> int:
+        """Bands of a frame."""
+        return len(self.band_mean)
+
+    def validate_architecture(self):
+        """Refuse settings that do not go together (called by transformers)."""
+        for name, allowed in (
+            ("encoder", ENCODERS),
+            ("norm", NORMS),
+            ("head", HEADS),
+            ("loss", LOSSES),
+            ("task", TASKS),
+            ("answers", ("change", "level", "both")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if len(self.kernel_sizes) != len(self.hidden_sizes):
+            raise ValueError(
+                f"{len(self.kernel_sizes)} kernel_sizes for {len(self.hidden_sizes)} hidden_sizes"
+            )
+        if any(size % 2 == 0 for size in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes must be odd, got {self.kernel_sizes}")
+        if self.norm == "group" and any(size % 4 for size in self.hidden_sizes):
+            raise ValueError(f"norm 'group' needs hidden_sizes that 4 divides, got {self.hidden_sizes}")
+        if any(side % self.patch_size for side in self.image_size):
+            raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
+        if len(self.band_std) != self.bands:
+            raise ValueError(f"{len(self.band_std)} band_std for {self.bands} band_mean")
+        if self.encoder == "attention" and (self.vision_config is None or self.head == "image"):
+            raise ValueError("encoder 'attention' needs a frame encoder, and cannot answer with an image")
+        if self.head == "image" and self.loss == "quantile":
+            raise ValueError("an image is learned with mse, mae or huber")
+        if self.loss == "quantile" and (
+            len(self.quantiles) % 2 == 0
+            or any(b <= a for a, b in zip([0, *self.quantiles], [*self.quantiles, 1], strict=True))
+        ):
+            raise ValueError(
+                f"quantiles must be an odd number of ascending shares in (0, 1), got {self.quantiles}"
+            )
+        if not 0 < self.coverage < 1:
+            raise ValueError(f"coverage must lie between 0 and 1, got {self.coverage}")

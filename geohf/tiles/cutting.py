@@ -1,0 +1,187 @@
+"""Cutting tiles: every region is decoded once, and all its tiles are cut in one go.
+
+Any number of processes may cut into the same cache at once: each takes the regions that no other holds. The locks
+lie beside the tiles, and the system frees those of a process that dies.
+
+    done/        an empty file for each region that is whole
+    locks/       one for each region
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from geohf.errors import DataError
+from geohf.tiles.cache import LAYOUT, TileCache, cache_key
+from geohf.tiles.rasters import nodata_pixels, open_raster, read_window
+from geohf.tiles.table import TileTable
+from geohf.vision.features import default_cache_dir
+
+STRIP_BYTES = 256 * 2**20  # the most that is decoded at once of one region, all steps together
+
+
+def build_cache(
+    table: TileTable, cache_dir: str | Path | None = None, workers: int | None = None
+) -> TileCache:
+    """Open the cache of a table, cutting the regions that are not in it yet.
+
+    Args:
+        cache_dir: the folder of all tile caches; None: `tiles` in `$GEOHF_CACHE`, or in the Hugging Face cache's.
+        workers: processes to cut with; one a core where None.
+
+    Raises:
+        DataError: an image cannot be read, or the disk is full.
+    """
+    from tqdm.auto import tqdm
+
+    folder = Path(cache_dir or default_cache_dir("tiles")) / cache_key(table)
+    try:
+        _lay_out(folder, table)
+        missing = [r for r in range(len(table.regions)) if not _done(folder, r).exists()]
+        if missing:
+            with tqdm(total=len(missing), desc="cutting tiles", unit="region") as bar:
+                busy = []
+                for region, was_cut in _cut_all(folder, table, missing, workers):
+                    if was_cut:
+                        bar.update()
+                    else:
+                        busy.append(region)
+                for region in busy:  # another process is at them: wait, and cut what it left behind
+                    _cut(folder, table, region, wait=True)
+                    bar.update()
+    except OSError as error:
+        need = np.prod(_shape(table), dtype=np.float64) * np.dtype(table.rasters[0].dtype).itemsize / 2**30
+        raise DataError(
+            f"{folder}: {need:.3g} GiB of tiles cannot be stored there ({error.strerror}); free some space or "
+            "choose another folder with --cache_dir"
+        ) from None
+    return TileCache(folder, table)
+
+
+def _cut_all(folder, table, regions, workers) -> Iterator[tuple[int, bool]]:
+    """Cut regions as they come: (region, False where another process holds it)."""
+    workers = min(workers or os.cpu_count() or 1, len(regions))
+    if workers == 1 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from ((region, _cut(folder, table, region)) for region in regions)
+        return
+    # a forked worker has all modules loaded; it runs numpy and GDAL only
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+        jobs = {pool.submit(_cut, folder, table, region): region for region in regions}
+        try:
+            yield from ((jobs[job], job.result()) for job in as_completed(jobs))
+        except BrokenProcessPool:
+            raise DataError(
+                f"{folder}: a process that cut tiles was killed, for want of memory perhaps; run again to go on, "
+                "with fewer --cache_workers"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _done(folder: Path, region: int) -> Path:
+    return folder / "done" / str(region)
+
+
+def _shape(table: TileTable) -> tuple[int, ...]:
+    height, width = table.sizes.max(0).tolist()
+    return len(table), len(table.labels), height, width, table.rasters[0].bands
+
+
+def _lay_out(folder: Path, table: TileTable) -> None:
+    for name in ("done", "locks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "locks" / "layout"):
+        if (folder / "index.json").exists():
+            return
+        try:
+            _reserve(folder / "tiles.npy", _shape(table), table.rasters[0].dtype)
+            _reserve(folder / "holes.npy", _shape(table)[:2], "float32")
+            np.save(folder / "sizes.npy", table.sizes)
+        except OSError:
+            (folder / "tiles.npy").unlink(missing_ok=True)
+            raise
+        index = {"layout": LAYOUT, "key": cache_key(table)}
+        index |= {"regions": len(table.regions), "nodata": table.nodata}
+        temporary = folder / "index.json.tmp"
+        temporary.write_text(json.dumps(index), encoding="utf-8")
+        os.replace(temporary, folder / "index.json")
+
+
+def _reserve(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+    """An array file whose every byte has its place on the disk: writing into a map of a full disk would kill us."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _cut(folder: Path, table: TileTable, region: int, wait: bool = False) -> bool:
+    """Cut one region unless it is done; False where another process holds it."""
+    try:
+        with FileLock(folder / "locks" / str(region), timeout=-1 if wait else 0):
+            if not _done(folder, region).exists():
+                _cut_region(folder, table, region)
+                _done(folder, region).touch()
+    except Timeout:
+        return False
+    return True
+
+
+def _cut_region(folder: Path, table: TileTable, region: int) -> None:
+    shape = _shape(table)[1:]
+    holes = np.load(folder / "holes.npy", mmap_mode="r+")
+    tiles = np.load(folder / "tiles.npy", mmap_mode="r")
+    with open(folder / "tiles.npy", "r+b", buffering=0) as file:
+        for rows, top, bottom in _strips(np.flatnonzero(table.region == region), table, region):
+            block = np.zeros((len(rows), *shape), tiles.dtype)
+            empty = np.ones((len(rows), shape[0]), np.float32)
+            for step, path in enumerate(table.files[region]):
+                if path is not None:
+                    _cut_strip(path, table, rows, (top, bottom), block[:, step], empty[:, step])
+            holes[rows] = empty
+            # whole runs of tiles: large writes give the system's cache large pages, which are read faster
+            for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+                file.seek(tiles.offset + int(rows[run[0]]) * tiles[0].nbytes)
+                _write_all(file, block[run[0] : run[-1] + 1])
+    holes.flush()
+
+
+def _cut_strip(path: Path, table: TileTable, rows, strip: tuple[int, int], out, empty) -> None:
+    """One step of some tiles into `out` (tiles, height, width, bands), the share of their holes into `empty`."""
+    top, bottom = strip
+    with open_raster(path) as raster:
+        pixels = read_window(raster, (0, top, raster.width, bottom))
+    holes = nodata_pixels(pixels, table.nodata)
+    whole = not holes.any()
+    for i, (x0, y0, x1, y1) in enumerate(table.boxes[rows].tolist()):
+        out[i, : y1 - y0, : x1 - x0] = pixels[y0 - top : y1 - top, x0:x1]
+        empty[i] = 0.0 if whole else holes[y0 - top : y1 - top, x0:x1].mean()
+
+
+def _write_all(file, block: np.ndarray) -> None:
+    rest = memoryview(block.reshape(-1).view(np.uint8))
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _strips(rows: np.ndarray, table: TileTable, region: int):
+    """Tiles by strips of their images that fit into memory, all steps at once: (rows ascending, top, bottom)."""
+    raster = table.rasters[region]
+    line = raster.width * raster.bands * np.dtype(raster.dtype).itemsize * len(table.labels)
+    rows = rows[np.argsort(table.boxes[rows, 1], kind="stable")]
+    while len(rows):
+        top = table.boxes[rows[0], 1]
+        fits = (table.boxes[rows, 3] - top) * line <= STRIP_BYTES
+        fits[0] = True  # a tile is never cut apart
+        here = np.sort(rows[fits])
+        yield here, int(top), int(table.boxes[here, 3].max())
+        rows = rows[~fits]

@@ -1,0 +1,75 @@
+"""Targets that the images themselves give, for places without a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.tiles.cache import TileCache
+from geohf.tiles.rasters import nodata_pixels
+
+
+def ndvi_fall(cache: TileCache, nir: int, red: int) -> np.ndarray:
+    """The share of each tile's pixels whose NDVI, (NIR - red) / (NIR + red), is lower than in the step before.
+
+    Args:
+        nir, red: numbers of the bands, from 1.
+
+    Returns:
+        (tiles, steps) float64; NaN for the first step, and where no pixel was measured in both.
+
+    Raises:
+        DataError: the images do not have these bands.
+    """
+    near, far = (_band(cache, number) for number in (nir, red))
+
+    def one_tile(frames, holes):
+        near_infrared, red_light = frames[..., near].astype(np.float64), frames[..., far].astype(np.float64)
+        total = near_infrared + red_light
+        ndvi = np.divide(near_infrared - red_light, total, out=np.zeros_like(total), where=total != 0)
+        known = ~holes[1:] & ~holes[:-1]
+        return np.r_[np.nan, _shares((ndvi[1:] < ndvi[:-1]) & known, known)]
+
+    return _each_tile(cache, one_tile)
+
+
+def colour_share(cache: TileCache, colour: Sequence[int]) -> np.ndarray:
+    """The share of each tile's pixels of one colour, as the seed measures built-up land: (196, 40, 27) there.
+
+    Returns:
+        (tiles, steps) float64; NaN where no pixel was measured.
+
+    Raises:
+        DataError: the colour has another number of bands than the images.
+    """
+    bands = cache.array.shape[-1]
+    if len(colour) != bands:
+        raise DataError(f"the colour {tuple(colour)} has {len(colour)} bands, the images have {bands}")
+
+    def one_tile(frames, holes):
+        return _shares((frames == np.asarray(colour)).all(-1) & ~holes, ~holes)
+
+    return _each_tile(cache, one_tile)
+
+
+def _band(cache: TileCache, number: int) -> int:
+    bands = cache.array.shape[-1]
+    if not 1 <= number <= bands:
+        raise DataError(f"there is no band {number}, the images have {bands} (counted from 1)")
+    return number - 1
+
+
+def _shares(hits: np.ndarray, known: np.ndarray) -> np.ndarray:
+    counts = known.sum((1, 2))
+    return np.divide(hits.sum((1, 2)), counts, out=np.full(len(counts), np.nan), where=counts > 0)
+
+
+def _each_tile(cache: TileCache, one_tile) -> np.ndarray:
+    missing = (cache.holes == 1)[..., None, None]
+    values = np.empty(cache.holes.shape)
+    for row in range(len(cache)):
+        frames = cache.tile(row)
+        values[row] = one_tile(frames, nodata_pixels(frames, cache.nodata) | missing[row])
+    return values

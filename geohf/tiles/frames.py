@@ -1,0 +1,100 @@
+"""From native pixels to the tensors that a model sees: holes filled, resized, standardised.
+
+The cache's batches and `model.predict` go through these same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from geohf.tiles.rasters import nodata_pixels
+
+CHUNK = 64  # frames that are resized and scaled while they lie in the processor's cache
+
+
+def can_be_seen(holes: np.ndarray, max_nodata: float) -> np.ndarray:
+    """Which frames a model is shown, by the share of their pixels that were not measured."""
+    return (holes <= max_nodata) & (holes < 1)
+
+
+def last_seen(pixel_values: torch.Tensor, step_mask: torch.Tensor | None) -> torch.Tensor:
+    """The last frame that is not masked: (batch, steps, ...) and (batch, steps) bool to (batch, ...)."""
+    if step_mask is None:
+        return pixel_values[:, -1]
+    steps = torch.arange(step_mask.shape[1], device=step_mask.device)
+    last = torch.where(step_mask, steps, 0).amax(1)
+    return pixel_values[torch.arange(len(last), device=last.device), last]
+
+
+def fill_holes(frames: np.ndarray, holes: np.ndarray) -> np.ndarray:
+    """Set pixels that were not measured to the mean of those that were, in their own frame and band.
+
+    Args:
+        frames: (n, height, width, bands), changed in place.
+        holes: (n, height, width) bool.
+    """
+    for frame, hole in zip(frames, holes, strict=True):
+        if hole.any():
+            frame[hole] = 0 if hole.all() else frame[~hole].mean(0, dtype=np.float64).astype(frame.dtype)
+    return frames
+
+
+def resize_frames(frames: np.ndarray, size: Sequence[int], scale: float = 1.0) -> torch.Tensor:
+    """Resize by bicubic with antialiasing, as Pillow does.
+
+    uint8 differs by at most one grey level, but where an oblong resize of harsh noise clips between its two passes.
+
+    Args:
+        frames: (n, height, width, bands) in any type.
+        size: height and width to come.
+        scale: factor on every value.
+
+    Returns:
+        (n, height, width, bands) float32.
+    """
+    n, height, width, bands = frames.shape
+    # numpy asks the system for huge pages, torch does not: that halves the cost of a large new array
+    out = torch.from_numpy(np.empty((n, *size, bands), np.float32))
+    if not frames.flags.writeable:
+        frames = frames.copy()
+    for start in range(0, n, CHUNK):
+        part = frames[start : start + CHUNK]
+        pixels = torch.from_numpy(part if part.dtype == np.uint8 else part.astype(np.float32))
+        if (height, width) != tuple(size):
+            pixels = F.interpolate(pixels.movedim(-1, 1), tuple(size), mode="bicubic", antialias=True)
+            pixels = pixels.movedim(1, -1)
+        torch.mul(pixels, scale, out=out[start : start + CHUNK])
+    return out
+
+
+def prepare_frames(
+    frames: np.ndarray,
+    size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    nodata: float | None = None,
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Make frames ready for a model.
+
+    Args:
+        frames: (n, height, width, bands) in their own type; must be the caller's own copy.
+        size: height and width of the model's input.
+        mean, std: (bands,) of the training pixels.
+        nodata: the value of pixels that were not measured; these become their frame's mean.
+
+    Returns:
+        (n, bands, height, width) float32 in channels-last memory, and (n,) the share of pixels not measured.
+    """
+    shares = np.zeros(len(frames))
+    if nodata is not None or frames.dtype.kind == "f":
+        holes = nodata_pixels(frames, nodata)
+        shares = holes.mean((1, 2))
+        if holes.any():
+            fill_holes(frames, holes)
+    pixels = resize_frames(frames, size)
+    pixels.sub_(torch.tensor(mean, dtype=torch.float32)).div_(torch.tensor(std, dtype=torch.float32))
+    return pixels.movedim(-1, 1), shares

@@ -1,0 +1,128 @@
+"""A run's data: the table or folder that the options name, its cache, its windows, its splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.tables import RowErrors
+from geohf.tiles.arguments import TileArguments, TileTrainingArguments
+from geohf.tiles.cache import TileCache
+from geohf.tiles.configuration import TASKS
+from geohf.tiles.cutting import build_cache
+from geohf.tiles.derive import colour_share, ndvi_fall
+from geohf.tiles.images import found_labels
+from geohf.tiles.sample import BUILT, write_sample
+from geohf.tiles.splits import default_split, split_tiles
+from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, load_tiles
+from geohf.tiles.windows import TileWindows, make_windows
+
+DERIVED = ("ndvi_fall", "colour_share")
+
+
+@dataclass
+class TileData:
+    """Tiles, their pixels, and windows by split.
+
+    Attributes:
+        splits: name -> windows.
+        how: they were split: region, blocks or random.
+        held_out: the split that the numbers are measured on.
+        skipped: rows of the table that were left out.
+        buffer: tiles left out between training and held-out ones.
+    """
+
+    table: TileTable
+    cache: TileCache
+    splits: dict[str, TileWindows]
+    how: str
+    held_out: str
+    skipped: list[dict]
+    buffer: int
+
+
+def load_data(options: TileArguments, args: TileTrainingArguments) -> TileData:
+    """Everything that a run needs to know of its data.
+
+    Raises:
+        DataError: the data cannot be used, or the options do not go together.
+    """
+    _check(options)
+    source = options.data
+    if source is None:
+        folder = Path(args.output_dir).parent / "tiles-sample"
+        with args.main_process_first(desc="writing the sample"):
+            write_sample(folder, seed=0, size=options.sample_size)
+        source = folder / "tiles.csv"
+    errors = RowErrors(options.on_error)
+    image = options.target_type == "last-image"
+    table = _table(Path(source), options, image, errors)
+    cache = build_cache(table, args.cache_dir, args.cache_workers)
+    if options.target_from is not None:
+        table.targets, table.values = [options.target_from], _derived(options, cache)[..., None]
+    years = min(options.target_years, len(table.labels) - 1)
+    if not image:  # a table without years knows the last label's targets only
+        known = np.isfinite(table.values).any((0, 2))
+        years = min(years, int(known[::-1].cumprod().sum()))
+    windows = make_windows(
+        table, cache, options.task, options.frames, max(years, 1), options.max_nodata, image
+    )
+    how = options.split or default_split(table)
+    shares = {"test": options.test_share, "validation": options.validation_share}
+    tiles, buffer = split_tiles(
+        table, how, shares, args.seed, options.block_px, options.buffer_px, options.allow_leaks
+    )
+    splits = {name: windows.take(np.isin(windows.rows, rows)) for name, rows in tiles.items()}
+    for name, part in splits.items():
+        if not len(part):
+            raise DataError(
+                f"{table.source}: the split {name} holds no usable sample; use another --seed or share"
+            )
+    held_out = "test" if "test" in splits else "validation"
+    return TileData(table, cache, splits, how, held_out, errors.rows, buffer)
+
+
+def _check(options: TileArguments) -> None:
+    for name, allowed in (
+        ("target_type", TARGET_TYPES),
+        ("target_from", (None, *DERIVED)),
+        ("task", TASKS),
+        ("on_error", ("raise", "skip")),
+    ):
+        if getattr(options, name) not in allowed:
+            known = ", ".join(word for word in allowed if word)
+            raise DataError(f"{name} must be one of {known}, got {getattr(options, name)!r}")
+    if not options.validation_share > 0:
+        raise DataError("validation_share must be above 0: the model is chosen and calibrated there")
+
+
+def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors) -> TileTable:
+    if source.is_dir():
+        if options.target_from is None and not image:
+            raise DataError(
+                f"{source}: a folder of images has no targets; say --target_from ndvi_fall or colour_share, or "
+                "--target_type last-image"
+            )
+        labels = options.labels or sorted(path.stem for path in source.glob(f"[!.]*{options.extension}"))
+        if not labels:
+            raise DataError(
+                f"{source}: holds no *{options.extension}; give a table of tiles, or the images' folder"
+            )
+        return grid_tiles(source, labels, options.tile_size, options.extension, options.nodata)
+    if not source.is_file():
+        raise DataError(f"{source}: no such table, and no folder of images either")
+    images = Path(options.image_dir or source.parent / "Images")
+    labels = options.labels or found_labels(images)
+    targets = [] if image or options.target_from else options.targets or [TARGET]
+    return load_tiles(
+        source, images, labels, options.extension, targets, options.max_missing, options.nodata, errors
+    )
+
+
+def _derived(options: TileArguments, cache: TileCache) -> np.ndarray:
+    if options.target_from == "ndvi_fall":
+        return ndvi_fall(cache, options.nir, options.red)
+    return colour_share(cache, options.colour or BUILT)

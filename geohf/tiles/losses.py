@@ -1,0 +1,41 @@
+"""The losses of the tile task, as pure functions of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+
+def regression_loss(
+    kind: str,
+    predicted: torch.Tensor,
+    truth: torch.Tensor,
+    quantiles: Sequence[float] | None = None,
+    items: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """How far predictions lie from the truth, averaged over the entries whose truth is known.
+
+    Args:
+        kind: `mse`, `mae`, `huber` (delta 1), or `quantile` (Koenker and Bassett 1978).
+        predicted: the shape of `truth`, with one more dimension, the quantiles, for `quantile`.
+        truth: any shape; NaN entries do not count. Standardised.
+        quantiles: shares in (0, 1) for `quantile`, whose losses are averaged.
+        items: number to divide by; None: the entries that count.
+
+    >>> regression_loss("quantile", torch.tensor([[0.0]]), torch.tensor([2.0]), [0.9])
+    tensor(1.8000)
+    """
+    counts = truth.isfinite()
+    # NaN times zero is NaN, so unknown entries are replaced, not multiplied
+    known = torch.where(counts, truth, 0).to(predicted.dtype)
+    if kind == "quantile":
+        shares = predicted.new_tensor(quantiles)
+        short = known[..., None] - predicted
+        rows = torch.maximum(shares * short, (shares - 1) * short).mean(-1)
+    else:
+        shape = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}[kind]
+        rows = shape(predicted, known, reduction="none")
+    # a batch without any entry that counts has the loss 0, not 0 / 0
+    return torch.where(counts, rows, 0).sum() / (counts.sum() if items is None else items).clamp(min=1)

@@ -1,0 +1,279 @@
+"""The tile model: from a sequence of tiles to a number, several, or the next image."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from geohf.errors import DataError
+from geohf.hub.modeling import GeoPreTrainedModel
+from geohf.tiles.answers import TilePrediction, TileSequenceOutput
+from geohf.tiles.attention import TemporalAttention
+from geohf.tiles.cells import ConvGRUCell, ConvLSTMCell, RecurrentEncoder
+from geohf.tiles.configuration import TileSequenceConfig
+from geohf.tiles.frames import last_seen
+from geohf.tiles.losses import regression_loss
+from geohf.tiles.processing import TileSequenceProcessor
+from geohf.vision.backbones import build_tower, describe_backbone, load_tower, tower_features
+
+
+class TileSequenceModel(GeoPreTrainedModel):
+    """Regression on sequences of tiles.
+
+    >>> from geohf.tiles import TileSequenceConfig
+    >>> model = TileSequenceModel(TileSequenceConfig(hidden_sizes=[8], image_size=[16, 16], answers="level")).eval()
+    >>> model(torch.zeros(2, 6, 3, 16, 16)).predictions.shape
+    torch.Size([2, 1, 1])
+    """
+
+    config_class = TileSequenceConfig
+    processor_class = TileSequenceProcessor
+    card_template = "tiles.md"
+
+    def __init__(self, config: TileSequenceConfig):
+        super().__init__(config)
+        if config.encoder == "attention":
+            self.tower = build_tower(config.vision_config)
+            width = config.hidden_sizes[-1]
+            self.projection = nn.Linear(config.feature_size, width)
+            self.temporal = TemporalAttention(
+                width, config.frames, config.attention_layers, config.attention_heads, config.dropout
+            )
+            features = width
+        else:
+            self.tower = RecurrentEncoder(_cells(config), config.norm, config.patch_size)
+            features = 2 * config.hidden_sizes[-1]
+        if config.head == "image":
+            self.head = nn.Conv2d(config.hidden_sizes[-1], config.bands * config.patch_size**2, 1)
+            last = self.head
+        else:
+            last = nn.Linear(config.head_size, self._answers_a_target * len(config.targets))
+            self.head = nn.Sequential(
+                nn.Linear(features, config.head_size), nn.GELU(), nn.Dropout(config.dropout), last
+            )
+        # the first answer is the baseline's: the last value with the mean change, the last image, or the mean
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.finish_init()
+
+    @classmethod
+    def from_backbone(
+        cls, name: str, *, pretrained: bool = True, image_size: int | None = None, **config_fields
+    ) -> TileSequenceModel:
+        """A new model whose frame encoder is a vision tower, with attention over time.
+
+        Args:
+            name: any timm name.
+            pretrained: load the tower's published weights; its first layer is fitted to the number of bands.
+            image_size: input side in pixels; the tower's own where None.
+            config_fields: of `TileSequenceConfig`.
+
+        Raises:
+            DataError: there is no such tower.
+        """
+        bands = len(config_fields.get("band_mean") or [0] * 3)
+        backbone = describe_backbone(name, image_size, in_chans=bands)
+        side = backbone.image_processor["crop_size"]
+        config = TileSequenceConfig(
+            encoder="attention",
+            vision_config=backbone.config,
+            feature_size=backbone.feature_size,
+            backbone_name=name if pretrained else None,
+            backbone_license=backbone.license if pretrained else None,
+            image_size=[side["height"], side["width"]],
+            **config_fields,
+        )
+        model = cls(config)
+        if pretrained:
+            model.tower = load_tower(backbone)
+        return model.eval()
+
+    @property
+    def processor(self) -> TileSequenceProcessor:
+        """The processor that belongs to this model, made from its config."""
+        config = self.config
+        return TileSequenceProcessor(
+            size=dict(zip(("height", "width"), config.image_size, strict=True)),
+            image_mean=config.band_mean,
+            image_std=config.band_std,
+            nodata=config.nodata,
+            max_nodata=config.max_nodata,
+            targets=config.targets,
+        )
+
+    @property
+    def _quantiles(self) -> int:
+        return len(self.config.quantiles) if self.config.loss == "quantile" else 1
+
+    @property
+    def _answers_a_target(self) -> int:
+        return self._quantiles * (2 if self.config.answers == "both" else 1)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        step_mask: torch.Tensor | None = None,
+        last_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        loss_items: dict[str, torch.Tensor] | None = None,
+    ) -> TileSequenceOutput:
+        """Predict tiles.
+
+        Args:
+            pixel_values: (batch, steps, bands, height, width), standardised, oldest step first.
+            step_mask: (batch, steps) bool, False for steps to pass over, whatever they hold; None: all are seen.
+            last_values: (batch, targets) the last known values in the targets' units, NaN where unknown.
+            labels: (batch, targets) in the targets' units, or (batch, bands, height, width) standardised for an
+                image; NaN entries do not count.
+            loss_items: what the loss is divided by, see `GeoTrainer`.
+        """
+        if step_mask is not None and bool(step_mask.all()):
+            step_mask = None
+        if self.config.head == "image":
+            change = self.head(self.tower(pixel_values, step_mask))
+            raw = F.pixel_shuffle(change, self.config.patch_size).float()
+            base, scale = last_seen(pixel_values, step_mask).float(), 1.0
+        else:
+            features = self._features(pixel_values, step_mask)
+            raw, base, scale = self._numbers(self.head(features), last_values)
+        loss = parts = None
+        if labels is not None:
+            truth = (labels.float() - base) / scale
+            predicted = raw if self.config.loss == "quantile" else raw.reshape(truth.shape)
+            items = None if loss_items is None else loss_items[self.config.loss]
+            loss = regression_loss(self.config.loss, predicted, truth, self.config.quantiles, items)
+            parts = {f"{self.config.loss}_loss": loss}
+        if self.config.head == "image":
+            return TileSequenceOutput(loss, parts, base + raw)
+        return TileSequenceOutput(loss, parts, base[..., None] + scale[..., None] * raw)
+
+    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
+        """How many entries of a batch count for the loss."""
+        return {self.config.loss: batch["labels"].isfinite().sum()}
+
+    def _features(self, pixel_values, step_mask) -> torch.Tensor:
+        if self.config.encoder != "attention":
+            state = self.tower(pixel_values, step_mask)
+            return torch.cat([state.mean((-2, -1)), state.amax((-2, -1))], -1)
+        if pixel_values.shape[1] > self.config.frames:
+            raise DataError(
+                f"{pixel_values.shape[1]} frames, but the model's attention knows {self.config.frames} at most"
+            )
+        if step_mask is None:
+            step_mask = torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=pixel_values.device)
+        # missing frames cost nothing
+        seen = self.projection(tower_features(self.tower, pixel_values[step_mask]))
+        features = seen.new_zeros(*step_mask.shape, seen.shape[-1])
+        features[step_mask] = seen
+        return self.temporal(features, step_mask)
+
+    def _numbers(self, raw: torch.Tensor, last_values: torch.Tensor | None):
+        """The head's raw answers (batch, targets, quantiles), and what they count from and in: (batch, targets)."""
+        config, shape = self.config, (len(raw), len(self.config.targets))
+        level_mean, level_std, last_slope, change_mean, change_std = (
+            torch.tensor(getattr(config, name), dtype=torch.float32, device=raw.device).expand(shape)
+            for name in ("level_mean", "level_std", "last_slope", "change_mean", "change_std")
+        )
+        raw = raw.float().unflatten(-1, (shape[1], self._answers_a_target))
+        if config.answers == "level":
+            return raw, level_mean, level_std
+        last = torch.full_like(level_mean, torch.nan) if last_values is None else last_values.float()
+        start = last_slope * last + change_mean
+        if config.answers == "change":
+            return raw, start, change_std
+        known, (as_change, as_level) = last.isfinite(), raw.chunk(2, -1)
+        return (
+            torch.where(known[..., None], as_change, as_level),
+            torch.where(known, start, level_mean),
+            torch.where(known, change_std, level_std),
+        )
+
+    # ---- answers
+
+    def decode(self, outputs: TileSequenceOutput) -> list[TilePrediction]:
+        """Turn outputs into answers in the user's units.
+
+        Raises:
+            DataError: the model knows changes only, and a tile came without its last known value.
+        """
+        config = self.config
+        values = outputs.predictions.float().cpu()
+        if config.head == "image":
+            images = values.movedim(1, -1) * torch.tensor(config.band_std) + torch.tensor(config.band_mean)
+            return [TilePrediction({}, image=image.numpy()) for image in images]
+        if bool(values.isnan().any()):
+            tile = int(values.isnan().any((1, 2)).nonzero()[0])
+            raise DataError(
+                f"tile {tile} of the batch has no last value: this model predicts the change to it; give "
+                '{"frames": [...], "last_values": ...}'
+            )
+        middle, low, high = (part.tolist() for part in self.intervals(values))
+        calibrated = config.interval_margin is not None
+
+        def named(numbers):
+            return dict(zip(config.targets, numbers, strict=True))
+
+        return [
+            TilePrediction(
+                named(middle[i]), *((named(low[i]), named(high[i])) if calibrated else (None, None))
+            )
+            for i in range(len(values))
+        ]
+
+    def intervals(
+        self, values: torch.Tensor, margin: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(n, targets, quantiles) to the answer and the interval's ends, (n, targets) each.
+
+        Args:
+            margin: (targets,) by which the interval is widened; the config's where None.
+        """
+        values = values.sort(-1).values  # quantiles that were learned one by one may cross
+        if margin is None:
+            margin = values.new_tensor(self.config.interval_margin or [0.0] * values.shape[1])
+        middle = values[..., values.shape[-1] // 2]
+        return (
+            middle,
+            torch.minimum(middle, values[..., 0] - margin),
+            torch.maximum(middle, values[..., -1] + margin),
+        )
+
+    def predict(self, inputs: Any, batch_size: int = 32) -> list[TilePrediction]:
+        """Predict tiles from lists of frames (paths, arrays, PIL images, None for a missing year).
+
+        Args:
+            inputs: a list of samples, see `TileSequenceProcessor`; an array of 5 dimensions is many samples.
+            batch_size: tiles in one pass.
+        """
+        if getattr(inputs, "ndim", 0) == 5:
+            inputs = list(inputs)
+        return super().predict(inputs, batch_size)
+
+    @torch.inference_mode()
+    def evaluate(
+        self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
+    ) -> dict[str, float]:
+        """Errors of level and rate, skill over persistence and trend, and coverage, at the table's last label.
+
+        Args:
+            data: a table as `load_tiles` takes it, with the folder `Images` beside it.
+            on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
+
+        Raises:
+            DataError: data that cannot be used, or without truth.
+        """
+        from geohf.tiles.evaluation import evaluate
+
+        return evaluate(self.eval(), data, batch_size, on_error)
+
+
+def _cells(config: TileSequenceConfig) -> list[nn.Module]:
+    inputs = [config.bands * config.patch_size**2, *config.hidden_sizes[:-1]]
+    layers = zip(inputs, config.hidden_sizes, config.kernel_sizes, strict=True)
+    if config.encoder == "convgru":
+        return [ConvGRUCell(*layer) for layer in layers]
+    return [ConvLSTMCell(*layer, config.peephole) for layer in layers]

@@ -1,0 +1,200 @@
+"""What a run leaves of its predictions: tables, GeoJSON, mosaics, an error map, a filmstrip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from geohf.report import plot_filmstrip, plot_tile_errors, write_csv, write_polygons
+from geohf.tiles.cache import TileCache
+from geohf.tiles.metrics import metrics_by
+from geohf.tiles.table import TileTable
+from geohf.tiles.windows import TileWindows
+
+STRIPS = 4  # so many of the worst and of the best tiles are shown
+
+
+def write_numbers(
+    folder: Path,
+    table: TileTable,
+    cache: TileCache,
+    windows: TileWindows,
+    split: str,
+    answers: Sequence[np.ndarray | None],
+) -> None:
+    """Write all that can be said of predicted numbers.
+
+    predictions.csv, metrics_by_region.csv, metrics_by_year.csv, tile_errors.png, filmstrip.png; and where the images
+    are georeferenced predictions.geojson and mosaics/<region>.tif, the newest predictions of each region.
+
+    Args:
+        windows: that were predicted.
+        split: their name.
+        answers: the values, and the interval's ends or None: (n, targets) each.
+    """
+    predicted = answers[0]
+    rows = prediction_rows(table, windows, split, answers)
+    write_csv(folder / "predictions.csv", rows)
+    for name, names, number in (
+        ("region", table.regions, table.region[windows.rows]),
+        ("year", table.labels, windows.steps),
+    ):
+        groups = np.array(names)[number]
+        numbers = metrics_by(groups, table.targets, predicted, windows.truth, windows.last, windows.trend)
+        write_csv(folder / f"metrics_by_{name}.csv", numbers)
+    located = np.array([raster.crs is not None for raster in table.rasters])[table.region[windows.rows]]
+    if located.any():
+        _write_places(folder, table, windows, rows, predicted, np.flatnonzero(located))
+    errors = np.abs(predicted[:, 0] - windows.truth[:, 0])
+    known = np.flatnonzero(np.isfinite(errors))
+    if len(known):  # of the first target
+        _plot_errors(folder / "tile_errors.png", table, windows.take(known), errors[known])
+        strips = []
+        for word, i in _worst_and_best(windows.rows[known], errors[known]):
+            i = known[i]
+            numbers = f"true {windows.truth[i, 0]:.3g}, predicted {predicted[i, 0]:.3g}"
+            title = f"{word}: {_title(table, windows, i)}\n{numbers}"
+            strips.append((title, seen_frames(cache, windows, i)))
+        plot_filmstrip(folder / "filmstrip.png", strips, _headings(windows))
+
+
+def prediction_rows(
+    table: TileTable, windows: TileWindows, split: str, answers: Sequence[np.ndarray | None]
+) -> list[dict]:
+    """A row for each window: the tile, the truth, the prediction with its interval, and the baselines."""
+    named = dict(zip(("predicted", "low", "high"), answers, strict=True))
+    named |= {"last": windows.last, "trend": windows.trend}
+    rows = []
+    for i, (row, step) in enumerate(zip(windows.rows.tolist(), windows.steps.tolist(), strict=True)):
+        line = {
+            "tile_id": table.tile_ids[row],
+            "region_id": table.regions[table.region[row]],
+            "label_id": table.labels[step],
+            "region_coordinates": str(tuple(table.boxes[row].tolist())),
+            "split": split,
+        }
+        for k, target in enumerate(table.targets):
+            line[target] = windows.truth[i, k]
+            line |= {f"{name}_{target}": part[i, k] for name, part in named.items() if part is not None}
+        rows.append(line)
+    return rows
+
+
+def _write_places(folder: Path, table: TileTable, windows: TileWindows, rows, predicted, located) -> None:
+    rings = [_ring(table, row) for row in windows.rows[located].tolist()]
+    write_polygons(folder / "predictions.geojson", rings, [rows[i] for i in located])
+    newest = located[windows.steps[located] == windows.steps[located].max()]
+    names = [f"predicted_{target}" for target in table.targets]
+    regions = table.region[windows.rows[newest]]
+    for region in np.unique(regions).tolist():
+        here = newest[regions == region]
+        path = folder / "mosaics" / f"{table.regions[region]}.tif"
+        write_mosaic(path, table, region, windows.rows[here], predicted[here], names)
+
+
+def write_mosaic(
+    path: Path, table: TileTable, region: int, rows: np.ndarray, values: np.ndarray, names: Sequence[str]
+) -> None:
+    """Write a region's tiles as a GeoTIFF on the grid of its images, float32, NaN where no tile lies.
+
+    Args:
+        rows: (n,) tiles of the table.
+        values: (n, bands) what each tile's pixels hold.
+        names: of the bands.
+    """
+    import rasterio
+
+    raster = table.rasters[region]
+    bands = np.full((values.shape[1], raster.height, raster.width), np.nan, np.float32)
+    for row, value in zip(rows.tolist(), values, strict=True):
+        x0, y0, x1, y1 = table.boxes[row].tolist()
+        bands[:, y0:y1, x0:x1] = value[:, None, None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile = {"driver": "GTiff", "dtype": "float32", "nodata": np.nan, "compress": "deflate"}
+    profile |= {"height": raster.height, "width": raster.width, "count": len(bands)}
+    profile |= {"crs": raster.crs, "transform": rasterio.Affine(*raster.transform)}
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(bands)
+        file.descriptions = tuple(names)
+
+
+def _ring(table: TileTable, row: int) -> np.ndarray:
+    """(4, 2) latitude and longitude of a tile's corners, counter-clockwise for an image with north up."""
+    from rasterio import Affine
+    from rasterio.warp import transform
+
+    raster = table.rasters[table.region[row]]
+    x0, y0, x1, y1 = table.boxes[row].tolist()
+    corners = [Affine(*raster.transform) @ corner for corner in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
+    xs, ys = zip(*corners, strict=True)
+    longitude, latitude = transform(raster.crs, "EPSG:4326", xs, ys)
+    return np.stack([latitude, longitude], 1)
+
+
+def _plot_errors(path: Path, table: TileTable, windows: TileWindows, errors: np.ndarray) -> None:
+    """Every tile in the colour of its mean error in the first target."""
+    tiles, number = np.unique(windows.rows, return_inverse=True)
+    mean = np.bincount(number, errors) / np.bincount(number)
+    sizes = {region: (r.height, r.width) for region, r in zip(table.regions, table.rasters, strict=True)}
+    regions = [table.regions[region] for region in table.region[tiles]]
+    plot_tile_errors(path, table.boxes[tiles], mean, regions, sizes, table.targets[0])
+
+
+def image_filmstrip(
+    path: Path,
+    table: TileTable,
+    cache: TileCache,
+    windows: TileWindows,
+    predicted: Sequence[np.ndarray],
+    errors: np.ndarray,
+) -> None:
+    """Draw windows whose answer is an image: the frames seen, the truth, the prediction.
+
+    Args:
+        predicted: n images (height, width, bands) in the images' unit.
+        errors: (n,) to sort by.
+    """
+    strips = []
+    for word, i in _worst_and_best(windows.rows, errors):
+        truth = cache.tile(windows.rows[i], windows.steps[[i]])[0]
+        frames = [*seen_frames(cache, windows, i), truth, _as_pixels(predicted[i], truth.dtype)]
+        strips.append((f"{word}: {_title(table, windows, i)}", frames))
+    plot_filmstrip(path, strips, [*_headings(windows), "truth", "predicted"])
+
+
+def seen_frames(cache: TileCache, windows: TileWindows, i: int) -> list[np.ndarray | None]:
+    """The native frames that a window shows, None where masked."""
+    frames = cache.tile(windows.rows[i], windows.frames[i])
+    return [frame if seen else None for frame, seen in zip(frames, windows.mask[i], strict=True)]
+
+
+def _as_pixels(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "f":
+        return image
+    limits = np.iinfo(dtype)
+    return image.round().clip(limits.min, limits.max).astype(dtype)
+
+
+def _worst_and_best(tiles: np.ndarray, errors: np.ndarray) -> list[tuple[str, int]]:
+    """Windows with the largest and with the smallest errors, each of another tile."""
+    order = np.argsort(-errors, kind="stable")
+    _, first = np.unique(tiles[order], return_index=True)  # each tile's worst window
+    order = order[np.sort(first)]
+    count = min(STRIPS, len(order) // 2)
+    worst, best = order[: max(count, 1)].tolist(), order[len(order) - count :].tolist()
+    return [("worst", i) for i in worst] + [("best", i) for i in best]
+
+
+def _title(table: TileTable, windows: TileWindows, i: int) -> str:
+    tile = windows.rows[i]
+    return (
+        f"{table.regions[table.region[tile]]}, tile {table.tile_ids[tile]}, {table.labels[windows.steps[i]]}"
+    )
+
+
+def _headings(windows: TileWindows) -> list[str]:
+    """Each frame's distance in steps from the target's."""
+    newest = int((windows.frames[:, -1] - windows.steps).max())
+    return [str(newest - n) for n in range(windows.frames.shape[1] - 1, -1, -1)]

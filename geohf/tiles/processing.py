@@ -1,0 +1,99 @@
+"""From sequences of frames of any kind to tensors, for `predict` and for AutoImageProcessor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature
+from transformers.image_processing_backends import TorchvisionBackend
+
+from geohf.errors import DataError
+from geohf.tiles.frames import can_be_seen, prepare_frames
+from geohf.tiles.rasters import read_frame
+
+
+class TileSequenceProcessor(TorchvisionBackend):
+    """Turns samples into `pixel_values` (batch, steps, bands, height, width), `step_mask` and `last_values`.
+
+    A sample is the frames of one tile, oldest first: a list, an array (steps, height, width, bands), or a dict
+    with `frames` (a list, or a dict by label) and perhaps `last_values`, the last known value of every target:
+    a number, or a dict by name. A frame is what `read_frame` takes; None is a missing one.
+    """
+
+    model_input_names = ["pixel_values", "step_mask", "last_values"]  # noqa: RUF012  transformers declares it so
+    size = {"height": 64, "width": 64}  # noqa: RUF012
+    image_mean = (0.0,)
+    image_std = (1.0,)
+    nodata = None
+    max_nodata = 0.5
+    targets = ()
+
+    def __init__(self, nodata=None, max_nodata=0.5, targets=(), **kwargs):
+        super().__init__(**kwargs)
+        self.nodata, self.max_nodata, self.targets = nodata, max_nodata, list(targets)
+
+    def __call__(self, images: Any, return_tensors: str = "pt", **kwargs) -> BatchFeature:
+        """Prepare a list of samples; shorter sequences get masked steps in front.
+
+        Raises:
+            DataError: a frame cannot be read or has another number of bands, a sample has no frame, or its
+                `last_values` do not name the model's targets.
+        """
+        samples = [self._sample(sample) for sample in (images if isinstance(images, list) else [images])]
+        if not samples:
+            raise DataError("there is no sample to prepare")
+        steps = max(len(frames) for frames, _ in samples)
+        size = self.size["height"], self.size["width"]
+        pixels = torch.zeros(len(samples), steps, len(self.image_mean), *size)
+        mask = torch.zeros(len(samples), steps, dtype=torch.bool)
+        for i, (frames, _) in enumerate(samples):
+            for t, frame in enumerate(frames, start=steps - len(frames)):
+                if frame is None:
+                    continue
+                ready, share = self._prepare(*read_frame(frame), where=f"sample {i}, step {t}")
+                mask[i, t] = bool(can_be_seen(share, self.max_nodata))
+                pixels[i, t] = ready
+            if not mask[i].any():
+                raise DataError(f"sample {i}: no frame is left to see, all are missing or without data")
+        last = torch.tensor([values for _, values in samples], dtype=torch.float32)
+        return BatchFeature({"pixel_values": pixels, "step_mask": mask, "last_values": last})
+
+    def _prepare(self, frame: np.ndarray, nodata: float | None, where: str) -> tuple[torch.Tensor, float]:
+        if frame.shape[-1] != len(self.image_mean):
+            raise DataError(
+                f"{where}: has {frame.shape[-1]} bands, the model was trained on {len(self.image_mean)}"
+            )
+        nodata = self.nodata if nodata is None else nodata
+        size = self.size["height"], self.size["width"]
+        pixels, shares = prepare_frames(frame[None].copy(), size, self.image_mean, self.image_std, nodata)
+        return pixels[0], shares[0]
+
+    def _sample(self, sample: Any) -> tuple[list, list[float]]:
+        last = None
+        if isinstance(sample, Mapping):
+            if "frames" not in sample:
+                raise DataError(f"a sample needs 'frames'; it has {', '.join(map(str, sample))}")
+            sample, last = sample["frames"], sample.get("last_values")
+            sample = list(sample.values()) if isinstance(sample, Mapping) else sample
+        if isinstance(sample, (str, bytes)) or (hasattr(sample, "ndim") and sample.ndim != 4):
+            raise DataError("a sample is the frames of a tile, a list or an array of 4 dimensions")
+        return list(sample), self._last_values(last)
+
+    def _last_values(self, last: Any) -> list[float]:
+        if last is None:
+            return [math.nan] * len(self.targets)
+        if isinstance(last, Mapping):
+            unknown = [name for name in last if name not in self.targets]
+            if unknown:
+                raise DataError(
+                    f"last_values: no target {unknown[0]!r}; the targets are {', '.join(self.targets)}"
+                )
+            return [float(last.get(name, math.nan)) for name in self.targets]
+        values = np.atleast_1d(np.asarray(last, np.float64)).tolist()
+        if len(values) != len(self.targets):
+            raise DataError(f"last_values: {len(values)} numbers for {len(self.targets)} targets")
+        return values

@@ -1,0 +1,278 @@
+"""The seed's table and folders: which tile lies where, what is known of it in which year, and which file shows it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.tables import RowErrors, line_of, read_table, require_columns, text_of
+from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images
+from geohf.tiles.rasters import RasterInfo
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REQUIRED = ("tile_id", "region_id", "region_coordinates")
+TARGET, LABEL = "target", "label_id"
+TARGET_TYPES = (TARGET, "last-image")
+
+
+@dataclass
+class TileTable:
+    """Tiles, in the order of the table.
+
+    Attributes:
+        source: where the table comes from, for messages.
+        tile_ids: (tiles,) text, unique.
+        regions: names; `region` holds each tile's index into it, (tiles,) int32.
+        boxes: (tiles, 4) int32 xmin, ymin, xmax, ymax in pixels, half open.
+        labels: the steps (years) in order.
+        targets: names of the target columns.
+        values: (tiles, steps, targets) float64, NaN where the table does not know.
+        files: `files[region][step]`, None where a year has no image.
+        rasters: header of every region's images; they agree within a region.
+        nodata: the pixel value that means "not measured" in all files; None where there is none.
+    """
+
+    source: str
+    tile_ids: np.ndarray
+    regions: list[str]
+    region: np.ndarray
+    boxes: np.ndarray
+    labels: list[str]
+    targets: list[str]
+    values: np.ndarray
+    files: list[list[Path | None]]
+    rasters: list[RasterInfo]
+    nodata: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(tiles, 2) height and width in pixels."""
+        return (self.boxes[:, 2:] - self.boxes[:, :2])[:, ::-1]
+
+
+def load_tiles(
+    data: str | Path | pd.DataFrame,
+    image_dir: str | Path,
+    labels: Sequence[str | int],
+    extension: str = ".tif",
+    targets: Sequence[str] = (TARGET,),
+    max_missing: float = 0.5,
+    nodata: float | None = None,
+    errors: RowErrors | None = None,
+) -> TileTable:
+    """Read the seed's table and find its images, `image_dir/<label>/<region_id><extension>`.
+
+    A table with a column `label_id` has a row a tile and year: the rows of the last label give the tiles, the
+    others what is known of them in earlier years, matched by region and coordinates. A table without it has a
+    row a tile, and its targets are those of the last label.
+
+    Args:
+        data: CSV or Parquet file, or a DataFrame; `region_coordinates` as a tuple, a list or text.
+        image_dir: the folder of the labels' folders.
+        labels: steps in order, usually years.
+        extension: of the image files.
+        targets: names of the target columns, none for tiles whose targets are not known.
+        max_missing: share of a region's years that may have no image; these steps are masked. 0: none may.
+        nodata: the pixel value that means "not measured", where the files do not say.
+        errors: the policy for bad rows; by default the first stops.
+
+    Raises:
+        DataError: the table or an image cannot be used; the message names the file and the row.
+    """
+    errors = errors or RowErrors()
+    labels, extension = _labels(labels), dotted(extension)
+    frame, source = _frame(data, targets)
+    years = _steps_of_rows(frame, labels)
+    rows = np.flatnonzero(years == len(labels) - 1)
+    if not len(rows):
+        raise DataError(f"{source}: no row has the {LABEL} {labels[-1]}, the last of the labels")
+    regions = frame["region_id"].map(_name).to_numpy(object)
+    boxes, bad = _boxes(frame["region_coordinates"], rows)
+    values = frame[list(targets)].to_numpy(np.float64) if targets else np.empty((len(frame), 0))
+    names = frame["tile_id"].map(_name).to_numpy(object)
+    kept = _check_rows(rows, names, boxes, values, bad, source, errors)
+    images = find_images(sorted({regions[row] for row in kept}), image_dir, labels, extension)
+    kept = _check_regions(kept, regions, boxes, images, extension, max_missing, source, errors)
+    errors.settle(len(kept))
+    found, region = np.unique(regions[kept].astype(str), return_inverse=True)
+    chosen = [images[name] for name in found]
+    return TileTable(
+        source=source,
+        tile_ids=names[kept],
+        regions=found.tolist(),
+        region=region.astype(np.int32),
+        boxes=boxes[kept],
+        labels=labels,
+        targets=list(targets),
+        values=_history(kept, years, regions, boxes, values, len(labels)),
+        files=[region.files for region in chosen],
+        rasters=[region.raster for region in chosen],
+        nodata=common_nodata(chosen) if nodata is None else float(nodata),
+    )
+
+
+def grid_tiles(
+    image_dir: str | Path,
+    labels: Sequence[str | int],
+    tile_size: int,
+    extension: str = ".tif",
+    nodata: float | None = None,
+) -> TileTable:
+    """Tiles of equal size over one place whose images are `image_dir/<label><extension>`; no targets.
+
+    Rows and columns at the right and lower rim that do not fill a tile are left out.
+
+    Raises:
+        DataError: an image is missing or cannot be used, or is smaller than a tile.
+    """
+    labels = _labels(labels)
+    images = mosaic_images(image_dir, labels, extension)
+    raster = images.raster
+    if tile_size < 1 or tile_size > min(raster.height, raster.width):
+        raise DataError(
+            f"{images.files[0]}: is {raster.width} x {raster.height} pixels, no tile of {tile_size} x {tile_size} "
+            "fits in"
+        )
+    y, x = np.mgrid[: raster.height // tile_size, : raster.width // tile_size].reshape(2, -1) * tile_size
+    boxes = np.stack([x, y, x + tile_size, y + tile_size], 1).astype(np.int32)
+    return TileTable(
+        source=str(image_dir),
+        tile_ids=np.arange(len(boxes)).astype(str).astype(object),
+        regions=[Path(image_dir).resolve().name],
+        region=np.zeros(len(boxes), np.int32),
+        boxes=boxes,
+        labels=labels,
+        targets=[],
+        values=np.empty((len(boxes), len(labels), 0)),
+        files=[images.files],
+        rasters=[raster],
+        nodata=common_nodata([images]) if nodata is None else float(nodata),
+    )
+
+
+def _labels(labels) -> list[str]:
+    labels = [str(label) for label in labels]
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise DataError(f"labels must be two or more different steps in order, got {labels}")
+    return labels
+
+
+def _frame(data, targets) -> tuple[pd.DataFrame, str]:
+    if isinstance(data, (str, Path)):
+        return read_table(data, required=[*REQUIRED, *targets], numbers=targets), str(data)
+    import pandas as pd
+
+    require_columns(data.columns, [*REQUIRED, *targets], "the table")
+    if data.empty:
+        raise DataError("the table has no rows")
+    numbers = {name: pd.to_numeric(data[name], errors="coerce") for name in targets}
+    return data.assign(**numbers).reset_index(drop=True), "the table"
+
+
+def _steps_of_rows(frame, labels) -> np.ndarray:
+    """Each row's step number, -1 for labels that were not asked for."""
+    if LABEL not in frame:
+        return np.full(len(frame), len(labels) - 1)
+    number = {label: i for i, label in enumerate(labels)}
+    return frame[LABEL].map(lambda cell: number.get(_name(cell), -1)).to_numpy(np.int64)
+
+
+def _name(cell) -> str:
+    """A cell as text: 1225.0, as pandas makes of a column with holes, is the region 1225."""
+    text = text_of(cell) or ""
+    return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
+
+
+def _boxes(column, rows) -> tuple[np.ndarray, dict[int, str]]:
+    """(rows of the table, 4) int32, and why a row of `rows` has no box."""
+    known: dict[str, tuple] = {}
+    boxes, bad = np.zeros((len(column), 4), np.int32), {}
+    wanted = set(rows.tolist())
+    for position, cell in enumerate(column):
+        try:
+            if isinstance(cell, str):
+                if cell not in known:
+                    known[cell] = _four(ast.literal_eval(cell))
+                boxes[position] = known[cell]
+            else:
+                boxes[position] = _four(cell)
+        except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):
+            if position in wanted:
+                bad[position] = (
+                    f"region_coordinates {cell!r} are not (xmin, ymin, xmax, ymax) in whole pixels"
+                )
+    return boxes, bad
+
+
+def _four(cell) -> tuple[int, ...]:
+    numbers = tuple(int(number) for number in cell)
+    if len(numbers) != 4 or any(a != b for a, b in zip(numbers, cell, strict=True)):
+        raise ValueError
+    return numbers
+
+
+def _check_rows(rows, names, boxes, values, bad, source, errors) -> np.ndarray:
+    seen: dict[str, int] = {}
+    kept = []
+    for row in rows.tolist():
+        x0, y0, x1, y1 = boxes[row].tolist()
+        reason = bad.get(row)
+        if reason is None and not names[row]:
+            reason = "tile_id is empty"
+        if reason is None and (x1 <= x0 or y1 <= y0):
+            reason = f"tile {names[row]}: {(x0, y0, x1, y1)} has no area (xmin < xmax and ymin < ymax)"
+        if reason is None and names[row] in seen:
+            reason = f"tile_id {names[row]} stands in row {line_of(seen[names[row]])} already"
+        if reason is None and not np.isfinite(values[row]).all():
+            reason = f"tile {names[row]}: its target is empty or not a finite number"
+        if reason is None:
+            seen[names[row]] = row
+            kept.append(row)
+        else:
+            errors.add(source, line_of(row), reason)
+    return np.array(kept, np.int64)
+
+
+def _check_regions(kept, regions, boxes, images, extension, max_missing, source, errors) -> np.ndarray:
+    good = []
+    for row in kept.tolist():
+        region, box = regions[row], tuple(boxes[row].tolist())
+        raster, files = images[region].raster, images[region].files
+        missing, reason = files.count(None), None
+        if raster is None:
+            reason = f"region {region!r} has no image {region}{extension} in any label's folder"
+        elif missing > max_missing * len(files):
+            reason = (
+                f"region {region!r} has no image for {missing} of {len(files)} labels, more than the share of "
+                f"{max_missing:g} that may be missing"
+            )
+        elif min(box) < 0 or box[2] > raster.width or box[3] > raster.height:
+            reason = f"tile {box} reaches out of its image, region {region!r} of {raster.width} x {raster.height} pixels"
+        if reason is None:
+            good.append(row)
+        else:
+            errors.add(source, line_of(row), reason)
+    return np.array(good, np.int64)
+
+
+def _history(kept, years, regions, boxes, values, steps) -> np.ndarray:
+    place = {}
+    for i, row in enumerate(kept.tolist()):
+        place.setdefault((regions[row], *boxes[row].tolist()), []).append(i)
+    history = np.full((len(kept), steps, values.shape[1]), np.nan)
+    history[:, -1] = values[kept]
+    for row in np.flatnonzero((years >= 0) & (years < steps - 1)).tolist():
+        for i in place.get((regions[row], *boxes[row].tolist()), ()):
+            history[i, years[row]] = values[row]
+    return np.where(np.isfinite(history), history, np.nan)

@@ -1,0 +1,53 @@
+"""Training on tile sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import EvalPrediction
+
+from geohf.tiles.dataset import TileSequences
+from geohf.tiles.evaluation import image_measures, number_measures
+from geohf.training.tensor_table import batch_as_is
+from geohf.training.trainer import GeoTrainer
+
+
+class TileSequenceTrainer(GeoTrainer):
+    """Trains a `TileSequenceModel` on `TileSequences`; evaluates by the rate and by skill.
+
+    Args:
+        model: a `TileSequenceModel`.
+        train_dataset, eval_dataset: `TileSequences`.
+    """
+
+    shown_metrics = ("mae", "r2_rate", "skill_persistence", "psnr")
+
+    def __init__(self, model=None, args=None, train_dataset=None, eval_dataset=None, **kwargs):
+        kwargs.setdefault("compute_metrics", self._metrics)
+        super().__init__(
+            model, args, batch_as_is, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
+        )
+        self.label_names = ["labels"]
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        self._windows = (eval_dataset or self.eval_dataset).windows
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        self._windows = test_dataset.windows
+        return super().get_test_dataloader(test_dataset)
+
+    def answers(self, dataset: TileSequences) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's predictions and the labels of a whole dataset, on the CPU and on every process."""
+        return _tensors(self.predict(dataset))
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        model = self.accelerator.unwrap_model(self.model)
+        values, labels = _tensors(prediction)
+        if model.config.head == "image":
+            return image_measures(values, labels, model.config)
+        return number_measures(model, values, self._windows)
+
+
+def _tensors(prediction) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(torch.from_numpy(np.asarray(x)) for x in (prediction.predictions, prediction.label_ids))

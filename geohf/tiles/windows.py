@@ -1,0 +1,100 @@
+"""Windows: what a model is asked of which tile at which step, having seen which frames and values."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.tiles.baselines import baselines, step_times
+from geohf.tiles.cache import TileCache
+from geohf.tiles.frames import can_be_seen
+from geohf.tiles.table import TileTable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TileWindows:
+    """Tiles at target steps; the frames that may be seen, and what was known before.
+
+    Attributes:
+        rows: (n,) index into the table and the cache.
+        steps: (n,) the step that the truth belongs to.
+        frames: (n, length) steps to see, oldest first; clipped to the table's where masked.
+        mask: (n, length) bool, False for steps before the first, missing years, and frames without data.
+        truth: (n, targets) float64, NaN where unknown.
+        last: (n, targets) the last known value before the target's step, NaN where there is none.
+        trend: (n, targets) the straight line through the last `TREND_VALUES` known values, at the target's step.
+    """
+
+    rows: np.ndarray
+    steps: np.ndarray
+    frames: np.ndarray
+    mask: np.ndarray
+    truth: np.ndarray
+    last: np.ndarray
+    trend: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, chosen: np.ndarray) -> TileWindows:
+        """Some of the windows, by index or mask."""
+        return TileWindows(**{name: column[chosen] for name, column in vars(self).items()})
+
+
+def make_windows(
+    table: TileTable,
+    cache: TileCache,
+    task: str = "forecast",
+    frames: int | None = None,
+    target_years: int = 1,
+    max_nodata: float = 0.5,
+    image: bool = False,
+) -> TileWindows:
+    """A window for every tile and each of the last labels whose target is known.
+
+    Args:
+        task: `forecast` shows only frames before the target's step, `estimate` also that step's own frame. The
+            values known before it are the same for both.
+        frames: steps to see; all there are where None.
+        target_years: how many of the last labels are targets; each is a window of its own.
+        max_nodata: a frame with a larger share of pixels without data is masked.
+        image: the target is the frame itself and not a number; tiles without that frame are left out.
+
+    Raises:
+        DataError: no window is left, or the settings do not go together.
+    """
+    total = len(table.labels)
+    estimate = task == "estimate"
+    if image and estimate:
+        raise DataError(
+            "an image that the model has seen needs no prediction: --target_type last-image forecasts"
+        )
+    length = frames or total - (not estimate)
+    if length < 1:
+        raise DataError(f"frames must be at least 1, got {length}")
+    if not 1 <= target_years < total:
+        raise DataError(
+            f"target_years must lie between 1 and {total - 1} for {total} labels, got {target_years}"
+        )
+    steps, rows = np.meshgrid(np.arange(total - target_years, total), np.arange(len(table)), indexing="ij")
+    steps, rows = steps.ravel(), rows.ravel()
+    seen = steps[:, None] - length + np.arange(length) + estimate
+    clipped = seen.clip(0)
+    usable = can_be_seen(cache.holes, max_nodata)  # a missing year is all holes
+    mask = (seen >= 0) & usable[rows[:, None], clipped]
+    truth = table.values[rows, steps]
+    last, trend = baselines(table.values[rows], steps, step_times(table.labels))
+    windows = TileWindows(rows, steps, clipped, mask, truth, last, trend)
+    asked = usable[rows, steps] if image else np.isfinite(truth).any(1)
+    good = mask.any(1) & asked
+    if not good.any():
+        raise DataError(f"{table.source}: no tile has both a frame to see and a target to predict")
+    unseen = int((asked & ~mask.any(1)).sum())
+    if unseen:
+        logger.warning("left out %d windows: none of their frames has data", unseen)
+    return windows.take(good)

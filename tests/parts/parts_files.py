@@ -1,0 +1,31 @@
+"""Small annotated photos on disk for the tests of loading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+
+def part(state="intact", box=(4, 6, 10, 8), trust=0.9, **changes) -> dict:
+    """The entry of one part, its box as left, top, width, height."""
+    sides = dict(zip(("left", "top", "width", "height"), box, strict=True))
+    entry = {"object_state": state, "trust": trust, "absolute_bounding_box": sides}
+    return {key: value for key, value in (entry | changes).items() if value is not None}
+
+
+def photo(width=40, height=30, **parts) -> dict:
+    """The entry of one photo with these parts, by default an intact saddle and an absent bell."""
+    parts = parts or {"saddle": part(), "bell": part("absent", (20, 5, 6, 6))}
+    return {"image": {"width": width, "height": height, "channels": 3}, "parts": parts}
+
+
+def write_photos(folder: Path, photos: dict, listed_only=(), split: str = "train") -> Path:
+    """Write grey photos of 40 x 30 pixels and `<split>_annotations.json`; those `listed_only` get no file."""
+    (folder / split).mkdir(parents=True)
+    for name in photos:
+        if name not in listed_only:
+            Image.new("RGB", (40, 30), "gray").save(folder / split / name)
+    (folder / f"{split}_annotations.json").write_text(json.dumps(photos))
+    return folder

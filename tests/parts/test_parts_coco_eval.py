@@ -1,0 +1,178 @@
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from geohf.parts.coco_eval import Found, Truths, coco_precision, match
+
+CORNERS = np.array(
+    [[x, y, x + w, y + h] for x in (0, 3) for y in (0, 2) for w in (4, 5) for h in (4, 6)], float
+)
+
+
+def theirs(found: Found, truths: Truths, classes: int, photos: int) -> np.ndarray:
+    """pycocotools' precision (10, 101, classes), all areas, 100 detections."""
+
+    def sides(box):
+        return [float(v) for v in (*box[:2], *(box[2:] - box[:2]))]
+
+    annotations = [
+        {"id": i + 1, "image_id": int(p), "category_id": int(c), "bbox": sides(b), "area": float((b[2:] - b[:2]).prod()), "iscrowd": 0}
+        for i, (p, c, b) in enumerate(zip(*truths, strict=True))
+    ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": i} for i in range(photos)],
+            "categories": [{"id": i} for i in range(classes)],
+            "annotations": annotations,
+            "info": {},
+        }
+        coco.createIndex()
+        results = [
+            {"image_id": int(p), "category_id": int(c), "bbox": sides(b), "score": float(s)}
+            for p, c, b, s in zip(*found, strict=True)
+        ]
+        results = coco.loadRes(results) if results else COCO()
+        results.dataset = results.dataset or coco.dataset | {"annotations": []}
+        results.createIndex()
+        evaluation = COCOeval(coco, results, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0, -1]
+    return np.where(precision < 0, np.nan, precision)
+
+
+def case(seed: int, photos: int, classes: int, truths_each, detections: int) -> tuple[Found, Truths]:
+    """Boxes that overlap a lot, with equal scores and equal overlaps, empty photos, photos without truths."""
+    rng = np.random.default_rng(seed)
+    busy = rng.random(photos * classes) < 0.7
+    counts = np.where(busy, rng.integers(0, truths_each + 1, photos * classes), 0)
+    key = np.repeat(np.arange(photos * classes), counts)
+    key = key[key // classes != 1] if photos > 2 else key  # photo 1 shows nothing
+    truths = Truths(key // classes, key % classes, CORNERS[rng.integers(0, len(CORNERS), len(key))])
+    key = np.sort(rng.integers(0, photos * classes, detections))
+    key = key[key // classes != 2]  # nothing is found in photo 2
+    box = CORNERS[rng.integers(0, len(CORNERS), len(key))] + rng.choice((0, 0, 0.37, 1.1), (len(key), 4))
+    order = np.argsort(key // classes, kind="stable")
+    return Found(
+        key[order] // classes, key[order] % classes, box[order], rng.integers(0, 6, len(key)) / 7
+    ), truths
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.sampled_from([1, 1, 2, 7]),
+    st.integers(0, 120),
+)
+def test_equal_to_pycocotools(seed, photos, classes, truths_each, detections):
+    found, truths = case(seed, photos, classes, truths_each, detections)
+    ours = coco_precision(found, truths, classes)
+    np.testing.assert_allclose(
+        ours, theirs(found, truths, classes, photos), rtol=0, atol=1e-12, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("truths_each", [1, 30])
+def test_equal_to_pycocotools_with_more_than_100_detections_of_a_class(truths_each):
+    found, truths = case(3, 3, 2, truths_each, 900)
+    assert np.bincount(found.photo * 2 + found.label).max() > 110
+    ours = coco_precision(found, truths, 2)
+    np.testing.assert_allclose(ours, theirs(found, truths, 2, 3), rtol=0, atol=1e-12, equal_nan=True)
+
+
+def test_equal_to_pycocotools_for_float32_boxes_of_photographs():
+    rng = np.random.default_rng(0)
+    photos, classes = 60, 22
+    key = np.flatnonzero(rng.random(photos * classes) < 0.8)
+    corner, size = rng.uniform(0, 900, (len(key), 2)), rng.uniform(5, 300, (len(key), 2))
+    truths = Truths(
+        key // classes,
+        key % classes,
+        np.concatenate([corner, corner + size], 1).astype(np.float32).astype(float),
+    )
+    near = np.sort(rng.integers(0, len(key), 3000))
+    box = truths.box[near] + rng.normal(0, 12, (3000, 4)).astype(np.float32)
+    box[:, 2:] = np.maximum(box[:, 2:], box[:, :2] + 1)
+    scores = rng.random(3000).astype(np.float32).astype(float)
+    found = Found(key[near] // classes, key[near] % classes, box, scores)
+    ours = coco_precision(found, truths, classes)
+    np.testing.assert_allclose(
+        ours, theirs(found, truths, classes, photos), rtol=0, atol=1e-12, equal_nan=True
+    )
+    assert 0.02 < np.nanmean(ours) < 0.9
+
+
+def test_blocks_give_the_same(monkeypatch):
+    found, truths = case(1, 9, 3, 7, 200)
+    whole = coco_precision(found, truths, 3)
+    monkeypatch.setattr("geohf.parts.coco_eval._BLOCK", 100)
+    np.testing.assert_array_equal(coco_precision(found, truths, 3), whole)
+
+
+def boxes(*rows) -> np.ndarray:
+    return np.array(rows, float).reshape(-1, 4)
+
+
+def test_precision_by_hand():
+    """Best to worst: right, wrong, right, of three truths; recall reaches 2/3."""
+    truth = boxes([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10])
+    truths = Truths(np.zeros(3, int), np.zeros(3, int), truth)
+    found = Found(
+        np.zeros(3, int),
+        np.zeros(3, int),
+        np.concatenate([truth[:1], [[70, 0, 80, 10]], truth[1:2]]),
+        np.array([0.9, 0.8, 0.7]),
+    )
+    precision = coco_precision(found, truths, 1)[0, :, 0]
+    assert precision[:34] == pytest.approx(1.0)  # up to a recall of 1/3
+    assert precision[34:67] == pytest.approx(2 / 3)
+    assert precision[67:] == pytest.approx(0.0)
+
+
+def test_matching_takes_the_best_overlap_and_the_better_detection_first():
+    truths = Truths(np.zeros(2, int), np.zeros(2, int), boxes([0, 0, 10, 10], [0, 0, 10, 8]))
+    found = Found(
+        np.zeros(3, int), np.zeros(3, int), boxes([0, 0, 10, 8], [0, 0, 10, 10], [0, 0, 10, 9]), np.array([0.2, 0.9, 0.5])
+    )  # fmt: skip
+    matched = match(found, truths, 1, np.array([0.5, 0.95]))
+    assert matched[:, 0].tolist() == [-1, 0, 1]  # the third takes what is left before the first may choose
+    assert matched[:, 1].tolist() == [1, 0, -1]
+
+
+def test_of_truths_that_overlap_equally_the_later_one_is_taken():
+    """So the second detection, which fits only that one, finds nothing, as in pycocotools."""
+    truths = Truths(np.zeros(2, int), np.zeros(2, int), boxes([0, 0, 10, 10], [4, 0, 14, 10]))
+    found = Found(
+        np.zeros(2, int), np.zeros(2, int), boxes([2, 0, 12, 10], [4, 0, 14, 10]), np.array([0.9, 0.8])
+    )
+    assert match(found, truths, 1, np.array([0.5]))[:, 0].tolist() == [1, -1]
+    ours = coco_precision(found, truths, 1)
+    np.testing.assert_allclose(ours, theirs(found, truths, 1, 1), rtol=0, atol=1e-12)
+
+
+def test_only_the_best_100_of_a_class_in_a_photo_count():
+    truths = Truths(np.zeros(1, int), np.zeros(1, int), boxes([0, 0, 10, 10]))
+    box = boxes(*[[50, 50, 60, 60]] * 100, [0, 0, 10, 10])
+    found = Found(np.zeros(101, int), np.zeros(101, int), box, np.linspace(1, 0, 101))
+    assert coco_precision(found, truths, 1).max() == 0
+    fewer = Found(*(column[1:] for column in found))
+    assert coco_precision(fewer, truths, 1) == pytest.approx(1 / 100)
+
+
+def test_classes_without_truths_are_nan_and_nothing_at_all_is_nan():
+    none = Truths(np.zeros(0, int), np.zeros(0, int), boxes())
+    found = Found(np.zeros(1, int), np.ones(1, int), boxes([0, 0, 1, 1]), np.array([0.5]))
+    assert np.isnan(coco_precision(found, none, 2)).all()
+    empty = Found(*none, np.zeros(0))
+    assert np.isnan(coco_precision(empty, none, 2)).all()
+    one = Truths(np.zeros(1, int), np.zeros(1, int), boxes([0, 0, 1, 1]))
+    assert (coco_precision(empty, one, 1) == 0).all()

@@ -1,0 +1,236 @@
+"""The losses against numbers worked out by hand, written-out references, and peers."""
+
+import math
+
+import pytest
+import torch
+from place_models import along, unit
+from torch.nn.functional import normalize
+
+from geohf.geo import great_circle_m
+from geohf.place.losses import hybrid, info_nce, metre_masks, triplet
+from geohf.place.original import greedy_clusters, original_loss
+
+# unit vectors at these degrees in a plane: distances are 2 sin(angle / 2), cosines cos(angle)
+ANGLES = (0, 40, 90, 150, 220)
+# 0 and 1 are one place, 2 and 3 another; 4 stands alone and near none
+PAIRS = torch.zeros(5, 5, dtype=torch.bool)
+PAIRS[[0, 1, 2, 3], [1, 0, 3, 2]] = True
+OTHERS = ~PAIRS & ~torch.eye(5, dtype=torch.bool)
+
+
+def ring(degrees=ANGLES) -> torch.Tensor:
+    radians = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    return torch.stack([radians.cos(), radians.sin()], 1).float()
+
+
+def apart(a, b):
+    return 2 * math.sin(math.radians(abs(ANGLES[a] - ANGLES[b])) / 2)
+
+
+def hinge(a, p, n, margin=0.5):
+    return max(0.0, apart(a, p) - apart(a, n) + margin)
+
+
+def random_batch(n=24, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.randint(0, 6, (n,), generator=generator)
+    same = (place[:, None] == place) & ~torch.eye(n, dtype=torch.bool)
+    far = (place[:, None] - place).abs() > 1  # places next to each other are neither
+    return unit(n, 8, seed=seed), same, far
+
+
+# ---- masks
+
+
+def test_masks_follow_metres_on_both_sides_of_each_radius():
+    points = torch.from_numpy(along([0, 24.9, 25.1, 99.9, 100.2]))
+    positive, negative = metre_masks(points)
+    distance = torch.from_numpy(great_circle_m(points[:, None].numpy(), points[None].numpy()))
+    assert torch.equal(positive, (distance <= 25) & ~torch.eye(5, dtype=torch.bool))
+    assert torch.equal(negative, distance > 100)
+    assert positive[0].tolist() == [False, True, False, False, False]
+    assert negative[0].tolist() == [False, False, False, False, True]
+    wider, _ = metre_masks(points, positive_m=30, negative_m=50)
+    assert wider[0].tolist() == [False, True, True, False, False]
+
+
+def test_pairs_that_look_elsewhere_are_neither_and_unknown_headings_match_all():
+    points = torch.from_numpy(along([0, 5, 10, 15]))
+    headings = torch.tensor([350.0, 20.0, 100.0, torch.nan])
+    positive, negative = metre_masks(points, headings=headings, heading_deg=40.0)
+    assert positive.int().tolist() == [[0, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
+    assert not negative.any()
+    everyone, _ = metre_masks(points, headings=headings)
+    assert everyone.sum() == 12
+
+
+def test_masks_are_right_across_the_antimeridian():
+    points = torch.tensor([[10.0, 179.99995], [10.0, -179.99995]], dtype=torch.float64)
+    assert metre_masks(points)[0].tolist() == [[False, True], [True, False]]
+
+
+# ---- InfoNCE
+
+
+def test_info_nce_by_hand():
+    t = 0.5
+    rows = []
+    for a in range(4):
+        e = [math.exp(math.cos(math.radians(ANGLES[a] - ANGLES[b])) / t) for b in range(5)]
+        agree = sum(e[b] for b in range(5) if PAIRS[a, b])
+        rows.append(-math.log(agree / (agree + sum(e[b] for b in range(5) if OTHERS[a, b]))))
+    assert info_nce(ring(), PAIRS, OTHERS, t).item() == pytest.approx(sum(rows) / 4, rel=1e-5)
+
+
+def test_info_nce_is_the_written_out_sum_with_its_gradient():
+    x, same, far = random_batch()
+
+    def plain(x, t=0.07):
+        e = (x @ x.T / t).double().exp()
+        rows = -((e * same).sum(1) / (e * (same | far)).sum(1)).log()
+        return rows[same.any(1)].mean()
+
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = info_nce(a, same, far), plain(b)
+    found.backward(), expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_info_nce_of_single_positives_is_ntxent():
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    x = unit(12, 6).requires_grad_()
+    place = torch.arange(12) // 2
+    same = (place[:, None] == place) & ~torch.eye(12, dtype=torch.bool)
+    expected = losses.NTXentLoss(temperature=0.07)(x, place)
+    found = info_nce(normalize(x, dim=-1), same, place[:, None] != place)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(loss, x)[0] for loss in (found, expected)), atol=1e-5, rtol=1e-4
+    )
+
+
+def test_info_nce_falls_to_zero_where_the_originals_has_a_floor():
+    x = torch.eye(4).repeat_interleave(3, 0).requires_grad_()  # four places seen three times each, perfectly
+    clusters = torch.arange(4).repeat_interleave(3)
+    same = (clusters[:, None] == clusters) & ~torch.eye(12, dtype=torch.bool)
+    other = clusters[:, None] != clusters
+    assert info_nce(x, same, other).item() < 1e-4
+    _, parts = original_loss(x, clusters, other, 1.0, 0.3, 0.07)
+    assert parts["contrastive_loss"].item() == pytest.approx(math.log(3 / 2), rel=1e-4)  # log((P + 1) / P)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.07, 10.0])
+def test_info_nce_stays_finite_at_any_temperature(temperature):
+    x, same, far = random_batch()
+    x = torch.cat([x, -x[:1], x[:1]]).requires_grad_()  # rows without any positive
+    same, far = (torch.nn.functional.pad(mask, (0, 2, 0, 2)) for mask in (same, far))
+    loss = info_nce(x, same, far, temperature)
+    loss.backward()
+    assert loss.isfinite()
+    assert x.grad.isfinite().all()
+    assert (x.grad[-2:] == 0).all()
+
+
+def test_losses_without_a_pair_are_zero_and_have_a_gradient():
+    x, none = unit(4, 8).requires_grad_(), torch.zeros(4, 4, dtype=torch.bool)
+    total, _ = hybrid(x, none, ~torch.eye(4, dtype=torch.bool))
+    total.backward()
+    assert total == 0
+    assert (x.grad == 0).all()
+
+
+# ---- triplets
+
+
+def test_batch_hard_by_hand():
+    # nearest negatives: 0 -> 2 (90), 1 -> 2 (50), 2 -> 1 (50), 3 -> 4 (70)
+    expected = [hinge(0, 1, 2), hinge(1, 0, 2), hinge(2, 3, 1), hinge(3, 2, 4)]
+    found = triplet(ring(), PAIRS, OTHERS, mining="batch_hard")
+    assert found.item() == pytest.approx(sum(expected) / 4, rel=1e-5)
+
+
+def test_semi_hard_by_hand():
+    # the nearest negative beyond the positive; anchor 3 has it at 70 degrees, beyond its positive at 60
+    expected = [hinge(0, 1, 2), hinge(1, 0, 2), hinge(2, 3, 0), hinge(3, 2, 4)]
+    found = triplet(ring(), PAIRS, OTHERS, mining="semi_hard", margin=0.8)
+    by_hand = [max(0.0, value + 0.3) for value in (apart(a, p) - apart(a, n) + 0.5 for a, p, n in
+               ((0, 1, 2), (1, 0, 2), (2, 3, 0), (3, 2, 4)))]  # fmt: skip
+    assert found.item() == pytest.approx(sum(by_hand) / 4, rel=1e-5)
+    assert sum(expected) < sum(by_hand)
+
+
+def test_semi_hard_takes_the_farthest_where_none_lies_beyond():
+    x = ring((0, 100, 30, 60))
+    same = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]).bool()
+    far = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]).bool()
+    expected = 2 * math.sin(math.radians(50)) - 2 * math.sin(math.radians(30)) + 0.5
+    assert triplet(x, same, far, mining="semi_hard").item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_half_hard_by_hand():
+    lottery = torch.zeros(5, 5)
+    drawn = {0: 3, 1: 4, 2: 4, 3: 0}
+    for anchor, negative in drawn.items():
+        lottery[anchor, negative] = 1.0
+    lottery[0, 1] = 2.0  # a positive cannot be drawn
+    nearest = {0: 2, 1: 2, 2: 1, 3: 4}
+    partner = {0: 1, 1: 0, 2: 3, 3: 2}
+    hard = sum(hinge(a, partner[a], nearest[a]) for a in range(4)) / 4
+    random = sum(hinge(a, partner[a], drawn[a]) for a in range(4)) / 4
+    found = triplet(ring(), PAIRS, OTHERS, hard_share=0.3, lottery=lottery)
+    assert found.item() == pytest.approx(0.3 * hard + 0.7 * random, rel=1e-5)
+
+
+@pytest.mark.parametrize("mining", ["batch_hard", "semi_hard", "half_hard"])
+def test_triplets_equal_a_loop_over_anchors(mining):
+    x, same, far = random_batch(seed=5)
+    d = torch.cdist(x.double(), x.double())
+    lottery = torch.rand(24, 24, generator=torch.Generator().manual_seed(0))
+    values = []
+    for a in range(24):
+        positives, negatives = same[a].nonzero()[:, 0].tolist(), far[a].nonzero()[:, 0].tolist()
+        if not positives or not negatives:
+            continue
+        hardest = min(d[a, n] for n in negatives)
+        if mining == "batch_hard":
+            values.append(max(d[a, p] for p in positives) - hardest + 0.5)
+        for p in positives if mining == "semi_hard" else ():
+            beyond = [d[a, n] for n in negatives if d[a, n] > d[a, p]]
+            values.append(d[a, p] - (min(beyond) if beyond else max(d[a, n] for n in negatives)) + 0.5)
+        for p in positives if mining == "half_hard" else ():
+            drawn = d[a, max(negatives, key=lambda n: lottery[a, n])]
+            values.append(
+                0.5 * (d[a, p] - hardest + 0.5).clamp(min=0) + 0.5 * (d[a, p] - drawn + 0.5).clamp(min=0)
+            )
+    expected = torch.stack(values).clamp(min=0).mean().item()
+    assert triplet(x, same, far, mining=mining, lottery=lottery).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_triplet_gradient_is_finite_for_identical_pictures():
+    x = torch.nn.functional.normalize(torch.ones(4, 3), dim=-1).requires_grad_()
+    same = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]).bool()
+    far = ~same & ~torch.eye(4, dtype=torch.bool)
+    triplet(x, same, far).backward()
+    assert x.grad.isfinite().all()
+
+
+def test_hybrid_is_the_weighted_sum():
+    x, same, far = random_batch()
+    total, parts = hybrid(x, same, far, contrastive_weight=2.0, triplet_weight=0.5, mining="batch_hard")
+    assert parts["contrastive_loss"] == info_nce(x, same, far)
+    assert parts["triplet_loss"] == triplet(x, same, far, mining="batch_hard")
+    assert total.item() == pytest.approx(
+        2 * parts["contrastive_loss"].item() + 0.5 * parts["triplet_loss"].item()
+    )
+
+
+# ---- the original's labels
+
+
+def test_greedy_clusters_tear_neighbours_apart():
+    points = along([0, 20, 40, 60, 80, 300])
+    assert greedy_clusters(points).tolist() == [0, 0, 1, 1, 2, 3]
+    positive, _ = metre_masks(torch.from_numpy(points))
+    assert positive[1, 2]  # 20 m apart, and of different clusters

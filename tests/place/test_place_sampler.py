@@ -1,0 +1,105 @@
+"""Batches of places, and the original's random ones."""
+
+import numpy as np
+import pytest
+import torch
+from place_models import along, unit
+
+from geohf.errors import DataError
+from geohf.geo import great_circle_m
+from geohf.place.original import RandomBatches
+from geohf.place.sampler import PlaceSampler
+
+
+def town(places=60, images=6, seed=0):
+    """Places 300 m apart, images within 8 m of each, from two drives."""
+    rng = np.random.default_rng(seed)
+    metres = np.repeat(300.0 * np.arange(places), images) + rng.uniform(-4, 4, places * images)
+    return along(metres), np.tile(["a", "b"], places * images // 2), np.repeat(np.arange(places), images)
+
+
+def batches(sampler):
+    return np.array(list(sampler)).reshape(-1, sampler.batch_size)
+
+
+def test_a_batch_holds_places_apart_with_images_together():
+    points, drives, place = town()
+    sampler = PlaceSampler(points, 32, 4, sequences=drives)
+    rows = batches(sampler)
+    assert len(rows) == len(sampler) // 32 == 360 // 32
+    for batch in rows:
+        assert len(set(batch)) == 32
+        assert np.bincount(place[batch]).max() == 4
+        assert len(set(place[batch])) == 8
+        for four in batch.reshape(-1, 4):
+            assert great_circle_m(points[four[0]], points[four]).max() <= 25
+            assert set(drives[four]) == {"a", "b"}
+    assert len(set(place[rows.ravel()])) > 40  # an epoch gets about
+
+
+def test_every_image_of_a_dense_drive_gets_its_turn():
+    sampler = PlaceSampler(along(5.0 * np.arange(400)), 16, 4, hard_share=0)
+    seen = set()
+    for epoch in range(8):
+        sampler.set_epoch(epoch)
+        seen |= set(sampler)
+    assert len(seen) == 400
+
+
+def test_epochs_differ_and_seeds_repeat():
+    points, drives, _ = town()
+    one, two = PlaceSampler(points, 32, sequences=drives), PlaceSampler(points, 32, sequences=drives)
+    first = list(one)
+    assert first == list(two)
+    one.set_epoch(1)
+    assert first != list(one)
+    assert first != list(PlaceSampler(points, 32, sequences=drives, seed=1))
+
+
+def test_lonely_images_are_left_out_and_headings_divide():
+    points = np.concatenate([along([0, 5, 10, 15]), along([5000])])
+    sampler = PlaceSampler(points, 4, 2)
+    seen = set()
+    for epoch in range(10):
+        sampler.set_epoch(epoch)
+        seen |= set(sampler)
+    assert seen == {0, 1, 2, 3}
+    headings = np.array([0.0, 180.0, 10.0, 190.0, 0.0])
+    sampler = PlaceSampler(points, 4, 2, headings=headings, heading_deg=40)
+    assert {tuple(sorted(pair)) for pair in batches(sampler).reshape(-1, 2).tolist()} == {(0, 2), (1, 3)}
+
+
+def test_hard_places_are_those_that_look_alike():
+    points, drives, place = town()
+    looks = unit(60, 32)
+    looks[[11, 27, 40]] = looks[3].clone()  # four places alike
+    sampler = PlaceSampler(points, 32, 4, sequences=drives, hard_share=0.5, seed=1)
+    sampler.set_descriptors(looks[torch.from_numpy(place)])
+
+    def together(rows):
+        return sum(len(set(place[batch]) & {3, 11, 27, 40}) >= 3 for batch in rows)
+
+    hard, plain = 0, 0
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        sampler.hard_share = 0.5
+        hard += together(batches(sampler))
+        sampler.hard_share = 0.0
+        plain += together(batches(sampler))
+    assert hard > 2 * plain + 5
+
+
+def test_no_positives_at_all_is_said():
+    with pytest.raises(DataError, match="no two of the 3 training images lie within 25 m of each other"):
+        PlaceSampler(along([0, 100, 200]), 8)
+    with pytest.raises(DataError, match="does not hold two places of 4 images"):
+        PlaceSampler(along([0, 1]), 6)
+
+
+def test_random_batches_take_every_image_once():
+    sampler = RandomBatches(10, 4)
+    first = list(sampler)
+    assert len(first) == len(sampler) == 8
+    assert len(set(first)) == 8
+    sampler.set_epoch(1)
+    assert list(sampler) != first

@@ -1,0 +1,87 @@
+"""The seed's loader: the same batches as Pillow's crops and resizes, in torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from geohf import DataError, SequenceDataLoader
+
+
+def make(world, tmp_path, **changes):
+    settings = {
+        "labels": [2019, 2020, 2021],
+        "data": world.frame,
+        "image_dir": world.images,
+        "dim": (16, 18),
+        "batch_size": 3,
+        "n_channels": 3,
+        "random_seed": 42,
+        "shuffle": False,
+        "normalize": True,
+    }
+    return SequenceDataLoader(**settings | {"cache_dir": tmp_path} | changes)
+
+
+def originals(world, dim):
+    """The seed's way: crop with Pillow, resize by bicubic, divide by 255."""
+    rows = []
+    for row in range(8):
+        frames = [
+            np.asarray(Image.fromarray(world.crop(row, label)).resize(dim[::-1], Image.Resampling.BICUBIC))
+            for label in world.labels
+        ]
+        rows.append(np.stack(frames) / 255)
+    return np.stack(rows)
+
+
+def test_batches_are_the_seeds_to_one_grey_level(world, tmp_path):
+    loader = make(world, tmp_path)
+    assert len(loader) == 3
+    x, y = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    assert x.shape == (8, 3, 16, 18, 3)
+    assert x.dtype == torch.float32
+    assert np.abs(x.numpy() - originals(world, (16, 18))).max() <= 1.01 / 255
+    np.testing.assert_allclose(y, [0.2, 0.21, 0.22, 0.23, 0.25, 0.26, 0.27, 0.28], rtol=1e-6)
+
+
+def test_shuffling_shuffles_pairs_and_repeats_with_the_seed(world, tmp_path):
+    plain = make(world, tmp_path)
+    wanted = {round(float(y), 4): x for xs, ys in plain for x, y in zip(xs, ys, strict=True)}
+    one, two = make(world, tmp_path, shuffle=True), make(world, tmp_path, shuffle=True)
+    epochs = []
+    for _ in range(2):
+        first, second = list(one), list(two)
+        for (xs, ys), (again, _) in zip(first, second, strict=True):
+            assert torch.equal(xs, again)
+            for x, y in zip(xs, ys, strict=True):
+                assert torch.equal(x, wanted[round(float(y), 4)])
+        epochs.append(torch.cat([ys for _, ys in first]))
+    assert not torch.equal(*epochs)
+    assert torch.equal(epochs[0].sort().values, epochs[1].sort().values)
+
+
+def test_last_image_is_the_last_frame(world, tmp_path):
+    whole, _ = make(world, tmp_path)[0]
+    x, y = make(world, tmp_path, target_type="last-image")[0]
+    assert torch.equal(x, whole[:, :2])
+    assert torch.equal(y, whole[:, 2])
+
+
+def test_native_values_and_fewer_channels(world, tmp_path):
+    x, _ = make(world, tmp_path, dim=(10, 12), normalize=False, n_channels=2)[0]
+    assert np.array_equal(x[1, 2].numpy(), world.crop(1, "2021")[..., :2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_channels": 5}, "n_channels is 5, but the images have 3 bands"),
+        ({"target_type": "image"}, "target_type must be one of target, last-image"),
+    ],
+)
+def test_settings_that_cannot_be(world, tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        make(world, tmp_path, **changes)
