@@ -40,3 +40,12 @@ class TilePrediction:
     low: dict[str, float] | None = None
     high: dict[str, float] | None = None
     image: np.ndarray | None = None
+
+    def as_row(self) -> dict[str, float]:
+        """A flat row for a table: every target's value, and the ends of its interval where it was calibrated."""
+        row = {}
+        for name, value in self.values.items():
+            row[name] = value
+            if self.low is not None and self.high is not None:
+                row |= {f"low_{name}": self.low[name], f"high_{name}": self.high[name]}
+        return row

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +20,9 @@ from geohf.tiles.frames import last_seen
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.processing import TileSequenceProcessor
 from geohf.vision.backbones import build_tower, describe_backbone, load_tower, tower_features
+
+if TYPE_CHECKING:
+    from geohf.hub.inputs import Inputs
 
 
 class TileSequenceModel(GeoPreTrainedModel):
@@ -241,6 +245,20 @@ class TileSequenceModel(GeoPreTrainedModel):
             torch.minimum(middle, values[..., 0] - margin),
             torch.maximum(middle, values[..., -1] + margin),
         )
+
+    def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
+        """The tiles of tables; see `geohf.tiles.inputs`."""
+        from geohf.tiles.inputs import find_tiles
+
+        if self.config.head == "image":
+            raise DataError(
+                "this model answers with images, which no table holds; predict gives them as arrays"
+            )
+        return find_tiles(sources, self.config)
+
+    def rows_of(self, answer: TilePrediction) -> list[dict[str, Any]]:
+        """See `TilePrediction.as_row`."""
+        return [answer.as_row()]
 
     def predict(self, inputs: Any, batch_size: int = 32) -> list[TilePrediction]:
         """Predict tiles from lists of frames (paths, arrays, PIL images, None for a missing year).

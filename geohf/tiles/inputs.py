@@ -1,0 +1,71 @@
+"""Tiles of a table as samples for `predict`: their frames from the cache, and what was last known of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.hub.inputs import TABLES, Inputs
+from geohf.tables import read_table
+from geohf.tiles.cache import TileCache
+from geohf.tiles.configuration import TileSequenceConfig
+from geohf.tiles.cutting import build_cache
+from geohf.tiles.frames import can_be_seen
+from geohf.tiles.images import found_labels
+from geohf.tiles.table import TileTable, load_tiles
+
+
+class TileSamples(Sequence):
+    """A sample a tile: the newest frames that the model can take, oldest first, and the last known values.
+
+    A forecast is for the step after the newest image, an estimate for that image's own.
+    """
+
+    def __init__(self, table: TileTable, cache: TileCache, config: TileSequenceConfig):
+        self.cache, self.targets = cache, table.targets
+        self.steps = np.arange(len(table.labels))[-config.frames :]
+        self.seen = can_be_seen(cache.holes, config.max_nodata)[:, self.steps]
+        values = table.values if config.task == "forecast" else table.values[:, :-1]
+        self.last = _last_known(values)
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def __getitem__(self, row: int) -> dict:
+        frames = self.cache.tile(row, self.steps)
+        frames = [frame if seen else None for frame, seen in zip(frames, self.seen[row], strict=True)]
+        return {"frames": frames, "last_values": dict(zip(self.targets, self.last[row], strict=True))}
+
+
+def find_tiles(sources: Sequence[str | os.PathLike], config: TileSequenceConfig) -> Inputs:
+    """The tiles of tables in the seed's layout, with `Images/<label>/<region_id>.tif` beside them.
+
+    Target columns may be missing: nothing is then known of the tiles' values.
+
+    Raises:
+        DataError: a source that is no table, see `load_tiles`.
+    """
+    inputs = Inputs()
+    for source in map(Path, sources):
+        if source.suffix.lower() not in TABLES:
+            raise DataError(
+                f"{source}: is no table of tiles (.csv, .parquet); whole scenes go through geohf.tiles.scene"
+            )
+        images, known = source.parent / "Images", read_table(source).columns
+        targets = [name for name in config.targets if name in known]
+        table = load_tiles(source, images, found_labels(images), targets=targets, nodata=config.nodata)
+        inputs.parts.append((list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)))
+    return inputs
+
+
+def _last_known(values: np.ndarray) -> np.ndarray:
+    """(tiles, steps, targets) to the last finite value of each, NaN where there is none."""
+    if not values.shape[1]:
+        return np.full((len(values), values.shape[2]), np.nan)
+    known = np.isfinite(values)
+    newest = values.shape[1] - 1 - known[:, ::-1].argmax(1)
+    return np.take_along_axis(values, newest[:, None], 1)[:, 0]
