@@ -65,7 +65,7 @@ def error_map_png(
 
     # Beside the map stand 1.75 inches of labels and colour bar, above and below it 0.8.
     height = (_WIDTH - 1.75) * (north - south) * aspect / (east - west) + 0.8
-    with drawing(path, _WIDTH, height) as figure:
+    with drawing(path, _WIDTH, height, tight=True) as figure:
         axes = figure.add_subplot()
         axes.set_facecolor(SEA)
         faces, fills = [], []
@@ -95,6 +95,7 @@ def error_map_png(
         axes.set_xlim(west, east)
         axes.set_ylim(south, north)
         axes.set_aspect(aspect)
+        axes.locator_params(axis="x", nbins=5)  # long labels of a small map side by side
         axes.xaxis.set_major_formatter(lambda x, _: _degrees(float(wrap(x)), "EW"))
         axes.yaxis.set_major_formatter(lambda y, _: _degrees(y, "NS"))
         axes.grid(color=MUTED, linewidth=0.4, alpha=0.5)

@@ -59,8 +59,10 @@ def error_colours() -> LinearSegmentedColormap:
 
 
 @contextmanager
-def drawing(path: str | os.PathLike, width: float, height: float) -> Iterator[Figure]:
+def drawing(path: str | os.PathLike, width: float, height: float, tight: bool = False) -> Iterator[Figure]:
     """A figure of ``width`` x ``height`` inches that is written as PNG, 120 dots an inch, when the block ends.
+
+    ``tight`` fits the picture to what was drawn: labels whose length is not known beforehand are never cut.
 
     No pyplot: nothing is kept open, no window system is asked, and the caller's own figures are left alone.
     """
@@ -74,4 +76,4 @@ def drawing(path: str | os.PathLike, width: float, height: float) -> Iterator[Fi
         FigureCanvasAgg(figure)
         yield figure
         with atomic_write(path, binary=True) as file:
-            figure.savefig(file, format="png", dpi=DPI)
+            figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight" if tight else None)

@@ -52,6 +52,11 @@ def split_rows(
             continue
         # of what is left: a tenth of all is a ninth of the nine tenths that the first split left
         fraction = share * n / len(rows)
+        if share < 1 <= fraction:
+            raise DataError(
+                f"cannot hold out {share:.0%} of {n} places for {name}: the splits before it and their buffer leave "
+                f"only {len(rows)}; take smaller shares, blocks or buffers"
+            )
         try:
             if how == "blocks":
                 split = block_split(points[rows], fraction, block_m, buffer_m, seed, frame)
