@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 
 import torch
 from torch.nn.functional import pad
@@ -17,6 +16,8 @@ class StreetGeolocationPipeline(GeoPipeline):
 
     One place with four views is a dict. Call options: `top_k`, `states`, `area`, see `GeoStreetModel.decode`.
     """
+
+    output_class = GeoStreetOutput
 
     def _sanitize_parameters(self, top_k=None, states=None, area=None):
         options = {"top_k": top_k, "states": states, "area": area}
@@ -38,6 +39,3 @@ class StreetGeolocationPipeline(GeoPipeline):
             batch[name] = torch.cat([pad(t, p, value=value) for t, p in zip(tensors, padding, strict=True)])
         batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
         return self.model(**batch)
-
-    def postprocess(self, model_outputs, **options):
-        return asdict(self.model.decode(GeoStreetOutput(**model_outputs), **options)[0])
