@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     sample = write_sample(folder / "sample", seed=0, size=64, width=160)
     options, args = parse(
         "--data", sample, "--output_dir", folder / "out", "--backbone", "test_byobnet", "--pretrained", "false",
-        "--config_overrides", json.dumps(SMALL), "--num_train_epochs", 6, "--augment", "false", "--overlays", 3,
+        "--config_overrides", json.dumps(SMALL), "--num_train_epochs", 9, "--augment", "false", "--overlays", 3,
         "--validation_share", 0.1, "--test_share", 0.15, "--export_onnx", "true",
     )  # fmt: skip
     return run_parts(options, args), folder
@@ -60,7 +60,8 @@ def test_a_run_leaves_a_whole_repo_and_what_people_look_at(run):
 
 def test_a_few_epochs_beat_the_answer_that_looks_at_no_photo(run):
     stages = run[0].stages
-    assert stages["model"]["map"] > 0.03 > stages["constant answer"]["map"]
+    for name in ("map", "map_50"):
+        assert stages["model"][name] > 1.5 * stages["constant answer"][name] > 0, stages
     assert stages["constant answer"]["hallucination"] > 0.9
     assert stages["model"]["hallucination"] < 0.5
 

@@ -119,7 +119,7 @@ def test_a_share_of_nothing_is_no_split():
         (2, "random", 0.1, "at least 2 rows"),  # one for the test split, and one is no split
         (3, "stratified", 0.1, "single row"),
         (10, "random", 1.2, "fraction must be between 0 and 1"),
-        (10, "random", 0.5, "fraction must be between 0 and 1"),  # half and half leave nothing to train on
+        (10, "random", 0.5, "leave only 5"),  # half and half leave nothing to train on
         (10, "block", 0.1, "split must be stratified, random or blocks, got 'block'"),
     ],
 )
