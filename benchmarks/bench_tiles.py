@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import statistics
 import subprocess
 import sys
@@ -254,6 +255,30 @@ def bench_memory(folder: Path) -> None:
     print("\n" + markdown_table(rows, digits=3))
 
 
+def keras_form(cells: list[ConvLSTMCell]):
+    """Keras' ConvLSTM2D layers with the weights of our cells, on its torch backend; None where Keras is missing."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    try:
+        import keras
+    except ImportError:
+        return None
+    layers = []
+    for i, cell in enumerate(cells):
+        layer = keras.layers.ConvLSTM2D(
+            cell.hidden,
+            cell.gates.kernel_size,
+            padding="same",
+            data_format="channels_first",
+            return_sequences=i < len(cells) - 1,
+        )
+        layer.build((None, None, cell.inputs, 64, 64))
+        weight = cell.gates.weight.detach().permute(2, 3, 1, 0)
+        parts = (weight[:, :, : cell.inputs], weight[:, :, cell.inputs :], cell.gates.bias.detach())
+        layer.set_weights([part.numpy() for part in parts])
+        layers.append(layer)
+    return keras.Sequential(layers)
+
+
 def bench_convlstm(rounds: int) -> None:
     torch.manual_seed(0)
     cells = [ConvLSTMCell(3, 32), ConvLSTMCell(32, 32)]
@@ -267,6 +292,10 @@ def bench_convlstm(rounds: int) -> None:
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
     names = {"plain, one convolution a step": plain, "geohf": ours, "geohf, patch_size 4": patched}
+    peer = keras_form(cells)
+    if peer is not None:
+        torch.testing.assert_close(peer(frames), one, rtol=1e-4, atol=1e-5)
+        names["Keras' ConvLSTM2D on torch"] = peer
     steps = {name: lambda m=m: m(frames).square().mean().backward() for name, m in names.items()}
     took = medians(steps, rounds)
     base = took["plain, one convolution a step"]
