@@ -1,11 +1,7 @@
-"""Annotations from one layout to the other: DelftBikes to COCO with a state for each box, and back.
-
-python -m geohf.parts.convert data/delftbikes --to coco --validation 0.125
-"""
+"""Annotations from one layout to the other: DelftBikes to COCO with a state for each box, and back."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,7 +13,7 @@ from geohf.errors import DataError
 from geohf.parts.boxes import xyxy_to_xywh
 from geohf.parts.data import load_parts, split_parts
 from geohf.parts.vocabulary import names_of
-from geohf.report import atomic_write, markdown_table
+from geohf.report import atomic_write
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -139,38 +135,6 @@ def convert(
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Convert and print the statistics; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("source", help="a folder or a JSON file of annotations")
-    parser.add_argument("--to", default="coco", choices=("coco", "delftbikes"), help="the layout to write")
-    parser.add_argument("--folder", help="where the files go; by default the source's own folder")
-    parser.add_argument("--images", help="folder of the photos, where it is not beside the annotations")
-    parser.add_argument("--validation", type=float, default=0.0, help="share of train to hold out")
-    parser.add_argument("--seed", type=int, default=42, help="of the held-out share")
-    parser.add_argument("--min_trust", type=float, default=0.0, help="leave out parts trusted less, 0 to 1")
-    parser.add_argument(
-        "--on_error", default="raise", choices=("raise", "skip"), help="what to do with bad rows"
-    )
-    options = parser.parse_args(arguments)
-    source = Path(options.source)
-    folder = options.folder or (source if source.is_dir() else source.parent)
-    loading = {key: getattr(options, key) for key in ("images", "min_trust", "on_error")}
-    try:
-        found = convert(source, folder, options.to, options.validation, options.seed, **loading)
-    except DataError as error:
-        print(f"error: {error}")
-        return 2
-    totals = ("images", "annotations")
-    print(
-        markdown_table(
-            {"split": split, **{key: counts[key] for key in totals}, **counts["states"]}
-            for split, counts in found.items()
-        )
-    )
-    return 0
-
-
 def _rows(dataset: Dataset):
     return dataset.remove_columns("image")
 
@@ -180,7 +144,3 @@ def _parts(row: dict):
     boxes = xyxy_to_xywh(row["boxes"]).round(DECIMALS).tolist()
     trust = np.round(row["trust"], DECIMALS).tolist()
     return zip(boxes, row["parts"], row["states"], trust, strict=True)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from geohf.errors import DataError
-from geohf.parts.convert import convert, main, statistics_of, write_coco, write_delftbikes
+from geohf.parts.convert import convert, statistics_of, write_coco, write_delftbikes
 from geohf.parts.data import load_parts
 from geohf.parts.vocabulary import BIKE_PARTS, STATES, names_of
 
@@ -211,9 +211,10 @@ def test_conversion_with_a_validation_share(bikes, tmp_path):
         convert(bikes, tmp_path, "yolo")
 
 
-def test_the_command(bikes, tmp_path, capsys):
-    assert main([str(bikes), "--folder", str(tmp_path), "--validation", "0.25"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_the_command(bikes, tmp_path, recipe):
+    done = recipe("convert_parts", bikes, "--folder", tmp_path, "--validation", 0.25)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     assert [cell.strip() for cell in lines[0].strip("|").split("|")] == [
         "split",
         "images",
@@ -225,7 +226,8 @@ def test_the_command(bikes, tmp_path, capsys):
     (tmp_path / "images").symlink_to(bikes / "train")
     splits, _ = load_parts(tmp_path)
     assert {name: len(split) for name, split in splits.items()} == {"train": 18, "validation": 6}
-    assert main([str(tmp_path), "--to", "delftbikes"]) == 0
+    assert recipe("convert_parts", tmp_path, "--to", "delftbikes").returncode == 0
     assert (tmp_path / "val_annotations.json").is_file()
-    assert main([str(tmp_path / "nowhere")]) == 2
-    assert "no such file or folder" in capsys.readouterr().out
+    done = recipe("convert_parts", tmp_path / "nowhere")
+    assert done.returncode == 2
+    assert "no such file or folder" in done.stderr
