@@ -30,11 +30,9 @@ def jpeg(width: int, height: int, rng: np.random.Generator) -> bytes:
 
 
 def main() -> None:
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, rounds=9)
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     half = (0.5, 0.5, 0.5)
     v1 = Compose(
         [Resize(SIDE, InterpolationMode.BICUBIC), CenterCrop(SIDE), ToTensor(), Normalize(half, half)]

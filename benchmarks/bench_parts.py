@@ -1,20 +1,15 @@
 """What the wrapper costs: a training step and an inference of `PartStateModel` to the same torchvision model bare.
 
-    python benchmarks/bench_parts.py
-    python benchmarks/bench_parts.py --backbone resnet50 --side 320 --rounds 5
+    OMP_NUM_THREADS=1 python benchmarks/bench_parts.py [--backbone resnet50]
 
-Both hold the same weights and see the same photos; losses and boxes are compared first. A step is forward, backward
-and a fused AdamW step. The state head, which torchvision has not, is ours on top. Medians of interleaved rounds of CPU
-time; ratio of the medians.
+Both hold the same weights and see the same photos. A step is forward, backward and a fused AdamW step. The state head,
+which torchvision has not, is ours on top.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-
 import torch
+from measure import Row, make_parser, medians, report
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import box_convert
@@ -22,7 +17,6 @@ from torchvision.ops import box_convert
 from geohf.parts import PartStateConfig, PartStateModel
 from geohf.parts.pretrained import load_coco_weights
 from geohf.parts.vocabulary import BIKE_PARTS, STATES
-from geohf.report import markdown_table
 
 
 def make_pair(backbone: str, side: int) -> tuple[FasterRCNN, PartStateModel]:
@@ -94,51 +88,58 @@ def compare(bare, ours, pixels, truth, targets) -> None:
     for a, b in zip(boxes, answers, strict=True):
         torch.testing.assert_close(b["boxes"], a["boxes"], rtol=0, atol=1e-2)
         torch.testing.assert_close(b["scores"], a["scores"], rtol=1e-4, atol=1e-5)
-    print(f"same losses, same boxes ({sum(len(b['boxes']) for b in boxes)} in {len(pixels)} photos)")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, rounds=9)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--side", type=int, default=320)
     parser.add_argument("--photos", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    torch.set_num_threads(1)
     bare, ours = make_pair(options.backbone, options.side)
     pixels, truth, targets = make_batch(options.photos, options.side)
     compare(bare, ours, pixels, truth, targets)
     optimizers = {id(m): torch.optim.AdamW(m.parameters(), lr=1e-6, fused=True) for m in (bare, ours)}
 
-    def step(model, loss):
-        loss.backward()
+    def step(model, *inputs, **truths):
+        torch.manual_seed(0)  # both draw the same regions
+        found = model.train()(*inputs, **truths)
+        (sum(found.values()) if model is bare else found.loss).backward()
         optimizers[id(model)].step()
         optimizers[id(model)].zero_grad()
 
+    @torch.inference_mode()
     def use(model, inputs):
-        with torch.inference_mode():
-            model.eval()(inputs)
+        model.eval()(inputs)
 
-    ways = {
-        "training step": (
-            lambda: step(bare, sum(bare.train()(list(pixels), targets).values())),
-            lambda: step(ours, ours.train()(pixels, **truth).loss),
+    took = medians(
+        {
+            "bare step": lambda: step(bare, list(pixels), targets),
+            "our step": lambda: step(ours, pixels, **truth),
+            "bare use": lambda: use(bare, list(pixels)),
+            "our use": lambda: use(ours, pixels),
+        },
+        options.rounds,
+    )
+    model = f"{options.backbone} FPN, {options.photos} photos of {options.side} px"
+    peer = "torchvision's Faster R-CNN bare"
+    rows = [
+        Row(
+            f"training step with the state head, {model}",
+            peer,
+            took["our step"] / took["bare step"],
+            1.1,
+            True,
         ),
-        "inference": (lambda: use(bare, list(pixels)), lambda: use(ours, pixels)),
-    }
-    rows = []
-    for name, pair in ways.items():
-        spent: tuple[list, list] = ([], [])
-        for turn in range(options.rounds + 1):
-            for times, run in zip(spent, pair, strict=True):
-                torch.manual_seed(turn)  # both draw the same samples
-                start = time.process_time()
-                run()
-                times.append(time.process_time() - start)
-        first, second = (statistics.median(times[1:]) for times in spent)
-        rows.append({"": name, "torchvision s": first, "ours s": second, "ratio": round(second / first, 3)})
-    print(f"\n{options.backbone}, {options.photos} photos of {options.side} px, CPU time:\n")
-    print(markdown_table(rows))
+        Row(
+            f"inference with states at the final boxes, {model}",
+            peer,
+            took["our use"] / took["bare use"],
+            1.1,
+            True,
+        ),
+    ]
+    report(rows, options.json)
 
 
 if __name__ == "__main__":

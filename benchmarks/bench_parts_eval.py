@@ -1,28 +1,22 @@
 """Our evaluation of boxes next to pycocotools and faster-coco-eval.
 
-The precisions of all ways are compared first, at every overlap, recall and class, and the script stops where they
-differ by more than 1e-12. CPU seconds of `evaluate` and `accumulate` (reading the boxes is not counted), ways
-interleaved, medians of the rounds, ratios. "like for like" limits the peer to what ours computes: all areas, 100
-detections a class; "as it comes" adds its small, medium and large areas and its 1 and 10 detections.
+The precisions of all ways are the same at every overlap, recall and class, to 1e-12. Reading the boxes is not counted.
+"like for like" limits the peer to what ours computes: all areas, 100 detections a class; "as it comes" adds its small,
+medium and large areas and its 1 and 10 detections.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_parts_eval.py [--images 2000] [--parts 22] [--rounds 3]
+    OMP_NUM_THREADS=1 python benchmarks/bench_parts_eval.py
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import importlib
 import io
-import statistics
-import sys
-import time
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from measure import Row, installed, make_parser, medians, report, require
 
 from geohf.parts.coco_eval import Found, Truths, coco_precision
-from geohf.report import markdown_table
 
 TOLERANCE = 1e-12
 
@@ -89,62 +83,54 @@ class Peer:
         return np.where(precision < 0, np.nan, precision)
 
 
-def peers() -> dict:
-    """Name -> its classes for annotations and evaluation."""
-    found = {"pycocotools": (COCO, COCOeval)}
-    try:
-        from faster_coco_eval import COCO as FasterCOCO
-        from faster_coco_eval import COCOeval_faster
-    except ImportError:
-        print("faster-coco-eval is not installed and left out", file=sys.stderr)
-    else:
-        found["faster-coco-eval"] = (FasterCOCO, COCOeval_faster)
-    return found
+# name -> its package, the modules and names of its annotations and of its evaluation
+PEERS = {
+    "pycocotools": ("pycocotools", ("pycocotools.coco", "COCO"), ("pycocotools.cocoeval", "COCOeval")),
+    "faster-coco-eval": (
+        "faster_coco_eval",
+        ("faster_coco_eval", "COCO"),
+        ("faster_coco_eval", "COCOeval_faster"),
+    ),
+}
 
 
-def compare(images: int, parts: int, rounds: int, several: bool) -> list[dict]:
+def compare(images: int, parts: int, rounds: int, several: bool) -> list[Row]:
     found, truths = photos(images, parts, several)
-    ways = {"geohf": lambda: coco_precision(found, truths, parts)}
-    for name, classes in peers().items():
+    results, ways, absent = {}, {"geohf": lambda: coco_precision(found, truths, parts)}, []
+    for name, (package, *classes) in PEERS.items():
+        if not installed(package):
+            absent.append(name)
+            continue
+        classes = [getattr(importlib.import_module(module), attribute) for module, attribute in classes]
         for full in (False, True):
             way = Peer(*classes, found, truths, images, parts, full)
             ways[f"{name}, {'as it comes' if full else 'like for like'}"] = way
-    times, results = {name: [] for name in ways}, {}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            start = time.process_time()
-            results[name] = way()
-            times[name].append(time.process_time() - start)
+
+    def keeping(name, way):
+        results[name] = way()
+
+    took = medians(
+        {name: lambda name=name, way=way: keeping(name, way) for name, way in ways.items()},
+        rounds,
+        slow=tuple(name for name in ways if name.startswith("pycocotools")),  # a minute and more
+    )
     for name, result in results.items():
-        if not np.allclose(result, results["geohf"], rtol=0, atol=TOLERANCE, equal_nan=True):
-            sys.exit(f"{name} differs from geohf by {np.nanmax(np.abs(result - results['geohf']))}")
-    seconds = {name: statistics.median(values) for name, values in times.items()}
-    what = "several truths a part" if several else "one truth a part"
-    return [
-        {
-            "data": f"{what}, {len(truths.label):,} truths, {len(found.score):,} detections",
-            "way": name,
-            "largest difference": float(np.nanmax(np.abs(results[name] - results["geohf"]))),
-            "CPU seconds": value,
-            "ratio to geohf": value / seconds["geohf"],
-        }
-        for name, value in seconds.items()
-    ]
+        same = np.allclose(result, results["geohf"], rtol=0, atol=TOLERANCE, equal_nan=True)
+        require(same, f"{name} against geohf")
+    truth = "several truths a part" if several else "one truth a part"
+    what = f"mAP, {images:,} photos x {parts} parts, {truth}, {len(found.score):,} detections"
+    goal = {"pycocotools, like for like": 4 if several else 50}
+    rows = [Row(what, name, took[name] / took["geohf"], goal.get(name)) for name in ways if name != "geohf"]
+    return rows + [Row(what, name, None) for name in absent]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--parts", type=int, default=22)
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(f"{options.images:,} images x {options.parts} parts, medians of {options.rounds} rounds")
-    rows = [
-        row
-        for several in (False, True)
-        for row in compare(options.images, options.parts, options.rounds, several)
-    ]
-    print(markdown_table(rows))
+    sizes = options.images, options.parts, options.rounds
+    report(compare(*sizes, False) + compare(*sizes, True), options.json)
 
 
 if __name__ == "__main__":

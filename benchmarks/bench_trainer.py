@@ -1,44 +1,22 @@
 """What the Trainer costs on cached features, against a bare loop that slices the same tensors.
 
-Both train the same street head by the same loss with the same fused AdamW on the same batches. Weights are
-compared first; then both ways run in turn, and the medians of their CPU time are printed as a ratio.
+Both train the same street head by the same loss with the same fused AdamW on the same batches.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_trainer.py
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import statistics
-import sys
 import tempfile
-import time
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from measure import Row, make_parser, medians, report, require
 
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import StreetHead
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=50_000, help="Cached features.")
-    parser.add_argument("--features", type=int, default=768, help="Length of a feature.")
-    parser.add_argument("--classes", type=int, default=33, help="Classes of the head.")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[256], help="Rows of a batch.")
-    parser.add_argument("--epochs", type=int, default=1, help="Epochs of one run.")
-    parser.add_argument("--rounds", type=int, default=5, help="Runs of each way.")
-    parser.add_argument(
-        "--max_ratio", type=float, default=None, help="Exit with 1 where a ratio is above it."
-    )
-    parser.add_argument("--profile", action="store_true", help="Print where one Trainer run spends its time.")
-    return parser
 
 
 def make_head(args) -> StreetHead:
@@ -96,53 +74,35 @@ def with_trainer(args, table: TensorTable, batch_size: int) -> StreetHead:
     return head
 
 
-WAYS = {"bare loop": bare_loop, "GeoTrainer": with_trainer}
-
-
-def compare(args, table: TensorTable, batch_size: int) -> float:
-    """The largest difference of a weight between the two ways."""
-    states = [way(args, table, batch_size).state_dict() for way in WAYS.values()]
-    return max(float((states[0][name] - states[1][name]).abs().max()) for name in states[0])
-
-
-def measure(args, table: TensorTable, batch_size: int) -> dict[str, float]:
-    """The median CPU seconds of each way."""
-    seconds = {name: [] for name in WAYS}
-    for _ in range(args.rounds):
-        for name, way in WAYS.items():
-            start = time.process_time()
-            way(args, table, batch_size)
-            seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def largest_difference(one: StreetHead, other: StreetHead) -> float:
+    """Of any weight."""
+    theirs = other.state_dict()
+    return max(float((value - theirs[name]).abs().max()) for name, value in one.state_dict().items())
 
 
 def main() -> None:
-    args = make_parser().parse_args()
-    torch.set_num_threads(1)
+    parser = make_parser(__doc__, rounds=5)
+    parser.add_argument("--rows", type=int, default=50_000, help="cached features")
+    parser.add_argument("--features", type=int, default=768, help="length of a feature")
+    parser.add_argument("--classes", type=int, default=33, help="classes of the head")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[256], help="rows of a batch")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of one run")
+    args = parser.parse_args()
     table = make_table(args)
-    if args.profile:
-        import cProfile
-        import pstats
-
-        profile = cProfile.Profile()
-        profile.runcall(with_trainer, args, table, args.batch_sizes[0])
-        pstats.Stats(profile).sort_stats("tottime").print_stats(40)
-        return
-    print(f"{args.rows} x {args.features}, {args.classes} classes, {args.epochs} epoch(s), 1 thread")
-    print(f"{'batch':>6} {'bare loop':>10} {'GeoTrainer':>11} {'ratio':>6} {'weights differ by':>18}")
-    worst = 0.0
-    for batch_size in args.batch_sizes:
-        difference = compare(args, table, batch_size)
-        if difference > 1e-4:
-            sys.exit(f"the two ways do not train the same: weights differ by {difference:g}")
-        median = measure(args, table, batch_size)
-        ratio = median["GeoTrainer"] / median["bare loop"]
-        worst = max(worst, ratio)
-        print(
-            f"{batch_size:>6} {median['bare loop']:>8.2f} s {median['GeoTrainer']:>9.2f} s {ratio:>6.2f} {difference:>18.1e}"
+    rows = []
+    for size in args.batch_sizes:
+        ways = {
+            "bare": lambda size=size: bare_loop(args, table, size),
+            "ours": lambda size=size: with_trainer(args, table, size),
+        }
+        apart = largest_difference(*(way() for way in ways.values()))
+        require(apart < 1e-4, f"the two ways train weights that differ by {apart:g}")
+        took = medians(ways, args.rounds)
+        what = f"GeoTrainer on {args.rows:,} cached features of {args.features}, batch {size}"
+        rows.append(
+            Row(what, "a bare loop over the same tensors", took["ours"] / took["bare"], 1.5, cost=True)
         )
-    if args.max_ratio is not None and worst > args.max_ratio:
-        sys.exit(1)
+    report(rows, args.json)
 
 
 if __name__ == "__main__":

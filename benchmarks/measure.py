@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
 import sys
@@ -11,7 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from geohf.report import markdown_table
+from geohf.report.tables import format_number
+
+torch.set_num_threads(1)  # ratios of CPU time mean little where threads wait for each other
 
 
 @dataclass
@@ -21,51 +27,64 @@ class Row:
     Attributes:
         what: was measured.
         against: what it is compared with.
-        ratio: how many times as fast as `against` ours is; for a cost, ours over `against`.
-        goal: what the ratio should be, or text; None where there is none.
-        cost: the ratio is a cost, so that less is better.
+        value: how many times as fast as `against` ours is; for a cost, ours over `against`, or a measure of its
+            own with a unit. None where the peer is not installed.
+        goal: what the value should be; None where there is none.
+        cost: less is better.
+        unit: of the value; by default "× as fast", and "× the time" for a cost.
     """
 
     what: str
     against: str
-    ratio: float
+    value: float | None
     goal: float | None = None
     cost: bool = False
+    unit: str = ""
 
     @property
     def met(self) -> bool | None:
-        if self.goal is None:
+        if self.goal is None or self.value is None:
             return None
-        return self.ratio <= self.goal if self.cost else self.ratio >= self.goal
+        return self.value <= self.goal if self.cost else self.value >= self.goal
 
     def shown(self) -> dict:
         """The row for a table."""
+        unit = self.unit or ("× the time" if self.cost else "× as fast")
         goal = "" if self.goal is None else f"{'at most' if self.cost else 'at least'} {self.goal:g}"
         return {
             "what": self.what,
             "against": self.against,
-            "ratio": self.ratio,
+            "ratio": "not installed" if self.value is None else f"{format_number(self.value, 3)} {unit}",
             "goal": goal,
             "met": "" if self.met is None else self.met,
         }
 
 
-def medians(ways: Mapping[str, Callable], rounds: int, slow: tuple[str, ...] = ()) -> dict[str, float]:
+def medians(
+    ways: Mapping[str, Callable], rounds: int, slow: tuple[str, ...] = (), times: int = 1
+) -> dict[str, float]:
     """Median CPU seconds of each way; the ways take turns, and a first round that is not counted warms up.
 
     Args:
         slow: ways that run once only, and unwarmed.
+        times: calls of each way in a round, for ways too short for the clock.
     """
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, way in ways.items():
             if name in slow and number != 1:
                 continue
-            start = time.process_time()
-            way()
+            taken = seconds(lambda way=way: [way() for _ in range(times)])
             if number:
-                spent[name].append(time.process_time() - start)
+                spent[name].append(taken / times)
     return {name: statistics.median(values) for name, values in spent.items()}
+
+
+def seconds(way: Callable) -> float:
+    """CPU seconds of one call."""
+    start = time.process_time()
+    way()
+    return time.process_time() - start
 
 
 def require(holds: bool, message: str) -> None:
@@ -74,17 +93,24 @@ def require(holds: bool, message: str) -> None:
         sys.exit(f"results differ: {message}")
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with `--json FILE`, where the rows go beside the printed table."""
+def installed(module: str) -> bool:
+    """Whether a peer can be compared with; its row has no value where not."""
+    return importlib.util.find_spec(module) is not None
+
+
+def make_parser(description: str, rounds: int | None = None) -> argparse.ArgumentParser:
+    """A parser with `--json FILE`, where the rows go beside the printed table, and `--rounds` where there are any."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=rounds, help="counted runs of each way")
     parser.add_argument("--json", help="also write the rows here")
     return parser
 
 
 def report(rows: list[Row], path: str | None = None) -> None:
     """Print the rows as a table, and write them as JSON where a path is given."""
-    print("\n" + markdown_table([row.shown() for row in rows], digits=3))
+    print("\n" + markdown_table([row.shown() for row in rows]))
     if path:
         Path(path).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")

@@ -9,15 +9,45 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from huggingface_hub.utils import validate_repo_id
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_at_least
+
+# what no run can do with less, of all tasks; by the least that it takes
+AT_LEAST = {
+    1: (
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "phase1_batch_size",
+        "feature_batch_size",
+        "gradient_accumulation_steps",
+        "images_per_place",
+        "lora_rank",
+        "finetune_blocks",
+        "cache_workers",
+    ),
+    0: (
+        "num_train_epochs",
+        "phase1_epochs",
+        "finetune_epochs",
+        "learning_rate",
+        "backbone_learning_rate",
+        "weight_decay",
+        "warmup_steps",
+        "early_stopping_patience",
+        "dataloader_num_workers",
+        "seed",
+    ),
+}
 
 
 @dataclass
 class GeoTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with other defaults and four fields more.
+    """transformers' TrainingArguments with other defaults and five fields more.
 
     Other defaults: evaluation, saving and logging every epoch, the best checkpoint at the end, one checkpoint
     kept beside the best, fused AdamW, warm-up over the first tenth, cosine decay, no tracker unless asked for.
@@ -75,6 +105,10 @@ class GeoTrainingArguments(TrainingArguments):
         metadata={"help": "Folder of cached features; default: $GEOHF_CACHE or the Hugging Face cache."},
     )
     feature_batch_size: int = field(default=32, metadata={"help": "Images in one pass of a frozen tower."})
+    feature_mode: Literal["eager", "compile", "int8"] = field(
+        default="eager",
+        metadata={"help": "How a frozen tower computes features; int8 is for CPUs, close but not exact."},
+    )
 
     def __post_init__(self):
         import torch
@@ -85,6 +119,17 @@ class GeoTrainingArguments(TrainingArguments):
         if self.dataloader_pin_memory is None:
             self.dataloader_pin_memory = gpu
         super().__post_init__()
+        for least, names in AT_LEAST.items():
+            require_at_least(least, **{name: getattr(self, name, None) for name in names})
+        if self.seed >= 2**32:
+            raise DataError(f"seed must be below 2**32, got {self.seed}")
+        trackers = {*self.report_to} - {*get_available_reporting_integrations(), "none"}
+        if trackers:
+            raise DataError(
+                f"report_to names {', '.join(sorted(trackers))}, which is not installed or not known"
+            )
+        if self.push_to_hub and self.hub_model_id:
+            validate_repo_id(self.hub_model_id)
 
 
 class GeoArgumentParser(HfArgumentParser):
@@ -99,16 +144,21 @@ class GeoArgumentParser(HfArgumentParser):
         """The dataclasses' instances, from the command line or a list of words.
 
         Raises:
-            DataError: a flag that no argument has; the YAML file is missing, is not a mapping, or holds a key
+            DataError: a flag that no argument has, or values that the dataclasses refuse; the YAML file is missing, is not a mapping, or holds a key
                 that no argument has.
         """
         words = list(sys.argv[1:] if arguments is None else arguments)
         config = self._config_of(words)
         # the file's values stand before the flags, and argparse lets the last one win
         words = (self._words_of_yaml(Path(config)) if config else []) + words
-        *parsed, _, unknown = self.parse_args_into_dataclasses(
-            args=words, look_for_args_file=False, return_remaining_strings=True
-        )
+        try:
+            *parsed, _, unknown = self.parse_args_into_dataclasses(
+                args=words, look_for_args_file=False, return_remaining_strings=True
+            )
+        except DataError:
+            raise
+        except (ValueError, ImportError) as error:  # what transformers says of values that it refuses
+            raise DataError(str(error)) from None
         if unknown:
             raise DataError(f"unknown argument {unknown[0]!r}{self._near(unknown[0].partition('=')[0])}")
         return tuple(parsed)

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from geohf.errors import DataError
-from geohf.vision.pooling import pooled
+from geohf.vision.inference import feature_function
 from geohf.vision.processing import GeoImageProcessor
 
 logger = logging.getLogger(__name__)
@@ -41,10 +41,11 @@ def cached_features(
     num_workers: int = 0,
     autocast: torch.dtype | None = None,
     pool: str = "tower",
+    mode: str = "eager",
 ) -> torch.Tensor:
     """The pooled features of images, computed where they are not cached yet.
 
-    The cache's key holds the tower's weights, the processor's settings, the number format, and each image's
+    The cache's key holds the tower's weights, the processor's settings, the number format and mode, and each image's
     path, size and time of change (its bytes, where it is not a file): a change of any of them computes anew.
     Finished shards survive a kill. Under `torchrun` or `accelerate launch` the shards are shared out.
 
@@ -53,12 +54,14 @@ def cached_features(
         cache_dir: where the safetensors shards lie; `default_cache_dir()` where None.
         autocast: compute in this type (e.g. bfloat16 on a GPU that has it); features are float32 all the same.
         pool: what is taken of the tower's output, see `geohf.vision.pooling.pooled`.
+        mode: `eager`, `compile` or `int8`, see `geohf.vision.inference.feature_function`.
 
     Returns:
         (images, features) float32 on the CPU, (images, channels, rows, columns) for the pool `map`.
 
     Raises:
-        DataError: there is no image, or one cannot be opened; the message names it.
+        DataError: there is no image, or one cannot be opened; the message names it. The tower or the machine
+            cannot compute in this mode.
     """
     from tqdm.auto import tqdm
 
@@ -66,7 +69,7 @@ def cached_features(
         raise DataError("there are no images to compute features of")
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps([processor.to_dict(), str(autocast), pool], sort_keys=True, default=str)
+    settings = json.dumps([processor.to_dict(), str(autocast), pool, mode], sort_keys=True, default=str)
     key = _digest(weights_fingerprint(tower), settings)
     shards = []
     for start in range(0, len(images), SHARD_IMAGES):
@@ -81,11 +84,15 @@ def cached_features(
         bar = tqdm(
             total=sum(len(part) for _, part in missing), desc="features", unit="image", disable=rank != 0
         )
+        was_training = tower.training
+        compute = feature_function(tower.eval(), pool, mode, batch_size)
+        device = next(tower.parameters()).device
         for path, part in missing:
-            features = _run(tower, processor, part, batch_size, num_workers, autocast, bar, pool)
+            features = _run(compute, processor, part, batch_size, num_workers, device, autocast, bar)
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
             save_file({"features": features}, temporary)
             os.replace(temporary, path)
+        tower.train(was_training)
         bar.close()
     if world > 1:
         torch.distributed.barrier()
@@ -103,10 +110,7 @@ def weights_fingerprint(module: nn.Module) -> str:
 
 
 @torch.inference_mode()
-def _run(tower, processor, images, batch_size, num_workers, autocast, bar, pool) -> torch.Tensor:
-    device = next(tower.parameters()).device
-    was_training = tower.training
-    tower.eval()
+def _run(compute, processor, images, batch_size, num_workers, device, autocast, bar) -> torch.Tensor:
     loader = DataLoader(
         images,
         batch_size=batch_size,
@@ -117,10 +121,9 @@ def _run(tower, processor, images, batch_size, num_workers, autocast, bar, pool)
     features = []
     for pixel_values in loader:
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            batch = pooled(tower, pixel_values.to(device, non_blocking=True), pool)
+            batch = compute(pixel_values.to(device, non_blocking=True))
         features.append(batch.float().cpu())
         bar.update(len(batch))
-    tower.train(was_training)
     return torch.cat(features)
 
 

@@ -1,0 +1,97 @@
+"""The benchmarks' table: what a row says, and that one that fails costs no other its rows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_goals_of_speeds_are_floors_and_goals_of_costs_are_ceilings():
+    from measure import Row
+
+    assert Row("a", "b", 2.0, goal=1.5).met
+    assert not Row("a", "b", 1.4, goal=1.5).met
+    assert Row("a", "b", 1.4, goal=1.5, cost=True).met
+    assert not Row("a", "b", 2.0, goal=1.5, cost=True).met
+    assert Row("a", "b", 2.0).met is None
+
+
+def test_rows_show_their_unit_and_a_missing_peer():
+    from measure import Row
+
+    assert Row("a", "b", 41.234, 20).shown() | {"what": "", "against": ""} == {
+        "what": "",
+        "against": "",
+        "ratio": "41.2 × as fast",
+        "goal": "at least 20",
+        "met": True,
+    }
+    assert Row("a", "b", 1.05, 1.1, cost=True).shown()["ratio"] == "1.05 × the time"
+    assert Row("a", "b", 188.4, 1024, cost=True, unit="MiB").shown()["ratio"] == "188 MiB"
+    missing = Row("a", "b", None, 5).shown()
+    assert (missing["ratio"], missing["goal"], missing["met"]) == ("not installed", "at least 5", "")
+
+
+def test_ways_take_turns_and_slow_ones_run_once():
+    from measure import medians
+
+    calls = []
+    medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, slow=("b",))
+    assert calls == ["a", "a", "b", "a"]
+
+
+def test_memory_is_measured_in_a_fresh_process():
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("measured on Linux only")
+    import memory
+
+    assert 60 < memory.alone(memory.peak_added, bytes_of_64_mib) < 80
+
+
+def bytes_of_64_mib():
+    bytearray(64 * 2**20)
+
+
+def test_a_benchmark_that_fails_is_named_and_the_others_keep_their_rows(tmp_path, monkeypatch, capsys):
+    import run
+
+    row = {"what": "w", "against": "x", "value": 3.0, "goal": 2.0, "cost": False, "unit": ""}
+    good = f"import sys; open(sys.argv[2], 'w').write({json.dumps(json.dumps([row]))})"
+    bad = "import sys; sys.exit('results differ: here')"
+    (tmp_path / "bench_geo.py").write_text(good)
+    (tmp_path / "bench_tiles.py").write_text(bad)
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    output = tmp_path / "made" / "table"
+    monkeypatch.setattr(sys, "argv", ["run.py", "--only", "tiles", "geo", "--output", str(output)])
+    with pytest.raises(SystemExit, match=r"failed: tiles \(results differ: here\)"):
+        run.main()
+    printed = capsys.readouterr().out
+    assert printed == output.with_suffix(".md").read_text()
+    line = next(line for line in printed.splitlines() if "| w " in line)
+    assert [cell.strip() for cell in line.strip("|").split("|")][3:] == ["3 × as fast", "at least 2", "yes"]
+    found = json.loads(output.with_suffix(".json").read_text())
+    assert found["rows"]["geo"] == [row | {"met": True}]
+    assert found["failed"] == {"tiles": "results differ: here"}
+    assert found["machine"]["threads"] == 1
+
+
+def test_every_benchmark_belongs_to_a_task():
+    import run
+
+    assert sorted(run.NAMES) == sorted(path.stem[6:] for path in BENCHMARKS.glob("bench_*.py"))
+
+
+def test_a_benchmark_runs_on_small_tables(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "bench_geo.py"), "--points", "60", "--rounds", "1"]
+    subprocess.run([*command, "--json", str(tmp_path / "rows.json")], check=True, capture_output=True)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert 0 < rows[2]["value"] < 5  # metres that float32 is off
