@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,43 +40,104 @@ def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence
         DataError: the file is missing, empty or not a table; a required column is missing; a cell of
             `numbers` is not a number. The message names the file and the line.
     """
+    path = Path(path)
+    with _naming(path):
+        table = _parquet(path) if is_parquet(path) else _csv(path)
+    table = clean_table(table, path, required, numbers)
+    if table.empty:
+        raise DataError(f"{path}: the table has a header but no rows")
+    return table
+
+
+def read_table_in_chunks(path: str | Path, rows: int, group: int | None = None) -> Iterator[pd.DataFrame]:
+    """Read a table as `read_table` does, so many rows at a time, in memory for these alone.
+
+    A chunk's index counts the rows of the file: `line_of` of it is the line. Columns are as the file has them until
+    `clean_table` sees them.
+
+    Args:
+        group: of a Parquet file, this row group only.
+    """
+    path = Path(path)
+    with _naming(path):
+        if not is_parquet(path):
+            yield from _csv(path, chunksize=rows)
+            return
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetFile(path) as file:
+            groups = range(file.num_row_groups) if group is None else [group]
+            first = sum(file.metadata.row_group(i).num_rows for i in range(groups[0])) if len(groups) else 0
+            for batch in file.iter_batches(batch_size=rows, row_groups=list(groups)):
+                yield batch.to_pandas().set_axis(range(first, first + len(batch)))
+                first += len(batch)
+
+
+def clean_table(
+    table: pd.DataFrame, path: str | Path, required: Sequence[str] = (), numbers: Sequence[str] = ()
+) -> pd.DataFrame:
+    """A table as it was read, or a chunk of it, with clean names and numbers, or why it cannot be used."""
     import pandas as pd
 
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            # keep_default_na=False: the state "NA" or a region called "null" is a name, not a hole
-            # skip_blank_lines=False: a blank line in between is a row without values, and later rows keep their line
-            table = pd.read_csv(
-                path,
-                dtype=str,
-                keep_default_na=False,
-                skipinitialspace=True,
-                skip_blank_lines=False,
-                encoding="utf-8-sig",
-            )
-            table = _without_blank_end(table)
-    except pd.errors.EmptyDataError:
-        raise DataError(f"{path}: the table is empty, it has not even a header line") from None
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes what the header does not name for an index
         raise DataError(f"{path}: the rows have more cells than the header has names")
     table.columns = [str(name).strip() for name in table.columns]
-    if not table.columns.is_unique:
-        twice = table.columns[table.columns.duplicated()][0]
-        raise DataError(f"{path}: the header names the column {twice!r} twice")
+    _require_different(list(table.columns), path)
     require_columns(table.columns, required, path)
-    if table.empty:
-        raise DataError(f"{path}: the table has a header but no rows")
+    if not is_parquet(path):
+        table = _without_blank_end(table)
     for name in numbers:
         if name in table:
             table[name] = _to_float64(table[name], path)
     return table
+
+
+def is_parquet(path: str | Path) -> bool:
+    """Whether a table is read as Parquet, and not as CSV."""
+    return Path(path).suffix.lower() == ".parquet"
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in reading, by the file's name."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        yield
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: the table is empty, it has not even a header line") from None
+    except DataError:
+        raise
+    except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error})") from None
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+def _csv(path: Path, **options):
+    import pandas as pd
+
+    # keep_default_na=False: the state "NA" or a region called "null" is a name, not a hole
+    # skip_blank_lines=False: a blank line in between is a row without values, and later rows keep their line
+    read = partial(
+        pd.read_csv,
+        path,
+        dtype=str,
+        keep_default_na=False,
+        skipinitialspace=True,
+        skip_blank_lines=False,
+        encoding="utf-8-sig",
+    )
+    _require_different(
+        read(header=None, nrows=1).iloc[0].str.strip().tolist(), path
+    )  # it renames the second one
+    return read(**options)
 
 
 def require_columns(columns: Iterable[str], required: Sequence[str], source: str | Path) -> None:
@@ -142,6 +205,28 @@ def file_in(folder: str | Path, name: str) -> str:
     return str(path)
 
 
+def image_in(folder: str | Path, cell) -> dict:
+    """`{"path": ..., "bytes": ...}` of a cell that names a file in the folder, or holds an image as Parquet can.
+
+    Raises:
+        DataError: the name is empty or leads out of the folder.
+    """
+    if isinstance(cell, (bytes, bytearray)):
+        return {"path": None, "bytes": bytes(cell)}
+    if isinstance(cell, dict):
+        if cell.get("bytes") is not None:
+            return {"path": cell.get("path"), "bytes": bytes(cell["bytes"])}
+        cell = cell.get("path")
+    return {"path": file_in(folder, text_of(cell) or ""), "bytes": None}
+
+
+def file_name(cell) -> str | None:
+    """The file that a cell names, also where the image itself lies in the cell."""
+    if isinstance(cell, dict):
+        cell = cell.get("path")
+    return None if isinstance(cell, (bytes, bytearray)) else text_of(cell)
+
+
 def text_of(cell) -> str | None:
     """A cell's text; None for an empty one, which is empty text in CSV, and None, NaN or NA in Parquet."""
     import pandas as pd
@@ -182,7 +267,7 @@ class RowErrors:
 
     def __post_init__(self):
         if self.on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
+            raise DataError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
 
     def add(self, source: str | Path, row: str | int, reason: str) -> None:
         """Note one bad row: its file, its line (or another name) and the reason."""
@@ -206,6 +291,12 @@ class RowErrors:
         logger.warning("left out %s:\n%s%s", rows, listed, more)
 
 
+def _require_different(names: Sequence[str], path: Path) -> None:
+    twice = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
+    if twice is not None:
+        raise DataError(f"{path}: the header names the column {twice!r} twice")
+
+
 def _without_blank_end(table):
     filled = (table != "").any(axis=1).to_numpy().nonzero()[0]
     return table.iloc[: filled[-1] + 1 if len(filled) else 0]
@@ -221,5 +312,6 @@ def _to_float64(column, path):
     if wrong.any():
         position = int(wrong.to_numpy().argmax())
         cell = column.iloc[position]
-        raise DataError(f"{path}, row {line_of(position)}: {column.name} is {cell!r}, which is not a number")
+        line = line_of(column.index[position])
+        raise DataError(f"{path}, row {line}: {column.name} is {cell!r}, which is not a number")
     return numbers

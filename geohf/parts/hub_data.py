@@ -52,19 +52,19 @@ def _checked(dataset: Dataset, source: str, errors: RowErrors, min_trust: float)
         except ImageError as error:
             errors.add(source, position, str(error))
             continue
-        reason = _reason(row, size)
+        reason = row_reason(row, size)
         if reason:
             errors.add(source, f"{position}, {row['image_id']}", reason)
         else:
             good.append(position)
     dataset = dataset.select(good)
     if min_trust > 0:
-        dataset = dataset.map(lambda row: _trusted(row, min_trust), features=dataset.features)
+        dataset = dataset.map(lambda row: trusted_parts(row, min_trust), features=dataset.features)
         dataset = dataset.filter(lambda parts: len(parts) > 0, input_columns=["parts"])
     return dataset
 
 
-def _reason(row: dict, size: tuple[int, int]) -> str:
+def row_reason(row: dict, size: tuple[int, int]) -> str:
     boxes = row["boxes"]
     if size != (row["width"], row["height"]):
         return f"is listed as {row['width']} x {row['height']} pixels but has {size[0]} x {size[1]}"
@@ -76,7 +76,7 @@ def _reason(row: dict, size: tuple[int, int]) -> str:
     return ""
 
 
-def _trusted(row: dict, min_trust: float) -> dict:
+def trusted_parts(row: dict, min_trust: float) -> dict:
     keep = [trust >= np.float32(min_trust) for trust in row["trust"]]  # trust is stored in float32
     return {
         name: [value for value, kept in zip(row[name], keep, strict=True) if kept]

@@ -17,7 +17,6 @@ from geohf.parts.modeling import PartStateModel
 from geohf.parts.processing import open_photo, post_process
 from geohf.training.batches import BatchWithoutRows
 from geohf.training.trainer import GeoTrainer
-from geohf.vision.images import undecoded
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -107,8 +106,8 @@ class PartStateTrainer(GeoTrainer):
         super().__init__(
             model,
             args,
-            train_dataset=_opened_late(train_dataset),
-            eval_dataset=_opened_late(eval_dataset),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
             **kwargs,
         )
         self.label_names = list(TRUTHS)
@@ -120,12 +119,6 @@ class PartStateTrainer(GeoTrainer):
         if self.args.backbone_learning_rate is None:
             self.args.backbone_learning_rate = self.args.learning_rate
         return super().create_optimizer(*args, **kwargs)
-
-    def get_eval_dataloader(self, eval_dataset=None):
-        return super().get_eval_dataloader(_opened_late(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset):
-        return super().get_test_dataloader(_opened_late(test_dataset))
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """As transformers'; a rate that falls on a plateau watches the metric that chooses checkpoints."""
@@ -159,6 +152,9 @@ class PartStateTrainer(GeoTrainer):
         self._kept = []
         found = self.evaluation_loop(self.get_eval_dataloader(dataset), "measure", metric_key_prefix="eval")
         kept, self._kept = self._kept, None
+        found.metrics.pop(
+            "eval_model_preparation_time", None
+        )  # transformers adds it where nothing was trained
         return {name.removeprefix("eval_"): value for name, value in found.metrics.items()}, kept
 
     def outputs_of(self, predictions) -> PartStateOutput:
@@ -230,7 +226,3 @@ def dataset_targets(dataset: Dataset) -> list[dict[str, Any]]:
         }
         for boxes, parts, states, name in zip(*columns, strict=True)
     ]
-
-
-def _opened_late(dataset: Dataset | None):
-    return undecoded(dataset) if hasattr(dataset, "features") else dataset

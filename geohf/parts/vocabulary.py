@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from geohf.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from datasets import Dataset, DatasetDict, Features
 
 # as the annotations of DelftBikes spell them, alphabetical
@@ -20,16 +22,20 @@ STATES = ("intact", "damaged", "absent", "occluded")  # their order is `object_s
 ABSENT = "absent"
 
 
-def names_of(dataset: Dataset | DatasetDict) -> tuple[dict[int, str], dict[int, str]]:
+def names_of(source: Dataset | DatasetDict | Features | Mapping) -> tuple[dict[int, str], dict[int, str]]:
     """`id2label` of the parts and `id2state` of the states of a dataset with the columns of `part_features`.
+
+    Args:
+        source: the dataset, its splits, or its features.
 
     Raises:
         DataError: the columns `parts` and `states` are not lists of class labels.
     """
-    dataset = dataset["train"] if isinstance(dataset, dict) else dataset
+    source = source.get("train", source) if isinstance(source, dict) else source
+    features = getattr(source, "features", source)
     found = []
     for column in ("parts", "states"):
-        names = getattr(getattr(dataset.features.get(column), "feature", None), "names", None)
+        names = getattr(getattr(features.get(column), "feature", None), "names", None)
         if not names:
             raise DataError(f"the dataset's column {column!r} must be a list of class labels")
         found.append(dict(enumerate(names)))

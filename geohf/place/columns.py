@@ -58,11 +58,12 @@ def points_of_table(table: pd.DataFrame, path: Path, utm: str | None, errors: Ro
     if column is None and utm is None:
         raise DataError(f"{path}: UTM coordinates need a zone: a column 'utm_zone', or --utm '54 north'")
     zones = table[column].astype(str).tolist() if column else [utm] * len(table)
-    return _degrees_of_utm(table[columns].to_numpy(np.float64), zones, path, errors)
+    lines = [line_of(position) for position in table.index]
+    return _degrees_of_utm(table[columns].to_numpy(np.float64), zones, lines, path, errors)
 
 
 def _degrees_of_utm(
-    east_north: np.ndarray, zones: Sequence[str], path: Path, errors: RowErrors
+    east_north: np.ndarray, zones: Sequence[str], lines: Sequence[int], path: Path, errors: RowErrors
 ) -> np.ndarray:
     """(n, 2) degrees of UTM coordinates with a zone each; rows that cannot lie in theirs become NaN and are noted."""
     points = np.full(east_north.shape, math.nan)
@@ -80,13 +81,13 @@ def _degrees_of_utm(
             utm_zone(zone)
         except DataError as error:
             for position in np.flatnonzero(rows):
-                errors.add(path, line_of(position), str(error))
+                errors.add(path, lines[position], str(error))
             continue
         points[rows & metres] = points_from_utm(east_north[rows & metres], zone)
         for position in np.flatnonzero(rows & ~metres):
             errors.add(
                 path,
-                line_of(position),
+                lines[position],
                 f"({east[position]:.12g}, {north[position]:.12g}) is no UTM easting and northing: they lie between "
                 "100,000 and 900,000 m, and 0 and 10,000,000 m",
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,15 +27,16 @@ from geohf.tables import (
     FILE_COLUMNS,
     RowErrors,
     bad_point_reasons,
-    file_in,
+    file_name,
     find_column,
+    image_in,
     line_of,
     read_table,
     text_of,
     wrap_degrees,
 )
 from geohf.vision.exif import exif_position
-from geohf.vision.images import check_images, image_files
+from geohf.vision.images import broken_images, check_images, image_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +47,7 @@ KEY_COLUMN, KEY_FILE, SEQUENCES_OF_KEYS = "key", "images/{}.jpg", "seq_info.csv"
 
 
 class _Row(NamedTuple):
-    image: str
+    image: dict  # path and bytes, one of them None
     latitude: float
     longitude: float
     heading: float
@@ -81,23 +83,25 @@ def load_drives(
         DataError: names file and row of: a missing column, a missing or broken image, an image outside its folder, a
             position that is not a number, out of range, swapped or not in its UTM zone; a camera_id that no row has.
     """
+    from datasets import Dataset
+
     errors, rows = RowErrors(on_error), []
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     cameras: set[str] = set()
-    for source, name in zip(sources, _names(sources), strict=True):
+    for source, name in zip(sources, names_of_sources(sources), strict=True):
         path = Path(source)
         if path.is_dir():
             found = _rows_of_folder(path, name, utm, errors)
         else:
-            found = _rows_of_table(path, name, utm, errors)
+            found = rows_of_table(read_table(path, numbers=NUMBERS), path, name, utm, errors)
         cameras |= {row.camera for row in found if row.camera is not None}
         rows += [row for row in found if camera_id is None or row.camera == camera_id]
     if camera_id is not None and not rows:
         known = f"there are {', '.join(sorted(cameras))}" if cameras else "the tables have no camera_id"
         raise DataError(f"no row has the camera_id {camera_id!r}; {known}")
-    rows = _usable(rows, errors)
+    rows = usable_rows(rows, errors)
     errors.settle(kept=len(rows))
-    return _dataset(rows), errors
+    return Dataset.from_dict(columns_of(rows), features=drive_features()), errors
 
 
 def drive_features() -> Features:
@@ -127,7 +131,7 @@ def files_of(dataset: Dataset) -> list[str]:
     return [image["path"] for image in dataset["image"]]
 
 
-def _names(sources: Sequence[str | Path]) -> list[str]:
+def names_of_sources(sources: Sequence[str | Path]) -> list[str]:
     """A short name for each source: of a table called poses.csv, the folder that it lies in."""
     paths = [Path(source).absolute() for source in sources]
     names = [path.parent.name if path.stem == "poses" else path.stem for path in paths]
@@ -136,11 +140,13 @@ def _names(sources: Sequence[str | Path]) -> list[str]:
     ]
 
 
-def _rows_of_table(path: Path, name: str, utm: str | None, errors: RowErrors) -> list[_Row]:
-    table = _with_files_of_keys(read_table(path, numbers=NUMBERS), path)
+def rows_of_table(
+    table: pd.DataFrame, path: Path, name: str, utm: str | None, errors: RowErrors
+) -> list[_Row]:
+    table = _with_files_of_keys(table, path)
     file_column = find_column(table.columns, FILE_COLUMNS, path)
     points = points_of_table(table, path, utm, errors)
-    folder = _image_folder(path, str(table[file_column].iloc[0]))
+    folder = _image_folder(path, file_name(table[file_column].iloc[0]) or "")
     columns = {
         key: find_column(table.columns, names)
         for key, names in (
@@ -153,9 +159,9 @@ def _rows_of_table(path: Path, name: str, utm: str | None, errors: RowErrors) ->
     cells = {key: table[column].tolist() for key, column in columns.items() if column}
     rows = []
     for position, cell in enumerate(table[file_column]):
-        line = line_of(position)
+        line = line_of(table.index[position])
         try:
-            image = file_in(folder, text_of(cell) or "")
+            image = image_in(folder, cell)
             time = _time(cells["time"][position]) if "time" in cells else None
         except DataError as error:
             errors.add(path, line, str(error))
@@ -182,8 +188,13 @@ def _with_files_of_keys(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     info = path.with_name(SEQUENCES_OF_KEYS)
     if find_column(table.columns, SEQUENCE_COLUMNS) or not info.is_file():
         return table
-    sequences = read_table(info, required=(KEY_COLUMN, "sequence_key")).set_index(KEY_COLUMN)["sequence_key"]
-    return table.assign(sequence=table[KEY_COLUMN].map(sequences.to_dict()))
+    return table.assign(sequence=table[KEY_COLUMN].map(_sequences_of_keys(info, info.stat().st_mtime_ns)))
+
+
+@lru_cache(maxsize=1)  # chunk after chunk of one table asks for it
+def _sequences_of_keys(info: Path, changed_ns: int) -> dict[str, str]:
+    table = read_table(info, required=(KEY_COLUMN, "sequence_key"))
+    return dict(zip(table[KEY_COLUMN], table["sequence_key"], strict=True))
 
 
 def _image_folder(path: Path, first: str) -> Path:
@@ -214,11 +225,12 @@ def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors)
             reason = "its name and its EXIF carry no position; give a table with image, lat and lon"
             errors.add(folder, relative, broken or reason)
         else:
-            rows.append(_Row(str(path), *found, name, None, None, (folder, relative)))
+            image = {"path": str(path), "bytes": None}
+            rows.append(_Row(image, *found, name, None, None, (folder, relative)))
     return rows
 
 
-def _usable(rows: list[_Row], errors: RowErrors) -> list[_Row]:
+def usable_rows(rows: list[_Row], errors: RowErrors) -> list[_Row]:
     """The rows whose position and image can be used; the others are noted, unless they are already."""
     noted = {(row["source"], row["row"]) for row in errors.rows}
     bad: dict[int, str] = {}
@@ -226,23 +238,18 @@ def _usable(rows: list[_Row], errors: RowErrors) -> list[_Row]:
         positions = [i for i, row in enumerate(rows) if row.where[0] == source]
         points = np.array([(rows[i].latitude, rows[i].longitude) for i in positions])
         bad |= {positions[at]: reason for at, reason in bad_point_reasons(points, source).items()}
-    broken = check_images([Path(row.image) for i, row in enumerate(rows) if i not in bad])
-    kept = []
-    for i, row in enumerate(rows):
-        reason = bad.get(i) or broken.get(Path(row.image))
-        if reason is None:
-            kept.append(row)
-        elif (str(row.where[0]), row.where[1]) not in noted:
-            errors.add(*row.where, reason if i in bad else f"{row.image}: {reason}")
-    return kept
+    good = [i for i in range(len(rows)) if i not in bad]
+    bad |= {good[at]: reason for at, reason in broken_images([rows[i].image for i in good]).items()}
+    for i, reason in sorted(bad.items()):
+        if (str(rows[i].where[0]), rows[i].where[1]) not in noted:
+            errors.add(*rows[i].where, reason)
+    return [row for i, row in enumerate(rows) if i not in bad]
 
 
-def _dataset(rows: Iterable[_Row]) -> Dataset:
-    from datasets import Dataset
-
+def columns_of(rows: Iterable[_Row]) -> dict[str, list]:
     rows = list(rows)
-    columns = {
-        "image": [{"path": row.image, "bytes": None} for row in rows],
+    return {
+        "image": [row.image for row in rows],
         "latitude": [row.latitude for row in rows],
         "longitude": [wrap_degrees(row.longitude) for row in rows],
         "heading": [row.heading for row in rows],
@@ -250,4 +257,3 @@ def _dataset(rows: Iterable[_Row]) -> Dataset:
         "camera": [row.camera for row in rows],
         "time_ns": [row.time_ns for row in rows],
     }
-    return Dataset.from_dict(columns, features=drive_features())

@@ -19,21 +19,24 @@ from geohf.tables import (
     RowErrors,
     any_case,
     bad_point_reasons,
-    file_in,
+    file_name,
     find_column,
+    image_in,
     line_of,
     read_table,
     text_of,
     wrap_degrees,
 )
-from geohf.vision.images import check_images
+from geohf.vision.images import broken_images
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import Dataset, Features
 
 logger = logging.getLogger(__name__)
 
 REGION_COLUMNS = ("region_id", "region", "regionid")
+NUMBERS = any_case([*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS])
 
 
 def load_region_table(
@@ -63,46 +66,60 @@ def load_region_table(
     """
     from datasets import Dataset
 
-    path, errors = Path(table), RowErrors() if errors is None else errors
-    rows = read_table(path, numbers=any_case([*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS]))
+    errors, left_out = RowErrors() if errors is None else errors, frozenset(exclude)
+    rows = read_table(table, numbers=NUMBERS)
+    columns = usable_rows(rows, table, errors, images, frame, left_out)
+    if left_out:
+        count = sum(text_of(cell) in left_out for cell in rows[find_column(rows.columns, FILE_COLUMNS)])
+        logger.info("%s: %d rows are excluded by name", Path(table).name, count)
+    return Dataset.from_dict(columns, features=region_features())
+
+
+def usable_rows(
+    rows: pd.DataFrame,
+    source: str | Path,
+    errors: RowErrors,
+    images: str | Path | None,
+    frame: str,
+    exclude: frozenset[str],
+) -> dict[str, list]:
+    """The columns of `region_features` of the rows of a table, or of a chunk of it, that can be used."""
     name, latitude, longitude, region = (
-        find_column(rows.columns, names, path)
+        find_column(rows.columns, names, source)
         for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, REGION_COLUMNS)
     )
-    files, regions = ([text_of(cell) for cell in rows[column]] for column in (name, region))
+    lines = [line_of(position) for position in rows.index]
+    files = [file_name(cell) for cell in rows[name]]
+    regions = [text_of(cell) for cell in rows[region]]
     points = rows[[latitude, longitude]].to_numpy(np.float64)
-    folder, left_out = Path(images) if images is not None else path.parent, set(exclude)
-    wanted = [i for i, file in enumerate(files) if file not in left_out]
-    if left_out:
-        logger.info("%s: %d rows are excluded by name", path.name, len(files) - len(wanted))
-    bad_points = bad_point_reasons(points[wanted], path, frame) if wanted else {}
+    folder = Path(source).parent if images is None else Path(images)
+    wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
+    bad_points = bad_point_reasons(points[wanted], source, frame) if wanted else {}
     reasons = {wanted[i]: reason for i, reason in bad_points.items()}
     reasons |= {i: "the region is empty" for i in wanted if regions[i] is None}
-    paths = {}
+    found = {}
     for i in wanted:
         try:
-            paths[i] = file_in(folder, files[i] or "")
+            found[i] = image_in(folder, rows[name].iat[i])
         except DataError as error:
             reasons[i] = str(error)
-    reasons |= _repeated(paths, files, points, regions)
-    broken = check_images([Path(paths[i]) for i in wanted if i not in reasons])
-    for i in wanted:
-        if i not in reasons and Path(paths[i]) in broken:
-            reasons[i] = f"{paths[i]}: {broken[Path(paths[i])]}"
+    reasons |= _repeated(found, files, points, regions, lines)
+    good = [i for i in wanted if i not in reasons]
+    broken = broken_images([found[i] for i in good])
+    reasons |= {good[i]: reason for i, reason in broken.items()}
     for i in sorted(reasons):
-        errors.add(path, line_of(i), reasons[i])
+        errors.add(source, lines[i], reasons[i])
     kept = [i for i in wanted if i not in reasons]
     if frame == "wgs84":
         points[:, 1] = [wrap_degrees(value) for value in points[:, 1]]
-    columns = {
+    return {
         "filename": [files[i] for i in kept],
-        "image": [{"path": paths[i], "bytes": None} for i in kept],
+        "image": [found[i] for i in kept],
         "region": [region_name(regions[i]) for i in kept],
         "latitude": points[kept, 0].tolist(),
         "longitude": points[kept, 1].tolist(),
-        "row": [line_of(i) for i in kept],
+        "row": [lines[i] for i in kept],
     }
-    return Dataset.from_dict(columns, features=region_features())
 
 
 def region_features() -> Features:
@@ -177,20 +194,21 @@ def region_name(cell: str) -> str:
     return whole if dot and _is_whole(whole) and not rest.strip("0") else cell
 
 
-def _repeated(paths: dict[int, str], files, points, regions) -> dict[int, str]:
+def _repeated(found: dict[int, dict], files, points, regions, lines) -> dict[int, str]:
     """Files that stand in several rows: all of them where their labels differ, else all but the first."""
     rows_of = defaultdict(list)
-    for i, path in paths.items():
-        rows_of[os.path.normpath(path)].append(i)  # a.jpg and ./a.jpg are one file
+    for i, image in found.items():
+        if image["bytes"] is None:
+            rows_of[os.path.normpath(image["path"])].append(i)  # a.jpg and ./a.jpg are one file
     reasons = {}
     for rows in rows_of.values():
         if len(rows) == 1:
             continue
         file = files[rows[0]]
         labels = {(regions[i], *points[i].tolist()) for i in rows}
-        lines = ", ".join(str(line_of(i)) for i in rows)
+        standing = ", ".join(str(lines[i]) for i in rows)
         if len(labels) > 1:
-            reasons |= dict.fromkeys(rows, f"{file!r} stands in rows {lines} with different labels")
+            reasons |= dict.fromkeys(rows, f"{file!r} stands in rows {standing} with different labels")
         else:
-            reasons |= dict.fromkeys(rows[1:], f"{file!r} stands in rows {lines}")
+            reasons |= dict.fromkeys(rows[1:], f"{file!r} stands in rows {standing}")
     return reasons

@@ -18,6 +18,7 @@ from geohf.region.modeling import GeoRegionModel
 from geohf.tables import points_of
 from geohf.training.calibration import conformal_quantile, fit_temperature
 from geohf.training.schedules import cosine_warm_restarts
+from geohf.training.streaming import is_stream
 from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer, phase_arguments
 from geohf.vision.features import cached_features
@@ -122,8 +123,11 @@ class GeoRegionTrainer(GeoTrainer):
         self.label_names = list(module.targets)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """Cosine with warm restarts, every `t_0` epochs at first; transformers' own schedules where that is 0."""
-        if not self.args.t_0:
+        """Cosine with warm restarts, every `t_0` epochs at first; transformers' own schedules where that is 0.
+
+        A stream has no epochs: it takes transformers' own too.
+        """
+        if not self.args.t_0 or is_stream(self.train_dataset):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
             batches = len(self.get_train_dataloader())
@@ -215,6 +219,7 @@ def feature_table(model: GeoRegionModel, dataset: Dataset, args: RegionTrainingA
         batch_size=args.feature_batch_size,
         num_workers=args.dataloader_num_workers,
         autocast=torch.bfloat16 if args.bf16 else None,
+        mode=args.feature_mode,
     )
     return TensorTable(features=features, coordinates=torch.from_numpy(points_of(dataset)))
 

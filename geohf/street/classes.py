@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,15 +61,19 @@ def describe_classes(train: Dataset, max_cells: int = 64) -> dict:
 
 def labels_of(dataset: Dataset, config: GeoStreetConfig) -> np.ndarray:
     """(n,) class numbers; -100 for a state that the model does not know, or none."""
+    return class_numbers(dataset["state"], points_of(dataset), config)
+
+
+def class_numbers(names: Sequence[str | None], points: np.ndarray, config: GeoStreetConfig) -> np.ndarray:
+    """(n,) class numbers of places by their states' names and, for geocells, their (n, 2) degrees."""
     if config.cells:
-        points = points_of(dataset)
         located = np.isfinite(points).all(1)
         labels = np.full(len(points), -100)
         if located.any():
             labels[located] = _nearest(points[located], np.array(config.class_centroids))
         return labels
     known = config.label2id if config.num_classes else {}
-    return np.array([known.get(name, -100) for name in dataset["state"]], np.int64)
+    return np.array([known.get(name, -100) for name in names], np.int64)
 
 
 def _states(train, names, located, fields):

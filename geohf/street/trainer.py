@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from geohf.geo import great_circle_m
 from geohf.street.arguments import StreetTrainingArguments
-from geohf.street.classes import labels_of
+from geohf.street.classes import class_numbers, labels_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.metrics import street_metrics
 from geohf.street.modeling import GeoStreetModel
@@ -44,11 +44,10 @@ class StreetCollator:
         self.augment = street_augmentation() if augment else None
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        points = np.array([[row["latitude"], row["longitude"]] for row in rows], np.float64)
+        labels = class_numbers([row["state"] for row in rows], points, self.config)
         batch = dict(self.processor(rows, augment=self.augment))
-        batch["labels"] = torch.tensor([row["labels"] for row in rows])
-        points = [[row["latitude"], row["longitude"]] for row in rows]
-        batch["coordinates"] = torch.tensor(points, dtype=torch.float64)
-        return batch
+        return batch | {"labels": torch.from_numpy(labels), "coordinates": torch.from_numpy(points)}
 
 
 def street_augmentation():
@@ -79,9 +78,7 @@ class GeoStreetTrainer(GeoTrainer):
         self, model=None, args=None, train_dataset=None, eval_dataset=None, data_collator=None, **kwargs
     ):
         self.config = model.config
-        whole = not isinstance(model, StreetHead)
-        if whole:
-            train_dataset, eval_dataset = (self._labelled(d) for d in (train_dataset, eval_dataset))
+        if not isinstance(model, StreetHead):
             data_collator = data_collator or StreetCollator(model, augment=getattr(args, "augment", False))
             kwargs.setdefault("eval_collator", StreetCollator(model))
         kwargs.setdefault("compute_metrics", self._metrics)
@@ -89,19 +86,6 @@ class GeoStreetTrainer(GeoTrainer):
             model, args, data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
         )
         self.label_names = ["labels", "coordinates"]
-
-    def _labelled(self, dataset):
-        if dataset is None or isinstance(dataset, TensorTable):
-            return dataset
-        if "labels" not in dataset.column_names:
-            dataset = dataset.add_column("labels", labels_of(dataset, self.config))
-        return undecoded(dataset)
-
-    def get_eval_dataloader(self, eval_dataset=None):
-        return super().get_eval_dataloader(self._labelled(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset):
-        return super().get_test_dataloader(self._labelled(test_dataset))
 
     def outputs(self, dataset) -> GeoStreetOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
@@ -169,6 +153,7 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
         batch_size=args.feature_batch_size,
         num_workers=args.dataloader_num_workers,
         autocast=torch.bfloat16 if args.bf16 else None,
+        mode=args.feature_mode,
     )
     counts = torch.from_numpy(np.diff(views.starts))
     width = int(counts.max())

@@ -137,22 +137,33 @@ def _cut(folder: Path, table: TileTable, region: int, wait: bool = False) -> boo
 
 
 def _cut_region(folder: Path, table: TileTable, region: int) -> None:
-    shape = _shape(table)[1:]
     holes = np.load(folder / "holes.npy", mmap_mode="r+")
     tiles = np.load(folder / "tiles.npy", mmap_mode="r")
     with open(folder / "tiles.npy", "r+b", buffering=0) as file:
-        for rows, top, bottom in _strips(np.flatnonzero(table.region == region), table, region):
-            block = np.zeros((len(rows), *shape), tiles.dtype)
-            empty = np.ones((len(rows), shape[0]), np.float32)
-            for step, path in enumerate(table.files[region]):
-                if path is not None:
-                    _cut_strip(path, table, rows, (top, bottom), block[:, step], empty[:, step])
+        for rows, block, empty in cut_region(table, region):
             holes[rows] = empty
             # whole runs of tiles: large writes give the system's cache large pages, which are read faster
             for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
                 file.seek(tiles.offset + int(rows[run[0]]) * tiles[0].nbytes)
                 _write_all(file, block[run[0] : run[-1] + 1])
     holes.flush()
+
+
+def cut_region(table: TileTable, region: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The tiles of one region, strip by strip of its images, so many at once as fit into memory.
+
+    Yields:
+        (rows of the table, ascending; native pixels (rows, steps, height, width, bands), padded to the largest tile;
+        share of pixels without data (rows, steps), 1 for a missing year).
+    """
+    shape = _shape(table)[1:]
+    for rows, top, bottom in _strips(np.flatnonzero(table.region == region), table, region):
+        block = np.zeros((len(rows), *shape), table.rasters[region].dtype)
+        empty = np.ones((len(rows), shape[0]), np.float32)
+        for step, path in enumerate(table.files[region]):
+            if path is not None:
+                _cut_strip(path, table, rows, (top, bottom), block[:, step], empty[:, step])
+        yield rows, block, empty
 
 
 def _cut_strip(path: Path, table: TileTable, rows, strip: tuple[int, int], out, empty) -> None:

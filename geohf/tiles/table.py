@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,11 @@ class TileTable:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def take(self, rows: np.ndarray) -> TileTable:
+        """The table of some of its tiles; regions keep their numbers."""
+        columns = ("tile_ids", "region", "boxes", "values")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
     @property
     def sizes(self) -> np.ndarray:
         """(tiles, 2) height and width in pixels."""
@@ -101,7 +106,7 @@ def load_tiles(
     boxes, bad = _boxes(frame["region_coordinates"], rows)
     values = frame[list(targets)].to_numpy(np.float64) if targets else np.empty((len(frame), 0))
     names = frame["tile_id"].map(_name).to_numpy(object)
-    kept = _check_rows(rows, names, boxes, values, bad, source, errors)
+    kept = _check_rows(rows, names, regions, boxes, values, bad, source, errors)
     images = find_images(sorted({regions[row] for row in kept}), image_dir, labels, extension)
     kept = _check_regions(kept, regions, boxes, images, extension, max_missing, source, errors)
     errors.settle(len(kept))
@@ -120,6 +125,12 @@ def load_tiles(
         rasters=[region.raster for region in chosen],
         nodata=common_nodata(chosen) if nodata is None else float(nodata),
     )
+
+
+def table_in(data: str | Path) -> Path:
+    """A folder in the sample's layout stands for the `tiles.csv` in it; every other path for itself."""
+    table = Path(data, "tiles.csv")
+    return table if table.is_file() else Path(data)
 
 
 def grid_tiles(
@@ -222,7 +233,7 @@ def _four(cell) -> tuple[int, ...]:
     return numbers
 
 
-def _check_rows(rows, names, boxes, values, bad, source, errors) -> np.ndarray:
+def _check_rows(rows, names, regions, boxes, values, bad, source, errors) -> np.ndarray:
     seen: dict[str, int] = {}
     kept = []
     for row in rows.tolist():
@@ -230,6 +241,8 @@ def _check_rows(rows, names, boxes, values, bad, source, errors) -> np.ndarray:
         reason = bad.get(row)
         if reason is None and not names[row]:
             reason = "tile_id is empty"
+        if reason is None and (Path(regions[row]).is_absolute() or ".." in Path(regions[row]).parts):
+            reason = f"region_id {regions[row]!r} leads out of the folder of images"
         if reason is None and (x1 <= x0 or y1 <= y0):
             reason = f"tile {names[row]}: {(x0, y0, x1, y1)} has no area (xmin < xmax and ymin < ymax)"
         if reason is None and names[row] in seen:

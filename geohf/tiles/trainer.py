@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 from transformers import EvalPrediction
 
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.evaluation import image_measures, number_measures
+from geohf.training.streaming import is_stream
 from geohf.training.tensor_table import batch_as_is
 from geohf.training.trainer import GeoTrainer
 
@@ -17,7 +19,8 @@ class TileSequenceTrainer(GeoTrainer):
 
     Args:
         model: a `TileSequenceModel`.
-        train_dataset, eval_dataset: `TileSequences`.
+        train_dataset: `TileSequences`, or a stream of `geohf.tiles.streaming.stream_tiles`.
+        eval_dataset: `TileSequences`.
     """
 
     shown_metrics = ("mae", "r2_rate", "skill_persistence", "psnr")
@@ -25,7 +28,13 @@ class TileSequenceTrainer(GeoTrainer):
     def __init__(self, model=None, args=None, train_dataset=None, eval_dataset=None, **kwargs):
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(
-            model, args, batch_as_is, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
+            model,
+            args,
+            default_collate if is_stream(train_dataset) else batch_as_is,
+            batch_as_is,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            **kwargs,
         )
         self.label_names = ["labels"]
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
 
@@ -29,14 +31,16 @@ from geohf.training.checkpoints import (
     set_random_state,
 )
 from geohf.training.progress import BriefLog, BriefProgress
+from geohf.training.streaming import EndlessStream, is_stream
 from geohf.training.tensor_table import TensorTable, batch_as_is
+from geohf.vision.images import undecoded
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
 FINISHED = "finished.safetensors"
 
 
 class GeoTrainer(Trainer):
-    """transformers' Trainer with five things more.
+    """transformers' Trainer with six things more.
 
     - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
       name beside `loss`.
@@ -47,6 +51,8 @@ class GeoTrainer(Trainer):
       model's batches has one entry a row.
     - **Two learning rates**: parameters below `tower` take `backbone_learning_rate`.
     - **Two collators**: `eval_collator`, where given, makes the batches of evaluation, which augments nothing.
+    - **Streams.** `train_dataset` may be a `datasets.IterableDataset`; with `max_steps` it is read as often as that
+      takes, each process its share. Images of any dataset stay undecoded until a collator opens them.
     - **Checkpoints without pickle** that are only used when they are whole, so that a run killed at any moment
       resumes to the same weights as an uninterrupted one.
     """
@@ -64,6 +70,8 @@ class GeoTrainer(Trainer):
         self.eval_collator = eval_collator
         if data_collator is None and isinstance(kwargs.get("train_dataset"), TensorTable):
             data_collator = batch_as_is
+        for name in ("train_dataset", "eval_dataset"):
+            kwargs[name] = _opened_late(kwargs.get(name))
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         for theirs, ours in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefLog)):
             if self.pop_callback(theirs) is not None:
@@ -91,15 +99,31 @@ class GeoTrainer(Trainer):
 
     # ---- batches
 
+    def get_train_dataloader(self):
+        """As transformers'; a stream comes as a loader without end that knows this process's share."""
+        if not is_stream(self.train_dataset):
+            return super().get_train_dataloader()
+        args = self.args
+        # accelerate would read all of it on one process, or end when the shortest share does
+        return DataLoader(
+            EndlessStream(self.train_dataset, args.process_index, args.world_size),
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers,
+            pin_memory=args.dataloader_pin_memory,
+        )
+
     def get_eval_dataloader(self, eval_dataset=None):
         """As transformers', with `eval_collator` where one was given: evaluation augments nothing."""
         with self._collating_for_evaluation():
-            return super().get_eval_dataloader(eval_dataset)
+            return super().get_eval_dataloader(_opened_late(eval_dataset))
 
     def get_test_dataloader(self, test_dataset):
         """As `get_eval_dataloader`."""
         with self._collating_for_evaluation():
-            return super().get_test_dataloader(test_dataset)
+            return super().get_test_dataloader(_opened_late(test_dataset))
 
     @contextmanager
     def _collating_for_evaluation(self):
@@ -226,7 +250,7 @@ class GeoTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if resume and finished.is_file():
             self._move_model_to_device(self.model, self.args.device)
-            self.model.load_state_dict(load_file(finished), strict=False)
+            self._load_finished(finished)
             self.state.log_history = json.loads((folder / "log_history.json").read_text())
             return
         self.train(resume_from_checkpoint=last_complete_checkpoint(folder) if resume else None)
@@ -239,11 +263,43 @@ class GeoTrainer(Trainer):
             temporary.replace(finished)
         self.accelerator.wait_for_everyone()
 
+    def _load_finished(self, path: Path) -> None:
+        try:
+            self._require_all_weights(self.model.load_state_dict(load_file(path), strict=False), path)
+        except SafetensorError as error:
+            raise DataError(
+                f"{path}: cannot be read: {error}; begin without --resume_from_checkpoint"
+            ) from None
+        except RuntimeError as error:  # of another shape
+            raise _of_another_model(path, str(error)) from None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            raise _of_another_model(resume_from_checkpoint, str(error)) from None
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        self._require_all_weights(load_result, self.args.output_dir)
+
+    def _require_all_weights(self, loaded, path) -> None:
+        wrong = [*loaded.missing_keys, *loaded.unexpected_keys]
+        if wrong:
+            raise _of_another_model(path, ", ".join(wrong[:3]))
+
     def best_score(self) -> float:
         """The best value of the metric that chooses checkpoints, as large-is-better; -inf before any evaluation."""
         name = f"eval_{self.args.metric_for_best_model}"
         sign = 1 if self.args.greater_is_better else -1
         return max((sign * row[name] for row in self.state.log_history if name in row), default=-math.inf)
+
+    def _determine_best_metric(self, metrics, trial):
+        try:
+            return super()._determine_best_metric(metrics, trial)
+        except KeyError as error:
+            raise DataError(error.args[0]) from None
 
     # ---- checkpoints without pickle
 
@@ -316,6 +372,19 @@ class GeoTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None and self._random_file(checkpoint).is_file():
             set_random_state(load_tree(self._random_file(checkpoint)))
+
+
+def _opened_late(dataset):
+    if isinstance(dataset, dict):
+        return {name: _opened_late(split) for name, split in dataset.items()}
+    return undecoded(dataset) if getattr(dataset, "features", None) else dataset
+
+
+def _of_another_model(path: str | Path, found: str) -> DataError:
+    return DataError(
+        f"{path}: holds the weights of a model with other settings ({found}); take that run's settings again, "
+        "or begin without --resume_from_checkpoint"
+    )
 
 
 def phase_arguments(args: GeoTrainingArguments, name: str, **changes: Any) -> GeoTrainingArguments:

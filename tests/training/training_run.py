@@ -2,6 +2,7 @@
 
 python training_run.py kill FOLDER SCENES MOMENTS  kills runs at many moments, resumes them, and prints what came out
 python training_run.py spread FOLDER SCENES        trains in two processes
+python training_run.py stream FOLDER SETTINGS      trains on a stream in two processes
 """
 
 import gc
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import debug_launcher
+from datasets import Dataset, IterableDataset
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
@@ -20,7 +23,7 @@ from geohf.geo import great_circle_m
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import StreetHead
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.tensor_table import TensorTable
+from geohf.training.tensor_table import TensorTable, batch_as_is
 from geohf.training.trainer import GeoTrainer
 
 CENTROIDS = [[47.0, 8.0], [46.0, 7.0], [52.5, 13.4], [48.9, 2.3], [41.9, 12.5]]
@@ -67,7 +70,10 @@ def metrics(prediction):
     }
 
 
-def make_trainer(folder, rows=40, eval_rows=19, dropout=0.0, model=None, callbacks=None, **changes):
+def make_trainer(
+    folder, rows=40, eval_rows=19, dropout=0.0, model=None, callbacks=None, train_dataset=None, **changes
+):
+    collators = {name: changes.pop(name) for name in ("data_collator", "eval_collator") if name in changes}
     settings = {
         "output_dir": str(folder),
         "use_cpu": True,
@@ -82,10 +88,11 @@ def make_trainer(folder, rows=40, eval_rows=19, dropout=0.0, model=None, callbac
     return GeoTrainer(
         model if model is not None else make_head(dropout),
         GeoTrainingArguments(**settings),
-        train_dataset=make_table(rows),
+        train_dataset=make_table(rows) if train_dataset is None else train_dataset,
         eval_dataset=make_table(eval_rows, seed=1),
         compute_metrics=metrics,
         callbacks=callbacks,
+        **collators,
     )
 
 
@@ -194,12 +201,69 @@ def spread(folder, scenes):
         (folder / f"{name}-{rank}.json").write_text(json.dumps(log))
 
 
+# Streams
+
+
+def feature_rows(shards):
+    """The rows of `make_table`, one by one, of one shard after the other."""
+    for table in shards:
+        for i in range(len(table)):
+            yield {name: column[i].tolist() for name, column in table.columns.items()}
+
+
+def batch_of(rows):
+    kinds = {"features": torch.float32, "labels": torch.long, "coordinates": torch.float64}
+    return {name: torch.tensor([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
+
+
+def make_stream_trainer(folder, rows=40, order=None, dropout=0.0, callbacks=None, **changes):
+    """A training on a stream of one shard, or on the same rows in memory in the order given."""
+    source = list(feature_rows([make_table(rows)]))
+    if order is None:
+        dataset = IterableDataset.from_generator(feature_rows, gen_kwargs={"shards": [make_table(rows)]})
+    else:
+        dataset = Dataset.from_list([source[i] for i in order])
+    trainer = make_trainer(
+        folder,
+        rows=rows,
+        model=make_head(dropout),
+        callbacks=callbacks,
+        train_dataset=dataset,
+        data_collator=batch_of,
+        eval_collator=batch_as_is,
+        train_sampling_strategy="sequential",
+        **changes,
+    )
+    return trainer
+
+
+def train_stream(folder, settings, killed_after=None, resume=False):
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == killed_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    trainer = make_stream_trainer(folder, callbacks=[Kill()], **settings)
+    trainer.run(resume=resume)
+    save_file(trainer.model.state_dict(), folder / f"weights-{trainer.args.process_index}.safetensors")
+
+
+def streams(folder, settings):
+    in_a_fork(train_stream, folder / "whole", settings)
+    if not in_a_fork(train_stream, folder / "killed", settings, 8):
+        sys.exit("the run was not killed")
+    in_a_fork(train_stream, folder / "killed", settings, None, True)
+    settings |= {"per_device_train_batch_size": 4}
+    debug_launcher(train_stream, (folder / "two", settings), num_processes=2)
+
+
 if __name__ == "__main__":
     gc.freeze()  # collections within a run then pass over what the imports brought
     kind, folder, scenes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     if kind == "kill":
         kill_and_resume(folder, scenes, moments=int(sys.argv[4]))
     elif kind == "spread":
-        from accelerate import debug_launcher
-
         debug_launcher(spread, (folder, scenes), num_processes=2)
+    elif kind == "stream":
+        streams(folder, scenes)

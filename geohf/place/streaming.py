@@ -1,0 +1,41 @@
+"""Drives from tables larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geohf.place.columns import NUMBERS
+from geohf.place.data import columns_of, drive_features, names_of_sources, rows_of_table, usable_rows
+from geohf.tables import RowErrors
+from geohf.training.streaming import stream_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import IterableDataset
+
+
+def stream_drives(
+    source: str | Path | Sequence[str | Path],
+    camera_id: str | None = None,
+    utm: str | None = None,
+    on_error: str = "raise",
+) -> IterableDataset:
+    """`load_drives` for tables larger than memory, see `geohf.training.streaming.stream_rows`.
+
+    Images may also lie in the table, as Parquet of the Hub holds them.
+
+    Raises:
+        DataError: as rows are read, see `load_drives`.
+    """
+    rows_of = partial(_usable_of_table, camera_id=camera_id, utm=utm)
+    return stream_rows(source, rows_of, drive_features(), NUMBERS, on_error)
+
+
+def _usable_of_table(
+    table: pd.DataFrame, source: str, errors: RowErrors, camera_id: str | None, utm: str | None
+) -> dict[str, list]:
+    rows = rows_of_table(table, Path(source), names_of_sources([source])[0], utm, errors)
+    return columns_of(usable_rows([row for row in rows if camera_id in (None, row.camera)], errors))

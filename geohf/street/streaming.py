@@ -1,0 +1,135 @@
+"""Places from tables larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.street.competition import VIEW_COLUMNS
+from geohf.street.places import STATE_COLUMNS, place_features, point_reasons
+from geohf.street.processing import COMPASS, split_views
+from geohf.tables import (
+    FILE_COLUMNS,
+    HEADING_COLUMNS,
+    LATITUDE_COLUMNS,
+    LONGITUDE_COLUMNS,
+    RowErrors,
+    any_case,
+    file_name,
+    find_column,
+    image_in,
+    line_of,
+    text_of,
+    wrap_degrees,
+)
+from geohf.training.streaming import stream_rows
+from geohf.vision.images import broken_images
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import IterableDataset
+
+NUMBERS = any_case([*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS, "state_idx"])
+
+
+def stream_places(
+    source: str | Path | Sequence[str | Path], images: str | Path | None = None, on_error: str = "raise"
+) -> IterableDataset:
+    """`load_places` for tables larger than memory, see `geohf.training.streaming.stream_rows`.
+
+    Args:
+        source: tables with `latitude` and `longitude`, and views as `image` (or another name of a file column), as
+            `views`, as `north`, `east`, `south` and `west`, or as the competition's `image_north` ...; each names a
+            file or holds the image. `state`, `state_idx`, `heading` and `sample_id` are optional.
+        images: folder of the files; each table's own where None.
+
+    Raises:
+        DataError: as rows are read: a column is missing, or a row cannot be used.
+    """
+    rows_of = partial(_usable, images=images)
+    return stream_rows(source, rows_of, _features(), NUMBERS, on_error)
+
+
+def _features():
+    from datasets import Features, Image, List
+
+    return Features(place_features() | {"views": List(Image(decode=False))})
+
+
+def _usable(
+    table: pd.DataFrame, source: str, errors: RowErrors, images: str | Path | None
+) -> dict[str, list]:
+    axes = [find_column(table.columns, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
+    state = find_column(table.columns, STATE_COLUMNS)
+    points = table[axes].to_numpy(np.float64)
+    labels = [text_of(cell) for cell in table[state]] if state else [None] * len(table)
+    reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
+    views_of = _views_reader(table, source, Path(source).parent if images is None else Path(images))
+    columns: dict[str, list] = {name: [] for name in place_features()}
+    for i, position in enumerate(table.index):
+        try:
+            if i in reasons:
+                raise DataError(reasons[i])
+            sample_id, views, headings = views_of(i)
+        except DataError as error:
+            errors.add(source, line_of(position), str(error))
+            continue
+        broken = broken_images(views)
+        for reason in broken.values():
+            errors.add(source, line_of(position), reason)
+        kept = [k for k in range(len(views)) if k not in broken]
+        if not kept:
+            continue
+        index = table["state_idx"].iat[i] if "state_idx" in table else np.nan
+        values = {
+            "sample_id": sample_id or str(line_of(position)),
+            "views": [views[k] for k in kept],
+            "headings": [headings[k] for k in kept],
+            "state": labels[i],
+            "state_idx": int(index) if np.isfinite(index) else None,
+            "latitude": points[i, 0],
+            "longitude": wrap_degrees(points[i, 1]),
+        }
+        for name, value in values.items():
+            columns[name].append(value)
+    return columns
+
+
+def _views_reader(
+    table: pd.DataFrame, source: str, folder: Path
+) -> Callable[[int], tuple[str | None, list[dict], list[float]]]:
+    """A function of the position of a row that gives its id, its views and their headings."""
+    compass = {
+        direction: column
+        for direction, long in zip(COMPASS, VIEW_COLUMNS, strict=True)
+        for column in (direction, long)
+        if column in table
+    }
+    heading = find_column(table.columns, HEADING_COLUMNS)
+    file = None if "views" in table or compass else find_column(table.columns, FILE_COLUMNS, source)
+
+    def read(i: int):
+        def cell(column):
+            return table[column].iat[i]
+
+        if "views" in table:
+            sample = {"views": cell("views"), "headings": cell("headings") if "headings" in table else None}
+        elif compass:
+            # an empty cell is a view that is missing
+            sample = {d: value for d, c in compass.items() if not _is_empty(value := cell(c))}
+        else:
+            sample = {"image": cell(file), "heading": cell(heading) if heading else None}
+        views, headings = split_views(sample)
+        name = text_of(cell("sample_id")) if "sample_id" in table else file_name(cell(file)) if file else None
+        return name, [image_in(folder, view) for view in views], headings
+
+    return read
+
+
+def _is_empty(cell) -> bool:
+    return not isinstance(cell, (dict, bytes)) and text_of(cell) is None

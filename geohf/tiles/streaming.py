@@ -1,0 +1,72 @@
+"""Tiles whose pixels neither memory nor the disk's cache shall hold: cut from their images as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from geohf.tiles.configuration import TileSequenceConfig
+from geohf.tiles.cutting import cut_region
+from geohf.tiles.dataset import TileSequences
+from geohf.tiles.table import TileTable
+from geohf.tiles.windows import find_windows
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+def stream_tiles(table: TileTable, config: TileSequenceConfig, augment: bool = False) -> IterableDataset:
+    """What `TileSequences` has of a table, region by region, without a cache.
+
+    Its shards are the regions, which processes and workers share out
+    (`datasets.distributed.split_dataset_by_node`, `DataLoader(num_workers=)`). A region's images are decoded once
+    a pass, strip by strip; `IterableDataset.shuffle(buffer_size=)` mixes tiles of several.
+
+    Args:
+        table: from `load_tiles` or `grid_tiles`. It stays in memory; pixels do not.
+        config: of the model: frames, task, head, input size, bands' mean and spread.
+        augment: see `TileSequences`.
+
+    Returns:
+        Rows of `pixel_values`, `step_mask`, `last_values` and `labels`, tensors as `TileSequences` gives them.
+
+    Raises:
+        DataError: as rows are read: an image cannot be.
+    """
+    from datasets import IterableDataset
+
+    settings = {"table": table, "config": config, "augment": augment}
+    regions = list(range(len(table.regions)))
+    return IterableDataset.from_generator(_rows, gen_kwargs={"regions": regions} | settings)
+
+
+@dataclass
+class _Strip:
+    """Tiles in memory, with the face of a `TileCache`."""
+
+    array: np.ndarray
+    sizes: np.ndarray
+    holes: np.ndarray
+    nodata: float | None
+
+    def read(self, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        return self.array[np.asarray(rows)[:, None], steps]
+
+
+def _rows(
+    regions: Sequence[int], table: TileTable, config: TileSequenceConfig, augment: bool
+) -> Iterator[dict[str, torch.Tensor]]:
+    image = config.head == "image"
+    for region in regions:
+        for rows, block, empty in cut_region(table, region):
+            part = table.take(rows)
+            strip = _Strip(block, part.sizes, empty, table.nodata)
+            windows = find_windows(
+                part, strip, config.task, config.frames, max_nodata=config.max_nodata, image=image
+            )
+            sequences = TileSequences(strip, windows, config, augment)
+            yield from (sequences[i] for i in range(len(sequences)))

@@ -1,0 +1,219 @@
+"""Tables larger than memory: rows are read, checked and handed on chunk by chunk, shared out among processes."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from geohf.errors import DataError
+from geohf.tables import RowErrors, clean_table, is_parquet, read_table_in_chunks
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset, Features, IterableDataset
+
+CHUNK_ROWS = 512  # rows may hold their images: 512 photographs of 200 KB are 100 MB
+RowsOf = Callable[["pd.DataFrame", str, RowErrors], Mapping[str, list]]
+
+
+def stream_rows(
+    source: str | Path | Sequence[str | Path],
+    rows_of: RowsOf,
+    features: Features,
+    numbers: Sequence[str] = (),
+    on_error: str = "raise",
+) -> IterableDataset:
+    """Rows of CSV or Parquet files, or of a dataset of the Hub, never more than a chunk of them in memory.
+
+    Its shards are the row groups of Parquet files, whole CSV files, and the dataset's own: that many processes and
+    workers read apart from each other (`datasets.distributed.split_dataset_by_node`, `DataLoader(num_workers=)`).
+
+    Args:
+        source: files; folders, of which every table counts; globs; or the name of a dataset, whose `train` is read.
+        rows_of: `(chunk, name of the file, errors) -> columns` of the rows that can be used; the chunk's index
+            counts the file's rows. Workers get it by pickle, so a lambda will not do.
+        features: of the columns.
+        numbers: columns of the tables that hold numbers.
+        on_error: `raise` stops at a row that cannot be used when it comes, `skip` leaves it out and logs it.
+
+    Raises:
+        DataError: there is no such file or dataset; later, as rows are read: a row that cannot be used, or, where all
+            are left out, that none is.
+    """
+    from datasets import IterableDataset
+
+    RowErrors(on_error)  # now, and not when the first row is read
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    shards = [shard for name in map(str, sources) for shard in _shards_of(name)]
+    settings = {"rows_of": rows_of, "numbers": tuple(numbers), "on_error": on_error}
+    return IterableDataset.from_generator(_rows, features=features, gen_kwargs={"shards": shards} | settings)
+
+
+def write_shards(dataset: Dataset, folder: str | Path, num_shards: int = 8) -> None:
+    """Write a dataset as Parquet files that hold its images, for `stream_rows` to read anywhere.
+
+    `Dataset.to_parquet` leaves paths in the files, which lead nowhere on another machine.
+    """
+    from datasets.table import embed_table_storage
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(num_shards):
+        shard = dataset.shard(num_shards, number, contiguous=True).with_format("arrow")
+        shard = shard.map(embed_table_storage, batched=True, batch_size=CHUNK_ROWS)
+        shard.to_parquet(folder / f"{number:05d}-of-{num_shards:05d}.parquet", batch_size=CHUNK_ROWS)
+
+
+class EndlessStream(torch.utils.data.IterableDataset):
+    """A process's share of a stream, again and again, in another order each time where the stream is shuffled.
+
+    Processes whose shares differ in length would otherwise wait for each other for ever at the end of the shortest.
+
+    Args:
+        stream: a `datasets.IterableDataset`.
+        rank, world: of the process. Shards are shared out where their number is a multiple of `world`. Else every
+            process reads all rows and keeps each `world`-th; together they are then the batches of one process.
+    """
+
+    def __init__(self, stream: IterableDataset, rank: int = 0, world: int = 1):
+        from datasets.distributed import split_dataset_by_node
+
+        self.by_row = (rank, world) if stream.num_shards % world else (0, 1)
+        self.stream = stream if stream.num_shards % world else split_dataset_by_node(stream, rank, world)
+
+    def __iter__(self) -> Iterator[dict]:
+        rank, world = self.by_row
+        return islice(self._passes(), rank, None, world)
+
+    def _passes(self) -> Iterator[dict]:
+        epoch, found = 0, True
+        while found:
+            self.stream.set_epoch(epoch)
+            found = False
+            for row in self.stream:
+                found = True
+                yield row
+            epoch += 1
+
+
+def features_of(source: str | Path | Sequence[str | Path]) -> Mapping[str, Any]:
+    """What the first file, if datasets wrote it as Parquet, or the Hub says of the columns; {} where nothing.
+
+    Args:
+        source: see `stream_rows`.
+    """
+    from datasets import Features
+
+    first = str(source if isinstance(source, (str, Path)) else source[0])
+    name = _shards_of(first)[0][0]
+    if not Path(name).is_file():
+        return _hub_stream(name).features or {}
+    if not is_parquet(name):
+        return {}
+    import pyarrow.parquet
+
+    return Features.from_arrow_schema(pyarrow.parquet.read_schema(name))
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether this is a `datasets.IterableDataset`."""
+    from datasets import IterableDataset
+
+    return isinstance(dataset, IterableDataset)
+
+
+def _shards_of(source: str) -> list[tuple[str, int | None]]:
+    """(file, row group) of each shard, or (name of a dataset, number of the shard)."""
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(p for kind in ("parquet", "csv") for p in path.rglob(f"*.{kind}"))
+        if not files:
+            raise DataError(f"{source}: holds no .parquet or .csv file")
+    elif path.is_file():
+        files = [path]
+    elif glob.has_magic(source):
+        files = sorted(Path(file) for file in glob.glob(source, recursive=True))
+        if not files:
+            raise DataError(f"{source}: no file is called so")
+    elif path.suffix or source.count("/") != 1:
+        raise DataError(f"{source}: no such file or folder")
+    else:
+        return [(source, number) for number in range(_hub_stream(source).num_shards)]
+    return [(str(file), group) for file in files for group in _row_groups(file)]
+
+
+def _row_groups(file: Path) -> Sequence[int | None]:
+    if not is_parquet(file):
+        return [None]
+    import pyarrow.parquet
+
+    try:
+        return range(pyarrow.parquet.ParquetFile(file).num_row_groups)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read as a table ({error})") from None
+
+
+def _hub_stream(name: str) -> IterableDataset:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    from geohf.vision.images import undecoded
+
+    try:
+        splits = load_dataset(name, streaming=True)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise DataError(f"{name}: no such file, and no dataset that can be loaded ({error})") from None
+    if "train" not in splits:
+        raise DataError(f"{name}: has no split 'train' but {', '.join(splits)}")
+    return undecoded(splits["train"])
+
+
+def _rows(shards, rows_of: RowsOf, numbers: Sequence[str], on_error: str) -> Iterator[dict]:
+    left = left_out = 0
+    for shard in shards:
+        for name, chunk in _chunks(*shard):
+            errors = RowErrors(on_error)
+            columns = rows_of(clean_table(chunk, name, numbers=numbers), name, errors)
+            errors.settle(kept=1)  # a chunk may lose all of its rows, the stream may not
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            left, left_out = left + len(rows), left_out + len(errors.rows)
+            yield from rows
+    if not left and left_out:
+        raise DataError(f"no row is left, all {left_out} were skipped")
+
+
+def _chunks(source: str, number: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
+    if Path(source).is_file():
+        features = features_of(source)
+        for chunk in read_table_in_chunks(source, CHUNK_ROWS, number):
+            if len(chunk):
+                yield source, _with_names(chunk, features)
+        return
+    import pandas as pd
+
+    stream, first = _hub_stream(source), 0
+    shard = stream.shard(num_shards=stream.num_shards, index=number)
+    for batch in shard.iter(batch_size=CHUNK_ROWS):
+        size = len(next(iter(batch.values())))
+        chunk = pd.DataFrame(batch, index=range(first, first + size))
+        yield f"{source} [train, shard {number}]", _with_names(chunk, stream.features)
+        first += size
+
+
+def _with_names(chunk: pd.DataFrame, features: Mapping[str, Any]) -> pd.DataFrame:
+    """Classes as their names, which numbers in a file do not tell; -1 is an empty cell."""
+    for column, feature in features.items():
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        if names and column in chunk:
+            named = [*names, None]  # -1 finds the last
+            chunk[column] = [
+                [named[i] for i in cell] if isinstance(cell, Sequence | np.ndarray) else named[cell]
+                for cell in chunk[column]
+            ]
+    return chunk

@@ -1,0 +1,65 @@
+"""Drives from streams: the rows of the loader, whatever says where an image was taken."""
+
+import numpy as np
+import pytest
+from place_models import along, write_csv, write_pictures
+
+from geohf.errors import DataError
+from geohf.geo.utm import utm_from_points
+from geohf.place.data import load_drives
+from geohf.place.streaming import stream_drives
+
+NAMES = [f"images/{i}.png" for i in range(6)]
+
+
+def same(source, **options):
+    expected = load_drives(source, **options)[0].to_list()
+    np.testing.assert_equal(list(stream_drives(source, **options)), expected)
+    return expected
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_pictures(tmp_path, NAMES)
+    return tmp_path
+
+
+def test_poses_of_several_drives(drives):
+    rows = same(drives)
+    assert {row["sequence"] for row in rows} == {"noon", "dusk"}
+
+
+def test_one_camera(folder):
+    rows = [f"{'front' if i % 2 else 'rear'},{name},{i},36.2,-115.0,597" for i, name in enumerate(NAMES)]
+    table = write_csv(folder / "monday" / "poses.csv", "camera_id,img_relpath,t_nsec,lat,lon,alt", *rows)
+    assert [row["time_ns"] for row in same(table, camera_id="front")] == [1, 3, 5]
+
+
+def test_utm_and_keys(folder):
+    points = along(10 * np.arange(6))
+    metres = utm_from_points(points, "11 north")
+    rows = [f"{name},{east:.3f},{north:.3f},90" for name, (east, north) in zip(NAMES, metres, strict=True)]
+    same(write_csv(folder / "utm.csv", "image,utm_east,utm_north,heading", *rows), utm="11 north")
+    write_csv(folder / "seq_info.csv", "key,sequence_key", *[f"{i},s{i % 2}" for i in range(6)])
+    for name in NAMES:
+        (folder / name).rename((folder / name).with_suffix(".jpg"))
+    rows = same(write_csv(folder / "raw.csv", "key,lon,lat,ca", *[f"{i},-115,36.{i},{i}" for i in range(6)]))
+    assert [row["sequence"] for row in rows] == ["s0", "s1"] * 3
+
+
+def test_a_row_that_cannot_be_used_is_named(folder):
+    rows = [f"{name},{point[0]},{point[1]}" for name, point in zip(NAMES, along(range(6)), strict=True)]
+    rows[3] = "images/none.png,36,-115"
+    rows[4] = "images/4.png,91,-115"
+    table = write_csv(folder / "t.csv", "image,lat,lon", *rows)
+    with pytest.raises(DataError, match=r"(?s)2 rows cannot be used.*row 5: .*none\.png"):
+        list(stream_drives(table))
+    kept = list(stream_drives(table, on_error="skip"))
+    np.testing.assert_equal(kept, load_drives(table, on_error="skip")[0].to_list())
+
+
+def test_the_zone_of_utm_must_hold_in_every_chunk(folder):
+    rows = [f"{name},1,2" for name in NAMES]
+    table = write_csv(folder / "utm.csv", "image,utm_east,utm_north", *rows)
+    with pytest.raises(DataError, match=r"row 2: \(1, 2\) is no UTM easting"):
+        list(stream_drives(table, utm="11 north"))

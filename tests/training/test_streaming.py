@@ -1,0 +1,247 @@
+"""Streams: the same rows as a table read whole, in bounded memory, shared out among processes and workers."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset, Features, Value
+from datasets.distributed import split_dataset_by_node
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from training_run import make_stream_trainer
+
+from geohf.errors import DataError
+from geohf.tables import line_of, read_table
+from geohf.training.streaming import EndlessStream, stream_rows
+
+FEATURES = Features({"name": Value("string"), "value": Value("float64"), "line": Value("int64")})
+
+
+def rows_of(table, source, errors):
+    """Rows with a name; the others are noted."""
+    good = [position for position in table.index if table["name"][position]]
+    for position in table.index.difference(good):
+        errors.add(source, line_of(position), "has no name")
+    chosen = table.loc[good]
+    lines = [line_of(position) for position in good]
+    return {"name": chosen["name"].tolist(), "value": chosen["value"].tolist(), "line": lines}
+
+
+stream = partial(stream_rows, rows_of=rows_of, features=FEATURES, numbers=("value",))
+
+
+def frame(rows, first=0):
+    values = np.arange(first, first + rows)
+    return pd.DataFrame({"name": [f"n{value}" for value in values], "value": values / 8})
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Four files of 600 rows: three of Parquet in row groups of 250, and one of CSV."""
+    for number in range(3):
+        table = frame(600, 600 * number)
+        table.to_parquet(tmp_path / f"{number}.parquet", row_group_size=250, index=False)
+    frame(600, 1800).to_csv(tmp_path / "3.csv", index=False)
+    return tmp_path
+
+
+def names(rows):
+    return [row["name"] for row in rows]
+
+
+@pytest.mark.parametrize("chosen", ["", "*.parquet", "1.parquet", "3.csv"])
+def test_a_stream_has_the_rows_of_the_tables(shards, chosen):
+    files = sorted(shards.glob(chosen or "*.parquet")) + ([] if chosen else [shards / "3.csv"])
+    expected = []
+    for file in files:
+        table = read_table(file, numbers=["value"])
+        expected += [(*row, i + 2) for i, row in enumerate(table.itertuples(index=False, name=None))]
+    found = [tuple(row.values()) for row in stream(shards / chosen if chosen else shards)]
+    assert found == expected
+    assert len(found) in (600, 1800, 2400)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5, 9])
+def test_processes_share_the_rows(shards, world):
+    whole = stream(shards)
+    assert whole.num_shards == 10  # three files of three row groups, and one
+    parts = [names(split_dataset_by_node(whole, rank, world)) for rank in range(world)]
+    assert sorted(chain(*parts)) == sorted(names(whole))
+    if 10 % world:
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1  # each takes every so-many-th row
+    else:
+        assert parts[0][:250] == names(whole)[:250]  # each reads its own shards
+
+
+def test_workers_share_the_rows(shards):
+    batches = DataLoader(stream(shards), batch_size=100, num_workers=2, collate_fn=names)
+    assert sorted(chain(*batches)) == sorted(names(stream(shards)))
+
+
+@pytest.mark.parametrize("end", ["parquet", "csv"])
+def test_a_bad_row_is_named_by_file_and_line(tmp_path, end, caplog):
+    table = frame(1200)
+    table.loc[[700, 1100], "name"] = ""
+    path = tmp_path / f"t.{end}"
+    getattr(table, f"to_{end}")(path, index=False)
+    rows = iter(stream(path))
+    assert names(next(rows) for _ in range(512)) == [f"n{i}" for i in range(512)]
+    with pytest.raises(DataError, match=rf"{path.name}, row 702: has no name"):
+        list(rows)
+    kept = list(stream(path, on_error="skip"))
+    assert [row["line"] for row in kept if row["line"] > 1000][:2] == [1001, 1002]
+    assert len(kept) == 1198
+    assert "row 1102: has no name" in caplog.text
+
+
+def test_a_number_that_is_none_is_named_by_its_line(tmp_path):
+    table = frame(900).astype(str)
+    table.loc[600, "value"] = "east"
+    table.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match="row 602: value is 'east'"):
+        list(stream(tmp_path / "t.csv"))
+
+
+def test_a_stream_without_any_usable_row_ends_with_an_error(tmp_path):
+    pd.DataFrame({"name": [""] * 700, "value": 0.0}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="no row is left, all 700 were skipped"):
+        next(iter(EndlessStream(stream(tmp_path / "t.parquet", on_error="skip"))))
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("none.parquet", "no such file"),
+        ("empty", r"holds no \.parquet or \.csv"),
+        ("*.csv", "no file is called so"),
+        ("broken.parquet", "broken.parquet: cannot be read as a table"),
+    ],
+)
+def test_a_source_that_is_none(tmp_path, source, reason):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 but no more")
+    with pytest.raises(DataError, match=reason):
+        stream(tmp_path / source)
+
+
+def test_a_dataset_of_the_hub(hub):
+    Dataset.from_pandas(frame(40)).push_to_hub("org/rows", num_shards=4)
+    found = stream("org/rows")
+    assert found.num_shards == 4
+    assert names(found) == [f"n{i}" for i in range(40)]
+    first, second = (names(split_dataset_by_node(found, rank, 2)) for rank in (0, 1))
+    assert sorted(first + second) == sorted(names(found))
+    with pytest.raises(DataError, match="no dataset that can be loaded"):
+        stream("org/none")
+
+
+def test_each_pass_is_whole_and_a_shuffled_one_has_its_own_order(shards):
+    rows = iter(EndlessStream(stream(shards).shuffle(seed=1, buffer_size=300)))
+    passes = [names(next(rows) for _ in range(2400)) for _ in range(3)]
+    assert all(sorted(found) == sorted(names(stream(shards))) for found in passes)
+    assert passes[0] != passes[1] != passes[2] != passes[0]
+
+
+MEMORY = """
+import resource, sys
+import pyarrow, pyarrow.parquet
+from functools import partial
+sys.path.insert(0, sys.argv[2])
+from test_streaming import stream, names
+from geohf.training.streaming import EndlessStream
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+rows = iter(stream(sys.argv[1]))
+for _ in range(20_000):
+    next(rows)
+before, count = peak(), 20_000
+for row in rows:
+    count += 1
+print(count, peak() - before)
+"""
+
+
+def test_a_stream_of_a_million_rows_takes_the_memory_of_a_chunk(tmp_path, run_python):
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([("name", "string"), ("value", "float64"), ("image", "binary")])
+    with pyarrow.parquet.ParquetWriter(
+        tmp_path / "t.parquet", schema, compression="none", use_dictionary=False
+    ) as file:
+        for start in range(0, 1_000_000, 20_000):
+            columns = frame(20_000, start).to_dict("list") | {"image": [b"%512d" % i for i in range(20_000)]}
+            file.write_table(pyarrow.table(columns, schema))
+    assert (tmp_path / "t.parquet").stat().st_size > 500 * 2**20
+    count, grown = run_python(MEMORY, tmp_path / "t.parquet", Path(__file__).parent).split()
+    assert int(count) == 1_000_000
+    assert float(grown) < 60  # MiB
+
+
+# Training
+
+
+# the batches of 8 go over the end of 43 rows
+SAVED = {"rows": 43, "max_steps": 11, "save_strategy": "steps", "save_steps": 3} | {
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "load_best_model_at_end": False,
+}
+
+
+def weights_of(folder, rank=0):
+    return load_file(folder / f"weights-{rank}.safetensors")
+
+
+def test_a_stream_trains_what_the_same_rows_in_memory_train(tmp_path):
+    trainer = make_stream_trainer(tmp_path, rows=43, max_steps=11)
+    trainer.train()
+    order = [i % 43 for i in range(88)]
+    expected = make_stream_trainer(tmp_path, rows=43, max_steps=11, order=order)
+    expected.train()
+    for name, weight in expected.model.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], weight), name
+    assert trainer.state.log_history[-2]["eval_rows"] == 19
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Trainings on a stream of one shard: whole, killed and resumed, and by two processes."""
+    folder = tmp_path_factory.mktemp("streams")
+    command = [
+        sys.executable,
+        Path(__file__).with_name("training_run.py"),
+        "stream",
+        folder,
+        json.dumps(SAVED),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert not done.returncode, done.stdout + done.stderr
+    return folder
+
+
+def test_a_stream_that_was_killed_goes_on_to_the_same_weights(runs):
+    for name, weight in weights_of(runs / "whole").items():
+        assert torch.equal(weights_of(runs / "killed")[name], weight), name
+
+
+def test_two_processes_train_on_a_stream_what_one_trains(runs):
+    for name, weight in weights_of(runs / "whole").items():
+        assert torch.equal(weights_of(runs / "two")[name], weights_of(runs / "two", rank=1)[name]), name
+        torch.testing.assert_close(weights_of(runs / "two")[name], weight, atol=2e-6, rtol=1e-5, msg=name)
+
+
+def test_a_stream_needs_a_number_of_steps(tmp_path):
+    with pytest.raises(ValueError, match="max_steps"):
+        make_stream_trainer(tmp_path, rows=43)
