@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -62,6 +63,10 @@ def _set_environment() -> None:
 
 
 _set_environment()
+
+# one profile for every property of the suite: the same examples at every run, and no limit that a busy machine breaks
+settings.register_profile("geohf", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("geohf")
 
 
 def _clear_hf_caches() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_MAPPING, AutoConfig
 
 from geohf.errors import DataError
@@ -18,10 +19,12 @@ def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
         DataError: there is no such model, or it is none of geohf's.
     """
     try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        # a repo's own code is never run, and nobody is asked whether it shall be
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # whatever a foreign config.json may lead to
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         raise DataError(
-            f"{name}: no model can be loaded from there ({str(error).partition(chr(10))[0]})"
+            f"{name}: no model can be loaded from there ({str(cause or error).partition(chr(10))[0]})"
         ) from None
     found = MODEL_MAPPING.get(type(config), None)
     if not isinstance(found, type) or not issubclass(found, GeoPreTrainedModel):
@@ -29,15 +32,31 @@ def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
     return found
 
 
-def load_model(name: str | os.PathLike, device: str | torch.device | None = None) -> GeoPreTrainedModel:
+def load_model(
+    name: str | os.PathLike,
+    device: str | torch.device | None = None,
+    expected: type[GeoPreTrainedModel] = GeoPreTrainedModel,
+) -> GeoPreTrainedModel:
     """The model in a folder or a repo, on `device`: by default a GPU where there is one.
 
+    Args:
+        expected: the class that it must be of.
+
     Raises:
-        DataError: see `model_class`, and weights that are missing, damaged, or do not fit the config.
+        DataError: see `model_class`, and weights that are missing, damaged, or do not fit the config; a device that
+            is not there.
     """
     kind = model_class(name)
+    if not issubclass(kind, expected):
+        raise DataError(f"{name}: is a {kind.__name__}, but this takes a {expected.__name__}")
     try:
         model = kind.from_pretrained(name)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{name}: {str(error).partition(chr(10))[0]}") from None
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(f"device {device}: {str(error).partition(chr(10))[0]}") from None

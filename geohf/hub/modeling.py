@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
 from transformers import BatchFeature, PreTrainedModel
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_at_least
 from geohf.hub.files import push_folder, repo_files
 from geohf.vision.backbones import describe_backbone, load_tower
 from geohf.vision.initialization import mark_initialized
@@ -112,12 +113,17 @@ class GeoPreTrainedModel(PreTrainedModel):
             )
         except SafetensorError as error:
             raise DataError(f"{pretrained_model_name_or_path}: the weights cannot be read: {error}") from None
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
+        except (DataError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            if "ignore_mismatched_sizes" in str(error):
+                raise DataError(
+                    f"{pretrained_model_name_or_path}: weights do not fit config.json: {error}"
+                ) from None
+            # a repo is data: whatever fails as a model is made of it is for its owner to mend
             raise DataError(
-                f"{pretrained_model_name_or_path}: weights do not fit config.json: {error}"
-            ) from None
+                f"{pretrained_model_name_or_path}: config.json describes no {cls.__name__}: {error}"
+            ) from error
         for kind, problem in (
             ("missing_keys", "weights that config.json asks for are missing in the repo"),
             ("unexpected_keys", "weights in the repo have no place in the model of config.json"),
@@ -128,7 +134,26 @@ class GeoPreTrainedModel(PreTrainedModel):
                     f"{pretrained_model_name_or_path}: {len(info[kind])} {problem} ({names}); "
                     "it is damaged, or its config was changed"
                 )
+        try:
+            model.prepare([model.trial_sample])
+        except Exception as error:
+            raise DataError(
+                f"{pretrained_model_name_or_path}: image_processor in config.json cannot be used: {error}"
+            ) from error
         return (model, info) if output_loading_info else model
+
+    @property
+    def trial_sample(self) -> Any:
+        """A small sample, to see that what was loaded can prepare one."""
+        return Image.new("RGB", (8, 8))
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs):
+        # transformers would unpickle what an index of safetensors names, if it names something else
+        for file in checkpoint_files or ():
+            if not str(file).endswith(".safetensors"):
+                raise DataError(f"{file}: is no safetensors file; geohf loads no others")
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
 
     # ---- answering
 
@@ -161,9 +186,11 @@ class GeoPreTrainedModel(PreTrainedModel):
 
         Raises:
             ImageError: an image cannot be opened; the message names it.
+            DataError: a batch of no samples.
         """
         from tqdm.auto import tqdm
 
+        require_at_least(1, batch_size=batch_size)
         answers = []
         was_training = self.training
         self.eval()
@@ -248,7 +275,7 @@ class GeoPreTrainedModel(PreTrainedModel):
         Returns:
             The commit's address.
         """
-        from geohf.hub.card import readdressed, write_card
+        from geohf.hub.card import write_card
 
         with tempfile.TemporaryDirectory() as folder:
             source = Path(self.config._name_or_path or "")
@@ -258,10 +285,7 @@ class GeoPreTrainedModel(PreTrainedModel):
                 for path in Path(folder).glob("*.safetensors*"):
                     path.unlink()
             self.save_pretrained(folder)
-            card = Path(folder) / "README.md"
-            if card.is_file():
-                card.write_text(readdressed(card.read_text(encoding="utf-8"), repo_id), encoding="utf-8")
-            else:
+            if not (Path(folder) / "README.md").is_file():
                 write_card(folder, self.card_template, self.config, repo_id=repo_id)
             return push_folder(
                 folder,

@@ -1,0 +1,293 @@
+"""Tampered model repos of all five tasks: refused with a word that helps, or loaded as if nothing was added.
+
+Whatever code lies in a repo, as Python or as pickle, would leave a marker if it was run. None may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import parts_models
+import place_models
+import pytest
+import region_models
+import street_models
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
+
+from geohf import DataError, TileSequenceConfig, TileSequenceModel
+from geohf.hub.loading import load_model
+from geohf.report import plain
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+TILES = list(np.random.default_rng(1).integers(0, 256, (4, 16, 16, 3), np.uint8))
+
+
+def tile_model() -> TileSequenceModel:
+    torch.manual_seed(0)
+    scales = {"level_mean": [10.0], "level_std": [2.0], "band_mean": [100.0] * 3, "band_std": [50.0] * 3}
+    config = TileSequenceConfig(hidden_sizes=[8], image_size=[16, 16], frames=4, answers="level", **scales)
+    return TileSequenceModel(config).eval()
+
+
+@dataclass
+class Task:
+    """A tiny model, its pipeline, one sample of it, and a field of its config that changes the shape of a weight."""
+
+    make: Callable
+    pipeline: str
+    sample: object
+    shape: tuple[str, object]
+
+
+TASKS = {
+    "street": Task(street_models.build_model, "street-geolocation", PHOTO, ("hidden_size", 32)),
+    "region": Task(region_models.build_model, "geo-region", PHOTO, ("hidden_size", 48)),
+    "place": Task(place_models.build_model, "place-recognition", PHOTO, ("projection_dim", 12)),
+    "parts": Task(parts_models.build_model, "part-state-detection", PHOTO, ("box_hidden_size", 48)),
+    "tiles": Task(tile_model, "tile-sequence-regression", TILES, ("hidden_sizes", [12])),
+}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def saved(request, tmp_path_factory):
+    """(task, the folder of its model, the model's answer)."""
+    task, folder = TASKS[request.param], tmp_path_factory.mktemp(request.param)
+    model = task.make()
+    model.save_pretrained(folder)
+    return task, folder, plain(asdict(model.predict([task.sample])[0]))
+
+
+@pytest.fixture
+def repo(saved, tmp_path):
+    """A copy of the folder to tamper with."""
+    return Path(shutil.copytree(saved[1], tmp_path / "repo"))
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """What malicious code would leave behind."""
+    path = tmp_path / "executed"
+    yield path
+    assert not path.exists(), "code of the repo was run"
+
+
+def edit(path: Path, **fields) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def edit_weights(repo: Path, change: Callable[[dict], None]) -> None:
+    tensors = load_file(repo / "model.safetensors")
+    change(tensors)
+    save_file(tensors, repo / "model.safetensors", metadata={"format": "pt"})
+
+
+def a_name(tensors: dict) -> str:
+    """A matrix of the head, where there is one beside the tower."""
+    return max(name for name, tensor in tensors.items() if tensor.ndim > 1)
+
+
+def add_code(repo: Path, marker: Path, in_configs: bool = True) -> None:
+    """A module that leaves the marker when it is imported, named as the repo's code by every file that can."""
+    (repo / "evil.py").write_text(
+        f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n"
+        "from transformers import PreTrainedConfig as Config, PreTrainedModel as Model, Pipeline\n"
+        "from transformers import BaseImageProcessor as Processor\n"
+    )
+    if in_configs:
+        kinds = ("Config", "Model", "ImageProcessor", "Processor")
+        code = {f"Auto{kind}": f"evil.{kind.removeprefix('Image')}" for kind in kinds}
+        for name in ("config.json", "preprocessor_config.json"):
+            edit(repo / name, auto_map=code)
+        config = json.loads((repo / "config.json").read_text())
+        if config.get("vision_config"):
+            edit(repo / "config.json", vision_config=config["vision_config"] | {"auto_map": code})
+        (repo / "processor_config.json").write_text(json.dumps({"auto_map": code}))
+        (repo / "modeling_geohf.py").write_text((repo / "evil.py").read_text())
+
+
+class Evil:
+    """Unpickled, it leaves the marker."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def add_pickles(repo: Path, marker: Path) -> None:
+    for name in ("pytorch_model.bin", "training_args.bin", "adapter_model.bin", "scaler.pt"):
+        torch.save({"weight": Evil(marker)}, repo / name)
+    for name in ("model.pkl", "scalers.joblib", "preprocessor.pickle"):
+        (repo / name).write_bytes(pickle.dumps(Evil(marker)))
+
+
+def answers(task: Task, repo: Path, **kwargs):
+    """What model, processor and pipeline of a repo give for the task's sample; all three must load."""
+    model = AutoModel.from_pretrained(repo, **kwargs)
+    processor = AutoImageProcessor.from_pretrained(repo, **kwargs)
+    assert type(processor) is type(model.processor)
+    found = pipeline(task.pipeline, model=str(repo), **kwargs)([task.sample])
+    return plain(asdict(model.predict([task.sample])[0])), plain(found[0])
+
+
+def assert_answers(found, expected) -> None:
+    for answer in found:
+        assert answer.keys() == expected.keys()
+        assert (
+            answer == pytest.approx(expected)
+            if _flat(expected)
+            else json.dumps(answer) == json.dumps(expected)
+        )
+
+
+def _flat(answer: dict) -> bool:
+    return all(isinstance(value, (int, float, str, type(None))) for value in answer.values())
+
+
+def assert_refused(task: Task, repo: Path, message: str) -> None:
+    """By everything that loads the model; `message` is a regular expression."""
+    for load in (
+        lambda: AutoModel.from_pretrained(repo),
+        lambda: pipeline(task.pipeline, model=str(repo)),
+        lambda: load_model(repo),
+    ):
+        with pytest.raises((DataError, OSError, ValueError), match=message):
+            load()
+
+
+def test_an_untouched_repo_answers(saved, repo):
+    task, _, expected = saved
+    assert_answers(answers(task, repo), expected)
+
+
+def test_the_traps_would_work(tmp_path):
+    """The control of the tests below: run as code or unpickled, each leaves the marker."""
+    (tmp_path / "repo").mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / "repo" / name).write_text("{}")
+    marker = tmp_path / "executed"
+    add_code(tmp_path / "repo", marker)
+    edit(tmp_path / "repo" / "config.json", model_type="evil")
+    AutoConfig.from_pretrained(tmp_path / "repo", trust_remote_code=True)
+    assert marker.exists()
+    marker.unlink()
+    add_pickles(tmp_path / "repo", marker)
+    torch.load(tmp_path / "repo" / "pytorch_model.bin", weights_only=False)
+    assert marker.exists()
+    marker.unlink()
+    pickle.loads((tmp_path / "repo" / "model.pkl").read_bytes())
+    assert marker.exists()
+
+
+# ---- what is added is ignored
+
+
+def test_added_code_is_ignored(saved, repo, marker):
+    task, _, expected = saved
+    add_code(repo, marker)
+    assert_answers(answers(task, repo), expected)
+    assert_answers([plain(asdict(load_model(repo).predict([task.sample])[0]))], expected)
+
+
+def test_a_user_who_trusts_a_repo(saved, repo, marker):
+    """With `trust_remote_code=True` model and processor are geohf's all the same; a pipeline does run the code."""
+    task, _, expected = saved
+    add_code(repo, marker)
+    for loader in (AutoModel, type(task.make())):
+        model = loader.from_pretrained(repo, trust_remote_code=True)
+        assert_answers([plain(asdict(model.predict([task.sample])[0]))], expected)
+    processor = AutoImageProcessor.from_pretrained(repo, trust_remote_code=True)
+    assert type(processor) is type(model.processor)
+    assert not marker.exists()
+    with contextlib.suppress(Exception):
+        pipeline(task.pipeline, model=str(repo), trust_remote_code=True)
+    marker.unlink()  # so nobody should say so: nothing of geohf's needs it
+
+
+def test_added_pickles_are_ignored(saved, repo, marker):
+    task, _, expected = saved
+    add_pickles(repo, marker)
+    assert_answers(answers(task, repo), expected)
+
+
+# ---- what is changed is refused
+
+
+def test_a_config_for_other_shapes(saved, repo):
+    task, _, _ = saved
+    name, value = task.shape
+    assert json.loads((repo / "config.json").read_text())[name] != value
+    edit(repo / "config.json", **{name: value})
+    assert_refused(task, repo, r"weights do not fit config\.json")
+
+
+def test_a_missing_tensor(saved, repo):
+    edit_weights(repo, lambda tensors: tensors.pop(a_name(tensors)))
+    assert_refused(
+        saved[0], repo, r"1 weights that config\.json asks for are missing in the repo \(\S+\); it is damaged"
+    )
+
+
+def test_an_extra_tensor(saved, repo):
+    edit_weights(repo, lambda tensors: tensors.update(surplus=torch.zeros(3)))
+    assert_refused(
+        saved[0], repo, r"1 weights in the repo have no place in the model of config\.json \(surplus\)"
+    )
+
+
+def test_a_wrong_shape(saved, repo):
+    edit_weights(repo, lambda tensors: tensors.update({a_name(tensors): torch.zeros(2, 3)}))
+    assert_refused(saved[0], repo, r"weights do not fit config\.json")
+
+
+def test_weights_cut_off(saved, repo):
+    whole = (repo / "model.safetensors").read_bytes()
+    (repo / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert_refused(saved[0], repo, "the weights cannot be read")
+
+
+def test_pickled_weights_in_place_of_safetensors(saved, repo, marker):
+    add_pickles(repo, marker)
+    (repo / "model.safetensors").unlink()
+    assert_refused(saved[0], repo, r"model\.safetensors")
+
+
+def test_an_index_that_points_to_pickles(saved, repo, marker):
+    add_pickles(repo, marker)
+    names = load_file(repo / "model.safetensors")
+    (repo / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "pytorch_model.bin")}
+    (repo / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert_refused(saved[0], repo, r"pytorch_model\.bin: is no safetensors file")
+
+
+def test_an_unknown_model_with_code(saved, repo, marker):
+    add_code(repo, marker)
+    edit(repo / "config.json", model_type="evil")
+    with pytest.raises(DataError, match="no model can be loaded from there"):
+        load_model(repo)
+    for load in (AutoModel.from_pretrained, AutoConfig.from_pretrained):
+        with pytest.raises(ValueError, match="contains custom code"):
+            load(repo, trust_remote_code=False)
+
+
+def test_a_pipeline_with_code(saved, repo, marker):
+    task = saved[0]
+    add_code(repo, marker)
+    described = {"impl": "evil.Pipeline", "pt": ["AutoModel"], "type": "image"}
+    edit(repo / "config.json", custom_pipelines={task.pipeline: described})
+    with pytest.raises(ValueError, match="requires you to execute the code in the pipeline file"):
+        pipeline(task.pipeline, model=str(repo))
+    assert "evil" not in sys.modules
