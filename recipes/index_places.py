@@ -11,6 +11,7 @@ import argparse
 
 from geohf.hub.loading import load_model
 from geohf.place.index import PlaceIndex, index_format
+from geohf.place.modeling import GeoPlaceModel
 from geohf.training.run import run_recipe
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     args = make_parser().parse_args()
     index_format(args.output)  # before the work, not after it
     index = PlaceIndex.from_drives(
-        load_model(args.model, args.device),
+        load_model(args.model, args.device, GeoPlaceModel),
         args.sources,
         args.batch_size,
         camera_id=args.camera_id,

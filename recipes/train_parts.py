@@ -8,7 +8,8 @@
 """
 
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
-from geohf.parts.run import part_rows, run_parts, summary_rows
+from geohf.parts.card import part_rows, summary_rows
+from geohf.parts.run import run_parts
 from geohf.report import markdown_table
 from geohf.training.arguments import GeoArgumentParser
 from geohf.training.run import run_recipe

@@ -10,7 +10,8 @@
 """
 
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
-from geohf.region.run import run_region, summary_rows
+from geohf.region.card import summary_rows
+from geohf.region.run import run_region
 from geohf.report import markdown_table
 from geohf.training.arguments import GeoArgumentParser
 from geohf.training.run import run_recipe

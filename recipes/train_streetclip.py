@@ -9,7 +9,8 @@
 
 from geohf.report import markdown_table
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
-from geohf.street.run import run_street, summary_rows
+from geohf.street.card import summary_rows
+from geohf.street.run import run_street
 from geohf.training.arguments import GeoArgumentParser
 from geohf.training.run import run_recipe
 

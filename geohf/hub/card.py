@@ -1,127 +1,21 @@
-"""Model cards: a Jinja template a task, filled in by the run."""
+"""Model cards: a Jinja template a task on top of a shared one, filled in by the run."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.resources
+import json
+import math
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from geohf.report.files import atomic_write
+from geohf.hub.provenance import shell_command, versions
+from geohf.report.files import atomic_write, plain
 from geohf.report.tables import format_number, markdown_table
-
-PACKAGES = ("geohf", "transformers", "datasets", "accelerate", "torch", "torchvision", "timm")
-
-
-def write_card(
-    folder: str | Path,
-    template: str,
-    config: PreTrainedConfig,
-    *,
-    repo_id: str | None = None,
-    metrics: Mapping[str, Mapping[str, float]] | None = None,
-    data: Mapping[str, Any] | None = None,
-    results: Sequence[Mapping[str, Any]] = (),
-    **context: Any,
-) -> Path:
-    """Write README.md into a model's folder.
-
-    Args:
-        template: a file of `model_cards/`, without its metadata head.
-        repo_id: as which the model can be loaded; the folder's name where None.
-        metrics: split or stage -> name -> number.
-        data: facts of the training data: `name`, `places`, `split`, `generated` (bool).
-        results: the numbers for the `model-index`: dicts with `name`, `type`, `value`.
-        context: whatever else the template uses.
-    """
-    import jinja2
-
-    folder = Path(folder)
-    name = repo_id or folder.resolve().name
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.globals |= {"table": markdown_table, "number": format_number}
-    source = importlib.resources.files("geohf.model_cards").joinpath(template).read_text(encoding="utf-8")
-    body = environment.from_string(source).render(
-        config=config,
-        repo_id=name,
-        metrics=metrics or {},
-        data=data or {},
-        license=config.backbone_license,
-        backbone=config.backbone_name,
-        figures=sorted(path.name for path in folder.glob("*.png")),
-        versions=versions(),
-        **({"command": shell_command()} | context),
-    )
-    head = _head(config, name, template.removesuffix(".md"), data or {}, results)
-    path = folder / "README.md"
-    with atomic_write(path) as file:
-        file.write(f"---\n{head.strip()}\n---\n\n{body}")
-    return path
-
-
-def readdressed(card: str, repo_id: str) -> str:
-    """The card of a model that moves to another repo: its code loads it from there."""
-    return re.sub(r'(from_pretrained\(|model=)"[^"]*"', rf'\1"{repo_id}"', card)
-
-
-def versions() -> dict[str, str]:
-    """Package -> installed version, and Python's."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def shell_command() -> str:
-    """The command line of this process, with the script by its plain name."""
-    import shlex
-
-    script = Path(sys.argv[0])
-    name = f"{script.parent.name}/{script.name}" if script.parent.name == "recipes" else script.name
-    return shlex.join(["accelerate", "launch", name, *sys.argv[1:]]) if name.startswith("recipes/") else ""
-
-
-def _head(config, name: str, task: str, data: Mapping, results: Sequence[Mapping]) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
-
-    pipeline = PIPELINE_TAGS[task]
-    evaluation = [
-        EvalResult(
-            task_type=pipeline,
-            dataset_type=data.get("name", "unknown"),
-            dataset_name=data.get("name", "unknown"),
-            dataset_split=data.get("split_name", "test"),
-            metric_type=result["type"],
-            metric_name=result["name"],
-            metric_value=float(result["value"]),
-        )
-        for result in results
-    ]
-    return ModelCardData(
-        # weights that were fine-tuned stay under the licence of the weights they began with
-        license=config.backbone_license or "mit",
-        library_name="geohf",
-        pipeline_tag=pipeline,
-        tags=["geohf", TOPICS.get(task, "geolocation"), config.model_type],
-        base_model=config.backbone_name if _is_repo(config.backbone_name) else None,
-        model_name=name.rpartition("/")[2],
-        eval_results=evaluation or None,
-    ).to_yaml()
-
-
-def _is_repo(name: str | None) -> bool:
-    return name is not None and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
-
+from geohf.vision.licences import is_noncommercial
 
 TOPICS = {"parts": "object-detection"}
 PIPELINE_TAGS = {
@@ -131,3 +25,209 @@ PIPELINE_TAGS = {
     "street": "street-geolocation",
     "tiles": "tile-sequence-regression",
 }
+
+
+def write_card(
+    folder: str | Path,
+    template: str,
+    config: PreTrainedConfig,
+    *,
+    repo_id: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    titles: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
+    **context: Any,
+) -> Path:
+    """Write README.md into a model's folder.
+
+    Args:
+        template: a file of `model_cards/`, which extends `card.md`.
+        repo_id: as which the model can be loaded; the folder as it is given where None, or the last part of its
+            name where it is given from the root on.
+        metrics: what metrics.json holds: `eval`, `baseline` and `intervals`, each name -> number (a pair of them).
+        titles: of the metrics that the card names first, which also make up its `model-index`.
+        data: facts of the run's data, see `data_source` and `model_cards/card.md`.
+        context: whatever else the template uses.
+    """
+    import jinja2
+
+    folder, task = Path(folder), template.removesuffix(".md")
+    path = folder.resolve().name if folder.is_absolute() or ".." in folder.parts else folder.as_posix()
+    name, data = repo_id or path, data or {}
+    measured = _measured(plain(metrics or {}), titles or {}, data.get("baseline", "baseline"))
+    sources = importlib.resources.files("geohf.model_cards")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda file: sources.joinpath(file).read_text(encoding="utf-8")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    bibliography = _entries(sources.joinpath("references.bib").read_text(encoding="utf-8"))
+    environment.globals |= {
+        "table": markdown_table,
+        "number": format_number,
+        "cite": lambda *keys: "\n\n".join(bibliography[key] for key in keys),
+    }
+    environment.filters |= {"text": text, "code": code, "literal": literal}
+    body = environment.get_template(template).render(
+        config=config,
+        repo_id=name,
+        pipeline=PIPELINE_TAGS[task],
+        measured=measured,
+        data=data,
+        license=config.backbone_license,
+        noncommercial=is_noncommercial(config.backbone_license),
+        backbone=config.backbone_name,
+        tower=_tower(config),
+        is_repo=_is_repo(config.backbone_name),
+        figures=sorted(path.name for path in folder.glob("*.png")),
+        files={path.name for path in folder.iterdir()},
+        versions=versions(),
+        **({"command": _fenced(shell_command())} | context),
+    )
+    head = _head(config, name, task, data, measured)
+    target = folder / "README.md"
+    with atomic_write(target) as file:
+        file.write(f"---\n{head.strip()}\n---\n\n{_tidy(body)}")
+    return target
+
+
+def data_source(source: str | None) -> dict[str, Any]:
+    """Facts of where a run's data came from: `name`, `generated`, and `dataset`, its name on the Hub or None.
+
+    Args:
+        source: as the user gave it: None for the built-in sample, a file or folder (of which only the name is
+            told), or the name of a dataset.
+    """
+    if source is None:
+        return {"name": "generated sample", "generated": True, "dataset": None}
+    path = Path(source)
+    is_dataset = not path.exists() and _is_repo(str(source))
+    name = str(source) if is_dataset else path.resolve().name
+    return {"name": name, "generated": False, "dataset": name if is_dataset else None}
+
+
+def readdressed(card: str, repo_id: str) -> str:
+    """The card of a model that moves to another repo: its code loads it from there, and it bears its name."""
+    from huggingface_hub import ModelCard
+
+    quoted = r'"(?:[^"\\\n]|\\.)*"'
+    card = re.sub(rf"(from_pretrained\(|model=){quoted}", lambda found: found[1] + literal(repo_id), card)
+    try:
+        parsed = ModelCard(card)
+        name = parsed.data.model_name if parsed.data.eval_results else None
+    except Exception:  # somebody's own words in it: their card goes along as it is
+        return card
+    own = repo_id.rpartition("/")[2]
+    if name is not None and name != own:
+        parsed.data.model_name = own
+        card = str(parsed)
+    title = f"\n# {text(name)}\n" if name is not None else None
+    return card.replace(title, f"\n# {text(own)}\n", 1) if title else card
+
+
+# ---- words of others in a card
+
+
+def text(value: Any) -> str:
+    """Somebody's words as plain text of Markdown: on one line, without any markup.
+
+    >>> text("a *b*\\n# <c> back_wheel")
+    'a \\\\*b\\\\* \\\\# \\\\<c\\\\> back_wheel'
+    """
+    line = " ".join(str(value).split())
+    return re.sub(r"[\\`*\[\]<>|#~$]|(?<!\w)_|_(?!\w)", lambda found: "\\" + found[0], line)
+
+
+def code(value: Any) -> str:
+    """Somebody's words as a code span of Markdown."""
+    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
+
+
+def literal(value: Any) -> str:
+    """A value as a Python literal on one line, text in double quotes.
+
+    >>> literal('a"b'), literal(None)
+    ('"a\\\\"b"', 'None')
+    """
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _fenced(command: str) -> str:
+    if not command:
+        return ""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    return f"{fence}bash\n{command}\n{fence}"
+
+
+def _tidy(body: str) -> str:
+    """No more than one empty line in a row, and one line end at the end."""
+    return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+
+
+# ---- numbers and metadata
+
+
+def _measured(metrics: Mapping, titles: Mapping[str, str], baseline: str) -> list[dict]:
+    """A row a metric that the run has measured, with its interval and the baseline's number where there are any."""
+    found, rows = metrics.get("eval") or {}, []
+    for key, title in titles.items():
+        value = found.get(key)
+        if value is None or not math.isfinite(value):
+            continue
+        ends = (metrics.get("intervals") or {}).get(key)
+        rows.append(
+            {
+                "key": key,
+                "metric": title,
+                "value": float(value),
+                "95 % interval": ends and " to ".join(map(format_number, ends)),
+                baseline: (metrics.get("baseline") or {}).get(key),
+            }
+        )
+    return rows
+
+
+def _head(config, name: str, task: str, data: Mapping, measured: list[dict]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    evaluation = [
+        EvalResult(
+            task_type=PIPELINE_TAGS[task],
+            dataset_type=data["dataset"] or re.sub(r"[^\w.-]+", "-", data["name"]).strip("-") or "data",
+            dataset_name=data["name"],
+            dataset_split=data["split_name"],
+            metric_type=row["key"],
+            metric_name=row["metric"],
+            metric_value=row["value"],
+        )
+        for row in measured
+    ]
+    return ModelCardData(
+        # weights that were fine-tuned stay under the licence of the weights they began with
+        license=config.backbone_license or ("unknown" if config.backbone_name else "mit"),
+        library_name="geohf",
+        pipeline_tag=PIPELINE_TAGS[task],
+        tags=["geohf", TOPICS.get(task, "geolocation"), config.model_type],
+        base_model=config.backbone_name if _is_repo(config.backbone_name) else None,
+        datasets=[data["dataset"]] if data.get("dataset") else None,
+        model_name=name.rpartition("/")[2] or name,
+        eval_results=evaluation or None,
+    ).to_yaml()
+
+
+def _tower(config: PreTrainedConfig) -> str | None:
+    """The vision tower's architecture, where the model has one that is made by its config."""
+    tower = getattr(config, "vision_config", None)
+    return tower and getattr(tower, "architecture", tower.model_type)
+
+
+def _is_repo(name: str | None) -> bool:
+    return name is not None and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+
+
+def _entries(bibliography: str) -> dict[str, str]:
+    """Key -> entry of a BibTeX file."""
+    entries = (entry.strip() for entry in re.split(r"\n(?=@)", bibliography.strip()))
+    return {re.match(r"@\w+\{([\w-]+),", entry)[1]: entry for entry in entries}

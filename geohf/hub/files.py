@@ -44,6 +44,8 @@ def push_folder(
 ) -> str:
     """Create the repo where it does not exist and upload the folder's `repo_files` in one commit.
 
+    The card's code loads the model from that repo then; the folder's own card stays as it is.
+
     Returns:
         The commit's address.
 
@@ -66,10 +68,18 @@ def push_folder(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     info = api.create_commit(
         repo_id,
-        operations=[CommitOperationAdd(path.name, path) for path in files],
+        operations=[CommitOperationAdd(path.name, _content(path, repo_id)) for path in files],
         commit_message=commit_message or "Upload a geohf model",
         revision=revision,
         create_pr=create_pr,
     )
     logger.info("pushed %d files to %s", len(files), repo_id)
     return str(info.commit_url)
+
+
+def _content(path: Path, repo_id: str) -> Path | bytes:
+    if path.name != "README.md":
+        return path
+    from geohf.hub.card import readdressed
+
+    return readdressed(path.read_text(encoding="utf-8"), repo_id).encode()

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_at_least
 from geohf.report.answers import check_format, write_answers
 from geohf.report.files import json_text
 from geohf.tables import RowErrors
@@ -54,6 +54,7 @@ def predict_to_file(
 
     output = Path(output)
     check_format(output)
+    require_at_least(1, batch_size=batch_size)
     sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     inputs, errors = model.find_inputs(sources), RowErrors(on_error)
     partial = output.with_name(f".{output.name}.partial")
@@ -115,7 +116,7 @@ def _take_up(partial: Path, run: str) -> int:
     lines = [
         line for line in lines if line.endswith(b"\n")
     ]  # not the one that was written as the process died
-    if not lines or lines[0].decode().strip() != head:
+    if not lines or lines[0].strip() != head.encode():
         lines = [head.encode() + b"\n"]
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.write_bytes(b"".join(lines))

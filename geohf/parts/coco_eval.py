@@ -7,6 +7,7 @@ crowds, all areas.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -47,15 +48,32 @@ def coco_precision(found: Found, truths: Truths, classes: int) -> np.ndarray:
     Returns:
         (10 overlaps, 101 recalls, classes) float64, NaN for a class without truths.
     """
+    return photo_precision(found, truths, classes)()
+
+
+def photo_precision(found: Found, truths: Truths, classes: int) -> Callable[..., np.ndarray]:
+    """`coco_precision` of photos that are drawn with replacement, matched once for all draws.
+
+    Returns:
+        A function of (photos,) int: how often each photo counts, once each where nothing is given.
+    """
     ranking = _rank(found, classes)
     matched = _match(found, truths, classes, IOU_THRESHOLDS, ranking) >= 0
     order = ranking[0]
-    ends = np.searchsorted(found.label[order], np.arange(classes + 1))
-    wanted = np.bincount(truths.label, minlength=classes)
-    precision = np.full((len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), classes), np.nan)
-    for label in np.flatnonzero(wanted):
-        rows = order[ends[label] : ends[label + 1]]
-        precision[:, :, label] = _curves(matched[rows].T, int(wanted[label]))
+
+    def precision(counts: np.ndarray | None = None) -> np.ndarray:
+        rows, labels = order, truths.label
+        if counts is not None:
+            rows = np.repeat(order, counts[found.photo[order]])
+            labels = np.repeat(labels, counts[truths.photo])
+        ends = np.searchsorted(found.label[rows], np.arange(classes + 1))
+        wanted = np.bincount(labels, minlength=classes)
+        curves = np.full((len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), classes), np.nan)
+        for label in np.flatnonzero(wanted):
+            chosen = rows[ends[label] : ends[label + 1]]
+            curves[:, :, label] = _curves(matched[chosen].T, int(wanted[label]))
+        return curves
+
     return precision
 
 

@@ -37,7 +37,11 @@ def read_delftbikes(
         if not isinstance(parts, dict) or not isinstance(image, dict):
             errors.add(path, name, "the photo's entry has no `parts`")
             continue
-        photo = PhotoRecord(image.get("filename") or name, image.get("width"), image.get("height"))
+        file = image.get("filename") or name
+        if not isinstance(file, str):
+            errors.add(path, name, f"`filename` is {file!r}, not text")
+            continue
+        photo = PhotoRecord(file, image.get("width"), image.get("height"))
         for key, part in parts.entries():
             try:
                 photo.parts.append(_part(key, part, states))
@@ -55,7 +59,7 @@ def _part(key: str, part: Any, states) -> PartRecord:
         raise DataError(f"`absolute_bounding_box` is {box!r}, without one of {', '.join(_BOX)}")
     state, number = part.get("object_state"), part.get("object_state_class")
     if number is not None:
-        if number not in range(len(states)):
+        if not isinstance(number, int) or number not in range(len(states)):
             raise DataError(
                 f"unknown state {number!r} in `object_state_class`; known are 0 to {len(states) - 1}"
             )

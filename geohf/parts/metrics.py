@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.parts.coco_eval import IOU_THRESHOLDS, Found, Truths, coco_precision
+from geohf.parts.coco_eval import IOU_THRESHOLDS, Found, Truths, photo_precision
 from geohf.parts.state_metrics import confusion_counts, match_states, state_metrics, verification_metrics
 
 
@@ -105,21 +105,14 @@ class PartEvaluator:
         - `hallucination`, `hallucination_iou`, `present_recall`, `absent_recall`: see `verification_metrics`
         """
         found, truths = self._tables()
-        parts = self.num_parts or _count(found["labels"], truths["labels"])
-        states = self.num_states or _count(found["states"], truths["states"])
-        present = truths["states"] != (-1 if self.absent_state is None else self.absent_state)
-        truth = Truths(truths["photo"][present], truths["labels"][present], truths["boxes"][present])
-        detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
-        precision = coco_precision(detections, truth, parts)
+        parts, states = self._sizes(found, truths)
+        whole, pairs = self._precisions(found, truths, parts, states)
+        precision = whole()
         metrics = {"map": _mean(precision)}
         for name, threshold in (("map_50", 0.5), ("map_75", 0.75)):
             metrics[name] = _mean(precision[np.isclose(IOU_THRESHOLDS, threshold)])
-        pairs = detections._replace(
-            label=found["labels"] * states + found["states"], score=found["scores"] * found["state_scores"]
-        )
-        true_pairs = truth._replace(label=truth.label * states + truths["states"][present])
-        metrics["joint_map"] = _mean(coco_precision(pairs, true_pairs, parts * states))
-        sure = {key: values[found["scores"] >= self.score_threshold] for key, values in found.items()}
+        metrics["joint_map"] = _mean(pairs())
+        sure = self._sure(found)
         metrics |= state_metrics(self._confusion(sure, truths, parts, states), self.absent_state)
         metrics |= verification_metrics(sure, truths, parts, self.absent_state)
         for part in range(parts):
@@ -127,13 +120,53 @@ class PartEvaluator:
             metrics[f"ap/{name}"] = _mean(precision[..., part])
         return metrics
 
+    def statistics(self) -> Callable[[np.ndarray], dict[str, float]]:
+        """`map`, `joint_map`, `state_f1` and `hallucination` of photos by their numbers, of which some stand twice.
+
+        For `geohf.training.intervals.bootstrap_intervals`; boxes are matched once for all draws.
+        """
+        found, truths = self._tables()
+        parts, states = self._sizes(found, truths)
+        precisions = self._precisions(found, truths, parts, states)
+        sure = self._sure(found)
+        told = match_states(sure, truths, parts)
+
+        def measure(photos: np.ndarray) -> dict[str, float]:
+            counts = np.bincount(photos, minlength=len(self))
+            rows = np.repeat(np.arange(len(told)), counts[truths["photo"]])
+            drawn = {key: values[rows] for key, values in truths.items()}
+            confusion = confusion_counts(drawn["states"], told[rows], states)
+            return {
+                "map": _mean(precisions[0](counts)),
+                "joint_map": _mean(precisions[1](counts)),
+                "state_f1": state_metrics(confusion, self.absent_state)["state_f1"],
+                "hallucination": verification_metrics(sure, drawn, parts, self.absent_state)["hallucination"],
+            }
+
+        return measure
+
     def confusion(self) -> np.ndarray:
         """(states, states + 1) int64 counts of truths: row = true state, column = predicted one, the last: missed."""
         found, truths = self._tables()
-        sure = {key: values[found["scores"] >= self.score_threshold] for key, values in found.items()}
+        return self._confusion(self._sure(found), truths, *self._sizes(found, truths))
+
+    def _sizes(self, found, truths) -> tuple[int, int]:
         parts = self.num_parts or _count(found["labels"], truths["labels"])
-        states = self.num_states or _count(found["states"], truths["states"])
-        return self._confusion(sure, truths, parts, states)
+        return parts, self.num_states or _count(found["states"], truths["states"])
+
+    def _sure(self, found) -> dict[str, np.ndarray]:
+        return {key: values[found["scores"] >= self.score_threshold] for key, values in found.items()}
+
+    def _precisions(self, found, truths, parts, states):
+        """`photo_precision` of parts, and of pairs of part and state."""
+        present = truths["states"] != (-1 if self.absent_state is None else self.absent_state)
+        truth = Truths(truths["photo"][present], truths["labels"][present], truths["boxes"][present])
+        detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
+        pairs = detections._replace(
+            label=found["labels"] * states + found["states"], score=found["scores"] * found["state_scores"]
+        )
+        true_pairs = truth._replace(label=truth.label * states + truths["states"][present])
+        return photo_precision(detections, truth, parts), photo_precision(pairs, true_pairs, parts * states)
 
     def _confusion(self, found, truths, parts, states) -> np.ndarray:
         return confusion_counts(truths["states"], match_states(found, truths, parts), states)

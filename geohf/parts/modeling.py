@@ -244,6 +244,8 @@ class PartStateModel(GeoPreTrainedModel):
             threshold: score from which a part is there; default: the config's `presence_threshold`.
         """
         threshold = self.config.presence_threshold if threshold is None else threshold
+        if not 0 <= threshold <= 1:
+            raise DataError(f"threshold must be from 0 to 1, got {threshold}")
         names, states = self.config.id2label, self.config.id2state
         sizes = outputs.original_sizes
         found = self.processor.post_process_object_detection(outputs, threshold, sizes)

@@ -113,7 +113,8 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
     present = {path for path in paths.values() if path.is_file()}
     broken = check_images(sorted(present))
     with ThreadPoolExecutor(max_workers=8) as pool:
-        headers = dict(zip(present, pool.map(_header, present), strict=True))
+        whole = present - set(broken)
+        headers = dict(zip(whole, pool.map(_header, whole), strict=True))
     rows, distrusted = [], 0
     for photo in photos:
         path = paths.get(photo.name)
@@ -185,7 +186,7 @@ class _Frame:
             return cls(*upright)
         try:
             given = tuple(int(value) for value in (photo.width, photo.height))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DataError(f"width and height are {photo.width!r} and {photo.height!r}") from None
         if given == upright:
             return cls(*upright)
@@ -200,7 +201,7 @@ class _Frame:
         """The upright xyxy box of left, top, width, height; raises DataError where it cannot be one."""
         try:
             box = [float(value) for value in given]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise DataError(f"the box is {given!r}, not four numbers") from None
         if len(box) != 4 or not all(map(math.isfinite, box)):
             raise DataError(f"the box is {given!r}, not four finite numbers")
@@ -227,9 +228,9 @@ def _parts(source: Source, photo: PhotoRecord, frame: _Frame, errors: RowErrors)
         try:
             if part.problem:
                 raise DataError(part.problem)
-            if part.name not in part_number:
+            if not isinstance(part.name, str) or part.name not in part_number:
                 raise DataError(f"unknown part {part.name!r}{suggest(part.name, source.parts)}")
-            if part.state not in state_number:
+            if not isinstance(part.state, str) or part.state not in state_number:
                 raise DataError(f"unknown state {part.state!r}{suggest(part.state, source.states)}")
             row = {"part": part_number[part.name], "state": state_number[part.state]}
             good.append(row | {"box": frame.box(part.box), "trust": _trust(part.trust)})

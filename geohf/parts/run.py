@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from geohf.errors import DataError
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.augment import make_augmentation
 from geohf.parts.baseline import constant_predictions
+from geohf.parts.card import DRAWS, card_facts
 from geohf.parts.data import load_parts, split_parts
 from geohf.parts.modeling import PartStateModel
 from geohf.parts.outputs import plot_precision, plot_states, write_photos, write_predictions
@@ -24,6 +24,7 @@ from geohf.parts.trainer import PartStateTrainer, dataset_targets, part_evaluato
 from geohf.parts.vocabulary import absent_index, names_of
 from geohf.report import plain, write_csv
 from geohf.training.finetuning import unfreeze_last
+from geohf.training.intervals import bootstrap_intervals
 from geohf.training.run import finish_run, phase_history
 from geohf.training.trainer import phase_arguments
 
@@ -52,16 +53,6 @@ SAMPLE_FIELDS = {
     "box_positive_fraction": 0.5,
     "state_hidden_size": 128,
 }
-SUMMARY = (
-    "map",
-    "map_50",
-    "state_accuracy",
-    "state_f1",
-    "state_recall",
-    "hallucination",
-    "hallucination_iou",
-)
-SUMMARY += ("present_recall", "absent_recall", "joint_map")
 
 
 @dataclass
@@ -160,7 +151,13 @@ def make_model(options: PartArguments, train: Dataset) -> PartStateModel:
         fields["norm"] = options.norm
     if options.image_size is not None:
         fields["image_size"] = options.image_size
-    return PartStateModel.from_backbone(name, pretrained=pretrained, **fields | _overrides(options))
+    overrides = _overrides(options)
+    try:
+        return PartStateModel.from_backbone(name, pretrained=pretrained, **fields | overrides)
+    except (TypeError, RuntimeError) as error:
+        if not overrides:
+            raise
+        raise DataError(f"--config_overrides {options.config_overrides}: {error}") from None
 
 
 def shows_one_of_each(dataset: Dataset) -> bool:
@@ -178,6 +175,8 @@ def _overrides(options: PartArguments) -> dict:
         raise DataError(f"--config_overrides is not JSON: {error}") from None
     from geohf.parts.configuration import PartStateConfig
 
+    if not isinstance(fields, dict):
+        raise DataError(f"--config_overrides must be a JSON object, got {given}")
     unknown = sorted(set(fields) - set(PartStateConfig.__annotations__))
     if unknown:
         raise DataError(f"--config_overrides: PartStateConfig has no field {', '.join(unknown)}")
@@ -220,6 +219,7 @@ def _write(options, args, data: _Data, model, trainer, predictions, targets, sta
         {
             "eval": stages["model"],
             "baseline": stages["constant answer"],
+            "intervals": bootstrap_intervals(evaluator.statistics(), np.arange(len(photos)), DRAWS),
             "stages": stages,
             "confusion": confusion,
             "split": {"held_out": data.held_out, "how": options.split}
@@ -228,59 +228,6 @@ def _write(options, args, data: _Data, model, trainer, predictions, targets, sta
         }
     )
     history = phase_history(train=trainer.state.log_history)
-    finish_run(model, args, history, metrics, _card(options, data, stages), trainer.shown_metrics)
-
-
-def _card(options: PartArguments, data: _Data, stages) -> dict:
-    name, final = data.held_out, stages["model"]
-    count = len(data.splits[name])
-    rows = [
-        {"": f"{stage} ({count} {name} photos)"} | {key: numbers[key] for key in SUMMARY}
-        for stage, numbers in stages.items()
-    ]
-    facts = {
-        "name": "generated sample" if options.data is None else Path(options.data).name,
-        "split_name": name,
-        "generated": options.data is None,
-        "photos": ", ".join(f"{len(split)} {key}" for key, split in data.splits.items()) + " photos",
-        "split": options.split,
-        "chosen_on_held_out": name == "validation",
-    }
-    wanted = {
-        "map": "mAP 50:95",
-        "state_f1": "State macro F1",
-        "hallucination": "Hallucination rate",
-        "joint_map": "mAP over parts and states",
-    }
-    results = [
-        {"type": key, "name": title, "value": final[key]}
-        for key, title in wanted.items()
-        if np.isfinite(final[key])
-    ]
-    return {"metrics": rows, "parts": part_rows(final), "data": facts, "results": results}
-
-
-def summary_rows(stages: Mapping[str, Mapping[str, float]]) -> list[dict]:
-    """A row a way to answer, with the numbers that a person asks for first."""
-    titles = {
-        "map": "mAP",
-        "map_50": "mAP 50",
-        "state_f1": "state macro F1",
-        "state_recall": "state recall",
-        "hallucination": "hallucination",
-        "present_recall": "present recall",
-        "joint_map": "joint mAP",
-    }
-    return [
-        {"": stage} | {title: numbers[key] for key, title in titles.items()}
-        for stage, numbers in stages.items()
-    ]
-
-
-def part_rows(metrics: Mapping[str, float]) -> list[dict]:
-    """A row a part with its average precision."""
-    return [
-        {"part": name.removeprefix("ap/"), "AP": value}
-        for name, value in metrics.items()
-        if name.startswith("ap/")
-    ]
+    finish_run(
+        model, args, history, metrics, card_facts(options, args.seed, data, stages), trainer.shown_metrics
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from geohf.errors import DataError
@@ -131,6 +132,11 @@ class PlaceArguments:
             wrong = set([values] if isinstance(values, str) else values) - set(allowed)
             if wrong:
                 raise DataError(f"{name} must be of {', '.join(allowed)}, got {', '.join(sorted(wrong))}")
+        shares = self.validation_share, self.test_share
+        if min(shares) < 0 or not sum(shares) < 1:
+            raise DataError(f"validation_share and test_share must leave places to train on, got {shares}")
+        if not self.radii_m or not all(0 < radius < math.inf for radius in self.radii_m):
+            raise DataError(f"radii_m must be metres above 0, got {self.radii_m}")
 
 
 @dataclass

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from geohf.hub.card import data_source
 from geohf.place.arguments import PlaceArguments
 from geohf.place.audit import Finding
 from geohf.place.comparison import comparison_rows
 from geohf.place.experiment import PlaceRun
 from geohf.place.splits import PlaceData
 from geohf.report import reliability_bins
+from geohf.training.intervals import DRAWS
 
 RULE_WORDS = {
     "has_match": "queries with a database image within the threshold",
@@ -34,36 +36,32 @@ def card_context(
     Args:
         sure: (q,) confidences of its answers to the test queries.
     """
-    found = kept.trained
-    facts = {
-        "name": "generated sample" if data.generated else Path(options.train_csv[0]).absolute().parent.name,
-        "split_name": "test",
-        "generated": data.generated,
-        "protocol": data.protocol,
-        "places": f"{len(data.train)} images to train on, a database of {len(data.database)}, "
+    found, radius_m = kept.trained, options.radii_m[0]
+    source = Path(options.train_csv[0])
+    facts = data_source(None if data.generated else str(source.absolute().parent)) | {
+        "rows": f"{len(data.train)} images to train on, a database of {len(data.database)}, "
         f"{len(data.validation)} validation and {len(data.test)} test queries",
-        "radius_m": options.radii_m[0],
-        "queries": found.metrics["queries"],
+        "split": data.protocol,
+        "seed": kept.seed,
+        "split_name": "test",
+        "measured": found.metrics["queries"],
+        "unit": "queries",
+        "interval": f"95 %, bootstrap of {DRAWS} draws over drives, or over stretches of 250 m where they are few",
+        "baseline": "frozen backbone",
+        "baseline_words": "the same search by the feature of the backbone as it was before training",
+        "chosen_on_held_out": False,
+        "validation": len(data.validation) > 0,
+        "radius_m": radius_m,
         "matched": found.metrics["queries_with_match"],
-        "interval": (found.metrics["r1_low"], found.metrics["r1_high"]),
     }
     if sure is not None:
         *_, facts["calibration_error"] = reliability_bins(sure, found.right[:, 0])
-    results = [
-        {
-            "type": f"recall@{count}",
-            "name": f"Recall@{count}, {options.radii_m[0]:g} m, has_match",
-            "value": value,
-        }
-        for count in (1, 5, 10)
-        if (value := found.metrics.get(f"r{count}")) is not None
-    ]
     return {
-        "metrics": recall_rows(found.metrics),
+        "titles": {f"r{count}": f"Recall@{count}, {radius_m:g} m, has_match" for count in (1, 5, 10)},
         "data": facts,
-        "results": results,
+        "stages": recall_rows(found.metrics),
         "comparison": comparison_rows(runs),
-        "leaks": [finding.message for finding in findings],
+        "leaks": None if options.audit == "off" else [finding.message for finding in findings],
     }
 
 
@@ -75,5 +73,4 @@ def recall_rows(metrics: dict[str, float]) -> list[dict]:
         if parts:
             row = rows.setdefault((parts[3], parts[2]), {"threshold": f"{parts[3]} m", "rule": parts[2]})
             row[f"R@{parts[1]}"] = value
-            row["counted"] = RULE_WORDS[parts[2]]
-    return list(rows.values())
+    return [row | {"counted": RULE_WORDS[row["rule"]]} for row in rows.values()]

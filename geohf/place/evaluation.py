@@ -18,12 +18,12 @@ from geohf.place.data import load_drives
 from geohf.place.metrics import (
     counted_queries,
     place_metrics,
-    recall_interval,
     right_answers,
     stretches,
 )
 from geohf.place.search import top_k
 from geohf.place.splits import PlaceData
+from geohf.training.intervals import mean_interval
 
 if TYPE_CHECKING:
     from geohf.place.modeling import GeoPlaceModel
@@ -42,7 +42,9 @@ class Search:
         similarity, ranked: (q, k) cosines and positions in `database`, best first.
         right: (q, k) bool, within the radius.
         error_m: (q,) metres from the query to its top answer.
-        metrics: see `geohf.place.metrics.place_metrics`, and `r1_low`, `r1_high`, the ends of a 95 % interval.
+        metrics: see `geohf.place.metrics.place_metrics`.
+        intervals: of `r1`, `r5`, ...: the ends of a 95 % interval over drives, or stretches of too few drives:
+            neighbouring frames stand or fall together.
     """
 
     queries: np.ndarray
@@ -52,6 +54,7 @@ class Search:
     right: np.ndarray
     error_m: np.ndarray
     metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float] | None]
 
     @property
     def answers(self) -> np.ndarray:
@@ -86,9 +89,11 @@ def search(
     sequences = data.sequences[queries]
     if len(set(sequences)) < _DRIVES:
         sequences = stretches(points[queries], sequences)
-    metrics["r1_low"], metrics["r1_high"] = recall_interval(right[counted, 0], sequences[counted])
+    intervals = {
+        f"r{count}": mean_interval(right[counted, :count].any(1), sequences[counted]) for count in COUNTS
+    }
     error_m = great_circle_m(points[database[ranked[:, 0]]], points[queries])
-    return Search(queries, database, similarity, ranked, right, error_m, metrics)
+    return Search(queries, database, similarity, ranked, right, error_m, metrics, intervals)
 
 
 def evaluate(

@@ -96,6 +96,7 @@ def run_one(
         batch_size=args.feature_batch_size,
         num_workers=args.dataloader_num_workers,
         autocast=torch.bfloat16 if args.bf16 else None,
+        mode=args.feature_mode,
         pool=model.config.tower_pool,
     )
     frozen = features.mean((-2, -1)) if features.ndim == 4 else features

@@ -143,29 +143,6 @@ def place_metrics(
     return metrics | {"median_m": float(np.median(away)), "mean_m": float(away.mean())}
 
 
-def recall_interval(
-    hits, sequences, coverage: float = 0.95, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """A bootstrap interval of a share over whole sequences: neighbouring frames stand or fall together.
-
-    Args:
-        hits: (q,) bool.
-        sequences: (q,) which drive, or stretch of one, each query belongs to; see `stretches`.
-
-    Returns:
-        The interval's ends.
-
-    >>> recall_interval([True, True, False, False], ["a", "a", "b", "b"])
-    (0.0, 1.0)
-    """
-    _, group = np.unique(np.asarray(sequences), return_inverse=True)
-    right, size = np.bincount(group, np.asarray(hits, float)), np.bincount(group)
-    drawn = np.random.default_rng(seed).integers(len(size), size=(draws, len(size)))
-    shares = right[drawn].sum(1) / size[drawn].sum(1)
-    low, high = np.quantile(shares, [(1 - coverage) / 2, (1 + coverage) / 2])
-    return float(low), float(high)
-
-
 def stretches(points, sequences, length_m: float = 250.0) -> np.ndarray:
     """(n,) text that names a stretch of about `length_m` of the drive that each row belongs to, rows in its order.
 

@@ -128,6 +128,7 @@ def _write(kept: PlaceRun, runs, findings, data: PlaceData, options: PlaceArgume
     metrics = {
         "eval": kept.trained.metrics,
         "baseline": kept.baseline.metrics,
+        "intervals": {name: ends for name, ends in kept.trained.intervals.items() if ends is not None},
         "runs": comparison_rows(runs),
         "protocol": data.protocol,
         "leaks": [asdict(finding) for finding in findings],

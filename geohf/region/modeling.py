@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import BatchFeature
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_at_least
 from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler
 from geohf.hub.modeling import GeoPreTrainedModel, as_samples
@@ -227,6 +227,7 @@ class GeoRegionModel(GeoPreTrainedModel):
         logits, scaled = outputs.logits, outputs.scaled
         points = self.locate(logits, scaled)
         radius = self._radius(logits, scaled, points)
+        require_at_least(1, top_k=top_k)
         best = (logits.double() / config.temperature).softmax(-1).topk(min(top_k, config.num_regions))
         answers = []
         for i, (latitude, longitude) in enumerate(points.cpu().tolist()):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from transformers import set_seed
 from geohf.errors import DataError
 from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
+from geohf.hub.loading import load_model
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
+from geohf.region.card import card_facts, region_intervals
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.data import of_regions
 from geohf.region.evaluation import RegionAnswers, answers_of, measure, truth_of
@@ -83,8 +84,8 @@ def run_region(options: RegionArguments, args: RegionTrainingArguments) -> Regio
     table = measure(model, answers, {"centre": centres})
     baseline = _baseline(table, data, answers, model.config)
     if args.should_save:
-        facts = _facts(options, data, is_sample)
-        _write(args, data, model, answers, centres, table, baseline, facts, phases)
+        card = card_facts(options, args, data, table, model.config.unit, is_sample)
+        _write(args, data, model, answers, centres, table, baseline, card, phases)
     return RegionResult(model, table, baseline)
 
 
@@ -110,10 +111,7 @@ def make_model(options: RegionArguments, data: RegionData, is_sample: bool = Fal
 
 
 def _load_model(options: RegionArguments) -> GeoRegionModel:
-    try:
-        model = GeoRegionModel.from_pretrained(options.start_from)
-    except OSError as error:
-        raise DataError(f"start_from: {str(error).partition(chr(10))[0]}") from None
+    model = load_model(options.start_from, "cpu", GeoRegionModel)
     if model.config.frame != options.frame:
         raise DataError(
             f"{options.start_from} is a {model.config.frame} model, but --frame is {options.frame}"
@@ -173,7 +171,7 @@ def _baseline(table, data: RegionData, answers: RegionAnswers, config: GeoRegion
 
 
 def _write(
-    args, data: RegionData, model, answers: RegionAnswers, centres, table, baseline, facts: dict, phases
+    args, data: RegionData, model, answers: RegionAnswers, centres, table, baseline, card: dict, phases
 ) -> None:
     folder, frame = Path(args.output_dir), model.config.frame
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,55 +186,12 @@ def _write(
     metrics = {
         "eval": final,
         "baseline": baseline,
+        "intervals": region_intervals(answers, model.config),
         "regions": table[:-1],
         "split": {name: len(getattr(data, name)) for name in ("train", "validation", "test")},
         "left_out_for_buffer": data.buffer,
         "skipped": len(data.skipped),
         "dropped": dict(Counter(row["filter"] for row in data.dropped)),
     }
-    unit = model.config.unit
-    wanted = {
-        f"routed_mean_{unit}": f"Mean error ({unit})",
-        f"given_mean_{unit}": f"Mean error with the region given ({unit})",
-        "router_accuracy": "Region accuracy",
-    }
-    results = [{"type": key, "name": title, "value": final[key]} for key, title in wanted.items()]
-    card = {
-        "metrics": summary_rows(table, unit),
-        "data": facts,
-        "results": results,
-        "final": final,
-        "baseline": baseline,
-    }
-    shown = (*GeoRegionTrainer.shown_metrics, f"routed_mean_{unit}")
+    shown = (*GeoRegionTrainer.shown_metrics, f"routed_mean_{model.config.unit}")
     finish_run(model, args, phase_history(**phases), metrics, card, shown)
-
-
-def _facts(options: RegionArguments, data: RegionData, is_sample: bool) -> dict:
-    counts = {name: len(getattr(data, name)) for name in ("train", "validation", "test")}
-    return {
-        "name": "generated sample" if is_sample else Path(options.train_csv).name,
-        "split_name": "validation" if options.val_csv else "test",
-        "generated": is_sample,
-        "photographs": ", ".join(f"{count} {name}" for name, count in counts.items()),
-        "split": options.split,
-        "own_table": options.val_csv is not None,
-        "dropped": dict(Counter(row["filter"] for row in data.dropped)),
-    }
-
-
-def summary_rows(table: Sequence[dict], unit: str) -> list[dict]:
-    """A row a region, and one for all, with the numbers that a person asks for first."""
-    shown = {
-        "region": "region",
-        "n": "photos",
-        "mse_scaled": "MSE scaled",
-        "mse": "MSE unscaled",
-        f"given_mean_{unit}": f"mean {unit}, region given",
-        f"routed_mean_{unit}": f"mean {unit}, routed",
-        f"routed_median_{unit}": f"median {unit}, routed",
-        f"routed_p90_{unit}": f"p90 {unit}, routed",
-        f"centre_mean_{unit}": f"mean {unit} of the region's centre",
-        "router_accuracy": "router right",
-    }
-    return [{title: row[key] for key, title in shown.items()} for row in table]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -114,6 +115,9 @@ class GeoStreetConfig(PreTrainedConfig):
             raise ValueError(f"temperature must be positive, got {self.temperature}")
         if self.gps_box is not None and len(self.gps_box) != 4:
             raise ValueError("gps_box must be [south, west, north, east]")
+        for name in ("class_centroids", "class_extents"):
+            if getattr(self, name) is not None and not _are_pairs(getattr(self, name)):
+                raise ValueError(f"{name} must be pairs of finite degrees")
         if self.class_centroids is not None:
             n = len(self.class_centroids)
             for name in ("class_extents", "class_indices", "id2label"):
@@ -122,3 +126,12 @@ class GeoStreetConfig(PreTrainedConfig):
                     raise ValueError(f"{name} has {len(value)} entries for {n} classes")
         elif self.gps_head == "offset" and self.gps_box is not None:
             raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
+
+
+def _are_pairs(rows: list) -> bool:
+    return all(
+        isinstance(row, (list, tuple))
+        and len(row) == 2
+        and all(isinstance(number, (int, float)) and math.isfinite(number) for number in row)
+        for row in rows
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.geo.cells import geo_cells
-from geohf.street.competition import TRAIN_TABLE, load_competition
+from geohf.street.competition import COMPETITION, load_competition
 from geohf.street.hub_data import load_hub_dataset
 from geohf.street.photos import load_photos
 from geohf.tables import (
@@ -41,7 +41,7 @@ def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
         DataError: see `load_competition` and `load_photos`.
     """
     path = Path(source)
-    if (path / TRAIN_TABLE).is_file():
+    if any((path / name).exists() for name in COMPETITION):
         return load_competition(path, on_error)
     if path.exists():
         return load_photos(path, on_error)

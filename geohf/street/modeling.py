@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_at_least
 from geohf.geo import Area, area_from_geojson, great_circle_m
 from geohf.hub.modeling import GeoPreTrainedModel
 from geohf.street.configuration import GeoStreetConfig
@@ -155,6 +155,7 @@ class GeoStreetModel(GeoPreTrainedModel):
         if area is not None:
             points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
         radius = self._radius_m(probabilities, candidates, points)
+        require_at_least(1, top_k=top_k)
         best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
         places = points.double().cpu().tolist()
         return [

@@ -133,16 +133,6 @@ def coverage_of(predictions: Sequence[StreetPrediction], truth: np.ndarray) -> f
     return float((great_circle_m(points, truth) <= radius)[located].mean())
 
 
-def score_interval(top5, points, labels, truth, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """A 95 % bootstrap interval over places of the competition's score."""
-    from geohf.street.metrics import competition_score
-
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(labels), size=(draws, len(labels)))
-    scores = [competition_score(top5[rows], points[rows], labels[rows], truth[rows]) for rows in chosen]
-    return float(np.quantile(scores, 0.025)), float(np.quantile(scores, 0.975))
-
-
 def to_cpu(outputs):
     """Outputs with every tensor on the CPU."""
     return type(outputs)(**{k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()})

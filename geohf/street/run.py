@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +17,15 @@ from transformers import set_seed
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.report import write_csv
+from geohf.report.paths import outline_rings
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
+from geohf.street.card import card_facts, street_intervals
 from geohf.street.classes import describe_classes, labels_of
 from geohf.street.competition import MAPPING, TEMPLATE
 from geohf.street.data import load_places, split_places
 from geohf.street.metrics import constant_baseline, street_metrics
 from geohf.street.modeling import GeoStreetModel
-from geohf.street.outputs import coverage_of, plot_run, score_interval, write_predictions
+from geohf.street.outputs import coverage_of, plot_run, write_predictions
 from geohf.street.sample import write_sample
 from geohf.street.submission import check_submission, write_submission
 from geohf.street.trainer import (
@@ -107,6 +108,7 @@ def run_street(options: StreetArguments, args: StreetTrainingArguments) -> Stree
 
 
 def _load(options, args) -> _Data:
+    outline_rings(options.outlines)  # before the work, not after it
     source = options.data
     if source is None:
         source = str(Path(args.output_dir).parent / "street-sample")
@@ -170,16 +172,16 @@ def _write(options, args, data: _Data, run: _Trained, outputs, submission, shown
     )
     final = dict(list(run.stages.values())[-1])
     final["coverage"] = coverage_of(model.decode(outputs), truth)
-    final["score_interval"] = _interval(model, outputs, labels, truth)
     metrics = {
         "eval": final,
         "baseline": run.stages["constant answer"],
+        "intervals": _intervals(model, outputs, labels, truth),
         "stages": run.stages,
         "split": {"held_out": data.held_out, "how": options.split, "left_out_for_buffer": data.buffer}
         | {name: len(split) for name, split in data.splits.items()},
         "skipped": len(data.skipped),
     }
-    card = _card(options, data, run.stages, final)
+    card = card_facts(options, args.seed, data, run.stages, final["coverage"])
     finish_run(model, args, phase_history(**run.phases), metrics, card, GeoStreetTrainer.shown_metrics)
     if args.finetune == "lora" and args.push_to_hub and not run.frozen:  # a kept phase 1 has no adapter
         _push_adapter(folder, model, args)
@@ -213,11 +215,19 @@ def make_model(options: StreetArguments, train) -> GeoStreetModel:
 
 
 def _score(model, outputs, labels, truth) -> dict[str, float]:
-    points = [[answer.latitude, answer.longitude] for answer in model.decode(outputs, top_k=1)]
-    logits = None if outputs.logits is None else outputs.logits.numpy()
+    logits, points = _answers(model, outputs)
     return street_metrics(
         logits, points, labels, truth, model.config.temperature, scored=not model.config.cells
     )
+
+
+def _intervals(model, outputs, labels, truth) -> dict[str, tuple[float, float]]:
+    return street_intervals(*_answers(model, outputs), labels, truth, scored=not model.config.cells)
+
+
+def _answers(model, outputs) -> tuple[np.ndarray | None, list]:
+    points = [[answer.latitude, answer.longitude] for answer in model.decode(outputs, top_k=1)]
+    return (None if outputs.logits is None else outputs.logits.numpy()), points
 
 
 def _constant(train, model, labels, truth) -> dict[str, float]:
@@ -259,49 +269,6 @@ def _submit(folder: Path, source: Path, sample_ids, predictions) -> None:
         raise DataError(f"{folder / 'submission.csv'}: " + "; ".join(problems))
 
 
-def _interval(model, outputs, labels, truth) -> list[float] | None:
-    usable = (labels >= 0) & np.isfinite(truth).all(1)
-    if model.config.cells or outputs.logits is None or not usable.any():
-        return None
-    points = np.array([[a.latitude, a.longitude] for a in model.decode(outputs, top_k=1)])
-    top5 = np.argsort(-outputs.logits.numpy(), 1, kind="stable")[:, :5]
-    return list(score_interval(top5[usable], points[usable], labels[usable], truth[usable]))
-
-
-def _card(options, data: _Data, stages, final) -> dict:
-    shown = (
-        "score",
-        "top1",
-        "top5",
-        "ece",
-        "mean_km",
-        "median_km",
-        "within_25_km",
-        "within_200_km",
-        "geoscore",
-    )
-    n, name = len(data.splits[data.held_out]), data.held_out
-    rows = [
-        {"": f"{stage} ({n} {name} places)"} | {key: numbers[key] for key in shown if key in numbers}
-        for stage, numbers in stages.items()
-    ]
-    facts = {
-        "name": "generated sample" if options.data is None else Path(options.data).name,
-        "split_name": name,
-        "generated": options.data is None,
-        "places": ", ".join(f"{len(split)} {key}" for key, split in data.splits.items()) + " places",
-        "split": options.split + (f", {options.block_km:g} km blocks" if options.split == "blocks" else ""),
-        "chosen_on_held_out": name == "validation",
-        "coverage": final["coverage"],
-        "interval": final["score_interval"],
-    }
-    wanted = {"score": "Competition score", "top1": "Top-1 accuracy", "mean_km": "Mean distance (km)"}
-    results = [
-        {"type": key, "name": title, "value": final[key]} for key, title in wanted.items() if key in final
-    ]
-    return {"metrics": rows, "data": facts, "results": results}
-
-
 def _push_adapter(folder: Path, model: GeoStreetModel, args) -> None:
     """Push the adapter, and the model that it belongs to, as `<repo>-adapter` and `<repo>-base`."""
     from huggingface_hub import HfApi
@@ -322,18 +289,3 @@ def _push_adapter(folder: Path, model: GeoStreetModel, args) -> None:
                 described.write_text(json.dumps(adapter, indent=2))
             write_card(copy, model.card_template, model.config, repo_id=f"{repo_id}-{part}")
             push_folder(copy, f"{repo_id}-{part}", private=args.hub_private_repo, token=args.hub_token)
-
-
-def summary_rows(stages: Mapping[str, Mapping[str, float]]) -> list[dict]:
-    """A row a stage with the numbers that a person asks for first."""
-    shown = {
-        "score": "score",
-        "top1": "top-1",
-        "top5": "top-5",
-        "mean_km": "mean km",
-        "median_km": "median km",
-    }
-    return [
-        {"stage": stage} | {title: numbers[key] for key, title in shown.items() if key in numbers}
-        for stage, numbers in stages.items()
-    ]

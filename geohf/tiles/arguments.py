@@ -14,7 +14,7 @@ class TileArguments:
     data: str | None = field(
         default=None,
         metadata={
-            "help": "Table of tiles (CSV, Parquet), or a folder of one place's images, one a label; default: the sample."
+            "help": "Table of tiles (CSV, Parquet), its folder, or a folder of one place's images; default: the sample."
         },
     )
     image_dir: str | None = field(

@@ -135,6 +135,11 @@ class TileSequenceConfig(PreTrainedConfig):
             raise ValueError(f"kernel_sizes must be odd, got {self.kernel_sizes}")
         if self.norm == "group" and any(size % 4 for size in self.hidden_sizes):
             raise ValueError(f"norm 'group' needs hidden_sizes that 4 divides, got {self.hidden_sizes}")
+        if len(self.image_size) != 2 or min(*self.image_size, self.patch_size, self.frames) < 1:
+            raise ValueError(
+                f"image_size must be height and width, and they, patch_size and frames at least 1; got "
+                f"{self.image_size}, {self.patch_size} and {self.frames}"
+            )
         if any(side % self.patch_size for side in self.image_size):
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         if len(self.band_std) != self.bands:

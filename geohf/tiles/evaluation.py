@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from geohf.tiles.image_metrics import psnr, ssim
 from geohf.tiles.images import found_labels
 from geohf.tiles.metrics import all_targets, coverage
 from geohf.tiles.modeling import TileSequenceModel
-from geohf.tiles.table import load_tiles
+from geohf.tiles.table import load_tiles, table_in
 from geohf.tiles.windows import TileWindows, make_windows
 from geohf.training.calibration import conformal_quantile
 
@@ -27,7 +26,8 @@ def evaluate(
 ) -> dict[str, float]:
     """The measures of a table's tiles at its last label, see `TileSequenceModel.evaluate`."""
     config, image = model.config, model.config.head == "image"
-    images = Path(data).parent / "Images"
+    data = table_in(data)
+    images = data.parent / "Images"
     errors, targets = RowErrors(on_error), [] if image else config.targets
     table = load_tiles(
         data, images, found_labels(images), targets=targets, nodata=config.nodata, errors=errors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.images import found_labels
-from geohf.tiles.table import TileTable, load_tiles
+from geohf.tiles.table import TileTable, load_tiles, table_in
 
 
 class TileSamples(Sequence):
@@ -42,7 +41,7 @@ class TileSamples(Sequence):
 
 
 def find_tiles(sources: Sequence[str | os.PathLike], config: TileSequenceConfig) -> Inputs:
-    """The tiles of tables in the seed's layout, with `Images/<label>/<region_id>.tif` beside them.
+    """The tiles of tables, or of folders with a `tiles.csv`, in the seed's layout, with `Images/<label>/<region_id>.tif` beside them.
 
     Target columns may be missing: nothing is then known of the tiles' values.
 
@@ -50,10 +49,10 @@ def find_tiles(sources: Sequence[str | os.PathLike], config: TileSequenceConfig)
         DataError: a source that is no table, see `load_tiles`.
     """
     inputs = Inputs()
-    for source in map(Path, sources):
+    for source in map(table_in, sources):
         if source.suffix.lower() not in TABLES:
             raise DataError(
-                f"{source}: is no table of tiles (.csv, .parquet); whole scenes go through geohf.tiles.scene"
+                f"{source}: is no table of tiles (.csv, .parquet) and no folder of a tiles.csv; whole scenes go through geohf.tiles.scene"
             )
         images, known = source.parent / "Images", read_table(source).columns
         targets = [name for name in config.targets if name in known]

@@ -17,7 +17,7 @@ from geohf.tiles.derive import colour_share, ndvi_fall
 from geohf.tiles.images import found_labels
 from geohf.tiles.sample import BUILT, write_sample
 from geohf.tiles.splits import default_split, split_tiles
-from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, load_tiles
+from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, load_tiles, table_in
 from geohf.tiles.windows import TileWindows, make_windows
 
 DERIVED = ("ndvi_fall", "colour_share")
@@ -59,7 +59,7 @@ def load_data(options: TileArguments, args: TileTrainingArguments) -> TileData:
         source = folder / "tiles.csv"
     errors = RowErrors(options.on_error)
     image = options.target_type == "last-image"
-    table = _table(Path(source), options, image, errors)
+    table = _table(table_in(source), options, image, errors)
     cache = build_cache(table, args.cache_dir, args.cache_workers)
     if options.target_from is not None:
         table.targets, table.values = [options.target_from], _derived(options, cache)[..., None]

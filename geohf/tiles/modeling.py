@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -95,6 +96,11 @@ class TileSequenceModel(GeoPreTrainedModel):
         if pretrained:
             model.tower = load_tower(backbone)
         return model.eval()
+
+    @property
+    def trial_sample(self) -> list:
+        frame = np.arange(64 * self.config.bands, dtype=np.uint16)
+        return [frame.reshape(8, 8, self.config.bands)]
 
     @property
     def processor(self) -> TileSequenceProcessor:
@@ -278,7 +284,8 @@ class TileSequenceModel(GeoPreTrainedModel):
         """Errors of level and rate, skill over persistence and trend, and coverage, at the table's last label.
 
         Args:
-            data: a table as `load_tiles` takes it, with the folder `Images` beside it.
+            data: a table as `load_tiles` takes it, with the folder `Images` beside it, or the folder of a
+                `tiles.csv`.
             on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
 
         Raises:

@@ -15,7 +15,7 @@ from geohf.errors import DataError
 from geohf.report import write_csv
 from geohf.tiles.answers import TileSequenceOutput
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
-from geohf.tiles.card import card_facts
+from geohf.tiles.card import card_facts, tile_intervals
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.dataset import TileSequences, band_statistics
 from geohf.tiles.evaluation import calibrate, image_stages, number_stages
@@ -83,8 +83,9 @@ def run_tiles(options: TileArguments, args: TileTrainingArguments) -> TileResult
         folder.mkdir(parents=True, exist_ok=True)
         _write_answers(folder, model, data, values, labels)
         history = phase_history(train=trainer.state.log_history)
-        card = card_facts(options, data, stages)
-        finish_run(model, args, history, _metrics(data, stages), card, TileSequenceTrainer.shown_metrics)
+        card = card_facts(options, args.seed, data, stages)
+        metrics = _metrics(data, stages) | {"intervals": tile_intervals(model, data, values, labels)}
+        finish_run(model, args, history, metrics, card, TileSequenceTrainer.shown_metrics)
     return TileResult(model, stages, data.held_out)
 
 

@@ -106,7 +106,7 @@ def is_complete(checkpoint: str | Path) -> bool:
     try:
         files = json.loads((Path(checkpoint) / COMPLETE).read_text())["files"]
         return all((Path(checkpoint) / name).stat().st_size == size for name, size in files.items())
-    except OSError:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # gone, or no such JSON
         return False
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
 from geohf.errors import DataError
@@ -32,18 +33,22 @@ def run_recipe(main: Callable[[], Any]) -> None:
     logger.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
     try:
         main()
-    except (DataError, FileNotFoundError) as error:
+    except (DataError, OSError, HFValidationError) as error:  # the Hub's answers are OSErrors, too
         print_error(error)
+        sys.exit(2)
+    except StrictDataclassError as error:  # what a config says of its fields, without the wrapping
+        print_error(error.__cause__ or error)
         sys.exit(2)
 
 
 def print_error(error: Exception) -> None:
     """Say on standard error what is wrong."""
-    sys.stderr.write(f"\nerror: {error}\n")
+    named = isinstance(error, OSError) and error.filename and error.strerror
+    sys.stderr.write(f"\nerror: {f'{error.filename}: {error.strerror}' if named else error}\n")
 
 
 def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
-    """Write metrics.json: `{"eval": {...}, "baseline": {...}, ...}`."""
+    """Write metrics.json: `{"eval": {...}, "baseline": {...}, "intervals": {...}, ...}`."""
     with atomic_write(Path(folder) / "metrics.json") as file:
         json.dump(metrics, file, indent=2)
         file.write("\n")
@@ -73,8 +78,8 @@ def finish_run(
 
     Args:
         history: log rows, see `phase_history`.
-        metrics: what goes into metrics.json.
-        card: keyword arguments of `write_card`.
+        metrics: what goes into metrics.json: `eval`, `baseline`, `intervals` and whatever else a task has.
+        card: further keyword arguments of `write_card`.
         curves: evaluation metrics to plot beside the losses and the learning rate.
     """
     folder = Path(args.output_dir)
@@ -85,7 +90,9 @@ def finish_run(
         plotted = {"phase", "step", "epoch", "learning_rate", *(f"eval_{name}" for name in curves)}
         rows = [{k: v for k, v in row.items() if k in plotted or k.endswith("loss")} for row in history]
         plot_learning_curves(folder / "learning_curves.png", rows)
-    write_card(folder, model.card_template, model.config, repo_id=args.hub_model_id, **card)
+    write_card(
+        args.output_dir, model.card_template, model.config, repo_id=args.hub_model_id, metrics=metrics, **card
+    )
     if args.push_to_hub:
         url = push_folder(
             folder,

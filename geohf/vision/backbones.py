@@ -22,8 +22,9 @@ from transformers.image_utils import SizeDict
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_at_least
 from geohf.vision.initialization import mark_initialized
+from geohf.vision.licences import is_noncommercial, known_licence
 
 
 class TimmTowerConfig(PreTrainedConfig):
@@ -105,6 +106,7 @@ def describe_backbone(name: str, image_size: int | None = None, **model_args) ->
     Raises:
         DataError: nothing is found under this name.
     """
+    require_at_least(1, image_size=image_size)
     timm_name = _timm_name(name)
     if timm_name is None:
         try:
@@ -302,18 +304,21 @@ def _describe_timm(
     return config, processing, pretrained.get("license")
 
 
-# for those who hold the weights in a folder: the licence does not depend on where they lie
-_LICENSES = {"streetclip": "cc-by-nc-4.0"}
-
-
 def _hub_license(name: str) -> str | None:
+    """What the repo's card states; weights that began as non-commercial ones stay so whatever it states."""
     from huggingface_hub import ModelCard
 
-    known = next((licence for key, licence in _LICENSES.items() if key in name.lower()), None)
+    card = Path(name, "README.md")
     try:
-        return ModelCard.load(name).data.to_dict().get("license") or known
+        stated = ModelCard.load(card if card.is_file() else name).data.to_dict()
     except Exception:  # a card is not needed to build a tower: none, a broken one, or no network
-        return known
+        return known_licence(name)
+    bases = stated.get("base_model") or []
+    inherited = [known_licence(str(base)) for base in ([bases] if isinstance(bases, str) else bases)]
+    licence = stated.get("license_name" if stated.get("license") == "other" else "license")
+    return next(
+        filter(is_noncommercial, [known_licence(name), *inherited]), str(licence or "") or known_licence(name)
+    )
 
 
 def _transformers_processing(name: str, config: PreTrainedConfig) -> dict:

@@ -258,3 +258,26 @@ def test_the_metric_of_evaluate(tmp_path):
         metric.add(prediction=said, reference=true)
     names = list(BIKE_PARTS[:6])
     assert same(metric.compute(part_names=names), evaluate_detections(predictions, targets, part_names=names))
+
+
+def test_drawn_photos_measure_as_if_they_had_been_added_as_often():
+    predictions, targets = random_case()
+    rng = np.random.default_rng(2)
+    for prediction in predictions:  # ties between photos are broken by their order, which copies change
+        for name in ("scores", "state_scores"):
+            prediction[name] = prediction[name] + rng.uniform(0, 1e-6, len(prediction[name]))
+    evaluator = PartEvaluator(6, 4)
+    evaluator.add(predictions, targets)
+    measure = evaluator.statistics()
+    once = measure(np.arange(30))
+    whole = evaluator.compute()
+    assert once == pytest.approx({name: whole[name] for name in once}, abs=1e-12)
+    drawn = np.sort(np.random.default_rng(1).integers(30, size=30))
+    again = PartEvaluator(6, 4)
+    again.add(
+        [predictions[i] for i in drawn],
+        [targets[i] | {"image_id": f"{n:02d}"} for n, i in enumerate(drawn)],
+    )
+    expected = again.compute()
+    assert measure(drawn) == pytest.approx({name: expected[name] for name in once}, abs=1e-12)
+    assert measure(drawn) != once

@@ -14,8 +14,9 @@ from geohf.geo import great_circle_m, matches_within_m
 from geohf.place import recall_at_n
 from geohf.place import search as search_module
 from geohf.place.confidence import confidence, evidence, fit_confidence
-from geohf.place.metrics import place_metrics, recall_interval, recall_of_ranks, stretches
+from geohf.place.metrics import place_metrics, recall_of_ranks, stretches
 from geohf.place.search import blockwise_top_k, top_k
+from geohf.training.intervals import mean_interval
 
 # ---- search
 
@@ -180,8 +181,8 @@ def test_interval_draws_whole_sequences():
     rng = np.random.default_rng(0)
     drives = np.repeat(np.arange(40), 25)
     hits = rng.random(40)[drives] < 0.5  # frames of one drive stand or fall together
-    low, high = recall_interval(hits, drives)
-    lonely = recall_interval(hits, np.arange(1000))
+    low, high = mean_interval(hits, drives)
+    lonely = mean_interval(hits, np.arange(1000))
     assert low < hits.mean() < high
     shares = rng.choice(hits.reshape(40, 25).mean(1), (4000, 40)).mean(1)
     assert (low, high) == pytest.approx(np.quantile(shares, [0.025, 0.975]), abs=0.03)

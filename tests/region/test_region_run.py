@@ -21,7 +21,7 @@ from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.region import GeoRegionModel
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
-from geohf.region.run import summary_rows
+from geohf.region.card import summary_rows
 from geohf.training.arguments import GeoArgumentParser
 from geohf.training.run import run_recipe
 
@@ -115,7 +115,7 @@ def test_the_card_shows_the_numbers(separate_run):
     for row in summary_rows(result.table, "m"):
         assert f"| {row['region']} " in card
     assert "6 by `mad`" in card
-    assert 'model.predict("one_photo.jpg", region="1")' in card
+    assert 'model.predict(["photo.jpg"], region="1")' in card
     assert all(f"![{name}]" in card for name in files_of(folder) if name.endswith(".png"))
 
 

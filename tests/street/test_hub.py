@@ -423,7 +423,9 @@ def test_adapters_are_trained_pushed_loaded_and_merged(hub, lora_run, photos, tm
     assert set(copy) == set(hub.files("org/geo-street"))
     for name, content in hub.files("org/geo-street").items():
         if name == "README.md":
-            assert copy[name].decode() == content.decode().replace('"org/geo-street"', '"org/copy"')
+            moved = content.decode().replace('"org/geo-street"', '"org/copy"')
+            moved = moved.replace("- name: geo-street\n", "- name: copy\n")
+            assert copy[name].decode() == moved.replace("\n# geo-street\n", "\n# copy\n")
         elif name not in ("config.json", ".gitattributes"):
             assert copy[name] == content, name
     assert HfApi().model_info("org/copy").sha

@@ -10,8 +10,9 @@ import pytest
 from datasets import Dataset
 
 from geohf.street import StatePrediction, StreetPrediction
+from geohf.street.card import street_intervals
 from geohf.street.metrics import competition_score
-from geohf.street.outputs import coverage_of, score_interval, write_predictions
+from geohf.street.outputs import coverage_of, write_predictions
 from geohf.street.places import place_features
 
 KM_PER_DEGREE = math.pi * 6371.0088 / 180
@@ -127,19 +128,21 @@ def test_coverage_across_the_antimeridian():
     assert coverage_of(answers, np.array([[0.0, -179.6]])) == 0.0
 
 
-def test_the_interval_of_a_score():
+def test_the_intervals_of_places():
     rng = np.random.default_rng(0)
     n = 200
     labels, truth = rng.integers(0, 5, n), rng.uniform([30, -110], [45, -80], (n, 2))
-    top5, points = rng.integers(0, 5, (n, 5)), truth + rng.normal(0, 3, (n, 2))
-    low, high = score_interval(top5, points, labels, truth, draws=400)
-    score = competition_score(top5, points, labels, truth)
-    assert low < score < high
+    logits, points = rng.normal(size=(n, 8)), truth + rng.normal(0, 3, (n, 2))
+    found = street_intervals(logits, points, labels, truth)
+    top5 = np.argsort(-logits, 1)[:, :5]
     # the spread of a mean of n rows: 1.96 standard errors to either side
     rows = [competition_score(top5[[i]], points[[i]], labels[[i]], truth[[i]]) for i in range(n)]
+    low, high = found["score"]
+    assert low < competition_score(top5, points, labels, truth) < high
     assert (high - low) / 2 == pytest.approx(1.96 * np.std(rows) / math.sqrt(n), rel=0.15)
-    assert score_interval(top5, points, labels, truth, draws=50, seed=3) == score_interval(
-        top5, points, labels, truth, draws=50, seed=3
-    )
-    perfect = np.repeat(labels[:, None], 5, 1)
-    assert score_interval(perfect, truth, labels, truth, draws=20) == pytest.approx((1.0, 1.0))
+    assert found == street_intervals(logits, points, labels, truth)
+    unknown = np.where(np.arange(n) < 100, -1, labels)  # rows without a state count for distances only
+    some = street_intervals(logits, points, unknown, truth)
+    assert some["mean_km"] == found["mean_km"]
+    assert some["top1"][1] - some["top1"][0] > found["top1"][1] - found["top1"][0]
+    assert set(street_intervals(None, points, labels, truth)) == {"mean_km", "median_km"}

@@ -70,8 +70,9 @@ def test_a_run_learns(whole):
     assert metrics["skipped"] == 0
     last = list(metrics["stages"].values())[-1]
     assert {name: final[name] for name in last} == last
-    low, high = final["score_interval"]
-    assert low <= final["score"] <= high
+    for name in ("score", "top1", "mean_km", "median_km"):
+        low, high = metrics["intervals"][name]
+        assert low <= final[name] <= high
 
 
 def test_a_run_leaves_all_that_it_promises(whole):
@@ -154,7 +155,7 @@ def test_the_card_says_what_was_measured(whole, sample):
     card = ModelCard.load(folder / "README.md")
     metrics = json.loads((folder / "metrics.json").read_text())["eval"]
     found = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert found == {name: metrics[name] for name in ("score", "top1", "mean_km")}
+    assert found == {name: metrics[name] for name in ("score", "top1", "mean_km", "median_km")}
     assert {result.dataset_split for result in card.data.eval_results} == {"test"}
     assert card.data.license == "mit"
     assert "were used for nothing else" in card.text

@@ -7,6 +7,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from geohf.tiles.card import _image_statistics
+from geohf.tiles.configuration import TileSequenceConfig
+from geohf.tiles.evaluation import image_measures
 from geohf.tiles.image_metrics import psnr, ssim
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.metrics import all_targets, coverage, tile_metrics
@@ -86,3 +89,16 @@ def test_ssim_is_the_usual_one_with_gaussian_weights():
     ours = ssim(*(torch.from_numpy(x)[None, None] for x in (predicted, truth)))
     assert ours == pytest.approx(index[5:-5, 5:-5].mean(), abs=1e-6)
     assert 0.2 < ours < 0.95
+
+
+def test_drawn_images_measure_as_if_they_were_all():
+    config = TileSequenceConfig(head="image", band_mean=[100.0, 50.0], band_std=[20.0, 10.0])
+    generator = torch.Generator().manual_seed(0)
+    values, labels = (torch.randn(6, 2, 12, 12, generator=generator) for _ in range(2))
+    labels[1, :, :4] = torch.nan
+    measure = _image_statistics(values, labels, config)
+    whole = image_measures(values, labels, config)
+    assert measure(np.arange(6)) == pytest.approx({name: whole[name] for name in ("psnr", "mae")}, rel=1e-5)
+    rows = [0, 1, 1, 4]
+    drawn = image_measures(values[rows], labels[rows], config)
+    assert measure(np.array(rows))["mae"] == pytest.approx(drawn["mae"], rel=1e-5)

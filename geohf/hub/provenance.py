@@ -1,0 +1,81 @@
+"""What a card says of how a run was started: its command without secrets and private paths, and the versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGES = ("transformers", "datasets", "accelerate", "torch", "torchvision", "timm")
+
+_SECRET = re.compile(r"--(.*[-_])?(token|secret|password|key)")
+_TOKEN = re.compile(r"\bhf_\w{8,}")
+
+
+def shell_command() -> str:
+    """The command line of this process, quoted for a shell; empty where it is none of the recipes.
+
+    Flags with secrets are left out. Absolute paths, which name a machine's folders and often a person, become
+    relative ones where they lie below the working folder, and `path/to/NAME` elsewhere.
+    """
+    script = Path(sys.argv[0])
+    if script.parent.name != "recipes":
+        return ""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    launch = ["accelerate", "launch", *([] if processes == "1" else ["--num_processes", processes])]
+    return shlex.join([*launch, f"recipes/{script.name}", *_shown(sys.argv[1:])])
+
+
+def _shown(words: list[str]) -> list[str]:
+    shown, left = [], iter(words)
+    for word in left:
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if _SECRET.fullmatch(flag):
+            if not equals:
+                next(left, None)
+        else:
+            shown.append(flag + equals + _TOKEN.sub("hf_...", _portable(value)))
+    return shown
+
+
+def _portable(word: str) -> str:
+    path = Path(word)
+    if not path.is_absolute():
+        return word
+    here = Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else f"path/to/{path.name}"
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version, geohf's with its commit, and Python's."""
+    found = {"python": ".".join(map(str, sys.version_info[:3])), "geohf": _own_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _own_version() -> str:
+    try:
+        version = importlib.metadata.version("geohf")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"
+    return f"{version} ({_commit(Path(__file__).resolve().parents[2]) or 'not from a git checkout'})"
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit of the checkout at `folder`, and whether its files differ from it; None where it is none."""
+    if not (folder / ".git").exists():  # an environment below somebody's own checkout is not ours
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"git {done.stdout.strip().replace('-dirty', ' with changes')}"
