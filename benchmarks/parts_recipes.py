@@ -104,6 +104,7 @@ def main() -> None:
                         num_train_epochs=options.epochs,
                         disable_tqdm=True,
                         logging_strategy="no",
+                        dataloader_num_workers=0,
                     )
                     with patched(**methods):
                         done[key] = run_parts(PartArguments(overlays=0, **fields), args).stages["model"]

@@ -300,16 +300,14 @@ class GeoPreTrainedModel(PreTrainedModel):
 
 def as_samples(inputs: Any):
     """The samples of what a user handed over: a folder becomes its images, one sample a list."""
-    from geohf.vision.images import image_files
+    from geohf.vision.images import image_files, undecoded
 
     if isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs):
         return image_files(inputs)
     if isinstance(inputs, (list, tuple)):
         return list(inputs)
-    if hasattr(inputs, "cast_column"):  # a dataset; a streamed one need not know its columns
-        from geohf.vision.images import undecoded
-
-        return undecoded(inputs) if inputs.features else inputs
+    if hasattr(inputs, "cast_column"):  # a dataset
+        return undecoded(inputs)
     if isinstance(inputs, (Iterator, Iterable)) and not isinstance(inputs, (str, bytes, bytearray, dict)):
         if hasattr(inputs, "shape") or hasattr(inputs, "getexif"):  # an array, a tensor or a PIL image
             return [inputs]

@@ -101,6 +101,9 @@ class PartTrainingArguments(GeoTrainingArguments):
     num_train_epochs: float = field(default=14.0, metadata={"help": "Epochs."})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Photos in a batch."})
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Photos in a batch of evaluation."})
+    dataloader_num_workers: int = field(
+        default=1, metadata={"help": "Processes that decode and augment photos while the model trains."}
+    )
     weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, not for biases and norms."})
     max_grad_norm: float = field(default=10.0, metadata={"help": "Gradients are clipped to this norm."})
     metric_for_best_model: str = field(

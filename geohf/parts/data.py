@@ -143,18 +143,23 @@ def state_table(dataset: Dataset) -> np.ndarray:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    found = {}
-    for split, names in _SPLITS.items():
-        patterns = [pattern.format(name) for pattern in _FILES for name in names]
-        matches = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-        if matches:
-            found[split] = matches[0]
+    # one layout for all splits: the photos of one layout's validation may be training photos of another
+    layouts = [_files_of_layout(folder, pattern) for pattern in _FILES]
+    found = next((files for files in layouts if "train" in files), None) or next(filter(None, layouts), {})
     if not found and (folder / "annotations.json").is_file():
         found["train"] = folder / "annotations.json"
     if not found:
         wanted = ", ".join(pattern.format("train") for pattern in _FILES)
         raise DataError(f"{folder}: holds no annotations; looked for {wanted} and annotations.json")
     return found
+
+
+def _files_of_layout(folder: Path, pattern: str) -> dict[str, Path]:
+    files = {
+        split: [path for name in names for path in sorted(folder.glob(pattern.format(name)))]
+        for split, names in _SPLITS.items()
+    }
+    return {split: paths[0] for split, paths in files.items() if paths}
 
 
 def _source(path: Path, split: str, errors: RowErrors, images, parts, states) -> Source:
@@ -171,8 +176,11 @@ def _source(path: Path, split: str, errors: RowErrors, images, parts, states) ->
 def _image_folder(path: Path, split: str, photos) -> Path:
     """The first folder beside the annotations that holds one of the photos."""
     bases = [path.parent] + ([path.parent.parent] if path.parent.name == "annotations" else [])
-    names = [name for alias in _SPLITS[split] for name in (alias, f"{alias}_images", f"images/{alias}")]
-    folders = [base / name for base in bases for name in (*names, "images", ".")]
+    own, train = (
+        [name for alias in _SPLITS[key] for name in (alias, f"{alias}_images", f"images/{alias}")]
+        for key in (split, "train")  # a share held out of train has its photos there
+    )
+    folders = [base / name for names in ((*own, "images", "."), train) for base in bases for name in names]
     for folder in folders:
         if any((folder / str(photo.name)).is_file() for photo in photos):
             return folder

@@ -65,6 +65,7 @@ def _checked(dataset: Dataset, source: str, errors: RowErrors, min_trust: float)
 
 
 def row_reason(row: dict, size: tuple[int, int]) -> str:
+    """Why a row of `part_features` cannot be used, empty where it can; `size` is the photo's width and height."""
     boxes = row["boxes"]
     if size != (row["width"], row["height"]):
         return f"is listed as {row['width']} x {row['height']} pixels but has {size[0]} x {size[1]}"
@@ -77,6 +78,7 @@ def row_reason(row: dict, size: tuple[int, int]) -> str:
 
 
 def trusted_parts(row: dict, min_trust: float) -> dict:
+    """The columns `boxes`, `parts`, `states` and `trust` of a row, without parts that are trusted less."""
     keep = [trust >= np.float32(min_trust) for trust in row["trust"]]  # trust is stored in float32
     return {
         name: [value for value, kept in zip(row[name], keep, strict=True) if kept]

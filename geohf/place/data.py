@@ -143,6 +143,7 @@ def names_of_sources(sources: Sequence[str | Path]) -> list[str]:
 def rows_of_table(
     table: pd.DataFrame, path: Path, name: str, utm: str | None, errors: RowErrors
 ) -> list[_Row]:
+    """The images of a table, or of a chunk of it, with the positions that it gives them; bad rows are noted."""
     table = _with_files_of_keys(table, path)
     file_column = find_column(table.columns, FILE_COLUMNS, path)
     points = points_of_table(table, path, utm, errors)
@@ -247,6 +248,7 @@ def usable_rows(rows: list[_Row], errors: RowErrors) -> list[_Row]:
 
 
 def columns_of(rows: Iterable[_Row]) -> dict[str, list]:
+    """The columns of `drive_features` of these images."""
     rows = list(rows)
     return {
         "image": [row.image for row in rows],

@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import EvalPrediction
 
 from geohf.errors import DataError
@@ -21,6 +20,7 @@ from geohf.training.schedules import cosine_warm_restarts
 from geohf.training.streaming import is_stream
 from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer, phase_arguments
+from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.features import cached_features
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def region_augmentation(kind: str):
     from torchvision.transforms import v2
 
     if kind == "light":
-        return v2.Compose([_CropABit(0.85), v2.ColorJitter(0.15, 0.15, 0.1)])
+        return v2.Compose([RandomAreaCrop(0.85), v2.ColorJitter(0.15, 0.15, 0.1)])
     grey = [124, 116, 104]  # the mean of ImageNet, which normalises to about zero
     return v2.Compose(
         [
-            _CropABit(0.85, (0.9, 1.1)),
+            RandomAreaCrop(0.85, (0.9, 1.1)),
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
             v2.RandomRotation(20, fill=grey),
@@ -81,22 +81,6 @@ def region_augmentation(kind: str):
             v2.RandomErasing(0.25, value=grey),
         ]
     )
-
-
-class _CropABit(nn.Module):
-    """Keep a random part of an image: at least so much of its area, with a change of shape within `ratio`."""
-
-    def __init__(self, area: float, ratio: tuple[float, float] = (1.0, 1.0)):
-        super().__init__()
-        self.area, self.ratio = area, ratio
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        height, width = image.shape[-2:]
-        share, ratio = (float(torch.empty(()).uniform_(*limits)) for limits in ((self.area, 1.0), self.ratio))
-        h = min(height, round(height * (share / ratio) ** 0.5))
-        w = min(width, round(width * (share * ratio) ** 0.5))
-        top, left = (int(torch.randint(rest + 1, ())) for rest in (height - h, width - w))
-        return image[..., top : top + h, left : left + w]
 
 
 class GeoRegionTrainer(GeoTrainer):

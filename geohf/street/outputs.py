@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from geohf.geo import great_circle_m
 from geohf.report import (
@@ -131,8 +130,3 @@ def coverage_of(predictions: Sequence[StreetPrediction], truth: np.ndarray) -> f
     points = np.array([[p.latitude, p.longitude] for p in predictions])
     radius = np.array([p.radius_m for p in predictions])
     return float((great_circle_m(points, truth) <= radius)[located].mean())
-
-
-def to_cpu(outputs):
-    """Outputs with every tensor on the CPU."""
-    return type(outputs)(**{k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()})

@@ -127,7 +127,8 @@ def _load(options, args) -> _Data:
     if "validation" not in splits:
         raise DataError("--validation_share must be above 0: the best checkpoint is chosen on these places")
     held_out = "test" if "test" in splits else "validation"
-    return _Data(source, splits, held_out, places.get("test"), errors.rows, buffer)
+    template = places.get("test") if (Path(source) / TEMPLATE).is_file() else None
+    return _Data(source, splits, held_out, template, errors.rows, buffer)
 
 
 def _train(options, args, data: _Data) -> _Trained:

@@ -24,6 +24,7 @@ from geohf.training.calibration import conformal_quantile, fit_temperature
 from geohf.training.finetuning import unfreeze
 from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer, phase_arguments
+from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.features import cached_features
 from geohf.vision.images import undecoded
 
@@ -54,14 +55,7 @@ def street_augmentation():
     """Crops and colour changes. No flips: they mirror signs and the side that people drive on."""
     from torchvision.transforms import v2
 
-    class CropABit(v2.Transform):
-        def forward(self, image):
-            height, width = image.shape[-2:]
-            share = 1 - 0.15 * float(torch.rand(()))
-            size = round(height * share), round(width * share)
-            return v2.RandomCrop(size)(image)
-
-    return v2.Compose([CropABit(), v2.ColorJitter(0.2, 0.2, 0.2, 0.02)])
+    return v2.Compose([RandomAreaCrop(0.72), v2.ColorJitter(0.2, 0.2, 0.2, 0.02)])
 
 
 class GeoStreetTrainer(GeoTrainer):

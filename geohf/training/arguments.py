@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -119,6 +120,9 @@ class GeoTrainingArguments(TrainingArguments):
         if self.dataloader_pin_memory is None:
             self.dataloader_pin_memory = gpu
         super().__post_init__()
+        launched = int(os.environ.get("WORLD_SIZE", 1))
+        if launched > self.world_size:  # they would all train the same, and write over each other
+            raise DataError(f"{launched} processes were launched and no GPU joins them; on CPUs add --use_cpu true")
         for least, names in AT_LEAST.items():
             require_at_least(least, **{name: getattr(self, name, None) for name in names})
         if self.seed >= 2**32:

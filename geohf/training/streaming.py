@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ def stream_rows(
 
     Its shards are the row groups of Parquet files, whole CSV files, and the dataset's own: that many processes and
     workers read apart from each other (`datasets.distributed.split_dataset_by_node`, `DataLoader(num_workers=)`).
+    Rows are held out as files of their own: `take` and `skip` count anew for each of those who share.
 
     Args:
         source: files; folders, of which every table counts; globs; or the name of a dataset, whose `train` is read.
@@ -43,8 +44,7 @@ def stream_rows(
         on_error: `raise` stops at a row that cannot be used when it comes, `skip` leaves it out and logs it.
 
     Raises:
-        DataError: there is no such file or dataset; later, as rows are read: a row that cannot be used, or, where all
-            are left out, that none is.
+        DataError: there is no such file or dataset; later, as rows are read: a row that cannot be used.
     """
     from datasets import IterableDataset
 
@@ -71,35 +71,44 @@ def write_shards(dataset: Dataset, folder: str | Path, num_shards: int = 8) -> N
 
 
 class EndlessStream(torch.utils.data.IterableDataset):
-    """A process's share of a stream, again and again, in another order each time where the stream is shuffled.
+    """A process's share of a stream, again and again; it ends only where the share has no row at all.
 
     Processes whose shares differ in length would otherwise wait for each other for ever at the end of the shortest.
+    Each pass is a new epoch of the stream: `datasets` takes its shards in another order, and its rows where it is
+    shuffled.
 
     Args:
-        stream: a `datasets.IterableDataset`.
+        stream: a `datasets.IterableDataset`. Shuffled, it needs a seed, or no two processes and no resumed run see
+            the same order. One that `split_dataset_by_node` has cut is this process's share as it is.
         rank, world: of the process. Shards are shared out where their number is a multiple of `world`. Else every
             process reads all rows and keeps each `world`-th; together they are then the batches of one process.
     """
 
     def __init__(self, stream: IterableDataset, rank: int = 0, world: int = 1):
-        from datasets.distributed import split_dataset_by_node
-
-        self.by_row = (rank, world) if stream.num_shards % world else (0, 1)
-        self.stream = stream if stream.num_shards % world else split_dataset_by_node(stream, rank, world)
+        self.stream = stream
+        whole, share = (0, 1), (rank, world)
+        if getattr(stream, "_distributed", None) is not None:  # to cut it again would lose rows
+            self.of_shards = self.of_rows = whole
+        else:
+            self.of_shards, self.of_rows = (whole, share) if stream.num_shards % world else (share, whole)
 
     def __iter__(self) -> Iterator[dict]:
-        rank, world = self.by_row
-        return islice(self._passes(), rank, None, world)
+        from datasets.distributed import split_dataset_by_node
 
-    def _passes(self) -> Iterator[dict]:
-        epoch, found = 0, True
-        while found:
-            self.stream.set_epoch(epoch)
-            found = False
-            for row in self.stream:
-                found = True
-                yield row
-            epoch += 1
+        # here, in the worker that reads it: workers share the epoch of a stream that they were given
+        stream = split_dataset_by_node(self.stream, *self.of_shards)
+        rank, world = self.of_rows
+        return islice(_passes(stream), rank, None, world)
+
+
+def _passes(stream: IterableDataset) -> Iterator[dict]:
+    for epoch in count():
+        stream.set_epoch(epoch)
+        row = None
+        for row in stream:
+            yield row
+        if row is None:
+            return
 
 
 def features_of(source: str | Path | Sequence[str | Path]) -> Mapping[str, Any]:
@@ -175,25 +184,22 @@ def _hub_stream(name: str) -> IterableDataset:
 
 
 def _rows(shards, rows_of: RowsOf, numbers: Sequence[str], on_error: str) -> Iterator[dict]:
-    left = left_out = 0
     for shard in shards:
         for name, chunk in _chunks(*shard):
-            errors = RowErrors(on_error)
-            columns = rows_of(clean_table(chunk, name, numbers=numbers), name, errors)
-            errors.settle(kept=1)  # a chunk may lose all of its rows, the stream may not
-            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-            left, left_out = left + len(rows), left_out + len(errors.rows)
-            yield from rows
-    if not left and left_out:
-        raise DataError(f"no row is left, all {left_out} were skipped")
+            table, errors = clean_table(chunk, name, numbers=numbers), RowErrors(on_error)
+            if table.empty:  # blank lines at the end of a file
+                continue
+            columns = rows_of(table, name, errors)
+            errors.settle(kept=1)  # a chunk, or a whole shard, may lose all of its rows
+            for row in zip(*columns.values(), strict=True):
+                yield dict(zip(columns, row, strict=True))
 
 
 def _chunks(source: str, number: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
     if Path(source).is_file():
         features = features_of(source)
         for chunk in read_table_in_chunks(source, CHUNK_ROWS, number):
-            if len(chunk):
-                yield source, _with_names(chunk, features)
+            yield source, _with_names(chunk, features)
         return
     import pandas as pd
 

@@ -5,41 +5,34 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import shutil
 from collections import defaultdict
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, seed_worker
 
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.batches import BatchWithoutRows, own_rows
-from geohf.training.checkpoints import (
-    COMPLETE,
-    last_complete_checkpoint,
-    load_tree,
-    mark_complete,
-    random_state,
-    save_tree,
-    set_random_state,
-)
+from geohf.training.checkpoints import last_complete_checkpoint
 from geohf.training.progress import BriefLog, BriefProgress
+from geohf.training.saving import SafeCheckpoints
 from geohf.training.streaming import EndlessStream, is_stream
 from geohf.training.tensor_table import TensorTable, batch_as_is
 from geohf.vision.images import undecoded
 
-OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
 FINISHED = "finished.safetensors"
 
 
-class GeoTrainer(Trainer):
+class GeoTrainer(SafeCheckpoints, Trainer):
     """transformers' Trainer with six things more.
 
     - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
@@ -52,7 +45,8 @@ class GeoTrainer(Trainer):
     - **Two learning rates**: parameters below `tower` take `backbone_learning_rate`.
     - **Two collators**: `eval_collator`, where given, makes the batches of evaluation, which augments nothing.
     - **Streams.** `train_dataset` may be a `datasets.IterableDataset`; with `max_steps` it is read as often as that
-      takes, each process its share. Images of any dataset stay undecoded until a collator opens them.
+      takes, each process its share (see `EndlessStream`). Images of any dataset stay undecoded until a collator
+      opens them.
     - **Checkpoints without pickle** that are only used when they are whole, so that a run killed at any moment
       resumes to the same weights as an uninterrupted one.
     """
@@ -76,6 +70,7 @@ class GeoTrainer(Trainer):
         for theirs, ours in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefLog)):
             if self.pop_callback(theirs) is not None:
                 self.add_callback(ours(Path(self.args.output_dir).name, self.shown_metrics))
+        _leave_cores_to_workers(self.args)
         self.counts_items = hasattr(model, "count_loss_items")
         self.loss_is_scaled_for_ga = self.counts_items
         self._parts: dict[str, torch.Tensor] = defaultdict(float)
@@ -110,9 +105,15 @@ class GeoTrainer(Trainer):
             batch_size=self._train_batch_size,
             collate_fn=self.data_collator,
             num_workers=args.dataloader_num_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            persistent_workers=args.dataloader_persistent_workers,
             pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            in_order=args.dataloader_in_order,
+            # or the same worker of every process would augment alike
+            worker_init_fn=partial(
+                seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
+            ),
         )
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -142,6 +143,9 @@ class GeoTrainer(Trainer):
             if batch is None:
                 break
             batches.append(own_rows(batch, self.accelerator) if self.counts_items else batch)
+        if not batches and is_stream(self.train_dataset):  # it has no end: the others would wait for ever
+            share = f"process {self.args.process_index + 1} of {self.args.world_size}"
+            raise DataError(f"the training stream has no row for {share}")
         return batches, self._get_num_items_in_batch(batches, device)
 
     # ---- the loss
@@ -263,32 +267,6 @@ class GeoTrainer(Trainer):
             temporary.replace(finished)
         self.accelerator.wait_for_everyone()
 
-    def _load_finished(self, path: Path) -> None:
-        try:
-            self._require_all_weights(self.model.load_state_dict(load_file(path), strict=False), path)
-        except SafetensorError as error:
-            raise DataError(
-                f"{path}: cannot be read: {error}; begin without --resume_from_checkpoint"
-            ) from None
-        except RuntimeError as error:  # of another shape
-            raise _of_another_model(path, str(error)) from None
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        try:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        except RuntimeError as error:
-            if "size mismatch" not in str(error):
-                raise
-            raise _of_another_model(resume_from_checkpoint, str(error)) from None
-
-    def _issue_warnings_after_load(self, load_result) -> None:
-        self._require_all_weights(load_result, self.args.output_dir)
-
-    def _require_all_weights(self, loaded, path) -> None:
-        wrong = [*loaded.missing_keys, *loaded.unexpected_keys]
-        if wrong:
-            raise _of_another_model(path, ", ".join(wrong[:3]))
-
     def best_score(self) -> float:
         """The best value of the metric that chooses checkpoints, as large-is-better; -inf before any evaluation."""
         name = f"eval_{self.args.metric_for_best_model}"
@@ -301,90 +279,17 @@ class GeoTrainer(Trainer):
         except KeyError as error:
             raise DataError(error.args[0]) from None
 
-    # ---- checkpoints without pickle
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        model = self.accelerator.unwrap_model(self.model)
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained(folder, state_dict=state_dict)
-        else:
-            weights = {n: t.contiguous() for n, t in (state_dict or model.state_dict()).items()}
-            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "training_args.json").write_text(self.args.to_json_string())
-
-    def _save_checkpoint(self, model, trial) -> None:
-        self._require_finite(float(self._tr_loss))
-        run = self._get_output_dir(trial=trial)
-        folder = Path(run) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            (folder / COMPLETE).unlink(missing_ok=True)
-        # older checkpoints are deleted only when this one is whole
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_complete(folder, self.state.global_step)
-            rotate_checkpoints(run, limit, self.state.best_model_checkpoint, use_mtime=True)
-
-    @property
-    def _shards_its_state(self) -> bool:
-        return (
-            self.is_deepspeed_enabled or self.is_fsdp_enabled
-        )  # accelerate saves what is spread over devices
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._shards_its_state:
-            super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
-            save_tree(self.optimizer.state_dict(), Path(output_dir) / OPTIMIZER)
-            save_tree(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self._shards_its_state:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        elif checkpoint is not None and (Path(checkpoint) / OPTIMIZER).is_file():
-            self.optimizer.load_state_dict(load_tree(Path(checkpoint) / OPTIMIZER))
-            self.lr_scheduler.load_state_dict(load_tree(Path(checkpoint) / SCHEDULER))
-
-    def _save_scaler(self, output_dir: str) -> None:
-        scaler = getattr(self.accelerator, "scaler", None)
-        if scaler is not None and self.args.should_save:
-            save_tree(scaler.state_dict(), Path(output_dir) / SCALER)
-
-    def _load_scaler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and (Path(checkpoint) / SCALER).is_file():
-            self.accelerator.scaler.load_state_dict(load_tree(Path(checkpoint) / SCALER))
-
-    def _random_file(self, folder: str) -> Path:
-        return Path(folder) / f"random_state_{self.args.process_index}.safetensors"
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_tree(random_state(), self._random_file(output_dir))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None and self._random_file(checkpoint).is_file():
-            set_random_state(load_tree(self._random_file(checkpoint)))
+def _leave_cores_to_workers(args) -> None:
+    """On a CPU, torch's threads and the loader's workers would wait for the same cores."""
+    if args.device.type == "cpu" and args.dataloader_num_workers and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - args.dataloader_num_workers))
 
 
 def _opened_late(dataset):
     if isinstance(dataset, dict):
         return {name: _opened_late(split) for name, split in dataset.items()}
-    return undecoded(dataset) if getattr(dataset, "features", None) else dataset
-
-
-def _of_another_model(path: str | Path, found: str) -> DataError:
-    return DataError(
-        f"{path}: holds the weights of a model with other settings ({found}); take that run's settings again, "
-        "or begin without --resume_from_checkpoint"
-    )
+    return undecoded(dataset) if hasattr(dataset, "cast_column") else dataset
 
 
 def phase_arguments(args: GeoTrainingArguments, name: str, **changes: Any) -> GeoTrainingArguments:

@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from geohf.errors import DataError, require_at_least
 from geohf.vision.initialization import mark_initialized
-from geohf.vision.licences import is_noncommercial, known_licence
+from geohf.vision.licences import published_licence
 
 
 class TimmTowerConfig(PreTrainedConfig):
@@ -120,7 +120,7 @@ def describe_backbone(name: str, image_size: int | None = None, **model_args) ->
             raise DataError(
                 f"{name}: its image size is {config.image_size} and cannot be changed to {image_size}"
             )
-        processing, licence = _transformers_processing(name, config), _hub_license(name)
+        processing, licence = _transformers_processing(name, config), published_licence(name)
     else:
         config, processing, licence = _describe_timm(timm_name, image_size, model_args)
     return Backbone(name, config, processing, feature_size(config), licence)
@@ -302,23 +302,6 @@ def _describe_timm(
         "image_std": list(data["std"]),
     }
     return config, processing, pretrained.get("license")
-
-
-def _hub_license(name: str) -> str | None:
-    """What the repo's card states; weights that began as non-commercial ones stay so whatever it states."""
-    from huggingface_hub import ModelCard
-
-    card = Path(name, "README.md")
-    try:
-        stated = ModelCard.load(card if card.is_file() else name).data.to_dict()
-    except Exception:  # a card is not needed to build a tower: none, a broken one, or no network
-        return known_licence(name)
-    bases = stated.get("base_model") or []
-    inherited = [known_licence(str(base)) for base in ([bases] if isinstance(bases, str) else bases)]
-    licence = stated.get("license_name" if stated.get("license") == "other" else "license")
-    return next(
-        filter(is_noncommercial, [known_licence(name), *inherited]), str(licence or "") or known_licence(name)
-    )
 
 
 def _transformers_processing(name: str, config: PreTrainedConfig) -> dict:

@@ -199,14 +199,15 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
 
 
 def undecoded(dataset):
-    """A view of a `datasets.Dataset` whose image columns give paths and bytes, for `open_image` to decode.
+    """A view of a `datasets.Dataset` or stream whose image columns give paths and bytes, for `open_image` to decode.
 
-    It decodes with better errors, at a smaller scale where that suffices, and only when needed.
+    It decodes with better errors, at a smaller scale where that suffices, and only when needed. A stream that does
+    not know its columns, as `map` leaves it, stays as it is.
     """
     from datasets import Image as ImageFeature
     from datasets import List
 
-    for name, feature in dataset.features.items():
+    for name, feature in (dataset.features or {}).items():
         if isinstance(feature, ImageFeature) and feature.decode:
             dataset = dataset.cast_column(name, ImageFeature(decode=False))
         elif (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 # What the cards of these repos state, for those who hold the weights in a folder: it does not depend on where they lie.
 _KNOWN = {
@@ -11,6 +12,22 @@ _KNOWN = {
     r"google/(vit|siglip)-[\w-]+": "apache-2.0",
     r"microsoft/(resnet|swin|beit)-[\w-]+": "apache-2.0",
 }
+
+
+def published_licence(name: str) -> str | None:
+    """The licence that the card of a repo or folder states; what began as non-commercial stays so whatever it states."""
+    from huggingface_hub import ModelCard
+
+    card = Path(name, "README.md")
+    try:
+        stated = ModelCard.load(card if card.is_file() else name).data.to_dict()
+    except Exception:  # a card is not needed to build a tower: none, a broken one, or no network
+        return known_licence(name)
+    bases = stated.get("base_model") or []
+    inherited = [known_licence(str(base)) for base in ([bases] if isinstance(bases, str) else bases)]
+    licence = stated.get("license_name" if stated.get("license") == "other" else "license")
+    stated_or_known = str(licence or "") or known_licence(name)
+    return next(filter(is_noncommercial, [known_licence(name), *inherited]), stated_or_known)
 
 
 def known_licence(name: str) -> str | None:

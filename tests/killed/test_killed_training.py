@@ -62,7 +62,16 @@ TASKS = {
         "train_parts",
         (
             *("--data", "{}/parts", *ALWAYS, "--config_overrides", json.dumps(DETECTOR), "--overlays", 1),
-            *("--num_train_epochs", 3, "--validation_share", 0.2, "--test_share", 0.2),
+            *(
+                "--num_train_epochs",
+                3,
+                "--validation_share",
+                0.2,
+                "--test_share",
+                0.2,
+                "--dataloader_num_workers",
+                0,
+            ),
         ),
         ("train",),
     ),

@@ -67,5 +67,5 @@ def truths(seed: int = 0, count: int = 2, parts: int = 3) -> dict[str, torch.Ten
 
 
 def parse(*words):
-    always = ("--use_cpu", "--disable_tqdm", "true")
+    always = ("--use_cpu", "--disable_tqdm", "true", "--dataloader_num_workers", "0")
     return GeoArgumentParser(PartArguments, PartTrainingArguments).parse([str(w) for w in (*words, *always)])

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -209,6 +210,17 @@ def test_conversion_with_a_validation_share(bikes, tmp_path):
     assert found["train"]["parts"] == dict.fromkeys(BIKE_PARTS, 18)
     with pytest.raises(DataError, match="layout must be coco or delftbikes"):
         convert(bikes, tmp_path, "yolo")
+
+
+def test_conversion_beside_the_photos(bikes, tmp_path):
+    shutil.copytree(bikes, tmp_path / "both")
+    for _ in range(2):  # a second time nothing stands in its way
+        found = convert(tmp_path / "both", tmp_path / "both", validation=0.25)
+    assert list(load_parts(tmp_path / "both")[0]) == ["train"]  # all photos of the one layout, no validation of the other
+    (tmp_path / "both" / "train_annotations.json").unlink()
+    splits, errors = load_parts(tmp_path / "both")  # all photos lie in the folder train
+    assert {name: statistics_of(split) for name, split in splits.items()} == found
+    assert errors.rows == []
 
 
 def test_the_command(bikes, tmp_path, recipe):

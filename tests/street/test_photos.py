@@ -14,6 +14,7 @@ from geohf.errors import DataError
 from geohf.street import data
 from geohf.street.photos import load_photos
 from geohf.street.places import place_features
+from geohf.street.sample import write_sample
 from geohf.tables import points_of
 from geohf.vision.images import undecoded
 
@@ -391,6 +392,20 @@ def test_places_that_were_pushed_come_back(hub, tmp_path):
             assert loaded[name][column][:] == split[column][:]
         np.testing.assert_array_equal(points_of(loaded[name]), points_of(split))
         assert all(view["bytes"] for views in loaded[name]["views"] for view in views)
+
+
+def test_a_run_on_a_dataset_that_has_a_test_split(hub, tmp_path, recipe):
+    """Only the competition's folder has a submission to fill."""
+    write_sample(tmp_path / "sample", size=2, image_size=32)
+    load_places(tmp_path / "sample")[0].push_to_hub(REPO)
+    done = recipe(
+        "train_streetclip", "--data", REPO, "--backbone", "test_resnet", "--pretrained", "false", "--image_size", 32,
+        "--phase1_min_steps", 1, "--max_steps", 1, "--output_dir", tmp_path / "out", "--use_cpu", "--map_places", 5,
+        "--cache_dir", tmp_path / "cache",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert not (tmp_path / "out" / "submission.csv").exists()
 
 
 @pytest.mark.parametrize(

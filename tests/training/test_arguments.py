@@ -171,6 +171,12 @@ def test_half_precision_is_never_chosen_on_a_cpu(tmp_path):
     assert GeoTrainingArguments(output_dir=str(tmp_path), use_cpu=True, bf16=True).bf16 is True
 
 
+def test_processes_that_nothing_joins_do_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DataError, match="2 processes were launched and no GPU joins them; .*--use_cpu true"):
+        GeoTrainingArguments(output_dir=str(tmp_path))
+
+
 def test_every_argument_of_a_task_has_help():
     for name, spec in GeoTrainingArguments.__dataclass_fields__.items():
         if name in GeoTrainingArguments.__annotations__:

@@ -5,22 +5,23 @@ import os
 import subprocess
 import sys
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, IterableDataset, Value
 from datasets.distributed import split_dataset_by_node
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from training_run import make_stream_trainer
+from training_run import batch_of, feature_rows, make_head, make_stream_trainer, make_table, make_trainer
 
 from geohf.errors import DataError
 from geohf.tables import line_of, read_table
 from geohf.training.streaming import EndlessStream, stream_rows
+from geohf.training.tensor_table import batch_as_is
 
 FEATURES = Features({"name": Value("string"), "value": Value("float64"), "line": Value("int64")})
 
@@ -102,6 +103,18 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, end, caplog):
     assert "row 1102: has no name" in caplog.text
 
 
+def test_blank_lines_at_the_end_are_no_rows(tmp_path):
+    frame(512).to_csv(tmp_path / "t.csv", index=False)  # they are a chunk of their own
+    with open(tmp_path / "t.csv", "a") as file:
+        file.write("\n\n")
+
+    def first_row(table, source, errors):
+        return rows_of(table.iloc[[0]], source, errors) if table["name"].iloc[0] else {}
+
+    found = stream_rows(tmp_path / "t.csv", first_row, FEATURES, ("value",))
+    assert names(found) == ["n0"]
+
+
 def test_a_number_that_is_none_is_named_by_its_line(tmp_path):
     table = frame(900).astype(str)
     table.loc[600, "value"] = "east"
@@ -110,10 +123,17 @@ def test_a_number_that_is_none_is_named_by_its_line(tmp_path):
         list(stream(tmp_path / "t.csv"))
 
 
-def test_a_stream_without_any_usable_row_ends_with_an_error(tmp_path):
-    pd.DataFrame({"name": [""] * 700, "value": 0.0}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="no row is left, all 700 were skipped"):
-        next(iter(EndlessStream(stream(tmp_path / "t.parquet", on_error="skip"))))
+def test_a_file_without_any_usable_row_is_skipped(shards, caplog):
+    frame(90).assign(name="").to_csv(shards / "0.csv", index=False)
+    whole = stream(shards, on_error="skip")
+    expected = [f"n{i}" for i in range(2400)]
+    assert sorted(names(whole)) == sorted(expected)
+    assert "left out 90 rows" in caplog.text
+    assert sorted(names(whole.shuffle(seed=0, buffer_size=100))) == sorted(expected)
+    batches = DataLoader(stream(shards / "0.csv", on_error="skip"), num_workers=1, collate_fn=names)
+    assert list(batches) == []
+    batches = DataLoader(whole, batch_size=100, num_workers=2, collate_fn=names)
+    assert sorted(chain(*batches)) == sorted(expected)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +168,31 @@ def test_each_pass_is_whole_and_a_shuffled_one_has_its_own_order(shards):
     passes = [names(next(rows) for _ in range(2400)) for _ in range(3)]
     assert all(sorted(found) == sorted(names(stream(shards))) for found in passes)
     assert passes[0] != passes[1] != passes[2] != passes[0]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_what_datasets_makes_of_a_stream_is_shared_out_too(shards, world):
+    whole = stream(shards)
+    for made in (
+        whole.filter(lambda row: row["value"] > 100),
+        whole.map(lambda row: row | {"name": row["name"] + "!"}),
+        whole.select_columns(["name"]).shuffle(seed=0, buffer_size=9),
+    ):
+        passes = [islice(EndlessStream(made, rank, world), 3000 // world) for rank in range(world)]
+        assert set(names(chain(*passes))) == set(names(made))
+
+
+def test_a_stream_that_is_shared_out_already_stays_so(shards):
+    for rank in range(2):
+        share = split_dataset_by_node(stream(shards), rank, 2)
+        expected = names(share)
+        assert names(islice(EndlessStream(share, rank, 2), len(expected))) == expected
+
+
+def test_passes_leave_the_stream_as_it_is(shards):
+    whole = stream(shards / "1.parquet")
+    assert len(names(islice(EndlessStream(whole), 2000))) == 2000
+    assert whole.epoch == 0  # which workers share
 
 
 MEMORY = """
@@ -240,6 +285,49 @@ def test_two_processes_train_on_a_stream_what_one_trains(runs):
     for name, weight in weights_of(runs / "whole").items():
         assert torch.equal(weights_of(runs / "two")[name], weights_of(runs / "two", rank=1)[name]), name
         torch.testing.assert_close(weights_of(runs / "two")[name], weight, atol=2e-6, rtol=1e-5, msg=name)
+
+
+def test_workers_train_alike_and_resume(tmp_path):
+    shards = [make_table(rows, seed=rows) for rows in (11, 30, 17)]
+    rows = IterableDataset.from_generator(feature_rows, gen_kwargs={"shards": shards})
+    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 5, "save_total_limit": None} | {
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+        "dataloader_num_workers": 4,  # of which one finds no shard
+    }
+
+    def trained(checkpoint=None):
+        trainer = make_trainer(
+            tmp_path,
+            model=make_head(),
+            train_dataset=rows.shuffle(seed=3, buffer_size=8),
+            data_collator=batch_of,
+            **settings,
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer.model.state_dict()
+
+    whole = trained()
+    for name, weight in trained(str(tmp_path / "checkpoint-5")).items():
+        assert torch.equal(whole[name], weight), name
+
+
+@pytest.mark.parametrize("empty", [lambda rows: rows.take(0), lambda rows: rows.filter(lambda row: False)])
+def test_a_stream_without_rows_cannot_train(tmp_path, empty):
+    rows = empty(IterableDataset.from_generator(feature_rows, gen_kwargs={"shards": [make_table(9)]}))
+    trainer = make_trainer(tmp_path, train_dataset=rows, data_collator=batch_of, max_steps=2)
+    with pytest.raises(DataError, match="the training stream has no row for process 1 of 1"):
+        trainer.train()
+
+
+def test_a_stream_is_evaluated_as_the_same_rows_in_memory(tmp_path):
+    trainer = make_trainer(tmp_path, eval_collator=batch_as_is)
+    expected = trainer.evaluate(make_table(19, seed=1))
+    trainer.eval_collator = batch_of
+    tables = {"shards": [make_table(19, seed=1)]}
+    found = trainer.evaluate(IterableDataset.from_generator(feature_rows, gen_kwargs=tables))
+    for name in ("eval_loss", "eval_accuracy", "eval_mean_km", "eval_rows"):
+        assert found[name] == pytest.approx(expected[name]), name
 
 
 def test_a_stream_needs_a_number_of_steps(tmp_path):

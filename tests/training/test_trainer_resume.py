@@ -99,7 +99,7 @@ def test_an_incomplete_checkpoint_is_passed_over(tmp_path):
 
 
 def test_older_checkpoints_go_only_when_a_newer_one_is_whole(tmp_path, monkeypatch):
-    import geohf.training.trainer as module
+    import geohf.training.saving as module
 
     seen = []
     rotate = module.rotate_checkpoints

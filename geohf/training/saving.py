@@ -1,0 +1,131 @@
+"""How a Trainer writes and reads the state of its run: without pickle, and only what is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from geohf.errors import DataError
+from geohf.training.checkpoints import (
+    COMPLETE,
+    load_tree,
+    mark_complete,
+    random_state,
+    save_tree,
+    set_random_state,
+)
+
+OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
+
+
+class SafeCheckpoints:
+    """The methods of transformers' Trainer that pickle, as `GeoTrainer` has them.
+
+    A checkpoint holds safetensors and JSON alone, is marked when all of it is on disk, and is never taken for
+    another model's.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder, state_dict=state_dict)
+        else:
+            weights = {n: t.contiguous() for n, t in (state_dict or model.state_dict()).items()}
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "training_args.json").write_text(self.args.to_json_string())
+
+    def _save_checkpoint(self, model, trial) -> None:
+        self._require_finite(float(self._tr_loss))
+        run = self._get_output_dir(trial=trial)
+        folder = Path(run) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / COMPLETE).unlink(missing_ok=True)
+        # older checkpoints are deleted only when this one is whole
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder, self.state.global_step)
+            rotate_checkpoints(run, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    @property
+    def _shards_its_state(self) -> bool:
+        # accelerate saves what is spread over devices
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._shards_its_state:
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            save_tree(self.optimizer.state_dict(), Path(output_dir) / OPTIMIZER)
+            save_tree(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._shards_its_state:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        elif checkpoint is not None and (Path(checkpoint) / OPTIMIZER).is_file():
+            self.optimizer.load_state_dict(load_tree(Path(checkpoint) / OPTIMIZER))
+            self.lr_scheduler.load_state_dict(load_tree(Path(checkpoint) / SCHEDULER))
+
+    def _save_scaler(self, output_dir: str) -> None:
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and self.args.should_save:
+            save_tree(scaler.state_dict(), Path(output_dir) / SCALER)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and (Path(checkpoint) / SCALER).is_file():
+            self.accelerator.scaler.load_state_dict(load_tree(Path(checkpoint) / SCALER))
+
+    def _random_file(self, folder: str) -> Path:
+        return Path(folder) / f"random_state_{self.args.process_index}.safetensors"
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_tree(random_state(), self._random_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self._random_file(checkpoint).is_file():
+            set_random_state(load_tree(self._random_file(checkpoint)))
+
+    def _load_finished(self, path: Path) -> None:
+        try:
+            self._require_all_weights(self.model.load_state_dict(load_file(path), strict=False), path)
+        except SafetensorError as error:
+            raise DataError(
+                f"{path}: cannot be read: {error}; begin without --resume_from_checkpoint"
+            ) from None
+        except RuntimeError as error:  # of another shape
+            raise _of_another_model(path, str(error)) from None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
+            raise _of_another_model(resume_from_checkpoint, str(error)) from None
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        self._require_all_weights(load_result, self.args.output_dir)
+
+    def _require_all_weights(self, loaded, path) -> None:
+        wrong = [*loaded.missing_keys, *loaded.unexpected_keys]
+        if wrong:
+            raise _of_another_model(path, ", ".join(wrong[:3]))
+
+
+def _of_another_model(path: str | Path, found: str) -> DataError:
+    return DataError(
+        f"{path}: holds the weights of a model with other settings ({found}); take that run's settings again, "
+        "or begin without --resume_from_checkpoint"
+    )
