@@ -42,7 +42,7 @@ PIPELINE_REGISTRY.register_pipeline("place-recognition", PlaceRecognitionPipelin
 PIPELINE_REGISTRY.register_pipeline("street-geolocation", StreetGeolocationPipeline, AutoModel, type="image")
 PIPELINE_REGISTRY.register_pipeline("tile-sequence-regression", TileSequencePipeline, AutoModel, type="image")
 
-# Trainers bring accelerate and much else with them: they are imported when they are asked for.
+# Trainers bring accelerate and much else with them: they, and what serves them, are imported when they are asked for.
 _LAZY = {
     "GeoPlaceTrainer": "geohf.place.trainer",
     "PlaceTrainingArguments": "geohf.place.arguments",
@@ -54,6 +54,12 @@ _LAZY = {
     "StreetTrainingArguments": "geohf.street.arguments",
     "TileSequenceTrainer": "geohf.tiles.trainer",
     "TileTrainingArguments": "geohf.tiles.arguments",
+    "stream_drives": "geohf.place.streaming",
+    "stream_parts": "geohf.parts.streaming",
+    "stream_places": "geohf.street.streaming",
+    "stream_regions": "geohf.region.streaming",
+    "stream_tiles": "geohf.tiles.streaming",
+    "write_shards": "geohf.training.streaming",
 }
 
 __all__ = [

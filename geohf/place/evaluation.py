@@ -63,11 +63,7 @@ class Search:
 
 
 def search(
-    descriptors: torch.Tensor,
-    data: PlaceData,
-    queries: np.ndarray,
-    radii_m: Sequence[float],
-    k: int = max(COUNTS),
+    descriptors: torch.Tensor, data: PlaceData, queries: np.ndarray, radii_m: Sequence[float]
 ) -> Search:
     """Search for queries in the database of `data`.
 
@@ -80,7 +76,8 @@ def search(
         DataError: see `geohf.place.metrics.recall_at_n`.
     """
     database = data.database
-    similarity, ranked = (part.numpy() for part in top_k(descriptors[database], descriptors[queries], k))
+    found = top_k(descriptors[database], descriptors[queries], max(COUNTS))
+    similarity, ranked = (part.numpy() for part in found)
     points = data.points
     metrics = place_metrics(ranked, points[database], points[queries], radii_m, COUNTS)
     matches = matches_within_m(points[database], points[queries], radii_m[0])

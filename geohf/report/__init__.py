@@ -9,8 +9,10 @@
     plots.py     learning curves, error CDF, scatter
     points.py    points that filters kept and dropped
     tiles.py     errors of image tiles, filmstrips
+    strips.py    questions with their answers, right and wrong ones framed
     classes.py   confusion and reliability
     tables.py    Markdown and CSV
+    answers.py   predictions as CSV, JSON Lines, GeoJSON or HTML
 
 Nothing here imports matplotlib, pandas or PIL before a figure is drawn.
 """

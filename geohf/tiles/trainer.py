@@ -27,15 +27,9 @@ class TileSequenceTrainer(GeoTrainer):
 
     def __init__(self, model=None, args=None, train_dataset=None, eval_dataset=None, **kwargs):
         kwargs.setdefault("compute_metrics", self._metrics)
-        super().__init__(
-            model,
-            args,
-            default_collate if is_stream(train_dataset) else batch_as_is,
-            batch_as_is,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            **kwargs,
-        )
+        kwargs.setdefault("data_collator", default_collate if is_stream(train_dataset) else batch_as_is)
+        kwargs.setdefault("eval_collator", batch_as_is)
+        super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.label_names = ["labels"]
 
     def get_eval_dataloader(self, eval_dataset=None):

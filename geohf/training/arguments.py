@@ -122,7 +122,9 @@ class GeoTrainingArguments(TrainingArguments):
         super().__post_init__()
         launched = int(os.environ.get("WORLD_SIZE", 1))
         if launched > self.world_size:  # they would all train the same, and write over each other
-            raise DataError(f"{launched} processes were launched and no GPU joins them; on CPUs add --use_cpu true")
+            raise DataError(
+                f"{launched} processes were launched and no GPU joins them; on CPUs add --use_cpu true"
+            )
         for least, names in AT_LEAST.items():
             require_at_least(least, **{name: getattr(self, name, None) for name in names})
         if self.seed >= 2**32:
@@ -148,8 +150,8 @@ class GeoArgumentParser(HfArgumentParser):
         """The dataclasses' instances, from the command line or a list of words.
 
         Raises:
-            DataError: a flag that no argument has, or values that the dataclasses refuse; the YAML file is missing, is not a mapping, or holds a key
-                that no argument has.
+            DataError: a flag that no argument has, or values that the dataclasses refuse; the YAML file is missing,
+                is not a mapping, or holds a key that no argument has.
         """
         words = list(sys.argv[1:] if arguments is None else arguments)
         config = self._config_of(words)

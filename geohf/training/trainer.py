@@ -70,7 +70,6 @@ class GeoTrainer(SafeCheckpoints, Trainer):
         for theirs, ours in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefLog)):
             if self.pop_callback(theirs) is not None:
                 self.add_callback(ours(Path(self.args.output_dir).name, self.shown_metrics))
-        _leave_cores_to_workers(self.args)
         self.counts_items = hasattr(model, "count_loss_items")
         self.loss_is_scaled_for_ga = self.counts_items
         self._parts: dict[str, torch.Tensor] = defaultdict(float)
@@ -91,6 +90,11 @@ class GeoTrainer(SafeCheckpoints, Trainer):
         ):
             return epochs, 0  # it was killed after its last step: nothing is left to train
         return where
+
+    def train(self, *args, **kwargs):
+        """As transformers', with cores left to the loader's workers."""
+        with _cores_left_to_workers(self.args):
+            return super().train(*args, **kwargs)
 
     # ---- batches
 
@@ -280,10 +284,16 @@ class GeoTrainer(SafeCheckpoints, Trainer):
             raise DataError(error.args[0]) from None
 
 
-def _leave_cores_to_workers(args) -> None:
+@contextmanager
+def _cores_left_to_workers(args):
     """On a CPU, torch's threads and the loader's workers would wait for the same cores."""
+    threads = torch.get_num_threads()
     if args.device.type == "cpu" and args.dataloader_num_workers and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) - args.dataloader_num_workers))
+        torch.set_num_threads(max(1, threads - args.dataloader_num_workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _opened_late(dataset):

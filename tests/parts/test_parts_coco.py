@@ -216,7 +216,9 @@ def test_conversion_beside_the_photos(bikes, tmp_path):
     shutil.copytree(bikes, tmp_path / "both")
     for _ in range(2):  # a second time nothing stands in its way
         found = convert(tmp_path / "both", tmp_path / "both", validation=0.25)
-    assert list(load_parts(tmp_path / "both")[0]) == ["train"]  # all photos of the one layout, no validation of the other
+    assert list(load_parts(tmp_path / "both")[0]) == [
+        "train"
+    ]  # all photos of the one layout, no validation of the other
     (tmp_path / "both" / "train_annotations.json").unlink()
     splits, errors = load_parts(tmp_path / "both")  # all photos lie in the folder train
     assert {name: statistics_of(split) for name, split in splits.items()} == found

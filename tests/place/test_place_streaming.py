@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
-from place_models import along, write_csv, write_pictures
+import torch
+from place_models import along, build_model, parse, write_csv, write_pictures
 
 from geohf.errors import DataError
 from geohf.geo.utm import utm_from_points
 from geohf.place.data import load_drives
 from geohf.place.streaming import stream_drives
+from geohf.place.trainer import GeoPlaceTrainer
 
 NAMES = [f"images/{i}.png" for i in range(6)]
 
@@ -63,3 +65,19 @@ def test_the_zone_of_utm_must_hold_in_every_chunk(folder):
     table = write_csv(folder / "utm.csv", "image,utm_east,utm_north", *rows)
     with pytest.raises(DataError, match=r"row 2: \(1, 2\) is no UTM easting"):
         list(stream_drives(table, utm="11 north"))
+
+
+def test_a_model_trains_on_a_stream_as_on_the_dataset(drives, tmp_path):
+    """Rows in order of time: a batch holds neighbours, and reaches far enough for strangers."""
+    words = ("--output_dir", tmp_path, "--max_steps", 3, "--per_device_train_batch_size", 64)
+    words += ("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false")
+    _, args = parse("--train_csv", drives[0], *words, "--train_sampling_strategy", "sequential")
+    weights = []
+    for source in (stream_drives(drives[0]), load_drives(drives[0])[0]):
+        model = build_model(dropout=0.0)
+        trainer = GeoPlaceTrainer(model, args, source)
+        trainer.train()
+        assert trainer.state.log_history[-1]["train_loss"] > 0
+        weights.append(model.state_dict())
+    for name, weight in weights[0].items():
+        assert torch.equal(weight, weights[1][name]), name

@@ -173,7 +173,7 @@ def test_half_precision_is_never_chosen_on_a_cpu(tmp_path):
 
 def test_processes_that_nothing_joins_do_not_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(DataError, match="2 processes were launched and no GPU joins them; .*--use_cpu true"):
+    with pytest.raises(DataError, match=r"2 processes were launched and no GPU joins them; .*--use_cpu true"):
         GeoTrainingArguments(output_dir=str(tmp_path))
 
 
