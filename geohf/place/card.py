@@ -23,7 +23,7 @@ RULE_WORDS = {
 }
 
 
-def card_context(
+def card_facts(
     kept: PlaceRun,
     runs: Sequence[PlaceRun],
     findings: Sequence[Finding],

@@ -10,7 +10,7 @@ import numpy as np
 
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.audit import Finding, audit, judge
-from geohf.place.card import card_context
+from geohf.place.card import card_facts
 from geohf.place.comparison import comparison_rows, summary_rows
 from geohf.place.experiment import PlaceRun, confidence_of, run_one
 from geohf.place.index import PlaceIndex
@@ -135,5 +135,5 @@ def _write(kept: PlaceRun, runs, findings, data: PlaceData, options: PlaceArgume
         "rows": {name: len(getattr(data, name)) for name in ("train", "database", "validation", "test")},
         "skipped": len(data.skipped.rows),
     }
-    card = card_context(kept, runs, findings, data, options, sure)
+    card = card_facts(kept, runs, findings, data, options, sure)
     finish_run(kept.model, args, kept.history, metrics, card, GeoPlaceTrainer.shown_metrics)
