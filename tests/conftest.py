@@ -76,6 +76,8 @@ def _clear_hf_caches() -> None:
         from huggingface_hub import HfFileSystem
 
         HfFileSystem.clear_instance_cache()  # it remembers which repositories exist, and their listings
+    if "geohf.training.streaming" in sys.modules:
+        sys.modules["geohf.training.streaming"]._hub_stream.cache_clear()
 
 
 @pytest.fixture

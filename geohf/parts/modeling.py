@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, box_convert
@@ -15,6 +14,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from geohf.errors import DataError
 from geohf.hub.modeling import GeoPreTrainedModel
+from geohf.hub.settings import settings_refused
 from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.heads import PartRoIHeads, PartRPN
@@ -92,15 +92,11 @@ class PartStateModel(GeoPreTrainedModel):
         """
         from geohf.parts.pretrained import coco_fields, load_published
 
-        try:
+        with settings_refused():
             config = cls.config_class(**coco_fields(name) | config_fields)
             if pretrained:
                 config.backbone_name = name
             model = cls(config)
-        except StrictDataclassError as error:
-            raise DataError(str(error.__cause__ or error)) from None
-        except ValueError as error:
-            raise DataError(str(error)) from None
         if pretrained:
             load_published(model, name)
         return model.eval()

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, enable_full_determinism, set_seed
 
-from geohf.errors import DataError
+from geohf.hub.settings import settings_refused
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.audit import Finding, judge, near_duplicates
 from geohf.place.confidence import confidence, evidence, fit_confidence
@@ -143,14 +142,10 @@ def make_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
     if projection is None:
         projection = None if pooling == "mixvpr" else 256
     fields |= {"pooling": pooling, "projection_dim": projection or None, "confidence_m": options.radii_m[0]}
-    try:
+    with settings_refused():
         return GeoPlaceModel.from_backbone(
             name, pretrained=options.pretrained is not False, image_size=options.image_size, **fields
         )
-    except StrictDataclassError as error:
-        raise DataError(str(error.__cause__ or error)) from None  # what the config said, without the wrapping
-    except ValueError as error:
-        raise DataError(str(error)) from None
 
 
 def _is_place_model(name: str) -> bool:

@@ -15,6 +15,7 @@ from geohf.errors import DataError
 from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
 from geohf.hub.loading import load_model
+from geohf.hub.settings import settings_refused
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
 from geohf.region.card import card_facts, region_intervals
 from geohf.region.configuration import GeoRegionConfig
@@ -97,7 +98,7 @@ def make_model(options: RegionArguments, data: RegionData, is_sample: bool = Fal
     """
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
     tiny = is_sample and options.backbone is None
-    try:
+    with settings_refused():
         return GeoRegionModel.from_backbone(
             options.backbone or (SAMPLE_BACKBONE if tiny else REAL_BACKBONE),
             pretrained=not tiny if options.pretrained is None else options.pretrained,
@@ -106,8 +107,6 @@ def make_model(options: RegionArguments, data: RegionData, is_sample: bool = Fal
             scalers=[_fitted(data, name, options.scaler, options.frame).to_dict() for name in data.regions],
             **fields,
         )
-    except ValueError as error:
-        raise DataError(str(error)) from None
 
 
 def _load_model(options: RegionArguments) -> GeoRegionModel:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.hub.settings import settings_refused
 from geohf.report import write_csv
 from geohf.report.paths import outline_rings
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
@@ -202,17 +202,13 @@ def make_model(options: StreetArguments, train) -> GeoStreetModel:
     is_sample = options.data is None
     backbone = options.backbone or (SAMPLE_BACKBONE if is_sample else REAL_BACKBONE)
     tiny = is_sample and options.backbone is None
-    try:
+    with settings_refused():
         return GeoStreetModel.from_backbone(
             backbone,
             pretrained=not tiny if options.pretrained is None else options.pretrained,
             image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
             **fields,
         )
-    except StrictDataclassError as error:
-        raise DataError(str(error.__cause__ or error)) from None  # what the config said, without the wrapping
-    except ValueError as error:
-        raise DataError(str(error)) from None
 
 
 def _score(model, outputs, labels, truth) -> dict[str, float]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from geohf.errors import DataError
+from geohf.hub.settings import settings_refused
 from geohf.report import write_csv
 from geohf.tiles.answers import TileSequenceOutput
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
@@ -109,7 +109,7 @@ def make_model(options: TileArguments, data: TileData) -> TileSequenceModel:
     }
     if not image:
         fields |= {"targets": table.targets} | target_scales(data, options.predict_change)
-    try:
+    with settings_refused():
         if options.encoder != "attention":
             return TileSequenceModel(TileSequenceConfig(encoder=options.encoder, **fields))
         if options.backbone is None:
@@ -120,8 +120,6 @@ def make_model(options: TileArguments, data: TileData) -> TileSequenceModel:
         return TileSequenceModel.from_backbone(
             options.backbone, pretrained=options.pretrained, image_size=height, **fields | {"patch_size": 1}
         )
-    except StrictDataclassError as error:
-        raise DataError(str(error.__cause__ or error)) from None  # what the config said, without the wrapping
 
 
 def target_scales(data: TileData, predict_change: bool) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,7 @@ def _row_groups(file: Path) -> Sequence[int | None]:
         raise DataError(f"{file}: cannot be read as a table ({error})") from None
 
 
+@lru_cache(maxsize=2)  # every shard of every pass asks for it
 def _hub_stream(name: str) -> IterableDataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
