@@ -101,8 +101,11 @@ def add_code(repo: Path, marker: Path, in_configs: bool = True) -> None:
     """A module that leaves the marker when it is imported, named as the repo's code by every file that can."""
     (repo / "evil.py").write_text(
         f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n"
-        "from transformers import PreTrainedConfig as Config, PreTrainedModel as Model, Pipeline\n"
-        "from transformers import BaseImageProcessor as Processor\n"
+        "from transformers import BaseImageProcessor, Pipeline, PreTrainedConfig, PreTrainedModel\n"
+        # classes of its own: what is loaded as code is marked as such, for the rest of the process
+        "class Config(PreTrainedConfig): pass\n"
+        "class Model(PreTrainedModel): pass\n"
+        "class Processor(BaseImageProcessor): pass\n"
     )
     if in_configs:
         kinds = ("Config", "Model", "ImageProcessor", "Processor")
