@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
@@ -33,12 +34,19 @@ def run_recipe(main: Callable[[], Any]) -> None:
     logger.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
     try:
         main()
+        leave_process_group()
     except (DataError, OSError, HFValidationError) as error:  # the Hub's answers are OSErrors, too
         print_error(error)
         sys.exit(2)
     except StrictDataclassError as error:  # what a config says of its fields, without the wrapping
         print_error(error.__cause__ or error)
         sys.exit(2)
+
+
+def leave_process_group() -> None:
+    """Take leave of the other processes, or their threads may abort this one as it ends, with all its work done."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def print_error(error: Exception) -> None:

@@ -9,6 +9,7 @@ from parts_models import ALL_SAMPLES, build_model, parse
 from geohf.parts.data import load_parts, split_parts
 from geohf.parts.trainer import PartStateTrainer
 from geohf.parts.vocabulary import names_of
+from geohf.training.run import leave_process_group
 
 
 def main(folder, bikes, batch_size):
@@ -34,3 +35,4 @@ def main(folder, bikes, batch_size):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    leave_process_group()

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from geohf.region.data import of_regions
 from geohf.region.loading import load_data
 from geohf.region.trainer import GeoRegionTrainer
+from geohf.training.run import leave_process_group
 
 sample, out, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 data = load_data(options_of(sample))
@@ -42,6 +43,7 @@ for part in ("model", "expert", "router"):
     if trainer.is_world_process_zero():
         metrics = {n: torch.tensor(float(v)) for n, v in metrics.items() if "per_second" not in n and "time" not in n}
         save_file({n: t.contiguous().clone() for n, t in module.state_dict().items()} | metrics, out / f"{part}.safetensors")
+leave_process_group()
 """
 
 

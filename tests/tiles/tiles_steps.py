@@ -4,6 +4,7 @@ import sys
 
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.run import run_tiles
+from geohf.training.run import leave_process_group
 
 
 def take_steps(sample, out, batch_size):
@@ -31,3 +32,4 @@ def take_steps(sample, out, batch_size):
 
 if __name__ == "__main__":
     take_steps(*sys.argv[1:])
+    leave_process_group()
