@@ -98,7 +98,7 @@ class PartTrainingArguments(GeoTrainingArguments):
     backbone_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of the backbone; default: that of the rest."}
     )
-    num_train_epochs: float = field(default=14.0, metadata={"help": "Epochs."})
+    num_train_epochs: float = field(default=12.0, metadata={"help": "Epochs."})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Photos in a batch."})
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "Photos in a batch of evaluation."})
     dataloader_num_workers: int = field(
