@@ -71,23 +71,25 @@ def _usable(
     reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
     views_of = _views_reader(table, source, Path(source).parent if images is None else Path(images))
     columns: dict[str, list] = {name: [] for name in place_features()}
+    found = {}
     for i, position in enumerate(table.index):
         try:
             if i in reasons:
                 raise DataError(reasons[i])
-            sample_id, views, headings = views_of(i)
+            found[i] = views_of(i)
         except DataError as error:
             errors.add(source, line_of(position), str(error))
-            continue
-        broken = broken_images(views)
-        for reason in broken.values():
-            errors.add(source, line_of(position), reason)
-        kept = [k for k in range(len(views)) if k not in broken]
+    flat = [(i, k) for i, (_, views, _) in found.items() for k in range(len(views))]
+    broken = {flat[at]: why for at, why in broken_images([found[i][1][k] for i, k in flat]).items()}
+    for (i, _), reason in broken.items():
+        errors.add(source, line_of(table.index[i]), reason)
+    for i, (sample_id, views, headings) in found.items():
+        kept = [k for k in range(len(views)) if (i, k) not in broken]
         if not kept:
             continue
         index = table["state_idx"].iat[i] if "state_idx" in table else np.nan
         values = {
-            "sample_id": sample_id or str(line_of(position)),
+            "sample_id": sample_id or str(line_of(table.index[i])),
             "views": [views[k] for k in kept],
             "headings": [headings[k] for k in kept],
             "state": labels[i],

@@ -151,7 +151,7 @@ def _shards_of(source: str) -> list[tuple[str, int | None]]:
         files = sorted(Path(file) for file in glob.glob(source, recursive=True))
         if not files:
             raise DataError(f"{source}: no file is called so")
-    elif path.suffix or source.count("/") != 1:
+    elif path.suffix.lower() in (".csv", ".parquet") or source.count("/") != 1:
         raise DataError(f"{source}: no such file or folder")
     else:
         return [(source, number) for number in range(_hub_stream(source).num_shards)]
