@@ -19,11 +19,11 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from torch.utils.data import DataLoader
 
+from geohf.data.tensor_table import batch_as_is
 from geohf.tiles import SequenceDataLoader
 from geohf.tiles.cache import TileCache
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.table import load_tiles
-from geohf.training.tensor_table import batch_as_is
 
 YEARS = list(range(2016, 2023))
 BATCH = 256

@@ -12,10 +12,10 @@ import tempfile
 import torch
 from measure import Row, make_parser, medians, report, require
 
+from geohf.data.tensor_table import TensorTable
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import StreetHead
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer
 
 

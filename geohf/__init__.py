@@ -59,7 +59,7 @@ _LAZY = {
     "stream_places": "geohf.street.streaming",
     "stream_regions": "geohf.region.streaming",
     "stream_tiles": "geohf.tiles.streaming",
-    "write_shards": "geohf.training.streaming",
+    "write_shards": "geohf.data.streaming",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geohf.errors import DataError
-from geohf.report.files import atomic_write
+from geohf.io import atomic_write
 
 MARKER = ".geohf_sample.json"
 

@@ -9,7 +9,7 @@ DATA is what the task's training recipe takes; all its rows are measured, so non
 import argparse
 import json
 
-from geohf.hub.loading import load_model
+from geohf.models.loading import load_model
 from geohf.report import atomic_write, markdown_table, plain
 from geohf.training.run import run_recipe
 

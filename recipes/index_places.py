@@ -9,7 +9,7 @@ The file's ending says the format: .parquet or .safetensors.
 
 import argparse
 
-from geohf.hub.loading import load_model
+from geohf.models.loading import load_model
 from geohf.place.index import PlaceIndex, index_format
 from geohf.place.modeling import GeoPlaceModel
 from geohf.training.run import run_recipe

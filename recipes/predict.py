@@ -9,7 +9,7 @@ The file's ending says the format: .csv, .jsonl, .geojson or .html. A run that w
 
 import argparse
 
-from geohf.hub.loading import load_model, model_class
+from geohf.models.loading import load_model, model_class
 from geohf.training.run import run_recipe
 
 

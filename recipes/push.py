@@ -7,7 +7,7 @@ Only what belongs to a model repo goes along: no checkpoint, no log folder, no p
 
 import argparse
 
-from geohf.hub.loading import load_model
+from geohf.models.loading import load_model
 from geohf.training.run import run_recipe
 
 

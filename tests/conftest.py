@@ -27,7 +27,7 @@ for folder in (str(TESTS), str(ROOT)):
     if folder not in sys.path:
         sys.path.insert(0, folder)
 
-from local_hub import LocalHub  # noqa: E402
+from helpers.local_hub import LocalHub  # noqa: E402
 
 if "huggingface_hub" in sys.modules:
     raise RuntimeError(
@@ -45,7 +45,7 @@ def _set_environment() -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         os.environ[name] = os.environ[name.upper()] = _HUB.url
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
-    python_path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    python_path = [str(ROOT), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ.update(
         HF_ENDPOINT=_HUB.url,
         HF_TOKEN=_HUB.token,
@@ -76,8 +76,8 @@ def _clear_hf_caches() -> None:
         from huggingface_hub import HfFileSystem
 
         HfFileSystem.clear_instance_cache()  # it remembers which repositories exist, and their listings
-    if "geohf.training.streaming" in sys.modules:
-        sys.modules["geohf.training.streaming"]._hub_stream.cache_clear()
+    if "geohf.data.streaming" in sys.modules:
+        sys.modules["geohf.data.streaming"]._hub_stream.cache_clear()
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_a_model_stays_under_the_licence_it_began_with(tmp_path, name, licence, 
 
 
 def test_noncommercial_weights_stay_so_in_what_others_made_of_them(hub, tmp_path):
-    from street_models import tiny_clip
+    from helpers.street_models import tiny_clip
 
     clip = tiny_clip(tmp_path / "clip")
     files = {path.name: path.read_bytes() for path in clip.iterdir()}

@@ -13,7 +13,7 @@ import shlex
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from pages import PAGES, RECIPES, ROOT, TASKS, commands, name_of, spans, table_after
+from helpers.pages import PAGES, RECIPES, ROOT, TASKS, commands, name_of, spans, table_after
 from transformers import AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 

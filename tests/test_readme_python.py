@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-from pages import PAGES, TASKS, blocks, name_of
-from parts_models import TINY
-from parts_models import build_model as part_model
+from helpers.pages import PAGES, TASKS, blocks, name_of
+from helpers.parts_models import TINY
+from helpers.parts_models import build_model as part_model
+from helpers.place_models import build_model as place_model
+from helpers.region_models import build_model as region_model
+from helpers.street_models import tiny_clip
 from PIL import Image
-from place_models import build_model as place_model
-from region_models import build_model as region_model
-from street_models import tiny_clip
 from transformers import PreTrainedModel
 
 import geohf
@@ -54,10 +54,10 @@ def photos_in(folder: Path) -> list[Path]:
 
 
 def street() -> None:
+    from geohf.data.streaming import write_shards
     from geohf.street.classes import describe_classes
     from geohf.street.data import load_places
     from geohf.street.sample import write_sample
-    from geohf.training.streaming import write_shards
 
     write_sample("FOLDER", size=2, image_size=32)
     known = load_places("FOLDER")[0]["train"]

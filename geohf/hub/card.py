@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from geohf.hub.provenance import shell_command, versions
-from geohf.report.files import atomic_write, plain
+from geohf.io import atomic_write, plain
 from geohf.report.tables import format_number, markdown_table
 from geohf.vision.licences import is_noncommercial
 

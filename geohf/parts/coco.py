@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.records import JsonObject, PartRecord, PhotoRecord
 from geohf.parts.vocabulary import STATES
-from geohf.tables import RowErrors
 
 
 def is_coco(content: dict) -> bool:

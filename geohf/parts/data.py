@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.splits import split_dataset
+from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.coco import is_coco, read_coco
 from geohf.parts.delftbikes import read_delftbikes
@@ -21,8 +23,6 @@ from geohf.parts.hub_data import load_hub_dataset
 from geohf.parts.records import Source, dataset_of, note_unlisted, read_json
 from geohf.parts.stratify import stratify
 from geohf.parts.vocabulary import BIKE_PARTS, STATES, names_of
-from geohf.tables import RowErrors
-from geohf.training.splits import split_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.vocabulary import names_of, part_features
-from geohf.tables import RowErrors
 from geohf.vision.images import ImageError, open_image, undecoded
 
 if TYPE_CHECKING:

@@ -123,7 +123,7 @@ class PartEvaluator:
     def statistics(self) -> Callable[[np.ndarray], dict[str, float]]:
         """`map`, `joint_map`, `state_f1` and `hallucination` of photos by their numbers, of which some stand twice.
 
-        For `geohf.training.intervals.bootstrap_intervals`; boxes are matched once for all draws.
+        For `geohf.metrics.intervals.bootstrap_intervals`; boxes are matched once for all draws.
         """
         found, truths = self._tables()
         parts, states = self._sizes(found, truths)

@@ -13,8 +13,8 @@ from torchvision.ops import FeaturePyramidNetwork, box_convert
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from geohf.errors import DataError
-from geohf.hub.modeling import GeoPreTrainedModel
-from geohf.hub.settings import settings_refused
+from geohf.models.modeling import GeoPreTrainedModel
+from geohf.models.settings import settings_refused
 from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.heads import PartRoIHeads, PartRPN

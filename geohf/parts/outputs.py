@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.io import atomic_write
 from geohf.parts.inspection import inspection_rows
 from geohf.parts.overlays import write_overlays
 from geohf.report import write_csv
-from geohf.report.files import atomic_write
 from geohf.report.style import INK, TRAIN, drawing
 
 if TYPE_CHECKING:

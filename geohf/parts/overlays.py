@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from geohf.report.files import atomic_write
+from geohf.io import atomic_write
 from geohf.report.style import INK, SERIES
 from geohf.vision.images import open_image
 

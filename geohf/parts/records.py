@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import ExifTags, Image
 
+from geohf.data.tables import RowErrors, file_in
 from geohf.errors import DataError
 from geohf.parts.boxes import TURNED, upright_boxes, xywh_to_xyxy
 from geohf.parts.vocabulary import part_features
-from geohf.tables import RowErrors, file_in
 from geohf.vision.images import BROKEN, IMAGE_SUFFIXES, check_images
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import set_seed
 
 from geohf.errors import DataError
+from geohf.metrics.intervals import bootstrap_intervals
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.augment import make_augmentation
 from geohf.parts.baseline import constant_predictions
@@ -24,7 +25,6 @@ from geohf.parts.trainer import PartStateTrainer, dataset_targets, part_evaluato
 from geohf.parts.vocabulary import absent_index, names_of
 from geohf.report import plain, write_csv
 from geohf.training.finetuning import unfreeze_last
-from geohf.training.intervals import bootstrap_intervals
 from geohf.training.run import finish_run, phase_history
 from geohf.training.trainer import phase_arguments
 

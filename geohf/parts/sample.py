@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
+from geohf.io import atomic_write
 from geohf.parts.scene import paint_photo
 from geohf.parts.vocabulary import STATES
-from geohf.report.files import atomic_write
 from geohf.samples import write_once
 
 ANNOTATIONS, IMAGES = "train_annotations.json", "train"

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geohf.data.streaming import features_of, stream_rows
+from geohf.data.tables import RowErrors, image_in, require_columns
 from geohf.errors import DataError
 from geohf.parts.hub_data import row_reason, trusted_parts
 from geohf.parts.vocabulary import names_of, part_features
-from geohf.tables import RowErrors, image_in, require_columns
-from geohf.training.streaming import features_of, stream_rows
 from geohf.vision.images import open_image
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def stream_parts(
     source: str | Path | Sequence[str | Path], on_error: str = "raise", min_trust: float = 0.0
 ) -> IterableDataset:
-    """Photos with parts that are more than memory holds, see `geohf.training.streaming.stream_rows`.
+    """Photos with parts that are more than memory holds, see `geohf.data.streaming.stream_rows`.
 
     Args:
         source: Parquet files, or a dataset of the Hub, with the columns of `part_features`, as `push_to_hub` and

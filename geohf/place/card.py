@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from geohf.hub.card import data_source
+from geohf.metrics.intervals import DRAWS
 from geohf.place.arguments import PlaceArguments
 from geohf.place.audit import Finding
 from geohf.place.comparison import comparison_rows
 from geohf.place.experiment import PlaceRun
 from geohf.place.splits import PlaceData
 from geohf.report import reliability_bins
-from geohf.training.intervals import DRAWS
 
 RULE_WORDS = {
     "has_match": "queries with a database image within the threshold",

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.errors import DataError
-from geohf.geo.utm import points_from_utm, utm_zone
-from geohf.tables import (
+from geohf.data.tables import (
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
@@ -20,6 +18,8 @@ from geohf.tables import (
     find_column,
     line_of,
 )
+from geohf.errors import DataError
+from geohf.geo.utm import points_from_utm, utm_zone
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,17 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from geohf.errors import DataError
-from geohf.place.columns import (
-    CAMERA_COLUMNS,
-    HEADINGS,
-    NUMBERS,
-    SEQUENCE_COLUMNS,
-    TIME_COLUMNS,
-    points_of_table,
-)
-from geohf.place.file_names import point_of_name
-from geohf.tables import (
+from geohf.data.tables import (
     FILE_COLUMNS,
     RowErrors,
     bad_point_reasons,
@@ -35,6 +25,16 @@ from geohf.tables import (
     text_of,
     wrap_degrees,
 )
+from geohf.errors import DataError
+from geohf.place.columns import (
+    CAMERA_COLUMNS,
+    HEADINGS,
+    NUMBERS,
+    SEQUENCE_COLUMNS,
+    TIME_COLUMNS,
+    points_of_table,
+)
+from geohf.place.file_names import point_of_name
 from geohf.vision.exif import exif_position
 from geohf.vision.images import broken_images, check_images, image_files
 

@@ -13,6 +13,7 @@ import torch
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m, matches_within_m
+from geohf.metrics.intervals import mean_interval
 from geohf.place.audit import audit, judge
 from geohf.place.data import load_drives
 from geohf.place.metrics import (
@@ -23,7 +24,6 @@ from geohf.place.metrics import (
 )
 from geohf.place.search import top_k
 from geohf.place.splits import PlaceData
-from geohf.training.intervals import mean_interval
 
 if TYPE_CHECKING:
     from geohf.place.modeling import GeoPlaceModel

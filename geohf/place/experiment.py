@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, enable_full_determinism, set_seed
 
-from geohf.hub.settings import settings_refused
+from geohf.models.settings import settings_refused
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.audit import Finding, judge, near_duplicates
 from geohf.place.confidence import confidence, evidence, fit_confidence

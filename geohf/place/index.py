@@ -15,8 +15,8 @@ import torch
 
 from geohf.errors import DataError
 from geohf.geo import check_points
+from geohf.io import atomic_write
 from geohf.place.search import top_k, unit_descriptors
-from geohf.report.files import atomic_write
 
 if TYPE_CHECKING:
     from geohf.place.modeling import GeoPlaceModel
@@ -90,8 +90,8 @@ class PlaceIndex:
         Raises:
             DataError: see `load_drives`.
         """
+        from geohf.data.tables import points_of
         from geohf.place.data import files_of, load_drives
-        from geohf.tables import points_of
 
         images, _ = load_drives(sources, **options)
         return cls.build(model, files_of(images), points_of(images), batch_size)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from geohf.geo import great_circle_m
-from geohf.hub.modeling import GeoPreTrainedModel
+from geohf.models.modeling import GeoPreTrainedModel
 from geohf.place.answers import PlaceAnswer, PlacePrediction
 from geohf.place.confidence import confidence, evidence
 from geohf.place.configuration import ENCODERS, GeoPlaceConfig
@@ -24,7 +24,7 @@ from geohf.vision.features import weights_fingerprint
 from geohf.vision.pooling import map_size, pooled
 
 if TYPE_CHECKING:
-    from geohf.hub.inputs import Inputs
+    from geohf.data.inputs import Inputs
 
 
 class GeoPlaceModel(GeoPreTrainedModel):
@@ -133,7 +133,7 @@ class GeoPlaceModel(GeoPreTrainedModel):
 
     def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
         """As every model's; the images of a `poses.csv` lie below the folder above its own."""
-        from geohf.hub.inputs import Inputs, find_images
+        from geohf.data.inputs import Inputs, find_images
         from geohf.place.data import files_of, load_drives
 
         inputs = Inputs()

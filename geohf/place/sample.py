@@ -20,8 +20,8 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.geo import EARTH_RADIUS_M
+from geohf.io import atomic_write
 from geohf.place.street_scene import DUSK, NOON, Light, Loop, photograph
-from geohf.report.files import atomic_write
 from geohf.samples import write_once
 
 CAMERA = "front_left_center"

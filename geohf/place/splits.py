@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.splits import split_rows
+from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.place.arguments import PlaceArguments
 from geohf.place.data import files_of, headings_of, load_drives
-from geohf.tables import RowErrors, points_of
-from geohf.training.splits import split_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

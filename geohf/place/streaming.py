@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geohf.data.streaming import stream_rows
+from geohf.data.tables import RowErrors
 from geohf.place.columns import NUMBERS
 from geohf.place.data import columns_of, drive_features, names_of_sources, rows_of_table, usable_rows
-from geohf.tables import RowErrors
-from geohf.training.streaming import stream_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ def stream_drives(
     utm: str | None = None,
     on_error: str = "raise",
 ) -> IterableDataset:
-    """`load_drives` for tables larger than memory, see `geohf.training.streaming.stream_rows`.
+    """`load_drives` for tables larger than memory, see `geohf.data.streaming.stream_rows`.
 
     Images may also lie in the table, as Parquet of the Hub holds them.
 

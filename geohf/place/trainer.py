@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction, TrainerCallback
 
+from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.place.head import PlaceHead
 from geohf.place.logs import StepClock
@@ -21,7 +22,6 @@ from geohf.place.sampler import PlaceSampler
 from geohf.place.search import top_k
 from geohf.place.splits import PlaceData
 from geohf.training.finetuning import unfreeze
-from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer, phase_arguments
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from geohf.data.splits import SPLITS
 from geohf.errors import DataError
 from geohf.geo import FRAMES
 from geohf.geo.scalers import SCALERS
 from geohf.region.configuration import EXPERTS, POINT_LOSSES
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.splits import SPLITS
 
 AUGMENTATIONS = ("none", "light", "full")
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from geohf.geo import frame_distance
 from geohf.hub.card import data_source
+from geohf.metrics.intervals import DRAWS, bootstrap_intervals, mean_interval, share_interval
 from geohf.region.answers import points_array
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.evaluation import RegionAnswers
 from geohf.region.loading import RegionData
-from geohf.training.intervals import DRAWS, bootstrap_intervals, mean_interval, share_interval
 
 _HOW = {"stratified": "at random in each region", "random": "at random", "blocks": "whole blocks"}
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.errors import DataError
-from geohf.tables import (
+from geohf.data.tables import (
     FILE_COLUMNS,
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
@@ -27,6 +26,7 @@ from geohf.tables import (
     text_of,
     wrap_degrees,
 )
+from geohf.errors import DataError
 from geohf.vision.images import broken_images
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from geohf.data.tables import RowErrors, points_of
 from geohf.geo import frame_distance
 from geohf.region.answers import RegionPrediction, points_array
 from geohf.region.data import excluded_names, load_region_table, of_known_regions
@@ -19,7 +20,6 @@ from geohf.region.metrics import coverage, evaluation_rows
 from geohf.region.modeling import GeoRegionModel
 from geohf.region.sample import EXCLUDE, VAL_IMAGES, VAL_TABLE
 from geohf.region.trainer import GeoRegionTrainer, given_logits
-from geohf.tables import RowErrors, points_of
 from geohf.training.evaluation import evaluation_arguments
 
 if TYPE_CHECKING:

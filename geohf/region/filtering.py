@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo.filters import (
     Filtered,
@@ -20,7 +21,6 @@ from geohf.geo.filters import (
     percentile_filter,
 )
 from geohf.region.arguments import RegionArguments
-from geohf.tables import points_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.splits import split_dataset
+from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.region.arguments import RegionArguments
 from geohf.region.data import (
@@ -21,8 +23,6 @@ from geohf.region.data import (
 )
 from geohf.region.filtering import clip_dataset, describe_row, filter_dataset
 from geohf.region.sample import EXCLUDE, TRAIN_IMAGES, TRAIN_TABLE, VAL_IMAGES, VAL_TABLE, write_sample
-from geohf.tables import RowErrors, points_of
-from geohf.training.splits import split_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset

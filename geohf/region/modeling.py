@@ -15,7 +15,7 @@ from transformers import BatchFeature
 from geohf.errors import DataError, require_at_least
 from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler
-from geohf.hub.modeling import GeoPreTrainedModel, as_samples
+from geohf.models.modeling import GeoPreTrainedModel, as_samples
 from geohf.region.answers import RegionPrediction, RegionProbability
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.data import region_name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.tables import points_of
 from geohf.geo import frame_distance
 from geohf.region.answers import points_array
 from geohf.region.evaluation import RegionAnswers
@@ -21,7 +22,6 @@ from geohf.report import (
     write_geojson,
     write_map,
 )
-from geohf.tables import points_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

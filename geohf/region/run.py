@@ -11,11 +11,12 @@ import numpy as np
 from datasets import Dataset
 from transformers import set_seed
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
-from geohf.hub.loading import load_model
-from geohf.hub.settings import settings_refused
+from geohf.models.loading import load_model
+from geohf.models.settings import settings_refused
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
 from geohf.region.card import card_facts, region_intervals
 from geohf.region.configuration import GeoRegionConfig
@@ -28,7 +29,6 @@ from geohf.region.modeling import GeoRegionModel
 from geohf.region.outputs import plot_run, write_dropped, write_predictions
 from geohf.region.trainer import GeoRegionTrainer, calibrate, train_apart, train_together
 from geohf.report import write_csv
-from geohf.tables import points_of
 from geohf.training.run import finish_run, phase_history
 from geohf.training.trainer import phase_arguments
 

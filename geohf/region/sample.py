@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image
 
 from geohf.geo import EARTH_RADIUS_M, check_frame
+from geohf.io import atomic_write
 from geohf.region.scene import LANDMARKS, paint_view
-from geohf.report.files import atomic_write
 from geohf.samples import write_once
 
 TRAIN_TABLE, TRAIN_IMAGES = "labels_train.csv", "images_train/images_train"

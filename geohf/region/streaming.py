@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geohf.data.streaming import stream_rows
 from geohf.region.data import NUMBERS, region_features, usable_rows
-from geohf.training.streaming import stream_rows
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -21,7 +21,7 @@ def stream_regions(
     exclude: Iterable[str] = (),
     on_error: str = "raise",
 ) -> IterableDataset:
-    """`load_region_table` for tables larger than memory, see `geohf.training.streaming.stream_rows`.
+    """`load_region_table` for tables larger than memory, see `geohf.data.streaming.stream_rows`.
 
     Images may also lie in the table, as Parquet of the Hub holds them. A file that stands there twice is found only
     where both rows are of one chunk.

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
+from geohf.data.streaming import is_stream
+from geohf.data.tables import points_of
+from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.geo import frame_distance
+from geohf.metrics.calibration import conformal_quantile, fit_temperature
 from geohf.region.arguments import RegionTrainingArguments
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter
 from geohf.region.modeling import GeoRegionModel
-from geohf.tables import points_of
-from geohf.training.calibration import conformal_quantile, fit_temperature
 from geohf.training.schedules import cosine_warm_restarts
-from geohf.training.streaming import is_stream
-from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer, phase_arguments
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.features import cached_features

@@ -17,6 +17,7 @@
 Nothing here imports matplotlib, pandas or PIL before a figure is drawn.
 """
 
+from geohf.io import atomic_write, plain
 from geohf.report.classes import (
     confusion_shares,
     plot_confusion,
@@ -24,7 +25,6 @@ from geohf.report.classes import (
     plot_reliability,
     reliability_bins,
 )
-from geohf.report.files import atomic_write, plain
 from geohf.report.geojson import write_geojson, write_polygons
 from geohf.report.map_png import error_map_png
 from geohf.report.maps import write_map

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.report.files import atomic_write, json_text
+from geohf.io import atomic_write, json_text
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
 from geohf.report.tables import format_number, write_csv

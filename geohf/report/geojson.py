@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from geohf.report.files import atomic_write, columns, json_text
+from geohf.io import atomic_write, columns, json_text
 from geohf.report.paths import check_pairs, cut_at_antimeridian, great_circle_path
 
 

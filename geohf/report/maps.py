@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.report.files import atomic_write, columns, json_text
+from geohf.io import atomic_write, columns, json_text
 from geohf.report.paths import check_pairs, outline_rings, view_box
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from geohf.report.files import atomic_write
+from geohf.io import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.colors import LinearSegmentedColormap

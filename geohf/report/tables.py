@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from geohf.report.files import atomic_write, plain
+from geohf.io import atomic_write, plain
 
 
 def format_number(value: Any, digits: int = 4) -> str:

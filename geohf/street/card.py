@@ -8,9 +8,9 @@ import numpy as np
 
 from geohf.geo import great_circle_m
 from geohf.hub.card import data_source
+from geohf.metrics.intervals import DRAWS, bootstrap_intervals, mean_interval, share_interval
 from geohf.street.arguments import StreetArguments
 from geohf.street.metrics import competition_score
-from geohf.training.intervals import DRAWS, bootstrap_intervals, mean_interval, share_interval
 
 TITLES = {
     "score": "Competition score",

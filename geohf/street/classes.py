@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import class_centroids, distance_matrix_m, spherical_mean
 from geohf.geo.cells import geo_cells
-from geohf.tables import points_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

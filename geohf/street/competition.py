@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.tables import (
+    RowErrors,
+    file_in,
+    line_of,
+    read_table,
+    wrap_degrees,
+)
 from geohf.errors import DataError
 from geohf.street.places import (
     dataset_of,
@@ -16,13 +23,6 @@ from geohf.street.places import (
     place_row,
 )
 from geohf.street.processing import COMPASS
-from geohf.tables import (
-    RowErrors,
-    file_in,
-    line_of,
-    read_table,
-    wrap_degrees,
-)
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.splits import split_dataset
+from geohf.data.tables import (
+    RowErrors,
+    points_of,
+)
 from geohf.geo.cells import geo_cells
 from geohf.street.competition import COMPETITION, load_competition
 from geohf.street.hub_data import load_hub_dataset
 from geohf.street.photos import load_photos
-from geohf.tables import (
-    RowErrors,
-    points_of,
-)
-from geohf.training.splits import split_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.street.classes import labels_of
 from geohf.street.data import load_places
@@ -11,7 +12,6 @@ from geohf.street.metrics import street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.outputs import coverage_of
 from geohf.street.trainer import GeoStreetTrainer
-from geohf.tables import points_of
 from geohf.training.evaluation import evaluation_arguments
 
 

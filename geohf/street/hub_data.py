@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.tables import (
+    HEADING_COLUMNS,
+    LATITUDE_COLUMNS,
+    LONGITUDE_COLUMNS,
+    RowErrors,
+    find_column,
+    text_of,
+)
 from geohf.errors import DataError
 from geohf.street.places import (
     STATE_COLUMNS,
@@ -16,14 +24,6 @@ from geohf.street.places import (
     point_reasons,
 )
 from geohf.street.processing import COMPASS, split_views
-from geohf.tables import (
-    HEADING_COLUMNS,
-    LATITUDE_COLUMNS,
-    LONGITUDE_COLUMNS,
-    RowErrors,
-    find_column,
-    text_of,
-)
 from geohf.vision.images import ImageError, open_image, undecoded
 
 if TYPE_CHECKING:

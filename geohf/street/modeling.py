@@ -14,14 +14,14 @@ import torch
 
 from geohf.errors import DataError, require_at_least
 from geohf.geo import Area, area_from_geojson, great_circle_m
-from geohf.hub.modeling import GeoPreTrainedModel
+from geohf.models.modeling import GeoPreTrainedModel
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.processing import GeoStreetImageProcessor
 from geohf.vision.backbones import build_tower, tower_features
 
 if TYPE_CHECKING:
-    from geohf.hub.inputs import Inputs
+    from geohf.data.inputs import Inputs
 
 # A class whose point lies outside the wanted area loses a factor e of its weight with every so many metres.
 AREA_DECAY_M = 25_000.0
@@ -207,7 +207,7 @@ class GeoStreetModel(GeoPreTrainedModel):
 
     def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
         """As every model's; a folder in the competition's layout gives its places to be found."""
-        from geohf.hub.inputs import Inputs, find_images
+        from geohf.data.inputs import Inputs, find_images
         from geohf.street.competition import TEMPLATE, load_competition
 
         inputs = Inputs()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.tables import points_of
 from geohf.geo import great_circle_m
 from geohf.report import (
     error_map_png,
@@ -19,7 +20,6 @@ from geohf.report import (
     write_map,
 )
 from geohf.street.modeling import StreetPrediction
-from geohf.tables import points_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.errors import DataError
-from geohf.street.places import (
-    STATE_COLUMNS,
-    dataset_of,
-    drop_bad_points,
-    drop_broken,
-    place_row,
-    point_reasons,
-)
-from geohf.tables import (
+from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
@@ -29,6 +20,15 @@ from geohf.tables import (
     line_of,
     read_table,
     text_of,
+)
+from geohf.errors import DataError
+from geohf.street.places import (
+    STATE_COLUMNS,
+    dataset_of,
+    drop_bad_points,
+    drop_broken,
+    place_row,
+    point_reasons,
 )
 from geohf.vision.exif import exif_position
 from geohf.vision.images import check_images, image_files

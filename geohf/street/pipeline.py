@@ -7,7 +7,7 @@ import math
 import torch
 from torch.nn.functional import pad
 
-from geohf.hub.pipelines import GeoPipeline
+from geohf.models.pipelines import GeoPipeline
 from geohf.street.head import GeoStreetOutput
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.tables import (
+from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
     line_of,

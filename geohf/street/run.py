@@ -13,9 +13,10 @@ import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import set_seed
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.hub.settings import settings_refused
+from geohf.models.settings import settings_refused
 from geohf.report import write_csv
 from geohf.report.paths import outline_rings
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
@@ -36,7 +37,6 @@ from geohf.street.trainer import (
     place_outputs,
     train_heads,
 )
-from geohf.tables import points_of
 from geohf.training.run import finish_run, phase_history
 
 logger = logging.getLogger(__name__)

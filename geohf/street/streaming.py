@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.errors import DataError
-from geohf.street.competition import VIEW_COLUMNS
-from geohf.street.places import STATE_COLUMNS, place_features, point_reasons
-from geohf.street.processing import COMPASS, split_views
-from geohf.tables import (
+from geohf.data.streaming import stream_rows
+from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
@@ -27,7 +24,10 @@ from geohf.tables import (
     text_of,
     wrap_degrees,
 )
-from geohf.training.streaming import stream_rows
+from geohf.errors import DataError
+from geohf.street.competition import VIEW_COLUMNS
+from geohf.street.places import STATE_COLUMNS, place_features, point_reasons
+from geohf.street.processing import COMPASS, split_views
 from geohf.vision.images import broken_images
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ NUMBERS = any_case([*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS, "st
 def stream_places(
     source: str | Path | Sequence[str | Path], images: str | Path | None = None, on_error: str = "raise"
 ) -> IterableDataset:
-    """`load_places` for tables larger than memory, see `geohf.training.streaming.stream_rows`.
+    """`load_places` for tables larger than memory, see `geohf.data.streaming.stream_rows`.
 
     Args:
         source: tables with `latitude` and `longitude`, and views as `image` (or another name of a file column), as

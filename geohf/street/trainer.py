@@ -13,16 +13,16 @@ import torch
 from transformers import EvalPrediction
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from geohf.data.tables import points_of
+from geohf.data.tensor_table import TensorTable
 from geohf.geo import great_circle_m
+from geohf.metrics.calibration import conformal_quantile, fit_temperature
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import class_numbers, labels_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.metrics import street_metrics
 from geohf.street.modeling import GeoStreetModel
-from geohf.tables import points_of
-from geohf.training.calibration import conformal_quantile, fit_temperature
 from geohf.training.finetuning import unfreeze
-from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import GeoTrainer, phase_arguments
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.features import cached_features

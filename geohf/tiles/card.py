@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from geohf.hub.card import data_source
+from geohf.metrics.intervals import DRAWS, bootstrap_intervals
 from geohf.tiles.arguments import TileArguments
 from geohf.tiles.load import TileData
 from geohf.tiles.metrics import all_targets
 from geohf.tiles.modeling import TileSequenceModel
-from geohf.training.intervals import DRAWS, bootstrap_intervals
 
 TITLES = {
     "mae": "MAE",

@@ -7,8 +7,9 @@ import os
 import numpy as np
 import torch
 
+from geohf.data.tables import RowErrors
 from geohf.errors import DataError
-from geohf.tables import RowErrors
+from geohf.metrics.calibration import conformal_quantile
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
@@ -18,7 +19,6 @@ from geohf.tiles.metrics import all_targets, coverage
 from geohf.tiles.modeling import TileSequenceModel
 from geohf.tiles.table import load_tiles, table_in
 from geohf.tiles.windows import TileWindows, make_windows
-from geohf.training.calibration import conformal_quantile
 
 
 def evaluate(

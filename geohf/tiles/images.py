@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from geohf.data.tables import resolve_inside
 from geohf.errors import DataError
-from geohf.tables import resolve_inside
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 
 

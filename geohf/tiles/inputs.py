@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geohf.data.inputs import TABLES, Inputs
+from geohf.data.tables import read_table
 from geohf.errors import DataError
-from geohf.hub.inputs import TABLES, Inputs
-from geohf.tables import read_table
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.cutting import build_cache

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from geohf.data.tables import RowErrors
 from geohf.errors import DataError
-from geohf.tables import RowErrors
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TASKS

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from geohf.errors import DataError
-from geohf.hub.modeling import GeoPreTrainedModel
+from geohf.models.modeling import GeoPreTrainedModel
 from geohf.tiles.answers import TilePrediction, TileSequenceOutput
 from geohf.tiles.attention import TemporalAttention
 from geohf.tiles.cells import ConvGRUCell, ConvLSTMCell, RecurrentEncoder
@@ -23,7 +23,7 @@ from geohf.tiles.processing import TileSequenceProcessor
 from geohf.vision.backbones import build_tower, describe_backbone, load_tower, tower_features
 
 if TYPE_CHECKING:
-    from geohf.hub.inputs import Inputs
+    from geohf.data.inputs import Inputs
 
 
 class TileSequenceModel(GeoPreTrainedModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from geohf.hub.pipelines import GeoPipeline
+from geohf.models.pipelines import GeoPipeline
 from geohf.tiles.answers import TileSequenceOutput
 
 

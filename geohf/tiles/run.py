@@ -11,7 +11,7 @@ import torch
 from transformers import set_seed
 
 from geohf.errors import DataError
-from geohf.hub.settings import settings_refused
+from geohf.models.settings import settings_refused
 from geohf.report import write_csv
 from geohf.tiles.answers import TileSequenceOutput
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments

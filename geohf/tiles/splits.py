@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from geohf.data.splits import split_rows
 from geohf.errors import DataError
 from geohf.tiles.table import TileTable
-from geohf.training.splits import split_rows
 
 logger = logging.getLogger(__name__)
 

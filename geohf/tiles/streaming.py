@@ -13,7 +13,7 @@ from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.cutting import cut_region
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.table import TileTable
-from geohf.tiles.windows import find_windows
+from geohf.tiles.windows import make_windows
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -65,8 +65,14 @@ def _rows(
         for rows, block, empty in cut_region(table, region):
             part = table.take(rows)
             strip = _Strip(block, part.sizes, empty, table.nodata)
-            windows = find_windows(
-                part, strip, config.task, config.frames, max_nodata=config.max_nodata, image=image
+            windows = make_windows(
+                part,
+                strip,
+                config.task,
+                config.frames,
+                max_nodata=config.max_nodata,
+                image=image,
+                may_be_none=True,
             )
             sequences = TileSequences(strip, windows, config, augment)
             yield from (sequences[i] for i in range(len(sequences)))

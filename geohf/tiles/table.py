@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.tables import RowErrors, line_of, read_table, require_columns, text_of
 from geohf.errors import DataError
-from geohf.tables import RowErrors, line_of, read_table, require_columns, text_of
 from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images
 from geohf.tiles.rasters import RasterInfo
 

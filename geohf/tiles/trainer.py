@@ -7,10 +7,10 @@ import torch
 from torch.utils.data import default_collate
 from transformers import EvalPrediction
 
+from geohf.data.streaming import is_stream
+from geohf.data.tensor_table import batch_as_is
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.evaluation import image_measures, number_measures
-from geohf.training.streaming import is_stream
-from geohf.training.tensor_table import batch_as_is
 from geohf.training.trainer import GeoTrainer
 
 

@@ -54,6 +54,7 @@ def make_windows(
     target_years: int = 1,
     max_nodata: float = 0.5,
     image: bool = False,
+    may_be_none: bool = False,
 ) -> TileWindows:
     """A window for every tile and each of the last labels whose target is known.
 
@@ -65,25 +66,11 @@ def make_windows(
         max_nodata: a frame with a larger share of pixels without data is masked.
         image: the target is the frame itself and not a number; tiles without that frame are left out.
 
+        may_be_none: of a part of a table, no window at all is no error.
+
     Raises:
         DataError: no window is left, or the settings do not go together.
     """
-    windows = find_windows(table, cache, task, frames, target_years, max_nodata, image)
-    if not len(windows):
-        raise DataError(f"{table.source}: no tile has both a frame to see and a target to predict")
-    return windows
-
-
-def find_windows(
-    table: TileTable,
-    cache: TileCache,
-    task: str = "forecast",
-    frames: int | None = None,
-    target_years: int = 1,
-    max_nodata: float = 0.5,
-    image: bool = False,
-) -> TileWindows:
-    """`make_windows`, which may find none."""
     total = len(table.labels)
     estimate = task == "estimate"
     if image and estimate:
@@ -108,6 +95,8 @@ def find_windows(
     windows = TileWindows(rows, steps, clipped, mask, truth, last, trend)
     asked = usable[rows, steps] if image else np.isfinite(truth).any(1)
     good = mask.any(1) & asked
+    if not good.any() and not may_be_none:
+        raise DataError(f"{table.source}: no tile has both a frame to see and a target to predict")
     unseen = int((asked & ~mask.any(1)).sum())
     if unseen:
         logger.warning("left out %d windows: none of their frames has data", unseen)

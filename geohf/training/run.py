@@ -18,8 +18,8 @@ from transformers.utils import logging as transformers_logging
 from geohf.errors import DataError
 from geohf.hub.card import write_card
 from geohf.hub.files import push_folder
-from geohf.hub.modeling import GeoPreTrainedModel
-from geohf.report.files import atomic_write
+from geohf.io import atomic_write
+from geohf.models.modeling import GeoPreTrainedModel
 from geohf.report.plots import plot_learning_curves
 from geohf.report.tables import write_csv
 

@@ -19,14 +19,14 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, seed_worker
 
+from geohf.data.streaming import EndlessStream, is_stream
+from geohf.data.tensor_table import TensorTable, batch_as_is
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.batches import BatchWithoutRows, own_rows
 from geohf.training.checkpoints import last_complete_checkpoint
 from geohf.training.progress import BriefLog, BriefProgress
 from geohf.training.saving import SafeCheckpoints
-from geohf.training.streaming import EndlessStream, is_stream
-from geohf.training.tensor_table import TensorTable, batch_as_is
 from geohf.vision.images import undecoded
 
 FINISHED = "finished.safetensors"

@@ -1,7 +1,7 @@
 """The world that bad inputs are tried in."""
 
 import pytest
-from bad_world import World
+from helpers.bad_world import World
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from bad_world import Case, World
+from helpers.bad_world import Case, World
 
 BIKE, COCO = "bikes/train_annotations.json", "bikes/train_coco.json"
 

@@ -3,7 +3,7 @@
 from itertools import cycle
 
 import pytest
-from bad_world import Case, Command, World
+from helpers.bad_world import Case, Command, World
 
 RECIPES = {
     "train_region": World.train_region,

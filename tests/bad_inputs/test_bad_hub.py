@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from bad_world import Case, Command, World
+from helpers.bad_world import Case, Command, World
 from transformers import AutoImageProcessor, AutoModel
 
 ID = "org/street"
@@ -108,7 +108,7 @@ def test_a_dataset_that_the_hub_refuses(hub, world):
 
 def test_a_backbone_cut_off(hub, world):
     """A transformers tower of the Hub whose weights never arrive whole."""
-    from street_models import tiny_clip
+    from helpers.street_models import tiny_clip
 
     folder = tiny_clip(world.folder / "clip")
     hub.add("org/clip", {path.name: path.read_bytes() for path in folder.iterdir()})

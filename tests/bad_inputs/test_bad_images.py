@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_world import REGIONS, Case, World
+from helpers.bad_world import REGIONS, Case, World
 from PIL import Image
 from rasterio.transform import from_origin
 

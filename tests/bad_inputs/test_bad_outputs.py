@@ -6,7 +6,7 @@ import re
 import shutil
 
 import pytest
-from bad_world import Case, World
+from helpers.bad_world import Case, World
 
 from geohf.training.checkpoints import last_complete_checkpoint
 

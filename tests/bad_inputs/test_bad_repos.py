@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_models import BUILDERS
-from bad_world import Case
+from helpers.bad_models import BUILDERS
+from helpers.bad_world import Case
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline

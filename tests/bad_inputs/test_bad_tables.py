@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from bad_world import TINY, Case, Command, World
+from helpers.bad_world import TINY, Case, Command, World
 
 ALIASES = {
     "file": ("image", "filename", "image_north"),

@@ -1,7 +1,7 @@
 """What the bad inputs are measured against: left alone, every command does its work."""
 
 import pytest
-from bad_world import World
+from helpers.bad_world import World
 
 COMMANDS = {
     "train_region": World.train_region,

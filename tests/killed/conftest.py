@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-SERVER = Path(__file__).with_name("fork_server.py")
+SERVER = Path(__file__).resolve().parents[1] / "helpers" / "fork_server.py"
 KILLED = -9
 
 

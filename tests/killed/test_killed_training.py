@@ -7,25 +7,9 @@ import json
 import random
 
 import pytest
+from helpers.parts_models import TINY
 
 ALWAYS = ("--backbone", "test_resnet", "--pretrained", "false")
-DETECTOR = {
-    "norm": "group",
-    "pyramid_channels": 16,
-    "image_size": [64, 96],
-    "feature_levels": [1, 2, 3],
-    "anchor_sizes": [[12], [24], [48], [64]],
-    "rpn_pre_nms_top_n_train": 60,
-    "rpn_pre_nms_top_n_test": 60,
-    "rpn_post_nms_top_n_train": 40,
-    "rpn_post_nms_top_n_test": 40,
-    "rpn_batch_size_per_image": 32,
-    "roi_size": 3,
-    "roi_canonical_size": 32,
-    "box_hidden_size": 32,
-    "box_batch_size_per_image": 16,
-    "state_hidden_size": 16,
-}
 # recipe, its flags, its phases in their order; {} is the folder of the samples
 TASKS = {
     "street": (
@@ -61,7 +45,7 @@ TASKS = {
     "parts": (
         "train_parts",
         (
-            *("--data", "{}/parts", *ALWAYS, "--config_overrides", json.dumps(DETECTOR), "--overlays", 1),
+            *("--data", "{}/parts", *ALWAYS, "--config_overrides", json.dumps(TINY), "--overlays", 1),
             *(
                 "--num_train_epochs",
                 3,

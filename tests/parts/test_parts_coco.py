@@ -3,9 +3,9 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.parts_files import part, photo, write_photos
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parts_files import part, photo, write_photos
 from PIL import Image
 from pycocotools.coco import COCO
 

@@ -3,7 +3,7 @@ import logging
 
 import numpy as np
 import pytest
-from parts_files import part, photo, write_photos
+from helpers.parts_files import part, photo, write_photos
 from PIL import Image, ImageDraw
 
 from geohf.errors import DataError

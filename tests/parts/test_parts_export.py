@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from parts_models import build_model, photos
+from helpers.parts_models import build_model, photos
 
 from geohf.parts.export import OUTPUTS, export_onnx
 

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from helpers.parts_models import PARTS, STATES, build_model, photos
 from huggingface_hub import HfApi, ModelCard
-from parts_models import PARTS, STATES, build_model, photos
 from safetensors.torch import load_file, save_file
 
 from geohf.errors import DataError

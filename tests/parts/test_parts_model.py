@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from parts_models import ALL_SAMPLES, PARTS, STATES, build_model, photos, truths
+from helpers.parts_models import ALL_SAMPLES, PARTS, STATES, build_model, photos, truths
 from torch.nn import functional
 from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Image
-from parts_models import build_model, photos
+from helpers.parts_models import build_model, photos
 from transformers import pipeline
 
 import geohf  # noqa: F401  registers the pipeline

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from parts_models import build_model
+from helpers.parts_models import build_model
 from PIL import Image
 from transformers import AutoImageProcessor
 

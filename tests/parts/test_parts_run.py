@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parts_models import parse
+from helpers.parts_models import parse
 from PIL import Image
 from transformers import AutoModel
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from parts_models import ALL_SAMPLES, build_model, parse
+from helpers.parts_models import ALL_SAMPLES, build_model, parse
 
+from geohf.data.streaming import write_shards
 from geohf.errors import DataError
 from geohf.parts.data import load_parts
 from geohf.parts.streaming import stream_parts
 from geohf.parts.trainer import PartStateTrainer
 from geohf.parts.vocabulary import names_of
-from geohf.training.streaming import write_shards
 
 
 @pytest.fixture(scope="module")

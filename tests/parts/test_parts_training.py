@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import parts_processes
 import pytest
 import torch
-from parts_models import ALL_SAMPLES, build_model, parse
+from helpers import parts_processes
+from helpers.parts_models import ALL_SAMPLES, build_model, parse
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 import torch
-from parts_models import TINY
+from helpers.parts_models import TINY
 
 from geohf.parts import PartStateModel
 from geohf.parts.data import load_parts

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from place_models import parse
+from helpers.place_models import parse
 
 from geohf.place.run import run_place
 from geohf.place.sample import write_sample

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.place_models import ORIGIN, along, write_csv, write_pictures
 from PIL import Image as PillowImage
-from place_models import ORIGIN, along, write_csv, write_pictures
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.geo.utm import utm_from_points
@@ -13,7 +14,6 @@ from geohf.place.arguments import PlaceArguments
 from geohf.place.data import files_of, headings_of, load_drives
 from geohf.place.file_names import point_of_name
 from geohf.place.splits import load_data
-from geohf.tables import points_of
 
 POSES = "camera_id,img_relpath,t_nsec,lat,lon,alt"
 NAMES = [f"images/front/{i}.png" for i in range(4)]

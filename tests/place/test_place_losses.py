@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from place_models import along, unit
+from helpers.place_models import along, unit
 from torch.nn.functional import normalize
 
 from geohf.geo import great_circle_m

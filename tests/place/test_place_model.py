@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from helpers.place_models import along, build_model, unit, write_pictures
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from place_models import along, build_model, unit, write_pictures
 from torch.nn import functional as F
 from transformers import Dinov2Config, Dinov2Model, pipeline
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from place_models import along, build_model
+from helpers.place_models import along, build_model
 
 # the head of a place model, spread over processes as the Trainer spreads it
 SCRIPT = """
@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
-from place_models import build_model
+from helpers.place_models import build_model
 
 folder = Path(sys.argv[1])
 

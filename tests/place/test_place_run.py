@@ -6,11 +6,12 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers.place_models import along, parse, rows_of, write_csv, write_pictures
 from huggingface_hub import ModelCard
 from PIL import Image
-from place_models import along, parse, rows_of, write_csv, write_pictures
 from safetensors.torch import load_file
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.hub.files import push_folder
 from geohf.place import GeoPlaceModel, PlaceIndex, recall_at_n
@@ -19,7 +20,6 @@ from geohf.place.comparison import comparison_rows
 from geohf.place.data import files_of, load_drives
 from geohf.place.logs import COLUMNS
 from geohf.place.run import run_place
-from geohf.tables import points_of
 
 # ---- what a run leaves
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from two_processes import assert_same_losses, assert_same_metrics, assert_same_weights, run_alone, run_in_two
+from helpers.two_processes import (
+    assert_same_losses,
+    assert_same_metrics,
+    assert_same_weights,
+    run_alone,
+    run_in_two,
+)
 
 from geohf.place import PlaceIndex
 

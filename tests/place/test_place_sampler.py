@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from place_models import along, unit
+from helpers.place_models import along, unit
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m

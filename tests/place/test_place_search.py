@@ -6,17 +6,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.place_models import along, unit
 from PIL import Image
-from place_models import along, unit
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m, matches_within_m
+from geohf.metrics.intervals import mean_interval
 from geohf.place import recall_at_n
 from geohf.place import search as search_module
 from geohf.place.confidence import confidence, evidence, fit_confidence
 from geohf.place.metrics import place_metrics, recall_of_ranks, stretches
 from geohf.place.search import blockwise_top_k, top_k
-from geohf.training.intervals import mean_interval
 
 # ---- search
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from place_models import along, build_model, parse, write_csv, write_pictures
+from helpers.place_models import along, build_model, parse, write_csv, write_pictures
 
 from geohf.errors import DataError
 from geohf.geo.utm import utm_from_points

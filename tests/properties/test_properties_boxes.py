@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers.parts_models import build_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from parts_models import build_model
 from PIL import Image
 
 from geohf.parts.augment import make_augmentation

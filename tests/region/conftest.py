@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from region_models import small_run
+from helpers.region_models import small_run
 
 from geohf.region.sample import write_sample
 

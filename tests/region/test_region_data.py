@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.region_models import options_of
 from PIL import Image
-from region_models import options_of
 
+from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
 from geohf.region.data import excluded_names, load_region_table, region_order
 from geohf.region.filtering import clip_dataset, filter_dataset
 from geohf.region.loading import load_data
-from geohf.tables import RowErrors, points_of
 
 COLUMNS = ["filename", "latitude", "longitude", "Region_ID"]
 

@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.region_models import PLANAR, WGS84, build_model, tensors
 from PIL import Image
-from region_models import PLANAR, WGS84, build_model, tensors
 from safetensors.torch import load_file
 
 from geohf.errors import DataError

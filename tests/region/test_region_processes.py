@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from region_models import arguments_of, build_model, options_of
+from helpers.region_models import arguments_of, build_model, options_of
 from safetensors.torch import save_file
 
 from geohf.region.data import of_regions

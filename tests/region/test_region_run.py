@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.region_models import options_of, small_run
 from huggingface_hub import HfApi
-from region_models import options_of, small_run
 from transformers import pipeline
 
 import geohf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 
-from two_processes import (
+from helpers.two_processes import (
     assert_near,
     assert_same_losses,
     assert_same_metrics,

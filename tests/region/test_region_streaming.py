@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from region_models import arguments_of, build_model
+from helpers.region_models import arguments_of, build_model
 
 from geohf.errors import DataError
 from geohf.region.data import load_region_table

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from region_models import arguments_of, build_model, options_of, small_run, tensors
+from helpers.region_models import arguments_of, build_model, options_of, small_run, tensors
 from transformers import TrainerCallback
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
 from geohf.region import GeoRegionModel
@@ -13,7 +14,6 @@ from geohf.region.data import of_regions
 from geohf.region.loading import load_data
 from geohf.region.sample import write_sample
 from geohf.region.trainer import GeoRegionTrainer, RegionCollator, region_augmentation, train_apart
-from geohf.tables import points_of
 from geohf.training.schedules import cosine_warm_restarts
 
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from geohf.errors import DataError
+from geohf.io import columns
 from geohf.report import atomic_write, format_number, markdown_table, plain, write_csv
-from geohf.report.files import columns
 
 
 def test_atomic_write_makes_folders_and_replaces(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from street_models import build_model, patches, spread_out
+from helpers.street_models import build_model, patches, spread_out
 
 
 @pytest.fixture(scope="session")

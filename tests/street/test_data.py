@@ -11,11 +11,11 @@ import pytest
 from datasets import DatasetDict, Features, Image, List, Value
 from PIL import Image as PIL
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.street import data
 from geohf.street.competition import load_competition
 from geohf.street.places import place_features
-from geohf.tables import points_of
 from geohf.vision.images import open_image, undecoded
 
 

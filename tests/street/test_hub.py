@@ -11,9 +11,9 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from helpers.street_models import CLASSES, HEADINGS, build_model, flat, parse, spread_out, tiny_clip
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file, save_file
-from street_models import CLASSES, HEADINGS, build_model, flat, parse, spread_out, tiny_clip
 
 from geohf.street import GeoStreetModel
 from geohf.street.run import run_street

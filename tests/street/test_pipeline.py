@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
+from helpers.street_models import HEADINGS, build_model, close, flat, spread_out
 from PIL import Image as PillowImage
-from street_models import HEADINGS, build_model, close, flat, spread_out
 from transformers import pipeline
 
 import geohf

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
+from helpers.street_models import CLASSES, STATES, build_model, close, flat, spread_out
 from PIL import Image as PillowImage
-from street_models import CLASSES, STATES, build_model, close, flat, spread_out
 
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson, box, great_circle_m

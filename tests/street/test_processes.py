@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.street_models import FILES, rows_of
 from safetensors.torch import load_file
-from street_models import FILES, rows_of
 
 from geohf.street.sample import write_sample
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from street_models import build_model, parse, patches
+from helpers.street_models import build_model, parse, patches
 
+from geohf.data.streaming import write_shards
 from geohf.errors import DataError
 from geohf.street.competition import TRAIN_TABLE
 from geohf.street.data import load_places
@@ -12,7 +13,6 @@ from geohf.street.places import place_features
 from geohf.street.sample import write_sample
 from geohf.street.streaming import stream_places
 from geohf.street.trainer import GeoStreetTrainer
-from geohf.training.streaming import write_shards
 from geohf.training.trainer import phase_arguments
 from geohf.vision.images import undecoded
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset, Features, Image
-from street_models import STATES, build_model, patches, spread_out
+from helpers.street_models import STATES, build_model, patches, spread_out
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.hub.loading import load_model
-from geohf.hub.predicting import predict_to_file
+from geohf.models.loading import load_model
+from geohf.models.predicting import predict_to_file
 
 
 @pytest.fixture(scope="module")

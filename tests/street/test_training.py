@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers.street_models import FILES, PLOTS, parse, rows_of, tiny_clip
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from street_models import FILES, PLOTS, parse, rows_of, tiny_clip
 from transformers import AutoModel, set_seed
 
 from geohf.errors import DataError

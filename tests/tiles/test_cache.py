@@ -16,10 +16,10 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from geohf import DataError
+from geohf.data.tensor_table import batch_as_is
 from geohf.tiles.cache import TileCache, cache_key
 from geohf.tiles.cutting import _lay_out, build_cache
 from geohf.tiles.table import load_tiles
-from geohf.training.tensor_table import batch_as_is
 
 
 def load(world, **changes):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geohf import DataError
-from geohf.tables import RowErrors
+from geohf.data.tables import RowErrors
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.table import grid_tiles, load_tiles
 

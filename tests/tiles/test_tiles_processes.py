@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.tiles_steps import take_steps
 from safetensors.torch import load_file
-from tiles_steps import take_steps
 
 from geohf.tiles.sample import write_sample
 
@@ -26,7 +26,7 @@ def results(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    script = Path(__file__).with_name("tiles_steps.py")
+    script = Path(__file__).resolve().parents[1] / "helpers" / "tiles_steps.py"
     done = subprocess.run(
         [*launch, script, sample, folder / "2", "6"],
         capture_output=True,

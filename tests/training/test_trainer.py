@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from helpers.training_run import history, make_head, make_table, make_trainer
 from torch import nn
-from training_run import history, make_head, make_table, make_trainer
 
+from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.street import GeoStreetConfig, GeoStreetModel
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.tensor_table import TensorTable
 from geohf.training.trainer import FINISHED, GeoTrainer, phase_arguments
 from geohf.vision.backbones import TimmTowerConfig
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.training_run import history, make_trainer
 from safetensors.torch import load_file
-from training_run import history, make_trainer
 
-SCRIPT = Path(__file__).with_name("training_run.py")
+SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "training_run.py"
 FEW = {
     "num_train_epochs": 2,
     "logging_strategy": "steps",

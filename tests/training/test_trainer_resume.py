@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_run import make_trainer
+from helpers.training_run import make_trainer
 from transformers import TrainerCallback
 
 from geohf.training.checkpoints import COMPLETE, last_complete_checkpoint
 
-SCRIPT = Path(__file__).with_name("training_run.py")
+SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "training_run.py"
 MOMENTS = 5
 SCENES = {
     "plain": {"num_train_epochs": 5},

@@ -5,14 +5,11 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import parts_models
-import place_models
-import region_models
-import street_models
 import torch
 
 from geohf.parts.vocabulary import STATES
 from geohf.tiles import TileSequenceConfig, TileSequenceModel
+from helpers import parts_models, place_models, region_models, street_models
 
 
 def _tiles_model() -> TileSequenceModel:

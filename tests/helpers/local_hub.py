@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from local_hub_routes import Request, dispatch
-from local_hub_store import LFS_SUFFIXES, Answer, Blob, HubError, Repo
+from helpers.local_hub_routes import Request, dispatch
+from helpers.local_hub_store import LFS_SUFFIXES, Answer, Blob, HubError, Repo
 
 
 @dataclass

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import place_models
 import rasterio
-from bad_models import saved_model
 from PIL import Image
 from rasterio.transform import from_origin
+
+from helpers import place_models
+from helpers.bad_models import saved_model
 
 PLACES = {
     "California": [(36.1, -119.4), (36.9, -120.2), (35.8, -118.9)],

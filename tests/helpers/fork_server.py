@@ -48,7 +48,7 @@ class Touches:
 
 def child(request: dict, pipe: int) -> None:
     """Run the job to its end, unless it is killed; the pipe gets the counts."""
-    import kill_jobs
+    from helpers import kill_jobs
 
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -97,7 +97,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import kill_jobs
+    from helpers import kill_jobs
 
     kill_jobs.warm_up()
     gc.freeze()  # collections within a child then pass over what the imports brought

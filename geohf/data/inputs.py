@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from geohf.data.tables import FILE_COLUMNS, file_in, find_column, line_of, read_table, text_of
 from geohf.errors import DataError
-from geohf.tables import FILE_COLUMNS, file_in, find_column, line_of, read_table, text_of
 from geohf.vision.images import IMAGE_SUFFIXES, image_files, undecoded
 
 TABLES = (".csv", ".parquet")

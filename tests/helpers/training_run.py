@@ -19,11 +19,11 @@ from datasets import Dataset, IterableDataset
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from geohf.data.tensor_table import TensorTable, batch_as_is
 from geohf.geo import great_circle_m
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import StreetHead
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.tensor_table import TensorTable, batch_as_is
 from geohf.training.trainer import GeoTrainer
 
 CENTROIDS = [[47.0, 8.0], [46.0, 7.0], [52.5, 13.4], [48.9, 2.3], [41.9, 12.5]]

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_MAPPING, AutoConfig
 
 from geohf.errors import DataError
-from geohf.hub.modeling import GeoPreTrainedModel
+from geohf.models.modeling import GeoPreTrainedModel
 
 
 def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler, default_collate
 
-from geohf.training.tensor_table import TensorTable, batch_as_is
+from geohf.data.tensor_table import TensorTable, batch_as_is
 
 
 @pytest.fixture

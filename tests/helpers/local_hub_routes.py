@@ -12,10 +12,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from local_hub_store import LFS_BYTES, LFS_SUFFIXES, WEB_PREFIX, Answer, Blob, Commit, HubError, Json, Repo
+from helpers.local_hub_store import (
+    LFS_BYTES,
+    LFS_SUFFIXES,
+    WEB_PREFIX,
+    Answer,
+    Blob,
+    Commit,
+    HubError,
+    Json,
+    Repo,
+)
 
 if TYPE_CHECKING:
-    from local_hub import LocalHub
+    from helpers.local_hub import LocalHub
 
 
 @dataclass

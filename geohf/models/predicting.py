@@ -11,14 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geohf.data.tables import RowErrors
 from geohf.errors import DataError, require_at_least
+from geohf.io import json_text
 from geohf.report.answers import check_format, write_answers
-from geohf.report.files import json_text
-from geohf.tables import RowErrors
 from geohf.vision.features import weights_fingerprint
 
 if TYPE_CHECKING:
-    from geohf.hub.modeling import GeoPreTrainedModel
+    from geohf.models.modeling import GeoPreTrainedModel
 
 logger = logging.getLogger(__name__)
 

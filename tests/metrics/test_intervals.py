@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from geohf.training.intervals import LEAST_GROUPS, bootstrap_intervals, mean_interval, share_interval
+from geohf.metrics.intervals import LEAST_GROUPS, bootstrap_intervals, mean_interval, share_interval
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 12), (1, 7), (30, 50), (9, 9), (400, 1000)])

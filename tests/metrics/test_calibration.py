@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from geohf.training.calibration import conformal_quantile, fit_temperature
+from geohf.metrics.calibration import conformal_quantile, fit_temperature
 
 
 def calibrated(n=20_000, classes=5, seed=0):

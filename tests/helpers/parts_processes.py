@@ -4,12 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-from parts_models import ALL_SAMPLES, build_model, parse
-
 from geohf.parts.data import load_parts, split_parts
 from geohf.parts.trainer import PartStateTrainer
 from geohf.parts.vocabulary import names_of
 from geohf.training.run import leave_process_group
+from helpers.parts_models import ALL_SAMPLES, build_model, parse
 
 
 def main(folder, bikes, batch_size):

@@ -29,7 +29,7 @@ MODULES = (
         "filelock",
     ),
     *("geohf.street.run", "geohf.region.run", "geohf.place.run", "geohf.parts.run", "geohf.tiles.run"),
-    *("geohf.hub.loading", "geohf.training.run", "accelerate"),
+    *("geohf.models.loading", "geohf.training.run", "accelerate"),
 )
 
 
@@ -87,7 +87,7 @@ def features(photos: str, model: str, cache: str, output: str) -> None:
     """The features of all photographs, through a cache with two images a shard."""
     from safetensors.torch import save_file
 
-    from geohf.hub.loading import load_model
+    from geohf.models.loading import load_model
     from geohf.vision import features
 
     features.SHARD_IMAGES = 2
@@ -98,7 +98,7 @@ def features(photos: str, model: str, cache: str, output: str) -> None:
 
 def predict(photos: str, model: str, output: str) -> None:
     """Every photograph's answer, one a batch."""
-    from geohf.hub.loading import load_model
+    from geohf.models.loading import load_model
 
     load_model(model, "cpu").predict_to_file(photos, output, batch_size=1)
 

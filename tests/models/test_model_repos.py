@@ -15,18 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import parts_models
-import place_models
 import pytest
-import region_models
-import street_models
 import torch
+from helpers import parts_models, place_models, region_models, street_models
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
 from geohf import DataError, TileSequenceConfig, TileSequenceModel
-from geohf.hub.loading import load_model
+from geohf.models.loading import load_model
 from geohf.report import plain
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))

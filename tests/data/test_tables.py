@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from geohf.data.tables import RowErrors, line_of, read_table, require_columns, resolve_inside
 from geohf.errors import DataError
-from geohf.tables import RowErrors, line_of, read_table, require_columns, resolve_inside
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from geohf.vision.initialization import mark_initialized
 from geohf.vision.processing import GeoImageProcessor
 
 if TYPE_CHECKING:
-    from geohf.hub.inputs import Inputs
+    from geohf.data.inputs import Inputs
 
 
 class GeoPreTrainedModel(PreTrainedModel):
@@ -210,7 +210,7 @@ class GeoPreTrainedModel(PreTrainedModel):
 
     def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
         """The samples that files, folders, globs, tables or names of datasets hold; see `find_images`."""
-        from geohf.hub.inputs import find_images
+        from geohf.data.inputs import find_images
 
         return find_images(sources)
 
@@ -222,8 +222,8 @@ class GeoPreTrainedModel(PreTrainedModel):
         return [asdict(answer)]
 
     def predict_to_file(self, sources, output: str | os.PathLike, batch_size: int = 32, **options) -> int:
-        """Predict many inputs into a CSV, JSON Lines, GeoJSON or HTML file; see `geohf.hub.predicting`."""
-        from geohf.hub.predicting import predict_to_file
+        """Predict many inputs into a CSV, JSON Lines, GeoJSON or HTML file; see `geohf.models.predicting`."""
+        from geohf.models.predicting import predict_to_file
 
         return predict_to_file(self, sources, output, batch_size, **options)
 

@@ -14,14 +14,21 @@ import pytest
 import torch
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.distributed import split_dataset_by_node
+from helpers.training_run import (
+    batch_of,
+    feature_rows,
+    make_head,
+    make_stream_trainer,
+    make_table,
+    make_trainer,
+)
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
-from training_run import batch_of, feature_rows, make_head, make_stream_trainer, make_table, make_trainer
 
+from geohf.data.streaming import EndlessStream, stream_rows
+from geohf.data.tables import line_of, read_table
+from geohf.data.tensor_table import batch_as_is
 from geohf.errors import DataError
-from geohf.tables import line_of, read_table
-from geohf.training.streaming import EndlessStream, stream_rows
-from geohf.training.tensor_table import batch_as_is
 
 FEATURES = Features({"name": Value("string"), "value": Value("float64"), "line": Value("int64")})
 
@@ -201,7 +208,7 @@ import pyarrow, pyarrow.parquet
 from functools import partial
 sys.path.insert(0, sys.argv[2])
 from test_streaming import stream, names
-from geohf.training.streaming import EndlessStream
+from geohf.data.streaming import EndlessStream
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -265,7 +272,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("streams")
     command = [
         sys.executable,
-        Path(__file__).with_name("training_run.py"),
+        Path(__file__).resolve().parents[1] / "helpers" / "training_run.py",
         "stream",
         folder,
         json.dumps(SAVED),

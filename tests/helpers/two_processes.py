@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 # every process would draw its own dropout; the rest of the recipe is run as it is
 SCRIPT = """
 import runpy, sys, torch

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from geohf.data.tables import RowErrors, clean_table, is_parquet, read_table_in_chunks
 from geohf.errors import DataError
-from geohf.tables import RowErrors, clean_table, is_parquet, read_table_in_chunks
 
 if TYPE_CHECKING:
     import pandas as pd
