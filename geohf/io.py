@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 import numpy as np
@@ -48,6 +49,17 @@ def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def natural_key(name: str | PurePath) -> list:
+    """A sort key under which the numbers in names count as numbers: frame 2 comes before frame 10.
+
+    >>> sorted(["10.jpg", "1.jpg", "2.jpg"], key=natural_key)
+    ['1.jpg', '2.jpg', '10.jpg']
+    """
+    parts = name.parts if isinstance(name, PurePath) else [str(name)]
+    split = [re.split("([0-9]+)", part) for part in parts]  # words and numbers take turns
+    return [([int(word) if i % 2 else word for i, word in enumerate(words)], words) for words in split]
 
 
 def plain(value: Any) -> Any:
