@@ -16,6 +16,13 @@ import numpy as np
 from geohf.errors import DataError
 
 
+def cache_folder(kind: str) -> Path:
+    """The folder of one kind of cache in `$GEOHF_CACHE`, or in `geohf` where Hugging Face keeps its caches."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(os.environ.get("GEOHF_CACHE") or Path(HF_HOME) / "geohf") / kind
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     """Open a file for writing that appears under its name only when the block ends without an error.

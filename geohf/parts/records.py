@@ -19,7 +19,8 @@ from geohf.data.tables import RowErrors, file_in
 from geohf.errors import DataError
 from geohf.parts.boxes import TURNED, upright_boxes, xywh_to_xyxy
 from geohf.parts.vocabulary import part_features
-from geohf.vision.images import BROKEN, IMAGE_SUFFIXES, check_images
+from geohf.vision.checks import check_images
+from geohf.vision.images import BROKEN, IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -35,8 +35,9 @@ from geohf.place.columns import (
     points_of_table,
 )
 from geohf.place.file_names import point_of_name
+from geohf.vision.checks import broken_images, why_broken
 from geohf.vision.exif import exif_position
-from geohf.vision.images import broken_images, check_images, image_files
+from geohf.vision.images import image_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -222,7 +223,7 @@ def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors)
             errors.add(folder, relative, str(error))
             continue
         if found is None:
-            broken = check_images([path]).get(path)
+            broken = why_broken(path)
             reason = "its name and its EXIF carry no position; give a table with image, lat and lon"
             errors.add(folder, relative, broken or reason)
         else:

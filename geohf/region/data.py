@@ -27,7 +27,7 @@ from geohf.data.tables import (
     wrap_degrees,
 )
 from geohf.errors import DataError
-from geohf.vision.images import broken_images
+from geohf.vision.checks import broken_images
 
 if TYPE_CHECKING:
     import pandas as pd

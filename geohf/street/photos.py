@@ -30,8 +30,9 @@ from geohf.street.places import (
     place_row,
     point_reasons,
 )
+from geohf.vision.checks import why_broken
 from geohf.vision.exif import exif_position
-from geohf.vision.images import check_images, image_files
+from geohf.vision.images import image_files
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -67,7 +68,7 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
                 name, [str(path)], [found.heading], source=folder, line=name, point=found[:2]
             )
         else:
-            broken = check_images([path]).get(path)
+            broken = why_broken(path)
             errors.add(
                 folder,
                 name,

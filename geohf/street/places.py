@@ -15,7 +15,7 @@ from geohf.data.tables import (
     line_of,
     wrap_degrees,
 )
-from geohf.vision.images import check_images
+from geohf.vision.checks import check_images
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

@@ -28,7 +28,7 @@ from geohf.errors import DataError
 from geohf.street.competition import VIEW_COLUMNS
 from geohf.street.places import STATE_COLUMNS, place_features, point_reasons
 from geohf.street.processing import COMPASS, split_views
-from geohf.vision.images import broken_images
+from geohf.vision.checks import broken_images
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,10 +21,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from geohf.errors import DataError
+from geohf.io import cache_folder
 from geohf.tiles.cache import LAYOUT, TileCache, cache_key
 from geohf.tiles.rasters import nodata_pixels, open_raster, read_window
 from geohf.tiles.table import TileTable
-from geohf.vision.features import default_cache_dir
 
 STRIP_BYTES = 256 * 2**20  # the most that is decoded at once of one region, all steps together
 
@@ -43,7 +43,7 @@ def build_cache(
     """
     from tqdm.auto import tqdm
 
-    folder = Path(cache_dir or default_cache_dir("tiles")) / cache_key(table)
+    folder = Path(cache_dir or cache_folder("tiles")) / cache_key(table)
     try:
         _lay_out(folder, table)
         missing = [r for r in range(len(table.regions)) if not _done(folder, r).exists()]

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from geohf.errors import DataError
+from geohf.io import cache_folder
 from geohf.vision.inference import feature_function
 from geohf.vision.processing import GeoImageProcessor
 
@@ -23,13 +24,6 @@ logger = logging.getLogger(__name__)
 
 # one file a shard: large enough to be few, small enough that a killed run loses little
 SHARD_IMAGES = 2048
-
-
-def default_cache_dir(kind: str = "features") -> Path:
-    """The folder of one kind of cache in `$GEOHF_CACHE`, or in `geohf` where Hugging Face keeps its caches."""
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(os.environ.get("GEOHF_CACHE") or Path(HF_HOME) / "geohf") / kind
 
 
 def cached_features(
@@ -51,7 +45,7 @@ def cached_features(
 
     Args:
         images: paths, or anything that `open_image` takes.
-        cache_dir: where the safetensors shards lie; `default_cache_dir()` where None.
+        cache_dir: where the safetensors shards lie; `cache_folder("features")` where None.
         autocast: compute in this type (e.g. bfloat16 on a GPU that has it); features are float32 all the same.
         pool: what is taken of the tower's output, see `geohf.vision.pooling.pooled`.
         mode: `eager`, `compile` or `int8`, see `geohf.vision.inference.feature_function`.
@@ -67,7 +61,7 @@ def cached_features(
 
     if not len(images):
         raise DataError("there are no images to compute features of")
-    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    folder = Path(cache_dir) if cache_dir is not None else cache_folder("features")
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.dumps([processor.to_dict(), str(autocast), pool, mode], sort_keys=True, default=str)
     key = _digest(weights_fingerprint(tower), settings)

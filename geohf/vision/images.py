@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,38 +79,6 @@ def image_files(folder: str | Path) -> list[Path]:
     if not files:
         raise ImageError(f"{folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return files
-
-
-def check_images(paths: Iterable[Path]) -> dict[Path, str]:
-    """What is wrong with which of these files, see `broken_images`."""
-    paths = list(paths)
-    return {paths[i]: reason.removeprefix(f"{paths[i]}: ") for i, reason in broken_images(paths).items()}
-
-
-def broken_images(images: Sequence[Any]) -> dict[int, str]:
-    """Position -> why this image cannot be opened, found without decoding in full where that suffices.
-
-    A header can be whole while the pixels are cut off, so every image is decoded, but JPEG at an eighth of
-    its size, which reads the whole stream at a fraction of the cost.
-
-    Args:
-        images: anything that `open_image` takes.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    workers = min(8, os.cpu_count() or 1)
-
-    def found(first: int) -> dict[int, str]:
-        reasons = {}
-        for position in range(first, len(images), workers):
-            try:
-                open_image(images[position], size=1)
-            except ImageError as error:
-                reasons[position] = str(error)
-        return reasons
-
-    with ThreadPoolExecutor(workers) as pool:
-        return dict(sorted(item for part in pool.map(found, range(workers)) for item in part.items()))
 
 
 def _decode(file, name: str, length: int, size: int | None) -> Image.Image:

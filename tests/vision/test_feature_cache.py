@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 import geohf.vision.features as cache
 from geohf.errors import DataError
+from geohf.io import cache_folder
 from geohf.vision.backbones import TimmTowerConfig, build_tower, tower_features
-from geohf.vision.features import cached_features, default_cache_dir, weights_fingerprint
+from geohf.vision.features import cached_features, weights_fingerprint
 from geohf.vision.images import ImageError
 from geohf.vision.processing import GeoImageProcessor
 
@@ -190,7 +191,7 @@ def test_no_images_are_an_error(cached, tower):
 
 def test_the_cache_lies_where_the_environment_says(tower, files, tmp_path, monkeypatch):
     monkeypatch.setenv("GEOHF_CACHE", str(tmp_path / "elsewhere"))
-    assert default_cache_dir() == tmp_path / "elsewhere" / "features"
+    assert cache_folder("features") == tmp_path / "elsewhere" / "features"
     first = cached_features(tower, processor(), files)
     assert list((tmp_path / "elsewhere" / "features").glob("*.safetensors"))
     assert torch.equal(cached_features(never(tower), processor(), files), first)

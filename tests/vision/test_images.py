@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from geohf.vision.images import ImageError, check_images, image_files, open_image, undecoded
+from geohf.vision.checks import check_images
+from geohf.vision.images import ImageError, image_files, open_image, undecoded
 
 
 def photo(width=96, height=64, seed=0):

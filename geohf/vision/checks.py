@@ -1,0 +1,193 @@
+"""Broken pictures, found before training: a file is checked once, and again only where it has changed.
+
+What was found whole is remembered in one file in the cache folder: eight bytes a picture, a digest of its path, size
+and time of change (of its bytes, where it is no file). Records are appended under a lock, so a kill leaves all that
+came before, and any number of processes share one memory: each takes portions that no other is at.
+
+    checks/whole.u64      the digests
+    checks/whole.lock     held while some are appended
+    checks/turns/         the locks of portions that are being checked
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from geohf.io import cache_folder
+from geohf.vision.images import ImageError, open_image
+
+logger = logging.getLogger(__name__)
+
+RULES = 1  # raise it when pictures that were found whole may be refused
+PORTION, TASK = 2048, 64  # pictures that one process checks in one go, and one thread
+TURNS = 64
+_DIGEST = np.dtype("<u8")
+_NEVER = 0  # the digest of what cannot be remembered
+
+
+def check_images(paths: Iterable[Path]) -> dict[Path, str]:
+    """What is wrong with which of these files, see `broken_images`."""
+    paths = list(paths)
+    return {paths[i]: reason.removeprefix(f"{paths[i]}: ") for i, reason in broken_images(paths).items()}
+
+
+def broken_images(images: Sequence[Any]) -> dict[int, str]:
+    """Position -> why this image cannot be opened, found without decoding in full where that suffices.
+
+    A header can be whole while the pixels are cut off, so every image is decoded, but JPEG at an eighth of
+    its size, which reads the whole stream at a fraction of the cost. Those that were found whole before and have
+    not changed since are not opened.
+
+    Args:
+        images: anything that `open_image` takes.
+    """
+    from tqdm.auto import tqdm
+
+    digests, memory, reasons = _digests(images), _Memory(cache_folder("checks")), {}
+    unknown = ~memory.holds(digests)
+    portions = np.array_split(np.arange(len(images)), range(PORTION, len(images), PORTION))
+    portions = [portion for portion in portions if unknown[portion].any()]
+    if not portions:
+        return {}
+
+    def found(rows: np.ndarray) -> dict[int, str]:
+        return {row: why for row in rows.tolist() if (why := why_broken(images[row])) is not None}
+
+    bar = tqdm(
+        total=int(unknown.sum()),
+        desc="checking images",
+        unit="image",
+        delay=1,
+        leave=False,
+        disable=os.environ.get("RANK", "0") != "0",
+    )
+    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for wait in (False, True):
+            busy = []
+            for portion in portions:
+                with memory.turn(int(digests[portion[0]]) % TURNS, wait) as ours:
+                    if not ours:
+                        busy.append(portion)
+                        continue
+                    rows = portion[~memory.holds(digests[portion])]
+                    bar.update(int(unknown[portion].sum()) - len(rows))
+                    tasks = np.array_split(rows, range(TASK, len(rows), TASK))
+                    for task, broken in zip(tasks, pool.map(found, tasks), strict=True):
+                        reasons |= broken
+                        bar.update(len(task))
+                    memory.add(digests[[row for row in rows.tolist() if row not in reasons]])
+            portions = busy
+    return dict(sorted(reasons.items()))
+
+
+def why_broken(image: Any) -> str | None:
+    """Why this one image, of whatever kind, cannot be opened; None where it can."""
+    try:
+        open_image(image, size=1)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+class _Memory:
+    """The digests of the pictures that were found whole; without a folder to write to, none is kept."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.file = folder, folder / "whole.u64"
+        self._known, self._read = np.empty(0, _DIGEST), 0
+        try:
+            (folder / "turns").mkdir(parents=True, exist_ok=True)
+            with self._lock("whole"):
+                pass
+        except (OSError, NotImplementedError) as error:
+            logger.warning("%s: which images were checked cannot be remembered there (%s)", folder, error)
+            self.folder = None
+
+    def holds(self, digests: np.ndarray) -> np.ndarray:
+        """(n,) bool: which of these were found whole, by whatever process."""
+        if self.folder is not None and self.file.exists():
+            with open(self.file, "rb") as file:
+                file.seek(self._read)
+                new = np.fromfile(file, _DIGEST)  # a record that is being written is left for the next time
+            self._read += new.nbytes
+            if len(new):
+                self._known = np.union1d(self._known, new)
+        if not len(self._known):
+            return np.zeros(len(digests), bool)
+        at = np.searchsorted(self._known, digests).clip(max=len(self._known) - 1)
+        return (self._known[at] == digests) & (digests != _NEVER)
+
+    def add(self, digests: np.ndarray) -> None:
+        """Remember these."""
+        digests = digests[digests != _NEVER]
+        if self.folder is None or not len(digests):
+            return
+        try:
+            with self._lock("whole"), open(self.file, "ab") as file:
+                file.truncate(
+                    file.tell() // _DIGEST.itemsize * _DIGEST.itemsize
+                )  # what a killed process began
+                file.write(digests.tobytes())
+        except OSError as error:
+            logger.warning("%s: cannot be written (%s)", self.file, error)
+
+    @contextmanager
+    def turn(self, number: int, wait: bool) -> Iterator[bool]:
+        """Hold a portion's lock; False where another process does, unless we wait for it."""
+        if self.folder is None:
+            yield True
+            return
+        lock = self._lock(f"turns/{number}")
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _lock(self, name: str) -> FileLock:
+        return FileLock(self.folder / f"{name}.lock")
+
+
+def _digests(images: Sequence[Any]) -> np.ndarray:
+    """(n,) what each picture is remembered by; 0 for a file that is not there, and for what is neither file nor bytes.
+
+    Another Pillow may read other files, and so may another limit of pixels.
+    """
+    rules = f"{RULES} {PIL.__version__} {Image.MAX_IMAGE_PIXELS}\0".encode()
+    folders: dict[str, str] = {}
+    return np.fromiter((_digest(image, rules, folders) for image in images), _DIGEST, len(images))
+
+
+def _digest(image: Any, rules: bytes, folders: dict[str, str]) -> int:
+    if isinstance(image, dict):
+        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, (str, os.PathLike)):
+        path = os.fspath(image)
+        try:
+            facts = os.stat(path)
+        except (OSError, ValueError):
+            return _NEVER
+        folder, name = os.path.split(path)
+        absolute = folders.get(folder) or folders.setdefault(folder, os.path.abspath(folder))
+        content = f"{absolute}\0{name}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape")
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        content = b"\0" + blake2b(image, digest_size=16).digest()
+    else:
+        return _NEVER
+    return int.from_bytes(blake2b(rules + content, digest_size=_DIGEST.itemsize).digest(), "little")
