@@ -64,6 +64,24 @@ def _set_environment() -> None:
 
 _set_environment()
 
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--misaligned",
+        action="store_true",
+        help="every safetensors file that is written maps its tensors to addresses that are no multiple of 64 bytes",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption("--misaligned"):
+        from helpers.misaligned.sitecustomize import install
+
+        install()
+        children = [str(TESTS / "helpers" / "misaligned"), os.environ["PYTHONPATH"]]
+        os.environ["PYTHONPATH"] = os.pathsep.join(children)
+
+
 # one profile for every property of the suite: the same examples at every run, and no limit that a busy machine breaks
 settings.register_profile("geohf", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("geohf")

@@ -22,12 +22,13 @@ from geohf.hub.files import push_folder, repo_files
 from geohf.vision.backbones import describe_backbone, load_tower
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.weights import AlignedLoading
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Inputs
 
 
-class GeoPreTrainedModel(PreTrainedModel):
+class GeoPreTrainedModel(AlignedLoading, PreTrainedModel):
     """A transformers model that answers in the user's units.
 
     A subclass has a `tower` (its vision backbone), calls `self.finish_init()` at the end of `__init__`, and

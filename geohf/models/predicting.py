@@ -15,7 +15,7 @@ from geohf.data.tables import RowErrors
 from geohf.errors import DataError, require_at_least
 from geohf.io import json_text
 from geohf.report.answers import check_format, write_answers
-from geohf.vision.features import weights_fingerprint
+from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from geohf.models.modeling import GeoPreTrainedModel

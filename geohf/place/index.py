@@ -17,6 +17,7 @@ from geohf.errors import DataError
 from geohf.geo import check_points
 from geohf.io import atomic_write
 from geohf.place.search import top_k, unit_descriptors
+from geohf.vision.weights import aligned
 
 if TYPE_CHECKING:
     from geohf.place.modeling import GeoPlaceModel
@@ -41,7 +42,7 @@ class PlaceIndex:
     model: str
 
     def __post_init__(self):
-        self.descriptors = unit_descriptors(self.descriptors)
+        self.descriptors = aligned(unit_descriptors(self.descriptors))  # from a file or not, the same answers
         self.points = check_points(self.points)
         lengths = {len(self.descriptors), len(self.points), len(self.images)}
         if len(lengths) != 1:

@@ -20,8 +20,8 @@ from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.index import PlaceIndex, load_once
 from geohf.place.processing import GeoPlaceImageProcessor
 from geohf.vision.backbones import build_tower, describe_backbone
-from geohf.vision.features import weights_fingerprint
 from geohf.vision.pooling import map_size, pooled
+from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Inputs

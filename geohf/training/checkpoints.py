@@ -14,6 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from geohf.vision.weights import aligned
+
 # written last, so a checkpoint that has it is whole
 COMPLETE = "complete.json"
 
@@ -54,7 +56,7 @@ def save_tree(tree: Any, path: str | Path) -> None:
 def load_tree(path: str | Path) -> Any:
     """Load what `save_tree` saved, tensors on the CPU."""
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        tensors = {name: aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  not a dict
         tree = json.loads(file.metadata()["tree"])
 
     def unpack(node):

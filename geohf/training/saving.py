@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from geohf.errors import DataError
@@ -17,6 +17,7 @@ from geohf.training.checkpoints import (
     save_tree,
     set_random_state,
 )
+from geohf.vision.weights import load_tensors
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
 
@@ -99,7 +100,7 @@ class SafeCheckpoints:
 
     def _load_finished(self, path: Path) -> None:
         try:
-            self._require_all_weights(self.model.load_state_dict(load_file(path), strict=False), path)
+            self._require_all_weights(self.model.load_state_dict(load_tensors(path), strict=False), path)
         except SafetensorError as error:
             raise DataError(
                 f"{path}: cannot be read: {error}; begin without --resume_from_checkpoint"

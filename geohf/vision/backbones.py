@@ -25,6 +25,7 @@ from transformers.utils import logging
 from geohf.errors import DataError, require_at_least
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.licences import published_licence
+from geohf.vision.weights import AlignedLoading, align_weights
 
 
 class TimmTowerConfig(PreTrainedConfig):
@@ -43,7 +44,7 @@ class TimmTowerConfig(PreTrainedConfig):
     model_args: dict | None = None
 
 
-class TimmTower(PreTrainedModel):
+class TimmTower(AlignedLoading, PreTrainedModel):
     """A timm model as a transformers model whose `pooler_output` is timm's pooled feature."""
 
     config_class = TimmTowerConfig
@@ -178,6 +179,7 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         raise DataError(
             f"{backbone.name}: the repo lacks weights of the tower: {sorted(info['missing_keys'])[:5]}"
         )
+    align_weights(tower)
     return tower
 
 

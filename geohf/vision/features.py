@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -19,6 +19,7 @@ from geohf.errors import DataError
 from geohf.io import cache_folder
 from geohf.vision.inference import feature_function
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.weights import load_tensors, weights_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -90,17 +91,8 @@ def cached_features(
         bar.close()
     if world > 1:
         torch.distributed.barrier()
-    parts = [load_file(path)["features"] for path, _ in shards]
+    parts = [load_tensors(path)["features"] for path, _ in shards]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """A digest of every saved tensor's name, type, shape and bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 @torch.inference_mode()

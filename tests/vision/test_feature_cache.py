@@ -13,9 +13,10 @@ import geohf.vision.features as cache
 from geohf.errors import DataError
 from geohf.io import cache_folder
 from geohf.vision.backbones import TimmTowerConfig, build_tower, tower_features
-from geohf.vision.features import cached_features, weights_fingerprint
+from geohf.vision.features import cached_features
 from geohf.vision.images import ImageError
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.weights import weights_fingerprint
 
 
 @pytest.fixture
@@ -206,6 +207,7 @@ from safetensors.torch import save_file
 import geohf.vision.features as cache
 from geohf.vision.backbones import TimmTower
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.weights import weights_fingerprint
 
 def work(folder):
     torch.set_num_threads(1)

@@ -7,9 +7,10 @@ from torch.nn.functional import cosine_similarity
 from geohf.errors import DataError
 from geohf.training.arguments import GeoArgumentParser, GeoTrainingArguments
 from geohf.vision.backbones import TimmTowerConfig, build_tower, tower_features
-from geohf.vision.features import cached_features, weights_fingerprint
+from geohf.vision.features import cached_features
 from geohf.vision.inference import feature_function
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.weights import weights_fingerprint
 
 
 @pytest.fixture

@@ -1,0 +1,57 @@
+"""Weights in memory and on disk: where they lie, and what tells them from others."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+# torch's own allocator gives such addresses. safetensors maps a file instead, and a kernel that reads whole cache
+# lines may then sum in another order: the last bit of an answer would depend on the length of a file's header.
+ALIGNMENT = 64
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of it, at an address that is a multiple of 64 bytes."""
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
+
+
+def align_weights(module: nn.Module) -> None:
+    """Move every parameter and buffer of a module to an address that is a multiple of 64 bytes, in place."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        # a quantised weight has no address
+        if tensor.device.type == "cpu" and type(tensor.data) is torch.Tensor:
+            tensor.data = aligned(tensor.data)
+
+
+class AlignedLoading:
+    """A `PreTrainedModel` whose `from_pretrained` leaves aligned weights, see `align_weights`."""
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        align_weights(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
+
+
+def load_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Name -> tensor of a safetensors file, on the CPU and aligned, so that they compute as those that were saved.
+
+    Raises:
+        SafetensorError: the file is damaged.
+    """
+    return {name: aligned(tensor) for name, tensor in load_file(Path(path)).items()}
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """A digest of every saved tensor's name, type, shape and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
