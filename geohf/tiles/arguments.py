@@ -23,7 +23,9 @@ class TileArguments:
     )
     labels: list[str] | None = field(
         default=None,
-        metadata={"help": "Labels (years) in order; default: all that the folder holds, sorted."},
+        metadata={
+            "help": "Labels of the steps (years, months, dates, numbers), oldest first; default: all that the folder holds."
+        },
     )
     extension: str = field(default=".tif", metadata={"help": "Extension of the image files."})
     targets: list[str] | None = field(

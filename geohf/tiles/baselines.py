@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 TREND_VALUES = 3  # the trend goes through so many of the last known values
-
-
-def step_times(labels: Sequence[str]) -> np.ndarray:
-    """The labels as numbers where they are numbers (years), else their positions.
-
-    >>> step_times(["1985", "1990", "2000"]).tolist(), step_times(["dry", "wet"]).tolist()
-    ([1985.0, 1990.0, 2000.0], [0.0, 1.0])
-    """
-    try:
-        times = np.array([float(label) for label in labels])
-    except ValueError:
-        return np.arange(len(labels), dtype=np.float64)
-    return times if (np.diff(times) > 0).all() else np.arange(len(labels), dtype=np.float64)
 
 
 def baselines(values: np.ndarray, steps: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -112,6 +112,7 @@ def card_facts(
         "baseline_words": "the last image" if "psnr" in stages["model"] else "the last known value",
         "chosen_on_held_out": data.held_out == "validation",
         "leaks": data.how == "random",
+        "steps": data.table.steps.unit,
     }
     shown = {key: TITLES[key] for key in RESULTS}
     return {"titles": shown, "data": facts, "stages": summary_rows(stages, data.table.targets)}

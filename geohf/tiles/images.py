@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from geohf.data.tables import resolve_inside
+from geohf.data.times import order_labels
 from geohf.errors import DataError
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 
@@ -122,15 +123,17 @@ def _require_one_kind(found: dict[str, RegionImages], folder: Path) -> None:
 
 
 def found_labels(image_dir: str | Path) -> list[str]:
-    """The labels that a folder holds images of, sorted.
+    """The labels that a folder holds images of, oldest first.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: there is no such folder, or the labels are times that do not go together.
     """
     folder = Path(image_dir)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; say where the images lie with --image_dir")
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return order_labels(
+        [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    )
 
 
 def dotted(extension: str) -> str:

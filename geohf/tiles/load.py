@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from geohf.data.tables import RowErrors
+from geohf.data.times import order_labels
 from geohf.errors import DataError
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import TileCache
@@ -106,7 +107,9 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
                 f"{source}: a folder of images has no targets; say --target_from ndvi_fall or colour_share, or "
                 "--target_type last-image"
             )
-        labels = options.labels or sorted(path.stem for path in source.glob(f"[!.]*{options.extension}"))
+        labels = options.labels or order_labels(
+            [path.stem for path in source.glob(f"[!.]*{options.extension}")]
+        )
         if not labels:
             raise DataError(
                 f"{source}: holds no *{options.extension}; give a table of tiles, or the images' folder"

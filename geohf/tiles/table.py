@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ast
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geohf.data.tables import RowErrors, line_of, read_table, require_columns, text_of
+from geohf.data.times import StepTimes, shorten, step_key, step_times
 from geohf.errors import DataError
 from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images
 from geohf.tiles.rasters import RasterInfo
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 REQUIRED = ("tile_id", "region_id", "region_coordinates")
 TARGET, LABEL = "target", "label_id"
@@ -32,7 +37,7 @@ class TileTable:
         tile_ids: (tiles,) text, unique.
         regions: names; `region` holds each tile's index into it, (tiles,) int32.
         boxes: (tiles, 4) int32 xmin, ymin, xmax, ymax in pixels, half open.
-        labels: the steps (years) in order.
+        labels: the steps (years, months, dates, numbers) in order; `steps` says when they are.
         targets: names of the target columns.
         values: (tiles, steps, targets) float64, NaN where the table does not know.
         files: `files[region][step]`, None where a year has no image.
@@ -46,6 +51,7 @@ class TileTable:
     region: np.ndarray
     boxes: np.ndarray
     labels: list[str]
+    steps: StepTimes
     targets: list[str]
     values: np.ndarray
     files: list[list[Path | None]]
@@ -85,7 +91,7 @@ def load_tiles(
     Args:
         data: CSV or Parquet file, or a DataFrame; `region_coordinates` as a tuple, a list or text.
         image_dir: the folder of the labels' folders.
-        labels: steps in order, usually years.
+        labels: steps in order, see `geohf.data.times.step_times`.
         extension: of the image files.
         targets: names of the target columns, none for tiles whose targets are not known.
         max_missing: share of a region's years that may have no image; these steps are masked. 0: none may.
@@ -97,18 +103,20 @@ def load_tiles(
     """
     errors = errors or RowErrors()
     labels, extension = _labels(labels), dotted(extension)
+    times = step_times(labels)
     frame, source = _frame(data, targets)
-    years = _steps_of_rows(frame, labels)
+    years = _steps_of_rows(frame, labels, source, errors)
     rows = np.flatnonzero(years == len(labels) - 1)
     if not len(rows):
         raise DataError(f"{source}: no row has the {LABEL} {labels[-1]}, the last of the labels")
     regions = frame["region_id"].map(_name).to_numpy(object)
-    boxes, bad = _boxes(frame["region_coordinates"], rows)
+    boxes, bad = _boxes(frame["region_coordinates"], np.flatnonzero(years >= 0))
     values = frame[list(targets)].to_numpy(np.float64) if targets else np.empty((len(frame), 0))
     names = frame["tile_id"].map(_name).to_numpy(object)
     kept = _check_rows(rows, names, regions, boxes, values, bad, source, errors)
     images = find_images(sorted({regions[row] for row in kept}), image_dir, labels, extension)
     kept = _check_regions(kept, regions, boxes, images, extension, max_missing, source, errors)
+    history = _history(kept, years, regions, boxes, values, labels, bad, source, errors)
     errors.settle(len(kept))
     found, region = np.unique(regions[kept].astype(str), return_inverse=True)
     chosen = [images[name] for name in found]
@@ -119,8 +127,9 @@ def load_tiles(
         region=region.astype(np.int32),
         boxes=boxes[kept],
         labels=labels,
+        steps=times,
         targets=list(targets),
-        values=_history(kept, years, regions, boxes, values, len(labels)),
+        values=history,
         files=[region.files for region in chosen],
         rasters=[region.raster for region in chosen],
         nodata=common_nodata(chosen) if nodata is None else float(nodata),
@@ -148,6 +157,7 @@ def grid_tiles(
         DataError: an image is missing or cannot be used, or is smaller than a tile.
     """
     labels = _labels(labels)
+    times = step_times(labels)
     images = mosaic_images(image_dir, labels, extension)
     raster = images.raster
     if tile_size < 1 or tile_size > min(raster.height, raster.width):
@@ -164,6 +174,7 @@ def grid_tiles(
         region=np.zeros(len(boxes), np.int32),
         boxes=boxes,
         labels=labels,
+        steps=times,
         targets=[],
         values=np.empty((len(boxes), len(labels), 0)),
         files=[images.files],
@@ -173,7 +184,7 @@ def grid_tiles(
 
 
 def _labels(labels) -> list[str]:
-    labels = [str(label) for label in labels]
+    labels = [_name(label) for label in labels]
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise DataError(f"labels must be two or more different steps in order, got {labels}")
     return labels
@@ -191,12 +202,27 @@ def _frame(data, targets) -> tuple[pd.DataFrame, str]:
     return data.assign(**numbers).reset_index(drop=True), "the table"
 
 
-def _steps_of_rows(frame, labels) -> np.ndarray:
+def _steps_of_rows(frame, labels, source, errors) -> np.ndarray:
     """Each row's step number, -1 for labels that were not asked for."""
     if LABEL not in frame:
         return np.full(len(frame), len(labels) - 1)
-    number = {label: i for i, label in enumerate(labels)}
-    return frame[LABEL].map(lambda cell: number.get(_name(cell), -1)).to_numpy(np.int64)
+    number = {step_key(label): i for i, label in enumerate(labels)} | {
+        label: i for i, label in enumerate(labels)
+    }
+
+    @cache
+    def step(name: str) -> int:
+        return number.get(name, number.get(step_key(name), -1))
+
+    names = frame[LABEL].map(_name)
+    steps = names.map(step).to_numpy(np.int64)
+    for row in np.flatnonzero(names == "").tolist():
+        errors.add(source, line_of(row), f"{LABEL} is empty")
+    others = names[(steps < 0) & (names != "")]
+    if len(others):
+        found = shorten(others.unique())
+        logger.warning("%s: %d rows of the labels %s are not used", source, len(others), found)
+    return steps
 
 
 def _name(cell) -> str:
@@ -279,13 +305,29 @@ def _check_regions(kept, regions, boxes, images, extension, max_missing, source,
     return np.array(good, np.int64)
 
 
-def _history(kept, years, regions, boxes, values, steps) -> np.ndarray:
-    place = {}
+def _history(kept, years, regions, boxes, values, labels, bad, source, errors) -> np.ndarray:
+    """(tiles, steps, targets): what rows of earlier labels say of the tiles of the last one."""
+    place: dict[tuple, list[int]] = {}
     for i, row in enumerate(kept.tolist()):
         place.setdefault((regions[row], *boxes[row].tolist()), []).append(i)
-    history = np.full((len(kept), steps, values.shape[1]), np.nan)
+    history = np.full((len(kept), len(labels), values.shape[1]), np.nan)
     history[:, -1] = values[kept]
-    for row in np.flatnonzero((years >= 0) & (years < steps - 1)).tolist():
-        for i in place.get((regions[row], *boxes[row].tolist()), ()):
-            history[i, years[row]] = values[row]
-    return np.where(np.isfinite(history), history, np.nan)
+    unmatched, seen = 0, {}
+    for row in np.flatnonzero((years >= 0) & (years < len(labels) - 1)).tolist():
+        if row in bad:
+            errors.add(source, line_of(row), bad[row])
+            continue
+        key, step = (regions[row], *boxes[row].tolist()), years[row]
+        tiles, new = place.get(key, ()), np.where(np.isfinite(values[row]), values[row], np.nan)
+        unmatched += not tiles
+        for i in tiles:
+            old = history[i, step]
+            if (np.isfinite(old) & np.isfinite(new) & (old != new)).any():
+                reason = f"tile {key[1:]} of region {key[0]} has other values for {labels[step]} in row {line_of(seen[key, step])}"
+                errors.add(source, line_of(row), reason)
+                break
+            history[i, step] = np.where(np.isfinite(new), new, old)
+        seen.setdefault((key, step), row)
+    if unmatched:
+        logger.warning("%s: %d rows of earlier labels are of no tile of %s", source, unmatched, labels[-1])
+    return history

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.tiles.baselines import baselines, step_times
+from geohf.tiles.baselines import baselines
 from geohf.tiles.cache import TileCache
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.table import TileTable
@@ -91,7 +91,7 @@ def make_windows(
     usable = can_be_seen(cache.holes, max_nodata)  # a missing year is all holes
     mask = (seen >= 0) & usable[rows[:, None], clipped]
     truth = table.values[rows, steps]
-    last, trend = baselines(table.values[rows], steps, step_times(table.labels))
+    last, trend = baselines(table.values[rows], steps, table.steps.times)
     windows = TileWindows(rows, steps, clipped, mask, truth, last, trend)
     asked = usable[rows, steps] if image else np.isfinite(truth).any(1)
     good = mask.any(1) & asked

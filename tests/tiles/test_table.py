@@ -7,7 +7,10 @@ import pytest
 
 from geohf import DataError
 from geohf.data.tables import RowErrors
+from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cutting import build_cache
+from geohf.tiles.images import found_labels
+from geohf.tiles.load import load_data
 from geohf.tiles.table import grid_tiles, load_tiles
 
 
@@ -193,3 +196,86 @@ def test_a_folder_of_mosaics_is_cut_into_a_grid(world):
     assert table.boxes[-1].tolist() == [16, 8, 24, 16]
     with pytest.raises(DataError, match="no tile of 21 x 21 fits in"):
         grid_tiles(world.images, world.labels, 21)
+
+
+# ---- time: the order of labels, and one value a tile and step
+
+
+def months(world, tiff, names):
+    """The world's table and images over twelve months; names: of the folders."""
+    import shutil
+
+    import pandas as pd
+
+    shutil.rmtree(world.images)
+    one = world.frame[world.frame.label_id == "2019"]
+    rows = []
+    for number, name in enumerate(names, 1):
+        for region in ("7", "8"):
+            tiff(world.path(name, region), world.pixels["2019", region])
+        rows.append(one.assign(label_id=number, target=number / 10))
+    world.frame = pd.concat(rows)
+    world.save()
+    return world
+
+
+@pytest.mark.case("files-A2")
+@pytest.mark.parametrize("pattern", ["{}", "{:02d}"])
+def test_months_in_folders_come_in_order_and_meet_the_tables_numbers(world, tiff, pattern):
+    months(world, tiff, [pattern.format(n) for n in range(1, 13)])
+    labels = found_labels(world.images)
+    assert list(map(int, labels)) == list(range(1, 13))
+    table = load_tiles(world.csv, world.images, labels)
+    np.testing.assert_allclose(table.values[0, :, 0], np.arange(1, 13) / 10)
+    assert table.steps.times.tolist() == list(range(1, 13))
+
+
+@pytest.mark.case("files-A2")
+def test_mosaics_come_in_the_order_of_their_numbers(tmp_path, tiff):
+    for n in range(1, 13):
+        tiff(tmp_path / f"t{n}.tif", np.full((96, 96, 3), n, np.uint8))
+    options = TileArguments(data=str(tmp_path), target_type="last-image", tile_size=8)
+    args = TileTrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
+    data = load_data(options, args)
+    assert data.table.labels == [f"t{n}" for n in range(1, 13)]
+    assert data.cache.tile(0)[:, 0, 0, 0].tolist() == list(range(1, 13))
+
+
+@pytest.mark.case("files-A2")
+def test_labels_that_go_back_in_time_are_refused(world):
+    with pytest.raises(DataError, match="labels 2021, 2020, 2019 do not ascend: 2020 is before 2021"):
+        load_tiles(world.csv, world.images, world.labels[::-1])
+    assert load_tiles(world.csv, world.images, [2019.0, 2020.0, 2021.0]).labels == world.labels
+
+
+@pytest.mark.case("files-A19")
+def test_a_tile_twice_in_an_earlier_year(world):
+    import pandas as pd
+
+    again = world.frame.iloc[[0]]
+    equal = load_tiles(pd.concat([world.frame, again]), world.images, world.labels)
+    np.testing.assert_array_equal(equal.values, load(world).values)
+    unknown = load_tiles(pd.concat([world.frame, again.assign(target=np.nan)]), world.images, world.labels)
+    np.testing.assert_array_equal(unknown.values, load(world).values)
+    world.frame = pd.concat([world.frame, again.assign(target=0.99)])
+    world.save()
+    with pytest.raises(DataError, match=r"row 26: tile .* of region 7 has other values for 2019 in row 2"):
+        load(world)
+    errors = RowErrors("skip")
+    table = load(world, errors=errors)
+    assert table.values[0, 0, 0] == 0.0
+    assert [row["row"] for row in errors.rows] == [26]
+
+
+def test_rows_that_belong_to_no_step_or_tile_are_counted(world, caplog):
+    import pandas as pd
+
+    other = world.frame.iloc[[0]]
+    moved = other.assign(region_coordinates="(1, 1, 5, 5)")
+    load_tiles(pd.concat([world.frame, other.assign(label_id="2012"), moved]), world.images, world.labels)
+    assert "1 rows of the labels 2012 are not used" in caplog.text
+    assert "1 rows of earlier labels are of no tile of 2021" in caplog.text
+    with pytest.raises(DataError, match="row 26: label_id is empty"):
+        load_tiles(pd.concat([world.frame, other.assign(label_id=None)]), world.images, world.labels)
+    with pytest.raises(DataError, match="row 26: region_coordinates 'x' are not"):
+        load_tiles(pd.concat([world.frame, other.assign(region_coordinates="x")]), world.images, world.labels)

@@ -75,6 +75,32 @@ def test_windows_that_cannot_be(tiles, settings, message):
         make_windows(*tiles, **settings)
 
 
+@pytest.mark.case("six-2", "files-A11")
+@pytest.mark.parametrize(
+    ("labels", "trend"),
+    [
+        # values 0.1, 0.5, then July 2016: 8 months brought 0.4, the next 4 bring 0.2
+        (["201507", "201603", "201607"], 0.7),
+        # 10 days brought 0.4, the next 5 bring 0.2
+        (["2019-12-27", "2020-01-06", "2020-01-11"], 0.7),
+        (["dry", "wet", "dry again"], 0.9),
+    ],
+)
+def test_the_trend_goes_by_the_labels_times(world, tiff, tmp_path, labels, trend, caplog):
+    values = dict(zip(world.labels, (0.1, 0.5, 0.6), strict=True))
+    names = dict(zip(world.labels, labels, strict=True))
+    for old, new in names.items():
+        for region in ("7", "8"):
+            tiff(world.path(new, region), world.pixels[old, region])
+    frame = world.frame.assign(
+        target=world.frame.label_id.map(values), label_id=world.frame.label_id.map(names)
+    )
+    table = load_tiles(frame, world.images, labels)
+    windows = make_windows(table, build_cache(table, tmp_path, 1))
+    np.testing.assert_allclose(windows.trend, np.full((8, 1), trend), atol=1e-3)
+    assert ("equal steps apart" in caplog.text) == (labels[0] == "dry")
+
+
 def test_baselines_by_hand():
     values = np.array(
         [[0.0, 1.0, 3.0, np.nan, 99.0], [5.0, np.nan, np.nan, np.nan, 99.0], [np.nan] * 4 + [99.0]]
