@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from geohf.data.classes import class_of, names_in
 from geohf.data.tables import RowErrors, clean_table, is_parquet, read_table_in_chunks
 from geohf.errors import DataError
 
@@ -216,12 +217,12 @@ def _chunks(source: str, number: int | None) -> Iterator[tuple[str, pd.DataFrame
 
 def _with_names(chunk: pd.DataFrame, features: Mapping[str, Any]) -> pd.DataFrame:
     """Classes as their names, which numbers in a file do not tell; -1 is an empty cell."""
-    for column, feature in features.items():
-        names = getattr(getattr(feature, "feature", feature), "names", None)
-        if names and column in chunk:
-            named = [*names, None]  # -1 finds the last
+    for column, names in names_in(features).items():
+        if column in chunk:
             chunk[column] = [
-                [named[i] for i in cell] if isinstance(cell, Sequence | np.ndarray) else named[cell]
+                [class_of(names, i) for i in cell]
+                if isinstance(cell, Sequence | np.ndarray)
+                else class_of(names, cell)
                 for cell in chunk[column]
             ]
     return chunk

@@ -115,12 +115,17 @@ class PlaceCollator:
         self.processor = model.processor
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        points = [[row["latitude"], row["longitude"]] for row in rows]
+        points = [[_number(row.get(name)) for name in ("latitude", "longitude")] for row in rows]
         return {
             "pixel_values": self.processor(rows)["pixel_values"],
             "coordinates": torch.tensor(points, dtype=torch.float64),
-            "headings": torch.tensor([row["heading"] for row in rows]),
+            "headings": torch.tensor([_number(row.get("heading")) for row in rows]),
         }
+
+
+def _number(value) -> float:
+    """A cell of a row that may lack it."""
+    return math.nan if value is None else float(value)
 
 
 class _Epochs(TrainerCallback):

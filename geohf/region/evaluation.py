@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from geohf.data.classes import class_numbers, column_of
 from geohf.data.tables import RowErrors, points_of
 from geohf.geo import frame_distance
 from geohf.region.answers import RegionPrediction, points_array
@@ -44,7 +45,10 @@ class RegionAnswers:
 
 def truth_of(model: GeoRegionModel, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """(n,) region numbers and (n, 2) points of photographs."""
-    return np.array([model.region_number(name) for name in dataset["region"]]), points_of(dataset)
+    regions = class_numbers(
+        column_of(dataset, "region"), model.config.label2id, "region", column_of(dataset, "filename")
+    )
+    return regions, points_of(dataset)
 
 
 def answers_of(model: GeoRegionModel, dataset: Dataset, outputs: RegionOutput) -> RegionAnswers:

@@ -14,7 +14,7 @@ from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.losses import point_loss, region_loss
-from geohf.region.metrics import error_summary
+from geohf.region.metrics import error_summary, region_accuracy
 from geohf.vision.backbones import build_tower, tower_features
 
 # of degrees and of projected metres: what float32 leaves of a number
@@ -117,7 +117,7 @@ class RegionExpert(nn.Module):
     def measure(self, outputs: RegionOutput, coordinates: torch.Tensor) -> dict[str, float]:
         """Loss and errors over a whole dataset."""
         points = self.scaler.inverse_transform(outputs.scaled)
-        errors = frame_distance(points, coordinates, self.config.frame)
+        errors = frame_distance(points, coordinates, self.config.frame)[coordinates.isfinite().all(-1)]
         return {"loss": float(self.loss(outputs.scaled, coordinates))} | error_summary(
             errors.numpy(), self.config.unit
         )
@@ -157,8 +157,8 @@ class RegionRouter(nn.Module):
 
     def measure(self, outputs: RegionOutput, labels: torch.Tensor) -> dict[str, float]:
         """Loss and accuracy over a whole dataset."""
-        right = (outputs.logits.argmax(-1) == labels).double().mean()
-        return {"loss": float(region_loss(outputs.logits, labels)), "accuracy": float(right)}
+        loss = region_loss(outputs.logits, labels)
+        return {"loss": float(loss), "accuracy": region_accuracy(outputs.logits, labels)}
 
 
 def make_head(config: GeoRegionConfig, outputs: int) -> nn.Sequential:

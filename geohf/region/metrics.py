@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler
@@ -24,6 +25,12 @@ def error_summary(errors, unit: str, prefix: str = "") -> dict[str, float]:
         return {}
     numbers = {"mean": np.mean(errors), "median": np.median(errors), "p90": np.quantile(errors, 0.9)}
     return {f"{prefix}{name}_{unit}": float(round(value, 9)) for name, value in numbers.items()}
+
+
+def region_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of rows whose region is named right, of those whose region is known; NaN where none is."""
+    known = labels >= 0
+    return float((logits.argmax(-1) == labels)[known].double().mean())
 
 
 def coverage(radii: Sequence[float | None], errors: np.ndarray) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Sequence
 from itertools import repeat
@@ -12,16 +11,16 @@ import torch
 from torch import nn
 from transformers import BatchFeature
 
+from geohf.data.classes import class_number
 from geohf.errors import DataError, require_at_least
 from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler
 from geohf.models.modeling import GeoPreTrainedModel, as_samples
 from geohf.region.answers import RegionPrediction, RegionProbability
 from geohf.region.configuration import GeoRegionConfig
-from geohf.region.data import region_name
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
 from geohf.region.losses import point_loss, region_loss
-from geohf.region.metrics import error_summary
+from geohf.region.metrics import error_summary, region_accuracy
 from geohf.region.processing import GeoRegionImageProcessor, split_sample
 from geohf.vision.backbones import build_tower, tower_features
 
@@ -191,10 +190,9 @@ class GeoRegionModel(GeoPreTrainedModel):
         # over all rows at once: the mean of the batches' means would depend on their sizes
         loss, parts = self.losses(outputs.logits, outputs.scaled, labels, coordinates)
         points = self.locate(outputs.logits, outputs.scaled)
-        errors = frame_distance(points, coordinates, self.config.frame)
-        accuracy = (outputs.logits.argmax(-1) == labels).double().mean()
+        errors = frame_distance(points, coordinates, self.config.frame)[coordinates.isfinite().all(-1)]
         metrics = {"loss": float(loss)} | {name: float(part) for name, part in parts.items()}
-        metrics["accuracy"] = float(accuracy)
+        metrics["accuracy"] = region_accuracy(outputs.logits, labels)
         return metrics | error_summary(errors.numpy(), self.config.unit, "routed_")
 
     # ---- answers
@@ -246,20 +244,12 @@ class GeoRegionModel(GeoPreTrainedModel):
         return [None if f is None else f * e for f, e in zip(factors, expected, strict=True)]
 
     def region_number(self, region: str | int | None) -> int:
-        """The number of a region's name, -1 for None, NaN or an empty one.
+        """The number of a region by its name, -1 for None, NaN or an empty one; see `class_number`.
 
         Raises:
             DataError: a region that the model does not know.
         """
-        if region is None or region == "" or region != region:
-            return -1
-        number = self.config.label2id.get(region_name(str(region)))
-        if number is None:
-            close = difflib.get_close_matches(str(region), self.config.label2id, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            known = ", ".join(self.config.regions[:20])
-            raise DataError(f"the model knows no region {region!r}{hint}; it knows: {known}")
-        return int(number)
+        return max(class_number(region, self.config.label2id, "region"), -1)
 
     def rows_of(self, answer: RegionPrediction) -> list[dict[str, Any]]:
         """See `RegionPrediction.as_row`."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
+from geohf.data.classes import class_numbers
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.data.tensor_table import TensorTable
@@ -51,10 +52,11 @@ class RegionCollator:
         images = [row["image"] for row in rows]
         batch = {"pixel_values": self.processor.pixel_values(images, self.augment)}
         if "labels" in self.targets:
-            batch["labels"] = torch.tensor([self.label2id.get(row["region"], -1) for row in rows])
+            regions, names = ([row.get(name) for row in rows] for name in ("region", "filename"))
+            batch["labels"] = torch.from_numpy(class_numbers(regions, self.label2id, "region", names))
         if "coordinates" in self.targets:
-            points = [[row["latitude"], row["longitude"]] for row in rows]
-            batch["coordinates"] = torch.tensor(points, dtype=torch.float64)
+            points = [[row.get(name) for name in ("latitude", "longitude")] for row in rows]
+            batch["coordinates"] = torch.from_numpy(np.array(points, np.float64))
         return batch
 
 
@@ -94,6 +96,7 @@ class GeoRegionTrainer(GeoTrainer):
     """
 
     shown_metrics = ("accuracy", "mean_m", "mean_units", "routed_mean_m", "routed_mean_units")
+    class_columns = ("region",)
 
     def __init__(self, module, args=None, train_dataset=None, eval_dataset=None, model=None, **kwargs):
         model = module if model is None else model

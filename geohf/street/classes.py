@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.tables import points_of
+from geohf.data.classes import UNLABELED, class_numbers, column_of
+from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.geo import class_centroids, distance_matrix_m, spherical_mean
 from geohf.geo.cells import geo_cells
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from geohf.street.configuration import GeoStreetConfig
+
+logger = logging.getLogger(__name__)
 
 # An offset may reach a little beyond the farthest training place of its class.
 MARGIN, SMALLEST_DEGREES = 1.2, 0.02
@@ -36,7 +41,7 @@ def describe_classes(train: Dataset, max_cells: int = 64) -> dict:
     if not located.any():
         raise DataError("no training place has a position")
     fields: dict = {"gps_box": _box(points[located])}
-    names = train["state"][:]
+    names = column_of(train, "state")
     named = np.array([name is not None for name in names])
     if named.all():
         labels, fields = _states(train, names, located, fields)
@@ -44,7 +49,7 @@ def describe_classes(train: Dataset, max_cells: int = 64) -> dict:
     elif named.any():
         row = int(np.argmin(named))
         raise DataError(
-            f"{int((~named).sum())} places name no state, among them {train['sample_id'][row]!r}; others do"
+            f"{int((~named).sum())} places name no state, among them {column_of(train, 'sample_id')[row] or f'row {row}'!r}; others do"
         )
     elif max_cells:
         _, centroids = geo_cells(points[located], max_cells)
@@ -60,25 +65,76 @@ def describe_classes(train: Dataset, max_cells: int = 64) -> dict:
 
 
 def labels_of(dataset: Dataset, config: GeoStreetConfig) -> np.ndarray:
-    """(n,) class numbers; -100 for a state that the model does not know, or none."""
-    return class_numbers(dataset["state"], points_of(dataset), config)
+    """(n,) class numbers of a dataset's places, see `state_numbers`."""
+    rows = column_of(dataset, "sample_id")
+    return state_numbers(column_of(dataset, "state"), points_of(dataset), config, rows)
 
 
-def class_numbers(names: Sequence[str | None], points: np.ndarray, config: GeoStreetConfig) -> np.ndarray:
-    """(n,) class numbers of places by their states' names and, for geocells, their (n, 2) degrees."""
+def state_numbers(
+    states: Sequence, points: np.ndarray, config: GeoStreetConfig, rows: Sequence | None = None
+) -> np.ndarray:
+    """(n,) class numbers of places by their states and, for geocells, their (n, 2) degrees; UNLABELED where none.
+
+    Raises:
+        DataError: a state that the model does not know, see `class_number`.
+    """
     if config.cells:
         located = np.isfinite(points).all(1)
-        labels = np.full(len(points), -100)
+        labels = np.full(len(points), UNLABELED)
         if located.any():
             labels[located] = _nearest(points[located], np.array(config.class_centroids))
         return labels
-    known = config.label2id if config.num_classes else {}
-    return np.array([known.get(name, -100) for name in names], np.int64)
+    if not config.num_classes:
+        return np.full(len(points), UNLABELED)
+    return class_numbers(states, config.label2id, "state", rows)
+
+
+def of_known_states(dataset: Dataset, source: str | Path, config: GeoStreetConfig, on_error: str) -> Dataset:
+    """The places whose state the model knows, or that name none; the others are an error, or left out and said.
+
+    Raises:
+        DataError: there are others and `on_error` is `raise`, or no place is left.
+    """
+    errors, known = RowErrors(on_error), []
+    for i, (row, state) in enumerate(zip(dataset["sample_id"], _strange(dataset, config), strict=True)):
+        if state is None:
+            known.append(i)
+        else:
+            errors.add(source, row, f"the model has no state {state!r}")
+    errors.settle(kept=len(known))
+    return dataset.select(known) if errors.rows else dataset
+
+
+def without_strange_states(dataset: Dataset, config: GeoStreetConfig, name: str) -> Dataset:
+    """The places as they are, but for states of no training place, which are taken off with a word.
+
+    Such places, of whole blocks held out, are still measured by their distance.
+    """
+    strange = _strange(dataset, config)
+    count = sum(state is not None for state in strange)
+    if not count:
+        return dataset
+    logger.warning(
+        "%d %s places lie in states without a training place, and count for the distance alone: %s",
+        count,
+        name,
+        ", ".join(sorted({state for state in strange if state is not None})),
+    )
+    states = [s if odd is None else None for s, odd in zip(dataset["state"], strange, strict=True)]
+    features = dataset.features
+    return dataset.remove_columns("state").add_column("state", states, feature=features["state"])
+
+
+def _strange(dataset: Dataset, config: GeoStreetConfig) -> list[str | None]:
+    """The state of each place whose state the model does not know, else None."""
+    if config.cells or not config.num_classes:
+        return [None] * len(dataset)
+    return [None if s is None or s in config.label2id else s for s in column_of(dataset, "state")]
 
 
 def _states(train, names, located, fields):
     indices: dict[str, int | None] = {}
-    for name, index in zip(names, train["state_idx"], strict=True):
+    for name, index in zip(names, column_of(train, "state_idx"), strict=True):
         known = indices.get(name)
         if known is not None and index is not None and index != known:
             raise DataError(f"state {name!r} has state_idx {known} in one row and {index} in another")

@@ -6,7 +6,7 @@ import os
 
 from geohf.data.tables import points_of
 from geohf.errors import DataError
-from geohf.street.classes import labels_of
+from geohf.street.classes import labels_of, of_known_states
 from geohf.street.data import load_places
 from geohf.street.metrics import street_metrics
 from geohf.street.modeling import GeoStreetModel
@@ -20,7 +20,7 @@ def evaluate(
 ) -> dict[str, float]:
     """`street_metrics` on all places of a source, see `load_places`, and the radius' coverage where it has one."""
     places, _ = load_places(data, on_error)
-    dataset = places["train"]
+    dataset = of_known_states(places["train"], data, model.config, on_error)
     labels, truth = labels_of(dataset, model.config), points_of(dataset)
     if (labels < 0).all() and not (truth == truth).any():
         raise DataError(f"{data}: no place has a state that the model knows, or a position")

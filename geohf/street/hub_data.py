@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.classes import column_of
 from geohf.data.tables import (
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
@@ -58,8 +59,7 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     state, heading = find_column(features, STATE_COLUMNS), find_column(features, HEADING_COLUMNS)
     points, labels = np.full((len(dataset), 2), math.nan), [None] * len(dataset)
     if state:
-        names = getattr(features[state], "names", None)
-        labels = [text_of(_class_name(cell, names)) for cell in dataset[state]]
+        labels = [text_of(name) for name in column_of(dataset, state)]
     reasons = {}
     if latitude or longitude:
         axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
@@ -128,10 +128,3 @@ def _opens(view, source: str, position: int, errors: RowErrors) -> bool:
         errors.add(source, position, str(error))
         return False
     return True
-
-
-def _class_name(cell, names: list[str] | None):
-    """A state's name: classes of datasets are numbers, -1 where unknown."""
-    if names is None or cell is None:
-        return cell
-    return names[cell] if cell >= 0 else None

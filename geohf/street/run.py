@@ -21,7 +21,7 @@ from geohf.report import write_csv
 from geohf.report.paths import outline_rings
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.card import card_facts, street_intervals
-from geohf.street.classes import describe_classes, labels_of
+from geohf.street.classes import describe_classes, labels_of, without_strange_states
 from geohf.street.competition import MAPPING, TEMPLATE
 from geohf.street.data import load_places, split_places
 from geohf.street.metrics import constant_baseline, street_metrics
@@ -132,10 +132,12 @@ def _load(options, args) -> _Data:
 
 
 def _train(options, args, data: _Data) -> _Trained:
-    train, validation, held_out = data.splits["train"], data.splits["validation"], data.splits[data.held_out]
-    resume = bool(args.resume_from_checkpoint)
+    train, resume = data.splits["train"], bool(args.resume_from_checkpoint)
     set_seed(args.seed)
     model = make_model(options, train)
+    for name in data.splits:
+        data.splits[name] = without_strange_states(data.splits[name], model.config, name)
+    validation, held_out = data.splits["validation"], data.splits[data.held_out]
     labels, truth = labels_of(held_out, model.config), points_of(held_out)
 
     def score(model, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from geohf.data.tensor_table import TensorTable
 from geohf.geo import great_circle_m
 from geohf.metrics.calibration import conformal_quantile, fit_temperature
 from geohf.street.arguments import StreetTrainingArguments
-from geohf.street.classes import class_numbers, labels_of
+from geohf.street.classes import labels_of, state_numbers
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.metrics import street_metrics
 from geohf.street.modeling import GeoStreetModel
@@ -27,6 +28,8 @@ from geohf.training.trainer import GeoTrainer, phase_arguments
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.features import cached_features
 from geohf.vision.images import undecoded
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,8 +48,9 @@ class StreetCollator:
         self.augment = street_augmentation() if augment else None
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        points = np.array([[row["latitude"], row["longitude"]] for row in rows], np.float64)
-        labels = class_numbers([row["state"] for row in rows], points, self.config)
+        points = np.array([[row.get(name) for name in ("latitude", "longitude")] for row in rows], np.float64)
+        states, names = ([row.get(name) for row in rows] for name in ("state", "sample_id"))
+        labels = state_numbers(states, points, self.config, names)
         batch = dict(self.processor(rows, augment=self.augment))
         return batch | {"labels": torch.from_numpy(labels), "coordinates": torch.from_numpy(points)}
 
@@ -67,6 +71,7 @@ class GeoStreetTrainer(GeoTrainer):
     """
 
     shown_metrics = ("score", "top1", "mean_km")
+    class_columns = ("state",)
 
     def __init__(
         self, model=None, args=None, train_dataset=None, eval_dataset=None, data_collator=None, **kwargs
@@ -94,6 +99,8 @@ class GeoStreetTrainer(GeoTrainer):
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         outputs = self._named(prediction.predictions)
         labels, coordinates = map(torch.from_numpy, prediction.label_ids)
+        if self.config.num_classes and not bool((labels >= 0).any()):
+            logger.warning("no row of the evaluation names a state: it is measured by the distance alone")
         head = self.accelerator.unwrap_model(self.model)
         head = head if isinstance(head, StreetHead) else head.head
         # over all places at once: the mean of the batches' means would depend on their sizes

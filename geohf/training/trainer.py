@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import os
 import shutil
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, seed_worker
 
+from geohf.data.classes import NamedClasses, class_names
 from geohf.data.streaming import EndlessStream, is_stream
 from geohf.data.tensor_table import TensorTable, batch_as_is
 from geohf.errors import DataError
@@ -28,6 +30,8 @@ from geohf.training.checkpoints import last_complete_checkpoint
 from geohf.training.progress import BriefLog, BriefProgress
 from geohf.training.saving import SafeCheckpoints
 from geohf.vision.images import undecoded
+
+logger = logging.getLogger(__name__)
 
 FINISHED = "finished.safetensors"
 
@@ -52,6 +56,7 @@ class GeoTrainer(SafeCheckpoints, Trainer):
     """
 
     shown_metrics: ClassVar[tuple[str, ...]] = ()  # what the progress bar tells of an evaluation
+    class_columns: ClassVar[tuple[str, ...]] = ()  # columns of rows that name a class, or number it
 
     def __init__(
         self,
@@ -74,6 +79,9 @@ class GeoTrainer(SafeCheckpoints, Trainer):
         self.loss_is_scaled_for_ga = self.counts_items
         self._parts: dict[str, torch.Tensor] = defaultdict(float)
         self._parts_logged_at = 0
+        self._counted: (
+            dict[str, torch.Tensor] | None
+        ) = {}  # rows that counted for each part, until they are told
         # known before anything shards or wraps the model
         self._vectors = {name for name, p in self.model.named_parameters() if p.ndim < 2}
         patience = getattr(self.args, "early_stopping_patience", 0)
@@ -84,6 +92,7 @@ class GeoTrainer(SafeCheckpoints, Trainer):
         where = super()._init_training_state(max_steps, steps_an_epoch, epochs, checkpoint, trial)
         self._parts.clear()
         self._parts_logged_at = self.state.global_step
+        self._counted = {}
         patience = [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
         if checkpoint and any(
             c.early_stopping_patience_counter >= c.early_stopping_patience for c in patience
@@ -101,13 +110,14 @@ class GeoTrainer(SafeCheckpoints, Trainer):
     def get_train_dataloader(self):
         """As transformers'; a stream comes as a loader without end that knows this process's share."""
         if not is_stream(self.train_dataset):
-            return super().get_train_dataloader()
+            with self._collating(self.train_dataset, self.data_collator):
+                return super().get_train_dataloader()
         args = self.args
         # accelerate would read all of it on one process, or end when the shortest share does
         return DataLoader(
             EndlessStream(self.train_dataset, args.process_index, args.world_size),
             batch_size=self._train_batch_size,
-            collate_fn=self.data_collator,
+            collate_fn=self._with_names(self.train_dataset, self.data_collator),
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
@@ -122,22 +132,31 @@ class GeoTrainer(SafeCheckpoints, Trainer):
 
     def get_eval_dataloader(self, eval_dataset=None):
         """As transformers', with `eval_collator` where one was given: evaluation augments nothing."""
-        with self._collating_for_evaluation():
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(eval_dataset, str):  # one of several by its name
+            dataset = self.eval_dataset[eval_dataset]
+        with self._collating(dataset, self.eval_collator or self.data_collator):
             return super().get_eval_dataloader(_opened_late(eval_dataset))
 
     def get_test_dataloader(self, test_dataset):
         """As `get_eval_dataloader`."""
-        with self._collating_for_evaluation():
+        with self._collating(test_dataset, self.eval_collator or self.data_collator):
             return super().get_test_dataloader(_opened_late(test_dataset))
 
     @contextmanager
-    def _collating_for_evaluation(self):
+    def _collating(self, dataset, collator):
+        """transformers takes the collator of training for all loaders."""
         training = self.data_collator
-        self.data_collator = self.eval_collator or training
+        self.data_collator = self._with_names(dataset, collator)
         try:
             yield
         finally:
             self.data_collator = training
+
+    def _with_names(self, dataset, collator):
+        """The collator for rows of this dataset, whose classes may be numbers that its features name."""
+        names = class_names(dataset, self.class_columns) if self.class_columns else {}
+        return NamedClasses(collator, names) if names else collator
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The batches of one optimiser step, and how many of their rows count."""
@@ -163,8 +182,10 @@ class GeoTrainer(SafeCheckpoints, Trainer):
             items = model.count_loss_items(batch)
             rows = torch.stack([torch.as_tensor(count, device=device).float() for count in items.values()])
             counts.append(rows * 0 if isinstance(batch, BatchWithoutRows) else rows)
-        totals = self.accelerator.reduce(sum(counts), reduction="sum")
-        return dict(zip(items, totals.unbind(), strict=True))
+        totals = dict(zip(items, self.accelerator.reduce(sum(counts), reduction="sum").unbind(), strict=True))
+        if self._counted is not None:
+            self._counted = {name: total + self._counted.get(name, 0) for name, total in totals.items()}
+        return totals
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's own loss; the gradient's scale is what one process with one large batch would have."""
@@ -194,7 +215,24 @@ class GeoTrainer(SafeCheckpoints, Trainer):
                 self._parts.clear()
             self._parts_logged_at = self.state.global_step
             self._require_finite(logs["loss"])
+        if "train_loss" in logs or ("loss" in logs and (self.state.epoch or 0) >= 1):
+            self._say_what_never_counted()
         super().log(logs, start_time)
+
+    def _say_what_never_counted(self) -> None:
+        """A part of the loss for which no row of an epoch had a truth is 0, and learns nothing."""
+        counted = {name: float(count) for name, count in (self._counted or {}).items()}
+        self._counted = None
+        lacking = [name for name, count in counted.items() if not count]
+        if lacking and len(lacking) == len(counted):
+            raise DataError(
+                f"no training row has a truth to learn from: nothing counts for {_listed(lacking)}"
+            )
+        if lacking:
+            logger.warning(
+                "no training row has a truth for %s: that part of the loss is 0 and learns nothing",
+                _listed(lacking),
+            )
 
     def _require_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -294,6 +332,10 @@ def _cores_left_to_workers(args):
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _listed(names) -> str:
+    return " and ".join(name.replace("_", " ") for name in names)
 
 
 def _opened_late(dataset):

@@ -9,7 +9,7 @@ from datasets import Dataset
 from geohf.errors import DataError
 from geohf.geo.cells import geo_cells
 from geohf.street import GeoStreetConfig
-from geohf.street.classes import describe_classes, labels_of
+from geohf.street.classes import describe_classes, labels_of, of_known_states, without_strange_states
 from geohf.street.places import place_features
 from geohf.vision.backbones import TimmTowerConfig
 
@@ -60,7 +60,25 @@ def test_classes_stand_in_the_order_of_their_indices():
     config = config_of(fields)
     assert labels_of(data, config).tolist() == [2, 0, 1, 2]
     others = places([[0, 0]] * 3, ["Maine", "Ohio", None])
-    assert labels_of(others, config).tolist() == [1, -100, -100]
+    with pytest.raises(DataError, match="row id1: the model knows no state 'Ohio'"):
+        labels_of(others, config)
+
+
+@pytest.mark.case("use-S2")
+def test_a_state_without_a_training_place_is_left_out_or_taken_off_with_a_word(caplog):
+    config = config_of(describe_classes(places([[1, 1], [2, 2]], ["Maine", "Texas"])))
+    others = places([[0, 0]] * 3, ["Maine", "Ohio", None])
+    assert without_strange_states(others.select([0, 2]), config, "test").column_names == others.column_names
+    assert not caplog.text
+    known = without_strange_states(others, config, "test")
+    assert known.features == others.features
+    assert known["state"][:] == ["Maine", None, None]
+    assert "1 test places lie in states without a training place" in caplog.text
+    assert "Ohio" in caplog.text
+    assert labels_of(known, config).tolist() == [0, -100, -100]
+    assert of_known_states(others, "a.csv", config, "skip")["state"][:] == ["Maine", None]
+    with pytest.raises(DataError, match=r"a.csv, row id1: the model has no state 'Ohio'"):
+        of_known_states(others, "a.csv", config, "raise")
 
 
 def test_without_indices_classes_stand_in_the_order_of_their_names():

@@ -1,0 +1,152 @@
+"""Classes as people's rows hold them: names, numbers of a `ClassLabel`, scalars of numpy and torch, or nothing."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from geohf.errors import DataError
+
+UNLABELED = -100  # what torch's cross entropy leaves out
+
+
+def class_number(value: Any, label2id: Mapping[str, int], what: str = "class") -> int:
+    """The number of a class by its name or its number; UNLABELED for None, NaN, an empty name, -1 and -100.
+
+    A number that is also a class's name ("3", where regions are numbered) is that name; where names are numbers,
+    no other number is taken.
+
+    Raises:
+        DataError: there is no such class; the message names the nearest.
+
+    >>> class_number("Maine", {"Maine": 0, "Texas": 1}), class_number(1, {"Maine": 0, "Texas": 1})
+    (0, 1)
+    >>> class_number(3.0, {"1": 0, "3": 1}), class_number(None, {"1": 0})
+    (1, -100)
+    """
+    if isinstance(value, str) and value in label2id:
+        return int(label2id[value])
+    value = value.item() if hasattr(value, "item") and getattr(value, "size", None) != 0 else value
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return UNLABELED
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        text = str(value).strip()
+        whole, _, rest = text.partition(".")  # 3.0 is 3: pandas writes so where a column has holes
+        for name in (text, whole if not rest.strip("0") else text):
+            if name in label2id:
+                return int(label2id[name])
+        if not isinstance(value, str) and math.isfinite(value) and value == int(value):
+            if value in (-1, UNLABELED):
+                return UNLABELED
+            if 0 <= value < len(label2id) and not any(_is_number(name) for name in label2id):
+                return int(value)
+    raise DataError(f"the model knows no {what} {value!r}{_hint(value, label2id)}")
+
+
+def class_numbers(
+    values: Iterable, label2id: Mapping[str, int], what: str = "class", rows: Sequence | None = None
+) -> np.ndarray:
+    """(n,) int64 `class_number` of each value.
+
+    Args:
+        rows: what an error calls the rows; their positions where None.
+    """
+    numbers = []
+    for i, value in enumerate(values):
+        try:
+            numbers.append(class_number(value, label2id, what))
+        except DataError as error:
+            row = i if rows is None or rows[i] is None else rows[i]
+            raise DataError(f"row {row}: {error}") from None
+    return np.array(numbers, np.int64)
+
+
+def class_of(names: Sequence[str], number: Any) -> str | None:
+    """The name of a number of a `ClassLabel`; -1 and None have none.
+
+    >>> class_of(["Maine", "Texas"], 1)
+    'Texas'
+    """
+    if number is None or number == -1 or number != number:
+        return None
+    if not 0 <= number < len(names):
+        raise DataError(
+            f"class {number} does not exist: there are {len(names)} from 0 ({', '.join(names[:5])})"
+        )
+    return names[int(number)]
+
+
+def class_names(dataset: Any, columns: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """Column -> names of its classes, of each column of a dataset that is a `ClassLabel`, or a list of such.
+
+    Args:
+        dataset: of datasets, or what torch wraps around one (`Subset`, `ConcatDataset`); others know no classes.
+        columns: only these.
+    """
+    while not hasattr(dataset, "features") and (
+        hasattr(dataset, "dataset") or getattr(dataset, "datasets", None)
+    ):
+        dataset = dataset.dataset if hasattr(dataset, "dataset") else dataset.datasets[0]
+    features = getattr(dataset, "features", None)
+    return names_in(features if isinstance(features, Mapping) else {}, columns)
+
+
+def names_in(features: Mapping[str, Any], columns: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """As `class_names`, of the features of a dataset."""
+    found = {}
+    for column in features if columns is None else columns:
+        feature = features.get(column)
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        if names:
+            found[column] = list(names)
+    return found
+
+
+def column_of(dataset: Any, column: str) -> list:
+    """A column's values, classes by their names; None for each row where there is no such column."""
+    if column not in dataset.column_names:
+        return [None] * len(dataset)
+    names = class_names(dataset, [column]).get(column)
+    values = dataset[column][:]
+    return list(values) if names is None else [class_of(names, value) for value in values]
+
+
+class NamedClasses:
+    """A collator whose rows come with the names of their classes, which numbers alone do not tell.
+
+    Args:
+        collator: called with a list of rows.
+        names: see `class_names`.
+    """
+
+    def __init__(self, collator: Callable, names: Mapping[str, Sequence[str]]):
+        self.collator, self.names = collator, dict(names)
+
+    def __call__(self, rows: list[Mapping]) -> Any:
+        named = []
+        for row in rows:
+            classes = {
+                column: class_of(names, row[column]) for column, names in self.names.items() if column in row
+            }
+            named.append({**row, **classes})
+        return self.collator(named)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _hint(value: Any, label2id: Mapping[str, int]) -> str:
+    text, lower = str(value).strip(), {name.lower(): name for name in reversed(label2id)}
+    close = difflib.get_close_matches(text.lower(), lower, n=1)
+    known = ", ".join(list(label2id)[:20])
+    meant = f" (did you mean {lower[close[0]]!r}?)" if close else ""
+    return f"{meant}; it knows: {known}{', ...' if len(label2id) > 20 else ''}"
