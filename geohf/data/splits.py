@@ -27,6 +27,7 @@ def split_rows(
     block_m: float = 50_000.0,
     buffer_m: float = 10_000.0,
     frame: str = "wgs84",
+    flags: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Hold out shares of n rows one after the other; `train` is what remains.
 
@@ -37,6 +38,7 @@ def split_rows(
         points: (n, 2), for `blocks`.
         groups: (n,) for `stratified`.
         block_m, buffer_m: metres, or units of the data for `planar`.
+        flags: what the user calls these two, for messages.
 
     Returns:
         (name -> row numbers, the number of rows left out for the buffer).
@@ -65,7 +67,11 @@ def split_rows(
             else:
                 split = random_split(len(rows), fraction, seed)
         except ValueError as error:
-            raise DataError(f"cannot hold out {share:.0%} of {n} places for {name}: {error}") from None
+            reason = str(error)
+            named = {"block_m": "--block_m", "buffer_m": "--buffer_m", "fraction": f"--{name}_share"}
+            for parameter, flag in (named | dict(flags or {})).items():
+                reason = reason.replace(parameter, flag)
+            raise DataError(f"cannot hold out {share:.0%} of {n} places for {name}: {reason}") from None
         if not len(split.validation) or not len(split.train):
             raise DataError(f"cannot hold out {share:.0%} of {n} places for {name}: too few places")
         splits[name], rows = rows[split.validation], rows[split.train]

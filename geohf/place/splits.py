@@ -122,6 +122,7 @@ def _hold_out(data: PlaceData, options: PlaceArguments, seed: int) -> None:
         seed=seed,
         block_m=options.block_m,
         buffer_m=options.negative_m,
+        flags={"buffer_m": "--negative_m"},
     )
     first = data.sequences == drives[0]
     everything = data.train

@@ -158,4 +158,5 @@ def _split(train: Dataset, options: RegionArguments, seed: int, held_out: bool):
         block_m=options.block_size,
         buffer_m=options.block_buffer,
         frame=options.frame,
+        flags={"block_m": "--block_size", "buffer_m": "--block_buffer"},
     )

@@ -84,4 +84,5 @@ def split_places(
         seed=seed,
         block_m=block_km * 1000,
         buffer_m=buffer_km * 1000,
+        flags={"block_m": "--block_km", "buffer_m": "--buffer_km"},
     )

@@ -1,4 +1,4 @@
-"""Splits of tiles that do not leak: by region, or by block with a buffer."""
+"""Splits of tiles that do not leak: by region or by block, with a buffer, measured on the ground."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import numpy as np
 
 from geohf.data.splits import split_rows
 from geohf.errors import DataError
+from geohf.tiles.ground import least_gap_px, located
 from geohf.tiles.table import TileTable
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("region", "blocks", "random")
 FEW_REGIONS = 5  # with fewer, whole regions are too coarse a share
+_FLAGS = {"block_m": "--block_px", "buffer_m": "--buffer_px"}
 
 
 def default_split(table: TileTable) -> str:
@@ -33,46 +35,122 @@ def split_tiles(
 ) -> tuple[dict[str, np.ndarray], int]:
     """Hold out shares of the tiles; `train` is what remains.
 
+    Where images of several regions are georeferenced, no tile shares ground with a tile of another part: training
+    tiles that overlap held-out ones, or lie within the buffer of them, are left out, as are validation tiles beside
+    test tiles. Tiles that meet across scenes are counted in a warning.
+
     Args:
         how: `region` holds out whole regions; `blocks` holds out squares of each region and leaves out training
             tiles that touch them or lie within the buffer; `random` leaks, because neighbouring tiles are alike.
         shares: name -> share of all tiles; a share of 0 gives no such split.
-        block_px: side of a block in pixels; four of the largest tile's sides where None.
-        buffer_px: pixels between the edges of training and held-out tiles.
-        allow_leaks: must be set for `random`.
+        block_px: side of a block in pixels; four of the largest tile's sides where None. Of `blocks` only.
+        buffer_px: pixels of the held-out tile's image between the edges of training and held-out tiles. `region`
+            needs georeferenced images for it, `random` has none.
+        allow_leaks: must be set for `random`; else keeps tiles that share ground with held-out ones, with a warning.
 
     Returns:
         (name -> tile numbers, the number of tiles left out for the buffer).
 
     Raises:
-        DataError: too few tiles or regions, an unknown way, or `random` without `allow_leaks`.
+        DataError: too few tiles or regions, an unknown way, a setting that it does not know, or `random` without
+            `allow_leaks`.
     """
     if how not in SPLITS:
         raise DataError(f"split must be one of {', '.join(SPLITS)}, got {how!r}")
-    if how == "region":
-        regions, _ = split_rows(len(table.regions), shares, "random", points=np.empty(0), seed=seed)
-        return {name: np.flatnonzero(np.isin(table.region, chosen)) for name, chosen in regions.items()}, 0
+    _check_settings(table, how, block_px, buffer_px, allow_leaks)
     if how == "random":
-        if not allow_leaks:
-            raise DataError(
-                "a random split puts neighbours of training tiles into the test, and its numbers flatter; use "
-                "region or blocks, or say --allow_leaks true"
-            )
         logger.warning("random split: neighbours of held-out tiles are trained on, the numbers will flatter")
+        return split_rows(len(table), shares, how, points=np.empty(0), seed=seed)
+    if how == "region":
+        regions, dropped = split_rows(len(table.regions), shares, "random", points=np.empty(0), seed=seed)
+        splits = {name: np.flatnonzero(np.isin(table.region, chosen)) for name, chosen in regions.items()}
+    else:
+        splits, dropped = _blocks(table, shares, seed, block_px, buffer_px)
+    shared = _clear(table, splits, buffer_px, allow_leaks)
+    return splits, dropped + shared
+
+
+def _check_settings(table: TileTable, how: str, block_px, buffer_px, allow_leaks: bool) -> None:
+    """Refuse what a way of splitting cannot hear."""
+    if how == "random" and not allow_leaks:
+        raise DataError(
+            "a random split puts neighbours of training tiles into the test, and its numbers flatter; use "
+            "region or blocks, or say --allow_leaks true"
+        )
+    if block_px is not None and how != "blocks":
+        raise DataError(f"--block_px needs --split blocks; the split is {how}")
+    if block_px is not None and not 0 < block_px < np.inf:
+        raise DataError(f"--block_px must be above 0, got {block_px}")
+    if not 0 <= buffer_px < np.inf:
+        raise DataError(f"--buffer_px must be at least 0, got {buffer_px}")
+    if buffer_px and how == "random":
+        raise DataError("--buffer_px needs --split blocks or region; the split is random")
+    lost = [name for name, raster in zip(table.regions, table.rasters, strict=True) if not located(raster)]
+    if buffer_px and how == "region" and lost:
+        raise DataError(
+            f"{table.source}: the images of region {lost[0]} do not say where they lie, so --buffer_px cannot be kept "
+            "between regions; use --split blocks, or leave it out"
+        )
+
+
+def _blocks(table: TileTable, shares, seed: int, block_px, buffer_px) -> tuple[dict[str, np.ndarray], int]:
     largest = table.sizes.max(0)
-    block = float(block_px or 4 * largest.max())
+    block = float(4 * largest.max() if block_px is None else block_px)
     # tiles whose centres lie farther apart than this are at least the buffer away from each other
     apart = buffer_px + float(np.hypot(*largest))
-    return split_rows(
-        len(table),
-        shares,
-        how,
-        points=_centres(table, block, apart),
-        seed=seed,
-        block_m=block,
-        buffer_m=apart,
-        frame="planar",
-    )
+    try:
+        return split_rows(
+            len(table),
+            shares,
+            "blocks",
+            points=_centres(table, block, apart),
+            seed=seed,
+            block_m=block,
+            buffer_m=apart,
+            frame="planar",
+            flags=_FLAGS,
+        )
+    except DataError as error:
+        raise DataError(
+            f"{table.source}: {error} (in pixels, between centers: {apart:g} is --buffer_px {buffer_px:g} and the "
+            "diagonal of a tile)"
+        ) from None
+
+
+def _clear(table: TileTable, splits: dict[str, np.ndarray], buffer_px: float, allow_leaks: bool) -> int:
+    """Leave out tiles that lie on the ground of another part's, or within the buffer; returns how many."""
+    held_out = [name for name in splits if name != "train"]
+    dropped = touching = 0
+    for i, name in enumerate(held_out):
+        for other in [*held_out[i + 1 :], "train"]:
+            rows = splits[other]
+            gaps = least_gap_px(table, rows, splits[name], max(buffer_px, 1.0))
+            near = (gaps < 0) | (gaps < buffer_px - 1e-6)
+            touching += int((~near & (gaps < 1)).sum())
+            if not near.any():
+                continue
+            if allow_leaks:
+                logger.warning(
+                    "%d %s tiles share ground with %s tiles of other scenes", near.sum(), other, name
+                )
+                continue
+            if near.all():
+                raise DataError(
+                    f"{table.source}: all {len(rows)} {other} tiles share ground with {name} tiles of other scenes, or "
+                    "lie within --buffer_px of them; use smaller shares, another --seed, or --split blocks (or "
+                    "--allow_leaks true, where the files' coordinates are wrong)"
+                )
+            splits[other] = rows[~near]
+            dropped += int(near.sum())
+    if dropped:
+        logger.warning("left out %d tiles that lie on, or too near to, ground of held-out tiles", dropped)
+    if touching:
+        logger.warning(
+            "%d tiles meet held-out tiles of other scenes edge to edge, and neighbours are alike; --buffer_px leaves "
+            "them out",
+            touching,
+        )
+    return dropped
 
 
 def _centres(table: TileTable, block: float, apart: float) -> np.ndarray:

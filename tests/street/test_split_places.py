@@ -118,7 +118,7 @@ def test_a_share_of_nothing_is_no_split():
         (1, "random", 0.1, "at least 2 rows"),
         (2, "random", 0.1, "at least 2 rows"),  # one for the test split, and one is no split
         (3, "stratified", 0.1, "single row"),
-        (10, "random", 1.2, "fraction must be between 0 and 1"),
+        (10, "random", 1.2, "--test_share must be between 0 and 1"),
         (10, "random", 0.5, "leave only 5"),  # half and half leave nothing to train on
         (10, "block", 0.1, "split must be stratified, random or blocks, got 'block'"),
     ],
@@ -130,5 +130,5 @@ def test_what_cannot_be_divided_is_refused(n, how, share, reason):
 
 
 def test_blocks_of_one_town_are_refused_with_advice():
-    with pytest.raises(DataError, match="use a smaller block"):
+    with pytest.raises(DataError, match="use a smaller --block_km"):
         split_places(places(50 + scattered(30) / 1e6), "blocks", 0.1, 0.1)
