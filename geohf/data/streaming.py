@@ -139,22 +139,34 @@ def is_stream(dataset: Any) -> bool:
     return isinstance(dataset, IterableDataset)
 
 
-def _shards_of(source: str) -> list[tuple[str, int | None]]:
-    """(file, row group) of each shard, or (name of a dataset, number of the shard)."""
+def tables_of(source: str) -> list[Path]:
+    """The files that a source of a stream stands for, see `stream_rows`; none for a dataset of the Hub.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
     path = Path(source)
     if path.is_dir():
         files = sorted(p for kind in ("parquet", "csv") for p in path.rglob(f"*.{kind}"))
         if not files:
             raise DataError(f"{source}: holds no .parquet or .csv file")
-    elif path.is_file():
-        files = [path]
-    elif glob.has_magic(source):
+        return files
+    if path.is_file():
+        return [path]
+    if glob.has_magic(source):
         files = sorted(Path(file) for file in glob.glob(source, recursive=True))
         if not files:
             raise DataError(f"{source}: no file is called so")
-    elif path.suffix.lower() in (".csv", ".parquet") or source.count("/") != 1:
+        return files
+    if path.suffix.lower() in (".csv", ".parquet") or source.count("/") != 1:
         raise DataError(f"{source}: no such file or folder")
-    else:
+    return []
+
+
+def _shards_of(source: str) -> list[tuple[str, int | None]]:
+    """(file, row group) of each shard, or (name of a dataset, number of the shard)."""
+    files = tables_of(source)
+    if not files:
         return [(source, number) for number in range(_hub_stream(source).num_shards)]
     return [(str(file), group) for file in files for group in _row_groups(file)]
 

@@ -30,7 +30,7 @@ ZONE_COLUMNS = ("utm_zone", "zone")
 HEADINGS = (*HEADING_COLUMNS, "compass_angle", "ca")
 SEQUENCE_COLUMNS = ("sequence", "sequence_id", "sequence_key", "drive")
 CAMERA_COLUMNS = ("camera_id", "camera")
-TIME_COLUMNS = ("t_nsec", "timestamp_ns")
+TIME_COLUMNS = ("t_nsec", "timestamp_ns", "timestamp", "captured_at", "time", "datetime")
 NUMBERS = any_case([*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *EAST_COLUMNS, *NORTH_COLUMNS, *HEADINGS])
 _UTM_EAST_M, _UTM_NORTH_M = (100_000.0, 900_000.0), (0.0, 10_000_000.0)
 

@@ -5,7 +5,9 @@ Whatever the source, an image is a row with the columns of `drive_features`.
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +27,7 @@ from geohf.data.tables import (
     text_of,
     wrap_degrees,
 )
+from geohf.data.times import time_ns
 from geohf.errors import DataError
 from geohf.place.columns import (
     CAMERA_COLUMNS,
@@ -42,6 +45,8 @@ from geohf.vision.images import image_files
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset, Features
+
+logger = logging.getLogger(__name__)
 
 # Mapillary's street-level sequences (MSLS) name images by a key, and their sequences in a table of its own.
 KEY_COLUMN, KEY_FILE, SEQUENCES_OF_KEYS = "key", "images/{}.jpg", "seq_info.csv"
@@ -63,19 +68,22 @@ def load_drives(
     camera_id: str | None = None,
     utm: str | None = None,
     on_error: str = "raise",
+    names: Sequence[str] | None = None,
 ) -> tuple[Dataset, RowErrors]:
     """Load images with their positions from one source or several.
 
     Args:
         sources: each one a `poses.csv` (its images lie below the folder above its own), a CSV or Parquet table with
             a file column and `lat`, `lon` or UTM columns (`utm_east`, `utm_north`, perhaps `utm_zone`) and perhaps
-            `heading`, `sequence`, `camera_id`, `t_nsec`; a table of MSLS, whose `key` names `images/KEY.jpg` and
+            `heading`, `sequence`, `camera_id`, `t_nsec` (see `geohf.data.times.time_ns`; a time that cannot be read
+            is left out, with a warning); a table of MSLS, whose `key` names `images/KEY.jpg` and
             whose sequences stand in `seq_info.csv` beside it; or a folder of photographs whose names carry
             coordinates (`@utm_east@utm_north@...`) or whose EXIF does. Every source is a sequence, unless a table
             says otherwise.
         camera_id: take only the rows of this camera.
         utm: the zone of UTM coordinates that come without one, see `geohf.geo.utm.utm_zone`.
         on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
+        names: of the sources' sequences, where there are other sources beside these; see `names_of_sources`.
 
     Returns:
         (a dataset with the columns of `drive_features`, in the sources' order; the rows left out).
@@ -89,7 +97,7 @@ def load_drives(
     errors, rows = RowErrors(on_error), []
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     cameras: set[str] = set()
-    for source, name in zip(sources, names_of_sources(sources), strict=True):
+    for source, name in zip(sources, names or names_of_sources(sources), strict=True):
         path = Path(source)
         if path.is_dir():
             found = _rows_of_folder(path, name, utm, errors)
@@ -133,12 +141,28 @@ def files_of(dataset: Dataset) -> list[str]:
 
 
 def names_of_sources(sources: Sequence[str | Path]) -> list[str]:
-    """A short name for each source: of a table called poses.csv, the folder that it lies in."""
-    paths = [Path(source).absolute() for source in sources]
-    names = [path.parent.name if path.stem == "poses" else path.stem for path in paths]
-    return [
-        name if names.count(name) == 1 else str(source) for name, source in zip(names, sources, strict=True)
-    ]
+    """A short name for the drive of each source: of a table called poses.csv, the folder that it lies in.
+
+    Sources of one name get those of the folders above, too; one file has one name, however its path is written. Names
+    are told apart among the sources given: give all of a run.
+    """
+    paths = [Path(source).resolve() for source in sources]
+    known = {path: _name_parts(path) for path in paths}
+    names, length = {}, 1
+    while len(names) < len(known):
+        short = {path: "/".join(parts[-length:]) for path, parts in known.items() if path not in names}
+        count = Counter(short.values())
+        for path, name in short.items():
+            if count[name] == 1 or length >= len(known[path]):
+                names[path] = name if count[name] == 1 else str(path)
+        length += 1
+    return [names[path] for path in paths]
+
+
+def _name_parts(path: Path) -> tuple[str, ...]:
+    if path.stem == "poses":
+        return path.parent.parts
+    return path.parts if path.is_dir() else path.with_suffix("").parts
 
 
 def rows_of_table(
@@ -159,15 +183,20 @@ def rows_of_table(
         )
     }
     cells = {key: table[column].tolist() for key, column in columns.items() if column}
-    rows = []
+    rows, untold = [], []
     for position, cell in enumerate(table[file_column]):
         line = line_of(table.index[position])
         try:
             image = image_in(folder, cell)
-            time = _time(cells["time"][position]) if "time" in cells else None
         except DataError as error:
             errors.add(path, line, str(error))
             continue
+        time = None
+        if "time" in cells:
+            try:
+                time = time_ns(cells["time"][position])
+            except DataError as error:  # only the audit and intervals ask for it
+                untold.append(f"row {line}: {error}")
         rows.append(
             _Row(
                 image,
@@ -178,6 +207,16 @@ def rows_of_table(
                 time,
                 (path, line),
             )
+        )
+    if untold:
+        logger.warning(
+            "%s: %d of %d times in the column %s cannot be read and are left out (%s): these images' drives are told "
+            "by name alone",
+            path,
+            len(untold),
+            len(table),
+            columns["time"],
+            untold[0],
         )
     return rows
 
@@ -203,14 +242,6 @@ def _image_folder(path: Path, first: str) -> Path:
     """Images of a poses.csv lie below the folder above its own, those of other tables below their own."""
     above = path.absolute().parent.parent
     return above if (above / first).is_file() and not (path.parent / first).is_file() else path.parent
-
-
-def _time(cell) -> int | None:
-    text = text_of(cell)
-    try:
-        return None if text is None else int(text)
-    except ValueError:
-        raise DataError(f"t_nsec is {text!r}, which is no whole number of nanoseconds") from None
 
 
 def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors) -> list[_Row]:

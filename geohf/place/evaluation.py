@@ -13,6 +13,7 @@ import torch
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m, matches_within_m
+from geohf.io import natural_key
 from geohf.metrics.intervals import mean_interval
 from geohf.place.audit import audit, judge
 from geohf.place.data import load_drives
@@ -85,7 +86,7 @@ def search(
     counted = counted_queries(matches, "has_match")
     sequences = data.sequences[queries]
     if len(set(sequences)) < _DRIVES:
-        sequences = stretches(points[queries], sequences)
+        sequences = stretches(points[queries], sequences, [data.times_ns[row] for row in queries])
     intervals = {
         f"r{count}": mean_interval(right[counted, :count].any(1), sequences[counted]) for count in COUNTS
     }
@@ -105,7 +106,7 @@ def evaluate(
     Raises:
         DataError: a single drive, queries that are in the database, see `load_drives` and `search`.
     """
-    poses = sorted(Path(data).glob("*/poses.csv"))
+    poses = sorted(Path(data).glob("*/poses.csv"), key=natural_key)
     images, skipped = load_drives(poses or data, on_error=on_error)
     drives = images["sequence"]
     first = np.array(drives) == drives[0]
@@ -114,10 +115,9 @@ def evaluate(
     database, queries, none = np.flatnonzero(first), np.flatnonzero(~first), np.arange(0)
     places = PlaceData(images, none, database, none, queries, skipped, f"database: the drive {drives[0]}")
     radius_m = model.config.confidence_m
-    times = images["time_ns"]
-    judge(
-        audit(places.files, places.points, places.sequences, times, none, database, queries, radius_m),
-        strict=False,
+    findings = audit(
+        places.files, places.points, places.sequences, places.times_ns, none, database, queries, radius_m
     )
+    judge(findings, strict=False)
     descriptors = torch.from_numpy(model.encode(places.files, batch_size))
     return search(descriptors, places, queries, [radius_m]).metrics

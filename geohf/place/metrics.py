@@ -143,15 +143,21 @@ def place_metrics(
     return metrics | {"median_m": float(np.median(away)), "mean_m": float(away.mean())}
 
 
-def stretches(points, sequences, length_m: float = 250.0) -> np.ndarray:
-    """(n,) text that names a stretch of about `length_m` of the drive that each row belongs to, rows in its order.
+def stretches(
+    points, sequences, times_ns: Sequence[int | None] | None = None, length_m: float = 250.0
+) -> np.ndarray:
+    """(n,) text that names a stretch of about `length_m` of the drive that each row belongs to.
 
-    For intervals where there are too few drives to draw from.
+    For intervals where there are too few drives to draw from. A drive's rows are taken in the order of their times,
+    or as they stand where not all have one.
     """
     points, sequences = np.asarray(points, np.float64), np.asarray(sequences).astype(str)
     names = np.empty(len(points), object)
     for sequence in np.unique(sequences):
         rows = np.flatnonzero(sequences == sequence)
+        times = [times_ns[row] for row in rows] if times_ns is not None else [None]
+        if None not in times:
+            rows = rows[np.argsort(np.array(times, np.int64), kind="stable")]
         along = np.cumsum(np.r_[0.0, great_circle_m(points[rows[1:]], points[rows[:-1]])])
         names[rows] = [f"{sequence} {part}" for part in (along // length_m).astype(int)]
     return names.astype(str)

@@ -90,7 +90,7 @@ def _audit(data: PlaceData, options: PlaceArguments) -> list[Finding]:
         data.files,
         data.points,
         data.sequences,
-        data.images["time_ns"],
+        data.times_ns,
         data.train,
         data.database,
         queries,

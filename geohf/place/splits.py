@@ -14,7 +14,7 @@ from geohf.data.splits import split_rows
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.place.arguments import PlaceArguments
-from geohf.place.data import files_of, headings_of, load_drives
+from geohf.place.data import files_of, headings_of, load_drives, names_of_sources
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,6 +57,11 @@ class PlaceData:
         return np.array(self.images["sequence"])
 
     @cached_property
+    def times_ns(self) -> list[int | None]:
+        """n times in nanoseconds since 1970."""
+        return list(self.images["time_ns"])
+
+    @cached_property
     def files(self) -> list[str]:
         """Paths of the images."""
         return files_of(self.images)
@@ -82,11 +87,22 @@ def load_data(options: PlaceArguments, seed: int, generated: bool = False) -> Pl
     from datasets import concatenate_datasets
 
     skipped, parts, rows, count = RowErrors(options.on_error), [], {}, 0
+    tables = {}
     for name in ("train", "val", "test", "database"):
-        sources = getattr(options, f"{name}_csv")
+        sources = getattr(options, f"{name}_csv") or []
+        tables[name] = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    listed = [source for sources in tables.values() for source in sources]
+    drives = dict(zip(listed, names_of_sources(listed), strict=True))
+    for name, sources in tables.items():
         rows[name] = np.arange(0)
         if sources:
-            images, errors = load_drives(sources, options.camera_id, options.utm, options.on_error)
+            images, errors = load_drives(
+                sources,
+                options.camera_id,
+                options.utm,
+                options.on_error,
+                [drives[source] for source in sources],
+            )
             skipped.rows += errors.rows
             rows[name] = np.arange(count, count + len(images))
             count += len(images)
@@ -140,7 +156,7 @@ def _hold_out(data: PlaceData, options: PlaceArguments, seed: int) -> None:
         )
     data.protocol = (
         f"whole blocks of {options.block_m:g} m held out, {options.negative_m:g} m kept clear of them in training; "
-        f"queries from {_listed(drives[1:])}, database: the whole drive {drives[0]}"
+        f"queries from {', '.join(drives[1:])}, database: the whole drive {drives[0]}"
     )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geohf.data.streaming import stream_rows
+from geohf.data.streaming import stream_rows, tables_of
 from geohf.data.tables import RowErrors
 from geohf.place.columns import NUMBERS
 from geohf.place.data import columns_of, drive_features, names_of_sources, rows_of_table, usable_rows
@@ -30,12 +30,15 @@ def stream_drives(
     Raises:
         DataError: as rows are read, see `load_drives`.
     """
-    rows_of = partial(_usable_of_table, camera_id=camera_id, utm=utm)
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    files = [str(file) for name in sources for file in tables_of(str(name))]
+    names = dict(zip(files, names_of_sources(files), strict=True))
+    rows_of = partial(_usable_of_table, camera_id=camera_id, utm=utm, names=names)
     return stream_rows(source, rows_of, drive_features(), NUMBERS, on_error)
 
 
 def _usable_of_table(
-    table: pd.DataFrame, source: str, errors: RowErrors, camera_id: str | None, utm: str | None
+    table: pd.DataFrame, source: str, errors: RowErrors, camera_id: str | None, utm: str | None, names: dict
 ) -> dict[str, list]:
-    rows = rows_of_table(table, Path(source), names_of_sources([source])[0], utm, errors)
+    rows = rows_of_table(table, Path(source), names.get(source) or Path(source).stem, utm, errors)
     return columns_of(usable_rows([row for row in rows if camera_id in (None, row.camera)], errors))

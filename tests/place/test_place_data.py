@@ -147,10 +147,6 @@ BAD = {
     "swapped": ("front,images/front/0.png,1,-115.0,36.2,0", r"row 6: .*swapped"),
     "no position": ("front,images/front/0.png,1,,,0", r"row 6: .*latitude"),
     "way out": ("front,../../secret.png,1,36.2,-115.0,0", r"row 6: the path .* leads out of the folder"),
-    "time": (
-        "front,images/front/0.png,noon,36.2,-115.0,0",
-        r"row 6: t_nsec is 'noon', which is no whole number",
-    ),
     "no image": ("front,,1,36.2,-115.0,0", r"row 6: the file name is empty"),
 }
 

@@ -32,9 +32,13 @@ def test_poses_of_several_drives(drives):
 
 
 def test_one_camera(folder):
-    rows = [f"{'front' if i % 2 else 'rear'},{name},{i},36.2,-115.0,597" for i, name in enumerate(NAMES)]
+    second = 1641321200  # the unit is told by the digits
+    rows = [
+        f"{'front' if i % 2 else 'rear'},{name},{second + i},36.2,-115.0,597" for i, name in enumerate(NAMES)
+    ]
     table = write_csv(folder / "monday" / "poses.csv", "camera_id,img_relpath,t_nsec,lat,lon,alt", *rows)
-    assert [row["time_ns"] for row in same(table, camera_id="front")] == [1, 3, 5]
+    times = [row["time_ns"] for row in same(table, camera_id="front")]
+    assert times == [(second + i) * 10**9 for i in (1, 3, 5)]
 
 
 def test_utm_and_keys(folder):
