@@ -65,12 +65,34 @@ def class_numbers(
     return np.array(numbers, np.int64)
 
 
+def classes_of(names: Sequence[str], cell: Any) -> Any:
+    """`class_of` of a cell, or of each entry of a cell that is a list.
+
+    A list's numbers that do not exist stay: whoever reads the row can name it and the entry.
+
+    >>> classes_of(["wheel", "bell"], [1, 0, -1, 7])
+    ['bell', 'wheel', None, 7]
+    """
+    cell = cell.tolist() if getattr(cell, "ndim", 0) else cell
+    if not isinstance(cell, (list, tuple)):
+        return class_of(names, cell)
+    named = []
+    for entry in cell:
+        try:
+            named.append(class_of(names, entry))
+        except DataError:
+            named.append(entry)
+    return named
+
+
 def class_of(names: Sequence[str], number: Any) -> str | None:
-    """The name of a number of a `ClassLabel`; -1 and None have none.
+    """The name of a number of a `ClassLabel`; -1 and None have none, and a name is its own.
 
     >>> class_of(["Maine", "Texas"], 1)
     'Texas'
     """
+    if isinstance(number, str):  # a transform wrote it there
+        return number
     if number is None or number == -1 or number != number:
         return None
     if not 0 <= number < len(names):
@@ -130,7 +152,9 @@ class NamedClasses:
         named = []
         for row in rows:
             classes = {
-                column: class_of(names, row[column]) for column, names in self.names.items() if column in row
+                column: classes_of(names, row[column])
+                for column, names in self.names.items()
+                if column in row
             }
             named.append({**row, **classes})
         return self.collator(named)

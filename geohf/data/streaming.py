@@ -9,10 +9,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from geohf.data.classes import class_of, names_in
+from geohf.data.classes import classes_of, names_in
 from geohf.data.tables import RowErrors, clean_table, is_parquet, read_table_in_chunks
 from geohf.errors import DataError
 
@@ -231,10 +230,5 @@ def _with_names(chunk: pd.DataFrame, features: Mapping[str, Any]) -> pd.DataFram
     """Classes as their names, which numbers in a file do not tell; -1 is an empty cell."""
     for column, names in names_in(features).items():
         if column in chunk:
-            chunk[column] = [
-                [class_of(names, i) for i in cell]
-                if isinstance(cell, Sequence | np.ndarray)
-                else class_of(names, cell)
-                for cell in chunk[column]
-            ]
+            chunk[column] = [classes_of(names, cell) for cell in chunk[column]]
     return chunk
