@@ -1,7 +1,7 @@
 """Average precision as COCO defines it, in NumPy: the numbers of pycocotools, without a loop over photos.
 
 Photos, parts and thresholds are matched side by side: first the best detection of every part in every photo, then
-the second best, and so on. Source of the rules: cocoapi, `PythonAPI/pycocotools/cocoeval.py`, bounding boxes without
+the second best, and so on. Source of the rules: cocoapi, `PythonAPI/pycocotools/cocoeval.py`, bounding boxes with
 crowds, all areas.
 """
 
@@ -37,21 +37,25 @@ class Found(NamedTuple):
     score: np.ndarray
 
 
-def coco_precision(found: Found, truths: Truths, classes: int) -> np.ndarray:
+def coco_precision(found: Found, truths: Truths, classes: int, crowds: Truths | None = None) -> np.ndarray:
     """Precision at each overlap and each recall, of each class.
 
     Args:
         found: detections; of equal scores the one that stands first counts as the better one.
         truths: any number of a class in a photo.
         classes: their number; labels go from 0.
+        crowds: regions with many of a class that were not told apart (`iscrowd`). A detection that finds no truth
+            and lies in one of its class counts neither as right nor as wrong.
 
     Returns:
         (10 overlaps, 101 recalls, classes) float64, NaN for a class without truths.
     """
-    return photo_precision(found, truths, classes)()
+    return photo_precision(found, truths, classes, crowds)()
 
 
-def photo_precision(found: Found, truths: Truths, classes: int) -> Callable[..., np.ndarray]:
+def photo_precision(
+    found: Found, truths: Truths, classes: int, crowds: Truths | None = None
+) -> Callable[..., np.ndarray]:
     """`coco_precision` of photos that are drawn with replacement, matched once for all draws.
 
     Returns:
@@ -59,6 +63,7 @@ def photo_precision(found: Found, truths: Truths, classes: int) -> Callable[...,
     """
     ranking = _rank(found, classes)
     matched = _match(found, truths, classes, IOU_THRESHOLDS, ranking) >= 0
+    counted = matched | ~_in_crowd(found, crowds, classes, IOU_THRESHOLDS)
     order = ranking[0]
 
     def precision(counts: np.ndarray | None = None) -> np.ndarray:
@@ -71,7 +76,7 @@ def photo_precision(found: Found, truths: Truths, classes: int) -> Callable[...,
         curves = np.full((len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), classes), np.nan)
         for label in np.flatnonzero(wanted):
             chosen = rows[ends[label] : ends[label + 1]]
-            curves[:, :, label] = _curves(matched[chosen].T, int(wanted[label]))
+            curves[:, :, label] = _curves(matched[chosen].T, counted[chosen].T, int(wanted[label]))
         return curves
 
     return precision
@@ -156,24 +161,39 @@ def _match_block(found, truths, members, detections, thresholds, result) -> None
             result[rows[turn[hit]], threshold] = truth[places[hit], at]
 
 
-def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of (..., 4) xyxy boxes, broadcast, rounded as in cocoapi's `bbIou`."""
+def overlaps(first: np.ndarray, second: np.ndarray, of_first: bool = False) -> np.ndarray:
+    """Intersection over union of (..., 4) xyxy boxes, broadcast, rounded as in cocoapi's `bbIou`.
+
+    Args:
+        of_first: over the area of the first box instead, as for crowds.
+    """
     (x0, y0, x1, y1), (u0, v0, u1, v1) = np.moveaxis(first, -1, 0), np.moveaxis(second, -1, 0)
     width, height, other_width, other_height = x1 - x0, y1 - y0, u1 - u0, v1 - v0
     # cocoapi adds the size to the corner again, which may differ from xmax in the last digit
     shared = np.maximum(np.minimum(x0 + width, u0 + other_width) - np.maximum(x0, u0), 0)
     shared = shared * np.maximum(np.minimum(y0 + height, v0 + other_height) - np.maximum(y0, v0), 0)
-    union = width * height + other_width * other_height - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    whole = width * height if of_first else width * height + other_width * other_height - shared
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
 
 
-def _curves(matched: np.ndarray, wanted: int) -> np.ndarray:
-    """(overlaps, 101) precisions of (overlaps, detections from the best to the worst)."""
+def _in_crowd(found: Found, crowds: Truths | None, classes: int, thresholds: np.ndarray) -> np.ndarray:
+    """(detections, thresholds) whether so large a share of the detection lies in a crowd of its class and photo."""
+    share = np.zeros(len(found.score))
+    if crowds is not None and len(crowds.label):
+        keys = _group(found, classes)
+        for key, box in zip(_group(crowds, classes), crowds.box, strict=True):
+            own = np.flatnonzero(keys == key)
+            share[own] = np.maximum(share[own], overlaps(found.box[own], box, of_first=True))
+    return share[:, None] >= thresholds
+
+
+def _curves(matched: np.ndarray, counted: np.ndarray, wanted: int) -> np.ndarray:
+    """(overlaps, 101) precisions of (overlaps, detections from the best to the worst), of those that count."""
     curves = np.zeros((len(matched), len(RECALL_THRESHOLDS)))
     # so many right ones reach each recall
     needed = np.searchsorted(np.arange(wanted + 1) / wanted, RECALL_THRESHOLDS, side="left")
-    for curve, row in zip(curves, matched, strict=True):
-        at = np.flatnonzero(row)
+    for curve, row, counts in zip(curves, matched, counted, strict=True):
+        at = np.flatnonzero(row[counts])
         precision = np.arange(1.0, len(at) + 1) / (at + 1 + np.spacing(1))
         # the best precision from there on; between right detections it only falls
         precision = np.maximum.accumulate(precision[::-1])[::-1]

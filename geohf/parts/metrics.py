@@ -44,7 +44,8 @@ class PartEvaluator:
     A prediction is a mapping of arrays or tensors with `boxes` (n, 4) xyxy in pixels, `labels` (n,) part indices
     from 0, `scores` (n,), `states` (n,) and `state_scores` (n,). A target has `boxes`, `labels` and `states`, absent
     parts with the box where they would be; where every target has an `image_id`, ties between photos are broken by
-    it, and the order in which photos are added does not matter either.
+    it, and the order in which photos are added does not matter either. Where `iscrowd` (n,) is 1, a box is COCO's
+    region of several such parts, of any state: detections in it that find no truth are not held against anyone.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class PartEvaluator:
 
     def reset(self) -> None:
         """Forget all photos."""
-        self._photos: list[tuple[dict, dict]] = []
+        self._photos: list[tuple[dict, dict, dict]] = []  # detections, truths, crowds
         self._ids: list = []
 
     def __len__(self) -> int:
@@ -85,14 +86,14 @@ class PartEvaluator:
             found = _checked(
                 prediction, ("labels", "states"), ("scores", "state_scores"), f"prediction of photo {name}"
             )
-            truth = _checked(target, ("labels", "states"), (), f"target of photo {name}")
-            for part in (found, truth):
+            truth, crowds = _checked_target(target, f"target of photo {name}")
+            for part in (found, truth, crowds):
                 for key, limit in (("labels", self.num_parts), ("states", self.num_states)):
                     if limit is not None and (part[key] >= limit).any():
                         raise DataError(
                             f"photo {name}: {key} hold {part[key].max()}, there are {limit} from 0"
                         )
-            self._photos.append((found, truth))
+            self._photos.append((found, truth, crowds))
             name = target.get("image_id")
             self._ids.append(name.item() if hasattr(name, "item") else name)
 
@@ -104,9 +105,9 @@ class PartEvaluator:
         - `state_accuracy`, `state_f1` (macro), `state_recall`: see `state_metrics`
         - `hallucination`, `hallucination_iou`, `present_recall`, `absent_recall`: see `verification_metrics`
         """
-        found, truths = self._tables()
-        parts, states = self._sizes(found, truths)
-        whole, pairs = self._precisions(found, truths, parts, states)
+        found, truths, crowds = self._tables()
+        parts, states = self._sizes(found, truths, crowds)
+        whole, pairs = self._precisions(found, truths, crowds, parts, states)
         precision = whole()
         metrics = {"map": _mean(precision)}
         for name, threshold in (("map_50", 0.5), ("map_75", 0.75)):
@@ -114,7 +115,7 @@ class PartEvaluator:
         metrics["joint_map"] = _mean(pairs())
         sure = self._sure(found)
         metrics |= state_metrics(self._confusion(sure, truths, parts, states), self.absent_state)
-        metrics |= verification_metrics(sure, truths, parts, self.absent_state)
+        metrics |= verification_metrics(sure, truths, parts, self.absent_state, crowds)
         for part in range(parts):
             name = self.part_names[part] if self.part_names else part
             metrics[f"ap/{name}"] = _mean(precision[..., part])
@@ -125,9 +126,9 @@ class PartEvaluator:
 
         For `geohf.metrics.intervals.bootstrap_intervals`; boxes are matched once for all draws.
         """
-        found, truths = self._tables()
-        parts, states = self._sizes(found, truths)
-        precisions = self._precisions(found, truths, parts, states)
+        found, truths, crowds = self._tables()
+        parts, states = self._sizes(found, truths, crowds)
+        precisions = self._precisions(found, truths, crowds, parts, states)
         sure = self._sure(found)
         told = match_states(sure, truths, parts)
 
@@ -136,28 +137,29 @@ class PartEvaluator:
             rows = np.repeat(np.arange(len(told)), counts[truths["photo"]])
             drawn = {key: values[rows] for key, values in truths.items()}
             confusion = confusion_counts(drawn["states"], told[rows], states)
+            verified = verification_metrics(sure, drawn, parts, self.absent_state, crowds)
             return {
                 "map": _mean(precisions[0](counts)),
                 "joint_map": _mean(precisions[1](counts)),
                 "state_f1": state_metrics(confusion, self.absent_state)["state_f1"],
-                "hallucination": verification_metrics(sure, drawn, parts, self.absent_state)["hallucination"],
+                "hallucination": verified["hallucination"],
             }
 
         return measure
 
     def confusion(self) -> np.ndarray:
         """(states, states + 1) int64 counts of truths: row = true state, column = predicted one, the last: missed."""
-        found, truths = self._tables()
-        return self._confusion(self._sure(found), truths, *self._sizes(found, truths))
+        found, truths, crowds = self._tables()
+        return self._confusion(self._sure(found), truths, *self._sizes(found, truths, crowds))
 
-    def _sizes(self, found, truths) -> tuple[int, int]:
-        parts = self.num_parts or _count(found["labels"], truths["labels"])
+    def _sizes(self, found, truths, crowds) -> tuple[int, int]:
+        parts = self.num_parts or _count(found["labels"], truths["labels"], crowds["labels"])
         return parts, self.num_states or _count(found["states"], truths["states"])
 
     def _sure(self, found) -> dict[str, np.ndarray]:
         return {key: values[found["scores"] >= self.score_threshold] for key, values in found.items()}
 
-    def _precisions(self, found, truths, parts, states):
+    def _precisions(self, found, truths, crowds, parts, states):
         """`photo_precision` of parts, and of pairs of part and state."""
         present = truths["states"] != (-1 if self.absent_state is None else self.absent_state)
         truth = Truths(truths["photo"][present], truths["labels"][present], truths["boxes"][present])
@@ -166,19 +168,28 @@ class PartEvaluator:
             label=found["labels"] * states + found["states"], score=found["scores"] * found["state_scores"]
         )
         true_pairs = truth._replace(label=truth.label * states + truths["states"][present])
-        return photo_precision(detections, truth, parts), photo_precision(pairs, true_pairs, parts * states)
+        crowd = Truths(crowds["photo"], crowds["labels"], crowds["boxes"])
+        crowd_pairs = Truths(  # a crowd holds its part in every state
+            np.repeat(crowd.photo, states),
+            (crowd.label[:, None] * states + np.arange(states)).ravel(),
+            np.repeat(crowd.box, states, axis=0),
+        )
+        return (
+            photo_precision(detections, truth, parts, crowd),
+            photo_precision(pairs, true_pairs, parts * states, crowd_pairs),
+        )
 
     def _confusion(self, found, truths, parts, states) -> np.ndarray:
         return confusion_counts(truths["states"], match_states(found, truths, parts), states)
 
-    def _tables(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """All detections and all truths, one photo after the other."""
+    def _tables(self) -> tuple[dict[str, np.ndarray], ...]:
+        """All detections, all truths and all crowds, one photo after the other."""
         order = range(len(self._photos))
         if self._ids and all(name is not None for name in self._ids):
             if len(set(self._ids)) < len(self._ids):
                 raise DataError("two targets have the same image_id")
             order = sorted(order, key=self._ids.__getitem__)
-        return tuple(_table([self._photos[i][which] for i in order]) for which in (0, 1))
+        return tuple(_table([self._photos[i][which] for i in order]) for which in (0, 1, 2))
 
 
 def _table(photos: list[dict]) -> dict[str, np.ndarray]:
@@ -188,6 +199,18 @@ def _table(photos: list[dict]) -> dict[str, np.ndarray]:
     table = {key: np.concatenate([photo[key] for photo in photos] or [empty[key]]) for key in keys}
     lengths = [len(photo["labels"]) for photo in photos]
     return table | {"photo": np.repeat(np.arange(len(photos)), lengths)}
+
+
+def _checked_target(target: Mapping, name: str) -> tuple[dict, dict]:
+    """A target's truths and its crowds; a crowd needs no state."""
+    states = _array(target, "states", name, np.int64)
+    crowd = np.zeros(len(states), bool)
+    if target.get("iscrowd") is not None:
+        crowd = _array(target, "iscrowd", name, np.int64) > 0
+        if len(crowd) != len(states):
+            raise DataError(f"{name}: lengths differ: states {len(states)}, iscrowd {len(crowd)}")
+    whole = _checked({**target, "states": np.where(crowd, 0, states)}, ("labels", "states"), (), name)
+    return {key: v[~crowd] for key, v in whole.items()}, {key: v[crowd] for key, v in whole.items()}
 
 
 def _checked(values: Mapping, indices, scores, name: str) -> dict[str, np.ndarray]:
@@ -216,8 +239,8 @@ def _array(values: Mapping, key: str, name: str, dtype) -> np.ndarray:
     return np.asarray(value, dtype)
 
 
-def _count(found: np.ndarray, truths: np.ndarray) -> int:
-    return int(max(found.max(initial=0), truths.max(initial=0))) + 1
+def _count(*indices: np.ndarray) -> int:
+    return int(max(values.max(initial=0) for values in indices)) + 1
 
 
 def _mean(values: np.ndarray) -> float:

@@ -67,7 +67,11 @@ def state_metrics(confusion, absent_state: int | None = 2) -> dict[str, float]:
 
 
 def verification_metrics(
-    found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int, absent_state: int | None = 2
+    found: dict[str, np.ndarray],
+    truths: dict[str, np.ndarray],
+    parts: int,
+    absent_state: int | None = 2,
+    crowds: dict[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Whether detections say of each part rightly that it is there or that it is missing (arXiv 2106.02523).
 
@@ -77,6 +81,7 @@ def verification_metrics(
         found: detections: `photo`, `labels`, `states` (n,) and `boxes` (n, 4).
         truths: likewise; absent parts with the box where they would be.
         parts: their number.
+        crowds: `photo` and `labels` (n,) of parts that are there several times, not told apart.
 
     Returns:
         `hallucination`: share of the absent parts that are said to be there, and `absent_recall`, what it lacks to 1;
@@ -89,7 +94,10 @@ def verification_metrics(
     keys = truths["photo"] * parts + truths["labels"]
     absent = truths["states"] == absent_state
     # of several of a part, some may be there: then a detection elsewhere is none of the absent one
-    alone = absent & ~np.isin(keys, keys[~absent])
+    there = keys[~absent]
+    if crowds is not None:
+        there = np.concatenate([there, crowds["photo"] * parts + crowds["labels"]])
+    alone = absent & ~np.isin(keys, there)
     seen = np.isin(keys, claimed)
     hallucination = _ratio(seen[alone].sum(), alone.sum())
     return {

@@ -15,15 +15,19 @@ CORNERS = np.array(
 )
 
 
-def theirs(found: Found, truths: Truths, classes: int, photos: int) -> np.ndarray:
+def theirs(
+    found: Found, truths: Truths, classes: int, photos: int, crowds: Truths | None = None
+) -> np.ndarray:
     """pycocotools' precision (10, 101, classes), all areas, 100 detections."""
+    whole = truths if crowds is None else Truths(*map(np.concatenate, zip(truths, crowds, strict=True)))
+    first_crowd = len(truths.label)
 
     def sides(box):
         return [float(v) for v in (*box[:2], *(box[2:] - box[:2]))]
 
     annotations = [
-        {"id": i + 1, "image_id": int(p), "category_id": int(c), "bbox": sides(b), "area": float((b[2:] - b[:2]).prod()), "iscrowd": 0}
-        for i, (p, c, b) in enumerate(zip(*truths, strict=True))
+        {"id": i + 1, "image_id": int(p), "category_id": int(c), "bbox": sides(b), "area": float((b[2:] - b[:2]).prod()), "iscrowd": int(i >= first_crowd)}
+        for i, (p, c, b) in enumerate(zip(*whole, strict=True))
     ]  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
@@ -79,6 +83,24 @@ def test_equal_to_pycocotools(seed, photos, classes, truths_each, detections):
     np.testing.assert_allclose(
         ours, theirs(found, truths, classes, photos), rtol=0, atol=1e-12, equal_nan=True
     )
+
+
+@pytest.mark.case("use-S17")
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 3), st.integers(0, 150), st.integers(1, 4))
+def test_equal_to_pycocotools_with_crowds(seed, photos, classes, detections, size):
+    found, truths = case(seed, photos, classes, 3, detections)
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 5))
+    corner = rng.choice((0.0, 1.0, 3.0), (count, 2))
+    crowds = Truths(
+        rng.integers(0, photos, count),
+        rng.integers(0, classes, count),
+        np.concatenate([corner, corner + size + rng.choice((0, 2.5), (count, 2))], 1),
+    )
+    ours = coco_precision(found, truths, classes, crowds)
+    expected = theirs(found, truths, classes, photos, crowds)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12, equal_nan=True)
 
 
 @pytest.mark.parametrize("truths_each", [1, 30])
