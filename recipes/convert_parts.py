@@ -22,6 +22,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", default="coco", choices=("coco", "delftbikes"), help="The layout to write.")
     parser.add_argument("--folder", help="Where the files go; by default the source's own folder.")
     parser.add_argument("--images", help="Folder of the photos, where it is not beside the annotations.")
+    parser.add_argument(
+        "--state_attribute", help="What a box's state is called; default: state or condition."
+    )
     parser.add_argument("--validation", type=float, default=0.0, help="Share of train to hold out.")
     parser.add_argument("--seed", type=int, default=42, help="Of the held-out share.")
     parser.add_argument("--min_trust", type=float, default=0.0, help="Leave out parts trusted less, 0 to 1.")
@@ -35,7 +38,7 @@ def main() -> None:
     args = make_parser().parse_args()
     source = Path(args.source)
     folder = args.folder or (source if source.is_dir() else source.parent)
-    loading = {key: getattr(args, key) for key in ("images", "min_trust", "on_error")}
+    loading = {key: getattr(args, key) for key in ("images", "min_trust", "on_error", "state_attribute")}
     found = convert(source, folder, args.to, args.validation, args.seed, **loading)
     rows = (
         {"split": split, "images": counts["images"], "annotations": counts["annotations"], **counts["states"]}

@@ -17,6 +17,13 @@ class PartArguments:
             "help": "Folder or JSON in the layout of DelftBikes or COCO, or dataset name; default: the built-in sample."
         },
     )
+    state_attribute: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the state of a box is called in COCO files, in it or in its `attributes`; "
+            "default: state or condition."
+        },
+    )
     on_error: str = field(
         default="raise",
         metadata={"help": "Photos and parts that cannot be used: raise, or skip and list them."},

@@ -26,7 +26,7 @@ def constant_answer(train: Dataset, config: PartStateConfig) -> dict[str, np.nda
             train["boxes"], train["parts"], train["states"], sizes, strict=True
         )
         for box, part, state in zip(boxes, parts, states, strict=True)
-        if state != config.absent_index
+        if state != config.absent_index and state >= 0  # a crowd has none
     ]
     table = np.array(rows, np.float64).reshape(-1, 6)
     found: dict[str, list] = {name: [] for name in ("boxes", "labels", "scores", "states", "state_scores")}

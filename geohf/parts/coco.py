@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.records import JsonObject, PartRecord, PhotoRecord
+from geohf.parts.segments import box_of_segmentation
 from geohf.parts.vocabulary import STATES
+
+STATE_NAMES = ("state", "condition")  # what people call it, the first one found counts
+
+
+@dataclass
+class CocoFile:
+    """What stands in a COCO file: its photos, and the names of parts and states in the order of their ids.
+
+    `groups` are names of parts that are another's supercategory and have no annotation here.
+    """
+
+    photos: list[PhotoRecord]
+    parts: list[str]
+    states: list[str]
+    groups: frozenset[str]
 
 
 def is_coco(content: dict) -> bool:
@@ -16,75 +35,152 @@ def is_coco(content: dict) -> bool:
 
 
 def read_coco(
-    content: JsonObject, path: Path, errors: RowErrors
-) -> tuple[list[PhotoRecord], list[str], list[str]]:
+    content: JsonObject,
+    path: Path,
+    errors: RowErrors,
+    states: Sequence[str] | None = None,
+    state_attribute: str | None = None,
+) -> CocoFile:
     """The photos of a COCO file; an annotation that cannot be read is noted in `errors`.
 
-    A box's state is its `state`, or `state` among its `attributes`, as a name or as an id of the file's `states`
-    (a list of id and name, like `categories`); without that list the ids are those of `STATES`.
+    A box's state stands in the annotation or among its `attributes`, as a name or as an id of the file's `states`
+    (a list of id and name, like `categories`). A box that is `iscrowd`, or to `ignore`, needs none. Without `bbox`
+    the box is that around `segmentation`.
 
-    Returns:
-        (photos, names of the parts in the order of their category ids, names of the states).
+    Args:
+        states: where the file has no list `states`; by default those of the bicycle.
+        state_attribute: the name of the state; by default the first of `STATE_NAMES` that a box has.
 
     Raises:
         DataError: no categories, ids that stand there twice, or a list whose entries lack `id` or `name`.
     """
-    parts = _names(content.get("categories"), "categories", path)
-    states = _names(content["states"], "states", path) if content.get("states") else dict(enumerate(STATES))
-    photos: dict[object, PhotoRecord] = {}
-    for image in content["images"]:
-        if not isinstance(image, dict) or not _is_id(image.get("id")) or not _is_name(image.get("file_name")):
-            raise DataError(f"{path}: an entry of `images` lacks `id` or `file_name`: {image!r}")
-        if image["id"] in photos:
-            raise DataError(f"{path}: `images` holds the id {image['id']!r} twice")
-        photos[image["id"]] = PhotoRecord(image["file_name"], image.get("width"), image.get("height"))
+    names = (state_attribute,) if state_attribute else STATE_NAMES
+    used = {_id(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
+    parts, groups = _categories(content.get("categories"), path, used)
+    state_ids = (
+        _names(content["states"], "states", path)
+        if content.get("states")
+        else dict(enumerate(states or STATES))
+    )
+    photos = _photos(content["images"], path)
     for annotation in content["annotations"]:
         if not isinstance(annotation, dict):
             raise DataError(f"{path}: an entry of `annotations` is {annotation!r}, not an object")
         where = f"annotation {annotation.get('id')}"
-        photo = photos.get(annotation.get("image_id")) if _is_id(annotation.get("image_id")) else None
+        photo = photos.get(_id(annotation.get("image_id")))
         if photo is None:
             errors.add(path, where, f"`image_id` {annotation.get('image_id')!r} is no image of the file")
             continue
-        category, state = annotation.get("category_id"), annotation.get("state")
-        attributes = annotation.get("attributes")
-        if state is None and isinstance(attributes, dict):
-            state = attributes.get("state")
+        category = annotation.get("category_id")
         part = PartRecord(
-            parts.get(category, category) if _is_id(category) else category,
-            states.get(state, state) if _is_id(state) else state,
-            annotation.get("bbox"),
-            annotation.get("trust", 1.0),
+            parts.get(_id(category), category),
+            trust=1.0 if annotation.get("trust") is None else annotation["trust"],
         )
-        if state is None:
-            part.problem = f"{where} has no `state`"
-        elif not _is_id(category) or category not in parts:
-            part.problem = f"unknown part: `category_id` {category!r} of {where} is no category of the file"
         photo.parts.append(part)
-    return list(photos.values()), list(parts.values()), list(states.values())
+        try:
+            part.crowd = _flag(annotation, "iscrowd", where) or _flag(annotation, "ignore", where)
+            if not part.crowd:
+                part.state = _state(annotation, names, state_ids, where)
+            if _id(category) not in parts:
+                raise DataError(
+                    f"unknown part: `category_id` {category!r} of {where} is no category of the file"
+                )
+            part.box = annotation.get("bbox")
+            if part.box in (None, []) and annotation.get("segmentation"):
+                part.box = box_of_segmentation(annotation["segmentation"])
+        except DataError as error:
+            part.problem = str(error)
+    return CocoFile(list(photos.values()), list(parts.values()), list(state_ids.values()), groups)
 
 
-def _is_id(value) -> bool:
-    return isinstance(value, (int, str))
+def _photos(images: list, path: Path) -> dict[Any, PhotoRecord]:
+    photos: dict[Any, PhotoRecord] = {}
+    for image in images:
+        name = (image.get("file_name") or image.get("path")) if isinstance(image, dict) else None
+        if not _is_name(name) or _id(image.get("id")) is None:
+            raise DataError(f"{path}: an entry of `images` lacks `id` or `file_name`: {image!r}")
+        if _id(image["id"]) in photos:
+            raise DataError(f"{path}: `images` holds the id {image['id']!r} twice")
+        photos[_id(image["id"])] = PhotoRecord(name, image.get("width"), image.get("height"))
+    return photos
 
 
-def _is_name(value) -> bool:
+def _state(annotation: dict, names: Sequence[str], ids: dict, where: str) -> Any:
+    attributes = annotation.get("attributes")
+    attributes = attributes if isinstance(attributes, dict) else {}
+    value = next(
+        (found[name] for name in names for found in (annotation, attributes) if found.get(name) is not None),
+        None,
+    )
+    if value is None:
+        has = (
+            f"; its attributes are {', '.join(attributes)} (--state_attribute names it)" if attributes else ""
+        )
+        raise DataError(f"{where} has no `{names[0]}`{has}")
+    if isinstance(value, bool):  # a box that is ticked, as CVAT has it
+        return str(value).lower()
+    return value if value in ids.values() else ids.get(_id(value), value)
+
+
+def _flag(annotation: dict, key: str, where: str) -> bool:
+    value = annotation.get(key)
+    if value in (None, 0, 1):
+        return bool(value)
+    raise DataError(f"`{key}` of {where} is {value!r}, neither 0 nor 1")
+
+
+def _id(value: Any) -> int | str | None:
+    """An id, which tools write as a number or as text; None where it is none.
+
+    >>> _id("12"), _id(12.0), _id("wheel"), _id(True)
+    (12, 12, 'wheel', None)
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isdecimal() and str(int(value)) == value:
+        return int(value)
+    return value if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+
+
+def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _names(entries, key: str, path: Path) -> dict[object, str]:
-    """id -> name, in the order of the ids."""
+def _categories(entries: Any, path: Path, used: set) -> tuple[dict[Any, str], frozenset[str]]:
+    """id -> name of the parts, and which of them are groups without annotation.
+
+    Roboflow begins the list with one that stands for the whole project, and that may be called like a part.
+    """
+    _names(entries, "categories", path, unique=False)  # each has an id and a name
+    above = [
+        (entry["supercategory"], _id(entry["id"]))
+        for entry in entries
+        if _is_name(entry.get("supercategory"))
+    ]
+    groups = [
+        entry
+        for entry in entries
+        if _id(entry["id"]) not in used
+        and any(name == entry["name"] and child != _id(entry["id"]) for name, child in above)
+    ]
+    others = [entry["name"] for entry in entries if entry not in groups]
+    called_like_a_part = [entry for entry in groups if entry["name"] in others]
+    entries = [entry for entry in entries if entry not in called_like_a_part]
+    names = _names(entries, "categories", path)
+    return names, frozenset(entry["name"] for entry in groups if entry not in called_like_a_part)
+
+
+def _names(entries: Any, key: str, path: Path, unique: bool = True) -> dict[Any, str]:
+    """id -> name, in the order of the ids; an entry that stands there twice alike is one."""
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: needs a list `{key}` of ids and names")
-    names = {}
+    names: dict[Any, str] = {}
     for entry in entries:
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("id"), int)
-            or not _is_name(entry.get("name"))
-        ):
-            raise DataError(f"{path}: an entry of `{key}` lacks a whole `id` or a `name`: {entry!r}")
-        if entry["id"] in names or entry["name"] in names.values():
+        if not isinstance(entry, dict) or _id(entry.get("id")) is None or not _is_name(entry.get("name")):
+            raise DataError(f"{path}: an entry of `{key}` lacks an `id` or a `name`: {entry!r}")
+        number, name = _id(entry["id"]), entry["name"]
+        if unique and names.get(number) != name and (number in names or name in names.values()):
             raise DataError(f"{path}: `{key}` holds {entry!r}, whose id or name stands there already")
-        names[entry["id"]] = entry["name"]
-    return dict(sorted(names.items()))
+        names[number] = name
+    numbered = all(isinstance(number, int) for number in names)
+    return dict(sorted(names.items())) if numbered else names

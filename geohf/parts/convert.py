@@ -36,19 +36,18 @@ def write_coco(path: str | Path, dataset: Dataset) -> dict:
         images.append(
             {"id": number, "file_name": row["image_id"], "width": row["width"], "height": row["height"]}
         )
-        for box, part, state, trust in _parts(row):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": part + 1,
-                    "bbox": box,
-                    "area": round(box[2] * box[3], DECIMALS),
-                    "iscrowd": 0,
-                    "state": state,
-                    "trust": trust,
-                }
-            )
+        for box, part, state, trust, crowd in _parts(row):
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": part + 1,
+                "bbox": box,
+                "area": round(box[2] * box[3], DECIMALS),
+                "iscrowd": int(crowd),
+                "state": state,
+                "trust": trust,
+            }
+            annotations.append({key: v for key, v in annotation.items() if key != "state" or not crowd})
     content = {
         "images": images,
         "annotations": annotations,
@@ -67,17 +66,18 @@ def write_delftbikes(path: str | Path, dataset: Dataset) -> dict:
         Statistics, see `statistics_of`.
 
     Raises:
-        DataError: a photo shows a part twice, which that layout cannot say.
+        DataError: a photo shows a part twice, or a crowd of it, which that layout cannot say.
     """
     names, states = names_of(dataset)
     content = {}
     for row in _rows(dataset):
         size = {"filename": row["image_id"], "width": row["width"], "height": row["height"], "channels": 3}
         parts = {}
-        for box, part, state, trust in _parts(row):
-            if names[part] in parts:
+        for box, part, state, trust, crowd in _parts(row):
+            if names[part] in parts or crowd:
+                how = "as a crowd" if crowd else "twice"
                 raise DataError(
-                    f"{row['image_id']}: shows {names[part]!r} twice, which this layout cannot say"
+                    f"{row['image_id']}: shows {names[part]!r} {how}, which this layout cannot say"
                 )
             parts[names[part]] = {
                 "part_name": names[part],
@@ -93,10 +93,16 @@ def write_delftbikes(path: str | Path, dataset: Dataset) -> dict:
 
 
 def statistics_of(dataset: Dataset) -> dict:
-    """Counts of a split: `images`, `annotations`, and of each state `states` and each part `parts`, by name."""
+    """Counts of a split: `images`, `annotations`, and of each state `states` and each part `parts`, by name.
+
+    A crowd counts as an annotation of its part, in no state.
+    """
     parts, states = names_of(dataset)
     columns = {"parts": parts, "states": states}
-    counts = {key: Counter(names[i] for row in dataset[key] for i in row) for key, names in columns.items()}
+    counts = {
+        key: Counter(names[i] for row in dataset[key] for i in row if i >= 0)
+        for key, names in columns.items()
+    }
     return {"images": len(dataset), "annotations": counts["parts"].total()} | {
         key: {name: counts[key][name] for name in names.values()} for key, names in columns.items()
     }
@@ -140,7 +146,7 @@ def _rows(dataset: Dataset):
 
 
 def _parts(row: dict):
-    """(left, top, width, height), part, state and trust of each part."""
+    """(left, top, width, height), part, state, trust and iscrowd of each part."""
     boxes = xyxy_to_xywh(row["boxes"]).round(DECIMALS).tolist()
     trust = np.round(row["trust"], DECIMALS).tolist()
-    return zip(boxes, row["parts"], row["states"], trust, strict=True)
+    return zip(boxes, row["parts"], row["states"], trust, row["iscrowd"], strict=True)

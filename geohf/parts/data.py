@@ -19,6 +19,7 @@ from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.coco import is_coco, read_coco
 from geohf.parts.delftbikes import read_delftbikes
+from geohf.parts.folders import annotation_files, image_folder
 from geohf.parts.hub_data import load_hub_dataset
 from geohf.parts.records import Source, dataset_of, note_unlisted, read_json
 from geohf.parts.stratify import stratify
@@ -29,15 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
-# where annotations of a split lie in a folder: ours, the seed's, COCO's, Roboflow's
-_FILES = (
-    "{}_annotations.json",
-    "{}_coco.json",
-    "annotations/instances_{}*.json",
-    "{}/_annotations.coco.json",
-)
-
 
 def load_parts(
     source: str | Path,
@@ -46,27 +38,33 @@ def load_parts(
     images: str | Path | None = None,
     parts: Sequence[str] | None = None,
     states: Sequence[str] | None = None,
+    state_attribute: str | None = None,
 ) -> tuple[DatasetDict, RowErrors]:
     """Load photos with parts from a folder, a JSON file, or a dataset's name on the Hub.
 
     Args:
         source: a JSON file in the layout of DelftBikes, or of COCO with a `state` for each box; a folder with
-            `train_annotations.json` or `train_coco.json` (and the same for validation and test); or the name of a
-            dataset with the columns of `part_features`.
+            `train_annotations.json`, `train_coco.json`, `annotations/instances_train2017.json` or
+            `train/_annotations.coco.json` (and the same for validation and test); or the name of a dataset with the
+            columns of `part_features`.
         on_error: `raise` stops at photos and parts that cannot be used, `skip` leaves them out.
         min_trust: leave out parts that are trusted less than this, 0 to 1. To a detector they are then background;
             weighting the loss by `trust` keeps them.
-        images: folder of the photos; by default it is looked for beside the JSON (`train`, `train_images`, `images`).
+        images: folder of the photos; by default it is looked for beside the JSON (`train`, `train_images`,
+            `train2017`, `images` and others).
         parts, states: the names where the file does not tell them and they are not the bicycle's.
+        state_attribute: in COCO's layout, what a box's state is called; by default `state` or `condition`.
 
     Returns:
         (a DatasetDict with `train`, and `validation` and `test` where the source has them, with the columns of
         `part_features`; what was left out).
 
     Raises:
-        DataError: nothing can be loaded, or, unless skipped: a photo that is listed but not on disk or the reverse,
-            broken, listed twice, without any part or of another size than listed; a box outside its photo or without
-            area; an unknown part or state; a part that stands in its photo twice; trust that is no number.
+        DataError: nothing can be loaded; boxes that are no pixels; or, unless skipped: a photo that is listed but
+            not on disk or the reverse, broken, listed twice or of another size than listed; a box outside its photo or
+            without area; an unknown part or state; a part that stands in its photo twice; trust that is no number.
+
+    A photo that is listed without any part stays: it shows where there is nothing to be found.
     """
     from datasets import DatasetDict
 
@@ -76,10 +74,12 @@ def load_parts(
     if not path.exists():
         splits = load_hub_dataset(str(source), errors, min_trust)
     else:
-        files = _files(path) if path.is_dir() else {"train": path}
+        files = annotation_files(path) if path.is_dir() else {"train": path}
         sources = {
-            split: _source(file, split, errors, images, parts, states) for split, file in files.items()
+            split: _source(file, split, errors, images, parts, states, state_attribute)
+            for split, file in files.items()
         }
+        _drop_groups(list(sources.values()))
         _same_names(list(sources.values()))
         loaded = {split: dataset_of(found, errors, min_trust) for split, found in sources.items()}
         note_unlisted(sources.values(), errors)
@@ -91,9 +91,18 @@ def load_parts(
         raise DataError(f"{source}: has no split 'train' but {', '.join(splits)}")
     errors.settle(kept=len(splits["train"]))
     for split, dataset in splits.items():
-        if not len(dataset):
+        empty = sum(not len(parts) for parts in dataset["parts"])
+        if empty == len(dataset):
             raise DataError(
                 f"{source}: the split {split!r} has no photo with a part that is trusted {min_trust:g}"
+            )
+        if empty:
+            logger.warning(
+                "%s [%s]: %d of %d photos have no part: they count as showing none",
+                source,
+                split,
+                empty,
+                len(dataset),
             )
     return splits, errors
 
@@ -138,53 +147,38 @@ def state_table(dataset: Dataset) -> np.ndarray:
     id2label, id2state = names_of(dataset)
     table = np.zeros((len(dataset), len(id2label), len(id2state)), np.int64)
     for row, (parts, states) in enumerate(zip(dataset["parts"], dataset["states"], strict=True)):
-        np.add.at(table[row], (parts, states), 1)
+        known = np.array(
+            [(part, state) for part, state in zip(parts, states, strict=True) if state >= 0], int
+        )
+        np.add.at(table[row], tuple(known.reshape(-1, 2).T), 1)  # a crowd has no state
     return table
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    # one layout for all splits: the photos of one layout's validation may be training photos of another
-    layouts = [_files_of_layout(folder, pattern) for pattern in _FILES]
-    found = next((files for files in layouts if "train" in files), None) or next(filter(None, layouts), {})
-    if not found and (folder / "annotations.json").is_file():
-        found["train"] = folder / "annotations.json"
-    if not found:
-        wanted = ", ".join(pattern.format("train") for pattern in _FILES)
-        raise DataError(f"{folder}: holds no annotations; looked for {wanted} and annotations.json")
-    return found
-
-
-def _files_of_layout(folder: Path, pattern: str) -> dict[str, Path]:
-    files = {
-        split: [path for name in names for path in sorted(folder.glob(pattern.format(name)))]
-        for split, names in _SPLITS.items()
-    }
-    return {split: paths[0] for split, paths in files.items() if paths}
-
-
-def _source(path: Path, split: str, errors: RowErrors, images, parts, states) -> Source:
-    content = read_json(path)
+def _source(
+    path: Path, split: str, errors: RowErrors, images, parts, states, state_attribute: str | None
+) -> Source:
+    content, groups = read_json(path), frozenset()
     if is_coco(content):
-        photos, parts, states = read_coco(content, path, errors)
+        found = read_coco(content, path, errors, states, state_attribute)
+        photos, parts, states, groups = found.photos, found.parts, found.states, found.groups
     else:
         parts, states = list(parts or BIKE_PARTS), list(states or STATES)
         photos = read_delftbikes(content, path, errors, states)
-    folder = Path(images) if images is not None else _image_folder(path, split, photos)
-    return Source(path, photos, parts, states, folder, several=is_coco(content))
+    folder = Path(images) if images is not None else image_folder(path, split, (p.name for p in photos))
+    return Source(path, photos, parts, states, folder, several=is_coco(content), groups=groups)
 
 
-def _image_folder(path: Path, split: str, photos) -> Path:
-    """The first folder beside the annotations that holds one of the photos."""
-    bases = [path.parent] + ([path.parent.parent] if path.parent.name == "annotations" else [])
-    own, train = (
-        [name for alias in _SPLITS[key] for name in (alias, f"{alias}_images", f"images/{alias}")]
-        for key in (split, "train")  # a share held out of train has its photos there
-    )
-    folders = [base / name for names in ((*own, "images", "."), train) for base in bases for name in names]
-    for folder in folders:
-        if any((folder / str(photo.name)).is_file() for photo in photos):
-            return folder
-    return next((folder for folder in folders if folder.is_dir()), path.parent)
+def _drop_groups(sources: list[Source]) -> None:
+    """Leave out the parts that only group others, in every file of the source."""
+    groups = frozenset.intersection(*(source.groups for source in sources))
+    for source in sources:
+        source.parts = [name for name in source.parts if name not in groups]
+    if groups:
+        logger.warning(
+            "%s: left out %s: a group of other categories, without any annotation",
+            sources[0].path,
+            ", ".join(sorted(groups)),
+        )
 
 
 def _same_names(sources: list[Source]) -> None:

@@ -33,7 +33,9 @@ def read_delftbikes(
         parts = entry.get("parts") if isinstance(entry, dict) else None
         image = (entry.get("image") or {}) if isinstance(entry, dict) else None
         if isinstance(parts, list):  # the names then stand in the parts alone
-            parts = JsonObject([(part.get("part_name"), part) for part in parts if isinstance(part, dict)])
+            parts = JsonObject(
+                [(part.get("part_name") if isinstance(part, dict) else part, part) for part in parts]
+            )
         if not isinstance(parts, dict) or not isinstance(image, dict):
             errors.add(path, name, "the photo's entry has no `parts`")
             continue

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import gzip
 import json
 import math
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import ExifTags, Image
 
 from geohf.data.tables import RowErrors, file_in
 from geohf.errors import DataError
-from geohf.parts.boxes import TURNED, upright_boxes, xywh_to_xyxy
+from geohf.parts.frame import Frame, require_pixels
 from geohf.parts.vocabulary import part_features
 from geohf.vision.checks import check_images
 from geohf.vision.images import BROKEN, IMAGE_SUFFIXES
@@ -25,13 +26,14 @@ from geohf.vision.images import BROKEN, IMAGE_SUFFIXES
 if TYPE_CHECKING:
     from datasets import Dataset
 
-EDGE_PX = 1.0  # a box may lie this far outside its photo, where coordinates were rounded; it is cut
+UNKNOWN_STATE = -1  # of a crowd
 
 
 @dataclass
 class PartRecord:
     """One part as a file describes it, nothing checked: `box` is left, top, width, height.
 
+    A `crowd` is a region with several of the part that were not told apart, in no one state.
     `problem` says what the reader could not make sense of.
     """
 
@@ -40,6 +42,7 @@ class PartRecord:
     box: Any = None
     trust: Any = 1.0
     problem: str = ""
+    crowd: bool = False
 
 
 @dataclass
@@ -62,6 +65,8 @@ class Source:
     states: Sequence[str]
     folder: Path
     several: bool = False  # a photo may show a part more than once
+    groups: frozenset[str] = frozenset()  # parts that only group others
+    files: dict[str, Path] = field(default_factory=dict)  # where each photo lies, by its name
 
 
 class JsonObject(dict):
@@ -77,14 +82,16 @@ class JsonObject(dict):
 
 
 def read_json(path: str | Path) -> JsonObject:
-    """The object in a JSON file.
+    """The object in a JSON file, gzipped or not.
 
     Raises:
         DataError: there is no such file, it is not JSON, or not an object.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=JsonObject)
-    except (OSError, UnicodeDecodeError) as error:
+        data = Path(path).read_bytes()
+        data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+        content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=JsonObject)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error})") from None
@@ -97,7 +104,8 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
     """The photos that can be used, with the columns of `part_features`; what is wrong is noted in `errors`.
 
     Args:
-        min_trust: parts that are trusted less are left out, and photos without any other part.
+        min_trust: parts that are trusted less are left out, and photos that have these alone. A photo that is
+            listed without any part shows that there is none, and stays.
 
     Returns:
         (the dataset, the number of parts left out for their trust).
@@ -105,7 +113,7 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
     from datasets import Dataset
 
     photos = _unrepeated(source, errors)
-    paths = {}
+    paths = source.files
     for photo in photos:
         try:
             paths[photo.name] = Path(file_in(source.folder, photo.name))
@@ -116,6 +124,7 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
     with ThreadPoolExecutor(max_workers=8) as pool:
         whole = present - set(broken)
         headers = dict(zip(whole, pool.map(_header, whole), strict=True))
+    _require_pixels(source, photos, headers)
     rows, distrusted = [], 0
     for photo in photos:
         path = paths.get(photo.name)
@@ -127,7 +136,7 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
             errors.add(source.path, photo.name, reason)
             continue
         try:
-            frame = _Frame.of(photo, *headers[path])
+            frame = Frame.of(photo.width, photo.height, *headers[path])
         except DataError as error:
             errors.add(source.path, photo.name, str(error))
             continue
@@ -136,10 +145,9 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
         found = _parts(source, photo, frame, errors)
         trusted = [part for part in found if part["trust"] >= min_trust]
         distrusted += len(found) - len(trusted)
-        if not photo.parts:
-            errors.add(source.path, photo.name, "the photo has no part; leave it out, or annotate it")
-        if trusted:
+        if trusted or not photo.parts:
             columns = {"boxes": "box", "parts": "part", "states": "state", "trust": "trust"}
+            columns |= {"iscrowd": "crowd"}
             rows.append(row | {name: [part[key] for part in trusted] for name, key in columns.items()})
     features = part_features(source.parts, source.states)
     return Dataset.from_list(rows, features=features) if rows else _empty(features), distrusted
@@ -150,8 +158,7 @@ def note_unlisted(sources: Iterable[Source], errors: RowErrors) -> None:
     listed = defaultdict(set)
     owner = {}
     for source in sources:
-        for photo in source.photos:
-            path = source.folder / photo.name
+        for path in source.files.values():
             listed[path.parent].add(path.name)
             owner.setdefault(path.parent, source.path)
     for folder, names in listed.items():
@@ -167,61 +174,17 @@ def suggest(name: Any, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else f"; known are: {', '.join(known)}"
 
 
-@dataclass
-class _Frame:
-    """The upright photo's size, and how boxes get there from the pixels that they are given in.
-
-    Boxes are given in the upright photo, as annotation tools show it, unless the file's width and height
-    fit the stored pixels alone.
-    """
-
-    width: int
-    height: int
-    orientation: int = 1
-
-    @classmethod
-    def of(cls, photo: PhotoRecord, width: int, height: int, orientation: int) -> _Frame:
-        turned = orientation in TURNED
-        upright = (height, width) if turned else (width, height)
-        if photo.width is None and photo.height is None:
-            return cls(*upright)
-        try:
-            given = tuple(int(value) for value in (photo.width, photo.height))
-        except (TypeError, ValueError, OverflowError):
-            raise DataError(f"width and height are {photo.width!r} and {photo.height!r}") from None
-        if given == upright:
-            return cls(*upright)
-        if given == (width, height):
-            return cls(*upright, orientation)
-        raise DataError(
-            f"is listed as {given[0]} x {given[1]} pixels but has {upright[0]} x {upright[1]}: "
-            "its boxes belong to another version of the photo"
-        )
-
-    def box(self, given: Any) -> list[float]:
-        """The upright xyxy box of left, top, width, height; raises DataError where it cannot be one."""
-        try:
-            box = [float(value) for value in given]
-        except (TypeError, ValueError, OverflowError):
-            raise DataError(f"the box is {given!r}, not four numbers") from None
-        if len(box) != 4 or not all(map(math.isfinite, box)):
-            raise DataError(f"the box is {given!r}, not four finite numbers")
-        name = "left {:g}, top {:g}, width {:g}, height {:g}".format(*box)
-        if box[2] <= 0 or box[3] <= 0:
-            raise DataError(f"the box has no area: {name}")
-        stored = (self.height, self.width) if self.orientation in TURNED else (self.width, self.height)
-        upright = upright_boxes(xywh_to_xyxy([box]), self.orientation, *stored)[0]
-        inside = upright.clip(0, [self.width, self.height, self.width, self.height])
-        if np.abs(inside - upright).max() > EDGE_PX:
-            size = "{} x {}".format(*stored)
-            raise DataError(f"the box lies outside the photo of {size} pixels: {name}")
-        inside = inside.astype(np.float32)
-        if (inside[2:] <= inside[:2]).any():
-            raise DataError(f"the box has no area within the photo: {name}")
-        return inside.tolist()
+def _require_pixels(source: Source, photos: Sequence[PhotoRecord], headers: dict) -> None:
+    boxes, sizes = [], []
+    for photo in photos:
+        header = headers.get(source.files.get(photo.name))
+        if isinstance(header, tuple):
+            boxes += [part.box for part in photo.parts]
+            sizes += [header[:2]] * len(photo.parts)
+    require_pixels(boxes, sizes, source.path)
 
 
-def _parts(source: Source, photo: PhotoRecord, frame: _Frame, errors: RowErrors) -> list[dict]:
+def _parts(source: Source, photo: PhotoRecord, frame: Frame, errors: RowErrors) -> list[dict]:
     numbers = ({name: i for i, name in enumerate(names)} for names in (source.parts, source.states))
     part_number, state_number = numbers
     good = []
@@ -231,10 +194,11 @@ def _parts(source: Source, photo: PhotoRecord, frame: _Frame, errors: RowErrors)
                 raise DataError(part.problem)
             if not isinstance(part.name, str) or part.name not in part_number:
                 raise DataError(f"unknown part {part.name!r}{suggest(part.name, source.parts)}")
-            if not isinstance(part.state, str) or part.state not in state_number:
+            if not part.crowd and (not isinstance(part.state, str) or part.state not in state_number):
                 raise DataError(f"unknown state {part.state!r}{suggest(part.state, source.states)}")
-            row = {"part": part_number[part.name], "state": state_number[part.state]}
-            good.append(row | {"box": frame.box(part.box), "trust": _trust(part.trust)})
+            state = UNKNOWN_STATE if part.crowd else state_number[part.state]
+            row = {"part": part_number[part.name], "state": state, "crowd": part.crowd}
+            good.append(row | {"box": frame.box(part.box), "trust": trust_of(part.trust)})
         except DataError as error:
             errors.add(source.path, f"{photo.name}, {part.name}", str(error))
     return _without_doubles(source, photo, good, errors)
@@ -244,7 +208,7 @@ def _without_doubles(source, photo, parts, errors) -> list[dict]:
     """One of each that is told twice in the same words, none of those that contradict each other."""
     groups = defaultdict(list)
     for part in parts:
-        groups[(part["part"], *(part["box"] if source.several else ()))].append(part)
+        groups[(part["part"], part["crowd"], *(part["box"] if source.several else ()))].append(part)
     kept = []
     for (number, *_), group in groups.items():
         alike = all(part == group[0] for part in group)
@@ -256,7 +220,8 @@ def _without_doubles(source, photo, parts, errors) -> list[dict]:
     return kept
 
 
-def _trust(value: Any) -> float:
+def trust_of(value: Any) -> float:
+    """How far an annotation is trusted; raises DataError where it is no number from 0 to 1."""
     try:
         trust = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

@@ -111,7 +111,9 @@ def _load(options: PartArguments, args) -> _Data:
         with args.main_process_first(desc="writing the sample"):
             write_sample(source, seed=0, size=options.sample_size)
     with args.main_process_first(desc="reading the photos"):
-        loaded, errors = load_parts(source, options.on_error, options.min_trust)
+        loaded, errors = load_parts(
+            source, options.on_error, options.min_trust, state_attribute=options.state_attribute
+        )
     splits = dict(loaded)
     if "validation" not in splits:
         if not options.validation_share:
@@ -161,8 +163,9 @@ def make_model(options: PartArguments, train: Dataset) -> PartStateModel:
 
 
 def shows_one_of_each(dataset: Dataset) -> bool:
-    """No photo shows two of one part."""
-    return all(len(set(parts)) == len(parts) for parts in dataset["parts"])
+    """No photo shows two of one part, or a crowd."""
+    rows = zip(dataset["parts"], dataset["iscrowd"], strict=True)
+    return all(len(set(parts)) == len(parts) and not any(crowds) for parts, crowds in rows)
 
 
 def _overrides(options: PartArguments) -> dict:

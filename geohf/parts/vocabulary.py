@@ -55,6 +55,8 @@ def part_features(parts: Sequence[str] = BIKE_PARTS, states: Sequence[str] = STA
     """The columns of a dataset of photos with their parts.
 
     `boxes` are xmin, ymin, xmax, ymax in pixels of the upright photo, whose `width` and `height` stand beside them.
+    Where `iscrowd`, the box is a region with several of the part that were not told apart, and its state is -1. A
+    photo without any part has empty lists.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 
@@ -68,5 +70,6 @@ def part_features(parts: Sequence[str] = BIKE_PARTS, states: Sequence[str] = STA
             "parts": List(ClassLabel(names=list(parts))),
             "states": List(ClassLabel(names=list(states))),
             "trust": List(Value("float32")),
+            "iscrowd": List(Value("bool")),
         }
     )

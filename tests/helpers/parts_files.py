@@ -29,3 +29,21 @@ def write_photos(folder: Path, photos: dict, listed_only=(), split: str = "train
             Image.new("RGB", (40, 30), "gray").save(folder / split / name)
     (folder / f"{split}_annotations.json").write_text(json.dumps(photos))
     return folder
+
+
+def coco(folder: Path, annotations, name: str = "train_coco.json", size=(40, 30), **changes) -> Path:
+    """A COCO file with one grey photo of 40 x 30, categories `wheel` and `door`, states `whole` and `dented`."""
+    content = {
+        "images": [{"id": 7, "file_name": "1.jpg", "width": size[0], "height": size[1]}],
+        "categories": [{"id": 9, "name": "door"}, {"id": 4, "name": "wheel"}],
+        "states": [{"id": 1, "name": "dented"}, {"id": 0, "name": "whole"}],
+        "annotations": [
+            {"id": i, "image_id": 7, "category_id": 4, "bbox": [1, 2, 10, 8]} | annotation
+            for i, annotation in enumerate(annotations, 1)
+        ],
+    }
+    (folder / "images").mkdir(exist_ok=True)
+    Image.new("RGB", size).save(folder / "images" / "1.jpg")
+    path = folder / name
+    path.write_text(json.dumps(content | changes))
+    return path

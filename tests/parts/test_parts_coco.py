@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers.parts_files import part, photo, write_photos
+from helpers.parts_files import coco, part, photo, write_photos
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,24 +13,6 @@ from geohf.errors import DataError
 from geohf.parts.convert import convert, statistics_of, write_coco, write_delftbikes
 from geohf.parts.data import load_parts
 from geohf.parts.vocabulary import BIKE_PARTS, STATES, names_of
-
-
-def coco(folder, annotations, **changes):
-    """A COCO file with one grey photo of 40 x 30, categories `wheel` and `door`, states `whole` and `dented`."""
-    content = {
-        "images": [{"id": 7, "file_name": "1.jpg", "width": 40, "height": 30}],
-        "categories": [{"id": 9, "name": "door"}, {"id": 4, "name": "wheel"}],
-        "states": [{"id": 1, "name": "dented"}, {"id": 0, "name": "whole"}],
-        "annotations": [
-            {"id": i, "image_id": 7, "category_id": 4, "bbox": [1, 2, 10, 8]} | annotation
-            for i, annotation in enumerate(annotations, 1)
-        ],
-    }
-    (folder / "images").mkdir(exist_ok=True)
-    Image.new("RGB", (40, 30)).save(folder / "images" / "1.jpg")
-    path = folder / "train_coco.json"
-    path.write_text(json.dumps(content | changes))
-    return path
 
 
 def without_image(dataset) -> list[dict]:
@@ -102,7 +84,8 @@ def test_bad_annotations(tmp_path, case):
     [
         ({"categories": []}, "needs a list `categories`"),
         ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "id or name stands there already"),
-        ({"states": [{"id": "one", "name": "a"}]}, "lacks a whole `id` or a `name`"),
+        ({"states": [{"id": 1.5, "name": "a"}]}, "lacks an `id` or a `name`"),
+        ({"states": [{"id": True, "name": "a"}]}, "lacks an `id` or a `name`"),
         ({"images": [{"id": 7}]}, "lacks `id` or `file_name`"),
         ({"images": [{"id": 7, "file_name": "1.jpg"}] * 2}, "`images` holds the id 7 twice"),
     ],
@@ -112,13 +95,17 @@ def test_bad_files(tmp_path, change, message):
         load_parts(coco(tmp_path, [{"state": 0}], **change))
 
 
-def test_a_photo_without_annotations_is_named(tmp_path):
+@pytest.mark.case("use-B6")
+def test_a_photo_without_annotations_stays(tmp_path):
     images = [{"id": 7, "file_name": "1.jpg"}, {"id": 8, "file_name": "2.jpg"}]
     path = coco(tmp_path, [{"state": 0}], images=images)
     Image.new("RGB", (40, 30)).save(tmp_path / "images" / "2.jpg")
-    with pytest.raises(DataError, match=r"row 2.jpg: the photo has no part"):
-        load_parts(path)
-    assert load_parts(path, on_error="skip")[0]["train"]["image_id"][:] == ["1.jpg"]
+    splits, errors = load_parts(path)
+    assert not errors.rows
+    assert splits["train"]["parts"][:] == [[0], []]
+    write_coco(tmp_path / "again.json", splits["train"])
+    again = load_parts(tmp_path / "again.json")[0]["train"]
+    assert without_image(again) == without_image(splits["train"])
 
 
 def test_splits_must_have_the_same_names(tmp_path):
@@ -179,6 +166,7 @@ coordinate = st.floats(0, 1900, allow_nan=False)
 )
 def test_boxes_are_kept_to_a_thousandth_of_a_pixel_and_then_for_good(tmp_path_factory, sides):
     folder = tmp_path_factory.mktemp("b")
+    sides = [(1000, 1000, 500, 500), *sides]  # or a file of boxes below a pixel is taken for shares
     parts = {name: part(box=box) for name, box in zip(BIKE_PARTS, sides, strict=False)}
     write_photos(folder, {"1.png": photo(2000, 2000, **parts)})
     Image.new("1", (2000, 2000)).save(folder / "train" / "1.png")

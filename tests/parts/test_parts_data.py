@@ -177,6 +177,33 @@ def test_boxes_of_turned_photos_stay_on_their_parts(tmp_path, frame, orientation
     assert row["boxes"][0] == white_box(open_image(row["image"])) == upright
 
 
+# --- photos without any part ---
+
+
+@pytest.mark.case("use-B6")
+def test_a_photo_without_any_part_stays(tmp_path, caplog):
+    folder = write_photos(tmp_path, {"1.jpg": photo(), "2.jpg": photo() | {"parts": {}}})
+    with caplog.at_level(logging.WARNING):
+        splits, errors = load_parts(folder)
+    assert not errors.rows
+    row = splits["train"][1]
+    assert row["image_id"] == "2.jpg"
+    assert row["boxes"] == row["parts"] == row["states"] == row["trust"] == row["iscrowd"] == []
+    assert "[train]: 1 of 2 photos have no part: they count as showing none" in caplog.text
+    assert state_table(splits["train"])[1].sum() == 0
+    write_photos(tmp_path / "none", {"1.jpg": photo() | {"parts": {}}})
+    with pytest.raises(DataError, match="no photo with a part"):
+        load_parts(tmp_path / "none")
+
+
+@pytest.mark.case("use-B6")
+def test_a_photo_whose_parts_cannot_be_used_does_not_show_that_there_are_none(tmp_path):
+    photos = {"1.jpg": photo(), "2.jpg": photo(bell=part("broken")), "3.jpg": photo(bell=part(trust=0.1))}
+    splits, errors = load_parts(write_photos(tmp_path, photos), on_error="skip", min_trust=0.5)
+    assert splits["train"]["image_id"][:] == ["1.jpg"]
+    assert [row["row"] for row in errors.rows] == ["2.jpg, bell"]
+
+
 # --- bad input: a message that says where and what, and skipping that counts ---
 
 BAD_PARTS = {
@@ -248,7 +275,6 @@ BAD_PHOTOS = {
     "missing": (lambda path: path.unlink(), photo(), "the photo is not on disk, in .*train"),
     "broken": (truncate, photo(), "is broken or truncated"),
     "no image": (lambda path: path.write_text("hello"), photo(), "is not an image"),
-    "no part": (None, photo() | {"parts": {}}, "the photo has no part; leave it out, or annotate it"),
     "no parts": (None, {"image": {}}, "the photo's entry has no `parts`"),
     "size": (None, photo(400, 300), "is listed as 400 x 300 pixels but has 40 x 30"),
     "no size": (None, photo("wide", 30), "width and height are 'wide' and 30"),
@@ -352,8 +378,8 @@ def test_bad_datasets_of_the_hub(hub, bikes):
     ):
         load_parts("org/bad")
     assert len(load_parts("org/bad", on_error="skip")[0]["train"]) == 2
-    train.remove_columns("trust").push_to_hub("org/less")
-    with pytest.raises(DataError, match=r"org/less \[train\]: lacks trust"):
+    train.remove_columns("states").push_to_hub("org/less")
+    with pytest.raises(DataError, match=r"org/less \[train\]: lacks states"):
         load_parts("org/less")
     with pytest.raises(DataError, match="no such file or folder"):
         load_parts("org/nowhere")

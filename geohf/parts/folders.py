@@ -1,0 +1,92 @@
+"""Where annotations lie in a folder, and where their photos: our layout, the seed's, COCO's, Roboflow's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from geohf.data.tables import file_in
+from geohf.errors import DataError
+
+SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+# where annotations of a split lie in a folder; one layout for all splits
+_FILES = (
+    "{}_annotations.json",
+    "{}_coco.json",
+    "annotations/instances_{}*.json",
+    "annotations/{}*.json",
+    "{}/_annotations.coco.json",
+)
+_ASKED = 100  # so many photos are looked for in a folder before another is tried
+
+
+def annotation_files(folder: Path) -> dict[str, Path]:
+    """The annotations of each split in a folder; gzipped ones (`.json.gz`) too.
+
+    Raises:
+        DataError: it holds none.
+    """
+    # one layout for all splits: the photos of one layout's validation may be training photos of another
+    layouts = [_files_of_layout(folder, pattern) for pattern in _FILES]
+    found = next((files for files in layouts if "train" in files), None) or next(filter(None, layouts), {})
+    if not found and (folder / "annotations.json").is_file():
+        found["train"] = folder / "annotations.json"
+    if not found:
+        wanted = ", ".join(pattern.format("train") for pattern in _FILES)
+        raise DataError(f"{folder}: holds no annotations; looked for {wanted} and annotations.json")
+    return found
+
+
+def _files_of_layout(folder: Path, pattern: str) -> dict[str, Path]:
+    files = {
+        split: [
+            path
+            for name in names
+            for ending in ("", ".gz")
+            for path in sorted(folder.glob(pattern.format(name) + ending))
+        ]
+        for split, names in SPLITS.items()
+    }
+    return {split: paths[0] for split, paths in files.items() if paths}
+
+
+def image_folder(path: Path, split: str, names: Iterable[str]) -> Path:
+    """The folder beside the annotations that holds most of the photos, asked for some of them.
+
+    Of equals the one that is named after the split comes first, then `images`, the annotations' own, and others.
+    """
+    asked = list(islice(names, _ASKED))
+    best, most = None, 0
+    for folder in _folders(path, split):
+        count = sum(_holds(folder, name) for name in asked)
+        if best is None or count > most:
+            best, most = folder, count
+        if most == len(asked):
+            break
+    return best or path.parent
+
+
+def _folders(path: Path, split: str) -> Iterator[Path]:
+    inside = path.parent.name.lower().startswith(("annotation", "label"))
+    bases = [path.parent] + ([path.parent.parent] if inside else [])
+    # a file that was named alone says by its name which split it is
+    told = next((key for key, names in SPLITS.items() for name in names if name in path.stem.lower()), split)
+    # a share held out of train has its photos there
+    aliases = [SPLITS[key] for key in (told, split, "train")]
+    own, others, train = (
+        [form.format(alias) for alias in names for form in ("{}", "{}_images", "images/{}", "{}[0-9]*")]
+        for names in aliases  # train2017
+    )
+    deeper = [form.format(alias) for names in aliases for alias in names for form in ("*/{}", "*/{}[0-9]*")]
+    for pattern in (*own, *others, "images", ".", *train, *deeper, "*", "*/images", "images/*", "images/*/*"):
+        for base in bases:
+            folders = [base] if pattern == "." else sorted(base.glob(pattern))
+            yield from (folder for folder in folders if folder.is_dir())
+
+
+def _holds(folder: Path, name: str) -> bool:
+    try:
+        return Path(file_in(folder, name)).is_file()
+    except DataError:
+        return False
