@@ -55,8 +55,8 @@ class Float32RPNHead(RPNHead):
 class PartRPN(RegionProposalNetwork):
     """Region proposals.
 
-    In training mode also the losses, one an image; a target's `ignored` boxes, where given, are places in which
-    an anchor is neither right nor wrong.
+    In training mode also the losses, one an image; at a target's `ignored` boxes and in its `crowds` an anchor is
+    neither right nor wrong.
     """
 
     def __init__(self, config: PartStateConfig, strides: Sequence[int]):
@@ -84,10 +84,10 @@ class PartRPN(RegionProposalNetwork):
     def assign_targets_to_anchors(self, anchors, targets):
         labels, boxes = super().assign_targets_to_anchors(anchors, targets)
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
-            ignored = target.get("ignored")
-            if ignored is not None and len(ignored):
-                near = box_iou(ignored, anchor).amax(0) >= self.proposal_matcher.low_threshold
-                label[near & (label == 0)] = -1.0
+            low = self.proposal_matcher.low_threshold
+            near = _reaches(box_iou(anchor, target["ignored"]), low)
+            near |= _reaches(share_within(anchor, target["crowds"]), low)
+            label[near & (label == 0)] = -1.0
         return labels, boxes
 
     def compute_loss(self, objectness, pred_bbox_deltas, labels, regression_targets):
@@ -156,8 +156,12 @@ class PartRoIHeads(RoIHeads):
 
         Args:
             padded: height and width of the tensor that the features come from.
-            targets: of every image: boxes, labels from 1 (-1: neither right nor wrong), states, weights.
+            targets: of every image: boxes, labels from 1 (-1: neither right nor wrong), states, weights, and crowds,
+                in which only what shows one of the boxes counts.
         """
+        proposals = [
+            self._outside_crowds(boxes, target) for boxes, target in zip(proposals, targets, strict=True)
+        ]
         proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
         regions = self.region_features(features, proposals, padded)
         logits, deltas = self.box_predictor(regions)
@@ -171,6 +175,11 @@ class PartRoIHeads(RoIHeads):
         classes, boxes = region_losses(logits.float(), deltas.float(), labels, wanted, weights)
         own = self.state_logits(regions, torch.cat(labels) - 1)
         return classes, boxes, state_loss(own, states, weights)
+
+    def _outside_crowds(self, proposals: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        low = self.proposal_matcher.low_threshold
+        inside = _reaches(share_within(proposals, target["crowds"]), low)
+        return proposals[~inside | _reaches(box_iou(proposals, target["boxes"]), low)]
 
     def match_states(self, matched, labels, targets) -> list[torch.Tensor]:
         """The state that each sampled region shall have: that of its own truth, `IGNORED` for background."""
@@ -253,6 +262,24 @@ def first_of_each(labels: torch.Tensor, classes: int) -> torch.Tensor:
     """
     own = labels[:, None] == torch.arange(classes, device=labels.device)
     return torch.where((own & (own.long().cumsum(0) == 1)).any(1))[0]
+
+
+def share_within(boxes: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
+    """(boxes, regions) share of each box's area that lies in each region, 0 for a box without area.
+
+    >>> share_within(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[5.0, 0, 90, 5]]))
+    tensor([[0.2500]])
+    """
+    start = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
+    end = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
+    shared = (end - start).clamp(min=0).prod(-1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None]
+    return torch.where(area > 0, shared / area, 0.0)
+
+
+def _reaches(overlaps: torch.Tensor, low: float) -> torch.Tensor:
+    """(boxes,) whether any of a box's overlaps (boxes, others) is so large."""
+    return (overlaps >= low).any(1)
 
 
 def _take(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -8,17 +8,20 @@ import numpy as np
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
+from geohf.parts.boxes import xyxy_to_xywh
+from geohf.parts.frame import require_pixels
+from geohf.parts.rows import REQUIRED, truths_of
 from geohf.parts.vocabulary import names_of, part_features
-from geohf.vision.images import ImageError, open_image, undecoded
+from geohf.vision.images import open_image, undecoded
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetDict, Features
 
 
 def load_hub_dataset(name: str, errors: RowErrors, min_trust: float) -> DatasetDict:
-    """A dataset with the columns of `part_features`, as `push_to_hub` leaves it there.
+    """A dataset with the columns of `part_features`, as `push_to_hub` leaves it there, or the first of them.
 
-    A photo whose picture, boxes or labels cannot be used is noted in `errors`.
+    `REQUIRED` columns must be there, the others are filled in. A photo whose picture, boxes or labels cannot be used is noted in `errors`.
 
     Raises:
         DataError: there is no such dataset, or it lacks a column.
@@ -34,53 +37,67 @@ def load_hub_dataset(name: str, errors: RowErrors, min_trust: float) -> DatasetD
         ) from None
     splits = {}
     for split, dataset in loaded.items():
-        missing = [column for column in part_features() if column not in dataset.features]
+        missing = [column for column in REQUIRED if column not in dataset.features]
         if missing:
             raise DataError(
                 f"{name} [{split}]: lacks {', '.join(missing)}; it has {', '.join(dataset.features)}"
             )
-        names_of(dataset)  # they are class labels
         splits[split] = _checked(undecoded(dataset), f"{name} [{split}]", errors, min_trust)
     return DatasetDict(splits)
 
 
 def _checked(dataset: Dataset, source: str, errors: RowErrors, min_trust: float) -> Dataset:
-    good = []
+    features = part_features(*(list(names.values()) for names in names_of(dataset)))
+    columns: dict[str, list] = {name: [] for name in features if name != "image"}
+    good, given, sizes = [], [], []
     for position, row in enumerate(dataset):
+        where = f"{position}, {row['image_id']}" if row.get("image_id") else position
         try:
             size = open_image(row["image"]).size
-        except ImageError as error:
-            errors.add(source, position, str(error))
+            found = usable_row(row, features, size)
+        except DataError as error:
+            errors.add(source, where, str(error))
             continue
-        reason = row_reason(row, size)
-        if reason:
-            errors.add(source, f"{position}, {row['image_id']}", reason)
-        else:
+        given += xyxy_to_xywh(found["boxes"]).tolist()
+        sizes += [size] * len(found["boxes"])
+        found = trusted_parts(found, min_trust)
+        if found is not None:
             good.append(position)
-    dataset = dataset.select(good)
-    if min_trust > 0:
-        dataset = dataset.map(lambda row: trusted_parts(row, min_trust), features=dataset.features)
-        dataset = dataset.filter(lambda parts: len(parts) > 0, input_columns=["parts"])
+            found |= {"image_id": str(row.get("image_id") or position), "width": size[0], "height": size[1]}
+            for name, values in columns.items():
+                values.append(found[name])
+    require_pixels(given, sizes, source)
+    dataset = dataset.select(good).select_columns(["image"])
+    for name, values in columns.items():
+        dataset = dataset.add_column(name, values, feature=features[name])
     return dataset
 
 
-def row_reason(row: dict, size: tuple[int, int]) -> str:
-    """Why a row of `part_features` cannot be used, empty where it can; `size` is the photo's width and height."""
-    boxes = row["boxes"]
-    if size != (row["width"], row["height"]):
-        return f"is listed as {row['width']} x {row['height']} pixels but has {size[0]} x {size[1]}"
-    if not boxes or len({len(boxes), len(row["parts"]), len(row["states"]), len(row["trust"])}) > 1:
-        return "boxes, parts, states and trust must be lists of one length, at least 1"
-    for x0, y0, x1, y1 in boxes:
-        if not (0 <= x0 < x1 <= size[0] and 0 <= y0 < y1 <= size[1]):
-            return f"the box {[x0, y0, x1, y1]} has no area or lies outside the photo"
-    return ""
+def usable_row(row: dict, features: Features, size: tuple[int, int]) -> dict[str, list]:
+    """The lists of a row of `part_features`, see `truths_of`.
+
+    Args:
+        row: its parts and states as names or as the numbers of the features.
+        size: width and height of its photo.
+
+    Raises:
+        DataError: the row cannot be used.
+    """
+    listed = tuple(row.get(side) for side in ("width", "height"))
+    if any(side is not None and side != real for side, real in zip(listed, size, strict=True)):
+        raise DataError(f"is listed as {listed[0]} x {listed[1]} pixels but has {size[0]} x {size[1]}")
+    numbers = [
+        {name: i for i, name in enumerate(features[column].feature.names)} for column in ("parts", "states")
+    ]
+    return {name: values.tolist() for name, values in truths_of(row, *numbers, size).items()}
 
 
-def trusted_parts(row: dict, min_trust: float) -> dict:
-    """The columns `boxes`, `parts`, `states` and `trust` of a row, without parts that are trusted less."""
+def trusted_parts(row: dict[str, list], min_trust: float) -> dict[str, list] | None:
+    """A row's lists without the parts that are trusted less; None where it had parts and none is left."""
     keep = [trust >= np.float32(min_trust) for trust in row["trust"]]  # trust is stored in float32
+    if keep and not any(keep):
+        return None
     return {
-        name: [value for value, kept in zip(row[name], keep, strict=True) if kept]
-        for name in ("boxes", "parts", "states", "trust")
+        name: [value for value, kept in zip(values, keep, strict=True) if kept]
+        for name, values in row.items()
     }

@@ -66,7 +66,7 @@ def region_losses(
     classes = torch.cat(list(labels))
     miss = nn.functional.cross_entropy(logits, classes, reduction="none")
     rows = torch.arange(len(classes), device=classes.device)
-    own = deltas.reshape(len(classes), -1, 4)[rows, classes]
+    own = deltas.reshape(len(classes), logits.shape[1], 4)[rows, classes]
     # background wants no box, and where a photo has no part its targets are not even numbers
     wanted = torch.where((classes > 0)[:, None], torch.cat(list(targets)), own.detach())
     away = nn.functional.smooth_l1_loss(own, wanted, beta=BETA, reduction="none").sum(1)

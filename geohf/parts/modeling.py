@@ -121,6 +121,7 @@ class PartStateModel(GeoPreTrainedModel):
         boxes: torch.Tensor | None = None,
         states: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
+        iscrowd: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
     ) -> PartStateOutput:
         """Find parts; with truths, also the losses. In training mode the losses alone.
@@ -133,6 +134,8 @@ class PartStateModel(GeoPreTrainedModel):
             boxes: (batch, m, 4) as `pred_boxes`.
             states: (batch, m).
             weights: (batch, m) of each truth in the losses of regions, for labels that are trusted more or less.
+            iscrowd: (batch, m) 1 for a box that is a region with several of its part: nothing in it is taken for
+                right or wrong.
             loss_items: `images` over which the loss is averaged; None: those of this batch.
         """
         padded = tuple(pixel_values.shape[-2:])
@@ -144,7 +147,7 @@ class PartStateModel(GeoPreTrainedModel):
         features = self.feature_maps(pixel_values)
         found: dict[str, Any] = {}
         if labels is not None:
-            targets = self.targets_of(sizes, labels, boxes, states, weights)
+            targets = self.targets_of(sizes, labels, boxes, states, weights, iscrowd)
             count = len(pixel_values) if loss_items is None else loss_items["images"]
             found |= self._summed(self.image_losses(images, features, padded, targets), count)
         if not self.training:
@@ -161,14 +164,18 @@ class PartStateModel(GeoPreTrainedModel):
         proposals, _ = self.rpn(images, features)
         return self.roi_heads.detect(features, proposals, padded, images.image_sizes)
 
-    def targets_of(self, sizes, labels, boxes, states, weights=None) -> list[dict[str, torch.Tensor]]:
-        """Padded truths to a list of dicts: boxes in pixels, labels from 1 (-1: ignored), states, weights."""
+    def targets_of(
+        self, sizes, labels, boxes, states, weights=None, iscrowd=None
+    ) -> list[dict[str, torch.Tensor]]:
+        """Padded truths to a list of dicts: boxes in pixels, labels from 1 (-1: ignored), states, weights, crowds."""
         config, targets = self.config, []
         for i, (height, width) in enumerate(sizes):
-            known = labels[i] >= 0
+            crowd = torch.zeros_like(labels[i], dtype=torch.bool) if iscrowd is None else iscrowd[i] > 0
+            known = (labels[i] >= 0) & ~crowd
             scale = boxes.new_tensor([width, height, width, height])
+            pixels = box_convert(boxes[i], "cxcywh", "xyxy") * scale
             target = {
-                "boxes": box_convert(boxes[i][known], "cxcywh", "xyxy") * scale,
+                "boxes": pixels[known],
                 "labels": labels[i][known] + 1,
                 "states": states[i][known],
             }
@@ -179,13 +186,18 @@ class PartStateModel(GeoPreTrainedModel):
                 target["labels"] = torch.where(absent, -1, target["labels"])
             elif config.absent == "background":
                 target = {name: values[~absent] for name, values in target.items()}
-            targets.append(target)
+            targets.append(target | {"crowds": pixels[(labels[i] >= 0) & crowd]})
         return targets
 
     def image_losses(self, images, features, padded, targets) -> torch.Tensor:
         """(images, parts of the loss), in the order of `LOSS_PARTS`, before they are weighted."""
         places = [
-            {"boxes": t["boxes"][t["labels"] > 0], "ignored": t["boxes"][t["labels"] < 0]} for t in targets
+            {
+                "boxes": t["boxes"][t["labels"] > 0],
+                "ignored": t["boxes"][t["labels"] < 0],
+                "crowds": t["crowds"],
+            }
+            for t in targets
         ]
         with self._measuring():
             proposals, found = self.rpn(images, features, places)

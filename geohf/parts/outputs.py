@@ -40,6 +40,7 @@ def write_predictions(
         (name, int(part)): config.id2state[int(state)]
         for name, target in zip(names, targets, strict=True)
         for part, state in zip(target["labels"], target["states"], strict=True)
+        if state >= 0  # a crowd has none
     }
     for row in rows:
         row["true_state"] = truth.get((row["image_id"], config.label2id[row["part"]]))

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geohf.data.streaming import features_of, stream_rows
-from geohf.data.tables import RowErrors, image_in, require_columns
+from geohf.data.tables import RowErrors, image_in, require_columns, text_of
 from geohf.errors import DataError
-from geohf.parts.hub_data import row_reason, trusted_parts
+from geohf.parts.hub_data import trusted_parts, usable_row
+from geohf.parts.rows import REQUIRED
 from geohf.parts.vocabulary import names_of, part_features
 from geohf.vision.images import open_image
 
 if TYPE_CHECKING:
     import pandas as pd
-    from datasets import IterableDataset
+    from datasets import Features, IterableDataset
 
 
 def stream_parts(
@@ -26,37 +27,41 @@ def stream_parts(
 
     Args:
         source: Parquet files, or a dataset of the Hub, with the columns of `part_features`, as `push_to_hub` and
-            `Dataset.to_parquet` write what `load_parts` gives. The names of parts and states are those of the first.
+            `Dataset.to_parquet` write what `load_parts` gives, or those of them that are `REQUIRED`. The names of parts and states are those of the first.
         min_trust: see `load_parts`.
 
     Raises:
         DataError: the names are not known; as rows are read: a photo whose picture, boxes or labels cannot be used.
     """
-    names = names_of(features_of(source))
-    features = part_features(*(list(column.values()) for column in names))
-    return stream_rows(source, partial(_usable, names=names, min_trust=min_trust), features, (), on_error)
+    features = part_features(*(list(names.values()) for names in names_of(features_of(source))))
+    return stream_rows(
+        source, partial(_usable, features=features, min_trust=min_trust), features, (), on_error
+    )
 
 
-def _usable(table: pd.DataFrame, source: str, errors: RowErrors, names, min_trust: float) -> dict[str, list]:
-    require_columns(table.columns, list(part_features()), source)
-    numbers = [{name: number for number, name in column.items()} for column in names]
-    columns: dict[str, list] = {name: [] for name in part_features()}
+def _usable(
+    table: pd.DataFrame, source: str, errors: RowErrors, features: Features, min_trust: float
+) -> dict[str, list]:
+    require_columns(table.columns, REQUIRED, source)
+    columns: dict[str, list] = {name: [] for name in features}
     for position, row in zip(table.index, table.to_dict("records"), strict=True):
-        where = f"{position}, {row['image_id']}"
+        name = text_of(row.get("image_id"))
         try:
             row["image"] = image_in(Path(source).parent, row["image"])
-            for column, number in zip(("parts", "states"), numbers, strict=True):
-                row[column] = [number[name] for name in row[column]]
-            row["boxes"] = [list(box) for box in row["boxes"]]
-            reason = row_reason(row, open_image(row["image"]).size)
-        except KeyError as error:
-            reason = f"{error.args[0]!r} is none of {', '.join(number)}"
+            size = open_image(row["image"]).size
+            found = usable_row(row, features, size)
         except DataError as error:
-            reason = str(error)
-        if reason:
-            errors.add(source, where, reason)
+            errors.add(source, f"{position}, {name}" if name else position, str(error))
             continue
-        row = row | trusted_parts(row, min_trust)
-        for name, values in columns.items() if row["parts"] else ():
-            values.append(row[name])
+        trusted = trusted_parts(found, min_trust)
+        if trusted is None:
+            continue
+        whole = {
+            "image": row["image"],
+            "image_id": name or str(position),
+            "width": size[0],
+            "height": size[1],
+        }
+        for column, value in (whole | trusted).items():
+            columns[column].append(value)
     return columns

@@ -15,6 +15,7 @@ from geohf.parts.losses import IGNORED, LOSS_PARTS
 from geohf.parts.metrics import PartEvaluator
 from geohf.parts.modeling import PartStateModel
 from geohf.parts.processing import open_photo, post_process
+from geohf.parts.rows import numbers_of, photo_name, truths_of
 from geohf.training.batches import BatchWithoutRows
 from geohf.training.trainer import GeoTrainer
 
@@ -23,11 +24,22 @@ if TYPE_CHECKING:
 
 # of random and of published weights
 RATES = (1e-3, 1e-4)
-TRUTHS = ("labels", "boxes", "states")
+TRUTHS = ("labels", "boxes", "states", "iscrowd")
+# of a batch: the column of a row
+_COLUMNS = {
+    "labels": "parts",
+    "boxes": "boxes",
+    "states": "states",
+    "iscrowd": "iscrowd",
+    "weights": "trust",
+}
 
 
 class PartCollator:
     """Rows of a dataset of photos with parts to a batch of tensors; see `PartStateModel.forward`.
+
+    Rows are those of `load_parts`, or anyone's with an image, boxes, parts and states, as names or numbers, see
+    `geohf.parts.rows.truths_of`.
 
     Args:
         model: gives the processor.
@@ -37,31 +49,36 @@ class PartCollator:
 
     def __init__(self, model: PartStateModel, augment: Callable | None = None, trust: bool = False):
         self.processor, self.augment, self.trust = model.processor, augment, trust
+        self.parts, self.states = map(numbers_of, (model.config.id2label, model.config.id2state))
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
         photos, truths = [], []
-        for row in rows:
+        for number, row in enumerate(rows):
             photo = open_photo(row)
-            boxes = torch.tensor(row["boxes"], dtype=torch.float32).reshape(-1, 4)
-            truth = {
-                name: torch.tensor(row[column])
-                for name, column in (("labels", "parts"), ("states", "states"))
-            }
-            truth["weights"] = torch.tensor(row["trust"], dtype=torch.float32)
+            height, width = photo.shape[-2:]
+            try:
+                found = truths_of(row, self.parts, self.states, (width, height))
+            except DataError as error:
+                raise DataError(f"photo {photo_name(row, number)}, {error}") from None
+            truth = {name: torch.from_numpy(found[column]) for name, column in _COLUMNS.items()}
             if self.augment is not None:
-                photo, boxes, kept = self.augment(photo, boxes)
-                truth = {name: values[kept] for name, values in truth.items()}
+                photo, boxes, kept = self.augment(photo, truth["boxes"])
+                truth = {name: values[kept] for name, values in truth.items()} | {"boxes": boxes}
             height, width = photo.shape[-2:]
             scale = torch.tensor([width, height, width, height])
-            truth["boxes"] = box_convert(boxes / scale, "xyxy", "cxcywh")
+            truth["boxes"] = box_convert(truth["boxes"] / scale, "xyxy", "cxcywh")
+            truth["iscrowd"] = truth["iscrowd"].long()
             photos.append(photo)
             truths.append(truth)
         batch: dict[str, Any] = dict(self.processor.fit(photos))
         longest = max(1, *(len(truth["labels"]) for truth in truths))
-        for name, empty in (("labels", IGNORED), ("states", IGNORED), ("boxes", 0.0), ("weights", 0.0)):
+        empty = {"labels": IGNORED, "states": IGNORED}
+        for name in _COLUMNS:
             if name != "weights" or self.trust:
-                batch[name] = torch.stack([_padded(truth[name], longest, empty) for truth in truths])
-        batch["image_ids"] = [str(row["image_id"]) for row in rows]
+                batch[name] = torch.stack(
+                    [_padded(truth[name], longest, empty.get(name, 0)) for truth in truths]
+                )
+        batch["image_ids"] = [photo_name(row, number) for number, row in enumerate(rows)]
         return batch
 
 
@@ -85,6 +102,7 @@ class PartStateTrainer(GeoTrainer):
     """
 
     shown_metrics = ("map", "state_f1", "hallucination")
+    class_columns = ("parts", "states")
 
     def __init__(
         self,
@@ -165,9 +183,9 @@ class PartStateTrainer(GeoTrainer):
     def _metrics(self, prediction, compute_result: bool = True) -> dict[str, float]:
         outputs = self.outputs_of(prediction.predictions)
         self._losses.append(outputs.losses.double().cpu())
-        labels, boxes, states = (torch.as_tensor(part) for part in prediction.label_ids)
+        labels, boxes, states, iscrowd = (torch.as_tensor(part) for part in prediction.label_ids)
         found = predictions_of(outputs)
-        self.evaluator.add(found, targets_of(labels, boxes, states, outputs.original_sizes))
+        self.evaluator.add(found, targets_of(labels, boxes, states, outputs.original_sizes, iscrowd))
         if self._kept is not None:
             self._kept += found
         if not compute_result:
@@ -200,29 +218,27 @@ def predictions_of(outputs: PartStateOutput) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def targets_of(labels, boxes, states, sizes) -> list[dict[str, np.ndarray]]:
+def targets_of(labels, boxes, states, sizes, iscrowd) -> list[dict[str, np.ndarray]]:
     """Padded truths as the evaluator takes them."""
     pixels = box_convert(boxes.float(), "cxcywh", "xyxy") * sizes[:, None, [1, 0, 1, 0]]
     known = labels >= 0
+    columns = {"boxes": pixels, "labels": labels, "states": states, "iscrowd": iscrowd}
     return [
-        {
-            "boxes": pixels[i][known[i]].cpu().numpy(),
-            "labels": labels[i][known[i]].cpu().numpy(),
-            "states": states[i][known[i]].cpu().numpy(),
-        }
+        {name: values[i][known[i]].cpu().numpy() for name, values in columns.items()}
         for i in range(len(labels))
     ]
 
 
 def dataset_targets(dataset: Dataset) -> list[dict[str, Any]]:
-    """The truths of a dataset of photos as the evaluator takes them."""
-    columns = [dataset[name] for name in ("boxes", "parts", "states", "image_id")]
+    """The truths of a dataset as `load_parts` gives it, as the evaluator takes them."""
+    columns = [dataset[name] for name in ("boxes", "parts", "states", "iscrowd", "image_id")]
     return [
         {
-            "boxes": np.array(boxes).reshape(-1, 4),
-            "labels": np.array(parts),
-            "states": np.array(states),
+            "boxes": np.array(boxes, np.float64).reshape(-1, 4),
+            "labels": np.array(parts, np.int64),
+            "states": np.array(states, np.int64),
+            "iscrowd": np.array(crowds, bool),
             "image_id": name,
         }
-        for boxes, parts, states, name in zip(*columns, strict=True)
+        for boxes, parts, states, crowds, name in zip(*columns, strict=True)
     ]

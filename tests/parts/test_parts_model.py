@@ -153,7 +153,7 @@ def test_ignored_places_are_neither_right_nor_wrong():
     absent = target["boxes"][2:]
     far = torch.tensor([[0.0, 0.0, 3.0, 3.0]])
     anchors = torch.cat([target["boxes"], absent + 1, far])
-    places = {"boxes": target["boxes"][:2], "ignored": absent}
+    places = {"boxes": target["boxes"][:2], "ignored": absent, "crowds": absent[:0]}
     ((labels,), _) = model.rpn.assign_targets_to_anchors([anchors], [places])
     assert labels.tolist() == [1, 1, -1, -1, 0]
     _, (labels,) = model.roi_heads.assign_targets_to_proposals(

@@ -1,0 +1,108 @@
+"""The truths of a photo as a row holds them, whoever made the row: read, checked, typed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from geohf.data.classes import UNLABELED, class_number
+from geohf.errors import DataError
+from geohf.io import plain
+from geohf.parts.frame import cut_box, four_numbers
+from geohf.parts.records import UNKNOWN_STATE, trust_of
+
+REQUIRED = ("image", "boxes", "parts", "states")  # the other columns of `part_features` may be missing
+
+
+def photo_name(row: Mapping[str, Any], number: int) -> str:
+    """What a message calls the photo of a row: its `image_id`, its file, or its number."""
+    image = row.get("image")
+    file = image.get("path") if isinstance(image, Mapping) else getattr(image, "filename", None)
+    file = image if isinstance(image, (str, os.PathLike)) else file
+    name = next((name for name in (row.get("image_id"), file) if name not in (None, "")), None)
+    return f"number {number}" if name is None else str(plain(name))
+
+
+def truths_of(
+    row: Mapping[str, Any], parts: Mapping[str, int], states: Mapping[str, int], size: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """The columns of a row as arrays; a photo without any part gives empty ones.
+
+    Args:
+        row: `boxes` (n, 4) xyxy in pixels, `parts` and `states` (n,) names or numbers, of Python, numpy or torch;
+            `trust` (1 where it is missing) and `iscrowd` (0). A crowd needs no state.
+        parts, states: their numbers by their names.
+        size: width and height of the upright photo.
+
+    Returns:
+        `boxes` (n, 4) and `trust` (n,) float32, `parts` and `states` (n,) int64, -1 where the state is that of a
+        crowd, `iscrowd` (n,) bool.
+
+    Raises:
+        DataError: a column is missing or of another length, a name or number is not known, a box is not in the
+            photo's pixels; the message names the part.
+    """
+    missing = [name for name in ("boxes", "parts", "states") if name not in row]
+    if missing:
+        raise DataError(f"lacks {', '.join(missing)}; it has {', '.join(map(str, row))}")
+    columns = {name: plain(row.get(name)) for name in ("boxes", "parts", "states", "trust", "iscrowd")}
+    columns = {name: [] if value is None and name in row else value for name, value in columns.items()}
+    n = len(columns["boxes"])
+    for name, default in (("trust", 1.0), ("iscrowd", 0)):
+        columns[name] = columns[name] or [default] * n
+    if any(not isinstance(column, list) or len(column) != n for column in columns.values()):
+        names = ", ".join(columns)
+        raise DataError(f"{names} must be lists of one length, one entry a part")
+    rows = []
+    for number, (box, part, state, trust, crowd) in enumerate(zip(*columns.values(), strict=True), 1):
+        try:
+            if crowd not in (0, 1, None):
+                raise DataError(f"iscrowd is {crowd!r}, neither 0 nor 1")
+            state = UNKNOWN_STATE if crowd else _number(state, states, "state")
+            rows.append((_box(box, size), _number(part, parts, "part"), state, trust_of(trust), bool(crowd)))
+        except DataError as error:
+            raise DataError(f"part {number} of {n}: {error}") from None
+    boxes, numbers, state_numbers, trusts, crowds = zip(*rows, strict=True) if rows else [()] * 5
+    if n and np.max(boxes) <= 1 < min(size):
+        raise DataError(
+            "all boxes lie within the first pixel; boxes must be in pixels: if these are shares, multiply them by the "
+            "photo's width and height"
+        )
+    return {
+        "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+        "parts": np.array(numbers, np.int64),
+        "states": np.array(state_numbers, np.int64),
+        "trust": np.array(trusts, np.float32),
+        "iscrowd": np.array(crowds, bool),
+    }
+
+
+def _box(given: Any, size: Sequence[int]) -> list[float]:
+    left, top, right, bottom = box = four_numbers(given)
+    name = f"left {left:g}, top {top:g}, right {right:g}, bottom {bottom:g}"
+    if right <= left or bottom <= top:
+        raise DataError(f"the box has no area: {name}")
+    if left >= 0 and top >= 0 and right <= size[0] and bottom <= size[1]:
+        return box
+    return cut_box(np.array(box), size, name)
+
+
+def _number(value: Any, numbers: Mapping[str, int], what: str) -> int:
+    try:
+        number = class_number(value, numbers, what)
+    except DataError as error:
+        hint = f"; a {what}'s number goes from 0 to {len(numbers) - 1}"
+        if value == len(numbers):
+            hint += ": where 0 is the background, as in torchvision, subtract 1"
+        raise DataError(f"{error}{hint}" if not isinstance(value, (str, bool)) else str(error)) from None
+    if number == UNLABELED:
+        raise DataError(f"the {what} is {value!r}")
+    return number
+
+
+def numbers_of(names: Mapping[int, str]) -> dict[str, int]:
+    """name -> number of `id2label` or `id2state`."""
+    return {name: int(number) for number, name in names.items()}
