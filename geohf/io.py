@@ -41,17 +41,26 @@ def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     >>> target.read_text()
     'done'
     """
+    # Mode "x" keeps the umask's permissions, which tempfile would narrow to the owner alone.
+    text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
+    with atomic_path(path) as temporary, open(temporary, "xb" if binary else "x", **text) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A hidden name in the same folder for a library to write to, which replaces ``path`` when the block ends well.
+
+    If the block raises, the old file stays as it was and the hidden one is removed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Random bytes rather than the process id: two threads, or two hosts on one disk, may write at once.
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
-    # Mode "x" keeps the umask's permissions, which tempfile would narrow to the owner alone.
-    text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with open(temporary, "xb" if binary else "x", **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -69,7 +69,10 @@ class TileArguments:
         default=0.5, metadata={"help": "Share of a region's years that may lack an image; 0: none."}
     )
     nodata: float | None = field(
-        default=None, metadata={"help": "Value of pixels without data; default: what the files say."}
+        default=None,
+        metadata={
+            "help": "Value of pixels without data in files that do not say it; default: what the others say."
+        },
     )
     max_nodata: float = field(
         default=0.5, metadata={"help": "Frames with a larger share of pixels without data are masked."}
@@ -91,6 +94,12 @@ class TileArguments:
     buffer_px: float = field(default=0.0, metadata={"help": "Pixels between training and held-out tiles."})
     image_size: list[int] | None = field(
         default=None, metadata={"help": "Height and width that tiles are resized to; default: 32 32."}
+    )
+    resampling: str | None = field(
+        default=None,
+        metadata={
+            "help": "bicubic, or nearest for classes; default: nearest for files with a color table, else bicubic."
+        },
     )
     encoder: str = field(default="convlstm", metadata={"help": "convlstm, convgru or attention."})
     backbone: str | None = field(

@@ -3,6 +3,7 @@
     tiles.npy    (tiles, steps, height, width, bands), native pixels; tiles smaller than the largest are padded with 0
     sizes.npy    (tiles, 2) int32, height and width of each tile
     holes.npy    (tiles, steps) float32, the share of pixels that were not measured; 1 for a missing year
+    masks.npy    (tiles, steps, height, width / 8), a bit a pixel, set where it was not measured
     index.json   the key of table and files, the nodata value, the number of regions
 
 `geohf.tiles.cutting` builds it.
@@ -22,9 +23,10 @@ import torch
 from torch.utils.data import Dataset
 
 from geohf.errors import DataError
+from geohf.tiles.rasters import SIDECARS
 from geohf.tiles.table import TileTable
 
-LAYOUT = 2  # raise it when files of an older version can no longer be read
+LAYOUT = 3  # raise it when files of an older version can no longer be read
 
 
 class TileCache(Dataset):
@@ -40,7 +42,7 @@ class TileCache(Dataset):
         array: (tiles, steps, height, width, bands) memory map, padded to the largest tile.
         sizes: (tiles, 2) height and width.
         holes: (tiles, steps) share of pixels that were not measured.
-        nodata: the pixel value that means "not measured"; None where there is none.
+        nodata: the pixel value that means "not measured" in files that do not say; None where there is none.
 
     Raises:
         DataError: there is no finished cache, or it belongs to another table or other files.
@@ -68,12 +70,15 @@ class TileCache(Dataset):
 
     def _map(self) -> None:
         self.array = np.load(self.folder / "tiles.npy", mmap_mode="r")
+        self._masks = np.load(self.folder / "masks.npy", mmap_mode="r")
         self._file = os.open(self.folder / "tiles.npy", os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
     # a worker process opens the file itself; the array's bytes never travel
     def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name not in ("array", "_file")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("array", "_masks", "_file")
+        }
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -99,6 +104,20 @@ class TileCache(Dataset):
                 raise DataError(f"{self.folder}: is damaged, tile {row} cannot be read; delete it")
         return frames if steps is None else frames[np.arange(len(rows))[:, None], steps]
 
+    def masks(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Which pixels were not measured, (len(rows), n, height, width) bool, of frames as `read` gives them."""
+        tiles, steps = np.broadcast_arrays(np.asarray(rows)[:, None], steps)
+        masks = np.zeros((*steps.shape, *self.array.shape[2:4]), bool)
+        some = self.holes[tiles, steps] > 0  # of most frames nothing needs to be read
+        bits = self._masks[tiles[some], steps[some]]
+        masks[some] = np.unpackbits(bits, axis=-1, count=masks.shape[-1]).view(bool)
+        return masks
+
+    def tile_mask(self, row: int, steps: np.ndarray) -> np.ndarray:
+        """Which pixels of one tile's frames were not measured, (n, height, width) bool without padding."""
+        height, width = self.sizes[row]
+        return self.masks([row], np.asarray(steps)[None])[0, :, :height, :width]
+
     def tile(self, row: int, steps: np.ndarray | None = None) -> np.ndarray:
         """One tile's frames without padding, (steps, height, width, bands).
 
@@ -117,12 +136,15 @@ class TileCache(Dataset):
 
 
 def cache_key(table: TileTable) -> str:
-    """A digest of the tiles' places, the labels, and each image's path, size and time of change."""
+    """A digest of the tiles' places, the labels, and the path, size and time of change of each image and its mask."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps([LAYOUT, table.labels, table.regions, table.nodata]).encode())
     digest.update(table.region.tobytes() + table.boxes.tobytes())
     for path in (path for files in table.files for path in files):
-        stat = None if path is None else os.stat(path)
-        facts = "none" if stat is None else f"{os.path.abspath(path)} {stat.st_size} {stat.st_mtime_ns}"
+        facts = "none" if path is None else os.path.abspath(path)
+        for file in () if path is None else (path, *(Path(f"{path}{ending}") for ending in SIDECARS)):
+            if file == path or file.exists():
+                stat = file.stat()
+                facts += f" {stat.st_size} {stat.st_mtime_ns}"
         digest.update(facts.encode() + b"\0")
     return digest.hexdigest()

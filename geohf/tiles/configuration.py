@@ -12,6 +12,7 @@ NORMS = ("none", "group")
 HEADS = ("numbers", "image")
 LOSSES = ("mse", "mae", "huber", "quantile")
 TASKS = ("forecast", "estimate")
+RESAMPLING = ("bicubic", "nearest")
 
 
 @strict
@@ -44,8 +45,10 @@ class TileSequenceConfig(PreTrainedConfig):
         quantiles: ascending, the middle one is the answer; for the quantile loss.
         coverage: share of tiles whose truth the interval shall hold.
         interval_margin: (targets,) by which calibration widened the interval; None where it was not possible.
-        nodata, max_nodata: the pixel value that means "not measured", and the share of such pixels above which a
-            frame is masked.
+        nodata, max_nodata: the pixel value that means "not measured" where a file does not say it, and the share of
+            such pixels above which a frame is masked.
+        resampling: how tiles are resized: `bicubic`, or `nearest` for classes.
+        pixel_kind: what the training images' headers say of their pixels, see `geohf.tiles.grid.pixel_kind`.
     """
 
     model_type = "geohf_tiles"
@@ -86,6 +89,8 @@ class TileSequenceConfig(PreTrainedConfig):
     interval_margin: list | None = None
     nodata: float | None = None
     max_nodata: float = 0.5
+    resampling: str = "bicubic"
+    pixel_kind: dict | None = None
 
     def __post_init__(self, **kwargs: Any):
         if isinstance(self.vision_config, dict):
@@ -124,6 +129,7 @@ class TileSequenceConfig(PreTrainedConfig):
             ("loss", LOSSES),
             ("task", TASKS),
             ("answers", ("change", "level", "both")),
+            ("resampling", RESAMPLING),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")

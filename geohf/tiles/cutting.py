@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 from geohf.errors import DataError
 from geohf.io import cache_folder
 from geohf.tiles.cache import LAYOUT, TileCache, cache_key
-from geohf.tiles.rasters import nodata_pixels, open_raster, read_window
+from geohf.tiles.masks import read_window
+from geohf.tiles.rasters import open_raster
 from geohf.tiles.table import TileTable
 
 STRIP_BYTES = 256 * 2**20  # the most that is decoded at once of one region, all steps together
@@ -105,6 +106,7 @@ def _lay_out(folder: Path, table: TileTable) -> None:
         try:
             _reserve(folder / "tiles.npy", _shape(table), table.rasters[0].dtype)
             _reserve(folder / "holes.npy", _shape(table)[:2], "float32")
+            _reserve(folder / "masks.npy", (*_shape(table)[:3], -(-_shape(table)[3] // 8)), "uint8")
             np.save(folder / "sizes.npy", table.sizes)
         except OSError:
             (folder / "tiles.npy").unlink(missing_ok=True)
@@ -137,16 +139,18 @@ def _cut(folder: Path, table: TileTable, region: int, wait: bool = False) -> boo
 
 
 def _cut_region(folder: Path, table: TileTable, region: int) -> None:
-    holes = np.load(folder / "holes.npy", mmap_mode="r+")
+    holes, masks = (np.load(folder / name, mmap_mode="r+") for name in ("holes.npy", "masks.npy"))
     tiles = np.load(folder / "tiles.npy", mmap_mode="r")
     with open(folder / "tiles.npy", "r+b", buffering=0) as file:
-        for rows, block, empty in cut_region(table, region):
-            holes[rows] = empty
+        for rows, block, mask in cut_region(table, region):
+            holes[rows] = hole_shares(mask, table.sizes[rows])
+            masks[rows] = np.packbits(mask, -1)
             # whole runs of tiles: large writes give the system's cache large pages, which are read faster
             for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
                 file.seek(tiles.offset + int(rows[run[0]]) * tiles[0].nbytes)
                 _write_all(file, block[run[0] : run[-1] + 1])
     holes.flush()
+    masks.flush()
 
 
 def cut_region(table: TileTable, region: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -154,28 +158,39 @@ def cut_region(table: TileTable, region: int) -> Iterator[tuple[np.ndarray, np.n
 
     Yields:
         (rows of the table, ascending; native pixels (rows, steps, height, width, bands), padded to the largest tile;
-        share of pixels without data (rows, steps), 1 for a missing year).
+        which of them were not measured, (rows, steps, height, width) bool: all of a missing year).
     """
     shape = _shape(table)[1:]
     for rows, top, bottom in _strips(np.flatnonzero(table.region == region), table, region):
         block = np.zeros((len(rows), *shape), table.rasters[region].dtype)
-        empty = np.ones((len(rows), shape[0]), np.float32)
+        mask = np.ones((len(rows), *shape[:3]), bool)
         for step, path in enumerate(table.files[region]):
             if path is not None:
-                _cut_strip(path, table, rows, (top, bottom), block[:, step], empty[:, step])
-        yield rows, block, empty
+                _cut_strip(path, table, rows, (top, bottom), block[:, step], mask[:, step])
+        yield rows, block, mask
 
 
-def _cut_strip(path: Path, table: TileTable, rows, strip: tuple[int, int], out, empty) -> None:
-    """One step of some tiles into `out` (tiles, height, width, bands), the share of their holes into `empty`."""
+def hole_shares(mask: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The share of pixels that were not measured, (tiles, steps) float32, of masks padded to the largest tile.
+
+    Args:
+        mask: (tiles, steps, height, width) bool.
+        sizes: (tiles, 2) each tile's own height and width.
+    """
+    shares = [
+        tile[:, :height, :width].mean((1, 2)) for tile, (height, width) in zip(mask, sizes, strict=True)
+    ]
+    return np.stack(shares).astype(np.float32)
+
+
+def _cut_strip(path: Path, table: TileTable, rows, strip: tuple[int, int], out, mask) -> None:
+    """One step of some tiles into `out` (tiles, height, width, bands), what was not measured into `mask`."""
     top, bottom = strip
     with open_raster(path) as raster:
-        pixels = read_window(raster, (0, top, raster.width, bottom))
-    holes = nodata_pixels(pixels, table.nodata)
-    whole = not holes.any()
+        pixels, holes = read_window(raster, (0, top, raster.width, bottom), table.nodata)
     for i, (x0, y0, x1, y1) in enumerate(table.boxes[rows].tolist()):
         out[i, : y1 - y0, : x1 - x0] = pixels[y0 - top : y1 - top, x0:x1]
-        empty[i] = 0.0 if whole else holes[y0 - top : y1 - top, x0:x1].mean()
+        mask[i, : y1 - y0, : x1 - x0] = holes[y0 - top : y1 - top, x0:x1]
 
 
 def _write_all(file, block: np.ndarray) -> None:

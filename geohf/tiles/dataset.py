@@ -10,10 +10,11 @@ from torch.utils.data import Dataset
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.frames import prepare_frames
-from geohf.tiles.rasters import nodata_pixels
 from geohf.tiles.windows import TileWindows
 
 STATISTICS_TILES = 1024  # so many training windows tell the bands' mean and spread
+
+MOST_CLASSES = 32  # more different numbers are a measurement
 
 
 class TileSequences(Dataset):
@@ -31,7 +32,7 @@ class TileSequences(Dataset):
     ):
         self.cache, self.windows, self.augment = cache, windows, augment
         self.size, self.image = tuple(config.image_size), config.head == "image"
-        self.scaling = config.band_mean, config.band_std
+        self.scaling, self.resampling = (config.band_mean, config.band_std), config.resampling
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -45,39 +46,42 @@ class TileSequences(Dataset):
         frames, mask = windows.frames, windows.mask
         if self.image:  # the target is one frame more
             frames, mask = np.c_[frames, windows.steps], np.c_[mask, np.ones(len(mask), bool)]
-        raw, sizes = self.cache.read(windows.rows, frames), self.cache.sizes[windows.rows]
-        pixels = self._prepared(raw, sizes, mask)
+        raw, holes = self.cache.read(windows.rows, frames), self.cache.masks(windows.rows, frames)
+        sizes = self.cache.sizes[windows.rows]
+        pixels = self._prepared(raw, holes, sizes, mask)
         batch = {
             "step_mask": torch.from_numpy(windows.mask),
             "last_values": torch.from_numpy(windows.last.astype(np.float32)),
             "labels": torch.from_numpy(windows.truth.astype(np.float32)),
         }
         if self.image:
-            batch["labels"] = self._measured(raw[:, -1], pixels[:, -1], sizes)
+            batch["labels"] = self._measured(holes[:, -1], pixels[:, -1], sizes)
             pixels = pixels[:, :-1]
         batch["pixel_values"] = pixels
         return turned(batch, self.image) if self.augment else batch
 
-    def _prepared(self, raw: np.ndarray, sizes: np.ndarray, mask: np.ndarray) -> torch.Tensor:
+    def _prepared(
+        self, raw: np.ndarray, holes: np.ndarray, sizes: np.ndarray, mask: np.ndarray
+    ) -> torch.Tensor:
         """(n, steps, height, width, bands) native and padded, to (n, steps, bands, *size) standardised."""
         n, steps, bands = *raw.shape[:2], raw.shape[-1]
         out = torch.zeros(n, steps, *self.size, bands).movedim(-1, 2)
         for height, width in np.unique(sizes, axis=0).tolist():
             here = np.flatnonzero((sizes == (height, width)).all(1))
             frames = raw[here, :, :height, :width].reshape(-1, height, width, bands)
-            ready, _ = prepare_frames(frames, self.size, *self.scaling, self.cache.nodata)
+            unmeasured = holes[here, :, :height, :width].reshape(-1, height, width)
+            ready = prepare_frames(frames, self.size, *self.scaling, unmeasured, self.resampling)
             out[here] = ready.unflatten(0, (len(here), steps))
         out[~torch.from_numpy(mask)] = 0
         return out
 
-    def _measured(self, raw: np.ndarray, target: torch.Tensor, sizes: np.ndarray) -> torch.Tensor:
+    def _measured(self, holes: np.ndarray, target: torch.Tensor, sizes: np.ndarray) -> torch.Tensor:
         """The target frames with NaN where nothing was measured."""
-        holes = nodata_pixels(raw, self.cache.nodata)
         labels = target.clone()
-        for i in np.flatnonzero(holes.any((1, 2))):
-            height, width = sizes[i]
+        for i, (height, width) in enumerate(sizes.tolist()):
             hole = torch.from_numpy(holes[i, :height, :width]).float()[None, None]
-            labels[i, :, F.interpolate(hole, self.size, mode="bilinear")[0, 0] > 0] = torch.nan
+            if hole.any():
+                labels[i, :, F.interpolate(hole, self.size, mode="bilinear")[0, 0] > 0] = torch.nan
         return labels
 
 
@@ -109,10 +113,23 @@ def band_statistics(cache: TileCache, windows: TileWindows, seed: int = 0) -> tu
     chosen = np.random.default_rng(seed).permutation(len(windows))[:STATISTICS_TILES]
     sums = np.zeros((3, cache.array.shape[-1]))
     for i in np.sort(chosen):
-        frames = cache.tile(windows.rows[i], windows.frames[i, windows.mask[i]])
-        values = frames[~nodata_pixels(frames, cache.nodata)].astype(np.float64)
+        row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
+        values = cache.tile(row, steps)[~cache.tile_mask(row, steps)].astype(np.float64)
         sums += [np.full(len(values.T), len(values)), values.sum(0), (values**2).sum(0)]
     count, total, squares = sums
     mean = total / np.maximum(count, 1)
     std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
     return mean.tolist(), np.where(std > 1e-6, std, 1.0).tolist()
+
+
+def class_numbers(cache: TileCache, windows: TileWindows) -> list[int]:
+    """The numbers that training pixels hold, where these are whole, of one band, and so few that they may be classes."""
+    if cache.array.shape[-1] > 1 or cache.array.dtype.kind not in "iu":
+        return []
+    found: set[int] = set()
+    for i in range(min(len(windows), STATISTICS_TILES)):
+        row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
+        found.update(np.unique(cache.tile(row, steps)[~cache.tile_mask(row, steps)]).tolist())
+        if len(found) > MOST_CLASSES:
+            return []
+    return sorted(found)

@@ -8,7 +8,6 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
-from geohf.tiles.rasters import nodata_pixels
 
 
 def ndvi_fall(cache: TileCache, nir: int, red: int) -> np.ndarray:
@@ -67,9 +66,7 @@ def _shares(hits: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _each_tile(cache: TileCache, one_tile) -> np.ndarray:
-    missing = (cache.holes == 1)[..., None, None]
-    values = np.empty(cache.holes.shape)
+    values, steps = np.empty(cache.holes.shape), np.arange(cache.holes.shape[1])
     for row in range(len(cache)):
-        frames = cache.tile(row)
-        values[row] = one_tile(frames, nodata_pixels(frames, cache.nodata) | missing[row])
+        values[row] = one_tile(cache.tile(row), cache.tile_mask(row, steps))
     return values

@@ -13,6 +13,7 @@ from geohf.metrics.calibration import conformal_quantile
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
+from geohf.tiles.grid import require_trained_table
 from geohf.tiles.image_metrics import psnr, ssim
 from geohf.tiles.images import found_labels
 from geohf.tiles.metrics import all_targets, coverage
@@ -32,6 +33,7 @@ def evaluate(
     table = load_tiles(
         data, images, found_labels(images), targets=targets, nodata=config.nodata, errors=errors
     )
+    require_trained_table(table, config.pixel_kind)
     cache = build_cache(table)
     windows = make_windows(
         table, cache, config.task, config.frames, max_nodata=config.max_nodata, image=image

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from geohf.tiles.rasters import nodata_pixels
-
 CHUNK = 64  # frames that are resized and scaled while they lie in the processor's cache
 
 
@@ -30,21 +28,31 @@ def last_seen(pixel_values: torch.Tensor, step_mask: torch.Tensor | None) -> tor
     return pixel_values[torch.arange(len(last), device=last.device), last]
 
 
-def fill_holes(frames: np.ndarray, holes: np.ndarray) -> np.ndarray:
+def fill_holes(frames: np.ndarray, holes: np.ndarray, resampling: str = "bicubic") -> np.ndarray:
     """Set pixels that were not measured to the mean of those that were, in their own frame and band.
 
     Args:
         frames: (n, height, width, bands), changed in place.
         holes: (n, height, width) bool.
+        resampling: with `nearest`, for classes, it is the most frequent pixel instead of the mean.
     """
     for frame, hole in zip(frames, holes, strict=True):
-        if hole.any():
-            frame[hole] = 0 if hole.all() else frame[~hole].mean(0, dtype=np.float64).astype(frame.dtype)
+        if not hole.any():
+            continue
+        if hole.all():
+            frame[hole] = 0
+        elif resampling == "nearest":
+            values, counts = np.unique(frame[~hole], axis=0, return_counts=True)
+            frame[hole] = values[counts.argmax()]
+        else:
+            frame[hole] = frame[~hole].mean(0, dtype=np.float64).astype(frame.dtype)
     return frames
 
 
-def resize_frames(frames: np.ndarray, size: Sequence[int], scale: float = 1.0) -> torch.Tensor:
-    """Resize by bicubic with antialiasing, as Pillow does.
+def resize_frames(
+    frames: np.ndarray, size: Sequence[int], scale: float = 1.0, resampling: str = "bicubic"
+) -> torch.Tensor:
+    """Resize by bicubic with antialiasing, as Pillow does, or to the nearest pixel: between classes lies no class.
 
     uint8 differs by at most one grey level, but where an oblong resize of harsh noise clips between its two passes.
 
@@ -52,6 +60,7 @@ def resize_frames(frames: np.ndarray, size: Sequence[int], scale: float = 1.0) -
         frames: (n, height, width, bands) in any type.
         size: height and width to come.
         scale: factor on every value.
+        resampling: `bicubic` or `nearest`.
 
     Returns:
         (n, height, width, bands) float32.
@@ -65,8 +74,12 @@ def resize_frames(frames: np.ndarray, size: Sequence[int], scale: float = 1.0) -
         part = frames[start : start + CHUNK]
         pixels = torch.from_numpy(part if part.dtype == np.uint8 else part.astype(np.float32))
         if (height, width) != tuple(size):
-            pixels = F.interpolate(pixels.movedim(-1, 1), tuple(size), mode="bicubic", antialias=True)
-            pixels = pixels.movedim(1, -1)
+            mode = (
+                {"mode": "nearest-exact"}
+                if resampling == "nearest"
+                else {"mode": "bicubic", "antialias": True}
+            )
+            pixels = F.interpolate(pixels.movedim(-1, 1), tuple(size), **mode).movedim(1, -1)
         torch.mul(pixels, scale, out=out[start : start + CHUNK])
     return out
 
@@ -76,25 +89,23 @@ def prepare_frames(
     size: Sequence[int],
     mean: Sequence[float],
     std: Sequence[float],
-    nodata: float | None = None,
-) -> tuple[torch.Tensor, np.ndarray]:
+    holes: np.ndarray,
+    resampling: str = "bicubic",
+) -> torch.Tensor:
     """Make frames ready for a model.
 
     Args:
         frames: (n, height, width, bands) in their own type; must be the caller's own copy.
         size: height and width of the model's input.
         mean, std: (bands,) of the training pixels.
-        nodata: the value of pixels that were not measured; these become their frame's mean.
+        holes: (n, height, width) bool, pixels that were not measured; these become their frame's mean.
+        resampling: see `resize_frames`.
 
     Returns:
-        (n, bands, height, width) float32 in channels-last memory, and (n,) the share of pixels not measured.
+        (n, bands, height, width) float32 in channels-last memory.
     """
-    shares = np.zeros(len(frames))
-    if nodata is not None or frames.dtype.kind == "f":
-        holes = nodata_pixels(frames, nodata)
-        shares = holes.mean((1, 2))
-        if holes.any():
-            fill_holes(frames, holes)
-    pixels = resize_frames(frames, size)
+    if holes.any():
+        fill_holes(frames, holes, resampling)
+    pixels = resize_frames(frames, size, resampling=resampling)
     pixels.sub_(torch.tensor(mean, dtype=torch.float32)).div_(torch.tensor(std, dtype=torch.float32))
-    return pixels.movedim(-1, 1), shares
+    return pixels.movedim(-1, 1)

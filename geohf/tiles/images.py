@@ -11,6 +11,7 @@ import numpy as np
 from geohf.data.tables import resolve_inside
 from geohf.data.times import order_labels
 from geohf.errors import DataError
+from geohf.tiles.grid import require_same_grid, require_same_kind
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 
 
@@ -22,11 +23,13 @@ class RegionImages:
         files: one a step, None where there is none.
         raster: the header that they share; None where the region has no image at all.
         nodata: the values that their headers name for "not measured".
+        silent: a file that does not say which of its pixels were not measured; None where all do.
     """
 
     files: list[Path | None]
     raster: RasterInfo | None
     nodata: set[float]
+    silent: Path | None = None
 
 
 def find_images(
@@ -47,7 +50,7 @@ def find_images(
     for region in regions:
         paths = [resolve_inside(folder, f"{label}/{region}{extension}") for label in labels]
         found[region] = fit_together(region, [path if path.is_file() else None for path in paths])
-    _require_one_kind(found, folder)
+    _require_one_kind(found)
     return found
 
 
@@ -62,64 +65,47 @@ def mosaic_images(image_dir: str | Path, labels: Sequence[str], extension: str) 
 
 
 def fit_together(region: str, files: list[Path | None]) -> RegionImages:
-    """The images of a region, which must be of one size, kind and place.
+    """The images of a region, which must lie on one grid and be of one kind.
 
     Raises:
         DataError: an image cannot be read or differs from the first one.
     """
-    first, nodata, start = None, set(), None
+    first, start, nodata, silent = None, None, set(), None
     for path in filter(None, files):
         raster = inspect_raster(path)
-        nodata |= {raster.nodata} - {None}
+        nodata |= {value for value in raster.nodata if value is not None}
+        silent = silent if raster.says_nodata else silent or path
         if first is None:
             first, start = raster, path
             continue
-        for name, word in (
-            ("width", "width"),
-            ("height", "height"),
-            ("bands", "number of bands"),
-            ("dtype", "type"),
-        ):
-            one, other = getattr(first, name), getattr(raster, name)
-            if one != other:
-                raise DataError(
-                    f"{path}: its {word} is {other}, but {start} of the same region {region} has {one}"
-                )
-        pixel = abs(first.transform[0])
-        if (
-            first.crs
-            and raster.crs
-            and not np.allclose(first.transform, raster.transform, rtol=0, atol=pixel / 2)
-        ):
-            raise DataError(f"{path}: lies elsewhere than {start}; warp them to one grid")
-    return RegionImages(files, first, nodata)
+        require_same_kind(path, raster, start, first)
+        require_same_grid(path, raster, start, first)
+    return RegionImages(files, first, nodata, silent)
 
 
 def common_nodata(images: Sequence[RegionImages]) -> float | None:
-    """The one value that headers name for "not measured"; None where none does. NaN always means it.
+    """The value for "not measured" in files that do not say it: what all others say; None where none does.
+
+    Every file's own value holds for itself, and NaN always means it.
 
     Raises:
-        DataError: they name different ones.
+        DataError: a file does not say it, and the others name different values.
     """
     found = {value for image in images for value in image.nodata if np.isfinite(value)}
-    if len(found) > 1:
+    silent = next((image.silent for image in images if image.silent is not None), None)
+    if len(found) > 1 and silent is not None:
         raise DataError(
-            f"the images name different nodata values ({', '.join(f'{v:g}' for v in sorted(found))}); say which "
-            "with --nodata"
+            f"the images name different nodata values ({', '.join(f'{v:g}' for v in sorted(found))}), and {silent} "
+            "names none; say which it has with --nodata"
         )
-    return found.pop() if found else None
+    return found.pop() if len(found) == 1 else None
 
 
-def _require_one_kind(found: dict[str, RegionImages], folder: Path) -> None:
-    rasters = {name: images.raster for name, images in found.items() if images.raster is not None}
-    kinds = {name: (raster.bands, raster.dtype) for name, raster in rasters.items()}
-    for name, (bands, dtype) in kinds.items():
-        first, (others, kind) = next(iter(kinds.items()))
-        if (bands, dtype) != (others, kind):
-            raise DataError(
-                f"{folder}: region {name} has {bands} bands of {dtype}, but region {first} has {others} of {kind}; "
-                "they cannot be mixed"
-            )
+def _require_one_kind(found: dict[str, RegionImages]) -> None:
+    regions = [images for images in found.values() if images.raster is not None]
+    for images in regions[1:]:
+        path, start = (next(filter(None, region.files)) for region in (images, regions[0]))
+        require_same_kind(path, images.raster, start, regions[0].raster)
 
 
 def found_labels(image_dir: str | Path) -> list[str]:

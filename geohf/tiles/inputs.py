@@ -14,7 +14,9 @@ from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.frames import can_be_seen
+from geohf.tiles.grid import require_trained_table
 from geohf.tiles.images import found_labels
+from geohf.tiles.masks import with_mask
 from geohf.tiles.table import TileTable, load_tiles, table_in
 
 
@@ -36,6 +38,7 @@ class TileSamples(Sequence):
 
     def __getitem__(self, row: int) -> dict:
         frames = self.cache.tile(row, self.steps)
+        frames = map(with_mask, frames, self.cache.tile_mask(row, self.steps))
         frames = [frame if seen else None for frame, seen in zip(frames, self.seen[row], strict=True)]
         return {"frames": frames, "last_values": dict(zip(self.targets, self.last[row], strict=True))}
 
@@ -57,6 +60,7 @@ def find_tiles(sources: Sequence[str | os.PathLike], config: TileSequenceConfig)
         images, known = source.parent / "Images", read_table(source).columns
         targets = [name for name in config.targets if name in known]
         table = load_tiles(source, images, found_labels(images), targets=targets, nodata=config.nodata)
+        require_trained_table(table, config.pixel_kind)
         inputs.parts.append((list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)))
     return inputs
 

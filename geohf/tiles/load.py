@@ -19,7 +19,7 @@ from geohf.tiles.images import found_labels
 from geohf.tiles.sample import BUILT, write_sample
 from geohf.tiles.splits import default_split, split_tiles
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, load_tiles, table_in
-from geohf.tiles.windows import TileWindows, make_windows
+from geohf.tiles.windows import TileWindows, make_windows, unmeasured
 
 DERIVED = ("ndvi_fall", "colour_share")
 
@@ -82,8 +82,24 @@ def load_data(options: TileArguments, args: TileTrainingArguments) -> TileData:
             raise DataError(
                 f"{table.source}: the split {name} holds no usable sample; use another --seed or share"
             )
+    if not image:
+        _require_spread(table, splits["train"], cache)
     held_out = "test" if "test" in splits else "validation"
     return TileData(table, cache, splits, how, held_out, errors.rows, buffer)
+
+
+def _require_spread(table: TileTable, train: TileWindows, cache: TileCache) -> None:
+    """Refuse targets that are the same in every training tile: there is nothing to learn."""
+    for name, truth in zip(table.targets, train.truth.T, strict=True):
+        known = truth[np.isfinite(truth)]
+        if len(known) and np.ptp(known) > 0:
+            continue
+        what = (
+            f"is {known[0]:g} in all {len(known)} training windows" if len(known) else "is not known in any"
+        )
+        raise DataError(
+            f"{table.source}: the target {name} {what}, so there is nothing to learn; {unmeasured(table, cache)}"
+        )
 
 
 def _check(options: TileArguments) -> None:

@@ -12,7 +12,7 @@ import torch
 from geohf.errors import DataError
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.frames import resize_frames
-from geohf.tiles.table import TARGET, TARGET_TYPES, load_tiles
+from geohf.tiles.table import TARGET, TARGET_TYPES, load_tiles, own_resampling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +66,7 @@ class SequenceDataLoader:
         if not 1 <= n_channels <= bands:
             raise DataError(f"n_channels is {n_channels}, but the images have {bands} bands")
         self.cache = build_cache(table, cache_dir)
+        self.resampling = own_resampling(table)
         self.targets = torch.from_numpy(table.values[:, -1].astype(np.float32)) if targets else None
         self.dim, self.batch_size, self.n_channels, self.shuffle = tuple(dim), batch_size, n_channels, shuffle
         self.scale = 1 / np.iinfo(dtype).max if normalize and dtype.kind != "f" else 1.0
@@ -110,4 +111,4 @@ class SequenceDataLoader:
     def _resized(self, raw: np.ndarray, size: np.ndarray) -> torch.Tensor:
         height, width = size.tolist()
         frames = raw[:, :, :height, :width].reshape(-1, height, width, self.n_channels)
-        return resize_frames(frames, self.dim, self.scale).unflatten(0, raw.shape[:2])
+        return resize_frames(frames, self.dim, self.scale, self.resampling).unflatten(0, raw.shape[:2])

@@ -113,6 +113,8 @@ class TileSequenceModel(GeoPreTrainedModel):
             nodata=config.nodata,
             max_nodata=config.max_nodata,
             targets=config.targets,
+            resampling=config.resampling,
+            pixel_kind=config.pixel_kind,
         )
 
     @property

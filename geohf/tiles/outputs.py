@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 
 from geohf.report import plot_filmstrip, plot_tile_errors, write_csv, write_polygons
 from geohf.tiles.cache import TileCache
+from geohf.tiles.geotiff import write_geotiff
 from geohf.tiles.metrics import metrics_by
+from geohf.tiles.rasters import gdal_errors
 from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
+logger = logging.getLogger(__name__)
 STRIPS = 4  # so many of the worst and of the best tiles are shown
 
 
@@ -26,8 +30,9 @@ def write_numbers(
 ) -> None:
     """Write all that can be said of predicted numbers.
 
-    predictions.csv, metrics_by_region.csv, metrics_by_year.csv, tile_errors.png, filmstrip.png; and where the images
-    are georeferenced predictions.geojson and mosaics/<region>.tif, the newest predictions of each region.
+    predictions.csv, metrics_by_region.csv, metrics_by_year.csv, tile_errors.png, filmstrip.png; where the images
+    are georeferenced mosaics/<region>.tif, the newest predictions of each region; and predictions.geojson of the
+    regions whose CRS can be placed on the globe. The others are named in a warning.
 
     Args:
         windows: that were predicted.
@@ -44,9 +49,7 @@ def write_numbers(
         groups = np.array(names)[number]
         numbers = metrics_by(groups, table.targets, predicted, windows.truth, windows.last, windows.trend)
         write_csv(folder / f"metrics_by_{name}.csv", numbers)
-    located = np.array([raster.crs is not None for raster in table.rasters])[table.region[windows.rows]]
-    if located.any():
-        _write_places(folder, table, windows, rows, predicted, np.flatnonzero(located))
+    _write_mosaics(folder / "mosaics", table, windows, predicted)
     errors = np.abs(predicted[:, 0] - windows.truth[:, 0])
     known = np.flatnonzero(np.isfinite(errors))
     if len(known):  # of the first target
@@ -58,6 +61,7 @@ def write_numbers(
             title = f"{word}: {_title(table, windows, i)}\n{numbers}"
             strips.append((title, seen_frames(cache, windows, i)))
         plot_filmstrip(folder / "filmstrip.png", strips, _headings(windows))
+    _write_areas(folder / "predictions.geojson", table, windows, rows)
 
 
 def prediction_rows(
@@ -82,15 +86,41 @@ def prediction_rows(
     return rows
 
 
-def _write_places(folder: Path, table: TileTable, windows: TileWindows, rows, predicted, located) -> None:
-    rings = [_ring(table, row) for row in windows.rows[located].tolist()]
-    write_polygons(folder / "predictions.geojson", rings, [rows[i] for i in located])
-    newest = located[windows.steps[located] == windows.steps[located].max()]
+def _write_areas(path: Path, table: TileTable, windows: TileWindows, rows: list[dict]) -> None:
+    """The tiles of all regions with a CRS; a local one, for example, has no place on the globe."""
+    rings: dict[int, np.ndarray] = {}
+    for region in np.unique(table.region[windows.rows]).tolist():
+        if table.rasters[region].crs is None:
+            continue
+        tiles = windows.rows[table.region[windows.rows] == region].tolist()
+        try:
+            found = {tile: _ring(table, tile) for tile in tiles}
+        except gdal_errors() as error:
+            reason = str(error.__cause__ or error)
+        else:
+            reason = "" if np.isfinite(list(found.values())).all() else "it gives no finite coordinates"
+        if reason:
+            name = table.regions[region]
+            logger.warning(
+                "%s has no areas of the region %s: its CRS has no place there (%s)", path, name, reason
+            )
+        else:
+            rings |= found
+    placed = [i for i, tile in enumerate(windows.rows.tolist()) if tile in rings]
+    if placed:
+        write_polygons(path, [rings[windows.rows[i]] for i in placed], [rows[i] for i in placed])
+
+
+def _write_mosaics(folder: Path, table: TileTable, windows: TileWindows, predicted: np.ndarray) -> None:
+    located = np.array([raster.located for raster in table.rasters])[table.region[windows.rows]]
+    if not located.any():
+        return
+    newest = np.flatnonzero(located & (windows.steps == windows.steps[located].max()))
     names = [f"predicted_{target}" for target in table.targets]
     regions = table.region[windows.rows[newest]]
     for region in np.unique(regions).tolist():
         here = newest[regions == region]
-        path = folder / "mosaics" / f"{table.regions[region]}.tif"
+        path = folder / f"{table.regions[region]}.tif"
         write_mosaic(path, table, region, windows.rows[here], predicted[here], names)
 
 
@@ -103,31 +133,26 @@ def write_mosaic(
         rows: (n,) tiles of the table.
         values: (n, bands) what each tile's pixels hold.
         names: of the bands.
-    """
-    import rasterio
 
+    Raises:
+        DataError: the path is that of one of the region's images, or cannot be written.
+    """
     raster = table.rasters[region]
     bands = np.full((values.shape[1], raster.height, raster.width), np.nan, np.float32)
     for row, value in zip(rows.tolist(), values, strict=True):
         x0, y0, x1, y1 = table.boxes[row].tolist()
         bands[:, y0:y1, x0:x1] = value[:, None, None]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {"driver": "GTiff", "dtype": "float32", "nodata": np.nan, "compress": "deflate"}
-    profile |= {"height": raster.height, "width": raster.width, "count": len(bands)}
-    profile |= {"crs": raster.crs, "transform": rasterio.Affine(*raster.transform)}
-    with rasterio.open(path, "w", **profile) as file:
+    with write_geotiff(path, raster, names, table.files[region]) as file:
         file.write(bands)
-        file.descriptions = tuple(names)
 
 
 def _ring(table: TileTable, row: int) -> np.ndarray:
     """(4, 2) latitude and longitude of a tile's corners, counter-clockwise for an image with north up."""
-    from rasterio import Affine
     from rasterio.warp import transform
 
     raster = table.rasters[table.region[row]]
     x0, y0, x1, y1 = table.boxes[row].tolist()
-    corners = [Affine(*raster.transform) @ corner for corner in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
+    corners = [raster.affine @ corner for corner in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
     xs, ys = zip(*corners, strict=True)
     longitude, latitude = transform(raster.crs, "EPSG:4326", xs, ys)
     return np.stack([latitude, longitude], 1)

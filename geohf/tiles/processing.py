@@ -13,7 +13,8 @@ from transformers.image_processing_backends import TorchvisionBackend
 
 from geohf.errors import DataError
 from geohf.tiles.frames import can_be_seen, prepare_frames
-from geohf.tiles.rasters import read_frame
+from geohf.tiles.grid import require_same_grid, require_same_kind, require_trained_kind
+from geohf.tiles.masks import read_frame
 
 
 class TileSequenceProcessor(TorchvisionBackend):
@@ -31,17 +32,23 @@ class TileSequenceProcessor(TorchvisionBackend):
     nodata = None
     max_nodata = 0.5
     targets = ()
+    resampling = "bicubic"
+    pixel_kind = None
 
-    def __init__(self, nodata=None, max_nodata=0.5, targets=(), **kwargs):
+    def __init__(
+        self, nodata=None, max_nodata=0.5, targets=(), resampling="bicubic", pixel_kind=None, **kwargs
+    ):
         super().__init__(**kwargs)
         self.nodata, self.max_nodata, self.targets = nodata, max_nodata, list(targets)
+        self.resampling, self.pixel_kind = resampling, pixel_kind
 
     def __call__(self, images: Any, return_tensors: str = "pt", **kwargs) -> BatchFeature:
         """Prepare a list of samples; shorter sequences get masked steps in front.
 
         Raises:
-            DataError: a frame cannot be read or has another number of bands, a sample has no frame, or its
-                `last_values` do not name the model's targets.
+            DataError: a frame cannot be read or has another number of bands, files of a sample do not lie on one
+                grid or are no images as the model was trained on, a sample has no frame, or its `last_values` do not
+                name the model's targets.
         """
         samples = [self._sample(sample) for sample in (images if isinstance(images, list) else [images])]
         if not samples:
@@ -51,26 +58,30 @@ class TileSequenceProcessor(TorchvisionBackend):
         pixels = torch.zeros(len(samples), steps, len(self.image_mean), *size)
         mask = torch.zeros(len(samples), steps, dtype=torch.bool)
         for i, (frames, _) in enumerate(samples):
+            first = None
             for t, frame in enumerate(frames, start=steps - len(frames)):
                 if frame is None:
                     continue
-                ready, share = self._prepare(*read_frame(frame), where=f"sample {i}, step {t}")
-                mask[i, t] = bool(can_be_seen(share, self.max_nodata))
-                pixels[i, t] = ready
+                read, holes, raster = read_frame(frame, self.nodata)
+                if raster is not None:
+                    require_trained_kind(frame, raster, self.pixel_kind)
+                    first = first or (frame, raster)
+                    require_same_kind(frame, raster, *first)
+                    require_same_grid(frame, raster, *first)
+                mask[i, t] = bool(can_be_seen(holes.mean(), self.max_nodata))
+                pixels[i, t] = self._prepare(read, holes, where=f"sample {i}, step {t}")
             if not mask[i].any():
                 raise DataError(f"sample {i}: no frame is left to see, all are missing or without data")
         last = torch.tensor([values for _, values in samples], dtype=torch.float32)
         return BatchFeature({"pixel_values": pixels, "step_mask": mask, "last_values": last})
 
-    def _prepare(self, frame: np.ndarray, nodata: float | None, where: str) -> tuple[torch.Tensor, float]:
+    def _prepare(self, frame: np.ndarray, holes: np.ndarray, where: str) -> torch.Tensor:
         if frame.shape[-1] != len(self.image_mean):
             raise DataError(
                 f"{where}: has {frame.shape[-1]} bands, the model was trained on {len(self.image_mean)}"
             )
-        nodata = self.nodata if nodata is None else nodata
-        size = self.size["height"], self.size["width"]
-        pixels, shares = prepare_frames(frame[None].copy(), size, self.image_mean, self.image_std, nodata)
-        return pixels[0], shares[0]
+        size, scaling = (self.size["height"], self.size["width"]), (self.image_mean, self.image_std)
+        return prepare_frames(frame[None].copy(), size, *scaling, holes[None], self.resampling)[0]
 
     def _sample(self, sample: Any) -> tuple[list, list[float]]:
         last = None

@@ -1,24 +1,23 @@
-"""Rasters: images of one to many bands, with or without a georeference, read in windows by rasterio."""
+"""Rasters and their headers: images of one to many bands, with or without a georeference, opened by rasterio."""
 
 from __future__ import annotations
 
-import math
-import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from geohf.errors import DataError
 
 if TYPE_CHECKING:
+    from rasterio import Affine
     from rasterio.io import DatasetReader
 
-DTYPES = ("uint8", "uint16", "int16", "float32")
+KEPT = ("uint8", "int8", "uint16", "int16", "float32")  # types that pixels stay in
+CONVERTED = ("float16", "float64", "int32", "uint32", "int64", "uint64")  # read as float32, where they fit
+SIDECARS = (".msk", ".aux.xml")  # files beside an image in which GDAL looks for its mask and header
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the transform of a file without one
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,55 @@ class RasterInfo:
     Attributes:
         height, width: pixels.
         bands: how many.
-        dtype: one of `DTYPES`.
-        nodata: the value that means "not measured", NaN among them; None where the file names none.
+        dtype: what its pixels are read as, one of `KEPT`.
+        nodata: the value that means "not measured" in each band, None where the file names none.
+        masked: an alpha band or a mask says which pixels were measured.
         crs: as WKT; None where the image is not georeferenced.
         transform: the six numbers of the affine map from (column, row) to coordinates, in rasterio's order.
+        names: of the bands, None where the file gives none.
+        scales, offsets: a band's measurement is pixel * scale + offset.
+        colors: what each band is of a color image, in rasterio's words (`red`, `alpha`, `undefined`, ...).
+        palette: (number, red, green, blue, alpha) of every class of a paletted image; None of others.
     """
 
     height: int
     width: int
     bands: int
     dtype: str
-    nodata: float | None
+    nodata: tuple[float | None, ...]
+    masked: bool
     crs: str | None
     transform: tuple[float, ...]
+    names: tuple[str | None, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    colors: tuple[str, ...]
+    palette: tuple[tuple[int, ...], ...] | None
+
+    @property
+    def affine(self) -> Affine:
+        """The transform as rasterio's own type."""
+        from rasterio import Affine
+
+        return Affine(*self.transform)
+
+    @property
+    def located(self) -> bool:
+        """It has a CRS, or a transform alone (of a world file)."""
+        return self.crs is not None or self.transform != IDENTITY
+
+    @property
+    def says_nodata(self) -> bool:
+        """The file itself says which pixels were not measured."""
+        return self.masked or any(value is not None for value in self.nodata)
+
+
+def gdal_errors() -> tuple[type[Exception], ...]:
+    """All that rasterio raises: its own errors, and GDAL's, which are none of them."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    return RasterioError, CPLE_BaseError
 
 
 @contextmanager
@@ -51,7 +86,6 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
         DataError: there is no such file, it is empty, or GDAL cannot read it, be it now or within the block.
     """
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     path = Path(path)
     if not path.is_file():
@@ -59,11 +93,9 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # that is for the caller to ask
-            with rasterio.open(path) as raster:
-                yield raster
-    except RasterioError as error:
+        with rasterio.open(path) as raster:
+            yield raster
+    except gdal_errors() as error:
         cause = error.__cause__ or error
         raise DataError(f"{path}: cannot be read, it is truncated or no image ({cause})") from None
 
@@ -72,63 +104,50 @@ def inspect_raster(path: str | Path) -> RasterInfo:
     """A raster's header.
 
     Raises:
-        DataError: see `open_raster`; or the pixels are of another type than `DTYPES`.
+        DataError: see `open_raster`; or the pixels are of another type than `KEPT` and `CONVERTED`.
     """
     with open_raster(path) as raster:
-        dtype = raster.dtypes[0]
-        if dtype not in DTYPES or len(set(raster.dtypes)) > 1:
-            found = ", ".join(sorted(set(raster.dtypes)))
-            raise DataError(f"{path}: pixels are {found}; bands must all be one of {', '.join(DTYPES)}")
-        crs = raster.crs.to_wkt() if raster.crs else None
-        transform = tuple(raster.transform)[:6]
-        return RasterInfo(raster.height, raster.width, raster.count, dtype, raster.nodata, crs, transform)
+        return raster_info(raster, path)
 
 
-def read_window(raster: DatasetReader, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The pixels of a box (xmin, ymin, xmax, ymax), half open: (height, width, bands) in the file's own type."""
-    from rasterio.windows import Window
-
-    x0, y0, x1, y1 = box
-    bands = raster.read(window=Window(x0, y0, x1 - x0, y1 - y0))
-    if len(bands) == 1:
-        return bands[0, ..., None]
-    pixels = np.empty((*bands.shape[1:], len(bands)), bands.dtype)
-    for number, band in enumerate(bands):  # several times as fast as one transposed copy
-        pixels[..., number] = band
-    return pixels
-
-
-def read_frame(source: Any) -> tuple[np.ndarray, float | None]:
-    """One frame from whatever a user has: (height, width, bands) in its own type, and its nodata value.
-
-    Args:
-        source: a path to a raster; an array or tensor of shape (height, width) or (height, width, bands); or a
-            PIL image.
-
-    Raises:
-        DataError: it cannot be read, or has another shape.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        with open_raster(source) as raster:
-            return read_window(raster, (0, 0, raster.width, raster.height)), raster.nodata
-    frame = np.asarray(source)
-    frame = frame[..., None] if frame.ndim == 2 else frame
-    if frame.ndim != 3 or not frame.size:
-        raise DataError(f"a frame must be (height, width) or (height, width, bands), got {frame.shape}")
-    return frame, None
+def raster_info(raster: DatasetReader, path: str | Path) -> RasterInfo:
+    """The header of an open raster, see `inspect_raster`."""
+    dtype = raster.dtypes[0]
+    if dtype not in (*KEPT, *CONVERTED) or len(set(raster.dtypes)) > 1:
+        found = ", ".join(sorted(set(raster.dtypes)))
+        raise DataError(
+            f"{path}: pixels are {found}; bands must all be one of {', '.join((*KEPT, *CONVERTED))}"
+        )
+    colors = tuple(color.name for color in raster.colorinterp)
+    palette = None
+    if colors[0] == "palette":
+        palette = tuple((number, *color) for number, color in sorted(raster.colormap(1).items()))
+    return RasterInfo(
+        height=raster.height,
+        width=raster.width,
+        bands=raster.count,
+        dtype=dtype if dtype in KEPT else "float32",
+        nodata=tuple(raster.nodatavals),
+        masked="alpha" in colors or bool(mask_bands(raster)),
+        crs=raster.crs.to_wkt() if raster.crs else None,
+        transform=tuple(raster.transform)[:6],
+        names=tuple((name or "").strip() or None for name in raster.descriptions),
+        scales=tuple(raster.scales),
+        offsets=tuple(raster.offsets),
+        colors=colors,
+        palette=palette,
+    )
 
 
-def nodata_pixels(frames: np.ndarray, nodata: float | None) -> np.ndarray:
-    """Which pixels were not measured: (..., height, width) bool for (..., height, width, bands).
+def mask_bands(raster: DatasetReader) -> list[int]:
+    """Numbers of the bands whose masks are read beside the pixels; one stands for a mask of the whole file."""
+    from rasterio.enums import MaskFlags
 
-    A pixel is one where every band holds the nodata value; NaN and infinity in any band never are a measurement.
-
-    >>> nodata_pixels(np.array([[[0, 0], [0, 7]]], np.uint8), 0.0)
-    array([[ True, False]])
-    """
-    holes = np.zeros(frames.shape[:-1], bool)
-    if frames.dtype.kind == "f":
-        holes |= ~np.isfinite(frames).all(-1)
-    if nodata is not None and not math.isnan(nodata):
-        holes |= (frames == nodata).all(-1)
-    return holes
+    own = []
+    for number, flags in enumerate(raster.mask_flag_enums, start=1):
+        if MaskFlags.alpha in flags or MaskFlags.nodata in flags or MaskFlags.all_valid in flags:
+            continue  # told by the pixels themselves
+        if MaskFlags.per_dataset in flags:
+            return [number]
+        own.append(number)
+    return own

@@ -17,16 +17,19 @@ from geohf.tiles.answers import TileSequenceOutput
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.card import card_facts, tile_intervals
 from geohf.tiles.configuration import TileSequenceConfig
-from geohf.tiles.dataset import TileSequences, band_statistics
+from geohf.tiles.dataset import TileSequences, band_statistics, class_numbers
 from geohf.tiles.evaluation import calibrate, image_stages, number_stages
 from geohf.tiles.frames import last_seen
+from geohf.tiles.grid import pixel_kind
 from geohf.tiles.load import TileData, load_data
 from geohf.tiles.modeling import TileSequenceModel
 from geohf.tiles.outputs import image_filmstrip, write_numbers
+from geohf.tiles.table import own_resampling
 from geohf.tiles.trainer import TileSequenceTrainer
 from geohf.training.run import finish_run, phase_history
 from geohf.training.trainer import phase_arguments
 
+logger = logging.getLogger(__name__)
 MODEL_FIELDS = (
     "hidden_sizes",
     "kernel_sizes",
@@ -57,8 +60,6 @@ def run_tiles(options: TileArguments, args: TileTrainingArguments) -> TileResult
     Raises:
         DataError: the data cannot be used, or the options do not go together.
     """
-    # GDAL says what it finds odd in a header at every opening
-    logging.getLogger("rasterio").setLevel(logging.ERROR)
     data = load_data(options, args)
     set_seed(args.seed)
     model = make_model(options, data)
@@ -106,7 +107,20 @@ def make_model(options: TileArguments, data: TileData) -> TileSequenceModel:
         "band_mean": mean,
         "band_std": std,
         "nodata": data.cache.nodata,
+        "resampling": options.resampling or own_resampling(table),
+        "pixel_kind": pixel_kind(table.rasters[0]),
     }
+    size, backbone = fields["image_size"], options.encoder == "attention"
+    if fields["resampling"] == "bicubic" and (backbone or (table.sizes != size).any()):
+        numbers = class_numbers(data.cache, train)
+        if numbers:
+            logger.warning(
+                "%s: the pixels hold the %d numbers %s alone; if these are classes, say --resampling nearest: the mean "
+                "of two classes is a third",
+                table.source,
+                len(numbers),
+                ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else ""),
+            )
     if not image:
         fields |= {"targets": table.targets} | target_scales(data, options.predict_change)
     with settings_refused():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from geohf.errors import DataError
 from geohf.tiles.frames import can_be_seen
+from geohf.tiles.geotiff import write_geotiff
+from geohf.tiles.grid import require_same_grid, require_same_kind, require_trained_kind
+from geohf.tiles.masks import read_numbers, read_window, with_mask
 from geohf.tiles.modeling import TileSequenceModel
-from geohf.tiles.rasters import inspect_raster, nodata_pixels, open_raster, read_window
+from geohf.tiles.rasters import RasterInfo, inspect_raster, open_raster
 
 
 def predict_scene(
@@ -28,80 +32,86 @@ def predict_scene(
     that do not fill a tile are left out.
 
     Args:
-        frames: rasters of one size, oldest first, None for a missing one.
-        output: the file; a band for each target, then, where the model is calibrated, each `low` and each `high`.
+        frames: rasters on one grid, oldest first, None for a missing one.
+        output: the file, replaced only when all of it is written; a band for each target, then, where the model is calibrated, each `low` and each `high`.
             Float32; NaN where all frames lack data, or the last value does.
         tile_size: side of a tile in pixels.
-        last_values: raster with a pixel a tile and a band a target, the last known values; a model that predicts
-            changes needs it.
+        last_values: raster with a pixel a tile and a band a target, the last known values, on the tiles' grid; a
+            model that predicts changes needs it.
         batch_size: tiles in one pass.
 
     Returns:
         The file's path.
 
     Raises:
-        DataError: a raster cannot be read, or their sizes do not fit.
+        DataError: a raster cannot be read, lies on another grid or is of another kind than the first or than those
+            that the model was trained on; or the output is one of them.
     """
-    import rasterio
+    from rasterio.windows import Window
     from tqdm.auto import tqdm
 
     there = [path for path in frames if path is not None]
     if not there or tile_size < 1:
         raise DataError("a scene needs at least one frame, and tiles of at least one pixel")
-    info = inspect_raster(there[0])
-    for path in there[1:]:
-        other = inspect_raster(path)
-        if (other.height, other.width) != (info.height, info.width):
-            raise DataError(
-                f"{path}: is {other.width} x {other.height} pixels, {there[0]} {info.width} x {info.height}"
-            )
-    rows, columns = info.height // tile_size, info.width // tile_size
-    if not rows or not columns:
+    first = inspect_raster(there[0])
+    for path in there:
+        raster = inspect_raster(path)
+        require_trained_kind(path, raster, model.config.pixel_kind)
+        require_same_kind(path, raster, there[0], first)
+        require_same_grid(path, raster, there[0], first)
+    names, grid = _band_names(model), _tile_grid(first, tile_size)
+    if not grid.height or not grid.width:
         raise DataError(f"{there[0]}: no tile of {tile_size} x {tile_size} pixels fits in")
-    names = _band_names(model)
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if last_values is not None:
+        _require_last_values(last_values, grid, there[0], len(model.config.targets))
     with ExitStack() as stack:
         rasters = [None if path is None else stack.enter_context(open_raster(path)) for path in frames]
         known = None if last_values is None else stack.enter_context(open_raster(last_values))
-        if known is not None and (known.height, known.width) != (rows, columns):
-            raise DataError(
-                f"{last_values}: is {known.width} x {known.height} pixels, the scene has {columns} x {rows} tiles"
-            )
-        profile = {
-            "driver": "GTiff",
-            "height": rows,
-            "width": columns,
-            "count": len(names),
-            "dtype": "float32",
-        }
-        if info.crs is not None:
-            grid = rasterio.Affine(*info.transform) @ rasterio.Affine.scale(tile_size)
-            profile |= {"crs": info.crs, "transform": grid}
-        written = stack.enter_context(
-            rasterio.open(output, "w", nodata=np.nan, compress="deflate", **profile)
-        )
-        written.descriptions = tuple(names)
-        for row in tqdm(range(rows), desc="scene", unit="row"):
-            line = np.full((len(names), 1, columns), np.nan, np.float32)
-            for start in range(0, columns, batch_size):
-                chosen = range(start, min(start + batch_size, columns))
+        written = stack.enter_context(write_geotiff(output, grid, names, inputs=(*there, last_values)))
+        for row in tqdm(range(grid.height), desc="scene", unit="row"):
+            line = np.full((len(names), 1, grid.width), np.nan, np.float32)
+            for start in range(0, grid.width, batch_size):
+                chosen = range(start, min(start + batch_size, grid.width))
                 samples = dict(_samples(model, rasters, known, row, chosen, tile_size))
                 answers = model.predict(list(samples.values()), batch_size) if samples else []
                 for column, answer in zip(samples, answers, strict=True):
                     line[:, 0, column] = _bands(answer)
-            written.write(line, window=rasterio.windows.Window(0, row, columns, 1))
-    return output
+            written.write(line, window=Window(0, row, grid.width, 1))
+    return Path(output)
+
+
+def _tile_grid(raster: RasterInfo, side: int) -> RasterInfo:
+    """The grid of a scene's answers: a pixel a tile."""
+    from rasterio import Affine
+
+    transform = raster.transform
+    if raster.located:
+        transform = tuple(raster.affine @ Affine.scale(side))[:6]
+    return replace(raster, height=raster.height // side, width=raster.width // side, transform=transform)
+
+
+def _require_last_values(path: str | Path, grid: RasterInfo, start: Path, targets: int) -> None:
+    known = inspect_raster(path)
+    if (known.height, known.width) != (grid.height, grid.width):
+        raise DataError(
+            f"{path}: is {known.width} x {known.height} pixels, the scene has {grid.width} x {grid.height} tiles"
+        )
+    if known.bands != targets:
+        raise DataError(f"{path}: has {known.bands} bands, the model has {targets} targets")
+    require_same_grid(path, known, f"the grid of tiles in {start}", grid)
 
 
 def _samples(model, rasters, known, row, columns, side) -> Iterator[tuple[int, dict]]:
     """Column -> sample, of the tiles that have something to see and to count from."""
     config = model.config
     box = columns[0] * side, row * side, (columns[-1] + 1) * side, (row + 1) * side
-    strips = [None if raster is None else read_window(raster, box) for raster in rasters]
-    last = None if known is None else read_window(known, (columns[0], row, columns[-1] + 1, row + 1))[0]
+    strips = [None if raster is None else read_window(raster, box, config.nodata) for raster in rasters]
+    last = None if known is None else read_numbers(known, (columns[0], row, columns[-1] + 1, row + 1))[0]
     for i, column in enumerate(columns):
-        tiles = [None if strip is None else strip[:, i * side : (i + 1) * side] for strip in strips]
+        here = slice(i * side, (i + 1) * side)
+        tiles = [
+            None if strip is None else with_mask(strip[0][:, here], strip[1][:, here]) for strip in strips
+        ]
         tiles = [tile if tile is not None and _has_data(tile, config) else None for tile in tiles]
         sample = {"frames": tiles}
         if last is not None:
@@ -112,8 +122,8 @@ def _samples(model, rasters, known, row, columns, side) -> Iterator[tuple[int, d
             yield column, sample
 
 
-def _has_data(tile: np.ndarray, config) -> bool:
-    return bool(can_be_seen(nodata_pixels(tile, config.nodata).mean(), config.max_nodata))
+def _has_data(tile: np.ma.MaskedArray, config) -> bool:
+    return bool(can_be_seen(tile.mask[..., 0].mean(), config.max_nodata))
 
 
 def _band_names(model: TileSequenceModel) -> list[str]:

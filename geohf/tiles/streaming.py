@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from geohf.tiles.configuration import TileSequenceConfig
-from geohf.tiles.cutting import cut_region
+from geohf.tiles.cutting import cut_region, hole_shares
 from geohf.tiles.dataset import TileSequences
+from geohf.tiles.grid import require_trained_table
 from geohf.tiles.table import TileTable
 from geohf.tiles.windows import make_windows
 
@@ -35,10 +36,12 @@ def stream_tiles(table: TileTable, config: TileSequenceConfig, augment: bool = F
         Rows of `pixel_values`, `step_mask`, `last_values` and `labels`, tensors as `TileSequences` gives them.
 
     Raises:
-        DataError: as rows are read: an image cannot be.
+        DataError: the images are of another kind than those the model was trained on; or, as rows are read, an
+            image cannot be.
     """
     from datasets import IterableDataset
 
+    require_trained_table(table, config.pixel_kind)
     settings = {"table": table, "config": config, "augment": augment}
     regions = list(range(len(table.regions)))
     return IterableDataset.from_generator(_rows, gen_kwargs={"regions": regions} | settings)
@@ -49,12 +52,15 @@ class _Strip:
     """Tiles in memory, with the face of a `TileCache`."""
 
     array: np.ndarray
+    mask: np.ndarray
     sizes: np.ndarray
     holes: np.ndarray
-    nodata: float | None
 
     def read(self, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
         return self.array[np.asarray(rows)[:, None], steps]
+
+    def masks(self, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        return self.mask[np.asarray(rows)[:, None], steps]
 
 
 def _rows(
@@ -62,9 +68,9 @@ def _rows(
 ) -> Iterator[dict[str, torch.Tensor]]:
     image = config.head == "image"
     for region in regions:
-        for rows, block, empty in cut_region(table, region):
+        for rows, block, mask in cut_region(table, region):
             part = table.take(rows)
-            strip = _Strip(block, part.sizes, empty, table.nodata)
+            strip = _Strip(block, mask, part.sizes, hole_shares(mask, part.sizes))
             windows = make_windows(
                 part,
                 strip,

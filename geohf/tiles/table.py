@@ -42,7 +42,8 @@ class TileTable:
         values: (tiles, steps, targets) float64, NaN where the table does not know.
         files: `files[region][step]`, None where a year has no image.
         rasters: header of every region's images; they agree within a region.
-        nodata: the pixel value that means "not measured" in all files; None where there is none.
+        nodata: the pixel value that means "not measured" in files that do not say it themselves; None where there
+            is none.
     """
 
     source: str
@@ -181,6 +182,11 @@ def grid_tiles(
         rasters=[raster],
         nodata=common_nodata([images]) if nodata is None else float(nodata),
     )
+
+
+def own_resampling(table: TileTable) -> str:
+    """How tiles are resized: to the nearest pixel where files have a color table, whose numbers are classes."""
+    return "nearest" if any(raster.palette is not None for raster in table.rasters) else "bicubic"
 
 
 def _labels(labels) -> list[str]:

@@ -96,8 +96,21 @@ def make_windows(
     asked = usable[rows, steps] if image else np.isfinite(truth).any(1)
     good = mask.any(1) & asked
     if not good.any() and not may_be_none:
-        raise DataError(f"{table.source}: no tile has both a frame to see and a target to predict")
+        raise DataError(
+            f"{table.source}: no tile has both a frame to see and a target to predict; {unmeasured(table, cache)}"
+        )
     unseen = int((asked & ~mask.any(1)).sum())
     if unseen:
         logger.warning("left out %d windows: none of their frames has data", unseen)
     return windows.take(good)
+
+
+def unmeasured(table: TileTable, cache: TileCache) -> str:
+    """Words on how many pixels were not measured, and why."""
+    named = {value for raster in table.rasters for value in raster.nodata if value is not None}
+    named |= {table.nodata} - {None}
+    text = f"{cache.holes.mean():.1%} of the pixels count as not measured"
+    if not named:
+        return text
+    values = " or ".join(f"{value:g}" for value in sorted(named))
+    return f"{text}, where they hold the nodata value {values} (gdal_edit.py -unsetnodata takes it from a header)"

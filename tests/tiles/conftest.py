@@ -38,6 +38,7 @@ class World:
 
     boxes = ((0, 0, 12, 10), (12, 0, 24, 10), (0, 10, 12, 20), (12, 10, 23, 20))
     labels = LABELS
+    geo = GEO
 
     def __init__(self, folder: Path):
         self.folder, self.images, self.csv = folder, folder / "Images", folder / "tiles.csv"

@@ -75,7 +75,7 @@ def test_missing_years_and_nodata_are_known(world, tiff, tmp_path):
     world.path("2019", "8").unlink()
     pixels = world.pixels["2020", "7"].copy()
     pixels[:5, :12] = 0  # the upper half of the first tile
-    tiff(world.path("2020", "7"), pixels, nodata=0)
+    tiff(world.path("2020", "7"), pixels, nodata=0, **world.geo)
     cache = build_cache(load(world, nodata=0), tmp_path, 1)
     assert cache.holes[0].tolist() == [0, 0.5, 0]
     assert cache.holes[4:, 0].tolist() == [1] * 4

@@ -250,7 +250,8 @@ def test_a_scene_is_predicted_tile_by_tile(tmp_path, tiff):
     geo = {"crs": "EPSG:32632", "transform": rasterio.transform.from_origin(1000, 2000, 10, 10)}
     paths = [tiff(tmp_path / f"{i}.tif", frame, **geo) for i, frame in enumerate(scene)]
     last = rng.random((2, 3, 1)).astype(np.float32)
-    known = tiff(tmp_path / "last.tif", last)
+    tiles = geo | {"transform": geo["transform"] @ rasterio.Affine.scale(16)}
+    known = tiff(tmp_path / "last.tif", last, **tiles)
     path = predict_scene(model, [*paths, None], tmp_path / "out.tif", 16, last_values=known, batch_size=2)
     with rasterio.open(path) as raster:
         values, transform = raster.read(), raster.transform
@@ -267,5 +268,5 @@ def test_a_scene_is_predicted_tile_by_tile(tmp_path, tiff):
 
 def test_frames_of_a_scene_must_fit(tmp_path, tiff):
     paths = [tiff(tmp_path / f"{i}.tif", np.ones((20, 20 + i, 3), np.uint8)) for i in range(2)]
-    with pytest.raises(DataError, match=r"1.tif: is 21 x 20 pixels"):
+    with pytest.raises(DataError, match=r"1.tif: its width is 21, but .*0.tif has 20; warp them to one grid"):
         predict_scene(make(), paths, tmp_path / "out.tif", 16)

@@ -38,9 +38,8 @@ def test_pixels_without_data_take_the_mean_of_the_others():
     frame = np.array([[[10], [30]], [[0], [20]]], np.uint8)[None]
     filled = fill_holes(frame.copy(), (frame == 0)[..., 0])
     assert filled[0, 1, 0, 0] == 20
-    ready, shares = prepare_frames(frame.copy(), (2, 2), [10.0], [10.0], nodata=0)
+    ready = prepare_frames(frame.copy(), (2, 2), [10.0], [10.0], (frame == 0)[..., 0])
     assert ready[0, 0].tolist() == [[0, 2], [1, 1]]
-    assert shares.tolist() == [0.25]
 
 
 def test_statistics_are_the_training_pixels(tiles, world):

@@ -36,7 +36,7 @@ def test_other_pixels_in_the_targets_year_change_estimates_only(world, tiff, tmp
         windows = make_windows(table, cache, task, target_years=2)
         batches.append(TileSequences(cache, windows, config).__getitems__(list(range(8, 16))))
         for region in ("7", "8"):
-            tiff(world.path("2021", region), 255 - world.pixels["2021", region])
+            tiff(world.path("2021", region), 255 - world.pixels["2021", region], **world.geo)
     assert windows.steps[8:].tolist() == [2] * 8
     one, two = (batch["pixel_values"][batch["step_mask"]] for batch in batches)
     assert torch.equal(one, two) == same

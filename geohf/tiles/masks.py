@@ -1,0 +1,178 @@
+"""Pixels and what of them was measured: the one place where a window is read, and its mask with it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.tiles.rasters import CONVERTED, RasterInfo, gdal_errors, mask_bands, open_raster, raster_info
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
+
+Box = tuple[int, int, int, int]
+
+
+def read_window(
+    raster: DatasetReader, box: Box, nodata: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of a box (xmin, ymin, xmax, ymax), half open, and which of them were not measured.
+
+    Asked are the file's own nodata values, band by band, its alpha band, and its mask.
+
+    Args:
+        nodata: the value that means "not measured" where the file says nothing at all.
+
+    Returns:
+        (height, width, bands) in the type of `RasterInfo`, and (height, width) bool.
+
+    Raises:
+        DataError: a measured value does not fit in float32, of types that are read as such.
+    """
+    from rasterio.enums import ColorInterp
+
+    bands, masks = _read(raster, box)
+    if len(bands) == 1:
+        pixels = bands[0, ..., None]
+    else:
+        pixels = np.empty((*bands.shape[1:], len(bands)), bands.dtype)
+        for number, band in enumerate(bands):  # several times as fast as one transposed copy
+            pixels[..., number] = band
+    alpha = [number for number, color in enumerate(raster.colorinterp) if color == ColorInterp.alpha]
+    silent = not masks and not alpha and all(value is None for value in raster.nodatavals)
+    holes = nodata_pixels(pixels, nodata if silent else raster.nodatavals)
+    for mask in masks:
+        holes |= mask == 0
+    for number in alpha:
+        holes |= pixels[..., number] == 0
+    if raster.dtypes[0] in CONVERTED:
+        pixels = _as_float32(pixels, holes, raster.name)
+    return pixels, holes
+
+
+def read_numbers(raster: DatasetReader, box: Box) -> np.ndarray:
+    """What a box's pixels stand for, scale and offset applied: (height, width, bands) float64, NaN where unknown."""
+    bands, _ = _read(raster, box, masked=True)
+    bands = bands.astype(np.float64).filled(np.nan)
+    bands = bands * np.reshape(raster.scales, (-1, 1, 1)) + np.reshape(raster.offsets, (-1, 1, 1))
+    return np.moveaxis(bands, 0, -1)
+
+
+def read_frame(source: Any, nodata: float | None = None) -> tuple[np.ndarray, np.ndarray, RasterInfo | None]:
+    """One frame from whatever a user has.
+
+    Args:
+        source: a path to a raster; an array or tensor of shape (height, width) or (height, width, bands), a masked
+            array among them (`numpy.ma`); or a PIL image.
+        nodata: the value that means "not measured" where the source does not say.
+
+    Returns:
+        (height, width, bands) pixels, (height, width) which of them were not measured, and a file's header.
+
+    Raises:
+        DataError: it cannot be read, or has another shape.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        with open_raster(source) as raster:
+            info = raster_info(raster, source)
+            return *read_window(raster, (0, 0, raster.width, raster.height), nodata), info
+    own = source.mask if isinstance(source, np.ma.MaskedArray) else np.ma.nomask
+    frame = source.data if isinstance(source, np.ma.MaskedArray) else np.asarray(source)
+    frame = frame[..., None] if frame.ndim == 2 else frame
+    if frame.ndim != 3 or not frame.size:
+        raise DataError(f"a frame must be (height, width) or (height, width, bands), got {frame.shape}")
+    if own is not np.ma.nomask:
+        own = own.reshape(frame.shape)
+        holes = nodata_pixels(frame, None) | own.all(-1)
+        if frame.dtype != np.uint8:  # of masks by band, the same rule
+            holes |= (own & (frame != 0)).any(-1)
+        return frame, holes, None
+    return frame, nodata_pixels(frame, nodata) | _transparent(source, frame), None
+
+
+def _transparent(source: Any, frame: np.ndarray) -> np.ndarray | bool:
+    """Where a PIL image shows nothing."""
+    if not hasattr(source, "getbands"):
+        return False
+    if source.getbands()[-1] == "A":
+        return frame[..., -1] == 0
+    number = source.info.get("transparency")
+    return frame[..., 0] == number if isinstance(number, int) and frame.shape[-1] == 1 else False
+
+
+def with_mask(frame: np.ndarray, holes: np.ndarray) -> np.ma.MaskedArray:
+    """A frame as an array that `read_frame` takes with its mask."""
+    return np.ma.MaskedArray(frame, np.broadcast_to(holes[..., None], frame.shape))
+
+
+def nodata_pixels(frames: np.ndarray, nodata: float | Sequence[float | None] | None) -> np.ndarray:
+    """Which pixels were not measured: (..., height, width) bool for (..., height, width, bands).
+
+    0, and every value of uint8, may be a measurement in one band: there a pixel is not measured where all bands
+    that name a nodata value hold it. Any other value (-9999, 65535) lies outside what is measured, and one band
+    is enough, as NaN and infinity in one band are.
+
+    Args:
+        nodata: one for all bands, or one a band; None names none.
+
+    >>> nodata_pixels(np.array([[[0, 0], [0, 7]]], np.uint8), 0.0)
+    array([[ True, False]])
+    >>> nodata_pixels(np.array([[[-9999, 3], [0, 7]]], np.int16), -9999)
+    array([[ True, False]])
+    """
+    holes = np.zeros(frames.shape[:-1], bool)
+    if frames.dtype.kind == "f":
+        holes |= ~np.isfinite(frames).all(-1)
+    values = nodata if isinstance(nodata, Sequence) else [nodata] * frames.shape[-1]
+    everywhere = None
+    for band, value in enumerate(values):
+        if value is None or math.isnan(value):
+            continue
+        hits = _equal(frames[..., band], value)
+        if value != 0 and frames.dtype != np.uint8:
+            holes |= hits
+        everywhere = hits if everywhere is None else everywhere & hits
+    return holes if everywhere is None else holes | everywhere
+
+
+def _equal(band: np.ndarray, value: float) -> np.ndarray:
+    if band.dtype.kind in "iu":
+        limits = np.iinfo(band.dtype)
+        if not limits.min <= value <= limits.max or value != int(value):
+            return np.zeros(band.shape, bool)
+        value = int(value)  # a float would make all pixels float64
+    return band == value
+
+
+def _as_float32(pixels: np.ndarray, holes: np.ndarray, name: str) -> np.ndarray:
+    """Pixels as float32, NaN where they were not measured."""
+    known = pixels[~holes].astype(np.float64)
+    most = np.abs(known).max(initial=0)
+    limit = np.finfo(np.float32).max if pixels.dtype.kind == "f" else 2**24
+    if most > limit:
+        raise DataError(
+            f"{name}: holds {most:g}, which float32 does not hold exactly; scale its {pixels.dtype} pixels, or name "
+            "the value in its header if it means that nothing was measured (gdal_edit.py -a_nodata)"
+        )
+    out = np.full(pixels.shape, np.nan, np.float32)
+    out[~holes] = known
+    return out
+
+
+def _read(raster: DatasetReader, box: Box, **settings) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(bands, height, width), and the masks that the file keeps beside its pixels."""
+    from rasterio.windows import Window
+
+    x0, y0, x1, y1 = box
+    window = Window(x0, y0, x1 - x0, y1 - y0)
+    try:
+        masks = [raster.read_masks(number, window=window) for number in mask_bands(raster)]
+        return raster.read(window=window, **settings), masks
+    except gdal_errors() as error:  # here, where it is known which file it is
+        cause = error.__cause__ or error
+        raise DataError(f"{raster.name}: cannot be read, it is truncated or no image ({cause})") from None
