@@ -72,13 +72,13 @@ class TileSequenceModel(GeoPreTrainedModel):
         """A new model whose frame encoder is a vision tower, with attention over time.
 
         Args:
-            name: any timm name.
+            name: any timm name, or a vision tower of transformers (a repo or a folder).
             pretrained: load the tower's published weights; its first layer is fitted to the number of bands.
             image_size: input side in pixels; the tower's own where None.
             config_fields: of `TileSequenceConfig`.
 
         Raises:
-            DataError: there is no such tower.
+            DataError: there is no such tower, or it cannot take so many bands.
         """
         bands = len(config_fields.get("band_mean") or [0] * 3)
         backbone = describe_backbone(name, image_size, in_chans=bands)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from geohf.errors import DataError
@@ -35,7 +36,10 @@ class SafeCheckpoints:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
-        if hasattr(model, "save_pretrained"):
+        if isinstance(model, PreTrainedModel):
+            # under the module's own names, by which the Trainer loads: transformers would write a ViT's older ones
+            model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
+        elif hasattr(model, "save_pretrained"):
             model.save_pretrained(folder, state_dict=state_dict)
         else:
             weights = {n: t.contiguous() for n, t in (state_dict or model.state_dict()).items()}

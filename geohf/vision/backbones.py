@@ -7,6 +7,7 @@ from its own config and never asks for the backbone's repo again.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections import defaultdict
@@ -23,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import logging
 
 from geohf.errors import DataError, require_at_least
+from geohf.vision.bands import adapt_first_convolution
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.licences import published_licence
 from geohf.vision.weights import AlignedLoading, align_weights
@@ -85,6 +87,7 @@ class Backbone:
             image_mean, image_std).
         feature_size: length of the pooled feature.
         license: of the published weights, where the repo or timm states one.
+        published_bands: bands of the images that the published weights of a transformers tower take.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Backbone:
     image_processor: dict
     feature_size: int
     license: str | None = None
+    published_bands: int = 3
 
 
 def describe_backbone(name: str, image_size: int | None = None, **model_args) -> Backbone:
@@ -102,10 +106,11 @@ def describe_backbone(name: str, image_size: int | None = None, **model_args) ->
             transformers' or timm's format (`"geolocal/StreetCLIP"`).
         image_size: input side in pixels where it shall differ from the tower's own (timm only: a transformers
             tower has a fixed size).
-        model_args: further keyword arguments for `timm.create_model`.
+        model_args: further keyword arguments for `timm.create_model`; `in_chans`, the number of bands, holds for
+            transformers towers too.
 
     Raises:
-        DataError: nothing is found under this name.
+        DataError: nothing is found under this name, or it cannot take so many bands.
     """
     require_at_least(1, image_size=image_size)
     timm_name = _timm_name(name)
@@ -122,8 +127,10 @@ def describe_backbone(name: str, image_size: int | None = None, **model_args) ->
                 f"{name}: its image size is {config.image_size} and cannot be changed to {image_size}"
             )
         processing, licence = _transformers_processing(name, config), published_licence(name)
-    else:
-        config, processing, licence = _describe_timm(timm_name, image_size, model_args)
+        published = getattr(config, "num_channels", 3)
+        _set_bands(name, config, model_args.get("in_chans", published))
+        return Backbone(name, config, processing, feature_size(config), licence, published)
+    config, processing, licence = _describe_timm(timm_name, image_size, model_args)
     return Backbone(name, config, processing, feature_size(config), licence)
 
 
@@ -163,12 +170,16 @@ def _load_timm(name: str, config: TimmTowerConfig) -> TimmTower:
 
 
 def _load_transformers(backbone: Backbone) -> PreTrainedModel:
+    published = backbone.config
+    if getattr(published, "num_channels", backbone.published_bands) != backbone.published_bands:
+        published = copy.deepcopy(published)
+        published.num_channels = backbone.published_bands
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a CLIP repo holds a text tower too, and each of its weights is reported
     try:
         tower, info = _tower_class(backbone.config).from_pretrained(
             backbone.name,
-            config=backbone.config,
+            config=published,
             dtype=torch.float32,
             output_loading_info=True,
             **_without_pooler(backbone.config),
@@ -179,8 +190,26 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         raise DataError(
             f"{backbone.name}: the repo lacks weights of the tower: {sorted(info['missing_keys'])[:5]}"
         )
+    if published is not backbone.config:
+        adapted = build_tower(backbone.config).eval()
+        adapted.load_state_dict(adapt_first_convolution(backbone.name, tower, adapted))
+        tower = adapted
     align_weights(tower)
     return tower
+
+
+def _set_bands(name: str, config: PreTrainedConfig, bands: int) -> None:
+    """Make the config of a transformers tower that of one for images of so many bands."""
+    if bands == getattr(config, "num_channels", 3):
+        return
+    try:
+        config.num_channels = bands
+        feature_size(config)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"{name}: this tower cannot take images of {bands} bands ({reason}); take one of timm's, which can"
+        ) from None
 
 
 def tower_features(tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -204,7 +233,9 @@ def feature_size(config: PreTrainedConfig) -> int:
         tower = build_tower(config)
         size = getattr(config, "image_size", None) or 224
         height, width = (size, size) if isinstance(size, int) else size
-        channels = (getattr(config, "model_args", None) or {}).get("in_chans", 3)
+        channels = (getattr(config, "model_args", None) or {}).get(
+            "in_chans", getattr(config, "num_channels", 3)
+        )
         with torch.no_grad():
             return tower_features(tower.eval(), torch.empty(1, channels, height, width)).shape[-1]
 

@@ -367,3 +367,39 @@ def test_the_last_block_of_a_convolutional_net_holds_its_last_stage(name):
     assert len(blocks) >= 4
     inside = {id(module) for block in blocks[-2:] for module in block.modules()}
     assert id(tower.timm.get_submodule(last)) in inside or last.startswith(("norm", "features.norm", "head"))
+
+
+# ---- images of other than three bands
+
+
+@pytest.mark.case("six-4")
+@pytest.mark.parametrize("name", [name for name in TRANSFORMERS if name != "clip"])
+def test_a_transformers_tower_takes_any_number_of_bands(name, tmp_path):
+    published = build_tower(CONFIGS[name]).eval()
+    published.save_pretrained(tmp_path)
+    images = pixels()
+    for bands in (1, 2, 4, 7):
+        backbone = describe_backbone(str(tmp_path), in_chans=bands)
+        assert backbone.config.num_channels == bands
+        tower = load_tower(backbone)
+        assert not tower.training
+        with torch.no_grad():
+            # equal bands say what equal red, green and blue said: weights are repeated and scaled
+            grey = images[:, :1].repeat(1, 3, 1, 1)
+            wanted = tower_features(published, grey)
+            said = tower_features(tower, images[:, :1].repeat(1, bands, 1, 1))
+        if bands == 1:
+            torch.testing.assert_close(said, wanted, rtol=1e-4, atol=1e-4)
+        assert said.shape == wanted.shape
+    first = next(v for v in load_tower(backbone).state_dict().values() if v.ndim == 4)
+    old = next(v for v in published.state_dict().values() if v.ndim == 4)
+    torch.testing.assert_close(first[:, 3], old[:, 0] * 3 / 7)
+
+
+@pytest.mark.case("six-4")
+def test_a_tower_that_cannot_take_so_many_bands_is_named(tmp_path):
+    build_tower(CONFIGS["vit"]).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_channels": 5}))
+    with pytest.raises(DataError, match="tower's weights"):
+        load_tower(describe_backbone(str(tmp_path), in_chans=4))

@@ -1,0 +1,33 @@
+"""Published weights of towers for red, green and blue, fitted to images of any number of bands."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from geohf.errors import DataError
+
+
+def adapt_first_convolution(name: str, tower: nn.Module, wanted: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of a tower for three bands, for one that differs from it in the number of bands alone.
+
+    As timm does (`timm.models.adapt_input_conv`): the first convolution's weights are repeated over the bands and
+    scaled by 3 / bands, or summed for one band.
+
+    Raises:
+        DataError: the towers differ in more than a convolution over three bands.
+    """
+    from timm.models import adapt_input_conv
+
+    weights = tower.state_dict()
+    for key, new in wanted.state_dict().items():
+        old = weights[key]
+        if old.shape == new.shape:
+            continue
+        if old.ndim != 4 or old.shape[1] != 3:
+            raise DataError(
+                f"{name}: the tower's weights {key} {tuple(old.shape)} cannot be fitted to {tuple(new.shape)}; take "
+                "one of timm's towers, or --pretrained false"
+            )
+        weights[key] = adapt_input_conv(new.shape[1], old)
+    return weights
