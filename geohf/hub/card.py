@@ -6,12 +6,13 @@ import importlib.resources
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from geohf.errors import DataError
 from geohf.hub.provenance import shell_command, versions
 from geohf.io import atomic_write, plain
 from geohf.report.tables import format_number, markdown_table
@@ -36,6 +37,7 @@ def write_card(
     metrics: Mapping[str, Any] | None = None,
     titles: Mapping[str, str] | None = None,
     data: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
     **context: Any,
 ) -> Path:
     """Write README.md into a model's folder.
@@ -46,6 +48,7 @@ def write_card(
             name where it is given from the root on.
         metrics: what metrics.json holds: `eval`, `baseline` and `intervals`, each name -> number (a pair of them).
         titles: of the metrics that the card names first, which also make up its `model-index`.
+        tags: to find it by, beside geohf's own.
         data: facts of the run's data, see `data_source` and `model_cards/card.md`.
         context: whatever else the template uses.
     """
@@ -86,7 +89,7 @@ def write_card(
         versions=versions(),
         **({"command": _fenced(shell_command())} | context),
     )
-    head = _head(config, name, task, data, measured)
+    head = _head(config, name, task, data, measured, tags)
     target = folder / "README.md"
     with atomic_write(target) as file:
         file.write(f"---\n{head.strip()}\n---\n\n{_tidy(body)}")
@@ -125,6 +128,24 @@ def readdressed(card: str, repo_id: str) -> str:
         card = str(parsed)
     title = f"\n# {text(name)}\n" if name is not None else None
     return card.replace(title, f"\n# {text(own)}\n", 1) if title else card
+
+
+def tagged(card: str, tags: Sequence[str]) -> str:
+    """The card with further tags in its metadata.
+
+    Raises:
+        DataError: the metadata cannot be read.
+    """
+    from huggingface_hub import ModelCard
+
+    if not tags:
+        return card
+    try:
+        parsed = ModelCard(card)
+    except Exception as error:  # somebody's own words
+        raise DataError(f"README.md: its metadata take no tags, for they cannot be read: {error}") from None
+    parsed.data.tags = list(dict.fromkeys([*(parsed.data.tags or ()), *tags]))
+    return str(parsed)
 
 
 # ---- words of others in a card
@@ -189,7 +210,7 @@ def _measured(metrics: Mapping, titles: Mapping[str, str], baseline: str) -> lis
     return rows
 
 
-def _head(config, name: str, task: str, data: Mapping, measured: list[dict]) -> str:
+def _head(config, name: str, task: str, data: Mapping, measured: list[dict], tags: Sequence[str]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluation = [
@@ -209,7 +230,7 @@ def _head(config, name: str, task: str, data: Mapping, measured: list[dict]) -> 
         license=config.backbone_license or ("unknown" if config.backbone_name else "mit"),
         library_name="geohf",
         pipeline_tag=PIPELINE_TAGS[task],
-        tags=["geohf", TOPICS.get(task, "geolocation"), config.model_type],
+        tags=["geohf", TOPICS.get(task, "geolocation"), config.model_type, *tags],
         base_model=config.backbone_name if _is_repo(config.backbone_name) else None,
         datasets=[data["dataset"]] if data.get("dataset") else None,
         model_name=name.rpartition("/")[2] or name,

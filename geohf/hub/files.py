@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from geohf.errors import DataError
@@ -10,12 +13,15 @@ from geohf.errors import DataError
 logger = logging.getLogger(__name__)
 
 # A model repo is data. Whatever else lies in a run's folder (checkpoints, logs, a stray pickle) stays at home.
-REPO_FILES = (
+MODEL_FILES = (
     "config.json",
     "preprocessor_config.json",
     "adapter_config.json",
-    "*.safetensors",
-    "model.safetensors.index.json",
+    "model*.safetensors",  # not finished.safetensors, nor an optimizer's state
+    "adapter_model*.safetensors",
+    "model.safetensors.index*.json",
+)
+RUN_FILES = (
     "README.md",
     "metrics.json",
     "log_history.csv",
@@ -24,12 +30,28 @@ REPO_FILES = (
     "*.geojson",
     "predictions.csv",
 )
+# of the model that a run has measured, in its metrics.json
+MEASURED_WEIGHTS = "weights_fingerprint"
 
 
-def repo_files(folder: str | Path) -> list[Path]:
+def repo_files(folder: str | Path, patterns: Sequence[str] = (*MODEL_FILES, *RUN_FILES)) -> list[Path]:
     """The files of a folder that belong into a model repo (not those of its subfolders), sorted."""
     folder = Path(folder)
-    return sorted({path for pattern in REPO_FILES for path in folder.glob(pattern) if path.is_file()})
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def copy_files(source: str | Path, target: str | Path, patterns: Sequence[str]) -> None:
+    """Copy a folder's `repo_files` of these patterns to another folder."""
+    for path in repo_files(source, patterns):
+        shutil.copy(path, target)
+
+
+def measured_weights(folder: str | Path) -> str | None:
+    """The fingerprint of the weights that a folder's metrics.json was measured with; None where it does not say."""
+    try:
+        return json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8")).get(MEASURED_WEIGHTS)
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def push_folder(
@@ -40,11 +62,18 @@ def push_folder(
     token: str | bool | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
+    commit_description: str | None = None,
     create_pr: bool = False,
+    tags: Sequence[str] | None = None,
+    more: Mapping[str, Path] | None = None,
 ) -> str:
     """Create the repo where it does not exist and upload the folder's `repo_files` in one commit.
 
     The card's code loads the model from that repo then; the folder's own card stays as it is.
+
+    Args:
+        tags: added to those of the card.
+        more: further files, by their path in the repo.
 
     Returns:
         The commit's address.
@@ -66,20 +95,29 @@ def push_folder(
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
+    contents = {path.name: _content(path, repo_id, tags) for path in files} | dict(more or {})
     info = api.create_commit(
         repo_id,
-        operations=[CommitOperationAdd(path.name, _content(path, repo_id)) for path in files],
+        operations=[CommitOperationAdd(name, content) for name, content in contents.items()],
         commit_message=commit_message or "Upload a geohf model",
+        commit_description=commit_description,
         revision=revision,
         create_pr=create_pr,
     )
-    logger.info("pushed %d files to %s", len(files), repo_id)
+    logger.info("pushed %d files to %s", len(contents), repo_id)
     return str(info.commit_url)
 
 
-def _content(path: Path, repo_id: str) -> Path | bytes:
+def _content(path: Path, repo_id: str, tags: Sequence[str] | None) -> Path | bytes:
+    if path.name == "adapter_config.json":
+        adapter = json.loads(path.read_text(encoding="utf-8"))
+        base = adapter.get("base_model_name_or_path")
+        if base and Path(base).exists():  # a machine's folders are nobody's business
+            return json.dumps(
+                adapter | {"base_model_name_or_path": Path(base).resolve().name}, indent=2
+            ).encode()
     if path.name != "README.md":
         return path
-    from geohf.hub.card import readdressed
+    from geohf.hub.card import readdressed, tagged
 
-    return readdressed(path.read_text(encoding="utf-8"), repo_id).encode()
+    return tagged(readdressed(path.read_text(encoding="utf-8"), repo_id), tags or ()).encode()

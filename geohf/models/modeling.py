@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -18,9 +15,10 @@ from torch import nn
 from transformers import BatchFeature, PreTrainedModel
 
 from geohf.errors import DataError, require_at_least
-from geohf.hub.files import push_folder, repo_files
+from geohf.models.repo import ModelRepo
 from geohf.vision.backbones import describe_backbone, load_tower
 from geohf.vision.initialization import mark_initialized
+from geohf.vision.licences import published_name
 from geohf.vision.processing import GeoImageProcessor
 from geohf.vision.weights import AlignedLoading
 
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from geohf.data.inputs import Inputs
 
 
-class GeoPreTrainedModel(AlignedLoading, PreTrainedModel):
+class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     """A transformers model that answers in the user's units.
 
     A subclass has a `tower` (its vision backbone), calls `self.finish_init()` at the end of `__init__`, and
@@ -88,10 +86,7 @@ class GeoPreTrainedModel(AlignedLoading, PreTrainedModel):
             vision_config=backbone.config,
             image_processor=backbone.image_processor,
             feature_size=backbone.feature_size,
-            # a folder is named without the machine's path to it
-            backbone_name=(Path(name).resolve().name if Path(name).is_dir() else name)
-            if pretrained
-            else None,
+            backbone_name=published_name(name) if pretrained else None,
             backbone_license=backbone.license if pretrained else None,
             **config_fields,
         )
@@ -241,62 +236,6 @@ class GeoPreTrainedModel(AlignedLoading, PreTrainedModel):
             DataError: data that cannot be used, or without truth.
         """
         raise TypeError(f"{type(self).__name__} does not say how it is evaluated")
-
-    # ---- saving
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Write config.json, model.safetensors and preprocessor_config.json, and push if asked to."""
-        push = kwargs.pop("push_to_hub", False)
-        hub = {
-            k: kwargs.pop(k)
-            for k in ("repo_id", "private", "commit_message", "create_pr", "revision")
-            if k in kwargs
-        }
-        super().save_pretrained(save_directory, **kwargs)
-        if kwargs.get("is_main_process", True):
-            self.processor.save_pretrained(save_directory)
-        if push:
-            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Upload the model, its processor and its card in one commit, without pickle and without code.
-
-        The card, metrics and plots of the folder that the model was loaded from go along; a model that has
-        none gets a card that says so.
-
-        Returns:
-            The commit's address.
-        """
-        from geohf.hub.card import write_card
-
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(self.config._name_or_path or "")
-            if self.config._name_or_path and (source / "README.md").is_file():
-                for path in repo_files(source):
-                    shutil.copy(path, folder)
-                for path in Path(folder).glob("*.safetensors*"):
-                    path.unlink()
-            self.save_pretrained(folder)
-            if not (Path(folder) / "README.md").is_file():
-                write_card(folder, self.card_template, self.config, repo_id=repo_id)
-            return push_folder(
-                folder,
-                repo_id,
-                private=private,
-                token=token,
-                revision=revision,
-                commit_message=commit_message,
-                create_pr=create_pr,
-            )
 
 
 def as_samples(inputs: Any):

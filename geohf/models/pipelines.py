@@ -29,6 +29,15 @@ class GeoPipeline(Pipeline):
             inputs = (row for row in (undecoded(inputs) if inputs.features else inputs))
         return super().__call__(inputs, *args, **kwargs)
 
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """Save the model and the image processor: a pipeline is found by its task, and leaves no code in a repo."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.image_processor.save_pretrained(save_directory)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """As `GeoPreTrainedModel.push_to_hub`."""
+        return self.model.push_to_hub(repo_id, **kwargs)
+
     def _sanitize_parameters(self):
         return {}, {}, {}
 

@@ -21,6 +21,7 @@ from geohf.tiles.frames import last_seen
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.processing import TileSequenceProcessor
 from geohf.vision.backbones import build_tower, describe_backbone, load_tower, tower_features
+from geohf.vision.licences import published_name
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Inputs
@@ -87,7 +88,7 @@ class TileSequenceModel(GeoPreTrainedModel):
             encoder="attention",
             vision_config=backbone.config,
             feature_size=backbone.feature_size,
-            backbone_name=name if pretrained else None,
+            backbone_name=published_name(name) if pretrained else None,
             backbone_license=backbone.license if pretrained else None,
             image_size=[side["height"], side["width"]],
             **config_fields,

@@ -17,11 +17,12 @@ from transformers.utils import logging as transformers_logging
 
 from geohf.errors import DataError
 from geohf.hub.card import write_card
-from geohf.hub.files import push_folder
+from geohf.hub.files import MEASURED_WEIGHTS, push_folder
 from geohf.io import atomic_write
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.report.plots import plot_learning_curves
 from geohf.report.tables import write_csv
+from geohf.vision.weights import weights_fingerprint
 
 logger = logging.getLogger("geohf")
 
@@ -92,6 +93,7 @@ def finish_run(
     """
     folder = Path(args.output_dir)
     model.save_pretrained(folder)
+    metrics = {**metrics, MEASURED_WEIGHTS: weights_fingerprint(model)}
     write_metrics(folder, metrics)
     write_csv(folder / "log_history.csv", history)
     if history:

@@ -61,6 +61,8 @@ class SafeCheckpoints:
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder, self.state.global_step)
+            if self.args.push_to_hub:
+                self._push_from_checkpoint(str(folder))
             rotate_checkpoints(run, limit, self.state.best_model_checkpoint, use_mtime=True)
 
     @property

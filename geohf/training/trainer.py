@@ -28,6 +28,7 @@ from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.batches import BatchWithoutRows, own_rows
 from geohf.training.checkpoints import last_complete_checkpoint
 from geohf.training.progress import BriefLog, BriefProgress
+from geohf.training.pushing import SafePushes
 from geohf.training.saving import SafeCheckpoints
 from geohf.vision.images import undecoded
 
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 FINISHED = "finished.safetensors"
 
 
-class GeoTrainer(SafeCheckpoints, Trainer):
-    """transformers' Trainer with six things more.
+class GeoTrainer(SafeCheckpoints, SafePushes, Trainer):
+    """transformers' Trainer with seven things more.
 
     - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
       name beside `loss`.
@@ -53,6 +54,7 @@ class GeoTrainer(SafeCheckpoints, Trainer):
       opens them.
     - **Checkpoints without pickle** that are only used when they are whole, so that a run killed at any moment
       resumes to the same weights as an uninterrupted one.
+    - **Pushes of data alone**: the task's card, no pickle, no token, and only numbers of the weights that are pushed.
     """
 
     shown_metrics: ClassVar[tuple[str, ...]] = ()  # what the progress bar tells of an evaluation

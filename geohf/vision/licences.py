@@ -14,11 +14,18 @@ _KNOWN = {
 }
 
 
+def published_name(name: str) -> str:
+    """The name that a config may tell of weights: of a folder its own, without the machine's path to it."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
 def published_licence(name: str) -> str | None:
     """The licence that the card of a repo or folder states; what began as non-commercial stays so whatever it states."""
     from huggingface_hub import ModelCard
 
     card = Path(name, "README.md")
+    if Path(name).is_dir() and not card.is_file():  # the path of a folder is not for the Hub to know
+        return known_licence(name)
     try:
         stated = ModelCard.load(card if card.is_file() else name).data.to_dict()
     except Exception:  # a card is not needed to build a tower: none, a broken one, or no network

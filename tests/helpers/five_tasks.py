@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
+from transformers import default_data_collator
 
 from geohf import TileSequenceConfig, TileSequenceModel
 from helpers import parts_models, place_models, region_models, street_models
@@ -40,3 +41,48 @@ TASKS = {
     "parts": Task(parts_models.build_model, "part-state-detection", PHOTO, ("box_hidden_size", 48)),
     "tiles": Task(tile_model, "tile-sequence-regression", TILES, ("hidden_sizes", [12])),
 }
+
+
+def rows_of(name: str, count: int = 4) -> list[dict]:
+    """Rows that the task's Trainer learns from."""
+    rng = np.random.default_rng(2)
+    photos = [Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)) for _ in range(count)]
+    if name == "tiles":
+        pixels = torch.from_numpy(rng.normal(size=(count, 4, 3, 16, 16)).astype(np.float32))
+        return [
+            {
+                "pixel_values": x,
+                "step_mask": torch.ones(4, dtype=torch.bool),
+                "labels": torch.tensor([10.0 + i]),
+            }
+            for i, x in enumerate(pixels)
+        ]
+    if name == "parts":
+        truth = {"boxes": [[8.0, 8.0, 40.0, 40.0]], "parts": [0], "states": [0], "trust": [1.0]}
+        return [{"image": photo, "image_id": str(i)} | truth for i, photo in enumerate(photos)]
+    state = next(iter(street_models.STATES))
+    point = {"latitude": 36.35, "longitude": 127.38, "heading": 0.0, "region": "3", "state": state}
+    return [{"image": photo, **point} | {"latitude": 36.35 + i / 100} for i, photo in enumerate(photos)]
+
+
+def trainer_of(name: str, folder, model=None, **arguments):
+    """A Trainer of the task's tiny model, one step an epoch on the CPU."""
+    import geohf
+
+    kind, options = {
+        "street": (geohf.GeoStreetTrainer, geohf.StreetTrainingArguments),
+        "region": (geohf.GeoRegionTrainer, geohf.RegionTrainingArguments),
+        "place": (geohf.GeoPlaceTrainer, geohf.PlaceTrainingArguments),
+        "parts": (geohf.PartStateTrainer, geohf.PartTrainingArguments),
+        "tiles": (geohf.TileSequenceTrainer, geohf.TileTrainingArguments),
+    }[name]
+    arguments = {
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "num_train_epochs": 1,
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+    } | arguments
+    args = options(output_dir=str(folder), **arguments)
+    more = {"data_collator": default_data_collator} if name == "tiles" else {}  # its own takes whole batches
+    return kind(model or TASKS[name].make(), args, rows_of(name), **more)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import timm
@@ -22,6 +23,7 @@ from geohf.vision.backbones import (
     tower_blocks,
     tower_features,
 )
+from geohf.vision.licences import published_licence, published_name
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 PATCHES = {"image_size": 32, "patch_size": 16, "intermediate_size": 64}
@@ -403,3 +405,13 @@ def test_a_tower_that_cannot_take_so_many_bands_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_channels": 5}))
     with pytest.raises(DataError, match="tower's weights"):
         load_tower(describe_backbone(str(tmp_path), in_chans=4))
+
+
+@pytest.mark.case("first-doors")
+def test_the_hub_is_never_asked_for_the_path_of_a_folder(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("models/StreetCLIP").mkdir(parents=True)
+    assert published_licence("models/StreetCLIP") == "cc-by-nc-4.0"
+    assert hub.requests == []
+    assert published_name("models/StreetCLIP") == "StreetCLIP"
+    assert published_name("geolocal/StreetCLIP") == "geolocal/StreetCLIP"

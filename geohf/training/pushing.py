@@ -1,0 +1,162 @@
+"""How a Trainer pushes: a model repo and whole checkpoints, without pickle and without a token in any file."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from transformers.trainer_utils import HubStrategy
+from transformers.utils.hub import PushInProgress
+
+from geohf.errors import DataError
+from geohf.hub.card import write_card
+from geohf.hub.files import MODEL_FILES, RUN_FILES, copy_files, measured_weights, push_folder, repo_files
+from geohf.models.modeling import GeoPreTrainedModel
+from geohf.training.checkpoints import is_complete
+from geohf.vision.weights import weights_fingerprint
+
+logger = logging.getLogger(__name__)
+
+# all that a checkpoint needs; what FSDP and DeepSpeed pickle stays at home
+CHECKPOINT_FILES = ("*.json", "*.safetensors")
+
+
+class SafePushes:
+    """The methods of transformers' Trainer that push, as `GeoTrainer` has them."""
+
+    def create_model_card(self, folder: str | Path | None = None, tags: list[str] | None = None) -> None:
+        """Write the task's card, without numbers, into a folder: by default the run's.
+
+        Raises:
+            DataError: the Trainer trains a part of a model, which has no card.
+        """
+        if self.is_world_process_zero():
+            model = self._whole_model()
+            write_card(
+                Path(folder or self.args.output_dir),
+                model.card_template,
+                model.config,
+                repo_id=self.hub_model_id or self.args.hub_model_id,
+                tags=tags or (),
+            )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        *,
+        commit_description: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = None,
+        tags: list[str] | None = None,
+    ) -> str | Future | None:
+        """Save the model into the run's folder and upload it with the task's card.
+
+        Metrics, predictions and plots of the folder go along where they were measured with these weights.
+
+        Args:
+            blocking: False uploads in the background.
+            max_shard_size: of the uploaded weights.
+
+        Returns:
+            The commit's address, a Future of it, or None on all processes but the first.
+
+        Raises:
+            DataError: the Trainer trains a part of a model.
+        """
+        self._whole_model()
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)  # by all processes: it may be sharded
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        stage = self._staged(Path(self.args.output_dir), max_shard_size)
+        options = {
+            "private": private if private is not None else self.args.hub_private_repo,
+            "token": token if token is not None else self.args.hub_token,
+            "revision": revision or self.args.hub_revision,
+            "commit_message": commit_message,
+            "commit_description": commit_description,
+            "create_pr": create_pr,
+            "tags": [*(getattr(self.model, "model_tags", None) or ()), *(tags or ())],
+        }
+        if blocking:
+            return _push_and_remove(stage, self.hub_model_id, **options)
+        return HfApi().run_as_future(_push_and_remove, stage, self.hub_model_id, **options)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        checkpoint, strategy = Path(checkpoint_folder), self.args.hub_strategy
+        # transformers calls this before all of it is on disk, `_save_checkpoint` once more when it is
+        if not self.is_world_process_zero() or strategy == HubStrategy.END or not is_complete(checkpoint):
+            return
+        running = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if running and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        stage = Path(tempfile.mkdtemp())  # a copy: the checkpoint may be gone before it is uploaded
+        copy_files(checkpoint, stage, MODEL_FILES)
+        self.create_model_card(stage)
+        more: dict[str, Path] = {}
+        if strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            name = "last-checkpoint" if strategy == HubStrategy.CHECKPOINT else checkpoint.name
+            (stage / name).mkdir()
+            copy_files(checkpoint, stage / name, CHECKPOINT_FILES)
+            more = {f"{name}/{path.name}": path for path in repo_files(stage / name, CHECKPOINT_FILES)}
+        job = HfApi().run_as_future(
+            _push_and_warn,
+            stage,
+            self.hub_model_id,
+            private=self.args.hub_private_repo,
+            token=self.args.hub_token,
+            revision=self.args.hub_revision,
+            commit_message=f"Training in progress, step {self.state.global_step}",
+            more=more,
+        )
+        self.push_in_progress = PushInProgress([*(self.push_in_progress.jobs if running else ()), job])
+
+    def _whole_model(self) -> GeoPreTrainedModel:
+        model: Any = self.accelerator.unwrap_model(self.model)
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of adapters
+        if not isinstance(model, GeoPreTrainedModel):
+            raise DataError(
+                f"this Trainer trains a {type(model).__name__}, a part of a model: push the model that it belongs to"
+            )
+        return model
+
+    def _staged(self, source: Path, max_shard_size: int | str | None) -> Path:
+        """A copy of what a push uploads of the run's folder."""
+        stage, model = Path(tempfile.mkdtemp()), self.accelerator.unwrap_model(self.model)
+        if max_shard_size is None:
+            copy_files(source, stage, MODEL_FILES)
+        else:
+            model.save_pretrained(stage, max_shard_size=max_shard_size)
+        measured = measured_weights(source)
+        if measured is not None and not self._shards_its_state and measured == weights_fingerprint(model):
+            copy_files(source, stage, RUN_FILES)
+        else:
+            self.create_model_card(stage)
+        return stage
+
+
+def _push_and_remove(stage: Path, repo_id: str, **options) -> str:
+    try:
+        return push_folder(stage, repo_id, **options)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _push_and_warn(stage: Path, repo_id: str, **options) -> None:
+    try:
+        _push_and_remove(stage, repo_id, **options)
+    except Exception as error:  # the Hub may be away for a while, and the run goes on
+        logger.warning("%s: this checkpoint was not pushed: %s", repo_id, error)
