@@ -103,7 +103,8 @@ class TileArguments:
     )
     encoder: str = field(default="convlstm", metadata={"help": "convlstm, convgru or attention."})
     backbone: str | None = field(
-        default=None, metadata={"help": "Frame encoder of --encoder attention: any timm name."}
+        default=None,
+        metadata={"help": "Frame encoder of --encoder attention: a timm name, or a transformers tower."},
     )
     pretrained: bool = field(default=True, metadata={"help": "Load the frame encoder's published weights."})
     hidden_sizes: list[int] | None = field(

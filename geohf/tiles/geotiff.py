@@ -36,7 +36,7 @@ def write_geotiff(
 
     path = Path(path)
     for file in inputs:
-        if file is not None and path.exists() and path.samefile(file):
+        if file is not None and path.exists() and Path(file).exists() and path.samefile(file):
             raise DataError(
                 f"{path}: is an input, {file}, and would be overwritten; give the output another name"
             )

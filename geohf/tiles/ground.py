@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.geo import EARTH_RADIUS_M
-from geohf.tiles.rasters import RasterInfo
+from geohf.tiles.rasters import RasterInfo, gdal_errors
 
 if TYPE_CHECKING:
     from geohf.tiles.table import TileTable
@@ -62,28 +62,23 @@ def least_gap_px(
     return gaps
 
 
-def located(raster: RasterInfo) -> bool:
-    """Whether the image says where it lies: by a CRS, or by a transform alone."""
-    return raster.crs is not None or tuple(raster.transform) != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-
-
 def boxes_in(home: RasterInfo, other: RasterInfo, boxes: np.ndarray) -> np.ndarray:
     """Boxes of pixels of one image as pixels of another, (n, 4) float64; NaN where that has no place for them."""
     x0, y0, x1, y1 = np.asarray(boxes, np.float64).T
     corners = np.stack([x0, y0, x1, y0, x0, y1, x1, y1], 1).reshape(-1, 2)
     found = _on_map(other, corners)
     if other.crs != home.crs:
-        found = _transformed(other.crs, home.crs, found)
+        found = transformed(other.crs, home.crs, found)
     found = _pixels(home, found).reshape(len(boxes), 4, 2)
     return np.concatenate([found.min(1), found.max(1)], 1)
 
 
 def _place(raster: RasterInfo) -> _Place | None:
-    if not located(raster):
+    if not raster.located:
         return None
     frame, points = raster.crs or "", _on_map(raster, _RIM * (raster.width, raster.height))
     if raster.crs is not None:
-        lon, lat = np.radians(_transformed(raster.crs, "EPSG:4326", points)).T
+        lon, lat = np.radians(transformed(raster.crs, "EPSG:4326", points)).T
         globe = EARTH_RADIUS_M * np.stack(
             [np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1
         )
@@ -143,14 +138,12 @@ def _pixels(raster: RasterInfo, points: np.ndarray) -> np.ndarray:
     return np.stack([e * x - b * y, a * y - d * x], 1) / area
 
 
-def _transformed(source: str | None, target: str | None, points: np.ndarray) -> np.ndarray:
+def transformed(source: str | None, target: str | None, points: np.ndarray) -> np.ndarray:
     """(n, 2) coordinates in another CRS; NaN where it has no place for them."""
-    from rasterio._err import CPLE_BaseError  # what GDAL raises is no error of rasterio's
-    from rasterio.errors import RasterioError
     from rasterio.warp import transform
 
     try:
         found = np.array(transform(source, target, *points.T), np.float64).T
-    except (RasterioError, CPLE_BaseError):
+    except gdal_errors():
         return np.full(points.shape, np.nan)
     return np.where(np.isfinite(found), found, np.nan)

@@ -24,21 +24,31 @@ class RegionImages:
         raster: the header that they share; None where the region has no image at all.
         nodata: the values that their headers name for "not measured".
         silent: a file that does not say which of its pixels were not measured; None where all do.
+        reason: why they cannot be used; None where they can.
     """
 
     files: list[Path | None]
     raster: RasterInfo | None
     nodata: set[float]
     silent: Path | None = None
+    reason: str | None = None
 
 
 def find_images(
-    regions: Sequence[str], image_dir: str | Path, labels: Sequence[str], extension: str
+    regions: Sequence[str],
+    image_dir: str | Path,
+    labels: Sequence[str],
+    extension: str,
+    on_error: str = "raise",
 ) -> dict[str, RegionImages]:
     """Find `image_dir/<label>/<region><extension>` of every region.
 
+    Args:
+        on_error: with `skip`, regions whose images cannot be used come with the `reason`.
+
     Raises:
-        DataError: a folder is missing, a name leads out of it, or images cannot be read or do not fit together.
+        DataError: a folder is missing, a name leads out of it, or images cannot be read or do not fit together, or
+            not with the first region's.
     """
     folder = Path(image_dir)
     if not folder.is_dir():
@@ -46,11 +56,21 @@ def find_images(
     for label in labels:
         if not resolve_inside(folder, label).is_dir():
             raise DataError(f"{folder / label}: no such folder, so there is no image of the label {label}")
-    found = {}
+    found: dict[str, RegionImages] = {}
+    first: RegionImages | None = None
     for region in regions:
         paths = [resolve_inside(folder, f"{label}/{region}{extension}") for label in labels]
-        found[region] = fit_together(region, [path if path.is_file() else None for path in paths])
-    _require_one_kind(found)
+        files = [path if path.is_file() else None for path in paths]
+        try:
+            images = fit_together(region, files)
+            if first is not None and images.raster is not None:
+                require_same_kind(_any(images), images.raster, _any(first), first.raster)
+        except DataError as error:
+            if on_error == "raise":
+                raise
+            images = RegionImages(files, None, set(), reason=str(error))
+        found[region] = images
+        first = first if first is not None or images.raster is None else images
     return found
 
 
@@ -101,11 +121,8 @@ def common_nodata(images: Sequence[RegionImages]) -> float | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _require_one_kind(found: dict[str, RegionImages]) -> None:
-    regions = [images for images in found.values() if images.raster is not None]
-    for images in regions[1:]:
-        path, start = (next(filter(None, region.files)) for region in (images, regions[0]))
-        require_same_kind(path, images.raster, start, regions[0].raster)
+def _any(images: RegionImages) -> Path:
+    return next(path for path in images.files if path is not None)
 
 
 def found_labels(image_dir: str | Path) -> list[str]:

@@ -45,7 +45,8 @@ def read_window(
             pixels[..., number] = band
     alpha = [number for number, color in enumerate(raster.colorinterp) if color == ColorInterp.alpha]
     silent = not masks and not alpha and all(value is None for value in raster.nodatavals)
-    holes = nodata_pixels(pixels, nodata if silent else raster.nodatavals)
+    named = [None if number in alpha else value for number, value in enumerate(raster.nodatavals)]
+    holes = nodata_pixels(pixels, nodata if silent else named)
     for mask in masks:
         holes |= mask == 0
     for number in alpha:

@@ -10,9 +10,10 @@ import numpy as np
 
 from geohf.report import plot_filmstrip, plot_tile_errors, write_csv, write_polygons
 from geohf.tiles.cache import TileCache
+from geohf.tiles.frames import fill_holes
 from geohf.tiles.geotiff import write_geotiff
+from geohf.tiles.ground import transformed
 from geohf.tiles.metrics import metrics_by
-from geohf.tiles.rasters import gdal_errors
 from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
@@ -93,20 +94,14 @@ def _write_areas(path: Path, table: TileTable, windows: TileWindows, rows: list[
         if table.rasters[region].crs is None:
             continue
         tiles = windows.rows[table.region[windows.rows] == region].tolist()
-        try:
-            found = {tile: _ring(table, tile) for tile in tiles}
-        except gdal_errors() as error:
-            reason = str(error.__cause__ or error)
-        else:
-            reason = "" if np.isfinite(list(found.values())).all() else "it gives no finite coordinates"
-        if reason:
-            name = table.regions[region]
-            logger.warning(
-                "%s has no areas of the region %s: its CRS has no place there (%s)", path, name, reason
-            )
-        else:
+        found = {tile: _ring(table, tile) for tile in tiles}
+        if np.isfinite(list(found.values())).all():
             rings |= found
+        else:
+            name = table.regions[region]
+            logger.warning("%s has no areas of the region %s: its CRS has no latitudes for them", path, name)
     placed = [i for i, tile in enumerate(windows.rows.tolist()) if tile in rings]
+    path.unlink(missing_ok=True)  # an earlier run's
     if placed:
         write_polygons(path, [rings[windows.rows[i]] for i in placed], [rows[i] for i in placed])
 
@@ -147,15 +142,11 @@ def write_mosaic(
 
 
 def _ring(table: TileTable, row: int) -> np.ndarray:
-    """(4, 2) latitude and longitude of a tile's corners, counter-clockwise for an image with north up."""
-    from rasterio.warp import transform
-
+    """(4, 2) latitude and longitude of a tile's corners, counter-clockwise for an image with north up; NaN without."""
     raster = table.rasters[table.region[row]]
     x0, y0, x1, y1 = table.boxes[row].tolist()
     corners = [raster.affine @ corner for corner in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
-    xs, ys = zip(*corners, strict=True)
-    longitude, latitude = transform(raster.crs, "EPSG:4326", xs, ys)
-    return np.stack([latitude, longitude], 1)
+    return transformed(raster.crs, "EPSG:4326", np.array(corners))[:, ::-1]
 
 
 def _plot_errors(path: Path, table: TileTable, windows: TileWindows, errors: np.ndarray) -> None:
@@ -190,8 +181,10 @@ def image_filmstrip(
 
 
 def seen_frames(cache: TileCache, windows: TileWindows, i: int) -> list[np.ndarray | None]:
-    """The native frames that a window shows, None where masked."""
+    """The native frames that a window shows, None where masked. A -9999 would make all the rest look alike."""
     frames = cache.tile(windows.rows[i], windows.frames[i])
+    if frames.dtype != np.uint8:
+        fill_holes(frames, cache.tile_mask(windows.rows[i], windows.frames[i]))
     return [frame if seen else None for frame, seen in zip(frames, windows.mask[i], strict=True)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from geohf.data.splits import split_rows
 from geohf.errors import DataError
-from geohf.tiles.ground import least_gap_px, located
+from geohf.tiles.ground import least_gap_px
 from geohf.tiles.table import TileTable
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def _check_settings(table: TileTable, how: str, block_px, buffer_px, allow_leaks
         raise DataError(f"--buffer_px must be at least 0, got {buffer_px}")
     if buffer_px and how == "random":
         raise DataError("--buffer_px needs --split blocks or region; the split is random")
-    lost = [name for name, raster in zip(table.regions, table.rasters, strict=True) if not located(raster)]
+    lost = [name for name, raster in zip(table.regions, table.rasters, strict=True) if not raster.located]
     if buffer_px and how == "region" and lost:
         raise DataError(
             f"{table.source}: the images of region {lost[0]} do not say where they lie, so --buffer_px cannot be kept "

@@ -115,7 +115,8 @@ def load_tiles(
     values = frame[list(targets)].to_numpy(np.float64) if targets else np.empty((len(frame), 0))
     names = frame["tile_id"].map(_name).to_numpy(object)
     kept = _check_rows(rows, names, regions, boxes, values, bad, source, errors)
-    images = find_images(sorted({regions[row] for row in kept}), image_dir, labels, extension)
+    names_of_regions = sorted({regions[row] for row in kept})
+    images = find_images(names_of_regions, image_dir, labels, extension, errors.on_error)
     kept = _check_regions(kept, regions, boxes, images, extension, max_missing, source, errors)
     history = _history(kept, years, regions, boxes, values, labels, bad, source, errors)
     errors.settle(len(kept))
@@ -295,7 +296,9 @@ def _check_regions(kept, regions, boxes, images, extension, max_missing, source,
         region, box = regions[row], tuple(boxes[row].tolist())
         raster, files = images[region].raster, images[region].files
         missing, reason = files.count(None), None
-        if raster is None:
+        if images[region].reason is not None:
+            reason = f"region {region!r}: {images[region].reason}"
+        elif raster is None:
             reason = f"region {region!r} has no image {region}{extension} in any label's folder"
         elif missing > max_missing * len(files):
             reason = (

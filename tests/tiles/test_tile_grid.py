@@ -10,6 +10,7 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
 from geohf import DataError, TileSequenceConfig, TileSequenceModel
+from geohf.data.tables import RowErrors
 from geohf.tiles.grid import pixel_kind, require_same_grid
 from geohf.tiles.images import fit_together
 from geohf.tiles.masks import read_frame
@@ -270,3 +271,27 @@ def test_a_raster_fits_itself(tmp_path, tiff):
     require_same_grid(path, raster, path, raster)
     assert raster.located
     assert raster.names == (None, None, None)
+
+
+@pytest.mark.case("files-B1", "files-A1")
+def test_local_systems_are_compared_by_what_they_are(tmp_path, tiff):
+    local = 'LOCAL_CS["{}",LOCAL_DATUM["Local Datum",0],UNIT["metre",1]]'
+    files = [
+        tiff(tmp_path / f"{i}.tif", PIXELS, **shifted(crs=crs))
+        for i, crs in enumerate((local.format("Lambert-93"), local.format("Lambert-93"), "EPSG:2154"))
+    ]
+    assert fit_together("r", files[:2]).raster.bands == 3
+    with pytest.raises(DataError, match=r"2.tif: its CRS is EPSG:2154, but .*0.tif has Lambert-93"):
+        fit_together("r", files)
+
+
+@pytest.mark.case("files-A1")
+def test_regions_that_do_not_fit_can_be_skipped(world, tiff):
+    tiff(world.path("2020", "7"), world.pixels["2020", "7"], **(world.geo | {"crs": "EPSG:32633"}))
+    errors = RowErrors("skip")
+    assert load_tiles(world.csv, world.images, world.labels, errors=errors).regions == ["8"]
+    assert len(errors.rows) == 4
+    assert "region '7': " in errors.rows[0]["reason"]
+    assert "its CRS is EPSG:32633" in errors.rows[0]["reason"]
+    with pytest.raises(DataError, match="its CRS is EPSG:32633"):
+        load_tiles(world.csv, world.images, world.labels)

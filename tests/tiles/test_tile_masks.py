@@ -285,3 +285,31 @@ def test_classes_are_never_mixed(tmp_path):
     model.save_pretrained(tmp_path / "model")
     again = TileSequenceModel.from_pretrained(tmp_path / "model").processor
     assert again.resampling == "nearest"
+
+
+@pytest.mark.case("files-A16", "files-A21")
+def test_the_transparent_color_of_a_gif_is_its_nodata(tmp_path):
+    numbers = np.where(np.arange(32 * 32).reshape(32, 32) % 4 == 0, 100, 0).astype(np.uint8)
+    picture = Image.fromarray(numbers, "P")
+    picture.putpalette([i for i in range(256) for _ in range(3)])
+    for label in ("a", "b"):
+        picture.save(tmp_path / f"{label}.gif", transparency=0)
+    table = grid_tiles(tmp_path, ["a", "b"], 16, ".gif")
+    cache = build_cache(table, tmp_path / "cache", 1)
+    assert table.rasters[0].palette is not None
+    assert cache.holes.tolist() == [[0.75, 0.75]] * 4
+    opened = Image.open(tmp_path / "a.gif")
+    assert np.array_equal(read_frame(opened)[1], read_frame(tmp_path / "a.gif")[1])
+
+
+@pytest.mark.case("files-A7")
+def test_an_alpha_band_counts_beside_a_nodata_value(tmp_path):
+    pixels = np.full((32, 32, 3), 9, np.uint8)
+    pixels[:4] = 0
+    alpha = np.full((32, 32), 255, np.uint8)
+    alpha[:, :4] = 0
+    with_alpha(tmp_path / "a.tif", pixels, alpha)
+    with rasterio.open(tmp_path / "a.tif", "r+") as file:
+        file.nodata = 0
+    holes = read_frame(tmp_path / "a.tif")[1]
+    assert np.array_equal(holes, (pixels == 0).all(-1) | (alpha == 0))
