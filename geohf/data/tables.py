@@ -229,6 +229,8 @@ def file_name(cell) -> str | None:
 
 def text_of(cell) -> str | None:
     """A cell's text; None for an empty one, which is empty text in CSV, and None, NaN or NA in Parquet."""
+    if isinstance(cell, str):  # nearly all, and there may be a million
+        return cell.strip() or None
     import pandas as pd
 
     return None if pd.api.types.is_scalar(cell) and pd.isna(cell) else (str(cell).strip() or None)

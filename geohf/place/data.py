@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from geohf.data.columns import image_column
 from geohf.data.tables import (
     FILE_COLUMNS,
     RowErrors,
@@ -38,7 +39,7 @@ from geohf.place.columns import (
     points_of_table,
 )
 from geohf.place.file_names import point_of_name
-from geohf.vision.checks import broken_images, why_broken
+from geohf.vision.checks import broken_images, check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.images import image_files
 
@@ -110,7 +111,9 @@ def load_drives(
         raise DataError(f"no row has the camera_id {camera_id!r}; {known}")
     rows = usable_rows(rows, errors)
     errors.settle(kept=len(rows))
-    return Dataset.from_dict(columns_of(rows), features=drive_features()), errors
+    columns = columns_of(rows)
+    columns["image"] = image_column(columns["image"])
+    return Dataset.from_dict(columns, features=drive_features()), errors
 
 
 def drive_features() -> Features:
@@ -245,7 +248,7 @@ def _image_folder(path: Path, first: str) -> Path:
 
 
 def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors) -> list[_Row]:
-    rows = []
+    rows, lacking = [], []
     for path in image_files(folder):
         relative = str(path.relative_to(folder))
         try:
@@ -254,12 +257,14 @@ def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors)
             errors.add(folder, relative, str(error))
             continue
         if found is None:
-            broken = why_broken(path)
-            reason = "its name and its EXIF carry no position; give a table with image, lat and lon"
-            errors.add(folder, relative, broken or reason)
+            lacking.append(path)
         else:
             image = {"path": str(path), "bytes": None}
             rows.append(_Row(image, *found, name, None, None, (folder, relative)))
+    broken = check_images(lacking)
+    for path in lacking:
+        reason = "its name and its EXIF carry no position; give a table with image, lat and lon"
+        errors.add(folder, str(path.relative_to(folder)), broken.get(path, reason))
     return rows
 
 

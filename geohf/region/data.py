@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.columns import image_column
 from geohf.data.tables import (
     FILE_COLUMNS,
     LATITUDE_COLUMNS,
@@ -72,7 +73,7 @@ def load_region_table(
     if left_out:
         count = sum(text_of(cell) in left_out for cell in rows[find_column(rows.columns, FILE_COLUMNS)])
         logger.info("%s: %d rows are excluded by name", Path(table).name, count)
-    return Dataset.from_dict(columns, features=region_features())
+    return Dataset.from_dict(columns | {"image": image_column(columns["image"])}, features=region_features())
 
 
 def usable_rows(

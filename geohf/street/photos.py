@@ -30,7 +30,7 @@ from geohf.street.places import (
     place_row,
     point_reasons,
 )
-from geohf.vision.checks import why_broken
+from geohf.vision.checks import check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.images import image_files
 
@@ -59,7 +59,7 @@ def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
 
 
 def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
-    rows = {}
+    rows, lacking = {}, []
     for position, path in enumerate(image_files(folder)):
         name = str(path.relative_to(folder))
         found = exif_position(path)
@@ -68,12 +68,11 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
                 name, [str(path)], [found.heading], source=folder, line=name, point=found[:2]
             )
         else:
-            broken = why_broken(path)
-            errors.add(
-                folder,
-                name,
-                broken or "carries no position in its EXIF; give a metadata.csv with latitude and longitude",
-            )
+            lacking.append(path)
+    broken = check_images(lacking)
+    for path in lacking:
+        reason = "carries no position in its EXIF; give a metadata.csv with latitude and longitude"
+        errors.add(folder, str(path.relative_to(folder)), broken.get(path, reason))
     points = np.array([[row["latitude"], row["longitude"]] for row in rows.values()]).reshape(-1, 2)
     for position, reason in point_reasons(points, str(folder)).items():
         row = list(rows.values())[position]

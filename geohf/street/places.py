@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.columns import image_lists
 from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
@@ -58,7 +59,7 @@ def dataset_of(rows: Iterable[dict]) -> Dataset:
     features = place_features()
     rows = list(rows)
     columns = {name: [row[name] for row in rows] for name in features}
-    columns["views"] = [[{"path": view, "bytes": None} for view in views] for views in columns["views"]]
+    columns["views"] = image_lists(columns["views"])
     return Dataset.from_dict(columns, features=features)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +118,9 @@ class GeoStreetTrainer(GeoTrainer):
         return {"loss": float(loss)} | {name: float(part) for name, part in parts.items()} | metrics
 
 
+READ_PLACES = 1024  # at once, where all are read in order
+
+
 class FlatViews(Sequence):
     """All views of a dataset of places, one after the other, each read when it is asked for.
 
@@ -139,8 +142,23 @@ class FlatViews(Sequence):
             part.rows = self.rows[index]
             return part
         view = self.rows[index]
-        place = int(np.searchsorted(self.starts, view, side="right")) - 1
+        place = self._place_of(view)
         return self.dataset[place]["views"][view - self.starts[place]]
+
+    def __iter__(self) -> Iterator[dict]:
+        """The views in order; of 100,000 places, reading each by itself takes half a minute."""
+        if not self.rows or self.rows.step != 1:
+            yield from super().__iter__()
+            return
+        end = self._place_of(self.rows[-1]) + 1
+        for first in range(self._place_of(self.rows[0]), end, READ_PLACES):
+            places = range(first, min(first + READ_PLACES, end))
+            rows = self.dataset[places.start : places.stop]["views"]
+            for start, views in zip(self.starts[places].tolist(), rows, strict=True):
+                yield from views[max(0, self.rows.start - start) : max(0, self.rows.stop - start)]
+
+    def _place_of(self, view: int) -> int:
+        return int(np.searchsorted(self.starts, view, side="right")) - 1
 
 
 def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingArguments) -> TensorTable:

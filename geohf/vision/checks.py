@@ -63,7 +63,7 @@ def broken_images(images: Sequence[Any]) -> dict[int, str]:
         return {}
 
     def found(rows: np.ndarray) -> dict[int, str]:
-        return {row: why for row in rows.tolist() if (why := why_broken(images[row])) is not None}
+        return {row: why for row in rows.tolist() if (why := _why_broken(images[row])) is not None}
 
     bar = tqdm(
         total=int(unknown.sum()),
@@ -92,8 +92,7 @@ def broken_images(images: Sequence[Any]) -> dict[int, str]:
     return dict(sorted(reasons.items()))
 
 
-def why_broken(image: Any) -> str | None:
-    """Why this one image, of whatever kind, cannot be opened; None where it can."""
+def _why_broken(image: Any) -> str | None:
     try:
         open_image(image, size=1)
     except ImageError as error:
