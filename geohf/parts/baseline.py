@@ -23,7 +23,7 @@ def constant_answer(train: Dataset, config: PartStateConfig) -> dict[str, np.nda
     rows = [
         (part, state, *np.array(box) / np.tile(size, 2))
         for boxes, parts, states, size in zip(
-            train["boxes"], train["parts"], train["states"], sizes, strict=True
+            train["boxes"][:], train["parts"][:], train["states"][:], sizes, strict=True
         )
         for box, part, state in zip(boxes, parts, states, strict=True)
         if state != config.absent_index and state >= 0  # a crowd has none

@@ -91,7 +91,7 @@ def load_parts(
         raise DataError(f"{source}: has no split 'train' but {', '.join(splits)}")
     errors.settle(kept=len(splits["train"]))
     for split, dataset in splits.items():
-        empty = sum(not len(parts) for parts in dataset["parts"])
+        empty = sum(not len(parts) for parts in dataset["parts"][:])
         if empty == len(dataset):
             raise DataError(
                 f"{source}: the split {split!r} has no photo with a part that is trusted {min_trust:g}"
@@ -146,7 +146,7 @@ def state_table(dataset: Dataset) -> np.ndarray:
     """(photos, parts, states) int64: how often each part stands in each state in each photo."""
     id2label, id2state = names_of(dataset)
     table = np.zeros((len(dataset), len(id2label), len(id2state)), np.int64)
-    for row, (parts, states) in enumerate(zip(dataset["parts"], dataset["states"], strict=True)):
+    for row, (parts, states) in enumerate(zip(dataset["parts"][:], dataset["states"][:], strict=True)):
         known = np.array(
             [(part, state) for part, state in zip(parts, states, strict=True) if state >= 0], int
         )

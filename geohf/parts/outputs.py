@@ -34,7 +34,7 @@ def write_predictions(
     Args:
         photos: in the order of the predictions and targets.
     """
-    names, limit = list(photos["image_id"]), config.presence_threshold
+    names, limit = photos["image_id"][:], config.presence_threshold
     rows = inspection_rows(predictions, config.id2label, config.id2state, names, limit)
     truth = {
         (name, int(part)): config.id2state[int(state)]
@@ -129,7 +129,7 @@ def write_photos(
         predictions[:count],
         config.id2label,
         config.id2state,
-        list(photos["image_id"])[:count],
+        photos["image_id"][:count],
         targets[:count],
         config.presence_threshold,
     )

@@ -164,7 +164,7 @@ def make_model(options: PartArguments, train: Dataset) -> PartStateModel:
 
 def shows_one_of_each(dataset: Dataset) -> bool:
     """No photo shows two of one part, or a crowd."""
-    rows = zip(dataset["parts"], dataset["iscrowd"], strict=True)
+    rows = zip(dataset["parts"][:], dataset["iscrowd"][:], strict=True)
     return all(len(set(parts)) == len(parts) and not any(crowds) for parts, crowds in rows)
 
 

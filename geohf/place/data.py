@@ -140,7 +140,7 @@ def headings_of(dataset: Dataset) -> np.ndarray:
 
 def files_of(dataset: Dataset) -> list[str]:
     """The images' paths."""
-    return [image["path"] for image in dataset["image"]]
+    return [image["path"] for image in dataset["image"][:]]
 
 
 def names_of_sources(sources: Sequence[str | Path]) -> list[str]:

@@ -108,7 +108,7 @@ def evaluate(
     """
     poses = sorted(Path(data).glob("*/poses.csv"), key=natural_key)
     images, skipped = load_drives(poses or data, on_error=on_error)
-    drives = images["sequence"]
+    drives = images["sequence"][:]
     first = np.array(drives) == drives[0]
     if first.all():
         raise DataError(f"{data}: is the single drive {drives[0]!r}; a second one has to ask")

@@ -54,12 +54,12 @@ class PlaceData:
     @cached_property
     def sequences(self) -> np.ndarray:
         """(n,) names of drives."""
-        return np.array(self.images["sequence"])
+        return np.array(self.images["sequence"][:])
 
     @cached_property
     def times_ns(self) -> list[int | None]:
         """n times in nanoseconds since 1970."""
-        return list(self.images["time_ns"])
+        return list(self.images["time_ns"][:])
 
     @cached_property
     def files(self) -> list[str]:

@@ -172,7 +172,7 @@ def region_order(names: Iterable[str]) -> list[str]:
 
 def of_regions(dataset: Dataset, regions: Collection[str]) -> Dataset:
     """The rows of these regions."""
-    return dataset.select(np.flatnonzero(np.isin(np.array(dataset["region"], object), list(regions))))
+    return dataset.select(np.flatnonzero(np.isin(np.array(dataset["region"][:], object), list(regions))))
 
 
 def of_known_regions(

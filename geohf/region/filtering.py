@@ -37,7 +37,7 @@ def filter_dataset(dataset: Dataset, options: RegionArguments) -> tuple[Dataset,
     Raises:
         DataError: no row is left, an option is out of range, or a region of `iqr_regions` is not in the table.
     """
-    unknown = set(options.iqr_regions or ()) - set(dataset["region"])
+    unknown = set(options.iqr_regions or ()) - set(dataset["region"][:])
     if unknown:
         raise DataError(f"iqr_regions: the table has no region {', '.join(sorted(unknown))}")
     frame, filters = options.frame, {}
@@ -69,7 +69,7 @@ def clip_dataset(train: Dataset, options: RegionArguments) -> tuple[Dataset, lis
 
 
 def _apply(dataset: Dataset, filters: dict[str, Callable[..., Filtered]]) -> tuple[Dataset, list[dict]]:
-    points, regions = points_of(dataset), np.array(dataset["region"])
+    points, regions = points_of(dataset), np.array(dataset["region"][:])
     rows, dropped = np.arange(len(dataset)), []
     for name, apply in filters.items():
         if not len(rows):

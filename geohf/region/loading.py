@@ -85,7 +85,7 @@ def load_data(options: RegionArguments, seed: int = 42, known: Sequence[str] | N
     if options.val_csv is not None:
         test = load_region_table(options.val_csv, options.val_dir, options.frame, exclude, errors)
         if known is None:
-            seen = set(train["region"])
+            seen = set(train["region"][:])
             test = of_known_regions(test, options.val_csv, seen, "no training row is of", errors)
         else:
             test = of_known_regions(test, options.val_csv, known, "the model has no", errors)
@@ -116,8 +116,8 @@ def load_data(options: RegionArguments, seed: int = 42, known: Sequence[str] | N
 
 def _unseen(test: Dataset, table: str, train: Dataset, errors: RowErrors) -> Dataset:
     """Without photographs that stand in the training table too: numbers measured on them would be too good."""
-    trained = {os.path.realpath(image["path"]) for image in train["image"]}
-    seen = [os.path.realpath(image["path"]) in trained for image in test["image"]]
+    trained = {os.path.realpath(image["path"]) for image in train["image"][:]}
+    seen = [os.path.realpath(image["path"]) in trained for image in test["image"][:]]
     for row in test.select(np.flatnonzero(seen)).select_columns(["filename", "row"]):
         errors.add(table, row["row"], f"{row['filename']!r} stands in the training table too")
     return test.select(np.flatnonzero(np.logical_not(seen)))
@@ -129,7 +129,7 @@ def _require_rows(dataset: Dataset, table: str) -> None:
 
 
 def _chosen(train: Dataset, options: RegionArguments, known) -> list[str]:
-    regions = region_order(train["region"])
+    regions = region_order(train["region"][:])
     lost = set(options.regions or ()) - set(regions)
     if lost:
         raise DataError(f"regions: no training row is of region {', '.join(sorted(lost))}")
@@ -139,7 +139,7 @@ def _chosen(train: Dataset, options: RegionArguments, known) -> list[str]:
 
 def _without_region(test: Dataset, regions: Collection[str]) -> list[dict]:
     """Rows to measure on whose region the filters left out."""
-    names = np.array(test["region"], object)
+    names = np.array(test["region"][:], object)
     lost = np.flatnonzero(~np.isin(names, list(regions))).tolist()
     return [describe_row(test, row, "min_rows", f"region {names[row]} is left out") for row in lost]
 
@@ -153,7 +153,7 @@ def _split(train: Dataset, options: RegionArguments, seed: int, held_out: bool):
         shares | {"validation": options.validation_share},
         options.split,
         points=points_of(train),
-        groups=np.array(train["region"]),
+        groups=np.array(train["region"][:]),
         seed=seed,
         block_m=options.block_size,
         buffer_m=options.block_buffer,

@@ -54,7 +54,7 @@ def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, fr
             f"given_region_distance_{unit}": errors[1][i],
         }
         for i, (name, region, answer) in enumerate(
-            zip(dataset["filename"], dataset["region"], routed, strict=True)
+            zip(dataset["filename"][:], dataset["region"][:], routed, strict=True)
         )
     ]
     write_csv(folder / "predictions.csv", rows)
@@ -66,7 +66,7 @@ def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, fr
         folder / "map.html",
         points,
         truth,
-        labels=dataset["filename"],
+        labels=dataset["filename"][:],
         details={name: [row[name] for row in rows] for name in shown},
         radius_m=None if routed[0].radius is None else [answer.radius for answer in routed],
         title=f"{len(rows)} photographs: where they are and where the model puts them",

@@ -201,7 +201,7 @@ def feature_table(model: GeoRegionModel, dataset: Dataset, args: RegionTrainingA
     features = cached_features(
         model.tower.to(args.device),
         model.processor,
-        [image["path"] if image["bytes"] is None else image for image in dataset["image"]],
+        [image["path"] if image["bytes"] is None else image for image in dataset["image"][:]],
         cache_dir=args.cache_dir,
         batch_size=args.feature_batch_size,
         num_workers=args.dataloader_num_workers,
@@ -212,7 +212,7 @@ def feature_table(model: GeoRegionModel, dataset: Dataset, args: RegionTrainingA
 
 
 def _of_region(dataset: Dataset, name: str) -> Dataset:
-    return dataset.select(np.flatnonzero(np.array(dataset["region"]) == name))
+    return dataset.select(np.flatnonzero(np.array(dataset["region"][:]) == name))
 
 
 def _require_own_scaler(expert: RegionExpert) -> None:

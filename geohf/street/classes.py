@@ -96,7 +96,7 @@ def of_known_states(dataset: Dataset, source: str | Path, config: GeoStreetConfi
         DataError: there are others and `on_error` is `raise`, or no place is left.
     """
     errors, known = RowErrors(on_error), []
-    for i, (row, state) in enumerate(zip(dataset["sample_id"], _strange(dataset, config), strict=True)):
+    for i, (row, state) in enumerate(zip(dataset["sample_id"][:], _strange(dataset, config), strict=True)):
         if state is None:
             known.append(i)
         else:
@@ -120,7 +120,7 @@ def without_strange_states(dataset: Dataset, config: GeoStreetConfig, name: str)
         name,
         ", ".join(sorted({state for state in strange if state is not None})),
     )
-    states = [s if odd is None else None for s, odd in zip(dataset["state"], strange, strict=True)]
+    states = [s if odd is None else None for s, odd in zip(dataset["state"][:], strange, strict=True)]
     features = dataset.features
     return dataset.remove_columns("state").add_column("state", states, feature=features["state"])
 

@@ -71,7 +71,7 @@ def split_places(
     Raises:
         DataError: too few places for the split.
     """
-    points, names = points_of(places), places["state"]
+    points, names = points_of(places), places["state"][:]
     groups = np.unique([name or "" for name in names], return_inverse=True)[1]
     if how == "stratified" and groups.max() == 0 and np.isfinite(points).all():
         groups = geo_cells(points)[0]

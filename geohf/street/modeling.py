@@ -214,7 +214,7 @@ class GeoStreetModel(GeoPreTrainedModel):
         for source in sources:
             if (Path(source) / TEMPLATE).is_file():
                 places = load_competition(Path(source), "raise")[0]["test"]
-                inputs.parts.append((list(map(str, places["sample_id"])), places))
+                inputs.parts.append((list(map(str, places["sample_id"][:])), places))
             else:
                 inputs.parts += find_images([source]).parts
         return inputs

@@ -43,7 +43,7 @@ def write_predictions(
     points = np.array([[p.latitude, p.longitude] for p in predictions])
     rows = []
     for i, (name, state, answer) in enumerate(
-        zip(dataset["sample_id"], dataset["state"], predictions, strict=True)
+        zip(dataset["sample_id"][:], dataset["state"][:], predictions, strict=True)
     ):
         known = bool(np.isfinite(truth[i]).all())
         rows.append(

@@ -167,7 +167,7 @@ def _write(options, args, data: _Data, run: _Trained, outputs, submission, shown
     if data.skipped:
         write_csv(folder / "skipped.csv", data.skipped)
     if submission is not None:
-        _submit(folder, Path(data.source), data.template["sample_id"], submission)
+        _submit(folder, Path(data.source), data.template["sample_id"][:], submission)
     labels, truth = labels_of(held_out, model.config), points_of(held_out)
     write_predictions(folder, *shown, options.outlines)
     plot_run(

@@ -130,7 +130,7 @@ class FlatViews(Sequence):
 
     def __init__(self, dataset: Dataset):
         self.dataset = undecoded(dataset)
-        self.starts = np.concatenate([[0], np.cumsum([len(row) for row in dataset["headings"]])])
+        self.starts = np.concatenate([[0], np.cumsum([len(row) for row in dataset["headings"][:]])])
         self.rows = range(int(self.starts[-1]))
 
     def __len__(self) -> int:
@@ -180,7 +180,7 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
     features = flat.new_zeros(*mask.shape, flat.shape[-1])
     features[mask] = flat
     headings = torch.full(mask.shape, torch.nan)
-    headings[mask] = torch.tensor([h for row in dataset["headings"] for h in row], dtype=torch.float32)
+    headings[mask] = torch.tensor([h for row in dataset["headings"][:] for h in row], dtype=torch.float32)
     return TensorTable(
         features=features,
         view_mask=mask,

@@ -11,7 +11,9 @@ pytestmark = pytest.mark.case("real-size")
 
 def places(counts) -> Dataset:
     rows = [
-        place_row(str(i), [f"{i}-{k}.jpg" for k in range(n)], [90.0 * k for k in range(n)], source="t", line=i)
+        place_row(
+            str(i), [f"{i}-{k}.jpg" for k in range(n)], [90.0 * k for k in range(n)], source="t", line=i
+        )
         for i, n in enumerate(counts)
     ]
     return dataset_of(rows)
