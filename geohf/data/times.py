@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from geohf.data.dates import FORMS, YEARS, matches
 from geohf.data.tables import text_of
 from geohf.errors import DataError
 from geohf.io import natural_key
 
 logger = logging.getLogger(__name__)
 
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_NAMED = rf"(?P<month>{'|'.join(_MONTHS)})[a-z]*"
-_YEARS = range(1800, 2201)
 _LONG = 100_000  # plain numbers from here on may be dates in a form that is not known
-_EPOCH, _YEAR_DAYS = datetime(1970, 1, 1), 365.2425
-_CLOCK = (
-    r"(?:(?P<mark>[T_ -]?)(?P<h>\d\d)(?P<c>:?)(?P<m>\d\d)(?:(?P=c)(?P<s>\d\d)(?:\.\d+)?)?(?!\d)"
-    r"(?P<zone>[+-]\d\d:?\d\d)?)?"
-)
 _DAY_FIRST = re.compile(r"(?<!\d)\d{1,2}([-_./]?)\d{1,2}\1(19|20)\d\d(?!\d)")
 _DIGITS = r"\d+(?:\.\d+)?"
 
@@ -80,21 +74,43 @@ def step_times(labels: Sequence[str]) -> StepTimes:
             shown,
         )
         return StepTimes(np.arange(len(labels), dtype=np.float64), "equal steps")
-    falls = np.flatnonzero(np.diff(found.times) < 0)
-    if len(falls):
-        i = int(falls[0])
-        raise DataError(
-            f"the labels {shown} do not ascend: {labels[i + 1]} is before {labels[i]}; give the oldest first"
-        )
+    _require_ascending(labels, found)
     if found.unit == "numbers" and np.abs(found.times).max() >= _LONG:
         logger.warning("the labels %s count as plain numbers; write dates as 2019-07-31 or 20190731", shown)
     return found
 
 
+def check_frames(frames: Sequence[Any]) -> None:
+    """Hold frames that a user puts in order, oldest first, against the times that their labels or file names tell.
+
+    Args:
+        frames: labels and paths; what is neither is not looked at. Of files of one name their folders tell.
+
+    Raises:
+        DataError: these are years, quarters, months or dates and do not ascend. Of other numbers, which may be anything,
+            a warning says so.
+    """
+    paths = [Path(frame) for frame in frames if isinstance(frame, (str, os.PathLike))]
+    names = [re.sub(r"\.[A-Za-z]\w*$", "", path.name) for path in paths]  # .1989 is no ending
+    if len(set(names)) == 1:
+        names = [path.parent.name for path in paths]
+    try:
+        found = _read(names)
+    except DataError:  # whatever these names are, they tell no one order
+        return
+    try:
+        if found is not None:
+            _require_ascending(names, found)
+    except DataError as error:
+        if found.unit != "numbers":
+            raise
+        logger.warning("%s, if these numbers are times", error)
+
+
 def step_key(label: str) -> Any:
     """What two spellings of one step have in common: `1` and `01`, `201907` and `2019-07`."""
-    for unit in _FORMS:
-        for years, match in _matches(unit, label):
+    for unit in FORMS:
+        for years, match in matches(unit, label):
             if match[0] == label:
                 return unit, years
     return float(label) if re.fullmatch(rf"[+-]?{_DIGITS}", label) else label
@@ -110,8 +126,8 @@ def _read(labels: Sequence[str]) -> StepTimes | None:
     """The times of labels in any order; None where they tell none."""
     if not len(labels):
         return None
-    for unit in _FORMS:
-        found = [_matches(unit, label) for label in labels]
+    for unit in FORMS:
+        found = [matches(unit, label) for label in labels]
         if all(found):
             times = _varying(found)
             rest = [label.replace(match[0], "", 1) for label, (_, match) in zip(labels, times, strict=True)]
@@ -122,8 +138,17 @@ def _read(labels: Sequence[str]) -> StepTimes | None:
         raise DataError(f"the labels {shorten(labels)} begin with the day; write 2019-07-31 or 20190731")
     if numbers is None:
         return None
-    years = all(number in _YEARS for number in numbers)
+    years = all(number in YEARS for number in numbers)
     return _distinct(labels, numbers, [""] * len(labels), "years" if years else "numbers")
+
+
+def _require_ascending(labels: Sequence[str], found: StepTimes) -> None:
+    falls = np.flatnonzero(np.diff(found.times) < 0)
+    if len(falls):
+        i = int(falls[0])
+        raise DataError(
+            f"the labels {shorten(labels)} do not ascend: {labels[i + 1]} is before {labels[i]}; give the oldest first"
+        )
 
 
 def _varying(found: list[list]) -> list:
@@ -145,7 +170,7 @@ def _distinct(labels, times, rest, unit: str) -> StepTimes | None:
 
 def _refuse_mixed(labels: Sequence[str]) -> None:
     """No form reads all labels; those that one reads must not stand beside years, nor beside dates that do not exist."""
-    units = [next((unit for unit in _FORMS if _matches(unit, label)), None) for label in labels]
+    units = [next((unit for unit in FORMS if matches(unit, label)), None) for label in labels]
     dated = {re.sub("[0-9]", "0", label): unit for label, unit in zip(labels, units, strict=True) if unit}
     if not dated:
         return
@@ -154,7 +179,7 @@ def _refuse_mixed(labels: Sequence[str]) -> None:
         if units[i] is None and shape in dated:
             raise DataError(f"the label {label!r} is none of the {dated[shape]} that the others are")
         numbers = re.findall("[0-9]+", label)
-        if units[i] is None and len(numbers) == 1 and len(numbers[0]) == 4 and int(numbers[0]) in _YEARS:
+        if units[i] is None and len(numbers) == 1 and len(numbers[0]) == 4 and int(numbers[0]) in YEARS:
             units[i] = "years"
     if None not in units:
         kinds = dict(zip(units, labels, strict=True))
@@ -176,97 +201,6 @@ def _numbers(labels: Sequence[str]) -> list[float] | None:
     if not columns.shape[1] or (np.diff(columns - columns[:, :1], axis=0) != 0).any():
         return None
     return columns[:, 0].tolist()
-
-
-def _matches(unit: str, label: str) -> list[tuple[float, re.Match]]:
-    """The times of this unit in a label, as years, and where they stand."""
-    for pattern, years_of in _FORMS[unit]:
-        found = [(years_of(match), match) for match in pattern.finditer(label)]
-        found = [(years, match) for years, match in found if years is not None]
-        if found:
-            return found
-    return []
-
-
-def _date_years(year: int, month: int, day: int, clock: re.Match | None = None) -> float | None:
-    if year not in _YEARS:
-        return None
-    try:
-        moment = datetime(year, month, day)
-    except ValueError:
-        return None
-    return 1970 + ((moment - _EPOCH).days + (_day_share(clock) if clock else 0.0)) / _YEAR_DAYS
-
-
-def _day_share(clock: re.Match) -> float:
-    """The time of day as a share of a day, in UTC; 0 where digits behind a date are none."""
-    part = clock.groupdict()
-    if part.get("h") is None or (not part["c"] and not part["s"] and part["mark"] != "T"):
-        return 0.0
-    hours, minutes, seconds = (int(part[name] or 0) for name in "hms")
-    if hours > 23 or minutes > 59 or seconds > 60:
-        return 0.0
-    zone = (part["zone"] or "+0000").replace(":", "")
-    offset = int(zone[0] + "1") * (60 * int(zone[1:3]) + int(zone[3:]))
-    return (60 * hours + minutes - offset) / 1440 + seconds / 86400
-
-
-def _date(match: re.Match) -> float | None:
-    return _date_years(int(match["year"]), _month_number(match), int(match["day"]), match)
-
-
-def _day_of_year(match: re.Match) -> float | None:
-    year, number = int(match[1]), int(match[2])
-    first = _date_years(year, 1, 1)
-    return None if first is None or not 1 <= number <= 366 else first + (number - 1) / _YEAR_DAYS
-
-
-def _week(match: re.Match) -> float | None:
-    try:
-        monday = date.fromisocalendar(int(match[1]), int(match[2]), 1)
-    except ValueError:
-        return None
-    return _date_years(monday.year, monday.month, monday.day)
-
-
-def _month(match: re.Match) -> float | None:
-    year, month = int(match["year"]), _month_number(match)
-    return year + (month - 1) / 12 if year in _YEARS and 1 <= month <= 12 else None
-
-
-def _month_number(match: re.Match) -> int:
-    name = match["month"].lower()
-    return _MONTHS.index(name) + 1 if name in _MONTHS else int(name)
-
-
-def _quarter(match: re.Match) -> float | None:
-    return int(match["year"]) + (int(match["quarter"]) - 1) / 4
-
-
-def _form(pattern: str, years_of: Callable[[re.Match], float | None]) -> tuple[re.Pattern, Callable]:
-    """A pattern that stands for itself in a name, and what it says; None where it only looks like a time."""
-    return re.compile(rf"(?<!\d){pattern}(?!\d)", re.IGNORECASE | re.ASCII), years_of
-
-
-_FORMS = {
-    "dates": (
-        _form(rf"(?P<year>\d{{4}})(?P<month>\d\d)(?P<day>\d\d){_CLOCK}", _date),
-        _form(rf"(?P<year>\d{{4}})([-_./])(?P<month>\d\d?)\2(?P<day>\d\d?)(?!\d){_CLOCK}", _date),
-        _form(rf"(?P<day>\d\d?)[-_. ]?{_NAMED}[-_. ]?(?P<year>\d{{4}})", _date),
-        _form(r"(\d{4})(\d{3})", _day_of_year),
-        _form(r"(\d{4})-?W(\d\d)", _week),
-    ),
-    "months": (
-        _form(r"(?P<year>\d{4})([-_./ ]?)(?P<month>\d\d)(?!\2\d)", _month),
-        _form(r"(?<!\d[-_./])(?P<month>\d\d)[-_./](?P<year>\d{4})", _month),
-        _form(rf"(?P<year>\d{{4}})[-_. ]?{_NAMED}", _month),
-        _form(rf"(?<![a-z]){_NAMED}[-_. ]?(?P<year>\d{{4}})", _month),
-    ),
-    "quarters": (
-        _form(r"(?P<year>\d{4})[-_ ]?Q(?P<quarter>[1-4])", _quarter),
-        _form(r"Q(?P<quarter>[1-4])[-_ ]?(?P<year>\d{4})", _quarter),
-    ),
-}
 
 
 # ---- photographs

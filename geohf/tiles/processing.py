@@ -11,6 +11,7 @@ import torch
 from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 
+from geohf.data.times import check_frames
 from geohf.errors import DataError
 from geohf.tiles.frames import can_be_seen, prepare_frames
 from geohf.tiles.grid import require_same_grid, require_same_kind, require_trained_kind
@@ -47,8 +48,8 @@ class TileSequenceProcessor(TorchvisionBackend):
 
         Raises:
             DataError: a frame cannot be read or has another number of bands, files of a sample do not lie on one
-                grid or are no images as the model was trained on, a sample has no frame, or its `last_values` do not
-                name the model's targets.
+                grid or are no images as the model was trained on, a sample has no frame, its frames' labels or files' names
+                go back in time, or its `last_values` do not name the model's targets.
         """
         samples = [self._sample(sample) for sample in (images if isinstance(images, list) else [images])]
         if not samples:
@@ -89,9 +90,13 @@ class TileSequenceProcessor(TorchvisionBackend):
             if "frames" not in sample:
                 raise DataError(f"a sample needs 'frames'; it has {', '.join(map(str, sample))}")
             sample, last = sample["frames"], sample.get("last_values")
-            sample = list(sample.values()) if isinstance(sample, Mapping) else sample
+            if isinstance(sample, Mapping):
+                check_frames(list(map(str, sample)))
+                sample = list(sample.values())
         if isinstance(sample, (str, bytes)) or (hasattr(sample, "ndim") and sample.ndim != 4):
             raise DataError("a sample is the frames of a tile, a list or an array of 4 dimensions")
+        if not hasattr(sample, "ndim"):
+            check_frames(sample := list(sample))
         return list(sample), self._last_values(last)
 
     def _last_values(self, last: Any) -> list[float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geohf.data.times import check_frames
 from geohf.errors import DataError
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.geotiff import write_geotiff
@@ -45,7 +46,7 @@ def predict_scene(
 
     Raises:
         DataError: a raster cannot be read, lies on another grid or is of another kind than the first or than those
-            that the model was trained on; or the output is one of them.
+            that the model was trained on; their names go back in time; or the output is one of them.
     """
     from rasterio.windows import Window
     from tqdm.auto import tqdm
@@ -53,6 +54,7 @@ def predict_scene(
     there = [path for path in frames if path is not None]
     if not there or tile_size < 1:
         raise DataError("a scene needs at least one frame, and tiles of at least one pixel")
+    check_frames(there)
     first = inspect_raster(there[0])
     for path in there:
         raster = inspect_raster(path)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geohf.data.times import order_labels, step_key, step_times, time_ns
+from geohf.data.times import check_frames, order_labels, step_key, step_times, time_ns
 from geohf.errors import DataError
 
 NOON = 1641321200080306003  # 2022-01-04 18:33:20.080306003
@@ -40,7 +40,7 @@ def test_dates_are_days_apart(labels, apart):
 
 @pytest.mark.case("six-2", "files-A11")
 @pytest.mark.parametrize(
-    "labels", [["201507", "201603"], ["2015-07", "2016-03"], ["Jul 2015", "2016mar"], ["07-2015", "03.2016"]]
+    "labels", [["201507", "201603"], ["2015-07", "2016-03"], ["July 2015", "2016mar"], ["07-2015", "03.2016"]]
 )
 def test_months_are_months_apart(labels):
     found = step_times(labels)
@@ -60,6 +60,7 @@ def test_months_are_months_apart(labels):
         (["-2", "-1", "0"], [-2, -1, 0], "numbers"),
         (["0.5", "01", "10"], [0.5, 1, 10], "numbers"),
         (["2019-9", "2019-10"], [9, 10], "numbers"),
+        (["marsh_2019", "marsh_2021"], [2019, 2021], "years"),
     ],
 )
 def test_numbers_quarters_and_years(labels, times, unit):
@@ -102,6 +103,7 @@ def test_times_that_do_not_ascend_are_refused(labels):
         (["201907", "2019-07"], "are the same step"),
         (["201812", "201813"], "'201813' is none of the months"),
         (["20190230", "20190301"], "'20190230' is none of the dates"),
+        (["A2019366", "A2020366"], "'A2019366' is none of the dates"),
         (["31-12-2019", "01-01-2020"], "begin with the day"),
         (["31122019", "01012020"], "begin with the day"),
     ],
@@ -124,6 +126,33 @@ def test_equal_steps_are_assumed_aloud(labels, caplog):
 def test_long_numbers_are_taken_for_numbers_aloud(caplog):
     assert step_times(["190115", "190220"]).unit == "numbers"  # perhaps 15 January 2019
     assert "count as plain numbers" in caplog.text
+
+
+@pytest.mark.case("files-A2")
+@pytest.mark.parametrize(
+    "frames",
+    [
+        ["2021.tif", "2020.tif"],
+        ["Images/2021/7.tif", None, "Images/2020/7.tif"],
+        ["b_201902.tif", "b_201901.tif"],
+        ["2020-01-01", "2019-12-31"],
+    ],
+)
+def test_frames_whose_names_go_back_in_time_are_refused(frames):
+    check_frames(frames[::-1])
+    with pytest.raises(DataError, match="do not ascend"):
+        check_frames(frames)
+
+
+@pytest.mark.case("files-A2")
+def test_frames_whose_numbers_do_not_ascend_are_said(caplog):
+    check_frames(sorted(f"t{n}.tif" for n in range(1, 13)))  # as glob gives them
+    assert "t2 is before t12" in caplog.text
+    caplog.clear()
+    check_frames(["dry.tif", "a.tif", np.zeros((2, 2))])
+    check_frames(["31-12-2019.tif", "01-01-2020.tif"])
+    check_frames(["2019.tif", "2019.tif"])
+    assert caplog.text == ""
 
 
 def test_spellings_of_one_step_have_one_key():

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from geohf.errors import DataError
 from geohf.tiles import TileSequenceConfig, TileSequenceModel
+from geohf.tiles.scene import predict_scene
 
 
 @pytest.fixture
@@ -20,6 +22,18 @@ def saved(tmp_path):
     torch.nn.init.normal_(model.head[-1].weight)
     model.eval().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
+
+
+@pytest.mark.case("files-A2")
+def test_frames_that_go_back_in_time_are_refused(saved, world, tmp_path):
+    model = TileSequenceModel.from_pretrained(saved)
+    files = [str(world.path(label, "7")) for label in ("2021", "2020")]
+    for frames in (files, dict(zip((2021, 2020), files, strict=True))):
+        with pytest.raises(DataError, match="2021, 2020 do not ascend"):
+            model.predict([{"frames": frames, "last_values": 0.1}])
+    with pytest.raises(DataError, match="2021, 2020 do not ascend"):
+        predict_scene(model, files, tmp_path / "out.tif", 12)
+    model.predict([{"frames": files[::-1], "last_values": 0.1}])
 
 
 def test_predict_takes_the_newest_frames_and_the_last_known_value(
