@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,7 @@ class NamedClasses:
         return self.collator(named)
 
 
+@lru_cache(maxsize=4096)  # asked of every name for every number
 def _is_number(name: str) -> bool:
     try:
         float(name)

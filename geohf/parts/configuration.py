@@ -23,6 +23,7 @@ class PartStateConfig(PreTrainedConfig):
     Args:
         id2state: number -> name of every state.
         absent_state: the state of parts that are not there; None where the vocabulary has none.
+        state_attribute: what a box's state is called in COCO files that it is evaluated on, see `load_parts`.
         absent: what training makes of absent parts, which have a box too. `background`: nothing is there;
             `detect`: they are found, and a box's score is its score x (1 - P(absent)); `ignore`: their places
             are neither right nor wrong.
@@ -59,6 +60,7 @@ class PartStateConfig(PreTrainedConfig):
 
     id2state: dict | None = None
     absent_state: str | None = "absent"
+    state_attribute: str | None = None
     absent: str = "background"
     one_per_part: bool = False
     backbone: str = "resnet50"

@@ -25,7 +25,9 @@ def evaluate(
         DataError: photos that cannot be used, or with parts or states that the model does not know.
     """
     names = [list(map(table.get, sorted(table))) for table in (model.config.id2label, model.config.id2state)]
-    loaded, _ = load_parts(data, on_error, parts=names[0], states=names[1])
+    loaded, _ = load_parts(
+        data, on_error, parts=names[0], states=names[1], state_attribute=model.config.state_attribute
+    )
     split = next(name for name in ("test", "validation", "train") if name in loaded)
     photos = in_numbers_of(model, loaded[split], f"{data} [{split}]")
     with evaluation_arguments(batch_size) as args:

@@ -67,6 +67,8 @@ def _checked(dataset: Dataset, source: str, errors: RowErrors, min_trust: float)
             for name, values in columns.items():
                 values.append(found[name])
     require_pixels(given, sizes, source)
+    if dataset.features == features and not min_trust:
+        return dataset.select(good)
     dataset = dataset.select(good).select_columns(["image"])
     for name, values in columns.items():
         dataset = dataset.add_column(name, values, feature=features[name])

@@ -137,6 +137,7 @@ def make_model(options: PartArguments, train: Dataset) -> PartStateModel:
     fields = {
         "id2label": id2label,
         "id2state": id2state,
+        "state_attribute": options.state_attribute,
         "absent": options.absent,
         "state_per_part": options.state_per_part,
         "one_per_part": shows_one_of_each(train) if one is None else one,

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 from helpers.parts_files import coco
+from helpers.parts_models import build_model
 from PIL import Image
 from pycocotools import mask as masks
 
@@ -215,6 +216,18 @@ def test_the_state_attribute_of_a_recipe(tmp_path, recipe):
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "out" / "train_coco.json").read_text())
     assert [a["state"] for a in written["annotations"]] == [1]
+
+
+@pytest.mark.case("six-7")
+def test_a_model_is_evaluated_with_the_states_name_that_it_was_trained_with(tmp_path):
+    model = build_model(
+        id2label={0: "wheel", 1: "door"},
+        id2state={0: "whole", 1: "dented"},
+        absent_state=None,
+        state_attribute="wear",
+    )
+    path = coco(tmp_path, [{"attributes": {"wear": "dented"}, "bbox": [5, 5, 30, 20]}], states=[])
+    assert np.isfinite(model.evaluate(path)["loss"])
 
 
 # --- names of photos ---

@@ -260,6 +260,53 @@ def test_the_metric_of_evaluate(tmp_path):
     assert same(metric.compute(part_names=names), evaluate_detections(predictions, targets, part_names=names))
 
 
+CROWDED = truth((A, 0, INTACT), (C, 0, -1), (B, 1, ABSENT)) | {"iscrowd": [0, 1, 0]}
+
+
+@pytest.mark.case("use-S17", "six-6")
+def test_what_is_found_in_a_crowd_is_not_wrong():
+    in_crowd, half = [41, 1, 45, 9], [36, 0, 44, 10]  # the second lies in it by half
+    said = answer((in_crowd, 0, 0.9, INTACT, 1.0), (A, 0, 0.8, INTACT, 1.0))
+    plain = CROWDED | {"iscrowd": [0, 0, 0], "states": [INTACT, INTACT, ABSENT]}
+    found, without = (evaluate_detections([said], [target], 2, 4) for target in (CROWDED, plain))
+    right = [found[name] for name in ("map", "joint_map", "state_accuracy", "present_recall")]
+    assert right == pytest.approx([1, 1, 1, 1])
+    assert without["map"] < 0.6
+    # at an overlap of 0.5 the half is left out, at higher ones it is a wrong detection before the right one
+    some = evaluate_detections(
+        [answer((half, 0, 0.9, INTACT, 1.0), (A, 0, 0.8, INTACT, 1.0))], [CROWDED], 2, 4
+    )
+    assert some["map_50"] == pytest.approx(1)
+    assert some["map"] == pytest.approx((1 + 9 * 0.5) / 10)
+    other = evaluate_detections([answer((in_crowd, 1, 0.9, INTACT, 1.0))], [CROWDED], 2, 4)
+    assert other["hallucination"] == 1  # the crowd is one of another part
+    seen = CROWDED | {"labels": [0, 1, 1]}
+    assert math.isnan(
+        evaluate_detections([answer((in_crowd, 1, 0.9, INTACT, 1.0))], [seen], 2, 4)["hallucination"]
+    )
+
+
+@pytest.mark.case("use-S17", "six-6")
+def test_crowds_do_not_depend_on_batches_and_are_drawn_with_their_photos():
+    predictions, targets = random_case(4)
+    rng = np.random.default_rng(0)
+    for target in targets:
+        crowd = rng.random(len(target["labels"])) < 0.3
+        target["states"] = np.where(crowd, -1, target["states"])
+        target["iscrowd"] = crowd
+    whole = PartEvaluator(6, 4)
+    whole.add(predictions, targets)
+    single = PartEvaluator(6, 4)
+    for said, true in zip(predictions, targets, strict=True):
+        single.add([said], [true])
+    assert same(whole.compute(), single.compute())
+    once = whole.statistics()(np.arange(30))
+    expected = whole.compute()
+    assert once == pytest.approx({name: expected[name] for name in once}, abs=1e-12)
+    with pytest.raises(DataError, match="lengths differ: states 3, iscrowd 1"):
+        whole.add([answer()], [CROWDED | {"iscrowd": [1]}])
+
+
 def test_drawn_photos_measure_as_if_they_had_been_added_as_often():
     predictions, targets = random_case()
     rng = np.random.default_rng(2)
