@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from measure import Row, make_parser, report, require, seconds
 
+from geohf.data.samples import undecoded
 from geohf.data.tables import RowErrors
 from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.data import files_of, load_drives
@@ -28,7 +29,6 @@ from geohf.street.data import load_places, split_places
 from geohf.street.sample import write_sample as write_places
 from geohf.street.trainer import feature_table, train_heads
 from geohf.vision.features import cached_features
-from geohf.vision.images import undecoded
 from geohf.vision.pooling import pooled
 
 

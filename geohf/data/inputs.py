@@ -1,19 +1,34 @@
-"""What a person names on a command line, as samples that a model takes."""
+"""What a person names on a command line or hands over, as named samples that a model takes."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
-from geohf.data.tables import FILE_COLUMNS, file_in, find_column, line_of, read_table, text_of
+from geohf.data.samples import name_of, samples_of, undecoded
+from geohf.data.tables import (
+    FILE_COLUMNS,
+    file_in,
+    find_column,
+    image_in,
+    is_parquet,
+    line_of,
+    read_table,
+    text_of,
+)
 from geohf.errors import DataError
-from geohf.vision.images import IMAGE_SUFFIXES, image_files, undecoded
+from geohf.io import natural_key
+from geohf.vision.files import image_files, warn_unread
+from geohf.vision.formats import is_image_name
+from geohf.vision.images import ImageError, is_address
 
 TABLES = (".csv", ".parquet")
+Part = tuple[Sequence[str] | None, Sequence[Any] | Iterable[Any]]
 
 
 @dataclass
@@ -21,61 +36,115 @@ class Inputs:
     """Samples and what each is called, in order; a sample is opened when it is asked for.
 
     Attributes:
-        parts: (names, samples) of every source; the samples of a dataset stay on disk.
+        parts: (names, samples) of every source; the samples of a dataset stay on disk. Without names each sample is
+            called as `name_of` says.
     """
 
-    parts: list[tuple[Sequence[str], Sequence[Any]]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
-    def __len__(self) -> int:
-        return sum(len(names) for names, _ in self.parts)
+    @property
+    def count(self) -> int | None:
+        """How many there are; None where only reading them all would tell."""
+        if not all(hasattr(samples, "__len__") for _, samples in self.parts):
+            return None
+        return sum(len(samples) for _, samples in self.parts)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         for names, samples in self.parts:
-            yield from zip(names, samples, strict=True)
+            if names is None:
+                yield from ((name_of(sample, i), sample) for i, sample in enumerate(samples))
+            else:
+                yield from zip(names, samples, strict=True)
 
-    @property
-    def names(self) -> list[str]:
-        return [name for names, _ in self.parts for name in names]
 
-
-def find_images(sources: Sequence[str | os.PathLike]) -> Inputs:
-    """Images by the names of files, folders, globs, tables and datasets.
+def find_images(
+    sources: Any, read_source: Callable[[str], Part | None] | None = None, dimensions: int = 3
+) -> Inputs:
+    """Images by the names of files, folders, globs, tables and datasets, or any samples themselves.
 
     Args:
-        sources: each an image file; a folder, of which every image below it counts; a glob like
-            `photos/**/*.jpg`; a CSV or Parquet table with a column of file names (`image`, `file_name`,
-            `filename`, `file` or `path`, relative to the table); or the name of a dataset with a column `image`.
+        sources: one name or a list of names, each an image file; a folder, or a zip, of which every image counts; a
+            glob like `photos/**/*.jpg`; a CSV or Parquet table with a column of file names (`image`, `file_name`,
+            `filename`, `file` or `path`, relative to the table) or of pictures; a folder of `save_to_disk`; an
+            address of fsspec; or the name of a dataset with a column of images. Or else what `samples_of` takes.
+        read_source: what a task reads in its own way, by its name; None for the rest.
+        dimensions: see `samples_of`.
 
     Raises:
         DataError: a source that is none of these, or that holds nothing.
     """
-    inputs = Inputs()
-    for source in map(str, sources):
-        path = Path(source)
-        if path.suffix.lower() in TABLES and path.is_file():
-            inputs.parts.append(_of_table(path))
-        elif path.is_dir():
-            files = image_files(path)
-            inputs.parts.append(([str(file.relative_to(path)) for file in files], files))
-        elif path.exists():
-            inputs.parts.append(([source], [path]))
-        elif glob.has_magic(source):
-            files = sorted(file for file in glob.glob(source, recursive=True) if os.path.isfile(file))
-            if not files:
-                raise DataError(f"{source}: no file is called so")
-            inputs.parts.append((files, files))
-        else:
-            inputs.parts.append(_of_dataset(source))
-    if not len(inputs):
+    if isinstance(sources, (str, os.PathLike)):
+        sources = [sources]
+    if isinstance(sources, (list, tuple)) and all(isinstance(name, (str, os.PathLike)) for name in sources):
+        names = [os.fspath(name) for name in sources]
+        inputs = Inputs([(read_source and read_source(name)) or _of_source(name) for name in names])
+    else:
+        inputs = Inputs([(None, samples_of(sources, dimensions))])
+    if inputs.count == 0:
         raise DataError("there is nothing to predict")
     return inputs
 
 
-def _of_table(path: Path) -> tuple[list[str], list[str]]:
+def names_one(source: str | os.PathLike) -> bool:
+    """Whether this is the name of one picture, and not of a folder, a table, a zip, a glob or a dataset."""
+    name = os.fspath(source)
+    path = Path(name)
+    if is_address(name):
+        return True
+    return path.is_file() and path.suffix.lower() not in (*TABLES, ".zip")
+
+
+def _of_source(source: str) -> Part:
+    path = Path(source)
+    if is_address(source):
+        return [source], [source]
+    if path.suffix.lower() in TABLES and path.is_file():
+        return _of_table(path)
+    if path.suffix.lower() == ".zip" and path.is_file():
+        return _of_zip(path)
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
+            return _of_saved(path)
+        files = image_files(path)
+        return [str(file.relative_to(path)) for file in files], files
+    if path.exists():
+        return [source], [path]
+    if glob.has_magic(source):
+        found = (file for file in glob.glob(source, recursive=True) if os.path.isfile(file))
+        files = sorted(found, key=lambda file: natural_key(Path(file)))
+        if not files:
+            raise DataError(f"{source}: no file is called so")
+        return files, files
+    if (
+        source.count("/") > 1
+        or source[:1] in (*"./~", "")
+        or path.suffix.lower() in TABLES
+        or is_image_name(path)
+    ):
+        raise ImageError(f"{source}: cannot be read (no such file or folder)")
+    return _rows_of(_load(source, source), source)
+
+
+def _of_zip(path: Path) -> Part:
+    try:
+        with ZipFile(path) as archive:
+            members = [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (OSError, BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read as a zip ({error})") from None
+    members = [name for name in members if not any(part[0] in "._" for part in name.split("/"))]
+    images = sorted(filter(is_image_name, members), key=lambda name: natural_key(Path(name)))
+    others = sorted(set(members) - set(images))
+    if not images:
+        raise DataError(f"{path}: holds no image, but: {', '.join(others[:10]) or 'nothing'}")
+    warn_unread(path, others)
+    return images, [f"zip://{name}::{path}" for name in images]
+
+
+def _of_table(path: Path) -> Part:
+    if is_parquet(path) and _columns_of_pictures(_parquet_features(path)):
+        return _rows_of(_load(path.suffix[1:].lower(), path, data_files=str(path)), str(path), path.parent)
     table = read_table(path)
     column = find_column(table.columns, FILE_COLUMNS, path)
-    if any(isinstance(cell, (bytes, dict)) for cell in table[column].head(1)):
-        return _rows_of(_load(path.suffix[1:].lower(), path, data_files=str(path)), str(path))
     names, files = [], []
     for position, cell in enumerate(table[column]):
         try:
@@ -87,10 +156,24 @@ def _of_table(path: Path) -> tuple[list[str], list[str]]:
     return names, files
 
 
-def _of_dataset(name: str) -> tuple[list[str], Sequence[Any]]:
-    if name.count("/") > 1 or name[0] in "./~" or Path(name).suffix.lower() in (*TABLES, *IMAGE_SUFFIXES):
-        raise DataError(f"{name}: no such file or folder")
-    return _rows_of(_load(name, name), name)
+def _parquet_features(path: Path) -> Mapping[str, Any]:
+    import pyarrow.parquet
+    from datasets import Features
+
+    try:
+        return Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error})") from None
+
+
+def _of_saved(path: Path) -> Part:
+    from datasets import load_from_disk
+
+    try:
+        saved = load_from_disk(str(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: is no dataset that can be loaded ({error})") from None
+    return _rows_of(saved if isinstance(saved, Mapping) else {"train": saved}, str(path))
 
 
 def _load(builder: str, source, **options):
@@ -105,16 +188,47 @@ def _load(builder: str, source, **options):
         ) from None
 
 
-def _rows_of(splits, source: str) -> tuple[list[str], Sequence[Any]]:
-    from datasets import Image, concatenate_datasets
+def _rows_of(splits: Mapping, source: str, folder: Path | None = None) -> Part:
+    from datasets import concatenate_datasets
 
     names = [f"{split}/{row}" for split, rows in splits.items() for row in range(len(rows))]
-    rows = concatenate_datasets(list(splits.values()))
-    for column in rows.column_names:
-        kind = rows.features[column]
-        if isinstance(getattr(kind, "feature", kind), Image):
-            if column not in ("image", "views"):
-                rows = rows.rename_column(column, "image")
-            return names, undecoded(rows)
-    # text could name any file of this machine
-    raise DataError(f"{source}: has no column of images; the columns are: {', '.join(rows.column_names)}")
+    rows = undecoded(concatenate_datasets(list(splits.values())))
+    columns = _columns_of_pictures(rows.features)
+    if not columns:  # text could name any file of this machine
+        raise DataError(f"{source}: has no column of images; the columns are: {', '.join(rows.column_names)}")
+    return names, rows if folder is None else _Rows(rows, columns, folder)
+
+
+def _columns_of_pictures(features: Mapping[str, Any]) -> list[str]:
+    """Columns that hold pictures: datasets' own, or bytes, or structs of bytes and path, as pandas writes them."""
+    from datasets import Image, Value
+
+    def holds(kind) -> bool:
+        kind = getattr(kind, "feature", kind)
+        if isinstance(kind, Mapping):
+            return {"bytes"} <= kind.keys() <= {"bytes", "path"}
+        return isinstance(kind, Image) or (isinstance(kind, Value) and kind.dtype.endswith("binary"))
+
+    return [name for name, kind in features.items() if holds(kind)]
+
+
+class _Rows(Sequence):
+    """Rows of a Parquet file; a picture that is a name alone lies beside it."""
+
+    def __init__(self, rows: Any, columns: Sequence[str], folder: Path):
+        self.rows, self.columns, self.folder = rows, columns, folder
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        row = dict(self.rows[index])
+        for name in self.columns:
+            cell = row[name]
+            if (
+                isinstance(cell, Mapping)
+                and cell.get("bytes") is None
+                and not os.path.isabs(cell.get("path") or "")
+            ):
+                row[name] = image_in(self.folder, cell)
+        return row

@@ -186,7 +186,7 @@ def _hub_stream(name: str) -> IterableDataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
-    from geohf.vision.images import undecoded
+    from geohf.data.samples import undecoded
 
     try:
         splits = load_dataset(name, streaming=True)
@@ -194,7 +194,10 @@ def _hub_stream(name: str) -> IterableDataset:
         raise DataError(f"{name}: no such file, and no dataset that can be loaded ({error})") from None
     if "train" not in splits:
         raise DataError(f"{name}: has no split 'train' but {', '.join(splits)}")
-    return undecoded(splits["train"])
+    stream = splits["train"]
+    if stream.features is None:  # of a folder of images: its rows tell
+        stream = stream._resolve_features()
+    return undecoded(stream)
 
 
 def _rows(shards, rows_of: RowsOf, numbers: Sequence[str], on_error: str) -> Iterator[dict]:

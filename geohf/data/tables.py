@@ -213,10 +213,18 @@ def image_in(folder: str | Path, cell) -> dict:
     """
     if isinstance(cell, (bytes, bytearray)):
         return {"path": None, "bytes": bytes(cell)}
+    if hasattr(cell, "getexif"):  # a PIL image, as datasets decode it
+        from datasets import Image
+
+        return Image().encode_example(cell)
     if isinstance(cell, dict):
         if cell.get("bytes") is not None:
             return {"path": cell.get("path"), "bytes": bytes(cell["bytes"])}
         cell = cell.get("path")
+        if isinstance(cell, str) and cell.rpartition("::")[2].startswith(
+            "hf://"
+        ):  # as a stream of the Hub has it
+            return {"path": cell, "bytes": None}
     return {"path": file_in(folder, text_of(cell) or ""), "bytes": None}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import BatchFeature, PreTrainedModel
 
+from geohf.data.samples import samples_of
 from geohf.errors import DataError, require_at_least
 from geohf.models.repo import ModelRepo
 from geohf.vision.backbones import describe_backbone, load_tower
@@ -23,7 +24,7 @@ from geohf.vision.processing import GeoImageProcessor
 from geohf.vision.weights import AlignedLoading
 
 if TYPE_CHECKING:
-    from geohf.data.inputs import Inputs
+    from geohf.data.inputs import Inputs, Part
 
 
 class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
@@ -39,6 +40,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     input_modalities = ("image",)
     processor_class: ClassVar[type[GeoImageProcessor]] = GeoImageProcessor
     card_template: ClassVar[str]  # a file of model_cards/
+    sample_dimensions: ClassVar[int] = 3  # of one sample as an array; one more are many samples
     # what `predict` takes beside inputs: name -> keyword arguments of argparse's add_argument, for recipes/predict.py
     predict_options: ClassVar[dict[str, dict]] = {}
     accepts_loss_kwargs = False
@@ -170,19 +172,16 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list:
         """Answer for images of any kind.
 
-        Args:
-            inputs: one sample or many: a path, a folder, bytes, a PIL image, an array, a `datasets.Dataset`,
-                or a list of any of these. A list always means many samples. A generator or a streamed dataset
-                is read batch by batch.
-            batch_size: samples in one pass.
-            options: the task's own, see its `decode`.
+            Args:
+        XX            batch_size: samples in one pass.
+                options: the task's own, see its `decode`.
 
-        Returns:
-            One dataclass a sample, in the order of the inputs.
+            Returns:
+                One dataclass a sample, in the order of the inputs.
 
-        Raises:
-            ImageError: an image cannot be opened; the message names it.
-            DataError: a batch of no samples.
+            Raises:
+                ImageError: an image cannot be opened; the message names it.
+                DataError: a batch of no samples.
         """
         from tqdm.auto import tqdm
 
@@ -190,7 +189,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         answers = []
         was_training = self.training
         self.eval()
-        samples = as_samples(inputs)
+        samples = self.samples(inputs)
         try:
             total = len(samples) if hasattr(samples, "__len__") else None
             rows = iter(samples)
@@ -204,11 +203,21 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
             self.train(was_training)
         return answers
 
-    def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
-        """The samples that files, folders, globs, tables or names of datasets hold; see `find_images`."""
+    def samples(self, inputs: Any) -> Sequence | Iterable:
+        """The samples of whatever `predict` and pipelines are given; a name means what it means to `find_inputs`."""
+        if isinstance(inputs, (str, os.PathLike)):
+            return self.find_inputs(inputs).parts[0][1]
+        return samples_of(inputs, self.sample_dimensions)
+
+    def find_inputs(self, sources: Any) -> Inputs:
+        """Samples with their names: of files, folders, globs, tables, datasets, or as they are; see `find_images`."""
         from geohf.data.inputs import find_images
 
-        return find_images(sources)
+        return find_images(sources, self.read_source, self.sample_dimensions)
+
+    def read_source(self, source: str) -> Part | None:
+        """What a task reads in its own way: names and samples; None for what every task reads alike."""
+        return None
 
     def rows_of(self, answer: Any) -> list[dict[str, Any]]:
         """One answer as flat rows for a table: one row, where a task does not say otherwise.
@@ -236,20 +245,3 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
             DataError: data that cannot be used, or without truth.
         """
         raise TypeError(f"{type(self).__name__} does not say how it is evaluated")
-
-
-def as_samples(inputs: Any):
-    """The samples of what a user handed over: a folder becomes its images, one sample a list."""
-    from geohf.vision.images import image_files, undecoded
-
-    if isinstance(inputs, (str, os.PathLike)) and os.path.isdir(inputs):
-        return image_files(inputs)
-    if isinstance(inputs, (list, tuple)):
-        return list(inputs)
-    if hasattr(inputs, "cast_column"):  # a dataset
-        return undecoded(inputs)
-    if isinstance(inputs, (Iterator, Iterable)) and not isinstance(inputs, (str, bytes, bytearray, dict)):
-        if hasattr(inputs, "shape") or hasattr(inputs, "getexif"):  # an array, a tensor or a PIL image
-            return [inputs]
-        return inputs
-    return [inputs]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import ClassVar
 
+import torch
 from transformers import Pipeline
 from transformers.utils import ModelOutput
 
-from geohf.vision.images import undecoded
+from geohf.data.inputs import names_one
+from geohf.data.samples import is_one
+from geohf.errors import DataError
 
 
 class GeoPipeline(Pipeline):
@@ -24,10 +29,32 @@ class GeoPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __call__(self, inputs, *args, **kwargs):
-        if hasattr(inputs, "cast_column"):  # a dataset: its rows, as a generator, which transformers streams
-            inputs = (row for row in (undecoded(inputs) if inputs.features else inputs))
-        return super().__call__(inputs, *args, **kwargs)
+    def __call__(self, inputs=None, *args, images=None, **kwargs):
+        """Answer.
+
+        Args:
+            inputs: as for the model's `predict`.
+            images: the same, by the name that transformers' own pipelines of images have for it.
+
+        Returns:
+            A dict for one sample, a list of them for many, an iterator for a dataset or whatever has no length.
+        """
+        inputs = images if inputs is None else inputs
+        if inputs is None:
+            raise DataError("there is nothing to predict: give a sample, or many")
+        named = isinstance(inputs, (str, os.PathLike))
+        if names_one(inputs) if named else is_one(inputs, self.model.sample_dimensions):
+            return super().__call__(inputs, *args, **kwargs)
+        if isinstance(inputs, torch.utils.data.Dataset) and hasattr(inputs, "__len__"):
+            return super().__call__(inputs, *args, **kwargs)  # the loader's workers read it
+        samples = self.model.samples(inputs)
+        if isinstance(samples, list):
+            return super().__call__(samples, *args, **kwargs) if samples else []
+        rows = super().__call__((sample for sample in samples), *args, **kwargs)
+        streamed = (
+            hasattr(inputs, "cast_column") or isinstance(inputs, Mapping) or not hasattr(inputs, "__len__")
+        )
+        return rows if streamed and not named else list(rows)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
         """Save the model and the image processor: a pipeline is found by its task, and leaves no code in a repo."""

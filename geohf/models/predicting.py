@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError, require_at_least
-from geohf.io import json_text
+from geohf.io import atomic_write, json_text
 from geohf.report.answers import check_format, write_answers
+from geohf.vision.contents import content_key
 from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 def predict_to_file(
     model: GeoPreTrainedModel,
-    sources: str | os.PathLike | Sequence[str | os.PathLike],
+    sources: Any,
     output: str | os.PathLike,
     batch_size: int = 32,
     on_error: str = "raise",
@@ -33,10 +33,12 @@ def predict_to_file(
 ) -> int:
     """Predict whatever `sources` name and write one file, see `write_answers`.
 
-    Until it is whole, finished batches lie beside it in `OUTPUT.partial`; the same call takes them up again.
+    Until it is whole, finished batches lie beside it in `.OUTPUT.partial`; the same call takes up those whose inputs
+    are the same: by where a file lies, its size and time of change, or by the content of what is no file.
 
     Args:
-        sources: what the model's `find_inputs` knows: files, folders, globs, tables, names of datasets.
+        sources: what the model's `find_inputs` knows: files, folders, globs, tables, names of datasets, or samples
+            of any kind that `predict` takes.
         on_error: `raise` stops at an input that cannot be used, `skip` leaves it out and lists it in
             `OUTPUT.skipped.csv`.
         options: of the model's `predict`.
@@ -55,24 +57,27 @@ def predict_to_file(
     output = Path(output)
     check_format(output)
     require_at_least(1, batch_size=batch_size)
-    sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     inputs, errors = model.find_inputs(sources), RowErrors(on_error)
     partial = output.with_name(f".{output.name}.partial")
-    run = _fingerprint(model, inputs.names, batch_size, on_error, options)
-    done = _take_up(partial, run)
-    if done:
-        logger.info("going on after %d of %d inputs", min(done * batch_size, len(inputs)), len(inputs))
-    with open(partial, "a", encoding="utf-8") as file, tqdm(total=len(inputs), desc="predict") as bar:
+    head = {"run": _fingerprint(model, batch_size, on_error, options)}
+    lines, number = _take_up(partial, head), -1
+    with tqdm(total=inputs.count, desc="predict") as bar:
         for number, batch in enumerate(_batches(inputs, batch_size)):
-            if number >= done:
-                file.write(json_text(_answer(model, batch, on_error, options)) + "\n")
-                file.flush()
+            key = content_key(batch)
+            if number < len(lines) and lines[number]["key"] != key:
+                _write(partial, head, lines := lines[:number])  # what follows is of other inputs
+            if number == len(lines):
+                line = json_text({"key": key} | _answer(model, batch, on_error, options))
+                lines.append(json.loads(line))
+                with open(partial, "a", encoding="utf-8") as file:
+                    file.write(line + "\n")
             bar.update(len(batch))
     rows = []
-    for line in partial.read_text(encoding="utf-8").splitlines()[1:]:
-        answered = json.loads(line)
+    for answered in lines[: number + 1]:
         rows += answered["rows"]
         errors.rows += answered["skipped"]
+    if number < 0:
+        raise DataError("there is nothing to predict")
     errors.settle(kept=len(rows))
     write_answers(output, rows)
     if errors.rows:
@@ -109,28 +114,23 @@ def _rows(model, names: list[str], answers: list) -> list[dict]:
     ]
 
 
-def _take_up(partial: Path, run: str) -> int:
-    """How many batches an earlier call of this run has finished; the file is left with these alone."""
-    head = json_text({"run": run})
+def _take_up(partial: Path, head: dict) -> list[dict]:
+    """The batches that an earlier call of this run has finished; the file is left with these alone."""
     lines = partial.read_bytes().splitlines(keepends=True) if partial.is_file() else []
-    lines = [
-        line for line in lines if line.endswith(b"\n")
-    ]  # not the one that was written as the process died
-    if not lines or lines[0].strip() != head.encode():
-        lines = [head.encode() + b"\n"]
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(b"".join(lines))
-    return len(lines) - 1
+    # not the one that was written as the process died
+    found = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    found = found[1:] if found[:1] == [head] else []
+    _write(partial, head, found)
+    if found:
+        logger.info("%d batches are finished already", len(found))
+    return found
 
 
-def _fingerprint(model, names: list[str], batch_size: int, on_error: str, options: Mapping) -> str:
-    digest = hashlib.blake2b(weights_fingerprint(model).encode(), digest_size=16)
-    described = (
-        model.config.to_json_string(),
-        names,
-        batch_size,
-        on_error,
-        sorted(map(str, options.items())),
-    )
-    digest.update(json.dumps(described).encode())
-    return digest.hexdigest()
+def _write(partial: Path, head: dict, lines: Sequence[dict]) -> None:
+    with atomic_write(partial) as file:
+        file.writelines(json_text(line) + "\n" for line in (head, *lines))
+
+
+def _fingerprint(model, batch_size: int, on_error: str, options: Mapping) -> str:
+    weights, config = weights_fingerprint(model), model.config.to_json_string()
+    return content_key([weights, config, batch_size, on_error, dict(sorted(options.items()))])

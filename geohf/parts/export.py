@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
@@ -46,8 +45,7 @@ def export_onnx(model: PartStateModel, path: str | Path) -> Path:
     was_training, device = model.training, model.device
     model.eval().cpu()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of every shape that the older exporter takes for a constant
+        with torch.no_grad():
             torch.onnx.export(
                 OnePhoto(model),
                 (torch.zeros(1, 3, *model.config.image_size),),

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.samples import undecoded
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.boxes import xyxy_to_xywh
 from geohf.parts.frame import require_pixels
 from geohf.parts.rows import REQUIRED, truths_of
 from geohf.parts.vocabulary import names_of, part_features
-from geohf.vision.images import open_image, undecoded
+from geohf.vision.images import open_image
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features

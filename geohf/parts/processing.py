@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional
 from transformers import BatchFeature
 from transformers.image_utils import PILImageResampling
 
+from geohf.data.samples import samples_of
 from geohf.errors import DataError
 from geohf.vision.images import open_image
 from geohf.vision.processing import GeoImageProcessor
@@ -42,8 +43,7 @@ class PartImageProcessor(GeoImageProcessor):
             ImageError: a photo cannot be opened.
             DataError: there is no photo.
         """
-        images = images if isinstance(images, (list, tuple)) else [images]
-        return self.fit([open_photo(image) for image in images])
+        return self.fit([open_photo(image) for image in samples_of(images)])
 
     def fit(self, photos: Sequence[torch.Tensor]) -> BatchFeature:
         """Prepare opened photos: (3, H, W) uint8 tensors."""
@@ -116,8 +116,6 @@ def post_process(
 
 def open_photo(source: Any) -> torch.Tensor:
     """A photo of any kind as an upright (3, H, W) uint8 tensor; a dataset's row gives its `image`."""
-    if isinstance(source, Mapping) and "image" in source:
-        source = source["image"]
     # at its full size: a JPEG decoded at a smaller scale would not say how large the photo is
     return functional.pil_to_tensor(open_image(source))
 

@@ -21,7 +21,8 @@ from geohf.errors import DataError
 from geohf.parts.frame import Frame, require_pixels
 from geohf.parts.vocabulary import part_features
 from geohf.vision.checks import check_images
-from geohf.vision.images import BROKEN, IMAGE_SUFFIXES
+from geohf.vision.files import told_apart, warn_unread
+from geohf.vision.images import BROKEN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -162,10 +163,13 @@ def note_unlisted(sources: Iterable[Source], errors: RowErrors) -> None:
             listed[path.parent].add(path.name)
             owner.setdefault(path.parent, source.path)
     for folder, names in listed.items():
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            photo = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-            if photo and path.name not in names:
+        lying = folder.iterdir() if folder.is_dir() else []
+        photos, others = told_apart(p for p in lying if p.is_file() and not p.name.startswith("."))
+        for path in photos:
+            if path.name not in names:
                 errors.add(owner[folder], path.name, f"the photo in {folder} has no annotation here")
+        notes = {".json", ".csv", ".txt", ".md", ".yaml", ".xml"}  # that belong to annotations
+        warn_unread(folder, [p.name for p in others if p.suffix.lower() not in notes and p.name not in names])
 
 
 def suggest(name: Any, known: Sequence[str]) -> str:

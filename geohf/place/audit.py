@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from geohf.errors import DataError
 from geohf.geo import matches_within_m
+from geohf.vision.contents import contents_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ class Finding:
 
 
 def audit(
-    files: Sequence[str],
+    files: Sequence[str | dict],
     points: np.ndarray,
     sequences: np.ndarray,
     times_ns: Sequence[int | None],
@@ -46,7 +44,7 @@ def audit(
     """Look for leaks between rows of a table of images.
 
     Args:
-        files, points, sequences, times_ns: of all n images: path, (n, 2) degrees, drive, time or None.
+        files, points, sequences, times_ns: of all n images: path (or path and bytes), (n, 2) degrees, drive, time or None.
         train, database, queries: rows.
 
     Returns:
@@ -62,7 +60,8 @@ def audit(
         if count:
             found.append(Finding(kind, count, count / n, f"{count} of {n} queries {what}", fatal))
 
-    content = _contents(files, [*database.tolist(), *queries.tolist()])
+    rows = [*database.tolist(), *queries.tolist()]
+    content = dict(zip(rows, contents_of([files[row] for row in rows]), strict=True))
     known = {content[row] for row in database}
     note(
         "self_retrieval",
@@ -111,18 +110,3 @@ def judge(findings: Sequence[Finding], strict: bool) -> None:
         if finding.fatal or strict:
             raise DataError(f"leak ({finding.kind}): {finding.message}; --audit off measures all the same")
         logger.warning("leak (%s): %s", finding.kind, finding.message)
-
-
-def _contents(files: Sequence[str], rows: list[int]) -> dict[int, str]:
-    """Row -> what names its content: the path, or a digest where another file has the same length."""
-    paths = {row: Path(files[row]).resolve() for row in rows}
-    by_size = defaultdict(set)
-    for path in paths.values():
-        by_size[path.stat().st_size].add(path)
-    digests = {
-        path: hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        for same in by_size.values()
-        if len(same) > 1
-        for path in same
-    }
-    return {row: digests.get(path, str(path)) for row, path in paths.items()}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from geohf.data.columns import image_column
+from geohf.data.samples import name_of
 from geohf.data.tables import (
     FILE_COLUMNS,
     RowErrors,
@@ -41,7 +42,7 @@ from geohf.place.columns import (
 from geohf.place.file_names import point_of_name
 from geohf.vision.checks import broken_images, check_images
 from geohf.vision.exif import exif_position
-from geohf.vision.images import image_files
+from geohf.vision.files import image_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,9 +139,14 @@ def headings_of(dataset: Dataset) -> np.ndarray:
     return np.asarray(dataset.with_format("numpy", columns=["heading"])[:]["heading"], np.float64)
 
 
-def files_of(dataset: Dataset) -> list[str]:
-    """The images' paths."""
-    return [image["path"] for image in dataset["image"][:]]
+def files_of(dataset: Dataset) -> list[str | dict]:
+    """The images' paths; of one that came as bytes, these with the name that they came with."""
+    return [image["path"] if image["bytes"] is None else image for image in dataset["image"][:]]
+
+
+def names_of(dataset: Dataset) -> list[str]:
+    """What the images are called: their paths, or their number where they came without a name."""
+    return [name_of(image, row) for row, image in enumerate(dataset["image"][:])]
 
 
 def names_of_sources(sources: Sequence[str | Path]) -> list[str]:

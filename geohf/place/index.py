@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from geohf.data.samples import name_of
 from geohf.errors import DataError
 from geohf.geo import check_points
 from geohf.io import atomic_write
@@ -57,23 +58,29 @@ class PlaceIndex:
     def build(
         cls,
         model: GeoPlaceModel,
-        images: Sequence[str | os.PathLike],
+        images: Any,
         points,
         batch_size: int = 32,
+        names: Sequence[str] | None = None,
     ) -> PlaceIndex:
         """Encode images of known places.
 
         Args:
-            images: n paths; their names are kept as given.
+            images: n images of any kind that `predict` takes.
             points: (n, 2) degrees.
+            names: what answers call the images; by default their paths as given, or their numbers.
 
         Raises:
             DataError: no image, points that are no degrees, an image that cannot be opened.
         """
-        if not len(images):
+        samples = model.samples(images)
+        samples = samples if hasattr(samples, "__len__") else list(samples)
+        if not len(samples):
             raise DataError("there are no images to index")
-        descriptors = model.encode(images, batch_size=batch_size)
-        return cls(descriptors, np.asarray(points), [str(image) for image in images], model.fingerprint())
+        descriptors = model.encode(samples, batch_size=batch_size)
+        if names is None:
+            names = [name_of(sample, row) for row, sample in enumerate(samples)]
+        return cls(descriptors, np.asarray(points), list(names), model.fingerprint())
 
     @classmethod
     def from_drives(
@@ -92,10 +99,10 @@ class PlaceIndex:
             DataError: see `load_drives`.
         """
         from geohf.data.tables import points_of
-        from geohf.place.data import files_of, load_drives
+        from geohf.place.data import files_of, load_drives, names_of
 
         images, _ = load_drives(sources, **options)
-        return cls.build(model, files_of(images), points_of(images), batch_size)
+        return cls.build(model, files_of(images), points_of(images), batch_size, names_of(images))
 
     # ---- disk
 

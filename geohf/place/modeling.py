@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +23,7 @@ from geohf.vision.pooling import map_size, pooled
 from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
-    from geohf.data.inputs import Inputs
+    from geohf.data.inputs import Part
 
 
 class GeoPlaceModel(GeoPreTrainedModel):
@@ -131,19 +130,14 @@ class GeoPlaceModel(GeoPreTrainedModel):
         """
         return super().predict(inputs, batch_size, index=self.open_index(index), **options)
 
-    def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
-        """As every model's; the images of a `poses.csv` lie below the folder above its own."""
-        from geohf.data.inputs import Inputs, find_images
-        from geohf.place.data import files_of, load_drives
+    def read_source(self, source: str) -> Part | None:
+        """The images of a `poses.csv`, which lie below the folder above its own."""
+        from geohf.place.data import files_of, load_drives, names_of
 
-        inputs = Inputs()
-        for source in sources:
-            if Path(source).name == "poses.csv":
-                files = files_of(load_drives(source)[0])
-                inputs.parts.append((files, files))
-            else:
-                inputs.parts += find_images([source]).parts
-        return inputs
+        if Path(source).name != "poses.csv":
+            return None
+        images, _ = load_drives(source)
+        return names_of(images), files_of(images)
 
     def rows_of(self, answer: PlacePrediction) -> list[dict[str, Any]]:
         """The point, how sure it is, and the named images with their similarity; without an index the descriptor."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import BatchFeature
 
+from geohf.data.samples import samples_of
 from geohf.vision.processing import GeoImageProcessor
 
 
@@ -25,6 +25,4 @@ class GeoPlaceImageProcessor(GeoImageProcessor):
         Raises:
             ImageError: an image cannot be opened.
         """
-        samples = images if isinstance(images, list) else [images]
-        opened = [s["image"] if isinstance(s, Mapping) and "image" in s else s for s in samples]
-        return BatchFeature({"pixel_values": self.pixel_values(opened, augment)})
+        return BatchFeature({"pixel_values": self.pixel_values(list(samples_of(images)), augment)})

@@ -14,7 +14,7 @@ from geohf.data.splits import split_rows
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.place.arguments import PlaceArguments
-from geohf.place.data import files_of, headings_of, load_drives, names_of_sources
+from geohf.place.data import files_of, headings_of, load_drives, names_of, names_of_sources
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,15 +62,17 @@ class PlaceData:
         return list(self.images["time_ns"][:])
 
     @cached_property
-    def files(self) -> list[str]:
-        """Paths of the images."""
+    def files(self) -> list[str | dict]:
+        """The images, see `files_of`."""
         return files_of(self.images)
 
     @cached_property
     def names(self) -> list[str]:
-        """The images' paths without the folder that holds them all."""
-        root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in self.files])
-        return [os.path.relpath(file, root) for file in self.files]
+        """The images' paths without the folder that holds them all; of bytes, the names that they came with."""
+        folders = [os.path.dirname(os.path.abspath(file)) for file in self.files if isinstance(file, str)]
+        root = os.path.commonpath(folders) if folders else ""
+        named = zip(self.files, names_of(self.images), strict=True)
+        return [os.path.relpath(file, root) if isinstance(file, str) else name for file, name in named]
 
 
 def load_data(options: PlaceArguments, seed: int, generated: bool = False) -> PlaceData:

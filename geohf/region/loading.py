@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from geohf.region.data import (
 )
 from geohf.region.filtering import clip_dataset, describe_row, filter_dataset
 from geohf.region.sample import EXCLUDE, TRAIN_IMAGES, TRAIN_TABLE, VAL_IMAGES, VAL_TABLE, write_sample
+from geohf.vision.contents import contents_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,8 +116,9 @@ def load_data(options: RegionArguments, seed: int = 42, known: Sequence[str] | N
 
 def _unseen(test: Dataset, table: str, train: Dataset, errors: RowErrors) -> Dataset:
     """Without photographs that stand in the training table too: numbers measured on them would be too good."""
-    trained = {os.path.realpath(image["path"]) for image in train["image"][:]}
-    seen = [os.path.realpath(image["path"]) in trained for image in test["image"][:]]
+    contents = contents_of([*train["image"][:], *test["image"][:]])
+    trained = set(contents[: len(train)])
+    seen = [content in trained for content in contents[len(train) :]]
     for row in test.select(np.flatnonzero(seen)).select_columns(["filename", "row"]):
         errors.add(table, row["row"], f"{row['filename']!r} stands in the training table too")
     return test.select(np.flatnonzero(np.logical_not(seen)))

@@ -15,7 +15,7 @@ from geohf.data.classes import class_number
 from geohf.errors import DataError, require_at_least
 from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler
-from geohf.models.modeling import GeoPreTrainedModel, as_samples
+from geohf.models.modeling import GeoPreTrainedModel
 from geohf.region.answers import RegionPrediction, RegionProbability
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
@@ -288,7 +288,7 @@ class GeoRegionModel(GeoPreTrainedModel):
             DataError: a region that the model does not know, or not one region a photograph.
         """
         if region is not None:
-            samples = as_samples(inputs)
+            samples = self.samples(inputs)
             one = isinstance(region, str) or not isinstance(region, Iterable)
             names = repeat(region) if one else list(region)
             if isinstance(names, list) and hasattr(samples, "__len__") and len(names) != len(samples):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import BatchFeature
 
+from geohf.data.samples import samples_of
+from geohf.vision.images import picture_of
 from geohf.vision.processing import GeoImageProcessor
 
 
@@ -29,7 +31,7 @@ class GeoRegionImageProcessor(GeoImageProcessor):
         Raises:
             ImageError: an image cannot be opened; the message names it.
         """
-        samples = [split_sample(sample) for sample in (images if isinstance(images, list) else [images])]
+        samples = [split_sample(sample) for sample in samples_of(images)]
         pixels = self.pixel_values([image for image, _ in samples], augment)
         regions = torch.tensor([-1 if region is None else int(region) for _, region in samples])
         return BatchFeature({"pixel_values": pixels, "regions": regions})
@@ -37,6 +39,6 @@ class GeoRegionImageProcessor(GeoImageProcessor):
 
 def split_sample(sample: Any) -> tuple[Any, Any]:
     """The image of a sample, and its region or None."""
-    if isinstance(sample, Mapping) and "image" in sample:
-        return sample["image"], sample.get("region")
+    if isinstance(sample, Mapping) and not sample.keys() <= {"bytes", "path"}:
+        return picture_of(sample), sample.get("region")
     return sample, None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.classes import column_of
+from geohf.data.samples import undecoded
 from geohf.data.tables import (
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
@@ -25,7 +26,7 @@ from geohf.street.places import (
     point_reasons,
 )
 from geohf.street.processing import COMPASS, split_views
-from geohf.vision.images import ImageError, open_image, undecoded
+from geohf.vision.images import ImageError, open_image
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features

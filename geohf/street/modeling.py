@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from geohf.data.samples import undecoded
 from geohf.errors import DataError, require_at_least
 from geohf.geo import Area, area_from_geojson, great_circle_m
 from geohf.models.modeling import GeoPreTrainedModel
@@ -21,7 +22,7 @@ from geohf.street.processing import GeoStreetImageProcessor
 from geohf.vision.backbones import build_tower, tower_features
 
 if TYPE_CHECKING:
-    from geohf.data.inputs import Inputs
+    from geohf.data.inputs import Part
 
 # A class whose point lies outside the wanted area loses a factor e of its weight with every so many metres.
 AREA_DECAY_M = 25_000.0
@@ -205,19 +206,14 @@ class GeoStreetModel(GeoPreTrainedModel):
             StatePrediction(names[c], p, None if indices is None else indices[c]) for c, p in chosen if p > 0
         ]
 
-    def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
-        """As every model's; a folder in the competition's layout gives its places to be found."""
-        from geohf.data.inputs import Inputs, find_images
+    def read_source(self, source: str) -> Part | None:
+        """The places to be found of a folder in the competition's layout."""
         from geohf.street.competition import TEMPLATE, load_competition
 
-        inputs = Inputs()
-        for source in sources:
-            if (Path(source) / TEMPLATE).is_file():
-                places = load_competition(Path(source), "raise")[0]["test"]
-                inputs.parts.append((list(map(str, places["sample_id"][:])), places))
-            else:
-                inputs.parts += find_images([source]).parts
-        return inputs
+        if not (Path(source) / TEMPLATE).is_file():
+            return None
+        places = load_competition(Path(source), "raise")[0]["test"]
+        return list(map(str, places["sample_id"][:])), undecoded(places)
 
     def rows_of(self, answer: StreetPrediction) -> list[dict[str, Any]]:
         """The point, its radius, the first state, and all named states with their probabilities."""

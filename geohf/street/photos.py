@@ -15,8 +15,9 @@ from geohf.data.tables import (
     LONGITUDE_COLUMNS,
     RowErrors,
     any_case,
-    file_in,
+    file_name,
     find_column,
+    image_in,
     line_of,
     read_table,
     text_of,
@@ -32,7 +33,7 @@ from geohf.street.places import (
 )
 from geohf.vision.checks import check_images
 from geohf.vision.exif import exif_position
-from geohf.vision.images import image_files
+from geohf.vision.files import image_files
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -42,7 +43,7 @@ def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
     """Load single photographs: a table beside them, or a folder with the positions in their EXIF.
 
     A table needs a column for the file (`image`, `file_name`, `filename`, `file` or `path`, relative to the
-    table's folder), `latitude` (`lat`) and `longitude` (`lon`, `lng`); `state` and `heading` are optional.
+    table's folder; in Parquet also the picture itself), `latitude` (`lat`) and `longitude` (`lon`, `lng`); `state` and `heading` are optional.
 
     Raises:
         DataError: as `load_competition`, and for a photograph without a position.
@@ -93,17 +94,14 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     labels = [text_of(cell) for cell in table[state]] if state else None
     rows, seen = {}, {}
     for position, cell in enumerate(table[file_column]):
-        if isinstance(cell, (bytes, dict)):
-            raise DataError(
-                f"{path}: column {file_column!r} holds images, not file names; load it as a dataset"
-            )
-        name, line = text_of(cell) or "", line_of(position)
-        if name and name in seen:
+        name, line = file_name(cell) or str(position), line_of(position)
+        held = isinstance(cell, bytes) or (isinstance(cell, dict) and cell.get("bytes") is not None)
+        if not held and name in seen:
             errors.add(path, line, f"{file_column} {name!r} stands in row {seen[name]} already")
             continue
         seen[name] = line
         try:
-            view = file_in(path.parent, name)
+            view = image_in(path.parent, cell)
         except DataError as error:
             errors.add(path, line, str(error))
             continue

@@ -16,7 +16,7 @@ from geohf.data.tables import (
     line_of,
     wrap_degrees,
 )
-from geohf.vision.checks import check_images
+from geohf.vision.checks import broken_images
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -79,14 +79,14 @@ def place_row(sample_id, views, headings, *, source, line, point=(math.nan, math
 
 def drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
     """Leave out views that cannot be decoded, and rows that then have none; each is noted."""
-    broken = check_images([Path(view) for row in rows.values() for view in row["views"]])
-    if not broken:
-        return
-    for position, row in list(rows.items()):
-        good = []
-        for view, heading in zip(row["views"], row["headings"], strict=True):
-            if Path(view) in broken:
-                errors.add(*row["where"], f"{view}: {broken[Path(view)]}")
+    flat = [(position, k) for position, row in rows.items() for k in range(len(row["views"]))]
+    broken = broken_images([rows[position]["views"][k] for position, k in flat])
+    broken = {flat[at]: reason for at, reason in broken.items()}
+    for position in {position for position, _ in broken}:
+        row, good = rows[position], []
+        for k, (view, heading) in enumerate(zip(row["views"], row["headings"], strict=True)):
+            if (position, k) in broken:
+                errors.add(*row["where"], broken[position, k])
             else:
                 good.append((view, heading))
         row["views"], row["headings"] = [view for view, _ in good], [heading for _, heading in good]

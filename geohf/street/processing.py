@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from transformers import BatchFeature
 
+from geohf.data.samples import samples_of
 from geohf.errors import DataError
+from geohf.vision.images import picture_of
 from geohf.vision.processing import GeoImageProcessor
 
 COMPASS = {"north": 0.0, "east": 90.0, "south": 180.0, "west": 270.0}
@@ -36,7 +38,7 @@ class GeoStreetImageProcessor(GeoImageProcessor):
             ImageError: an image cannot be opened.
             DataError: there is no sample, or one has no view, or more than eight.
         """
-        samples = [split_views(sample) for sample in (images if isinstance(images, list) else [images])]
+        samples = [split_views(sample) for sample in samples_of(images)]
         if not samples:
             raise DataError("there is no sample to prepare")
         flat = [view for views, _ in samples for view in views]
@@ -65,14 +67,11 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
             headings = [math.nan] * len(views) if headings is None else list(headings)
         elif names:
             views, headings = [sample[name] for name in names], [COMPASS[name] for name in names]
-        elif "image" in sample:
-            views, headings = [sample["image"]], [sample.get("heading")]
-        elif "bytes" in sample or "path" in sample:  # one undecoded image of datasets
+        elif sample and sample.keys() <= {"bytes", "path"}:  # one undecoded image of datasets
             views, headings = [sample], [math.nan]
         else:
-            raise DataError(
-                f"a sample needs 'views', 'image' or one of {', '.join(COMPASS)}; it has {list(sample)}"
-            )
+            view = sample["image"] if "image" in sample else picture_of(sample)
+            views, headings = [view], [sample.get("heading")]
     elif isinstance(sample, Sequence) and not isinstance(sample, (str, bytes, bytearray)):
         views = list(sample)
         headings = [math.nan] * len(views)

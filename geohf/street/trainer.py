@@ -14,6 +14,7 @@ import torch
 from transformers import EvalPrediction
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
 from geohf.data.tensor_table import TensorTable
 from geohf.geo import great_circle_m
@@ -27,7 +28,6 @@ from geohf.training.finetuning import unfreeze
 from geohf.training.trainer import GeoTrainer, phase_arguments
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.features import cached_features
-from geohf.vision.images import undecoded
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from geohf.data.inputs import TABLES, Inputs
+from geohf.data.inputs import TABLES, Part
 from geohf.data.tables import read_table
 from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
@@ -43,26 +43,24 @@ class TileSamples(Sequence):
         return {"frames": frames, "last_values": dict(zip(self.targets, self.last[row], strict=True))}
 
 
-def find_tiles(sources: Sequence[str | os.PathLike], config: TileSequenceConfig) -> Inputs:
-    """The tiles of tables, or of folders with a `tiles.csv`, in the seed's layout, with `Images/<label>/<region_id>.tif` beside them.
+def read_tiles(source: str | os.PathLike, config: TileSequenceConfig) -> Part:
+    """The tiles of a table, or of a folder with a `tiles.csv`, in the seed's layout, with `Images/<label>/<region_id>.tif` beside it.
 
     Target columns may be missing: nothing is then known of the tiles' values.
 
     Raises:
         DataError: a source that is no table, see `load_tiles`.
     """
-    inputs = Inputs()
-    for source in map(table_in, sources):
-        if source.suffix.lower() not in TABLES:
-            raise DataError(
-                f"{source}: is no table of tiles (.csv, .parquet) and no folder of a tiles.csv; whole scenes go through geohf.tiles.scene"
-            )
-        images, known = source.parent / "Images", read_table(source).columns
-        targets = [name for name in config.targets if name in known]
-        table = load_tiles(source, images, found_labels(images), targets=targets, nodata=config.nodata)
-        require_trained_table(table, config.pixel_kind)
-        inputs.parts.append((list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)))
-    return inputs
+    source = table_in(source)
+    if source.suffix.lower() not in TABLES:
+        raise DataError(
+            f"{source}: is no table of tiles (.csv, .parquet) and no folder of a tiles.csv; whole scenes go through geohf.tiles.scene"
+        )
+    images, known = source.parent / "Images", read_table(source).columns
+    targets = [name for name in config.targets if name in known]
+    table = load_tiles(source, images, found_labels(images), targets=targets, nodata=config.nodata)
+    require_trained_table(table, config.pixel_kind)
+    return list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)
 
 
 def _last_known(values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from geohf.vision.backbones import build_tower, describe_backbone, load_tower, t
 from geohf.vision.licences import published_name
 
 if TYPE_CHECKING:
-    from geohf.data.inputs import Inputs
+    from geohf.data.inputs import Part
 
 
 class TileSequenceModel(GeoPreTrainedModel):
@@ -39,6 +38,7 @@ class TileSequenceModel(GeoPreTrainedModel):
     config_class = TileSequenceConfig
     processor_class = TileSequenceProcessor
     card_template = "tiles.md"
+    sample_dimensions = 4  # steps, height, width, bands
 
     def __init__(self, config: TileSequenceConfig):
         super().__init__(config)
@@ -255,15 +255,15 @@ class TileSequenceModel(GeoPreTrainedModel):
             torch.maximum(middle, values[..., -1] + margin),
         )
 
-    def find_inputs(self, sources: Sequence[str | os.PathLike]) -> Inputs:
-        """The tiles of tables; see `geohf.tiles.inputs`."""
-        from geohf.tiles.inputs import find_tiles
+    def read_source(self, source: str) -> Part:
+        """The tiles of a table; see `geohf.tiles.inputs`."""
+        from geohf.tiles.inputs import read_tiles
 
         if self.config.head == "image":
             raise DataError(
                 "this model answers with images, which no table holds; predict gives them as arrays"
             )
-        return find_tiles(sources, self.config)
+        return read_tiles(source, self.config)
 
     def rows_of(self, answer: TilePrediction) -> list[dict[str, Any]]:
         """See `TilePrediction.as_row`."""
@@ -273,11 +273,9 @@ class TileSequenceModel(GeoPreTrainedModel):
         """Predict tiles from lists of frames (paths, arrays, PIL images, None for a missing year).
 
         Args:
-            inputs: a list of samples, see `TileSequenceProcessor`; an array of 5 dimensions is many samples.
+            inputs: samples, see `TileSequenceProcessor`; an array of 5 dimensions is many samples; a table of tiles.
             batch_size: tiles in one pass.
         """
-        if getattr(inputs, "ndim", 0) == 5:
-            inputs = list(inputs)
         return super().predict(inputs, batch_size)
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ import torch
 from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 
+from geohf.data.samples import samples_of
 from geohf.data.times import check_frames
 from geohf.errors import DataError
 from geohf.tiles.frames import can_be_seen, prepare_frames
@@ -51,7 +52,7 @@ class TileSequenceProcessor(TorchvisionBackend):
                 grid or are no images as the model was trained on, a sample has no frame, its frames' labels or files' names
                 go back in time, or its `last_values` do not name the model's targets.
         """
-        samples = [self._sample(sample) for sample in (images if isinstance(images, list) else [images])]
+        samples = [self._sample(sample) for sample in samples_of(images, dimensions=4)]
         if not samples:
             raise DataError("there is no sample to prepare")
         steps = max(len(frames) for frames, _ in samples)

@@ -21,6 +21,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, seed_worker
 
 from geohf.data.classes import NamedClasses, class_names
+from geohf.data.samples import undecoded
 from geohf.data.streaming import EndlessStream, is_stream
 from geohf.data.tensor_table import TensorTable, batch_as_is
 from geohf.errors import DataError
@@ -30,7 +31,6 @@ from geohf.training.checkpoints import last_complete_checkpoint
 from geohf.training.progress import BriefLog, BriefProgress
 from geohf.training.pushing import SafePushes
 from geohf.training.saving import SafeCheckpoints
-from geohf.vision.images import undecoded
 
 logger = logging.getLogger(__name__)
 

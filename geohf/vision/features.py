@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from geohf.errors import DataError
 from geohf.io import cache_folder
+from geohf.vision.contents import content_key
 from geohf.vision.inference import feature_function
 from geohf.vision.processing import GeoImageProcessor
 from geohf.vision.weights import load_tensors, weights_fingerprint
@@ -69,7 +70,7 @@ def cached_features(
     shards = []
     for start in range(0, len(images), SHARD_IMAGES):
         part = images[start : start + SHARD_IMAGES]
-        shards.append((folder / f"{_digest(key, *map(_fingerprint, part))}.safetensors", part))
+        shards.append((folder / f"{_digest(key, *map(content_key, part))}.safetensors", part))
     rank, world = _rank_and_world()
     missing = [shard for shard in shards if not shard[0].exists()]
     if world > 1:
@@ -111,21 +112,6 @@ def _run(compute, processor, images, batch_size, num_workers, device, autocast, 
         features.append(batch.float().cpu())
         bar.update(len(batch))
     return torch.cat(features)
-
-
-def _fingerprint(image: Any) -> str:
-    """A file is known by its path, size and time of change; anything else by its bytes."""
-    if isinstance(image, dict):
-        image = image["bytes"] if image.get("bytes") is not None else image["path"]
-    if isinstance(image, (str, os.PathLike)) and os.path.exists(image):
-        stat = os.stat(image)
-        return f"{os.path.abspath(image)} {stat.st_size} {stat.st_mtime_ns}"
-    if isinstance(image, (bytes, bytearray)):
-        return hashlib.blake2b(image, digest_size=16).hexdigest()
-    from geohf.vision.images import open_image
-
-    opened = open_image(image)
-    return hashlib.blake2b(opened.tobytes() + repr(opened.size).encode(), digest_size=16).hexdigest()
 
 
 def _digest(*parts: str) -> str:

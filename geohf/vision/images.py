@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from geohf.errors import DataError
+from geohf.vision.formats import is_image_name
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_TOO_LARGE = (
+    "has more than {:,} pixels, which may be a decompression bomb; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS "
+    "if you trust it"
+)
 
 # what a broken file surfaces as, depending on Pillow's plugin
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError)
@@ -28,8 +34,9 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
     """Open an image as 8-bit RGB, turned as its EXIF orientation says.
 
     Args:
-        source: a path, bytes, a PIL image, an array or tensor ((H, W), (H, W, C) or (C, H, W), uint8, uint16
-            over its whole range, or floats in [0, 1]), or a row of a datasets `Image(decode=False)` column.
+        source: a path, an address of fsspec (`zip://`, `hf://`), bytes, an open file, a PIL image, an array or
+            tensor ((H, W), (H, W, C) or (C, H, W), uint8, uint16 over its whole range, or floats in [0, 1]), a
+            cell of a datasets `Image(decode=False)` column, or a row that holds one of these, see `picture_of`.
         size: the side in pixels below which the image must not be shrunk: a JPEG is decoded at the smallest
             scale (1, 1/2, 1/4, 1/8) that leaves it at least so large, which is faster. Twice the side of a
             later resize leaves a PSNR of 50 dB or more to the exact pixels.
@@ -41,11 +48,17 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
         ImageError: missing, empty, truncated, not an image, too large to be safe, or a wrong shape.
     """
     name = "image bytes"
-    if isinstance(source, dict):
+    if isinstance(source, Mapping):
+        if not source.keys() <= {"bytes", "path"}:
+            return open_image(picture_of(source), size)
         name = source.get("path") or name
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if isinstance(source, Image.Image):
         return _picture(source)
+    if _is_file(source):
+        name, source = str(getattr(source, "name", name)), _bytes_of_file(source)
+    elif is_address(source):
+        name, source = source, _bytes_at(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), name, memoryview(source).nbytes, size)
     if isinstance(source, (str, os.PathLike)):
@@ -55,53 +68,125 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
         except (OSError, ValueError) as error:  # ValueError: a NUL character
             raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from None
         if path.is_dir():
-            raise ImageError(f"{path}: is a folder, not an image")
+            raise ImageError(f"{path}: is a folder, not an image; name it alone, and not in a list")
         return _decode(path, str(path), length, size)
     return _from_array(source)
 
 
-def image_files(folder: str | Path) -> list[Path]:
-    """All image files below a folder, sorted by path, hidden ones left out.
+def picture_of(row: Mapping) -> Any:
+    """The picture of a row: its `image`, or the only entry that is a picture or names a picture's file.
 
     Raises:
-        ImageError: there is no such folder, or it holds no image.
+        ImageError: there is none, or there are several; the message says what the row has.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ImageError(f"{folder}: no such folder")
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    if not files:
-        raise ImageError(f"{folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return files
+    if row.get("image") is not None:
+        return row["image"]
+    for test in (_is_picture, _names_picture):
+        found = [key for key, value in row.items() if test(value)]
+        if len(found) == 1:
+            return row[found[0]]
+        if found:
+            raise ImageError(
+                f"a sample holds several pictures ({', '.join(map(str, found))}); call one 'image'"
+            )
+    raise ImageError(f"a sample needs a picture, as 'image'; it has {', '.join(map(str, row)) or 'nothing'}")
+
+
+def _is_picture(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return isinstance(value.get("bytes"), bytes) or isinstance(value.get("path"), str)
+    if isinstance(value, (bytes, bytearray, memoryview, Image.Image)) or _is_file(value):
+        return True
+    return getattr(value, "ndim", 0) == 3 and hasattr(value, "dtype")
+
+
+def _names_picture(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike)) and is_image_name(os.fspath(value))
+
+
+def _is_file(source: Any) -> bool:
+    return callable(getattr(source, "read", None))
+
+
+def is_address(name: Any) -> bool:
+    """Whether this names a file by an address that fsspec knows, as `hf://` and `zip://` are."""
+    return isinstance(name, str) and "://" in name
+
+
+def _bytes_of_file(file: Any) -> bytes:
+    name = getattr(file, "name", type(file).__name__)
+    try:
+        if getattr(file, "seekable", bool)():
+            file.seek(0)  # as Pillow does: what was just written is read from its beginning
+        content = file.read()
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: cannot be read ({error})") from None
+    if not isinstance(content, (bytes, bytearray)):
+        raise ImageError(f"{name}: gives {type(content).__name__}, not bytes; open it with mode 'rb'")
+    return bytes(content)
+
+
+def _bytes_at(address: str) -> bytes:
+    import fsspec
+
+    inside, _, archive = address.partition("::")
+    try:
+        if inside.startswith("zip://") and os.path.isfile(archive):
+            found = _archive(os.path.abspath(archive), os.stat(archive).st_mtime_ns, os.getpid())
+            return found.read(inside.removeprefix("zip://").lstrip("/"))
+        with fsspec.open(address, "rb") as file:
+            return file.read()
+    except Exception as error:  # each file system has errors of its own
+        raise ImageError(f"{address}: cannot be read ({error})") from None
+
+
+@lru_cache(maxsize=4)
+def _archive(path: str, changed_ns: int, process: int) -> ZipFile:
+    return ZipFile(path)  # its list of members is read once; processes do not share its place in the file
 
 
 def _decode(file, name: str, length: int, size: int | None) -> Image.Image:
     if not length:
         raise ImageError(f"{name}: the file is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns up to twice its limit; a picture that large is refused here
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                if size and image.format == "JPEG":
-                    image.draft(None, (size, size))
-                image.load()
-                return _to_rgb(image)
+        with Image.open(file) as image:
+            # Pillow only warns up to twice its limit, and a filter of warnings would be that of every thread
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
+            if size and image.format == "JPEG":
+                image.draft(None, (size, size))
+            image.load()
+            return _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(
-            f"{name}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be a decompression bomb; "
-            "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        ) from None
+        raise ImageError(f"{name}: {_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS)}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: is not an image that Pillow can read") from None
+        return _from_heif(file, name)
     except BROKEN as error:
         raise ImageError(f"{name}: is broken or truncated ({error})") from None
+
+
+def _from_heif(file, name: str) -> Image.Image:
+    """HEIC, which telephones write and Pillow does not read; the plugin of Pillow is not registered for all."""
+    if isinstance(file, io.BytesIO):
+        head = file.getvalue()[:12]
+    else:
+        with open(file, "rb") as opened:
+            head = opened.read(12)
+    if head[4:8] != b"ftyp" or head[8:12] not in HEIF_BRANDS:
+        raise ImageError(f"{name}: is not an image that Pillow can read")
+    try:
+        from pillow_heif import open_heif
+    except ImportError:
+        raise ImageError(
+            f"{name}: is a HEIC image; pip install 'geohf[heif]' reads it, or make it a JPEG"
+        ) from None
+    try:
+        found = open_heif(file)
+        if Image.MAX_IMAGE_PIXELS is not None and found.size[0] * found.size[1] > Image.MAX_IMAGE_PIXELS:
+            raise ImageError(f"{name}: {_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS)}")
+        return _to_rgb(found.to_pillow())
+    except BROKEN as error:
+        raise error if isinstance(error, ImageError) else ImageError(f"{name}: is broken ({error})") from None
 
 
 def _picture(image: Image.Image) -> Image.Image:
@@ -163,22 +248,3 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if low >= 0 and high <= 65535:  # 16-bit grey
         return np.round(array / 257).astype(np.uint8)
     raise ImageError(f"array values from {low:g} to {high:g} are neither 0 to 1, 0 to 255 nor 16-bit")
-
-
-def undecoded(dataset):
-    """A view of a `datasets.Dataset` or stream whose image columns give paths and bytes, for `open_image` to decode.
-
-    It decodes with better errors, at a smaller scale where that suffices, and only when needed. A stream that does
-    not know its columns, as `map` leaves it, stays as it is.
-    """
-    from datasets import Image as ImageFeature
-    from datasets import List
-
-    for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, ImageFeature) and feature.decode:
-            dataset = dataset.cast_column(name, ImageFeature(decode=False))
-        elif (
-            isinstance(feature, List) and isinstance(feature.feature, ImageFeature) and feature.feature.decode
-        ):
-            dataset = dataset.cast_column(name, List(ImageFeature(decode=False)))
-    return dataset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -74,6 +73,5 @@ def _int8(tower: nn.Module) -> nn.Module:
         from torch.ao.quantization import quantize_dynamic
     except ImportError:
         raise DataError(f"torch {torch.__version__} no longer has the mode int8; use eager") from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of deprecation: the successor, torchao, is one more package
-        return quantize_dynamic(tower, {nn.Linear}, dtype=torch.qint8)
+    # torch warns that it is deprecated: the successor, torchao, is one more package
+    return quantize_dynamic(tower, {nn.Linear}, dtype=torch.qint8)

@@ -11,12 +11,13 @@ import pytest
 from datasets import DatasetDict, Features, Image, List, Value
 from PIL import Image as PIL
 
+from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.street import data
 from geohf.street.competition import load_competition
 from geohf.street.places import place_features
-from geohf.vision.images import open_image, undecoded
+from geohf.vision.images import open_image
 
 
 def load_places(source, on_error="raise"):

@@ -10,13 +10,13 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 from PIL import ExifTags
 from PIL import Image as PIL
 
+from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.street import data
 from geohf.street.photos import load_photos
 from geohf.street.places import place_features
 from geohf.street.sample import write_sample
-from geohf.vision.images import undecoded
 
 
 def load_places(source, on_error="raise"):

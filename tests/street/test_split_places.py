@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from geohf.data.samples import undecoded
 from geohf.errors import DataError
 from geohf.street.data import split_places
 from geohf.street.places import place_features
-from geohf.vision.images import undecoded
 
 
 def places(points, states=None):

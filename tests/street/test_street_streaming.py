@@ -5,6 +5,7 @@ import pytest
 import torch
 from helpers.street_models import build_model, parse, patches
 
+from geohf.data.samples import undecoded
 from geohf.data.streaming import write_shards
 from geohf.errors import DataError
 from geohf.street.competition import TRAIN_TABLE
@@ -14,7 +15,6 @@ from geohf.street.sample import write_sample
 from geohf.street.streaming import stream_places
 from geohf.street.trainer import GeoStreetTrainer
 from geohf.training.trainer import phase_arguments
-from geohf.vision.images import undecoded
 
 
 def same(found, expected):

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
 from geohf.vision.exif import exif_position
-from geohf.vision.images import image_files
+from geohf.vision.files import image_files
 
 GPS = ExifTags.GPS
 

@@ -12,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from geohf.data.samples import undecoded
 from geohf.vision.checks import check_images
-from geohf.vision.images import ImageError, image_files, open_image, undecoded
+from geohf.vision.files import image_files
+from geohf.vision.images import ImageError, open_image
 
 
 def photo(width=96, height=64, seed=0):

@@ -1,0 +1,55 @@
+"""The picture files of a folder, told from what else lies there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from geohf.io import natural_key
+from geohf.vision.formats import is_image_name, is_marked
+from geohf.vision.images import ImageError
+
+logger = logging.getLogger(__name__)
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """All image files below a folder, in natural order (2 before 10); hidden ones are left out.
+
+    A file counts by its ending, or by its first bytes where it has none. What else lies there is named in a warning.
+
+    Raises:
+        ImageError: there is no such folder, or it holds no image; the message says what it holds.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ImageError(f"{folder}: no such folder")
+    seen = (p for p in folder.rglob("*") if not any(q.startswith(".") for q in p.relative_to(folder).parts))
+    images, others = told_apart(path for path in seen if path.is_file())
+    names = [str(path.relative_to(folder)) for path in others]
+    if not images:
+        raise ImageError(
+            f"{folder}: holds no image; {f'it holds {_listed(names)}' if names else 'it is empty'}"
+        )
+    warn_unread(folder, names)
+    return images
+
+
+def told_apart(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """(pictures, other files), each in natural order."""
+    images, others = [], []
+    for path in sorted(files, key=natural_key):
+        known = is_image_name(path) if path.suffix else is_marked(path)
+        (images if known else others).append(path)
+    return images, others
+
+
+def warn_unread(folder: str | Path, names: Sequence[str]) -> None:
+    """Say how many files lie in a folder that were not read, and what they are called."""
+    if names:
+        logger.warning("%s: not read, as no images: %s", folder, _listed(names))
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} file{'s' * (len(names) > 1)} ({', '.join(names[:most])}{more})"
