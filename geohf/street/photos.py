@@ -43,7 +43,8 @@ def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
     """Load single photographs: a table beside them, or a folder with the positions in their EXIF.
 
     A table needs a column for the file (`image`, `file_name`, `filename`, `file` or `path`, relative to the
-    table's folder; in Parquet also the picture itself), `latitude` (`lat`) and `longitude` (`lon`, `lng`); `state` and `heading` are optional.
+    table's folder; in Parquet also the picture itself), `latitude` (`lat`) and `longitude` (`lon`, `lng`);
+    `state` and `heading` are optional.
 
     Raises:
         DataError: as `load_competition`, and for a photograph without a position.

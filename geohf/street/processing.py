@@ -11,7 +11,7 @@ from transformers import BatchFeature
 
 from geohf.data.samples import samples_of
 from geohf.errors import DataError
-from geohf.vision.images import picture_of
+from geohf.vision.images import ImageError, picture_of
 from geohf.vision.processing import GeoImageProcessor
 
 COMPASS = {"north": 0.0, "east": 90.0, "south": 180.0, "west": 270.0}
@@ -70,8 +70,7 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
         elif sample and sample.keys() <= {"bytes", "path"}:  # one undecoded image of datasets
             views, headings = [sample], [math.nan]
         else:
-            view = sample["image"] if "image" in sample else picture_of(sample)
-            views, headings = [view], [sample.get("heading")]
+            views, headings = [_only_view(sample)], [sample.get("heading")]
     elif isinstance(sample, Sequence) and not isinstance(sample, (str, bytes, bytearray)):
         views = list(sample)
         headings = [math.nan] * len(views)
@@ -89,3 +88,12 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     if len(there) > MAX_VIEWS:
         raise DataError(f"a sample has {len(there)} views, at most {MAX_VIEWS} are possible")
     return [view for view, _ in there], [heading for _, heading in there]
+
+
+def _only_view(sample: Mapping) -> Any:
+    if "image" in sample:
+        return sample["image"]
+    try:
+        return picture_of(sample)
+    except ImageError as error:
+        raise DataError(f"{error}; several views are 'views', or some of {', '.join(COMPASS)}") from None

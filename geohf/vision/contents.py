@@ -63,7 +63,7 @@ def _without_name(image: Any) -> bytes | str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    yield type(value).__name__.encode()
+    yield f"{type(value).__name__} {len(value) if hasattr(value, '__len__') else ''}".encode()
     if isinstance(value, (bytes, bytearray, memoryview)):
         yield bytes(value)
     elif isinstance(value, (str, os.PathLike)):
@@ -78,6 +78,10 @@ def _parts(value: Any) -> Iterator[bytes]:
         for key, entry in value.items():
             yield repr(key).encode()
             yield from [str(entry).encode()] if held and key == "path" else _parts(entry)
+    elif callable(getattr(value, "seek", None)) and callable(getattr(value, "read", None)):
+        value.seek(0)
+        yield repr(value.read()).encode()
+        value.seek(0)
     elif hasattr(value, "detach"):
         yield from _parts(value.detach().cpu().float().numpy())
     elif isinstance(value, np.ndarray) and value.dtype.kind != "O":
@@ -87,10 +91,6 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, Iterable) and hasattr(value, "__len__"):
         for entry in value:
             yield from _parts(entry)
-    elif callable(getattr(value, "seek", None)) and callable(getattr(value, "read", None)):
-        value.seek(0)
-        yield repr(value.read()).encode()
-        value.seek(0)
     elif is_dataclass(value):
         for field in fields(value):
             yield from _parts(getattr(value, field.name))

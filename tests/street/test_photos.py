@@ -17,6 +17,7 @@ from geohf.street import data
 from geohf.street.photos import load_photos
 from geohf.street.places import place_features
 from geohf.street.sample import write_sample
+from geohf.vision.images import open_image
 
 
 def load_places(source, on_error="raise"):
@@ -139,12 +140,21 @@ def test_parquet_without_a_file_name_or_position(table, tmp_path):
     assert f"{path}, row 4: latitude nan is not finite" in message
 
 
-def test_parquet_with_images_inside_is_no_table_of_files(tmp_path):
+@pytest.mark.case("use-U9", "files-A8")
+def test_parquet_with_images_inside(tmp_path):
+    cells = []
+    for shade in (10, 200):
+        content = io.BytesIO()
+        PIL.new("RGB", (8, 8), (shade, 0, 0)).save(content, "PNG")
+        cells.append({"bytes": content.getvalue(), "path": "0.png"})  # a name alone, and twice the same
+    PIL.new("RGB", (8, 8), (0, 0, 255)).save(tmp_path / "0.png")
     path = tmp_path / "photos.parquet"
-    pd.DataFrame({"image": [{"bytes": b"\xff\xd8", "path": "a.jpg"}], "lat": [1.0], "lon": [1.0]}).to_parquet(
-        path
-    )
-    assert f"{path}: column 'image' holds images, not file names" in refusal(path)
+    pd.DataFrame({"image": cells, "lat": [1.0, 2.0], "lon": [1.0, 2.0]}).to_parquet(path)
+    train = load_places(path)[0]["train"]
+    assert [open_image(row["views"][0]).getpixel((0, 0))[0] for row in train] == [10, 200]
+    cells[0]["bytes"] = b"\xff\xd8"
+    pd.DataFrame({"image": cells, "lat": [1.0, 2.0], "lon": [1.0, 2.0]}).to_parquet(path)
+    assert f"{path}, row 2: 0.png: is not an image" in refusal(path)
 
 
 def test_a_folder_with_metadata(table, tmp_path):

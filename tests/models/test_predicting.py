@@ -1,0 +1,128 @@
+"""Answers in a file: a run that was stopped goes on with the same inputs only."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import datasets
+import numpy as np
+import pytest
+from helpers.place_models import build_model, write_pictures
+from PIL import Image
+
+from geohf.vision.contents import content_key, contents_of
+
+NAMES = [f"IMG_{i}.png" for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model()
+
+
+@pytest.fixture
+def days(tmp_path):
+    """Two days of photographs that cameras gave the same names."""
+    for seed, day in enumerate(("a", "b")):
+        write_pictures(tmp_path / day, NAMES, seed)
+    return tmp_path / "a", tmp_path / "b"
+
+
+def stopped(model, inputs, output, monkeypatch, after=2):
+    """Predict until so many batches are done, as a kill leaves it."""
+    done, predict = [], type(model).predict
+
+    def failing(self, *args, **kwargs):
+        if len(done) == after:
+            raise KeyboardInterrupt
+        done.append(1)
+        return predict(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "predict", failing)
+    with pytest.raises(KeyboardInterrupt):
+        model.predict_to_file(inputs, output, 2)
+    monkeypatch.setattr(type(model), "predict", predict)
+
+
+def answers(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def datasets_of(folder):
+    images = [{"bytes": (folder / name).read_bytes(), "path": None} for name in NAMES]
+    return datasets.Dataset.from_dict({"image": images}, features=datasets.Features(image=datasets.Image()))
+
+
+KINDS = {
+    "folder": lambda folder: folder,
+    "dataset": datasets_of,
+    "splits": lambda folder: datasets.DatasetDict(train=datasets_of(folder)),
+    "pictures": lambda folder: [Image.open(folder / name).copy() for name in NAMES],
+    "files": lambda folder: [io.BytesIO((folder / name).read_bytes()) for name in NAMES],
+    "arrays": lambda folder: np.stack([np.asarray(Image.open(folder / name)) for name in NAMES]),
+    "saved": lambda folder: saved(folder),
+}
+
+
+def saved(folder):
+    path = folder.parent / f"saved_{folder.name}"
+    if not path.exists():
+        datasets_of(folder).save_to_disk(path)
+    return path
+
+
+@pytest.mark.case("use-S1")
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_input_begins_anew(kind, model, days, tmp_path, monkeypatch):
+    stopped(model, KINDS[kind](days[0]), tmp_path / "x.jsonl", monkeypatch)
+    assert len((tmp_path / ".x.jsonl.partial").read_text().splitlines()) == 3
+    assert model.predict_to_file(KINDS[kind](days[1]), tmp_path / "x.jsonl", 2) == 8
+    model.predict_to_file(KINDS[kind](days[1]), tmp_path / "y.jsonl", 2)
+    assert answers(tmp_path / "x.jsonl") == answers(tmp_path / "y.jsonl")
+
+
+@pytest.mark.case("use-S1")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_input_goes_on(kind, model, days, tmp_path, monkeypatch):
+    stopped(model, KINDS[kind](days[0]), tmp_path / "x.jsonl", monkeypatch)
+    calls, predict = [], type(model).predict
+    monkeypatch.setattr(
+        type(model), "predict", lambda self, *a, **k: calls.append(1) or predict(self, *a, **k)
+    )
+    assert model.predict_to_file(KINDS[kind](days[0]), tmp_path / "x.jsonl", 2) == 8
+    assert len(calls) == 2
+
+
+@pytest.mark.case("use-S1")
+def test_a_file_that_changed_is_predicted_again_with_all_that_follows(model, days, tmp_path, monkeypatch):
+    stopped(model, days[0], tmp_path / "x.jsonl", monkeypatch, after=3)
+    (days[0] / NAMES[2]).write_bytes((days[1] / NAMES[2]).read_bytes())
+    model.predict_to_file(days[0], tmp_path / "x.jsonl", 2)
+    model.predict_to_file(days[0], tmp_path / "y.jsonl", 2)
+    assert answers(tmp_path / "x.jsonl") == answers(tmp_path / "y.jsonl")
+
+
+@pytest.mark.case("use-S1")
+def test_options_are_part_of_the_key(tmp_path):
+    index = tmp_path / "index.bin"
+    index.write_bytes(b"one")
+    key = content_key({"index": str(index), "top_k": 3})
+    index.write_bytes(b"other")
+    assert content_key({"index": str(index), "top_k": 3}) != key
+    assert content_key([[1], 2]) != content_key([[1, 2]])
+    assert content_key("ab") != content_key(["a", "b"])
+    assert content_key(np.zeros(3)) == content_key(np.zeros(3)) != content_key(np.zeros((3, 1)))
+    assert content_key(object()) != content_key(object())
+
+
+@pytest.mark.case("use-B11", "files-A8")
+def test_contents_are_equal_where_bytes_are(tmp_path):
+    for name, content in (("a", b"one"), ("b", b"two"), ("c", b"one")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = contents_of([str(tmp_path / name) for name in "abc"])
+    assert a == c != b
+    held = contents_of(
+        [{"bytes": b"one", "path": "0.jpg"}, {"bytes": b"two", "path": "0.jpg"}, str(tmp_path / "a")]
+    )
+    assert held[0] == held[2] != held[1]
