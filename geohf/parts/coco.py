@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.records import JsonObject, PartRecord, PhotoRecord
@@ -90,7 +92,27 @@ def read_coco(
                 part.box = box_of_segmentation(annotation["segmentation"])
         except DataError as error:
             part.problem = str(error)
+    _require_sizes(content["annotations"], path)
     return CocoFile(list(photos.values()), list(parts.values()), list(state_ids.values()), groups)
+
+
+def _require_sizes(annotations: list[dict], path: Path) -> None:
+    """Refuse boxes of left, top, right, bottom, where `area` tells that they are."""
+    table = []
+    for annotation in annotations:
+        try:
+            table.append(np.array([*annotation["bbox"], annotation["area"]], float))
+        except (KeyError, TypeError, ValueError):
+            continue
+    table = [row for row in table if len(row) == 5 and np.isfinite(row).all() and row[4] > 0]
+    if not table:
+        return
+    left, top, width, height, area = np.array(table).T
+    corners = np.isclose((width - left) * (height - top), area, rtol=1e-3, atol=0)
+    if (corners & ~np.isclose(width * height, area, rtol=1e-3, atol=0)).all():
+        raise DataError(
+            f"{path}: by its `area` each `bbox` is left, top, right, bottom; it must be left, top, width, height"
+        )
 
 
 def _photos(images: list, path: Path) -> dict[Any, PhotoRecord]:

@@ -16,8 +16,12 @@ _FILES = (
     "{}_coco.json",
     "annotations/instances_{}*.json",
     "annotations/{}*.json",
+    "instances_{}*.json",
     "{}/_annotations.coco.json",
+    "{}/annotations.json",
+    "{}.json",
 )
+_ALONE = ("annotations.json", "_annotations.coco.json")
 _ASKED = 100  # so many photos are looked for in a folder before another is tried
 
 
@@ -30,11 +34,12 @@ def annotation_files(folder: Path) -> dict[str, Path]:
     # one layout for all splits: the photos of one layout's validation may be training photos of another
     layouts = [_files_of_layout(folder, pattern) for pattern in _FILES]
     found = next((files for files in layouts if "train" in files), None) or next(filter(None, layouts), {})
-    if not found and (folder / "annotations.json").is_file():
-        found["train"] = folder / "annotations.json"
+    alone = [folder / name for name in _ALONE if (folder / name).is_file()]
+    if not found and alone:
+        found = {"train": alone[0]}
     if not found:
-        wanted = ", ".join(pattern.format("train") for pattern in _FILES)
-        raise DataError(f"{folder}: holds no annotations; looked for {wanted} and annotations.json")
+        wanted = ", ".join([pattern.format("train") for pattern in _FILES] + [*_ALONE])
+        raise DataError(f"{folder}: holds no annotations; looked for {wanted}")
     return found
 
 

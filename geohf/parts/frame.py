@@ -61,7 +61,13 @@ class Frame:
             raise DataError(f"the box has no area: {name}")
         stored = (self.height, self.width) if self.orientation in TURNED else (self.width, self.height)
         upright = upright_boxes(xywh_to_xyxy([box]), self.orientation, *stored)[0]
-        return cut_box(upright, (self.width, self.height), name)
+        try:
+            return cut_box(upright, (self.width, self.height), name)
+        except DataError as error:
+            left, top, right, bottom = box
+            corners = 0 <= left < right <= stored[0] and 0 <= top < bottom <= stored[1]
+            hint = "; are these left, top, right and bottom?" if corners else ""
+            raise DataError(f"{error}{hint}") from None
 
 
 def cut_box(box: np.ndarray, size: Sequence[int], name: str) -> list[float]:

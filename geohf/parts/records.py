@@ -8,7 +8,7 @@ import json
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +67,7 @@ class Source:
     folder: Path
     several: bool = False  # a photo may show a part more than once
     groups: frozenset[str] = frozenset()  # parts that only group others
-    files: dict[str, Path] = field(default_factory=dict)  # where each photo lies, by its name
+    files: list[Path] = field(default_factory=list)  # of the photos, as they are found
 
 
 class JsonObject(dict):
@@ -114,23 +114,14 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
     from datasets import Dataset
 
     photos = _unrepeated(source, errors)
-    paths = source.files
-    for photo in photos:
-        try:
-            paths[photo.name] = Path(file_in(source.folder, photo.name))
-        except DataError as error:
-            errors.add(source.path, photo.name, str(error))
-    present = {path for path in paths.values() if path.is_file()}
+    present = {path for path in photos if path.is_file()}
     broken = check_images(sorted(present))
     with ThreadPoolExecutor(max_workers=8) as pool:
         whole = present - set(broken)
         headers = dict(zip(whole, pool.map(_header, whole), strict=True))
     _require_pixels(source, photos, headers)
     rows, distrusted = [], 0
-    for photo in photos:
-        path = paths.get(photo.name)
-        if path is None:
-            continue
+    for path, photo in photos.items():
         if path not in present or path in broken or isinstance(headers[path], str):
             missing = f"the photo is not on disk, in {source.folder}"
             reason = missing if path not in present else broken.get(path) or headers[path]
@@ -159,7 +150,7 @@ def note_unlisted(sources: Iterable[Source], errors: RowErrors) -> None:
     listed = defaultdict(set)
     owner = {}
     for source in sources:
-        for path in source.files.values():
+        for path in source.files:
             listed[path.parent].add(path.name)
             owner.setdefault(path.parent, source.path)
     for folder, names in listed.items():
@@ -178,13 +169,12 @@ def suggest(name: Any, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else f"; known are: {', '.join(known)}"
 
 
-def _require_pixels(source: Source, photos: Sequence[PhotoRecord], headers: dict) -> None:
+def _require_pixels(source: Source, photos: Mapping[Path, PhotoRecord], headers: dict) -> None:
     boxes, sizes = [], []
-    for photo in photos:
-        header = headers.get(source.files.get(photo.name))
-        if isinstance(header, tuple):
+    for path, photo in photos.items():
+        if isinstance(headers.get(path), tuple):
             boxes += [part.box for part in photo.parts]
-            sizes += [header[:2]] * len(photo.parts)
+            sizes += [headers[path][:2]] * len(photo.parts)
     require_pixels(boxes, sizes, source.path)
 
 
@@ -235,14 +225,25 @@ def trust_of(value: Any) -> float:
     return trust
 
 
-def _unrepeated(source: Source, errors: RowErrors) -> list[PhotoRecord]:
-    first = {}
+def _unrepeated(source: Source, errors: RowErrors) -> dict[Path, PhotoRecord]:
+    """The photos by their files; one of those that are listed twice alike, none that are told in two ways."""
+    listed = defaultdict(list)
     for photo in source.photos:
-        if photo.name in first:
-            errors.add(source.path, photo.name, "the photo is listed more than once; the first one counts")
-        else:
-            first[photo.name] = photo
-    return list(first.values())
+        try:
+            path = Path(file_in(source.folder, photo.name))
+            source.files.append(path)
+            listed[path].append(photo)
+        except DataError as error:
+            errors.add(source.path, photo.name, str(error))
+    photos = {}
+    for path, found in listed.items():
+        alike = all(photo.parts == found[0].parts for photo in found)
+        if alike:
+            photos[path] = found[0]
+        if len(found) > 1:
+            how = "; the first one counts" if alike else ", and they differ: none counts"
+            errors.add(source.path, found[-1].name, f"the photo is listed more than once{how}")
+    return photos
 
 
 def _header(path: Path) -> tuple[int, int, int] | str:

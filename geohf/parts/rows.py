@@ -26,6 +26,13 @@ def photo_name(row: Mapping[str, Any], number: int) -> str:
     return f"number {number}" if name is None else str(plain(name))
 
 
+def require_columns(row: Mapping[str, Any]) -> None:
+    """Raise DataError where a row lacks one of the `REQUIRED` columns."""
+    missing = [name for name in REQUIRED if name not in row]
+    if missing:
+        raise DataError(f"lacks {', '.join(missing)}; it has {', '.join(map(str, row))}")
+
+
 def truths_of(
     row: Mapping[str, Any], parts: Mapping[str, int], states: Mapping[str, int], size: Sequence[int]
 ) -> dict[str, np.ndarray]:
@@ -42,12 +49,9 @@ def truths_of(
         crowd, `iscrowd` (n,) bool.
 
     Raises:
-        DataError: a column is missing or of another length, a name or number is not known, a box is not in the
+        DataError: a column is of another length, a name or number is not known, a box is not in the
             photo's pixels; the message names the part.
     """
-    missing = [name for name in ("boxes", "parts", "states") if name not in row]
-    if missing:
-        raise DataError(f"lacks {', '.join(missing)}; it has {', '.join(map(str, row))}")
     columns = {name: plain(row.get(name)) for name in ("boxes", "parts", "states", "trust", "iscrowd")}
     columns = {name: [] if value is None and name in row else value for name, value in columns.items()}
     n = len(columns["boxes"])

@@ -15,7 +15,7 @@ from geohf.parts.losses import IGNORED, LOSS_PARTS
 from geohf.parts.metrics import PartEvaluator
 from geohf.parts.modeling import PartStateModel
 from geohf.parts.processing import open_photo, post_process
-from geohf.parts.rows import numbers_of, photo_name, truths_of
+from geohf.parts.rows import numbers_of, photo_name, require_columns, truths_of
 from geohf.training.batches import BatchWithoutRows
 from geohf.training.trainer import GeoTrainer
 
@@ -54,9 +54,10 @@ class PartCollator:
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
         photos, truths = [], []
         for number, row in enumerate(rows):
-            photo = open_photo(row)
-            height, width = photo.shape[-2:]
             try:
+                require_columns(row)
+                photo = open_photo(row)
+                height, width = photo.shape[-2:]
                 found = truths_of(row, self.parts, self.states, (width, height))
             except DataError as error:
                 raise DataError(f"photo {photo_name(row, number)}, {error}") from None
@@ -231,7 +232,7 @@ def targets_of(labels, boxes, states, sizes, iscrowd) -> list[dict[str, np.ndarr
 
 def dataset_targets(dataset: Dataset) -> list[dict[str, Any]]:
     """The truths of a dataset as `load_parts` gives it, as the evaluator takes them."""
-    columns = [dataset[name] for name in ("boxes", "parts", "states", "iscrowd", "image_id")]
+    columns = [dataset[name][:] for name in ("boxes", "parts", "states", "iscrowd", "image_id")]
     return [
         {
             "boxes": np.array(boxes, np.float64).reshape(-1, 4),

@@ -175,6 +175,19 @@ def test_one_small_box_among_others_is_taken(tmp_path):
     assert train[0]["boxes"][0] == [3, 3, 3.5, 3.5]
 
 
+@pytest.mark.case("use-S19")
+def test_boxes_of_corners(tmp_path):
+    corners = [WHOLE | {"bbox": [3, 4, 23, 16], "area": 240}, WHOLE | {"bbox": [5, 5, 15, 9], "area": 40}]
+    with pytest.raises(
+        DataError, match=r"train_coco.json: by its `area` each `bbox` is left, top, right, bottom"
+    ):
+        load_parts(coco(tmp_path, corners))
+    sizes = [WHOLE | {"bbox": [3, 4, 20, 12], "area": 150.5}, WHOLE | {"bbox": [5, 5, 10, 4], "area": 40}]
+    assert len(load(coco(tmp_path, sizes))[0]["boxes"]) == 2
+    with pytest.raises(DataError, match=r"lies outside .* are these left, top, right and bottom\?"):
+        load_parts(coco(tmp_path, [WHOLE | {"bbox": [30, 20, 38, 28]}]))
+
+
 # --- what the state is called ---
 
 
@@ -269,7 +282,7 @@ def test_no_spelling_of_a_name_leads_out_of_the_folder(tmp_path, name):
 # --- where the photos lie ---
 
 
-def layout(folder, **splits):
+def layout(folder, splits):
     """Photos and annotations at these places: split -> (annotations, folder of the photo)."""
     for number, (annotations, photos) in enumerate(splits.values()):
         path = coco(folder, [WHOLE | {"bbox": [1 + number, 2, 10, 8]}], "new.json")
@@ -284,6 +297,8 @@ LAYOUTS = {
     "COCO, other year": ("annotations/instances_{}2014.json", "images/{}2014"),
     "plain": ("annotations/{}.json", "images/{}"),
     "Roboflow": ("{}/_annotations.coco.json", "{}"),
+    "beside": ("instances_{}.json", "images/{}"),
+    "named after the split": ("{}.json", "imgs/{}"),
     "ours": ("{}_coco.json", "photos/{}"),
     "zipped": ("annotations/instances_{}2017.json", "{}2017"),
 }
@@ -294,7 +309,7 @@ LAYOUTS = {
 def test_layouts_of_folders(tmp_path, name):
     annotations, photos = LAYOUTS[name]
     names = ("train", "valid") if name == "Roboflow" else ("train", "val")
-    layout(tmp_path, **{split: (annotations.format(split), photos.format(split)) for split in names})
+    layout(tmp_path, {split: (annotations.format(split), photos.format(split)) for split in names})
     if name == "zipped":
         for path in (tmp_path / "annotations").iterdir():
             path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -336,9 +351,25 @@ def test_the_id_of_an_annotation_may_stand_twice(tmp_path):
     assert len(load(path)[0]["boxes"]) == 2
 
 
-@pytest.mark.case("use-U5")
-def test_a_photo_that_is_listed_under_two_ids_is_named(tmp_path):
-    images = [{"id": i, "file_name": "1.jpg"} for i in (7, 8)]
-    path = coco(tmp_path, [WHOLE, WHOLE | {"image_id": 8, "bbox": [5, 5, 9, 9]}], images=images)
-    with pytest.raises(DataError, match=r"row 1.jpg: the photo is listed more than once"):
+@pytest.mark.case("use-U5", "use-B6")
+@pytest.mark.parametrize("second", ["1.jpg", "./1.jpg", ".\\1.jpg"])
+def test_a_photo_that_is_listed_under_two_ids_is_named(tmp_path, second):
+    images = [
+        {"id": 7, "file_name": "1.jpg"},
+        {"id": 8, "file_name": second},
+        {"id": 9, "file_name": "2.jpg"},
+    ]
+    boxes = [
+        WHOLE | {"image_id": i} for i in (8, 9)
+    ]  # the first of the two would pass for a photo without parts
+    path = coco(tmp_path, boxes, images=images)
+    (tmp_path / "images" / "2.jpg").write_bytes((tmp_path / "images" / "1.jpg").read_bytes())
+    with pytest.raises(DataError, match=r"1.jpg: the photo is listed more than once, and they differ"):
         load_parts(path)
+    splits, errors = load_parts(path, on_error="skip")
+    assert splits["train"]["image_id"][:] == ["2.jpg"]
+    assert len(errors.rows) == 1
+    path = coco(tmp_path, [*boxes, WHOLE | {"image_id": 7}], images=images)
+    splits, errors = load_parts(path, on_error="skip")
+    assert splits["train"]["image_id"][:] == ["1.jpg", "2.jpg"]
+    assert len(errors.rows) == 1

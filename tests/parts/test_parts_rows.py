@@ -193,6 +193,8 @@ def test_a_column_that_is_needed_is_named(collate):
     rows = [{k: v for k, v in row(image_id="a.jpg").items() if k != "states"}]
     with pytest.raises(DataError, match=r"photo a.jpg, lacks states; it has image, boxes, parts, image_id"):
         collate(rows)
+    with pytest.raises(DataError, match=r"photo number 1, lacks image, boxes"):
+        collate([row(), {"parts": [], "states": []}])
 
 
 @pytest.mark.case("use-B13-parts")
