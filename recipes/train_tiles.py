@@ -7,6 +7,8 @@
 `--help` lists every argument. `--output_dir` (outputs/tiles) holds the model and all the rest afterwards.
 """
 
+import logging
+
 from geohf.report import markdown_table
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.card import summary_rows
@@ -20,6 +22,9 @@ def make_parser() -> GeoArgumentParser:
 
 
 def main() -> None:
+    logging.getLogger("rasterio").setLevel(
+        logging.ERROR
+    )  # GDAL says what it finds odd in a header at every opening
     options, args = make_parser().parse()
     result = run_tiles(options, args)
     if args.should_save:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.frames import prepare_frames
@@ -109,6 +110,9 @@ def band_statistics(cache: TileCache, windows: TileWindows, seed: int = 0) -> tu
 
     Returns:
         Two lists of `bands` floats; a constant band has the spread 1.
+
+    Raises:
+        DataError: all bands are constant.
     """
     chosen = np.random.default_rng(seed).permutation(len(windows))[:STATISTICS_TILES]
     sums = np.zeros((3, cache.array.shape[-1]))
@@ -119,6 +123,11 @@ def band_statistics(cache: TileCache, windows: TileWindows, seed: int = 0) -> tu
     count, total, squares = sums
     mean = total / np.maximum(count, 1)
     std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
+    if not (std > 1e-6).any():
+        raise DataError(
+            f"all training pixels are the same in every band ({', '.join(f'{value:g}' for value in mean)}), so there is "
+            "nothing to see"
+        )
     return mean.tolist(), np.where(std > 1e-6, std, 1.0).tolist()
 
 

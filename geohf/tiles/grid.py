@@ -24,7 +24,7 @@ def require_same_grid(path: str | Path, raster: RasterInfo, start: str | Path, f
     """Refuse a raster that does not lie, pixel by pixel, where another one lies.
 
     Compared are the size, the CRS, and the places of the four corners in pixels of the first. Without a CRS the
-    transforms alone are compared.
+    transforms alone are compared. Ground control points must be the same.
 
     Raises:
         DataError: they differ; says in what, and to warp them.
@@ -39,6 +39,8 @@ def require_same_grid(path: str | Path, raster: RasterInfo, start: str | Path, f
             f"{without}: has no CRS, but {given} has one, so whether they show the same place is not known; "
             "write the CRS and the transform into it (gdal_edit.py -a_srs, -a_ullr), or remove both from all"
         )
+    if first.gcps != raster.gcps:
+        raise DataError(f"{path}: its ground control points are not those of {start}; {WARP}")
     if first.crs is not None and not _same_crs(first.crs, raster.crs):
         raise DataError(
             f"{path}: its CRS is {_crs_name(raster.crs)}, but {start} has {_crs_name(first.crs)}; {WARP}"
@@ -69,7 +71,7 @@ def require_same_kind(path: str | Path, raster: RasterInfo, start: str | Path, f
 
 def pixel_kind(raster: RasterInfo) -> dict:
     """What a header says of the meaning of pixels, as a model's config keeps it."""
-    names = ("bands", "dtype", "names", "scales", "offsets", "colors")
+    names = ("bands", "dtype", "names", "scales", "offsets", "units", "colors")
     kind = {name: getattr(raster, name) for name in names}
     kind = {name: list(value) if isinstance(value, tuple) else value for name, value in kind.items()}
     return kind | {"paletted": raster.palette is not None}
@@ -113,6 +115,9 @@ def _difference(first: dict, other: dict) -> tuple[str, object, object] | None:
     for word, name in (("scale", "scales"), ("offset", "offsets")):
         if not np.allclose(first[name], other[name], rtol=1e-6, atol=0):
             return f"{word} by band", list(first[name]), list(other[name])
+    for band, (one, two) in enumerate(zip(first["units"], other["units"], strict=True), start=1):
+        if one and two and one != two:
+            return f"band {band}'s unit", one, two
     if first["paletted"] != other["paletted"]:
         words = {True: "a color table (classes)", False: "no color table"}
         return "header", words[first["paletted"]], words[other["paletted"]]

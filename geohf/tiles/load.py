@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from geohf.tiles.splits import default_split, split_tiles
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, load_tiles, table_in
 from geohf.tiles.windows import TileWindows, make_windows, unmeasured
 
+logger = logging.getLogger(__name__)
 DERIVED = ("ndvi_fall", "colour_share")
 
 
@@ -63,7 +65,7 @@ def load_data(options: TileArguments, args: TileTrainingArguments) -> TileData:
     table = _table(table_in(source), options, image, errors)
     cache = build_cache(table, args.cache_dir, args.cache_workers)
     if options.target_from is not None:
-        table.targets, table.values = [options.target_from], _derived(options, cache)[..., None]
+        table.targets, table.values = [options.target_from], _derived(options, table, cache)[..., None]
     years = min(options.target_years, len(table.labels) - 1)
     if not image:  # a table without years knows the last label's targets only
         known = np.isfinite(table.values).any((0, 2))
@@ -141,7 +143,17 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
     )
 
 
-def _derived(options: TileArguments, cache: TileCache) -> np.ndarray:
+def _derived(options: TileArguments, table: TileTable, cache: TileCache) -> np.ndarray:
     if options.target_from == "ndvi_fall":
+        colors = table.rasters[0].colors
+        for number in (options.nir, options.red):
+            if number <= len(colors) and colors[number - 1] == "alpha":
+                logger.warning(
+                    "%s: band %d is an alpha band by the images' headers, so where it is 0 nothing counts as measured; if "
+                    "it is none, gdal_edit.py -colorinterp_%d undefined says so",
+                    table.source,
+                    number,
+                    number,
+                )
         return ndvi_fall(cache, options.nir, options.red)
     return colour_share(cache, options.colour or BUILT)

@@ -33,7 +33,8 @@ class RasterInfo:
         crs: as WKT; None where the image is not georeferenced.
         transform: the six numbers of the affine map from (column, row) to coordinates, in rasterio's order.
         names: of the bands, None where the file gives none.
-        scales, offsets: a band's measurement is pixel * scale + offset.
+        gcps: ground control points (row, column, x, y), which say where an image lies that was not warped yet.
+        scales, offsets: a band's measurement is pixel * scale + offset, in `units` where the file names them.
         colors: what each band is of a color image, in rasterio's words (`red`, `alpha`, `undefined`, ...).
         palette: (number, red, green, blue, alpha) of every class of a paletted image; None of others.
     """
@@ -47,8 +48,10 @@ class RasterInfo:
     crs: str | None
     transform: tuple[float, ...]
     names: tuple[str | None, ...]
+    gcps: tuple[tuple[float, ...], ...]
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
+    units: tuple[str | None, ...]
     colors: tuple[str, ...]
     palette: tuple[tuple[int, ...], ...] | None
 
@@ -133,7 +136,9 @@ def raster_info(raster: DatasetReader, path: str | Path) -> RasterInfo:
         transform=tuple(raster.transform)[:6],
         names=tuple((name or "").strip() or None for name in raster.descriptions),
         scales=tuple(raster.scales),
+        gcps=tuple((point.row, point.col, point.x, point.y) for point in raster.gcps[0]),
         offsets=tuple(raster.offsets),
+        units=tuple(unit or None for unit in raster.units),
         colors=colors,
         palette=palette,
     )

@@ -172,6 +172,7 @@ OTHER_KINDS = {
         {"descriptions": ("B02", "B03", "B04")},
         "its band 1 is B02, but .* has B04",
     ),
+    "unit": ({"units": ("m",) * 3}, {"units": ("ft",) * 3}, "its band 1's unit is ft, but .* has m"),
     "colors": (
         {"colorinterp": (ColorInterp.red, ColorInterp.green, ColorInterp.blue)},
         {"colorinterp": (ColorInterp.blue, ColorInterp.green, ColorInterp.red)},
@@ -295,3 +296,22 @@ def test_regions_that_do_not_fit_can_be_skipped(world, tiff):
     assert "its CRS is EPSG:32633" in errors.rows[0]["reason"]
     with pytest.raises(DataError, match="its CRS is EPSG:32633"):
         load_tiles(world.csv, world.images, world.labels)
+
+
+@pytest.mark.case("files-A1")
+def test_images_that_were_not_warped_yet_are_compared_by_their_control_points(tmp_path, tiff):
+    from rasterio.control import GroundControlPoint
+
+    files = []
+    for i, east in enumerate((500_000, 500_000, 600_000)):
+        points = [
+            GroundControlPoint(row, col, east + 10 * col, 5_000_000 - 10 * row)
+            for row, col in ((0, 0), (0, 64), (64, 0))
+        ]
+        files.append(tmp_path / f"{i}.tif")
+        profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": 64, "width": 64}
+        with rasterio.open(files[-1], "w", gcps=points, crs="EPSG:32632", **profile) as file:
+            file.write(PIXELS.transpose(2, 0, 1))
+    assert fit_together("r", files[:2]).raster.gcps
+    with pytest.raises(DataError, match=r"2.tif: its ground control points are not those of .*0.tif; warp"):
+        fit_together("r", files)

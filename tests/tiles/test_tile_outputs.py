@@ -201,3 +201,20 @@ def test_pixels_that_look_like_classes_get_a_word(tmp_path, tiff, caplog):
     result = run_tiles(options(tmp_path / "classes", resampling="nearest", **chosen), arguments(tmp_path))
     assert "classes" not in caplog.text.replace(str(tmp_path), "")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["resampling"] == "nearest"
+
+
+@pytest.mark.case("files-A16")
+def test_images_that_are_the_same_everywhere_are_an_error(tmp_path, tiff):
+    for i in range(4):
+        tiff(tmp_path / "flat" / f"{i}.tif", np.full((32, 48, 2), 7, np.uint8), **HERE)
+    with pytest.raises(DataError, match=r"all training pixels are the same in every band \(7, 7\)"):
+        run_tiles(options(tmp_path / "flat", target_from=None, target_type="last-image"), arguments(tmp_path))
+
+
+@pytest.mark.case("files-A7")
+def test_near_infrared_that_gdal_takes_for_alpha_gets_a_word(tmp_path, tiff, caplog):
+    for i in range(4):
+        tiff(tmp_path / "naip" / f"{i}.tif", np.concatenate([PIXELS[i]] * 2, -1), **HERE)
+    with caplog.at_level(logging.WARNING):
+        load_data(options(tmp_path / "naip", nir=4, red=1), arguments(tmp_path))
+    assert "band 4 is an alpha band by the images' headers" in caplog.text
