@@ -268,9 +268,15 @@ def _four(cell) -> tuple[int, ...]:
 
 def _check_rows(rows, names, regions, boxes, values, bad, source, errors) -> np.ndarray:
     seen: dict[str, int] = {}
-    kept = []
+    places: dict[tuple, int] = {}
+    kept, repeated = [], 0
     for row in rows.tolist():
         x0, y0, x1, y1 = boxes[row].tolist()
+        first, place = seen.get(names[row]), (regions[row], x0, y0, x1, y1)
+        there = places.get(place)
+        if row not in bad and first is not None and first == there and (values[row] == values[first]).all():
+            repeated += 1  # the same row again
+            continue
         reason = bad.get(row)
         if reason is None and not names[row]:
             reason = "tile_id is empty"
@@ -278,15 +284,19 @@ def _check_rows(rows, names, regions, boxes, values, bad, source, errors) -> np.
             reason = f"region_id {regions[row]!r} leads out of the folder of images"
         if reason is None and (x1 <= x0 or y1 <= y0):
             reason = f"tile {names[row]}: {(x0, y0, x1, y1)} has no area (xmin < xmax and ymin < ymax)"
-        if reason is None and names[row] in seen:
-            reason = f"tile_id {names[row]} stands in row {line_of(seen[names[row]])} already"
+        if reason is None and first is not None:
+            reason = f"tile_id {names[row]} stands in row {line_of(first)} already"
+        if reason is None and there is not None and (values[row] != values[there]).any():
+            reason = f"tile {names[row]} lies where the tile of row {line_of(there)} lies, with other values"
         if reason is None and not np.isfinite(values[row]).all():
             reason = f"tile {names[row]}: its target is empty or not a finite number"
         if reason is None:
-            seen[names[row]] = row
+            seen[names[row]] = places[place] = row
             kept.append(row)
         else:
             errors.add(source, line_of(row), reason)
+    if repeated:
+        logger.warning("%s: %d rows repeat an earlier one and count once", source, repeated)
     return np.array(kept, np.int64)
 
 

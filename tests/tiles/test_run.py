@@ -73,6 +73,7 @@ def test_a_forecast_beats_persistence_and_trend_on_held_out_regions(sample, fore
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["eval"] == numbers
     assert metrics["baseline"]["skill_persistence"] == 0
+    assert "2021, 2022 (read as years)" in (folder / "README.md").read_text()
     left = {path.name for path in folder.iterdir()}
     assert left >= {
         "config.json",

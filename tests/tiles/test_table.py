@@ -274,6 +274,25 @@ def test_a_tile_twice_in_an_earlier_year(world):
     assert [row["row"] for row in errors.rows] == [26]
 
 
+@pytest.mark.case("files-A19")
+def test_a_tile_twice_in_the_last_year(world, caplog):
+    import pandas as pd
+
+    twice = load_tiles(pd.concat([world.frame, world.frame]), world.images, world.labels)
+    assert twice.tile_ids.tolist() == load(world).tile_ids.tolist()
+    np.testing.assert_array_equal(twice.values, load(world).values)
+    assert "8 rows repeat an earlier one" in caplog.text
+    again = world.frame.iloc[[2]]
+    with pytest.raises(DataError, match="row 26: tile_id 100 stands in row 4 already"):
+        load_tiles(pd.concat([world.frame, again.assign(target=0.99)]), world.images, world.labels)
+    other = again.assign(tile_id=999, target=0.99)
+    with pytest.raises(DataError, match="row 26: tile 999 lies where the tile of row 4 lies, with other"):
+        load_tiles(pd.concat([world.frame, other]), world.images, world.labels)
+    assert (
+        len(load_tiles(pd.concat([world.frame, again.assign(tile_id=999)]), world.images, world.labels)) == 9
+    )
+
+
 def test_rows_that_belong_to_no_step_or_tile_are_counted(world, caplog):
     import pandas as pd
 
