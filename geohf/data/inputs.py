@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+from geohf.data.formats import TABLES, is_parquet, parquet_features
 from geohf.data.samples import name_of, samples_of, undecoded
 from geohf.data.tables import (
     FILE_COLUMNS,
     file_in,
     find_column,
     image_in,
-    is_parquet,
     line_of,
     read_table,
     text_of,
@@ -27,7 +27,6 @@ from geohf.vision.files import image_files, warn_unread
 from geohf.vision.formats import is_image_name
 from geohf.vision.images import ImageError, is_address
 
-TABLES = (".csv", ".parquet")
 Part = tuple[Sequence[str] | None, Sequence[Any] | Iterable[Any]]
 
 
@@ -141,7 +140,7 @@ def _of_zip(path: Path) -> Part:
 
 
 def _of_table(path: Path) -> Part:
-    if is_parquet(path) and _columns_of_pictures(_parquet_features(path)):
+    if is_parquet(path) and _columns_of_pictures(parquet_features(path)):
         return _rows_of(_load(path.suffix[1:].lower(), path, data_files=str(path)), str(path), path.parent)
     table = read_table(path)
     column = find_column(table.columns, FILE_COLUMNS, path)
@@ -151,19 +150,9 @@ def _of_table(path: Path) -> Part:
             name = text_of(cell) or ""
             files.append(file_in(path.parent, name))
         except DataError as error:
-            raise DataError(f"{path}, row {line_of(position)}: {error}") from None
+            raise DataError(f"{path}, row {line_of(table, position)}: {error}") from None
         names.append(name)
     return names, files
-
-
-def _parquet_features(path: Path) -> Mapping[str, Any]:
-    import pyarrow.parquet
-    from datasets import Features
-
-    try:
-        return Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from None
 
 
 def _of_saved(path: Path) -> Part:

@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from geohf.data.classes import classes_of, names_in
-from geohf.data.tables import RowErrors, clean_table, is_parquet, read_table_in_chunks
+from geohf.data.formats import (
+    FIRST_ROW,
+    TABLES,
+    dataset_frames,
+    is_parquet,
+    is_saved_dataset,
+    named_classes,
+    parquet_features,
+    saved_dataset,
+)
+from geohf.data.tables import RowErrors, clean_table, read_table_in_chunks
 from geohf.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +46,8 @@ def stream_rows(
     Rows are held out as files of their own: `take` and `skip` count anew for each of those who share.
 
     Args:
-        source: files; folders, of which every table counts; globs; or the name of a dataset, whose `train` is read.
+        source: files; folders, of which every table counts, or that `save_to_disk` wrote; globs; or the name of a
+            dataset; of datasets `train` is read.
         rows_of: `(chunk, name of the file, errors) -> columns` of the rows that can be used; the chunk's index
             counts the file's rows. Workers get it by pickle, so a lambda will not do.
         features: of the columns.
@@ -118,17 +128,13 @@ def features_of(source: str | Path | Sequence[str | Path]) -> Mapping[str, Any]:
     Args:
         source: see `stream_rows`.
     """
-    from datasets import Features
-
     first = str(source if isinstance(source, (str, Path)) else source[0])
     name = _shards_of(first)[0][0]
+    if is_saved_dataset(name):
+        return saved_dataset(name).features
     if not Path(name).is_file():
         return _hub_stream(name).features or {}
-    if not is_parquet(name):
-        return {}
-    import pyarrow.parquet
-
-    return Features.from_arrow_schema(pyarrow.parquet.read_schema(name))
+    return parquet_features(name) if is_parquet(name) else {}
 
 
 def is_stream(dataset: Any) -> bool:
@@ -145,10 +151,12 @@ def tables_of(source: str) -> list[Path]:
         DataError: there is no such file or folder.
     """
     path = Path(source)
+    if is_saved_dataset(path):
+        return [path]
     if path.is_dir():
-        files = sorted(p for kind in ("parquet", "csv") for p in path.rglob(f"*.{kind}"))
+        files = sorted(p for kind in TABLES for p in path.rglob(f"*{kind}"))
         if not files:
-            raise DataError(f"{source}: holds no .parquet or .csv file")
+            raise DataError(f"{source}: holds no table ({', '.join(TABLES)})")
         return files
     if path.is_file():
         return [path]
@@ -157,17 +165,26 @@ def tables_of(source: str) -> list[Path]:
         if not files:
             raise DataError(f"{source}: no file is called so")
         return files
-    if path.suffix.lower() in (".csv", ".parquet") or source.count("/") != 1:
+    if path.suffix.lower() in TABLES or source.count("/") != 1:
         raise DataError(f"{source}: no such file or folder")
     return []
 
 
 def _shards_of(source: str) -> list[tuple[str, int | None]]:
     """(file, row group) of each shard, or (name of a dataset, number of the shard)."""
+    if is_saved_dataset(source):
+        return [(source, number) for number in range(len(_row_ranges(source)))]
     files = tables_of(source)
     if not files:
         return [(source, number) for number in range(_hub_stream(source).num_shards)]
     return [(str(file), group) for file in files for group in _row_groups(file)]
+
+
+def _row_ranges(source: str) -> list[range]:
+    """The rows of each shard of a saved dataset."""
+    dataset = saved_dataset(source)
+    rows, count = len(dataset), max(len(dataset.cache_files), 1)
+    return [range(rows * i // count, rows * (i + 1) // count) for i in range(count)]
 
 
 def _row_groups(file: Path) -> Sequence[int | None]:
@@ -214,9 +231,13 @@ def _rows(shards, rows_of: RowsOf, numbers: Sequence[str], on_error: str) -> Ite
 
 def _chunks(source: str, number: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
     if Path(source).is_file():
-        features = features_of(source)
         for chunk in read_table_in_chunks(source, CHUNK_ROWS, number):
-            yield source, _with_names(chunk, features)
+            yield source, chunk
+        return
+    if is_saved_dataset(source):
+        rows = _row_ranges(source)[number or 0]
+        for chunk in dataset_frames(saved_dataset(source).select(rows), CHUNK_ROWS):
+            yield source, chunk.set_axis(chunk.index + rows.start)
         return
     import pandas as pd
 
@@ -224,14 +245,6 @@ def _chunks(source: str, number: int | None) -> Iterator[tuple[str, pd.DataFrame
     shard = stream.shard(num_shards=stream.num_shards, index=number)
     for batch in shard.iter(batch_size=CHUNK_ROWS):
         size = len(next(iter(batch.values())))
-        chunk = pd.DataFrame(batch, index=range(first, first + size))
-        yield f"{source} [train, shard {number}]", _with_names(chunk, stream.features)
+        chunk = pd.DataFrame(batch, index=range(first + FIRST_ROW, first + FIRST_ROW + size))
+        yield f"{source} [train, shard {number}]", named_classes(chunk, stream.features or {})
         first += size
-
-
-def _with_names(chunk: pd.DataFrame, features: Mapping[str, Any]) -> pd.DataFrame:
-    """Classes as their names, which numbers in a file do not tell; -1 is an empty cell."""
-    for column, names in names_in(features).items():
-        if column in chunk:
-            chunk[column] = [classes_of(names, cell) for cell in chunk[column]]
-    return chunk

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.formats import is_saved_dataset, read_frames, require_different, table_file
 from geohf.errors import DataError
 from geohf.geo import bad_points
+from geohf.geo.angles import degrees_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,28 +26,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # names that people give these columns, the first one found counts
-FILE_COLUMNS = ("image", "file_name", "filename", "file", "path", "img_relpath")
-LATITUDE_COLUMNS, LONGITUDE_COLUMNS = ("latitude", "lat"), ("longitude", "lon", "lng", "long")
-HEADING_COLUMNS = ("heading", "angle", "compass")
+FILE_COLUMNS = (
+    *("image", "file_name", "filename", "file", "path", "img_relpath"),
+    *("image_path", "img_path", "file_path", "filepath", "sourcefile", "img_file", "img_id"),
+)
+LATITUDE_COLUMNS = ("latitude", "lat", "gpslatitude", "gps_latitude")
+LONGITUDE_COLUMNS = ("longitude", "lon", "lng", "long", "gpslongitude", "gps_longitude")
+HEADING_COLUMNS = ("heading", "angle", "compass", "gpsimgdirection", "northdeg")
 
 
 def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a CSV or Parquet table, every cell as text but for the columns named in `numbers`.
+    """Read a table, every cell of CSV as text but for the columns named in `numbers`.
 
     Args:
-        path: a `.parquet` file, or anything else as CSV (comma, UTF-8, a header line).
+        path: a `.parquet` or `.jsonl` file, a folder that `save_to_disk` wrote (of several splits `train`), a folder
+            with a `metadata.csv`, `.jsonl` or `.parquet`, or anything else as CSV: a header line, UTF-8 or UTF-16,
+            cells between commas, semicolons or tabs.
         required: columns that must be there.
-        numbers: columns, where present, that become float64 (empty cells become NaN, infinity is refused).
+        numbers: columns, where present (in any case of letters where named in small ones), that become float64:
+            empty cells become NaN, infinity is refused, latitudes and longitudes may be written as
+            `48 deg 51' 24.00" N`. Between semicolons and tabs `48,85` is a number.
+
+    Returns:
+        The table; its index is the line of the file on which a row begins, see `line_of`.
 
     Raises:
         DataError: the file is missing, empty or not a table; a required column is missing; a cell of
             `numbers` is not a number. The message names the file and the line.
     """
-    path = Path(path)
+    path = table_file(path)
     with _naming(path):
-        table = _parquet(path) if is_parquet(path) else _csv(path)
-    table = clean_table(table, path, required, numbers)
-    if table.empty:
+        frames = list(read_frames(path))
+    table = clean_table(frames[0], path, required, numbers) if frames else None
+    if table is None or table.empty:
         raise DataError(f"{path}: the table has a header but no rows")
     return table
 
@@ -52,49 +66,27 @@ def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence
 def read_table_in_chunks(path: str | Path, rows: int, group: int | None = None) -> Iterator[pd.DataFrame]:
     """Read a table as `read_table` does, so many rows at a time, in memory for these alone.
 
-    A chunk's index counts the rows of the file: `line_of` of it is the line. Columns are as the file has them until
-    `clean_table` sees them.
+    Columns are as the file has them until `clean_table` sees them.
 
     Args:
         group: of a Parquet file, this row group only.
     """
     path = Path(path)
     with _naming(path):
-        if not is_parquet(path):
-            yield from _csv(path, chunksize=rows)
-            return
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(path) as file:
-            groups = range(file.num_row_groups) if group is None else [group]
-            first = sum(file.metadata.row_group(i).num_rows for i in range(groups[0])) if len(groups) else 0
-            for batch in file.iter_batches(batch_size=rows, row_groups=list(groups)):
-                yield batch.to_pandas().set_axis(range(first, first + len(batch)))
-                first += len(batch)
+        yield from read_frames(path, rows, group)
 
 
 def clean_table(
     table: pd.DataFrame, path: str | Path, required: Sequence[str] = (), numbers: Sequence[str] = ()
 ) -> pd.DataFrame:
     """A table as it was read, or a chunk of it, with clean names and numbers, or why it cannot be used."""
-    import pandas as pd
-
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what the header does not name for an index
-        raise DataError(f"{path}: the rows have more cells than the header has names")
     table.columns = [str(name).strip() for name in table.columns]
-    _require_different(list(table.columns), path)
+    require_different(list(table.columns), path)
     require_columns(table.columns, required, path)
-    if not is_parquet(path):
-        table = _without_blank_end(table)
-    for name in numbers:
-        if name in table:
-            table[name] = _to_float64(table[name], path)
+    for name in table.columns:
+        if name in numbers or name.lower() in numbers:
+            table[name] = _to_float64(table, name, path)
     return table
-
-
-def is_parquet(path: str | Path) -> bool:
-    """Whether a table is read as Parquet, and not as CSV."""
-    return Path(path).suffix.lower() == ".parquet"
 
 
 @contextmanager
@@ -102,7 +94,7 @@ def _naming(path: Path) -> Iterator[None]:
     """Whatever goes wrong in reading, by the file's name."""
     import pandas as pd
 
-    if not path.is_file():
+    if not path.is_file() and not is_saved_dataset(path):
         raise DataError(f"{path}: no such file")
     try:
         yield
@@ -110,34 +102,13 @@ def _naming(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: the table is empty, it has not even a header line") from None
     except DataError:
         raise
-    except (pd.errors.ParserError, UnicodeDecodeError, OSError, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: cannot be read as a table: it is no {error.encoding.upper()} text ({error.reason}, byte "
+            f"{error.object[error.start]:#04x}); save it as 'CSV UTF-8'"
+        ) from None
+    except (pd.errors.ParserError, UnicodeError, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from None
-
-
-def _parquet(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.read_parquet(path)
-
-
-def _csv(path: Path, **options):
-    import pandas as pd
-
-    # keep_default_na=False: the state "NA" or a region called "null" is a name, not a hole
-    # skip_blank_lines=False: a blank line in between is a row without values, and later rows keep their line
-    read = partial(
-        pd.read_csv,
-        path,
-        dtype=str,
-        keep_default_na=False,
-        skipinitialspace=True,
-        skip_blank_lines=False,
-        encoding="utf-8-sig",
-    )
-    _require_different(
-        read(header=None, nrows=1).iloc[0].str.strip().tolist(), path
-    )  # it renames the second one
-    return read(**options)
 
 
 def require_columns(columns: Iterable[str], required: Sequence[str], source: str | Path) -> None:
@@ -169,14 +140,9 @@ def find_column(columns: Iterable[str], names: Iterable[str], source: str | Path
     lower = {column.lower(): column for column in columns}
     found = next((lower[name] for name in names if name in lower), None)
     if found is None and source is not None:
-        wanted = " or ".join(map(repr, names))
+        wanted = " or ".join(map(repr, list(names)[:2]))
         raise DataError(f"{source}: needs a column {wanted}; the columns are: {', '.join(lower.values())}")
     return found
-
-
-def any_case(names: Iterable[str]) -> list[str]:
-    """The names as they stand, capitalised, and in capitals, for `read_table`'s `numbers`."""
-    return [form(name) for name in names for form in (str, str.title, str.upper)]
 
 
 def bad_point_reasons(points: np.ndarray, source: str | Path, frame: str = "wgs84") -> dict[int, str]:
@@ -198,11 +164,8 @@ def wrap_degrees(longitude: float) -> float:
 
 
 def file_in(folder: str | Path, name: str) -> str:
-    """`resolve_inside` as text, also for a table that was written on Windows."""
-    path = resolve_inside(folder, name)
-    if "\\" in name and not path.exists():
-        path = resolve_inside(folder, name.replace("\\", "/"))
-    return str(path)
+    """`resolve_inside` as text."""
+    return str(resolve_inside(folder, name))
 
 
 def image_in(folder: str | Path, cell) -> dict:
@@ -244,24 +207,44 @@ def text_of(cell) -> str | None:
     return None if pd.api.types.is_scalar(cell) and pd.isna(cell) else (str(cell).strip() or None)
 
 
-def line_of(position: int) -> int:
-    """The line of a CSV file on which the row at this position stands (the header is line 1)."""
-    return int(position) + 2
+def line_of(table: pd.DataFrame, position: int) -> int:
+    """The line of the file on which the row at this position begins (the header is line 1)."""
+    return int(table.index[position])
 
 
 def resolve_inside(folder: str | Path, name: str) -> Path:
-    """The path of `name` inside `folder`; a table must not reach files outside its image folder.
+    """The path of `name` inside `folder`, also where Windows or macOS wrote the name.
+
+    A table must not name files outside its image folder. It is the name that counts: a link inside the folder leads
+    wherever its owner, who is no table, made it lead. Of the forms of a name the first that exists is taken: as it
+    stands, with `\\` as a separator, with composed and with decomposed accents.
 
     Raises:
-        DataError: `name` is empty, absolute, or climbs out of the folder (also through a symbolic link).
+        DataError: `name` is empty, or climbs out of the folder; an absolute one may lie in it.
     """
     if not name or "\0" in name:
         raise DataError("the file name is empty" if not name else "the file name holds a NUL character")
-    folder = Path(folder)
-    path = folder / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    forms = [name, name.replace("\\", "/")]
+    if not name.isascii():
+        forms += [unicodedata.normalize(form, text) for text in forms for form in ("NFC", "NFD")]
+    paths = [_inside(Path(folder), form) for form in dict.fromkeys(forms)]
+    return next((path for path in paths if len(paths) > 1 and path.exists()), paths[0])
+
+
+def _inside(folder: Path, name: str) -> Path:
+    parts = os.path.normpath(name)
+    if os.path.isabs(name):
+        above = [
+            base for base in (os.path.abspath(folder), os.path.realpath(folder)) if _is_below(parts, base)
+        ]
+        parts = os.path.relpath(parts, above[0]) if above else os.pardir
+    if parts.split(os.sep)[0] == os.pardir:
         raise DataError(f"the path {name!r} leads out of the folder {folder}")
-    return path
+    return folder / parts
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)
 
 
 @dataclass
@@ -301,27 +284,26 @@ class RowErrors:
         logger.warning("left out %s:\n%s%s", rows, listed, more)
 
 
-def _require_different(names: Sequence[str], path: Path) -> None:
-    twice = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
-    if twice is not None:
-        raise DataError(f"{path}: the header names the column {twice!r} twice")
-
-
-def _without_blank_end(table):
-    filled = (table != "").any(axis=1).to_numpy().nonzero()[0]
-    return table.iloc[: filled[-1] + 1 if len(filled) else 0]
-
-
-def _to_float64(column, path):
+def _to_float64(table, name, path):
     import pandas as pd
 
+    column = table[name]
     text = column.astype(str).str.strip() if column.dtype.kind not in "fiu" else column
+    if table.attrs.get("decimal_comma"):
+        text = text.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
     numbers = pd.to_numeric(text, errors="coerce").astype("float64")
     empty = text.isin(["", "nan", "NaN", "None", "<NA>"]) | column.isna()
+    axis = "NS" if name.lower() in LATITUDE_COLUMNS else "EW" if name.lower() in LONGITUDE_COLUMNS else None
+    references = find_column(table.columns, [f"{name}ref".lower()]) if axis else None
+    if references:
+        text = text.astype(str) + " " + table[references].astype(str).str.strip().str[:1]
+        numbers[~empty] = np.nan
     wrong = ~np.isfinite(numbers) & ~empty
-    if wrong.any():
-        position = int(wrong.to_numpy().argmax())
-        cell = column.iloc[position]
-        line = line_of(column.index[position])
-        raise DataError(f"{path}, row {line}: {column.name} is {cell!r}, which is not a number")
+    for position in np.flatnonzero(wrong):
+        value = degrees_of(text.iloc[position], axis) if axis else None
+        if value is None:
+            raise DataError(
+                f"{path}, row {line_of(table, position)}: {name} is {column.iloc[position]!r}, which is not a number"
+            )
+        numbers.iloc[position] = value
     return numbers

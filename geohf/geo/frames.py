@@ -78,7 +78,7 @@ def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> n
 def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> list[tuple[int, str]]:
     """Find the rows that do not fit the frame, for callers that leave them out and count them.
 
-    For both frames: values that are not finite. For ``wgs84``: a latitude outside -90..90, a longitude outside
+    For both frames: values that are not finite. For ``wgs84``: 0, 0, a latitude outside -90..90, a longitude outside
     -180..360, values beyond 360 (planar data), and rows whose latitude and longitude look swapped: either because
     only the exchanged values are degrees, or because the row lies more than 1000 km and more than 10 times the
     90th percentile of all distances from the centre of the table while the exchanged row lies among the rest.
@@ -116,6 +116,15 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     return [(position, f"row {_name(rows, position)}: {reasons[position]}") for position in sorted(reasons)]
 
 
+def is_no_fix(latitude, longitude):
+    """Whether a position is 0, 0: receivers, cameras and tables write zeros for a place that they do not know.
+
+    >>> is_no_fix(0.0, -0.0), is_no_fix(0.0, 6.6)
+    (True, False)
+    """
+    return (latitude == 0) & (longitude == 0)
+
+
 def _refuse_other_frame(points, finite, frame, rows, source) -> None:
     """Raise DataError when the table as a whole is in the other frame."""
     if not finite.any():
@@ -150,6 +159,9 @@ def _add_range_reasons(points, finite, reasons) -> None:
     lat, lon = points[:, 0], points[:, 1]
     bad_lat = finite & (np.abs(lat) > 90.0)
     bad_lon = finite & ((lon < -180.0) | (lon >= 360.0))
+    reasons |= dict.fromkeys(
+        np.flatnonzero(is_no_fix(lat, lon)).tolist(), "(0, 0) stands for a position that is not known"
+    )
     for i in np.flatnonzero(bad_lat | bad_lon).tolist():
         if max(abs(lat[i]), abs(lon[i])) > 360.0:
             reason = f"({lat[i]:.12g}, {lon[i]:.12g}) are no degrees; planar data need frame='planar'"

@@ -14,9 +14,7 @@ from geohf.data.tables import (
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
     RowErrors,
-    any_case,
     find_column,
-    line_of,
 )
 from geohf.errors import DataError
 from geohf.geo.utm import points_from_utm, utm_zone
@@ -31,7 +29,7 @@ HEADINGS = (*HEADING_COLUMNS, "compass_angle", "ca")
 SEQUENCE_COLUMNS = ("sequence", "sequence_id", "sequence_key", "drive")
 CAMERA_COLUMNS = ("camera_id", "camera")
 TIME_COLUMNS = ("t_nsec", "timestamp_ns", "timestamp", "captured_at", "time", "datetime")
-NUMBERS = any_case([*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *EAST_COLUMNS, *NORTH_COLUMNS, *HEADINGS])
+NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *EAST_COLUMNS, *NORTH_COLUMNS, *HEADINGS)
 _UTM_EAST_M, _UTM_NORTH_M = (100_000.0, 900_000.0), (0.0, 10_000_000.0)
 
 
@@ -58,7 +56,7 @@ def points_of_table(table: pd.DataFrame, path: Path, utm: str | None, errors: Ro
     if column is None and utm is None:
         raise DataError(f"{path}: UTM coordinates need a zone: a column 'utm_zone', or --utm '54 north'")
     zones = table[column].astype(str).tolist() if column else [utm] * len(table)
-    lines = [line_of(position) for position in table.index]
+    lines = table.index.tolist()
     return _degrees_of_utm(table[columns].to_numpy(np.float64), zones, lines, path, errors)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from geohf.data.columns import image_column
+from geohf.data.formats import is_saved_dataset, table_file
 from geohf.data.samples import name_of
 from geohf.data.tables import (
     FILE_COLUMNS,
@@ -100,8 +101,8 @@ def load_drives(
     sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
     cameras: set[str] = set()
     for source, name in zip(sources, names or names_of_sources(sources), strict=True):
-        path = Path(source)
-        if path.is_dir():
+        path = table_file(source)
+        if path.is_dir() and not is_saved_dataset(path):
             found = _rows_of_folder(path, name, utm, errors)
         else:
             found = rows_of_table(read_table(path, numbers=NUMBERS), path, name, utm, errors)
@@ -194,7 +195,7 @@ def rows_of_table(
     cells = {key: table[column].tolist() for key, column in columns.items() if column}
     rows, untold = [], []
     for position, cell in enumerate(table[file_column]):
-        line = line_of(table.index[position])
+        line = line_of(table, position)
         try:
             image = image_in(folder, cell)
         except DataError as error:

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.columns import image_column
+from geohf.data.formats import table_file
 from geohf.data.tables import (
     FILE_COLUMNS,
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
     RowErrors,
-    any_case,
     bad_point_reasons,
     file_name,
     find_column,
     image_in,
-    line_of,
     read_table,
     text_of,
     wrap_degrees,
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REGION_COLUMNS = ("region_id", "region", "regionid")
-NUMBERS = any_case([*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS])
+NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS)
 
 
 def load_region_table(
@@ -68,6 +67,7 @@ def load_region_table(
     from datasets import Dataset
 
     errors, left_out = RowErrors() if errors is None else errors, frozenset(exclude)
+    table = table_file(table)
     rows = read_table(table, numbers=NUMBERS)
     columns = usable_rows(rows, table, errors, images, frame, left_out)
     if left_out:
@@ -89,7 +89,7 @@ def usable_rows(
         find_column(rows.columns, names, source)
         for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, REGION_COLUMNS)
     )
-    lines = [line_of(position) for position in rows.index]
+    lines = rows.index.tolist()
     files = [file_name(cell) for cell in rows[name]]
     regions = [text_of(cell) for cell in rows[region]]
     points = rows[[latitude, longitude]].to_numpy(np.float64)

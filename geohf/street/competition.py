@@ -69,7 +69,7 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
     for position, row in list(rows.items()):
         reason = _state_reason(names[position], indices[position], mapping, fixed)
         if reason:
-            errors.add(table_path, line_of(position), reason)
+            errors.add(*row["where"], reason)
             del rows[position]
             continue
         row["state"] = names[position]
@@ -96,7 +96,7 @@ def _read_mapping(path: Path) -> dict[str, int]:
     for position, (index, name) in enumerate(
         zip(table["state_idx"], table["state"].str.strip(), strict=True)
     ):
-        where = f"{path}, row {line_of(position)}"
+        where = f"{path}, row {line_of(table, position)}"
         if math.isnan(index) or index != int(index) or index < 0:
             raise DataError(f"{where}: state_idx {index:g} is no whole number from 0")
         if name in mapping or int(index) in mapping.values():
@@ -135,7 +135,7 @@ def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, 
     """Rows with their views, by position in the table; rows without any usable view are noted and left out."""
     rows, seen = {}, {}
     for position, cells in enumerate(table[["sample_id", *VIEW_COLUMNS]].itertuples(index=False)):
-        sample_id, line = str(cells[0]).strip(), line_of(position)
+        sample_id, line = str(cells[0]).strip(), line_of(table, position)
         if not sample_id:
             errors.add(path, line, "sample_id is empty")
             continue

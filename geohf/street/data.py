@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.formats import is_saved_dataset
 from geohf.data.splits import split_dataset
 from geohf.data.tables import (
     RowErrors,
@@ -30,8 +31,9 @@ def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
 
     Args:
         source: a folder in the competition's layout (`train_ground_truth.csv` in it); a folder of photographs
-            with positions in their EXIF, or with a `metadata.csv`; a CSV or Parquet table of photographs
-            with latitude and longitude; or the name of a dataset.
+            with positions in their EXIF, or with a `metadata.csv`, `.jsonl` or `.parquet` in it or in its `train`; a
+            table of photographs with latitude and longitude; a folder that `save_to_disk` wrote; or the name of a
+            dataset.
         on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
 
     Returns:
@@ -43,7 +45,7 @@ def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
     path = Path(source)
     if any((path / name).exists() for name in COMPETITION):
         return load_competition(path, on_error)
-    if path.exists():
+    if path.exists() and not is_saved_dataset(path):
         return load_photos(path, on_error)
     return load_hub_dataset(str(source), on_error)
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.formats import table_file
 from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
     RowErrors,
-    any_case,
     file_name,
     find_column,
     image_in,
@@ -52,12 +52,17 @@ def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
     from datasets import DatasetDict
 
     source, errors = Path(source), RowErrors(on_error)
-    if source.is_dir() and (source / "metadata.csv").is_file():
-        source = source / "metadata.csv"
-    rows = _rows_of_folder(source, errors) if source.is_dir() else _rows_of_table(source, errors)
-    drop_broken(rows, errors)
-    errors.settle(kept=len(rows))
-    return DatasetDict(train=dataset_of(rows.values())), errors
+    table = table_file(source)
+    tables = {"train": table}
+    if table.parent.name == "train" and table.parent.parent == source:  # as imagefolder has splits
+        tables |= {folder.name: table_file(folder) for folder in sorted(source.iterdir()) if folder.is_dir()}
+    splits = {}
+    for split, path in tables.items():
+        rows = _rows_of_folder(path, errors) if path.is_dir() else _rows_of_table(path, errors)
+        drop_broken(rows, errors)
+        splits[split] = dataset_of(rows.values())
+    errors.settle(kept=len(splits["train"]))
+    return DatasetDict(splits), errors
 
 
 def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
@@ -85,7 +90,7 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
 
 def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     numbers = [*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS]
-    table = read_table(path, numbers=any_case(numbers))
+    table = read_table(path, numbers=numbers)
     file_column, *axes = (
         find_column(table.columns, names, path)
         for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS)
@@ -95,7 +100,7 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     labels = [text_of(cell) for cell in table[state]] if state else None
     rows, seen = {}, {}
     for position, cell in enumerate(table[file_column]):
-        name, line = file_name(cell) or str(position), line_of(position)
+        name, line = file_name(cell) or str(position), line_of(table, position)
         held = isinstance(cell, bytes) or (isinstance(cell, dict) and cell.get("bytes") is not None)
         if not held and name in seen:
             errors.add(path, line, f"{file_column} {name!r} stands in row {seen[name]} already")

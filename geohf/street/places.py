@@ -13,7 +13,6 @@ from geohf.data.columns import image_lists
 from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
-    line_of,
     wrap_degrees,
 )
 from geohf.vision.checks import broken_images
@@ -98,7 +97,7 @@ def drop_bad_points(points, path: Path, errors: RowErrors, rows: dict[int, dict]
     """Note and drop rows whose position cannot be right."""
     for position, reason in point_reasons(points, str(path), names).items():
         if position in rows:
-            errors.add(path, line_of(position), reason)
+            errors.add(*rows[position]["where"], reason)
             del rows[position]
 
 

@@ -16,7 +16,6 @@ from geohf.data.tables import (
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
     RowErrors,
-    any_case,
     file_name,
     find_column,
     image_in,
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import IterableDataset
 
-NUMBERS = any_case([*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS, "state_idx"])
+NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS, "state_idx")
 
 
 def stream_places(
@@ -72,24 +71,24 @@ def _usable(
     views_of = _views_reader(table, source, Path(source).parent if images is None else Path(images))
     columns: dict[str, list] = {name: [] for name in place_features()}
     found = {}
-    for i, position in enumerate(table.index):
+    for i in range(len(table)):
         try:
             if i in reasons:
                 raise DataError(reasons[i])
             found[i] = views_of(i)
         except DataError as error:
-            errors.add(source, line_of(position), str(error))
+            errors.add(source, line_of(table, i), str(error))
     flat = [(i, k) for i, (_, views, _) in found.items() for k in range(len(views))]
     broken = {flat[at]: why for at, why in broken_images([found[i][1][k] for i, k in flat]).items()}
     for (i, _), reason in broken.items():
-        errors.add(source, line_of(table.index[i]), reason)
+        errors.add(source, line_of(table, i), reason)
     for i, (sample_id, views, headings) in found.items():
         kept = [k for k in range(len(views)) if (i, k) not in broken]
         if not kept:
             continue
         index = table["state_idx"].iat[i] if "state_idx" in table else np.nan
         values = {
-            "sample_id": sample_id or str(line_of(table.index[i])),
+            "sample_id": sample_id or str(line_of(table, i)),
             "views": [views[k] for k in kept],
             "headings": [headings[k] for k in kept],
             "state": labels[i],

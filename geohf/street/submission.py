@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def write_submission(
     table = read_table(template, required=["sample_id"])
     answers = dict(zip(map(_key, sample_ids), predictions, strict=True))
     keys = [_key(value) for value in table["sample_id"]]
-    missing = [(line_of(i), key) for i, key in enumerate(keys) if key not in answers]
+    missing = [(line_of(table, i), key) for i, key in enumerate(keys) if key not in answers]
     if missing:
         rows = ", ".join(f"{key} (line {line})" for line, key in missing[:5])
         raise DataError(f"{template}: {len(missing)} rows were not predicted, among them sample_id {rows}")
@@ -61,7 +62,7 @@ def check_submission(path: str | Path, template: str | Path, mapping: str | Path
         wanted = {_key(value) for value in read_table(template, required=["sample_id"])["sample_id"]}
     except DataError as error:
         return [str(error)]
-    problems = []
+    problems, lines = [], partial(_lines, table)
     keys = table["sample_id"].map(_key)
     for what, rows in (
         ("sample_id appears twice", keys.duplicated()),
@@ -69,7 +70,7 @@ def check_submission(path: str | Path, template: str | Path, mapping: str | Path
         ("predicted_latitude is empty or outside -90 to 90", ~table[POINT_COLUMNS[0]].between(-90, 90)),
         ("predicted_longitude is empty or outside -180 to 180", ~table[POINT_COLUMNS[1]].between(-180, 180)),
     ):
-        problems += _lines(what, rows)
+        problems += lines(what, rows)
     left_out = wanted - set(keys)
     if left_out:
         problems.append(f"{len(left_out)} sample_ids of the template are missing, e.g. {sorted(left_out)[0]}")
@@ -81,14 +82,14 @@ def check_submission(path: str | Path, template: str | Path, mapping: str | Path
     states = {name: _states(table[name]) for name in STATE_COLUMNS if name in table}
     for name, values in states.items():
         optional = name != STATE_COLUMNS[0]
-        problems += _lines(f"{name} is not a whole number", np.isnan(values))
-        problems += _lines(f"{name} is empty", (values == -1) & (not optional))
+        problems += lines(f"{name} is not a whole number", np.isnan(values))
+        problems += lines(f"{name} is empty", (values == -1) & (not optional))
         if allowed is not None:
-            problems += _lines(
+            problems += lines(
                 f"{name} is no state of {mapping}", ~np.isin(values, [*allowed, -1]) & ~np.isnan(values)
             )
     stacked = np.sort(np.stack(list(states.values()), 1), 1)
-    problems += _lines(
+    problems += lines(
         "a state is named twice", ((np.diff(stacked, axis=1) == 0) & (stacked[:, 1:] >= 0)).any(1)
     )
     return problems
@@ -112,9 +113,9 @@ def _states(column) -> np.ndarray:
     return np.where(whole, numbers, np.nan)
 
 
-def _lines(what: str, rows) -> list[str]:
+def _lines(table, what: str, rows) -> list[str]:
     positions = np.flatnonzero(np.asarray(rows))
     if not len(positions):
         return []
     more = f" and {len(positions) - 1} more" if len(positions) > 1 else ""
-    return [f"line {line_of(positions[0])}{more}: {what}"]
+    return [f"line {line_of(table, positions[0])}{more}: {what}"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.tables import RowErrors, line_of, read_table, require_columns, text_of
+from geohf.data.tables import RowErrors, read_table, require_columns, text_of
 from geohf.data.times import StepTimes, shorten, step_key, step_times
 from geohf.errors import DataError
 from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images
@@ -114,11 +114,11 @@ def load_tiles(
     boxes, bad = _boxes(frame["region_coordinates"], np.flatnonzero(years >= 0))
     values = frame[list(targets)].to_numpy(np.float64) if targets else np.empty((len(frame), 0))
     names = frame["tile_id"].map(_name).to_numpy(object)
-    kept = _check_rows(rows, names, regions, boxes, values, bad, source, errors)
+    kept = _check_rows(rows, names, regions, boxes, values, bad, frame.index, source, errors)
     names_of_regions = sorted({regions[row] for row in kept})
     images = find_images(names_of_regions, image_dir, labels, extension, errors.on_error)
-    kept = _check_regions(kept, regions, boxes, images, extension, max_missing, source, errors)
-    history = _history(kept, years, regions, boxes, values, labels, bad, source, errors)
+    kept = _check_regions(kept, regions, boxes, images, extension, max_missing, frame.index, source, errors)
+    history = _history(kept, years, regions, boxes, values, labels, bad, frame.index, source, errors)
     errors.settle(len(kept))
     found, region = np.unique(regions[kept].astype(str), return_inverse=True)
     chosen = [images[name] for name in found]
@@ -206,7 +206,7 @@ def _frame(data, targets) -> tuple[pd.DataFrame, str]:
     if data.empty:
         raise DataError("the table has no rows")
     numbers = {name: pd.to_numeric(data[name], errors="coerce") for name in targets}
-    return data.assign(**numbers).reset_index(drop=True), "the table"
+    return data.assign(**numbers).set_axis(range(2, len(data) + 2)), "the table"
 
 
 def _steps_of_rows(frame, labels, source, errors) -> np.ndarray:
@@ -224,7 +224,7 @@ def _steps_of_rows(frame, labels, source, errors) -> np.ndarray:
     names = frame[LABEL].map(_name)
     steps = names.map(step).to_numpy(np.int64)
     for row in np.flatnonzero(names == "").tolist():
-        errors.add(source, line_of(row), f"{LABEL} is empty")
+        errors.add(source, int(frame.index[row]), f"{LABEL} is empty")
     others = names[(steps < 0) & (names != "")]
     if len(others):
         found = shorten(others.unique())
@@ -266,7 +266,7 @@ def _four(cell) -> tuple[int, ...]:
     return numbers
 
 
-def _check_rows(rows, names, regions, boxes, values, bad, source, errors) -> np.ndarray:
+def _check_rows(rows, names, regions, boxes, values, bad, lines, source, errors) -> np.ndarray:
     seen: dict[str, int] = {}
     places: dict[tuple, int] = {}
     kept, repeated = [], 0
@@ -285,22 +285,22 @@ def _check_rows(rows, names, regions, boxes, values, bad, source, errors) -> np.
         if reason is None and (x1 <= x0 or y1 <= y0):
             reason = f"tile {names[row]}: {(x0, y0, x1, y1)} has no area (xmin < xmax and ymin < ymax)"
         if reason is None and first is not None:
-            reason = f"tile_id {names[row]} stands in row {line_of(first)} already"
+            reason = f"tile_id {names[row]} stands in row {lines[first]} already"
         if reason is None and there is not None and (values[row] != values[there]).any():
-            reason = f"tile {names[row]} lies where the tile of row {line_of(there)} lies, with other values"
+            reason = f"tile {names[row]} lies where the tile of row {lines[there]} lies, with other values"
         if reason is None and not np.isfinite(values[row]).all():
             reason = f"tile {names[row]}: its target is empty or not a finite number"
         if reason is None:
             seen[names[row]] = places[place] = row
             kept.append(row)
         else:
-            errors.add(source, line_of(row), reason)
+            errors.add(source, int(lines[row]), reason)
     if repeated:
         logger.warning("%s: %d rows repeat an earlier one and count once", source, repeated)
     return np.array(kept, np.int64)
 
 
-def _check_regions(kept, regions, boxes, images, extension, max_missing, source, errors) -> np.ndarray:
+def _check_regions(kept, regions, boxes, images, extension, max_missing, lines, source, errors) -> np.ndarray:
     good = []
     for row in kept.tolist():
         region, box = regions[row], tuple(boxes[row].tolist())
@@ -320,11 +320,11 @@ def _check_regions(kept, regions, boxes, images, extension, max_missing, source,
         if reason is None:
             good.append(row)
         else:
-            errors.add(source, line_of(row), reason)
+            errors.add(source, int(lines[row]), reason)
     return np.array(good, np.int64)
 
 
-def _history(kept, years, regions, boxes, values, labels, bad, source, errors) -> np.ndarray:
+def _history(kept, years, regions, boxes, values, labels, bad, lines, source, errors) -> np.ndarray:
     """(tiles, steps, targets): what rows of earlier labels say of the tiles of the last one."""
     place: dict[tuple, list[int]] = {}
     for i, row in enumerate(kept.tolist()):
@@ -334,7 +334,7 @@ def _history(kept, years, regions, boxes, values, labels, bad, source, errors) -
     unmatched, seen = 0, {}
     for row in np.flatnonzero((years >= 0) & (years < len(labels) - 1)).tolist():
         if row in bad:
-            errors.add(source, line_of(row), bad[row])
+            errors.add(source, int(lines[row]), bad[row])
             continue
         key, step = (regions[row], *boxes[row].tolist()), years[row]
         tiles, new = place.get(key, ()), np.where(np.isfinite(values[row]), values[row], np.nan)
@@ -342,8 +342,8 @@ def _history(kept, years, regions, boxes, values, labels, bad, source, errors) -
         for i in tiles:
             old = history[i, step]
             if (np.isfinite(old) & np.isfinite(new) & (old != new)).any():
-                reason = f"tile {key[1:]} of region {key[0]} has other values for {labels[step]} in row {line_of(seen[key, step])}"
-                errors.add(source, line_of(row), reason)
+                reason = f"tile {key[1:]} of region {key[0]} has other values for {labels[step]} in row {lines[seen[key, step]]}"
+                errors.add(source, int(lines[row]), reason)
                 break
             history[i, step] = np.where(np.isfinite(new), new, old)
         seen.setdefault((key, step), row)

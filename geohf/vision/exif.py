@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from geohf.geo.angles import sexagesimal
+from geohf.geo.frames import is_no_fix
+
 
 class ExifPosition(NamedTuple):
     """Latitude and longitude in degrees (WGS 84), heading in degrees clockwise from north or NaN."""
@@ -28,8 +31,8 @@ def exif_position(path: str | Path) -> ExifPosition | None:
     longitude = _degrees(gps, ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "W")
     if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
         return None
-    if latitude == longitude == 0:
-        return None  # cameras write zeros, or 0/0, in place of a position that they do not have
+    if is_no_fix(latitude, longitude):
+        return None
     try:
         heading = float(gps.get(ExifTags.GPS.GPSImgDirection, math.nan)) % 360
     except (TypeError, ValueError, ZeroDivisionError):
@@ -39,11 +42,19 @@ def exif_position(path: str | Path) -> ExifPosition | None:
 
 def _degrees(gps, tag, reference, negative) -> float | None:
     try:
-        degrees, minutes, seconds = (float(part) for part in gps[tag])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        degrees, minutes, seconds = (_number(part) for part in gps[tag])
+    except (KeyError, TypeError, ValueError):
         return None
-    value = degrees + minutes / 60 + seconds / 3600
+    value = sexagesimal([degrees, minutes, seconds])
+    if value is None:
+        return None
     mark = gps.get(reference, "")
     mark = mark.decode("ascii", "ignore") if isinstance(mark, bytes) else str(mark)
-    value = -value if mark.strip("\0 ").upper() == negative else value
-    return value if math.isfinite(value) else None
+    return -value if mark.strip("\0 ").upper() == negative else value
+
+
+def _number(part) -> float:
+    try:
+        return float(part)
+    except ZeroDivisionError:  # 0/0 stands for a part that the camera does not have
+        return math.nan

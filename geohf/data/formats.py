@@ -1,0 +1,285 @@
+"""Files that hold tables, as frames: CSV as it comes out of Excel and pandas, Parquet, JSON Lines, saved datasets.
+
+A frame's index is the line of the file on which a row begins (the header is line 1). What has no lines counts alike:
+its first row is 2.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geohf.data.classes import classes_of, names_in
+from geohf.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
+FIRST_ROW = 2
+_METADATA = tuple(f"metadata{suffix}" for suffix in (".csv", ".jsonl", ".parquet"))  # as imagefolder has it
+_SEPARATORS = ",;\t|"
+
+
+def table_file(path: str | Path) -> Path:
+    """The table that a folder of photographs holds: its `metadata.csv`, `.jsonl` or `.parquet`, or that of `train`.
+
+    Every other path stands for itself.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = [folder / name for folder in (path, path / "train") for name in _METADATA]
+        return next((file for file in names if file.is_file()), path)
+    return path
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a path is a table: a file by its ending, or a folder that `save_to_disk` wrote."""
+    return (Path(path).suffix.lower() in TABLES and Path(path).is_file()) or is_saved_dataset(path)
+
+
+def is_saved_dataset(path: str | Path) -> bool:
+    """Whether `datasets` wrote this folder with `save_to_disk`."""
+    return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def is_parquet(path: str | Path) -> bool:
+    """Whether a table is read as Parquet."""
+    return Path(path).suffix.lower() == ".parquet"
+
+
+def is_typed(path: str | Path) -> bool:
+    """Whether the cells of a table have types of their own, and are not all text."""
+    return Path(path).suffix.lower() in (".parquet", ".jsonl") or is_saved_dataset(path)
+
+
+def read_frames(path: Path, rows: int | None = None, group: int | None = None) -> Iterator[pd.DataFrame]:
+    """The rows of a table, all at once or so many at a time.
+
+    Args:
+        group: of a Parquet file, this row group only.
+
+    Raises:
+        DataError: what the file looks like, where it is none of the known kinds.
+    """
+    if is_saved_dataset(path):
+        yield from dataset_frames(saved_dataset(path), rows)
+    elif is_parquet(path):
+        yield from _parquet(path, rows, group)
+    elif path.suffix.lower() == ".jsonl":
+        yield from _json_lines(path, rows)
+    else:
+        yield from _without_blank_end(_csv(path, rows))
+
+
+# CSV
+
+
+def _csv(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    encoding, separator, first = _look(path)
+    # keep_default_na=False: the state "NA" or a region called "null" is a name, not a hole
+    # skip_blank_lines=False: a blank line in between is a row without values
+    read = partial(
+        pd.read_csv,
+        path,
+        sep=separator,
+        skiprows=first - 1,
+        dtype=str,
+        keep_default_na=False,
+        skipinitialspace=True,
+        skip_blank_lines=False,
+        encoding=encoding,
+    )
+    header = read(header=None, nrows=1)
+    require_different(header.iloc[0].str.strip().tolist(), path)  # it renames the second one
+    line = first + 1 + int(_breaks(header).sum())
+    with read(chunksize=rows or 1 << 62) as frames:
+        for frame in frames:
+            if not isinstance(
+                frame.index, pd.RangeIndex
+            ):  # pandas takes what the header does not name for an index
+                raise DataError(f"{path}: the rows have more cells than the header has names")
+            ends = line + np.arange(1, len(frame) + 1) + np.cumsum(_breaks(frame))
+            frame.index = [line, *ends[:-1].tolist()][: len(frame)]
+            line = int(ends[-1]) if len(frame) else line
+            frame.attrs["decimal_comma"] = separator != ","
+            yield frame
+
+
+def _look(path: Path) -> tuple[str, str, int]:
+    """Encoding, separator and the line of the header. Excel writes UTF-16 with tabs, or `;` and a line `sep=;`."""
+    from pandas.io.common import get_handle
+
+    with get_handle(str(path), "rb", compression="infer", is_text=False) as handles:
+        head = handles.handle.read(1 << 16)
+    encoding = "utf-8-sig"
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    elif head[1:4:2] == b"\0\0":
+        encoding = "utf-16-le"
+    lines = head.decode(encoding, "ignore").splitlines()[:20]
+    if lines and lines[0].lower().startswith("sep=") and len(lines[0].rstrip(" ,;")) <= 5:
+        return encoding, lines[0][4:5] or ",", 2
+    return encoding, _separator(lines), 1
+
+
+def _separator(lines: Sequence[str]) -> str:
+    """What stands between the names of the header; where several could, the one that cuts all rows alike."""
+    widths = {
+        separator: [len(cells) for cells in csv.reader(lines, delimiter=separator) if cells]
+        for separator in _SEPARATORS
+    }
+    found = [separator for separator, width in widths.items() if width and width[0] > 1]
+    alike = [separator for separator in found if len(set(widths[separator])) == 1]
+    if "," in found and (len(alike) != 1 or "," in alike):
+        return ","
+    return (alike or found or [","])[0]
+
+
+def _breaks(frame: pd.DataFrame) -> np.ndarray:
+    """(rows,) line breaks in the cells of each row."""
+    breaks = np.zeros(len(frame), np.int64)
+    for position in range(frame.shape[1]):
+        cells = list(map(str, frame.iloc[:, position]))
+        joined = "\0".join(cells)
+        if "\n" in joined or "\r" in joined:
+            breaks += [cell.count("\n") + cell.count("\r") - cell.count("\r\n") for cell in cells]
+    return breaks
+
+
+def _without_blank_end(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """Frames without the blank rows at the end of the file; those in between stay, in the frame that follows."""
+    import pandas as pd
+
+    blank = None
+    for frame in frames:
+        attributes = frame.attrs
+        frame = frame if blank is None or blank.empty else pd.concat([blank, frame])
+        filled = (frame != "").any(axis=1).to_numpy().nonzero()[0]
+        end = filled[-1] + 1 if len(filled) else 0
+        blank, frame = frame.iloc[end:], frame.iloc[:end]
+        frame.attrs = attributes
+        yield frame
+
+
+def require_different(names: Sequence[str], path: str | Path) -> None:
+    """Raise DataError where two columns have one name."""
+    twice = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
+    if twice is not None:
+        raise DataError(f"{path}: the header names the column {twice!r} twice")
+
+
+# Parquet, JSON Lines, datasets
+
+
+def _parquet(path: Path, rows: int | None, group: int | None) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+    import pyarrow.parquet
+
+    features = parquet_features(path)
+    if rows is None:
+        frame = _flat(pd.read_parquet(path))
+        yield named_classes(frame.set_axis(range(FIRST_ROW, FIRST_ROW + len(frame))), features)
+        return
+    with pyarrow.parquet.ParquetFile(path) as file:
+        groups = range(file.num_row_groups) if group is None else [group]
+        first = sum(file.metadata.row_group(i).num_rows for i in range(groups[0])) if len(groups) else 0
+        for batch in file.iter_batches(batch_size=rows, row_groups=list(groups)):
+            index = range(first + FIRST_ROW, first + FIRST_ROW + len(batch))
+            yield named_classes(_flat(batch.to_pandas()).set_axis(index), features)
+            first += len(batch)
+
+
+def _flat(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame whose index is no column of its own: what has a name becomes one, what has none is dropped."""
+    return frame.reset_index([name for name in frame.index.names if name is not None])
+
+
+def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
+    import pandas as pd
+
+    names: dict[str, None] = {}  # a name that a chunk lacks is a column without values, as in the whole table
+    lines: list[int] = []
+    found: list[dict] = []
+
+    def frame() -> pd.DataFrame:
+        columns = {name: pd.Series([row.get(name) for row in found], lines, dtype=object) for name in names}
+        return pd.DataFrame(columns, index=lines)
+
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise DataError(f"{path}, row {line}: is no JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, row {line}: is no JSON object of column names and values")
+            names |= dict.fromkeys(row)
+            lines.append(line)
+            found.append(row)
+            if len(found) == rows:
+                yield frame()
+                lines, found = [], []
+    if found or rows is None:
+        yield frame()
+
+
+def saved_dataset(path: str | Path) -> Dataset:
+    """The dataset that `save_to_disk` wrote, of several splits `train`.
+
+    Raises:
+        DataError: it cannot be read, or has several splits and none is `train`.
+    """
+    from datasets import Dataset, load_from_disk
+
+    from geohf.vision.images import undecoded
+
+    try:
+        loaded = load_from_disk(str(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path}: cannot be read as a saved dataset ({error})") from None
+    if not isinstance(loaded, Dataset):
+        if "train" not in loaded and len(loaded) != 1:
+            raise DataError(f"{path}: has no split 'train'; name the folder of one: {', '.join(loaded)}")
+        loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
+    return undecoded(loaded)
+
+
+def dataset_frames(dataset: Dataset, rows: int | None = None) -> Iterator[pd.DataFrame]:
+    """The rows of a dataset, whose images are not decoded."""
+    import pandas as pd
+
+    dataset = dataset.with_format(None)
+    step = rows or max(len(dataset), 1)
+    for first in range(0, len(dataset), step):
+        batch = dataset[first : first + step]
+        size = len(next(iter(batch.values())))
+        index = range(first + FIRST_ROW, first + FIRST_ROW + size)
+        yield named_classes(pd.DataFrame(batch, index=index), dataset.features)
+
+
+def parquet_features(path: str | Path) -> Mapping[str, Any]:
+    """What `datasets` says of the columns of a Parquet file that it wrote; {} of any other."""
+    import pyarrow.parquet
+    from datasets import Features
+
+    return Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+
+
+def named_classes(frame: pd.DataFrame, features: Mapping[str, Any]) -> pd.DataFrame:
+    """Classes as their names, which numbers in a file do not tell; -1 is an empty cell."""
+    for column, names in names_in(features).items():
+        if column in frame:
+            frame[column] = [classes_of(names, cell) for cell in frame[column]]
+    return frame

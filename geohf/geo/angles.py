@@ -1,0 +1,55 @@
+"""Degrees, minutes and seconds as people and cameras write them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+_PART = r"(\d+(?:\.\d+)?)"
+_ANGLE = re.compile(
+    rf"([NSEW])?\s*([+-]?){_PART}\s*(?:deg|d|°|º|\s)?\s*(?:{_PART}\s*(?:['′’m]|\s)?\s*)?"
+    rf"(?:{_PART}\s*(?:\"|″|”|''|s)?\s*)?([NSEW])?",
+    re.IGNORECASE,
+)
+
+
+def degrees_of(text: str, axis: str) -> float | None:
+    """Degrees of an angle as text, or None where it is none of this axis, or does not say on which side it lies.
+
+    Args:
+        text: such as `48 deg 51' 24.00" N` of exiftool, `48°51'24"N`, `48.8567 N`.
+        axis: `NS` or `EW`, the letters that count up and down.
+
+    >>> degrees_of("33 deg 51' 36.00\\" S", "NS"), degrees_of("151.5 E", "EW"), degrees_of("151.5 E", "NS")
+    (-33.86, 151.5, None)
+    """
+    found = _ANGLE.fullmatch(str(text).strip())
+    if not found:
+        return None
+    before, sign, *parts, behind = found.groups()
+    letters = [letter.upper() for letter in (before, behind) if letter]
+    if len(letters) > 1 or any(letter not in axis for letter in letters) or not (letters or sign):
+        return None
+    down = "".join(letters) == axis[1]
+    if sign and letters and (sign == "-") != down:
+        return None
+    value = sexagesimal([float(part or 0) for part in parts])
+    return None if value is None else -value if down or sign == "-" else value
+
+
+def sexagesimal(parts: Sequence[float]) -> float | None:
+    """Degrees of degrees, minutes and seconds, none below zero; None where they are no angle.
+
+    Cameras write NaN (0/0) for seconds that they do not have, and for minutes where the degrees have decimals.
+
+    >>> sexagesimal([48, 51.5, math.nan])
+    48.858333333333334
+    """
+    degrees, minutes, seconds = [*parts, math.nan, math.nan][:3]
+    if math.isnan(minutes) and degrees == int(degrees) if math.isfinite(degrees) else True:
+        return None
+    minutes, seconds = (0.0 if math.isnan(part) else part for part in (minutes, seconds))
+    if not (degrees >= 0 and 0 <= minutes < 60 and 0 <= seconds <= 60):
+        return None
+    return degrees + minutes / 60 + seconds / 3600
