@@ -243,8 +243,6 @@ def saved_dataset(path: str | Path) -> Dataset:
     """
     from datasets import Dataset, load_from_disk
 
-    from geohf.vision.images import undecoded
-
     try:
         loaded = load_from_disk(str(path))
     except (OSError, ValueError, RuntimeError) as error:
@@ -253,20 +251,17 @@ def saved_dataset(path: str | Path) -> Dataset:
         if "train" not in loaded and len(loaded) != 1:
             raise DataError(f"{path}: has no split 'train'; name the folder of one: {', '.join(loaded)}")
         loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
-    return undecoded(loaded)
+    return loaded
 
 
 def dataset_frames(dataset: Dataset, rows: int | None = None) -> Iterator[pd.DataFrame]:
-    """The rows of a dataset, whose images are not decoded."""
-    import pandas as pd
-
-    dataset = dataset.with_format(None)
+    """The rows of a dataset as they are stored: images are paths and bytes."""
+    stored = dataset.with_format("arrow")
     step = rows or max(len(dataset), 1)
     for first in range(0, len(dataset), step):
-        batch = dataset[first : first + step]
-        size = len(next(iter(batch.values())))
-        index = range(first + FIRST_ROW, first + FIRST_ROW + size)
-        yield named_classes(pd.DataFrame(batch, index=index), dataset.features)
+        frame = stored[first : first + step].to_pandas()
+        index = range(first + FIRST_ROW, first + FIRST_ROW + len(frame))
+        yield named_classes(frame.set_axis(index), dataset.features)
 
 
 def parquet_features(path: str | Path) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from geohf.data.formats import (
     parquet_features,
     saved_dataset,
 )
+from geohf.data.samples import undecoded
 from geohf.data.tables import RowErrors, clean_table, read_table_in_chunks
 from geohf.errors import DataError
 
@@ -131,7 +132,7 @@ def features_of(source: str | Path | Sequence[str | Path]) -> Mapping[str, Any]:
     first = str(source if isinstance(source, (str, Path)) else source[0])
     name = _shards_of(first)[0][0]
     if is_saved_dataset(name):
-        return saved_dataset(name).features
+        return undecoded(saved_dataset(name)).features
     if not Path(name).is_file():
         return _hub_stream(name).features or {}
     return parquet_features(name) if is_parquet(name) else {}
@@ -202,8 +203,6 @@ def _row_groups(file: Path) -> Sequence[int | None]:
 def _hub_stream(name: str) -> IterableDataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
-
-    from geohf.data.samples import undecoded
 
     try:
         splits = load_dataset(name, streaming=True)

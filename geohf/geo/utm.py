@@ -7,6 +7,8 @@ after C. F. F. Karney, Transverse Mercator with an accuracy of a few nanometers,
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +35,29 @@ _ALPHA = (
 )
 _ECCENTRICITY = np.sqrt(_FLATTENING * (2 - _FLATTENING))
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"
+# Whole countries lie in one zone: Norway reaches from -80 to 1,120 km in zone 33. The series is right to a millimetre.
+_EAST_M = (-1_000_000.0, 2_000_000.0)
+_SOUTHERN_LAND = (
+    18,
+    19,
+    20,
+    21,
+)  # zones of Patagonia and the Falklands, whose northings are those of the band S
+# EPSG codes: the first, the last, the first one's zone, whether north
+_CODES = (
+    *((32601, 32660, 1, True), (32701, 32760, 1, False)),  # WGS 84
+    (25828, 25838, 28, True),  # ETRS89
+    (26901, 26923, 1, True),  # NAD83
+    *((28348, 28358, 48, False), (7846, 7859, 46, False)),  # GDA94, GDA2020
+    *((31965, 31976, 11, True), (31977, 31985, 17, False)),  # SIRGAS 2000
+    *((3097, 3101, 51, True), (6688, 6692, 51, True)),  # JGD2000, JGD2011
+)
+
+
+class _Zone(NamedTuple):
+    number: int
+    north: bool  # the hemisphere that the text says, of a letter that of its band
+    letter: str  # of a latitude band, or empty
 
 
 def utm_zone(text: str) -> tuple[int, bool]:
@@ -40,68 +65,178 @@ def utm_zone(text: str) -> tuple[int, bool]:
 
     Args:
         text: a number with the letter of a latitude band as in MGRS (`"54S"` is Tokyo, north), a number and a
-            hemisphere (`"54 north"`), or an EPSG code (`"EPSG:32654"`).
+            hemisphere (`"54 north"`), the name of a CRS (`"WGS 84 / UTM zone 54S"`, south), or an EPSG code of UTM
+            (`"EPSG:32654"`, `"urn:ogc:def:crs:EPSG::25832"`) on WGS 84 or a datum within two metres of it: ETRS89,
+            NAD83, GDA94, GDA2020, SIRGAS 2000, JGD2000, JGD2011.
 
     Raises:
-        DataError: no such zone, or a number alone, which does not say the hemisphere.
+        DataError: no such zone, a number alone, which does not say the hemisphere, or another datum.
 
     >>> utm_zone("54S"), utm_zone("23 south"), utm_zone("EPSG:32652")
     ((54, True), (23, False), (52, True))
     """
+    return _zone(text)[:2]
+
+
+def zone_with(zone: str, side: str) -> str:
+    """A zone that is a number alone, with a letter or a hemisphere; any other as it is.
+
+    >>> zone_with("55.0", "H"), zone_with("55H", "north")
+    ('55 H', '55H')
+    """
+    number = re.fullmatch(r"\s*(\d{1,2})(?:\.0)?\s*", str(zone))
+    return f"{number[1]} {side.strip()}".strip() if number else str(zone)
+
+
+def side_of(zone: str | None) -> str:
+    """The hemisphere that a zone, or a word alone, says; empty where it says none.
+
+    >>> side_of("54 south"), side_of("north"), side_of(None)
+    ('south', 'north', '')
+    """
+    if zone is None or str(zone).strip().lower() in ("north", "south"):
+        return (zone or "").strip().lower()
+    return "north" if _zone(zone).north else "south"
+
+
+@lru_cache(maxsize=256)
+def _zone(text: str) -> _Zone:
     text = str(text).strip()
-    code = re.fullmatch(r"(?i)(?:epsg:)?32([67])(\d\d)", text)
-    words = re.fullmatch(r"(\d{1,2})(?:\.0)?\s*([A-Za-z]*)", text)
+    code = re.fullmatch(r"(?i)(?:.*epsg[:/]+(?:[\d.]*[:/])?)?(\d{4,5})", text)
     if code:
-        number, north = int(code[2]), code[1] == "6"
-    elif words and words[2]:
-        number, name = int(words[1]), words[2].upper()
-        if name in ("NORTH", "SOUTH"):
-            north = name == "NORTH"
-        elif len(name) == 1 and name in _BANDS:
-            north = name >= "N"
-        else:
-            raise DataError(f"{words[2]!r} in the UTM zone {text!r} is no latitude band and no hemisphere")
-    else:
+        return _zone_of_code(int(code[1]))
+    words = re.fullmatch(r"(?i)(.*/\s*)?(?:utm\s*)?(zone\s*)?(\d{1,2})(?:\.0)?\s*([a-z]*)", text)
+    if not words or not words[4]:
         raise DataError(
             f"the UTM zone {text!r} needs a number and a hemisphere: '54 north', '54S' with the letter of a "
             "latitude band, or 'EPSG:32654'"
         )
+    number, name, is_name_of_crs = int(words[3]), words[4].upper(), bool(words[1] and words[2])
     if not 1 <= number <= 60:
         raise DataError(f"there is no UTM zone {number}; they go from 1 to 60")
-    return number, north
+    if name in ("NORTH", "SOUTH") or (is_name_of_crs and name in ("N", "S")):
+        return _Zone(number, name[0] == "N", "")
+    if len(name) != 1 or name not in _BANDS:
+        raise DataError(f"{words[4]!r} in the UTM zone {text!r} is no latitude band and no hemisphere")
+    return _Zone(number, name >= "N", name)
+
+
+def _zone_of_code(code: int) -> _Zone:
+    for first, last, zone, north in _CODES:
+        if first <= code <= last:
+            return _Zone(zone + code - first, north, "")
+    raise DataError(
+        f"EPSG:{code} is no UTM zone on WGS 84 or a datum within two metres of it; convert the coordinates to "
+        "latitude and longitude, or to EPSG:326xx or 327xx"
+    )
 
 
 def points_from_utm(east_north, zone: str) -> np.ndarray:
     """Latitude and longitude in degrees of UTM coordinates, right to a micrometre within a zone and around it.
 
     Args:
-        east_north: (n, 2) easting and northing in metres.
-        zone: see :func:`utm_zone`.
+        east_north: (n, 2) easting and northing in metres. A northing below zero counts from the equator.
+        zone: see :func:`utm_zone`; a letter is held against each northing, see :func:`points_and_reasons`.
 
     Returns:
         (n, 2) degrees on WGS 84; NaN where a coordinate is.
 
     Raises:
-        DataError: an unknown zone.
+        DataError: an unknown zone, or a row that cannot lie in it; the first is named.
         ValueError: a shape that is not (n, 2).
 
     >>> points_from_utm([[500000.0, 0.0]], "31 north").tolist()
     [[0.0, 3.0]]
     """
-    number, north = utm_zone(zone)
+    points, reasons = points_and_reasons(east_north, zone)
+    if reasons:
+        row, reason = next(iter(reasons.items()))
+        raise DataError(f"row {row}: {reason}")
+    return points
+
+
+def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str]]:
+    """As :func:`points_from_utm`, with the rows that cannot lie in the zone as NaN, and the reason of each.
+
+    The band S (32 to 40 north) is also written for "south": the northing says which, but for zones 18 to 21, where
+    both are land. Every other letter must agree with the latitude to a degree; N stands for "north", too.
+
+    Returns:
+        ((n, 2) degrees, position -> why the row cannot lie in the zone).
+
+    Raises:
+        DataError: an unknown zone.
+    """
+    number, north, letter = _zone(zone)
     east_north = as_numpy(east_north, "east_north")
     check_pairs_of_numbers(east_north, "east_north", ndim=2)
-    east, north_m = east_north.T
-    xi = (north_m - (0.0 if north else _FALSE_NORTH_M)) / (_SCALE * _RECTIFYING_M)
+    east, northing = east_north.T
+    from_equator = np.where(northing < 0, northing, northing - (0.0 if north else _FALSE_NORTH_M))
+    points = _inverse(east, from_equator, number)
+    reasons: dict[int, str] = {}
+    finite = np.isfinite(east_north).all(1)
+
+    def note(rows, reason: str) -> None:
+        for row in np.flatnonzero(finite & rows).tolist():
+            if row not in reasons:
+                reasons[row] = reason.format(f"({east[row]:.12g}, {northing[row]:.12g})")
+
+    with np.errstate(invalid="ignore"):
+        note(
+            (np.abs(east_north) <= 360).all(1),
+            "{} look like degrees, and are no UTM easting and northing in metres",
+        )
+        note(
+            (east < _EAST_M[0]) | (east > _EAST_M[1]) | (np.abs(northing) > _FALSE_NORTH_M),
+            f"{{}} is no UTM easting and northing: they lie between {_EAST_M[0]:,.0f} and {_EAST_M[1]:,.0f} m, and "
+            f"{-_FALSE_NORTH_M:,.0f} and {_FALSE_NORTH_M:,.0f} m",
+        )
+        if letter == "S":
+            band = _near_band(points[:, 0], letter)
+            note(
+                band & np.isin(number, _SOUTHERN_LAND),
+                f"the zone {number}S of {{}} can be the band S of the north, or south; write '{number} north' or "
+                f"'{number} south'",
+            )
+            south = _inverse(east, np.where(northing < 0, northing, northing - _FALSE_NORTH_M), number)
+            points[~band] = south[~band]
+        elif letter and letter != "N":
+            low, high = _limits(letter)
+            sides = f"{abs(low)} to {abs(high)} degrees {'north' if north else 'south'}"
+            note(
+                ~_near_band(points[:, 0], letter),
+                f"{{}} does not lie in the latitude band {letter}, {sides}; write '{number} north' or '{number} south'",
+            )
+    points[list(reasons)] = np.nan
+    return points, reasons
+
+
+def _limits(letter: str) -> tuple[int, int]:
+    south = 8 * _BANDS.index(letter) - 80
+    return south, south + (12 if letter == "X" else 8)
+
+
+def _near_band(latitude: np.ndarray, letter: str) -> np.ndarray:
+    """A drive over the edge of a band may carry the letter where it began."""
+    south, north = _limits(letter)
+    return (latitude >= south - 1.0) & (latitude <= north + 1.0)
+
+
+def _inverse(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndarray:
+    xi = from_equator / (_SCALE * _RECTIFYING_M)
     eta = (east - _FALSE_EAST_M) / (_SCALE * _RECTIFYING_M)
     turns = [2 * (k + 1) for k in range(4)]
     xi_, eta_ = xi.copy(), eta.copy()
-    for beta, k in zip(_BETA, turns, strict=True):
-        xi_ -= beta * np.sin(k * xi) * np.cosh(k * eta)
-        eta_ -= beta * np.cos(k * xi) * np.sinh(k * eta)
-    conformal = np.sin(xi_) / np.hypot(np.sinh(eta_), np.cos(xi_))  # tangent of the conformal latitude
-    longitude = np.degrees(np.arctan2(np.sinh(eta_), np.cos(xi_))) + 6 * number - 183
-    return np.stack([np.degrees(np.arctan(_geographic_tangent(conformal))), (longitude + 180) % 360 - 180], 1)
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # numbers that are no coordinates are named by their limits
+        for beta, k in zip(_BETA, turns, strict=True):
+            xi_ -= beta * np.sin(k * xi) * np.cosh(k * eta)
+            eta_ -= beta * np.cos(k * xi) * np.sinh(k * eta)
+        conformal = np.sin(xi_) / np.hypot(np.sinh(eta_), np.cos(xi_))  # tangent of the conformal latitude
+        longitude = np.degrees(np.arctan2(np.sinh(eta_), np.cos(xi_))) + 6 * number - 183
+        latitude = np.degrees(np.arctan(_geographic_tangent(conformal)))
+    return np.stack([latitude, (longitude + 180) % 360 - 180], 1)
 
 
 def utm_from_points(points, zone: str) -> np.ndarray:

@@ -15,29 +15,30 @@ from geohf.data.tables import (
     LONGITUDE_COLUMNS,
     RowErrors,
     find_column,
+    text_of,
 )
 from geohf.errors import DataError
-from geohf.geo.utm import points_from_utm, utm_zone
+from geohf.geo.utm import points_and_reasons, side_of, zone_with
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EAST_COLUMNS = ("utm_east", "easting", "east")
-NORTH_COLUMNS = ("utm_north", "northing", "north")
-ZONE_COLUMNS = ("utm_zone", "zone")
+EAST_COLUMNS = ("utm_east", "easting", "east", "utm1")
+NORTH_COLUMNS = ("utm_north", "northing", "north", "utm2")
+ZONE_COLUMNS = ("utm_zone", "zone", "utmzone", "zone_number")
+LETTER_COLUMNS = ("utm_band", "zone_letter", "utm_letter", "utm_zone_letter", "band", "hemisphere")
 HEADINGS = (*HEADING_COLUMNS, "compass_angle", "ca")
 SEQUENCE_COLUMNS = ("sequence", "sequence_id", "sequence_key", "drive")
 CAMERA_COLUMNS = ("camera_id", "camera")
 TIME_COLUMNS = ("t_nsec", "timestamp_ns", "timestamp", "captured_at", "time", "datetime")
 NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *EAST_COLUMNS, *NORTH_COLUMNS, *HEADINGS)
-_UTM_EAST_M, _UTM_NORTH_M = (100_000.0, 900_000.0), (0.0, 10_000_000.0)
 
 
 def points_of_table(table: pd.DataFrame, path: Path, utm: str | None, errors: RowErrors) -> np.ndarray:
     """(n, 2) degrees from degrees or UTM coordinates; rows without are NaN.
 
     Args:
-        utm: the zone of UTM coordinates that come without one.
+        utm: the zone of UTM coordinates that come without one, or the hemisphere of zones that are numbers alone.
         errors: takes the rows whose coordinates cannot lie in their zone.
 
     Raises:
@@ -52,12 +53,22 @@ def points_of_table(table: pd.DataFrame, path: Path, utm: str | None, errors: Ro
             f"{path}: needs the columns 'lat' and 'lon', or 'utm_east' and 'utm_north'; the columns are: "
             f"{', '.join(table.columns)}"
         )
-    column = find_column(table.columns, ZONE_COLUMNS)
-    if column is None and utm is None:
-        raise DataError(f"{path}: UTM coordinates need a zone: a column 'utm_zone', or --utm '54 north'")
-    zones = table[column].astype(str).tolist() if column else [utm] * len(table)
-    lines = table.index.tolist()
+    zones, lines = _zones(table, utm, path), table.index.tolist()
     return _degrees_of_utm(table[columns].to_numpy(np.float64), zones, lines, path, errors)
+
+
+def _zones(table: pd.DataFrame, utm: str | None, path: Path) -> list[str]:
+    """Each row's zone: its own, with the letter or the hemisphere of a column beside it or of `utm`; or `utm`."""
+    column = find_column(table.columns, ZONE_COLUMNS)
+    if column is None:
+        if utm is None:
+            raise DataError(f"{path}: UTM coordinates need a zone: a column 'utm_zone', or --utm '54 north'")
+        return [utm] * len(table)
+    letter = find_column(table.columns, LETTER_COLUMNS)
+    sides = [text_of(cell) or "" for cell in table[letter]] if letter else [side_of(utm)] * len(table)
+    if letter and letter.lower() == "hemisphere":  # S is south there, and no band
+        sides = [{"N": "north", "S": "south"}.get(side[:1].upper(), side) for side in sides]
+    return [zone_with(text_of(cell) or "", side) for cell, side in zip(table[column], sides, strict=True)]
 
 
 def _degrees_of_utm(
@@ -65,28 +76,12 @@ def _degrees_of_utm(
 ) -> np.ndarray:
     """(n, 2) degrees of UTM coordinates with a zone each; rows that cannot lie in theirs become NaN and are noted."""
     points = np.full(east_north.shape, math.nan)
-    east, north = east_north.T
-    with np.errstate(invalid="ignore"):
-        metres = (
-            (east >= _UTM_EAST_M[0])
-            & (east <= _UTM_EAST_M[1])
-            & (north >= _UTM_NORTH_M[0])
-            & (north <= _UTM_NORTH_M[1])
-        )
     for zone in dict.fromkeys(zones):
-        rows = np.array([other == zone for other in zones])
+        rows = np.flatnonzero([other == zone for other in zones])
         try:
-            utm_zone(zone)
+            points[rows], reasons = points_and_reasons(east_north[rows], zone)
         except DataError as error:
-            for position in np.flatnonzero(rows):
-                errors.add(path, lines[position], str(error))
-            continue
-        points[rows & metres] = points_from_utm(east_north[rows & metres], zone)
-        for position in np.flatnonzero(rows & ~metres):
-            errors.add(
-                path,
-                lines[position],
-                f"({east[position]:.12g}, {north[position]:.12g}) is no UTM easting and northing: they lie between "
-                "100,000 and 900,000 m, and 0 and 10,000,000 m",
-            )
+            reasons = dict.fromkeys(range(len(rows)), str(error))
+        for position, reason in reasons.items():
+            errors.add(path, lines[rows[position]], reason)
     return points

@@ -40,7 +40,7 @@ from geohf.place.columns import (
     TIME_COLUMNS,
     points_of_table,
 )
-from geohf.place.file_names import point_of_name
+from geohf.place.file_names import carries_point, point_of_name
 from geohf.vision.checks import broken_images, check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
@@ -81,7 +81,7 @@ def load_drives(
             `heading`, `sequence`, `camera_id`, `t_nsec` (see `geohf.data.times.time_ns`; a time that cannot be read
             is left out, with a warning); a table of MSLS, whose `key` names `images/KEY.jpg` and
             whose sequences stand in `seq_info.csv` beside it; or a folder of photographs whose names carry
-            coordinates (`@utm_east@utm_north@...`) or whose EXIF does. Every source is a sequence, unless a table
+            coordinates (`@utm_east@utm_north@...`, or as GSV-Cities has them) or whose EXIF does. Every source is a sequence, unless a table
             says otherwise.
         camera_id: take only the rows of this camera.
         utm: the zone of UTM coordinates that come without one, see `geohf.geo.utm.utm_zone`.
@@ -259,7 +259,7 @@ def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors)
     for path in image_files(folder):
         relative = str(path.relative_to(folder))
         try:
-            found = point_of_name(path.name, utm) if path.name.startswith("@") else exif_position(path)
+            found = point_of_name(path.name, utm) if carries_point(path.name) else exif_position(path)
         except DataError as error:
             errors.add(folder, relative, str(error))
             continue

