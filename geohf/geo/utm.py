@@ -184,7 +184,7 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
     with np.errstate(invalid="ignore"):
         note(
             (np.abs(east_north) <= 360).all(1),
-            "{} look like degrees, and are no UTM easting and northing in metres",
+            "{} is no UTM easting and northing in metres; it looks like degrees",
         )
         note(
             (east < _EAST_M[0]) | (east > _EAST_M[1]) | (np.abs(northing) > _FALSE_NORTH_M),

@@ -69,7 +69,7 @@ def test_the_northing_says_what_a_letter_means(tmp_path, point, zone, epsg):
             "18S",
             "18S of .* can be the band S of the north, or south",
         ),  # Virginia, Chile
-        ((48.85, 2.35), "31U", "look like degrees"),
+        ((48.85, 2.35), "31U", "looks like degrees"),
         ((5411932.0, 448251.0), "31U", "no UTM easting and northing"),
         ((448251.0, 54119320.0), "31U", "no UTM easting and northing"),
     ],
