@@ -21,7 +21,7 @@ from geohf.vision.backbones import describe_backbone, load_tower
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.licences import published_name
 from geohf.vision.processing import GeoImageProcessor
-from geohf.vision.weights import AlignedLoading
+from geohf.vision.weights import AlignedLoading, in_eval_mode
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Inputs, Part
@@ -68,6 +68,20 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
+
+    def _apply(self, fn, recurse=True):
+        """As torch's, which `half`, `double` and `to` call; what `from_pretrained` keeps in float32 stays so here."""
+        kept = set()
+        for name, tensor in (*self.named_parameters(), *self.named_buffers()):
+            if not {*name.split(".")}.isdisjoint(self._keep_in_fp32_modules_strict or ()):
+                kept |= {id(tensor), id(tensor.grad)} if tensor.grad is not None else {id(tensor)}
+
+        def keeping(tensor):
+            changed = fn(tensor)
+            cast = id(tensor) in kept and changed.dtype != tensor.dtype
+            return tensor.to(changed.device) if cast else changed
+
+        return super()._apply(keeping, recurse)
 
     # ---- starting and loading
 
@@ -187,20 +201,16 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
 
         require_at_least(1, batch_size=batch_size)
         answers = []
-        was_training = self.training
-        self.eval()
+        model = in_eval_mode(self)
         samples = self.samples(inputs)
-        try:
-            total = len(samples) if hasattr(samples, "__len__") else None
-            rows = iter(samples)
-            with tqdm(total=total, desc="predict", disable=total is not None and total <= batch_size) as bar:
-                while batch := list(islice(rows, batch_size)):
-                    tensors = self.prepare(batch).to(self.device)
-                    tensors["pixel_values"] = tensors["pixel_values"].to(self.dtype)
-                    answers += self.decode(self(**tensors), **options)
-                    bar.update(len(batch))
-        finally:
-            self.train(was_training)
+        total = len(samples) if hasattr(samples, "__len__") else None
+        rows = iter(samples)
+        with tqdm(total=total, desc="predict", disable=total is not None and total <= batch_size) as bar:
+            while batch := list(islice(rows, batch_size)):
+                tensors = model.prepare(batch).to(self.device)
+                tensors["pixel_values"] = tensors["pixel_values"].to(self.dtype)
+                answers += model.decode(model(**tensors), **options)
+                bar.update(len(batch))
         return answers
 
     def samples(self, inputs: Any) -> Sequence | Iterable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -42,21 +43,16 @@ def export_onnx(model: PartStateModel, path: str | Path) -> Path:
     except ImportError:
         raise DataError("exporting needs the package onnx: pip install 'geohf[export]'") from None
     path = Path(path)
-    was_training, device = model.training, model.device
-    model.eval().cpu()
-    try:
-        with torch.no_grad():
-            torch.onnx.export(
-                OnePhoto(model),
-                (torch.zeros(1, 3, *model.config.image_size),),
-                str(path),
-                input_names=["pixel_values"],
-                output_names=list(OUTPUTS),
-                dynamic_axes={name: {0: "parts"} for name in OUTPUTS},
-                opset_version=17,
-                # the newer exporter cannot follow how proposals are chosen
-                dynamo=False,
-            )
-    finally:
-        model.to(device).train(was_training)
+    with torch.no_grad():
+        torch.onnx.export(
+            OnePhoto(copy.deepcopy(model).eval().cpu()),
+            (torch.zeros(1, 3, *model.config.image_size),),
+            str(path),
+            input_names=["pixel_values"],
+            output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: "parts"} for name in OUTPUTS},
+            opset_version=17,
+            # the newer exporter cannot follow how proposals are chosen
+            dynamo=False,
+        )
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 
 import torch
 from torch import nn
@@ -81,8 +80,6 @@ def _timm(config):
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise DataError(f"no backbone {config.backbone!r}: neither torchvision nor timm knows it{hint}")
     arguments = dict(config.backbone_args or {})
-    logger = logging.getLogger("timm")  # it warns of every weight that a feature extractor leaves out
-    level, logger.level = logger.level, logging.ERROR
     try:
         with torch.device("meta"):
             whole = timm.create_model(name, features_only=True, **arguments)
@@ -95,8 +92,6 @@ def _timm(config):
         body = timm.create_model(name, features_only=True, out_indices=levels, **arguments)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise DataError(f"backbone {config.backbone!r} gives no feature maps: {error}") from None
-    finally:
-        logger.level = level
     maps = ChannelsFirst(body) if _channels_last(body) else body
     return maps, levels, body.feature_info.channels(), body.feature_info.reduction()
 

@@ -43,7 +43,7 @@ class PlaceIndex:
     model: str
 
     def __post_init__(self):
-        self.descriptors = aligned(unit_descriptors(self.descriptors))  # from a file or not, the same answers
+        self.descriptors = unit_descriptors(aligned(torch.as_tensor(self.descriptors)))  # from a file or not
         self.points = check_points(self.points)
         lengths = {len(self.descriptors), len(self.points), len(self.images)}
         if len(lengths) != 1:
@@ -170,10 +170,20 @@ class PlaceIndex:
                 f"the index holds descriptors of length {self.descriptors.shape[1]} and this model gives {size}: it "
                 "was built with another model; build it anew"
             )
-        if model.fingerprint() != self.model:
+        (built, _, built_in), (asked, _, asked_in) = (
+            self.model.partition(" "),
+            model.fingerprint().partition(" "),
+        )
+        if built == asked:
+            return
+        if built_in and built_in != asked_in:
             raise DataError(
-                "the index was built with another model, or before this one was trained further; build it anew"
+                f"the index was built in {built_in} and this model is in {asked_in}: load it with "
+                f"dtype=torch.{built_in}, or build the index anew"
             )
+        raise DataError(
+            "the index was built with another model, or before this one was trained further; build it anew"
+        )
 
     def search(self, descriptors, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
         """The k most similar images of every question.

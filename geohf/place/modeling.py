@@ -20,7 +20,7 @@ from geohf.place.index import PlaceIndex, load_once
 from geohf.place.processing import GeoPlaceImageProcessor
 from geohf.vision.backbones import build_tower, describe_backbone
 from geohf.vision.pooling import map_size, pooled
-from geohf.vision.weights import weights_fingerprint
+from geohf.vision.weights import weights_checksum, weights_fingerprint
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Part
@@ -99,13 +99,14 @@ class GeoPlaceModel(GeoPreTrainedModel):
     # ---- answers
 
     def fingerprint(self) -> str:
-        """A digest of all weights: descriptors compare only where it is the same."""
+        """A digest of all weights and their type: descriptors compare only where the digest is the same."""
         # hashing takes as long as a photograph, so it is done again only where a tensor was changed or replaced
-        tensors = self.state_dict().values()
-        state = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
-        if self._hashed[0] != state:
-            self._hashed = (state, weights_fingerprint(self))
-        return self._hashed[1]
+        state = weights_checksum(self)
+        known, fingerprint = self._hashed
+        if known != state:
+            fingerprint = f"{weights_fingerprint(self)} {str(self.dtype).removeprefix('torch.')}"
+            self._hashed = (state, fingerprint)
+        return fingerprint
 
     def encode(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """(n, d) float32 descriptors of length 1, of anything that `predict` takes."""

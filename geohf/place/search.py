@@ -35,7 +35,8 @@ def unit_descriptors(descriptors, name: str = "descriptors") -> torch.Tensor:
             f"{name}: row {listed} is zero, or holds NaN or infinity; look for broken images, or a model "
             "whose training did not end well"
         )
-    return tensor / length
+    # what has length 1 already stays to the bit, so that an index that is written and read is the same
+    return torch.where((length - 1).abs() < 1e-6, tensor, tensor / length)
 
 
 def top_k(database, queries, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,6 +21,7 @@ from geohf.tiles.losses import regression_loss
 from geohf.tiles.processing import TileSequenceProcessor
 from geohf.vision.backbones import build_tower, describe_backbone, load_tower, tower_features
 from geohf.vision.licences import published_name
+from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Part
@@ -294,7 +295,7 @@ class TileSequenceModel(GeoPreTrainedModel):
         """
         from geohf.tiles.evaluation import evaluate
 
-        return evaluate(self.eval(), data, batch_size, on_error)
+        return evaluate(in_eval_mode(self), data, batch_size, on_error)
 
 
 def _cells(config: TileSequenceConfig) -> list[nn.Module]:

@@ -21,7 +21,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import SizeDict
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import logging
 
 from geohf.errors import DataError, require_at_least
 from geohf.vision.bands import adapt_first_convolution
@@ -174,18 +173,18 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
     if getattr(published, "num_channels", backbone.published_bands) != backbone.published_bands:
         published = copy.deepcopy(published)
         published.num_channels = backbone.published_bands
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a CLIP repo holds a text tower too, and each of its weights is reported
-    try:
-        tower, info = _tower_class(backbone.config).from_pretrained(
-            backbone.name,
-            config=published,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **_without_pooler(backbone.config),
-        )
-    finally:
-        logging.set_verbosity(verbosity)
+    kind = _tower_class(backbone.config)
+    # a CLIP repo holds a text tower too, and each of its weights would be reported
+    lenient = {"_keys_to_ignore_on_load_unexpected": [""], "__module__": kind.__module__}
+    tower, info = type(kind.__name__, (kind,), lenient).from_pretrained(
+        backbone.name,
+        config=published,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **_without_pooler(backbone.config),
+    )
+    tower.__class__ = kind
+    tower._keys_to_ignore_on_load_unexpected = set(kind._keys_to_ignore_on_load_unexpected or ())
     if info["missing_keys"]:
         raise DataError(
             f"{backbone.name}: the repo lacks weights of the tower: {sorted(info['missing_keys'])[:5]}"

@@ -20,7 +20,7 @@ from geohf.io import cache_folder
 from geohf.vision.contents import content_key
 from geohf.vision.inference import feature_function
 from geohf.vision.processing import GeoImageProcessor
-from geohf.vision.weights import load_tensors, weights_fingerprint
+from geohf.vision.weights import in_eval_mode, load_tensors, weights_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +80,13 @@ def cached_features(
         bar = tqdm(
             total=sum(len(part) for _, part in missing), desc="features", unit="image", disable=rank != 0
         )
-        was_training = tower.training
-        compute = feature_function(tower.eval(), pool, mode, batch_size)
+        compute = feature_function(in_eval_mode(tower), pool, mode, batch_size)
         device = next(tower.parameters()).device
         for path, part in missing:
             features = _run(compute, processor, part, batch_size, num_workers, device, autocast, bar)
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
             save_file({"features": features}, temporary)
             os.replace(temporary, path)
-        tower.train(was_training)
         bar.close()
     if world > 1:
         torch.distributed.barrier()

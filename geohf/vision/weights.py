@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from pathlib import Path
@@ -55,3 +56,33 @@ def weights_fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def weights_checksum(module: nn.Module) -> list[tuple[int, ...]]:
+    """What changes with any saved tensor, at the speed of memory: to ask whether a fingerprint still holds.
+
+    torch's counter of changes does not see those that are made through `.data`, as averages of weights are; a sum
+    over all bytes does, and a sample with weights sees rows that changed places.
+    """
+    found = []
+    for tensor in module.state_dict().values():
+        raw = tensor.detach().contiguous().flatten().view(torch.uint8)
+        raw = raw.clone() if raw.storage_offset() % 8 else raw
+        words, rest = raw[: len(raw) // 8 * 8].view(torch.int64), raw[len(raw) // 8 * 8 :]
+        sample = words[:: max(1, len(words) // 64)]
+        places = torch.arange(1, len(sample) + 1, device=sample.device)
+        counter = 0 if tensor.is_inference() else tensor._version
+        sums = torch.stack([words.sum(), rest.sum(), (sample * places).sum()])
+        found.append((tensor.data_ptr(), counter, *sums.tolist()))
+    return found
+
+
+def in_eval_mode(module: nn.Module) -> nn.Module:
+    """The module where all of it is in eval mode, else a copy of it that is, on the same weights.
+
+    The module's own mode is never changed: other threads may compute with it at the same time.
+    """
+    if not any(part.training for part in module.modules()):
+        return module
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared).eval()
