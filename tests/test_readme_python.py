@@ -117,7 +117,9 @@ def tiles() -> None:
         Path(name).symlink_to(Path("sample") / name)
     for year in (2019, 2020, 2021):
         Path(f"{year}.tif").symlink_to(f"Images/{year}/1203.tif")
-    profile = {"driver": "GTiff", "height": 7, "width": 7, "count": 1, "dtype": "float32"}
+    with rasterio.open("2019.tif") as raster:
+        place = {"crs": raster.crs, "transform": raster.transform @ rasterio.Affine.scale(32)}
+    profile = {"driver": "GTiff", "height": 7, "width": 7, "count": 1, "dtype": "float32", **place}
     with rasterio.open("known.tif", "w", **profile) as raster:
         raster.write(np.full((1, 7, 7), 0.1, np.float32))
     config = geohf.TileSequenceConfig(
