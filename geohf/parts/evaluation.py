@@ -29,32 +29,20 @@ def evaluate(
         data, on_error, parts=names[0], states=names[1], state_attribute=model.config.state_attribute
     )
     split = next(name for name in ("test", "validation", "train") if name in loaded)
-    photos = in_numbers_of(model, loaded[split], f"{data} [{split}]")
+    photos = loaded[split]
+    _require_known(model, photos, f"{data} [{split}]")
     with evaluation_arguments(batch_size) as args:
         metrics, _ = PartStateTrainer(model, args).measure(photos)
     return {"photos": len(photos), **metrics}
 
 
-def in_numbers_of(model: PartStateModel, dataset: Dataset, source: str) -> Dataset:
-    """The photos with the model's numbers of parts and states, which tables of other orders name alike."""
-    config, numbers = model.config, {}
-    for column, own, known in zip(
-        ("parts", "states"), names_of(dataset), (config.id2label, config.id2state), strict=True
-    ):
-        by_name = {name: i for i, name in known.items()}
-        unknown = [name for name in own.values() if name not in by_name]
+def _require_known(model: PartStateModel, dataset: Dataset, source: str) -> None:
+    """Parts and states may be numbered in another order than the model's, but it must know each by its name."""
+    known = (model.config.id2label, model.config.id2state)
+    for column, own, names in zip(("parts", "states"), names_of(dataset), known, strict=True):
+        unknown = [name for name in own.values() if name not in names.values()]
         if unknown:
             raise DataError(
                 f"{source}: {column} that the model does not know: {', '.join(unknown[:5])}; "
-                f"it knows {', '.join(by_name)}"
+                f"it knows {', '.join(names.values())}"
             )
-        numbers[column] = [by_name[own[i]] for i in range(len(own))]
-    if all(order == list(range(len(order))) for order in numbers.values()):
-        return dataset
-    from datasets import List, Value
-
-    features = dataset.features | {column: List(Value("int64")) for column in numbers}
-    return dataset.map(
-        lambda row: {column: [order[i] for i in row[column]] for column, order in numbers.items()},
-        features=type(dataset.features)(features),
-    )
