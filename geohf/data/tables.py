@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -213,11 +214,11 @@ def line_of(table: pd.DataFrame, position: int) -> int:
 
 
 def resolve_inside(folder: str | Path, name: str) -> Path:
-    """The path of `name` inside `folder`, also where Windows or macOS wrote the name.
+    """The path of `name` inside `folder`, also where Windows or macOS wrote the name, or it was escaped for a URL.
 
     A table must not name files outside its image folder. It is the name that counts: a link inside the folder leads
     wherever its owner, who is no table, made it lead. Of the forms of a name the first that exists is taken: as it
-    stands, with `\\` as a separator, with composed and with decomposed accents.
+    stands, with `\\` as a separator, with `%20` as a space and the like, with composed and with decomposed accents.
 
     Raises:
         DataError: `name` is empty, or climbs out of the folder; an absolute one may lie in it.
@@ -225,7 +226,9 @@ def resolve_inside(folder: str | Path, name: str) -> Path:
     if not name or "\0" in name:
         raise DataError("the file name is empty" if not name else "the file name holds a NUL character")
     forms = [name, name.replace("\\", "/")]
-    if not name.isascii():
+    if "%" in name:
+        forms += [text for text in map(unquote, forms) if "\0" not in text]
+    if not all(text.isascii() for text in forms):
         forms += [unicodedata.normalize(form, text) for text in forms for form in ("NFC", "NFD")]
     paths = [_inside(Path(folder), form) for form in dict.fromkeys(forms)]
     return next((path for path in paths if len(paths) > 1 and path.exists()), paths[0])

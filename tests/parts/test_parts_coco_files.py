@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import unicodedata
 
 import numpy as np
 import pytest
@@ -255,6 +256,12 @@ def test_a_model_is_evaluated_with_the_states_name_that_it_was_trained_with(tmp_
         ("a\\b.jpg", "a/b.jpg"),
         ("a/b.JPG", "a/b.JPG"),
         ("./1.jpg", "1.jpg"),
+        ("a%20b%C3%A9.jpg", "a bé.jpg"),
+        ("images%2F100%25.jpg", "100%.jpg"),
+        ("%.jpg", "%.jpg"),
+        (unicodedata.normalize("NFC", "é.jpg"), unicodedata.normalize("NFD", "é.jpg")),
+        (unicodedata.normalize("NFD", "é.jpg"), unicodedata.normalize("NFC", "é.jpg")),
+        ("caf%C3%A9.jpg", unicodedata.normalize("NFD", "café.jpg")),
         ("100%.jpg", "100%.jpg"),
     ],
 )
