@@ -11,6 +11,7 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.tiles.rasters import CONVERTED, RasterInfo, gdal_errors, mask_bands, open_raster, raster_info
+from geohf.vision.images import held_by
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -68,7 +69,7 @@ def read_frame(source: Any, nodata: float | None = None) -> tuple[np.ndarray, np
     """One frame from whatever a user has.
 
     Args:
-        source: a path to a raster; an array or tensor of shape (height, width) or (height, width, bands), a masked
+        source: a path to a raster, its bytes, an open file, or an undecoded cell of datasets; an array or tensor of shape (height, width) or (height, width, bands), a masked
             array among them (`numpy.ma`); or a PIL image.
         nodata: the value that means "not measured" where the source does not say.
 
@@ -78,9 +79,10 @@ def read_frame(source: Any, nodata: float | None = None) -> tuple[np.ndarray, np
     Raises:
         DataError: it cannot be read, or has another shape.
     """
-    if isinstance(source, (str, os.PathLike)):
+    source, name = held_by(source)
+    if isinstance(source, (str, os.PathLike, bytes)):
         with open_raster(source) as raster:
-            info = raster_info(raster, source)
+            info = raster_info(raster, name if isinstance(source, bytes) else source)
             return *read_window(raster, (0, 0, raster.width, raster.height), nodata), info
     own = source.mask if isinstance(source, np.ma.MaskedArray) else np.ma.nomask
     frame = source.data if isinstance(source, np.ma.MaskedArray) else np.asarray(source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,21 +82,23 @@ def gdal_errors() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def open_raster(path: str | Path) -> Iterator[DatasetReader]:
-    """Open a raster for reading.
+def open_raster(path: str | Path | bytes) -> Iterator[DatasetReader]:
+    """Open a raster, a file or its bytes, for reading.
 
     Raises:
         DataError: there is no such file, it is empty, or GDAL cannot read it, be it now or within the block.
     """
     import rasterio
+    from rasterio.io import MemoryFile
 
-    path = Path(path)
-    if not path.is_file():
+    held = isinstance(path, bytes)
+    content, path = (path, "image bytes") if held else (None, Path(path))
+    if not held and not path.is_file():
         raise DataError(f"{path}: no such file")
-    if not path.stat().st_size:
+    if not (len(content) if held else path.stat().st_size):
         raise DataError(f"{path}: the file is empty (0 bytes)")
     try:
-        with rasterio.open(path) as raster:
+        with MemoryFile(content) if held else nullcontext(path) as file, rasterio.open(file) as raster:
             yield raster
     except gdal_errors() as error:
         cause = error.__cause__ or error

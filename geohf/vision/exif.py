@@ -10,6 +10,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from geohf.geo.angles import sexagesimal
 from geohf.geo.frames import is_no_fix
+from geohf.vision.images import heif_picture
 
 
 class ExifPosition(NamedTuple):
@@ -23,8 +24,7 @@ class ExifPosition(NamedTuple):
 def exif_position(path: str | Path) -> ExifPosition | None:
     """The position that a photograph carries, or None where it carries none that can be read."""
     try:
-        with Image.open(path) as image:
-            gps = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+        gps = _gps_tags(path)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     latitude = _degrees(gps, ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "S")
@@ -38,6 +38,14 @@ def exif_position(path: str | Path) -> ExifPosition | None:
     except (TypeError, ValueError, ZeroDivisionError):
         heading = math.nan
     return ExifPosition(latitude, longitude, heading)
+
+
+def _gps_tags(path: str | Path) -> dict:
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+    except UnidentifiedImageError:
+        return heif_picture(path, str(path)).getexif().get_ifd(ExifTags.IFD.GPSInfo)
 
 
 def _degrees(gps, tag, reference, negative) -> float | None:

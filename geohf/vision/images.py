@@ -47,18 +47,11 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
     Raises:
         ImageError: missing, empty, truncated, not an image, too large to be safe, or a wrong shape.
     """
-    name = "image bytes"
+    source, name = held_by(source)
     if isinstance(source, Mapping):
-        if not source.keys() <= {"bytes", "path"}:
-            return open_image(picture_of(source), size)
-        name = source.get("path") or name
-        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+        return open_image(picture_of(source), size)
     if isinstance(source, Image.Image):
         return _picture(source)
-    if _is_file(source):
-        name, source = str(getattr(source, "name", name)), _bytes_of_file(source)
-    elif is_address(source):
-        name, source = source, _bytes_at(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(source), name, memoryview(source).nbytes, size)
     if isinstance(source, (str, os.PathLike)):
@@ -71,6 +64,28 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
             raise ImageError(f"{path}: is a folder, not an image; name it alone, and not in a list")
         return _decode(path, str(path), length, size)
     return _from_array(source)
+
+
+def held_by(source: Any) -> tuple[Any, str]:
+    """What an undecoded cell of datasets, an open file or an address of fsspec holds, and what to call it.
+
+    Returns:
+        (bytes, or the path of a cell that holds none; whatever else comes stays as it is, the name).
+
+    Raises:
+        ImageError: a file or an address that cannot be read.
+    """
+    name = "image bytes"
+    if isinstance(source, Mapping) and source.keys() <= {"bytes", "path"}:
+        name = source.get("path") or name
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    if isinstance(source, Image.Image):
+        return source, name
+    if _is_file(source):
+        return _bytes_of_file(source), str(getattr(source, "name", name))
+    if is_address(source):
+        return _bytes_at(source), source
+    return source, name
 
 
 def picture_of(row: Mapping) -> Any:
@@ -160,13 +175,17 @@ def _decode(file, name: str, length: int, size: int | None) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: {_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS)}") from None
     except UnidentifiedImageError:
-        return _from_heif(file, name)
+        return _to_rgb(heif_picture(file, name))
     except BROKEN as error:
         raise ImageError(f"{name}: is broken or truncated ({error})") from None
 
 
-def _from_heif(file, name: str) -> Image.Image:
-    """HEIC, which telephones write and Pillow does not read; the plugin of Pillow is not registered for all."""
+def heif_picture(file, name: str) -> Image.Image:
+    """HEIC, which telephones write and Pillow does not read; the plugin for Pillow is not registered for all.
+
+    Raises:
+        ImageError: it is none, it is broken, or the package pillow-heif is missing.
+    """
     if isinstance(file, io.BytesIO):
         head = file.getvalue()[:12]
     else:
@@ -184,7 +203,7 @@ def _from_heif(file, name: str) -> Image.Image:
         found = open_heif(file)
         if Image.MAX_IMAGE_PIXELS is not None and found.size[0] * found.size[1] > Image.MAX_IMAGE_PIXELS:
             raise ImageError(f"{name}: {_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS)}")
-        return _to_rgb(found.to_pillow())
+        return found.to_pillow()
     except BROKEN as error:
         raise error if isinstance(error, ImageError) else ImageError(f"{name}: is broken ({error})") from None
 
