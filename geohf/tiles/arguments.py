@@ -89,9 +89,15 @@ class TileArguments:
         default=0.15, metadata={"help": "Share of tiles for the reported numbers; 0: report on validation."}
     )
     block_px: float | None = field(
-        default=None, metadata={"help": "Side of the blocks in pixels; default: four tiles."}
+        default=None,
+        metadata={"help": "Side of the blocks of --split blocks in pixels; default: four tiles."},
     )
-    buffer_px: float = field(default=0.0, metadata={"help": "Pixels between training and held-out tiles."})
+    buffer_px: float = field(
+        default=0.0,
+        metadata={
+            "help": "Pixels between training and held-out tiles, on the ground; --split region needs images that say where they lie."
+        },
+    )
     image_size: list[int] | None = field(
         default=None, metadata={"help": "Height and width that tiles are resized to; default: 32 32."}
     )
