@@ -208,7 +208,10 @@ class World:
         path = self.folder / "tiles" / "Images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(len(name)).integers(1, 200, (bands, *size)).astype(dtype)
-        placed = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, 10, 10), **profile}
+        west = 500_000 + 1_000 * (
+            REGIONS.index(path.stem) if path.stem in REGIONS else 0
+        )  # regions lie apart
+        placed = {"crs": "EPSG:32632", "transform": from_origin(west, 5_000_000, 10, 10), **profile}
         placed = {key: value for key, value in placed.items() if value is not None}
         if placed.get("nodata") is not None:
             pixels[:] = placed["nodata"]
