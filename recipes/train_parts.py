@@ -12,7 +12,7 @@ from geohf.parts.card import part_rows, summary_rows
 from geohf.parts.run import run_parts
 from geohf.report import markdown_table
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import run_recipe
+from geohf.training.run import leave_cores, run_recipe
 
 
 def make_parser() -> GeoArgumentParser:
@@ -21,7 +21,8 @@ def make_parser() -> GeoArgumentParser:
 
 def main() -> None:
     options, args = make_parser().parse()
-    result = run_parts(options, args)
+    with leave_cores(args):
+        result = run_parts(options, args)
     if args.should_save:
         print(f"\n{markdown_table(part_rows(result.stages['model']))}\n")
         print(f"On {result.held_out} photos:\n\n{markdown_table(summary_rows(result.stages))}\n")

@@ -14,7 +14,7 @@ from geohf.place.comparison import comparison_rows
 from geohf.place.run import run_place
 from geohf.report import markdown_table
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import run_recipe
+from geohf.training.run import leave_cores, run_recipe
 
 
 def make_parser() -> GeoArgumentParser:
@@ -23,7 +23,8 @@ def make_parser() -> GeoArgumentParser:
 
 def main() -> None:
     options, args = make_parser().parse()
-    result = run_place(options, args)
+    with leave_cores(args):
+        result = run_place(options, args)
     if args.should_save:
         found = result.kept.trained.metrics
         print(

@@ -14,7 +14,7 @@ from geohf.region.card import summary_rows
 from geohf.region.run import run_region
 from geohf.report import markdown_table
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import run_recipe
+from geohf.training.run import leave_cores, run_recipe
 
 
 def make_parser() -> GeoArgumentParser:
@@ -23,7 +23,8 @@ def make_parser() -> GeoArgumentParser:
 
 def main() -> None:
     options, args = make_parser().parse()
-    result = run_region(options, args)
+    with leave_cores(args):
+        result = run_region(options, args)
     if args.should_save:
         print(
             f"\nOn held-out photographs:\n\n{markdown_table(summary_rows(result.table, result.model.config.unit))}\n"

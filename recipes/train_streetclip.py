@@ -12,7 +12,7 @@ from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.card import summary_rows
 from geohf.street.run import run_street
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import run_recipe
+from geohf.training.run import leave_cores, run_recipe
 
 
 def make_parser() -> GeoArgumentParser:
@@ -21,7 +21,8 @@ def make_parser() -> GeoArgumentParser:
 
 def main() -> None:
     options, args = make_parser().parse()
-    result = run_street(options, args)
+    with leave_cores(args):
+        result = run_street(options, args)
     if args.should_save:
         print(f"\nOn {result.held_out} places:\n\n{markdown_table(summary_rows(result.stages))}\n")
         print(f"Everything lies in {args.output_dir}: open map.html and README.md there.")

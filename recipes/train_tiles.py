@@ -14,7 +14,7 @@ from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.card import summary_rows
 from geohf.tiles.run import run_tiles
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import run_recipe
+from geohf.training.run import leave_cores, run_recipe
 
 
 def make_parser() -> GeoArgumentParser:
@@ -26,7 +26,8 @@ def main() -> None:
         logging.ERROR
     )  # GDAL says what it finds odd in a header at every opening
     options, args = make_parser().parse()
-    result = run_tiles(options, args)
+    with leave_cores(args):
+        result = run_tiles(options, args)
     if args.should_save:
         print(
             f"\nOn {result.held_out} tiles:\n\n{markdown_table(summary_rows(result.stages, result.model.config.targets))}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -24,6 +25,10 @@ class TensorTable(Dataset):
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of different length: {lengths}")
         self.columns = columns
+
+    def key_arrays(self) -> dict[str, np.ndarray]:
+        """What tells it from other tables: all but `features`, which are computed and never twice the same."""
+        return {name: column.cpu().numpy() for name, column in self.columns.items() if name != "features"}
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from geohf.training.arguments import GeoTrainingArguments
+from geohf.metrics.directions import LOSS
+from geohf.parts.metrics import METRICS
+from geohf.training.arguments import NOT_HONORED, GeoTrainingArguments
 
 
 @dataclass
@@ -97,6 +99,11 @@ class PartArguments:
 class PartTrainingArguments(GeoTrainingArguments):
     """GeoTrainingArguments with what a detector needs."""
 
+    metrics = LOSS | METRICS
+    not_honored = NOT_HONORED | {
+        "batch_eval_metrics": (True, "boxes of different number cannot be joined: it must be on")
+    }
+
     output_dir: str = field(default="outputs/parts", metadata={"help": "Folder for all that the run leaves."})
     learning_rate: float | None = field(
         default=None,
@@ -126,10 +133,3 @@ class PartTrainingArguments(GeoTrainingArguments):
         default=0.5,
         metadata={"help": "Probability of mirroring a photo; 0 where names of parts tell left from right."},
     )
-
-    def __post_init__(self):
-        if not self.batch_eval_metrics:
-            raise ValueError("batch_eval_metrics must be on: boxes of different number cannot be joined")
-        if self.greater_is_better is None:
-            self.greater_is_better = not self.metric_for_best_model.endswith("loss")
-        super().__post_init__()

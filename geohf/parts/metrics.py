@@ -7,8 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.metrics.directions import HIGHER, LOWER
 from geohf.parts.coco_eval import IOU_THRESHOLDS, Found, Truths, photo_precision
+from geohf.parts.state_metrics import (
+    METRICS as STATE_METRICS,
+)
 from geohf.parts.state_metrics import confusion_counts, match_states, state_metrics, verification_metrics
+
+METRICS = dict.fromkeys(("map", "map_50", "map_75", "joint_map", "ap/*"), HIGHER) | STATE_METRICS
+METRICS |= {f"{name}_loss": LOWER for name in ("classifier", "box_reg", "objectness", "rpn_box_reg", "state")}
 
 
 def evaluate_detections(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from geohf.metrics.directions import HIGHER, LOWER
 from geohf.parts.coco_eval import Found, Truths, match, overlaps
 
 MATCH_IOU = 0.5
+METRICS = dict.fromkeys(
+    ("state_accuracy", "state_f1", "state_recall", "present_recall", "absent_recall"), HIGHER
+)
+METRICS |= {"hallucination": LOWER, "hallucination_iou": LOWER}
 
 
 def match_states(found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from torchvision.ops import box_convert
 
 from geohf.errors import DataError
 from geohf.parts.answers import PartStateOutput
+from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.losses import IGNORED, LOSS_PARTS
 from geohf.parts.metrics import PartEvaluator
 from geohf.parts.modeling import PartStateModel
@@ -104,6 +105,7 @@ class PartStateTrainer(GeoTrainer):
 
     shown_metrics = ("map", "state_f1", "hallucination")
     class_columns = ("parts", "states")
+    arguments_class = PartTrainingArguments
 
     def __init__(
         self,
@@ -115,12 +117,10 @@ class PartStateTrainer(GeoTrainer):
         trust_weighted: bool = False,
         **kwargs,
     ):
-        self.config = model.config
-        self.evaluator = part_evaluator(self.config)
+        self.evaluator: PartEvaluator | None = None
         self._losses: list[torch.Tensor] = []
         self._kept: list[dict] | None = None
-        kwargs.setdefault("data_collator", PartCollator(model, augment, trust_weighted))
-        kwargs.setdefault("eval_collator", PartCollator(model))
+        self.augment, self.trust_weighted = augment, trust_weighted
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(
             model,
@@ -130,6 +130,22 @@ class PartStateTrainer(GeoTrainer):
             **kwargs,
         )
         self.label_names = list(TRUTHS)
+
+    def make_collator(self, model, training: bool):
+        """Of photos with their parts."""
+        if not training:
+            return PartCollator(model)
+        return PartCollator(model, self.augment, self.trust_weighted)
+
+    def run_settings(self):
+        """As `GeoTrainer`'s."""
+        return {"trust_weighted": self.trust_weighted}
+
+    def measured(self):
+        """As `METRICS`, with each part by its name."""
+        metrics = super().measured()
+        parts = {f"ap/{name}": metrics["ap/*"] for name in self.config.id2label.values()}
+        return {name: metric for name, metric in metrics.items() if name != "ap/*"} | parts
 
     def create_optimizer(self, *args, **kwargs):
         """As GeoTrainer's, with one learning rate for all, and a lower one for published weights."""
@@ -186,6 +202,8 @@ class PartStateTrainer(GeoTrainer):
         self._losses.append(outputs.losses.double().cpu())
         labels, boxes, states, iscrowd = (torch.as_tensor(part) for part in prediction.label_ids)
         found = predictions_of(outputs)
+        if self.evaluator is None:
+            self.evaluator = part_evaluator(self.config)
         self.evaluator.add(found, targets_of(labels, boxes, states, outputs.original_sizes, iscrowd))
         if self._kept is not None:
             self._kept += found
@@ -193,7 +211,7 @@ class PartStateTrainer(GeoTrainer):
             return {}
         means = torch.cat(self._losses).mean(0)
         metrics = self.evaluator.compute()
-        self._losses, self.evaluator = [], part_evaluator(self.config)
+        self._losses, self.evaluator = [], None
         losses = {"loss": float(means @ means.new_tensor(self.config.loss_weights))} | dict(
             zip(LOSS_PARTS, means.tolist(), strict=True)
         )

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 from geohf.errors import DataError
+from geohf.metrics.directions import LOSS
+from geohf.place.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
 
 FINETUNE = ("none", "last", "lora", "all")
@@ -142,6 +144,8 @@ class PlaceArguments:
 @dataclass
 class PlaceTrainingArguments(GeoTrainingArguments):
     """GeoTrainingArguments with batches of places, and what of the tower learns."""
+
+    metrics = LOSS | METRICS
 
     output_dir: str = field(default="outputs/place", metadata={"help": "Folder for all that the run leaves."})
     num_train_epochs: float = field(

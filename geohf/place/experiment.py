@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from geohf.place.evaluation import Search, search
 from geohf.place.modeling import GeoPlaceModel
 from geohf.place.splits import PlaceData
 from geohf.place.trainer import GeoPlaceTrainer, finetune, head_descriptors, train_head
+from geohf.training.finetuning import require_finetunable
 from geohf.training.run import phase_history
+from geohf.training.settings import require_a_batch
 from geohf.training.trainer import phase_arguments
 from geohf.vision.features import cached_features
 
@@ -48,6 +51,7 @@ class PlaceRun:
         history: rows of the Trainer's log.
         log: rows of the seed's log, see `geohf.place.logs`.
         validation_r1: the best epoch's; None without validation.
+        validation_score: what chose that epoch, as large-is-better: the recall, or the metric that was asked for.
         descriptors: (n, d) of all images, by the trained model.
         duplicates: what the audit found in the frozen features.
     """
@@ -63,6 +67,7 @@ class PlaceRun:
     validation_r1: float | None
     descriptors: torch.Tensor
     duplicates: list[Finding]
+    validation_score: float = -math.inf
 
     @property
     def label(self) -> str:
@@ -86,6 +91,9 @@ def run_one(
     args, resume = _with_seed(args, seed), bool(args.resume_from_checkpoint)
     training = args.num_train_epochs > 0
     model = make_model(name, options if training else replace(options, projection_dim=0))
+    if training:
+        require_a_batch(args, len(data.train))
+        require_finetunable(model, args, len(data.train))
     model.tower.to(args.device)
     features = cached_features(
         model.tower,
@@ -120,7 +128,9 @@ def run_one(
     run.trained = search(run.descriptors, data, data.test, options.radii_m)
     run.history = phase_history(**phases)
     run.log = [row for trainer in trainers for row in trainer.clock.rows]
-    run.validation_r1 = trainers[-1].best_score() if trainers and len(data.validation) else None
+    best = trainers[-1].best_row() if trainers and len(data.validation) else None
+    if best is not None:
+        run.validation_score, run.validation_r1 = trainers[-1].best_score(), best["eval_r1"]
     _fit_confidence(run, data, options)
     run.model.to("cpu").eval()
     return run

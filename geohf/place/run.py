@@ -55,7 +55,7 @@ def run_place(options: PlaceArguments, args: PlaceTrainingArguments) -> PlaceRes
         for name, seed, method in product(options.models, seeds, methods)
     ]
     ours = [run for run in runs if run.method == options.methods[0]]
-    kept = max(ours, key=lambda run: -1 if run.validation_r1 is None else run.validation_r1)
+    kept = max(ours, key=lambda run: run.validation_score)
     findings += kept.duplicates
     if args.should_save:
         _write(kept, runs, findings, data, options, args)

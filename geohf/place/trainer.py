@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,9 +12,10 @@ from transformers import EvalPrediction, TrainerCallback
 
 from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
+from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.head import PlaceHead
 from geohf.place.logs import StepClock
-from geohf.place.metrics import place_metrics
+from geohf.place.metrics import RECALLS, place_metrics
 from geohf.place.modeling import GeoPlaceModel
 from geohf.place.original import RandomBatches, greedy_clusters
 from geohf.place.sampler import PlaceSampler
@@ -23,11 +23,6 @@ from geohf.place.search import top_k
 from geohf.place.splits import PlaceData
 from geohf.training.finetuning import unfreeze
 from geohf.training.trainer import GeoTrainer, phase_arguments
-
-if TYPE_CHECKING:
-    from geohf.place.arguments import PlaceTrainingArguments
-
-RECALLS = (1, 5, 10)
 
 
 class GeoPlaceTrainer(GeoTrainer):
@@ -44,6 +39,7 @@ class GeoPlaceTrainer(GeoTrainer):
     """
 
     shown_metrics = ("r1", "r5", "r10")
+    arguments_class = PlaceTrainingArguments
 
     def __init__(
         self,
@@ -56,9 +52,7 @@ class GeoPlaceTrainer(GeoTrainer):
         data_collator=None,
         **kwargs,
     ):
-        self.config, self.database_rows, self.sampler = model.config, database_rows, sampler
-        if data_collator is None and not isinstance(train_dataset, TensorTable):
-            data_collator = PlaceCollator(model)
+        self.database_rows, self.sampler = database_rows, sampler
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(
             model, args, data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
@@ -67,7 +61,18 @@ class GeoPlaceTrainer(GeoTrainer):
         self.clock = StepClock()
         self.add_callback(self.clock)
         if sampler is not None:
-            self.add_callback(_Epochs(sampler, train_dataset if isinstance(model, PlaceHead) else None))
+            self.add_callback(
+                _Epochs(sampler, train_dataset if isinstance(train_dataset, TensorTable) else None)
+            )
+
+    def make_collator(self, model, training: bool):
+        """Of drives; a head's features come in tables."""
+        return None if isinstance(model, PlaceHead) else PlaceCollator(model)
+
+    def measured(self):
+        """As `METRICS`, without recalls of more answers than the database has."""
+        metrics = super().measured()
+        return {n: m for n, m in metrics.items() if not (n[0] == "r" and int(n[1:]) > self.database_rows)}
 
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler if self.sampler is not None else super()._get_train_sampler(train_dataset)
@@ -213,7 +218,7 @@ def train_head(
     table = TensorTable(features=features[asked], coordinates=torch.from_numpy(data.points[asked]))
     trainer = GeoPlaceTrainer(
         model.head,
-        phase_arguments(args, name, **_by_recall(data)),
+        phase_arguments(args, name, "r1", activation_checkpointing=None, **_measured_on(data)),
         TensorTable(**columns),
         table if len(data.validation) else None,
         len(data.database),
@@ -233,7 +238,11 @@ def finetune(
     """
     trained = unfreeze(model, args)
     phase = phase_arguments(
-        args, f"{name}-{args.finetune}", num_train_epochs=args.finetune_epochs, **_by_recall(data)
+        args,
+        f"{name}-{args.finetune}",
+        "r1",
+        num_train_epochs=args.finetune_epochs,
+        **_measured_on(data),
     )
     asked = np.concatenate([data.database, data.validation])
     trainer = GeoPlaceTrainer(
@@ -253,8 +262,6 @@ def finetune(
     return model.eval(), trainer
 
 
-def _by_recall(data: PlaceData) -> dict:
-    """The best epoch is the one with the best recall@1 of validation; without validation it is the last."""
-    if not len(data.validation):
-        return {"eval_strategy": "no", "load_best_model_at_end": False}
-    return {"metric_for_best_model": "r1", "greater_is_better": True}
+def _measured_on(data: PlaceData) -> dict:
+    """Without validation the last epoch is the best one."""
+    return {} if len(data.validation) else {"eval_strategy": "no", "load_best_model_at_end": False}

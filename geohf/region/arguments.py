@@ -8,7 +8,9 @@ from geohf.data.splits import SPLITS
 from geohf.errors import DataError
 from geohf.geo import FRAMES
 from geohf.geo.scalers import SCALERS
+from geohf.metrics.directions import LOSS
 from geohf.region.configuration import EXPERTS, POINT_LOSSES
+from geohf.region.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
 
 AUGMENTATIONS = ("none", "light", "full")
@@ -149,6 +151,8 @@ class RegionArguments:
 class RegionTrainingArguments(GeoTrainingArguments):
     """GeoTrainingArguments with cosine warm restarts."""
 
+    metrics = LOSS | METRICS
+
     output_dir: str = field(
         default="outputs/region", metadata={"help": "Folder for all that the run leaves."}
     )
@@ -189,3 +193,8 @@ class RegionTrainingArguments(GeoTrainingArguments):
             raise DataError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
         if self.t_0 < 0 or self.t_mult < 1 or not 0 <= self.eta_min <= 1:
             raise DataError("t_0 must be at least 0, t_mult at least 1 and eta_min between 0 and 1")
+        if self.t_0 and self.lr_scheduler_type != "cosine":
+            raise DataError(
+                f"lr_scheduler_type {self.lr_scheduler_type.value!r} is not taken while the rate restarts every "
+                f"{self.t_0:g} epochs: add --t_0 0"
+            )

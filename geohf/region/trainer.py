@@ -92,22 +92,37 @@ class GeoRegionTrainer(GeoTrainer):
         module: a `GeoRegionModel`; or one of its experts, or its `router_module()`, for which `model` is needed.
         train_dataset, eval_dataset: datasets with `region_features`, or `TensorTable`s of features for an expert
             without a tower.
-        model: the model that the module belongs to.
+        model: the model that the module belongs to, or the whole model where no module is given.
     """
 
     shown_metrics = ("accuracy", "mean_m", "mean_units", "routed_mean_m", "routed_mean_units")
     class_columns = ("region",)
+    arguments_class = RegionTrainingArguments
 
-    def __init__(self, module, args=None, train_dataset=None, eval_dataset=None, model=None, **kwargs):
-        model = module if model is None else model
-        if not isinstance(train_dataset, TensorTable):
-            kwargs.setdefault(
-                "data_collator", RegionCollator(model, module.targets, getattr(args, "augment", "none"))
-            )
-            kwargs.setdefault("eval_collator", RegionCollator(model, module.targets))
+    def __init__(self, module=None, args=None, train_dataset=None, eval_dataset=None, model=None, **kwargs):
+        module = model if module is None else module
+        self._whole = None if model is module else model
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(module, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
-        self.label_names = list(module.targets)
+        self.label_names = list(self.model.targets)
+
+    def make_collator(self, model, training: bool):
+        """Of photographs, for a whole model or the module of one."""
+        whole = self._whole or model
+        if not hasattr(whole, "processor"):  # an expert by itself learns from features
+            return None
+        return RegionCollator(whole, model.targets, self.args.augment if training else "none")
+
+    def measured(self):
+        """As `METRICS`, of what this module does, in the frame's unit."""
+        whole, routed = super().measured(), isinstance(self.model, GeoRegionModel)
+        names = {"loss"} | ({"point_loss", "region_loss"} if routed else set())
+        if "labels" in self.model.targets:
+            names.add("accuracy")
+        if "coordinates" in self.model.targets:
+            prefix, unit = "routed_" if routed else "", self.config.unit
+            names |= {f"{prefix}{name}_{unit}" for name in ("mean", "median", "p90")}
+        return {name: metric for name, metric in whole.items() if name in names}
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """Cosine with warm restarts, every `t_0` epochs at first; transformers' own schedules where that is 0.
@@ -183,6 +198,7 @@ def train_apart(
         rows = [_of_region(dataset, name) for dataset in (train, validation)]
         phase = _phase(args, f"region-{quote(name, safe='')}", rows[1])
         if expert.tower is None:
+            phase.activation_checkpointing = None
             rows = [feature_table(model, dataset, args) if len(dataset) else None for dataset in rows]
         trainer = GeoRegionTrainer(expert, phase, *rows, model=model)
         trainer.run(resume)
@@ -224,14 +240,12 @@ def _require_own_scaler(expert: RegionExpert) -> None:
 
 
 def _phase(args, name: str, validation) -> RegionTrainingArguments:
-    changes = {"metric_for_best_model": "loss", "greater_is_better": False}
-    if args.metric_for_best_model not in (None, "loss"):
-        changes = {}
+    changes: dict = {}
     if args.ddp_find_unused_parameters is None:  # only of the whole model a batch may leave an expert out
         changes["ddp_find_unused_parameters"] = name == "all"
     if not len(validation):  # a region too small to hold anything out: its last weights count
         changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
-    return phase_arguments(args, name, **changes)
+    return phase_arguments(args, name, "loss", **changes)
 
 
 def calibrate(model: GeoRegionModel, outputs: RegionOutput, labels, points, router: bool = True) -> None:

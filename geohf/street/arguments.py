@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from geohf.metrics.directions import LOSS
+from geohf.street.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
 
 FINETUNE = ("all", "last", "lora", "none")
@@ -97,6 +99,8 @@ class StreetArguments:
 @dataclass
 class StreetTrainingArguments(GeoTrainingArguments):
     """GeoTrainingArguments with the two phases of the street task."""
+
+    metrics = LOSS | METRICS
 
     output_dir: str = field(
         default="outputs/street", metadata={"help": "Folder for all that the run leaves."}

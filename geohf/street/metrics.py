@@ -6,10 +6,16 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.metrics.directions import HIGHER, LOWER, Metric
 
 RANK_WEIGHTS = (1.00, 0.60, 0.40, 0.25, 0.15)
 COMPETITION_RADIUS_M = 6_371_000.0
 RADII_KM = (1, 25, 100, 200, 500, 750, 1000, 2500)
+KM = Metric(False, "km")
+CLASS_METRICS = {"score": HIGHER, "top1": HIGHER, "top5": HIGHER, "ece": LOWER}
+METRICS = CLASS_METRICS | {"mean_km": KM, "median_km": KM, "std_km": KM}
+METRICS |= {f"within_{radius}_km": HIGHER for radius in RADII_KM}
+METRICS |= {"geoscore": HIGHER, "class_loss": LOWER, "gps_loss": LOWER}
 
 
 def state_score(top5, true_state) -> float:

@@ -37,7 +37,9 @@ from geohf.street.trainer import (
     place_outputs,
     train_heads,
 )
+from geohf.training.finetuning import require_finetunable
 from geohf.training.run import finish_run, phase_history
+from geohf.training.settings import require_a_batch
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +137,9 @@ def _train(options, args, data: _Data) -> _Trained:
     train, resume = data.splits["train"], bool(args.resume_from_checkpoint)
     set_seed(args.seed)
     model = make_model(options, train)
+    require_a_batch(args, len(train), args.phase1_batch_size)
+    if args.num_train_epochs:
+        require_finetunable(model, args, len(train))
     for name in data.splits:
         data.splits[name] = without_strange_states(data.splits[name], model.config, name)
     validation, held_out = data.splits["validation"], data.splits[data.held_out]

@@ -17,12 +17,14 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
 from geohf.data.tensor_table import TensorTable
+from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.metrics.calibration import conformal_quantile, fit_temperature
+from geohf.metrics.directions import bare_name
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import labels_of, state_numbers
 from geohf.street.head import GeoStreetOutput, StreetHead
-from geohf.street.metrics import street_metrics
+from geohf.street.metrics import CLASS_METRICS, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.training.finetuning import unfreeze
 from geohf.training.trainer import GeoTrainer, phase_arguments
@@ -72,19 +74,33 @@ class GeoStreetTrainer(GeoTrainer):
 
     shown_metrics = ("score", "top1", "mean_km")
     class_columns = ("state",)
+    arguments_class = StreetTrainingArguments
 
     def __init__(
         self, model=None, args=None, train_dataset=None, eval_dataset=None, data_collator=None, **kwargs
     ):
-        self.config = model.config
-        if not isinstance(model, StreetHead):
-            data_collator = data_collator or StreetCollator(model, augment=getattr(args, "augment", False))
-            kwargs.setdefault("eval_collator", StreetCollator(model))
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(
             model, args, data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
         )
         self.label_names = ["labels", "coordinates"]
+
+    def make_collator(self, model, training: bool):
+        """Of places; a head's features come in tables."""
+        if isinstance(model, StreetHead):
+            return None
+        return StreetCollator(model, augment=training and self.args.augment)
+
+    def measured(self):
+        """As `METRICS`, without what the model's classes cannot give."""
+        lacking = (
+            ["score"]
+            if self.config.cells
+            else []
+            if self.config.num_classes
+            else [*CLASS_METRICS, "class_loss"]
+        )
+        return {name: metric for name, metric in super().measured().items() if name not in lacking}
 
     def outputs(self, dataset) -> GeoStreetOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
@@ -204,7 +220,8 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> GeoSt
         per_device_train_batch_size=args.phase1_batch_size,
         per_device_eval_batch_size=max(256, args.phase1_batch_size),
         gradient_accumulation_steps=1,
-        **best_metric(model, validation, args),
+        activation_checkpointing=None,  # the tower does not run
+        default_metric=best_metric(model, validation, args),
         **_enough_steps(len(tables[0]), args),
     )
     trainer = GeoStreetTrainer(model.head, phase, *tables, **kwargs)
@@ -248,7 +265,7 @@ def finetune(
     if args.finetune == "lora":
         model.name_or_path = str(base)  # peft writes it into the adapter, as the model that it belongs to
     trained = unfreeze(model, args)
-    phase = phase_arguments(args, "phase2", **best_metric(model, validation, args))
+    phase = phase_arguments(args, "phase2", best_metric(model, validation, args))
     trainer = GeoStreetTrainer(trained, phase, train, validation, **kwargs)
     trainer.run(resume)
     if args.finetune == "lora":
@@ -263,13 +280,21 @@ def base_folder(args) -> Path:
     return Path(args.output_dir) / "checkpoints" / "phase1" / "model"
 
 
-def best_metric(model: GeoStreetModel, validation: Dataset, args) -> dict:
-    """The best checkpoint is chosen by the score; by the mean distance where no validation place has one."""
-    if args.metric_for_best_model not in (None, "loss"):
-        return {}
-    known = (labels_of(validation, model.config) >= 0) & np.isfinite(points_of(validation)).all(1)
-    by_score = bool(known.any()) and not model.config.cells
-    return {"metric_for_best_model": "score" if by_score else "mean_km", "greater_is_better": by_score}
+def best_metric(model: GeoStreetModel, validation: Dataset, args) -> str:
+    """The best checkpoint is chosen by the score; by the mean distance where no validation place has one.
+
+    Raises:
+        DataError: another one was asked for, which needs what no validation place has.
+    """
+    labelled, located = labels_of(validation, model.config) >= 0, np.isfinite(points_of(validation)).all(1)
+    asked = bare_name(args.asked_metric or "")
+    needs = ["states"] * (asked in CLASS_METRICS and not labelled.any())
+    needs += ["positions"] * (asked.endswith(("_km", "geoscore", "gps_loss", "score")) and not located.any())
+    if needs:
+        raise DataError(
+            f"metric_for_best_model {args.asked_metric!r} needs {' and '.join(needs)}, which no validation place has"
+        )
+    return "score" if (labelled & located).any() and not model.config.cells else "mean_km"
 
 
 def calibrate(

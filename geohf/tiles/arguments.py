@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from geohf.metrics.directions import LOSS
+from geohf.tiles.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
 
 
@@ -135,6 +137,8 @@ class TileArguments:
 @dataclass
 class TileTrainingArguments(GeoTrainingArguments):
     """GeoTrainingArguments with the tile task's own."""
+
+    metrics = LOSS | METRICS
 
     output_dir: str = field(default="outputs/tiles", metadata={"help": "Folder for all that the run leaves."})
     num_train_epochs: float = field(default=8.0, metadata={"help": "Epochs."})

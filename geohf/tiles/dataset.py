@@ -35,6 +35,10 @@ class TileSequences(Dataset):
         self.size, self.image = tuple(config.image_size), config.head == "image"
         self.scaling, self.resampling = (config.band_mean, config.band_std), config.resampling
 
+    def key_arrays(self) -> dict[str, np.ndarray]:
+        """What tells it from other windows."""
+        return dict(vars(self.windows))
+
     def __len__(self) -> int:
         return len(self.windows)
 

@@ -6,6 +6,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geohf.metrics.directions import HIGHER, LOWER, Metric
+
+# of one target; of several, each under its target's name, and those without a unit as their mean, too
+UNIT = Metric(False, "unit of the target")
+SHARES = {"r2": HIGHER, "r2_rate": HIGHER, "skill_persistence": HIGHER, "skill_trend": HIGHER}
+NUMBER_METRICS = {"mae": UNIT, "rmse": UNIT} | SHARES | {"nrmse": LOWER}
+IMAGE_METRICS = {"psnr": Metric(True, "dB"), "ssim": HIGHER, "mae": UNIT, "nrmse": LOWER}
+
+
+def metrics_of(targets: Sequence[str]) -> dict[str, Metric]:
+    """What `all_targets` measures of these targets, and `nrmse`."""
+    if len(targets) < 2:
+        return NUMBER_METRICS
+    each = {
+        f"{t}_{name}": metric for t in targets for name, metric in NUMBER_METRICS.items() if name != "nrmse"
+    }
+    return SHARES | {"nrmse": LOWER} | each
+
+
+METRICS = NUMBER_METRICS | IMAGE_METRICS | metrics_of(["*", "*"])
+
 
 def tile_metrics(predicted, truth, last=None, trend=None) -> dict[str, float]:
     """Errors of the level and of the rate, and the skill over the baselines, for one target.

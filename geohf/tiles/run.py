@@ -67,7 +67,7 @@ def run_tiles(options: TileArguments, args: TileTrainingArguments) -> TileResult
         name: TileSequences(data.cache, windows, model.config, augment=args.augment and name == "train")
         for name, windows in data.splits.items()
     }
-    phase = phase_arguments(args, "train", metric_for_best_model="nrmse", greater_is_better=False)
+    phase = phase_arguments(args, "train", "nrmse")
     trainer = TileSequenceTrainer(model, phase, sets["train"], sets["validation"])
     trainer.run(bool(args.resume_from_checkpoint))
     model.eval()

@@ -9,8 +9,11 @@ from transformers import EvalPrediction
 
 from geohf.data.streaming import is_stream
 from geohf.data.tensor_table import batch_as_is
+from geohf.metrics.directions import LOSS
+from geohf.tiles.arguments import TileTrainingArguments
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.evaluation import image_measures, number_measures
+from geohf.tiles.metrics import IMAGE_METRICS, metrics_of
 from geohf.training.trainer import GeoTrainer
 
 
@@ -24,6 +27,7 @@ class TileSequenceTrainer(GeoTrainer):
     """
 
     shown_metrics = ("mae", "r2_rate", "skill_persistence", "psnr")
+    arguments_class = TileTrainingArguments
 
     def __init__(self, model=None, args=None, train_dataset=None, eval_dataset=None, **kwargs):
         kwargs.setdefault("compute_metrics", self._metrics)
@@ -32,8 +36,15 @@ class TileSequenceTrainer(GeoTrainer):
         super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.label_names = ["labels"]
 
+    def measured(self):
+        """As `METRICS`, of images or of the model's targets."""
+        if self.config.head == "image":
+            return LOSS | IMAGE_METRICS
+        return LOSS | metrics_of(self.config.targets)
+
     def get_eval_dataloader(self, eval_dataset=None):
-        self._windows = (eval_dataset or self.eval_dataset).windows
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        self._windows = (self.eval_dataset[dataset] if isinstance(dataset, str) else dataset).windows
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset):

@@ -7,16 +7,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.utils import validate_repo_id
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from geohf.errors import DataError, require_at_least
+from geohf.metrics.directions import LOSS, Metric, find_metric, not_measured, wrong_direction
 
 # what no run can do with less, of all tasks; by the least that it takes
 AT_LEAST = {
@@ -43,6 +44,22 @@ AT_LEAST = {
         "dataloader_num_workers",
         "seed",
     ),
+}
+
+# flags of transformers that would do nothing here, or nothing right: name -> (what it must be, why)
+NOT_HONORED: dict[str, tuple[Any, str]] = {
+    "label_smoothing_factor": (
+        0.0,
+        "geohf's models compute their own losses; the street task has --smoothing",
+    ),
+    "neftune_noise_alpha": (None, "it adds noise to a text model's embeddings"),
+    "use_liger_kernel": (False, "it replaces the layers of language models"),
+    "include_num_input_tokens_seen": ("no", "images are no tokens"),
+    "prediction_loss_only": (False, "metrics need the predictions"),
+    "remove_unused_columns": (False, "geohf's collators choose the columns"),
+    "eval_do_concat_batches": (True, "metrics are of a whole dataset"),
+    "batch_eval_metrics": (False, "metrics are of a whole dataset"),
+    "debug": ([], "its hooks do not know geohf's outputs"),
 }
 
 
@@ -111,15 +128,22 @@ class GeoTrainingArguments(TrainingArguments):
         metadata={"help": "How a frozen tower computes features; int8 is for CPUs, close but not exact."},
     )
 
+    metrics: ClassVar[Mapping[str, Metric]] = LOSS  # what an evaluation measures
+    not_honored: ClassVar[Mapping[str, tuple[Any, str]]] = NOT_HONORED
+
     def __post_init__(self):
         import torch
 
+        # before transformers fills in "loss", and a direction that it reads off the name
+        self.asked_metric = self.metric_for_best_model
+        self._settle_direction()
         gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = gpu and not self.fp16 and torch.cuda.is_bf16_supported()
         if self.dataloader_pin_memory is None:
             self.dataloader_pin_memory = gpu
         super().__post_init__()
+        self.require_honored()
         launched = int(os.environ.get("WORLD_SIZE", 1))
         if launched > self.world_size:  # they would all train the same, and write over each other
             raise DataError(
@@ -136,6 +160,42 @@ class GeoTrainingArguments(TrainingArguments):
             )
         if self.push_to_hub and self.hub_model_id:
             validate_repo_id(self.hub_model_id)
+        self.resume_from_checkpoint = _yes_or_no("resume_from_checkpoint", self.resume_from_checkpoint)
+
+    def _settle_direction(self) -> None:
+        metric = None if self.asked_metric is None else find_metric(self.asked_metric, self.metrics)
+        if self.asked_metric is None and self.greater_is_better is not None:
+            raise DataError("greater_is_better says nothing without metric_for_best_model")
+        if metric is None:
+            return
+        if self.greater_is_better not in (None, metric.greater_is_better):
+            raise DataError(wrong_direction(self.asked_metric, metric))
+        self.greater_is_better = metric.greater_is_better
+
+    def require_honored(self) -> None:
+        """Raise DataError for a flag of transformers that would be passed over without a word."""
+        for name, (value, why) in self.not_honored.items():
+            if getattr(self, name) != value:
+                raise DataError(f"{name} cannot be {getattr(self, name)!r}: {why}")
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise DataError(
+                f"train_sampling_strategy cannot be {self.train_sampling_strategy!r}: images have no length; take "
+                "random or sequential"
+            )
+
+    def require_known_metric(self) -> None:
+        """Raise DataError where the metric that chooses the best weights is none of the task's."""
+        if self.asked_metric is not None and find_metric(self.asked_metric, self.metrics) is None:
+            raise DataError(not_measured(self.asked_metric, self.metrics))
+
+
+def _yes_or_no(name: str, value) -> bool | None:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value is None or isinstance(value, bool):
+        return value
+    if str(value).lower() not in words:
+        raise DataError(f"{name} is true or false, got {value!r}: a run goes on from its own output_dir")
+    return words[str(value).lower()]
 
 
 class GeoArgumentParser(HfArgumentParser):
@@ -167,6 +227,12 @@ class GeoArgumentParser(HfArgumentParser):
             raise DataError(str(error)) from None
         if unknown:
             raise DataError(f"unknown argument {unknown[0]!r}{self._near(unknown[0].partition('=')[0])}")
+        for args in parsed:
+            if isinstance(args, GeoTrainingArguments):
+                from geohf.training.rehearsal import rehearse
+
+                args.require_known_metric()
+                rehearse(args)
         return tuple(parsed)
 
     def _near(self, name: str) -> str:

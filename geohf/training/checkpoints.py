@@ -89,7 +89,7 @@ def set_random_state(state: dict) -> None:
     """Continue every generator where `random_state` saw it."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy(), *rest))  # noqa: NPY002
+    np.random.set_state((name, np.asarray(keys), *rest))  # noqa: NPY002
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
+from geohf.errors import DataError
+from geohf.training.settings import require_a_batch, require_recomputing
 from geohf.vision.backbones import tower_blocks
 
 # the linear layers of attention and MLP under the names that transformers and timm give them
 LORA_TARGETS = r".*tower\..*\.(q_proj|k_proj|v_proj|out_proj|qkv|proj|query|key|value|dense|fc1|fc2)"
+LEAST_SHARE = 0.1  # of a tower's weights in such layers
 
 
 def unfreeze(model: nn.Module, args) -> nn.Module:
@@ -36,6 +41,41 @@ def unfreeze_last(tower: nn.Module, blocks: int) -> None:
         inside = id(parameter) in chosen
         behind = behind or inside
         parameter.requires_grad_(inside or behind)
+
+
+def require_adapters(model: nn.Module) -> None:
+    """Raise DataError where LoRA has nothing to adapt in the model's tower, or hardly anything.
+
+    Raises:
+        DataError: the layers that `LORA_TARGETS` names hold less than `LEAST_SHARE` of the tower's weights, as in
+            convolutional towers, whose attention over channels alone has such names.
+    """
+    adapted = {
+        name: sum(p.numel() for p in module.parameters())
+        for name, module in model.named_modules()
+        if re.fullmatch(LORA_TARGETS, name)
+    }
+    share = sum(adapted.values()) / max(1, sum(p.numel() for p in model.tower.parameters()))
+    if share < LEAST_SHARE:
+        found = f"only {share:.0%} of its weights, as in {min(adapted)}" if adapted else "none in this one"
+        raise DataError(
+            "--finetune lora adapts the linear layers of attention and MLP that a transformer has, and finds "
+            f"{found}: take --finetune last or all"
+        )
+
+
+def require_finetunable(model: nn.Module, args, rows: int) -> None:
+    """Raise DataError for a fine-tuning that cannot be done, before anything is trained.
+
+    Args:
+        args: see `unfreeze`.
+        rows: of the training data.
+    """
+    if args.finetune != "none":
+        require_recomputing(model, args)
+        require_a_batch(args, rows)
+    if args.finetune == "lora":
+        require_adapters(model)
 
 
 def with_adapters(model: nn.Module, rank: int) -> nn.Module:

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,18 @@ def run_recipe(main: Callable[[], Any]) -> None:
     except StrictDataclassError as error:  # what a config says of its fields, without the wrapping
         print_error(error.__cause__ or error)
         sys.exit(2)
+
+
+@contextmanager
+def leave_cores(args) -> Iterator[None]:
+    """On a CPU, torch's threads and the loader's workers would wait for the same cores; for a whole process alone."""
+    threads = torch.get_num_threads()
+    if args.device.type == "cpu" and args.dataloader_num_workers and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, threads - args.dataloader_num_workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def leave_process_group() -> None:

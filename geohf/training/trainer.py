@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
-import os
-import shutil
 from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
@@ -15,10 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import save_file
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, seed_worker
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import SaveStrategy, seed_worker
 
 from geohf.data.classes import NamedClasses, class_names
 from geohf.data.samples import undecoded
@@ -27,17 +23,17 @@ from geohf.data.tensor_table import TensorTable, batch_as_is
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.batches import BatchWithoutRows, own_rows
-from geohf.training.checkpoints import last_complete_checkpoint
+from geohf.training.phases import Phases
 from geohf.training.progress import BriefLog, BriefProgress
 from geohf.training.pushing import SafePushes
+from geohf.training.rehearsal import refused, rehearse
 from geohf.training.saving import SafeCheckpoints
+from geohf.training.settings import own_arguments, require_a_batch, require_recomputing
 
 logger = logging.getLogger(__name__)
 
-FINISHED = "finished.safetensors"
 
-
-class GeoTrainer(SafeCheckpoints, SafePushes, Trainer):
+class GeoTrainer(Phases, SafeCheckpoints, SafePushes, Trainer):
     """transformers' Trainer with seven things more.
 
     - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
@@ -59,36 +55,64 @@ class GeoTrainer(SafeCheckpoints, SafePushes, Trainer):
 
     shown_metrics: ClassVar[tuple[str, ...]] = ()  # what the progress bar tells of an evaluation
     class_columns: ClassVar[tuple[str, ...]] = ()  # columns of rows that name a class, or number it
+    arguments_class: ClassVar[type] = GeoTrainingArguments
 
     def __init__(
         self,
         model=None,
-        args: GeoTrainingArguments | None = None,
+        args: TrainingArguments | None = None,
         data_collator=None,
         eval_collator=None,
         **kwargs,
     ):
-        self.eval_collator = eval_collator
-        if data_collator is None and isinstance(kwargs.get("train_dataset"), TensorTable):
-            data_collator = batch_as_is
+        args = own_arguments(args, self.arguments_class, kwargs.get("eval_dataset") is not None)
+        rehearse(args)
+        self._given_collators = data_collator, eval_collator
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = _opened_late(kwargs.get(name))
-        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        with refused():
+            super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         for theirs, ours in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefLog)):
             if self.pop_callback(theirs) is not None:
                 self.add_callback(ours(Path(self.args.output_dir).name, self.shown_metrics))
-        self.counts_items = hasattr(model, "count_loss_items")
-        self.loss_is_scaled_for_ga = self.counts_items
         self._parts: dict[str, torch.Tensor] = defaultdict(float)
         self._parts_logged_at = 0
         self._counted: (
             dict[str, torch.Tensor] | None
         ) = {}  # rows that counted for each part, until they are told
+        self._fit(self.model)
+        require_recomputing(self.model, self.args)
+        if hasattr(self.train_dataset, "__len__"):
+            require_a_batch(self.args, len(self.train_dataset))
+        self._settle_metric()
+        if self.args.early_stopping_patience and self.args.load_best_model_at_end:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
+    def _fit(self, model) -> None:
+        """What depends on the model, which `model_init` makes anew for every training."""
+        self.counts_items = hasattr(model, "count_loss_items")
+        self.loss_is_scaled_for_ga = self.counts_items
         # known before anything shards or wraps the model
-        self._vectors = {name for name, p in self.model.named_parameters() if p.ndim < 2}
-        patience = getattr(self.args, "early_stopping_patience", 0)
-        if patience and self.args.load_best_model_at_end:
-            self.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
+        self._vectors = {name for name, p in model.named_parameters() if p.ndim < 2}
+        training, evaluation = self._given_collators
+        self.data_collator = training or self.make_collator(model, training=True) or self.data_collator
+        self.eval_collator = evaluation or self.make_collator(model, training=False)
+
+    def make_collator(self, model, training: bool):
+        """The task's own collator of rows, for a model; None where transformers' does."""
+        return None
+
+    @property
+    def config(self):
+        """The model's config."""
+        return self.accelerator.unwrap_model(self.model).config
+
+    def call_model_init(self, trial=None):
+        """As transformers', with collators that fit the new model."""
+        model = super().call_model_init(trial)
+        if hasattr(self, "data_collator"):  # not while the Trainer itself is made
+            self._fit(model)
+        return model
 
     def _init_training_state(self, max_steps, steps_an_epoch, epochs, checkpoint, trial):
         where = super()._init_training_state(max_steps, steps_an_epoch, epochs, checkpoint, trial)
@@ -101,11 +125,6 @@ class GeoTrainer(SafeCheckpoints, SafePushes, Trainer):
         ):
             return epochs, 0  # it was killed after its last step: nothing is left to train
         return where
-
-    def train(self, *args, **kwargs):
-        """As transformers', with cores left to the loader's workers."""
-        with _cores_left_to_workers(self.args):
-            return super().train(*args, **kwargs)
 
     # ---- batches
 
@@ -157,6 +176,8 @@ class GeoTrainer(SafeCheckpoints, SafePushes, Trainer):
 
     def _with_names(self, dataset, collator):
         """The collator for rows of this dataset, whose classes may be numbers that its features name."""
+        if isinstance(dataset, TensorTable):
+            return batch_as_is
         names = class_names(dataset, self.class_columns) if self.class_columns else {}
         return NamedClasses(collator, names) if names else collator
 
@@ -251,6 +272,10 @@ class GeoTrainer(SafeCheckpoints, SafePushes, Trainer):
 
     def create_optimizer(self, *args, **kwargs):
         """AdamW with weight decay on matrices only, and the tower at its own learning rate."""
+        with refused():
+            return self._create_optimizer()
+
+    def _create_optimizer(self):
         if self.optimizer is None:
             model = self.accelerator.unwrap_model(self.model)
             decayed = set(self.get_decay_parameter_names(model)) - self._vectors
@@ -281,60 +306,6 @@ class GeoTrainer(SafeCheckpoints, SafePushes, Trainer):
             )
         return self.optimizer
 
-    # ---- phases: train, or go on, or see that it is done
-
-    def run(self, resume: bool = False) -> None:
-        """Train to the end; with `resume`, go on from the last whole checkpoint, or take the finished weights.
-
-        Without `resume` the checkpoints and the finished weights of an earlier run in this folder are removed
-        first.
-        """
-        folder = Path(self.args.output_dir)
-        finished = folder / FINISHED
-        if not resume and self.is_world_process_zero():
-            finished.unlink(missing_ok=True)
-            for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-                shutil.rmtree(checkpoint)
-        self.accelerator.wait_for_everyone()
-        if resume and finished.is_file():
-            self._move_model_to_device(self.model, self.args.device)
-            self._load_finished(finished)
-            self.state.log_history = json.loads((folder / "log_history.json").read_text())
-            return
-        self.train(resume_from_checkpoint=last_complete_checkpoint(folder) if resume else None)
-        weights = self.accelerator.get_state_dict(self.model_wrapped)  # by all processes: it may be sharded
-        if self.is_world_process_zero():
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "log_history.json").write_text(json.dumps(self.state.log_history))
-            temporary = folder / (FINISHED + ".tmp")
-            save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, temporary)
-            temporary.replace(finished)
-        self.accelerator.wait_for_everyone()
-
-    def best_score(self) -> float:
-        """The best value of the metric that chooses checkpoints, as large-is-better; -inf before any evaluation."""
-        name = f"eval_{self.args.metric_for_best_model}"
-        sign = 1 if self.args.greater_is_better else -1
-        return max((sign * row[name] for row in self.state.log_history if name in row), default=-math.inf)
-
-    def _determine_best_metric(self, metrics, trial):
-        try:
-            return super()._determine_best_metric(metrics, trial)
-        except KeyError as error:
-            raise DataError(error.args[0]) from None
-
-
-@contextmanager
-def _cores_left_to_workers(args):
-    """On a CPU, torch's threads and the loader's workers would wait for the same cores."""
-    threads = torch.get_num_threads()
-    if args.device.type == "cpu" and args.dataloader_num_workers and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, threads - args.dataloader_num_workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
 
 def _listed(names) -> str:
     return " and ".join(name.replace("_", " ") for name in names)
@@ -346,12 +317,21 @@ def _opened_late(dataset):
     return undecoded(dataset) if hasattr(dataset, "cast_column") else dataset
 
 
-def phase_arguments(args: GeoTrainingArguments, name: str, **changes: Any) -> GeoTrainingArguments:
-    """The arguments of one phase: a copy whose checkpoints lie in `output_dir/checkpoints/name`."""
+def phase_arguments(
+    args: GeoTrainingArguments, name: str, default_metric: str | None = None, **changes: Any
+) -> GeoTrainingArguments:
+    """The arguments of one phase: a copy whose checkpoints lie in `output_dir/checkpoints/name`.
+
+    Args:
+        default_metric: chooses the best checkpoint where no `metric_for_best_model` was asked for.
+        changes: arguments that are others in this phase.
+    """
     phase = copy.copy(args)
     phase.output_dir = str(Path(args.output_dir) / "checkpoints" / name)
     phase.push_to_hub = False  # the run pushes once, when it is whole
     phase.resume_from_checkpoint = None
+    if default_metric is not None and args.asked_metric is None:
+        phase.metric_for_best_model, phase.greater_is_better = default_metric, None
     for key, value in changes.items():
         if not hasattr(phase, key):
             raise AttributeError(f"no training argument {key!r}")

@@ -1,6 +1,6 @@
 """Flags and YAML: they mix, flags win, and what no argument is called is an error."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import pytest
@@ -178,7 +178,7 @@ def test_processes_that_nothing_joins_do_not_run(tmp_path, monkeypatch):
 
 
 def test_every_argument_of_a_task_has_help():
-    for name, spec in GeoTrainingArguments.__dataclass_fields__.items():
+    for name, spec in ((f.name, f) for f in fields(GeoTrainingArguments)):
         if name in GeoTrainingArguments.__annotations__:
             assert spec.metadata.get("help", "").endswith("."), name
 

@@ -1,0 +1,176 @@
+"""What a run is of: settings, data and starting weights, so that it is never taken for another, or goes on as one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+
+# settings that change no weight, or that a run may change on its way
+FREE = [
+    "output_dir",
+    "resume_from_checkpoint",
+    "restore_*",
+    "overwrite_*",
+    "do_*",
+    "use_cpu",
+    "local_rank",
+    "full_determinism",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "project",
+    "trackio_*",
+    "log_*",
+    "logging_*",
+    "hub_*",
+    "push_to_hub",
+    "save_*",
+    "eval_*",
+    "skip_memory_metrics",
+    "cache_dir",
+    "cache_workers",
+    "feature_batch_size",
+    "dataloader_num_workers",
+    "dataloader_p*",
+    "dataloader_m*",
+    "ddp_*",
+    "fsdp*",
+    "deepspeed",
+    "accelerator_config",
+    "parallelism_config",
+    "include_*",
+    "debug",
+    "greater_is_better",
+    "torch_empty_cache_steps",
+    "per_device_*",
+    "gradient_accumulation_steps",
+    "auto_find_batch_size",
+    "bf16*",
+    "fp16*",
+    "tf32",
+    "torch_compile*",
+    "enable_jit_checkpoint",
+    "num_train_epochs",
+    "max_steps",
+    "*_epochs",
+    "phase1_min_steps",
+    "ignore_data_skip",
+]
+OF_TOWERS = ("finetune", "finetune_blocks", "lora_rank", "backbone_learning_rate")
+GOALS = ("max_steps", "num_train_epochs")
+
+
+def record_of(args, model: torch.nn.Module, dataset: Any, further: Mapping[str, Any]) -> dict:
+    """What the run is of, as JSON can hold it.
+
+    Args:
+        args: TrainingArguments.
+        model: as it is before the first step.
+        dataset: that it is trained on.
+        further: settings beside the arguments.
+    """
+    free = FREE + ([] if any("tower" in n.split(".") for n, _ in model.named_parameters()) else [*OF_TOWERS])
+    settings = {k: v for k, v in args.to_dict().items() if not any(fnmatchcase(k, name) for name in free)}
+    settings["batch"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+    config = getattr(model, "config", None)
+    config = config.to_dict() if hasattr(config, "to_dict") else {}
+    for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
+        config.pop(name, None)
+    record = {
+        "goal": {name: getattr(args, name) for name in GOALS},
+        "settings": settings | dict(further),
+        "model": config,
+        "data": _data(dataset),
+        "weights": _samples(model),
+    }
+    return json.loads(json.dumps(record, default=str))
+
+
+def differences(old: Mapping, new: Mapping) -> list[str]:
+    """In words, what two records have different; their goals aside."""
+    words = []
+    for part in ("settings", "model"):
+        for name in sorted({*old[part], *new[part]}):
+            was, now = old[part].get(name), new[part].get(name)
+            if not _alike(was, now):
+                words.append(f"{name} was {_short(was)}, now {_short(now)}")
+    if old["data"] != new["data"]:
+        words.append(f"the training data are others ({old['data']['rows']} rows, now {new['data']['rows']})")
+    if not _alike(old["weights"], new["weights"], 1e-3):
+        words.append("the weights that training starts from are others")
+    return words
+
+
+def is_longer(old: Mapping, new: Mapping) -> bool | None:
+    """Whether a record's goal lies beyond another's; None where it lies before it, or is of another kind."""
+    was, now = old["goal"], new["goal"]
+    if was == now:
+        return False
+    if (was["max_steps"] > 0) != (now["max_steps"] > 0):
+        return None
+    name = "max_steps" if now["max_steps"] > 0 else "num_train_epochs"
+    return None if now[name] < was[name] else now[name] > was[name]
+
+
+def goal_words(record: Mapping) -> str:
+    """`5 epochs` or `200 steps`."""
+    goal = record["goal"]
+    return f"{goal['max_steps']} steps" if goal["max_steps"] > 0 else f"{goal['num_train_epochs']:g} epochs"
+
+
+def _data(dataset: Any) -> dict:
+    """Its number of rows, and a hash of all but its images and features, which a cache computes anew."""
+    rows = len(dataset) if hasattr(dataset, "__len__") else None
+    digest = hashlib.sha256()
+    for name, values in _columns(dataset):
+        content = values.tobytes() if isinstance(values, np.ndarray) else repr(values).encode()
+        digest.update(f"{name} {getattr(values, 'shape', len(values))} ".encode() + content)
+    return {"rows": rows, "content": digest.hexdigest()}
+
+
+def _columns(dataset: Any) -> Iterable[tuple[str, Any]]:
+    if hasattr(dataset, "key_arrays"):
+        yield from dataset.key_arrays().items()
+    elif hasattr(dataset, "column_names") and hasattr(dataset, "__getitem__"):
+        from datasets import Image, List
+
+        for name, feature in dataset.features.items():
+            feature = feature.feature if isinstance(feature, List) else feature
+            if not isinstance(feature, (Image, dict)):
+                yield name, dataset.with_format("arrow", columns=[name])[:][name].to_pylist()
+
+
+def _samples(model: torch.nn.Module) -> dict[str, list[float]]:
+    """Some values of every tensor: sums would differ with the number of threads. Adapters start from random ones."""
+    samples = {}
+    for name, tensor in model.state_dict().items():
+        if "lora_" not in name and tensor.numel():
+            flat = tensor.detach().flatten()
+            rows = torch.linspace(0, len(flat) - 1, min(4, len(flat))).long().to(flat.device)
+            samples[name] = [round(float(value), 9) for value in flat[rows]]
+    return samples
+
+
+def _alike(a: Any, b: Any, tolerance: float = 1e-6) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_alike(a[k], b[k], tolerance) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) or isinstance(b, float):
+        numbers = isinstance(a, (int, float)) and isinstance(b, (int, float))
+        return numbers and (
+            math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance**2) or (a != a and b != b)
+        )
+    return a == b
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}..."

@@ -1,0 +1,74 @@
+"""Arguments of a task from what a Trainer is given, and models and rows that they cannot train."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import torch
+from transformers import TrainingArguments
+
+from geohf.errors import DataError
+from geohf.training.arguments import GeoTrainingArguments
+
+# defaults of other classes that a task may not be able to work with
+NOT_BY_DEFAULT = {"remove_unused_columns": True, "batch_eval_metrics": False}
+
+
+def own_arguments(args: TrainingArguments | None, kind: type, evaluates: bool) -> GeoTrainingArguments:
+    """Arguments of a task's own class.
+
+    Args:
+        args: of this class, which are taken as they are; transformers' or GeoTrainingArguments, which are copied with
+            the task's defaults for what they lack; None for the task's defaults.
+        kind: the task's class.
+        evaluates: there is something to evaluate on; without it None evaluates nothing.
+
+    Raises:
+        DataError: they are another task's.
+    """
+    if args is None:
+        quiet = {} if evaluates else {"eval_strategy": "no", "load_best_model_at_end": False}
+        return kind(**quiet)
+    if isinstance(args, kind):
+        return args
+    plain = isinstance(args, TrainingArguments) and not isinstance(args, GeoTrainingArguments)
+    if not plain and type(args) not in kind.__mro__:
+        raise DataError(f"this Trainer takes {kind.__name__}, got {type(args).__name__}")
+    own = copy.copy(args)
+    own.__class__ = kind
+    for field in dataclasses.fields(kind):
+        lacks = field.name not in vars(args)
+        if lacks or NOT_BY_DEFAULT.get(field.name) == getattr(args, field.name):
+            default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+            setattr(own, field.name, default)
+    if plain:
+        own.asked_metric = None if own.metric_for_best_model == "loss" else own.metric_for_best_model
+    own.require_honored()
+    return own
+
+
+def require_recomputing(model: torch.nn.Module, args: GeoTrainingArguments) -> None:
+    """Raise DataError where activations are to be recomputed, and the model has no layer that can."""
+    able = getattr(model, "supports_gradient_checkpointing", False)
+    if args.activation_checkpointing and not (
+        able and any(hasattr(module, "gradient_checkpointing") for module in model.modules())
+    ):
+        raise DataError(
+            f"gradient_checkpointing: this {type(model).__name__} cannot recompute its activations, as towers of "
+            "transformers can; leave it out"
+        )
+
+
+def require_a_batch(args: GeoTrainingArguments, rows: int, batch: int | None = None) -> None:
+    """Raise DataError where so few rows make no whole batch, and others are dropped.
+
+    Args:
+        batch: rows of one step of one process; `per_device_train_batch_size` by default.
+    """
+    size = (batch or args.train_batch_size) * args.world_size
+    if args.dataloader_drop_last and rows < size:
+        raise DataError(
+            f"dataloader_drop_last leaves nothing of {rows} training rows in batches of {size}: leave it out, or "
+            "take a smaller per_device_train_batch_size"
+        )

@@ -1,0 +1,120 @@
+"""A finished or begun run is gone on with as what it is: same settings, data and starting weights."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from helpers.training_run import make_head, make_table, make_trainer
+from safetensors.torch import load_file
+
+from geohf.errors import DataError
+from geohf.training.phases import FINISHED, RECORD
+from geohf.training.record import differences, is_longer, record_of
+
+
+def weights(folder):
+    return load_file(folder / FINISHED)
+
+
+def steps(trainer):
+    return [row["step"] for row in trainer.state.log_history if "eval_loss" in row]
+
+
+@pytest.mark.case("use-S11")
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [({"num_train_epochs": 1}, {"num_train_epochs": 3}), ({"max_steps": 5}, {"max_steps": 15})],
+)
+def test_a_finished_run_is_trained_on_where_only_its_end_moved(short, long, tmp_path):
+    first = make_trainer(tmp_path, lr_scheduler_type="constant", warmup_steps=0, **short)
+    first.run()
+    assert steps(first) == [5]
+    more = make_trainer(tmp_path, lr_scheduler_type="constant", warmup_steps=0, **long)
+    more.run(resume=True)
+    assert steps(more) == [5, 10, 15]
+    whole = make_trainer(tmp_path / "whole", lr_scheduler_type="constant", warmup_steps=0, **long)
+    whole.run()
+    for name, tensor in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path)[name], tensor)
+    again = make_trainer(tmp_path, lr_scheduler_type="constant", warmup_steps=0, **long)
+    again.training_step = None  # would fail
+    again.run(resume=True)
+    with pytest.raises(DataError, match=r"is finished, after .* it was to take"):
+        make_trainer(tmp_path, lr_scheduler_type="constant", warmup_steps=0, **short).run(resume=True)
+
+
+def other_labels():
+    table = make_table(40)
+    table.columns["labels"] = table.columns["labels"].roll(1)
+    return table
+
+
+@pytest.mark.case("use-S11")
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"learning_rate": 0.1}, "learning_rate was 0.003, now 0.1"),
+        ({"seed": 7}, "seed was 42, now 7"),
+        ({"per_device_train_batch_size": 4}, "batch was 8, now 4"),
+        ({"num_train_epochs": 2}, "it was to take 3 epochs, now 2 epochs"),
+        ({"max_steps": 30}, "it was to take 3 epochs, now 30 steps"),
+        ({"train_dataset": "labels"}, "the training data are others .40 rows, now 40"),
+        ({"rows": 41}, "40 rows, now 41"),
+        ({"model": 5}, "the weights that training starts from are others"),
+        ({"dropout": 0.5}, "dropout was 0.0, now 0.5"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("done", [True, False])
+def test_a_run_with_other_settings_is_not_gone_on_with(changed, words, done, tmp_path):
+    make_trainer(tmp_path).run()
+    if not done:
+        (tmp_path / FINISHED).unlink()
+    if "model" in changed:
+        changed = {"model": make_head(seed=5)}
+    if "train_dataset" in changed:
+        changed = {"train_dataset": other_labels()}
+    with pytest.raises(DataError, match=words) as error:
+        make_trainer(tmp_path, **changed).run(resume=True)
+    assert ("is finished, after 3 epochs" if done else "was begun") in str(error.value)
+    assert "begin anew without --resume_from_checkpoint" in str(error.value)
+
+
+@pytest.mark.case("use-S11")
+def test_what_changes_no_weight_may_change(tmp_path):
+    make_trainer(tmp_path).run()
+    again = make_trainer(
+        tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, logging_steps=7
+    )
+    again.training_step = None  # would fail
+    again.run(resume=True)
+
+
+@pytest.mark.case("use-S11")
+def test_a_run_that_left_no_checkpoint_or_no_record_says_so(tmp_path):
+    settings = {"save_strategy": "no", "load_best_model_at_end": False}
+    make_trainer(tmp_path, num_train_epochs=1, **settings).run()
+    with pytest.raises(DataError, match="left no checkpoint"):
+        make_trainer(tmp_path, num_train_epochs=2, **settings).run(resume=True)
+    assert (tmp_path / FINISHED).is_file()
+    (tmp_path / RECORD).unlink()
+    with pytest.raises(DataError, match="does not say what it was trained with"):
+        make_trainer(tmp_path, num_train_epochs=1, **settings).run(resume=True)
+
+
+def test_records_compare_numbers_as_numbers(tmp_path):
+    trainer = make_trainer(tmp_path)
+    record = record_of(trainer.args, trainer.model, trainer.train_dataset, {})
+    assert differences(record, json.loads(json.dumps(record))) == []
+    nearly = json.loads(json.dumps(record))
+    name = next(iter(nearly["weights"]))
+    nearly["weights"][name] = [
+        value * (1 + 1e-5) for value in nearly["weights"][name]
+    ]  # other threads, other sums
+    assert differences(record, nearly) == []
+    assert is_longer(record, nearly) is False
+    table = Dataset.from_dict({"state": ["a", "b"], "latitude": [1.0, None]})
+    same = Dataset.from_dict({"state": ["x", "b", "a"], "latitude": [0.0, None, 1.0]}).select([2, 1])
+    records = [record_of(trainer.args, trainer.model, data, {})["data"] for data in (table, same)]
+    assert records[0] == records[1]
