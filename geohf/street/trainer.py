@@ -22,7 +22,7 @@ from geohf.geo import great_circle_m
 from geohf.metrics.calibration import conformal_quantile, fit_temperature
 from geohf.metrics.directions import bare_name
 from geohf.street.arguments import StreetTrainingArguments
-from geohf.street.classes import labels_of, state_numbers
+from geohf.street.classes import labels_of, state_numbers, without_strange_states
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.metrics import CLASS_METRICS, street_metrics
 from geohf.street.modeling import GeoStreetModel
@@ -210,6 +210,7 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> GeoSt
     """Phase 1: the heads on the frozen tower's cached features."""
     device = args.device
     model.tower.to(device)
+    validation = without_strange_states(validation, model.config, "validation")
     tables = [feature_table(model, dataset, args) for dataset in (train, validation)]
     seen = tables[0].columns
     model.head.standardize.fit(seen["features"][seen["view_mask"]])
@@ -260,6 +261,7 @@ def finetune(
         (the model with adapters merged, the trainer).
     """
     base = base_folder(args)
+    validation = without_strange_states(validation, model.config, "validation")
     if args.should_save:
         model.save_pretrained(base)
     if args.finetune == "lora":
