@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+
 import numpy as np
 import pytest
 import rasterio
@@ -11,10 +14,12 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
 from geohf import DataError, TileSequenceConfig, TileSequenceModel
+from geohf.tiles import SequenceDataLoader
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences, band_statistics
 from geohf.tiles.derive import ndvi_fall
 from geohf.tiles.masks import nodata_pixels, read_frame
+from geohf.tiles.rasters import open_raster
 from geohf.tiles.scene import predict_scene
 from geohf.tiles.streaming import stream_tiles
 from geohf.tiles.table import grid_tiles
@@ -313,3 +318,33 @@ def test_an_alpha_band_counts_beside_a_nodata_value(tmp_path):
         file.nodata = 0
     holes = read_frame(tmp_path / "a.tif")[1]
     assert np.array_equal(holes, (pixels == 0).all(-1) | (alpha == 0))
+
+
+@pytest.mark.case("files-A21", "files-C8")
+def test_the_seeds_loader_keeps_classes_and_reads_other_types(world, tiff):
+    for key, pixels in world.pixels.items():
+        tiff(world.path(*key), pixels[..., :1].astype(np.float64), **world.geo)
+    X, _ = SequenceDataLoader(world.labels, world.csv, world.images, (8, 8), 4, n_channels=1)[0]
+    assert X.dtype == torch.float32
+    assert X.min() > -30  # float64 is not scaled; bicubic overshoots a little
+    for label, region in world.pixels:
+        numbers = np.where(world.pixels[label, region][..., :1] > 128, 12, 10).astype(np.uint8)
+        path = tiff(world.path(label, region), numbers, **world.geo)
+        with rasterio.open(path, "r+") as file:
+            file.write_colormap(1, {10: (0, 100, 0, 255), 12: (0, 0, 200, 255)})
+    loader = SequenceDataLoader(
+        world.labels, world.csv, world.images, (8, 8), 4, n_channels=1, normalize=False
+    )
+    assert set(loader[0][0].unique().tolist()) == {10, 12}
+
+
+@pytest.mark.case("use-S15")
+def test_reading_leaves_the_process_as_it_was(tmp_path, tiff):
+    path = tiff(
+        tmp_path / "a.tif", np.ones((8, 8, 3), np.uint8)
+    )  # without a georeference, of which rasterio warns
+    before = list(warnings.filters), logging.getLogger("rasterio").level
+    with open_raster(path):
+        assert (list(warnings.filters), logging.getLogger("rasterio").level) == before
+    read_frame(path)
+    assert (list(warnings.filters), logging.getLogger("rasterio").level) == before
