@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import ExifTags, Image
-
 from geohf.data.tables import RowErrors, file_in
 from geohf.errors import DataError
 from geohf.parts.frame import Frame, require_pixels
 from geohf.parts.vocabulary import part_features
-from geohf.vision.checks import check_images
+from geohf.vision.checks import check_images, header_of
 from geohf.vision.files import told_apart, warn_unread
-from geohf.vision.images import BROKEN
+from geohf.vision.images import ImageError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -247,13 +245,10 @@ def _unrepeated(source: Source, errors: RowErrors) -> dict[Path, PhotoRecord]:
 
 
 def _header(path: Path) -> tuple[int, int, int] | str:
-    """Stored width and height, and EXIF orientation, without decoding; or what is wrong."""
     try:
-        with Image.open(path) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return *image.size, orientation if orientation in range(1, 9) else 1
-    except BROKEN as error:
-        return f"{path}: is broken ({error})"
+        return header_of(path)
+    except ImageError as error:
+        return str(error)
 
 
 def _empty(features) -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from geohf.data.streaming import features_of, stream_rows
 from geohf.data.tables import RowErrors, image_in, require_columns, text_of
 from geohf.errors import DataError
-from geohf.parts.hub_data import trusted_parts, usable_row
+from geohf.parts.hub_data import trusted_parts, upright_size, usable_row
 from geohf.parts.rows import REQUIRED
 from geohf.parts.vocabulary import names_of, part_features
-from geohf.vision.images import open_image
+from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,11 +44,10 @@ def _usable(
 ) -> dict[str, list]:
     require_columns(table.columns, REQUIRED, source)
     columns: dict[str, list] = {name: [] for name in features}
-    for position, row in zip(table.index, table.to_dict("records"), strict=True):
-        name = text_of(row.get("image_id"))
+    located = _located(table, source, errors)
+    for (position, name, row), (broken,) in checked_rows(located, lambda found: [found[2]["image"]]):
         try:
-            row["image"] = image_in(Path(source).parent, row["image"])
-            size = open_image(row["image"]).size
+            size = upright_size(row["image"], broken)
             found = usable_row(row, features, size)
         except DataError as error:
             errors.add(source, f"{position}, {name}" if name else position, str(error))
@@ -65,3 +64,13 @@ def _usable(
         for column, value in (whole | trusted).items():
             columns[column].append(value)
     return columns
+
+
+def _located(table: pd.DataFrame, source: str, errors: RowErrors) -> Iterator[tuple[int, str | None, dict]]:
+    """Position, name and cells of each row whose cell `image` names a file in the table's folder, or holds one."""
+    for position, row in zip(table.index, table.to_dict("records"), strict=True):
+        name = text_of(row.get("image_id"))
+        try:
+            yield position, name, row | {"image": image_in(Path(source).parent, row["image"])}
+        except DataError as error:
+            errors.add(source, f"{position}, {name}" if name else position, str(error))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +29,7 @@ from geohf.street.places import (
     point_reasons,
 )
 from geohf.street.processing import COMPASS, split_views
-from geohf.vision.images import ImageError, open_image
+from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
@@ -74,24 +76,14 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
         reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
         if split != "train":  # places to be found
             reasons = {i: reason for i, reason in reasons.items() if not np.isnan(points[i]).all()}
-    rows, good, seen = {}, [], {}
-    for position, row in enumerate(dataset):
-        if position in reasons:
-            errors.add(source, position, reasons[position])
-            continue
-        sample_id = text_of(row.get("sample_id")) or str(position)
-        if sample_id in seen:
-            errors.add(source, position, f"sample_id {sample_id} stands in row {seen[sample_id]} already")
-            continue
-        seen[sample_id] = position
-        try:
-            views, headings = split_views(row | ({"heading": row[heading]} if heading else {}))
-        except ValueError as error:
-            errors.add(source, position, str(error))
-            continue
-        usable = [k for k, view in enumerate(views) if _opens(view, source, position, errors)]
+    rows, good = {}, []
+    candidates = _candidates(dataset, heading, reasons, source, errors)
+    for (position, sample_id, index, _, headings), broken in checked_rows(candidates, itemgetter(3)):
+        for reason in filter(None, broken):
+            errors.add(source, position, reason)
+        usable = [k for k, reason in enumerate(broken) if reason is None]
         if usable:
-            headings, index = [headings[k] for k in usable], row.get("state_idx")
+            headings = [headings[k] for k in usable]
             place = place_row(sample_id, [], headings, source=source, line=position, point=points[position])
             place["state"], place["state_idx"] = labels[position], None if index is None else int(index)
             del place["where"]
@@ -125,10 +117,21 @@ def _check_view_columns(features: Features, source: str) -> None:
             raise DataError(f"{source}: column {name!r} must hold images, but holds {features[name]}")
 
 
-def _opens(view, source: str, position: int, errors: RowErrors) -> bool:
-    try:
-        open_image(view, size=1)
-    except ImageError as error:
-        errors.add(source, position, str(error))
-        return False
-    return True
+def _candidates(dataset, heading, reasons, source, errors) -> Iterator[tuple[int, str, Any, list, list]]:
+    """Position, id, state's index, views and headings of the rows that nothing speaks against yet."""
+    seen: dict[str, int] = {}
+    for position, row in enumerate(dataset):
+        if position in reasons:
+            errors.add(source, position, reasons[position])
+            continue
+        sample_id = text_of(row.get("sample_id")) or str(position)
+        if sample_id in seen:
+            errors.add(source, position, f"sample_id {sample_id} stands in row {seen[sample_id]} already")
+            continue
+        seen[sample_id] = position
+        try:
+            views, headings = split_views(row | ({"heading": row[heading]} if heading else {}))
+        except ValueError as error:
+            errors.add(source, position, str(error))
+            continue
+        yield position, sample_id, row.get("state_idx"), views, headings

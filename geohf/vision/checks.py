@@ -13,28 +13,33 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import blake2b
+from io import BytesIO
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
 from filelock import FileLock, Timeout
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from geohf.io import cache_folder
-from geohf.vision.images import ImageError, open_image
+from geohf.vision.images import BROKEN, ImageError, open_image
 
 logger = logging.getLogger(__name__)
 
 RULES = 1  # raise it when pictures that were found whole may be refused
 PORTION, TASK = 2048, 64  # pictures that one process checks in one go, and one thread
 TURNS = 64
+ROWS = 128  # rows of a dataset that are read and checked together
 _DIGEST = np.dtype("<u8")
 _NEVER = 0  # the digest of what cannot be remembered
+
+Row = TypeVar("Row")
 
 
 def check_images(paths: Iterable[Path]) -> dict[Path, str]:
@@ -98,6 +103,45 @@ def _why_broken(image: Any) -> str | None:
     except ImageError as error:
         return str(error)
     return None
+
+
+def checked_rows(
+    rows: Iterable[Row], pictures_of: Callable[[Row], Sequence[Any]]
+) -> Iterator[tuple[Row, list[str | None]]]:
+    """Each row with what is wrong with each of its pictures, None where nothing is; see `broken_images`.
+
+    Many rows are read and checked together, no more than memory holds.
+    """
+    rows = iter(rows)
+    while chunk := list(islice(rows, ROWS)):
+        pictures = [pictures_of(row) for row in chunk]
+        broken, number = broken_images([picture for several in pictures for picture in several]), count()
+        for row, several in zip(chunk, pictures, strict=True):
+            yield row, [broken.get(next(number)) for _ in several]
+
+
+def header_of(image: Any) -> tuple[int, int, int]:
+    """Stored width and height in pixels and the EXIF orientation (1 to 8), of a file or bytes without decoding.
+
+    Raises:
+        ImageError: the header cannot be read.
+    """
+    source = image
+    if isinstance(image, Mapping):
+        source = image["bytes"] if image.get("bytes") is not None else image.get("path")
+    held = isinstance(source, (bytes, bytearray, memoryview))
+    if not held and not (isinstance(source, (str, os.PathLike)) and os.path.isfile(source)):
+        return *open_image(image).size, 1
+    try:
+        with Image.open(BytesIO(source) if held else source) as opened:
+            if opened.format == "PNG":
+                opened.load()  # its EXIF may stand behind the pixels
+            orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+            return *opened.size, orientation if orientation in range(1, 9) else 1
+    except UnidentifiedImageError:  # what is read without a plugin of Pillow's
+        return *open_image(image).size, 1
+    except BROKEN as error:
+        raise ImageError(f"{'image bytes' if held else source}: is broken ({error})") from None
 
 
 class _Memory:

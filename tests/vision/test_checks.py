@@ -93,6 +93,32 @@ def test_pictures_in_a_table_are_known_by_their_bytes(files, opened):
     assert broken_images([Image.new("RGB", (4, 4))] * 2) == broken_images([]) == {}
 
 
+def test_rows_of_a_dataset_are_checked_together_and_remembered(files, opened, monkeypatch):
+    monkeypatch.setattr(checks, "ROWS", 2)
+    files[3].write_bytes(b"no picture")
+    rows = [("a", files[:2]), ("b", []), ("c", [files[2], files[3], files[3]]), ("d", files[4:])]
+    found = list(checks.checked_rows(iter(rows), lambda row: row[1]))
+    assert [row for row, _ in found] == rows
+    why = f"{files[3]}: is not an image that Pillow can read"
+    assert [reasons for _, reasons in found] == [[None] * 2, [], [None, why, why], [None] * 2]
+    assert len(opened) == 7
+    list(checks.checked_rows(iter(rows), lambda row: row[1]))
+    assert opened[7:] == ["3.jpg", "3.jpg"]
+
+
+def test_a_header_tells_the_stored_size_and_how_the_photo_is_turned(tmp_path):
+    photo = Image.new("RGB", (32, 24))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.jpg", "a.png"):
+        photo.save(tmp_path / name, exif=exif)
+        for image in (tmp_path / name, {"path": "gone.jpg", "bytes": (tmp_path / name).read_bytes()}):
+            assert checks.header_of(image) == (32, 24, 6)
+    assert checks.header_of(photo) == (32, 24, 1)
+    with pytest.raises(checks.ImageError, match=r"gone\.jpg"):
+        checks.header_of(str(tmp_path / "gone.jpg"))
+
+
 def test_another_limit_of_pixels_is_another_check(files, opened, monkeypatch):
     broken_images(files)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
