@@ -223,7 +223,7 @@ def _digest(image: Any, rules: bytes, folders: dict[str, str]) -> int:
     if isinstance(image, (str, os.PathLike)):
         path = os.fspath(image)
         try:
-            facts = os.stat(path)
+            facts = os.stat(path.rpartition("::")[2] if "://" in path else path)  # zip://member::archive
         except (OSError, ValueError):
             return _NEVER
         folder, name = os.path.split(path)

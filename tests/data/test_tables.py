@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geohf.data.tables import RowErrors, line_of, read_table, require_columns, resolve_inside
+from geohf.data.tables import RowErrors, file_in, line_of, read_table, require_columns, resolve_inside
 from geohf.errors import DataError
 
 
@@ -244,3 +244,22 @@ def test_skipping_every_row_is_an_error():
 def test_there_is_no_third_way_with_bad_rows():
     with pytest.raises(ValueError, match="on_error must be"):
         RowErrors("ignore")
+
+
+@pytest.mark.case("real-size")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.jpg",
+        "train/0 1/a-b_c.JPG",
+        "a b/..c.jpg",
+        "./a.jpg",
+        "a//b.jpg",
+        "-x/1.2.3.png",
+        "a/./b.jpg",
+        "é.jpg",
+    ],
+)
+def test_a_plain_name_is_joined_as_any_other_is(tmp_path, name):
+    for folder in (tmp_path, f"{tmp_path}/", "some/folder", "./here"):
+        assert file_in(folder, name) == str(resolve_inside(folder, name))
