@@ -21,7 +21,7 @@ def make_parser(**kwargs) -> argparse.ArgumentParser:
         **kwargs,
     )
     parser.add_argument("model", help="A folder, or a repo of the Hub.")
-    parser.add_argument("inputs", nargs="*", help="Files, folders, globs, CSV or Parquet tables, datasets.")
+    parser.add_argument("inputs", nargs="*", help="Files, folders, zips, globs, tables, datasets.")
     parser.add_argument("--output", help="The file to write: .csv, .jsonl, .geojson or .html.")
     parser.add_argument("--batch_size", type=int, default=32, help="Inputs in one pass.")
     parser.add_argument(

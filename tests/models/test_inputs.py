@@ -14,7 +14,10 @@ from PIL import Image
 from transformers import pipeline
 
 from geohf import TileSequenceConfig, TileSequenceModel
+from geohf.place.arguments import PlaceArguments
+from geohf.place.audit import audit
 from geohf.place.index import PlaceIndex
+from geohf.place.splits import load_data
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.trainer import GeoStreetTrainer
 
@@ -173,3 +176,27 @@ def test_an_index_of_pictures_in_parquet_is_of_these(files, tmp_path):
     index = PlaceIndex.from_drives(model, tmp_path / "day.parquet")
     assert np.allclose(index.descriptors, model.encode(files), atol=1e-6)
     assert index.images == ["day_0.png", "day_1.png", "day_2.png"]
+
+
+@pytest.mark.case("files-A8")
+def test_drives_in_parquet_are_split_audited_and_named(files, tmp_path):
+    for name in ("train", "test"):
+        points = place_models.along([0, 10, 20])
+        cells = [
+            {"bytes": content(file) + b"\0" * (name == "test"), "path": f"{name}_{i}.png"}
+            for i, file in enumerate(files)
+        ]
+        frame = pd.DataFrame({"image": cells, "lat": points[:, 0], "lon": points[:, 1]})
+        frame.to_parquet(tmp_path / f"{name}.parquet")
+    options = PlaceArguments(
+        train_csv=[str(tmp_path / "train.parquet")], test_csv=[str(tmp_path / "test.parquet")]
+    )
+    data = load_data(options, seed=0)
+    assert data.names == [f"{name}_{i}.png" for name in ("train", "test") for i in range(3)]
+    rows = np.arange(3)
+    found = audit(data.files, data.points, data.sequences, [None] * 6, rows[:0], rows, rows + 3)
+    assert "self_retrieval" not in {finding.kind for finding in found}
+    found = audit(data.files, data.points, data.sequences, [None] * 6, rows[:0], rows, rows)
+    assert "self_retrieval" in {finding.kind for finding in found}
+    index = PlaceIndex.build(place_models.build_model(), data.files, data.points)
+    assert index.images == data.names

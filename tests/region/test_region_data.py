@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.region_models import options_of
 from PIL import Image
@@ -405,3 +406,26 @@ def test_regions_can_be_chosen(samples):
 def test_a_model_that_training_goes_on_from_must_know_the_regions(samples):
     with pytest.raises(DataError, match="the model has no region '5'"):
         load_data(options_of(samples("wgs84")), known=["1", "3"])
+
+
+@pytest.mark.case("use-B11")
+def test_photographs_in_tables_are_compared_by_their_content(samples, tmp_path):
+    """Names in Parquet are names alone: 0.jpg of one table is another picture than 0.jpg of the other."""
+    options = options_of(samples("wgs84"))
+    for part in ("train", "val"):
+        rows = pd.read_csv(getattr(options, f"{part}_csv"), dtype=str)
+        files = [Path(getattr(options, f"{part}_dir")) / name for name in rows.pop("filename")]
+        rows["image"] = [{"bytes": file.read_bytes(), "path": f"{i}.jpg"} for i, file in enumerate(files)]
+        rows.to_parquet(tmp_path / f"{part}.parquet")
+        setattr(options, f"{part}_csv", str(tmp_path / f"{part}.parquet"))
+        setattr(options, f"{part}_dir", None)
+    options.exclude = None
+    options.on_error = "skip"
+    data = load_data(options)
+    assert not any("training table too" in row["reason"] for row in data.skipped)
+    assert len(data.test) > 0
+    trained = pd.read_parquet(tmp_path / "train.parquet")
+    other = trained.assign(image=[image | {"path": "other.jpg"} for image in trained["image"]])
+    other.to_parquet(tmp_path / "val.parquet")
+    with pytest.raises(DataError, match=r"'other\.jpg' stands in the training table too"):
+        load_data(options)
