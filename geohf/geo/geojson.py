@@ -11,23 +11,41 @@ import numpy as np
 from geohf.errors import DataError
 from geohf.geo.areas import Area
 
-_NAME_KEYS = ("name", "NAME", "id")
+# of Natural Earth, GADM (from the smallest unit up), geoBoundaries, the US census, OpenStreetMap
+_NAME_KEYS = (
+    *("name", "NAME", "NAME_5", "NAME_4", "NAME_3", "NAME_2", "NAME_1", "NAME_0", "COUNTRY", "shapeName"),
+    *(
+        "ADMIN",
+        "admin",
+        "STATE_NAME",
+        "NAMELSAD",
+        "NAME_EN",
+        "name_en",
+        "NAME_LONG",
+        "name_long",
+        "NAME_ENGLI",
+    ),
+    *("COUNTY_NAME", "REGION_NAME", "title", "Name", "id"),
+)
 _MAX_DEPTH = 20
 
 
 def area_from_geojson(source, names: str | Iterable[str] | None = None) -> Area:
     """Read an area from GeoJSON: Feature, FeatureCollection, Polygon, MultiPolygon or GeometryCollection.
 
-    Holes are kept and the orientation of rings is ignored. A step of more than 180° of longitude is taken as a
-    crossing of the antimeridian, except one from -180 to 180 along the edge of the map; a ring around a pole
-    without such a step includes that pole.
+    Holes are kept and the orientation of rings is ignored. Edges are as drawn, straight in longitude and latitude
+    (RFC 7946, 3.1.1): a rectangle from -170 to 170 is 340° wide, and a step from -180 to 180 runs along the edge of
+    the map. What crosses the antimeridian is cut there into two, or its longitudes run on (170 to 190). Any other
+    step of more than 180° could mean either and is refused. A geometry without coordinates is empty, as null is.
 
     Args:
         source: path of a file, or the parsed object.
-        names: the features to take, by ``properties.name``, ``properties.NAME`` or ``id``; None takes all.
+        names: the features to take, by ``properties.name`` or another of the usual keys (``NAME_1``, ``ADMIN``,
+            ``shapeName``, ``STATE_NAME`` ...), or by ``id``; None takes all.
 
     Raises:
-        DataError: malformed JSON or geometry, or unknown names (the message lists those that exist).
+        DataError: malformed JSON or geometry, or unknown names (the message lists those that exist, or the
+            properties where none is a name).
 
     >>> area_from_geojson({"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [0, 4], [0, 0]]]})
     Area(1 polygons, 3 edges)
@@ -74,10 +92,14 @@ def _features(document: dict, label: str) -> list[tuple[str, dict]]:
 def _names_of(feature) -> list[str]:
     if not isinstance(feature, dict):
         return []
-    properties = feature.get("properties")
-    properties = properties if isinstance(properties, dict) else {}
+    properties = _properties(feature)
     found = [properties.get(key) for key in _NAME_KEYS] + [feature.get("id")]
     return [str(name) for name in found if isinstance(name, (str, int)) and not isinstance(name, bool)]
+
+
+def _properties(feature) -> dict:
+    properties = feature.get("properties") if isinstance(feature, dict) else None
+    return properties if isinstance(properties, dict) else {}
 
 
 def _pick(features: list, wanted: list[str], label: str) -> list:
@@ -88,9 +110,10 @@ def _pick(features: list, wanted: list[str], label: str) -> list:
         listed = ", ".join(existing[:100]) + (
             f" and {len(existing) - 100} more" if len(existing) > 100 else ""
         )
-        raise DataError(
-            f"{label}: no feature named {', '.join(map(repr, missing))}; there are: {listed or 'none'}"
-        )
+        if not listed:
+            keys = sorted({str(key) for item, _ in known for key in _properties(item[1])})
+            listed = f"none, as the features have only the properties {', '.join(keys) or '(none)'}"
+        raise DataError(f"{label}: no feature named {', '.join(map(repr, missing))}; there are: {listed}")
     asked = {str(name) for name in wanted}
     return [item for item, titles in known if asked.intersection(titles)]
 
@@ -110,12 +133,14 @@ def _polygons(item, label: str, depth: int) -> list[list[np.ndarray]]:
             raise DataError(f"{label}: a GeometryCollection needs a list of geometries")
         return [polygon for part in parts for polygon in _polygons(part, label, depth + 1)]
     coordinates = item.get("coordinates")
+    if coordinates == []:  # RFC 7946, 3.1: as null
+        return []
     if kind == "Polygon":
         return [_rings(coordinates, label)]
     if kind == "MultiPolygon":
         if not isinstance(coordinates, list):
             raise DataError(f"{label}: a MultiPolygon needs a list of polygons")
-        return [_rings(polygon, label) for polygon in coordinates]
+        return [_rings(polygon, label) for polygon in coordinates if polygon != []]
     if kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
         return []
     raise DataError(f"{label}: unknown GeoJSON type {kind!r}")
@@ -142,13 +167,12 @@ def _ring(ring, label: str) -> np.ndarray:
         raise DataError(
             f"{label}: outside the range of [longitude, latitude] in degrees; swapped, or a projected file?"
         )
-    step = np.diff(points[:, 1])
-    # Along the edge of the map from one end to the other: a planar ring as drawn, not a crossing.
-    if (np.abs(step) >= 360.0).any() or (np.abs(step) <= 180.0).all():
-        return points
-    shift = -np.round(step / 360.0)
-    points[1:, 1] += 360.0 * np.cumsum(shift)
-    if shift.sum():  # the ring runs round the globe: it ends a turn from where it began, so it holds a pole
-        pole = np.copysign(90.0, points[:, 0].mean())
-        points = np.concatenate([points, [(pole, points[-1, 1]), (pole, points[0, 1])], points[:1]])
+    step = np.abs(np.diff(points[:, 1]))
+    ambiguous = (step > 180.0) & (step < 360.0)
+    if ambiguous.any() and len(np.unique(points[:, 1])) > 2:
+        (_, west), (_, east) = points[[at := int(ambiguous.argmax()), at + 1]]
+        raise DataError(
+            f"{label}: the step from longitude {west:g} to {east:g} is wider than 180 degrees; cut the polygon at the "
+            "antimeridian (RFC 7946, 3.1.9) or let its longitudes run on beyond 180, or add a point in between"
+        )
     return points

@@ -9,6 +9,7 @@ import numpy as np
 
 from geohf.io import atomic_write, columns, json_text
 from geohf.report.paths import check_pairs, cut_at_antimeridian, great_circle_path
+from geohf.report.rings import parts_of_ring
 
 
 def write_geojson(
@@ -63,24 +64,31 @@ def write_geojson(
 def write_polygons(
     path: str | os.PathLike, rings, properties: Mapping | Iterable[Mapping] | None = None
 ) -> None:
-    """Write areas without holes as one FeatureCollection of Polygons.
+    """Write areas without holes as one FeatureCollection of Polygons, or of MultiPolygons cut at the antimeridian.
 
     Args:
         path: the file, replaced only when all of it is written.
-        rings: n sequences of (latitude, longitude) in degrees, counter-clockwise as the RFC wants, closed or not.
+        rings: n sequences of (latitude, longitude) in degrees, either way round, closed or not. Each step goes the
+            shorter way; a ring that runs round the globe holds the pole that is nearer to it.
         properties: columns of n values (a dict, a DataFrame) or n dicts; NaN becomes null.
 
     Raises:
         DataError: lengths that differ.
     """
-    rings = [np.asarray(ring, np.float64)[:, ::-1].round(7).tolist() for ring in rings]
+    rings = list(rings)
     extra = columns(properties, len(rings), "properties")
     with atomic_write(path) as file:
         file.write('{"type":"FeatureCollection","features":[\n')
         for row, ring in enumerate(rings):
-            closed = ring if ring[0] == ring[-1] else [*ring, ring[0]]
             values = {name: column[row] for name, column in extra.items()}
-            file.write((",\n" if row else "") + _feature("Polygon", [closed], values))
+            # Seven decimals are a centimetre.
+            parts = [
+                [part[:, ::-1].round(7).tolist()] for part in parts_of_ring(np.asarray(ring, np.float64))
+            ]
+            kind = "Polygon" if len(parts) == 1 else "MultiPolygon"
+            file.write(
+                (",\n" if row else "") + _feature(kind, parts[0] if len(parts) == 1 else parts, values)
+            )
         file.write("\n]}\n")
 
 

@@ -18,6 +18,7 @@ from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
 logger = logging.getLogger(__name__)
+EDGE_POINTS = 16  # of a tile near a pole
 STRIPS = 4  # so many of the worst and of the best tiles are shown
 
 
@@ -95,7 +96,7 @@ def _write_areas(path: Path, table: TileTable, windows: TileWindows, rows: list[
             continue
         tiles = windows.rows[table.region[windows.rows] == region].tolist()
         found = {tile: _ring(table, tile) for tile in tiles}
-        if np.isfinite(list(found.values())).all():
+        if all(np.isfinite(ring).all() for ring in found.values()):
             rings |= found
         else:
             name = table.regions[region]
@@ -142,11 +143,17 @@ def write_mosaic(
 
 
 def _ring(table: TileTable, row: int) -> np.ndarray:
-    """(4, 2) latitude and longitude of a tile's corners, counter-clockwise for an image with north up; NaN without."""
+    """(n, 2) latitude and longitude of a tile's corners, near a pole of points along its edges, too; NaN without."""
     raster = table.rasters[table.region[row]]
     x0, y0, x1, y1 = table.boxes[row].tolist()
     corners = [raster.affine @ corner for corner in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
-    return transformed(raster.crs, "EPSG:4326", np.array(corners))[:, ::-1]
+    ring = transformed(raster.crs, "EPSG:4326", np.array(corners))[:, ::-1]
+    steps = (np.diff(ring[:, 1], append=ring[0, 1]) + 180) % 360 - 180
+    if np.abs(steps).max() > 30:  # edges that are straight in the image are bent on the map
+        ends = np.roll(corners, -1, axis=0)
+        dense = np.linspace(corners, ends, EDGE_POINTS, endpoint=False).swapaxes(0, 1).reshape(-1, 2)
+        ring = transformed(raster.crs, "EPSG:4326", dense)[:, ::-1]
+    return ring
 
 
 def _plot_errors(path: Path, table: TileTable, windows: TileWindows, errors: np.ndarray) -> None:

@@ -78,11 +78,10 @@ def test_concave_ring_against_half_planes():
 
 
 def test_ring_across_the_antimeridian():
-    jumping = [[170, -10], [-170, -10], [-170, 10], [170, 10], [170, -10]]
     running = [[170, -10], [190, -10], [190, 10], [170, 10], [170, -10]]
     western = [[-190, -10], [-170, -10], [-170, 10], [-190, 10], [-190, -10]]
     points = [[0, 175], [0, -175], [0, 185], [0, 0], [0, 165], [0, -165]]
-    for ring in (jumping, running, western):
+    for ring in (running, western):
         assert area_from_geojson(polygon(ring)).contains(points).tolist() == [
             True,
             True,
@@ -93,11 +92,59 @@ def test_ring_across_the_antimeridian():
         ]
 
 
+@pytest.mark.case("files-A14")
+@pytest.mark.parametrize(("west", "east"), [(-179.75, 179.75), (-170, 170), (-20, 180), (-180, 180)])
+def test_a_rectangle_is_as_drawn_however_wide(west, east):
+    shapely_box = [[east, -90], [east, 90], [west, 90], [west, -90], [east, -90]]
+    for ring in (shapely_box, shapely_box[::-1]):
+        area = area_from_geojson(polygon(ring))
+        assert area.contains([[0, 0], [48, 2], [-30, 100]]).all()
+        assert area.contains([[0, -179.9]]).all() == (west == -180)
+    inner = [[-175, -5], [175, -5], [175, 5], [-175, 5], [-175, -5]]
+    outer = [[-179, -9], [179, -9], [179, 9], [-179, 9], [-179, -9]]
+    assert area_from_geojson(polygon(outer, inner)).contains([[0, 0], [7, 0]]).tolist() == [False, True]
+
+
+@pytest.mark.case("files-A14")
+@pytest.mark.parametrize(
+    "ring",
+    [
+        [[170, -10], [-170, -10], [-171, 10], [171, 10], [170, -10]],  # Fiji uncut, or the rest of the world
+        [[-170, -60], [170, -60], [170, 80], [0, 85], [-170, 80], [-170, -60]],
+        [[-100, 0], [100, 0], [0, 50], [-100, 0]],
+        [[-180, -60], [-90, -60], [0, -60], [90, -60], [-180, -60]],  # a cap round the pole, uncut
+    ],
+)
+def test_a_step_that_could_go_either_way_is_refused(ring):
+    with pytest.raises(DataError, match=r"ring 0: the step .* wider than 180 degrees; cut the polygon"):
+        area_from_geojson(polygon(ring))
+
+
+@pytest.mark.case("files-C6")
+def test_geometries_without_coordinates_are_empty():
+    empty = [{"type": "Polygon", "coordinates": []}, {"type": "MultiPolygon", "coordinates": []}, None]
+    empty += [{"type": "MultiPolygon", "coordinates": [[]]}]
+    features = [feature(geometry) for geometry in [*empty, polygon(SQUARE)]]
+    area = area_from_geojson({"type": "FeatureCollection", "features": features})
+    assert len(area.polygons) == 1
+    with pytest.raises(DataError, match="no Polygon"):
+        area_from_geojson({"type": "FeatureCollection", "features": features[:4]})
+
+
+@pytest.mark.case("files-C7")
+@pytest.mark.parametrize("key", ["ADMIN", "NAME", "NAME_1", "shapeName", "STATE_NAME", "name_en", "COUNTRY"])
+def test_names_by_the_keys_of_known_files(key):
+    collection = {
+        "type": "FeatureCollection",
+        "features": [feature(polygon(SQUARE), **{key: "France", "ISO": 1})],
+    }
+    assert area_from_geojson(collection, names="France").contains([[5, 5]]).all()
+    collection["features"] = [feature(polygon(SQUARE), iso="FRA", pop=3)]
+    with pytest.raises(DataError, match="there are: none, as the features have only the properties iso, pop"):
+        area_from_geojson(collection, names="France")
+
+
 def test_ring_around_a_pole():
-    cap = [[lon, -60] for lon in (-180, -90, 0, 90, 180)]
-    cap[-1] = [-180, -60]
-    points = [[-90, 0], [-61, 45], [-61, 179], [-59, 0]]
-    assert area_from_geojson(polygon(cap)).contains(points).tolist() == [True, True, True, False]
     # As map makers draw Antarctica: along the edge of the map to the pole and back.
     drawn = [[-180, -60], [0, -70], [180, -60], [180, -90], [-180, -90], [-180, -60]]
     assert area_from_geojson(polygon(drawn)).contains([[-80, 0], [-65, 0], [-65, 170]]).tolist() == [
@@ -176,7 +223,7 @@ def test_geometry_collection_and_altitudes():
         ({"type": "FeatureCollection", "features": []}, "no Polygon"),
         ({"type": "FeatureCollection", "features": [3]}, "feature 0: not a GeoJSON geometry"),
         ({"type": "Point", "coordinates": [0, 0]}, "no Polygon"),
-        (polygon(), "list of rings"),
+        (polygon(), "no Polygon"),
         ({"type": "Polygon", "coordinates": "x"}, "list of rings"),
         (polygon([[0, 0], [1, 1], [0, 0]]), "at least 4 positions"),
         (polygon([[0, 0], [1, 1], [2, 0], [5, 5]]), "the last equal to the first"),

@@ -6,7 +6,7 @@ import pytest
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.report import write_geojson
+from geohf.report import write_geojson, write_polygons
 from geohf.report.paths import (
     check_points,
     cut_at_antimeridian,
@@ -164,6 +164,50 @@ def test_geojson_errors_are_lines_from_truth_to_point(tmp_path):
     )
 
 
+def shapes(path):
+    """[(properties, [ring as (n, 2) longitude and latitude])] of a file of polygons."""
+    features = json.loads(path.read_text())["features"]
+    for one in features:
+        geometry = one["geometry"]
+        parts = geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
+        yield one["properties"], [np.array(ring) for (ring,) in parts]
+
+
+def signed_area(ring):
+    return 0.5 * np.sum(ring[:-1, 0] * ring[1:, 1] - ring[1:, 0] * ring[:-1, 1])
+
+
+@pytest.mark.case("files-A13")
+def test_footprints_are_cut_at_180_and_run_counter_clockwise(tmp_path):
+    path = tmp_path / "tiles.geojson"
+    ring = [[-18.0, 179.0], [-18.0, -179.5], [-17.0, -179.5], [-17.0, 179.0]]
+    plain = [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]
+    write_polygons(path, [ring, ring[::-1], plain, plain[::-1]], {"a": [0, 1, 2, 3]})
+    found = list(shapes(path))
+    assert [len(rings) for _, rings in found] == [2, 2, 1, 1]
+    for _, rings in found:
+        assert all(signed_area(part) > 0 for part in rings)
+        assert all(np.array_equal(part[0], part[-1]) for part in rings)
+    for _, (east, west) in found[:2]:
+        assert (east[:, 0].min(), east[:, 0].max()) == (179.0, 180.0)
+        assert (west[:, 0].min(), west[:, 0].max()) == (-180.0, -179.5)
+        assert signed_area(east) + signed_area(west) == pytest.approx(1.5)
+    assert found[2][1][0].tolist() == [[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]  # touching 180 cuts nothing
+
+
+@pytest.mark.case("files-A13")
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("start", [-180.0, -135.0, 20.0])
+def test_a_footprint_round_the_pole_reaches_it(tmp_path, direction, start):
+    path = tmp_path / "tiles.geojson"
+    longitude = (start + direction * np.arange(8) * 45.0 + 180) % 360 - 180
+    write_polygons(path, [np.stack([np.full(8, -80.0), longitude], 1)])
+    ((_, rings),) = shapes(path)
+    assert sum(map(signed_area, rings)) == pytest.approx(360 * 10)
+    assert min(ring[:, 1].min() for ring in rings) == -90
+    assert max(np.ptp(ring[:, 0]) for ring in rings) <= 360
+
+
 def test_geojson_refuses_lengths_that_differ_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "points.geojson"
     path.write_text("old")
@@ -180,3 +224,29 @@ def test_geojson_of_many_points_is_quick(tmp_path):
     begin = time.perf_counter()
     write_geojson(tmp_path / "many.geojson", truth + rng.normal(0, 3, truth.shape), None, truth)
     assert time.perf_counter() - begin < 20  # a second on an idle machine
+
+
+@pytest.mark.case("files-A13")
+@pytest.mark.parametrize(
+    ("crs", "transform", "width"),
+    [
+        ("EPSG:32760", (1000, 0, 790000, 0, -1000, 8000000), 3.0),  # Fiji, over 180 degrees
+        ("EPSG:3031", (1000, 0, -16000, 0, -1000, 16000), 360.0),  # the south pole inside
+        ("EPSG:3031", (1000, 0, 0, 0, -1000, 32000), 90.0),  # the pole at a corner
+        ("EPSG:32632", (10, 0, 500000, 0, 10, 5000000), 0.1),  # south up
+    ],
+)
+def test_tiles_of_real_grids_are_valid_polygons(tmp_path, crs, transform, width):
+    from types import SimpleNamespace
+
+    from rasterio import Affine
+
+    from geohf.tiles.outputs import _ring
+
+    raster = SimpleNamespace(crs=crs, affine=Affine(*transform), transform=transform)
+    table = SimpleNamespace(rasters=[raster], region=[0], boxes=np.array([[0, 0, 32, 32]]))
+    path = tmp_path / "tiles.geojson"
+    write_polygons(path, [_ring(table, 0)])
+    ((_, rings),) = shapes(path)
+    assert all(signed_area(ring) > 0 for ring in rings)
+    assert sum(np.ptp(ring[:, 0]) for ring in rings) <= width
