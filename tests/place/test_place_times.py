@@ -6,7 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.place_models import along, write_csv, write_pictures
+from PIL import Image
+from PIL.ExifTags import IFD
+from PIL.TiffImagePlugin import IFDRational
 
+from geohf.data.tables import points_of
 from geohf.place.arguments import PlaceArguments
 from geohf.place.audit import audit
 from geohf.place.data import load_drives, names_of_sources
@@ -138,3 +142,20 @@ def test_stretches_go_by_time_where_it_is_known():
     assert names.tolist() == [f"a {m // 250}" for m in metres[shuffled]]
     # without all of them as the rows stand: in order here
     assert len(set(stretches(along(metres), ["a"] * 125, [None, *times[1:]]))) == 12
+
+
+@pytest.mark.case("files-A20")
+def test_a_folder_of_names_without_padding_is_driven_in_order(tmp_path):
+    """A straight drive of 3 km whose pictures are called 1.jpg to 120.jpg."""
+    points = along(24 * np.arange(125))
+    for number, (latitude, longitude) in enumerate(points, 1):
+        exif = Image.Exif()
+        degrees = [
+            tuple(IFDRational(round(abs(x) * 1e7), 10**7 if i == 0 else 1) for i, x in enumerate((y, 0, 0)))
+            for y in (latitude, longitude)
+        ]
+        exif.get_ifd(IFD.GPSInfo).update({1: "N", 2: degrees[0], 3: "W", 4: degrees[1]})
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.jpg", exif=exif)
+    images, _ = load_drives(tmp_path)
+    np.testing.assert_allclose(points_of(images), points, atol=1e-6)
+    assert len(set(stretches(points_of(images), images["sequence"], images["time_ns"]))) == 12
