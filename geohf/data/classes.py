@@ -109,11 +109,19 @@ def class_names(dataset: Any, columns: Iterable[str] | None = None) -> dict[str,
     Args:
         dataset: of datasets, or what torch wraps around one (`Subset`, `ConcatDataset`); others know no classes.
         columns: only these.
+
+    Raises:
+        DataError: datasets that torch joined number their classes differently.
     """
-    while not hasattr(dataset, "features") and (
-        hasattr(dataset, "dataset") or getattr(dataset, "datasets", None)
-    ):
-        dataset = dataset.dataset if hasattr(dataset, "dataset") else dataset.datasets[0]
+    if not hasattr(dataset, "features"):
+        if hasattr(dataset, "dataset"):
+            return class_names(dataset.dataset, columns)
+        joined = [class_names(part, columns) for part in getattr(dataset, "datasets", None) or ()]
+        if any(names != joined[0] for names in joined):
+            raise DataError(
+                "the datasets that are joined number their classes differently: give them the same features (`cast`)"
+            )
+        return joined[0] if joined else {}
     features = getattr(dataset, "features", None)
     return names_in(features if isinstance(features, Mapping) else {}, columns)
 

@@ -93,3 +93,15 @@ def test_the_names_of_a_column_are_found_through_what_torch_wraps_around_it():
     assert collate([{"state": 1}, {"state": torch.tensor(0)}, {"state": -1}]) == ["a", "b", None]
     with pytest.raises(DataError, match="class 2 does not exist"):
         collate([{"state": 2}])
+
+
+@pytest.mark.case("use-S2")
+def test_joined_datasets_must_number_their_classes_alike():
+    first, second = (
+        Dataset.from_dict({"state": [0, 1]}).cast_column("state", ClassLabel(names=names))
+        for names in (["a", "b"], ["b", "a"])
+    )
+    joined = torch.utils.data.ConcatDataset([first, first])
+    assert class_names(torch.utils.data.Subset(joined, [0])) == {"state": ["a", "b"]}
+    with pytest.raises(DataError, match="number their classes differently"):
+        class_names(torch.utils.data.ConcatDataset([first, second]))
