@@ -76,7 +76,7 @@ def held_by(source: Any) -> tuple[Any, str]:
         ImageError: a file or an address that cannot be read.
     """
     name = "image bytes"
-    if isinstance(source, Mapping) and source.keys() <= {"bytes", "path"}:
+    if isinstance(source, Mapping) and source and source.keys() <= {"bytes", "path"}:
         name = source.get("path") or name
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if isinstance(source, Image.Image):
@@ -96,6 +96,8 @@ def picture_of(row: Mapping) -> Any:
     """
     if row.get("image") is not None:
         return row["image"]
+    if "image" in row:
+        raise ImageError("a sample's 'image' is empty")
     for test in (_is_picture, _names_picture):
         found = [key for key, value in row.items() if test(value)]
         if len(found) == 1:
@@ -112,7 +114,8 @@ def _is_picture(value: Any) -> bool:
         return isinstance(value.get("bytes"), bytes) or isinstance(value.get("path"), str)
     if isinstance(value, (bytes, bytearray, memoryview, Image.Image)) or _is_file(value):
         return True
-    return getattr(value, "ndim", 0) == 3 and hasattr(value, "dtype")
+    # floats may be what a transform has normalized: no picture any more
+    return getattr(value, "ndim", 0) == 3 and str(getattr(value, "dtype", "")).endswith(("uint8", "uint16"))
 
 
 def _names_picture(value: Any) -> bool:
@@ -130,6 +133,8 @@ def is_address(name: Any) -> bool:
 
 def _bytes_of_file(file: Any) -> bytes:
     name = getattr(file, "name", type(file).__name__)
+    if getattr(file, "encoding", None):
+        raise ImageError(f"{name}: is open as text; open it with mode 'rb'")
     try:
         if getattr(file, "seekable", bool)():
             file.seek(0)  # as Pillow does: what was just written is read from its beginning

@@ -212,6 +212,12 @@ def test_rows_with_several_pictures_or_none_are_refused():
         picture_of({"a": picture, "b": picture})
     with pytest.raises(ImageError, match="needs a picture, as 'image'; it has state, n"):
         picture_of({"state": "Ohio", "n": 3})
+    with pytest.raises(ImageError, match="needs a picture, as 'image'; it has pixel_values"):
+        picture_of({"pixel_values": torch.zeros(3, 8, 8)})  # what transforms prepared for another model
+    with pytest.raises(ImageError, match="a sample's 'image' is empty"):
+        open_image({"image": None})
+    with pytest.raises(ImageError, match="it has nothing"):
+        open_image({})
     with pytest.raises(DataError, match="a set of samples has no order"):
         samples_of({"a.jpg", "b.jpg"})
     with pytest.raises(ImageError, match="open it with mode 'rb'"):
