@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Mapillary's street-level sequences (MSLS) name images by a key, and their sequences in a table of its own.
+PANORAMA_COLUMN = "pano"
 KEY_COLUMN, KEY_FILE, SEQUENCES_OF_KEYS = "key", "images/{}.jpg", "seq_info.csv"
 
 
@@ -179,7 +180,9 @@ def rows_of_table(
     table: pd.DataFrame, path: Path, name: str, utm: str | None, errors: RowErrors
 ) -> list[_Row]:
     """The images of a table, or of a chunk of it, with the positions that it gives them; bad rows are noted."""
-    table = _with_files_of_keys(table, path)
+    table = _without_panoramas(_with_files_of_keys(table, path), path)
+    if table.empty:
+        return []
     file_column = find_column(table.columns, FILE_COLUMNS, path)
     points = points_of_table(table, path, utm, errors)
     folder = _image_folder(path, file_name(table[file_column].iloc[0]) or "")
@@ -229,6 +232,16 @@ def rows_of_table(
             untold[0],
         )
     return rows
+
+
+def _without_panoramas(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table without the rows that MSLS marks as panoramas, as its benchmark leaves them out."""
+    if PANORAMA_COLUMN not in table:
+        return table
+    panorama = table[PANORAMA_COLUMN].astype(str).str.strip().str.lower().isin(["true", "1", "1.0"])
+    if panorama.any():
+        logger.warning("%s: left out %d panoramas (pano is True), as MSLS does", path, int(panorama.sum()))
+    return table[~panorama]
 
 
 def _with_files_of_keys(table: pd.DataFrame, path: Path) -> pd.DataFrame:

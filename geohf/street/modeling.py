@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,8 +26,11 @@ from geohf.vision.backbones import build_tower, tower_features
 if TYPE_CHECKING:
     from geohf.data.inputs import Part
 
+logger = logging.getLogger(__name__)
+
 # A class whose point lies outside the wanted area loses a factor e of its weight with every so many metres.
 AREA_DECAY_M = 25_000.0
+STRAY_M = 1_000_000.0  # an area so far from all classes is hardly meant
 
 
 @dataclass
@@ -147,7 +152,13 @@ class GeoStreetModel(GeoPreTrainedModel):
                 outside[self.class_numbers(states)] = False
                 logits = logits.masked_fill(outside, -torch.inf)
             if area is not None and candidates is not None:
-                logits = logits - self._metres_outside(area, candidates) / AREA_DECAY_M
+                outside = self._metres_outside(area, candidates)
+                if outside.min() > 0:
+                    corners = np.concatenate([ring for rings in area.polygons for ring in rings])
+                    bounds = zip(corners.min(0), corners.max(0), strict=True)
+                    far = float(outside.min()) > STRAY_M
+                    _warn_of_area(*(f"{low:g} to {high:g}" for low, high in bounds), far)
+                logits = logits - outside / AREA_DECAY_M
             probabilities = logits.softmax(-1)
             if candidates is not None:
                 points = self.head.estimate(probabilities, candidates)
@@ -241,3 +252,12 @@ class GeoStreetModel(GeoPreTrainedModel):
         One place with several views is a dict (`{"north": ..., "east": ...}`) or a list within the list.
         """
         return super().predict(inputs, batch_size, **options)
+
+
+@lru_cache  # once, and not for each batch
+def _warn_of_area(latitudes: str, longitudes: str, far: bool) -> None:
+    swapped = "; are latitude and longitude swapped?" if far else ""
+    logger.warning(
+        "none of the model's classes lies within the area of latitudes %s, longitudes %s%s",
+        *(latitudes, longitudes, swapped),
+    )

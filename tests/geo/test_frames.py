@@ -149,3 +149,17 @@ def test_frame_mean():
     assert found.dtype == torch.float32
     with pytest.raises(ValueError, match="all zero"):
         frame_mean(points, [0, 0], "planar")
+
+
+@pytest.mark.case("files-A12")
+def test_no_fix_is_no_point_but_of_a_plane():
+    table = [[48.85, 2.35], [0.0, 0.0], [0.0, 6.6], [-0.0, 0.0], [0.5, 0.0]]
+    assert [position for position, _ in bad_points(table)] == [1, 3]
+    assert bad_points([[0.0, 0.0], [5000.0, 3000.0]], "planar") == []
+
+
+@pytest.mark.case("files-C12")
+def test_a_swapped_table_whose_latitudes_exceed_is_named():
+    reasons = [reason for _, reason in bad_points([[127.4, 36.4], [128.0, 35.1]])]
+    assert len(reasons) == 2
+    assert all("latitude and longitude look swapped" in reason for reason in reasons)

@@ -190,3 +190,11 @@ def test_no_fix_is_left_out_and_counted(tmp_path):
     Image.new("RGB", (8, 6)).save(tmp_path / "@@@@@0.0@0.0@.jpg")
     with pytest.raises(DataError, match="stands for a position"):
         load_drives(tmp_path)
+
+
+@pytest.mark.case("files-A22")
+@pytest.mark.parametrize("true", ["True", "true", "1"])
+def test_panoramas_of_msls_are_left_out_and_counted(tmp_path, caplog, true):
+    path = drive(tmp_path, "lat,lon,pano", f"48.85,2.35,{true}", "48.86,2.36,False", f"48.87,2.37,{true}")
+    assert both(path).tolist() == [[48.86, 2.36]]
+    assert f"{path}: left out 2 panoramas" in caplog.text

@@ -12,6 +12,7 @@ from PIL import Image as PillowImage
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson, box, great_circle_m
 from geohf.street.head import GeoStreetOutput
+from geohf.street.modeling import _warn_of_area
 from geohf.street.trainer import calibrate
 from geohf.vision.images import ImageError
 
@@ -235,6 +236,16 @@ def test_real_outlines_from_a_file(model, photos, shared_data):
         points = np.array([[a.latitude, a.longitude] for a in model.predict(photos, area=area)])
         wanted = texas if area is texas else area_from_geojson(outlines)
         assert great_circle_m(wanted.nearest(points), points).max() < 5
+
+
+@pytest.mark.case("files-C12")
+def test_an_area_without_any_class_is_said_once(model, photos, caplog):
+    _warn_of_area.cache_clear()
+    model.predict(photos, area=box(44.0, -75.0, 44.5, -74.5), batch_size=1)
+    model.predict(photos, area=box(1.0, 47.0, 3.0, 49.0), batch_size=1)  # Paris, exchanged
+    near, far = (record.getMessage() for record in caplog.records if "within the area" in record.getMessage())
+    assert "swapped" not in near
+    assert "are latitude and longitude swapped?" in far
 
 
 def test_states_and_area_together(model, photos):

@@ -51,6 +51,29 @@ def test_rational_minutes_and_headings_are_read(write):
     assert found.heading == pytest.approx(270.55)
 
 
+NONE = IFDRational(0, 0)
+
+
+@pytest.mark.case("use-M-exif")
+@pytest.mark.parametrize(
+    ("latitude", "expected"),
+    [
+        ((47, IFDRational(2262600, 100000), NONE), 47.3771),
+        ((47, 22, NONE), 47 + 22 / 60),
+        ((IFDRational(473771, 10000), NONE, NONE), 47.3771),
+    ],
+    ids=["decimal minutes", "whole minutes", "decimal degrees"],
+)
+def test_parts_that_the_camera_does_not_have_count_as_zero(write, latitude, expected):
+    assert exif_position(write(position("S", latitude))).latitude == pytest.approx(-expected, abs=1e-6)
+
+
+@pytest.mark.case("use-M-exif", "files-A12")
+@pytest.mark.parametrize("latitude", [(47, NONE, NONE), (NONE, 22, 37), (47, NONE, 37), (47, 99, 0)])
+def test_a_place_known_to_a_degree_is_none(write, latitude):
+    assert exif_position(write(position(latitude=latitude))) is None
+
+
 def test_a_full_turn_is_north(write):
     assert exif_position(write(position(GPSImgDirection=360.0))).heading == 0
 
