@@ -50,7 +50,7 @@ def test_a_photo_that_cannot_be_used_is_named(loaded, tmp_path, change, reason):
         lambda row, i: row | change(row) if i == 2 else row, with_indices=True, features=loaded.features
     )
     write_shards(rows, tmp_path, num_shards=1)
-    with pytest.raises(DataError, match=rf"\.parquet, row 2, {loaded[2]['image_id']}: .*{reason}"):
+    with pytest.raises(DataError, match=rf"\.parquet, row 4, {loaded[2]['image_id']}: .*{reason}"):
         list(stream_parts(tmp_path))
     assert len(list(stream_parts(tmp_path, on_error="skip"))) == 3
 
