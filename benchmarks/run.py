@@ -1,6 +1,6 @@
 """Every comparison in one table: each benchmark in a process of its own, on one thread.
 
-    python benchmarks/run.py                      # a quarter of an hour on one core
+    python benchmarks/run.py                      # half an hour on one core
     python benchmarks/run.py --only geo tiles
 
 Prints a Markdown table and writes it to FILE.md, and its rows with the machine to FILE.json. A benchmark that fails is
@@ -26,7 +26,7 @@ from geohf.report import atomic_write, markdown_table
 
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = {
-    "all tasks": ("geo", "images", "inference", "trainer", "phase1"),
+    "all tasks": ("geo", "images", "inference", "trainer", "phase1", "real_size"),
     "region": ("dbscan", "region"),
     "parts": ("parts", "parts_eval"),
     "place": ("pairs", "place"),
