@@ -32,6 +32,7 @@ def whole(sample, tmp_path_factory):
     words = (
         *("--data", sample, "--backbone", "test_byobnet", "--pretrained", "false", "--image_size", 32),
         *("--output_dir", folder, "--cache_dir", folder.parent / "cache", "--map_places", 50),
+        *("--metric_for_best_model", "eval_score"),  # transformers takes this name, too
         # the second phase takes steps that are far too large, and ruins the model
         *(
             "--phase1_min_steps",
@@ -357,6 +358,7 @@ def test_last_blocks_of_a_convolutional_tower(places, tmp_path):
     assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {1e-3, 3e-3}
 
 
+@pytest.mark.case("use-S3")
 def test_the_better_phase_is_kept(whole):
     result, folder = whole
     stages = result.stages
