@@ -70,7 +70,9 @@ def cached_features(
     shards = []
     for start in range(0, len(images), SHARD_IMAGES):
         part = images[start : start + SHARD_IMAGES]
-        shards.append((folder / f"{_digest(key, *map(content_key, part))}.safetensors", part))
+        shards.append(
+            (folder / f"{_digest(key, *(content_key(_opened(image)) for image in part))}.safetensors", part)
+        )
     rank, world = _rank_and_world()
     missing = [shard for shard in shards if not shard[0].exists()]
     if world > 1:
@@ -92,6 +94,13 @@ def cached_features(
         torch.distributed.barrier()
     parts = [load_tensors(path)["features"] for path, _ in shards]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _opened(image: Any) -> Any:
+    """What is opened of an image, however it is given: one picture has one key."""
+    if isinstance(image, dict) and {"bytes", "path"} & set(image):
+        image = image["bytes"] if image.get("bytes") is not None else image["path"]
+    return os.fspath(image) if isinstance(image, os.PathLike) else image
 
 
 @torch.inference_mode()
