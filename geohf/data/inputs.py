@@ -90,6 +90,8 @@ def names_one(source: str | os.PathLike) -> bool:
     path = Path(name)
     if is_address(name):
         return True
+    if not path.exists():
+        return is_image_name(path) and not glob.has_magic(name)  # whoever opens it says that it is missing
     return path.is_file() and path.suffix.lower() not in (*TABLES, ".zip")
 
 
@@ -120,7 +122,7 @@ def _of_source(source: str) -> Part:
         or path.suffix.lower() in TABLES
         or is_image_name(path)
     ):
-        raise ImageError(f"{source}: cannot be read (no such file or folder)")
+        raise ImageError(f"{source}: no such file or folder")
     return _rows_of(_load(source, source), source)
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import BatchFeature, PreTrainedModel
 
+from geohf.data.inputs import find_images, names_one
 from geohf.data.samples import samples_of
 from geohf.errors import DataError, require_at_least
 from geohf.models.repo import ModelRepo
@@ -216,13 +217,11 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     def samples(self, inputs: Any) -> Sequence | Iterable:
         """The samples of whatever `predict` and pipelines are given; a name means what it means to `find_inputs`."""
         if isinstance(inputs, (str, os.PathLike)):
-            return self.find_inputs(inputs).parts[0][1]
+            return [inputs] if names_one(inputs) else self.find_inputs(inputs).parts[0][1]
         return samples_of(inputs, self.sample_dimensions)
 
     def find_inputs(self, sources: Any) -> Inputs:
         """Samples with their names: of files, folders, globs, tables, datasets, or as they are; see `find_images`."""
-        from geohf.data.inputs import find_images
-
         return find_images(sources, self.read_source, self.sample_dimensions)
 
     def read_source(self, source: str) -> Part | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,23 +60,22 @@ def predict_to_file(
     inputs, errors = model.find_inputs(sources), RowErrors(on_error)
     partial = output.with_name(f".{output.name}.partial")
     head = {"run": _fingerprint(model, batch_size, on_error, options)}
-    lines, number = _take_up(partial, head), -1
+    done = {line["key"]: line for line in _take_up(partial, head)}
+    rows, count = [], 0
     with tqdm(total=inputs.count, desc="predict") as bar:
-        for number, batch in enumerate(_batches(inputs, batch_size)):
+        for batch in _batches(inputs, batch_size):
             key = content_key(batch)
-            if number < len(lines) and lines[number]["key"] != key:
-                _write(partial, head, lines := lines[:number])  # what follows is of other inputs
-            if number == len(lines):
+            if key not in done:
                 line = json_text({"key": key} | _answer(model, batch, on_error, options))
-                lines.append(json.loads(line))
+                done[key] = json.loads(line)
                 with open(partial, "a", encoding="utf-8") as file:
                     file.write(line + "\n")
+            rows += done[key]["rows"]
+            errors.rows += done[key]["skipped"]
+            count += len(batch)
             bar.update(len(batch))
-    rows = []
-    for answered in lines[: number + 1]:
-        rows += answered["rows"]
-        errors.rows += answered["skipped"]
-    if number < 0:
+    if not count:
+        partial.unlink()
         raise DataError("there is nothing to predict")
     errors.settle(kept=len(rows))
     write_answers(output, rows)
@@ -120,15 +119,11 @@ def _take_up(partial: Path, head: dict) -> list[dict]:
     # not the one that was written as the process died
     found = [json.loads(line) for line in lines if line.endswith(b"\n")]
     found = found[1:] if found[:1] == [head] else []
-    _write(partial, head, found)
+    with atomic_write(partial) as file:
+        file.writelines(json_text(line) + "\n" for line in (head, *found))
     if found:
         logger.info("%d batches are finished already", len(found))
     return found
-
-
-def _write(partial: Path, head: dict, lines: Sequence[dict]) -> None:
-    with atomic_write(partial) as file:
-        file.writelines(json_text(line) + "\n" for line in (head, *lines))
 
 
 def _fingerprint(model, batch_size: int, on_error: str, options: Mapping) -> str:

@@ -95,7 +95,7 @@ def test_the_same_input_goes_on(kind, model, days, tmp_path, monkeypatch):
 
 
 @pytest.mark.case("use-S1")
-def test_a_file_that_changed_is_predicted_again_with_all_that_follows(model, days, tmp_path, monkeypatch):
+def test_a_file_that_changed_is_predicted_again(model, days, tmp_path, monkeypatch):
     stopped(model, days[0], tmp_path / "x.jsonl", monkeypatch, after=3)
     (days[0] / NAMES[2]).write_bytes((days[1] / NAMES[2]).read_bytes())
     model.predict_to_file(days[0], tmp_path / "x.jsonl", 2)

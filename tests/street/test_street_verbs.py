@@ -107,7 +107,7 @@ def test_formats(model, pictures, tmp_path):
     assert not re.search(r"src=[\"']?http", page)
 
 
-def test_a_killed_run_goes_on_where_it_stopped(model, pictures, tmp_path):
+def test_a_killed_run_goes_on_where_it_stopped(model, pictures, tmp_path, monkeypatch):
     """The third input is broken at first: two are finished, and are not asked for again."""
     names, _ = expected(model, pictures)
     whole = tmp_path / "whole.jsonl"
@@ -122,8 +122,10 @@ def test_a_killed_run_goes_on_where_it_stopped(model, pictures, tmp_path):
     with open(partial, "a") as file:
         file.write('{"rows": [{"input": "half a li')  # what a kill leaves
     (pictures / names[2]).write_bytes(good)
-    (pictures / names[0]).write_bytes(b"gone since")  # finished before: nobody opens it again
+    asked, predict = [], type(model).predict
+    monkeypatch.setattr(type(model), "predict", lambda *a, **k: asked.append(1) or predict(*a, **k))
     assert predict_to_file(model, pictures, output, batch_size=1) == 5
+    assert len(asked) == 3
     assert output.read_text() == whole.read_text()
     assert not partial.exists()
 
