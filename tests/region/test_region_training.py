@@ -220,7 +220,9 @@ def test_weights_of_other_rows_are_not_resumed(data, tmp_path):
     train_apart(build_model(), data.train, data.validation, args, ["1"], router=False)
     other = build_model()
     other.set_scaler("1", fit_scaler(points_of(of_regions(data.train, ["1"]))))
-    with pytest.raises(DataError, match="region 1 was trained on other rows than these"):
+    with pytest.raises(
+        DataError, match="region-1: this run is finished, after 1 epochs with other settings: scalers was"
+    ):
         train_apart(other, data.train, data.validation, args, ["1"], router=False, resume=True)
 
 
