@@ -19,15 +19,15 @@ from geohf.data.tables import RowErrors
 from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.data import files_of, load_drives
 from geohf.place.modeling import GeoPlaceModel
+from geohf.place.phase import train_head
 from geohf.place.sample import write_sample as write_drives
 from geohf.place.splits import PlaceData
-from geohf.place.trainer import train_head
 from geohf.street import GeoStreetModel
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import describe_classes
 from geohf.street.data import load_places, split_places
+from geohf.street.phase import feature_table, train_heads
 from geohf.street.sample import write_sample as write_places
-from geohf.street.trainer import feature_table, train_heads
 from geohf.vision.features import cached_features
 from geohf.vision.pooling import pooled
 

@@ -187,8 +187,8 @@ def settings(folder: Path, **more):
 def start_street(folder: Path):
     from geohf.street.arguments import StreetArguments, StreetTrainingArguments
     from geohf.street.data import load_places, split_places
+    from geohf.street.phase import FlatViews, StreetPhaseTrainer
     from geohf.street.run import make_model
-    from geohf.street.trainer import FlatViews, GeoStreetTrainer
 
     options = StreetArguments(data=str(folder), backbone="test_resnet", pretrained=False, image_size=64)
     splits, _ = split_places(load_places(folder)[0]["train"])
@@ -197,14 +197,14 @@ def start_street(folder: Path):
     assert sum(1 for _ in views) == len(views)  # what the key of the cached features asks for
     model = make_model(options, splits["train"])
     args = StreetTrainingArguments(**settings(folder))
-    GeoStreetTrainer(model, args, splits["train"]).train()
+    StreetPhaseTrainer(model, args, splits["train"]).train()
 
 
 def start_region(folder: Path):
     from geohf.region.arguments import RegionArguments, RegionTrainingArguments
     from geohf.region.loading import load_data
+    from geohf.region.phase import RegionPhaseTrainer
     from geohf.region.run import make_model
-    from geohf.region.trainer import GeoRegionTrainer
 
     options = RegionArguments(
         train_csv=str(folder / "table.csv"), train_dir=str(folder / "images"), experts="shared"
@@ -213,21 +213,21 @@ def start_region(folder: Path):
     data = load_data(options)
     yield
     model = make_model(options, data)
-    GeoRegionTrainer(model, RegionTrainingArguments(**settings(folder)), data.train).train()
+    RegionPhaseTrainer(model, RegionTrainingArguments(**settings(folder)), data.train).train()
 
 
 def start_parts(folder: Path):
     from geohf.parts.arguments import PartArguments, PartTrainingArguments
     from geohf.parts.data import load_parts, split_parts
+    from geohf.parts.phase import PartPhaseTrainer
     from geohf.parts.run import make_model
-    from geohf.parts.trainer import PartStateTrainer
 
     options = PartArguments(data=str(folder), backbone="test_byobnet", pretrained=False, image_size=[96, 96])
     splits = split_parts(load_parts(folder)[0]["train"])
     yield
     model = make_model(options, splits["train"])
     args = PartTrainingArguments(**settings(folder, per_device_train_batch_size=2))
-    PartStateTrainer(model, args, splits["train"]).train()
+    PartPhaseTrainer(model, args, splits["train"]).train()
 
 
 def start_place(folder: Path):
@@ -236,8 +236,8 @@ def start_place(folder: Path):
     from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
     from geohf.place.audit import audit
     from geohf.place.experiment import make_model
+    from geohf.place.phase import PlacePhaseTrainer, make_sampler
     from geohf.place.splits import load_data
-    from geohf.place.trainer import GeoPlaceTrainer, make_sampler
 
     options = PlaceArguments(train_csv=[str(folder / name / "drive.csv") for name in ("noon", "dusk")])
     options.pretrained, options.image_size = False, 64
@@ -249,22 +249,22 @@ def start_place(folder: Path):
     model = make_model("test_resnet", options)
     args = PlaceTrainingArguments(**settings(folder, per_device_train_batch_size=16))
     sampler = make_sampler(data, model.config, args)
-    GeoPlaceTrainer(model, args, data.images.select(data.train), sampler=sampler).train()
+    PlacePhaseTrainer(model, args, data.images.select(data.train), sampler=sampler).train()
 
 
 def start_tiles(folder: Path):
     from geohf.tiles.arguments import TileArguments, TileTrainingArguments
     from geohf.tiles.dataset import TileSequences
     from geohf.tiles.load import load_data
+    from geohf.tiles.phase import TilePhaseTrainer
     from geohf.tiles.run import make_model
-    from geohf.tiles.trainer import TileSequenceTrainer
 
     options, args = TileArguments(data=str(folder / "tiles.csv")), TileTrainingArguments(**settings(folder))
     data = load_data(options, args)
     yield
     model = make_model(options, data)
     train = TileSequences(data.cache, data.splits["train"], model.config)
-    TileSequenceTrainer(model, args, train).train()
+    TilePhaseTrainer(model, args, train).train()
 
 
 # name -> (what writes its data, what starts its training)

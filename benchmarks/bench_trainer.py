@@ -16,7 +16,7 @@ from geohf.data.tensor_table import TensorTable
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import StreetHead
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.trainer import GeoTrainer
+from geohf.training.phase import PhaseTrainer
 
 
 def make_head(args) -> StreetHead:
@@ -70,7 +70,7 @@ def with_trainer(args, table: TensorTable, batch_size: int) -> StreetHead:
             max_grad_norm=0.0,
             disable_tqdm=True,
         )
-        GeoTrainer(head, settings, train_dataset=table).train()
+        PhaseTrainer(head, settings, train_dataset=table).train()
     return head
 
 
@@ -98,7 +98,7 @@ def main() -> None:
         apart = largest_difference(*(way() for way in ways.values()))
         require(apart < 1e-4, f"the two ways train weights that differ by {apart:g}")
         took = medians(ways, args.rounds)
-        what = f"GeoTrainer on {args.rows:,} cached features of {args.features}, batch {size}"
+        what = f"PhaseTrainer on {args.rows:,} cached features of {args.features}, batch {size}"
         rows.append(
             Row(what, "a bare loop over the same tensors", took["ours"] / took["bare"], 1.5, cost=True)
         )

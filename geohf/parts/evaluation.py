@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from geohf.errors import DataError
 from geohf.parts.data import load_parts
 from geohf.parts.modeling import PartStateModel
-from geohf.parts.trainer import PartStateTrainer
+from geohf.parts.phase import PartPhaseTrainer
 from geohf.parts.vocabulary import names_of
 from geohf.training.evaluation import evaluation_arguments
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def evaluate(
     model: PartStateModel, data: str | os.PathLike, batch_size: int, on_error: str
 ) -> dict[str, float]:
-    """The metrics of `PartStateTrainer` on the photos that a source holds out, or on all where it names no such split.
+    """The metrics of `PartPhaseTrainer` on the photos that a source holds out, or on all where it names no such split.
 
     Raises:
         DataError: photos that cannot be used, or with parts or states that the model does not know.
@@ -32,7 +32,7 @@ def evaluate(
     photos = loaded[split]
     _require_known(model, photos, f"{data} [{split}]")
     with evaluation_arguments(batch_size) as args:
-        metrics, _ = PartStateTrainer(model, args).measure(photos)
+        metrics, _ = PartPhaseTrainer(model, args).measure(photos)
     return {"photos": len(photos), **metrics}
 
 

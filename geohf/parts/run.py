@@ -20,13 +20,13 @@ from geohf.parts.card import DRAWS, card_facts
 from geohf.parts.data import load_parts, split_parts
 from geohf.parts.modeling import PartStateModel
 from geohf.parts.outputs import plot_precision, plot_states, write_photos, write_predictions
+from geohf.parts.phase import PartPhaseTrainer, dataset_targets, part_evaluator
 from geohf.parts.sample import write_sample
-from geohf.parts.trainer import PartStateTrainer, dataset_targets, part_evaluator
 from geohf.parts.vocabulary import absent_index, names_of
 from geohf.report import plain, write_csv
 from geohf.training.finetuning import unfreeze_last
+from geohf.training.phase import phase_arguments
 from geohf.training.run import finish_run, phase_history
-from geohf.training.trainer import phase_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def run_parts(options: PartArguments, args: PartTrainingArguments) -> PartResult
     set_seed(args.seed)
     model = make_model(options, data.splits["train"])
     _freeze(model, options)
-    trainer = PartStateTrainer(
+    trainer = PartPhaseTrainer(
         model,
         phase_arguments(args, "train"),
         data.splits["train"],

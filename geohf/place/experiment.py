@@ -17,12 +17,12 @@ from geohf.place.confidence import confidence, evidence, fit_confidence
 from geohf.place.configuration import ENCODERS, GeoPlaceConfig
 from geohf.place.evaluation import Search, search
 from geohf.place.modeling import GeoPlaceModel
+from geohf.place.phase import PlacePhaseTrainer, finetune, head_descriptors, train_head
 from geohf.place.splits import PlaceData
-from geohf.place.trainer import GeoPlaceTrainer, finetune, head_descriptors, train_head
 from geohf.training.finetuning import require_finetunable
+from geohf.training.phase import phase_arguments
 from geohf.training.run import phase_history
 from geohf.training.settings import require_a_batch
-from geohf.training.trainer import phase_arguments
 from geohf.vision.features import cached_features
 
 MODEL_FIELDS = (
@@ -85,7 +85,7 @@ def run_one(
 
     Args:
         name: of a tower or a trained model, see `make_model`.
-        method: see `geohf.place.trainer.train_head`.
+        method: see `geohf.place.phase.train_head`.
     """
     (enable_full_determinism if args.full_determinism else set_seed)(seed)
     args, resume = _with_seed(args, seed), bool(args.resume_from_checkpoint)
@@ -178,7 +178,7 @@ def _with_seed(args: PlaceTrainingArguments, seed: int) -> PlaceTrainingArgument
 def _encode(model: GeoPlaceModel, data: PlaceData, args: PlaceTrainingArguments) -> torch.Tensor:
     """Descriptors of all images by a tower that has learned, on every process."""
     quiet = phase_arguments(args, "", eval_strategy="no", save_strategy="no")
-    trainer = GeoPlaceTrainer(model, quiet, data.images, compute_metrics=None)
+    trainer = PlacePhaseTrainer(model, quiet, data.images, compute_metrics=None)
     return torch.from_numpy(trainer.predict(data.images).predictions)
 
 

@@ -16,10 +16,10 @@ from geohf.place.experiment import PlaceRun, confidence_of, run_one
 from geohf.place.index import PlaceIndex
 from geohf.place.logs import write_log
 from geohf.place.outputs import plot_answers, write_answers
+from geohf.place.phase import PlacePhaseTrainer
 from geohf.place.plots import plot_run
 from geohf.place.sample import write_sample
 from geohf.place.splits import PlaceData, load_data
-from geohf.place.trainer import GeoPlaceTrainer
 from geohf.report import write_csv
 from geohf.training.run import finish_run
 
@@ -136,4 +136,4 @@ def _write(kept: PlaceRun, runs, findings, data: PlaceData, options: PlaceArgume
         "skipped": len(data.skipped.rows),
     }
     card = card_facts(kept, runs, findings, data, options, sure)
-    finish_run(kept.model, args, kept.history, metrics, card, GeoPlaceTrainer.shown_metrics)
+    finish_run(kept.model, args, kept.history, metrics, card, PlacePhaseTrainer.shown_metrics)

@@ -19,8 +19,8 @@ from geohf.region.data import excluded_names, load_region_table, of_known_region
 from geohf.region.experts import RegionOutput
 from geohf.region.metrics import coverage, evaluation_rows
 from geohf.region.modeling import GeoRegionModel
+from geohf.region.phase import RegionPhaseTrainer, given_logits
 from geohf.region.sample import EXCLUDE, VAL_IMAGES, VAL_TABLE
-from geohf.region.trainer import GeoRegionTrainer, given_logits
 from geohf.training.evaluation import evaluation_arguments
 
 if TYPE_CHECKING:
@@ -102,6 +102,6 @@ def evaluate(
     dataset = of_known_regions(dataset, table, model.config.regions, "the model has no", errors)
     errors.settle(kept=len(dataset))
     with evaluation_arguments(batch_size) as args:
-        outputs = GeoRegionTrainer(model, args).outputs(dataset)
+        outputs = RegionPhaseTrainer(model, args).outputs(dataset)
     numbers = measure(model, answers_of(model, dataset, outputs))[-1]
     return {name: value for name, value in numbers.items() if name != "region" and value is not None}

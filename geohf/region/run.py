@@ -27,10 +27,10 @@ from geohf.region.loading import RegionData, load_data, with_sample
 from geohf.region.metrics import error_summary
 from geohf.region.modeling import GeoRegionModel
 from geohf.region.outputs import plot_run, write_dropped, write_predictions
-from geohf.region.trainer import GeoRegionTrainer, calibrate, train_apart, train_together
+from geohf.region.phase import RegionPhaseTrainer, calibrate, train_apart, train_together
 from geohf.report import write_csv
+from geohf.training.phase import phase_arguments
 from geohf.training.run import finish_run, phase_history
-from geohf.training.trainer import phase_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def _points(dataset: Dataset, region: str) -> np.ndarray:
 
 def _outputs(model: GeoRegionModel, dataset: Dataset, args) -> RegionOutput:
     plain = phase_arguments(args, "", eval_strategy="no", save_strategy="no")
-    return GeoRegionTrainer(model, plain).outputs(dataset)
+    return RegionPhaseTrainer(model, plain).outputs(dataset)
 
 
 def _centres(model: GeoRegionModel, data: RegionData) -> np.ndarray:
@@ -192,5 +192,5 @@ def _write(
         "skipped": len(data.skipped),
         "dropped": dict(Counter(row["filter"] for row in data.dropped)),
     }
-    shown = (*GeoRegionTrainer.shown_metrics, f"routed_mean_{model.config.unit}")
+    shown = (*RegionPhaseTrainer.shown_metrics, f"routed_mean_{model.config.unit}")
     finish_run(model, args, phase_history(**phases), metrics, card, shown)

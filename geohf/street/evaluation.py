@@ -11,7 +11,7 @@ from geohf.street.data import load_places
 from geohf.street.metrics import street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.outputs import coverage_of
-from geohf.street.trainer import GeoStreetTrainer
+from geohf.street.phase import StreetPhaseTrainer
 from geohf.training.evaluation import evaluation_arguments
 
 
@@ -25,7 +25,7 @@ def evaluate(
     if (labels < 0).all() and not (truth == truth).any():
         raise DataError(f"{data}: no place has a state that the model knows, or a position")
     with evaluation_arguments(batch_size) as args:
-        outputs = GeoStreetTrainer(model, args).outputs(dataset)
+        outputs = StreetPhaseTrainer(model, args).outputs(dataset)
     answers = model.decode(outputs, top_k=1)
     metrics = street_metrics(
         None if outputs.logits is None else outputs.logits.numpy(),

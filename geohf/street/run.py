@@ -27,16 +27,16 @@ from geohf.street.data import load_places, split_places
 from geohf.street.metrics import constant_baseline, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.outputs import coverage_of, plot_run, write_predictions
-from geohf.street.sample import write_sample
-from geohf.street.submission import check_submission, write_submission
-from geohf.street.trainer import (
-    GeoStreetTrainer,
+from geohf.street.phase import (
+    StreetPhaseTrainer,
     base_folder,
     calibrate,
     finetune,
     place_outputs,
     train_heads,
 )
+from geohf.street.sample import write_sample
+from geohf.street.submission import check_submission, write_submission
 from geohf.training.finetuning import require_finetunable
 from geohf.training.run import finish_run, phase_history
 from geohf.training.settings import require_a_batch
@@ -190,7 +190,7 @@ def _write(options, args, data: _Data, run: _Trained, outputs, submission, shown
         "skipped": len(data.skipped),
     }
     card = card_facts(options, args.seed, data, run.stages, final["coverage"])
-    finish_run(model, args, phase_history(**run.phases), metrics, card, GeoStreetTrainer.shown_metrics)
+    finish_run(model, args, phase_history(**run.phases), metrics, card, StreetPhaseTrainer.shown_metrics)
     if args.finetune == "lora" and args.push_to_hub and not run.frozen:  # a kept phase 1 has no adapter
         _push_adapter(folder, model, args)
 

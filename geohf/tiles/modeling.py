@@ -143,7 +143,7 @@ class TileSequenceModel(GeoPreTrainedModel):
             last_values: (batch, targets) the last known values in the targets' units, NaN where unknown.
             labels: (batch, targets) in the targets' units, or (batch, bands, height, width) standardised for an
                 image; NaN entries do not count.
-            loss_items: what the loss is divided by, see `GeoTrainer`.
+            loss_items: what the loss is divided by, see `PhaseTrainer`.
         """
         if step_mask is not None and bool(step_mask.all()):
             step_mask = None

@@ -24,10 +24,10 @@ from geohf.tiles.grid import pixel_kind
 from geohf.tiles.load import TileData, load_data
 from geohf.tiles.modeling import TileSequenceModel
 from geohf.tiles.outputs import image_filmstrip, write_numbers
+from geohf.tiles.phase import TilePhaseTrainer
 from geohf.tiles.table import own_resampling
-from geohf.tiles.trainer import TileSequenceTrainer
+from geohf.training.phase import phase_arguments
 from geohf.training.run import finish_run, phase_history
-from geohf.training.trainer import phase_arguments
 
 logger = logging.getLogger(__name__)
 MODEL_FIELDS = (
@@ -68,7 +68,7 @@ def run_tiles(options: TileArguments, args: TileTrainingArguments) -> TileResult
         for name, windows in data.splits.items()
     }
     phase = phase_arguments(args, "train", "nrmse")
-    trainer = TileSequenceTrainer(model, phase, sets["train"], sets["validation"])
+    trainer = TilePhaseTrainer(model, phase, sets["train"], sets["validation"])
     trainer.run(bool(args.resume_from_checkpoint))
     model.eval()
     # in one order on every process
@@ -86,7 +86,7 @@ def run_tiles(options: TileArguments, args: TileTrainingArguments) -> TileResult
         history = phase_history(train=trainer.state.log_history)
         card = card_facts(options, args.seed, data, stages)
         metrics = _metrics(data, stages) | {"intervals": tile_intervals(model, data, values, labels)}
-        finish_run(model, args, history, metrics, card, TileSequenceTrainer.shown_metrics)
+        finish_run(model, args, history, metrics, card, TilePhaseTrainer.shown_metrics)
     return TileResult(model, stages, data.held_out)
 
 

@@ -24,7 +24,7 @@ FINISHED, RECORD = "finished.safetensors", "run.json"
 
 
 class Phases:
-    """What `GeoTrainer` has beyond transformers' `train`: resumed runs, and the metric that chooses the best weights."""
+    """What `PhaseTrainer` has beyond transformers' `train`: resumed runs, and the metric that chooses the best weights."""
 
     def run(self, resume: bool = False) -> None:
         """Train to the end; with `resume`, go on from the last whole checkpoint, or take the finished weights.

@@ -27,7 +27,7 @@ CHECKPOINT_FILES = ("*.json", "*.safetensors")
 
 
 class SafePushes:
-    """The methods of transformers' Trainer that push, as `GeoTrainer` has them."""
+    """The methods of transformers' Trainer that push, as `PhaseTrainer` has them."""
 
     def create_model_card(self, folder: str | Path | None = None, tags: list[str] | None = None) -> None:
         """Write the task's card, without numbers, into a folder: by default the run's.

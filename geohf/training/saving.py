@@ -24,7 +24,7 @@ OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors",
 
 
 class SafeCheckpoints:
-    """The methods of transformers' Trainer that pickle, as `GeoTrainer` has them.
+    """The methods of transformers' Trainer that pickle, as `PhaseTrainer` has them.
 
     A checkpoint holds safetensors and JSON alone, is marked when all of it is on disk, and is never taken for
     another model's.

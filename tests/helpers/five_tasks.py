@@ -70,11 +70,11 @@ def trainer_of(name: str, folder, model=None, **arguments):
     import geohf
 
     kind, options = {
-        "street": (geohf.GeoStreetTrainer, geohf.StreetTrainingArguments),
-        "region": (geohf.GeoRegionTrainer, geohf.RegionTrainingArguments),
-        "place": (geohf.GeoPlaceTrainer, geohf.PlaceTrainingArguments),
-        "parts": (geohf.PartStateTrainer, geohf.PartTrainingArguments),
-        "tiles": (geohf.TileSequenceTrainer, geohf.TileTrainingArguments),
+        "street": (geohf.StreetPhaseTrainer, geohf.StreetTrainingArguments),
+        "region": (geohf.RegionPhaseTrainer, geohf.RegionTrainingArguments),
+        "place": (geohf.PlacePhaseTrainer, geohf.PlaceTrainingArguments),
+        "parts": (geohf.PartPhaseTrainer, geohf.PartTrainingArguments),
+        "tiles": (geohf.TilePhaseTrainer, geohf.TileTrainingArguments),
     }[name]
     arguments = {
         "use_cpu": True,

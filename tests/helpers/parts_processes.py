@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from geohf.parts.data import load_parts, split_parts
-from geohf.parts.trainer import PartStateTrainer
+from geohf.parts.phase import PartPhaseTrainer
 from geohf.parts.vocabulary import names_of
 from geohf.training.run import leave_process_group
 from helpers.parts_models import ALL_SAMPLES, build_model, parse
@@ -23,7 +23,7 @@ def main(folder, bikes, batch_size):
         "--save_strategy", "no", "--load_best_model_at_end", "false", "--logging_strategy", "steps",
         "--logging_steps", 3,
     )  # fmt: skip
-    trainer = PartStateTrainer(model, args, splits["train"])
+    trainer = PartPhaseTrainer(model, args, splits["train"])
     trainer.train()
     metrics, predictions = trainer.measure(photos)
     if args.should_save:

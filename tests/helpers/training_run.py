@@ -24,7 +24,7 @@ from geohf.geo import great_circle_m
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import StreetHead
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.trainer import GeoTrainer
+from geohf.training.phase import PhaseTrainer
 
 CENTROIDS = [[47.0, 8.0], [46.0, 7.0], [52.5, 13.4], [48.9, 2.3], [41.9, 12.5]]
 
@@ -85,7 +85,7 @@ def make_trainer(
         "early_stopping_patience": 0,
         "label_names": ["labels", "coordinates"],
     } | changes
-    return GeoTrainer(
+    return PhaseTrainer(
         model if model is not None else make_head(dropout),
         GeoTrainingArguments(**settings),
         train_dataset=make_table(rows) if train_dataset is None else train_dataset,

@@ -19,7 +19,7 @@ from geohf.place.audit import audit
 from geohf.place.index import PlaceIndex
 from geohf.place.splits import load_data
 from geohf.street.arguments import StreetTrainingArguments
-from geohf.street.trainer import GeoStreetTrainer
+from geohf.street.phase import StreetPhaseTrainer
 
 MODELS = {
     "street": (street_models.build_model, "street-geolocation"),
@@ -149,7 +149,7 @@ def test_a_trainer_takes_a_transform(files, tmp_path, workers):
     )
     losses = []
     for data in (rows, rows.with_transform(upright)):
-        trainer = GeoStreetTrainer(street_models.build_model(), args, data, data)
+        trainer = StreetPhaseTrainer(street_models.build_model(), args, data, data)
         losses.append([trainer.train().training_loss, trainer.evaluate()["eval_loss"]])
     assert losses[0] == losses[1]
 

@@ -9,8 +9,8 @@ from helpers.parts_models import ALL_SAMPLES, PARTS, STATES, build_model, parse,
 from geohf.data.streaming import write_shards
 from geohf.errors import DataError
 from geohf.parts.data import load_parts
+from geohf.parts.phase import PartCollator, PartPhaseTrainer
 from geohf.parts.streaming import stream_parts
-from geohf.parts.trainer import PartCollator, PartStateTrainer
 from geohf.parts.vocabulary import part_features
 
 BOX, OTHER = [4, 5, 30, 40], [10, 2, 50, 20]
@@ -68,7 +68,7 @@ def collate(model):
 def trained(rows, folder, *words, model=None, **kwargs):
     model = model or build_model(spread=1.0, **ALL_SAMPLES)
     _, args = parse("--output_dir", folder, *QUIET, *words)
-    trainer = PartStateTrainer(model, args, rows, **kwargs)
+    trainer = PartPhaseTrainer(model, args, rows, **kwargs)
     trainer.train()
     return trainer
 
@@ -146,7 +146,7 @@ def test_a_number_too_large_stops_training_and_evaluation(tmp_path):
         trained(rows, tmp_path, "--max_steps", 1)
     _, args = parse("--output_dir", tmp_path, *QUIET)
     with pytest.raises(DataError, match=r"photo bad.jpg, part 2 of 2"):
-        PartStateTrainer(build_model(), args).evaluate(rows)
+        PartPhaseTrainer(build_model(), args).evaluate(rows)
 
 
 @pytest.mark.case("use-S2")
@@ -262,7 +262,7 @@ def test_photos_without_parts_train_alike_in_any_batch(tmp_path):
 @pytest.mark.case("use-B6")
 def test_photos_without_parts_are_measured(model, tmp_path):
     _, args = parse("--output_dir", tmp_path, "--per_device_eval_batch_size", 1, *QUIET)
-    trainer = PartStateTrainer(model, args)
+    trainer = PartPhaseTrainer(model, args)
     with_, without = (trainer.measure(Own(rows))[0] for rows in ([row(), empty(1)], [row()]))
     assert with_["map"] <= without["map"]  # what is found in the empty photo is wrong
     assert with_["state_accuracy"] == pytest.approx(without["state_accuracy"], nan_ok=True)
@@ -334,7 +334,7 @@ def test_what_lies_in_a_crowd_does_not_change_the_loss(model):
 @pytest.mark.case("use-S17", "six-6")
 def test_what_is_found_in_a_crowd_is_not_held_against_the_model(model, tmp_path):
     _, args = parse("--output_dir", tmp_path, *QUIET)
-    trainer = PartStateTrainer(model, args)
+    trainer = PartPhaseTrainer(model, args)
     found = trainer.measure(Own([row()]))[1][0]
     best = {part: np.flatnonzero(found["labels"] == part)[0] for part in np.unique(found["labels"])}
     part, first = next(iter(best.items()))

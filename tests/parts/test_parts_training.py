@@ -18,10 +18,10 @@ from geohf.errors import DataError
 from geohf.parts.data import load_parts, split_parts
 from geohf.parts.losses import LOSS_PARTS
 from geohf.parts.metrics import evaluate_detections
+from geohf.parts.phase import PartCollator, PartPhaseTrainer, dataset_targets
 from geohf.parts.processing import post_process
-from geohf.parts.trainer import PartCollator, PartStateTrainer, dataset_targets
 from geohf.parts.vocabulary import names_of
-from geohf.training.trainer import phase_arguments
+from geohf.training.phase import phase_arguments
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def bike_model(splits, **fields):
 def trainer_for(splits, folder, *words, model=None, **kwargs):
     _, args = parse("--output_dir", folder, "--augment", "false", *words)
     model = model or bike_model(splits, **ALL_SAMPLES)
-    return PartStateTrainer(model, args, splits["train"], splits["validation"], **kwargs)
+    return PartPhaseTrainer(model, args, splits["train"], splits["validation"], **kwargs)
 
 
 def numbers(metrics):

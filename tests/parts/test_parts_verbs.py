@@ -10,7 +10,7 @@ from helpers.parts_models import TINY
 from geohf.parts import PartStateModel
 from geohf.parts.data import load_parts
 from geohf.parts.metrics import evaluate_detections
-from geohf.parts.trainer import dataset_targets
+from geohf.parts.phase import dataset_targets
 from geohf.parts.vocabulary import names_of
 
 

@@ -8,8 +8,8 @@ from helpers.place_models import along, build_model, parse, write_csv, write_pic
 from geohf.errors import DataError
 from geohf.geo.utm import utm_from_points
 from geohf.place.data import load_drives
+from geohf.place.phase import PlacePhaseTrainer
 from geohf.place.streaming import stream_drives
-from geohf.place.trainer import GeoPlaceTrainer
 
 NAMES = [f"images/{i}.png" for i in range(6)]
 
@@ -79,7 +79,7 @@ def test_a_model_trains_on_a_stream_as_on_the_dataset(drives, tmp_path):
     weights = []
     for source in (stream_drives(drives[0]), load_drives(drives[0])[0]):
         model = build_model(dropout=0.0)
-        trainer = GeoPlaceTrainer(model, args, source)
+        trainer = PlacePhaseTrainer(model, args, source)
         trainer.train()
         assert trainer.state.log_history[-1]["train_loss"] > 0
         weights.append(model.state_dict())

@@ -12,7 +12,7 @@ from geohf.errors import DataError
 from geohf.geo import frame_distance, spherical_mean
 from geohf.region import GeoRegionConfig, GeoRegionModel
 from geohf.region.experts import RegionOutput
-from geohf.region.trainer import calibrate, given_logits
+from geohf.region.phase import calibrate, given_logits
 
 EXPERTS = ["separate", "shared"]
 FRAMES = ["wgs84", "planar"]

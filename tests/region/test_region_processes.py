@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from geohf.region.data import of_regions
 from geohf.region.loading import load_data
-from geohf.region.trainer import GeoRegionTrainer
+from geohf.region.phase import RegionPhaseTrainer
 from geohf.training.run import leave_process_group
 
 sample, out, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -37,7 +37,7 @@ for part in ("model", "expert", "router"):
         out, per_device_train_batch_size=size, max_steps=2, eval_strategy="no", save_strategy="no",
         load_best_model_at_end=False, augment="none", optim="sgd", t_0=0, lr_scheduler_type="constant",
     )
-    trainer = GeoRegionTrainer(module, args, rows, model=model)
+    trainer = RegionPhaseTrainer(module, args, rows, model=model)
     trainer.train()
     metrics = trainer.evaluate(data.validation if part != "expert" else of_regions(data.validation, ["3"]))
     if trainer.is_world_process_zero():

@@ -12,8 +12,8 @@ from geohf.geo.scalers import fit_scaler
 from geohf.region import GeoRegionModel
 from geohf.region.data import of_regions
 from geohf.region.loading import load_data
+from geohf.region.phase import RegionCollator, RegionPhaseTrainer, region_augmentation, train_apart
 from geohf.region.sample import write_sample
-from geohf.region.trainer import GeoRegionTrainer, RegionCollator, region_augmentation, train_apart
 from geohf.training.schedules import cosine_warm_restarts
 
 
@@ -199,7 +199,7 @@ def test_a_region_goes_on_where_it_was_cut_off(experts, data, tmp_path, monkeypa
         return tensors(model)
 
     whole = train(build_model(experts, seed=1), "whole")
-    begin = GeoRegionTrainer.__init__
+    begin = RegionPhaseTrainer.__init__
 
     def with_power(self, module, args, *rest, **kwargs):
         begin(self, module, args, *rest, **kwargs)
@@ -207,7 +207,7 @@ def test_a_region_goes_on_where_it_was_cut_off(experts, data, tmp_path, monkeypa
             self.add_callback(Power(2))
 
     with monkeypatch.context() as cut:
-        cut.setattr(GeoRegionTrainer, "__init__", with_power)
+        cut.setattr(RegionPhaseTrainer, "__init__", with_power)
         with pytest.raises(KeyboardInterrupt):
             train(build_model(experts, seed=1), "cut")
     resumed = train(build_model(experts, seed=1), "cut", resume=True)
@@ -241,7 +241,7 @@ def test_accumulation_does_not_change_the_gradient(data, tmp_path, part):
             tmp_path / f"{size}", per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_steps=1,
             eval_strategy="no", save_strategy="no", load_best_model_at_end=False, augment="none", optim="sgd",
         )  # fmt: skip
-        GeoRegionTrainer(module, args, rows, model=model).train()
+        RegionPhaseTrainer(module, args, rows, model=model).train()
         results.append(tensors(module))
     one, four = results
     for name in one:
@@ -282,7 +282,7 @@ def test_the_schedule_counts_epochs(data, tmp_path):
         tmp_path, per_device_train_batch_size=8, num_train_epochs=4, t_0=2, eta_min=0.1, learning_rate=1e-3
     )
     rows = of_regions(data.train, ["1"])
-    trainer = GeoRegionTrainer(model.experts[0], args, rows, rows, model=model)
+    trainer = RegionPhaseTrainer(model.experts[0], args, rows, rows, model=model)
     steps = len(trainer.get_train_dataloader())
     trainer.create_optimizer_and_scheduler(4 * steps)
     rates = [trainer.lr_scheduler.lr_lambdas[0](step) for step in range(4 * steps)]
@@ -305,7 +305,7 @@ def test_augmentation_varies_and_keeps_bytes(kind):
 def test_evaluation_sees_images_as_they_are(data, tmp_path):
     model = build_model()
     rows = of_regions(data.train, ["1"])
-    trainer = GeoRegionTrainer(model.experts[0], arguments_of(tmp_path), rows, rows, model=model)
+    trainer = RegionPhaseTrainer(model.experts[0], arguments_of(tmp_path), rows, rows, model=model)
     first, second = (next(iter(trainer.get_eval_dataloader()))["pixel_values"] for _ in range(2))
     assert torch.equal(first, second)
     plain = RegionCollator(model, ("coordinates",))([rows[i] for i in range(len(first))])

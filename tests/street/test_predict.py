@@ -13,7 +13,7 @@ from geohf.errors import DataError
 from geohf.geo import area_from_geojson, box, great_circle_m
 from geohf.street.head import GeoStreetOutput
 from geohf.street.modeling import _warn_of_area
-from geohf.street.trainer import calibrate
+from geohf.street.phase import calibrate
 from geohf.vision.images import ImageError
 
 

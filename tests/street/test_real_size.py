@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-import geohf.street.trainer as trainer
+import geohf.street.phase as trainer
 from geohf.street.places import dataset_of, place_row
 
 pytestmark = pytest.mark.case("real-size")

@@ -10,11 +10,11 @@ from geohf.data.streaming import write_shards
 from geohf.errors import DataError
 from geohf.street.competition import TRAIN_TABLE
 from geohf.street.data import load_places
+from geohf.street.phase import StreetPhaseTrainer
 from geohf.street.places import place_features
 from geohf.street.sample import write_sample
 from geohf.street.streaming import stream_places
-from geohf.street.trainer import GeoStreetTrainer
-from geohf.training.trainer import phase_arguments
+from geohf.training.phase import phase_arguments
 
 
 def same(found, expected):
@@ -97,7 +97,7 @@ def test_a_model_trains_on_a_stream_as_on_the_dataset(dataset, tmp_path):
     for source in (stream_places(tmp_path / "shards"), dataset):
         model = build_model(dropout=0.0)
         args.train_sampling_strategy = "sequential"
-        GeoStreetTrainer(model, args, source).train()
+        StreetPhaseTrainer(model, args, source).train()
         weights.append(model.state_dict())
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name]), name

@@ -14,10 +14,10 @@ from transformers import AutoModel, set_seed
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.street.data import load_places, split_places
+from geohf.street.phase import finetune, place_outputs, train_heads
 from geohf.street.run import make_model, run_street
 from geohf.street.sample import write_sample
 from geohf.street.submission import check_submission
-from geohf.street.trainer import finetune, place_outputs, train_heads
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from geohf.tiles import cutting
 from geohf.tiles.arguments import TileTrainingArguments
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
+from geohf.tiles.phase import TilePhaseTrainer
 from geohf.tiles.streaming import stream_tiles
 from geohf.tiles.table import load_tiles
-from geohf.tiles.trainer import TileSequenceTrainer
 from geohf.tiles.windows import make_windows
 
 SCALES = {
@@ -98,7 +98,7 @@ def test_a_model_trains_on_a_stream_as_on_the_cache(tiles, tmp_path):
             use_cpu=True,
             disable_tqdm=True,
         )
-        TileSequenceTrainer(model := TileSequenceModel(config), args, source).train()
+        TilePhaseTrainer(model := TileSequenceModel(config), args, source).train()
         weights.append(model.state_dict())
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name]), name

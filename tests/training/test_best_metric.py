@@ -11,20 +11,20 @@ from transformers import TrainingArguments
 from geohf.errors import DataError
 from geohf.metrics.directions import find_metric
 from geohf.parts.arguments import PartTrainingArguments
-from geohf.parts.trainer import PartStateTrainer
+from geohf.parts.phase import PartPhaseTrainer
 from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.metrics import place_metrics
-from geohf.place.trainer import GeoPlaceTrainer
+from geohf.place.phase import PlacePhaseTrainer
 from geohf.region.arguments import RegionTrainingArguments
-from geohf.region.trainer import GeoRegionTrainer
+from geohf.region.phase import RegionPhaseTrainer
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.metrics import METRICS as STREET_METRICS
 from geohf.street.metrics import street_metrics
-from geohf.street.trainer import GeoStreetTrainer
+from geohf.street.phase import StreetPhaseTrainer
 from geohf.tiles.arguments import TileTrainingArguments
 from geohf.tiles.metrics import all_targets, metrics_of
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.trainer import phase_arguments
+from geohf.training.phase import phase_arguments
 
 # task's arguments, metric, which way it gets better
 DIRECTIONS = [
@@ -90,25 +90,25 @@ def made(kind, args, build, metric, folder, **more):
 def test_a_metric_that_is_not_measured_is_refused_before_the_work(tmp_path):
     street = street_models.build_model
     refused = [
-        (GeoStreetTrainer, StreetTrainingArguments, street, "scor", "did you mean 'score'"),
-        (GeoStreetTrainer, StreetTrainingArguments, lambda: street(classes=False), "top1", "not measured"),
-        (GeoStreetTrainer, StreetTrainingArguments, lambda: street(cells=True), "score", "not measured"),
-        (GeoRegionTrainer, RegionTrainingArguments, region_models.build_model, "mean_m", "routed_mean_m"),
+        (StreetPhaseTrainer, StreetTrainingArguments, street, "scor", "did you mean 'score'"),
+        (StreetPhaseTrainer, StreetTrainingArguments, lambda: street(classes=False), "top1", "not measured"),
+        (StreetPhaseTrainer, StreetTrainingArguments, lambda: street(cells=True), "score", "not measured"),
+        (RegionPhaseTrainer, RegionTrainingArguments, region_models.build_model, "mean_m", "routed_mean_m"),
         (
-            GeoRegionTrainer,
+            RegionPhaseTrainer,
             RegionTrainingArguments,
             region_models.build_model,
             "routed_mean_units",
             "routed_mean_m",
         ),
-        (PartStateTrainer, PartTrainingArguments, parts_models.build_model, "ap/horn", "ap/bell"),
+        (PartPhaseTrainer, PartTrainingArguments, parts_models.build_model, "ap/horn", "ap/bell"),
     ]
     for kind, args, build, metric, words in refused:
         with pytest.raises(DataError, match=words):
             made(kind, args, build, metric, tmp_path)
     with pytest.raises(DataError, match="'r10' is not measured here"):
         made(
-            GeoPlaceTrainer,
+            PlacePhaseTrainer,
             PlaceTrainingArguments,
             place_models.build_model,
             "r10",
@@ -116,23 +116,23 @@ def test_a_metric_that_is_not_measured_is_refused_before_the_work(tmp_path):
             database_rows=5,
         )
     taken = made(
-        GeoPlaceTrainer, PlaceTrainingArguments, place_models.build_model, "r5", tmp_path, database_rows=5
+        PlacePhaseTrainer, PlaceTrainingArguments, place_models.build_model, "r5", tmp_path, database_rows=5
     )
     assert taken.args.greater_is_better
     region = region_models.build_model()
     for module, metric in ((region.router_module(), "accuracy"), (region.experts[0], "median_m")):
         args = RegionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model=metric)
-        GeoRegionTrainer(module, args, [0], [0], model=region)
+        RegionPhaseTrainer(module, args, [0], [0], model=region)
     args = RegionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model="accuracy")
     with pytest.raises(DataError, match="these are: loss, mean_m"):
-        GeoRegionTrainer(region.experts[0], args, [0], [0], model=region)
+        RegionPhaseTrainer(region.experts[0], args, [0], [0], model=region)
 
 
 @pytest.mark.case("use-S3")
 def test_several_sets_to_evaluate_on_have_metrics_of_their_own(tmp_path):
     def trainer(metric):
         args = StreetTrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model=metric)
-        return GeoStreetTrainer(street_models.build_model(), args, [0], {"test": [0], "far": [0]})
+        return StreetPhaseTrainer(street_models.build_model(), args, [0], {"test": [0], "far": [0]})
 
     assert trainer("eval_test_score").args.greater_is_better is True
     assert trainer("far_mean_km").args.greater_is_better is False
@@ -148,7 +148,7 @@ def test_plain_arguments_get_the_direction_with_a_word(tmp_path, caplog):
     )  # fmt: skip
     assert plain.greater_is_better is True  # transformers reads it off the name
     with caplog.at_level(logging.WARNING):
-        trainer = GeoStreetTrainer(street_models.build_model(), plain, [0], [0])
+        trainer = StreetPhaseTrainer(street_models.build_model(), plain, [0], [0])
     assert trainer.args.greater_is_better is False
     assert "mean_km (km) is better where it is smaller" in caplog.text
 
@@ -202,7 +202,7 @@ def test_early_stopping_counts_the_right_way(tmp_path):
         rows = [
             {"image": image, "latitude": 30.0, "longitude": -99.0} for image in street_models.patches(3, 4)
         ]
-        trainer = GeoStreetTrainer(street_models.build_model(classes=False), args, rows, rows)
+        trainer = StreetPhaseTrainer(street_models.build_model(classes=False), args, rows, rows)
         measure = trainer._metrics
         trainer.compute_metrics = lambda found, measure=measure, km=km: measure(found) | {"mean_km": next(km)}
         trainer.train()

@@ -10,11 +10,11 @@ from helpers import place_models, region_models, street_models
 
 from geohf.errors import DataError
 from geohf.place.arguments import PlaceTrainingArguments
-from geohf.place.trainer import GeoPlaceTrainer
+from geohf.place.phase import PlacePhaseTrainer
 from geohf.region.arguments import RegionTrainingArguments
-from geohf.region.trainer import GeoRegionTrainer
+from geohf.region.phase import RegionPhaseTrainer
 from geohf.street.arguments import StreetTrainingArguments
-from geohf.street.trainer import GeoStreetTrainer
+from geohf.street.phase import StreetPhaseTrainer
 
 STATES = list(street_models.STATES)
 
@@ -64,7 +64,7 @@ def own(states):
 
 
 def street_losses(dataset, folder, **changes):
-    trainer = GeoStreetTrainer(
+    trainer = StreetPhaseTrainer(
         street_models.build_model(hidden_size=8),
         quiet(StreetTrainingArguments, folder, **changes),
         dataset,
@@ -139,7 +139,7 @@ def test_a_model_without_classes_or_of_cells_needs_no_state(tmp_path, caplog):
     rows = Own([{k: row[k] for k in ("image", "latitude", "longitude")} for row in own(NUMBERS)])
     for fields in ({"classes": False}, {"cells": True}):
         model = street_models.build_model(hidden_size=8, **fields)
-        trainer = GeoStreetTrainer(model, quiet(StreetTrainingArguments, tmp_path), rows, rows)
+        trainer = StreetPhaseTrainer(model, quiet(StreetTrainingArguments, tmp_path), rows, rows)
         trainer.train()
         assert ("eval_top1" in trainer.evaluate()) is ("cells" in fields)
     assert "no training row" not in caplog.text
@@ -157,7 +157,7 @@ def photographs(regions, feature=None):
 def test_regions_are_read_by_their_names_whatever_their_type(tmp_path):
     def losses(dataset, names=("1", "3", "5")):
         model = region_models.build_model("shared", id2label=dict(enumerate(names)))
-        trainer = GeoRegionTrainer(model, quiet(RegionTrainingArguments, tmp_path), dataset, dataset)
+        trainer = RegionPhaseTrainer(model, quiet(RegionTrainingArguments, tmp_path), dataset, dataset)
         trainer.train()
         log = trainer.state.log_history
         return [row[f"{p}loss"] for row in log for p in ("", "eval_") if f"{p}loss" in row]
@@ -180,7 +180,7 @@ def test_regions_are_read_by_their_names_whatever_their_type(tmp_path):
 def test_accuracy_and_errors_are_those_of_rows_with_a_truth(tmp_path):
     regions = ["1", "3", None, "5", "1", None, "5", "1"]
     dataset = photographs(regions)
-    trainer = GeoRegionTrainer(
+    trainer = RegionPhaseTrainer(
         region_models.build_model("shared"), quiet(RegionTrainingArguments, tmp_path), None, dataset
     )
     known = dataset.select([i for i, name in enumerate(regions) if name])
@@ -197,7 +197,7 @@ def test_drives_need_no_heading(tmp_path):
 
     def train(rows):
         model = place_models.build_model()
-        trainer = GeoPlaceTrainer(
+        trainer = PlacePhaseTrainer(
             model, quiet(PlaceTrainingArguments, tmp_path, eval_strategy="no"), Own(rows)
         )
         trainer.train()

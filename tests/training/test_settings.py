@@ -10,13 +10,13 @@ from transformers import TrainingArguments
 
 from geohf.errors import DataError
 from geohf.parts.arguments import PartTrainingArguments
-from geohf.parts.trainer import PartStateTrainer
+from geohf.parts.phase import PartPhaseTrainer
 from geohf.place.arguments import PlaceTrainingArguments
-from geohf.place.trainer import GeoPlaceTrainer
+from geohf.place.phase import PlacePhaseTrainer
 from geohf.region.arguments import RegionTrainingArguments
-from geohf.region.trainer import GeoRegionTrainer
+from geohf.region.phase import RegionPhaseTrainer
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
-from geohf.street.trainer import GeoStreetTrainer
+from geohf.street.phase import StreetPhaseTrainer
 from geohf.tiles.arguments import TileTrainingArguments
 from geohf.training.arguments import GeoArgumentParser, GeoTrainingArguments
 from geohf.training.evaluation import evaluation_arguments
@@ -30,10 +30,10 @@ ARGUMENTS = [
     TileTrainingArguments,
 ]
 TRAINERS = {
-    GeoStreetTrainer: (street_models.build_model, StreetTrainingArguments),
-    GeoRegionTrainer: (region_models.build_model, RegionTrainingArguments),
-    PartStateTrainer: (parts_models.build_model, PartTrainingArguments),
-    GeoPlaceTrainer: (place_models.build_model, PlaceTrainingArguments),
+    StreetPhaseTrainer: (street_models.build_model, StreetTrainingArguments),
+    RegionPhaseTrainer: (region_models.build_model, RegionTrainingArguments),
+    PartPhaseTrainer: (parts_models.build_model, PartTrainingArguments),
+    PlacePhaseTrainer: (place_models.build_model, PlaceTrainingArguments),
 }
 
 # flags that do nothing here, or that this machine and these libraries cannot do
@@ -126,7 +126,7 @@ def test_a_trainer_in_python_refuses_before_it_trains(settings, tmp_path):
     plain = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **settings)
     rows = [{"image": image} for image in street_models.patches(3, 4)]
     with pytest.raises(DataError):
-        GeoStreetTrainer(street_models.build_model(), plain, rows)
+        StreetPhaseTrainer(street_models.build_model(), plain, rows)
 
 
 @pytest.mark.case("use-B15")
@@ -253,7 +253,7 @@ def test_a_model_that_is_made_by_the_trainer_learns_as_one_that_is_given(tmp_pat
             load_best_model_at_end=False,
             disable_tqdm=True,
         )
-        trainer = GeoStreetTrainer(args=args, train_dataset=rows(), eval_dataset=rows(), **model)
+        trainer = StreetPhaseTrainer(args=args, train_dataset=rows(), eval_dataset=rows(), **model)
         losses = []
         for _ in range(1 if "model" in model else 2):
             trainer.state.log_history = []
@@ -297,7 +297,7 @@ def test_a_search_for_hyperparameters_goes_through_its_trials(tmp_path, monkeypa
         output_dir=str(tmp_path), use_cpu=True, num_train_epochs=1, disable_tqdm=True, save_strategy="no",
         load_best_model_at_end=False,
     )  # fmt: skip
-    trainer = GeoStreetTrainer(None, args, rows(), rows(), model_init=lambda: street_models.build_model())
+    trainer = StreetPhaseTrainer(None, args, rows(), rows(), model_init=lambda: street_models.build_model())
     best = trainer.hyperparameter_search(backend="optuna", n_trials=2, hp_space=lambda trial: {})
     assert best.hyperparameters["learning_rate"] in (1e-3, 1e-2)
 

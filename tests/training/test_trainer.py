@@ -11,8 +11,8 @@ from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.street import GeoStreetConfig, GeoStreetModel
 from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.phase import PhaseTrainer, phase_arguments
 from geohf.training.phases import FINISHED
-from geohf.training.trainer import GeoTrainer, phase_arguments
 from geohf.vision.backbones import TimmTowerConfig
 
 
@@ -195,7 +195,7 @@ def test_the_tower_learns_at_its_own_rate_and_only_matrices_decay(tmp_path):
         eval_strategy="no",
         load_best_model_at_end=False,
     )
-    optimizer = GeoTrainer(model, args).create_optimizer()
+    optimizer = PhaseTrainer(model, args).create_optimizer()
     settings = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(settings)
     for name, parameter in model.named_parameters():

@@ -19,8 +19,8 @@ from geohf.metrics.calibration import conformal_quantile, fit_temperature
 from geohf.region.arguments import RegionTrainingArguments
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter
 from geohf.region.modeling import GeoRegionModel
+from geohf.training.phase import PhaseTrainer, phase_arguments
 from geohf.training.schedules import cosine_warm_restarts
-from geohf.training.trainer import GeoTrainer, phase_arguments
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.features import cached_features
 
@@ -85,7 +85,7 @@ def region_augmentation(kind: str):
     )
 
 
-class GeoRegionTrainer(GeoTrainer):
+class RegionPhaseTrainer(PhaseTrainer):
     """Trains a whole region model, or its router or one expert by itself.
 
     Args:
@@ -168,7 +168,7 @@ def train_together(
     Returns:
         Phase -> its log history.
     """
-    trainer = GeoRegionTrainer(model, _phase(args, "all", validation), train, validation)
+    trainer = RegionPhaseTrainer(model, _phase(args, "all", validation), train, validation)
     trainer.run(resume)
     for expert in model.experts:
         _require_own_scaler(expert)
@@ -200,13 +200,13 @@ def train_apart(
         if expert.tower is None:
             phase.activation_checkpointing = None
             rows = [feature_table(model, dataset, args) if len(dataset) else None for dataset in rows]
-        trainer = GeoRegionTrainer(expert, phase, *rows, model=model)
+        trainer = RegionPhaseTrainer(expert, phase, *rows, model=model)
         trainer.run(resume)
         _require_own_scaler(expert)
         history[f"region {name}"] = trainer.state.log_history
     if router and model.config.num_regions > 1:
         phase = _phase(args, "router", validation)
-        trainer = GeoRegionTrainer(model.router_module(), phase, train, validation, model=model)
+        trainer = RegionPhaseTrainer(model.router_module(), phase, train, validation, model=model)
         trainer.run(resume)
         history["router"] = trainer.state.log_history
     return history

@@ -22,10 +22,10 @@ from geohf.place.sampler import PlaceSampler
 from geohf.place.search import top_k
 from geohf.place.splits import PlaceData
 from geohf.training.finetuning import unfreeze
-from geohf.training.trainer import GeoTrainer, phase_arguments
+from geohf.training.phase import PhaseTrainer, phase_arguments
 
 
-class GeoPlaceTrainer(GeoTrainer):
+class PlacePhaseTrainer(PhaseTrainer):
     """Trains a place model, or its head on features; evaluates by recall.
 
     Args:
@@ -78,7 +78,7 @@ class GeoPlaceTrainer(GeoTrainer):
         return self.sampler if self.sampler is not None else super()._get_train_sampler(train_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As `GeoTrainer`; keeps the loss of every batch for the log of batches."""
+        """As `PhaseTrainer`; keeps the loss of every batch for the log of batches."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             self.clock.note(loss, outputs.get("loss_parts") or {})
@@ -180,7 +180,7 @@ def train_head(
     method: str = "ours",
     name: str = "head",
     resume: bool = False,
-) -> GeoPlaceTrainer:
+) -> PlacePhaseTrainer:
     """Train the head on the frozen tower's features of all images.
 
     Args:
@@ -216,7 +216,7 @@ def train_head(
     model.head.fit_features(columns["features"])
     asked = torch.from_numpy(np.concatenate([data.database, data.validation]))
     table = TensorTable(features=features[asked], coordinates=torch.from_numpy(data.points[asked]))
-    trainer = GeoPlaceTrainer(
+    trainer = PlacePhaseTrainer(
         model.head,
         phase_arguments(args, name, "r1", activation_checkpointing=None, **_measured_on(data)),
         TensorTable(**columns),
@@ -230,7 +230,7 @@ def train_head(
 
 def finetune(
     model: GeoPlaceModel, data: PlaceData, args: PlaceTrainingArguments, name: str, resume: bool = False
-) -> tuple[GeoPlaceModel, GeoPlaceTrainer]:
+) -> tuple[GeoPlaceModel, PlacePhaseTrainer]:
     """Train the head on with as much of the tower as `args.finetune` says.
 
     Returns:
@@ -245,7 +245,7 @@ def finetune(
         **_measured_on(data),
     )
     asked = np.concatenate([data.database, data.validation])
-    trainer = GeoPlaceTrainer(
+    trainer = PlacePhaseTrainer(
         trained,
         phase,
         data.images.select(data.train),

@@ -14,10 +14,10 @@ from geohf.tiles.arguments import TileTrainingArguments
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.evaluation import image_measures, number_measures
 from geohf.tiles.metrics import IMAGE_METRICS, metrics_of
-from geohf.training.trainer import GeoTrainer
+from geohf.training.phase import PhaseTrainer
 
 
-class TileSequenceTrainer(GeoTrainer):
+class TilePhaseTrainer(PhaseTrainer):
     """Trains a `TileSequenceModel` on `TileSequences`; evaluates by the rate and by skill.
 
     Args:

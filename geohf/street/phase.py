@@ -27,7 +27,7 @@ from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.metrics import CLASS_METRICS, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.training.finetuning import unfreeze
-from geohf.training.trainer import GeoTrainer, phase_arguments
+from geohf.training.phase import PhaseTrainer, phase_arguments
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.features import cached_features
 
@@ -64,7 +64,7 @@ def street_augmentation():
     return v2.Compose([RandomAreaCrop(0.72), v2.ColorJitter(0.2, 0.2, 0.2, 0.02)])
 
 
-class GeoStreetTrainer(GeoTrainer):
+class StreetPhaseTrainer(PhaseTrainer):
     """Trains a street model, or its head on features; evaluates by the competition's score.
 
     Args:
@@ -206,7 +206,7 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
     )
 
 
-def train_heads(model, train, validation, args, resume=False, **kwargs) -> GeoStreetTrainer:
+def train_heads(model, train, validation, args, resume=False, **kwargs) -> StreetPhaseTrainer:
     """Phase 1: the heads on the frozen tower's cached features."""
     device = args.device
     model.tower.to(device)
@@ -225,7 +225,7 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> GeoSt
         default_metric=best_metric(model, validation, args),
         **_enough_steps(len(tables[0]), args),
     )
-    trainer = GeoStreetTrainer(model.head, phase, *tables, **kwargs)
+    trainer = StreetPhaseTrainer(model.head, phase, *tables, **kwargs)
     trainer.run(resume)
     return trainer
 
@@ -252,7 +252,7 @@ def _enough_steps(places: int, args) -> dict:
 
 def finetune(
     model, train, validation, args, resume=False, **kwargs
-) -> tuple[GeoStreetModel, GeoStreetTrainer]:
+) -> tuple[GeoStreetModel, StreetPhaseTrainer]:
     """Phase 2: the heads and as much of the tower as `args.finetune` says.
 
     The model as phase 1 left it is saved first: adapters belong to it.
@@ -268,7 +268,7 @@ def finetune(
         model.name_or_path = str(base)  # peft writes it into the adapter, as the model that it belongs to
     trained = unfreeze(model, args)
     phase = phase_arguments(args, "phase2", best_metric(model, validation, args))
-    trainer = GeoStreetTrainer(trained, phase, train, validation, **kwargs)
+    trainer = StreetPhaseTrainer(trained, phase, train, validation, **kwargs)
     trainer.run(resume)
     if args.finetune == "lora":
         if trainer.is_world_process_zero():
@@ -350,6 +350,6 @@ def place_outputs(model: GeoStreetModel, dataset: Dataset, args, frozen: bool) -
     """
     if frozen:
         return head_outputs(model.head, feature_table(model, dataset, args))
-    return GeoStreetTrainer(model, phase_arguments(args, "", eval_strategy="no", save_strategy="no")).outputs(
-        dataset
-    )
+    return StreetPhaseTrainer(
+        model, phase_arguments(args, "", eval_strategy="no", save_strategy="no")
+    ).outputs(dataset)

@@ -33,7 +33,7 @@ from geohf.training.settings import own_arguments, require_a_batch, require_reco
 logger = logging.getLogger(__name__)
 
 
-class GeoTrainer(Phases, SafeCheckpoints, SafePushes, Trainer):
+class PhaseTrainer(Phases, SafeCheckpoints, SafePushes, Trainer):
     """transformers' Trainer with seven things more.
 
     - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its

@@ -18,7 +18,7 @@ from geohf.parts.modeling import PartStateModel
 from geohf.parts.processing import open_photo, post_process
 from geohf.parts.rows import numbers_of, photo_name, require_columns, truths_of
 from geohf.training.batches import BatchWithoutRows
-from geohf.training.trainer import GeoTrainer
+from geohf.training.phase import PhaseTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,7 +90,7 @@ def _padded(values: torch.Tensor, length: int, empty: float) -> torch.Tensor:
     return whole
 
 
-class PartStateTrainer(GeoTrainer):
+class PartPhaseTrainer(PhaseTrainer):
     """Trains a detector on a dataset of photos with parts; evaluates loss, mAP and states as it goes.
 
     Evaluation streams: no more than a batch's boxes are kept as tensors, and its numbers depend neither on the size
@@ -138,7 +138,7 @@ class PartStateTrainer(GeoTrainer):
         return PartCollator(model, self.augment, self.trust_weighted)
 
     def run_settings(self):
-        """As `GeoTrainer`'s."""
+        """As `PhaseTrainer`'s."""
         return {"trust_weighted": self.trust_weighted}
 
     def measured(self):
@@ -148,7 +148,7 @@ class PartStateTrainer(GeoTrainer):
         return {name: metric for name, metric in metrics.items() if name != "ap/*"} | parts
 
     def create_optimizer(self, *args, **kwargs):
-        """As GeoTrainer's, with one learning rate for all, and a lower one for published weights."""
+        """As PhaseTrainer's, with one learning rate for all, and a lower one for published weights."""
         if self.args.learning_rate is None:
             self.args.learning_rate = RATES[self.config.backbone_name is not None]
         if self.args.backbone_learning_rate is None:
