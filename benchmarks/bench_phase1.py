@@ -26,7 +26,8 @@ from geohf.street import GeoStreetModel
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import describe_classes
 from geohf.street.data import load_places, split_places
-from geohf.street.phase import feature_table, train_heads
+from geohf.street.features import feature_table
+from geohf.street.phase import train_heads
 from geohf.street.sample import write_sample as write_places
 from geohf.vision.features import cached_features
 from geohf.vision.pooling import pooled

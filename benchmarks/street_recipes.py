@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from geohf.recipes.train_street import run
 from geohf.report import markdown_table
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
-from geohf.street.run import run_street
 
 RECIPES = {
     "original: bounded GPS head": {"gps_head": "bounded", "gps_scale": [46.0, 59.0]},
@@ -42,9 +42,9 @@ def main() -> None:
                     disable_tqdm=True,
                     logging_strategy="no",
                 )
-                stages = run_street(StreetArguments(**fields), args).stages
-                numbers.setdefault("constant answer", []).append(stages["constant answer"])
-                numbers.setdefault(name, []).append(list(stages.values())[-1])
+                found = run(StreetArguments(**fields), args).evaluated
+                numbers.setdefault("constant baseline", []).append(found.baseline)
+                numbers.setdefault(name, []).append(found.values_by_name)
                 print(
                     f"seed {seed}, {name}: {json.dumps({k: round(numbers[name][-1][k], 4) for k in SHOWN})}",
                     flush=True,

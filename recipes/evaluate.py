@@ -1,42 +1,9 @@
-"""Measure any geohf model on data with a truth.
+"""`python recipes/evaluate.py`: all of it stands in `geohf/recipes/evaluate.py`."""
 
-    python recipes/evaluate.py outputs/street path/to/photos
-    python recipes/evaluate.py org/geo-street table.csv --output metrics.json
+from geohf.recipes.evaluate import main, make_parser
+from geohf.recipes.running import run_recipe
 
-DATA is what the task's training recipe takes; all its rows are measured, so none of them should have been trained on.
-"""
-
-import argparse
-import json
-
-from geohf.models.loading import load_model
-from geohf.report import atomic_write, markdown_table, plain
-from geohf.training.run import run_recipe
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("model", help="A folder, or a repo of the Hub.")
-    parser.add_argument("data", help="Data with a truth, as the task's training recipe takes it.")
-    parser.add_argument("--output", help="JSON file for the numbers.")
-    parser.add_argument("--batch_size", type=int, default=32, help="Samples in one pass.")
-    parser.add_argument(
-        "--on_error", choices=("raise", "skip"), default="raise", help="Stop at bad rows, or leave them out."
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; by default a GPU where there is one.")
-    return parser
-
-
-def main() -> None:
-    args = make_parser().parse_args()
-    metrics = plain(load_model(args.model, args.device).evaluate(args.data, args.batch_size, args.on_error))
-    print(markdown_table({"metric": name, "value": value} for name, value in metrics.items()))
-    if args.output:
-        with atomic_write(args.output) as file:
-            json.dump(metrics, file, indent=2)
-
+__all__ = ["main", "make_parser"]
 
 if __name__ == "__main__":
     run_recipe(main)

@@ -1,49 +1,9 @@
-"""Ask any geohf model about files, folders, globs, tables or datasets, and keep the answers in one file.
+"""`python recipes/predict.py`: all of it stands in `geohf/recipes/predict.py`."""
 
-    python recipes/predict.py outputs/street photos/ --output answers.html
-    python recipes/predict.py org/geo-street 'drive/*.jpg' table.csv --output answers.csv --top_k 3
-    python recipes/predict.py org/geo-street --help               # with the options of this model's task
+from geohf.recipes.predict import main, make_parser
+from geohf.recipes.running import run_recipe
 
-The file's ending says the format: .csv, .jsonl, .geojson or .html. A run that was killed goes on where it stopped.
-"""
-
-import argparse
-
-from geohf.models.loading import load_model, model_class
-from geohf.training.run import run_recipe
-
-
-def make_parser(**kwargs) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        **kwargs,
-    )
-    parser.add_argument("model", help="A folder, or a repo of the Hub.")
-    parser.add_argument("inputs", nargs="*", help="Files, folders, zips, globs, tables, datasets.")
-    parser.add_argument("--output", help="The file to write: .csv, .jsonl, .geojson or .html.")
-    parser.add_argument("--batch_size", type=int, default=32, help="Inputs in one pass.")
-    parser.add_argument(
-        "--on_error", choices=("raise", "skip"), default="raise", help="Stop at bad inputs, or list them."
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; by default a GPU where there is one.")
-    return parser
-
-
-def main() -> None:
-    name = make_parser(add_help=False, usage=make_parser().format_usage()).parse_known_args()[0].model
-    parser, options = make_parser(), model_class(name).predict_options
-    for option, described in options.items():
-        parser.add_argument(f"--{option}", **described)
-    args = parser.parse_args()
-    if not args.inputs or not args.output:
-        parser.error("name one input or more, and --output FILE")
-    chosen = {option: getattr(args, option) for option in options if getattr(args, option) is not None}
-    model = load_model(args.model, args.device)
-    rows = model.predict_to_file(args.inputs, args.output, args.batch_size, on_error=args.on_error, **chosen)
-    print(f"{rows} rows lie in {args.output}")
-
+__all__ = ["main", "make_parser"]
 
 if __name__ == "__main__":
     run_recipe(main)

@@ -10,9 +10,9 @@
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.card import part_rows, summary_rows
 from geohf.parts.run import run_parts
+from geohf.recipes.running import leave_cores, run_recipe
 from geohf.report import markdown_table
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import leave_cores, run_recipe
 
 
 def make_parser() -> GeoArgumentParser:

@@ -12,9 +12,9 @@
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.comparison import comparison_rows
 from geohf.place.run import run_place
+from geohf.recipes.running import leave_cores, run_recipe
 from geohf.report import markdown_table
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import leave_cores, run_recipe
 
 
 def make_parser() -> GeoArgumentParser:

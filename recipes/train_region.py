@@ -9,12 +9,12 @@
 `--help` lists every argument. `--output_dir` (outputs/region) holds the model and all the rest afterwards.
 """
 
+from geohf.recipes.running import leave_cores, run_recipe
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
 from geohf.region.card import summary_rows
 from geohf.region.run import run_region
 from geohf.report import markdown_table
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import leave_cores, run_recipe
 
 
 def make_parser() -> GeoArgumentParser:

@@ -9,12 +9,12 @@
 
 import logging
 
+from geohf.recipes.running import leave_cores, run_recipe
 from geohf.report import markdown_table
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.card import summary_rows
 from geohf.tiles.run import run_tiles
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import leave_cores, run_recipe
 
 
 def make_parser() -> GeoArgumentParser:

@@ -158,6 +158,8 @@ def bad_point_reasons(points: np.ndarray, source: str | Path, frame: str = "wgs8
 def points_of(dataset: Dataset) -> np.ndarray:
     """(n, 2) float64 `latitude` and `longitude`, NaN where unknown, without touching the images."""
     names = ["latitude", "longitude"]
+    if not hasattr(dataset, "with_format"):  # a view of a user's own rows
+        return np.stack([np.array(dataset[name], np.float64) for name in names], 1)
     columns = dataset.with_format("arrow", columns=names)[:]  # the numpy format rounds floats to float32
     return np.stack([columns[name].to_numpy().astype(np.float64) for name in names], 1)
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 
-class Metric(NamedTuple):
+class MetricInfo(NamedTuple):
     """What is known of a metric.
 
     Attributes:
@@ -20,7 +20,7 @@ class Metric(NamedTuple):
     unit: str = ""
 
 
-HIGHER, LOWER = Metric(True), Metric(False)
+HIGHER, LOWER = MetricInfo(True), MetricInfo(False)
 LOSS = {"loss": LOWER}
 
 
@@ -33,7 +33,7 @@ def bare_name(name: str) -> str:
     return name.removeprefix("eval_")
 
 
-def find_metric(name: str, table: Mapping[str, Metric]) -> Metric | None:
+def find_metric(name: str, table: Mapping[str, MetricInfo]) -> MetricInfo | None:
     """What a table says of a metric, whose names may be patterns (`ap/*`); None where it says nothing.
 
     >>> find_metric("eval_ap/bell", {"ap/*": HIGHER}).greater_is_better
@@ -43,7 +43,7 @@ def find_metric(name: str, table: Mapping[str, Metric]) -> Metric | None:
     return next((table[pattern] for pattern in table if bare == pattern or fnmatchcase(bare, pattern)), None)
 
 
-def not_measured(name: str, table: Mapping[str, Metric]) -> str:
+def not_measured(name: str, table: Mapping[str, MetricInfo]) -> str:
     """What to say of a metric that is in no row of the log.
 
     >>> not_measured("scor", {"score": HIGHER, "loss": LOWER})
@@ -54,7 +54,7 @@ def not_measured(name: str, table: Mapping[str, Metric]) -> str:
     return f"metric_for_best_model {name!r} is not measured here{meant}; these are: {', '.join(table)}"
 
 
-def wrong_direction(name: str, metric: Metric) -> str:
+def wrong_direction(name: str, metric: MetricInfo) -> str:
     """What to say of a direction that a known metric does not have."""
     unit = f" ({metric.unit})" if metric.unit else ""
     better = "greater" if metric.greater_is_better else "smaller"

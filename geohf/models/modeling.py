@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import BatchFeature, PreTrainedModel
 
 from geohf.data.inputs import find_images, names_one
@@ -254,3 +255,29 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
             DataError: data that cannot be used, or without truth.
         """
         raise TypeError(f"{type(self).__name__} does not say how it is evaluated")
+
+    @torch.inference_mode()
+    def outputs_on(self, dataset, collator: Callable[[list], dict], batch_size: int = 32):
+        """The outputs of `forward` on rows with labels, on the CPU; the model stays in its mode.
+
+        Args:
+            dataset: rows by number.
+            collator: makes a batch of a list of rows, as `forward` takes it.
+
+        Returns:
+            An output whose tensors have an entry a row; its losses are left out.
+        """
+        was_training = self.training
+        self.eval()
+        batches = []
+        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collator):
+            batch = {
+                name: part.to(self.device) if isinstance(part, torch.Tensor) else part
+                for name, part in batch.items()
+            }
+            batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
+            batches.append(self(**batch))
+        self.train(was_training)
+        names = [name for name, part in batches[0].items() if isinstance(part, torch.Tensor) and part.ndim]
+        joined = {name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in names}
+        return type(batches[0])(**joined)

@@ -26,7 +26,8 @@ from geohf.parts.vocabulary import absent_index, names_of
 from geohf.report import plain, write_csv
 from geohf.training.finetuning import unfreeze_last
 from geohf.training.phase import phase_arguments
-from geohf.training.run import finish_run, phase_history
+from geohf.training.run import finish_run
+from geohf.training.trainer import phase_history
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from geohf.place.phase import PlacePhaseTrainer, finetune, head_descriptors, tra
 from geohf.place.splits import PlaceData
 from geohf.training.finetuning import require_finetunable
 from geohf.training.phase import phase_arguments
-from geohf.training.run import phase_history
 from geohf.training.settings import require_a_batch
+from geohf.training.trainer import phase_history
 from geohf.vision.features import cached_features
 
 MODEL_FIELDS = (

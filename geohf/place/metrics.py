@@ -8,12 +8,12 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m, matches_within_m
-from geohf.metrics.directions import HIGHER, Metric
+from geohf.metrics.directions import HIGHER, MetricInfo
 from geohf.place.search import top_k
 
 RULES = ("has_match", "all")
 RECALLS = (1, 5, 10)  # what an evaluation while training measures
-METRICS = {f"r{n}": HIGHER for n in RECALLS} | {"median_m": Metric(False, "m")}
+METRICS = {f"r{n}": HIGHER for n in RECALLS} | {"median_m": MetricInfo(False, "m")}
 
 
 def recall_at_n(

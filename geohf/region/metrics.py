@@ -9,12 +9,12 @@ import torch
 
 from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler
-from geohf.metrics.directions import HIGHER, LOWER, Metric
+from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
 
 UNITS = ("m", "units")  # of the frames
 METRICS = {"accuracy": HIGHER, "point_loss": LOWER, "region_loss": LOWER}
 METRICS |= {
-    f"{prefix}{name}_{unit}": Metric(False, unit)
+    f"{prefix}{name}_{unit}": MetricInfo(False, unit)
     for prefix in ("", "routed_")
     for name in ("mean", "median", "p90")
     for unit in UNITS

@@ -30,7 +30,8 @@ from geohf.region.outputs import plot_run, write_dropped, write_predictions
 from geohf.region.phase import RegionPhaseTrainer, calibrate, train_apart, train_together
 from geohf.report import write_csv
 from geohf.training.phase import phase_arguments
-from geohf.training.run import finish_run, phase_history
+from geohf.training.run import finish_run
+from geohf.training.trainer import phase_history
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.classes import UNLABELED, class_numbers, column_of
+from geohf.data.rows import RowView
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.geo import class_centroids, distance_matrix_m, spherical_mean
@@ -121,6 +122,8 @@ def without_strange_states(dataset: Dataset, config: GeoStreetConfig, name: str)
         ", ".join(sorted({state for state in strange if state is not None})),
     )
     states = [s if odd is None else None for s, odd in zip(dataset["state"][:], strange, strict=True)]
+    if isinstance(dataset, RowView):
+        return dataset.with_column("state", states)
     features = dataset.features
     return dataset.remove_columns("state").add_column("state", states, feature=features["state"])
 

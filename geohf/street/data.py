@@ -6,6 +6,7 @@ undecoded) with their headings, the state's name and index where known, latitude
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,74 @@ from geohf.data.tables import (
     RowErrors,
     points_of,
 )
+from geohf.data.task_data import TaskData, with_facts
+from geohf.errors import DataError
 from geohf.geo.cells import geo_cells
-from geohf.street.competition import COMPETITION, load_competition
+from geohf.hub.card import data_source
+from geohf.report.paths import outline_rings
+from geohf.street.arguments import StreetArguments, StreetTrainingArguments
+from geohf.street.competition import COMPETITION, TEMPLATE, load_competition
 from geohf.street.hub_data import load_hub_dataset
 from geohf.street.photos import load_photos
+from geohf.street.sample import write_sample
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+
+@dataclass
+class StreetData(TaskData):
+    """A run's places.
+
+    Attributes:
+        template: the places that a submission answers for; None where the data is no competition's.
+    """
+
+    template: Dataset | None = None
+
+
+_HOW = {"stratified": "at random in each state or geocell", "random": "at random", "blocks": "whole blocks"}
+
+
+def load(options: StreetArguments, args: StreetTrainingArguments | None = None) -> StreetData:
+    """Load the places that the options name, and hold some out.
+
+    Args:
+        args: of the training: the seed of the split, and where the painted sample goes; the defaults where None.
+
+    Raises:
+        DataError: the data cannot be used, see `load_places` and `split_places`.
+    """
+    args = args or StreetTrainingArguments()
+    outline_rings(options.outlines)  # before the work, not after it
+    source = options.data
+    if source is None:
+        source = Path(args.output_dir).parent / "street-sample"
+        with args.main_process_first(desc="writing the sample"):
+            write_sample(source, seed=0, size=options.sample_size)
+    places, errors = load_places(source, options.on_error)
+    splits, buffer = split_places(
+        places["train"],
+        options.split,
+        options.validation_share,
+        options.test_share,
+        args.seed,
+        options.block_km,
+        options.buffer_km,
+    )
+    if "validation" not in splits:
+        raise DataError("--validation_share must be above 0: the best checkpoint is chosen on these places")
+    blocks = f" of {options.block_km:g} km, {options.buffer_km:g} km kept clear" * (options.split == "blocks")
+    facts = data_source(options.data) | {
+        "split": f"{_HOW[options.split]}{blocks}",
+        "left_out_for_buffer": buffer,
+    }
+    for name, rows in splits.items():
+        with_facts(rows, **facts, split_name=name)
+    template = places.get("test") if (Path(source) / TEMPLATE).is_file() else None
+    return StreetData(
+        splits["train"], splits["validation"], splits.get("test"), errors.rows, source, template=template
+    )
 
 
 def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDict, RowErrors]:

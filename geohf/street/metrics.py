@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.metrics.directions import HIGHER, LOWER, Metric
+from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
+from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
+from geohf.metrics.records import Metric, join_metrics
 
 RANK_WEIGHTS = (1.00, 0.60, 0.40, 0.25, 0.15)
 COMPETITION_RADIUS_M = 6_371_000.0
 RADII_KM = (1, 25, 100, 200, 500, 750, 1000, 2500)
-KM = Metric(False, "km")
+KM = MetricInfo(False, "km")
 CLASS_METRICS = {"score": HIGHER, "top1": HIGHER, "top5": HIGHER, "ece": LOWER}
 METRICS = CLASS_METRICS | {"mean_km": KM, "median_km": KM, "std_km": KM}
 METRICS |= {f"within_{radius}_km": HIGHER for radius in RADII_KM}
@@ -151,3 +155,65 @@ def constant_baseline(labels, points, num_classes: int) -> tuple[np.ndarray | No
     some = points[np.random.default_rng(0).permutation(len(points))[:2000]]
     means = [great_circle_m(point, some).mean() for point in some]
     return logits, some[int(np.argmin(means))]
+
+
+def street_intervals(logits, points, labels, truth, scored: bool = True) -> dict[str, tuple[float, float]]:
+    """The ends of a 95 % interval of the score, top-1, and the mean and median distance, drawn place by place.
+
+    Args:
+        logits, points, labels, truth, scored: see `street_metrics`.
+    """
+    labels, points, truth = np.asarray(labels), np.asarray(points, np.float64), np.asarray(truth, np.float64)
+    located, labelled, found = np.isfinite(truth).all(1), labels >= 0, {}
+    if logits is not None and labelled.any():
+        top5 = np.argsort(-np.asarray(logits, np.float64), 1, kind="stable")[:, :5]
+        found["top1"] = share_interval(top5[labelled, 0] == labels[labelled])
+        if scored:
+            both = labelled & located
+            columns = [column[both] for column in (top5, points, labels, truth)]
+            found |= bootstrap_intervals(
+                lambda rows: {"score": competition_score(*(column[rows] for column in columns))},
+                np.arange(both.sum()),
+            )
+    km = great_circle_m(points[located], truth[located]) / 1000
+    found["mean_km"] = mean_interval(km)
+    found |= bootstrap_intervals(lambda rows: {"median_km": np.median(km[rows])}, np.arange(len(km)))
+    return {name: ends for name, ends in found.items() if ends is not None}
+
+
+def measure(config, outputs, answers, labels, truth, train=None, intervals: bool = True) -> list[Metric]:
+    """The numbers of a model's answers, their intervals, and the constant baseline's.
+
+    Args:
+        config: the model's: its classes and temperature.
+        outputs: of the model; their logits count.
+        answers: `StreetPrediction`s, one a place.
+        labels: (n,) class numbers, negative where unknown.
+        truth: (n, 2) degrees, NaN where unknown.
+        train: (labels, points) of the training places, from which the constant baseline is made; None: there is none.
+        intervals: compute them.
+    """
+    logits = None if outputs.logits is None else outputs.logits.numpy()
+    points = np.array([[answer.latitude, answer.longitude] for answer in answers])
+    scored = not config.cells
+    values = street_metrics(logits, points, labels, truth, config.temperature, scored)
+    covered = coverage_of(answers, truth)
+    if covered is not None:
+        values["coverage"] = covered
+    ends = street_intervals(logits, points, labels, truth, scored) if intervals else {}
+    baseline = {}
+    if train is not None:
+        frequencies, point = constant_baseline(*train, config.num_classes)
+        frequencies = None if frequencies is None else np.tile(frequencies, (len(labels), 1))
+        baseline = street_metrics(frequencies, np.tile(point, (len(labels), 1)), labels, truth, scored=scored)
+    return join_metrics(values, ends, baseline)
+
+
+def coverage_of(predictions: Sequence, truth: np.ndarray) -> float | None:
+    """Share of places whose truth lies within the answered radius; None without radius or truth."""
+    located = np.isfinite(truth).all(1)
+    if not located.any() or predictions[0].radius_m is None:
+        return None
+    points = np.array([[p.latitude, p.longitude] for p in predictions])
+    radius = np.array([p.radius_m for p in predictions])
+    return float((great_circle_m(points, truth) <= radius)[located].mean())

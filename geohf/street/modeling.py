@@ -15,19 +15,40 @@ import numpy as np
 import torch
 
 from geohf.data.samples import undecoded
+from geohf.data.tables import points_of
 from geohf.errors import DataError, require_at_least
 from geohf.geo import Area, area_from_geojson, great_circle_m
 from geohf.models.modeling import GeoPreTrainedModel
+from geohf.models.settings import settings_refused
+from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import GeoStreetOutput, StreetHead
-from geohf.street.processing import GeoStreetImageProcessor
+from geohf.street.places import as_places
+from geohf.street.processing import GeoStreetImageProcessor, StreetCollator
 from geohf.vision.backbones import build_tower, tower_features
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Part
+    from geohf.data.task_data import TaskData
+    from geohf.street.arguments import StreetArguments
 
 logger = logging.getLogger(__name__)
 
+# what the sample is trained with: a tower that learns in seconds on a CPU, from random weights
+SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_byobnet", 64
+REAL_BACKBONE = "geolocal/StreetCLIP"
+MODEL_FIELDS = (
+    "fusion",
+    "heading_aware",
+    "point_estimate",
+    "smoothing",
+    "smoothing_km",
+    "gps_loss",
+    "gps_scale",
+    "class_weight",
+    "gps_weight",
+    "radius_coverage",
+)
 # A class whose point lies outside the wanted area loses a factor e of its weight with every so many metres.
 AREA_DECAY_M = 25_000.0
 STRAY_M = 1_000_000.0  # an area so far from all classes is hardly meant
@@ -242,9 +263,16 @@ class GeoStreetModel(GeoPreTrainedModel):
         self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
     ) -> dict[str, float]:
         """Score, top-1 and top-5, distances and coverage on all places of `data`; see `street_metrics`."""
-        from geohf.street.evaluation import evaluate
+        from geohf.street.data import load_places
+        from geohf.street.metrics import measure
 
-        return evaluate(self, data, batch_size, on_error)
+        rows = of_known_states(load_places(data, on_error)[0]["train"], data, self.config, on_error)
+        labels, truth = labels_of(rows, self.config), points_of(rows)
+        if (labels < 0).all() and not np.isfinite(truth).any():
+            raise DataError(f"{data}: no place has a state that the model knows, or a position")
+        outputs = self.outputs_on(rows, StreetCollator(self), batch_size)
+        found = measure(self.config, outputs, self.decode(outputs, top_k=1), labels, truth, intervals=False)
+        return {"places": len(rows)} | {metric.name: metric.value for metric in found}
 
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[StreetPrediction]:
         """Locate places from paths, folders, PIL images, arrays, bytes or datasets; see `decode` for options.
@@ -261,3 +289,26 @@ def _warn_of_area(latitudes: str, longitudes: str, far: bool) -> None:
         "none of the model's classes lies within the area of latitudes %s, longitudes %s%s",
         *(latitudes, longitudes, swapped),
     )
+
+
+def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
+    """A model for these training places: their classes and box, and the tower that the options name.
+
+    Raises:
+        DataError: options that do not go together, or a backbone that is not found.
+    """
+    fields = {name: getattr(options, name) for name in MODEL_FIELDS}
+    fields |= {"gps_head": options.gps_head} | describe_classes(as_places(data.train), options.max_cells)
+    if fields["smoothing_km"] is None:
+        # the published temperatures: 300 km for states, 75 km for PIGEON's geocells
+        fields["smoothing_km"] = 300.0 if options.smoothing == "cell" and not fields.get("cells") else 75.0
+    is_sample = options.data is None
+    backbone = options.backbone or (SAMPLE_BACKBONE if is_sample else REAL_BACKBONE)
+    tiny = is_sample and options.backbone is None
+    with settings_refused():
+        return GeoStreetModel.from_backbone(
+            backbone,
+            pretrained=not tiny if options.pretrained is None else options.pretrained,
+            image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
+            **fields,
+        )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geohf.data.tables import points_of
+from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.metrics.records import Evaluation
 from geohf.report import (
     error_map_png,
     plot_confusion,
@@ -19,15 +21,57 @@ from geohf.report import (
     write_geojson,
     write_map,
 )
+from geohf.street.competition import MAPPING, TEMPLATE
+from geohf.street.metrics import constant_baseline
 from geohf.street.modeling import StreetPrediction
+from geohf.street.submission import check_submission, write_submission
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
+def write_outputs(
+    folder: Path, trainer, evaluation: Evaluation, outlines: str | None = None, map_places: int = 2000
+) -> dict:
+    """Write predictions.csv, predictions.geojson, map.html and the plots of the card.
+
+    Args:
+        outlines: GeoJSON of borders to draw on the maps.
+        map_places: places on the map: the measured ones first, then those of validation and training.
+    """
+    details = evaluation.details
+    labels, truth = details["labels"], details["truth"]
+    shown = _for_map(trainer, evaluation, map_places)  # by all processes: the backbone may have to look again
+    if not trainer.args.should_save:
+        return {}
+    write_predictions(folder, *shown, outlines)
+    baseline_km = None
+    if trainer.train_dataset is not None and np.isfinite(truth).all(1).any():
+        _, point = constant_baseline([], points_of(trainer.train_dataset), 0)
+        baseline_km = great_circle_m(truth[np.isfinite(truth).all(1)], point) / 1000
+    plot_run(folder, trainer.model, details["outputs"], labels, truth, baseline_km, outlines)
+    return {}
+
+
+def _for_map(trainer, evaluation: Evaluation, limit: int):
+    """Places, predictions and the split of each: all measured places, then validation, then training."""
+    parts, predictions = [evaluation.dataset], list(evaluation.predictions)
+    origin = [trainer.data_facts(evaluation, "places")["split_name"]] * len(predictions)
+    for name, rows in (("validation", trainer.eval_dataset), ("train", trainer.train_dataset)):
+        room = limit - len(origin)
+        if name in origin or room <= 0 or rows is None:
+            continue
+        part = rows.select(range(min(room, len(rows))))
+        parts.append(part)
+        predictions += trainer.model.decode(trainer.outputs(part))
+        origin += [name] * len(part)
+    names = ("sample_id", "state", "latitude", "longitude")
+    return {name: [cell for part in parts for cell in part[name]] for name in names}, predictions, origin
+
+
 def write_predictions(
     folder: str | Path,
-    dataset: Dataset,
+    places: Mapping[str, Sequence] | Dataset,
     predictions: Sequence[StreetPrediction],
     splits: Sequence[str],
     outlines=None,
@@ -35,15 +79,16 @@ def write_predictions(
     """Write predictions.csv, predictions.geojson and map.html for places whose truth may be known.
 
     Args:
-        dataset: the places, in the order of the predictions.
+        places: columns `sample_id`, `state`, `latitude` and `longitude`, in the order of the predictions.
         splits: the split that each place belongs to.
         outlines: GeoJSON of borders for the map.
     """
-    folder, truth = Path(folder), points_of(dataset)
+    folder = Path(folder)
+    truth = np.stack([np.array(places[name], np.float64) for name in ("latitude", "longitude")], 1)
     points = np.array([[p.latitude, p.longitude] for p in predictions])
     rows = []
     for i, (name, state, answer) in enumerate(
-        zip(dataset["sample_id"][:], dataset["state"][:], predictions, strict=True)
+        zip(places["sample_id"], places["state"], predictions, strict=True)
     ):
         known = bool(np.isfinite(truth[i]).all())
         rows.append(
@@ -91,6 +136,27 @@ def write_predictions(
     )
 
 
+def submit(trainer, source: str | Path, template: Dataset) -> None:
+    """Write submission.csv, and check it as the competition does.
+
+    Args:
+        source: the competition's folder, with the template of a submission in it.
+        template: the places to predict.
+
+    Raises:
+        DataError: what was written is not what the competition asks for.
+    """
+    predictions = trainer.model.decode(trainer.outputs(template))
+    if not trainer.args.should_save:
+        return
+    path, source = Path(trainer.args.output_dir) / "submission.csv", Path(source)
+    write_submission(path, source / TEMPLATE, template["sample_id"], predictions)
+    mapping = source / MAPPING
+    problems = check_submission(path, source / TEMPLATE, mapping if mapping.is_file() else None)
+    if problems:
+        raise DataError(f"{path}: " + "; ".join(problems))
+
+
 def plot_run(
     folder: str | Path, model, outputs, labels: np.ndarray, truth: np.ndarray, baseline_km=None, outlines=None
 ) -> None:
@@ -120,13 +186,3 @@ def plot_run(
         names = [model.config.id2label[i] for i in range(model.config.num_classes)]
         plot_confusion(folder / "confusion.png", labels[known], after.argmax(1), names)
         plot_reliability(folder / "reliability.png", after, labels[known], before=before)
-
-
-def coverage_of(predictions: Sequence[StreetPrediction], truth: np.ndarray) -> float | None:
-    """Share of places whose truth lies within the answered radius; None without radius or truth."""
-    located = np.isfinite(truth).all(1)
-    if not located.any() or predictions[0].radius_m is None:
-        return None
-    points = np.array([[p.latitude, p.longitude] for p in predictions])
-    radius = np.array([p.radius_m for p in predictions])
-    return float((great_circle_m(points, truth) <= radius)[located].mean())

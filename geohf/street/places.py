@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.columns import image_lists
+from geohf.data.rows import RowView
 from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
     wrap_degrees,
 )
+from geohf.data.tensor_table import TensorTable
+from geohf.street.processing import split_views
 from geohf.vision.checks import broken_images
 
 if TYPE_CHECKING:
@@ -49,6 +52,31 @@ def place_features() -> Features:
             "longitude": Value("float64"),
         }
     )
+
+
+def as_places(rows):
+    """Rows that a user gave to a Trainer, as places: a dataset of places and a stream are as they should be.
+
+    Args:
+        rows: a dataset or list of dicts with `views`, `image` or `north`, `east`, `south`, `west`, and perhaps
+            `latitude`, `longitude`, `state` and `sample_id`.
+    """
+    known = getattr(rows, "column_names", None)
+    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorTable)):
+        return rows
+    if known is not None and {"views", "headings", "state", "sample_id"} <= set(known):
+        return rows
+    labels = ["sample_id", "headings", "state", "state_idx", "latitude", "longitude"]
+    return RowView(rows, _read_place, labels)
+
+
+def _read_place(row: dict, number: int) -> dict:
+    views, headings = split_views(row)
+    place = {"sample_id": str(row.get("sample_id", number)), "views": views, "headings": headings}
+    place |= {name: row.get(name) for name in ("state", "state_idx")}
+    for name in ("latitude", "longitude"):
+        place[name] = math.nan if row.get(name) is None else float(row[name])
+    return place
 
 
 def dataset_of(rows: Iterable[dict]) -> Dataset:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import BatchFeature
 
 from geohf.data.samples import samples_of
 from geohf.errors import DataError
+from geohf.street.classes import state_numbers
+from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.images import ImageError, picture_of
 from geohf.vision.processing import GeoImageProcessor
+
+if TYPE_CHECKING:
+    from geohf.street.modeling import GeoStreetModel
 
 COMPASS = {"north": 0.0, "east": 90.0, "south": 180.0, "west": 270.0}
 MAX_VIEWS = 8
@@ -97,3 +103,30 @@ def _only_view(sample: Mapping) -> Any:
         return picture_of(sample)
     except ImageError as error:
         raise DataError(f"{error}; several views are 'views', or some of {', '.join(COMPASS)}") from None
+
+
+class StreetCollator:
+    """Rows of a dataset of places to a batch of pixels, labels and coordinates.
+
+    Args:
+        model: gives the processor and the classes.
+        augment: vary the images, for training.
+    """
+
+    def __init__(self, model: GeoStreetModel, augment: bool = False):
+        self.processor, self.config = model.processor, model.config
+        self.augment = street_augmentation() if augment else None
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        points = np.array([[row.get(name) for name in ("latitude", "longitude")] for row in rows], np.float64)
+        states, names = ([row.get(name) for row in rows] for name in ("state", "sample_id"))
+        labels = state_numbers(states, points, self.config, names)
+        batch = dict(self.processor(rows, augment=self.augment))
+        return batch | {"labels": torch.from_numpy(labels), "coordinates": torch.from_numpy(points)}
+
+
+def street_augmentation():
+    """Crops and colour changes. No flips: they mirror signs and the side that people drive on."""
+    from torchvision.transforms import v2
+
+    return v2.Compose([RandomAreaCrop(0.72), v2.ColorJitter(0.2, 0.2, 0.2, 0.02)])

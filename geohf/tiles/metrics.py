@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from geohf.metrics.directions import HIGHER, LOWER, Metric
+from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
 
 # of one target; of several, each under its target's name, and those without a unit as their mean, too
-UNIT = Metric(False, "unit of the target")
+UNIT = MetricInfo(False, "unit of the target")
 SHARES = {"r2": HIGHER, "r2_rate": HIGHER, "skill_persistence": HIGHER, "skill_trend": HIGHER}
 NUMBER_METRICS = {"mae": UNIT, "rmse": UNIT} | SHARES | {"nrmse": LOWER}
-IMAGE_METRICS = {"psnr": Metric(True, "dB"), "ssim": HIGHER, "mae": UNIT, "nrmse": LOWER}
+IMAGE_METRICS = {"psnr": MetricInfo(True, "dB"), "ssim": HIGHER, "mae": UNIT, "nrmse": LOWER}
 
 
-def metrics_of(targets: Sequence[str]) -> dict[str, Metric]:
+def metrics_of(targets: Sequence[str]) -> dict[str, MetricInfo]:
     """What `all_targets` measures of these targets, and `nrmse`."""
     if len(targets) < 2:
         return NUMBER_METRICS

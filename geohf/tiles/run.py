@@ -27,7 +27,8 @@ from geohf.tiles.outputs import image_filmstrip, write_numbers
 from geohf.tiles.phase import TilePhaseTrainer
 from geohf.tiles.table import own_resampling
 from geohf.training.phase import phase_arguments
-from geohf.training.run import finish_run, phase_history
+from geohf.training.run import finish_run
+from geohf.training.trainer import phase_history
 
 logger = logging.getLogger(__name__)
 MODEL_FIELDS = (

@@ -17,7 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from geohf.errors import DataError, require_at_least
-from geohf.metrics.directions import LOSS, Metric, find_metric, not_measured, wrong_direction
+from geohf.metrics.directions import LOSS, MetricInfo, find_metric, not_measured, wrong_direction
 
 # what no run can do with less, of all tasks; by the least that it takes
 AT_LEAST = {
@@ -128,7 +128,7 @@ class GeoTrainingArguments(TrainingArguments):
         metadata={"help": "How a frozen tower computes features; int8 is for CPUs, close but not exact."},
     )
 
-    metrics: ClassVar[Mapping[str, Metric]] = LOSS  # what an evaluation measures
+    metrics: ClassVar[Mapping[str, MetricInfo]] = LOSS  # what an evaluation measures
     not_honored: ClassVar[Mapping[str, tuple[Any, str]]] = NOT_HONORED
 
     def __post_init__(self):

@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from geohf.errors import DataError
 from geohf.io import atomic_write
-from geohf.metrics.directions import LOSS, Metric, bare_name, find_metric, not_measured, wrong_direction
+from geohf.metrics.directions import LOSS, MetricInfo, bare_name, find_metric, not_measured, wrong_direction
 from geohf.training.checkpoints import last_complete_checkpoint
 from geohf.training.record import differences, goal_words, is_longer, record_of
 
@@ -103,7 +103,7 @@ class Phases:
 
     # ---- the metric that chooses
 
-    def measured(self) -> Mapping[str, Metric]:
+    def measured(self) -> Mapping[str, MetricInfo]:
         """The metrics that an evaluation of this Trainer logs."""
         return self.args.metrics
 

@@ -28,8 +28,14 @@ MODULES = (
         "tqdm.auto",
         "filelock",
     ),
-    *("geohf.street.run", "geohf.region.run", "geohf.place.run", "geohf.parts.run", "geohf.tiles.run"),
-    *("geohf.models.loading", "geohf.training.run", "accelerate"),
+    *(
+        "geohf.recipes.train_street",
+        "geohf.region.run",
+        "geohf.place.run",
+        "geohf.parts.run",
+        "geohf.tiles.run",
+    ),
+    *("geohf.models.loading", "geohf.recipes.running", "accelerate"),
 )
 
 

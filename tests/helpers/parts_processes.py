@@ -7,7 +7,7 @@ from pathlib import Path
 from geohf.parts.data import load_parts, split_parts
 from geohf.parts.phase import PartPhaseTrainer
 from geohf.parts.vocabulary import names_of
-from geohf.training.run import leave_process_group
+from geohf.recipes.running import leave_process_group
 from helpers.parts_models import ALL_SAMPLES, build_model, parse
 
 

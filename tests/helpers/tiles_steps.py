@@ -2,9 +2,9 @@
 
 import sys
 
+from geohf.recipes.running import leave_process_group
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.run import run_tiles
-from geohf.training.run import leave_process_group
 
 
 def take_steps(sample, out, batch_size):

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from geohf.region.data import of_regions
 from geohf.region.loading import load_data
 from geohf.region.phase import RegionPhaseTrainer
-from geohf.training.run import leave_process_group
+from geohf.recipes.running import leave_process_group
 
 sample, out, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 data = load_data(options_of(sample))

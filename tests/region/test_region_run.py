@@ -19,11 +19,11 @@ from transformers import pipeline
 import geohf
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.recipes.running import run_recipe
 from geohf.region import GeoRegionModel
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
 from geohf.region.card import summary_rows
 from geohf.training.arguments import GeoArgumentParser
-from geohf.training.run import run_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes/train_region.py"

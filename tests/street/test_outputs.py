@@ -10,9 +10,8 @@ import pytest
 from datasets import Dataset
 
 from geohf.street import StatePrediction, StreetPrediction
-from geohf.street.card import street_intervals
-from geohf.street.metrics import competition_score
-from geohf.street.outputs import coverage_of, write_predictions
+from geohf.street.metrics import competition_score, coverage_of, street_intervals
+from geohf.street.outputs import write_predictions
 from geohf.street.places import place_features
 
 KM_PER_DEGREE = math.pi * 6371.0088 / 180

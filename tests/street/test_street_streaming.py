@@ -97,7 +97,7 @@ def test_a_model_trains_on_a_stream_as_on_the_dataset(dataset, tmp_path):
     for source in (stream_places(tmp_path / "shards"), dataset):
         model = build_model(dropout=0.0)
         args.train_sampling_strategy = "sequential"
-        StreetPhaseTrainer(model, args, source).train()
+        StreetPhaseTrainer(model, args, train_dataset=source).train()
         weights.append(model.state_dict())
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name]), name

@@ -318,7 +318,7 @@ def test_training_leaves_the_threads_of_the_process_alone(tmp_path):
 
 
 def test_a_recipe_leaves_cores_to_its_loaders(monkeypatch):
-    from geohf.training.run import leave_cores
+    from geohf.recipes.running import leave_cores
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     torch.set_num_threads(3)

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from geohf.street.phase import street_augmentation
+from geohf.street.processing import street_augmentation
 from geohf.vision.augmentation import RandomAreaCrop
 
 

@@ -1,0 +1,51 @@
+"""Annotations of parts from one layout to the other: DelftBikes to COCO with a state for each box, and back.
+
+    python recipes/convert_parts.py data/delftbikes --to coco --validation 0.125   # train_coco.json, val_coco.json
+    python recipes/convert_parts.py data/delftbikes --to delftbikes
+
+Prints what was written: photos, boxes, and how many of them are in which state. The photos stay where they are.
+"""
+
+import argparse
+from pathlib import Path
+
+from geohf.parts.convert import convert
+from geohf.recipes.running import run_recipe
+from geohf.report import markdown_table
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("source", help="A folder or a JSON file of annotations.")
+    parser.add_argument("--to", default="coco", choices=("coco", "delftbikes"), help="The layout to write.")
+    parser.add_argument("--folder", help="Where the files go; by default the source's own folder.")
+    parser.add_argument("--images", help="Folder of the photos, where it is not beside the annotations.")
+    parser.add_argument(
+        "--state_attribute", help="What a box's state is called; default: state or condition."
+    )
+    parser.add_argument("--validation", type=float, default=0.0, help="Share of train to hold out.")
+    parser.add_argument("--seed", type=int, default=42, help="Of the held-out share.")
+    parser.add_argument("--min_trust", type=float, default=0.0, help="Leave out parts trusted less, 0 to 1.")
+    parser.add_argument(
+        "--on_error", choices=("raise", "skip"), default="raise", help="Stop at bad rows, or leave them out."
+    )
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    source = Path(args.source)
+    folder = args.folder or (source if source.is_dir() else source.parent)
+    loading = {key: getattr(args, key) for key in ("images", "min_trust", "on_error", "state_attribute")}
+    found = convert(source, folder, args.to, args.validation, args.seed, **loading)
+    rows = (
+        {"split": split, "images": counts["images"], "annotations": counts["annotations"], **counts["states"]}
+        for split, counts in found.items()
+    )
+    print(markdown_table(rows))
+
+
+if __name__ == "__main__":
+    run_recipe(main)

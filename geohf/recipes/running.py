@@ -1,0 +1,78 @@
+"""What every recipe does around its training: begin, report, push, and fail politely."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+import torch
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from transformers.utils import logging as transformers_logging
+
+from geohf.errors import DataError
+from geohf.report.tables import markdown_table
+from geohf.training.trainer import GeoTrainer
+
+logger = logging.getLogger("geohf")
+
+
+def run_recipe(main: Callable[[], Any]) -> None:
+    """Run a recipe's `main`: bad input ends with one message and exit code 2, not with a traceback."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    transformers_logging.disable_progress_bar()  # bars for writing one file; training and features have their own
+    datasets.disable_progress_bars()
+    logger.setLevel(logging.INFO if int(os.environ.get("RANK", 0)) == 0 else logging.ERROR)
+    try:
+        main()
+        leave_process_group()
+    except (DataError, OSError, HFValidationError) as error:  # the Hub's answers are OSErrors, too
+        print_error(error)
+        sys.exit(2)
+    except StrictDataclassError as error:  # what a config says of its fields, without the wrapping
+        print_error(error.__cause__ or error)
+        sys.exit(2)
+
+
+@contextmanager
+def leave_cores(args) -> Iterator[None]:
+    """On a CPU, torch's threads and the loader's workers would wait for the same cores; for a whole process alone."""
+    threads = torch.get_num_threads()
+    if args.device.type == "cpu" and args.dataloader_num_workers and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, threads - args.dataloader_num_workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def leave_process_group() -> None:
+    """Take leave of the other processes, or their threads may abort this one as it ends, with all its work done."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def print_error(error: Exception) -> None:
+    """Say on standard error what is wrong."""
+    named = isinstance(error, OSError) and error.filename and error.strerror
+    sys.stderr.write(f"\nerror: {f'{error.filename}: {error.strerror}' if named else error}\n")
+
+
+def show(trainer: GeoTrainer, columns: Sequence[str], hint: str) -> None:
+    """Print what the last evaluation found beside the constant baseline, and where everything lies."""
+    found = trainer.evaluated
+    if found is None or not trainer.args.should_save:
+        return
+    rows = [
+        {"": "constant baseline"}
+        | {name: found.baseline[name] for name in columns if name in found.baseline},
+        {"": "model"}
+        | {name: found.values_by_name[name] for name in columns if name in found.values_by_name},
+    ]
+    facts = trainer.data_facts(found, "rows")
+    print(f"\nOn {facts['measured']} {facts['split_name']} rows:\n\n{markdown_table(rows)}\n")
+    print(f"Everything lies in {trainer.args.output_dir}. {hint}")

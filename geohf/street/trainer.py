@@ -1,0 +1,104 @@
+"""All the training of the street task: the heads on cached features, then the backbone with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geohf.data.streaming import is_stream
+from geohf.data.tables import points_of
+from geohf.metrics.records import CardData, Evaluation
+from geohf.street.arguments import StreetTrainingArguments
+from geohf.street.card import card_data
+from geohf.street.classes import labels_of, without_strange_states
+from geohf.street.head import GeoStreetOutput
+from geohf.street.metrics import measure
+from geohf.street.outputs import write_outputs
+from geohf.street.phase import StreetPhaseTrainer, best_metric, calibrate, place_outputs, train_heads
+from geohf.street.places import as_places
+from geohf.training.finetuning import require_finetunable
+from geohf.training.settings import require_a_batch
+from geohf.training.trainer import GeoTrainer, logger
+
+
+class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
+    """Trains a street model in two phases, keeps the better one, and calibrates it.
+
+    Phase 1 trains the heads on the frozen backbone's features, which are computed once; phase 2 (`args.finetune`,
+    `args.num_train_epochs`) trains as much of the backbone as is asked for with them.
+
+    Args:
+        model: a `GeoStreetModel`.
+        train_dataset, eval_dataset: rows with the columns of `geohf.street.data.load`. A stream trains the whole
+            model in one phase.
+        The others: as transformers', see `GeoTrainer`.
+    """
+
+    phase_class = StreetPhaseTrainer
+    arguments_class = StreetTrainingArguments
+
+    @staticmethod
+    def read_rows(rows):
+        """See `as_places`."""
+        return as_places(rows)
+
+    def run_phases(self, resume: bool) -> None:
+        train, validation, args = self.train_dataset, self.eval_dataset, self.args
+        if is_stream(train):
+            self.finetune("phase2", resume)
+            return
+        require_a_batch(args, len(train), args.phase1_batch_size)
+        if args.num_train_epochs:
+            require_finetunable(self.model, args, len(train))
+        if validation is not None:
+            validation = self.eval_dataset = without_strange_states(validation, self.config, "validation")
+        best = None if validation is None else best_metric(self.model, validation, args)
+        self.note_stage("before training")
+        first = train_heads(self.model, train, validation, args, resume, **self._given)
+        self.histories["phase1"] = first.state.log_history
+        self.note_stage("after phase 1")
+        if args.finetune == "none" or not args.num_train_epochs:
+            return
+        second = self.finetune("phase2", resume, best)
+        self.note_stage("after phase 2")
+        self.kept = "phase 2"
+        if second.best_score() < first.best_score():
+            self.restore("phase2")
+            self.kept = "phase 1"
+            logger.info("phase 2 did not beat phase 1 on validation places: the model of phase 1 is kept")
+
+    def _calibrate(self) -> None:
+        rows = self.eval_dataset
+        calibrate(self.model, self.outputs(rows), labels_of(rows, self.model.config), points_of(rows))
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """As `GeoTrainer.evaluate`; places of states that the model does not know count for the distance alone."""
+        if eval_dataset is not None and not isinstance(eval_dataset, (str, dict)):
+            rows = as_places(eval_dataset)
+            eval_dataset = (
+                without_strange_states(rows, self.config, "evaluated") if hasattr(rows, "__len__") else rows
+            )
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def outputs(self, dataset) -> GeoStreetOutput:
+        """The model's outputs on a whole dataset, on the CPU and on every process."""
+        return place_outputs(self.model, dataset, self.args, self.frozen)
+
+    def measure(self, dataset, outputs: GeoStreetOutput, prefix="eval", intervals=True) -> Evaluation:
+        """See `geohf.street.metrics.measure`."""
+        labels, truth = labels_of(dataset, self.model.config), points_of(dataset)
+        answers = self.model.decode(outputs)
+        train = None
+        if self.train_dataset is not None and not is_stream(self.train_dataset):
+            train = labels_of(self.train_dataset, self.model.config), points_of(self.train_dataset)
+        found = measure(self.model.config, outputs, answers, labels, truth, train, intervals)
+        return Evaluation(found, dataset, answers, prefix, outputs=outputs, labels=labels, truth=truth)
+
+    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
+        """See `geohf.street.outputs.write_outputs`."""
+        return write_outputs(folder, self, evaluation, **options)
+
+    def card_data(self, evaluation: Evaluation) -> CardData:
+        """See `geohf.street.card.card_data`."""
+        return card_data(self, evaluation)

@@ -1,0 +1,84 @@
+"""What a run leaves beside the model: numbers, curves, what people look at, and the card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geohf.data.task_data import facts_of
+from geohf.hub.files import MEASURED_WEIGHTS
+from geohf.io import atomic_write, plain
+from geohf.metrics.records import Evaluation
+from geohf.report.plots import plot_learning_curves
+from geohf.report.tables import write_csv
+from geohf.vision.weights import weights_fingerprint
+
+if TYPE_CHECKING:
+    from geohf.training.trainer import GeoTrainer
+
+
+def write_report(
+    trainer: GeoTrainer, evaluation: Evaluation, skipped: Sequence[Mapping] = (), **options: Any
+) -> None:
+    """Leave a whole model repo in the Trainer's `output_dir`; on the first process only.
+
+    Writes the model, metrics.json, log_history.csv, learning_curves.png, skipped.csv where rows were left out, what
+    the task has for people to look at and, last, the card, which shows every PNG that lies in the folder.
+
+    Args:
+        evaluation: what `trainer.evaluate` returned.
+        skipped: rows of the data that were left out: source, row, reason.
+        options: of the task's `write_outputs`.
+    """
+    folder = Path(trainer.args.output_dir)
+    if trainer.args.should_save:
+        folder.mkdir(parents=True, exist_ok=True)
+        if skipped:
+            write_csv(folder / "skipped.csv", skipped)
+    trainer.reported = evaluation
+    extra = trainer.write_outputs(folder, evaluation, **options)
+    if not trainer.args.should_save:
+        return
+    trainer.model.save_pretrained(folder)
+    measured = {MEASURED_WEIGHTS: weights_fingerprint(trainer.model)}
+    write_metrics(
+        folder, metrics_of(trainer, evaluation) | {"skipped": len(skipped)} | dict(extra) | measured
+    )
+    write_history(folder, trainer.state.log_history, trainer.shown_metrics)
+    trainer.create_model_card()
+
+
+def metrics_of(trainer: GeoTrainer, evaluation: Evaluation) -> dict[str, Any]:
+    """What metrics.json tells of every task: `eval`, `baseline`, `intervals`, `stages`, `split`."""
+    facts = trainer.data_facts(evaluation, "rows")
+    split = {"held_out": facts["split_name"], "how": facts["split"]} | {
+        name: value for name, value in facts_of(evaluation.dataset).items() if name.startswith("left_out")
+    }
+    return {
+        "eval": evaluation.values_by_name,
+        "baseline": evaluation.baseline,
+        "intervals": evaluation.intervals,
+        "stages": trainer.stages,
+        "split": split | facts["counts"],
+    }
+
+
+def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
+    """Write metrics.json."""
+    with atomic_write(Path(folder) / "metrics.json") as file:
+        json.dump(plain(metrics), file, indent=2)
+        file.write("\n")
+
+
+def write_history(folder: Path, history: Sequence[Mapping], curves: Sequence[str]) -> None:
+    """Write log_history.csv and learning_curves.png: the losses, the learning rate and these metrics."""
+    history = [
+        row for row in history if "phase" in row
+    ]  # what was logged after the training is in metrics.json
+    write_csv(folder / "log_history.csv", history)
+    if history:
+        plotted = {"phase", "step", "epoch", "learning_rate", *(f"eval_{name}" for name in curves)}
+        rows = [{k: v for k, v in row.items() if k in plotted or k.endswith("loss")} for row in history]
+        plot_learning_curves(folder / "learning_curves.png", rows)

@@ -1,0 +1,362 @@
+"""A Trainer that does all the training of a task: its phases, the choice between them, and the calibration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from transformers import EarlyStoppingCallback, enable_full_determinism, set_seed
+from transformers.trainer_utils import TrainOutput
+
+from geohf.data.task_data import facts_of
+from geohf.errors import DataError
+from geohf.hub.card import write_card
+from geohf.metrics.records import CardData, Evaluation
+from geohf.training.adapters import push_adapter
+from geohf.training.finetuning import unfreeze
+from geohf.training.phase import PhaseTrainer, phase_arguments
+from geohf.training.report import write_report
+
+logger = logging.getLogger(__name__)
+
+# of rows that say nothing of where they come from
+UNKNOWN_DATA = {"name": "own data", "generated": False, "dataset": None, "split": "as given to the Trainer"}
+
+
+class GeoTrainer(PhaseTrainer):
+    """transformers' Trainer, whose `train()` is all the training of a task.
+
+    ```python
+    trainer = GeoStreetTrainer(model, args, train_dataset=train, eval_dataset=validation)
+    trainer.train()          # every phase, the better one kept, calibrated on `eval_dataset`
+    trainer.evaluate(test)   # numbers with intervals, and the baseline's
+    trainer.push_to_hub()    # with geohf's card
+    ```
+
+    Each phase is a loop of its own, with `compute_metrics`, `callbacks` and `optimizers` as they were given here;
+    its checkpoints lie in `output_dir/checkpoints/<phase>`.
+
+    A task fills in `run_phases`, `_calibrate`, `outputs`, `measure`, `write_outputs` and `card_data`.
+
+    Args:
+        model, args, data_collator, train_dataset, eval_dataset, processing_class, model_init, compute_metrics,
+            callbacks, optimizers: as transformers'. Without `eval_dataset` the last weights are the model, and nothing is
+            calibrated.
+    """
+
+    phase_class: ClassVar[type[PhaseTrainer]]
+
+    def __init__(
+        self,
+        model=None,
+        args=None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        model_init=None,
+        compute_metrics=None,
+        callbacks=None,
+        optimizers=(None, None),
+        **extras,
+    ):
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            train_dataset=self.read_rows(train_dataset),
+            eval_dataset=self.read_rows(eval_dataset),
+            processing_class=processing_class,
+            model_init=model_init,
+            **({} if compute_metrics is None else {"compute_metrics": compute_metrics}),
+            callbacks=callbacks,
+            optimizers=optimizers,
+            **extras,
+        )
+        self.pop_callback(EarlyStoppingCallback)  # the phases stop, each by its own
+        self._validation = eval_dataset  # as the user knows it
+        self._given: dict[str, Any] = {"callbacks": callbacks}
+        if compute_metrics is not None:
+            self._given["compute_metrics"] = compute_metrics
+        self.histories: dict[str, list[dict]] = {}  # phase -> rows of its log
+        self.stages: dict[
+            str, dict[str, float]
+        ] = {}  # before and after each phase: the numbers on eval_dataset
+        self.kept: str | None = None  # the phase whose weights the model has, where there was a choice
+        self.evaluated: Evaluation | None = None  # the last numbers of the model as it is
+        self.reported: Evaluation | None = None  # the numbers whose report lies in `output_dir`
+        self.adapter_of: str | None = (
+            None  # the phase that trained the adapter which is merged into the model
+        )
+        self.frozen = True  # the backbone is as it was when its features were cached
+
+    # ---- what a task fills in
+
+    @staticmethod
+    def read_rows(rows: Any) -> Any:
+        """A user's rows in the task's columns: a torch `Dataset` or a list of dicts becomes a `RowView`."""
+        return rows
+
+    def run_phases(self, resume: bool) -> None:
+        """Run the phases, and leave the weights to keep in `self.model`."""
+        self.run_phase("train", resume=resume)
+
+    def _calibrate(self) -> None:
+        """Fit on `eval_dataset` what the config promises: temperatures, radii, margins."""
+
+    def outputs(self, dataset) -> Any:
+        """The model's outputs on a whole dataset, on the CPU and on every process."""
+        raise TypeError(f"{type(self).__name__} does not say what its outputs are")
+
+    def measure(self, dataset, outputs, prefix: str = "eval", intervals: bool = True) -> Evaluation:
+        """The numbers of outputs on a dataset with labels, with intervals and the constant baseline's."""
+        raise TypeError(f"{type(self).__name__} does not say how its outputs are measured")
+
+    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
+        """Write what a person looks at into a folder; returns what metrics.json tells beside the numbers."""
+        return {}
+
+    def card_data(self, evaluation: Evaluation) -> CardData:
+        """What the card says of these numbers."""
+        raise TypeError(f"{type(self).__name__} does not say what its card tells")
+
+    # ---- training
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None) -> TrainOutput:
+        """Run every phase, keep the better one, and calibrate.
+
+        Args:
+            resume_from_checkpoint: True goes on from the last whole checkpoint of each phase, and takes what is
+                finished as it is; None: as `args.resume_from_checkpoint` says.
+
+        Raises:
+            DataError: there is nothing to train on, or the rows cannot be used.
+        """
+        args = self.args
+        if self.train_dataset is None:
+            raise DataError("there is nothing to train on: give the Trainer a train_dataset")
+        if self.model_init is not None:
+            (enable_full_determinism if args.full_determinism else set_seed)(args.seed)
+            self._take(self.call_model_init(trial))
+            self._hp_search_setup(trial)
+        resume = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        self.histories, self.stages, self.kept, self.evaluated = {}, {}, None, None
+        self.run_phases(_own_run(resume, args.output_dir))
+        self.model.requires_grad_(True).eval()
+        if self.eval_dataset is not None:
+            self._calibrate()
+        else:
+            logger.info("there is no eval_dataset: the last weights are the model, and nothing is calibrated")
+        self.state.log_history = phase_history(**self.histories)
+        self.state.global_step = max((row["step"] for row in self.state.log_history), default=0)
+        losses = [row["train_loss"] for row in self.state.log_history if "train_loss" in row]
+        return TrainOutput(self.state.global_step, losses[-1] if losses else float("nan"), {})
+
+    def run_phase(
+        self,
+        name: str,
+        module: torch.nn.Module | None = None,
+        train=None,
+        evaluation=None,
+        resume: bool = False,
+        default_metric: str | None = None,
+        extras: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> PhaseTrainer:
+        """Train one phase to its end.
+
+        Args:
+            module: what learns; the model where None.
+            train, evaluation: the phase's datasets; the Trainer's own where None.
+            default_metric: chooses the best checkpoint where the user named none.
+            extras: more keyword arguments of `phase_class`.
+            changes: arguments that differ in this phase.
+
+        Returns:
+            Its Trainer, whose module has the weights to keep.
+        """
+        whole = module is None
+        if whole:
+            self._given["optimizers"] = (self.optimizer, self.lr_scheduler)
+        if self.eval_dataset is None:
+            changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
+        phase = self.phase_class(
+            self.model if whole else module,
+            phase_arguments(self.args, name, default_metric, **changes),
+            train_dataset=self.train_dataset if train is None else train,
+            eval_dataset=self.eval_dataset if evaluation is None else evaluation,
+            **self._given | dict(extras or {}),
+        )
+        phase.run(resume)
+        self.histories[name] = phase.state.log_history
+        return phase
+
+    def finetune(
+        self, name: str, resume: bool = False, default_metric: str | None = None, **changes: Any
+    ) -> PhaseTrainer:
+        """The phase in which as much of the backbone learns as `args.finetune` says, with what stands on it.
+
+        The model as it was before is saved first, in `output_dir/checkpoints/before-<phase>`: adapters belong to it, and it
+        is taken again where the phase does not help.
+        """
+        base = self.base_folder(name)
+        if self.args.should_save:
+            self.model.save_pretrained(base)
+        lora = self.args.finetune == "lora"
+        if lora:
+            self.model.name_or_path = str(
+                base
+            )  # peft writes it into the adapter, as the model that it belongs to
+        trained = unfreeze(self.model, self.args)
+        phase = self.run_phase(name, trained, resume=resume, default_metric=default_metric, **changes)
+        if lora:
+            if self.is_world_process_zero():
+                trained.save_pretrained(Path(self.args.output_dir) / "adapter")
+            self._take(trained.merge_and_unload())
+            self.adapter_of = name
+        self.model.requires_grad_(True).eval()
+        self.frozen = False
+        return phase
+
+    def base_folder(self, name: str) -> Path:
+        """Where `finetune` saves the model as it was before the phase."""
+        return Path(self.args.output_dir) / "checkpoints" / f"before-{name}"
+
+    def restore(self, name: str) -> None:
+        """Take the weights of before a phase again; the object stays the same."""
+        from safetensors.torch import load_file
+
+        weights = load_file(self.base_folder(name) / "model.safetensors")
+        self.model.load_state_dict(weights)
+        self.frozen, self.adapter_of = True, None
+
+    def _take(self, model) -> None:
+        self.model = self.model_wrapped = model
+        if self.place_model_on_device:
+            self._move_model_to_device(model, self.args.device)
+
+    # ---- measuring
+
+    def note_stage(self, name: str) -> None:
+        """Keep the numbers of the model as it is now on `eval_dataset`, for the card."""
+        if self.eval_dataset is not None:
+            rows = self.eval_dataset
+            self.stages[name] = self.measure(rows, self.outputs(rows), intervals=False).values_by_name
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        """The task's numbers on a dataset with labels.
+
+        Args:
+            eval_dataset: rows like those of training; `self.eval_dataset` where None.
+
+        Returns:
+            An `Evaluation`: transformers' dict of numbers with `metric_key_prefix`, which also holds intervals, the
+            baseline's numbers and the answers. With several datasets, a user's own `compute_metrics` or a stream: the
+            dict that transformers gives.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, dict) or "compute_metrics" in self._given or not hasattr(dataset, "__len__"):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        outputs = self.outputs(dataset)
+        self.evaluated = self.measure(dataset, outputs, metric_key_prefix)
+        self.log(dict(self.evaluated))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, dict(self.evaluated)
+        )
+        return self.evaluated
+
+    # ---- the Hub
+
+    def push_to_hub(self, *args, **kwargs):
+        """As `PhaseTrainer.push_to_hub`, with the report of the last `evaluate`.
+
+        An adapter that was kept goes along as a repo of its own.
+        """
+        if self.evaluated is not None and self.reported is not self.evaluated:
+            write_report(self, self.evaluated)
+        address = super().push_to_hub(*args, **kwargs)
+        if self.adapter_of is not None and self.is_world_process_zero():
+            folder = Path(self.args.output_dir) / "adapter"
+            push_adapter(self.model, self.args, self.base_folder(self.adapter_of), folder)
+        return address
+
+    # ---- what the card says
+
+    def create_model_card(self, folder: str | Path | None = None, tags: list[str] | None = None) -> None:
+        """Write the task's card, with the numbers of the last `evaluate`, into a folder: by default the run's."""
+        if not self.is_world_process_zero():
+            return
+        facts, metrics = CardData(), None
+        if self.evaluated is not None:
+            facts, found = self.card_data(self.evaluated), self.evaluated
+            metrics = {"eval": found.values_by_name, "baseline": found.baseline, "intervals": found.intervals}
+        write_card(
+            folder or self.args.output_dir,
+            self.model.card_template,
+            self.model.config,
+            repo_id=self.hub_model_id or self.args.hub_model_id,
+            metrics=metrics,
+            titles=facts.titles,
+            data=facts.data,
+            tags=tags or (),
+            **facts.context,
+        )
+
+    def data_facts(self, evaluation: Evaluation, unit: str) -> dict[str, Any]:
+        """The facts of the data that every card tells, see `model_cards/card.md`.
+
+        Args:
+            unit: what a row is, in the plural.
+        """
+        on_validation = any(evaluation.dataset is rows for rows in (self.eval_dataset, self._validation))
+        facts = UNKNOWN_DATA | {"split_name": "validation" if on_validation else "test"}
+        facts |= facts_of(evaluation.dataset)
+        counts = {"train": self.train_dataset, "validation": self.eval_dataset}
+        counts[facts["split_name"]] = evaluation.dataset
+        rows = [f"{len(part)} {name}" for name, part in counts.items() if hasattr(part, "__len__")]
+        return facts | {
+            "rows": f"{', '.join(rows)} {unit}",
+            "counts": {name: len(part) for name, part in counts.items() if hasattr(part, "__len__")},
+            "unit": unit,
+            "measured": len(evaluation.dataset),
+            "seed": self.args.seed,
+            "validation": self.eval_dataset is not None,
+            "chosen_on_held_out": facts["split_name"] == "validation",
+            "baseline": "constant baseline",
+        }
+
+    def stage_rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """A row before and after each phase with the numbers on validation rows, for the card's table."""
+        return [
+            {"": name} | {column: numbers[column] for column in columns if column in numbers}
+            for name, numbers in self.stages.items()
+        ]
+
+
+def _own_run(resume, folder: str) -> bool:
+    """Whether to go on with the run in a folder.
+
+    Raises:
+        DataError: it names a checkpoint of another run, or one phase's alone.
+    """
+    if not isinstance(resume, str) or resume.lower() in ("true", "false"):
+        return str(resume).lower() == "true"
+    path, own = Path(resume).resolve(), Path(folder).resolve()
+    if path != own and own not in path.parents:
+        raise DataError(
+            f"resume_from_checkpoint {resume}: a run goes on in its own output_dir; give --output_dir {resume} and "
+            "--resume_from_checkpoint true"
+        )
+    return True
+
+
+def phase_history(**phases: Sequence[Mapping]) -> list[dict]:
+    """The log rows of several phases as one list, each with its phase, steps counted through."""
+    rows, offset = [], 0
+    for phase, history in phases.items():
+        rows += [{"phase": phase, **row, "step": row.get("step", 0) + offset} for row in history]
+        offset = rows[-1]["step"] if rows else 0
+    return rows

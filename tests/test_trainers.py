@@ -1,0 +1,175 @@
+"""The Trainer is the training: five lines of Python leave what the recipe leaves, and a notebook's rows will do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import snapshot_download
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import set_seed
+
+from geohf.data.task_data import TaskData
+
+
+def small_street(folder: Path) -> Path:
+    from geohf.street.sample import write_sample
+
+    return write_sample(folder, seed=0, size=2, image_size=48)
+
+
+def street_row(image: Image.Image, i: int) -> dict:
+    return {
+        "image": image,
+        "state": "Texas" if i % 2 else "Maine",
+        "latitude": 45.0 - 14 * (i % 2),
+        "longitude": -69.0 - 30 * (i % 2),
+    }
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task by the names that its room gives things.
+
+    Attributes:
+        recipe: its module in `geohf.recipes`.
+        trainer: its Trainer's name in `geohf`.
+        sample: writes a small sample into a folder.
+        words: the flags of a small run; `{sample}` stands for the sample's folder.
+        row: a row of a user's own, of a picture and its number.
+        own_words: the flags of a model for such rows.
+        extras: further keyword arguments of the Trainer, of the data.
+    """
+
+    recipe: str
+    trainer: str
+    sample: Callable[[Path], Any]
+    words: tuple[str, ...]
+    row: Callable[[Image.Image, int], dict]
+    own_words: tuple[str, ...]
+    extras: Callable[[Any], dict] = lambda data: {}
+
+
+SMALL = ("--use_cpu", "--disable_tqdm", "true", "--report_to", "none")
+TASKS = {
+    "street": Task(
+        "train_street",
+        "GeoStreetTrainer",
+        small_street,
+        (
+            *("--data", "{sample}", "--backbone", "test_byobnet", "--pretrained", "false", "--image_size", "32"),
+            *("--phase1_min_steps", "60", "--num_train_epochs", "1", "--backbone_learning_rate", "0.002"),
+        ),
+        street_row,
+        ("--backbone", "test_resnet", "--pretrained", "false", "--image_size", "32"),
+    ),
+}  # fmt: skip
+
+
+def parsed(task: Task, words, folder: Path):
+    recipe = import_module(f"geohf.recipes.{task.recipe}")
+    words = [*words, "--output_dir", str(folder), "--cache_dir", str(folder.parent / "cache"), *SMALL]
+    return recipe, *recipe.make_parser().parse(words)
+
+
+def card_of(repo: str) -> str:
+    """A pushed card without what belongs to the run and not to the model: its name, its command."""
+    text = (Path(snapshot_download(repo)) / "README.md").read_text()
+    return re.sub(
+        r"```bash.*?```", "", text.replace(repo, "REPO").replace(repo.partition("/")[2], "REPO"), flags=re.S
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_five_lines_leave_what_the_recipe_leaves(name, tmp_path, hub):
+    task = TASKS[name]
+    sample = task.sample(tmp_path / "sample")
+    words = [word.format(sample=sample) for word in task.words]
+    push = ("--push_to_hub", "true", "--hub_model_id")
+    recipe, options, args = parsed(task, [*words, *push, "org/recipe"], tmp_path / "recipe")
+    recipe.run(options, args)
+
+    _, options, args = parsed(task, [*words, *push, "org/lines"], tmp_path / "lines")
+    data = recipe.load(options, args)
+    set_seed(args.seed)
+    model = recipe.make_model(options, data)
+    rows = {"train_dataset": data.train, "eval_dataset": data.validation}
+    trainer = getattr(recipe, task.trainer)(model, args, **rows, **task.extras(data))
+    trainer.train()
+    trainer.evaluate(data.held_out)
+    trainer.push_to_hub()
+
+    repos = [Path(snapshot_download(repo)) for repo in ("org/recipe", "org/lines")]
+    for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        a, b = ((repo / file).read_bytes() for repo in repos)
+        assert a == b, file
+    numbers = [json.loads((repo / "metrics.json").read_text()) for repo in repos]
+    assert numbers[0] == numbers[1]
+    assert card_of("org/recipe") == card_of("org/lines")
+
+
+class OwnRows(Dataset):
+    """A user's own torch Dataset, whose rows are made when they are asked for."""
+
+    def __init__(self, rows: list[dict]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict:
+        return dict(self.rows[i])
+
+
+def pictures(count: int) -> list[Image.Image]:
+    """Pictures of two kinds, in turn."""
+    rng = np.random.default_rng(0)
+    shades = [(60, 90, 200) if i % 2 else (200, 160, 60) for i in range(count)]
+    return [
+        Image.fromarray(np.clip(np.array(shade) + rng.normal(0, 20, (40, 48, 3)), 0, 255).astype(np.uint8))
+        for shade in shades
+    ]
+
+
+FRESH = """
+import sys, geohf
+from PIL import Image
+from transformers import AutoModel
+model = AutoModel.from_pretrained(sys.argv[1])
+print(type(model).__name__, len(model.predict([sys.argv[2]])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["list", "torch"])
+@pytest.mark.parametrize("name", TASKS)
+def test_a_notebooks_rows_train_evaluate_and_push_without_arguments(
+    name, kind, tmp_path, hub, monkeypatch, run_python
+):
+    task = TASKS[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GEOHF_CACHE", str(tmp_path / "cache"))
+    rows = [task.row(image, i) for i, image in enumerate(pictures(48))]
+    train, validation = (rows[:32], rows[32:]) if kind == "list" else (OwnRows(rows[:32]), OwnRows(rows[32:]))
+    recipe, options, _ = parsed(task, task.own_words, tmp_path / "unused")
+    set_seed(0)
+    model = recipe.make_model(options, TaskData(train))
+    trainer = getattr(recipe, task.trainer)(model, train_dataset=train, eval_dataset=validation)
+    trainer.train()
+    found = trainer.evaluate(validation)
+    assert found.values_by_name
+    assert set(found.baseline) & set(found.values_by_name)
+    trainer.push_to_hub()
+    pictures(1)[0].save(tmp_path / "photo.png")
+    repo = trainer.hub_model_id
+    said = run_python(FRESH, repo, tmp_path / "photo.png").split()
+    assert said[-2:] == [type(model).__name__, "1"]
