@@ -197,7 +197,7 @@ def start_street(folder: Path):
     assert sum(1 for _ in views) == len(views)  # what the key of the cached features asks for
     model = make_model(options, splits["train"])
     args = StreetTrainingArguments(**settings(folder))
-    StreetPhaseTrainer(model, args, splits["train"]).train()
+    StreetPhaseTrainer(model, args, train_dataset=splits["train"]).train()
 
 
 def start_region(folder: Path):
@@ -213,7 +213,7 @@ def start_region(folder: Path):
     data = load_data(options)
     yield
     model = make_model(options, data)
-    RegionPhaseTrainer(model, RegionTrainingArguments(**settings(folder)), data.train).train()
+    RegionPhaseTrainer(model, RegionTrainingArguments(**settings(folder)), train_dataset=data.train).train()
 
 
 def start_parts(folder: Path):
@@ -227,7 +227,7 @@ def start_parts(folder: Path):
     yield
     model = make_model(options, splits["train"])
     args = PartTrainingArguments(**settings(folder, per_device_train_batch_size=2))
-    PartPhaseTrainer(model, args, splits["train"]).train()
+    PartPhaseTrainer(model, args, train_dataset=splits["train"]).train()
 
 
 def start_place(folder: Path):
@@ -249,7 +249,7 @@ def start_place(folder: Path):
     model = make_model("test_resnet", options)
     args = PlaceTrainingArguments(**settings(folder, per_device_train_batch_size=16))
     sampler = make_sampler(data, model.config, args)
-    PlacePhaseTrainer(model, args, data.images.select(data.train), sampler=sampler).train()
+    PlacePhaseTrainer(model, args, train_dataset=data.images.select(data.train), sampler=sampler).train()
 
 
 def start_tiles(folder: Path):
@@ -264,7 +264,7 @@ def start_tiles(folder: Path):
     yield
     model = make_model(options, data)
     train = TileSequences(data.cache, data.splits["train"], model.config)
-    TilePhaseTrainer(model, args, train).train()
+    TilePhaseTrainer(model, args, train_dataset=train).train()
 
 
 # name -> (what writes its data, what starts its training)

@@ -87,8 +87,8 @@ def run_parts(options: PartArguments, args: PartTrainingArguments) -> PartResult
     trainer = PartPhaseTrainer(
         model,
         phase_arguments(args, "train"),
-        data.splits["train"],
-        data.splits["validation"],
+        train_dataset=data.splits["train"],
+        eval_dataset=data.splits["validation"],
         augment=_augmentation(model, args),
         trust_weighted=options.trust_weighted,
     )

@@ -178,7 +178,7 @@ def _with_seed(args: PlaceTrainingArguments, seed: int) -> PlaceTrainingArgument
 def _encode(model: GeoPlaceModel, data: PlaceData, args: PlaceTrainingArguments) -> torch.Tensor:
     """Descriptors of all images by a tower that has learned, on every process."""
     quiet = phase_arguments(args, "", eval_strategy="no", save_strategy="no")
-    trainer = PlacePhaseTrainer(model, quiet, data.images, compute_metrics=None)
+    trainer = PlacePhaseTrainer(model, quiet, train_dataset=data.images, compute_metrics=None)
     return torch.from_numpy(trainer.predict(data.images).predictions)
 
 

@@ -168,7 +168,9 @@ def train_together(
     Returns:
         Phase -> its log history.
     """
-    trainer = RegionPhaseTrainer(model, _phase(args, "all", validation), train, validation)
+    trainer = RegionPhaseTrainer(
+        model, _phase(args, "all", validation), train_dataset=train, eval_dataset=validation
+    )
     trainer.run(resume)
     for expert in model.experts:
         _require_own_scaler(expert)
@@ -206,7 +208,9 @@ def train_apart(
         history[f"region {name}"] = trainer.state.log_history
     if router and model.config.num_regions > 1:
         phase = _phase(args, "router", validation)
-        trainer = RegionPhaseTrainer(model.router_module(), phase, train, validation, model=model)
+        trainer = RegionPhaseTrainer(
+            model.router_module(), phase, train_dataset=train, eval_dataset=validation, model=model
+        )
         trainer.run(resume)
         history["router"] = trainer.state.log_history
     return history

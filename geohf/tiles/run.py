@@ -69,7 +69,7 @@ def run_tiles(options: TileArguments, args: TileTrainingArguments) -> TileResult
         for name, windows in data.splits.items()
     }
     phase = phase_arguments(args, "train", "nrmse")
-    trainer = TilePhaseTrainer(model, phase, sets["train"], sets["validation"])
+    trainer = TilePhaseTrainer(model, phase, train_dataset=sets["train"], eval_dataset=sets["validation"])
     trainer.run(bool(args.resume_from_checkpoint))
     model.eval()
     # in one order on every process

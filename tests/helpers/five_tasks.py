@@ -70,11 +70,11 @@ def trainer_of(name: str, folder, model=None, **arguments):
     import geohf
 
     kind, options = {
-        "street": (geohf.StreetPhaseTrainer, geohf.StreetTrainingArguments),
-        "region": (geohf.RegionPhaseTrainer, geohf.RegionTrainingArguments),
-        "place": (geohf.PlacePhaseTrainer, geohf.PlaceTrainingArguments),
-        "parts": (geohf.PartPhaseTrainer, geohf.PartTrainingArguments),
-        "tiles": (geohf.TilePhaseTrainer, geohf.TileTrainingArguments),
+        "street": (geohf.GeoStreetTrainer, geohf.StreetTrainingArguments),
+        "region": (geohf.GeoRegionTrainer, geohf.RegionTrainingArguments),
+        "place": (geohf.GeoPlaceTrainer, geohf.PlaceTrainingArguments),
+        "parts": (geohf.PartStateTrainer, geohf.PartTrainingArguments),
+        "tiles": (geohf.TileSequenceTrainer, geohf.TileTrainingArguments),
     }[name]
     arguments = {
         "use_cpu": True,
@@ -85,4 +85,4 @@ def trainer_of(name: str, folder, model=None, **arguments):
     } | arguments
     args = options(output_dir=str(folder), **arguments)
     more = {"data_collator": default_data_collator} if name == "tiles" else {}  # its own takes whole batches
-    return kind(model or TASKS[name].make(), args, rows_of(name), **more)
+    return kind(model or TASKS[name].make(), args, train_dataset=rows_of(name), **more)

@@ -23,7 +23,7 @@ def main(folder, bikes, batch_size):
         "--save_strategy", "no", "--load_best_model_at_end", "false", "--logging_strategy", "steps",
         "--logging_steps", 3,
     )  # fmt: skip
-    trainer = PartPhaseTrainer(model, args, splits["train"])
+    trainer = PartPhaseTrainer(model, args, train_dataset=splits["train"])
     trainer.train()
     metrics, predictions = trainer.measure(photos)
     if args.should_save:

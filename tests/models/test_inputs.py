@@ -149,7 +149,7 @@ def test_a_trainer_takes_a_transform(files, tmp_path, workers):
     )
     losses = []
     for data in (rows, rows.with_transform(upright)):
-        trainer = StreetPhaseTrainer(street_models.build_model(), args, data, data)
+        trainer = StreetPhaseTrainer(street_models.build_model(), args, train_dataset=data, eval_dataset=data)
         losses.append([trainer.train().training_loss, trainer.evaluate()["eval_loss"]])
     assert losses[0] == losses[1]
 

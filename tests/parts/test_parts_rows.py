@@ -68,7 +68,7 @@ def collate(model):
 def trained(rows, folder, *words, model=None, **kwargs):
     model = model or build_model(spread=1.0, **ALL_SAMPLES)
     _, args = parse("--output_dir", folder, *QUIET, *words)
-    trainer = PartPhaseTrainer(model, args, rows, **kwargs)
+    trainer = PartPhaseTrainer(model, args, train_dataset=rows, **kwargs)
     trainer.train()
     return trainer
 

@@ -70,7 +70,7 @@ def test_a_detector_trains_on_a_stream_as_on_the_dataset(loaded, tmp_path):
     weights = []
     for source in (stream_parts(tmp_path / "shards"), loaded):
         model = build_model(id2label=parts, id2state=states, one_per_part=True, spread=1.0, **ALL_SAMPLES)
-        PartPhaseTrainer(model, args, source).train()
+        PartPhaseTrainer(model, args, train_dataset=source).train()
         weights.append(model.state_dict())
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name]), name

@@ -37,7 +37,9 @@ def bike_model(splits, **fields):
 def trainer_for(splits, folder, *words, model=None, **kwargs):
     _, args = parse("--output_dir", folder, "--augment", "false", *words)
     model = model or bike_model(splits, **ALL_SAMPLES)
-    return PartPhaseTrainer(model, args, splits["train"], splits["validation"], **kwargs)
+    return PartPhaseTrainer(
+        model, args, train_dataset=splits["train"], eval_dataset=splits["validation"], **kwargs
+    )
 
 
 def numbers(metrics):

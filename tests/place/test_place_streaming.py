@@ -79,7 +79,7 @@ def test_a_model_trains_on_a_stream_as_on_the_dataset(drives, tmp_path):
     weights = []
     for source in (stream_drives(drives[0]), load_drives(drives[0])[0]):
         model = build_model(dropout=0.0)
-        trainer = PlacePhaseTrainer(model, args, source)
+        trainer = PlacePhaseTrainer(model, args, train_dataset=source)
         trainer.train()
         assert trainer.state.log_history[-1]["train_loss"] > 0
         weights.append(model.state_dict())

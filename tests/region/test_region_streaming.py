@@ -87,7 +87,9 @@ def test_a_router_learns_from_a_stream(table, tmp_path):
     held = held.filter(lambda region: region in ("1", "3", "5"), input_columns="region")
     settings = {"max_steps": 40, "learning_rate": 3e-3, "backbone_learning_rate": 3e-3, "augment": "none"}
     args = arguments_of(tmp_path / "run", **settings, per_device_train_batch_size=16)
-    trainer = RegionPhaseTrainer(model.router_module(), args, stream, held, model=model)
+    trainer = RegionPhaseTrainer(
+        model.router_module(), args, train_dataset=stream, eval_dataset=held, model=model
+    )
     counts = [held["region"].count(name) for name in ("1", "3", "5")]
     trainer.train()
     assert trainer.state.log_history[-2]["eval_accuracy"] > max(counts) / len(held) + 0.2

@@ -241,7 +241,7 @@ def test_accumulation_does_not_change_the_gradient(data, tmp_path, part):
             tmp_path / f"{size}", per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_steps=1,
             eval_strategy="no", save_strategy="no", load_best_model_at_end=False, augment="none", optim="sgd",
         )  # fmt: skip
-        RegionPhaseTrainer(module, args, rows, model=model).train()
+        RegionPhaseTrainer(module, args, train_dataset=rows, model=model).train()
         results.append(tensors(module))
     one, four = results
     for name in one:
@@ -282,7 +282,7 @@ def test_the_schedule_counts_epochs(data, tmp_path):
         tmp_path, per_device_train_batch_size=8, num_train_epochs=4, t_0=2, eta_min=0.1, learning_rate=1e-3
     )
     rows = of_regions(data.train, ["1"])
-    trainer = RegionPhaseTrainer(model.experts[0], args, rows, rows, model=model)
+    trainer = RegionPhaseTrainer(model.experts[0], args, train_dataset=rows, eval_dataset=rows, model=model)
     steps = len(trainer.get_train_dataloader())
     trainer.create_optimizer_and_scheduler(4 * steps)
     rates = [trainer.lr_scheduler.lr_lambdas[0](step) for step in range(4 * steps)]
@@ -305,7 +305,9 @@ def test_augmentation_varies_and_keeps_bytes(kind):
 def test_evaluation_sees_images_as_they_are(data, tmp_path):
     model = build_model()
     rows = of_regions(data.train, ["1"])
-    trainer = RegionPhaseTrainer(model.experts[0], arguments_of(tmp_path), rows, rows, model=model)
+    trainer = RegionPhaseTrainer(
+        model.experts[0], arguments_of(tmp_path), train_dataset=rows, eval_dataset=rows, model=model
+    )
     first, second = (next(iter(trainer.get_eval_dataloader()))["pixel_values"] for _ in range(2))
     assert torch.equal(first, second)
     plain = RegionCollator(model, ("coordinates",))([rows[i] for i in range(len(first))])

@@ -98,7 +98,7 @@ def test_a_model_trains_on_a_stream_as_on_the_cache(tiles, tmp_path):
             use_cpu=True,
             disable_tqdm=True,
         )
-        TilePhaseTrainer(model := TileSequenceModel(config), args, source).train()
+        TilePhaseTrainer(model := TileSequenceModel(config), args, train_dataset=source).train()
         weights.append(model.state_dict())
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name]), name

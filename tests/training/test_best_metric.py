@@ -83,7 +83,7 @@ def test_every_number_of_an_evaluation_is_in_its_table():
 
 def made(kind, args, build, metric, folder, **more):
     args = args(output_dir=str(folder), use_cpu=True, metric_for_best_model=metric)
-    return kind(build(), args, [0], [0], **more)
+    return kind(build(), args, train_dataset=[0], eval_dataset=[0], **more)
 
 
 @pytest.mark.case("use-S5", "use-S3")
@@ -122,17 +122,19 @@ def test_a_metric_that_is_not_measured_is_refused_before_the_work(tmp_path):
     region = region_models.build_model()
     for module, metric in ((region.router_module(), "accuracy"), (region.experts[0], "median_m")):
         args = RegionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model=metric)
-        RegionPhaseTrainer(module, args, [0], [0], model=region)
+        RegionPhaseTrainer(module, args, train_dataset=[0], eval_dataset=[0], model=region)
     args = RegionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model="accuracy")
     with pytest.raises(DataError, match="these are: loss, mean_m"):
-        RegionPhaseTrainer(region.experts[0], args, [0], [0], model=region)
+        RegionPhaseTrainer(region.experts[0], args, train_dataset=[0], eval_dataset=[0], model=region)
 
 
 @pytest.mark.case("use-S3")
 def test_several_sets_to_evaluate_on_have_metrics_of_their_own(tmp_path):
     def trainer(metric):
         args = StreetTrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model=metric)
-        return StreetPhaseTrainer(street_models.build_model(), args, [0], {"test": [0], "far": [0]})
+        return StreetPhaseTrainer(
+            street_models.build_model(), args, train_dataset=[0], eval_dataset={"test": [0], "far": [0]}
+        )
 
     assert trainer("eval_test_score").args.greater_is_better is True
     assert trainer("far_mean_km").args.greater_is_better is False
@@ -148,7 +150,7 @@ def test_plain_arguments_get_the_direction_with_a_word(tmp_path, caplog):
     )  # fmt: skip
     assert plain.greater_is_better is True  # transformers reads it off the name
     with caplog.at_level(logging.WARNING):
-        trainer = StreetPhaseTrainer(street_models.build_model(), plain, [0], [0])
+        trainer = StreetPhaseTrainer(street_models.build_model(), plain, train_dataset=[0], eval_dataset=[0])
     assert trainer.args.greater_is_better is False
     assert "mean_km (km) is better where it is smaller" in caplog.text
 
@@ -202,7 +204,9 @@ def test_early_stopping_counts_the_right_way(tmp_path):
         rows = [
             {"image": image, "latitude": 30.0, "longitude": -99.0} for image in street_models.patches(3, 4)
         ]
-        trainer = StreetPhaseTrainer(street_models.build_model(classes=False), args, rows, rows)
+        trainer = StreetPhaseTrainer(
+            street_models.build_model(classes=False), args, train_dataset=rows, eval_dataset=rows
+        )
         measure = trainer._metrics
         trainer.compute_metrics = lambda found, measure=measure, km=km: measure(found) | {"mean_km": next(km)}
         trainer.train()

@@ -67,8 +67,8 @@ def street_losses(dataset, folder, **changes):
     trainer = StreetPhaseTrainer(
         street_models.build_model(hidden_size=8),
         quiet(StreetTrainingArguments, folder, **changes),
-        dataset,
-        dataset,
+        train_dataset=dataset,
+        eval_dataset=dataset,
     )
     trainer.train()
     logs = trainer.state.log_history
@@ -139,7 +139,9 @@ def test_a_model_without_classes_or_of_cells_needs_no_state(tmp_path, caplog):
     rows = Own([{k: row[k] for k in ("image", "latitude", "longitude")} for row in own(NUMBERS)])
     for fields in ({"classes": False}, {"cells": True}):
         model = street_models.build_model(hidden_size=8, **fields)
-        trainer = StreetPhaseTrainer(model, quiet(StreetTrainingArguments, tmp_path), rows, rows)
+        trainer = StreetPhaseTrainer(
+            model, quiet(StreetTrainingArguments, tmp_path), train_dataset=rows, eval_dataset=rows
+        )
         trainer.train()
         assert ("eval_top1" in trainer.evaluate()) is ("cells" in fields)
     assert "no training row" not in caplog.text
@@ -157,7 +159,9 @@ def photographs(regions, feature=None):
 def test_regions_are_read_by_their_names_whatever_their_type(tmp_path):
     def losses(dataset, names=("1", "3", "5")):
         model = region_models.build_model("shared", id2label=dict(enumerate(names)))
-        trainer = RegionPhaseTrainer(model, quiet(RegionTrainingArguments, tmp_path), dataset, dataset)
+        trainer = RegionPhaseTrainer(
+            model, quiet(RegionTrainingArguments, tmp_path), train_dataset=dataset, eval_dataset=dataset
+        )
         trainer.train()
         log = trainer.state.log_history
         return [row[f"{p}loss"] for row in log for p in ("", "eval_") if f"{p}loss" in row]
@@ -181,7 +185,10 @@ def test_accuracy_and_errors_are_those_of_rows_with_a_truth(tmp_path):
     regions = ["1", "3", None, "5", "1", None, "5", "1"]
     dataset = photographs(regions)
     trainer = RegionPhaseTrainer(
-        region_models.build_model("shared"), quiet(RegionTrainingArguments, tmp_path), None, dataset
+        region_models.build_model("shared"),
+        quiet(RegionTrainingArguments, tmp_path),
+        train_dataset=None,
+        eval_dataset=dataset,
     )
     known = dataset.select([i for i, name in enumerate(regions) if name])
     assert trainer.evaluate()["eval_accuracy"] == trainer.evaluate(known)["eval_accuracy"]
@@ -198,7 +205,7 @@ def test_drives_need_no_heading(tmp_path):
     def train(rows):
         model = place_models.build_model()
         trainer = PlacePhaseTrainer(
-            model, quiet(PlaceTrainingArguments, tmp_path, eval_strategy="no"), Own(rows)
+            model, quiet(PlaceTrainingArguments, tmp_path, eval_strategy="no"), train_dataset=Own(rows)
         )
         trainer.train()
         return [row["loss"] for row in trainer.state.log_history if "loss" in row]

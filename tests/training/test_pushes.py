@@ -216,13 +216,14 @@ def test_processors_and_configs_are_pushed_alone(hub, tmp_path):
 
 @pytest.mark.case("first-doors")
 def test_the_part_of_a_model_is_not_pushed(hub, tmp_path):
-    from geohf import RegionPhaseTrainer, RegionTrainingArguments
+    from geohf import RegionTrainingArguments
+    from geohf.region.phase import RegionPhaseTrainer
 
     model = TASKS["region"].make()
     args = RegionTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False
     )
-    trainer = RegionPhaseTrainer(model.router_module(), args, [], model=model)
+    trainer = RegionPhaseTrainer(model.router_module(), args, train_dataset=[], model=model)
     with pytest.raises(DataError, match="RegionRouter, a part of a model"):
         trainer.push_to_hub()
 
@@ -307,14 +308,14 @@ def test_adapters_are_pushed_without_the_path_of_their_base(hub, tmp_path):
     from helpers.five_tasks import rows_of
     from helpers.place_models import build_model
 
-    from geohf import PlacePhaseTrainer
+    from geohf.place.phase import PlacePhaseTrainer
     from geohf.training.finetuning import with_adapters
 
     model = build_model(backbone="test_vit")
     model.save_pretrained(tmp_path / "base")
     model = with_adapters(type(model).from_pretrained(tmp_path / "base"), 2)
     args = trainer_of("place", tmp_path / "run", hub_model_id="me/x", hub_token=TOKEN).args
-    trainer = PlacePhaseTrainer(model, args, rows_of("place"))
+    trainer = PlacePhaseTrainer(model, args, train_dataset=rows_of("place"))
     trainer.train()
     trainer.push_to_hub()
     files = hub.files("me/x")

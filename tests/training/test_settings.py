@@ -126,7 +126,7 @@ def test_a_trainer_in_python_refuses_before_it_trains(settings, tmp_path):
     plain = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **settings)
     rows = [{"image": image} for image in street_models.patches(3, 4)]
     with pytest.raises(DataError):
-        StreetPhaseTrainer(street_models.build_model(), plain, rows)
+        StreetPhaseTrainer(street_models.build_model(), plain, train_dataset=rows)
 
 
 @pytest.mark.case("use-B15")
@@ -297,7 +297,9 @@ def test_a_search_for_hyperparameters_goes_through_its_trials(tmp_path, monkeypa
         output_dir=str(tmp_path), use_cpu=True, num_train_epochs=1, disable_tqdm=True, save_strategy="no",
         load_best_model_at_end=False,
     )  # fmt: skip
-    trainer = StreetPhaseTrainer(None, args, rows(), rows(), model_init=lambda: street_models.build_model())
+    trainer = StreetPhaseTrainer(
+        None, args, train_dataset=rows(), eval_dataset=rows(), model_init=lambda: street_models.build_model()
+    )
     best = trainer.hyperparameter_search(backend="optuna", n_trials=2, hp_space=lambda trial: {})
     assert best.hyperparameters["learning_rate"] in (1e-3, 1e-2)
 
