@@ -82,6 +82,12 @@ class GeoTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(
         default=True, metadata={"help": "End with the best checkpoint's weights."}
     )
+    hub_strategy: str = field(
+        default="end",
+        metadata={
+            "help": "What --push_to_hub sends: end (the finished model), every_save, checkpoint or all_checkpoints too."
+        },
+    )
     save_total_limit: int | None = field(
         default=1, metadata={"help": "Checkpoints to keep beside the best one."}
     )

@@ -79,6 +79,8 @@ class GeoTrainer(PhaseTrainer):
         self.pop_callback(EarlyStoppingCallback)  # the phases stop, each by its own
         self._validation = eval_dataset  # as the user knows it
         self._given: dict[str, Any] = {"callbacks": callbacks}
+        # what a user gave for the model does not fit a head alone
+        self._of_whole_model: dict[str, Any] = {"data_collator": data_collator, "optimizers": optimizers}
         if compute_metrics is not None:
             self._given["compute_metrics"] = compute_metrics
         self.histories: dict[str, list[dict]] = {}  # phase -> rows of its log
@@ -178,17 +180,19 @@ class GeoTrainer(PhaseTrainer):
         Returns:
             Its Trainer, whose module has the weights to keep.
         """
-        whole = module is None
-        if whole:
-            self._given["optimizers"] = (self.optimizer, self.lr_scheduler)
+        given = dict(self._given)
+        if module is None or hasattr(module, "config_class") or hasattr(module, "peft_config"):
+            given |= self._of_whole_model
+            changes |= {"push_to_hub": self.args.push_to_hub}
+            changes |= {"hub_model_id": self.args.hub_model_id or Path(self.args.output_dir).name}
         if self.eval_dataset is None:
             changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
         phase = self.phase_class(
-            self.model if whole else module,
+            self.model if module is None else module,
             phase_arguments(self.args, name, default_metric, **changes),
             train_dataset=self.train_dataset if train is None else train,
             eval_dataset=self.eval_dataset if evaluation is None else evaluation,
-            **self._given | dict(extras or {}),
+            **given | dict(extras or {}),
         )
         phase.run(resume)
         self.histories[name] = phase.state.log_history

@@ -89,7 +89,9 @@ def hub(hub):
 @pytest.mark.case("use-S9", "first-doors")
 @pytest.mark.parametrize("name", TASKS)
 def test_train_and_push_of_every_task(name, hub, tmp_path):
-    trainer = trainer_of(name, tmp_path, push_to_hub=True, hub_model_id="me/x", hub_token=TOKEN)
+    trainer = trainer_of(
+        name, tmp_path, push_to_hub=True, hub_model_id="me/x", hub_token=TOKEN, hub_strategy="every_save"
+    )
     trainer.train()
     first = hub.files("me/x")
     assert_card(name, first)
@@ -146,8 +148,9 @@ def test_a_push_in_the_background_and_one_that_fails(hub, tmp_path, caplog):
     assert "me/x" in trainer.push_to_hub(blocking=False).result()
     assert_clean(pushed(hub))
     again = trainer_of(
-        "tiles", tmp_path, push_to_hub=True, hub_model_id="me/x", hub_token=TOKEN, warmup_steps=0
-    )
+        "tiles", tmp_path, push_to_hub=True, hub_model_id="me/x", hub_token=TOKEN, warmup_steps=0,
+        hub_strategy="every_save",
+    )  # fmt: skip
     hub.fail("/commit/", 403, times=9)
     again.train()
     assert "was not pushed" in caplog.text

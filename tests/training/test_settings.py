@@ -145,7 +145,7 @@ def test_a_tower_that_keeps_its_activations_is_said_before_the_work(tmp_path):
 
 
 def street_run(folder, **settings):
-    from geohf.street.run import run_street
+    from geohf.recipes.train_street import run as run_street
     from geohf.street.sample import write_sample
 
     sample = write_sample(folder / "sample", seed=0, size=2, image_size=48)
