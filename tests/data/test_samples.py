@@ -131,14 +131,16 @@ MANY = {
 }
 
 
-@pytest.mark.case("use-S6", "use-B2", "use-B3", "use-B4", "use-B5", "use-B12", "use-U7", "use-U11", "use-U12")
+@pytest.mark.case(
+    "use-S6", "use-B2", "use-B3", "use-B4", "use-B5", "use-B12", "use-U7", "use-U11", "use-U12", "use-M7"
+)
 @pytest.mark.parametrize("kind", MANY)
 def test_many_samples_of_any_kind(kind, model, files, expected):
     answers = model.predict(MANY[kind](files), batch_size=2)
     assert np.allclose([answer.descriptor for answer in answers], expected, atol=1e-6)
 
 
-@pytest.mark.case("use-S6", "use-B3", "use-B4", "use-B12", "use-M")
+@pytest.mark.case("use-S6", "use-B3", "use-B4", "use-B12", "use-O10", "use-M7")
 @pytest.mark.parametrize("kind", MANY)
 def test_a_pipeline_takes_the_same(kind, model, files, expected):
     pipe = pipeline("place-recognition", model=model, image_processor=model.processor)
@@ -146,7 +148,7 @@ def test_a_pipeline_takes_the_same(kind, model, files, expected):
     assert np.allclose([answer["descriptor"] for answer in answers], expected, atol=1e-6)
 
 
-@pytest.mark.case("use-M")
+@pytest.mark.case("use-M8")
 def test_a_pipeline_answers_one_with_one(model, files, folder, expected):
     pipe = pipeline("place-recognition", model=model, image_processor=model.processor)
     one = (

@@ -198,7 +198,7 @@ def test_a_name_finds_its_file_in_the_other_form(tmp_path, on_disk, named, separ
 # Tables of tools
 
 
-@pytest.mark.case("use-M-tables")
+@pytest.mark.case("use-M1", "use-M2", "use-M3")
 @pytest.mark.parametrize(
     ("content", "point"),
     [
@@ -229,7 +229,7 @@ def test_tables_of_known_tools_are_read(tmp_path, content, point):
     assert table[find_column(table.columns, FILE_COLUMNS, path)].iloc[0].endswith("a.jpg")
 
 
-@pytest.mark.case("use-M-tables")
+@pytest.mark.case("use-M1")
 @pytest.mark.parametrize(
     "cell", ["48 deg 51' 24\"", "2 deg 21' E", "48 deg 71' N", "-48 N", "N 48 S", "48 51"]
 )
@@ -237,7 +237,7 @@ def test_an_angle_of_unknown_side_or_axis_is_none(cell):
     assert degrees_of(cell, "NS") is None
 
 
-@pytest.mark.case("use-M-tables")
+@pytest.mark.case("use-M1")
 def test_empty_cells_beside_a_reference_are_unknown(tmp_path):
     path = tmp_path / "places.csv"
     path.write_text("SourceFile,GPSLatitude,GPSLatitudeRef,GPSLongitude\na.jpg,1.5,N,2\nb.jpg,,,\n")
@@ -247,7 +247,7 @@ def test_empty_cells_beside_a_reference_are_unknown(tmp_path):
 # Folders and datasets
 
 
-@pytest.mark.case("use-M-tables")
+@pytest.mark.case("use-M4")
 def test_json_lines_are_a_table(tmp_path):
     path = tmp_path / "metadata.jsonl"
     rows = [{"file_name": "a.jpg", "lat": 1.5, "lon": 2}, {"file_name": "b.jpg", "lat": None, "lon": 3}]
@@ -271,7 +271,7 @@ def photo(tmp_path):
     return folder / "a.png"
 
 
-@pytest.mark.case("use-M-tables")
+@pytest.mark.case("use-M4")
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet", "train/metadata.csv"])
 def test_a_folder_stands_for_its_metadata(tmp_path, name):
     frame = pd.DataFrame({"file_name": ["a.jpg"], "lat": [1.5], "lon": [2.5]})
@@ -286,7 +286,7 @@ def test_a_folder_stands_for_its_metadata(tmp_path, name):
     assert places(read_table(tmp_path, numbers=NUMBERS)) == [[1.5, 2.5]]
 
 
-@pytest.mark.case("use-M-tables")
+@pytest.mark.case("use-M5")
 def test_a_saved_dataset_is_a_table_a_stream_and_an_input(tmp_path, photo):
     columns = {"image": [str(photo)] * 5, "lat": np.arange(5.0), "lon": np.arange(5.0) + 1}
     dataset = Dataset.from_dict(

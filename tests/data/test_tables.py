@@ -82,6 +82,7 @@ def test_a_missing_column_without_a_near_name_comes_without_a_suggestion():
     assert "did you mean" not in str(caught.value)
 
 
+@pytest.mark.case("use-O5")
 def test_spaces_and_a_byte_order_mark_do_not_belong_to_column_names(csv):
     table = read_table(csv("\ufeffimage , latitude,longitude \na.jpg, 47.5,8\n"), numbers=["latitude"])
     assert list(table.columns) == ["image", "latitude", "longitude"]

@@ -62,7 +62,7 @@ def test_no_fix_is_refused_or_left_out(tmp_path, frame, door):
     assert points(DOORS[door](path, "skip")) == POINTS
 
 
-@pytest.mark.case("use-M-tables", "use-U6")
+@pytest.mark.case("use-U6", "use-M4", "use-M5")
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("kind", ["jsonl", "excel", "index", "saved"])
 def test_every_kind_of_table_is_taken(tmp_path, frame, door, kind):

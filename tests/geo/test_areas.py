@@ -67,6 +67,7 @@ def test_overlapping_polygons_are_a_union():
     assert len(area.polygons) == 2
 
 
+@pytest.mark.case("files-D9")
 def test_concave_ring_against_half_planes():
     # A triangle with a notch: below |x| and above -1, known in closed form.
     ring = [[-5, -1], [5, -1], [5, 5], [0, 0], [-5, 5], [-5, -1]]
@@ -204,6 +205,7 @@ def test_names_pick_features():
         area_from_geojson(collection, names="Nowhere")
 
 
+@pytest.mark.case("files-D10")
 def test_geometry_collection_and_altitudes():
     ring = [[*position, 120.5] for position in SQUARE]
     geometry = {
@@ -213,6 +215,7 @@ def test_geometry_collection_and_altitudes():
     assert area_from_geojson(feature(geometry)).contains([[5, 5], [5, 15]]).tolist() == [True, False]
 
 
+@pytest.mark.case("files-D10")
 @pytest.mark.parametrize(
     ("document", "message"),
     [
@@ -246,6 +249,7 @@ def test_malformed_files_name_the_file(tmp_path, document, message):
     assert "region.geojson" in str(caught.value)
 
 
+@pytest.mark.case("files-D10")
 @pytest.mark.parametrize("text", ["", "{", "\x00", "[" * 100_000, '{"type": "Polygon"'])
 def test_broken_json(tmp_path, text):
     path = tmp_path / "broken.json"
@@ -281,6 +285,7 @@ def test_area_errors():
     assert box(0, 0, 1, 1).nearest(np.zeros((0, 2))).shape == (0, 2)
 
 
+@pytest.mark.case("files-D9")
 @needs_states
 def test_us_states():
     cities = {

@@ -72,12 +72,14 @@ def test_a_hundred_thousand_points(points, eps):
     check(points(100_000, seed=8), eps, 10)
 
 
+@pytest.mark.case("files-D6")
 @pytest.mark.parametrize("eps", [1e6, 5e6, 9e6, 12e6, 1.9e7, math.pi * EARTH_RADIUS_M, 1e9])
 def test_radii_as_large_as_the_globe(eps):
     for min_samples in (2, 100, 250):
         check(world(300), eps, min_samples)
 
 
+@pytest.mark.case("files-D6")
 @pytest.mark.parametrize("pole", [1, -1])
 @pytest.mark.parametrize("eps", [300, 5000, 60_000])
 def test_at_the_poles(pole, eps):
@@ -87,6 +89,7 @@ def test_at_the_poles(pole, eps):
     check(points, eps, 5)
 
 
+@pytest.mark.case("files-D6")
 @pytest.mark.parametrize("latitude", [0, 40, -75])
 def test_across_the_antimeridian(latitude):
     rng = np.random.default_rng(2)
@@ -114,6 +117,7 @@ def test_points_exactly_at_the_rim(eps):
         check(points, eps, min_samples, "planar")
 
 
+@pytest.mark.case("files-D5", "files-D6")
 def test_duplicates():
     check(np.repeat(cities(150), 20, axis=0), 1000, 10)
     assert dbscan(np.tile([[3.0, 4.0]], (9, 1)), 1, 10).tolist() == [-1] * 9
@@ -202,6 +206,7 @@ def test_small_tables_and_errors():
         dbscan([[0, 0], [1e9, 1]], 1e-4, frame="planar")
 
 
+@pytest.mark.case("files-D6")
 @needs_daejeon
 @pytest.mark.parametrize(("eps", "min_samples"), [(5, 3), (25, 10), (100, 10), (500, 50)])
 def test_daejeon(eps, min_samples):

@@ -121,6 +121,7 @@ def test_errors():
         matches_within_m(good, np.zeros((2, 3)), 5)
 
 
+@pytest.mark.case("files-D4")
 @needs_daejeon
 def test_daejeon_against_a_ball_tree():
     database, queries = (

@@ -93,6 +93,7 @@ def test_stratified_draw_within_a_class_is_uniform():
     assert abs(hits / 2000 - 0.2).max() < 0.045
 
 
+@pytest.mark.case("files-D7")
 @pytest.mark.parametrize("where", ["city", "antimeridian", "pole", "world"])
 def test_block_split_keeps_its_distance(where):
     rng = np.random.default_rng(1)

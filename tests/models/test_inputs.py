@@ -68,7 +68,7 @@ KINDS = {
 }
 
 
-@pytest.mark.case("use-S6", "use-B3", "use-B4", "use-B5", "use-U7", "use-U11", "use-U12")
+@pytest.mark.case("use-S6", "use-B3", "use-B4", "use-B5", "use-U7", "use-U11", "use-U12", "use-O10")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_task_takes_them(kind, task, files):
     model, pipe = task

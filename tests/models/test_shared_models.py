@@ -44,7 +44,7 @@ def test_predict_leaves_the_mode_alone_while_it_computes(name):
     assert set(found) == {expected}
 
 
-@pytest.mark.case("use-S14")
+@pytest.mark.case("use-S14", "use-O9")
 def test_threads_with_dropout_in_training_mode_answer_alike():
     model = build_model(dropout=0.5)
     expected = model.encode([TASKS["place"].sample])

@@ -22,6 +22,7 @@ def without_image(dataset) -> list[dict]:
 # --- reading ---
 
 
+@pytest.mark.case("use-O6")
 def test_ids_names_and_states(tmp_path):
     path = coco(
         tmp_path,
@@ -115,6 +116,7 @@ def test_splits_must_have_the_same_names(tmp_path):
         load_parts(tmp_path)
 
 
+@pytest.mark.case("use-O6")
 def test_the_layout_of_roboflow(tmp_path):
     path = coco(tmp_path, [{"state": 0}])
     (tmp_path / "images").rename(tmp_path / "train")

@@ -345,7 +345,7 @@ def test_a_file_with_a_mark_and_more_keys_than_needed(tmp_path):
 # --- ids ---
 
 
-@pytest.mark.case("use-U5")
+@pytest.mark.case("use-U5", "use-O6")
 @pytest.mark.parametrize(("image", "category"), [("7", "4"), (7.0, 4.0), (7, "4")])
 def test_ids_of_another_type_than_in_the_lists(tmp_path, image, category):
     path = coco(tmp_path, [WHOLE | {"image_id": image, "category_id": category}])

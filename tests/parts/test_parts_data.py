@@ -158,6 +158,7 @@ def white_box(image) -> list[int]:
 FRAMES = {"upright": range(1, 9), "unknown": range(1, 9), "stored": (1, 5, 6, 7, 8)}
 
 
+@pytest.mark.case("use-O6")
 @pytest.mark.parametrize(
     ("frame", "orientation"), [(frame, o) for frame, all_ in FRAMES.items() for o in all_]
 )

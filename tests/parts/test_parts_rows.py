@@ -177,7 +177,7 @@ def test_classes_in_another_order_than_the_models(tmp_path, form):
 # --- columns that are missing ---
 
 
-@pytest.mark.case("use-B13-parts")
+@pytest.mark.case("use-B13")
 @pytest.mark.parametrize(
     "missing", [(), ("trust",), ("image_id",), ("trust", "image_id", "width", "height", "iscrowd")]
 )
@@ -191,7 +191,7 @@ def test_only_image_boxes_parts_and_states_are_needed(collate, missing):
     assert found["image_ids"][1] == ("number 1" if "image_id" in missing else "a.jpg")
 
 
-@pytest.mark.case("use-B13-parts")
+@pytest.mark.case("use-B13")
 def test_a_column_that_is_needed_is_named(collate):
     rows = [{k: v for k, v in row(image_id="a.jpg").items() if k != "states"}]
     with pytest.raises(DataError, match=r"photo a.jpg, lacks states; it has image, boxes, parts, image_id"):
@@ -200,7 +200,7 @@ def test_a_column_that_is_needed_is_named(collate):
         collate([row(), {"parts": [], "states": []}])
 
 
-@pytest.mark.case("use-B13-parts")
+@pytest.mark.case("use-B13")
 @pytest.mark.parametrize("entry", ["hub", "stream"])
 def test_datasets_of_the_needed_columns(hub, bikes, tmp_path, entry):
     train = load_parts(bikes)[0]["train"].select(range(4))

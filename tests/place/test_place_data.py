@@ -48,6 +48,7 @@ def test_poses_as_they_are(folder):
     assert len(only) == 4
 
 
+@pytest.mark.case("files-D19")
 def test_a_camera_that_does_not_occur(folder):
     with pytest.raises(DataError, match="no row has the camera_id 'left'; there are front"):
         load_drives(poses(folder), camera_id="left")
@@ -56,6 +57,7 @@ def test_a_camera_that_does_not_occur(folder):
         load_drives(table, camera_id="left")
 
 
+@pytest.mark.case("use-O5")
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_plain_tables(folder, kind):
     frame = pd.DataFrame(
@@ -110,6 +112,7 @@ def test_positions_in_file_names(folder):
         point_of_name("@abc@1@.png")
 
 
+@pytest.mark.case("files-D18")
 def test_mapillary_tables_with_keys_and_sequences(folder):
     write_pictures(folder, [f"city/query/images/{key}.jpg" for key in ("aQ-1", "b_2", "c3")])
     rows = [
@@ -151,6 +154,7 @@ BAD = {
 }
 
 
+@pytest.mark.case("files-D19")
 @pytest.mark.parametrize("kind", BAD)
 def test_rows_that_cannot_be_used_are_named_or_skipped(folder, kind):
     row, message = BAD[kind]

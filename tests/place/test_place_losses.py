@@ -55,6 +55,7 @@ def test_masks_follow_metres_on_both_sides_of_each_radius():
     assert wider[0].tolist() == [False, True, True, False, False]
 
 
+@pytest.mark.case("files-D18")
 def test_pairs_that_look_elsewhere_are_neither_and_unknown_headings_match_all():
     points = torch.from_numpy(along([0, 5, 10, 15]))
     headings = torch.tensor([350.0, 20.0, 100.0, torch.nan])

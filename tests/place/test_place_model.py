@@ -166,6 +166,7 @@ def test_as_much_of_the_tower_learns_as_is_asked(finetune, blocks, tmp_path):
         assert not model.tower.timm.blocks[0].training
 
 
+@pytest.mark.case("use-O13")
 def test_lora_merges_to_the_same_answers(photos, tmp_path):
     model = build_model(backbone="test_vit")
     args = PlaceTrainingArguments(output_dir=str(tmp_path), finetune="lora", lora_rank=2, use_cpu=True)

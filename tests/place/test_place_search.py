@@ -61,6 +61,7 @@ def test_faiss_and_blocks_agree():
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
+@pytest.mark.case("files-D19")
 @pytest.mark.parametrize(
     ("database", "queries", "k", "message"),
     [
@@ -93,6 +94,7 @@ def world():
     return unit(80, 6), unit(40, 6, seed=1), database, queries
 
 
+@pytest.mark.case("files-D4")
 @pytest.mark.parametrize("rule", ["has_match", "all"])
 @pytest.mark.parametrize("radius_m", [10.0, 25.0, 100.0])
 def test_recall_is_that_of_brute_force(rule, radius_m):

@@ -89,6 +89,7 @@ def test_a_letter_that_contradicts_the_northing_is_refused(tmp_path, point, zone
         point_of_name(f"@{point[0]}@{point[1]}@{zone[:2]}@{zone[2:]}@@@@@.jpg")
 
 
+@pytest.mark.case("files-D2")
 def test_a_drive_may_carry_the_letter_of_the_band_where_it_began():
     points, reasons = points_and_reasons([[500000.0, 5316000.0], [500000.0, 5330000.0]], "32T")  # 48 north
     assert not reasons
@@ -162,7 +163,7 @@ def test_a_zone_without_any_hemisphere_is_refused(tmp_path):
         load_drives(drive(tmp_path, "UTM1,UTM2,UTMzone", "328942.7,5793963.3,55"))
 
 
-@pytest.mark.case("files-C5")
+@pytest.mark.case("files-C5", "files-D3")
 def test_names_of_gsv_cities_carry_the_position(tmp_path):
     names = {
         "Melbourne_0000001_2015_02_120_-37.81361_0144.96305_CAoSLEFG_M-VF.JPG": (-37.81361, 144.96305, 120),

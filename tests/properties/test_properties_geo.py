@@ -101,6 +101,7 @@ def test_a_mean_is_the_sum_of_vectors_whatever_the_order_and_the_turns(points, d
     assert arc_m(spherical_mean(turned[order], weights[order]), mean) < 1e-3
 
 
+@pytest.mark.case("files-D1")
 @given(st.integers(1, 60), st.booleans(), st.floats(0.001, 80), st.floats(-3.5, 3.5))
 def test_utm_is_what_proj_says_and_back(zone, north, latitude, away):
     latitude = latitude if north else -latitude
@@ -146,6 +147,7 @@ def test_scaling_degrees_back_gives_the_places(middle, steps, kind):
     assert max(arc_m(a, b) for a, b in zip(back.tolist(), points, strict=True)) < 1e-3
 
 
+@pytest.mark.case("files-D7")
 @given(
     st.integers(20, 80), st.floats(0.1, 0.5), st.integers(0, 9), st.floats(100, 3000), latitudes, longitudes
 )

@@ -34,6 +34,7 @@ def metres(a, b, radius_m=6_371_008.8):
     return 2 * radius_m * math.asin(min(1.0, math.sqrt(h)))
 
 
+@pytest.mark.case("files-D4")
 @given(seeds, st.integers(10, 40), st.integers(1, 15), st.sampled_from([10.0, 25.0, 100.0]))
 def test_recall_is_what_two_loops_count(seed, images, queries, radius_m):
     rng = np.random.default_rng(seed)

@@ -76,6 +76,7 @@ def test_any_case_of_columns_and_parquet(table, tmp_path):
     assert load_region_table(tmp_path / "labels.parquet")["region"] == ["3", "5"]
 
 
+@pytest.mark.case("use-O5")
 def test_a_table_as_other_programs_write_it(table, tmp_path):
     """A byte order mark, Windows line ends and paths, quotes, commas in quotes, any case, columns nobody asked for."""
     table()
@@ -93,6 +94,7 @@ def test_a_table_as_other_programs_write_it(table, tmp_path):
     assert [Path(image["path"]).is_file() for image in dataset["image"]] == [True, True]
 
 
+@pytest.mark.case("use-O5")
 @pytest.mark.parametrize(
     ("cells", "names"),
     [

@@ -42,6 +42,7 @@ def test_path_of_no_length():
     assert great_circle_path([5.0, 6.0], [5.0, 6.0]).tolist() == [[5.0, 6.0]] * 2
 
 
+@pytest.mark.case("files-D11")
 def test_cut_at_the_latitude_where_the_great_circle_crosses():
     # By symmetry the way from (10, 170) to (10, -170) crosses at atan(tan(10) / cos(10)) = 10.1511 degrees.
     first, second = cut_at_antimeridian(great_circle_path([10.0, 170.0], [10.0, -170.0], step_deg=90))
@@ -137,6 +138,7 @@ def test_geojson_has_longitude_first_and_null_for_nan(tmp_path):
     assert points[1]["properties"]["probability"] is None
 
 
+@pytest.mark.case("files-D11")
 def test_geojson_errors_are_lines_from_truth_to_point(tmp_path):
     path = tmp_path / "points.geojson"
     predicted = [[0.0, 1.0], [-17.0, -179.0], [5.0, 5.0], [6.0, 6.0]]
@@ -226,7 +228,7 @@ def test_geojson_of_many_points_is_quick(tmp_path):
     assert time.perf_counter() - begin < 20  # a second on an idle machine
 
 
-@pytest.mark.case("files-A13")
+@pytest.mark.case("files-A13", "files-D15")
 @pytest.mark.parametrize(
     ("crs", "transform", "width"),
     [

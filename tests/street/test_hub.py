@@ -364,6 +364,7 @@ def lora_run(hub, tmp_path):
     return run_street(*parse(*words)), tmp_path / "run"
 
 
+@pytest.mark.case("use-O13")
 def test_adapters_are_trained_pushed_loaded_and_merged(hub, lora_run, photos, tmp_path):
     result, folder = lora_run
     assert result.kept == "phase 2"

@@ -105,6 +105,7 @@ def test_longitudes_from_0_to_360(table):
     assert numbers(load_places(path)[0]["train"]) == [[28.1, -81.5], [-17.0, -179.0], [10.0, 180.0]]
 
 
+@pytest.mark.case("use-O5")
 def test_a_table_written_on_windows(table, tmp_path):
     path = table("image,lat,lon\r\nsub\\c.jpg,1,2\r\na.jpg,3,4\r\n")
     train = load_places(path)[0]["train"]

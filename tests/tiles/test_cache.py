@@ -44,6 +44,7 @@ def test_it_holds_the_native_pixels(world, tmp_path, workers):
     assert not cache.holes.any()
 
 
+@pytest.mark.case("files-D12")
 @pytest.mark.parametrize(
     ("dtype", "bands", "profile"),
     [

@@ -11,6 +11,7 @@ from geohf.tiles.derive import colour_share, ndvi_fall
 from geohf.tiles.table import load_tiles
 
 
+@pytest.mark.case("files-D16")
 def test_derived_targets_by_hand(world, tiff, tmp_path):
     frames = {
         "2019": np.array([[[10, 30], [10, 10]], [[5, 5], [0, 0]]], np.uint8),

@@ -241,6 +241,7 @@ def test_bfloat16_keeps_the_scales(tmp_path):
 # ---- scenes
 
 
+@pytest.mark.case("files-D14")
 def test_a_scene_is_predicted_tile_by_tile(tmp_path, tiff):
     model = make(interval_margin=[0.5])
     rng = np.random.default_rng(1)

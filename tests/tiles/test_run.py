@@ -195,6 +195,7 @@ def test_an_estimate_is_not_a_forecast(sample, forecast, tmp_path):
     assert "these numbers are no forecasts" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.case("files-D17")
 @pytest.mark.parametrize(
     "options",
     [
@@ -213,6 +214,7 @@ def test_other_kinds_of_runs(sample, tmp_path, options):
     assert "## Use" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.case("files-D16")
 def test_real_landsat_mosaics_are_read_as_they_are(shared_data, sample, tmp_path):
     result = run(
         sample,

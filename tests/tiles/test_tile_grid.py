@@ -56,7 +56,7 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.case("files-A1", "files-A3", "six-1")
+@pytest.mark.case("files-A1", "files-A3", "six-1", "files-D13")
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_rasters_of_another_place_are_refused_wherever_they_are_read(tmp_path, tiff, model, name):
     where, message = ELSEWHERE[name]

@@ -95,7 +95,7 @@ def test_scenes_that_lie_apart_keep_all_their_tiles(tmp_path, tiff, caplog):
     assert least(table, split_tiles(table, "region", SHARES, buffer_px=7)[0]) >= 70
 
 
-@pytest.mark.case("files-A5")
+@pytest.mark.case("files-A5", "files-D8")
 def test_blocks_of_overlapping_scenes_share_no_ground(tmp_path, tiff):
     table = scenes(tmp_path, tiff, chain(40, 2), side=160, tile=8)
     splits, dropped = split_tiles(table, "blocks", SHARES, block_px=32, buffer_px=2)

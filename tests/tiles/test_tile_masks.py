@@ -228,7 +228,7 @@ def test_last_values_that_are_not_known_give_no_answer(tmp_path, tiff):
 # ---- types
 
 
-@pytest.mark.case("files-C8", "six-3")
+@pytest.mark.case("files-C8", "six-3", "files-D12")
 @pytest.mark.parametrize(
     ("dtype", "stored", "nodata"),
     [
@@ -292,7 +292,7 @@ def test_classes_are_never_mixed(tmp_path):
     assert again.resampling == "nearest"
 
 
-@pytest.mark.case("files-A16", "files-A21")
+@pytest.mark.case("files-A16", "files-A21", "files-D12")
 def test_the_transparent_color_of_a_gif_is_its_nodata(tmp_path):
     numbers = np.where(np.arange(32 * 32).reshape(32, 32) % 4 == 0, 100, 0).astype(np.uint8)
     picture = Image.fromarray(numbers, "P")

@@ -28,6 +28,7 @@ def grid(tmp_path, tiff, regions=1, side=96):
     return load_tiles(frame, tmp_path / "Images", ["1", "2"])
 
 
+@pytest.mark.case("files-D8")
 def test_blocks_keep_training_tiles_away(tmp_path, tiff):
     table = grid(tmp_path, tiff, regions=2)
     splits, buffer = split_tiles(table, "blocks", SHARES, block_px=32, buffer_px=4)

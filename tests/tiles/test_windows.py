@@ -49,6 +49,7 @@ def test_estimates_see_it_but_not_its_value(tiles):
     np.testing.assert_allclose(windows.last, table.values[:, 1])
 
 
+@pytest.mark.case("files-D17")
 def test_a_masked_frame_is_zero_and_years_without_any_frame_are_left_out(world, tmp_path):
     for label in ("2019", "2020"):
         world.path(label, "7").unlink()
@@ -75,7 +76,7 @@ def test_windows_that_cannot_be(tiles, settings, message):
         make_windows(*tiles, **settings)
 
 
-@pytest.mark.case("six-2", "files-A11")
+@pytest.mark.case("six-2", "files-A11", "files-D16")
 @pytest.mark.parametrize(
     ("labels", "trend"),
     [

@@ -128,7 +128,7 @@ def test_a_metric_that_is_not_measured_is_refused_before_the_work(tmp_path):
         RegionPhaseTrainer(region.experts[0], args, train_dataset=[0], eval_dataset=[0], model=region)
 
 
-@pytest.mark.case("use-S3")
+@pytest.mark.case("use-S3", "use-O11")
 def test_several_sets_to_evaluate_on_have_metrics_of_their_own(tmp_path):
     def trainer(metric):
         args = StreetTrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model=metric)

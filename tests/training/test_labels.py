@@ -78,7 +78,7 @@ def street_losses(dataset, folder, **changes):
 NUMBERS = [0, 1, 2, 3, 4, 0, 1, 2]
 
 
-@pytest.mark.case("use-S2")
+@pytest.mark.case("use-S2", "use-O11")
 def test_every_form_of_a_state_trains_as_its_name(tmp_path):
     names = [STATES[i] for i in NUMBERS]
     train, found = street_losses(places(names, Value("string")), tmp_path)

@@ -156,7 +156,7 @@ def test_a_push_in_the_background_and_one_that_fails(hub, tmp_path, caplog):
     assert "was not pushed" in caplog.text
 
 
-@pytest.mark.case("use-M-push")
+@pytest.mark.case("use-M6")
 def test_a_trainer_pushes_in_shards(hub, tmp_path):
     trainer = trainer_of("tiles", tmp_path, hub_model_id="me/x", hub_token=TOKEN)
     trainer.push_to_hub(max_shard_size="10KB")
@@ -166,7 +166,7 @@ def test_a_trainer_pushes_in_shards(hub, tmp_path):
     AutoModel.from_pretrained("me/x")
 
 
-@pytest.mark.case("use-M-push", "first-doors")
+@pytest.mark.case("first-doors", "use-M6")
 @pytest.mark.parametrize("name", TASKS)
 def test_a_model_is_pushed_as_in_transformers(name, hub, tmp_path):
     model = TASKS[name].make()

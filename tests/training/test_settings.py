@@ -304,7 +304,7 @@ def test_a_search_for_hyperparameters_goes_through_its_trials(tmp_path, monkeypa
     assert best.hyperparameters["learning_rate"] in (1e-3, 1e-2)
 
 
-@pytest.mark.case("use-S14-threads")
+@pytest.mark.case("use-S14", "use-O11")
 def test_training_leaves_the_threads_of_the_process_alone(tmp_path):
     from transformers import TrainerCallback
 

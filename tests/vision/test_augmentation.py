@@ -24,6 +24,7 @@ def test_a_crop_is_a_window_of_at_least_the_area(ratio):
     assert len(sizes) > 10
 
 
+@pytest.mark.case("use-O12")
 def test_workers_that_are_spawned_can_take_it_along():
     torch.manual_seed(0)
     image = torch.randint(0, 256, (3, 60, 80), dtype=torch.uint8)

@@ -35,6 +35,7 @@ def position(north="N", latitude=(47, 22, 37.56), east="E", longitude=(8, 32, 30
     return tags | {getattr(GPS, name): value for name, value in more.items()}
 
 
+@pytest.mark.case("use-O3")
 @pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.webp"])
 @pytest.mark.parametrize(("north", "east"), [("N", "E"), ("S", "E"), ("N", "W"), ("S", "W")])
 def test_degrees_minutes_seconds_take_the_sign_of_their_hemisphere(write, north, east, name):
@@ -44,6 +45,7 @@ def test_degrees_minutes_seconds_take_the_sign_of_their_hemisphere(write, north,
     assert math.isnan(found.heading)
 
 
+@pytest.mark.case("use-O3")
 def test_rational_minutes_and_headings_are_read(write):
     latitude = (IFDRational(52, 1), IFDRational(31, 1), IFDRational(1234, 100))
     found = exif_position(write(position(latitude=latitude, GPSImgDirection=IFDRational(27055, 100))))
@@ -54,7 +56,7 @@ def test_rational_minutes_and_headings_are_read(write):
 NONE = IFDRational(0, 0)
 
 
-@pytest.mark.case("use-M-exif")
+@pytest.mark.case("use-M9")
 @pytest.mark.parametrize(
     ("latitude", "expected"),
     [
@@ -68,7 +70,7 @@ def test_parts_that_the_camera_does_not_have_count_as_zero(write, latitude, expe
     assert exif_position(write(position("S", latitude))).latitude == pytest.approx(-expected, abs=1e-6)
 
 
-@pytest.mark.case("use-M-exif", "files-A12")
+@pytest.mark.case("files-A12", "use-M9")
 @pytest.mark.parametrize("latitude", [(47, NONE, NONE), (NONE, 22, 37), (47, NONE, 37), (47, 99, 0)])
 def test_a_place_known_to_a_degree_is_none(write, latitude):
     assert exif_position(write(position(latitude=latitude))) is None
@@ -78,12 +80,14 @@ def test_a_full_turn_is_north(write):
     assert exif_position(write(position(GPSImgDirection=360.0))).heading == 0
 
 
+@pytest.mark.case("use-O1")
 def test_an_unknown_heading_does_not_lose_the_position(write):
     found = exif_position(write(position(GPSImgDirection=IFDRational(0, 0))))
     assert found.latitude == pytest.approx(47.3771)
     assert math.isnan(found.heading)
 
 
+@pytest.mark.case("use-O1")
 @pytest.mark.parametrize(
     "tags",
     [
@@ -114,6 +118,7 @@ def test_files_that_are_no_photograph_have_no_position(tmp_path):
     assert exif_position(tmp_path) is None
 
 
+@pytest.mark.case("use-O2")
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_tags_never_raise(write, tmp_path):
     whole = write(position(GPSImgDirection=90.0)).read_bytes()

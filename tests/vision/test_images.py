@@ -66,6 +66,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.case("use-O4")
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_is_an_error_that_names_it(tmp_path, name):
     path = tmp_path / name
@@ -77,6 +78,7 @@ def test_a_broken_file_is_an_error_that_names_it(tmp_path, name):
         open_image({"bytes": BROKEN[name], "path": name})
 
 
+@pytest.mark.case("use-O4")
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -115,6 +117,7 @@ def test_a_pil_image_of_a_cut_file_is_an_error_too(tmp_path):
         open_image(lazy)
 
 
+@pytest.mark.case("use-O2")
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_bytes_never_raise_anything_else():
     generator = random.Random(0)
@@ -138,6 +141,7 @@ def test_damaged_bytes_never_raise_anything_else():
                 assert open_image(bytes(damaged)).mode == "RGB"
 
 
+@pytest.mark.case("use-O4")
 @pytest.mark.parametrize(
     "source",
     [
@@ -205,6 +209,7 @@ def test_transparency_is_laid_over_white():
     assert pixel(encoded(Image.new("RGBA", (3, 2), (10, 20, 30, 255)))) == (10, 20, 30)
 
 
+@pytest.mark.case("use-O4")
 def test_a_palette_with_a_transparent_colour_is_laid_over_white():
     palette = Image.new("P", (2, 1))
     palette.putpalette([200, 10, 10, 20, 30, 40])
@@ -214,6 +219,7 @@ def test_a_palette_with_a_transparent_colour_is_laid_over_white():
     assert open_image(encoded(palette)).getpixel((0, 0)) == (200, 10, 10)
 
 
+@pytest.mark.case("use-O4")
 def test_cmyk_becomes_rgb():
     red = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=95)
     r, g, b = pixel(red)
@@ -221,6 +227,7 @@ def test_cmyk_becomes_rgb():
     assert max(g, b) < 15
 
 
+@pytest.mark.case("use-O4")
 @pytest.mark.parametrize(
     ("value", "grey"), [(0, 0), (100, 0), (257, 1), (5000, 19), (32768, 128), (65535, 255)]
 )

@@ -37,6 +37,7 @@ def test_int8_is_close_but_not_equal_and_leaves_the_tower(tower, pixels):
     assert weights_fingerprint(tower) == before
 
 
+@pytest.mark.case("use-O9")
 def test_a_compiled_tower_is_exact_for_full_and_short_batches(tower, pixels):
     compiled = feature_function(tower, mode="compile", batch_size=3)
     full, short = run(compiled, pixels[:3], pixels[3:])
