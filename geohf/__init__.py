@@ -23,7 +23,7 @@ from geohf.street.pipeline import StreetGeolocationPipeline
 from geohf.tiles import SequenceDataLoader, TileSequenceConfig, TileSequenceModel, TileSequenceProcessor
 from geohf.tiles.pipeline import TileSequencePipeline
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 for _config, _model, _processor in (
     (GeoPlaceConfig, GeoPlaceModel, GeoPlaceImageProcessor),

@@ -1,0 +1,87 @@
+"""What a report of a bug needs to tell of a machine: versions, devices and caches, and no secret.
+
+geohf env
+geohf env --json
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+
+import geohf
+from geohf.io import cache_folder
+
+PACKAGES = (
+    *("torch", "torchvision", "transformers", "datasets", "accelerate", "huggingface_hub", "timm", "peft"),
+    *("numpy", "pandas", "pillow", "rasterio"),
+    *("tensorboard", "trackio", "wandb", "pillow-heif", "onnx", "onnxruntime", "gradio", "ray"),
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--json", action="store_true", help="One JSON object instead of lines.")
+    return parser
+
+
+def facts() -> dict[str, Any]:
+    """Names to values: text, or None for a package that is not installed."""
+    found: dict[str, Any] = {
+        "geohf": geohf.__version__,
+        "installed in": str(Path(geohf.__file__).parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": f"{os.cpu_count()}, {torch.get_num_threads()} threads of torch",
+    }
+    found |= {name: version(name) for name in PACKAGES}
+    found |= {f"device {name}": what for name, what in devices().items()}
+    for name, folder in (("hub", Path(constants.HF_HUB_CACHE)), ("geohf", cache_folder(""))):
+        found[f"cache of {name}"] = f"{folder} ({free_gb(folder):.1f} GB free)"
+    return found | {"offline": str(constants.HF_HUB_OFFLINE)}
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def devices() -> dict[str, str]:
+    """What torch can compute on."""
+    found = {"cpu": platform.processor() or platform.machine()}
+    for number in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(number)
+        found[f"cuda:{number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple's GPU"
+    return found
+
+
+def free_gb(folder: Path) -> float:
+    """GB that are free where a folder lies or would lie."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free / 1e9
+
+
+def main() -> None:
+    args, found = make_parser().parse_args(), facts()
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        print(f"{name:<16} {'not installed' if value is None else value}")
+
+
+if __name__ == "__main__":
+    main()
