@@ -178,6 +178,8 @@ def test_the_command_tells_no_secret_and_no_home(monkeypatch, tmp_path):
     )
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert command_of(monkeypatch) == "accelerate launch --num_processes 4 recipes/train_parts.py"
+    monkeypatch.setattr(sys, "argv", [str(provenance.PACKAGE / "recipes" / "train_parts.py"), "--seed", "3"])
+    assert provenance.shell_command() == "geohf train --num_processes 4 parts --seed 3"
     monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest", "tests"])
     assert provenance.shell_command() == ""
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+PACKAGE = Path(__file__).resolve().parents[1]
 PACKAGES = ("transformers", "datasets", "accelerate", "torch", "torchvision", "timm")
 
 _SECRET = re.compile(r"--(.*[-_])?(token|secret|password|key)")
@@ -22,12 +23,16 @@ def shell_command() -> str:
     Flags with secrets are left out. Absolute paths, which name a machine's folders and often a person, become
     relative ones where they lie below the working folder, and `path/to/NAME` elsewhere.
     """
-    script = Path(sys.argv[0])
+    script = Path(sys.argv[0]).absolute()
     if script.parent.name != "recipes":
         return ""
     processes = os.environ.get("WORLD_SIZE", "1")
-    launch = ["accelerate", "launch", *([] if processes == "1" else ["--num_processes", processes])]
-    return shlex.join([*launch, f"recipes/{script.name}", *_shown(sys.argv[1:])])
+    launch = [] if processes == "1" else ["--num_processes", processes]
+    if script.parent == PACKAGE / "recipes":  # a module, which the command `geohf` launched
+        started = ["geohf", "train", *launch, script.stem.removeprefix("train_")]
+    else:
+        started = ["accelerate", "launch", *launch, f"recipes/{script.name}"]
+    return shlex.join([*started, *_shown(sys.argv[1:])])
 
 
 def _shown(words: list[str]) -> list[str]:
