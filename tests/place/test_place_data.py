@@ -89,6 +89,34 @@ def test_utm_columns_with_a_zone_in_the_table_or_beside_it(folder):
         load_drives(bare, utm="11")
 
 
+@pytest.mark.case("files-D2")
+def test_a_drive_over_the_edge_of_two_zones(folder):
+    """Zone 10 ends at 120 west: a zone a row, or all in the zone where the drive began."""
+    points = np.array([[36.0, -120.0 + 0.001 * i] for i in (-2, -1, 1, 2)])
+    zones = ["10 north", "10 north", "11 north", "11 north"]
+    own = [utm_from_points([point], zone)[0] for point, zone in zip(points, zones, strict=True)]
+    rows = [f"{n},{e},{m},{z}" for n, (e, m), z in zip(NAMES, own, zones, strict=True)]
+    table = write_csv(folder / "own.csv", "image,easting,northing,utm_zone", *rows)
+    forced = [f"{n},{e},{m}" for n, (e, m) in zip(NAMES, utm_from_points(points, "10 north"), strict=True)]
+    one = write_csv(folder / "one.csv", "image,easting,northing", *forced)
+    for images, _ in (load_drives(table), load_drives(one, utm="10 north")):
+        assert great_circle_m(points_of(images), points).max() < 0.001
+
+
+@pytest.mark.case("files-D3")
+def test_positions_padded_with_zeros(folder):
+    rows = [f"{NAMES[0]},-037.81361,0144.92780", f"{NAMES[1]},-034.60371,-058.42374"]
+    images, _ = load_drives(write_csv(folder / "t.csv", "image,lat,lon", *rows))
+    assert points_of(images).tolist() == [[-37.81361, 144.9278], [-34.60371, -58.42374]]
+
+
+@pytest.mark.case("files-D18")
+def test_headings_of_any_turn_are_compass_headings(folder):
+    rows = [f"{name},36,-115,{heading}" for name, heading in zip(NAMES, (-170, 350, 360, 725), strict=True)]
+    images, _ = load_drives(write_csv(folder / "t.csv", "image,lat,lon,ca", *rows))
+    assert (headings_of(images) % 360).tolist() == [190, 350, 0, 5]
+
+
 def test_utm_agrees_with_the_national_geospatial_example():
     # the Eiffel tower, and CN Tower in Toronto as published with it
     east, north = utm_from_points([[43.642567, -79.387139]], "17 north")[0]

@@ -114,6 +114,15 @@ def test_recall_is_that_of_brute_force(rule, radius_m):
         assert found[80] == 1
 
 
+@pytest.mark.case("files-D5")
+def test_equal_frames_of_a_car_that_stands_are_answered_in_their_order():
+    database = torch.nn.functional.normalize(torch.ones(20, 4), dim=-1)
+    _, ranked = top_k(database, database[:3], 20)
+    assert all(sorted(row) == list(range(20)) for row in ranked.tolist())
+    points = along(np.zeros(20))
+    assert recall_at_n(database, database[:3], points, points[:3]) == {1: 1.0, 5: 1.0, 10: 1.0}
+
+
 def test_all_metrics_name_rule_and_threshold():
     database, queries, places, asked = world()
     _, ranked = top_k(database, queries, 10)

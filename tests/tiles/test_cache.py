@@ -53,6 +53,11 @@ def test_it_holds_the_native_pixels(world, tmp_path, workers):
         ("int16", 2, {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}),
         ("float32", 6, {"interleave": "band"}),
         ("uint8", 3, {"interleave": "pixel", "tiled": True, "blockxsize": 16, "blockysize": 16}),
+        ("int16", 3, {"compress": "zstd", "predictor": 2, "BIGTIFF": "YES"}),
+        ("uint16", 2, {"ENDIANNESS": "BIG"}),
+        ("uint8", 3, {"driver": "COG"}),
+        ("uint8", 3, {"driver": "PNG"}),
+        ("float32", 2, {"driver": "HFA"}),
     ],
 )
 def test_every_kind_of_tiff(world, tiff, tmp_path, dtype, bands, profile):

@@ -101,6 +101,31 @@ def test_a_mosaic_never_overwrites_an_input(tmp_path, tiff):
     assert not (tmp_path / "m.tif").exists()
 
 
+@pytest.mark.case("files-D13", "files-D15")
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32632", rasterio.Affine(10, 0, 500_000, 0, 10, 4_999_680)),  # south up
+        ("EPSG:32632", HERE["transform"] @ rasterio.Affine.rotation(30)),
+        ("EPSG:3857", from_origin(900_000, 6_000_000, 10, 10)),
+        ("EPSG:2263", from_origin(980_000, 200_000, 30, 30)),  # New York, in feet
+        ("EPSG:4326", from_origin(190, 10, 0.001, 0.001)),  # longitudes of 0 to 360
+    ],
+)
+def test_scenes_and_mosaics_keep_their_place(tmp_path, tiff, model, crs, transform):
+    frames = [tiff(tmp_path / f"{i}.tif", PIXELS[i], crs=crs, transform=transform) for i in range(2)]
+    scene = predict_scene(model, frames, tmp_path / "scene.tif", 16)
+    table = grid_tiles(tmp_path, ["0", "1"], 16)
+    rows = np.arange(len(table))
+    write_mosaic(tmp_path / "m.tif", table, 0, rows, rows[:, None] * 1.0, ["x"])
+    for path, scale in ((scene, 16), (tmp_path / "m.tif", 1)):
+        with rasterio.open(path) as file:
+            assert file.crs == rasterio.CRS.from_user_input(crs)
+            for pixel in ((0, 0), (3, 2)):
+                corner = transform @ (scale * pixel[0], scale * pixel[1])
+                assert file.transform @ pixel == pytest.approx(corner, rel=1e-9)
+
+
 @pytest.mark.case("files-A18")
 def test_a_transform_without_a_crs_is_kept(tmp_path, tiff, model):
     frames = [tiff(tmp_path / f"{i}.tif", PIXELS[i], transform=HERE["transform"]) for i in range(2)]
