@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Collection, Iterable
 
 
 class DataError(ValueError):
@@ -23,3 +25,25 @@ def require_at_least(least: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not least <= value < math.inf:
             raise DataError(f"{name} must be at least {least}, got {value}")
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: which known one it is near to, or nothing.
+
+    >>> did_you_mean("latitud", ["latitude", "longitude"])
+    " (did you mean 'latitude'?)"
+    >>> did_you_mean("x", ["latitude"])
+    ''
+    """
+    close = difflib.get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def listed(names: Collection[object], most: int = 5) -> str:
+    """Names for a message, no more than `most` of them.
+
+    >>> listed([3, 5, 8], most=2)
+    '3, 5 and 1 more'
+    """
+    shown = ", ".join(str(name) for name, _ in zip(names, range(most), strict=False))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -149,7 +150,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
                     "it is damaged, or its config was changed"
                 )
         try:
-            model.prepare([model.trial_sample])
+            _ = model.dummy_inputs
         except Exception as error:
             raise DataError(
                 f"{pretrained_model_name_or_path}: image_processor in config.json cannot be used: {error}"
@@ -157,9 +158,9 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     @property
-    def trial_sample(self) -> Any:
-        """A small sample, to see that what was loaded can prepare one."""
-        return Image.new("RGB", (8, 8))
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """A small sample as `forward` takes it, as in transformers."""
+        return dict(self.processor([Image.new("RGB", (8, 8))]))
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs):
@@ -173,8 +174,17 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
 
     @property
     def processor(self) -> GeoImageProcessor:
-        """The image processor that belongs to this model, made from its config."""
-        return self.processor_class(**(self.config.image_processor or {}))
+        """The image processor that belongs to this model: one, as long as its settings in the config stay the same."""
+        settings = self.processor_settings
+        made = vars(self).get("_processor")
+        if made is None or made[0] != settings:
+            made = self._processor = (copy.deepcopy(settings), self.processor_class(**settings))
+        return made[1]
+
+    @property
+    def processor_settings(self) -> dict[str, Any]:
+        """What the processor is made with, from the config."""
+        return self.config.image_processor or {}
 
     def decode(self, outputs, **options) -> list:
         """Turn one batch of outputs into a list of the task's answers."""
@@ -188,16 +198,16 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list:
         """Answer for images of any kind.
 
-            Args:
-        XX            batch_size: samples in one pass.
-                options: the task's own, see its `decode`.
+        Args:
+            batch_size: samples in one pass.
+            options: the task's own, see its `decode`.
 
-            Returns:
-                One dataclass a sample, in the order of the inputs.
+        Returns:
+            One dataclass for each sample, in the order of the inputs.
 
-            Raises:
-                ImageError: an image cannot be opened; the message names it.
-                DataError: a batch of no samples.
+        Raises:
+            ImageError: an image cannot be opened; the message names it.
+            DataError: a batch of no samples.
         """
         from tqdm.auto import tqdm
 
@@ -211,7 +221,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
             while batch := list(islice(rows, batch_size)):
                 tensors = model.prepare(batch).to(self.device)
                 tensors["pixel_values"] = tensors["pixel_values"].to(self.dtype)
-                answers += model.decode(model(**tensors), **options)
+                answers += model.decode(model(**tensors, return_dict=True), **options)
                 bar.update(len(batch))
         return answers
 

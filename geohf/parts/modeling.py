@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, box_convert
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from transformers.utils import can_return_tuple
 
 from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
@@ -102,16 +103,16 @@ class PartStateModel(GeoPreTrainedModel):
         return model.eval()
 
     @property
-    def processor(self) -> PartImageProcessor:
-        """The image processor that belongs to this model; photos are fitted into the config's `image_size`."""
+    def processor_settings(self) -> dict:
+        """What the processor is made with; photos are fitted into the config's `image_size`."""
         height, width = self.config.image_size
-        size = {"height": height, "width": width}
-        return self.processor_class(**{"size": size} | (self.config.image_processor or {}))
+        return {"size": {"height": height, "width": width}} | super().processor_settings
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many photos of a batch count: all of them."""
         return {"images": torch.tensor(len(batch["pixel_values"]))}
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,

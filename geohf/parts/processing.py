@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional
-from transformers import BatchFeature
 from transformers.image_utils import PILImageResampling
 
 from geohf.data.samples import samples_of
@@ -35,8 +34,10 @@ class PartImageProcessor(GeoImageProcessor):
     size = {"height": 800, "width": 800}  # noqa: RUF012
     do_center_crop = False
     crop_size = None
+    # photos are always scaled, to the size that they are padded to
+    call_settings = ("size", "resample", "image_mean", "image_std")
 
-    def __call__(self, images: Any, return_tensors: str = "pt", **kwargs) -> BatchFeature:
+    def tensors(self, images: Any) -> dict[str, torch.Tensor]:
         """Prepare one photo or a list of photos, of any kind that `open_image` takes; rows of a dataset, too.
 
         Raises:
@@ -45,7 +46,7 @@ class PartImageProcessor(GeoImageProcessor):
         """
         return self.fit([open_photo(image) for image in samples_of(images)])
 
-    def fit(self, photos: Sequence[torch.Tensor]) -> BatchFeature:
+    def fit(self, photos: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Prepare opened photos: (3, H, W) uint8 tensors."""
         if not len(photos):
             raise DataError("there is no photo to prepare")
@@ -59,9 +60,7 @@ class PartImageProcessor(GeoImageProcessor):
             batch[i, :, :h, :w] = (resized / 255 - mean) / std
             sizes.append([h, w])
         originals = torch.tensor([list(photo.shape[-2:]) for photo in photos])
-        return BatchFeature(
-            {"pixel_values": batch, "image_sizes": torch.tensor(sizes), "original_sizes": originals}
-        )
+        return {"pixel_values": batch, "image_sizes": torch.tensor(sizes), "original_sizes": originals}
 
     @property
     def _mode(self):

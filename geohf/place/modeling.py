@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
+from transformers.utils import can_return_tuple
 
 from geohf.geo import great_circle_m
 from geohf.models.modeling import GeoPreTrainedModel
@@ -82,6 +83,7 @@ class GeoPlaceModel(GeoPreTrainedModel):
         _eval_frozen(self.tower)
         return self
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,

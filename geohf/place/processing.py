@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from transformers import BatchFeature
+import torch
 
 from geohf.data.samples import samples_of
 from geohf.vision.processing import GeoImageProcessor
@@ -16,13 +17,6 @@ class GeoPlaceImageProcessor(GeoImageProcessor):
     A sample is anything that `open_image` takes, or a row of a dataset with an `image`.
     """
 
-    def __call__(self, images: Any, return_tensors: str = "pt", augment=None, **kwargs) -> BatchFeature:
-        """Prepare one sample or a list of samples.
-
-        Args:
-            augment: a function on (3, H, W) uint8 tensors for training, applied before normalisation.
-
-        Raises:
-            ImageError: an image cannot be opened.
-        """
-        return BatchFeature({"pixel_values": self.pixel_values(list(samples_of(images)), augment)})
+    def tensors(self, images: Any, augment: Callable | None = None) -> dict[str, torch.Tensor]:
+        """Prepare one sample or a list of samples."""
+        return {"pixel_values": self.pixel_values(list(samples_of(images)), augment)}

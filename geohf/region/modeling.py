@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import BatchFeature
+from transformers.utils import can_return_tuple
 
 from geohf.data.classes import class_number
 from geohf.errors import DataError, require_at_least
@@ -107,6 +108,7 @@ class GeoRegionModel(GeoPreTrainedModel):
 
     # ---- forward
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,

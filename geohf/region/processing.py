@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from transformers import BatchFeature
 
 from geohf.data.samples import samples_of
 from geohf.vision.images import picture_of
@@ -22,19 +21,12 @@ class GeoRegionImageProcessor(GeoImageProcessor):
 
     model_input_names = ["pixel_values", "regions"]  # noqa: RUF012
 
-    def __call__(self, images: Any, return_tensors: str = "pt", augment=None, **kwargs) -> BatchFeature:
-        """Prepare one sample or a list of samples.
-
-        Args:
-            augment: a function on (3, H, W) uint8 tensors for training, applied before normalisation.
-
-        Raises:
-            ImageError: an image cannot be opened; the message names it.
-        """
+    def tensors(self, images: Any, augment: Callable | None = None) -> dict[str, torch.Tensor]:
+        """Prepare one sample or a list of samples."""
         samples = [split_sample(sample) for sample in samples_of(images)]
         pixels = self.pixel_values([image for image, _ in samples], augment)
         regions = torch.tensor([-1 if region is None else int(region) for _, region in samples])
-        return BatchFeature({"pixel_values": pixels, "regions": regions})
+        return {"pixel_values": pixels, "regions": regions}
 
 
 def split_sample(sample: Any) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from transformers.utils import can_return_tuple
 
 from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
@@ -108,6 +109,7 @@ class GeoStreetModel(GeoPreTrainedModel):
         self.head = StreetHead(config)
         self.finish_init()
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature
 
 from geohf.data.samples import samples_of
 from geohf.errors import DataError
@@ -34,11 +33,8 @@ class GeoStreetImageProcessor(GeoImageProcessor):
 
     model_input_names = ["pixel_values", "view_mask", "headings"]  # noqa: RUF012
 
-    def __call__(self, images: Any, return_tensors: str = "pt", augment=None, **kwargs) -> BatchFeature:
+    def tensors(self, images: Any, augment: Callable | None = None) -> dict[str, torch.Tensor]:
         """Prepare one sample or a list of samples.
-
-        Args:
-            augment: a function on (3, H, W) uint8 tensors for training, applied before normalisation.
 
         Raises:
             ImageError: an image cannot be opened.
@@ -60,7 +56,7 @@ class GeoStreetImageProcessor(GeoImageProcessor):
             mask[i, :n] = True
             headings[i, :n] = torch.tensor(directions)
             start += n
-        return BatchFeature({"pixel_values": batch, "view_mask": mask, "headings": headings})
+        return {"pixel_values": batch, "view_mask": mask, "headings": headings}
 
 
 def split_views(sample: Any) -> tuple[list, list[float]]:

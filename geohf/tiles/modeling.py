@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.utils import can_return_tuple
 
 from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
@@ -100,24 +101,25 @@ class TileSequenceModel(GeoPreTrainedModel):
         return model.eval()
 
     @property
-    def trial_sample(self) -> list:
+    def dummy_inputs(self) -> dict[str, torch.Tensor]:
+        """A small sample as `forward` takes it, as in transformers."""
         frame = np.arange(64 * self.config.bands, dtype=np.uint16)
-        return [frame.reshape(8, 8, self.config.bands)]
+        return dict(self.processor([[frame.reshape(8, 8, self.config.bands)]]))
 
     @property
-    def processor(self) -> TileSequenceProcessor:
-        """The processor that belongs to this model, made from its config."""
+    def processor_settings(self) -> dict:
+        """What the processor is made with, from the config."""
         config = self.config
-        return TileSequenceProcessor(
-            size=dict(zip(("height", "width"), config.image_size, strict=True)),
-            image_mean=config.band_mean,
-            image_std=config.band_std,
-            nodata=config.nodata,
-            max_nodata=config.max_nodata,
-            targets=config.targets,
-            resampling=config.resampling,
-            pixel_kind=config.pixel_kind,
-        )
+        return {
+            "size": dict(zip(("height", "width"), config.image_size, strict=True)),
+            "image_mean": config.band_mean,
+            "image_std": config.band_std,
+            "nodata": config.nodata,
+            "max_nodata": config.max_nodata,
+            "targets": config.targets,
+            "resampling": config.resampling,
+            "pixel_kind": config.pixel_kind,
+        }
 
     @property
     def _quantiles(self) -> int:
@@ -127,6 +129,7 @@ class TileSequenceModel(GeoPreTrainedModel):
     def _answers_a_target(self) -> int:
         return self._quantiles * (2 if self.config.answers == "both" else 1)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature
-from transformers.image_processing_backends import TorchvisionBackend
 
 from geohf.data.samples import samples_of
 from geohf.data.times import check_frames
@@ -17,9 +15,10 @@ from geohf.errors import DataError
 from geohf.tiles.frames import can_be_seen, prepare_frames
 from geohf.tiles.grid import require_same_grid, require_same_kind, require_trained_kind
 from geohf.tiles.masks import read_frame
+from geohf.vision.processing import SampleProcessor
 
 
-class TileSequenceProcessor(TorchvisionBackend):
+class TileSequenceProcessor(SampleProcessor):
     """Turns samples into `pixel_values` (batch, steps, bands, height, width), `step_mask` and `last_values`.
 
     A sample is the frames of one tile, oldest first: a list, an array (steps, height, width, bands), or a dict
@@ -36,6 +35,16 @@ class TileSequenceProcessor(TorchvisionBackend):
     targets = ()
     resampling = "bicubic"
     pixel_kind = None
+    call_settings = (
+        "size",
+        "image_mean",
+        "image_std",
+        "nodata",
+        "max_nodata",
+        "targets",
+        "resampling",
+        "pixel_kind",
+    )
 
     def __init__(
         self, nodata=None, max_nodata=0.5, targets=(), resampling="bicubic", pixel_kind=None, **kwargs
@@ -44,7 +53,7 @@ class TileSequenceProcessor(TorchvisionBackend):
         self.nodata, self.max_nodata, self.targets = nodata, max_nodata, list(targets)
         self.resampling, self.pixel_kind = resampling, pixel_kind
 
-    def __call__(self, images: Any, return_tensors: str = "pt", **kwargs) -> BatchFeature:
+    def tensors(self, images: Any) -> dict[str, torch.Tensor]:
         """Prepare a list of samples; shorter sequences get masked steps in front.
 
         Raises:
@@ -75,7 +84,7 @@ class TileSequenceProcessor(TorchvisionBackend):
             if not mask[i].any():
                 raise DataError(f"sample {i}: no frame is left to see, all are missing or without data")
         last = torch.tensor([values for _, values in samples], dtype=torch.float32)
-        return BatchFeature({"pixel_values": pixels, "step_mask": mask, "last_values": last})
+        return {"pixel_values": pixels, "step_mask": mask, "last_values": last}
 
     def _prepare(self, frame: np.ndarray, holes: np.ndarray, where: str) -> torch.Tensor:
         if frame.shape[-1] != len(self.image_mean):

@@ -2,18 +2,91 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from huggingface_hub.dataclasses import validate_typed_dict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import PILImageResampling
 
+from geohf.errors import DataError, did_you_mean
 from geohf.vision.images import open_image
 
 
-class GeoImageProcessor(TorchvisionBackend):
+class SampleProcessor(TorchvisionBackend):
+    """What a task's processor is to transformers: called, or asked to `preprocess`, with settings for that call.
+
+    A subclass defines `tensors`, and names in `call_settings` the settings that it heeds.
+    """
+
+    call_settings: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, images: Any, *args, **kwargs) -> BatchFeature:
+        """As `preprocess`."""
+        return self.preprocess(images, *args, **kwargs)
+
+    def preprocess(
+        self, images: Any, return_tensors: str | None = "pt", augment: Callable | None = None, **settings
+    ) -> BatchFeature:
+        """Prepare one sample or a list of samples, of the kinds that the class names.
+
+        Args:
+            return_tensors: `pt` for torch tensors, `np` for arrays, None for lists with an entry a sample.
+            augment: a function on (3, H, W) uint8 tensors for training, applied before an image is resized, where
+                the task has one.
+            settings: of the processor, for this call alone: `size`, `do_resize`, `image_mean`, ...
+
+        Raises:
+            ImageError: an image cannot be opened; the message names it.
+            DataError: samples that cannot be used, or a setting that this processor does not have or cannot change.
+        """
+        kind = getattr(return_tensors, "value", return_tensors)  # transformers' TensorType, too
+        if kind not in ("pt", "np", None):
+            raise DataError(f"return_tensors must be 'pt', 'np' or None, got {return_tensors!r}")
+        varied = {} if augment is None else {"augment": augment}
+        batch = self._with(settings).tensors(images, **varied)
+        if kind == "np":
+            return BatchFeature({name: part.numpy() for name, part in batch.items()})
+        return BatchFeature({name: list(part) for name, part in batch.items()} if kind is None else batch)
+
+    def tensors(self, images: Any) -> dict[str, torch.Tensor]:
+        """One sample or many as the tensors that the model's `forward` takes."""
+        raise NotImplementedError
+
+    def _with(self, settings: dict[str, Any]) -> SampleProcessor:
+        """This processor with other settings; as in transformers, None leaves one as it is."""
+        settings = {name: value for name, value in settings.items() if value is not None}
+        for name, value in settings.items():
+            if name not in self.call_settings and getattr(self, name, None) != value:
+                raise DataError(
+                    f"{type(self).__name__} has no setting {name}={value!r} for a call"
+                    f"{did_you_mean(name, self.call_settings)}; it has: {', '.join(self.call_settings)}"
+                )
+        if not settings:
+            return self
+        common = {name: value for name, value in settings.items() if name in self._valid_kwargs_names}
+        try:
+            validate_typed_dict(self.valid_kwargs, common)
+            common = self._standardize_kwargs(**common)
+            changed = copy.copy(self)
+            for name, value in (settings | common).items():
+                if name in settings:
+                    setattr(changed, name, value)
+            changed._validate_preprocess_kwargs(
+                **{name: getattr(changed, name, None) for name in self._valid_kwargs_names}
+            )
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            raise DataError(f"{type(self).__name__}: {error}") from None
+        return changed
+
+
+class GeoImageProcessor(SampleProcessor):
     """Opens images of any kind as `open_image` does, then resizes, crops and normalises them.
 
     Its settings come from the backbone (`Backbone.image_processor`) and are saved as
@@ -32,6 +105,20 @@ class GeoImageProcessor(TorchvisionBackend):
     do_normalize = True
     do_convert_rgb = True
     reduced_decoding = False
+    call_settings = (
+        "size",
+        "crop_size",
+        "resample",
+        "image_mean",
+        "image_std",
+        "rescale_factor",
+        "do_resize",
+        "do_center_crop",
+        "do_rescale",
+        "do_normalize",
+        "default_to_square",
+        "reduced_decoding",
+    )
 
     def __init__(self, reduced_decoding: bool = False, **kwargs):
         """As in transformers, with one setting more.
@@ -42,6 +129,11 @@ class GeoImageProcessor(TorchvisionBackend):
         """
         super().__init__(**kwargs)
         self.reduced_decoding = reduced_decoding
+
+    def tensors(self, images: Any, augment: Callable | None = None) -> dict[str, torch.Tensor]:
+        """An image or a list of images as `pixel_values`."""
+        several = images if isinstance(images, (list, tuple)) else [images]
+        return {"pixel_values": self.pixel_values(list(several), augment)}
 
     def pixel_values(self, images: list[Any], augment: Callable | None = None) -> torch.Tensor:
         """Open and prepare images of any kind: n sources to (n, 3, height, width) float32.
@@ -66,11 +158,18 @@ class GeoImageProcessor(TorchvisionBackend):
 
     def _fitted(self, source: Any, augment: Callable | None) -> torch.Tensor:
         """One image resized and cropped, (3, height, width) uint8."""
-        side = max(self.crop_size.height, self.crop_size.width)
-        opened = open_image(source, size=side if self.reduced_decoding else 2 * side)
+        opened = open_image(source, size=self._least_side())
         image = torch.from_numpy(np.array(opened)).permute(2, 0, 1)
         if augment is not None:
             image = augment(image)
         if self.do_resize:
             image = self.resize(image, self.size, self.resample)
         return self.center_crop(image, self.crop_size) if self.do_center_crop else image
+
+    def _least_side(self) -> int | None:
+        """The side below which a JPEG must not be decoded; None: all its pixels count."""
+        if not self.do_resize:
+            return None
+        side = math.ceil(max(value for value in dict(self.size).values() if value) / 2)
+        side = max(side, self.crop_size.height, self.crop_size.width) if self.do_center_crop else 2 * side
+        return side if self.reduced_decoding else 2 * side

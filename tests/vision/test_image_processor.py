@@ -109,8 +109,9 @@ def test_the_fast_way_gives_the_pixels_of_transformers(fields):
         size={"height": 40, "width": 30}, crop_size={"height": 24, "width": 24}, resample=3, **fields
     )
     pictures = [photo(90, 60)] * 2
-    expected = TorchvisionBackend.__call__(processor, pictures, return_tensors="pt")["pixel_values"]
+    expected = TorchvisionBackend.preprocess(processor, pictures, return_tensors="pt")["pixel_values"]
     assert torch.equal(processor.pixel_values(pictures), expected)
+    assert torch.equal(processor(pictures)["pixel_values"], expected)
 
 
 def test_reduced_decoding_is_kept_and_stays_near_the_exact_pixels(tmp_path):
