@@ -113,7 +113,7 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> Stree
         per_device_eval_batch_size=max(256, args.phase1_batch_size),
         gradient_accumulation_steps=1,
         activation_checkpointing=None,  # the backbone does not run
-        default_metric=None if validation is None else best_metric(model, validation, args),
+        default_metric=best_metric(model, validation, args, "compute_metrics" in kwargs),
         **_enough_steps(len(table), args) | unchecked,
     )
     trainer = StreetPhaseTrainer(model.head, phase, train_dataset=table, eval_dataset=checked, **kwargs)
@@ -141,12 +141,17 @@ def _enough_steps(places: int, args) -> dict:
     return changes
 
 
-def best_metric(model: GeoStreetModel, validation: Dataset, args) -> str:
+def best_metric(model: GeoStreetModel, validation, args, by_user: bool = False) -> str | None:
     """The best checkpoint is chosen by the score; by the mean distance where no validation place has one.
+
+    Args:
+        by_user: the metrics are the user's own; then, and without validation, this has no say.
 
     Raises:
         DataError: another one was asked for, which needs what no validation place has.
     """
+    if validation is None or by_user:
+        return None
     labelled, located = labels_of(validation, model.config) >= 0, np.isfinite(points_of(validation)).all(1)
     asked = bare_name(args.asked_metric or "")
     needs = ["states"] * (asked in CLASS_METRICS and not labelled.any())

@@ -53,7 +53,7 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
             require_finetunable(self.model, args, len(train))
         if validation is not None:
             validation = self.eval_dataset = without_strange_states(validation, self.config, "validation")
-        best = None if validation is None else best_metric(self.model, validation, args)
+        best = best_metric(self.model, validation, args, "compute_metrics" in self._given)
         self.note_stage("before training")
         first = train_heads(self.model, train, validation, args, resume, **self._given)
         self.histories["phase1"] = first.state.log_history

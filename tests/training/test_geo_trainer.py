@@ -1,0 +1,112 @@
+"""What a user hands to a Trainer of several phases does what it does in transformers."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.street_models import build_model, patches
+from transformers import TrainerCallback
+
+from geohf import GeoStreetTrainer, StreetTrainingArguments
+from geohf.errors import DataError
+
+
+def rows(count=12):
+    """Photographs of two states."""
+    names = ("Maine", "Texas")
+    return [
+        {
+            "image": image,
+            "state": names[i % 2],
+            "latitude": 45.3 - 14 * (i % 2),
+            "longitude": -69.2 - 30 * (i % 2),
+        }
+        for i, image in enumerate(patches(3, count))
+    ]
+
+
+def trainer_of(folder, model=None, evaluated=True, **given):
+    settings = {
+        "output_dir": str(folder / "run"), "cache_dir": str(folder / "cache"), "use_cpu": True, "disable_tqdm": True,
+        "num_train_epochs": 2, "phase1_min_steps": 4, "phase1_epochs": 2, "report_to": "none",
+    } | given.pop("settings", {})  # fmt: skip
+    if evaluated:
+        given["eval_dataset"] = rows(8)
+    else:
+        settings |= {"eval_strategy": "no", "load_best_model_at_end": False}
+    args = StreetTrainingArguments(**settings)
+    return GeoStreetTrainer(model or build_model(hidden_size=8), args, train_dataset=rows(), **given)
+
+
+class Seen(TrainerCallback):
+    def __init__(self):
+        self.events = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.events.append("begin")
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.events.append(sorted(metrics))
+
+
+def test_callbacks_and_metrics_of_a_user_go_into_every_phase(tmp_path):
+    seen = Seen()
+    trainer = trainer_of(
+        tmp_path,
+        callbacks=[seen],
+        compute_metrics=lambda found: {"beauty": float(np.mean(found.predictions[0]))},
+    )
+    trainer.train()
+    assert seen.events.count("begin") == 2
+    assert all("eval_beauty" in names for names in seen.events if names != "begin")
+    assert {row["phase"] for row in trainer.state.log_history} == {"phase1", "phase2"}
+    assert set(trainer.evaluate()) >= {"eval_beauty"}
+
+
+def test_an_optimizer_of_a_user_trains_the_model_and_not_the_head_alone(tmp_path):
+    model = build_model(hidden_size=8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    tower = {name: tensor.clone() for name, tensor in model.tower.state_dict().items()}
+    trainer = trainer_of(tmp_path, model, optimizers=(optimizer, None))
+    trainer.train()
+    assert all(torch.equal(tensor, model.tower.state_dict()[name]) for name, tensor in tower.items())
+    assert set(trainer.histories) == {"phase1", "phase2"}
+
+
+def test_the_model_that_was_handed_over_is_the_trained_one(tmp_path):
+    for finetune in ("none", "all"):
+        model = build_model(hidden_size=8)
+        trainer = trainer_of(tmp_path / finetune, model, settings={"finetune": finetune})
+        trainer.train()
+        assert trainer.model is model
+        assert not model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_without_validation_the_last_weights_are_the_model_and_nothing_is_calibrated(tmp_path, caplog):
+    trainer = trainer_of(tmp_path, evaluated=False)
+    with caplog.at_level("INFO"):
+        trainer.train()
+    assert "nothing is calibrated" in caplog.text
+    config = trainer.model.config
+    assert (config.temperature, config.radius_factor) == (1.0, None)
+    assert trainer.evaluate(rows(8)).baseline["mean_km"] > 0
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path):
+    first = trainer_of(tmp_path)
+    first.train()
+    again = trainer_of(tmp_path)
+    again.train(resume_from_checkpoint=True)
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+    assert again.model.config.temperature == first.model.config.temperature
+    with pytest.raises(DataError, match="a run goes on in its own output_dir"):
+        trainer_of(tmp_path).train(resume_from_checkpoint=str(tmp_path / "elsewhere"))
+
+
+def test_there_must_be_something_to_train_on(tmp_path):
+    args = StreetTrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False
+    )
+    with pytest.raises(DataError, match="give the Trainer a train_dataset"):
+        GeoStreetTrainer(build_model(), args).train()
