@@ -186,18 +186,18 @@ def settings(folder: Path, **more):
 
 def start_street(folder: Path):
     from geohf.street.arguments import StreetArguments, StreetTrainingArguments
-    from geohf.street.data import load_places, split_places
-    from geohf.street.phase import FlatViews, StreetPhaseTrainer
-    from geohf.street.run import make_model
+    from geohf.street.data import load
+    from geohf.street.features import FlatViews
+    from geohf.street.modeling import make_model
+    from geohf.street.phase import StreetPhaseTrainer
 
     options = StreetArguments(data=str(folder), backbone="test_resnet", pretrained=False, image_size=64)
-    splits, _ = split_places(load_places(folder)[0]["train"])
-    yield
-    views = FlatViews(splits["train"])
-    assert sum(1 for _ in views) == len(views)  # what the key of the cached features asks for
-    model = make_model(options, splits["train"])
     args = StreetTrainingArguments(**settings(folder))
-    StreetPhaseTrainer(model, args, train_dataset=splits["train"]).train()
+    data = load(options, args)
+    yield
+    views = FlatViews(data.train)
+    assert sum(1 for _ in views) == len(views)  # what the key of the cached features asks for
+    StreetPhaseTrainer(make_model(options, data), args, train_dataset=data.train).train()
 
 
 def start_region(folder: Path):
