@@ -1,4 +1,4 @@
-"""`python recipes/convert_parts.py`: all of it stands in `geohf/recipes/convert_parts.py`."""
+"""`python recipes/convert_parts.py`: all of it stands in `geohf/recipes/convert.py`."""
 
 from geohf.recipes.convert import main, make_parser
 from geohf.recipes.running import run_recipe

@@ -13,7 +13,13 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+# those whose docstring shows commands: what only leads on to geohf/recipes shows none
+RECIPES = sorted(
+    path
+    for folder in ("recipes", "geohf/recipes")
+    for path in (ROOT / folder).glob("*.py")
+    if re.search(r"^    (python|accelerate launch) ", path.read_text(encoding="utf-8"), re.M)
+)
 TASKS = ("region", "street", "parts", "place", "tiles")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 
