@@ -265,11 +265,18 @@ def dataset_frames(dataset: Dataset, rows: int | None = None) -> Iterator[pd.Dat
 
 
 def parquet_features(path: str | Path) -> Mapping[str, Any]:
-    """What `datasets` says of the columns of a Parquet file that it wrote; {} of any other."""
+    """What `datasets` says of the columns of a Parquet file that it wrote; {} of any other.
+
+    Raises:
+        DataError: the file is broken.
+    """
     import pyarrow.parquet
     from datasets import Features
 
-    return Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+    try:
+        return Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: cannot be read as a table: {error}") from None
 
 
 def named_classes(frame: pd.DataFrame, features: Mapping[str, Any]) -> pd.DataFrame:

@@ -117,7 +117,8 @@ def _of_source(source: str) -> Part:
             raise DataError(f"{source}: no file is called so")
         return files, files
     if (
-        source.count("/") > 1
+        source.count("/")
+        != 1  # a dataset of the Hub is org/name; a folder's name with a slip is sent nowhere
         or source[:1] in (*"./~", "")
         or path.suffix.lower() in TABLES
         or is_image_name(path)

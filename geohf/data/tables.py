@@ -216,6 +216,17 @@ def text_of(cell) -> str | None:
     return None if pd.api.types.is_scalar(cell) and pd.isna(cell) else (str(cell).strip() or None)
 
 
+def label_of(cell) -> str | None:
+    """What a cell calls a class, a region or a drive; `3.0` is `3`, which pandas writes so where a column has holes.
+
+    >>> label_of(3.0), label_of("3.0"), label_of("03"), label_of("v3.0"), label_of("")
+    ('3', '3', '03', 'v3.0', None)
+    """
+    text = text_of(cell)
+    whole, dot, rest = (text or "").partition(".")
+    return whole if dot and whole.removeprefix("-").isdecimal() and not rest.strip("0") else text
+
+
 def line_of(table: pd.DataFrame, position: int) -> int:
     """The line of the file on which the row at this position begins (the header is line 1)."""
     return int(table.index[position])

@@ -268,7 +268,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
 
     @torch.inference_mode()
     def outputs_on(self, dataset, collator: Callable[[list], dict], batch_size: int = 32):
-        """The outputs of `forward` on rows with labels, on the CPU; the model stays in its mode.
+        """The outputs of `forward` on rows with labels, on the CPU; the model itself stays in its mode.
 
         Args:
             dataset: rows by number.
@@ -277,17 +277,15 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         Returns:
             An output whose tensors have an entry a row; its losses are left out.
         """
-        was_training = self.training
-        self.eval()
-        batches = []
+        require_at_least(1, batch_size=batch_size)
+        model, batches = in_eval_mode(self), []
         for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collator):
             batch = {
                 name: part.to(self.device) if isinstance(part, torch.Tensor) else part
                 for name, part in batch.items()
             }
             batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
-            batches.append(self(**batch))
-        self.train(was_training)
+            batches.append(model(**batch))
         names = [name for name, part in batches[0].items() if isinstance(part, torch.Tensor) and part.ndim]
         joined = {name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in names}
         return type(batches[0])(**joined)

@@ -116,13 +116,26 @@ def _rows(model, names: list[str], answers: list) -> list[dict]:
 def _take_up(partial: Path, head: dict) -> list[dict]:
     """The batches that an earlier call of this run has finished; the file is left with these alone."""
     lines = partial.read_bytes().splitlines(keepends=True) if partial.is_file() else []
-    # not the one that was written as the process died
-    found = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    found = found[1:] if found[:1] == [head] else []
+    found = []
+    if _parsed(lines[:1]) == [head]:
+        found = _parsed(lines[1:])
     with atomic_write(partial) as file:
         file.writelines(json_text(line) + "\n" for line in (head, *found))
     if found:
         logger.info("%d batches are finished already", len(found))
+    return found
+
+
+def _parsed(lines: list[bytes]) -> list[Any]:
+    """The lines as JSON, up to one that was cut off or that is none."""
+    found = []
+    for line in lines:
+        try:
+            if not line.endswith(b"\n"):
+                break
+            found.append(json.loads(line))
+        except ValueError:
+            break
     return found
 
 

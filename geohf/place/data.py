@@ -25,9 +25,9 @@ from geohf.data.tables import (
     file_name,
     find_column,
     image_in,
+    label_of,
     line_of,
     read_table,
-    text_of,
     wrap_degrees,
 )
 from geohf.data.times import time_ns
@@ -215,8 +215,8 @@ def rows_of_table(
                 image,
                 *points[position],
                 cells["heading"][position] if "heading" in cells else math.nan,
-                (text_of(cells["sequence"][position]) if "sequence" in cells else None) or name,
-                text_of(cells["camera"][position]) if "camera" in cells else None,
+                (label_of(cells["sequence"][position]) if "sequence" in cells else None) or name,
+                label_of(cells["camera"][position]) if "camera" in cells else None,
                 time,
                 (path, line),
             )

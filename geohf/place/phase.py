@@ -23,6 +23,7 @@ from geohf.place.search import top_k
 from geohf.place.splits import PlaceData
 from geohf.training.finetuning import unfreeze
 from geohf.training.phase import PhaseTrainer, phase_arguments
+from geohf.vision.weights import in_eval_mode
 
 
 class PlacePhaseTrainer(PhaseTrainer):
@@ -148,12 +149,10 @@ class _Epochs(TrainerCallback):
 
 @torch.inference_mode()
 def head_descriptors(head: PlaceHead, features: torch.Tensor, batch_size: int = 1024) -> torch.Tensor:
-    """The head's descriptors of cached features, (n, d) float32 on the CPU; the head stays in its mode."""
-    was_training, device = head.training, next(chain(head.parameters(), head.buffers())).device
-    head.eval()
-    parts = [head(part.to(device)).descriptors.cpu() for part in features.split(batch_size)]
-    head.train(was_training)
-    return torch.cat(parts)
+    """The head's descriptors of cached features, (n, d) float32 on the CPU; the head's own mode is left alone."""
+    device = next(chain(head.parameters(), head.buffers())).device
+    head = in_eval_mode(head)
+    return torch.cat([head(part.to(device)).descriptors.cpu() for part in features.split(batch_size)])
 
 
 def make_sampler(data: PlaceData, config, args: PlaceTrainingArguments) -> PlaceSampler:

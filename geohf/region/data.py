@@ -22,6 +22,7 @@ from geohf.data.tables import (
     file_name,
     find_column,
     image_in,
+    label_of,
     read_table,
     text_of,
     wrap_degrees,
@@ -91,7 +92,7 @@ def usable_rows(
     )
     lines = rows.index.tolist()
     files = [file_name(cell) for cell in rows[name]]
-    regions = [text_of(cell) for cell in rows[region]]
+    regions = [label_of(cell) for cell in rows[region]]
     points = rows[[latitude, longitude]].to_numpy(np.float64)
     folder = Path(source).parent if images is None else Path(images)
     wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
@@ -116,7 +117,7 @@ def usable_rows(
     return {
         "filename": [files[i] for i in kept],
         "image": [found[i] for i in kept],
-        "region": [region_name(regions[i]) for i in kept],
+        "region": [regions[i] for i in kept],
         "latitude": points[kept, 0].tolist(),
         "longitude": points[kept, 1].tolist(),
         "row": [lines[i] for i in kept],
@@ -187,12 +188,6 @@ def of_known_regions(
 
 def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdecimal()
-
-
-def region_name(cell: str) -> str:
-    """A region's name; `3.0` is `3`, which pandas writes so where a column has holes."""
-    whole, dot, rest = cell.partition(".")
-    return whole if dot and _is_whole(whole) and not rest.strip("0") else cell
 
 
 def _repeated(found: dict[int, dict], files, points, regions, lines) -> dict[int, str]:

@@ -17,6 +17,7 @@ from geohf.street.classes import labels_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.modeling import GeoStreetModel
 from geohf.vision.features import cached_features
+from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,9 +98,9 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
 
 @torch.inference_mode()
 def head_outputs(head: StreetHead, table: TensorTable, batch_size: int = 1024) -> GeoStreetOutput:
-    """The head's outputs on a table of features, on the CPU."""
+    """The head's outputs on a table of features, on the CPU; the head's own mode is left alone."""
     device = next(head.parameters()).device
-    head.eval()
+    head = in_eval_mode(head)
     batches = []
     for start in range(0, len(table), batch_size):
         rows = table.__getitems__(range(start, min(start + batch_size, len(table))))

@@ -18,6 +18,7 @@ from geohf.data.tables import (
     LONGITUDE_COLUMNS,
     RowErrors,
     find_column,
+    label_of,
     text_of,
 )
 from geohf.errors import DataError
@@ -65,7 +66,7 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     state, heading = find_column(features, STATE_COLUMNS), find_column(features, HEADING_COLUMNS)
     points, labels = np.full((len(dataset), 2), math.nan), [None] * len(dataset)
     if state:
-        labels = [text_of(name) for name in column_of(dataset, state)]
+        labels = [label_of(name) for name in column_of(dataset, state)]
     reasons = {}
     if latitude or longitude:
         axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]

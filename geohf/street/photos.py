@@ -18,9 +18,9 @@ from geohf.data.tables import (
     file_name,
     find_column,
     image_in,
+    label_of,
     line_of,
     read_table,
-    text_of,
 )
 from geohf.errors import DataError
 from geohf.street.places import (
@@ -97,7 +97,7 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     )
     state, heading = find_column(table.columns, STATE_COLUMNS), find_column(table.columns, HEADING_COLUMNS)
     points = table[axes].to_numpy(np.float64)
-    labels = [text_of(cell) for cell in table[state]] if state else None
+    labels = [label_of(cell) for cell in table[state]] if state else None
     rows, seen = {}, {}
     for position, cell in enumerate(table[file_column]):
         name, line = file_name(cell) or str(position), line_of(table, position)

@@ -19,6 +19,7 @@ from geohf.data.tables import (
     file_name,
     find_column,
     image_in,
+    label_of,
     line_of,
     text_of,
     wrap_degrees,
@@ -66,7 +67,7 @@ def _usable(
     axes = [find_column(table.columns, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
     state = find_column(table.columns, STATE_COLUMNS)
     points = table[axes].to_numpy(np.float64)
-    labels = [text_of(cell) for cell in table[state]] if state else [None] * len(table)
+    labels = [label_of(cell) for cell in table[state]] if state else [None] * len(table)
     reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
     views_of = _views_reader(table, source, Path(source).parent if images is None else Path(images))
     columns: dict[str, list] = {name: [] for name in place_features()}

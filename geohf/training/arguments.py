@@ -59,6 +59,7 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
     "remove_unused_columns": (False, "geohf's collators choose the columns"),
     "eval_do_concat_batches": (True, "metrics are of a whole dataset"),
     "batch_eval_metrics": (False, "metrics are of a whole dataset"),
+    "label_names": (None, "a task's Trainer knows which columns hold its labels"),
     "debug": ([], "its hooks do not know geohf's outputs"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -126,7 +127,7 @@ def goal_words(record: Mapping) -> str:
 
 
 def _data(dataset: Any) -> dict:
-    """Its number of rows, and a hash of all but its images and features, which a cache computes anew."""
+    """Its number of rows, and a hash of its columns: of images their sizes in bytes, as folders move and copies age."""
     rows = len(dataset) if hasattr(dataset, "__len__") else None
     digest = hashlib.sha256()
     for name, values in _columns(dataset):
@@ -141,10 +142,30 @@ def _columns(dataset: Any) -> Iterable[tuple[str, Any]]:
     elif hasattr(dataset, "column_names") and hasattr(dataset, "__getitem__"):
         from datasets import Image, List
 
-        for name, feature in dataset.features.items():
+        for name, feature in (dataset.features or {}).items():  # a stream may not know them
             feature = feature.feature if isinstance(feature, List) else feature
-            if not isinstance(feature, (Image, dict)):
-                yield name, dataset.with_format("arrow", columns=[name])[:][name].to_pylist()
+            if not isinstance(feature, dict):
+                column = dataset.with_format("arrow", columns=[name])[:][name]
+                yield name, _file_sizes(column) if isinstance(feature, Image) else column.to_pylist()
+
+
+def _file_sizes(column: Any) -> list[int | None]:
+    """How many bytes each image has, in the table or on disk; none is read."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    while not pa.types.is_struct(column.type):  # views of a place
+        column = pc.list_flatten(column)
+    held = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+    paths = pc.struct_field(column, "path").to_pylist()
+    return [_size(path) if size is None and path else size for size, path in zip(held, paths, strict=True)]
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):  # an address of fsspec
+        return None
 
 
 def _samples(model: torch.nn.Module) -> dict[str, list[float]]:

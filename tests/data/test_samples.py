@@ -263,6 +263,13 @@ def test_a_folder_without_an_image_says_what_it_holds(tmp_path):
         image_files(tmp_path)
 
 
+def test_a_folder_with_a_slip_is_not_asked_for_on_the_hub(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked"))
+    for name in ("photos", "my photos", "day_1"):
+        with pytest.raises(ImageError, match=f"{name}: no such file or folder"):
+            find_images(name)
+
+
 @pytest.mark.case("use-S7")
 def test_a_true_heic_says_what_reads_it(tmp_path):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))

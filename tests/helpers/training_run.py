@@ -83,9 +83,8 @@ def make_trainer(
         "learning_rate": 3e-3,
         "disable_tqdm": True,
         "early_stopping_patience": 0,
-        "label_names": ["labels", "coordinates"],
     } | changes
-    return PhaseTrainer(
+    trainer = PhaseTrainer(
         model if model is not None else make_head(dropout),
         GeoTrainingArguments(**settings),
         train_dataset=make_table(rows) if train_dataset is None else train_dataset,
@@ -94,6 +93,8 @@ def make_trainer(
         callbacks=callbacks,
         **collators,
     )
+    trainer.label_names = ["labels", "coordinates"]  # as a task's does
+    return trainer
 
 
 def history(trainer):

@@ -66,6 +66,19 @@ def test_threads_with_dropout_in_training_mode_answer_alike():
 
 
 @pytest.mark.case("use-S14")
+def test_heads_alone_leave_their_mode_alone(monkeypatch):
+    from geohf.place.phase import head_descriptors
+
+    head = build_model(dropout=0.5).head
+    features = torch.randn(4, head.config.feature_size if hasattr(head, "config") else 96)
+    expected = head_descriptors(head.eval(), features)
+    head.train()
+    monkeypatch.setattr(head, "train", lambda mode=True: pytest.fail("the mode was switched"))
+    assert torch.equal(head_descriptors(head, features), expected)
+    assert head.training
+
+
+@pytest.mark.case("use-S14")
 def test_the_copy_in_eval_mode_has_the_same_weights():
     model = build_model(dropout=0.5)
     assert in_eval_mode(model) is model

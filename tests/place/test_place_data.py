@@ -103,6 +103,14 @@ def test_a_drive_over_the_edge_of_two_zones(folder):
         assert great_circle_m(points_of(images), points).max() < 0.001
 
 
+def test_drives_and_cameras_that_pandas_made_floats(folder):
+    for i, drive in enumerate(("1", "1.0")):
+        rows = [f"{name},36,-115,{drive},{drive}" for name in NAMES[2 * i : 2 * i + 2]]
+        write_csv(folder / f"{i}.csv", "image,lat,lon,sequence,camera_id", *rows)
+    images, _ = load_drives([folder / "0.csv", folder / "1.csv"], camera_id="1")
+    assert images["sequence"] == images["camera"] == ["1"] * 4
+
+
 @pytest.mark.case("files-D3")
 def test_positions_padded_with_zeros(folder):
     rows = [f"{NAMES[0]},-037.81361,0144.92780", f"{NAMES[1]},-034.60371,-058.42374"]

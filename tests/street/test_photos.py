@@ -113,6 +113,11 @@ def test_a_table_written_on_windows(table, tmp_path):
     assert "leads out of the folder" in refusal(table("image,lat,lon\nsub\\..\\..\\secret.jpg,1,2\n"))
 
 
+def test_states_that_pandas_made_floats(table):
+    train = load_places(table("image,lat,lon,state\na.jpg,1,2,3\nb.jpg,3,4,3.0\n"))[0]["train"]
+    assert train["state"] == ["3", "3"]
+
+
 @pytest.mark.parametrize("empty", [None, float("nan"), ""])
 def test_parquet(table, tmp_path, empty):
     frame = pd.DataFrame(

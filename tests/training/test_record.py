@@ -1,6 +1,7 @@
 """A finished or begun run is gone on with as what it is: same settings, data and starting weights."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,6 +102,40 @@ def test_a_run_that_left_no_checkpoint_or_no_record_says_so(tmp_path):
     (tmp_path / RECORD).unlink()
     with pytest.raises(DataError, match="does not say what it was trained with"):
         make_trainer(tmp_path, num_train_epochs=1, **settings).run(resume=True)
+
+
+@pytest.mark.case("use-S11")
+def test_a_picture_that_was_replaced_under_its_name_is_other_data(tmp_path):
+    """Its size tells; a copy of the folder elsewhere, of another day, is the same data."""
+    from datasets import Image, List
+    from PIL import Image as Picture
+
+    from geohf.data.samples import undecoded
+
+    def data(folder):
+        names = [str(folder / f"{i}.png") for i in range(2)]
+        held = [{"bytes": Path(name).read_bytes(), "path": None} for name in names]
+        columns = {"image": names, "views": [names, names[:1]], "held": held, "n": [1, 2]}
+        dataset = Dataset.from_dict(columns).cast_column("image", Image()).cast_column("held", Image())
+        return undecoded(dataset.cast_column("views", List(Image())))
+
+    trainer = make_trainer(tmp_path)
+
+    def records(folder):
+        columns = ("image", "views", "held")
+        return [
+            record_of(trainer.args, trainer.model, data(folder).select_columns([column, "n"]), {})["data"]
+            for column in columns
+        ]
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for i in range(2):
+            Picture.new("RGB", (8 + i, 8), "red").save(tmp_path / folder / f"{i}.png")
+    first = records(tmp_path / "a")
+    assert records(tmp_path / "b") == first
+    Picture.new("RGB", (64, 64), "blue").save(tmp_path / "a" / "0.png")
+    assert all(new != old for new, old in zip(records(tmp_path / "a"), first, strict=True))
 
 
 def test_records_compare_numbers_as_numbers(tmp_path):

@@ -52,6 +52,7 @@ REFUSED = [
     ("--fsdp", "full_shard"),
     ("--remove_unused_columns", "true"),
     ("--debug", "underflow_overflow"),
+    ("--label_names", "labels"),
     ("--metric_for_best_model", "beauty"),
     ("--metric_for_best_model", "loss", "--greater_is_better", "true"),
     ("--greater_is_better", "true"),
