@@ -218,16 +218,16 @@ def start_region(folder: Path):
 
 def start_parts(folder: Path):
     from geohf.parts.arguments import PartArguments, PartTrainingArguments
-    from geohf.parts.data import load_parts, split_parts
+    from geohf.parts.data import load
+    from geohf.parts.modeling import make_model
     from geohf.parts.phase import PartPhaseTrainer
-    from geohf.parts.run import make_model
 
     options = PartArguments(data=str(folder), backbone="test_byobnet", pretrained=False, image_size=[96, 96])
-    splits = split_parts(load_parts(folder)[0]["train"])
+    data = load(options)
     yield
-    model = make_model(options, splits["train"])
+    model = make_model(options, data)
     args = PartTrainingArguments(**settings(folder, per_device_train_batch_size=2))
-    PartPhaseTrainer(model, args, train_dataset=splits["train"]).train()
+    PartPhaseTrainer(model, args, train_dataset=data.train).train()
 
 
 def start_place(folder: Path):

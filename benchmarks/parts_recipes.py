@@ -25,7 +25,7 @@ import torch
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.heads import PartRoIHeads
 from geohf.parts.losses import IGNORED
-from geohf.parts.run import run_parts
+from geohf.recipes.train_parts import run
 from geohf.report import markdown_table
 
 SHOWN = {
@@ -107,7 +107,8 @@ def main() -> None:
                         dataloader_num_workers=0,
                     )
                     with patched(**methods):
-                        done[key] = run_parts(PartArguments(overlays=0, **fields), args).stages["model"]
+                        found = run(PartArguments(overlays=0, **fields), args).evaluated
+                    done[key] = found.values_by_name
                     shown = {k: round(done[key][k], 4) for k in SHOWN}
                     print(f"seed {seed}, {name}: {json.dumps(shown)}", flush=True)
                 numbers.setdefault(name, []).append(done[key])

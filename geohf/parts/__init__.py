@@ -2,7 +2,7 @@
 
 from geohf.parts.answers import PartPrediction, PhotoPrediction
 from geohf.parts.configuration import PartStateConfig
-from geohf.parts.metrics import PartEvaluator, evaluate_detections
+from geohf.parts.evaluator import PartEvaluator, evaluate_detections
 from geohf.parts.modeling import PartStateModel
 from geohf.parts.processing import PartImageProcessor
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
+from geohf.errors import DataError
 from geohf.metrics.directions import LOSS
+from geohf.parts.configuration import PartStateConfig
 from geohf.parts.metrics import METRICS
 from geohf.training.arguments import NOT_HONORED, GeoTrainingArguments
 
@@ -31,9 +34,6 @@ class PartArguments:
         metadata={"help": "Photos and parts that cannot be used: raise, or skip and list them."},
     )
     min_trust: float = field(default=0.0, metadata={"help": "Leave out annotations that are trusted less."})
-    trust_weighted: bool = field(
-        default=False, metadata={"help": "Weigh each annotation in the loss by how far it is trusted."}
-    )
     sample_size: int = field(default=320, metadata={"help": "Photos in the built-in sample."})
     split: str = field(
         default="stratified", metadata={"help": "How photos are held out: stratified or random."}
@@ -60,12 +60,6 @@ class PartArguments:
         default=None,
         metadata={
             "help": "Of the backbone: batch, frozen or group; default: as the weights want it, group for random ones."
-        },
-    )
-    trained_stages: int | None = field(
-        default=None,
-        metadata={
-            "help": "Last stages of the backbone that learn; default: 3 of published weights, else all."
         },
     )
     image_size: list[int] | None = field(
@@ -133,3 +127,29 @@ class PartTrainingArguments(GeoTrainingArguments):
         default=0.5,
         metadata={"help": "Probability of mirroring a photo; 0 where names of parts tell left from right."},
     )
+    trust_weighted: bool = field(
+        default=False, metadata={"help": "Weigh each annotation in the loss by how far it is trusted."}
+    )
+    trained_stages: int | None = field(
+        default=None,
+        metadata={
+            "help": "Last stages of the backbone that learn; default: 3 of published weights, else all."
+        },
+    )
+
+
+def config_overrides(options: PartArguments) -> dict:
+    """The fields of `PartStateConfig` that `--config_overrides` names; raises DataError where it has no such."""
+    given = options.config_overrides
+    if not given:
+        return {}
+    try:
+        fields = json.loads(given) if isinstance(given, str) else dict(given)
+    except ValueError as error:
+        raise DataError(f"--config_overrides is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise DataError(f"--config_overrides must be a JSON object, got {given}")
+    unknown = sorted(set(fields) - set(PartStateConfig.__annotations__))
+    if unknown:
+        raise DataError(f"--config_overrides: PartStateConfig has no field {', '.join(unknown)}")
+    return fields

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+from geohf.parts.metrics import dataset_targets
 
+if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
 
 
-def constant_answer(train: Dataset, config: PartStateConfig) -> dict[str, np.ndarray]:
+def constant_answer(train: Any, config: PartStateConfig) -> dict[str, np.ndarray]:
     """One prediction for every photo, from training photos alone.
+
+    Args:
+        train: photos with the columns of `part_features`.
 
     Returns:
         boxes (n, 4) as shares of width and height (the median of each side), labels, scores (share of the photos
         that show the part), states (the commonest) and state_scores, for each part that was ever seen.
     """
-    sizes = np.array([train["width"], train["height"]], np.float64).T
+    sizes = np.array([train["width"][:], train["height"][:]], np.float64).T
     rows = [
-        (part, state, *np.array(box) / np.tile(size, 2))
-        for boxes, parts, states, size in zip(
-            train["boxes"][:], train["parts"][:], train["states"][:], sizes, strict=True
-        )
-        for box, part, state in zip(boxes, parts, states, strict=True)
+        (part, state, *box / np.tile(size, 2))
+        for target, size in zip(dataset_targets(train, config), sizes, strict=True)
+        for box, part, state in zip(target["boxes"], target["labels"], target["states"], strict=True)
         if state != config.absent_index and state >= 0  # a crowd has none
     ]
     table = np.array(rows, np.float64).reshape(-1, 6)
@@ -44,10 +45,10 @@ def constant_answer(train: Dataset, config: PartStateConfig) -> dict[str, np.nda
     return arrays | {"boxes": arrays["boxes"].reshape(-1, 4)}
 
 
-def constant_predictions(train: Dataset, photos: Dataset, config: PartStateConfig) -> list[dict]:
+def constant_predictions(train: Any, photos: Any, config: PartStateConfig) -> list[dict]:
     """`constant_answer` for each of these photos, in its pixels."""
     answer = constant_answer(train, config)
     return [
         answer | {"boxes": answer["boxes"] * np.array([width, height, width, height])}
-        for width, height in zip(photos["width"], photos["height"], strict=True)
+        for width, height in zip(photos["width"][:], photos["height"][:], strict=True)
     ]

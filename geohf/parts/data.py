@@ -16,19 +16,59 @@ import numpy as np
 
 from geohf.data.splits import split_dataset
 from geohf.data.tables import RowErrors
+from geohf.data.task_data import TaskData, with_facts
 from geohf.errors import DataError
+from geohf.hub.card import data_source
+from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.coco import is_coco, read_coco
 from geohf.parts.delftbikes import read_delftbikes
 from geohf.parts.folders import annotation_files, image_folder
 from geohf.parts.hub_data import load_hub_dataset
 from geohf.parts.records import Source, dataset_of, note_unlisted, read_json
+from geohf.parts.sample import write_sample
 from geohf.parts.stratify import stratify
 from geohf.parts.vocabulary import BIKE_PARTS, STATES, names_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+    from geohf.parts.configuration import PartStateConfig
+
 logger = logging.getLogger(__name__)
+
+
+_HOW = {"stratified": "in the same proportion of every part in every state", "random": "at random"}
+
+
+def load(options: PartArguments, args: PartTrainingArguments | None = None) -> TaskData:
+    """Load the photos that the options name, and hold some out where the source does not.
+
+    Args:
+        args: of the training: the seed of the split, and where the painted sample goes; the defaults where None.
+
+    Raises:
+        DataError: the data cannot be used, see `load_parts` and `split_parts`.
+    """
+    args = args or PartTrainingArguments()
+    source = options.data
+    if source is None:
+        source = str(Path(args.output_dir).parent / "parts-sample")
+        with args.main_process_first(desc="writing the sample"):
+            write_sample(source, seed=0, size=options.sample_size)
+    with args.main_process_first(desc="reading the photos"):
+        loaded, errors = load_parts(
+            source, options.on_error, options.min_trust, state_attribute=options.state_attribute
+        )
+    splits = dict(loaded)
+    if "validation" not in splits:
+        if not options.validation_share:
+            raise DataError("--validation_share must be above 0: the best weights are chosen on these photos")
+        test = 0.0 if "test" in splits else options.test_share
+        splits |= split_parts(splits["train"], options.split, options.validation_share, test, args.seed)
+    how = "as the data come" if {"validation", "test"} <= set(loaded) else _HOW[options.split]
+    for name, photos in splits.items():
+        with_facts(photos, **data_source(options.data), split=how, split_name=name)
+    return TaskData(splits["train"], splits["validation"], splits.get("test"), errors.rows, source)
 
 
 def load_parts(
@@ -105,6 +145,30 @@ def load_parts(
                 len(dataset),
             )
     return splits, errors
+
+
+def load_for_evaluation(source: str | Path, config: PartStateConfig, on_error: str = "raise") -> Dataset:
+    """The photos that a source holds out, or all where it names no such split.
+
+    Parts and states may be numbered in another order than the model's, but it must know each by its name.
+
+    Raises:
+        DataError: photos that cannot be used, or with parts or states that the model does not know.
+    """
+    tables = (config.id2label, config.id2state)
+    parts, states = ([table[number] for number in sorted(table)] for table in tables)
+    loaded, _ = load_parts(
+        source, on_error, parts=parts, states=states, state_attribute=config.state_attribute
+    )
+    split = next(name for name in ("test", "validation", "train") if name in loaded)
+    for column, own, names in zip(("parts", "states"), names_of(loaded[split]), tables, strict=True):
+        unknown = [name for name in own.values() if name not in names.values()]
+        if unknown:
+            raise DataError(
+                f"{source} [{split}]: {column} that the model does not know: {', '.join(unknown[:5])}; "
+                f"it knows {', '.join(names.values())}"
+            )
+    return loaded[split]
 
 
 def split_parts(

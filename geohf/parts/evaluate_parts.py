@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from geohf.parts.metrics import evaluate_detections
+from geohf.parts.evaluator import evaluate_detections
 
 _DESCRIPTION = "Average precision of parts, accuracy of their states, and how often missing parts are seen."
 _INPUTS = """
@@ -15,7 +15,7 @@ Args:
 
 
 class PartStates(evaluate.Metric):
-    """The metrics of `geohf.parts.metrics.PartEvaluator`."""
+    """The metrics of `geohf.parts.evaluator.PartEvaluator`."""
 
     def _info(self):
         truth = {

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geohf.data.samples import undecoded
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
-from geohf.parts.boxes import TURNED, xyxy_to_xywh
+from geohf.parts.boxes import xyxy_to_xywh
 from geohf.parts.frame import require_pixels
-from geohf.parts.rows import REQUIRED, truths_of
+from geohf.parts.rows import REQUIRED, truths_of, upright_size
 from geohf.parts.vocabulary import names_of, part_features
-from geohf.vision.checks import checked_rows, header_of
+from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
@@ -74,14 +74,6 @@ def _checked(dataset: Dataset, source: str, errors: RowErrors, min_trust: float)
     for name, values in columns.items():
         dataset = dataset.add_column(name, values, feature=features[name])
     return dataset
-
-
-def upright_size(image: Any, broken: str | None) -> tuple[int, int]:
-    """Width and height of a photo as it is shown; raises DataError where it is broken, for this reason."""
-    if broken is not None:
-        raise DataError(broken)
-    width, height, orientation = header_of(image)
-    return (height, width) if orientation in TURNED else (width, height)
 
 
 def usable_row(row: dict, features: Features, size: tuple[int, int]) -> dict[str, list]:

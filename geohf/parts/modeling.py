@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, box_convert
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from transformers.utils import can_return_tuple
 
+from geohf.data.classes import NamedClasses, class_names
 from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
@@ -20,11 +22,21 @@ from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.heads import PartRoIHeads, PartRPN
 from geohf.parts.losses import IGNORED, LOSS_PARTS
-from geohf.parts.processing import PartImageProcessor
+from geohf.parts.metrics import BatchScores
+from geohf.parts.processing import PartCollator, PartImageProcessor
+from geohf.parts.rows import as_photos, shows_one_of_each
+from geohf.parts.sample import SAMPLE_FIELDS
 from geohf.parts.tower import FeatureTower
+from geohf.parts.vocabulary import absent_index, names_of
+from geohf.vision.weights import in_eval_mode
+
+if TYPE_CHECKING:
+    from geohf.data.task_data import TaskData
+    from geohf.parts.arguments import PartArguments
 
 # what stands in the outputs where an image has fewer boxes than the batch's longest list
 NO_LABEL = -1
+REAL_BACKBONE = "fasterrcnn_resnet50_fpn"
 
 
 class PartStateModel(GeoPreTrainedModel):
@@ -279,10 +291,23 @@ class PartStateModel(GeoPreTrainedModel):
     def evaluate(
         self, data: str | os.PathLike, batch_size: int = 8, on_error: str = "raise"
     ) -> dict[str, float]:
-        """Losses, mAP, states and hallucination on `data`, as `load_parts` takes it; see `PartEvaluator`."""
-        from geohf.parts.evaluation import evaluate
+        """Losses, mAP, states and hallucination on the photos that `data` holds out; see `load_for_evaluation`."""
+        from geohf.parts.data import load_for_evaluation
 
-        return evaluate(self, data, batch_size, on_error)
+        photos = load_for_evaluation(data, self.config, on_error)
+        return {"photos": len(photos), **self.scores_on(photos, batch_size)}
+
+    @torch.inference_mode()
+    def scores_on(self, photos: Any, batch_size: int = 8) -> dict[str, float]:
+        """The losses and metrics of `BatchScores` on a dataset with the columns of `part_features`."""
+        scores, model = BatchScores(self.config), in_eval_mode(self)
+        collator = NamedClasses(PartCollator(self), class_names(photos, ("parts", "states")))
+        for batch in DataLoader(photos, batch_size, collate_fn=collator):
+            del batch["image_ids"]
+            batch = {name: part.to(self.device) for name, part in batch.items()}
+            batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
+            scores.add(model(**batch), [batch[name] for name in ("labels", "boxes", "states", "iscrowd")])
+        return scores.compute()
 
     def predict(self, inputs: Any, batch_size: int = 8, **options) -> list[PhotoPrediction]:
         """Find parts in photos: paths, folders, PIL images, arrays, bytes or datasets; see `decode` for options."""
@@ -290,3 +315,46 @@ class PartStateModel(GeoPreTrainedModel):
 
 
 _KEYS = ("labels", "scores", "states", "state_scores", "boxes")
+
+
+def make_model(options: PartArguments, data: TaskData) -> PartStateModel:
+    """A detector for the vocabulary of these photos, as the options want it.
+
+    Raises:
+        DataError: options that do not go together, or a backbone that is not found.
+    """
+    from geohf.parts.arguments import config_overrides
+
+    is_sample = options.data is None and options.backbone is None
+    name = options.backbone or (SAMPLE_FIELDS["backbone"] if is_sample else REAL_BACKBONE)
+    pretrained = not is_sample if options.pretrained is None else options.pretrained
+    train = as_photos(data.train)
+    id2label, id2state = names_of(train)
+    one = options.one_per_part
+    fields = {
+        "id2label": id2label,
+        "id2state": id2state,
+        "state_attribute": options.state_attribute,
+        "absent": options.absent,
+        "state_per_part": options.state_per_part,
+        "one_per_part": shows_one_of_each(train) if one is None else one,
+        "state_weight": options.state_weight,
+        "presence_threshold": options.presence_threshold,
+    }
+    if absent_index(list(id2state.values())) is None:
+        fields["absent_state"] = None
+    if is_sample:
+        fields = SAMPLE_FIELDS | fields
+    elif not pretrained:
+        fields["norm"] = "group"
+    if options.norm is not None:
+        fields["norm"] = options.norm
+    if options.image_size is not None:
+        fields["image_size"] = options.image_size
+    overrides = config_overrides(options)
+    try:
+        return PartStateModel.from_backbone(name, pretrained=pretrained, **fields | overrides)
+    except (TypeError, RuntimeError) as error:
+        if not overrides:
+            raise
+        raise DataError(f"--config_overrides {options.config_overrides}: {error}") from None

@@ -4,32 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geohf.io import atomic_write
+from geohf.metrics.records import Evaluation
+from geohf.parts.export import export_onnx as write_onnx
 from geohf.parts.inspection import inspection_rows
+from geohf.parts.metrics import part_evaluator
 from geohf.parts.overlays import write_overlays
 from geohf.report import write_csv
 from geohf.report.style import INK, TRAIN, drawing
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from geohf.parts.configuration import PartStateConfig
 
 SHEET = 4  # photos on the card
 
 
+def write_outputs(
+    folder: Path, trainer, evaluation: Evaluation, overlays: int = 12, export_onnx: bool = False
+) -> Mapping[str, Any]:
+    """Write inspection.csv, predictions.csv, the plots of the card and photos with their parts.
+
+    Args:
+        overlays: photos to draw.
+        export_onnx: also write model.onnx.
+
+    Returns:
+        What metrics.json tells besides: `confusion`, see `PartEvaluator.confusion`.
+    """
+    if not trainer.args.should_save:
+        return {}
+    photos, predictions, targets = evaluation.dataset, evaluation.predictions, evaluation.details["targets"]
+    config = trainer.config
+    write_predictions(folder, photos, predictions, targets, config)
+    evaluator = part_evaluator(config)
+    evaluator.add(predictions, targets)
+    confusion = evaluator.confusion()
+    plot_states(folder / "confusion.png", confusion, config)
+    plot_precision(folder / "average_precision.png", evaluation.values_by_name)
+    write_photos(folder, photos, predictions, targets, config, overlays)
+    if export_onnx:
+        write_onnx(trainer.model, folder / "model.onnx")
+    return {"confusion": confusion}
+
+
 def write_predictions(
     folder: Path,
-    photos: Dataset,
+    photos: Any,
     predictions: Sequence[Mapping],
     targets: Sequence[Mapping],
     config: PartStateConfig,
 ) -> None:
-    """Write inspection.csv, a row a part a photo, and predictions.csv, a row a box above the threshold.
+    """Write inspection.csv, one row per part of each photo, and predictions.csv, one row per box above the threshold.
 
     Args:
         photos: in the order of the predictions and targets.
@@ -111,7 +140,7 @@ def plot_precision(path: Path, metrics: Mapping[str, float]) -> None:
 
 def write_photos(
     folder: Path,
-    photos: Dataset,
+    photos: Any,
     predictions: Sequence[Mapping],
     targets: Sequence[Mapping],
     config: PartStateConfig,
@@ -125,7 +154,7 @@ def write_photos(
         return
     files = write_overlays(
         folder / "overlays",
-        photos.select(range(count))["image"],
+        [photos[i]["image"] for i in range(count)],
         predictions[:count],
         config.id2label,
         config.id2state,

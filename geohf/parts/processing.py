@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torchvision.ops import box_convert
@@ -12,11 +12,24 @@ from transformers.image_utils import PILImageResampling
 
 from geohf.data.samples import samples_of
 from geohf.errors import DataError
+from geohf.parts.losses import IGNORED
+from geohf.parts.rows import numbers_of, photo_name, require_columns, truths_of
 from geohf.vision.images import open_image
 from geohf.vision.processing import GeoImageProcessor
 
+if TYPE_CHECKING:
+    from geohf.parts.modeling import PartStateModel
+
 # what torchvision's backbones and detectors were trained with
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# of a batch: the column of a row
+_COLUMNS = {
+    "labels": "parts",
+    "boxes": "boxes",
+    "states": "states",
+    "iscrowd": "iscrowd",
+    "weights": "trust",
+}
 
 
 class PartImageProcessor(GeoImageProcessor):
@@ -131,3 +144,57 @@ def fitted_size(size: Sequence[int], limit: Sequence[int]) -> tuple[int, int]:
         min(limit[0], max(1, round(height * scale))),
         min(limit[1], max(1, round(width * scale))),
     )
+
+
+class PartCollator:
+    """Rows of a dataset of photos with parts to a batch of tensors; see `PartStateModel.forward`.
+
+    Rows are those of `load_parts`, or anyone's with an image, boxes, parts and states, as names or numbers, see
+    `geohf.parts.rows.truths_of`.
+
+    Args:
+        model: gives the processor.
+        augment: `(image, boxes) -> (image, boxes, kept rows)` on (3, h, w) uint8 and (n, 4) pixels, for training.
+        trust: hand over how far each truth is trusted, as its weight in the loss.
+    """
+
+    def __init__(self, model: PartStateModel, augment: Callable | None = None, trust: bool = False):
+        self.processor, self.augment, self.trust = model.processor, augment, trust
+        self.parts, self.states = map(numbers_of, (model.config.id2label, model.config.id2state))
+
+    def __call__(self, rows: list[dict]) -> dict[str, Any]:
+        photos, truths = [], []
+        for number, row in enumerate(rows):
+            try:
+                require_columns(row)
+                photo = open_photo(row)
+                height, width = photo.shape[-2:]
+                found = truths_of(row, self.parts, self.states, (width, height))
+            except DataError as error:
+                raise DataError(f"photo {photo_name(row, number)}, {error}") from None
+            truth = {name: torch.from_numpy(found[column]) for name, column in _COLUMNS.items()}
+            if self.augment is not None:
+                photo, boxes, kept = self.augment(photo, truth["boxes"])
+                truth = {name: values[kept] for name, values in truth.items()} | {"boxes": boxes}
+            height, width = photo.shape[-2:]
+            scale = torch.tensor([width, height, width, height])
+            truth["boxes"] = box_convert(truth["boxes"] / scale, "xyxy", "cxcywh")
+            truth["iscrowd"] = truth["iscrowd"].long()
+            photos.append(photo)
+            truths.append(truth)
+        batch: dict[str, Any] = dict(self.processor.fit(photos))
+        longest = max(1, *(len(truth["labels"]) for truth in truths))
+        empty = {"labels": IGNORED, "states": IGNORED}
+        for name in _COLUMNS:
+            if name != "weights" or self.trust:
+                batch[name] = torch.stack(
+                    [_padded(truth[name], longest, empty.get(name, 0)) for truth in truths]
+                )
+        batch["image_ids"] = [photo_name(row, number) for number, row in enumerate(rows)]
+        return batch
+
+
+def _padded(values: torch.Tensor, length: int, empty: float) -> torch.Tensor:
+    whole = values.new_full((length, *values.shape[1:]), empty)
+    whole[: len(values)] = values
+    return whole

@@ -4,17 +4,62 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from geohf.data.classes import UNLABELED, class_number
+from geohf.data.classes import UNLABELED, class_names, class_number, classes_of
+from geohf.data.rows import RowView
+from geohf.data.samples import undecoded
 from geohf.errors import DataError
 from geohf.io import plain
+from geohf.parts.boxes import TURNED
 from geohf.parts.frame import cut_box, four_numbers
 from geohf.parts.records import UNKNOWN_STATE, trust_of
+from geohf.vision.checks import header_of
+from geohf.vision.images import ImageError
 
 REQUIRED = ("image", "boxes", "parts", "states")  # the other columns of `part_features` may be missing
+LABELS = ("boxes", "parts", "states", "trust", "iscrowd")  # lists with one entry per part
+
+
+def as_photos(rows: Any) -> Any:
+    """What a user gave to a Trainer, as photos: a dataset with all columns of `part_features` and a stream are as they should be.
+
+    Args:
+        rows: a dataset or list of dicts with the columns `REQUIRED`; what else is there is taken, the rest is filled in.
+    """
+    if isinstance(rows, dict):
+        return {name: as_photos(part) for name, part in rows.items()}
+    if not hasattr(rows, "__len__") or isinstance(rows, RowView):
+        return rows
+    columns = ["image_id", "width", "height", *LABELS]
+    if {"image", *columns} <= set(getattr(rows, "column_names", None) or ()):
+        return rows
+    names = class_names(rows, ("parts", "states"))
+    held = undecoded(rows) if hasattr(rows, "cast_column") else rows
+    return RowView(held, partial(_read_photo, names=names), columns)
+
+
+def _read_photo(row: Mapping[str, Any], number: int, names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    try:
+        require_columns(row)
+        width, height = upright_size(row["image"], None)
+        listed = label_lists(row)
+    except (DataError, ImageError) as error:
+        raise DataError(f"photo {photo_name(row, number)}, {error}") from None
+    listed |= {column: classes_of(known, listed[column]) for column, known in names.items()}
+    name = photo_name({**row, "image": None}, number) if row.get("image_id") else str(number)
+    return {"image": row["image"], "image_id": name, "width": width, "height": height} | listed
+
+
+def upright_size(image: Any, broken: str | None) -> tuple[int, int]:
+    """Width and height of a photo as it is shown; raises DataError where it is broken, for this reason."""
+    if broken is not None:
+        raise DataError(broken)
+    width, height, orientation = header_of(image)
+    return (height, width) if orientation in TURNED else (width, height)
 
 
 def photo_name(row: Mapping[str, Any], number: int) -> str:
@@ -52,14 +97,8 @@ def truths_of(
         DataError: a column is of another length, a name or number is not known, a box is not in the
             photo's pixels; the message names the part.
     """
-    columns = {name: plain(row.get(name)) for name in ("boxes", "parts", "states", "trust", "iscrowd")}
-    columns = {name: [] if value is None and name in row else value for name, value in columns.items()}
+    columns = label_lists(row)
     n = len(columns["boxes"])
-    for name, default in (("trust", 1.0), ("iscrowd", 0)):
-        columns[name] = columns[name] or [default] * n
-    if any(not isinstance(column, list) or len(column) != n for column in columns.values()):
-        names = ", ".join(columns)
-        raise DataError(f"{names} must be lists of one length, one entry a part")
     rows = []
     for number, (box, part, state, trust, crowd) in enumerate(zip(*columns.values(), strict=True), 1):
         try:
@@ -84,6 +123,18 @@ def truths_of(
     }
 
 
+def label_lists(row: Mapping[str, Any]) -> dict[str, list]:
+    """The `LABELS` of a row as plain lists of one length; raises DataError where they are not."""
+    columns = {name: plain(row.get(name)) for name in LABELS}
+    columns = {name: [] if value is None and name in row else value for name, value in columns.items()}
+    n = len(columns["boxes"])
+    for name, default in (("trust", 1.0), ("iscrowd", 0)):
+        columns[name] = columns[name] or [default] * n
+    if any(not isinstance(column, list) or len(column) != n for column in columns.values()):
+        raise DataError(f"{', '.join(columns)} must be lists of one length, one entry per part")
+    return columns
+
+
 def _box(given: Any, size: Sequence[int]) -> list[float]:
     left, top, right, bottom = box = four_numbers(given)
     name = f"left {left:g}, top {top:g}, right {right:g}, bottom {bottom:g}"
@@ -105,6 +156,12 @@ def _number(value: Any, numbers: Mapping[str, int], what: str) -> int:
     if number == UNLABELED:
         raise DataError(f"the {what} is {value!r}")
     return number
+
+
+def shows_one_of_each(photos: Any) -> bool:
+    """No photo shows two of one part, or a crowd."""
+    rows = zip(photos["parts"][:], photos["iscrowd"][:], strict=True)
+    return all(len(set(parts)) == len(parts) and not any(crowds) for parts, crowds in rows)
 
 
 def numbers_of(names: Mapping[int, str]) -> dict[str, int]:

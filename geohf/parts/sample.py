@@ -30,6 +30,26 @@ from geohf.parts.vocabulary import STATES
 from geohf.samples import write_once
 
 ANNOTATIONS, IMAGES = "train_annotations.json", "train"
+# what the sample is trained with: a small detector that learns in minutes on a CPU, from random weights
+SAMPLE_FIELDS = {
+    "backbone": "test_byobnet",
+    "norm": "group",
+    "image_size": [192, 224],
+    "pyramid_channels": 48,
+    "anchor_sizes": [[10], [20], [36], [64], [100]],
+    "aspect_ratios": [0.4, 1.0, 2.5],
+    "rpn_fg_iou": 0.6,
+    "rpn_batch_size_per_image": 128,
+    "rpn_pre_nms_top_n_train": 400,
+    "rpn_pre_nms_top_n_test": 200,
+    "rpn_post_nms_top_n_train": 200,
+    "rpn_post_nms_top_n_test": 100,
+    "roi_canonical_size": 64,
+    "box_hidden_size": 256,
+    "box_batch_size_per_image": 64,
+    "box_positive_fraction": 0.5,
+    "state_hidden_size": 128,
+}
 _RULES = 1  # raise it when pictures or boxes change
 
 

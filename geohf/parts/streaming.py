@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from geohf.data.streaming import features_of, stream_rows
 from geohf.data.tables import RowErrors, image_in, require_columns, text_of
 from geohf.errors import DataError
-from geohf.parts.hub_data import trusted_parts, upright_size, usable_row
-from geohf.parts.rows import REQUIRED
+from geohf.parts.hub_data import trusted_parts, usable_row
+from geohf.parts.rows import REQUIRED, upright_size
 from geohf.parts.vocabulary import names_of, part_features
 from geohf.vision.checks import checked_rows
 

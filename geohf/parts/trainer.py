@@ -1,5 +1,82 @@
-"""The room's Trainer, until it trains all phases."""
+"""All the training of the parts task: one phase, and the numbers of the detector that it leaves."""
 
-from geohf.parts.phase import PartPhaseTrainer as PartStateTrainer
+from __future__ import annotations
 
-__all__ = ["PartStateTrainer"]
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geohf.data.streaming import is_stream
+from geohf.metrics.records import CardData, Evaluation
+from geohf.parts.arguments import PartTrainingArguments
+from geohf.parts.baseline import constant_predictions
+from geohf.parts.card import card_data
+from geohf.parts.metrics import Detections, dataset_targets, measure
+from geohf.parts.outputs import write_outputs
+from geohf.parts.phase import PartPhaseTrainer
+from geohf.parts.rows import as_photos
+from geohf.training.finetuning import unfreeze_last
+from geohf.training.trainer import GeoTrainer
+
+# torchvision's own number of stages that learn when it starts from published weights
+TRAINED_STAGES = 3
+
+
+class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
+    """Trains a detector of parts and their states, and keeps the best weights.
+
+    Args:
+        model: a `PartStateModel`.
+        train_dataset, eval_dataset: rows with an `image`, `boxes`, `parts` and `states`, see `truths_of`; or a stream.
+        augment, trust_weighted: see `PartPhaseTrainer`.
+        The others: as transformers', see `GeoTrainer`.
+    """
+
+    phase_class = PartPhaseTrainer
+    arguments_class = PartTrainingArguments
+
+    @staticmethod
+    def read_rows(rows):
+        """See `as_photos`."""
+        return as_photos(rows)
+
+    def run_phases(self, resume: bool) -> None:
+        """Train the detector; the first stages of its backbone stay as `args.trained_stages` says."""
+        model, stages = self.model, self.args.trained_stages
+        if stages is None and model.config.backbone_name is not None:
+            stages = TRAINED_STAGES
+        if stages is not None:
+            model.tower.requires_grad_(False)
+            if stages:
+                unfreeze_last(model.tower, stages)
+        extras = {"augment": self.augment, "trust_weighted": self.trust_weighted}
+        self.run_phase("train", resume=resume, extras=extras)
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """As `GeoTrainer.evaluate`."""
+        if eval_dataset is self._validation:
+            eval_dataset = None
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = as_photos(eval_dataset)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def outputs(self, dataset) -> Detections:
+        """What the model finds in a whole dataset with labels, and its numbers, on every process."""
+        return self.detect(dataset)
+
+    def measure(self, dataset, outputs: Detections, prefix="eval", intervals=True) -> Evaluation:
+        """See `geohf.parts.metrics.measure`."""
+        config, train, constant = self.config, self.train_dataset, None
+        targets = dataset_targets(dataset, config)
+        if train is not None and not is_stream(train):
+            constant = constant_predictions(train, dataset, config)
+        found = measure(config, outputs, targets, constant, intervals)
+        return Evaluation(found, dataset, outputs.predictions, prefix, targets=targets)
+
+    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
+        """See `geohf.parts.outputs.write_outputs`."""
+        return write_outputs(folder, self, evaluation, **options)
+
+    def card_data(self, evaluation: Evaluation) -> CardData:
+        """See `geohf.parts.card.card_data`."""
+        return card_data(self, evaluation)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from geohf.data.classes import class_names
+from geohf.data.rows import RowView
 from geohf.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,22 +24,46 @@ STATES = ("intact", "damaged", "absent", "occluded")  # their order is `object_s
 ABSENT = "absent"
 
 
-def names_of(source: Dataset | DatasetDict | Features | Mapping) -> tuple[dict[int, str], dict[int, str]]:
+def names_of(
+    source: Dataset | DatasetDict | Features | Mapping | RowView,
+) -> tuple[dict[int, str], dict[int, str]]:
     """`id2label` of the parts and `id2state` of the states of a dataset with the columns of `part_features`.
 
     Args:
-        source: the dataset, its splits, or its features.
+        source: the dataset, its splits, or its features; or a user's rows, see `as_photos`, whose names are taken in
+            their order.
 
     Raises:
-        DataError: the columns `parts` and `states` are not lists of class labels.
+        DataError: the columns `parts` and `states` are not lists of class labels, or rows tell numbers and no names.
     """
     source = source.get("train", source) if isinstance(source, dict) else source
+    if isinstance(source, RowView):
+        return _names_in_rows(source)
     features = getattr(source, "features", source)
     found = []
     for column in ("parts", "states"):
         names = getattr(getattr(features.get(column), "feature", None), "names", None)
         if not names:
             raise DataError(f"the dataset's column {column!r} must be a list of class labels")
+        found.append(dict(enumerate(names)))
+    return found[0], found[1]
+
+
+def _names_in_rows(photos: RowView) -> tuple[dict[int, str], dict[int, str]]:
+    known = class_names(photos.rows, ("parts", "states"))
+    found = []
+    for column in ("parts", "states"):
+        names = known.get(column)
+        if names is None:
+            values = {value for cell in photos[column] for value in cell if value is not None}
+            numbers = [value for value in values if not isinstance(value, str)]
+            if numbers or not values:
+                raise DataError(
+                    f"{column} of the rows are numbers, such as {numbers[0]}: give their names"
+                    if numbers
+                    else f"no row names any of its {column}"
+                )
+            names = sorted(values)
         found.append(dict(enumerate(names)))
     return found[0], found[1]
 

@@ -32,7 +32,7 @@ MODULES = (
         "geohf.recipes.train_street",
         "geohf.region.run",
         "geohf.place.run",
-        "geohf.parts.run",
+        "geohf.recipes.train_parts",
         "geohf.tiles.run",
     ),
     *("geohf.models.loading", "geohf.recipes.running", "accelerate"),

@@ -15,7 +15,7 @@ from pycocotools import mask as masks
 from geohf.errors import DataError
 from geohf.parts.convert import write_coco, write_delftbikes
 from geohf.parts.data import load_parts, state_table
-from geohf.parts.run import shows_one_of_each
+from geohf.parts.rows import shows_one_of_each
 from geohf.parts.segments import box_of_segmentation
 from geohf.parts.vocabulary import names_of
 

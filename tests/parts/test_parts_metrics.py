@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from geohf.errors import DataError
 from geohf.parts import evaluate_parts
-from geohf.parts.metrics import PartEvaluator, evaluate_detections
+from geohf.parts.evaluator import PartEvaluator, evaluate_detections
 from geohf.parts.state_metrics import confusion_counts, state_metrics
 from geohf.parts.vocabulary import BIKE_PARTS
 

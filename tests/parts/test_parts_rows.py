@@ -9,7 +9,8 @@ from helpers.parts_models import ALL_SAMPLES, PARTS, STATES, build_model, parse,
 from geohf.data.streaming import write_shards
 from geohf.errors import DataError
 from geohf.parts.data import load_parts
-from geohf.parts.phase import PartCollator, PartPhaseTrainer
+from geohf.parts.phase import PartPhaseTrainer
+from geohf.parts.processing import PartCollator
 from geohf.parts.streaming import stream_parts
 from geohf.parts.vocabulary import part_features
 
@@ -263,11 +264,11 @@ def test_photos_without_parts_train_alike_in_any_batch(tmp_path):
 def test_photos_without_parts_are_measured(model, tmp_path):
     _, args = parse("--output_dir", tmp_path, "--per_device_eval_batch_size", 1, *QUIET)
     trainer = PartPhaseTrainer(model, args)
-    with_, without = (trainer.measure(Own(rows))[0] for rows in ([row(), empty(1)], [row()]))
+    with_, without = (trainer.detect(Own(rows))[0] for rows in ([row(), empty(1)], [row()]))
     assert with_["map"] <= without["map"]  # what is found in the empty photo is wrong
     assert with_["state_accuracy"] == pytest.approx(without["state_accuracy"], nan_ok=True)
     assert np.isfinite(with_["loss"])
-    alone, _ = trainer.measure(Own([empty(0), empty(1)]))
+    alone, _ = trainer.detect(Own([empty(0), empty(1)]))
     assert np.isnan(alone["map"])
     assert np.isfinite(alone["loss"])
 
@@ -335,7 +336,7 @@ def test_what_lies_in_a_crowd_does_not_change_the_loss(model):
 def test_what_is_found_in_a_crowd_is_not_held_against_the_model(model, tmp_path):
     _, args = parse("--output_dir", tmp_path, *QUIET)
     trainer = PartPhaseTrainer(model, args)
-    found = trainer.measure(Own([row()]))[1][0]
+    found = trainer.detect(Own([row()]))[1][0]
     best = {part: np.flatnonzero(found["labels"] == part)[0] for part in np.unique(found["labels"])}
     part, first = next(iter(best.items()))
     last = np.flatnonzero(found["labels"] == part)[-1]
@@ -347,7 +348,7 @@ def test_what_is_found_in_a_crowd_is_not_held_against_the_model(model, tmp_path)
         "states": [0, None],
         "iscrowd": [0, 1],
     }
-    without, with_ = (trainer.measure(Own([row(**changes)]))[0] for changes in (truth, others))
+    without, with_ = (trainer.detect(Own([row(**changes)]))[0] for changes in (truth, others))
     assert first != last
     assert without["map"] < 1
     assert with_["map"] == pytest.approx(1)  # the better scores that are no truth lie in the crowd

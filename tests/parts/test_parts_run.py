@@ -12,12 +12,15 @@ from helpers.parts_models import parse
 from PIL import Image
 from transformers import AutoModel
 
+from geohf.data.task_data import TaskData
 from geohf.errors import DataError
 from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.baseline import constant_answer
 from geohf.parts.data import load_parts
-from geohf.parts.run import SAMPLE_FIELDS, make_model, run_parts, shows_one_of_each
-from geohf.parts.sample import write_sample
+from geohf.parts.modeling import make_model
+from geohf.parts.rows import shows_one_of_each
+from geohf.parts.sample import SAMPLE_FIELDS, write_sample
+from geohf.recipes.train_parts import run as run_parts
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FILES = {
@@ -43,27 +46,31 @@ def run(tmp_path_factory):
 
 
 def test_a_run_leaves_a_whole_repo_and_what_people_look_at(run):
-    result, folder = run
+    trainer, folder = run
     out = folder / "out"
     assert {path.name for path in out.iterdir() if path.is_file()} == FILES | {"model.onnx"}
     assert len(list((out / "overlays").glob("*.png"))) == 3
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["eval"]["map"] == result.stages["model"]["map"]
+    assert metrics["eval"]["map"] == trainer.evaluated.values_by_name["map"]
     assert set(metrics["baseline"]) >= {"map", "hallucination", "joint_map", "ap/saddle"}
     assert np.array(metrics["confusion"]).shape == (4, 5)
-    assert (metrics["split"]["held_out"], metrics["split"]["how"]) == ("test", "stratified")
+    assert (metrics["split"]["held_out"], metrics["split"]["how"]) == (
+        "test",
+        "in the same proportion of every part in every state",
+    )
     assert sum(metrics["split"][name] for name in ("train", "validation", "test")) == 64
     card = (out / "README.md").read_text()
     assert "Trained on generated pictures" not in card  # it cannot know where --data comes from
     assert "| saddle" in card
+    assert "| constant baseline" in card
 
 
 def test_a_few_epochs_beat_the_answer_that_looks_at_no_photo(run):
-    stages = run[0].stages
+    found, baseline = run[0].evaluated.values_by_name, run[0].evaluated.baseline
     for name in ("map", "map_50"):
-        assert stages["model"][name] > 1.5 * stages["constant answer"][name] > 0, stages
-    assert stages["constant answer"]["hallucination"] > 0.9
-    assert stages["model"]["hallucination"] < 0.5
+        assert found[name] > 1.5 * baseline[name] > 0, name
+    assert baseline["hallucination"] > 0.9
+    assert found["hallucination"] < 0.5
 
 
 def test_the_tables_say_what_the_model_answers(run):
@@ -93,7 +100,7 @@ def test_the_tables_say_what_the_model_answers(run):
 def test_the_constant_answer_is_where_parts_usually_are(tmp_path):
     dataset = load_parts(write_sample(tmp_path / "s", size=6, width=96))[0]["train"]
     options, _ = parse()
-    model = make_model(options, dataset)
+    model = make_model(options, TaskData(dataset))
     answer = constant_answer(dataset, model.config)
     part = int(answer["labels"][0])
     boxes, states = [], []
@@ -112,7 +119,7 @@ def test_a_model_is_made_as_the_photos_and_the_options_want(tmp_path):
     options, _ = parse(
         "--absent", "detect", "--state_per_part", "true", "--image_size", 64, 96, "--state_weight", 1
     )
-    config = make_model(options, dataset).config
+    config = make_model(options, TaskData(dataset)).config
     assert config.one_per_part
     assert shows_one_of_each(dataset)
     assert (config.absent, config.state_per_part, config.image_size) == ("detect", True, [64, 96])
@@ -126,7 +133,7 @@ def test_a_model_is_made_as_the_photos_and_the_options_want(tmp_path):
     ):
         options, _ = parse(*words)
         with pytest.raises(DataError, match=message):
-            make_model(options, dataset)
+            make_model(options, TaskData(dataset))
 
 
 def test_the_full_run_is_the_originals(tmp_path):

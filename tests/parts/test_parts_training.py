@@ -16,10 +16,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from geohf.errors import DataError
 from geohf.parts.data import load_parts, split_parts
+from geohf.parts.evaluator import evaluate_detections
 from geohf.parts.losses import LOSS_PARTS
-from geohf.parts.metrics import evaluate_detections
-from geohf.parts.phase import PartCollator, PartPhaseTrainer, dataset_targets
-from geohf.parts.processing import post_process
+from geohf.parts.metrics import dataset_targets
+from geohf.parts.phase import PartPhaseTrainer
+from geohf.parts.processing import PartCollator, post_process
 from geohf.parts.vocabulary import names_of
 from geohf.training.phase import phase_arguments
 
@@ -72,7 +73,7 @@ def test_numbers_do_not_depend_on_the_size_of_a_batch_and_are_those_of_the_evalu
     found = []
     for size in (1, 4, 6):
         trainer = trainer_for(splits, tmp_path, "--per_device_eval_batch_size", size, model=model)
-        found.append(trainer.measure(validation))
+        found.append(trainer.detect(validation))
     first, predictions = found[0]
     for metrics, _ in found[1:]:
         assert set(metrics) == set(first)
@@ -87,11 +88,12 @@ def test_numbers_do_not_depend_on_the_size_of_a_batch_and_are_those_of_the_evalu
                 model(**{name: batch[name] for name in names}), 0.0, batch["original_sizes"]
             )
     config = model.config
-    expected = evaluate_detections(by_hand, dataset_targets(validation), config.num_labels, config.num_states)
+    targets = dataset_targets(validation, config)
+    expected = evaluate_detections(by_hand, targets, config.num_labels, config.num_states)
     assert expected["map"] == pytest.approx(first["map"], abs=1e-6)
     assert expected["joint_map"] == pytest.approx(first["joint_map"], abs=1e-6)
     assert [len(p["labels"]) for p in predictions] == [len(p["labels"]) for p in by_hand]
-    again, _ = trainer.measure(validation)
+    again, _ = trainer.detect(validation)
     assert again["loss"] == found[-1][0]["loss"]
 
 

@@ -9,8 +9,8 @@ from helpers.parts_models import TINY
 
 from geohf.parts import PartStateModel
 from geohf.parts.data import load_parts
-from geohf.parts.metrics import evaluate_detections
-from geohf.parts.phase import dataset_targets
+from geohf.parts.evaluator import evaluate_detections
+from geohf.parts.metrics import dataset_targets
 from geohf.parts.vocabulary import names_of
 
 
@@ -48,9 +48,7 @@ def test_evaluate_measures_with_the_models_own_numbers(saved, bikes, tmp_path, r
     found = json.loads((tmp_path / "m.json").read_text())
     photos = load_parts(bikes)[0]["train"]
     model = PartStateModel.from_pretrained(saved)
-    id2label, id2state = names_of(photos)
-    numbers = {name: i for i, name in id2label.items()}
-    states = {name: i for i, name in id2state.items()}
+    numbers, states = model.config.label2id, {name: i for i, name in model.config.id2state.items()}
     answers = model.predict([image["path"] for image in photos["image"]], threshold=0.0)
     predictions = [
         {
@@ -63,7 +61,7 @@ def test_evaluate_measures_with_the_models_own_numbers(saved, bikes, tmp_path, r
         for answer in answers
     ]
     expected = evaluate_detections(
-        predictions, dataset_targets(photos), num_parts=len(numbers), num_states=len(states)
+        predictions, dataset_targets(photos, model.config), num_parts=len(numbers), num_states=len(states)
     )
     assert found["photos"] == len(photos)
     assert found["map"] == pytest.approx(expected["map"], abs=1e-4)

@@ -1,0 +1,248 @@
+"""Everything that is reported about parts and their states, collected batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.parts.coco_eval import IOU_THRESHOLDS, Found, Truths, photo_precision
+from geohf.parts.state_metrics import confusion_counts, match_states, state_metrics, verification_metrics
+
+
+def evaluate_detections(
+    predictions: Iterable[Mapping],
+    targets: Iterable[Mapping],
+    num_parts: int | None = None,
+    num_states: int | None = None,
+    absent_state: int | None = 2,
+    part_names: Sequence[str] | None = None,
+    score_threshold: float = 0.5,
+) -> dict[str, float]:
+    """The metrics of `PartEvaluator` for the predictions of all photos at once.
+
+    >>> box = {"boxes": [[0, 0, 9, 9]], "labels": [0], "states": [1]}
+    >>> found = evaluate_detections([box | {"scores": [0.9], "state_scores": [1.0]}], [box])
+    >>> [round(found[name], 6) for name in ("map", "state_accuracy", "joint_map")]
+    [1.0, 1.0, 1.0]
+    """
+    evaluator = PartEvaluator(num_parts, num_states, absent_state, part_names, score_threshold)
+    evaluator.add(predictions, targets)
+    return evaluator.compute()
+
+
+class PartEvaluator:
+    """Collects predictions and truths of photos; what it computes does not depend on how they were batched.
+
+    Args:
+        num_parts, num_states: by default one more than the largest index that occurs.
+        absent_state: index of the state of parts that are not there; None where there is no such state.
+        part_names: for the names of metrics, by default the indices.
+        score_threshold: all metrics but the average precisions count detections with at least this score.
+
+    A prediction is a mapping of arrays or tensors with `boxes` (n, 4) xyxy in pixels, `labels` (n,) part indices
+    from 0, `scores` (n,), `states` (n,) and `state_scores` (n,). A target has `boxes`, `labels` and `states`, absent
+    parts with the box where they would be; where every target has an `image_id`, ties between photos are broken by
+    it, and the order in which photos are added does not matter either. Where `iscrowd` (n,) is 1, a box is COCO's
+    region of several such parts, of any state: detections in it that find no truth are not held against anyone.
+    """
+
+    def __init__(
+        self,
+        num_parts: int | None = None,
+        num_states: int | None = None,
+        absent_state: int | None = 2,
+        part_names: Sequence[str] | None = None,
+        score_threshold: float = 0.5,
+    ):
+        self.num_parts = num_parts if num_parts is not None else (len(part_names) if part_names else None)
+        self.num_states = num_states
+        self.absent_state = absent_state
+        self.part_names = part_names
+        self.score_threshold = score_threshold
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all photos."""
+        self._photos: list[tuple[dict, dict, dict]] = []  # detections, truths, crowds
+        self._ids: list = []
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def add(self, predictions: Iterable[Mapping], targets: Iterable[Mapping]) -> None:
+        """Add photos.
+
+        Raises:
+            DataError: not as many predictions as targets, arrays that do not fit each other, an index out of range, a
+                score that is not finite.
+        """
+        predictions, targets = list(predictions), list(targets)
+        if len(predictions) != len(targets):
+            raise DataError(f"{len(predictions)} predictions for {len(targets)} targets")
+        for prediction, target in zip(predictions, targets, strict=True):
+            name = target.get("image_id", f"number {len(self._photos)}")
+            found = _checked(
+                prediction, ("labels", "states"), ("scores", "state_scores"), f"prediction of photo {name}"
+            )
+            truth, crowds = _checked_target(target, f"target of photo {name}")
+            for part in (found, truth, crowds):
+                for key, limit in (("labels", self.num_parts), ("states", self.num_states)):
+                    if limit is not None and (part[key] >= limit).any():
+                        raise DataError(
+                            f"photo {name}: {key} hold {part[key].max()}, there are {limit} from 0"
+                        )
+            self._photos.append((found, truth, crowds))
+            name = target.get("image_id")
+            self._ids.append(name.item() if hasattr(name, "item") else name)
+
+    def compute(self) -> dict[str, float]:
+        """All metrics, as floats; NaN where there is nothing to count.
+
+        - `map`, `map_50`, `map_75`, `ap/<part>`: COCO's average precision on parts that are not absent
+        - `joint_map`: the same over pairs of part and state, with score times state score
+        - `state_accuracy`, `state_f1` (macro), `state_recall`: see `state_metrics`
+        - `hallucination`, `hallucination_iou`, `present_recall`, `absent_recall`: see `verification_metrics`
+        """
+        found, truths, crowds = self._tables()
+        parts, states = self._sizes(found, truths, crowds)
+        whole, pairs = self._precisions(found, truths, crowds, parts, states)
+        precision = whole()
+        metrics = {"map": _mean(precision)}
+        for name, threshold in (("map_50", 0.5), ("map_75", 0.75)):
+            metrics[name] = _mean(precision[np.isclose(IOU_THRESHOLDS, threshold)])
+        metrics["joint_map"] = _mean(pairs())
+        sure = self._sure(found)
+        metrics |= state_metrics(self._confusion(sure, truths, parts, states), self.absent_state)
+        metrics |= verification_metrics(sure, truths, parts, self.absent_state, crowds)
+        for part in range(parts):
+            name = self.part_names[part] if self.part_names else part
+            metrics[f"ap/{name}"] = _mean(precision[..., part])
+        return metrics
+
+    def statistics(self) -> Callable[[np.ndarray], dict[str, float]]:
+        """`map`, `joint_map`, `state_f1` and `hallucination` of photos by their numbers, of which some stand twice.
+
+        For `geohf.metrics.intervals.bootstrap_intervals`; boxes are matched once for all draws.
+        """
+        found, truths, crowds = self._tables()
+        parts, states = self._sizes(found, truths, crowds)
+        precisions = self._precisions(found, truths, crowds, parts, states)
+        sure = self._sure(found)
+        told = match_states(sure, truths, parts)
+
+        def measure(photos: np.ndarray) -> dict[str, float]:
+            counts = np.bincount(photos, minlength=len(self))
+            rows = np.repeat(np.arange(len(told)), counts[truths["photo"]])
+            drawn = {key: values[rows] for key, values in truths.items()}
+            confusion = confusion_counts(drawn["states"], told[rows], states)
+            verified = verification_metrics(sure, drawn, parts, self.absent_state, crowds)
+            return {
+                "map": _mean(precisions[0](counts)),
+                "joint_map": _mean(precisions[1](counts)),
+                "state_f1": state_metrics(confusion, self.absent_state)["state_f1"],
+                "hallucination": verified["hallucination"],
+            }
+
+        return measure
+
+    def confusion(self) -> np.ndarray:
+        """(states, states + 1) int64 counts of truths: row = true state, column = predicted one, the last: missed."""
+        found, truths, crowds = self._tables()
+        return self._confusion(self._sure(found), truths, *self._sizes(found, truths, crowds))
+
+    def _sizes(self, found, truths, crowds) -> tuple[int, int]:
+        parts = self.num_parts or _count(found["labels"], truths["labels"], crowds["labels"])
+        return parts, self.num_states or _count(found["states"], truths["states"])
+
+    def _sure(self, found) -> dict[str, np.ndarray]:
+        return {key: values[found["scores"] >= self.score_threshold] for key, values in found.items()}
+
+    def _precisions(self, found, truths, crowds, parts, states):
+        """`photo_precision` of parts, and of pairs of part and state."""
+        present = truths["states"] != (-1 if self.absent_state is None else self.absent_state)
+        truth = Truths(truths["photo"][present], truths["labels"][present], truths["boxes"][present])
+        detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
+        pairs = detections._replace(
+            label=found["labels"] * states + found["states"], score=found["scores"] * found["state_scores"]
+        )
+        true_pairs = truth._replace(label=truth.label * states + truths["states"][present])
+        crowd = Truths(crowds["photo"], crowds["labels"], crowds["boxes"])
+        crowd_pairs = Truths(  # a crowd holds its part in every state
+            np.repeat(crowd.photo, states),
+            (crowd.label[:, None] * states + np.arange(states)).ravel(),
+            np.repeat(crowd.box, states, axis=0),
+        )
+        return (
+            photo_precision(detections, truth, parts, crowd),
+            photo_precision(pairs, true_pairs, parts * states, crowd_pairs),
+        )
+
+    def _confusion(self, found, truths, parts, states) -> np.ndarray:
+        return confusion_counts(truths["states"], match_states(found, truths, parts), states)
+
+    def _tables(self) -> tuple[dict[str, np.ndarray], ...]:
+        """All detections, all truths and all crowds, one photo after the other."""
+        order = range(len(self._photos))
+        if self._ids and all(name is not None for name in self._ids):
+            if len(set(self._ids)) < len(self._ids):
+                raise DataError("two targets have the same image_id")
+            order = sorted(order, key=self._ids.__getitem__)
+        return tuple(_table([self._photos[i][which] for i in order]) for which in (0, 1, 2))
+
+
+def _table(photos: list[dict]) -> dict[str, np.ndarray]:
+    empty = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, np.int64), "states": np.zeros(0, np.int64)}
+    empty |= {"scores": np.zeros(0), "state_scores": np.zeros(0)}
+    keys = photos[0] if photos else empty
+    table = {key: np.concatenate([photo[key] for photo in photos] or [empty[key]]) for key in keys}
+    lengths = [len(photo["labels"]) for photo in photos]
+    return table | {"photo": np.repeat(np.arange(len(photos)), lengths)}
+
+
+def _checked_target(target: Mapping, name: str) -> tuple[dict, dict]:
+    """A target's truths and its crowds; a crowd needs no state."""
+    states = _array(target, "states", name, np.int64)
+    crowd = np.zeros(len(states), bool)
+    if target.get("iscrowd") is not None:
+        crowd = _array(target, "iscrowd", name, np.int64) > 0
+        if len(crowd) != len(states):
+            raise DataError(f"{name}: lengths differ: states {len(states)}, iscrowd {len(crowd)}")
+    whole = _checked({**target, "states": np.where(crowd, 0, states)}, ("labels", "states"), (), name)
+    return {key: v[~crowd] for key, v in whole.items()}, {key: v[crowd] for key, v in whole.items()}
+
+
+def _checked(values: Mapping, indices, scores, name: str) -> dict[str, np.ndarray]:
+    arrays = {"boxes": _array(values, "boxes", name, np.float64).reshape(-1, 4)}
+    arrays |= {key: _array(values, key, name, np.int64) for key in indices}
+    arrays |= {key: _array(values, key, name, np.float64) for key in scores}
+    lengths = {key: len(array) for key, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{name}: lengths differ: {lengths}")
+    for key in indices:
+        if (arrays[key] < 0).any():
+            raise DataError(f"{name}: {key} hold {arrays[key].min()}; indices start at 0")
+    for key in ("boxes", *scores):
+        if not np.isfinite(arrays[key]).all():
+            raise DataError(f"{name}: {key} hold NaN or infinity")
+    return arrays
+
+
+def _array(values: Mapping, key: str, name: str, dtype) -> np.ndarray:
+    if key not in values:
+        raise DataError(f"{name}: lacks {key!r}; it has {', '.join(values)}")
+    value = values[key]
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.double() if value.is_floating_point() else value).numpy()
+    return np.asarray(value, dtype)
+
+
+def _count(*indices: np.ndarray) -> int:
+    return int(max(values.max(initial=0) for values in indices)) + 1
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
