@@ -1,18 +1,15 @@
-"""The numbers of a tile run in words: for its card and for the terminal."""
+"""What the card of a tile run says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
-from geohf.hub.card import data_source
-from geohf.metrics.intervals import DRAWS, bootstrap_intervals
-from geohf.tiles.arguments import TileArguments
-from geohf.tiles.load import TileData
-from geohf.tiles.metrics import all_targets
-from geohf.tiles.modeling import TileSequenceModel
+from geohf.metrics.intervals import DRAWS
+from geohf.metrics.records import CardData, Evaluation
+from geohf.tiles.dataset import TileSequences
+from geohf.tiles.metrics import CHIEF, chief_baseline
 
 TITLES = {
     "mae": "MAE",
@@ -25,94 +22,41 @@ TITLES = {
     "psnr": "PSNR in dB",
     "ssim": "SSIM",
 }
-_HOW = {"region": "whole regions", "blocks": "whole blocks of a region", "random": "tile by tile at random"}
-# Fewer regions than this are too few to draw from for an interval: then tiles are drawn.
-_REGIONS = 8
-RESULTS = ("mae", "r2_rate", "skill_persistence", "psnr")  # for the card's machine-readable part
 
 
-def summary_rows(stages: Mapping[str, Mapping[str, float]], targets: Sequence[str]) -> list[dict]:
-    """A row a way to predict, and a target where there are several, with what a person asks for first."""
+def summary_rows(numbers: Mapping[str, Mapping[str, float]], targets: Sequence[str]) -> list[dict]:
+    """One row per way to predict, and per target where there are several, with what a person asks for first."""
     rows = []
-    for stage, numbers in stages.items():
+    for way, metrics in numbers.items():
         for target in targets if len(targets) > 1 else [""]:
-            row = {"": f"{stage}: {target}" if target else stage}
+            row = {"": f"{way}: {target}" if target else way}
             names = {key: f"{target}_{key}" if target else key for key in TITLES}
-            rows.append(row | {TITLES[key]: numbers[name] for key, name in names.items() if name in numbers})
+            rows.append(row | {TITLES[key]: metrics[name] for key, name in names.items() if name in metrics})
     return rows
 
 
-def tile_intervals(
-    model: TileSequenceModel, data: TileData, values: torch.Tensor, labels: torch.Tensor
-) -> dict[str, tuple[float, float]]:
-    """The ends of a 95 % interval of each of `RESULTS`, drawn region by region, or tile by tile where regions are few.
-
-    Args:
-        values: the model's outputs on the held-out windows.
-        labels: images to be predicted; of numbers the windows know the truth.
-    """
-    windows, config = data.splits[data.held_out], model.config
-    if config.head == "image":
-        measure = _image_statistics(values, labels, config)
-    else:
-        middle = model.intervals(values)[0].double().numpy()
-
-        def measure(rows: np.ndarray) -> dict[str, float]:
-            part = windows.take(rows)
-            numbers = all_targets(config.targets, middle[rows], part.truth, part.last, part.trend)
-            return {name: numbers[name] for name in RESULTS if name in numbers}
-
-    return bootstrap_intervals(measure, _groups(data))
-
-
-def _image_statistics(values, labels, config):
-    mean, std = (torch.tensor(part)[:, None, None] for part in (config.band_mean, config.band_std))
-    truth, known = labels * std + mean, labels.isfinite()
-    span = float(truth[known].max() - truth[known].min()) or 1.0
-    error = torch.where(known, (values - labels) * std, 0.0).double()
-    squared, absolute, count = (part.sum((1, 2, 3)).numpy() for part in (error**2, error.abs(), known))
-
-    def measure(rows: np.ndarray) -> dict[str, float]:
-        n = count[rows].sum()
-        psnr = 10 * np.log10(span**2 * n / max(squared[rows].sum(), 1e-300))
-        return {"psnr": psnr, "mae": absolute[rows].sum() / n}
-
-    return measure
-
-
-def _groups(data: TileData) -> np.ndarray:
-    """(n,) what each held-out window stands or falls with."""
-    rows = data.splits[data.held_out].rows
-    regions = data.table.region[rows]
-    return regions if len(np.unique(regions)) >= _REGIONS else rows
-
-
-def card_facts(
-    options: TileArguments, seed: int, data: TileData, stages: Mapping[str, Mapping[str, float]]
-) -> dict:
-    """What the card's template asks for, see `geohf.hub.card.write_card`."""
-    raster, windows = data.table.rasters[0], data.splits[data.held_out]
-    samples = ", ".join(f"{len(part)} {name}" for name, part in data.splits.items())
-    by_region = len(np.unique(_groups(data))) == len(np.unique(data.table.region[windows.rows]))
-    facts = data_source(options.data) | {
-        "rows": f"{samples} samples of {len(data.table.regions)} regions, {raster.bands} bands of {raster.dtype}",
-        "split": _HOW[data.how],
-        "validation": True,
-        "seed": seed,
-        "split_name": data.held_out,
-        "measured": len(windows),
-        "unit": "samples",
-        "interval": f"95 %, bootstrap of {DRAWS} draws over "
-        + (
-            "regions"
-            if by_region
-            else "tiles, too narrow where neighbours are alike: held-out regions are few"
-        ),
-        "baseline": "persistence",
-        "baseline_words": "the last image" if "psnr" in stages["model"] else "the last known value",
-        "chosen_on_held_out": data.held_out == "validation",
-        "leaks": data.how == "random",
-        "steps": data.table.steps.unit,
+def card_data(trainer, evaluation: Evaluation) -> CardData:
+    """What the template of the tile task asks for, see `model_cards/tiles.md`."""
+    rows, baselines = evaluation.dataset, evaluation.details["baselines"]
+    chief, image = chief_baseline(baselines), trainer.config.head == "image"
+    words = {
+        "persistence": "the last image" if image else "the last known value",
+        "mean": "the mean of the training rows",
     }
-    shown = {key: TITLES[key] for key in RESULTS}
-    return {"titles": shown, "data": facts, "stages": summary_rows(stages, data.table.targets)}
+    unit, drawn = "samples", "samples"
+    facts = trainer.data_facts(evaluation, unit)
+    if isinstance(rows, TileSequences) and rows.table is not None:
+        table = rows.table
+        raster, regions = table.rasters[0], table.region[rows.windows.rows]
+        facts["rows"] += f" of {len(table.regions)} regions, {raster.bands} bands of {raster.dtype}"
+        by_region = len(np.unique(rows.groups())) == len(np.unique(regions))
+        few = "tiles, too narrow where neighbors are alike: held-out regions are few"
+        drawn = "regions" if by_region else few
+    facts |= {
+        "interval": f"95 %, bootstrap of {DRAWS} draws over {drawn}",
+        "baseline": "persistence" if chief == "persistence" else "constant baseline",
+        "baseline_words": words[chief],
+    }
+    numbers = {**baselines, "model": evaluation.values_by_name}
+    context = {"ways": summary_rows(numbers, trainer.config.targets)}
+    return CardData({key: TITLES[key] for key in CHIEF}, facts, context)

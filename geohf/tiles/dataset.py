@@ -1,55 +1,123 @@
-"""Windows as batches for a model, cut out of the cache by slices."""
+"""Rows that a tile Trainer learns from: windows cut out of the cache by slices, or a user's own."""
 
 from __future__ import annotations
+
+import copy
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from geohf.data.streaming import is_stream
 from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TileSequenceConfig
-from geohf.tiles.frames import prepare_frames
+from geohf.tiles.frames import last_seen, prepare_frames
+from geohf.tiles.processing import batch_of_rows, numbers_of
+from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
-STATISTICS_TILES = 1024  # so many training windows tell the bands' mean and spread
-
-MOST_CLASSES = 32  # more different numbers are a measurement
+FEW_REGIONS = 8  # too few to draw from for an interval: then tiles are drawn
 
 
-class TileSequences(Dataset):
-    """Batches of `pixel_values`, `step_mask`, `last_values` and `labels` for a `TileSequenceModel`.
+class BoundRows(Dataset):
+    """Rows that become batches for one model: its config says the input size, the scales and the head.
 
-    Args:
-        cache: of the table that the windows belong to.
-        windows: what to ask.
-        config: of the model: input size, bands' mean and spread, head.
-        augment: turn and mirror, alike for all frames of a window and its target.
+    A Trainer binds the datasets that it is given to its model.
     """
 
-    def __init__(
-        self, cache: TileCache, windows: TileWindows, config: TileSequenceConfig, augment: bool = False
-    ):
-        self.cache, self.windows, self.augment = cache, windows, augment
-        self.size, self.image = tuple(config.image_size), config.head == "image"
-        self.scaling, self.resampling = (config.band_mean, config.band_std), config.resampling
+    windows: TileWindows
+
+    def __init__(self, config: TileSequenceConfig | None = None):
+        self._config = config
+
+    @property
+    def config(self) -> TileSequenceConfig:
+        """The model's config.
+
+        Raises:
+            DataError: the rows are not bound to a model yet.
+        """
+        if self._config is None:
+            raise DataError(
+                "these rows belong to no model yet: rows.bound_to(model.config) gives its batches"
+            )
+        return self._config
+
+    def bound_to(self, config: TileSequenceConfig):
+        """The same rows for the model of this config."""
+        bound = copy.copy(self)
+        bound._config = config
+        return bound
 
     def key_arrays(self) -> dict[str, np.ndarray]:
         """What tells it from other windows."""
         return dict(vars(self.windows))
 
-    def __len__(self) -> int:
-        return len(self.windows)
+    def groups(self) -> np.ndarray:
+        """(n,) what each row stands or falls with, where intervals are drawn."""
+        return np.arange(len(self))
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """The windows as one batch: use `collate_fn=batch_as_is`."""
+        """The rows as one batch, see `TileSequences`."""
+        raise TypeError(f"{type(self).__name__} does not say what its batches are")
+
+    def images(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The true image and the last seen frame of every row, (n, bands, height, width) standardized."""
+        labels, last = [], []
+        for rows in torch.arange(len(self)).split(256):
+            batch = self.__getitems__(rows.tolist())
+            labels.append(batch["labels"])
+            last.append(last_seen(batch["pixel_values"], batch["step_mask"]))
+        return torch.cat(labels), torch.cat(last)
+
+
+class TileSequences(BoundRows):
+    """Windows of a table's tiles, as batches for a `TileSequenceModel`.
+
+    A batch holds `pixel_values` (n, steps, bands, height, width) standardized, `step_mask` (n, steps) bool,
+    `last_values` (n, targets) and `labels`, (n, targets) in the targets' units or (n, bands, height, width)
+    standardized.
+
+    Args:
+        cache: of the table that the windows belong to.
+        windows: what to ask.
+        config: of the model; None: a Trainer binds the rows to its own.
+        table: the table itself, by which results are told by region and drawn on maps.
+    """
+
+    def __init__(
+        self,
+        cache: TileCache,
+        windows: TileWindows,
+        config: TileSequenceConfig | None = None,
+        table: TileTable | None = None,
+    ):
+        super().__init__(config)
+        self.cache, self.windows, self.table = cache, windows, table
+
+    def groups(self) -> np.ndarray:
+        """(n,) each window's region, or its tile where regions are few."""
+        rows = self.windows.rows
+        if self.table is None:
+            return rows
+        regions = self.table.region[rows]
+        return regions if len(np.unique(regions)) >= FEW_REGIONS else rows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """The windows as one batch."""
+        image = self.config.head == "image"
         windows = self.windows.take(np.asarray(indices))
         frames, mask = windows.frames, windows.mask
-        if self.image:  # the target is one frame more
+        if image:  # the target is one frame more
             frames, mask = np.c_[frames, windows.steps], np.c_[mask, np.ones(len(mask), bool)]
         raw, holes = self.cache.read(windows.rows, frames), self.cache.masks(windows.rows, frames)
         sizes = self.cache.sizes[windows.rows]
@@ -59,23 +127,25 @@ class TileSequences(Dataset):
             "last_values": torch.from_numpy(windows.last.astype(np.float32)),
             "labels": torch.from_numpy(windows.truth.astype(np.float32)),
         }
-        if self.image:
+        if image:
             batch["labels"] = self._measured(holes[:, -1], pixels[:, -1], sizes)
             pixels = pixels[:, :-1]
         batch["pixel_values"] = pixels
-        return turned(batch, self.image) if self.augment else batch
+        return batch
 
     def _prepared(
         self, raw: np.ndarray, holes: np.ndarray, sizes: np.ndarray, mask: np.ndarray
     ) -> torch.Tensor:
-        """(n, steps, height, width, bands) native and padded, to (n, steps, bands, *size) standardised."""
+        """(n, steps, height, width, bands) native and padded, to (n, steps, bands, *size) standardized."""
         n, steps, bands = *raw.shape[:2], raw.shape[-1]
-        out = torch.zeros(n, steps, *self.size, bands).movedim(-1, 2)
+        config, size = self.config, tuple(self.config.image_size)
+        out = torch.zeros(n, steps, *size, bands).movedim(-1, 2)
         for height, width in np.unique(sizes, axis=0).tolist():
             here = np.flatnonzero((sizes == (height, width)).all(1))
             frames = raw[here, :, :height, :width].reshape(-1, height, width, bands)
             unmeasured = holes[here, :, :height, :width].reshape(-1, height, width)
-            ready = prepare_frames(frames, self.size, *self.scaling, unmeasured, self.resampling)
+            scaling = config.band_mean, config.band_std
+            ready = prepare_frames(frames, size, *scaling, unmeasured, config.resampling)
             out[here] = ready.unflatten(0, (len(here), steps))
         out[~torch.from_numpy(mask)] = 0
         return out
@@ -86,63 +156,77 @@ class TileSequences(Dataset):
         for i, (height, width) in enumerate(sizes.tolist()):
             hole = torch.from_numpy(holes[i, :height, :width]).float()[None, None]
             if hole.any():
-                labels[i, :, F.interpolate(hole, self.size, mode="bilinear")[0, 0] > 0] = torch.nan
+                size = tuple(self.config.image_size)
+                labels[i, :, F.interpolate(hole, size, mode="bilinear")[0, 0] > 0] = torch.nan
         return labels
 
 
-def turned(batch: dict[str, torch.Tensor], image: bool) -> dict[str, torch.Tensor]:
-    """Turn and mirror each row of a batch at random, all its frames and an image target alike.
+class TileRows(BoundRows):
+    """A user's own rows, see `geohf.tiles.processing.batch_of_rows`, as batches for a `TileSequenceModel`.
 
-    Oblong tiles are mirrored only.
+    Args:
+        rows: has `len()` and rows by number, which are dicts.
     """
-    names = ["pixel_values", "labels"] if image else ["pixel_values"]
-    height, width = batch["pixel_values"].shape[-2:]
-    changes = [lambda x: x.flip(-1), lambda x: x.flip(-2)]
-    if height == width:
-        changes.append(lambda x: x.transpose(-1, -2))
-    choice = torch.randint(2 ** len(changes), (len(batch["pixel_values"]),))
-    out = {name: batch[name].clone() for name in names}
-    for bit, change in enumerate(changes):
-        chosen = (choice >> bit & 1).bool()
-        for name in names:
-            out[name][chosen] = change(out[name][chosen])
-    return batch | out
 
+    def __init__(self, rows: Any, config: TileSequenceConfig | None = None):
+        super().__init__(config)
+        self.rows = rows
+        self._windows: TileWindows | None = None
 
-def band_statistics(cache: TileCache, windows: TileWindows, seed: int = 0) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every band over what training windows may see.
+    def __len__(self) -> int:
+        return len(self.rows)
 
-    Returns:
-        Two lists of `bands` floats; a constant band has the spread 1.
+    def bound_to(self, config: TileSequenceConfig) -> TileRows:
+        """The same rows for the model of this config; they are not read again where it asks for the same numbers."""
+        bound = super().bound_to(config)
+        old = self._config
+        if old is None or (old.head, old.targets) != (config.head, config.targets):
+            bound._windows = None
+        return bound
 
-    Raises:
-        DataError: all bands are constant.
-    """
-    chosen = np.random.default_rng(seed).permutation(len(windows))[:STATISTICS_TILES]
-    sums = np.zeros((3, cache.array.shape[-1]))
-    for i in np.sort(chosen):
-        row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
-        values = cache.tile(row, steps)[~cache.tile_mask(row, steps)].astype(np.float64)
-        sums += [np.full(len(values.T), len(values)), values.sum(0), (values**2).sum(0)]
-    count, total, squares = sums
-    mean = total / np.maximum(count, 1)
-    std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
-    if not (std > 1e-6).any():
-        raise DataError(
-            f"all training pixels are the same in every band ({', '.join(f'{value:g}' for value in mean)}), so there is "
-            "nothing to see"
+    @property
+    def windows(self) -> TileWindows:  # type: ignore[override]
+        """What is known of the rows' numbers; they are read in one pass, when it is first asked for."""
+        if self._windows is None:
+            self._windows = self.windows_of([] if self.config.head == "image" else self.config.targets)
+        return self._windows
+
+    def windows_of(self, targets: list[str]) -> TileWindows:
+        """One window per row, with the numbers of these targets; their frames are not told."""
+        n = len(self.rows)
+        truth, last = (np.full((n, len(targets)), np.nan) for _ in range(2))
+        for i in range(n) if targets else ():
+            row = self.rows[i]
+            truth[i] = numbers_of(row.get("labels"), targets, f"row {i}, labels")
+            last[i] = numbers_of(row.get("last_values"), targets, f"row {i}, last_values")
+        none = np.zeros((n, 0), np.int64)
+        return TileWindows(
+            np.arange(n),
+            np.zeros(n, np.int64),
+            none,
+            none.astype(bool),
+            truth,
+            last,
+            np.full_like(last, np.nan),
         )
-    return mean.tolist(), np.where(std > 1e-6, std, 1.0).tolist()
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """The rows as one batch."""
+        return batch_of_rows([self.rows[i] for i in indices], self.config)
 
 
-def class_numbers(cache: TileCache, windows: TileWindows) -> list[int]:
-    """The numbers that training pixels hold, where these are whole, of one band, and so few that they may be classes."""
-    if cache.array.shape[-1] > 1 or cache.array.dtype.kind not in "iu":
-        return []
-    found: set[int] = set()
-    for i in range(min(len(windows), STATISTICS_TILES)):
-        row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
-        found.update(np.unique(cache.tile(row, steps)[~cache.tile_mask(row, steps)]).tolist())
-        if len(found) > MOST_CLASSES:
-            return []
-    return sorted(found)
+def as_sequences(rows: Any) -> Any:
+    """Rows that a user gave to a Trainer: a dataset or list of dicts becomes `TileRows`, a stream stays one."""
+    if isinstance(rows, dict):
+        return {name: as_sequences(part) for name, part in rows.items()}
+    if rows is None or isinstance(rows, BoundRows) or is_stream(rows):
+        return rows
+    return TileRows(rows)
+
+
+def bound_to(rows: Any, config: TileSequenceConfig) -> Any:
+    """As `as_sequences`, for the model of this config."""
+    rows = as_sequences(rows)
+    if isinstance(rows, dict):
+        return {name: bound_to(part, config) for name, part in rows.items()}
+    return rows.bound_to(config) if isinstance(rows, BoundRows) else rows

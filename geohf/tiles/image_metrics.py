@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch.nn import functional as F
+
+from geohf.tiles.configuration import TileSequenceConfig
 
 
 def psnr(predicted: torch.Tensor, truth: torch.Tensor, data_range: float = 255.0) -> float:
@@ -49,3 +53,44 @@ def ssim(predicted: torch.Tensor, truth: torch.Tensor, data_range: float = 255.0
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     index = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
     return float(index[counts].mean()) if bool(counts.any()) else math.nan
+
+
+def image_measures(
+    values: torch.Tensor, labels: torch.Tensor, config: TileSequenceConfig
+) -> dict[str, float]:
+    """PSNR, SSIM and MAE of images in their own unit, with the truth's range as the data range.
+
+    Args:
+        values, labels: (n, bands, height, width) standardized; NaN where the truth is not known.
+
+    Returns:
+        `psnr`, `mae`, `nrmse` (in spreads of the training pixels), and `ssim` where the images are large enough.
+    """
+    mean, std = (torch.tensor(x)[:, None, None] for x in (config.band_mean, config.band_std))
+    predicted, truth = values * std + mean, labels * std + mean
+    known = labels.isfinite()
+    span = float(truth[known].max() - truth[known].min()) or 1.0
+    metrics = {
+        "psnr": psnr(predicted, truth, span),
+        "mae": float((predicted - truth)[known].abs().mean()),
+        "nrmse": float((values - labels)[known].square().mean().sqrt()),
+    }
+    return metrics | ({"ssim": ssim(predicted, truth, span)} if min(truth.shape[-2:]) >= 11 else {})
+
+
+def image_statistics(
+    values: torch.Tensor, labels: torch.Tensor, config: TileSequenceConfig
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """From row numbers to the PSNR and MAE of those images, quickly, for intervals; see `image_measures`."""
+    mean, std = (torch.tensor(part)[:, None, None] for part in (config.band_mean, config.band_std))
+    truth, known = labels * std + mean, labels.isfinite()
+    span = float(truth[known].max() - truth[known].min()) or 1.0
+    error = torch.where(known, (values - labels) * std, 0.0).double()
+    squared, absolute, count = (part.sum((1, 2, 3)).numpy() for part in (error**2, error.abs(), known))
+
+    def measure(rows: np.ndarray) -> dict[str, float]:
+        n = count[rows].sum()
+        psnr = 10 * np.log10(span**2 * n / max(squared[rows].sum(), 1e-300))
+        return {"psnr": psnr, "mae": absolute[rows].sum() / n}
+
+    return measure

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from geohf.data.inputs import TABLES, Part
-from geohf.data.tables import read_table
+from geohf.data.tables import RowErrors, read_table
 from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.cutting import build_cache
+from geohf.tiles.dataset import TileSequences
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.grid import require_trained_table
 from geohf.tiles.images import found_labels
 from geohf.tiles.masks import with_mask
 from geohf.tiles.table import TileTable, load_tiles, table_in
+from geohf.tiles.windows import make_windows
 
 
 class TileSamples(Sequence):
@@ -61,6 +63,32 @@ def read_tiles(source: str | os.PathLike, config: TileSequenceConfig) -> Part:
     table = load_tiles(source, images, found_labels(images), targets=targets, nodata=config.nodata)
     require_trained_table(table, config.pixel_kind)
     return list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)
+
+
+def labeled_tiles(
+    source: str | os.PathLike, config: TileSequenceConfig, on_error: str = "raise"
+) -> TileSequences:
+    """The tiles of a table with its truth at the last label, as rows for the model of this config.
+
+    Raises:
+        DataError: the table cannot be used, or its images are of another kind than those of the training.
+    """
+    image, path = config.head == "image", table_in(source)
+    images = path.parent / "Images"
+    table = load_tiles(
+        path,
+        images,
+        found_labels(images),
+        targets=[] if image else config.targets,
+        nodata=config.nodata,
+        errors=RowErrors(on_error),
+    )
+    require_trained_table(table, config.pixel_kind)
+    cache = build_cache(table)
+    windows = make_windows(
+        table, cache, config.task, config.frames, max_nodata=config.max_nodata, image=image
+    )
+    return TileSequences(cache, windows, config, table)
 
 
 def _last_known(values: np.ndarray) -> np.ndarray:

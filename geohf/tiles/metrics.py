@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
+from geohf.metrics.intervals import bootstrap_intervals
+from geohf.metrics.records import Metric, join_metrics
+from geohf.tiles.answers import intervals_of
+from geohf.tiles.configuration import TileSequenceConfig
+from geohf.tiles.image_metrics import image_measures, image_statistics
+
+if TYPE_CHECKING:
+    from geohf.tiles.dataset import BoundRows
+    from geohf.tiles.windows import TileWindows
 
 # of one target; of several, each under its target's name, and those without a unit as their mean, too
 UNIT = MetricInfo(False, "unit of the target")
@@ -25,6 +36,7 @@ def metrics_of(targets: Sequence[str]) -> dict[str, MetricInfo]:
     return SHARES | {"nrmse": LOWER} | each
 
 
+CHIEF = ("mae", "r2_rate", "skill_persistence", "psnr")  # that intervals are drawn of, and cards name first
 METRICS = NUMBER_METRICS | IMAGE_METRICS | metrics_of(["*", "*"])
 
 
@@ -115,3 +127,98 @@ def coverage(low, high, truth) -> float:
     low, high, truth = (np.asarray(x, np.float64) for x in (low, high, truth))
     known = np.isfinite(truth)
     return float(((low <= truth) & (truth <= high))[known].mean())
+
+
+def number_measures(
+    config: TileSequenceConfig, values: torch.Tensor, windows: TileWindows
+) -> dict[str, float]:
+    """Every number that is reported for windows.
+
+    Args:
+        values: (n, targets, quantiles) the model's outputs on them.
+
+    Returns:
+        `all_targets`; `nrmse`, the error in units of each target's spread; and `coverage` where the model is
+        calibrated.
+    """
+    middle, low, high = (part.double().numpy() for part in intervals_of(config, values))
+    spread = np.array(config.level_std if config.answers == "level" else config.change_std)
+    metrics = all_targets(config.targets, middle, windows.truth, windows.last, windows.trend)
+    metrics["nrmse"] = float(np.sqrt(np.nanmean(((middle - windows.truth) / spread) ** 2)))
+    if config.interval_margin is not None:
+        metrics["coverage"] = coverage(low, high, windows.truth)
+    return metrics
+
+
+def baselines_of(
+    config: TileSequenceConfig,
+    dataset: BoundRows,
+    train: TileWindows | None = None,
+    images: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Name -> the numbers of what looks at no image: `mean`, `persistence`, `trend`; each where it has an answer.
+
+    Args:
+        dataset: what is measured.
+        train: the training windows, whose mean is said of every tile; the config's where None.
+        images: what `dataset.images()` gives, where it was read already.
+    """
+    if config.head == "image":
+        labels, last = images or dataset.images()
+        return {"persistence": image_measures(last, labels, config)}
+    windows, found = dataset.windows, {}
+    mean = config.level_mean if train is None else np.nanmean(train.truth, 0)
+    guesses = {
+        "mean": np.broadcast_to(mean, windows.truth.shape),
+        "persistence": windows.last,
+        "trend": windows.trend,
+    }
+    for name, guess in guesses.items():
+        known = np.isfinite(guess)
+        if known.any():
+            truth = np.where(known, windows.truth, np.nan)
+            guess = np.where(known, guess, 0.0)
+            found[name] = all_targets(config.targets, guess, truth, windows.last, windows.trend)
+    return found
+
+
+def chief_baseline(baselines: Mapping[str, Mapping[str, float]]) -> str:
+    """The one that the model is told beside: persistence, or the mean where no last value is known."""
+    return "persistence" if "persistence" in baselines else "mean"
+
+
+def measure(
+    config: TileSequenceConfig,
+    values: torch.Tensor,
+    dataset: BoundRows,
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    intervals: bool = True,
+    images: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> list[Metric]:
+    """The numbers of a model's outputs, their intervals, and the baseline's.
+
+    Args:
+        config: of the model.
+        values: its outputs on the dataset, see `TileSequenceOutput.predictions`.
+        baselines: see `baselines_of`; None: there is none.
+        intervals: draw 95 % intervals of `CHIEF`, region by region, or tile by tile where regions are few.
+        images: see `baselines_of`.
+    """
+    baseline = {} if baselines is None else baselines[chief_baseline(baselines)]
+    if config.head == "image":
+        labels, _ = images or dataset.images()
+        metrics, statistics = image_measures(values, labels, config), image_statistics(values, labels, config)
+        if "nrmse" in baseline:
+            theirs = baseline["nrmse"]
+            metrics["skill_persistence"] = 1 - (metrics["nrmse"] / theirs) ** 2 if theirs > 0 else np.nan
+    else:
+        windows, middle = dataset.windows, intervals_of(config, values)[0].double().numpy()
+        metrics = number_measures(config, values, windows)
+
+        def statistics(rows: np.ndarray) -> dict[str, float]:
+            part = windows.take(rows)
+            numbers = all_targets(config.targets, middle[rows], part.truth, part.last, part.trend)
+            return {name: numbers[name] for name in CHIEF if name in numbers}
+
+    ends = bootstrap_intervals(statistics, dataset.groups()) if intervals else {}
+    return join_metrics(metrics, ends, baseline)

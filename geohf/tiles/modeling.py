@@ -13,19 +13,39 @@ from transformers.utils import can_return_tuple
 
 from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.tiles.answers import TilePrediction, TileSequenceOutput
+from geohf.models.settings import settings_refused
+from geohf.tiles.answers import TilePrediction, TileSequenceOutput, predictions_of
 from geohf.tiles.attention import TemporalAttention
 from geohf.tiles.cells import ConvGRUCell, ConvLSTMCell, RecurrentEncoder
 from geohf.tiles.configuration import TileSequenceConfig
+from geohf.tiles.dataset import TileRows, TileSequences, as_sequences
 from geohf.tiles.frames import last_seen
+from geohf.tiles.inputs import labeled_tiles, read_tiles
 from geohf.tiles.losses import regression_loss
-from geohf.tiles.processing import TileSequenceProcessor
+from geohf.tiles.metrics import measure
+from geohf.tiles.processing import TileCollator, TileSequenceProcessor, settings_of
+from geohf.tiles.scales import fields_of_rows, fields_of_table, target_scales
 from geohf.vision.backbones import build_tower, describe_backbone, load_tower, tower_features
 from geohf.vision.licences import published_name
-from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Part
+    from geohf.data.task_data import TaskData
+    from geohf.tiles.arguments import TileArguments
+
+MODEL_FIELDS = (
+    "hidden_sizes",
+    "kernel_sizes",
+    "peephole",
+    "norm",
+    "patch_size",
+    "dropout",
+    "loss",
+    "quantiles",
+    "coverage",
+    "max_nodata",
+    "task",
+)
 
 
 class TileSequenceModel(GeoPreTrainedModel):
@@ -109,17 +129,7 @@ class TileSequenceModel(GeoPreTrainedModel):
     @property
     def processor_settings(self) -> dict:
         """What the processor is made with, from the config."""
-        config = self.config
-        return {
-            "size": dict(zip(("height", "width"), config.image_size, strict=True)),
-            "image_mean": config.band_mean,
-            "image_std": config.band_std,
-            "nodata": config.nodata,
-            "max_nodata": config.max_nodata,
-            "targets": config.targets,
-            "resampling": config.resampling,
-            "pixel_kind": config.pixel_kind,
-        }
+        return settings_of(self.config)
 
     @property
     def _quantiles(self) -> int:
@@ -212,57 +222,11 @@ class TileSequenceModel(GeoPreTrainedModel):
     # ---- answers
 
     def decode(self, outputs: TileSequenceOutput) -> list[TilePrediction]:
-        """Turn outputs into answers in the user's units.
-
-        Raises:
-            DataError: the model knows changes only, and a tile came without its last known value.
-        """
-        config = self.config
-        values = outputs.predictions.float().cpu()
-        if config.head == "image":
-            images = values.movedim(1, -1) * torch.tensor(config.band_std) + torch.tensor(config.band_mean)
-            return [TilePrediction({}, image=image.numpy()) for image in images]
-        if bool(values.isnan().any()):
-            tile = int(values.isnan().any((1, 2)).nonzero()[0])
-            raise DataError(
-                f"tile {tile} of the batch has no last value: this model predicts the change to it; give "
-                '{"frames": [...], "last_values": ...}'
-            )
-        middle, low, high = (part.tolist() for part in self.intervals(values))
-        calibrated = config.interval_margin is not None
-
-        def named(numbers):
-            return dict(zip(config.targets, numbers, strict=True))
-
-        return [
-            TilePrediction(
-                named(middle[i]), *((named(low[i]), named(high[i])) if calibrated else (None, None))
-            )
-            for i in range(len(values))
-        ]
-
-    def intervals(
-        self, values: torch.Tensor, margin: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(n, targets, quantiles) to the answer and the interval's ends, (n, targets) each.
-
-        Args:
-            margin: (targets,) by which the interval is widened; the config's where None.
-        """
-        values = values.sort(-1).values  # quantiles that were learned one by one may cross
-        if margin is None:
-            margin = values.new_tensor(self.config.interval_margin or [0.0] * values.shape[1])
-        middle = values[..., values.shape[-1] // 2]
-        return (
-            middle,
-            torch.minimum(middle, values[..., 0] - margin),
-            torch.maximum(middle, values[..., -1] + margin),
-        )
+        """Turn outputs into answers in the user's units, see `predictions_of`."""
+        return predictions_of(self.config, outputs)
 
     def read_source(self, source: str) -> Part:
         """The tiles of a table; see `geohf.tiles.inputs`."""
-        from geohf.tiles.inputs import read_tiles
-
         if self.config.head == "image":
             raise DataError(
                 "this model answers with images, which no table holds; predict gives them as arrays"
@@ -291,14 +255,22 @@ class TileSequenceModel(GeoPreTrainedModel):
         Args:
             data: a table as `load_tiles` takes it, with the folder `Images` beside it, or the folder of a
                 `tiles.csv`.
+            batch_size: tiles in one pass.
             on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
 
         Raises:
             DataError: data that cannot be used, or without truth.
         """
-        from geohf.tiles.evaluation import evaluate
-
-        return evaluate(in_eval_mode(self), data, batch_size, on_error)
+        dataset = labeled_tiles(data, self.config, on_error)
+        values = self.outputs_on(dataset, TileCollator(self.config), batch_size).predictions
+        if self.config.head != "image" and bool(values.isnan().any()):
+            row = dataset.windows.rows[int(values.isnan().any((1, 2)).nonzero()[0])]
+            raise DataError(
+                f"{data}: tile {dataset.table.tile_ids[row]} has no value before the last label, which the model "
+                "counts from"
+            )
+        found = measure(self.config, values, dataset, intervals=False)
+        return {metric.name: metric.value for metric in found}
 
 
 def _cells(config: TileSequenceConfig) -> list[nn.Module]:
@@ -307,3 +279,41 @@ def _cells(config: TileSequenceConfig) -> list[nn.Module]:
     if config.encoder == "convgru":
         return [ConvGRUCell(*layer) for layer in layers]
     return [ConvLSTMCell(*layer, config.peephole) for layer in layers]
+
+
+def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
+    """A model for these training rows: their scales, and the network that the options name.
+
+    Raises:
+        DataError: options that do not go together, or a backbone that is not found.
+    """
+    train, *others = (
+        as_sequences(part) for part in (data.train, data.validation, data.test) if part is not None
+    )
+    image = options.target_type == "last-image"
+    fields = {name: getattr(options, name) for name in MODEL_FIELDS} | {
+        "head": "image" if image else "numbers"
+    }
+    fields |= (
+        fields_of_table(train, options)
+        if isinstance(train, TileSequences)
+        else fields_of_rows(train, options)
+    )
+    targets = fields.pop("targets")
+    if not image:
+        windows = [
+            part.windows_of(targets) if isinstance(part, TileRows) else part.windows
+            for part in (train, *others)
+        ]
+        fields |= {"targets": targets} | target_scales(windows[0], windows[1:], options.predict_change)
+    with settings_refused():
+        if options.encoder != "attention":
+            return TileSequenceModel(TileSequenceConfig(encoder=options.encoder, **fields))
+        if options.backbone is None:
+            raise DataError("--encoder attention needs a frame encoder: --backbone with any timm name")
+        height, width = fields.pop("image_size")
+        if height != width:
+            raise DataError(f"--encoder attention takes square tiles, --image_size is {height} x {width}")
+        return TileSequenceModel.from_backbone(
+            options.backbone, pretrained=options.pretrained, image_size=height, **fields | {"patch_size": 1}
+        )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from geohf.metrics.records import Evaluation
 from geohf.report import plot_filmstrip, plot_tile_errors, write_csv, write_polygons
+from geohf.tiles.answers import intervals_of
 from geohf.tiles.cache import TileCache
+from geohf.tiles.dataset import TileSequences
 from geohf.tiles.frames import fill_holes
 from geohf.tiles.geotiff import write_geotiff
 from geohf.tiles.ground import transformed
@@ -20,6 +24,42 @@ from geohf.tiles.windows import TileWindows
 logger = logging.getLogger(__name__)
 EDGE_POINTS = 16  # of a tile near a pole
 STRIPS = 4  # so many of the worst and of the best tiles are shown
+
+
+def write_outputs(folder: Path, trainer, evaluation: Evaluation) -> dict[str, Any]:
+    """Write the predictions and what a person looks at, see `write_numbers` and `image_filmstrip`.
+
+    Returns:
+        For metrics.json: `baselines`, what persistence, the trend and the training mean would have said.
+    """
+    extra = {"baselines": evaluation.details["baselines"]}
+    if not trainer.args.should_save:
+        return extra
+    rows, values, config = evaluation.dataset, evaluation.details["outputs"].predictions, trainer.config
+    mapped = isinstance(rows, TileSequences) and rows.table is not None
+    if config.head == "image":
+        if mapped:
+            labels, _ = evaluation.details["images"]
+            error = (values - labels).square().nanmean((1, 2, 3)).sqrt().numpy()
+            images = [answer.image for answer in evaluation.predictions]
+            image_filmstrip(folder / "filmstrip.png", rows.table, rows.cache, rows.windows, images, error)
+    elif mapped:
+        answers: list[Any] = [part.double().numpy() for part in intervals_of(config, values)]
+        if config.interval_margin is None:
+            answers = [answers[0], None, None]
+        split = trainer.data_facts(evaluation, "samples")["split_name"]
+        write_numbers(folder, rows.table, rows.cache, rows.windows, split, answers)
+    else:
+        records = [
+            {"row": i}
+            | {
+                f"predicted_{name}" if name in config.targets else name: value
+                for name, value in answer.as_row().items()
+            }
+            for i, answer in enumerate(evaluation.predictions)
+        ]
+        write_csv(folder / "predictions.csv", records)
+    return extra
 
 
 def write_numbers(

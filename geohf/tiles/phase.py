@@ -1,40 +1,48 @@
-"""Training on tile sequences."""
+"""One loop of training on tile sequences, and the calibration that follows it."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.utils.data import default_collate
 from transformers import EvalPrediction
 
-from geohf.data.streaming import is_stream
-from geohf.data.tensor_table import batch_as_is
+from geohf.metrics.calibration import conformal_quantile
 from geohf.metrics.directions import LOSS
+from geohf.tiles.answers import intervals_of
 from geohf.tiles.arguments import TileTrainingArguments
-from geohf.tiles.dataset import TileSequences
-from geohf.tiles.evaluation import image_measures, number_measures
-from geohf.tiles.metrics import IMAGE_METRICS, metrics_of
+from geohf.tiles.configuration import TileSequenceConfig
+from geohf.tiles.dataset import bound_to
+from geohf.tiles.image_metrics import image_measures
+from geohf.tiles.metrics import IMAGE_METRICS, metrics_of, number_measures
+from geohf.tiles.processing import TileCollator
 from geohf.training.phase import PhaseTrainer
 
 
 class TilePhaseTrainer(PhaseTrainer):
-    """Trains a `TileSequenceModel` on `TileSequences`; evaluates by the rate and by skill.
+    """Trains a `TileSequenceModel`; evaluates by the rate and by skill.
 
     Args:
         model: a `TileSequenceModel`.
-        train_dataset: `TileSequences`, or a stream of `geohf.tiles.streaming.stream_tiles`.
-        eval_dataset: `TileSequences`.
+        train_dataset: `TileSequences`, rows as `geohf.tiles.processing.batch_of_rows` takes them, or a stream of them.
+        eval_dataset: the same, but no stream.
     """
 
     shown_metrics = ("mae", "r2_rate", "skill_persistence", "psnr")
     arguments_class = TileTrainingArguments
 
-    def __init__(self, model=None, args=None, train_dataset=None, eval_dataset=None, **kwargs):
+    def __init__(self, model=None, args=None, data_collator=None, **kwargs):
         kwargs.setdefault("compute_metrics", self._metrics)
-        kwargs.setdefault("data_collator", default_collate if is_stream(train_dataset) else batch_as_is)
-        kwargs.setdefault("eval_collator", batch_as_is)
-        super().__init__(model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        super().__init__(model, args, data_collator, **kwargs)
         self.label_names = ["labels"]
+
+    def _fit(self, model) -> None:
+        super()._fit(model)
+        self.train_dataset = bound_to(self.train_dataset, model.config)
+        self.eval_dataset = bound_to(self.eval_dataset, model.config)
+
+    def make_collator(self, model, training: bool):
+        """Of whole batches of `TileSequences`, or of single rows."""
+        return TileCollator(model.config, augment=training and self.args.augment)
 
     def measured(self):
         """As `METRICS`, of images or of the model's targets."""
@@ -43,25 +51,43 @@ class TilePhaseTrainer(PhaseTrainer):
         return LOSS | metrics_of(self.config.targets)
 
     def get_eval_dataloader(self, eval_dataset=None):
+        """As `PhaseTrainer`'s; the rows are bound to the model."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = bound_to(eval_dataset, self.config)
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        self._windows = (self.eval_dataset[dataset] if isinstance(dataset, str) else dataset).windows
+        self._measured_rows = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
         return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset):
-        self._windows = test_dataset.windows
-        return super().get_test_dataloader(test_dataset)
-
-    def answers(self, dataset: TileSequences) -> tuple[torch.Tensor, torch.Tensor]:
-        """The model's predictions and the labels of a whole dataset, on the CPU and on every process."""
-        return _tensors(self.predict(dataset))
+        """As `get_eval_dataloader`."""
+        self._measured_rows = bound_to(test_dataset, self.config)
+        return super().get_test_dataloader(self._measured_rows)
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        model = self.accelerator.unwrap_model(self.model)
-        values, labels = _tensors(prediction)
-        if model.config.head == "image":
-            return image_measures(values, labels, model.config)
-        return number_measures(model, values, self._windows)
+        values, labels = (
+            torch.from_numpy(np.asarray(part)) for part in (prediction.predictions, prediction.label_ids)
+        )
+        if self.config.head == "image":
+            return image_measures(values, labels, self.config)
+        return number_measures(self.config, values, self._measured_rows.windows)
 
 
-def _tensors(prediction) -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(torch.from_numpy(np.asarray(x)) for x in (prediction.predictions, prediction.label_ids))
+def calibrate(config: TileSequenceConfig, values: torch.Tensor, truth: np.ndarray) -> None:
+    """Set the interval's margins so that it holds the truth with the config's coverage (split conformal).
+
+    With the quantile loss this is conformalized quantile regression (Romano et al., NeurIPS 2019), whose margin
+    may be negative; with the others an interval of constant width.
+
+    Args:
+        config: of the model; changed in place.
+        values: (n, targets, quantiles) the model's outputs on validation windows.
+        truth: (n, targets), NaN where unknown.
+    """
+    none = torch.zeros(len(config.targets))
+    _, low, high = (x.double().numpy() for x in intervals_of(config, values, none))
+    margins = []
+    for k in range(truth.shape[1]):
+        known = np.isfinite(truth[:, k])
+        missed = np.maximum(low[known, k] - truth[known, k], truth[known, k] - high[known, k])
+        margins.append(conformal_quantile(missed, config.coverage))
+    config.interval_margin = None if None in margins else margins

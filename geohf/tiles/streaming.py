@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
-def stream_tiles(table: TileTable, config: TileSequenceConfig, augment: bool = False) -> IterableDataset:
+def stream_tiles(table: TileTable, config: TileSequenceConfig) -> IterableDataset:
     """What `TileSequences` has of a table, region by region, without a cache.
 
     Its shards are the regions, which processes and workers share out
@@ -30,7 +30,6 @@ def stream_tiles(table: TileTable, config: TileSequenceConfig, augment: bool = F
     Args:
         table: from `load_tiles` or `grid_tiles`. It stays in memory; pixels do not.
         config: of the model: frames, task, head, input size, bands' mean and spread.
-        augment: see `TileSequences`.
 
     Returns:
         Rows of `pixel_values`, `step_mask`, `last_values` and `labels`, tensors as `TileSequences` gives them.
@@ -42,7 +41,7 @@ def stream_tiles(table: TileTable, config: TileSequenceConfig, augment: bool = F
     from datasets import IterableDataset
 
     require_trained_table(table, config.pixel_kind)
-    settings = {"table": table, "config": config, "augment": augment}
+    settings = {"table": table, "config": config}
     regions = list(range(len(table.regions)))
     return IterableDataset.from_generator(_rows, gen_kwargs={"regions": regions} | settings)
 
@@ -64,7 +63,7 @@ class _Strip:
 
 
 def _rows(
-    regions: Sequence[int], table: TileTable, config: TileSequenceConfig, augment: bool
+    regions: Sequence[int], table: TileTable, config: TileSequenceConfig
 ) -> Iterator[dict[str, torch.Tensor]]:
     image = config.head == "image"
     for region in regions:
@@ -80,5 +79,5 @@ def _rows(
                 image=image,
                 may_be_none=True,
             )
-            sequences = TileSequences(strip, windows, config, augment)
+            sequences = TileSequences(strip, windows, config)
             yield from (sequences[i] for i in range(len(sequences)))

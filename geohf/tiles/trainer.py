@@ -1,5 +1,81 @@
-"""The room's Trainer, until it trains all phases."""
+"""All the training of the tile task: one phase, and the calibration of its intervals."""
 
-from geohf.tiles.phase import TilePhaseTrainer as TileSequenceTrainer
+from __future__ import annotations
 
-__all__ = ["TileSequenceTrainer"]
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geohf.metrics.records import CardData, Evaluation
+from geohf.tiles.answers import TileSequenceOutput
+from geohf.tiles.arguments import TileTrainingArguments
+from geohf.tiles.card import card_data
+from geohf.tiles.dataset import BoundRows, as_sequences, bound_to
+from geohf.tiles.metrics import baselines_of, measure
+from geohf.tiles.outputs import write_outputs
+from geohf.tiles.phase import TilePhaseTrainer, calibrate
+from geohf.training.trainer import GeoTrainer
+
+
+class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
+    """Trains a tile model, keeps its best checkpoint, and calibrates its intervals.
+
+    Args:
+        model: a `TileSequenceModel`.
+        train_dataset, eval_dataset: what `geohf.tiles.data.load` gives, or a dataset or list of dicts as
+            `geohf.tiles.processing.batch_of_rows` takes them. `train_dataset` may be a stream, see `stream_tiles`.
+        The others: as transformers', see `GeoTrainer`.
+    """
+
+    phase_class = TilePhaseTrainer
+    arguments_class = TileTrainingArguments
+
+    @staticmethod
+    def read_rows(rows):
+        """See `as_sequences`."""
+        return as_sequences(rows)
+
+    def run_phases(self, resume: bool) -> None:
+        self.run_phase("train", resume=resume, default_metric="nrmse")
+
+    def _calibrate(self) -> None:
+        if self.config.head != "image" and isinstance(self.eval_dataset, BoundRows):
+            outputs = self.outputs(self.eval_dataset)
+            calibrate(self.model.config, outputs.predictions, self.eval_dataset.windows.truth)
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """See `GeoTrainer.evaluate`."""
+        if eval_dataset is self._validation:
+            eval_dataset = None
+        return super().evaluate(
+            eval_dataset if isinstance(eval_dataset, str) else as_sequences(eval_dataset), *args, **kwargs
+        )
+
+    def outputs(self, dataset) -> TileSequenceOutput:
+        """The model's outputs on a whole dataset, on the CPU and on every process."""
+        return TileSequenceOutput(predictions=torch.from_numpy(np.asarray(self.predict(dataset).predictions)))
+
+    def measure(
+        self, dataset, outputs: TileSequenceOutput, prefix: str = "eval", intervals: bool = True
+    ) -> Evaluation:
+        """See `geohf.tiles.metrics.measure`."""
+        config, rows, values = self.model.config, bound_to(dataset, self.config), outputs.predictions
+        answers = self.model.decode(outputs)
+        images = rows.images() if config.head == "image" else None
+        train = self.train_dataset.windows if isinstance(self.train_dataset, BoundRows) else None
+        baselines = baselines_of(config, rows, train, images)
+        found = measure(config, values, rows, baselines, intervals, images)
+        return Evaluation(
+            found, dataset, answers, prefix, outputs=outputs, baselines=baselines, images=images
+        )
+
+    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
+        """See `geohf.tiles.outputs.write_outputs`."""
+        return write_outputs(folder, self, evaluation, **options)
+
+    def card_data(self, evaluation: Evaluation) -> CardData:
+        """See `geohf.tiles.card.card_data`."""
+        return card_data(self, evaluation)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from geohf.data.tables import RowErrors
+from geohf.data.task_data import TaskData, with_facts
 from geohf.data.times import order_labels
 from geohf.errors import DataError
+from geohf.hub.card import data_source
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TASKS
 from geohf.tiles.cutting import build_cache
+from geohf.tiles.dataset import TileSequences
 from geohf.tiles.derive import colour_share, ndvi_fall
 from geohf.tiles.images import found_labels
 from geohf.tiles.sample import BUILT, write_sample
@@ -26,33 +28,23 @@ logger = logging.getLogger(__name__)
 DERIVED = ("ndvi_fall", "colour_share")
 
 
-@dataclass
-class TileData:
-    """Tiles, their pixels, and windows by split.
-
-    Attributes:
-        splits: name -> windows.
-        how: they were split: region, blocks or random.
-        held_out: the split that the numbers are measured on.
-        skipped: rows of the table that were left out.
-        buffer: tiles left out between training and held-out ones.
-    """
-
-    table: TileTable
-    cache: TileCache
-    splits: dict[str, TileWindows]
-    how: str
-    held_out: str
-    skipped: list[dict]
-    buffer: int
+HOW = {"region": "whole regions", "blocks": "whole blocks of a region", "random": "tile by tile at random"}
 
 
-def load_data(options: TileArguments, args: TileTrainingArguments) -> TileData:
-    """Everything that a run needs to know of its data.
+def load(options: TileArguments, args: TileTrainingArguments | None = None) -> TaskData:
+    """Load the tiles that the options name, cut them into the cache, and hold some out.
+
+    Args:
+        args: of the training: the seed of the split, the cache, and where the painted sample goes; the defaults
+            where None.
+
+    Returns:
+        `TileSequences` by split, which a Trainer binds to its model.
 
     Raises:
         DataError: the data cannot be used, or the options do not go together.
     """
+    args = args or TileTrainingArguments()
     _check(options)
     source = options.data
     if source is None:
@@ -86,8 +78,17 @@ def load_data(options: TileArguments, args: TileTrainingArguments) -> TileData:
             )
     if not image:
         _require_spread(table, splits["train"], cache)
-    held_out = "test" if "test" in splits else "validation"
-    return TileData(table, cache, splits, how, held_out, errors.rows, buffer)
+    facts = data_source(options.data) | {
+        "split": HOW[how],
+        "leaks": how == "random",
+        "left_out_for_buffer": buffer,
+        "steps": table.steps.unit,
+    }
+    parts = {
+        name: with_facts(TileSequences(cache, part, table=table), **facts, split_name=name)
+        for name, part in splits.items()
+    }
+    return TaskData(parts["train"], parts["validation"], parts.get("test"), errors.rows, source)
 
 
 def _require_spread(table: TileTable, train: TileWindows, cache: TileCache) -> None:

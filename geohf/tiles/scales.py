@@ -1,0 +1,164 @@
+"""What training rows tell a new model: its bands, steps and sizes, and the scales of its targets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geohf.errors import DataError
+from geohf.tiles.cache import TileCache
+from geohf.tiles.dataset import TileRows, TileSequences
+from geohf.tiles.grid import pixel_kind
+from geohf.tiles.masks import read_frame
+from geohf.tiles.table import own_resampling
+from geohf.tiles.windows import TileWindows
+
+if TYPE_CHECKING:
+    from geohf.tiles.arguments import TileArguments
+
+logger = logging.getLogger(__name__)
+STATISTICS_TILES = 1024  # so many training windows tell the bands' mean and spread
+MOST_CLASSES = 32  # more different numbers are a measurement
+
+
+def fields_of_table(train: TileSequences, options: TileArguments) -> dict[str, Any]:
+    """Fields of the config that windows of a table tell."""
+    table, cache, windows = train.table, train.cache, train.windows
+    if table is None:
+        raise DataError("the training windows come without their table: TileSequences(..., table=table)")
+    mean, std = band_statistics(cache, windows)
+    fields = {
+        "image_size": options.image_size or [32, 32],
+        "frames": windows.frames.shape[1],
+        "labels": table.labels,
+        "targets": table.targets,
+        "band_mean": mean,
+        "band_std": std,
+        "nodata": cache.nodata,
+        "resampling": options.resampling or own_resampling(table),
+        "pixel_kind": pixel_kind(table.rasters[0]),
+    }
+    resized = options.encoder == "attention" or (table.sizes != fields["image_size"]).any()
+    numbers = class_numbers(cache, windows) if fields["resampling"] == "bicubic" and resized else []
+    if numbers:
+        logger.warning(
+            "%s: the pixels hold the %d numbers %s alone; if these are classes, say --resampling nearest: the mean "
+            "of two classes is a third",
+            table.source,
+            len(numbers),
+            ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else ""),
+        )
+    return fields
+
+
+def fields_of_rows(train: TileRows, options: TileArguments) -> dict[str, Any]:
+    """Fields of the config that a user's own rows tell.
+
+    `pixel_values` are taken as they are: whoever standardized them knows the scales, and a config of his own says them.
+    """
+    first = train.rows[0]
+    some = [train.rows[i] for i in range(min(len(train), STATISTICS_TILES))]
+    if "frames" not in first:
+        steps, bands, height, width = np.shape(first["pixel_values"])
+        scales = {"band_mean": [0.0] * bands, "band_std": [1.0] * bands, "image_size": [height, width]}
+        steps = max(len(row["pixel_values"]) for row in some)
+    else:
+        mean, std = _statistics(_measured(row["frames"], options.nodata) for row in some)
+        scales = {"band_mean": mean, "band_std": std, "image_size": options.image_size or [32, 32]}
+        steps = max(len(row["frames"]) for row in some)
+    labels = first.get("labels")
+    names = list(labels) if isinstance(labels, dict) else options.targets or ["target"]
+    return scales | {
+        "frames": steps,
+        "targets": names,
+        "nodata": options.nodata,
+        "resampling": options.resampling or "bicubic",
+    }
+
+
+def _measured(frames: Any, nodata: float | None) -> np.ndarray:
+    """(n, bands) the pixels of a row's frames that were measured."""
+    frames = frames.values() if isinstance(frames, dict) else frames
+    read = [read_frame(frame, nodata)[:2] for frame in frames if frame is not None]
+    return np.concatenate([pixels[~holes] for pixels, holes in read]).astype(np.float64)
+
+
+def target_scales(train: TileWindows, others: Sequence[TileWindows], predict_change: bool) -> dict[str, Any]:
+    """Mean and spread of the training windows' levels and changes, and which of them the head shall answer with.
+
+    Args:
+        others: windows that will be measured on.
+    """
+    slope = np.array([_slope(*pair) for pair in zip(train.last.T, train.truth.T, strict=True)])
+    change = train.truth - slope * train.last
+    if not predict_change or not np.isfinite(change).any():
+        answers = "level"
+    else:
+        lacking = (np.isfinite(part.truth) & ~np.isfinite(part.last) for part in (train, *others))
+        answers = "both" if any(part.any() for part in lacking) else "change"
+    scales: dict = {"answers": answers, "last_slope": slope.tolist()}
+    for name, values in (("level", train.truth), ("change", change)):
+        if np.isfinite(values).any(0).all():
+            spread = np.nanstd(values, 0)
+            scales[f"{name}_mean"] = np.nanmean(values, 0).tolist()
+            scales[f"{name}_std"] = np.where(spread > 1e-12, spread, 1.0).tolist()
+    return scales
+
+
+def _slope(last: np.ndarray, truth: np.ndarray) -> float:
+    """Of the least-squares line from last values to the truth; 1 where they do not tell."""
+    known = np.isfinite(last) & np.isfinite(truth)
+    last, truth = last[known], truth[known]
+    if len(last) < 2 or np.var(last) < 1e-12:
+        return 1.0
+    return float(((last - last.mean()) * (truth - truth.mean())).mean() / np.var(last))
+
+
+def band_statistics(cache: TileCache, windows: TileWindows, seed: int = 0) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every band over what training windows may see.
+
+    Returns:
+        Two lists of `bands` floats; a constant band has the spread 1.
+
+    Raises:
+        DataError: all bands are constant.
+    """
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(windows))[:STATISTICS_TILES])
+
+    def measured(i: int) -> np.ndarray:
+        row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
+        return cache.tile(row, steps)[~cache.tile_mask(row, steps)].astype(np.float64)
+
+    return _statistics(map(measured, chosen))
+
+
+def _statistics(parts: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Of pixels (n, bands) that come in parts."""
+    sums: Any = 0
+    for values in parts:
+        sums = sums + np.stack([np.full(len(values.T), len(values)), values.sum(0), (values**2).sum(0)])
+    count, total, squares = sums
+    mean = total / np.maximum(count, 1)
+    std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
+    if not (std > 1e-6).any():
+        raise DataError(
+            f"all training pixels are the same in every band ({', '.join(f'{value:g}' for value in mean)}), so there is "
+            "nothing to see"
+        )
+    return mean.tolist(), np.where(std > 1e-6, std, 1.0).tolist()
+
+
+def class_numbers(cache: TileCache, windows: TileWindows) -> list[int]:
+    """The numbers that training pixels hold, where these are whole, of one band, and so few that they may be classes."""
+    if cache.array.shape[-1] > 1 or cache.array.dtype.kind not in "iu":
+        return []
+    found: set[int] = set()
+    for i in range(min(len(windows), STATISTICS_TILES)):
+        row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
+        found.update(np.unique(cache.tile(row, steps)[~cache.tile_mask(row, steps)]).tolist())
+        if len(found) > MOST_CLASSES:
+            return []
+    return sorted(found)
