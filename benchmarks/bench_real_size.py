@@ -254,17 +254,15 @@ def start_place(folder: Path):
 
 def start_tiles(folder: Path):
     from geohf.tiles.arguments import TileArguments, TileTrainingArguments
-    from geohf.tiles.dataset import TileSequences
-    from geohf.tiles.load import load_data
+    from geohf.tiles.data import load
+    from geohf.tiles.modeling import make_model
     from geohf.tiles.phase import TilePhaseTrainer
-    from geohf.tiles.run import make_model
 
     options, args = TileArguments(data=str(folder / "tiles.csv")), TileTrainingArguments(**settings(folder))
-    data = load_data(options, args)
+    data = load(options, args)
     yield
     model = make_model(options, data)
-    train = TileSequences(data.cache, data.splits["train"], model.config)
-    TilePhaseTrainer(model, args, train_dataset=train).train()
+    TilePhaseTrainer(model, args, train_dataset=data.train).train()
 
 
 # name -> (what writes its data, what starts its training)

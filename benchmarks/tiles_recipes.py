@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.neighbors import KNeighborsRegressor
 
+from geohf.recipes import train_tiles
 from geohf.report import markdown_table
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
-from geohf.tiles.load import load_data
+from geohf.tiles.data import load
 from geohf.tiles.metrics import tile_metrics
-from geohf.tiles.run import run_tiles
 
 BLOCKS, RANDOM = {"split": "blocks"}, {"split": "random", "allow_leaks": True}
 SAMPLE = {
@@ -49,11 +49,11 @@ def main() -> None:
 
 def neighbours_alone(options: TileArguments, args: TileTrainingArguments) -> dict[str, float]:
     """No image is looked at: a tile changes as its five nearest training tiles of that place and year do."""
-    data = load_data(options, args)
-    train, test = data.splits["train"], data.splits[data.held_out]
+    data = load(options, args)
+    table, train, test = data.train.table, data.train.windows, data.held_out.windows
 
     def places(windows):
-        corners, regions = data.table.boxes[windows.rows, :2], data.table.region[windows.rows]
+        corners, regions = table.boxes[windows.rows, :2], table.region[windows.rows]
         return np.c_[corners, 1e6 * regions, 1e9 * windows.steps]
 
     change = train.truth - train.last
@@ -75,7 +75,8 @@ def compare(title: str, folder: Path, seeds: list[int], ways: dict, fields: dict
         for way, changes in NEIGHBOURS.items():
             numbers.setdefault(way, []).append(neighbours_alone(TileArguments(**fields, **changes), args))
         for number, (way, changes) in enumerate(ways.items()):
-            stages = run_tiles(TileArguments(**fields, **changes), args).stages
+            found = train_tiles.run(TileArguments(**fields, **changes), args).evaluated
+            stages = {**found.details["baselines"], "model": found.values_by_name}
             for name in ("mean", "persistence", "trend") if number == 0 else ():
                 numbers.setdefault(name, []).append(stages[name])
             numbers.setdefault(way, []).append(stages["model"])

@@ -52,6 +52,16 @@ def part_row(image: Image.Image, i: int) -> dict:
     }
 
 
+def small_tiles(folder: Path) -> Path:
+    from geohf.tiles.sample import write_sample
+
+    return write_sample(folder, seed=0, size=6)
+
+
+def tiles_row(image: Image.Image, i: int) -> dict:
+    return {"frames": [image, None, image], "last_values": 0.1 * i, "labels": 0.1 * i + i % 2}
+
+
 @dataclass(frozen=True)
 class Task:
     """A task by the names that its room gives things.
@@ -73,6 +83,7 @@ class Task:
     row: Callable[[Image.Image, int], dict]
     own_words: tuple[str, ...]
     extras: Callable[[Any], dict] = lambda data: {}
+    asked: str = "[sys.argv[2]]"
 
 
 TINY_PARTS = (
@@ -102,6 +113,16 @@ TASKS = {
         ),
         part_row,
         TINY_PARTS,
+
+
+"tiles": Task(
+        "train_tiles",
+        "TileSequenceTrainer",
+        small_tiles,
+        ("--data", "{sample}", "--hidden_sizes", "8", "--target_years", "1", "--num_train_epochs", "1"),
+        tiles_row,
+        ("--hidden_sizes", "8", "--image_size", "16", "16"),
+        asked="[{'frames': [sys.argv[2]] * 3, 'last_values': 0.5}]",
     ),
 }  # fmt: skip
 
@@ -177,7 +198,7 @@ import sys, geohf
 from PIL import Image
 from transformers import AutoModel
 model = AutoModel.from_pretrained(sys.argv[1])
-print(type(model).__name__, len(model.predict([sys.argv[2]])))
+print(type(model).__name__, len(model.predict(ASKED)))
 """
 
 
@@ -203,5 +224,5 @@ def test_a_notebooks_rows_train_evaluate_and_push_without_arguments(
     trainer.push_to_hub()
     pictures(1)[0].save(tmp_path / "photo.png")
     repo = trainer.hub_model_id
-    said = run_python(FRESH, repo, tmp_path / "photo.png").split()
+    said = run_python(FRESH.replace("ASKED", task.asked), repo, tmp_path / "photo.png").split()
     assert said[-2:] == [type(model).__name__, "1"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
-from transformers import default_data_collator
 
 from geohf import TileSequenceConfig, TileSequenceModel
 from helpers import parts_models, place_models, region_models, street_models
@@ -84,5 +83,4 @@ def trainer_of(name: str, folder, model=None, **arguments):
         "load_best_model_at_end": False,
     } | arguments
     args = options(output_dir=str(folder), **arguments)
-    more = {"data_collator": default_data_collator} if name == "tiles" else {}  # its own takes whole batches
-    return kind(model or TASKS[name].make(), args, train_dataset=rows_of(name), **more)
+    return kind(model or TASKS[name].make(), args, train_dataset=rows_of(name))

@@ -33,7 +33,7 @@ MODULES = (
         "geohf.region.run",
         "geohf.place.run",
         "geohf.recipes.train_parts",
-        "geohf.tiles.run",
+        "geohf.recipes.train_tiles",
     ),
     *("geohf.models.loading", "geohf.recipes.running", "accelerate"),
 )

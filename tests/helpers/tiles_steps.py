@@ -2,9 +2,9 @@
 
 import sys
 
+from geohf.recipes import train_tiles
 from geohf.recipes.running import leave_process_group
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
-from geohf.tiles.run import run_tiles
 
 
 def take_steps(sample, out, batch_size):
@@ -27,7 +27,7 @@ def take_steps(sample, out, batch_size):
         use_cpu=True,
         disable_tqdm=True,
     )
-    run_tiles(options, args)
+    train_tiles.run(options, args)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
 from geohf import DataError, TileSequenceConfig, TileSequenceModel, TileSequenceProcessor
-from geohf.tiles.answers import TileSequenceOutput
-from geohf.tiles.evaluation import calibrate
-from geohf.tiles.run import target_scales
+from geohf.tiles.answers import TileSequenceOutput, intervals_of
+from geohf.tiles.phase import calibrate
+from geohf.tiles.scales import target_scales
 from geohf.tiles.scene import predict_scene
 
 SCALES = {
@@ -88,7 +88,7 @@ def test_changes_count_from_the_line_through_the_training_rows():
 
     def scales(rows, predict_change=True):
         windows = SimpleNamespace(truth=truth[:rows], last=last[:rows])
-        return target_scales(SimpleNamespace(splits={"train": windows}), predict_change)
+        return target_scales(windows, [], predict_change)
 
     assert scales(3)["answers"] == "change"
     assert (scales(3)["last_slope"], scales(3)["change_mean"], scales(3)["change_std"]) == (
@@ -166,15 +166,15 @@ def test_the_interval_holds_its_share_of_new_tiles(loss):
         ],
         -1,
     )
-    calibrate(model, said[:1500], truth[:1500].numpy())
-    _, low, high = model.intervals(said[1500:])
+    calibrate(model.config, said[:1500], truth[:1500].numpy())
+    _, low, high = intervals_of(model.config, said[1500:])
     held = ((low <= truth[1500:]) & (truth[1500:] <= high)).float().mean()
     assert 0.76 < held < 0.84
 
 
 def test_too_few_tiles_promise_no_interval():
     model = make(answers="level")
-    calibrate(model, torch.zeros(5, 1, 1), np.zeros((5, 1)))
+    calibrate(model.config, torch.zeros(5, 1, 1), np.zeros((5, 1)))
     assert model.config.interval_margin is None
     assert model.decode(TileSequenceOutput(predictions=torch.zeros(1, 1, 1)))[0].low is None
 

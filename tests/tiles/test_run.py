@@ -14,8 +14,8 @@ import pytest
 import rasterio
 
 from geohf import DataError, TileSequenceModel
+from geohf.recipes import train_tiles
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
-from geohf.tiles.run import run_tiles
 from geohf.tiles.sample import write_sample
 from geohf.tiles.table import load_tiles
 
@@ -36,7 +36,7 @@ def run(sample, folder, training=None, **options):
         **{"num_train_epochs": 1, "learning_rate": 5e-3, "per_device_train_batch_size": 32}
         | (training or {}),
     )
-    return run_tiles(TileArguments(**settings), args)
+    return train_tiles.run(TileArguments(**settings), args)
 
 
 def test_the_sample_is_the_seeds_layout(sample):
@@ -64,8 +64,8 @@ def forecast(sample, tmp_path_factory):
 
 def test_a_forecast_beats_persistence_and_trend_on_held_out_regions(sample, forecast):
     folder, result = forecast
-    numbers = result.stages["model"]
-    assert result.held_out == "test"
+    numbers = result.evaluated.values_by_name
+    assert result.data_facts(result.evaluated, "tiles")["split_name"] == "test"
     assert numbers["skill_persistence"] > 0.25
     assert numbers["skill_trend"] > 0.25
     assert numbers["r2_rate"] > 0
@@ -143,7 +143,7 @@ def test_a_finished_run_that_is_resumed_only_measures_again(sample, forecast):
     folder, first = forecast
     weights = (folder / "out" / "model.safetensors").read_bytes()
     again = run(sample, folder, {"num_train_epochs": 6, "resume_from_checkpoint": "true"})
-    assert again.stages == first.stages
+    assert again.evaluated == first.evaluated
     assert (folder / "out" / "model.safetensors").read_bytes() == weights
 
 
@@ -168,7 +168,7 @@ def test_several_targets_each_have_their_numbers(sample, tmp_path):
     frame.to_csv(tmp_path / "tiles.csv", index=False)
     options = {"data": str(tmp_path / "tiles.csv"), "image_dir": str(sample / "Images")}
     result = run(sample, tmp_path, targets=["target", "half"], target_years=1, **options)
-    numbers = result.stages["persistence"]
+    numbers = result.evaluated.baseline
     assert numbers["half_mae"] == pytest.approx(50 * numbers["target_mae"])
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| model: half" in card
@@ -190,8 +190,8 @@ def test_the_recipe_says_in_one_line_what_is_wrong(tmp_path):
 
 
 def test_an_estimate_is_not_a_forecast(sample, forecast, tmp_path):
-    estimate = run(sample, tmp_path, {"num_train_epochs": 4}, task="estimate").stages["model"]
-    assert estimate["rmse"] < forecast[1].stages["model"]["rmse"]
+    estimate = run(sample, tmp_path, {"num_train_epochs": 4}, task="estimate").evaluated
+    assert estimate["eval_rmse"] < forecast[1].evaluated["eval_rmse"]
     assert "these numbers are no forecasts" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -208,7 +208,7 @@ def test_an_estimate_is_not_a_forecast(sample, forecast, tmp_path):
 )
 def test_other_kinds_of_runs(sample, tmp_path, options):
     result = run(sample, tmp_path, **options)
-    numbers = result.stages["model"]
+    numbers = result.evaluated.values_by_name
     assert numbers["psnr" if "target_type" in options else "r2"] > (10 if "target_type" in options else -1)
     assert (tmp_path / "out" / "filmstrip.png").stat().st_size > 1000
     assert "## Use" in (tmp_path / "out" / "README.md").read_text()
@@ -227,10 +227,10 @@ def test_real_landsat_mosaics_are_read_as_they_are(shared_data, sample, tmp_path
     )
     assert result.model.config.labels == [str(year) for year in range(1985, 2021, 5)]
     assert result.model.config.bands == 4
-    assert result.stages["model"]["skill_persistence"] > 0.4
+    assert result.evaluated["eval_skill_persistence"] > 0.4
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["split"]["how"] == "blocks"
-    assert metrics["split"]["tiles_left_out_for_buffer"] > 0
+    assert metrics["split"]["how"] == "whole blocks of a region"
+    assert metrics["split"]["left_out_for_buffer"] > 0
 
 
 @pytest.mark.parametrize(

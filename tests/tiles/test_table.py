@@ -9,8 +9,8 @@ from geohf import DataError
 from geohf.data.tables import RowErrors
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cutting import build_cache
+from geohf.tiles.data import load as load_data
 from geohf.tiles.images import found_labels
-from geohf.tiles.load import load_data
 from geohf.tiles.table import grid_tiles, load_tiles
 
 
@@ -244,8 +244,8 @@ def test_mosaics_come_in_the_order_of_their_numbers(tmp_path, tiff):
     options = TileArguments(data=str(tmp_path), target_type="last-image", tile_size=8)
     args = TileTrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
     data = load_data(options, args)
-    assert data.table.labels == [f"t{n}" for n in range(1, 13)]
-    assert data.cache.tile(0)[:, 0, 0, 0].tolist() == list(range(1, 13))
+    assert data.train.table.labels == [f"t{n}" for n in range(1, 13)]
+    assert data.train.cache.tile(0)[:, 0, 0, 0].tolist() == list(range(1, 13))
 
 
 @pytest.mark.case("files-A2")

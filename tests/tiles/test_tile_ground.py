@@ -9,9 +9,10 @@ from rasterio.transform import from_origin
 from rasterio.warp import transform
 
 from geohf import DataError
+from geohf.data.task_data import facts_of
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
+from geohf.tiles.data import load
 from geohf.tiles.ground import boxes_in, least_gap_px
-from geohf.tiles.load import load_data
 from geohf.tiles.splits import split_tiles
 from geohf.tiles.table import load_tiles
 
@@ -107,11 +108,12 @@ def test_blocks_of_overlapping_scenes_share_no_ground(tmp_path, tiff):
 def test_the_recipe_measures_on_the_ground(tmp_path, tiff):
     scenes(tmp_path, tiff, chain(32))
     options = TileArguments(data=str(tmp_path / "tiles.csv"), buffer_px=8)
-    data = load_data(options, TileTrainingArguments(output_dir=str(tmp_path / "out"), report_to="none"))
-    assert data.how == "region"
-    assert data.buffer > 0
-    rows = {name: np.unique(windows.rows) for name, windows in data.splits.items()}
-    assert least(data.table, rows) >= 80
+    data = load(options, TileTrainingArguments(output_dir=str(tmp_path / "out"), report_to="none"))
+    facts = facts_of(data.train)
+    assert facts["split"] == "whole regions"
+    assert facts["left_out_for_buffer"] > 0
+    rows = {name: np.unique(getattr(data, name).windows.rows) for name in ("train", "validation", "test")}
+    assert least(data.train.table, rows) >= 80
 
 
 @pytest.mark.case("files-A5")

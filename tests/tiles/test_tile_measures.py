@@ -7,10 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from geohf.tiles.card import _image_statistics
 from geohf.tiles.configuration import TileSequenceConfig
-from geohf.tiles.evaluation import image_measures
-from geohf.tiles.image_metrics import psnr, ssim
+from geohf.tiles.image_metrics import image_measures, image_statistics, psnr, ssim
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.metrics import all_targets, coverage, tile_metrics
 
@@ -96,7 +94,7 @@ def test_drawn_images_measure_as_if_they_were_all():
     generator = torch.Generator().manual_seed(0)
     values, labels = (torch.randn(6, 2, 12, 12, generator=generator) for _ in range(2))
     labels[1, :, :4] = torch.nan
-    measure = _image_statistics(values, labels, config)
+    measure = image_statistics(values, labels, config)
     whole = image_measures(values, labels, config)
     assert measure(np.arange(6)) == pytest.approx({name: whole[name] for name in ("psnr", "mae")}, rel=1e-5)
     rows = [0, 1, 1, 4]

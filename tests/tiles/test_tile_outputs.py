@@ -14,10 +14,10 @@ import transformers
 from rasterio.transform import from_origin
 
 from geohf import DataError, TileSequenceConfig, TileSequenceModel
+from geohf.recipes import train_tiles
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
-from geohf.tiles.load import load_data
+from geohf.tiles.data import load
 from geohf.tiles.outputs import write_mosaic
-from geohf.tiles.run import run_tiles
 from geohf.tiles.scene import predict_scene
 from geohf.tiles.table import grid_tiles
 
@@ -148,7 +148,7 @@ def test_a_crs_without_a_place_on_the_globe_costs_the_areas_only(tmp_path, tiff,
     for i in range(4):
         tiff(tmp_path / "local" / f"{i}.tif", PIXELS[i], crs=crs, transform=far)
     with caplog.at_level(logging.WARNING):
-        run_tiles(options(tmp_path / "local"), arguments(tmp_path))
+        train_tiles.run(options(tmp_path / "local"), arguments(tmp_path))
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left >= {
         "model.safetensors",
@@ -183,7 +183,7 @@ def test_a_target_that_is_the_same_everywhere_is_an_error(tmp_path, tiff, world,
             r"target is 0.25 in all \d+ training windows, so there is nothing to learn; 0.0% of the pixels"
         )
     with pytest.raises(DataError, match=message) as caught:
-        load_data(chosen, arguments(tmp_path))
+        load(chosen, arguments(tmp_path))
     assert ("nodata value 0 (gdal_edit.py -unsetnodata" in str(caught.value)) == (kind == "derived")
 
 
@@ -205,7 +205,7 @@ def test_a_transformers_tower_reads_four_bands(tmp_path, tiff, pretrained):
         tmp_path / "four", encoder="attention", backbone=str(tmp_path / "vit"), pretrained=pretrained,
         image_size=[32, 32],
     )  # fmt: skip
-    run_tiles(chosen, arguments(tmp_path))
+    train_tiles.run(chosen, arguments(tmp_path))
     model = TileSequenceModel.from_pretrained(tmp_path / "out")
     assert model.tower.config.num_channels == model.config.bands == 4
     sample = {"frames": [tmp_path / "four" / f"{i}.tif" for i in range(3)], "last_values": 0.5}
@@ -219,11 +219,13 @@ def test_pixels_that_look_like_classes_get_a_word(tmp_path, tiff, caplog):
         tiff(tmp_path / "classes" / f"{i}.tif", numbers[i], **HERE)
     chosen = {"target_from": "colour_share", "colour": [10]}
     with caplog.at_level(logging.WARNING):
-        result = run_tiles(options(tmp_path / "classes", **chosen), arguments(tmp_path))
+        result = train_tiles.run(options(tmp_path / "classes", **chosen), arguments(tmp_path))
     assert "hold the 2 numbers 10, 12 alone; if these are classes, say --resampling nearest" in caplog.text
     assert result.model.config.resampling == "bicubic"
     caplog.clear()
-    result = run_tiles(options(tmp_path / "classes", resampling="nearest", **chosen), arguments(tmp_path))
+    result = train_tiles.run(
+        options(tmp_path / "classes", resampling="nearest", **chosen), arguments(tmp_path)
+    )
     assert "classes" not in caplog.text.replace(str(tmp_path), "")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["resampling"] == "nearest"
 
@@ -233,7 +235,9 @@ def test_images_that_are_the_same_everywhere_are_an_error(tmp_path, tiff):
     for i in range(4):
         tiff(tmp_path / "flat" / f"{i}.tif", np.full((32, 48, 2), 7, np.uint8), **HERE)
     with pytest.raises(DataError, match=r"all training pixels are the same in every band \(7, 7\)"):
-        run_tiles(options(tmp_path / "flat", target_from=None, target_type="last-image"), arguments(tmp_path))
+        train_tiles.run(
+            options(tmp_path / "flat", target_from=None, target_type="last-image"), arguments(tmp_path)
+        )
 
 
 @pytest.mark.case("files-A7")
@@ -241,5 +245,5 @@ def test_near_infrared_that_gdal_takes_for_alpha_gets_a_word(tmp_path, tiff, cap
     for i in range(4):
         tiff(tmp_path / "naip" / f"{i}.tif", np.concatenate([PIXELS[i]] * 2, -1), **HERE)
     with caplog.at_level(logging.WARNING):
-        load_data(options(tmp_path / "naip", nir=4, red=1), arguments(tmp_path))
+        load(options(tmp_path / "naip", nir=4, red=1), arguments(tmp_path))
     assert "band 4 is an alpha band by the images' headers" in caplog.text

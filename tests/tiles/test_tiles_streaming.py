@@ -96,6 +96,7 @@ def test_a_model_trains_on_a_stream_as_on_the_cache(tiles, tmp_path):
             load_best_model_at_end=False,
             train_sampling_strategy="sequential",
             use_cpu=True,
+            augment=False,
             disable_tqdm=True,
         )
         TilePhaseTrainer(model := TileSequenceModel(config), args, train_dataset=source).train()
