@@ -43,8 +43,8 @@ def card_data(trainer, evaluation: Evaluation) -> CardData:
         "persistence": "the last image" if image else "the last known value",
         "mean": "the mean of the training rows",
     }
-    unit, drawn = "samples", "samples"
-    facts = trainer.data_facts(evaluation, unit)
+    drawn = unit = "samples"
+    facts = {"leaks": False, "steps": None} | trainer.data_facts(evaluation, unit)
     if isinstance(rows, TileSequences) and rows.table is not None:
         table = rows.table
         raster, regions = table.rasters[0], table.region[rows.windows.rows]
