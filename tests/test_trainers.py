@@ -113,9 +113,8 @@ TASKS = {
         ),
         part_row,
         TINY_PARTS,
-
-
-"tiles": Task(
+    ),
+    "tiles": Task(
         "train_tiles",
         "TileSequenceTrainer",
         small_tiles,
