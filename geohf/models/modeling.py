@@ -20,7 +20,7 @@ from geohf.data.inputs import find_images, names_one
 from geohf.data.samples import samples_of
 from geohf.errors import DataError, require_at_least
 from geohf.models.repo import ModelRepo
-from geohf.vision.backbones import describe_backbone, load_tower
+from geohf.vision.backbones import describe_backbone, load_tower, require_weights
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.licences import published_name
 from geohf.vision.processing import GeoImageProcessor
@@ -90,22 +90,32 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls, name: str, *, pretrained: bool = True, image_size: int | None = None, **config_fields
+        cls,
+        name: str,
+        *,
+        pretrained: bool = True,
+        image_size: int | None = None,
+        backbone_weights: str | os.PathLike | None = None,
+        **config_fields,
     ) -> GeoPreTrainedModel:
         """A new model around a vision tower.
 
         Args:
-            name: any timm name, or a repo or folder of transformers or timm (`"geolocal/StreetCLIP"`).
+            name: any timm name, a repo or folder of transformers or timm (`"geolocal/StreetCLIP"`), or a geohf model,
+                whose tower is taken.
             pretrained: load the tower's published weights; False builds it with random ones.
             image_size: input side in pixels, where the tower allows another than its own.
+            backbone_weights: a file of weights for the tower (`.safetensors`, or `.pth` and `.bin` as tensors alone),
+                instead of its published ones.
             config_fields: the task's own settings.
         """
-        backbone = describe_backbone(name, image_size)
+        require_weights(backbone_weights, pretrained)
+        backbone = describe_backbone(name, image_size, backbone_weights)
         config = cls.config_class(
             vision_config=backbone.config,
             image_processor=backbone.image_processor,
             feature_size=backbone.feature_size,
-            backbone_name=published_name(name) if pretrained else None,
+            backbone_name=published_name(str(backbone_weights or name)) if pretrained else None,
             backbone_license=backbone.license if pretrained else None,
             **config_fields,
         )

@@ -52,6 +52,13 @@ class PartArguments:
             "sample a tiny one."
         },
     )
+    backbone_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
+            "as tensors alone."
+        },
+    )
     pretrained: bool | None = field(
         default=None,
         metadata={"help": "Load published weights; default: yes, but not for the sample's tiny backbone."},

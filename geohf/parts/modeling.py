@@ -28,6 +28,8 @@ from geohf.parts.rows import as_photos, shows_one_of_each
 from geohf.parts.sample import SAMPLE_FIELDS
 from geohf.parts.tower import FeatureTower
 from geohf.parts.vocabulary import absent_index, names_of
+from geohf.vision.backbones import require_weights
+from geohf.vision.licences import published_name
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
@@ -89,15 +91,22 @@ class PartStateModel(GeoPreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls, name: str = "resnet50", *, pretrained: bool = True, **config_fields: Any
+        cls,
+        name: str = "resnet50",
+        *,
+        pretrained: bool = True,
+        backbone_weights: str | os.PathLike | None = None,
+        **config_fields: Any,
     ) -> PartStateModel:
         """A new detector around a backbone, or from one of torchvision's detectors.
 
         Args:
             name: a backbone, see `PartStateConfig.backbone`, or a detector trained on COCO:
                 `fasterrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn_v2`, `fasterrcnn_mobilenet_v3_large_fpn`,
-                `fasterrcnn_mobilenet_v3_large_320_fpn`; only its last layers and the state head are new then.
+                `fasterrcnn_mobilenet_v3_large_320_fpn`; only its last layers and the state head are new then. Or a
+                folder or repo: of timm, of a parts model (all but the classes is taken), of another geohf model.
             pretrained: load the published weights; False builds the same with random ones.
+            backbone_weights: a file of weights of this backbone or detector, instead of the published ones.
             config_fields: `id2label`, `id2state` and the rest of `PartStateConfig`.
 
         Raises:
@@ -105,13 +114,14 @@ class PartStateModel(GeoPreTrainedModel):
         """
         from geohf.parts.pretrained import coco_fields, load_published
 
+        require_weights(backbone_weights, pretrained)
         with settings_refused():
             config = cls.config_class(**coco_fields(name) | config_fields)
             if pretrained:
-                config.backbone_name = name
+                config.backbone_name = published_name(str(backbone_weights or name))
             model = cls(config)
         if pretrained:
-            load_published(model, name)
+            load_published(model, name, backbone_weights)
         return model.eval()
 
     @property
@@ -353,7 +363,9 @@ def make_model(options: PartArguments, data: TaskData) -> PartStateModel:
         fields["image_size"] = options.image_size
     overrides = config_overrides(options)
     try:
-        return PartStateModel.from_backbone(name, pretrained=pretrained, **fields | overrides)
+        return PartStateModel.from_backbone(
+            name, pretrained=pretrained, backbone_weights=options.backbone_weights, **fields | overrides
+        )
     except (TypeError, RuntimeError) as error:
         if not overrides:
             raise

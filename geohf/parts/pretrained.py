@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
-from torchvision.models import MobileNet_V3_Large_Weights, detection, get_model_weights
+from torchvision.models import MobileNet_V3_Large_Weights, detection, get_model, get_model_weights
 
 from geohf.errors import DataError
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.tower import MOBILENET, RESNETS, FeatureTower, replace_batch_norms
+from geohf.vision.backbones import backbone_config, describe_backbone, load_tower
+from geohf.vision.repos import hub_weights, read_tensors, reason_of
+from geohf.vision.timm_towers import TimmTowerConfig, timm_name, timm_source, whole_timm
 
 MOBILE_ANCHORS = [[32, 64, 128, 256, 512]] * 3
 # what sets each of torchvision's detectors apart from the config's defaults
@@ -41,30 +46,78 @@ COCO_DETECTORS = {
 CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.state_head.")
 
 
+# of a parts model that another starts from: all but these, which belong to its classes and its training
+NOT_STRUCTURE = (
+    *("id2state", "absent_state", "state_attribute", "absent", "one_per_part", "state_per_part"),
+    *("backbone_name", "backbone_license", "image_processor", "presence_threshold", "norm"),
+    *("state_weight", "classifier_weight", "box_weight", "objectness_weight", "rpn_box_weight"),
+)
+
+
 def coco_fields(name: str) -> dict:
-    """Config fields of a detector or backbone by name."""
-    return dict(COCO_DETECTORS.get(name, {"backbone": name, "norm": "batch"}))
-
-
-def load_published(model: nn.Module, name: str) -> None:
-    """Load published weights into a detector that was built for them.
+    """Config fields of a detector or backbone by name, or of what a folder or repo holds.
 
     Raises:
-        DataError: there are none, they cannot be fetched, or the config asks for other layers.
+        DataError: the folder or repo holds no backbone for parts.
+    """
+    if name in COCO_DETECTORS or not _is_place(name):
+        return dict(COCO_DETECTORS.get(name, {"backbone": name, "norm": "batch"}))
+    folder, raw = backbone_config(name)
+    if raw.get("model_type") == PartStateConfig.model_type:
+        fields = {key: raw[key] for key in PartStateConfig.__annotations__ if key in raw}
+        return {key: value for key, value in fields.items() if key not in NOT_STRUCTURE} | {
+            "norm": raw["norm"]
+        }
+    if (
+        "architecture" in raw
+        and raw.get("model_type", TimmTowerConfig.model_type) == TimmTowerConfig.model_type
+    ):
+        source = timm_source(name, folder)
+        architecture, args = source.architecture, source.model_args
+    else:
+        tower = raw.get("vision_config") or {}
+        if tower.get("model_type") != TimmTowerConfig.model_type:
+            kind = tower.get("model_type") or raw.get("model_type")
+            raise DataError(f"{name}: parts takes backbones of torchvision and timm, this is one of {kind}")
+        architecture, args = tower["architecture"], tower.get("model_args")
+    return {"backbone": architecture, "backbone_args": args or None, "norm": "batch"}
+
+
+def _is_place(name: str) -> bool:
+    return (timm_name(name) is None and ("/" in name or Path(name).exists())) or (
+        Path(name) / "config.json"
+    ).is_file()
+
+
+def load_published(model: nn.Module, name: str, weights: str | Path | None = None) -> None:
+    """Load published weights into a detector that was built for them.
+
+    Args:
+        name: as `coco_fields` takes it.
+        weights: a file of weights to take instead of the published ones.
+
+    Raises:
+        DataError: there are none, they cannot be fetched, or are not those of the layers that the config asks for.
     """
     try:
         if name in COCO_DETECTORS:
-            _load_detector(model, name)
+            load_coco_weights(model, _detector_weights(name) if weights is None else read_tensors(weights))
+        elif _is_place(name) and backbone_config(name)[1].get("model_type") == PartStateConfig.model_type:
+            folder = Path(name) if Path(name).is_dir() else hub_weights(name)
+            load_coco_weights(model, read_tensors(weights or folder))
         else:
-            _load_tower(model.tower, model.config)
+            _load_tower(model.tower, model.config, name, weights)
+    except DataError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{name}: the published weights cannot be loaded: {reason}") from error
+        raise DataError(
+            f"{weights or name}: the published weights cannot be loaded: {reason_of(error)}"
+        ) from error
 
 
-def _load_detector(model: nn.Module, name: str) -> None:
+def _detector_weights(name: str) -> dict[str, torch.Tensor]:
     weights = get_model_weights(getattr(detection, name)).DEFAULT
-    load_coco_weights(model, weights.get_state_dict(progress=False, check_hash=True))
+    return weights.get_state_dict(progress=False, check_hash=True)
 
 
 def load_coco_weights(model: nn.Module, published: dict[str, torch.Tensor]) -> None:
@@ -102,21 +155,19 @@ def load_coco_weights(model: nn.Module, published: dict[str, torch.Tensor]) -> N
         )
 
 
-def _load_tower(tower: FeatureTower, config: PartStateConfig) -> None:
+def _load_tower(tower: FeatureTower, config: PartStateConfig, name: str, weights: str | Path | None) -> None:
     if config.norm == "group":
         raise ValueError("they have batch norms: use norm batch or frozen, or pretrained=False")
     if config.backbone in RESNETS or config.backbone == MOBILENET:
-        body = _torchvision_body(config)
+        body = _torchvision_body(config, weights)
     else:
         import timm
 
+        args = dict(config.backbone_args or {})
         published = timm.create_model(
-            config.backbone.removeprefix("timm/"),
-            pretrained=True,  # this is the second step, asked for by name
-            features_only=True,
-            out_indices=tower.levels,
-            **(config.backbone_args or {}),
+            config.backbone.removeprefix("timm/"), features_only=True, out_indices=tower.levels, **args
         )
+        _fill(published, _timm_weights(name, args, weights))
         body = nn.ModuleDict({"body": published}) if hasattr(tower.body, "body") else published
     if config.norm == "frozen":
         replace_batch_norms(body, "frozen", config.norm_eps)
@@ -124,9 +175,30 @@ def _load_tower(tower: FeatureTower, config: PartStateConfig) -> None:
     tower.body.load_state_dict({name: tensor for name, tensor in body.state_dict().items() if name in own})
 
 
-def _torchvision_body(config: PartStateConfig) -> nn.Module:
-    from torchvision.models import get_model
+def _timm_weights(name: str, args: dict, weights: str | Path | None) -> dict[str, torch.Tensor]:
+    folder, raw = backbone_config(name)
+    if folder is not None and "architecture" not in raw:  # a geohf model of another task
+        return load_tower(describe_backbone(name, weights=weights)).timm.state_dict()
+    return whole_timm(
+        timm_source(name, folder, None if weights is None else Path(weights)), args
+    ).state_dict()
 
-    weights = MobileNet_V3_Large_Weights.IMAGENET1K_V1 if config.backbone == MOBILENET else "IMAGENET1K_V1"
-    whole = get_model(config.backbone, weights=weights)
+
+def _fill(body: nn.Module, published: dict[str, torch.Tensor]) -> None:
+    """Load the weights of a whole model of timm into what gives its feature maps, which joins names by underscores."""
+    flat = {name.replace(".", "_"): tensor for name, tensor in published.items()}
+    names = {name: name.replace(".", "_") for name in body.state_dict()}
+    names = {name: old if old in flat else old.removeprefix("model_") for name, old in names.items()}
+    body.load_state_dict({name: flat[old] for name, old in names.items() if old in flat})
+
+
+def _torchvision_body(config: PartStateConfig, weights: str | Path | None) -> nn.Module:
+    if weights is None:
+        kind = MobileNet_V3_Large_Weights.IMAGENET1K_V1 if config.backbone == MOBILENET else "IMAGENET1K_V1"
+        whole = get_model(config.backbone, weights=kind)
+    else:
+        tensors = read_tensors(weights)
+        last = next((tensors[n] for n in ("fc.weight", "classifier.3.weight") if n in tensors), None)
+        whole = get_model(config.backbone, weights=None, num_classes=1000 if last is None else len(last))
+        whole.load_state_dict(tensors)
     return whole.features if config.backbone == MOBILENET else whole

@@ -82,6 +82,13 @@ class PlaceArguments:
             "help": "ours, original (the seed's own recipe with the same budget), or both to compare them."
         },
     )
+    backbone_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
+            "as tensors alone."
+        },
+    )
     pretrained: bool | None = field(
         default=None,
         metadata={

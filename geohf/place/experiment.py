@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig, enable_full_determinism, set_seed
+from transformers import enable_full_determinism, set_seed
 
 from geohf.models.settings import settings_refused
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
@@ -23,6 +23,7 @@ from geohf.training.finetuning import require_finetunable
 from geohf.training.phase import phase_arguments
 from geohf.training.settings import require_a_batch
 from geohf.training.trainer import phase_history
+from geohf.vision.backbones import backbone_config
 from geohf.vision.features import cached_features
 
 MODEL_FIELDS = (
@@ -154,18 +155,18 @@ def make_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
     fields |= {"pooling": pooling, "projection_dim": projection or None, "confidence_m": options.radii_m[0]}
     with settings_refused():
         return GeoPlaceModel.from_backbone(
-            name, pretrained=options.pretrained is not False, image_size=options.image_size, **fields
+            name,
+            pretrained=options.pretrained is not False,
+            image_size=options.image_size,
+            backbone_weights=options.backbone_weights,
+            **fields,
         )
 
 
 def _is_place_model(name: str) -> bool:
     if name in ENCODERS or not ("/" in name or Path(name).is_dir()):  # timm's names need no look at the Hub
         return False
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(name)
-    except OSError:
-        return False
-    return config.get("model_type") == GeoPlaceConfig.model_type
+    return backbone_config(name)[1].get("model_type") == GeoPlaceConfig.model_type
 
 
 def _with_seed(args: PlaceTrainingArguments, seed: int) -> PlaceTrainingArguments:

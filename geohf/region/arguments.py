@@ -99,6 +99,13 @@ class RegionArguments:
             "help": "Vision tower: a timm name, or a repo or folder; default: convnext_small, for the sample a tiny one."
         },
     )
+    backbone_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
+            "as tensors alone."
+        },
+    )
     pretrained: bool | None = field(
         default=None,
         metadata={

@@ -103,6 +103,7 @@ def make_model(options: RegionArguments, data: RegionData, is_sample: bool = Fal
         return GeoRegionModel.from_backbone(
             options.backbone or (SAMPLE_BACKBONE if tiny else REAL_BACKBONE),
             pretrained=not tiny if options.pretrained is None else options.pretrained,
+            backbone_weights=options.backbone_weights,
             image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
             id2label=dict(enumerate(data.regions)),
             scalers=[_fitted(data, name, options.scaler, options.frame).to_dict() for name in data.regions],

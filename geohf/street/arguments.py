@@ -44,6 +44,13 @@ class StreetArguments:
             "help": "Vision tower: a timm name, or a repo or folder; default: geolocal/StreetCLIP, for the sample a tiny one."
         },
     )
+    backbone_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
+            "as tensors alone."
+        },
+    )
     pretrained: bool | None = field(
         default=None,
         metadata={

@@ -311,6 +311,7 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
         return GeoStreetModel.from_backbone(
             backbone,
             pretrained=not tiny if options.pretrained is None else options.pretrained,
+            backbone_weights=options.backbone_weights,
             image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
             **fields,
         )

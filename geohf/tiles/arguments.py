@@ -114,6 +114,13 @@ class TileArguments:
         default=None,
         metadata={"help": "Frame encoder of --encoder attention: a timm name, or a transformers tower."},
     )
+    backbone_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
+            "as tensors alone."
+        },
+    )
     pretrained: bool = field(default=True, metadata={"help": "Load the frame encoder's published weights."})
     hidden_sizes: list[int] | None = field(
         default=None, metadata={"help": "Channels of each recurrent layer; default: 32 32."}

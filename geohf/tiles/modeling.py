@@ -25,7 +25,13 @@ from geohf.tiles.losses import regression_loss
 from geohf.tiles.metrics import measure
 from geohf.tiles.processing import TileCollator, TileSequenceProcessor, settings_of
 from geohf.tiles.scales import fields_of_rows, fields_of_table, target_scales
-from geohf.vision.backbones import build_tower, describe_backbone, load_tower, tower_features
+from geohf.vision.backbones import (
+    build_tower,
+    describe_backbone,
+    load_tower,
+    require_weights,
+    tower_features,
+)
 from geohf.vision.licences import published_name
 
 if TYPE_CHECKING:
@@ -90,7 +96,13 @@ class TileSequenceModel(GeoPreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls, name: str, *, pretrained: bool = True, image_size: int | None = None, **config_fields
+        cls,
+        name: str,
+        *,
+        pretrained: bool = True,
+        image_size: int | None = None,
+        backbone_weights: str | os.PathLike | None = None,
+        **config_fields,
     ) -> TileSequenceModel:
         """A new model whose frame encoder is a vision tower, with attention over time.
 
@@ -98,19 +110,21 @@ class TileSequenceModel(GeoPreTrainedModel):
             name: any timm name, or a vision tower of transformers (a repo or a folder).
             pretrained: load the tower's published weights; its first layer is fitted to the number of bands.
             image_size: input side in pixels; the tower's own where None.
+            backbone_weights: a file of weights for the tower, instead of the published ones.
             config_fields: of `TileSequenceConfig`.
 
         Raises:
             DataError: there is no such tower, or it cannot take so many bands.
         """
         bands = len(config_fields.get("band_mean") or [0] * 3)
-        backbone = describe_backbone(name, image_size, in_chans=bands)
+        require_weights(backbone_weights, pretrained)
+        backbone = describe_backbone(name, image_size, backbone_weights, in_chans=bands)
         side = backbone.image_processor["crop_size"]
         config = TileSequenceConfig(
             encoder="attention",
             vision_config=backbone.config,
             feature_size=backbone.feature_size,
-            backbone_name=published_name(name) if pretrained else None,
+            backbone_name=published_name(str(backbone_weights or name)) if pretrained else None,
             backbone_license=backbone.license if pretrained else None,
             image_size=[side["height"], side["width"]],
             **config_fields,
@@ -315,5 +329,9 @@ def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
         if height != width:
             raise DataError(f"--encoder attention takes square tiles, --image_size is {height} x {width}")
         return TileSequenceModel.from_backbone(
-            options.backbone, pretrained=options.pretrained, image_size=height, **fields | {"patch_size": 1}
+            options.backbone,
+            pretrained=options.pretrained,
+            image_size=height,
+            backbone_weights=options.backbone_weights,
+            **fields | {"patch_size": 1},
         )

@@ -8,71 +8,30 @@ from its own config and never asks for the backbone's repo again.
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
+import json
+import os
+import re
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.image_utils import SizeDict
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from geohf.errors import DataError, require_at_least
 from geohf.vision.bands import adapt_first_convolution
-from geohf.vision.initialization import mark_initialized
 from geohf.vision.licences import published_licence
-from geohf.vision.weights import AlignedLoading, align_weights
+from geohf.vision.preprocessing import default_processing, published_processing
+from geohf.vision.repos import PICKLED, hub_files, hub_weights, read_tensors, reason_of
+from geohf.vision.timm_towers import TimmSource, describe_timm, load_timm, timm_name, timm_source
+from geohf.vision.timm_towers import TimmTower as TimmTower
+from geohf.vision.timm_towers import TimmTowerConfig as TimmTowerConfig
+from geohf.vision.weights import align_weights
 
-
-class TimmTowerConfig(PreTrainedConfig):
-    """A timm model without its classifier.
-
-    Args:
-        architecture: the exact timm name, e.g. `"convnext_tiny.fb_in22k"`; any tag names weights only.
-        image_size: input side in pixels.
-        model_args: further keyword arguments of `timm.create_model`.
-    """
-
-    model_type = "geohf_timm"
-
-    architecture: str = "resnet18"
-    image_size: int = 224
-    model_args: dict | None = None
-
-
-class TimmTower(AlignedLoading, PreTrainedModel):
-    """A timm model as a transformers model whose `pooler_output` is timm's pooled feature."""
-
-    config_class = TimmTowerConfig
-    main_input_name = "pixel_values"
-    base_model_prefix = "tower"
-
-    def __init__(self, config: TimmTowerConfig):
-        super().__init__(config)
-        import timm
-
-        self.timm = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
-        mark_initialized(self)
-        self.post_init()
-
-    def _init_weights(self, module):
-        # every parameter has timm's own values already; what is not saved must be computed again after
-        # transformers built the model without storage
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
-
-    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """(batch, 3, height, width) to `pooler_output` of (batch, features)."""
-        return BaseModelOutputWithPooling(pooler_output=self.timm(pixel_values))
-
-
-AutoConfig.register(TimmTowerConfig.model_type, TimmTowerConfig, exist_ok=True)
-AutoModel.register(TimmTowerConfig, TimmTower, exist_ok=True)
+DESCRIBED_BY = ("config.json", "preprocessor_config.json", "README.md")
 
 
 @dataclass
@@ -87,6 +46,8 @@ class Backbone:
         feature_size: length of the pooled feature.
         license: of the published weights, where the repo or timm states one.
         published_bands: bands of the images that the published weights of a transformers tower take.
+        timm: where a tower of timm's has its weights.
+        weights: a file of weights to take instead of the published ones, or the folder of a geohf model.
     """
 
     name: str
@@ -95,42 +56,138 @@ class Backbone:
     feature_size: int
     license: str | None = None
     published_bands: int = 3
+    timm: TimmSource | None = None
+    weights: Path | None = None
 
 
-def describe_backbone(name: str, image_size: int | None = None, **model_args) -> Backbone:
+# a token that stands for masked patches, which no tower of ours masks
+UNUSED_NAME = "mask_token"
+UNUSED = (rf"{UNUSED_NAME}$",)
+
+
+def describe_backbone(
+    name: str, image_size: int | None = None, weights: str | Path | None = None, **model_args
+) -> Backbone:
     """Find a tower by name, reading configuration only.
 
     Args:
         name: a timm name (`"resnet50.a1_in1k"`, `"timm/resnet50.a1_in1k"`), a repo of the Hub or a folder in
-            transformers' or timm's format (`"geolocal/StreetCLIP"`).
-        image_size: input side in pixels where it shall differ from the tower's own (timm only: a transformers
-            tower has a fixed size).
+            transformers' or timm's format (`"geolocal/StreetCLIP"`), or a geohf model, whose tower is meant.
+        image_size: input side in pixels where it shall differ from the tower's own.
+        weights: a file of weights for this tower, instead of those that the name stands for.
         model_args: further keyword arguments for `timm.create_model`; `in_chans`, the number of bands, holds for
             transformers towers too.
 
     Raises:
-        DataError: nothing is found under this name, or it cannot take so many bands.
+        DataError: nothing is found under this name, or it cannot take so many bands or images of this size; there is
+            no such file of weights.
     """
     require_at_least(1, image_size=image_size)
-    timm_name = _timm_name(name)
-    if timm_name is None:
-        try:
-            whole = AutoConfig.from_pretrained(name)
-        except ValueError as error:
-            raise DataError(f"{name}: config.json names no model that transformers knows: {error}") from None
-        config = getattr(whole, "vision_config", whole)
-        if config.model_type == "clip_vision_model" and config is not whole:
-            config.projection_dim = whole.projection_dim  # the repo's projection follows the outer one
-        if image_size is not None and image_size != getattr(config, "image_size", image_size):
-            raise DataError(
-                f"{name}: its image size is {config.image_size} and cannot be changed to {image_size}"
+    weights = None if weights is None else Path(weights)
+    require_weights(weights, pretrained=True)
+    folder, raw = backbone_config(name)
+    if folder is None or ("architecture" in raw and raw.get("model_type") != TimmTowerConfig.model_type):
+        source = timm_source(name, folder, weights)
+        config, processing, licence = describe_timm(source, image_size, model_args)
+        licence = None if weights else licence
+        found = Backbone(name, config, processing, feature_size(config), licence)
+        found.timm = source
+        return found
+    licence = None if weights else published_licence(name, folder) or raw.get("backbone_license")
+    if str(raw.get("model_type")).startswith("geohf_") and raw["model_type"] != TimmTowerConfig.model_type:
+        config, processing = _tower_of_ours(name, folder, raw)
+        weights = weights or (folder if Path(name).is_dir() else None)
+    else:
+        config = _transformers_config(name, folder)
+        processing = published_processing(name, folder, config)
+    if image_size is not None:
+        _require_size(name, config, image_size)
+        processing |= {
+            "size": {"shortest_edge": image_size},
+            "crop_size": {"height": image_size, "width": image_size},
+        }
+    published = getattr(config, "num_channels", 3)
+    _set_bands(name, config, model_args.get("in_chans", published))
+    found = Backbone(name, config, processing, feature_size(config), licence, published)
+    found.weights = weights
+    return found
+
+
+def backbone_config(name: str) -> tuple[Path | None, dict]:
+    """The folder of a backbone's config.json, and what this holds; no folder for a name of timm's registry.
+
+    Raises:
+        DataError: there is no such backbone, or the folder lacks its config.json.
+    """
+    import timm
+
+    path = Path(name)
+    if name and path.is_file():
+        raise DataError(
+            f"{name}: is a file; name what it holds the weights of with --backbone and give the file as "
+            "--backbone_weights"
+        )
+    is_folder = bool(name) and path.is_dir()
+    if not (is_folder and (path / "config.json").is_file()) and timm_name(name):
+        return None, {}
+    if is_folder:
+        folder = path
+        if not (path / "config.json").is_file():
+            held = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", *PICKLED))
+            held = (
+                f"; name what {held[0]} holds the weights of, and give it as --backbone_weights"
+                if held
+                else ""
             )
-        processing, licence = _transformers_processing(name, config), published_licence(name)
-        published = getattr(config, "num_channels", 3)
-        _set_bands(name, config, model_args.get("in_chans", published))
-        return Backbone(name, config, processing, feature_size(config), licence, published)
-    config, processing, licence = _describe_timm(timm_name, image_size, model_args)
-    return Backbone(name, config, processing, feature_size(config), licence)
+            raise DataError(
+                f"{name}: lacks the config.json of timm or transformers that says what it is{held}"
+            )
+    else:
+        folder = hub_files(name, DESCRIBED_BY, timm.list_models())
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{name}: its config.json cannot be read ({error})") from None
+    if not isinstance(raw, dict):
+        raise DataError(f"{name}: its config.json describes no model")
+    return folder, raw
+
+
+def _transformers_config(name: str, folder: Path) -> PreTrainedConfig:
+    try:
+        whole = AutoConfig.from_pretrained(folder)
+    except ValueError as error:
+        raise DataError(f"{name}: config.json names no model that transformers knows: {error}") from None
+    config = getattr(whole, "vision_config", whole)
+    if config.model_type == "clip_vision_model" and config is not whole:
+        config.projection_dim = whole.projection_dim  # the repo's projection follows the outer one
+    return config
+
+
+def _tower_of_ours(name: str, folder: Path, raw: dict) -> tuple[PreTrainedConfig, dict]:
+    """Config and image processing of the tower of a geohf model."""
+    tower = raw.get("vision_config")
+    if not tower:
+        raise DataError(f"{name}: is a {raw['model_type']} model whose backbone cannot start another")
+    config = AutoConfig.for_model(**tower)
+    kept = raw.get("image_processor") or {}
+    names = ("size", "crop_size", "resample", "image_mean", "image_std")
+    processing = {key: kept[key] for key in names if key in kept}
+    if len(processing) < len(names):
+        processing = default_processing(name, config) | processing
+    return config, processing
+
+
+def require_weights(weights: str | os.PathLike | None, pretrained: bool) -> None:
+    """Raise DataError where a file of weights is not there, or would not be read."""
+    if weights is None:
+        return
+    if not pretrained:
+        raise DataError(
+            f"{weights} would not be read: --backbone_weights needs --backbone, not --pretrained false"
+        )
+    if not Path(weights).exists():
+        raise DataError(f"{weights}: no such file of weights")
 
 
 def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
@@ -142,30 +199,18 @@ def load_tower(backbone: Backbone) -> PreTrainedModel:
     """A tower with its published weights, in float32.
 
     Raises:
-        DataError: the repo has no weights, lacks one, or has it in another shape.
+        DataError: the weights cannot be read, or are not, name by name and shape by shape, those of the tower.
     """
-    timm_name = _timm_name(backbone.name)
+    if backbone.timm is not None:
+        return load_timm(backbone.timm, backbone.config)
     try:
-        if timm_name is not None:
-            return _load_timm(timm_name, backbone.config)
         return _load_transformers(backbone)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{backbone.name}: the tower's weights cannot be loaded: {reason}") from error
-
-
-def _load_timm(name: str, config: TimmTowerConfig) -> TimmTower:
-    import timm
-
-    tower = build_tower(config)
-    published = timm.create_model(
-        name,
-        pretrained=True,  # this is the second step, asked for by name
-        num_classes=0,
-        **(config.model_args or {}),
-    )
-    tower.timm.load_state_dict(published.state_dict())
-    return tower
+    except DataError:
+        raise
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise DataError(
+            f"{backbone.name}: the tower's weights cannot be loaded: {reason_of(error)}"
+        ) from error
 
 
 def _load_transformers(backbone: Backbone) -> PreTrainedModel:
@@ -174,27 +219,67 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         published = copy.deepcopy(published)
         published.num_channels = backbone.published_bands
     kind = _tower_class(backbone.config)
-    # a CLIP repo holds a text tower too, and each of its weights would be reported
-    lenient = {"_keys_to_ignore_on_load_unexpected": [""], "__module__": kind.__module__}
+    # a CLIP repo holds a text tower too, and each of its weights would be reported; what carries the name of a part
+    # of the tower must find its place
+    with torch.device("meta"):
+        parts = "|".join(re.escape(part) for part, _ in build_tower(published).named_children())
+    prefix = re.escape(kind.base_model_prefix)
+    lenient = {
+        "_keys_to_ignore_on_load_unexpected": [rf"^(?!(?:{prefix}\.)?(?:{parts})\.)", *UNUSED],
+        "__module__": kind.__module__,
+    }
+    where, tensors = backbone.weights, None
+    if where is None:
+        where = Path(backbone.name) if Path(backbone.name).is_dir() else hub_weights(backbone.name)
+    if where.is_file() or _is_ours(where):
+        tensors, where = read_tensors(where), None
+        if any(key.startswith("tower.") for key in tensors):  # of a geohf model
+            tensors = {key[len("tower.") :]: t for key, t in tensors.items() if key.startswith("tower.")}
     tower, info = type(kind.__name__, (kind,), lenient).from_pretrained(
-        backbone.name,
+        where,
         config=published,
         dtype=torch.float32,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
+        **({} if tensors is None else {"state_dict": tensors}),
         **_without_pooler(backbone.config),
     )
     tower.__class__ = kind
     tower._keys_to_ignore_on_load_unexpected = set(kind._keys_to_ignore_on_load_unexpected or ())
-    if info["missing_keys"]:
-        raise DataError(
-            f"{backbone.name}: the repo lacks weights of the tower: {sorted(info['missing_keys'])[:5]}"
-        )
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith(UNUSED_NAME))
+    misshapen = sorted(f"{key} {tuple(old)}, not {tuple(new)}" for key, old, new in info["mismatched_keys"])
+    for keys, problem in (
+        (misshapen, "the tower's weights cannot be loaded, they have another shape"),
+        (missing, "the repo lacks weights of the tower"),
+        (sorted(info["unexpected_keys"]), "the tower has no place for these weights of the repo"),
+    ):
+        if keys:
+            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            raise DataError(f"{backbone.weights or backbone.name}: {problem}: {', '.join(keys[:5])}{more}")
     if published is not backbone.config:
         adapted = build_tower(backbone.config).eval()
-        adapted.load_state_dict(adapt_first_convolution(backbone.name, tower, adapted))
+        fitted = adapt_first_convolution(backbone.name, tower.state_dict(), adapted.state_dict())
+        adapted.load_state_dict(fitted)
         tower = adapted
     align_weights(tower)
     return tower
+
+
+def _is_ours(folder: Path) -> bool:
+    kind = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
+    return kind.startswith("geohf_") and kind != TimmTowerConfig.model_type
+
+
+def _require_size(name: str, config: PreTrainedConfig, side: int) -> None:
+    """Raise DataError where a transformers tower cannot take images of this side."""
+    own = getattr(config, "image_size", side)
+    patch = getattr(config, "patch_size", 1)
+    if isinstance(patch, int) and side % patch:
+        raise DataError(f"{name}: image size {side} is no multiple of its patch size {patch}")
+    try:
+        feature_size(config, side)
+    except (RuntimeError, ValueError, AssertionError):
+        raise DataError(f"{name}: its image size is {own} and cannot be changed to {side}") from None
 
 
 def _set_bands(name: str, config: PreTrainedConfig, bands: int) -> None:
@@ -226,11 +311,11 @@ def tower_features(tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor
     return hidden.mean((-2, -1)) if hidden.ndim == 4 else hidden[:, 0]
 
 
-def feature_size(config: PreTrainedConfig) -> int:
-    """Length of a tower's pooled feature, found by a pass without storage."""
+def feature_size(config: PreTrainedConfig, side: int | None = None) -> int:
+    """Length of a tower's pooled feature, found by a pass without storage, of images of its own size or this side."""
     with torch.device("meta"):
         tower = build_tower(config)
-        size = getattr(config, "image_size", None) or 224
+        size = side or getattr(config, "image_size", None) or 224
         height, width = (size, size) if isinstance(size, int) else size
         channels = (getattr(config, "model_args", None) or {}).get(
             "in_chans", getattr(config, "num_channels", 3)
@@ -272,95 +357,3 @@ def _without_pooler(config) -> dict:
     """ViT's and its relatives' extra pooler is random in most repos: leave it out, take the class token."""
     accepts = "add_pooling_layer" in inspect.signature(_tower_class(config).__init__).parameters
     return {"add_pooling_layer": False} if accepts else {}
-
-
-def _timm_name(name: str) -> str | None:
-    """What `timm.create_model` calls this tower, or None where it belongs to transformers."""
-    import timm
-
-    plain = name.removeprefix("timm/")
-    is_folder = (Path(name) / "config.json").is_file()
-    if not is_folder and timm.is_model(plain.split(".")[0]):
-        return plain
-    try:
-        raw, _ = PreTrainedConfig.get_config_dict(name)
-    except OSError as error:
-        architecture = plain.rpartition("/")[2].split(".")[0]
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f" (timm has {', '.join(close)})" if close else ""
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"no backbone {name!r}: neither timm nor the Hub knows it{hint}: {reason}") from None
-    if "architecture" not in raw:
-        return None
-    return f"local-dir:{name}" if is_folder else f"hf-hub:{name}"
-
-
-def _describe_timm(
-    name: str, image_size: int | None, model_args: dict
-) -> tuple[TimmTowerConfig, dict, str | None]:
-    import timm
-    from timm.data import resolve_data_config
-    from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
-    from torchvision.transforms import InterpolationMode
-    from transformers.image_utils import pil_torch_interpolation_mapping
-
-    source, _, where = name.partition(":")
-    if where:
-        load = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
-        pretrained, architecture, saved_args = load(where)
-        model_args = {**(saved_args or {}), **model_args}
-        model_args.pop("num_classes", None)  # a tower has none
-    else:
-        architecture = name
-        try:
-            pretrained = timm.get_pretrained_cfg(name).to_dict()
-        except RuntimeError as error:
-            raise DataError(f"no backbone {name!r}: {error}") from None
-    data = resolve_data_config(pretrained_cfg=pretrained)
-    built_size = model_args.get("img_size") or data["input_size"][-1]
-    own_size = built_size if isinstance(built_size, int) else built_size[-1]
-    size = image_size or own_size
-    if size != own_size and (pretrained.get("fixed_input_size") or "img_size" in model_args):
-        model_args = {**model_args, "img_size": size}
-    shortest = round(size / (data["crop_pct"] or 1)) if size == own_size else size
-    mode = {m.value: m for m in InterpolationMode}.get(data["interpolation"], InterpolationMode.BICUBIC)
-    resample = {v: k for k, v in pil_torch_interpolation_mapping.items()}[mode]
-    config = TimmTowerConfig(architecture=architecture, image_size=size, model_args=model_args or None)
-    processing = {
-        "size": {"shortest_edge": shortest},
-        "crop_size": {"height": size, "width": size},
-        "resample": int(resample),
-        "image_mean": list(data["mean"]),
-        "image_std": list(data["std"]),
-    }
-    return config, processing, pretrained.get("license")
-
-
-def _transformers_processing(name: str, config: PreTrainedConfig) -> dict:
-    from transformers import AutoImageProcessor
-
-    size = getattr(config, "image_size", None) or 224
-    processing = {
-        "size": {"shortest_edge": size},
-        "crop_size": {"height": size, "width": size},
-        "resample": 3,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    try:
-        published = AutoImageProcessor.from_pretrained(name)
-    except (OSError, ValueError):  # a repo without preprocessor_config.json
-        return processing
-    for key in processing:
-        value = getattr(published, key, None)
-        if value is not None:
-            processing[key] = int(value) if key == "resample" else _plain(value)
-    if not getattr(published, "do_center_crop", False) and "height" in processing["size"]:
-        # a tower that squeezes its images takes them squeezed
-        processing["crop_size"] = {k: processing["size"][k] for k in ("height", "width")}
-    return processing
-
-
-def _plain(value):
-    # a SizeDict is no Mapping and yields pairs
-    return dict(value) if isinstance(value, (Mapping, SizeDict)) else list(value)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
 
 from geohf.errors import DataError
 
 
-def adapt_first_convolution(name: str, tower: nn.Module, wanted: nn.Module) -> dict[str, torch.Tensor]:
+def adapt_first_convolution(
+    name: str, weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """The weights of a tower for three bands, for one that differs from it in the number of bands alone.
 
     As timm does (`timm.models.adapt_input_conv`): the first convolution's weights are repeated over the bands and
@@ -19,9 +22,9 @@ def adapt_first_convolution(name: str, tower: nn.Module, wanted: nn.Module) -> d
     """
     from timm.models import adapt_input_conv
 
-    weights = tower.state_dict()
-    for key, new in wanted.state_dict().items():
-        old = weights[key]
+    weights = dict(weights)
+    for key, new in wanted.items():
+        old = weights.get(key, new)
         if old.shape == new.shape:
             continue
         if old.ndim != 4 or old.shape[1] != 3:

@@ -15,20 +15,22 @@ _KNOWN = {
 
 
 def published_name(name: str) -> str:
-    """The name that a config may tell of weights: of a folder its own, without the machine's path to it."""
-    return Path(name).resolve().name if Path(name).is_dir() else name
+    """The name that a config may tell of weights: of a folder or file its own, without the machine's path to it."""
+    return Path(name).resolve().name if Path(name).exists() else name
 
 
-def published_licence(name: str) -> str | None:
-    """The licence that the card of a repo or folder states; what began as non-commercial stays so whatever it states."""
+def published_licence(name: str, folder: str | Path | None = None) -> str | None:
+    """The licence that a backbone's card states; what began as non-commercial stays so whatever it states.
+
+    Args:
+        name: a folder, or a repo of the Hub.
+        folder: where the card of a repo was fetched to.
+    """
     from huggingface_hub import ModelCard
 
-    card = Path(name, "README.md")
-    if Path(name).is_dir() and not card.is_file():  # the path of a folder is not for the Hub to know
-        return known_licence(name)
     try:
-        stated = ModelCard.load(card if card.is_file() else name).data.to_dict()
-    except Exception:  # a card is not needed to build a tower: none, a broken one, or no network
+        stated = ModelCard.load(Path(folder or name, "README.md")).data.to_dict()
+    except Exception:  # a card is not needed to build a tower: none, or a broken one
         return known_licence(name)
     bases = stated.get("base_model") or []
     inherited = [known_licence(str(base)) for base in ([bases] if isinstance(bases, str) else bases)]
