@@ -39,6 +39,8 @@ def default_processing(name: str, config: PreTrainedConfig) -> dict:
     (mean, std), shortest, crop = FED.get(config.model_type, (([0.5] * 3, [0.5] * 3), None, None))
     size = getattr(config, "image_size", None) or 224
     size = size if isinstance(size, int) else size[0]
+    if crop and size < crop:  # none of the published ones
+        shortest = crop = None
     logger.warning(
         "%s: has no preprocessor_config.json; its images are taken at %d pixels with mean %s and std %s",
         *(name, crop or size, mean, std),
