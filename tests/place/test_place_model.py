@@ -121,7 +121,7 @@ def test_pooling_of_a_transformers_tower(photos, tmp_path):
         torch.testing.assert_close(
             model(pixels).descriptors, F.normalize(expected, dim=-1), atol=1e-5, rtol=1e-4
         )
-    with pytest.raises(DataError, match="its image size is 28 and cannot be changed to 30"):
+    with pytest.raises(DataError, match="image size 30 is no multiple of its patch size 14"):
         GeoPlaceModel.from_backbone(str(tmp_path), image_size=30)
 
 

@@ -245,7 +245,7 @@ def test_a_parts_model_starts_one_of_other_classes(tmp_path):
 
 def test_dinov2_takes_any_multiple_of_its_patch(tmp_path, caplog):
     config = transformers.Dinov2Config(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=70
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=518
     )
     build_tower(config).save_pretrained(tmp_path)
     found = describe_backbone(str(tmp_path))
