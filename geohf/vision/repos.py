@@ -56,6 +56,8 @@ def hub_files(name: str, files: Sequence[str], known: Sequence[str] = ()) -> Pat
             raise DataError(
                 f"no backbone {name!r}: neither timm nor the Hub knows it{_near(name, known)}: {reason}"
             ) from None
+        except Exception as error:  # what the client's transport raises where the Hub stops halfway
+            raise DataError(f"{name}: {file} cannot be fetched, the Hub broke off: {error}") from None
     if folder is None and not reached:
         raise DataError(_unreached(name, known))
     return folder
