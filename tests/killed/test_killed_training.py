@@ -99,7 +99,7 @@ def task(request, attempt, samples, tmp_path_factory):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_killed_in_every_phase_ends_with_the_same_bytes(task, tmp_path, seed):
     phases, run, whole, touches = task
-    assert set(touches) == {*phases, ""}
+    assert {name for name in touches if not name.startswith("before-")} == {*phases, ""}
     draw = random.Random(seed)
     folder = tmp_path / "run"  # the card names the folder
     for number, phase in enumerate((*phases, "")):

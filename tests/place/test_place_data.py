@@ -154,7 +154,7 @@ def test_mapillary_tables_with_keys_and_sequences(folder):
     rows = [
         "0,aQ-1,37.6,55.7,270.5,2017-01-01,False",
         "1,b_2,37.7,55.8,12,2017-01-01,False",
-        "2,c3,37.8,55.9,13,2018-01-01,True",
+        "2,c3,37.8,55.9,13,2018-01-01,False",
     ]
     raw = write_csv(folder / "city" / "query" / "raw.csv", ",key,lon,lat,ca,captured_at,pano", *rows)
     plain, _ = load_drives(raw)

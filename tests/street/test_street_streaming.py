@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from helpers.street_models import build_model, parse, patches
+from helpers.street_models import parse, patches
 
 from geohf.data.samples import undecoded
 from geohf.data.streaming import write_shards
 from geohf.errors import DataError
+from geohf.street import GeoStreetModel
+from geohf.street.classes import describe_classes
 from geohf.street.competition import TRAIN_TABLE
 from geohf.street.data import load_places
 from geohf.street.phase import StreetPhaseTrainer
@@ -87,6 +89,13 @@ def test_a_point_outside_its_state_is_named(tmp_path):
         list(stream_places(tmp_path / "t.csv"))
 
 
+def model_of(dataset):
+    """A tiny model that knows the dataset's states."""
+    torch.manual_seed(0)
+    fields = describe_classes(dataset) | {"hidden_size": 24, "dropout": 0.0}
+    return GeoStreetModel.from_backbone("test_resnet", pretrained=False, image_size=32, **fields)
+
+
 def test_a_model_trains_on_a_stream_as_on_the_dataset(dataset, tmp_path):
     write_shards(dataset, tmp_path / "shards", num_shards=2)
     _, args = parse("--output_dir", tmp_path / "run", "--augment", "false", "--max_steps", 4)
@@ -95,12 +104,12 @@ def test_a_model_trains_on_a_stream_as_on_the_dataset(dataset, tmp_path):
     )
     weights = []
     for source in (stream_places(tmp_path / "shards"), dataset):
-        model = build_model(dropout=0.0)
+        model = model_of(dataset)
         args.train_sampling_strategy = "sequential"
         StreetPhaseTrainer(model, args, train_dataset=source).train()
         weights.append(model.state_dict())
     for name, weight in weights[0].items():
         assert torch.equal(weight, weights[1][name]), name
     assert not torch.equal(
-        weights[0]["head.classify.0.weight"], build_model(dropout=0.0).state_dict()["head.classify.0.weight"]
+        weights[0]["head.classify.0.weight"], model_of(dataset).state_dict()["head.classify.0.weight"]
     )
