@@ -139,7 +139,7 @@ def _data(dataset: Any) -> dict:
 def _columns(dataset: Any) -> Iterable[tuple[str, Any]]:
     if hasattr(dataset, "key_arrays"):
         yield from dataset.key_arrays().items()
-    elif hasattr(dataset, "column_names") and hasattr(dataset, "__getitem__"):
+    elif hasattr(dataset, "column_names") and hasattr(dataset, "__len__"):  # no stream
         from datasets import Image, List
 
         for name, feature in (dataset.features or {}).items():  # a stream may not know them
