@@ -23,6 +23,20 @@ def cache_folder(kind: str) -> Path:
     return Path(os.environ.get("GEOHF_CACHE") or Path(HF_HOME) / "geohf") / kind
 
 
+def refuse_overwriting(path: str | os.PathLike, inputs: Iterable[Any]) -> None:
+    """Raise where an output is one of the files that are read, by whatever name; what is no name is passed over.
+
+    Raises:
+        DataError: it is.
+    """
+    for file in inputs:
+        there = isinstance(file, (str, os.PathLike)) and os.path.exists(path) and os.path.exists(file)
+        if there and os.path.samefile(path, file):
+            raise DataError(
+                f"{path}: is an input, {file}, and would be overwritten; give the output another name"
+            )
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     """Open a file for writing that appears under its name only when the block ends without an error.

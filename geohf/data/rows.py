@@ -8,6 +8,35 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from geohf.errors import DataError
+from geohf.geo.frames import impossible_points
+
+
+def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | None = None) -> np.ndarray:
+    """(n, 2) float64 `latitude` and `longitude` of a user's rows; NaN where they are unknown.
+
+    Args:
+        names: of the rows, for messages; by default their ids or positions.
+
+    Raises:
+        DataError: a row holds no numbers, or in `wgs84` a position that cannot be: no loader has judged these rows.
+
+    >>> positions_of([{"latitude": "48.5", "longitude": 2}, {"latitude": None}]).tolist()
+    [[48.5, 2.0], [nan, nan]]
+    """
+    cells = [[row.get(name) for name in ("latitude", "longitude")] for row in rows]
+    try:
+        points = np.array(cells, np.float64).reshape(-1, 2)
+    except (TypeError, ValueError):
+        raise DataError(f"latitude and longitude must be numbers, got {cells}"[:300]) from None
+    reasons = impossible_points(points) if frame == "wgs84" else {}
+    if reasons:
+        number, reason = next(iter(reasons.items()))
+        ids = (rows[number].get(key) for key in ("sample_id", "filename", "image_id"))
+        name = next((one for one in ids if one is not None), number) if names is None else names[number]
+        raise DataError(f"row {name}: {reason}; leave latitude and longitude empty where they are not known")
+    return points
+
 
 class RowView(Dataset):
     """Rows by number and small columns by name, as `datasets.Dataset` has them; pictures are read when asked for.

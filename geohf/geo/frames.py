@@ -116,6 +116,17 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     return [(position, f"row {_name(rows, position)}: {reasons[position]}") for position in sorted(reasons)]
 
 
+def impossible_points(points: np.ndarray) -> dict[int, str]:
+    """Position -> reason of (n, 2) rows that are no degrees, or 0, 0, whatever the other rows are; NaN is unknown.
+
+    >>> impossible_points(np.array([[48.9, 2.4], [np.nan, np.nan], [127.4, 36.4]]))
+    {2: 'latitude 127.4 is outside -90..90; latitude and longitude look swapped'}
+    """
+    reasons: dict[int, str] = {}
+    _add_range_reasons(points, np.isfinite(points).all(1), reasons)
+    return reasons
+
+
 def is_no_fix(latitude, longitude):
     """Whether a position is 0, 0: receivers, cameras and tables write zeros for a place that they do not know.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError, require_at_least
-from geohf.io import atomic_write, json_text
+from geohf.io import atomic_write, json_text, refuse_overwriting
 from geohf.report.answers import check_format, write_answers
 from geohf.vision.contents import content_key
 from geohf.vision.weights import weights_fingerprint
@@ -47,7 +47,7 @@ def predict_to_file(
         The number of rows written.
 
     Raises:
-        DataError: an input that cannot be used, an ending that is no known format, or answers without a
+        DataError: `output` is an input, an input that cannot be used, an ending that is no known format, or answers without a
             position where the format wants one.
     """
     from tqdm.auto import tqdm
@@ -56,6 +56,8 @@ def predict_to_file(
 
     output = Path(output)
     check_format(output)
+    named = isinstance(sources, (str, os.PathLike))
+    refuse_overwriting(output, [sources] if named else sources if isinstance(sources, (list, tuple)) else [])
     require_at_least(1, batch_size=batch_size)
     inputs, errors = model.find_inputs(sources), RowErrors(on_error)
     partial = output.with_name(f".{output.name}.partial")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction, TrainerCallback
 
+from geohf.data.rows import positions_of
 from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.place.arguments import PlaceTrainingArguments
@@ -121,10 +122,9 @@ class PlaceCollator:
         self.processor = model.processor
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        points = [[_number(row.get(name)) for name in ("latitude", "longitude")] for row in rows]
         return {
             "pixel_values": self.processor(rows)["pixel_values"],
-            "coordinates": torch.tensor(points, dtype=torch.float64),
+            "coordinates": torch.from_numpy(positions_of(rows)),
             "headings": torch.tensor([_number(row.get("heading")) for row in rows]),
         }
 

@@ -10,6 +10,7 @@ import torch
 from transformers import EvalPrediction
 
 from geohf.data.classes import class_numbers
+from geohf.data.rows import positions_of
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.data.tensor_table import TensorTable
@@ -45,7 +46,7 @@ class RegionCollator:
 
     def __init__(self, model: GeoRegionModel, targets: Sequence[str], augment: str = "none"):
         self.processor, self.targets = model.processor, targets
-        self.label2id = dict(model.config.label2id)
+        self.label2id, self.frame = dict(model.config.label2id), model.config.frame
         self.augment = region_augmentation(augment)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -55,8 +56,7 @@ class RegionCollator:
             regions, names = ([row.get(name) for row in rows] for name in ("region", "filename"))
             batch["labels"] = torch.from_numpy(class_numbers(regions, self.label2id, "region", names))
         if "coordinates" in self.targets:
-            points = [[row.get(name) for name in ("latitude", "longitude")] for row in rows]
-            batch["coordinates"] = torch.from_numpy(np.array(points, np.float64))
+            batch["coordinates"] = torch.from_numpy(positions_of(rows, self.frame))
         return batch
 
 

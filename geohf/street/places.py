@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.columns import image_lists
-from geohf.data.rows import RowView
+from geohf.data.rows import RowView, positions_of
 from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
@@ -74,8 +74,7 @@ def _read_place(row: dict, number: int) -> dict:
     views, headings = split_views(row)
     place = {"sample_id": str(row.get("sample_id", number)), "views": views, "headings": headings}
     place |= {name: row.get(name) for name in ("state", "state_idx")}
-    for name in ("latitude", "longitude"):
-        place[name] = math.nan if row.get(name) is None else float(row[name])
+    place["latitude"], place["longitude"] = positions_of([row], names=[number])[0].tolist()
     return place
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
+from geohf.data.rows import positions_of
 from geohf.data.samples import samples_of
 from geohf.errors import DataError
 from geohf.street.classes import state_numbers
@@ -114,7 +114,7 @@ class StreetCollator:
         self.augment = street_augmentation() if augment else None
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        points = np.array([[row.get(name) for name in ("latitude", "longitude")] for row in rows], np.float64)
+        points = positions_of(rows)
         states, names = ([row.get(name) for row in rows] for name in ("state", "sample_id"))
         labels = state_numbers(states, points, self.config, names)
         batch = dict(self.processor(rows, augment=self.augment))

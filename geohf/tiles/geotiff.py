@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.io import atomic_path
+from geohf.io import atomic_path, refuse_overwriting
 from geohf.tiles.rasters import SIDECARS, RasterInfo, gdal_errors
 
 if TYPE_CHECKING:
@@ -35,11 +35,7 @@ def write_geotiff(
     import rasterio
 
     path = Path(path)
-    for file in inputs:
-        if file is not None and path.exists() and Path(file).exists() and path.samefile(file):
-            raise DataError(
-                f"{path}: is an input, {file}, and would be overwritten; give the output another name"
-            )
+    refuse_overwriting(path, inputs)
     profile = {"driver": "GTiff", "dtype": "float32", "nodata": np.nan, "compress": "deflate"}
     profile |= {"height": grid.height, "width": grid.width, "count": len(names), "bigtiff": "if_safer"}
     if grid.located:

@@ -11,6 +11,7 @@ import pytest
 from helpers.place_models import build_model, write_pictures
 from PIL import Image
 
+from geohf.errors import DataError
 from geohf.vision.contents import content_key, contents_of
 
 NAMES = [f"IMG_{i}.png" for i in range(8)]
@@ -70,6 +71,21 @@ def saved(folder):
     if not path.exists():
         datasets_of(folder).save_to_disk(path)
     return path
+
+
+@pytest.mark.case("files-A17")
+def test_answers_never_overwrite_the_table_that_is_asked(tmp_path):
+    from helpers.five_tasks import PHOTO, TASKS
+
+    PHOTO.save(tmp_path / "a.png")
+    table = tmp_path / "photos.csv"
+    table.write_text("image\na.png\n")
+    model = TASKS["street"].make()
+    for sources in (table, [str(table)], [tmp_path / "a.png", tmp_path / "x" / ".." / "photos.csv"]):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(DataError, match=r"is an input, .* and would be overwritten"):
+            model.predict_to_file(sources, table)
+    assert table.read_text() == "image\na.png\n"
 
 
 @pytest.mark.case("use-S1")

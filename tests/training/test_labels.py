@@ -134,6 +134,28 @@ def test_places_without_states_train_on_positions_with_a_word(tmp_path, caplog):
         assert "no row of the evaluation names a state" in caplog.text
 
 
+IMPOSSIBLE = {
+    "swapped": ({"latitude": 127.38, "longitude": 36.35}, "latitude 127.38 is outside .* look swapped"),
+    "no fix": ({"latitude": 0.0, "longitude": 0.0}, r"\(0, 0\) stands for a position that is not known"),
+    "planar": ({"latitude": 4_025_000.0, "longitude": 350_000.0}, "are no degrees"),
+    "text": ({"latitude": "north"}, "latitude and longitude must be numbers"),
+}
+
+
+@pytest.mark.case("files-A12", "files-C12")
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+@pytest.mark.parametrize("name", ["street", "region", "place"])
+def test_positions_that_cannot_be_are_refused_in_rows_of_ones_own(name, kind, tmp_path, monkeypatch):
+    from helpers import five_tasks
+
+    change, message = IMPOSSIBLE[kind]
+    rows = five_tasks.rows_of(name)
+    rows[2] |= change
+    monkeypatch.setattr(five_tasks, "rows_of", lambda *_: rows)
+    with pytest.raises(DataError, match=message):
+        five_tasks.trainer_of(name, tmp_path, max_steps=1, dataloader_num_workers=0).train()
+
+
 @pytest.mark.case("use-B13")
 def test_a_model_without_classes_or_of_cells_needs_no_state(tmp_path, caplog):
     rows = Own([{k: row[k] for k in ("image", "latitude", "longitude")} for row in own(NUMBERS)])
