@@ -15,13 +15,11 @@ import torch
 from measure import Row, make_parser, report, require, seconds
 
 from geohf.data.samples import undecoded
-from geohf.data.tables import RowErrors
 from geohf.place.arguments import PlaceTrainingArguments
-from geohf.place.data import files_of, load_drives
+from geohf.place.drives import files_of, load_drives
 from geohf.place.modeling import GeoPlaceModel
-from geohf.place.phase import train_head
 from geohf.place.sample import write_sample as write_drives
-from geohf.place.splits import PlaceData
+from geohf.place.trainer import GeoPlaceTrainer
 from geohf.street import GeoStreetModel
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import describe_classes
@@ -29,7 +27,6 @@ from geohf.street.data import load_places, split_places
 from geohf.street.features import feature_table
 from geohf.street.phase import train_heads
 from geohf.street.sample import write_sample as write_places
-from geohf.vision.features import cached_features
 from geohf.vision.pooling import pooled
 
 
@@ -76,7 +73,7 @@ def place(folder: str, options) -> list[Row]:
     images, _ = load_drives([f"{folder}/drives/{name}/poses.csv" for name in ("noon", "dusk")])
     rows = np.arange(len(images))
     noon, train = rows[:size], rows[rows % 4 > 0]
-    data = PlaceData(images, train, noon, rows[size + 1 :: 4], rows[size::4], RowErrors(), "benchmark")
+    train, noon, validation = map(images.select, (train, noon, rows[size + 1 :: 4]))
     files = files_of(images)
     model = GeoPlaceModel.from_backbone(options.backbone, pretrained=False)
     args = PlaceTrainingArguments(
@@ -85,18 +82,20 @@ def place(folder: str, options) -> list[Row]:
         learning_rate=1e-4,
         use_cpu=True,
         disable_tqdm=True,
+        cache_dir=f"{folder}/cache",
+        feature_batch_size=options.batch_size,
     )
 
     def ours():
-        cached.append(
-            cached_features(model.tower, model.processor, files, f"{folder}/cache", options.batch_size)
-        )
-        train_head(model, cached[0], data, args)
+        rows = {"train_dataset": train, "eval_dataset": validation, "database": noon}
+        trainer = GeoPlaceTrainer(model, args, **rows)
+        trainer.train()
+        trainers.append(trainer)
 
-    plain, cached = [], []
+    plain, trainers = [], []
     base = seconds(lambda: plain.append(one_pass(model, files, options.batch_size)))
     took = seconds(ours)
-    require_same(cached[0], plain[0])
+    require_same(trainers[0].frozen_features(images), plain[0])
     what = f"place: features of {len(files)} images and 15 epochs"
     return [Row(what, f"one pass of {options.backbone}", took / base, 1.3, cost=True)]
 

@@ -231,25 +231,20 @@ def start_parts(folder: Path):
 
 
 def start_place(folder: Path):
-    import numpy as np
-
     from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
-    from geohf.place.audit import audit
-    from geohf.place.experiment import make_model
+    from geohf.place.data import load
+    from geohf.place.modeling import make_model
     from geohf.place.phase import PlacePhaseTrainer, make_sampler
-    from geohf.place.splits import load_data
 
     options = PlaceArguments(train_csv=[str(folder / name / "drive.csv") for name in ("noon", "dusk")])
     options.pretrained, options.image_size = False, 64
-    data = load_data(options, 42)
+    options.models = ["test_resnet"]
+    data = load(options)  # the audit, too
     yield
-    asked = np.concatenate([data.validation, data.test])
-    times = data.images["time_ns"]
-    audit(data.files, data.points, data.sequences, times, data.train, data.database, asked)
-    model = make_model("test_resnet", options)
+    model = make_model(options, data)
     args = PlaceTrainingArguments(**settings(folder, per_device_train_batch_size=16))
-    sampler = make_sampler(data, model.config, args)
-    PlacePhaseTrainer(model, args, train_dataset=data.images.select(data.train), sampler=sampler).train()
+    sampler = make_sampler(data.train, model.config, args)
+    PlacePhaseTrainer(model, args, train_dataset=data.train, sampler=sampler).train()
 
 
 def start_tiles(folder: Path):

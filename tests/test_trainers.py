@@ -86,6 +86,16 @@ class Task:
     asked: str = "[sys.argv[2]]"
 
 
+def small_place(folder: Path) -> Path:
+    from geohf.place.sample import write_sample
+
+    return write_sample(folder, seed=0, size=160)
+
+
+def place_row(image: Image.Image, i: int) -> dict:
+    return {"image": image, "latitude": 45.0 + 0.0045 * (i % 2), "longitude": -69.0 + 1e-6 * i}
+
+
 TINY_PARTS = (
     *("--backbone", "test_resnet", "--pretrained", "false"),
     *("--config_overrides", json.dumps(parts_models.TINY)),
@@ -122,6 +132,19 @@ TASKS = {
         tiles_row,
         ("--hidden_sizes", "8", "--image_size", "16", "16"),
         asked="[{'frames': [sys.argv[2]] * 3, 'last_values': 0.5}]",
+    ),
+    "place": Task(
+        "train_place",
+        "GeoPlaceTrainer",
+        small_place,
+        (
+            *("--train_csv", "{sample}/noon/poses.csv", "{sample}/dusk/poses.csv", "--methods", "ours"),
+            *("--models", "test_resnet", "--pretrained", "false", "--image_size", "64", "--block_m", "150"),
+            *("--negative_m", "50", "--num_train_epochs", "2", "--finetune", "all", "--finetune_epochs", "1"),
+        ),
+        place_row,
+        ("--models", "test_resnet", "--pretrained", "false", "--image_size", "32"),
+        lambda data: {"database": data.database},
     ),
 }  # fmt: skip
 

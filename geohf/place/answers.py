@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from geohf.geo import great_circle_m
+from geohf.place.confidence import confidence, evidence
 
 
 @dataclass
@@ -50,3 +54,39 @@ class PlacePrediction:
             "similarity": self.answers[0].similarity,
             "answers": {answer.image: answer.similarity for answer in self.answers},
         }
+
+
+def predictions_of(
+    descriptors: np.ndarray,
+    similarity: np.ndarray,
+    points: np.ndarray,
+    images: Sequence[Sequence[str]],
+    config,
+) -> list[PlacePrediction]:
+    """Predictions from the answers of a search.
+
+    Args:
+        descriptors: (q, d) of the photographs.
+        similarity: (q, k) cosines, descending.
+        points: (q, k, 2) latitude and longitude of the answers, in degrees.
+        images: q lists of k names.
+        config: of the model: `negative_m` and `confidence_weights`.
+    """
+    away = great_circle_m(points[:, :1], points)
+    spread = np.sort(away, axis=1)[:, away.shape[1] // 2]
+    sure: list = [None] * len(points)
+    if config.confidence_weights is not None:
+        sure = confidence(evidence(similarity, points, config.negative_m), config.confidence_weights).tolist()
+    return [
+        PlacePrediction(
+            descriptors[i],
+            [
+                PlaceAnswer(name, *map(float, points[i, j]), float(similarity[i, j]))
+                for j, name in enumerate(images[i])
+            ],
+            *map(float, points[i, 0]),
+            float(spread[i]),
+            sure[i],
+        )
+        for i in range(len(points))
+    ]

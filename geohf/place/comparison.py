@@ -1,56 +1,123 @@
-"""Runs side by side, as rows of tables."""
+"""Several runs of one recipe: which there are, which one is kept, and all of them side by side."""
 
 from __future__ import annotations
 
+import copy
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from geohf.place.evaluation import Search
-from geohf.place.experiment import PlaceRun
+from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
+from geohf.place.metrics import Retrieval
+
+if TYPE_CHECKING:
+    from geohf.place.trainer import GeoPlaceTrainer
 
 
-def comparison_rows(runs: list[PlaceRun]) -> list[dict]:
-    """The comparison table: a row for every frozen model, then one for every run, on the same test queries.
+def variants(
+    options: PlaceArguments, args: PlaceTrainingArguments
+) -> Iterator[tuple[PlaceArguments, PlaceTrainingArguments]]:
+    """The options and arguments of every run that `models`, `seeds` and `methods` ask for.
 
-    A tower of random weights is another one with every seed.
+    Of several runs each has a folder of its own in `output_dir/trained_models`, and none is pushed. With no epochs to
+    train, a new model has no head, and there is one method.
+    """
+    methods = options.methods
+    if args.num_train_epochs <= 0:
+        methods, options = methods[:1], replace(options, projection_dim=0)
+    # the sample's own model is told by no name
+    every = list(product(options.models or [None], options.seeds or [args.seed], methods))
+    for name, seed, method in every:
+        own = copy.copy(args)
+        own.seed = seed
+        if len(every) > 1:
+            own.output_dir = str(
+                Path(args.output_dir) / "trained_models" / _label(name or "sample", seed, method)
+            )
+            own.push_to_hub = False
+            if args.resume_from_checkpoint and str(args.resume_from_checkpoint).lower() != "false":
+                own.resume_from_checkpoint = "true"
+        yield replace(options, models=name and [name], methods=[method]), own
+
+
+def keep_best(runs: Sequence[GeoPlaceTrainer], args: PlaceTrainingArguments) -> GeoPlaceTrainer:
+    """The run whose model is the best on validation queries; it goes on in `args.output_dir`.
+
+    Args:
+        runs: evaluated; those of the first one's method are chosen from. Of several, each model is saved in its
+            run's own folder.
+    """
+    kept = max((run for run in runs if run.method == runs[0].method), key=lambda run: run.validation_score)
+    if len(runs) == 1:
+        return kept
+    kept.runs, folder, own = list(runs), Path(args.output_dir), Path(kept.args.output_dir)
+    if args.should_save:
+        for run in runs:
+            run.model.save_pretrained(run.args.output_dir)
+        if kept.adapter_of is not None:  # it is pushed beside the model
+            for part in (Path("adapter"), kept.base_folder(kept.adapter_of).relative_to(own)):
+                shutil.copytree(own / part, folder / part, dirs_exist_ok=True)
+    kept.args.output_dir, kept.args.push_to_hub = args.output_dir, args.push_to_hub
+    return kept
+
+
+def label_of(run: GeoPlaceTrainer) -> str:
+    """A run's name for files."""
+    return _label(run.name, run.args.seed, run.method)
+
+
+def _label(name: str, seed: int, method: str) -> str:
+    kind = "" if method == "ours" else f"_{method}"
+    return f"{Path(name).name}_seed{seed}{kind}"
+
+
+def comparison_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
+    """The comparison table: a row for every frozen model, then one for every run, on the same queries.
+
+    A backbone of random weights is another one with every seed.
     """
     rows, seen = [], set()
     for run in runs:
-        model = Path(run.name).name
-        frozen = (run.name, run.seed if run.model.config.backbone_name is None else None)
+        model, seed, details = Path(run.name).name, run.args.seed, run.evaluated.details
+        frozen = (run.name, seed if run.model.config.backbone_name is None else None)
         if frozen not in seen:
             seen.add(frozen)
-            rows.append({"model": model, "seed": frozen[1], "stage": "frozen", **_shown(run.baseline)})
+            rows.append({"model": model, "seed": frozen[1], "stage": "frozen", **_shown(details["frozen"])})
         stage = "trained" if run.method == "ours" else "trained by the original recipe"
-        rows.append({"model": model, "seed": run.seed, "stage": stage, **_shown(run.trained)})
+        rows.append({"model": model, "seed": seed, "stage": stage, **_shown(details["found"])})
     return rows
 
 
-def _shown(found: Search) -> dict:
-    names = ("r1", "r5", "r10")
-    shown = {f"R@{name[1:]}": found.metrics[name] for name in names if name in found.metrics}
-    every = next(name for name in found.metrics if name.startswith("recall@1_all"))
-    return shown | {"R@1, all queries": found.metrics[every], "median m": found.metrics["median_m"]}
+def _shown(found: Retrieval) -> dict:
+    values = found.values
+    shown = {f"R@{name[1:]}": values[name] for name in ("r1", "r5", "r10") if name in values}
+    every = next(name for name in values if name.startswith("recall@1_all"))
+    return shown | {"R@1, all queries": values[every], "median m": values["median_m"]}
 
 
-def summary_rows(runs: list[PlaceRun]) -> list[dict]:
+def summary_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
     """A row a run: what was trained, how long, how well."""
     rows = []
     for run in runs:
-        epochs = [row for row in run.log if row["event"] == "epoch"]
+        details = run.evaluated.details
+        epochs = [row for row in run.log_rows if row["event"] == "epoch"]
         trained = sum(p.numel() for p in run.model.head.parameters())
         rows.append(
             {
                 "timestamp": epochs[-1]["timestamp"] if epochs else None,
                 "model": run.name,
-                "seed": run.seed,
+                "seed": run.args.seed,
                 "method": run.method,
                 "epochs": len(epochs),
                 "training_time": sum(row["epoch_time"] for row in epochs),
                 "final_train_loss": epochs[-1]["avg_train_loss"] if epochs else None,
                 "best_val_r1": run.validation_r1,
                 "trainable_parameters": trained,
-                "baseline_r1": run.baseline.metrics["r1"],
-                **{f"test_{name}": run.trained.metrics[name] for name in ("r1", "r5", "r10")},
+                "baseline_r1": details["frozen"].values["r1"],
+                **{f"test_{name}": details["found"].values[name] for name in ("r1", "r5", "r10")},
             }
         )
     return rows

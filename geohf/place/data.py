@@ -1,318 +1,273 @@
-"""Loading drives: poses.csv, plain tables, UTM columns, file names with coordinates, positions in EXIF.
-
-Whatever the source, an image is a row with the columns of `drive_features`.
-"""
+"""The images of a run: what is trained on, what is searched in, and what asks."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.columns import image_column
-from geohf.data.formats import is_saved_dataset, table_file
-from geohf.data.samples import name_of
-from geohf.data.tables import (
-    FILE_COLUMNS,
-    RowErrors,
-    bad_point_reasons,
-    file_name,
-    find_column,
-    image_in,
-    label_of,
-    line_of,
-    read_table,
-    wrap_degrees,
-)
-from geohf.data.times import time_ns
+from geohf.data.rows import RowView
+from geohf.data.samples import undecoded
+from geohf.data.splits import split_rows
+from geohf.data.tables import RowErrors, points_of
+from geohf.data.task_data import TaskData, with_facts
 from geohf.errors import DataError
-from geohf.place.columns import (
-    CAMERA_COLUMNS,
-    HEADINGS,
-    NUMBERS,
-    SEQUENCE_COLUMNS,
-    TIME_COLUMNS,
-    points_of_table,
-)
-from geohf.place.file_names import carries_point, point_of_name
-from geohf.vision.checks import broken_images, check_images
-from geohf.vision.exif import exif_position
-from geohf.vision.files import image_files
+from geohf.hub.card import data_source
+from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
+from geohf.place.audit import audit, judge
+from geohf.place.drives import files_of, load_drives, names_of, names_of_sources
+from geohf.place.sample import write_sample
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from datasets import Dataset, Features
-
-logger = logging.getLogger(__name__)
-
-# Mapillary's street-level sequences (MSLS) name images by a key, and their sequences in a table of its own.
-PANORAMA_COLUMN = "pano"
-KEY_COLUMN, KEY_FILE, SEQUENCES_OF_KEYS = "key", "images/{}.jpg", "seq_info.csv"
-
-
-class _Row(NamedTuple):
-    image: dict  # path and bytes, one of them None
-    latitude: float
-    longitude: float
-    heading: float
-    sequence: str
-    camera: str | None
-    time_ns: int | None
-    where: tuple  # file and line, for messages
-
-
-def load_drives(
-    sources: str | Path | Sequence[str | Path],
-    camera_id: str | None = None,
-    utm: str | None = None,
-    on_error: str = "raise",
-    names: Sequence[str] | None = None,
-) -> tuple[Dataset, RowErrors]:
-    """Load images with their positions from one source or several.
-
-    Args:
-        sources: each one a `poses.csv` (its images lie below the folder above its own), a CSV or Parquet table with
-            a file column and `lat`, `lon` or UTM columns (`utm_east`, `utm_north`, perhaps `utm_zone`) and perhaps
-            `heading`, `sequence`, `camera_id`, `t_nsec` (see `geohf.data.times.time_ns`; a time that cannot be read
-            is left out, with a warning); a table of MSLS, whose `key` names `images/KEY.jpg` and
-            whose sequences stand in `seq_info.csv` beside it; or a folder of photographs whose names carry
-            coordinates (`@utm_east@utm_north@...`, or as GSV-Cities has them) or whose EXIF does. Every source is a sequence, unless a table
-            says otherwise.
-        camera_id: take only the rows of this camera.
-        utm: the zone of UTM coordinates that come without one, see `geohf.geo.utm.utm_zone`.
-        on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
-        names: of the sources' sequences, where there are other sources beside these; see `names_of_sources`.
-
-    Returns:
-        (a dataset with the columns of `drive_features`, in the sources' order; the rows left out).
-
-    Raises:
-        DataError: names file and row of: a missing column, a missing or broken image, an image outside its folder, a
-            position that is not a number, out of range, swapped or not in its UTM zone; a camera_id that no row has.
-    """
     from datasets import Dataset
 
-    errors, rows = RowErrors(on_error), []
-    sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
-    cameras: set[str] = set()
-    for source, name in zip(sources, names or names_of_sources(sources), strict=True):
-        path = table_file(source)
-        if path.is_dir() and not is_saved_dataset(path):
-            found = _rows_of_folder(path, name, utm, errors)
-        else:
-            found = rows_of_table(read_table(path, numbers=NUMBERS), path, name, utm, errors)
-        cameras |= {row.camera for row in found if row.camera is not None}
-        rows += [row for row in found if camera_id is None or row.camera == camera_id]
-    if camera_id is not None and not rows:
-        known = f"there are {', '.join(sorted(cameras))}" if cameras else "the tables have no camera_id"
-        raise DataError(f"no row has the camera_id {camera_id!r}; {known}")
-    rows = usable_rows(rows, errors)
-    errors.settle(kept=len(rows))
-    columns = columns_of(rows)
-    columns["image"] = image_column(columns["image"])
-    return Dataset.from_dict(columns, features=drive_features()), errors
+LABELS = ("latitude", "longitude", "heading", "sequence", "camera", "time_ns")
+PARTS = ("train", "val", "test", "database")
 
 
-def drive_features() -> Features:
-    """The columns of a dataset of drives: the image, degrees, the heading clockwise from north, drive and time."""
-    from datasets import Features, Image, Value
+@dataclass
+class PlaceData(TaskData):
+    """A run's images, divided.
 
-    return Features(
-        {
-            "image": Image(decode=False),
-            "latitude": Value("float64"),
-            "longitude": Value("float64"),
-            "heading": Value("float64"),
-            "sequence": Value("string"),
-            "camera": Value("string"),
-            "time_ns": Value("int64"),
-        }
+    Attributes:
+        train: images to train on.
+        validation, test: queries; `validation` may be None.
+        database: images that are searched in; None: those of `train`.
+    """
+
+    database: Any = None
+
+
+def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) -> PlaceData:
+    """Load the tables that the options name, give each image its part, and look for leaks.
+
+    With tables of queries the database is the training tables, as the reference implementation has it, unless it is
+    given too. Without them whole blocks of the training drives are held out: their images of the first drive stay in
+    the database, together with the rest of that drive, and those of the other drives ask. Nothing within
+    `negative_m` of a held-out image is trained on.
+
+    Args:
+        args: of the training: the seed of the split, and where the painted sample goes; the defaults where None.
+
+    Returns:
+        The parts, whose columns are those of `geohf.place.drives.drive_features`.
+
+    Raises:
+        DataError: see `load_drives`; a single drive without a table of queries; too few places to hold out; a leak at
+            which `options.audit` stops.
+    """
+    args = args or PlaceTrainingArguments()
+    sources = {name: _listed_sources(getattr(options, f"{name}_csv")) for name in PARTS}
+    if not sources["train"]:
+        folder = Path(args.output_dir).parent / "place-sample"
+        with args.main_process_first(desc="writing the sample"):
+            write_sample(folder, seed=0, size=options.sample_size)
+        sources["train"] = [str(folder / name / "poses.csv") for name in ("noon", "dusk")]
+    images, rows, skipped = _load_sources(sources, options)
+    if not len(rows["database"]):
+        rows["database"] = rows["train"]
+    how = f"queries from {_words(sources['test'])}, database from {_words(sources['database'] or sources['train'])}"
+    if not sources["test"]:
+        rows, how = _hold_out(images, rows, sources, options, args.seed)
+    findings = _audit(images, rows, options)
+    generated = options.train_csv is None
+    source = Path(sources["train"][0])
+    facts = data_source(None if generated else str(source.absolute().parent)) | {"split": how}
+    facts["leaks"] = None if findings is None else [asdict(finding) for finding in findings]
+    parts = {name: images.select(numbers) for name, numbers in rows.items() if len(numbers)}
+    for name, part in parts.items():
+        with_facts(part, **facts, split_name={"val": "validation"}.get(name, name))
+    same = np.array_equal(rows["database"], rows["train"])
+    return PlaceData(
+        parts["train"],
+        parts.get("val"),
+        parts["test"],
+        skipped.rows,
+        None if generated else sources["train"][0],
+        database=parts["train"] if same else parts["database"],
     )
 
 
-def headings_of(dataset: Dataset) -> np.ndarray:
-    """(n,) float64 headings in degrees, NaN where unknown."""
-    return np.asarray(dataset.with_format("numpy", columns=["heading"])[:]["heading"], np.float64)
+def _load_sources(
+    sources: dict[str, list], options: PlaceArguments
+) -> tuple[Dataset, dict[str, np.ndarray], RowErrors]:
+    """All images, the row numbers of each part, and the rows that were left out."""
+    from datasets import concatenate_datasets
+
+    skipped, loaded, rows, count = RowErrors(options.on_error), [], {}, 0
+    listed = [source for some in sources.values() for source in some]
+    drives = dict(zip(listed, names_of_sources(listed), strict=True))
+    for name, some in sources.items():
+        rows[name] = np.arange(0)
+        if some:
+            names = [drives[source] for source in some]
+            images, errors = load_drives(some, options.camera_id, options.utm, options.on_error, names)
+            skipped.rows += errors.rows
+            rows[name] = np.arange(count, count + len(images))
+            count += len(images)
+            loaded.append(images)
+    return concatenate_datasets(loaded), rows, skipped
 
 
-def files_of(dataset: Dataset) -> list[str | dict]:
-    """The images' paths; of one that came as bytes, these with the name that they came with."""
-    return [image["path"] if image["bytes"] is None else image for image in dataset["image"][:]]
+def _hold_out(
+    images: Dataset, rows: dict[str, np.ndarray], sources: dict[str, list], options: PlaceArguments, seed: int
+) -> tuple[dict[str, np.ndarray], str]:
+    """The rows of each part where there is no table of queries, and how they were held out, in words."""
+    everything, sequences = rows["train"], np.array(images["sequence"][:])
+    drives = list(dict.fromkeys(sequences[everything]))
+    if len(drives) < 2:
+        raise DataError(
+            f"{_words(sources['train'])}: is a single drive; a second one has to ask, or give --test_csv"
+        )
+    given = len(rows["val"]) > 0
+    splits, _ = split_rows(
+        len(everything),
+        {"test": options.test_share, "validation": 0.0 if given else options.validation_share},
+        "blocks",
+        points=points_of(images)[everything],
+        seed=seed,
+        block_m=options.block_m,
+        buffer_m=options.negative_m,
+        flags={"buffer_m": "--negative_m"},
+    )
+    first = sequences == drives[0]
+    queries = {name: everything[part][~first[everything[part]]] for name, part in splits.items()}
+    if not all(len(queries.get(name, ())) for name in ("test", *splits) if name != "train"):
+        raise DataError(
+            f"the held-out blocks hold images of the drive {drives[0]!r} only, and no other drive asks; use larger "
+            "shares, another --seed or --test_csv"
+        )
+    parts = {
+        "train": everything[splits["train"]],
+        "val": queries.get("validation", rows["val"]),
+        "test": queries["test"],
+        "database": rows["database"] if sources["database"] else everything[first[everything]],
+    }
+    return parts, (
+        f"whole blocks of {options.block_m:g} m held out, {options.negative_m:g} m kept clear of them in training; "
+        f"queries from {', '.join(drives[1:])}, database: the whole drive {drives[0]}"
+    )
 
 
-def names_of(dataset: Dataset) -> list[str]:
-    """What the images are called: their paths, or their number where they came without a name."""
-    return [name_of(image, row) for row, image in enumerate(dataset["image"][:])]
+def _audit(images: Dataset, rows: dict[str, np.ndarray], options: PlaceArguments):
+    """The leaks between the parts; None where nobody looks."""
+    if options.audit == "off":
+        return None
+    queries = np.concatenate([rows["val"], rows["test"]])
+    findings = audit(
+        files_of(images),
+        points_of(images),
+        np.array(images["sequence"][:]),
+        images["time_ns"][:],
+        rows["train"],
+        rows["database"],
+        queries,
+        options.radii_m[0],
+    )
+    judge(findings, options.audit == "strict")
+    return findings
 
 
-def names_of_sources(sources: Sequence[str | Path]) -> list[str]:
-    """A short name for the drive of each source: of a table called poses.csv, the folder that it lies in.
+def _listed_sources(sources) -> list:
+    return [sources] if isinstance(sources, (str, Path)) else list(sources or [])
 
-    Sources of one name get those of the folders above, too; one file has one name, however its path is written. Names
-    are told apart among the sources given: give all of a run.
+
+def _words(sources: Sequence) -> str:
+    return ", ".join(
+        Path(name).parent.name + "/poses.csv" if Path(name).stem == "poses" else Path(name).name
+        for name in sources
+    )
+
+
+# ---- rows of a user's own
+
+
+def as_drives(rows):
+    """Rows that a user gave to a Trainer, as images of drives: a dataset of drives and a stream are as they should be.
+
+    Args:
+        rows: a dataset or list of dicts with `image`, `latitude` and `longitude` in degrees, and perhaps `heading` in
+            degrees clockwise from north, `sequence` (the drive), `camera` and `time_ns`.
     """
-    paths = [Path(source).resolve() for source in sources]
-    known = {path: _name_parts(path) for path in paths}
-    names, length = {}, 1
-    while len(names) < len(known):
-        short = {path: "/".join(parts[-length:]) for path, parts in known.items() if path not in names}
-        count = Counter(short.values())
-        for path, name in short.items():
-            if count[name] == 1 or length >= len(known[path]):
-                names[path] = name if count[name] == 1 else str(path)
-        length += 1
-    return [names[path] for path in paths]
+    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, dict)):
+        return rows
+    if {"image", *LABELS} <= set(getattr(rows, "column_names", None) or ()):
+        return rows
+    return RowView(undecoded(rows) if hasattr(rows, "cast_column") else rows, _read_image, LABELS)
 
 
-def _name_parts(path: Path) -> tuple[str, ...]:
-    if path.stem == "poses":
-        return path.parent.parts
-    return path.parts if path.is_dir() else path.with_suffix("").parts
-
-
-def rows_of_table(
-    table: pd.DataFrame, path: Path, name: str, utm: str | None, errors: RowErrors
-) -> list[_Row]:
-    """The images of a table, or of a chunk of it, with the positions that it gives them; bad rows are noted."""
-    table = _without_panoramas(_with_files_of_keys(table, path), path)
-    if table.empty:
-        return []
-    file_column = find_column(table.columns, FILE_COLUMNS, path)
-    points = points_of_table(table, path, utm, errors)
-    folder = _image_folder(path, file_name(table[file_column].iloc[0]) or "")
-    columns = {
-        key: find_column(table.columns, names)
-        for key, names in (
-            ("heading", HEADINGS),
-            ("sequence", SEQUENCE_COLUMNS),
-            ("camera", CAMERA_COLUMNS),
-            ("time", TIME_COLUMNS),
-        )
-    }
-    cells = {key: table[column].tolist() for key, column in columns.items() if column}
-    rows, untold = [], []
-    for position, cell in enumerate(table[file_column]):
-        line = line_of(table, position)
-        try:
-            image = image_in(folder, cell)
-        except DataError as error:
-            errors.add(path, line, str(error))
-            continue
-        time = None
-        if "time" in cells:
-            try:
-                time = time_ns(cells["time"][position])
-            except DataError as error:  # only the audit and intervals ask for it
-                untold.append(f"row {line}: {error}")
-        rows.append(
-            _Row(
-                image,
-                *points[position],
-                cells["heading"][position] if "heading" in cells else math.nan,
-                (label_of(cells["sequence"][position]) if "sequence" in cells else None) or name,
-                label_of(cells["camera"][position]) if "camera" in cells else None,
-                time,
-                (path, line),
-            )
-        )
-    if untold:
-        logger.warning(
-            "%s: %d of %d times in the column %s cannot be read and are left out (%s): these images' drives are told "
-            "by name alone",
-            path,
-            len(untold),
-            len(table),
-            columns["time"],
-            untold[0],
-        )
-    return rows
-
-
-def _without_panoramas(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table without the rows that MSLS marks as panoramas, as its benchmark leaves them out."""
-    if PANORAMA_COLUMN not in table:
-        return table
-    panorama = table[PANORAMA_COLUMN].astype(str).str.strip().str.lower().isin(["true", "1", "1.0"])
-    if panorama.any():
-        logger.warning("%s: left out %d panoramas (pano is True), as MSLS does", path, int(panorama.sum()))
-    return table[~panorama]
-
-
-def _with_files_of_keys(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table with file names and sequences, where it names images by keys as MSLS does."""
-    if KEY_COLUMN not in table or find_column(table.columns, FILE_COLUMNS):
-        return table
-    table = table.assign(image=[KEY_FILE.format(key) for key in table[KEY_COLUMN]])
-    info = path.with_name(SEQUENCES_OF_KEYS)
-    if find_column(table.columns, SEQUENCE_COLUMNS) or not info.is_file():
-        return table
-    return table.assign(sequence=table[KEY_COLUMN].map(_sequences_of_keys(info, info.stat().st_mtime_ns)))
-
-
-@lru_cache(maxsize=1)  # chunk after chunk of one table asks for it
-def _sequences_of_keys(info: Path, changed_ns: int) -> dict[str, str]:
-    table = read_table(info, required=(KEY_COLUMN, "sequence_key"))
-    return dict(zip(table[KEY_COLUMN], table["sequence_key"], strict=True))
-
-
-def _image_folder(path: Path, first: str) -> Path:
-    """Images of a poses.csv lie below the folder above its own, those of other tables below their own."""
-    above = path.absolute().parent.parent
-    return above if (above / first).is_file() and not (path.parent / first).is_file() else path.parent
-
-
-def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors) -> list[_Row]:
-    rows, lacking = [], []
-    for path in image_files(folder):
-        relative = str(path.relative_to(folder))
-        try:
-            found = point_of_name(path.name, utm) if carries_point(path.name) else exif_position(path)
-        except DataError as error:
-            errors.add(folder, relative, str(error))
-            continue
-        if found is None:
-            lacking.append(path)
-        else:
-            image = {"path": str(path), "bytes": None}
-            rows.append(_Row(image, *found, name, None, None, (folder, relative)))
-    broken = check_images(lacking)
-    for path in lacking:
-        reason = "its name and its EXIF carry no position; give a table with image, lat and lon"
-        errors.add(folder, str(path.relative_to(folder)), broken.get(path, reason))
-    return rows
-
-
-def usable_rows(rows: list[_Row], errors: RowErrors) -> list[_Row]:
-    """The rows whose position and image can be used; the others are noted, unless they are already."""
-    noted = {(row["source"], row["row"]) for row in errors.rows}
-    bad: dict[int, str] = {}
-    for source in dict.fromkeys(row.where[0] for row in rows):
-        positions = [i for i, row in enumerate(rows) if row.where[0] == source]
-        points = np.array([(rows[i].latitude, rows[i].longitude) for i in positions])
-        bad |= {positions[at]: reason for at, reason in bad_point_reasons(points, source).items()}
-    good = [i for i in range(len(rows)) if i not in bad]
-    bad |= {good[at]: reason for at, reason in broken_images([rows[i].image for i in good]).items()}
-    for i, reason in sorted(bad.items()):
-        if (str(rows[i].where[0]), rows[i].where[1]) not in noted:
-            errors.add(*rows[i].where, reason)
-    return [row for i, row in enumerate(rows) if i not in bad]
-
-
-def columns_of(rows: Iterable[_Row]) -> dict[str, list]:
-    """The columns of `drive_features` of these images."""
-    rows = list(rows)
+def _read_image(row: dict, number: int) -> dict:
+    lacking = [name for name in ("image", "latitude", "longitude") if row.get(name) is None]
+    if lacking:
+        raise DataError(f"row {number} has no {' and no '.join(lacking)}; its columns are {', '.join(row)}")
+    heading = row.get("heading")
     return {
-        "image": [row.image for row in rows],
-        "latitude": [row.latitude for row in rows],
-        "longitude": [wrap_degrees(row.longitude) for row in rows],
-        "heading": [row.heading for row in rows],
-        "sequence": [row.sequence for row in rows],
-        "camera": [row.camera for row in rows],
-        "time_ns": [row.time_ns for row in rows],
+        "image": row["image"],
+        "latitude": float(row["latitude"]),
+        "longitude": float(row["longitude"]),
+        "heading": math.nan if heading is None else float(heading),
+        "sequence": str(row.get("sequence") or ""),
+        "camera": row.get("camera"),
+        "time_ns": row.get("time_ns"),
     }
+
+
+class Images(Sequence):
+    """The images of a user's own rows, each read when it is asked for."""
+
+    def __init__(self, rows: RowView):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Images(self.rows.select(range(*index.indices(len(self)))))
+        return self.rows[index]["image"]
+
+
+def images_of(rows) -> Sequence:
+    """The images of drives: paths, paths with bytes, or whatever a user's own rows hold."""
+    return files_of(undecoded(rows)) if hasattr(rows, "cast_column") else Images(rows)
+
+
+def join_rows(first, second):
+    """Two datasets of drives, one after the other."""
+    if hasattr(first, "cast_column") and hasattr(second, "cast_column"):
+        from datasets import concatenate_datasets
+
+        return concatenate_datasets([undecoded(first), undecoded(second)])
+    from torch.utils.data import ConcatDataset
+
+    return ConcatDataset(
+        [undecoded(part) if hasattr(part, "cast_column") else part for part in (first, second)]
+    )
+
+
+def short_names(*parts) -> list[list[str]]:
+    """What the images of datasets of drives are called: paths without the folder that holds them all.
+
+    Of images that came as bytes or in memory, the name that they came with, or their number.
+    """
+    named = [names_of(part) for part in parts]
+    files = [[isinstance(image, str) for image in images_of(part)] for part in parts]
+    folders = [
+        os.path.dirname(os.path.abspath(name))
+        for names, are_files in zip(named, files, strict=True)
+        for name, is_file in zip(names, are_files, strict=True)
+        if is_file
+    ]
+    root = os.path.commonpath(folders) if folders else ""
+    return [
+        [
+            os.path.relpath(name, root) if is_file else name
+            for name, is_file in zip(names, are_files, strict=True)
+        ]
+        for names, are_files in zip(named, files, strict=True)
+    ]

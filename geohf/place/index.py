@@ -8,22 +8,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from geohf.data.samples import name_of
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import check_points
 from geohf.io import atomic_write
+from geohf.place.drives import files_of, load_drives, names_of
 from geohf.place.search import top_k, unit_descriptors
 from geohf.vision.weights import aligned
 
-if TYPE_CHECKING:
-    from geohf.place.modeling import GeoPlaceModel
-
 FORMATS = (".safetensors", ".parquet")
+
+
+class Encoder(Protocol):
+    """What an index asks of a model, as `GeoPlaceModel` has it."""
+
+    @property
+    def config(self) -> Any: ...
+
+    def samples(self, inputs: Any, /) -> Any: ...
+
+    def encode(self, images: Any, batch_size: int = 32) -> np.ndarray: ...
+
+    def fingerprint(self) -> str: ...
 
 
 @dataclass
@@ -57,7 +69,7 @@ class PlaceIndex:
     @classmethod
     def build(
         cls,
-        model: GeoPlaceModel,
+        model: Encoder,
         images: Any,
         points,
         batch_size: int = 32,
@@ -85,7 +97,7 @@ class PlaceIndex:
     @classmethod
     def from_drives(
         cls,
-        model: GeoPlaceModel,
+        model: Encoder,
         sources: str | os.PathLike | Sequence[str | os.PathLike],
         batch_size: int = 32,
         **options,
@@ -93,14 +105,11 @@ class PlaceIndex:
         """Encode the images of tables and folders that say where they were taken.
 
         Args:
-            sources, options: see `geohf.place.data.load_drives`.
+            sources, options: see `geohf.place.drives.load_drives`.
 
         Raises:
             DataError: see `load_drives`.
         """
-        from geohf.data.tables import points_of
-        from geohf.place.data import files_of, load_drives, names_of
-
         images, _ = load_drives(sources, **options)
         return cls.build(model, files_of(images), points_of(images), batch_size, names_of(images))
 
@@ -158,7 +167,7 @@ class PlaceIndex:
 
     # ---- questions
 
-    def check_model(self, model: GeoPlaceModel) -> None:
+    def check_model(self, model: Encoder) -> None:
         """Refuse a model whose descriptors do not compare with these.
 
         Raises:

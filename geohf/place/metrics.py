@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m, matches_within_m
 from geohf.metrics.directions import HIGHER, MetricInfo
+from geohf.metrics.intervals import mean_interval
+from geohf.metrics.records import Metric, join_metrics
 from geohf.place.search import top_k
 
 RULES = ("has_match", "all")
 RECALLS = (1, 5, 10)  # what an evaluation while training measures
+FEWEST_DRIVES = 8  # fewer are cut into stretches for an interval
 METRICS = {f"r{n}": HIGHER for n in RECALLS} | {"median_m": MetricInfo(False, "m")}
 
 
@@ -33,8 +38,8 @@ def recall_at_n(
         database_points, query_points: (m, 2) and (q, 2) latitude and longitude in degrees.
         n: how many answers count.
         radius_m: an answer is right within so many metres.
-        rule: `has_match` leaves out queries without any database image within the radius, as this task's seed and
-            most papers do; `all` keeps them, as never right, as VPR-methods-evaluation does. Numbers under the two
+        rule: `has_match` leaves out queries without any database image within the radius, as the reference
+            implementation and most papers do; `all` keeps them, as never right, as VPR-methods-evaluation does. Numbers under the two
             rules do not compare.
 
     Returns:
@@ -144,6 +149,87 @@ def place_metrics(
             metrics |= {f"recall@{count}_{rule}_{radius_m:g}m": value for count, value in recall.items()}
     away = great_circle_m(np.asarray(database_points, np.float64)[ranked[:, 0]], np.asarray(query_points))
     return metrics | {"median_m": float(np.median(away)), "mean_m": float(away.mean())}
+
+
+@dataclass
+class Retrieval:
+    """The answers to queries.
+
+    Attributes:
+        similarity, ranked: (q, k) cosines and positions in the database, best first.
+        right: (q, k) bool, within the first radius.
+        error_m: (q,) meters from the query to its top answer.
+        values: see `place_metrics`.
+        answer_points: (q, k, 2) latitude and longitude of the answers, in degrees.
+        radius_m: the first radius.
+    """
+
+    similarity: np.ndarray
+    ranked: np.ndarray
+    right: np.ndarray
+    error_m: np.ndarray
+    values: dict[str, float]
+    answer_points: np.ndarray
+    radius_m: float
+
+
+def retrieve(
+    database: torch.Tensor,
+    queries: torch.Tensor,
+    database_points: np.ndarray,
+    query_points: np.ndarray,
+    radii_m: Sequence[float],
+) -> Retrieval:
+    """Search for queries in a database.
+
+    Args:
+        database, queries: (m, d) and (q, d) descriptors.
+        database_points, query_points: (m, 2) and (q, 2) latitude and longitude in degrees.
+        radii_m: meters within which an answer is right; the first one counts.
+
+    Raises:
+        DataError: see `recall_at_n`.
+    """
+    similarity, ranked = (part.numpy() for part in top_k(database, queries, max(RECALLS)))
+    values = place_metrics(ranked, database_points, query_points, radii_m, RECALLS)
+    right = right_answers(ranked, matches_within_m(database_points, query_points, radii_m[0]))
+    answer_points = database_points[ranked]
+    error_m = great_circle_m(answer_points[:, 0], query_points)
+    return Retrieval(similarity, ranked, right, error_m, values, answer_points, radii_m[0])
+
+
+def recall_intervals(
+    found: Retrieval,
+    database_points: np.ndarray,
+    query_points: np.ndarray,
+    sequences: np.ndarray,
+    times_ns: Sequence[int | None],
+) -> dict[str, tuple[float, float] | None]:
+    """The ends of a 95 % interval of `r1`, `r5`, ..., drawn over drives, or over stretches of too few drives.
+
+    Neighboring frames stand or fall together.
+
+    Args:
+        database_points, query_points: as `retrieve` was given them.
+        sequences: (q,) drive of each query.
+        times_ns: q times in nanoseconds since 1970, None where unknown.
+    """
+    counted = counted_queries(matches_within_m(database_points, query_points, found.radius_m), "has_match")
+    if len(set(sequences)) < FEWEST_DRIVES:
+        sequences = stretches(query_points, sequences, times_ns)
+    return {
+        f"r{count}": mean_interval(found.right[counted, :count].any(1), sequences[counted])
+        for count in RECALLS
+    }
+
+
+def measure(
+    found: Retrieval,
+    baseline: Retrieval | None = None,
+    intervals: dict[str, tuple[float, float] | None] | None = None,
+) -> list[Metric]:
+    """The numbers of a search, their intervals, and those of the frozen backbone's feature on the same queries."""
+    return join_metrics(found.values, intervals, None if baseline is None else baseline.values)
 
 
 def stretches(

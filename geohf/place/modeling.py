@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.utils import can_return_tuple
 
-from geohf.geo import great_circle_m
+from geohf.data.tables import points_of
+from geohf.errors import DataError
+from geohf.io import natural_key
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.place.answers import PlaceAnswer, PlacePrediction
-from geohf.place.confidence import confidence, evidence
+from geohf.models.settings import settings_refused
+from geohf.place.answers import PlacePrediction, predictions_of
+from geohf.place.audit import audit, judge
 from geohf.place.configuration import ENCODERS, GeoPlaceConfig
+from geohf.place.drives import files_of, load_drives, names_of
 from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.index import PlaceIndex, load_once
+from geohf.place.metrics import retrieve
 from geohf.place.processing import GeoPlaceImageProcessor
 from geohf.vision.backbones import build_tower, describe_backbone
 from geohf.vision.pooling import map_size, pooled
@@ -25,6 +31,26 @@ from geohf.vision.weights import weights_checksum, weights_fingerprint
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Part
+    from geohf.data.task_data import TaskData
+    from geohf.place.arguments import PlaceArguments
+
+# what the sample is trained with: a backbone of random weights that takes seconds on a CPU
+SAMPLE_MODEL, SAMPLE_IMAGE_SIZE = "test_resnet", 160
+SAMPLE_MIX = {"mix_depth": 2, "mix_channels": 96, "mix_rows": 8}
+REAL_MODEL = "dinov2_b"
+MODEL_FIELDS = (
+    "dropout",
+    "positive_m",
+    "negative_m",
+    "heading_deg",
+    "contrastive_weight",
+    "triplet_weight",
+    "temperature",
+    "margin",
+    "mining",
+    "hard_share",
+)
+MIX_FIELDS = ("mix_depth", "mix_channels", "mix_rows")
 
 
 class GeoPlaceModel(GeoPreTrainedModel):
@@ -60,7 +86,7 @@ class GeoPlaceModel(GeoPreTrainedModel):
     def from_backbone(
         cls, name: str, *, pretrained: bool = True, image_size: int | None = None, **config_fields
     ) -> GeoPlaceModel:
-        """A new model around one of the seed's encoders (`geohf.place.configuration.ENCODERS`) or any other tower.
+        """A new model around one of the reference implementation's encoders (`geohf.place.configuration.ENCODERS`) or any other tower.
 
         Args:
             name, pretrained, image_size, config_fields: see `GeoPreTrainedModel.from_backbone`.
@@ -135,8 +161,6 @@ class GeoPlaceModel(GeoPreTrainedModel):
 
     def read_source(self, source: str) -> Part | None:
         """The images of a `poses.csv`, which lie below the folder above its own."""
-        from geohf.place.data import files_of, load_drives, names_of
-
         if Path(source).name != "poses.csv":
             return None
         images, _ = load_drives(source)
@@ -149,10 +173,31 @@ class GeoPlaceModel(GeoPreTrainedModel):
     def evaluate(
         self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
     ) -> dict[str, float]:
-        """Recall of drives searched in the first one, see `geohf.place.evaluation.evaluate`."""
-        from geohf.place.evaluation import evaluate
+        """Recall, and meters to the top answer, where the first drive is the database and the others ask.
 
-        return evaluate(self, data, batch_size, on_error)
+        Args:
+            data: a folder with a `poses.csv` in each of its subfolders, in the order of their names, or a table or
+                folder that `load_drives` takes, with a column of sequences.
+
+        Returns:
+            See `geohf.place.metrics.place_metrics`; right is what lies within `confidence_m`.
+
+        Raises:
+            DataError: a single drive, queries that are in the database, see `load_drives` and `retrieve`.
+        """
+        poses = sorted(Path(data).glob("*/poses.csv"), key=natural_key)
+        images, _ = load_drives(poses or data, on_error=on_error)
+        sequences, points, files = np.array(images["sequence"][:]), points_of(images), files_of(images)
+        first = sequences == sequences[0]
+        if first.all():
+            raise DataError(f"{data}: is the single drive {sequences[0]!r}; a second one has to ask")
+        database, queries, none = np.flatnonzero(first), np.flatnonzero(~first), np.arange(0)
+        radius_m = self.config.confidence_m
+        times_ns = images["time_ns"][:]
+        judge(audit(files, points, sequences, times_ns, none, database, queries, radius_m), strict=False)
+        descriptors = torch.from_numpy(self.encode(files, batch_size))
+        parts = (part[rows] for part in (descriptors, points) for rows in (database, queries))
+        return retrieve(*parts, [radius_m]).values
 
     def open_index(self, index: PlaceIndex | str | os.PathLike | None) -> PlaceIndex | None:
         """The index, loaded where it is a path, after a check that it belongs to this model."""
@@ -177,27 +222,8 @@ class GeoPlaceModel(GeoPreTrainedModel):
         if index is None:
             return [PlacePrediction(descriptor) for descriptor in descriptors]
         similarity, rows = index.search(descriptors, top_k)
-        points = index.points[rows]
-        away = great_circle_m(points[:, :1], points)
-        spread = np.sort(away, axis=1)[:, away.shape[1] // 2]
-        sure = [None] * len(rows)
-        if self.config.confidence_weights is not None:
-            sure = confidence(
-                evidence(similarity, points, self.config.negative_m), self.config.confidence_weights
-            ).tolist()
-        return [
-            PlacePrediction(
-                descriptors[i],
-                [
-                    PlaceAnswer(index.images[row], *map(float, points[i, j]), float(similarity[i, j]))
-                    for j, row in enumerate(rows[i])
-                ],
-                *map(float, points[i, 0]),
-                float(spread[i]),
-                sure[i],
-            )
-            for i in range(len(rows))
-        ]
+        images = [[index.images[row] for row in some] for some in rows]
+        return predictions_of(descriptors, similarity, index.points[rows], images, self.config)
 
 
 def _eval_frozen(module: nn.Module) -> None:
@@ -207,3 +233,36 @@ def _eval_frozen(module: nn.Module) -> None:
     for child in module.children():
         if next(child.parameters(), None) is not None:
             _eval_frozen(child)
+
+
+def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlaceModel:
+    """A new model around the backbone that the options name first, or the trained place model of that name.
+
+    Raises:
+        DataError: options that do not go together, or a name that nothing has.
+    """
+    is_sample = options.train_csv is None and options.models is None
+    name = (options.models or [SAMPLE_MODEL if is_sample else REAL_MODEL])[0]
+    if _is_place_model(name):
+        return GeoPlaceModel.from_pretrained(name)
+    fields = {field: getattr(options, field) for field in (*MODEL_FIELDS, *MIX_FIELDS)}
+    pooling, projection = options.pooling or ("mixvpr" if is_sample else "tower"), options.projection_dim
+    if projection is None:
+        projection = None if pooling == "mixvpr" else 256
+    fields |= {"pooling": pooling, "projection_dim": projection or None, "confidence_m": options.radii_m[0]}
+    pretrained, image_size = options.pretrained is not False, options.image_size
+    if is_sample:
+        fields |= SAMPLE_MIX
+        pretrained, image_size = bool(options.pretrained), image_size or SAMPLE_IMAGE_SIZE
+    with settings_refused():
+        return GeoPlaceModel.from_backbone(name, pretrained=pretrained, image_size=image_size, **fields)
+
+
+def _is_place_model(name: str) -> bool:
+    if name in ENCODERS or not ("/" in name or Path(name).is_dir()):  # timm's names need no look at the Hub
+        return False
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(name)
+    except OSError:
+        return False
+    return config.get("model_type") == GeoPlaceConfig.model_type

@@ -1,93 +1,140 @@
-"""What a place run leaves for people: answers as CSV, GeoJSON and a map, strips of pictures, plots."""
+"""What a place run leaves for people: predictions as CSV, GeoJSON and a map, strips of pictures, plots, an index."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.tables import points_of
+from geohf.data.task_data import facts_of
 from geohf.geo import great_circle_m
-from geohf.place.evaluation import Search
-from geohf.place.splits import PlaceData
+from geohf.metrics.records import Evaluation
+from geohf.place.comparison import comparison_rows, label_of, summary_rows
+from geohf.place.data import images_of
+from geohf.place.index import PlaceIndex
+from geohf.place.logs import write_log
+from geohf.place.metrics import Retrieval
+from geohf.place.plots import plot_run
 from geohf.report import error_map_png, plot_error_cdf, write_csv, write_geojson, write_map
 from geohf.report.strips import Answer, plot_strips
 from geohf.vision.images import open_image
 
+if TYPE_CHECKING:
+    from geohf.place.trainer import GeoPlaceTrainer
+
 STRIPS, STRIP_ANSWERS = 8, 5
 
 
-def write_answers(folder: str | Path, data: PlaceData, found: Search, sure: np.ndarray | None) -> None:
-    """Write predictions.csv, predictions.geojson and map.html of the test queries.
+def write_outputs(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation) -> Mapping[str, Any]:
+    """Write predictions, the index, logs, comparison.csv and the plots of the card.
 
-    Args:
-        found: the search of the trained model.
-        sure: (q,) confidences, None where there are none.
+    The logs and tables tell of all of `trainer.runs`.
     """
-    folder, points = Path(folder), data.points
-    top = found.answers[:, 0]
+    if not trainer.args.should_save:
+        return {}
+    runs = trainer.runs
+    for run in runs:
+        if run.log_rows:
+            path = write_log(folder / "logs", label_of(run), run.log_rows)
+            plot_run(folder / "plots" / f"{path.stem}_plots.png", run.log_rows, f"{run.name}: {run.method}")
+    write_csv(folder / "logs" / "training_summary.csv", summary_rows(runs))
+    write_csv(folder / "comparison.csv", comparison_rows(runs))
+    write_answers(folder, trainer, evaluation)
+    curves = {"frozen": evaluation.details["frozen"]}
+    curves |= {run.method: run.evaluated.details["found"] for run in runs if _rivals(run, trainer)}
+    plot_answers(folder, trainer, evaluation, curves | {"trained": evaluation.details["found"]})
+    database, details = trainer.database, evaluation.details
+    index = PlaceIndex(
+        details["database_descriptors"],
+        points_of(database),
+        details["database_names"],
+        trainer.model.fingerprint(),
+    )
+    index.save(folder / "index.parquet")  # positions of one's own pictures: a push leaves it at home
+    facts, counts = facts_of(evaluation.dataset), trainer.data_facts(evaluation, "queries")["counts"]
+    return {
+        "runs": comparison_rows(runs),
+        "protocol": facts.get("split"),
+        "leaks": [*(facts.get("leaks") or []), *map(asdict, details["duplicates"])],
+        "rows": counts | {"database": len(database)},
+    }
+
+
+def _rivals(run: GeoPlaceTrainer, trainer: GeoPlaceTrainer) -> bool:
+    """Whether a run is another one of the same model and seed."""
+    return run is not trainer and (run.name, run.args.seed) == (trainer.name, trainer.args.seed)
+
+
+def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation) -> None:
+    """Write predictions.csv, predictions.geojson and map.html of the queries."""
+    details = evaluation.details
+    queries, found = trainer.read_rows(evaluation.dataset), details["found"]
+    points, top = points_of(queries), found.answer_points[:, 0]
     rows = [
         {
-            "image": data.names[query],
-            "sequence": data.sequences[query],
-            "latitude": points[query, 0],
-            "longitude": points[query, 1],
-            "answer": data.names[answer],
-            "predicted_latitude": points[answer, 0],
-            "predicted_longitude": points[answer, 1],
+            "image": details["names"][i],
+            "sequence": sequence,
+            "latitude": points[i, 0],
+            "longitude": points[i, 1],
+            "answer": prediction.answers[0].image,
+            "predicted_latitude": top[i, 0],
+            "predicted_longitude": top[i, 1],
             "similarity": float(found.similarity[i, 0]),
-            "confidence": None if sure is None else float(sure[i]),
+            "confidence": prediction.confidence,
             "distance_m": float(found.error_m[i]),
             "right": bool(found.right[i, 0]),
         }
-        for i, (query, answer) in enumerate(zip(found.queries, top, strict=True))
+        for i, (sequence, prediction) in enumerate(
+            zip(queries["sequence"][:], evaluation.predictions, strict=True)
+        )
     ]
     write_csv(folder / "predictions.csv", rows)
-    details = [
-        {name: row[name] for name in ("sequence", "similarity", "confidence", "right")} for row in rows
-    ]
-    write_geojson(folder / "predictions.geojson", points[top], rows, truth=points[found.queries])
+    shown = [{name: row[name] for name in ("sequence", "similarity", "confidence", "right")} for row in rows]
+    write_geojson(folder / "predictions.geojson", top, rows, truth=points)
     write_map(
         folder / "map.html",
-        points[top],
-        points[found.queries],
+        top,
+        points,
         labels=[row["image"] for row in rows],
-        details=details,
+        details=shown,
         title=f"{len(rows)} queries: where they were taken, and where their top answers were",
     )
 
 
-def plot_answers(folder: str | Path, data: PlaceData, found: dict[str, Search]) -> None:
+def plot_answers(
+    folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation, curves: Mapping[str, Retrieval]
+) -> None:
     """Draw strips of queries and their answers, errors as a curve, and errors on a map.
 
     Args:
-        found: stage -> its search; the last one is drawn in strips and on the map.
+        curves: name -> a search whose errors are a curve.
     """
-    folder = Path(folder)
-    plot_error_cdf(folder / "error_cdf.png", {name: search.error_m / 1000 for name, search in found.items()})
-    last = list(found.values())[-1]
-    points = data.points
-    error_map_png(
-        folder / "error_map.png", points[last.answers[:, 0]], points[last.queries], "Test queries", unit="m"
-    )
+    plot_error_cdf(folder / "error_cdf.png", {name: found.error_m / 1000 for name, found in curves.items()})
+    queries, found = trainer.read_rows(evaluation.dataset), evaluation.details["found"]
+    points, pictures, searched = points_of(queries), images_of(queries), images_of(trainer.database)
+    error_map_png(folder / "error_map.png", found.answer_points[:, 0], points, "Test queries", unit="m")
     # right and wrong ones in the proportion in which they occur, spread over the drives
-    shown = np.unique(np.linspace(0, len(last.queries) - 1, STRIPS).round().astype(int))
-    strips = []
+    shown = np.unique(np.linspace(0, len(points) - 1, STRIPS).round().astype(int)).tolist()
+    sequences, strips = queries["sequence"][:], []
     for i in shown:
         answers = [
             Answer(
-                open_image(data.files[row], size=256),
-                f"{_metres(points[row], points[last.queries[i]])}, cos {last.similarity[i, j]:.2f}",
-                bool(last.right[i, j]),
+                open_image(searched[row], size=256),
+                f"{_meters(found.answer_points[i, j], points[i])}, cos {found.similarity[i, j]:.2f}",
+                bool(found.right[i, j]),
             )
-            for j, row in enumerate(last.answers[i, :STRIP_ANSWERS])
+            for j, row in enumerate(found.ranked[i, :STRIP_ANSWERS].tolist())
         ]
-        query = last.queries[i]
-        strips.append((open_image(data.files[query], size=256), f"query ({data.sequences[query]})", answers))
+        strips.append((open_image(pictures[i], size=256), f"query ({sequences[i]})", answers))
     plot_strips(
         folder / "answers.png", strips, "Queries and their top answers: green within the radius, red beyond"
     )
 
 
-def _metres(a: np.ndarray, b: np.ndarray) -> str:
-    metres = float(great_circle_m(a, b))
-    return f"{metres:.0f} m" if metres < 1000 else f"{metres / 1000:.1f} km"
+def _meters(a: np.ndarray, b: np.ndarray) -> str:
+    meters = float(great_circle_m(a, b))
+    return f"{meters:.0f} m" if meters < 1000 else f"{meters / 1000:.1f} km"

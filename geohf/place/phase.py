@@ -1,29 +1,26 @@
-"""Training the head on cached features, then, where asked, as much of the tower as one likes."""
+"""One phase of a place model's training: the head on cached features, or as much of the backbone as one likes."""
 
 from __future__ import annotations
 
 import math
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import EvalPrediction, TrainerCallback
 
-from geohf.data.rows import positions_of
+from geohf.data.tables import points_of
 from geohf.data.tensor_table import TensorTable
-from geohf.errors import DataError
 from geohf.place.arguments import PlaceTrainingArguments
+from geohf.place.drives import headings_of
 from geohf.place.head import PlaceHead
 from geohf.place.logs import StepClock
 from geohf.place.metrics import RECALLS, place_metrics
-from geohf.place.modeling import GeoPlaceModel
 from geohf.place.original import RandomBatches, greedy_clusters
+from geohf.place.processing import PlaceCollator
 from geohf.place.sampler import PlaceSampler
 from geohf.place.search import top_k
-from geohf.place.splits import PlaceData
-from geohf.training.finetuning import unfreeze
-from geohf.training.phase import PhaseTrainer, phase_arguments
+from geohf.training.phase import PhaseTrainer
 from geohf.vision.weights import in_eval_mode
 
 
@@ -47,25 +44,21 @@ class PlacePhaseTrainer(PhaseTrainer):
         self,
         model=None,
         args=None,
-        train_dataset=None,
-        eval_dataset=None,
+        data_collator=None,
+        *,
         database_rows: int = 0,
         sampler: PlaceSampler | RandomBatches | None = None,
-        data_collator=None,
         **kwargs,
     ):
         self.database_rows, self.sampler = database_rows, sampler
         kwargs.setdefault("compute_metrics", self._metrics)
-        super().__init__(
-            model, args, data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs
-        )
+        super().__init__(model, args, data_collator, **kwargs)
         self.label_names = ["coordinates"]
         self.clock = StepClock()
         self.add_callback(self.clock)
-        if sampler is not None:
-            self.add_callback(
-                _Epochs(sampler, train_dataset if isinstance(train_dataset, TensorTable) else None)
-            )
+        if hasattr(sampler, "set_epoch"):
+            table = kwargs.get("train_dataset")
+            self.add_callback(_Epochs(sampler, table if isinstance(table, TensorTable) else None))
 
     def make_collator(self, model, training: bool):
         """Of drives; a head's features come in tables."""
@@ -111,29 +104,6 @@ class PlacePhaseTrainer(PhaseTrainer):
         return math.fsum(losses) / len(losses)
 
 
-class PlaceCollator:
-    """Rows of a dataset of drives to a batch of pixels, degrees and headings.
-
-    Args:
-        model: gives the processor.
-    """
-
-    def __init__(self, model: GeoPlaceModel):
-        self.processor = model.processor
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        return {
-            "pixel_values": self.processor(rows)["pixel_values"],
-            "coordinates": torch.from_numpy(positions_of(rows)),
-            "headings": torch.tensor([_number(row.get("heading")) for row in rows]),
-        }
-
-
-def _number(value) -> float:
-    """A cell of a row that may lack it."""
-    return math.nan if value is None else float(value)
-
-
 class _Epochs(TrainerCallback):
     """Tells the sampler which epoch begins and, on cached features, how the head sees the images by then."""
 
@@ -142,7 +112,7 @@ class _Epochs(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, model=None, **kwargs):
         self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
-        if self.table is not None and self.sampler.hard_share:
+        if self.table is not None and getattr(self.sampler, "hard_share", 0):
             head = getattr(model, "module", model)
             self.sampler.set_descriptors(head_descriptors(head, self.table.columns["features"]))
 
@@ -155,112 +125,42 @@ def head_descriptors(head: PlaceHead, features: torch.Tensor, batch_size: int = 
     return torch.cat([head(part.to(device)).descriptors.cpu() for part in features.split(batch_size)])
 
 
-def make_sampler(data: PlaceData, config, args: PlaceTrainingArguments) -> PlaceSampler:
-    """Batches of places from the training rows."""
+def make_sampler(rows, config, args: PlaceTrainingArguments) -> PlaceSampler:
+    """Batches of places from the training images.
+
+    Args:
+        rows: a dataset of drives.
+
+    Raises:
+        DataError: no two images lie within `positive_m`.
+    """
     return PlaceSampler(
-        data.points[data.train],
+        points_of(rows),
         args.train_batch_size * args.world_size,
         args.images_per_place,
         config.positive_m,
         config.negative_m,
-        data.sequences[data.train],
-        data.headings[data.train],
+        np.array(rows["sequence"][:]),
+        headings_of(rows),
         config.heading_deg,
         args.hard_place_share,
         args.seed,
     )
 
 
-def train_head(
-    model: GeoPlaceModel,
-    features: torch.Tensor,
-    data: PlaceData,
-    args: PlaceTrainingArguments,
-    method: str = "ours",
-    name: str = "head",
-    resume: bool = False,
-) -> PlacePhaseTrainer:
-    """Train the head on the frozen tower's features of all images.
+def head_table(rows, features: torch.Tensor, clusters_m: float | None = None) -> TensorTable:
+    """The frozen backbone's features of images of drives, with degrees and headings.
 
     Args:
-        features: (n, ...) of the images of `data`, see `geohf.vision.features.cached_features`.
-        method: `ours`, or `original` for the seed's own recipe, see `geohf.place.original`.
-        name: of the folder of its checkpoints.
-
-    Returns:
-        The trainer, whose model is the head with the best epoch's weights.
-
-    Raises:
-        DataError: no two training images lie within `positive_m`, or the head has nothing to learn.
+        features: (n, ...) of these images.
+        clusters_m: radius of the reference implementation's clusters; None: there are none.
     """
-    if not any(True for _ in model.head.parameters()):
-        raise DataError(
-            f"the pooling {model.config.pooling!r} without a projection has nothing to learn; --num_train_epochs 0 "
-            "measures it as it is"
-        )
-    rows = torch.from_numpy(data.train)
+    points = points_of(rows)
     columns = {
-        "features": features[rows],
-        "coordinates": torch.from_numpy(data.points[data.train]),
-        "headings": torch.from_numpy(data.headings[data.train]).float(),
+        "features": features,
+        "coordinates": torch.from_numpy(points),
+        "headings": torch.from_numpy(headings_of(rows)).float(),
     }
-    sampler = make_sampler(
-        data, model.config, args
-    )  # also where it is not used: it refuses tables without pairs
-    if method == "original":
-        columns["clusters"] = torch.from_numpy(
-            greedy_clusters(data.points[data.train], model.config.positive_m)
-        )
-        sampler = RandomBatches(len(data.train), sampler.batch_size, args.seed)
-    model.head.fit_features(columns["features"])
-    asked = torch.from_numpy(np.concatenate([data.database, data.validation]))
-    table = TensorTable(features=features[asked], coordinates=torch.from_numpy(data.points[asked]))
-    trainer = PlacePhaseTrainer(
-        model.head,
-        phase_arguments(args, name, "r1", activation_checkpointing=None, **_measured_on(data)),
-        TensorTable(**columns),
-        table if len(data.validation) else None,
-        len(data.database),
-        sampler,
-    )
-    trainer.run(resume)
-    return trainer
-
-
-def finetune(
-    model: GeoPlaceModel, data: PlaceData, args: PlaceTrainingArguments, name: str, resume: bool = False
-) -> tuple[GeoPlaceModel, PlacePhaseTrainer]:
-    """Train the head on with as much of the tower as `args.finetune` says.
-
-    Returns:
-        (the model with adapters merged, the trainer).
-    """
-    trained = unfreeze(model, args)
-    phase = phase_arguments(
-        args,
-        f"{name}-{args.finetune}",
-        "r1",
-        num_train_epochs=args.finetune_epochs,
-        **_measured_on(data),
-    )
-    asked = np.concatenate([data.database, data.validation])
-    trainer = PlacePhaseTrainer(
-        trained,
-        phase,
-        data.images.select(data.train),
-        data.images.select(asked) if len(data.validation) else None,
-        len(data.database),
-        make_sampler(data, model.config, args),
-    )
-    trainer.run(resume)
-    if args.finetune == "lora":
-        if trainer.is_world_process_zero():
-            trained.save_pretrained(Path(args.output_dir) / "adapter")
-        model = trained.merge_and_unload()
-    model.tower.requires_grad_(False)
-    return model.eval(), trainer
-
-
-def _measured_on(data: PlaceData) -> dict:
-    """Without validation the last epoch is the best one."""
-    return {} if len(data.validation) else {"eval_strategy": "no", "load_best_model_at_end": False}
+    if clusters_m is not None:
+        columns["clusters"] = torch.from_numpy(greedy_clusters(points, clusters_m))
+    return TensorTable(**columns)

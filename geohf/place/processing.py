@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,3 +21,35 @@ class GeoPlaceImageProcessor(GeoImageProcessor):
     def tensors(self, images: Any, augment: Callable | None = None) -> dict[str, torch.Tensor]:
         """Prepare one sample or a list of samples."""
         return {"pixel_values": self.pixel_values(list(samples_of(images)), augment)}
+
+
+class HasProcessor(Protocol):
+    """A model that knows how its pictures are made ready."""
+
+    @property
+    def processor(self) -> Any: ...
+
+
+class PlaceCollator:
+    """Rows of a dataset of drives to a batch of pixels, degrees and headings.
+
+    Args:
+        model: gives the processor.
+    """
+
+    def __init__(self, model: HasProcessor):
+        self.processor = model.processor
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Pixels (batch, 3, height, width), coordinates (batch, 2) and headings (batch,); NaN where unknown."""
+        points = [[_number(row.get(name)) for name in ("latitude", "longitude")] for row in rows]
+        return {
+            "pixel_values": self.processor(rows)["pixel_values"],
+            "coordinates": torch.tensor(points, dtype=torch.float64),
+            "headings": torch.tensor([_number(row.get("heading")) for row in rows]),
+        }
+
+
+def _number(value) -> float:
+    """A cell of a row that may lack it."""
+    return math.nan if value is None else float(value)

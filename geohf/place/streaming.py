@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from geohf.data.streaming import stream_rows, tables_of
 from geohf.data.tables import RowErrors
 from geohf.place.columns import NUMBERS
-from geohf.place.data import columns_of, drive_features, names_of_sources, rows_of_table, usable_rows
+from geohf.place.drives import columns_of, drive_features, names_of_sources, rows_of_table, usable_rows
 
 if TYPE_CHECKING:
     import pandas as pd

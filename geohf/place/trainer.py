@@ -1,5 +1,333 @@
-"""The room's Trainer, until it trains all phases."""
+"""All the training of the place task: the head on cached features, then the backbone with it."""
 
-from geohf.place.phase import PlacePhaseTrainer as GeoPlaceTrainer
+from __future__ import annotations
 
-__all__ = ["GeoPlaceTrainer"]
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geohf.data.samples import undecoded
+from geohf.data.streaming import is_stream
+from geohf.data.tables import points_of
+from geohf.errors import DataError
+from geohf.metrics.records import CardData, Evaluation
+from geohf.place.answers import predictions_of
+from geohf.place.arguments import METHODS, PlaceTrainingArguments
+from geohf.place.audit import judge, near_duplicates
+from geohf.place.card import card_data
+from geohf.place.confidence import evidence, fit_confidence
+from geohf.place.data import as_drives, images_of, join_rows, short_names
+from geohf.place.metrics import Retrieval, measure, recall_intervals, retrieve
+from geohf.place.original import RandomBatches
+from geohf.place.outputs import write_outputs
+from geohf.place.phase import PlacePhaseTrainer, head_descriptors, head_table, make_sampler
+from geohf.training.finetuning import require_finetunable
+from geohf.training.phase import phase_arguments
+from geohf.training.settings import require_a_batch
+from geohf.training.trainer import GeoTrainer, logger
+from geohf.vision.features import cached_features
+from geohf.vision.weights import load_tensors
+
+SHOWN_ANSWERS = 5  # that a confidence looks at, as many as `GeoPlaceModel.decode` gives by default
+
+
+class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
+    """Trains a place model in two phases, keeps the better one, and calibrates it.
+
+    The phase `head` (`args.num_train_epochs`) trains the head on the frozen backbone's features, which are computed
+    once; `finetune` (`args.finetune`, `args.finetune_epochs`) trains as much of the backbone as is asked for with it.
+    `evaluate` searches the database for its queries; its baseline is the same search by the backbone's feature as it
+    was before training.
+
+    Args:
+        model: a `GeoPlaceModel`.
+        train_dataset: images with the columns of `geohf.place.data.load`, or those that `as_drives` takes. A stream
+            trains in one phase, on pictures.
+        eval_dataset: queries, likewise.
+        standard: the other arguments of transformers' Trainer, see `GeoTrainer`.
+        database: images that are searched in, likewise; the training images where None.
+        sampler: gives the order of the training rows; None makes batches of places, see `PlaceSampler`.
+        method: `ours`, or `original` for the reference implementation's recipe, see `geohf.place.original`.
+        radii_m: meters within which an answer is right, the first one counts; None: the config's `confidence_m`,
+            then 25, 10 and 50.
+        whitening_dim: length of descriptors behind PCA whitening, which is fitted after training; None: no whitening.
+        audit: `report` warns of near-duplicates in the database, `strict` stops at them, `off` does not look.
+        name: what tables call the model; None: as it was loaded, or its backbone.
+    """
+
+    phase_class = PlacePhaseTrainer
+    arguments_class = PlaceTrainingArguments
+
+    def __init__(
+        self,
+        model=None,
+        args=None,
+        data_collator=None,
+        train_dataset=None,
+        eval_dataset=None,
+        *standard,
+        database=None,
+        sampler=None,
+        method: str = "ours",
+        radii_m: Sequence[float] | None = None,
+        whitening_dim: int | None = None,
+        audit: str = "report",
+        name: str | None = None,
+        **kwargs,
+    ):
+        if method not in METHODS:
+            raise DataError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        searched = train_dataset if database is None else database
+        kwargs["database_rows"] = len(searched) if hasattr(searched, "__len__") else 0
+        super().__init__(model, args, data_collator, train_dataset, eval_dataset, *standard, **kwargs)
+        self._database = None if database is None else self.read_rows(database)
+        self._own_sampler, self.method, self.audit = sampler, method, audit
+        self.radii_m = list(radii_m or dict.fromkeys([self.config.confidence_m, 25.0, 10.0, 50.0]))
+        self.whitening_dim = whitening_dim
+        self.name = name or _name_of(self.model)
+        self.runs: list[GeoPlaceTrainer] = [self]  # those that are told beside this one, see `keep_best`
+        self.log_rows: list[dict] = []  # of the log of batches, see `geohf.place.logs`
+        self.validation_r1: float | None = None  # the best epoch's; None without validation
+        self.validation_score = -math.inf  # what chose that epoch, as large-is-better
+        self._described: tuple[str, torch.Tensor] | None = (
+            None  # fingerprint of the model, the database by it
+        )
+
+    @staticmethod
+    def read_rows(rows):
+        """See `as_drives`."""
+        rows = as_drives(rows)
+        return undecoded(rows) if hasattr(rows, "cast_column") else rows
+
+    @property
+    def database(self):
+        """The images that are searched in."""
+        rows = self.train_dataset if self._database is None else self._database
+        if is_stream(rows):
+            raise DataError("a stream cannot be searched in: give the Trainer a database")
+        return rows
+
+    # ---- training
+
+    def train(self, *args, **kwargs):
+        """As `GeoTrainer.train`; afterwards the backbone is frozen again, as it is in every place model."""
+        output = super().train(*args, **kwargs)
+        self.model.tower.requires_grad_(False)
+        return output
+
+    def run_phases(self, resume: bool) -> None:
+        train, validation, args = self.train_dataset, self.eval_dataset, self.args
+        self.log_rows, self.validation_r1, self.validation_score = [], None, -math.inf
+        if is_stream(train):
+            self._finetune(resume)
+            return
+        learns = args.num_train_epochs > 0
+        if learns:
+            require_a_batch(args, len(train))
+            require_finetunable(self.model, args, len(train))
+            self.whitening_dim = self.model.head.remove_whitening() or self.whitening_dim
+        if validation is not None:
+            self.stages["frozen backbone"] = self._search_frozen(validation).values
+        first = None
+        if learns:
+            first = self._train_head(resume)
+            self.note_stage("after head")
+        if args.finetune != "none" and self.method == "ours":
+            before = self.validation_r1, self.validation_score
+            second = self._finetune(resume)
+            self.note_stage("after finetune")
+            if first is not None and validation is not None:
+                self.kept = "finetune"
+                if second.best_score() < first.best_score():
+                    self.restore("finetune")
+                    self.kept, (self.validation_r1, self.validation_score) = "head", before
+                    logger.info("fine-tuning did not beat the head on validation queries: its model is kept")
+        if self.whitening_dim is not None and self.model.config.whitening_dim is None:
+            self.model.head.fit_whitening(self.outputs(train), self.whitening_dim)
+
+    def _train_head(self, resume: bool) -> PlacePhaseTrainer:
+        model, train, args = self.model, self.train_dataset, self.args
+        if not any(True for _ in model.head.parameters()):
+            raise DataError(
+                f"the pooling {model.config.pooling!r} without a projection has nothing to learn; --num_train_epochs "
+                "0 measures it as it is"
+            )
+        original = self.method == "original"
+        # made also where it is not used: it refuses images without pairs
+        sampler = self._own_sampler or make_sampler(train, model.config, args)
+        if original and self._own_sampler is None:
+            sampler = RandomBatches(len(train), sampler.batch_size, args.seed)
+        table = head_table(train, self.frozen_features(train), model.config.positive_m if original else None)
+        model.head.fit_features(table.columns["features"])
+        checked = None
+        if self.eval_dataset is not None:
+            parts = self.database, self.eval_dataset
+            checked = head_table(join_rows(*parts), torch.cat([self.frozen_features(part) for part in parts]))
+        phase = self.run_phase(
+            "head",
+            model.head,
+            table,
+            checked,
+            resume,
+            "r1",
+            {"database_rows": len(self.database), "sampler": sampler},
+            activation_checkpointing=None,  # the backbone does not run
+        )
+        self._note_best(phase)
+        return phase
+
+    def _finetune(self, resume: bool) -> PlacePhaseTrainer:
+        train, validation, args = self.train_dataset, self.eval_dataset, self.args
+        changes: dict[str, Any] = {}
+        sampler = self._own_sampler
+        if not is_stream(train):
+            sampler = sampler or make_sampler(train, self.model.config, args)
+            changes["num_train_epochs"] = args.finetune_epochs
+        extras: dict[str, Any] = {"sampler": sampler}
+        if validation is not None:
+            changes["evaluation"] = join_rows(self.database, validation)
+            extras["database_rows"] = len(self.database)
+        phase = self.finetune("finetune", resume, "r1", extras=extras, **changes)
+        self._note_best(phase)
+        return phase
+
+    def _note_best(self, phase: PlacePhaseTrainer) -> None:
+        self.log_rows += phase.clock.rows
+        best = phase.best_row() if self.eval_dataset is not None else None
+        if best is not None:
+            self.validation_r1, self.validation_score = best.get("eval_r1"), phase.best_score()
+
+    def _calibrate(self) -> None:
+        rows = self.eval_dataset
+        found = self._search(rows, self.outputs(rows))
+        seen = self._evidence(found)
+        self.model.config.confidence_weights = fit_confidence(seen, found.right[:, 0])
+
+    # ---- measuring
+
+    def outputs(self, dataset) -> torch.Tensor:
+        """(n, d) descriptors of a whole dataset, on the CPU and on every process."""
+        rows = self.read_rows(dataset)
+        if self.frozen:
+            return head_descriptors(self.model.head, self.frozen_features(rows))
+        quiet = phase_arguments(self.args, "", eval_strategy="no", save_strategy="no")
+        collator = self._of_whole_model["data_collator"]
+        phase = PlacePhaseTrainer(self.model, quiet, collator, compute_metrics=None)
+        return torch.from_numpy(phase.predict(rows).predictions)
+
+    def frozen_features(self, dataset) -> torch.Tensor:
+        """(n, ...) features of a dataset's images by the backbone as it was before training, from the cache."""
+        args, model = self.args, self.model
+        return cached_features(
+            self._frozen_tower().to(args.device),
+            model.processor,
+            images_of(self.read_rows(dataset)),
+            cache_dir=args.cache_dir,
+            batch_size=args.feature_batch_size,
+            num_workers=args.dataloader_num_workers,
+            autocast=torch.bfloat16 if args.bf16 else None,
+            mode=args.feature_mode,
+            pool=model.config.tower_pool,
+        )
+
+    def _frozen_tower(self) -> torch.nn.Module:
+        if self.frozen:
+            return self.model.tower
+        tower = copy.deepcopy(self.model.tower)
+        weights = load_tensors(self.base_folder("finetune") / "model.safetensors")
+        tower.load_state_dict(
+            {
+                name.removeprefix("tower."): weight
+                for name, weight in weights.items()
+                if name.startswith("tower.")
+            }
+        )
+        return tower
+
+    def _described_database(self) -> torch.Tensor:
+        fingerprint = self.model.fingerprint()
+        if self._described is None or self._described[0] != fingerprint:
+            self._described = fingerprint, self.outputs(self.database)
+        return self._described[1]
+
+    def _search(self, rows, descriptors: torch.Tensor) -> Retrieval:
+        database = self._described_database()
+        return retrieve(database, descriptors, points_of(self.database), points_of(rows), self.radii_m)
+
+    def _search_frozen(self, rows) -> Retrieval:
+        database, queries = (
+            features.mean((-2, -1)) if features.ndim == 4 else features
+            for features in map(self.frozen_features, (self.database, rows))
+        )
+        return retrieve(database, queries, points_of(self.database), points_of(rows), self.radii_m)
+
+    def _evidence(self, found: Retrieval) -> np.ndarray:
+        similarity, points = found.similarity[:, :SHOWN_ANSWERS], found.answer_points[:, :SHOWN_ANSWERS]
+        return evidence(similarity, points, self.model.config.negative_m)
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """As `GeoTrainer.evaluate`; the rows are queries to the database.
+
+        A user's own `compute_metrics` gets the database's descriptors first, and then those of the queries.
+        """
+        if "compute_metrics" in self._given:
+            queries = self.eval_dataset if eval_dataset is None else self.read_rows(eval_dataset)
+            eval_dataset = join_rows(self.database, queries)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def measure(self, dataset, outputs: torch.Tensor, prefix="eval", intervals=True) -> Evaluation:
+        """See `geohf.place.metrics.measure`; without `intervals` also without the baseline and the answers."""
+        rows, database = self.read_rows(dataset), self.database
+        found = self._search(rows, outputs)
+        if not intervals:
+            return Evaluation(measure(found), dataset, [], prefix, found=found)
+        baseline = self._search_frozen(rows)
+        duplicates = [] if self.audit == "off" else near_duplicates(baseline.similarity[:, 0])
+        judge(duplicates, self.audit == "strict")
+        ends = recall_intervals(
+            found,
+            points_of(database),
+            points_of(rows),
+            np.array(rows["sequence"][:]),
+            list(rows["time_ns"][:]),
+        )
+        others = [part for part in (self.train_dataset, self.eval_dataset) if hasattr(part, "__len__")]
+        names, database_names, *_ = short_names(rows, database, *others)
+        config, answers = self.model.config, slice(SHOWN_ANSWERS)
+        return Evaluation(
+            measure(found, baseline, ends),
+            dataset,
+            predictions_of(
+                outputs.numpy(),
+                found.similarity[:, answers],
+                found.answer_points[:, answers],
+                [[database_names[row] for row in ranked] for ranked in found.ranked[:, answers]],
+                config,
+            ),
+            prefix,
+            found=found,
+            frozen=baseline,
+            names=names,
+            database_names=database_names,
+            database_descriptors=self._described_database(),
+            duplicates=duplicates,
+        )
+
+    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
+        """See `geohf.place.outputs.write_outputs`."""
+        return write_outputs(folder, self, evaluation, **options)
+
+    def card_data(self, evaluation: Evaluation) -> CardData:
+        """See `geohf.place.card.card_data`."""
+        return card_data(self, evaluation)
+
+
+def _name_of(model) -> str:
+    config = model.config
+    tower = getattr(config.vision_config, "architecture", config.vision_config.model_type)
+    return model.name_or_path or config.backbone_name or tower

@@ -1,4 +1,4 @@
-"""Train a place model: photographs with GPS to descriptors that recognise a place.
+"""Train a place model: photographs with GPS to descriptors that recognize a place.
 
     accelerate launch recipes/train_place.py                      # the built-in sample: offline, minutes on a CPU
     accelerate launch recipes/train_place.py --config recipes/configs/place.yaml \
@@ -9,27 +9,68 @@
 `--help` lists every argument. `--output_dir` (outputs/place) holds the model and all the rest afterwards.
 """
 
+from transformers import set_seed
+
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
-from geohf.place.comparison import comparison_rows
-from geohf.place.run import run_place
+from geohf.place.comparison import comparison_rows, keep_best, variants
+from geohf.place.data import load
+from geohf.place.modeling import make_model
+from geohf.place.trainer import GeoPlaceTrainer
 from geohf.recipes.running import leave_cores, run_recipe
 from geohf.report import markdown_table
 from geohf.training.arguments import GeoArgumentParser
+from geohf.training.report import write_report
 
 
 def make_parser() -> GeoArgumentParser:
+    """The parser of the recipe's flags."""
     return GeoArgumentParser(PlaceArguments, PlaceTrainingArguments)
 
 
+def run(options: PlaceArguments, args: PlaceTrainingArguments) -> GeoPlaceTrainer:
+    """Train and evaluate every run that is asked for, leave the best one in `args.output_dir`, and push it where asked.
+
+    Raises:
+        DataError: the data cannot be used, or leaks and `options.audit` stops there.
+    """
+    data = load(options, args)
+    runs = []
+    for variant, own in variants(options, args):  # one for each of --models, --seeds and --methods
+        set_seed(own.seed)
+        model = make_model(variant, data)
+        trainer = GeoPlaceTrainer(
+            model,
+            own,
+            train_dataset=data.train,
+            eval_dataset=data.validation,
+            database=data.database,
+            method=variant.methods[0],
+            radii_m=options.radii_m,
+            whitening_dim=options.whitening_dim,
+            audit=options.audit,
+            name=variant.models and variant.models[0],
+        )
+        trainer.train()
+        trainer.evaluate(data.test)
+        model.to("cpu")
+        runs.append(trainer)
+    trainer = keep_best(runs, args)
+    write_report(trainer, trainer.evaluated, data.skipped)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return trainer
+
+
 def main() -> None:
+    """Parse the command line, run, and print the comparison."""
     options, args = make_parser().parse()
     with leave_cores(args):
-        result = run_place(options, args)
+        trainer = run(options, args)
     if args.should_save:
-        found = result.kept.trained.metrics
+        found = trainer.evaluated.values_by_name
         print(
             f"\n{found['queries']} test queries, {found['queries_with_match']} of them with a database image within "
-            f"{options.radii_m[0]:g} m; R@N counts those:\n\n{markdown_table(comparison_rows(result.runs), digits=3)}\n"
+            f"{options.radii_m[0]:g} m; R@N counts those:\n\n{markdown_table(comparison_rows(trainer.runs), digits=3)}\n"
         )
         print(f"Everything lies in {args.output_dir}: open map.html and README.md there.")
 

@@ -9,7 +9,7 @@ from helpers.place_models import write_pictures
 from helpers.street_models import build_model
 from huggingface_hub import HfApi
 
-from geohf.place.data import load_drives
+from geohf.place.drives import load_drives
 from geohf.street.data import load_places
 from geohf.street.streaming import stream_places
 from geohf.vision.images import open_image

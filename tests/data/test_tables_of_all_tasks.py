@@ -8,7 +8,7 @@ from PIL import Image
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
-from geohf.place.data import load_drives
+from geohf.place.drives import load_drives
 from geohf.place.streaming import stream_drives
 from geohf.region.data import load_region_table
 from geohf.region.streaming import stream_regions

@@ -31,7 +31,7 @@ MODULES = (
     *(
         "geohf.recipes.train_street",
         "geohf.region.run",
-        "geohf.place.run",
+        "geohf.recipes.train_place",
         "geohf.recipes.train_parts",
         "geohf.recipes.train_tiles",
     ),

@@ -14,10 +14,11 @@ from PIL import Image
 from transformers import pipeline
 
 from geohf import TileSequenceConfig, TileSequenceModel
+from geohf.data.tables import points_of
 from geohf.place.arguments import PlaceArguments
 from geohf.place.audit import audit
+from geohf.place.data import images_of, load, short_names
 from geohf.place.index import PlaceIndex
-from geohf.place.splits import load_data
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.phase import StreetPhaseTrainer
 
@@ -191,12 +192,16 @@ def test_drives_in_parquet_are_split_audited_and_named(files, tmp_path):
     options = PlaceArguments(
         train_csv=[str(tmp_path / "train.parquet")], test_csv=[str(tmp_path / "test.parquet")]
     )
-    data = load_data(options, seed=0)
-    assert data.names == [f"{name}_{i}.png" for name in ("train", "test") for i in range(3)]
+    data = load(options)
+    files = [*images_of(data.train), *images_of(data.test)]
+    points = np.concatenate([points_of(data.train), points_of(data.test)])
+    sequences = np.array([*data.train["sequence"][:], *data.test["sequence"][:]])
+    names = sum(short_names(data.train, data.test), [])
+    assert names == [f"{name}_{i}.png" for name in ("train", "test") for i in range(3)]
     rows = np.arange(3)
-    found = audit(data.files, data.points, data.sequences, [None] * 6, rows[:0], rows, rows + 3)
+    found = audit(files, points, sequences, [None] * 6, rows[:0], rows, rows + 3)
     assert "self_retrieval" not in {finding.kind for finding in found}
-    found = audit(data.files, data.points, data.sequences, [None] * 6, rows[:0], rows, rows)
+    found = audit(files, points, sequences, [None] * 6, rows[:0], rows, rows)
     assert "self_retrieval" in {finding.kind for finding in found}
-    index = PlaceIndex.build(place_models.build_model(), data.files, data.points)
-    assert index.images == data.names
+    index = PlaceIndex.build(place_models.build_model(), files, points)
+    assert index.images == names

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from helpers.place_models import parse
 
-from geohf.place.run import run_place
 from geohf.place.sample import write_sample
+from geohf.recipes.train_place import run as run_place
 
 
 @pytest.fixture(scope="session")

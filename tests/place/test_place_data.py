@@ -11,9 +11,9 @@ from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.geo.utm import utm_from_points
 from geohf.place.arguments import PlaceArguments
-from geohf.place.data import files_of, headings_of, load_drives
+from geohf.place.data import load
+from geohf.place.drives import files_of, headings_of, load_drives
 from geohf.place.file_names import point_of_name
-from geohf.place.splits import load_data
 
 POSES = "camera_id,img_relpath,t_nsec,lat,lon,alt"
 NAMES = [f"images/front/{i}.png" for i in range(4)]
@@ -254,25 +254,26 @@ def test_held_out_blocks_keep_clear_of_training(drives):
     options = PlaceArguments(
         train_csv=drives, block_m=150, negative_m=25, positive_m=10, validation_share=0.2, test_share=0.2
     )
-    data = load_data(options, seed=0)
-    assert set(data.sequences[data.database]) == {"noon"}
+    data = load(options)
+    assert set(data.database["sequence"]) == {"noon"}
     assert len(data.database) == 240
-    assert set(data.sequences[data.test]) == set(data.sequences[data.validation]) == {"dusk"}
+    assert set(data.test["sequence"]) == set(data.validation["sequence"]) == {"dusk"}
     for held_out in (data.test, data.validation):
-        away = great_circle_m(data.points[held_out][:, None], data.points[data.train][None])
+        away = great_circle_m(points_of(held_out)[:, None], points_of(data.train)[None])
         assert away.min() > 25
 
 
 def test_given_tables_are_used_as_they_are(drives):
-    data = load_data(PlaceArguments(train_csv=drives[:1], test_csv=drives[1:]), seed=0)
-    assert data.train.tolist() == data.database.tolist() == list(range(240))
-    assert data.test.tolist() == list(range(240, 480))
-    own = load_data(
-        PlaceArguments(train_csv=drives[:1], test_csv=drives[1:], database_csv=drives[:1]), seed=0
-    )
-    assert own.database.tolist() == list(range(480, 720))
+    data = load(PlaceArguments(train_csv=drives[:1], test_csv=drives[1:]))
+    noon, dusk = (files_of(load_drives(drive)[0]) for drive in drives)
+    assert files_of(data.train) == noon
+    assert data.database is data.train
+    assert data.validation is None
+    assert files_of(data.test) == dusk
+    own = load(PlaceArguments(train_csv=drives[:1], test_csv=drives[1:], database_csv=drives[:1]))
+    assert files_of(own.database) == noon
     with pytest.raises(DataError, match="is a single drive; a second one has to ask, or give --test_csv"):
-        load_data(PlaceArguments(train_csv=drives[:1]), seed=0)
+        load(PlaceArguments(train_csv=drives[:1]))
 
 
 def test_the_sample_is_the_same_by_its_seed(sample, tmp_path):

@@ -17,18 +17,19 @@ from geohf.hub.files import push_folder
 from geohf.place import GeoPlaceModel, PlaceIndex, recall_at_n
 from geohf.place.audit import audit, judge, near_duplicates
 from geohf.place.comparison import comparison_rows
-from geohf.place.data import files_of, load_drives
+from geohf.place.drives import files_of, load_drives
 from geohf.place.logs import COLUMNS
-from geohf.place.run import run_place
+from geohf.recipes.train_place import run as run_place
 
 # ---- what a run leaves
 
 
 def test_ours_learns_more_than_the_frozen_tower_and_than_the_original(finished):
     r5 = {
-        (run.method, run.seed): run.trained.metrics["recall@5_has_match_25m"] for run in finished.result.runs
+        (run.method, run.args.seed): run.evaluated.values_by_name["recall@5_has_match_25m"]
+        for run in finished.result.runs
     }
-    frozen = np.mean([run.baseline.metrics["recall@5_has_match_25m"] for run in finished.result.runs])
+    frozen = np.mean([run.evaluated.baseline["recall@5_has_match_25m"] for run in finished.result.runs])
     ours, original = (np.mean([r5[method, seed] for seed in (1, 2)]) for method in ("ours", "original"))
     assert ours > frozen + 0.2
     assert ours > original + 0.05
@@ -98,7 +99,7 @@ def test_one_table_compares_frozen_original_and_ours(finished):
         (seed, stage) for seed in (1, 2) for stage in ("frozen", "trained", "trained by the original recipe")
     ]  # random towers: each seed has its own
     for row, run in zip(rows[1::3], finished.result.runs[::2], strict=True):
-        assert row["R@1"] == run.trained.metrics["r1"]
+        assert row["R@1"] == run.evaluated.values_by_name["r1"]
     assert [row["stage"] for row in rows_of(finished.folder / "comparison.csv")] == [
         row["stage"] for row in rows
     ]
@@ -136,7 +137,7 @@ def test_the_card_says_what_was_measured(finished, hub):
     card = ModelCard.load("org/geo-place")
     assert card.data.pipeline_tag == "place-recognition"
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    metrics = finished.result.kept.trained.metrics
+    metrics = finished.result.evaluated.values_by_name
     assert results["Recall@1, 10 m, has_match"] == pytest.approx(metrics["r1"])
     for fact in (
         "has_match",
@@ -284,18 +285,19 @@ def test_a_finished_model_is_measured_without_training_and_whitened(tmp_path, fi
              "--positive_m", 10, "--negative_m", 25, "--radii_m", 10, 25, "--block_m", 150,
              "--validation_share", 0.15, "--test_share", 0.2)  # fmt: skip
     result = run(tmp_path, *words)
-    found, expected = result.kept.trained.metrics, finished.result.kept.trained.metrics
+    found, expected = result.evaluated.values_by_name, finished.result.evaluated.values_by_name
     assert len(result.runs) == 1
     assert found["queries"] == expected["queries"]
     assert found["recall@5_has_match_25m"] == pytest.approx(expected["recall@5_has_match_25m"], abs=0.02)
-    whitened = run(tmp_path, *words, "--whitening_dim", 24).kept
+    whitened = run(tmp_path, *words, "--whitening_dim", 24)
     model = GeoPlaceModel.from_pretrained(tmp_path / "out")
-    assert model.config.descriptor_size == whitened.descriptors.shape[1] == 24
-    files = files_of(load_drives(finished.options.train_csv)[0])[:3]
-    np.testing.assert_allclose(model.encode(files), whitened.descriptors[:3], atol=1e-4)
+    assert model.config.descriptor_size == whitened.evaluated.details["database_descriptors"].shape[1] == 24
+    files = files_of(whitened.database)[:3]
+    descriptors = whitened.evaluated.details["database_descriptors"][:3]
+    np.testing.assert_allclose(model.encode(files), descriptors, atol=1e-4)
     assert (
-        whitened.trained.metrics["recall@5_has_match_25m"]
-        > whitened.baseline.metrics["recall@5_has_match_25m"]
+        whitened.evaluated.values_by_name["recall@5_has_match_25m"]
+        > whitened.evaluated.baseline["recall@5_has_match_25m"]
     )
 
 
@@ -304,15 +306,15 @@ def test_the_tower_learns_on(tmp_path, drives):
     result = run(tmp_path, "--train_csv", drives[0], "--test_csv", drives[1], "--methods", "ours", "--finetune", "all",
                  "--finetune_epochs", 1, "--backbone_learning_rate", 1e-3, "--audit", "off")  # fmt: skip
     head, whole = (
-        load_file(tmp_path / "out" / "checkpoints" / f"test_resnet_seed42{kind}" / "finished.safetensors")
-        for kind in ("", "-all")
+        load_file(tmp_path / "out" / "checkpoints" / phase / "finished.safetensors")
+        for phase in ("head", "finetune")
     )
     towers = [name for name in whole if name.startswith("tower.") and "running" not in name]
     assert towers
     assert not any(name.startswith("tower.") for name in head)
-    assert result.kept.descriptors.shape == (480, 256)
-    assert not any(p.requires_grad for p in result.kept.model.tower.parameters())
-    assert {row["phase"] for row in result.kept.history} == {"head", "finetune"}
+    assert result.evaluated.details["database_descriptors"].shape == (240, 256)
+    assert not any(p.requires_grad for p in result.model.tower.parameters())
+    assert {row["phase"] for row in result.state.log_history if "phase" in row} == {"head", "finetune"}
 
 
 # ---- command line

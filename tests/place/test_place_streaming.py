@@ -7,7 +7,7 @@ from helpers.place_models import along, build_model, parse, write_csv, write_pic
 
 from geohf.errors import DataError
 from geohf.geo.utm import utm_from_points
-from geohf.place.data import load_drives
+from geohf.place.drives import load_drives
 from geohf.place.phase import PlacePhaseTrainer
 from geohf.place.streaming import stream_drives
 

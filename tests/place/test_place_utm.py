@@ -8,7 +8,7 @@ from rasterio.warp import transform
 from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo.utm import points_and_reasons, points_from_utm, utm_zone
-from geohf.place.data import load_drives
+from geohf.place.drives import load_drives
 from geohf.place.file_names import point_of_name
 from geohf.place.streaming import stream_drives
 
