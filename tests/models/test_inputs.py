@@ -196,7 +196,7 @@ def test_drives_in_parquet_are_split_audited_and_named(files, tmp_path):
     files = [*images_of(data.train), *images_of(data.test)]
     points = np.concatenate([points_of(data.train), points_of(data.test)])
     sequences = np.array([*data.train["sequence"][:], *data.test["sequence"][:]])
-    names = sum(short_names(data.train, data.test), [])
+    names = [name for part in short_names(data.train, data.test) for name in part]
     assert names == [f"{name}_{i}.png" for name in ("train", "test") for i in range(3)]
     rows = np.arange(3)
     found = audit(files, points, sequences, [None] * 6, rows[:0], rows, rows + 3)
