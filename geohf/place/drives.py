@@ -28,7 +28,6 @@ from geohf.data.tables import (
     label_of,
     line_of,
     read_table,
-    text_of,
     wrap_degrees,
 )
 from geohf.data.times import time_ns

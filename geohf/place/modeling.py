@@ -190,7 +190,7 @@ class GeoPlaceModel(GeoPreTrainedModel):
         sequences, points, files = np.array(images["sequence"][:]), points_of(images), files_of(images)
         first = sequences == sequences[0]
         if first.all():
-            raise DataError(f"{data}: is the single drive {sequences[0]!r}; a second one has to ask")
+            raise DataError(f"{data}: is the single drive {str(sequences[0])!r}; a second one has to ask")
         database, queries, none = np.flatnonzero(first), np.flatnonzero(~first), np.arange(0)
         radius_m = self.config.confidence_m
         times_ns = images["time_ns"][:]

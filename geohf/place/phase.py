@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
@@ -148,18 +149,20 @@ def make_sampler(rows, config, args: PlaceTrainingArguments) -> PlaceSampler:
     )
 
 
-def head_table(rows, features: torch.Tensor, clusters_m: float | None = None) -> TensorTable:
+def head_table(parts: Sequence, features: torch.Tensor, clusters_m: float | None = None) -> TensorTable:
     """The frozen backbone's features of images of drives, with degrees and headings.
 
     Args:
+        parts: datasets of drives, one after the other.
         features: (n, ...) of these images.
         clusters_m: radius of the reference implementation's clusters; None: there are none.
     """
-    points = points_of(rows)
+    points = np.concatenate([points_of(part) for part in parts])
+    headings = np.concatenate([headings_of(part) for part in parts])
     columns = {
         "features": features,
         "coordinates": torch.from_numpy(points),
-        "headings": torch.from_numpy(headings_of(rows)).float(),
+        "headings": torch.from_numpy(headings).float(),
     }
     if clusters_m is not None:
         columns["clusters"] = torch.from_numpy(greedy_clusters(points, clusters_m))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.trainer_utils import IntervalStrategy
 
 from geohf.data.samples import undecoded
 from geohf.data.streaming import is_stream
@@ -82,6 +83,9 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
     ):
         if method not in METHODS:
             raise DataError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        if args is not None and eval_dataset is None:  # tables of queries may come without any to choose by
+            args = copy.copy(args)
+            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         searched = train_dataset if database is None else database
         kwargs["database_rows"] = len(searched) if hasattr(searched, "__len__") else 0
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, *standard, **kwargs)
@@ -162,12 +166,14 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         sampler = self._own_sampler or make_sampler(train, model.config, args)
         if original and self._own_sampler is None:
             sampler = RandomBatches(len(train), sampler.batch_size, args.seed)
-        table = head_table(train, self.frozen_features(train), model.config.positive_m if original else None)
+        table = head_table(
+            [train], self.frozen_features(train), model.config.positive_m if original else None
+        )
         model.head.fit_features(table.columns["features"])
         checked = None
         if self.eval_dataset is not None:
             parts = self.database, self.eval_dataset
-            checked = head_table(join_rows(*parts), torch.cat([self.frozen_features(part) for part in parts]))
+            checked = head_table(parts, torch.cat([self.frozen_features(part) for part in parts]))
         phase = self.run_phase(
             "head",
             model.head,
