@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 from transformers.utils import can_return_tuple
 
 from geohf.data.tables import points_of
@@ -25,7 +24,7 @@ from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.index import PlaceIndex, load_once
 from geohf.place.metrics import retrieve
 from geohf.place.processing import GeoPlaceImageProcessor
-from geohf.vision.backbones import build_tower, describe_backbone
+from geohf.vision.backbones import backbone_config, build_tower, describe_backbone
 from geohf.vision.pooling import map_size, pooled
 from geohf.vision.weights import weights_checksum, weights_fingerprint
 
@@ -255,14 +254,16 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
         fields |= SAMPLE_MIX
         pretrained, image_size = bool(options.pretrained), image_size or SAMPLE_IMAGE_SIZE
     with settings_refused():
-        return GeoPlaceModel.from_backbone(name, pretrained=pretrained, image_size=image_size, **fields)
+        return GeoPlaceModel.from_backbone(
+            name,
+            pretrained=pretrained,
+            image_size=image_size,
+            backbone_weights=options.backbone_weights,
+            **fields,
+        )
 
 
 def _is_place_model(name: str) -> bool:
     if name in ENCODERS or not ("/" in name or Path(name).is_dir()):  # timm's names need no look at the Hub
         return False
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(name)
-    except OSError:
-        return False
-    return config.get("model_type") == GeoPlaceConfig.model_type
+    return backbone_config(name)[1].get("model_type") == GeoPlaceConfig.model_type

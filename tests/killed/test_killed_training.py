@@ -40,7 +40,7 @@ TASKS = {
             *("--block_m", 150, "--positive_m", 10, "--negative_m", 25, "--radii_m", 10, 25),
             *("--methods", "ours", "--num_train_epochs", 3, "--finetune", "last", "--finetune_epochs", 2),
         ),
-        ("test_resnet_seed42", "test_resnet_seed42-last"),
+        ("head", "finetune"),
     ),
     "parts": (
         "train_parts",

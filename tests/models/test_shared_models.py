@@ -36,7 +36,11 @@ def test_predict_leaves_the_mode_alone_while_it_computes(name):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    found = [repr(model.predict([task.sample])) for _ in range(3)]
+    found = []
+    while len(found) < 3 or (
+        len(seen) < 4 and len(found) < 100
+    ):  # a tiny model may be faster than the watcher
+        found.append(repr(model.predict([task.sample])))
     done.set()
     watcher.join()
     assert len(seen) > 3
