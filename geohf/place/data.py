@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.rows import RowView
+from geohf.data.rows import RowView, positions_of
 from geohf.data.samples import undecoded
 from geohf.data.splits import split_rows
 from geohf.data.tables import RowErrors, points_of
@@ -205,11 +205,12 @@ def _read_image(row: dict, number: int) -> dict:
     lacking = [name for name in ("image", "latitude", "longitude") if row.get(name) is None]
     if lacking:
         raise DataError(f"row {number} has no {' and no '.join(lacking)}; its columns are {', '.join(row)}")
+    latitude, longitude = positions_of([row], names=[number])[0].tolist()
     heading = row.get("heading")
     return {
         "image": row["image"],
-        "latitude": float(row["latitude"]),
-        "longitude": float(row["longitude"]),
+        "latitude": latitude,
+        "longitude": longitude,
         "heading": math.nan if heading is None else float(heading),
         "sequence": str(row.get("sequence") or ""),
         "camera": row.get("camera"),

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from geohf.data.rows import positions_of
 from geohf.data.samples import samples_of
 from geohf.vision.processing import GeoImageProcessor
 
@@ -42,10 +43,9 @@ class PlaceCollator:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Pixels (batch, 3, height, width), coordinates (batch, 2) and headings (batch,); NaN where unknown."""
-        points = [[_number(row.get(name)) for name in ("latitude", "longitude")] for row in rows]
         return {
             "pixel_values": self.processor(rows)["pixel_values"],
-            "coordinates": torch.tensor(points, dtype=torch.float64),
+            "coordinates": torch.from_numpy(positions_of(rows)),
             "headings": torch.tensor([_number(row.get("heading")) for row in rows]),
         }
 

@@ -61,7 +61,8 @@ def rows_of(name: str, count: int = 4) -> list[dict]:
         return [{"image": photo, "image_id": str(i)} | truth for i, photo in enumerate(photos)]
     state = next(iter(street_models.STATES))
     point = {"latitude": 36.35, "longitude": 127.38, "heading": 0.0, "region": "3", "state": state}
-    return [{"image": photo, **point} | {"latitude": 36.35 + i / 100} for i, photo in enumerate(photos)]
+    apart = 1e-4 if name == "place" else 0.01  # pictures of one place
+    return [{"image": photo, **point} | {"latitude": 36.35 + i * apart} for i, photo in enumerate(photos)]
 
 
 def trainer_of(name: str, folder, model=None, **arguments):
@@ -82,5 +83,7 @@ def trainer_of(name: str, folder, model=None, **arguments):
         "eval_strategy": "no",
         "load_best_model_at_end": False,
     } | arguments
+    if name == "place":  # by default its head alone learns, which has no card to push
+        arguments = {"finetune": "all", "finetune_epochs": 1} | arguments
     args = options(output_dir=str(folder), **arguments)
     return kind(model or TASKS[name].make(), args, train_dataset=rows_of(name))
