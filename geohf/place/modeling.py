@@ -58,7 +58,7 @@ class GeoPlaceModel(GeoPreTrainedModel):
     The tower is frozen, and stays in eval mode, unless its parameters are asked to learn.
 
     >>> from geohf.place import GeoPlaceConfig
-    >>> from geohf.vision.backbones import backbone_config, TimmTowerConfig
+    >>> from geohf.vision.backbones import TimmTowerConfig
     >>> config = GeoPlaceConfig(vision_config=TimmTowerConfig(architecture="test_resnet"), feature_size=96)
     >>> GeoPlaceModel(config).eval()(torch.zeros(1, 3, 64, 64)).descriptors.shape
     torch.Size([1, 256])
