@@ -202,15 +202,15 @@ def start_street(folder: Path):
 
 def start_region(folder: Path):
     from geohf.region.arguments import RegionArguments, RegionTrainingArguments
-    from geohf.region.loading import load_data
+    from geohf.region.data import load
+    from geohf.region.modeling import make_model
     from geohf.region.phase import RegionPhaseTrainer
-    from geohf.region.run import make_model
 
     options = RegionArguments(
         train_csv=str(folder / "table.csv"), train_dir=str(folder / "images"), experts="shared"
     )
     options.backbone, options.pretrained, options.image_size = "test_resnet", False, 64
-    data = load_data(options)
+    data = load(options)
     yield
     model = make_model(options, data)
     RegionPhaseTrainer(model, RegionTrainingArguments(**settings(folder)), train_dataset=data.train).train()

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from transformers.utils import logging as transformers_logging
 
+from geohf.recipes.train_region import run as run_region
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
-from geohf.region.run import run_region
 from geohf.report import markdown_table
 
 
@@ -31,15 +31,19 @@ def numbers_of(
         disable_tqdm=True,
         logging_strategy="no",
     )
-    result = run_region(RegionArguments(experts=experts, frame=frame), args)
-    every, unit = result.table[-1], result.model.config.unit
+    trainer = run_region(RegionArguments(experts=experts, frame=frame), args)
+    every, baseline, unit = (
+        trainer.evaluated.values_by_name,
+        trainer.evaluated.baseline,
+        trainer.model.config.unit,
+    )
 
     def errors(numbers: dict, prefix: str) -> dict[str, float]:
         return {f"{name} {unit}": numbers[f"{prefix}_{name}_{unit}"] for name in ("mean", "median", "p90")}
 
     return {
-        "centre of all": errors(result.baseline, "routed"),
-        "centre of the region given": errors(result.baseline, "given"),
+        "center of all": errors(baseline, "routed"),
+        "center of the region given": errors(baseline, "given"),
         f"{experts}, routed": errors(every, "routed") | {"router right": every["router_accuracy"]},
         f"{experts}, region given": errors(every, "given"),
     }
@@ -69,11 +73,11 @@ def main() -> None:
         rows.append(row)
     print(f"\nHeld-out photographs of the generated sample, mean of seeds {options.seeds} (range):\n")
     print(markdown_table(rows))
-    names = ("centre of the region given", "shared, region given", "separate, region given")
-    centre, shared, separate = (np.mean([next(iter(run.values())) for run in runs[name]]) for name in names)
+    names = ("center of the region given", "shared, region given", "separate, region given")
+    center, shared, separate = (np.mean([next(iter(run.values())) for run in runs[name]]) for name in names)
     print(
-        f"\nMean error of the region's centre to that of its expert: {centre / shared:.1f} (shared), "
-        f"{centre / separate:.1f} (separate)."
+        f"\nMean error of the region's center to that of its expert: {center / shared:.1f} (shared), "
+        f"{center / separate:.1f} (separate)."
     )
     if options.json:
         options.json.write_text(json.dumps(runs, indent=2))

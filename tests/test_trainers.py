@@ -62,6 +62,21 @@ def tiles_row(image: Image.Image, i: int) -> dict:
     return {"frames": [image, None, image], "last_values": 0.1 * i, "labels": 0.1 * i + i % 2}
 
 
+def small_region(folder: Path) -> Path:
+    from geohf.region.sample import write_sample
+
+    return write_sample(folder, seed=1, size=24)
+
+
+def region_row(image: Image.Image, i: int) -> dict:
+    return {
+        "image": image,
+        "Region_ID": "5" if i % 2 else "3",
+        "latitude": 36.35 + 0.02 * (i % 2) + 1e-4 * (i % 7),
+        "longitude": 127.35 + 1e-4 * (i % 5),
+    }
+
+
 @dataclass(frozen=True)
 class Task:
     """A task by the names that its room gives things.
@@ -145,6 +160,19 @@ TASKS = {
         place_row,
         ("--models", "test_resnet", "--pretrained", "false", "--image_size", "32"),
         lambda data: {"database": data.database},
+    ),
+    "region": Task(
+        "train_region",
+        "GeoRegionTrainer",
+        small_region,
+        (
+            *("--train_csv", "{sample}/labels_train.csv", "--train_dir", "{sample}/images_train/images_train"),
+            *("--val_csv", "{sample}/labels_val.csv", "--val_dir", "{sample}/images_val/images_val"),
+            *("--exclude", "{sample}/exclude.txt", "--min_rows", "8", "--num_train_epochs", "2", "--t_0", "2"),
+            *("--backbone", "test_resnet", "--pretrained", "false", "--image_size", "32"),
+        ),
+        region_row,
+        ("--backbone", "test_resnet", "--pretrained", "false", "--image_size", "32", "--experts", "shared"),
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Train a region model: photographs to coordinates, by an expert a region and a router that finds the region.
+"""Train a region model: photographs to coordinates, by an expert of each region and a router that finds the region.
 
     accelerate launch recipes/train_region.py                     # the built-in sample: offline, minutes on a CPU
     accelerate launch recipes/train_region.py --config recipes/configs/region.yaml \\
@@ -9,27 +9,49 @@
 `--help` lists every argument. `--output_dir` (outputs/region) holds the model and all the rest afterwards.
 """
 
-from geohf.recipes.running import leave_cores, run_recipe
+from transformers import set_seed
+
+from geohf.recipes.running import leave_cores, run_recipe, show
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
-from geohf.region.card import summary_rows
-from geohf.region.run import run_region
-from geohf.report import markdown_table
+from geohf.region.data import load
+from geohf.region.modeling import make_model
+from geohf.region.trainer import GeoRegionTrainer
 from geohf.training.arguments import GeoArgumentParser
+from geohf.training.report import write_report
 
 
 def make_parser() -> GeoArgumentParser:
     return GeoArgumentParser(RegionArguments, RegionTrainingArguments)
 
 
+def run(options: RegionArguments, args: RegionTrainingArguments) -> GeoRegionTrainer:
+    """Train, evaluate, and leave the model, its numbers and its card in `args.output_dir`; push it where asked.
+
+    Raises:
+        DataError: the data cannot be used, or the options do not go together.
+    """
+    data = load(options, args)
+    set_seed(args.seed)
+    model = make_model(options, data)
+    retrained = options.regions if options.start_from else None
+    rows = {"train_dataset": data.train, "eval_dataset": data.validation}
+    trainer = GeoRegionTrainer(model, args, **rows, regions=retrained)
+    trainer.train()
+    result = trainer.evaluate(data.held_out)
+    write_report(trainer, result, data.skipped)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return trainer
+
+
 def main() -> None:
     options, args = make_parser().parse()
     with leave_cores(args):
-        result = run_region(options, args)
-    if args.should_save:
-        print(
-            f"\nOn held-out photographs:\n\n{markdown_table(summary_rows(result.table, result.model.config.unit))}\n"
-        )
-        print(f"Everything lies in {args.output_dir}: open README.md and the map or scatter there.")
+        trainer = run(options, args)
+    numbers = [
+        f"{name}_{trainer.model.config.unit}" for name in ("routed_mean", "routed_median", "given_mean")
+    ]
+    show(trainer, [*numbers, "router_accuracy"], "Open README.md and the map or scatter there.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,3 +51,23 @@ class RegionPrediction:
 def points_array(answers: Sequence[RegionPrediction]) -> np.ndarray:
     """(n, 2) latitude and longitude of answers."""
     return np.array([[answer.latitude, answer.longitude] for answer in answers])
+
+
+@dataclass
+class RegionAnswers:
+    """A model's answers for photographs whose truth is known.
+
+    Attributes:
+        labels: (n,) true region numbers.
+        truth: (n, 2) true points.
+        routed, given: answers without and with the region.
+    """
+
+    labels: np.ndarray
+    truth: np.ndarray
+    routed: list[RegionPrediction]
+    given: list[RegionPrediction]
+
+    def named(self, label2id: Mapping[str, int]) -> np.ndarray:
+        """(n,) numbers of the regions that the router named."""
+        return np.array([label2id[answer.regions[0].name] for answer in self.routed])

@@ -1,210 +1,226 @@
-"""Loading tables of photographs with their coordinates and regions."""
+"""From tables to the photographs that a run trains, chooses and is measured on."""
 
 from __future__ import annotations
 
-import logging
-import os
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.columns import image_column
-from geohf.data.formats import table_file
-from geohf.data.tables import (
-    FILE_COLUMNS,
-    LATITUDE_COLUMNS,
-    LONGITUDE_COLUMNS,
-    RowErrors,
-    bad_point_reasons,
-    file_name,
-    find_column,
-    image_in,
-    label_of,
-    read_table,
-    text_of,
-    wrap_degrees,
-)
+from geohf.data.classes import class_number
+from geohf.data.splits import split_dataset
+from geohf.data.tables import RowErrors, points_of
+from geohf.data.task_data import TaskData, with_facts
 from geohf.errors import DataError
-from geohf.vision.checks import broken_images
+from geohf.hub.card import data_source
+from geohf.models.loading import model_class
+from geohf.region.arguments import RegionArguments, RegionTrainingArguments
+from geohf.region.configuration import GeoRegionConfig
+from geohf.region.filtering import clip_dataset, describe_row, filter_dataset
+from geohf.region.rows import (
+    EXCLUDE,
+    TRAIN_IMAGES,
+    TRAIN_TABLE,
+    VAL_IMAGES,
+    VAL_TABLE,
+    excluded_names,
+    load_region_table,
+    of_known_regions,
+    of_regions,
+    region_order,
+)
+from geohf.region.sample import write_sample
+from geohf.vision.contents import contents_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from datasets import Dataset, Features
+    from datasets import Dataset, DatasetDict
 
-logger = logging.getLogger(__name__)
-
-REGION_COLUMNS = ("region_id", "region", "regionid")
-NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS)
+_HOW = {"stratified": "at random in each region", "random": "at random", "blocks": "whole blocks"}
 
 
-def load_region_table(
-    table: str | Path,
-    images: str | Path | None = None,
-    frame: str = "wgs84",
-    exclude: Iterable[str] = (),
-    errors: RowErrors | None = None,
-) -> Dataset:
-    """Load a table with a file name, latitude, longitude and region a row; more columns are ignored.
+@dataclass
+class RegionData(TaskData):
+    """A run's photographs; `validation` is None where no row was held out to choose and calibrate on.
 
-    Rows that cannot be used are noted in `errors`; the caller settles them.
+    Attributes:
+        regions: names of the regions of the training rows, in order.
+        dropped: rows that filters left out, see `filter_dataset`; the facts of `train` hold them too.
+        buffer: training rows left out because they lie too near to held-out blocks.
+    """
+
+    regions: list[str] = field(default_factory=list)
+    dropped: list[dict] = field(default_factory=list)
+    buffer: int = 0
+
+
+def load(options: RegionArguments, args: RegionTrainingArguments | None = None) -> RegionData:
+    """Load the photographs that the options name, filter them, and hold some out.
+
+    A row of a region that the model of `start_from` does not know cannot be used, and all of its regions are measured.
 
     Args:
-        table: CSV or Parquet with `filename`, `latitude`, `longitude` and `Region_ID`.
-        images: folder of the files; the table's own where None.
-        frame: `wgs84` or `planar`: what the coordinates are.
-        exclude: file names to leave out without a word; see `excluded_names`.
-        errors: collects what is wrong: a missing or broken image, a path out of the folder, an empty region, a
-            coordinate that does not fit the frame, a file that stands there twice.
-
-    Returns:
-        A dataset with the columns of `region_features`.
+        args: of the training: the seed of the split, and where the painted sample goes; the defaults where None.
 
     Raises:
-        DataError: the table cannot be read, lacks a column, or is as a whole in the other frame.
+        DataError: see `load_region_table`, `filter_dataset` and `split_dataset`; also a row of a region that is
+            not known or, in `val_csv`, of a region that no training row has.
     """
-    from datasets import Dataset
-
-    errors, left_out = RowErrors() if errors is None else errors, frozenset(exclude)
-    table = table_file(table)
-    rows = read_table(table, numbers=NUMBERS)
-    columns = usable_rows(rows, table, errors, images, frame, left_out)
-    if left_out:
-        count = sum(text_of(cell) in left_out for cell in rows[find_column(rows.columns, FILE_COLUMNS)])
-        logger.info("%s: %d rows are excluded by name", Path(table).name, count)
-    return Dataset.from_dict(columns | {"image": image_column(columns["image"])}, features=region_features())
-
-
-def usable_rows(
-    rows: pd.DataFrame,
-    source: str | Path,
-    errors: RowErrors,
-    images: str | Path | None,
-    frame: str,
-    exclude: frozenset[str],
-) -> dict[str, list]:
-    """The columns of `region_features` of the rows of a table, or of a chunk of it, that can be used."""
-    name, latitude, longitude, region = (
-        find_column(rows.columns, names, source)
-        for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, REGION_COLUMNS)
-    )
-    lines = rows.index.tolist()
-    files = [file_name(cell) for cell in rows[name]]
-    regions = [label_of(cell) for cell in rows[region]]
-    points = rows[[latitude, longitude]].to_numpy(np.float64)
-    folder = Path(source).parent if images is None else Path(images)
-    wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
-    bad_points = bad_point_reasons(points[wanted], source, frame) if wanted else {}
-    reasons = {wanted[i]: reason for i, reason in bad_points.items()}
-    reasons |= {i: "the region is empty" for i in wanted if regions[i] is None}
-    found = {}
-    for i in wanted:
-        try:
-            found[i] = image_in(folder, rows[name].iat[i])
-        except DataError as error:
-            reasons[i] = str(error)
-    reasons |= _repeated(found, files, points, regions, lines)
-    good = [i for i in wanted if i not in reasons]
-    broken = broken_images([found[i] for i in good])
-    reasons |= {good[i]: reason for i, reason in broken.items()}
-    for i in sorted(reasons):
-        errors.add(source, lines[i], reasons[i])
-    kept = [i for i in wanted if i not in reasons]
-    if frame == "wgs84":
-        points[:, 1] = [wrap_degrees(value) for value in points[:, 1]]
-    return {
-        "filename": [files[i] for i in kept],
-        "image": [found[i] for i in kept],
-        "region": [regions[i] for i in kept],
-        "latitude": points[kept, 0].tolist(),
-        "longitude": points[kept, 1].tolist(),
-        "row": [lines[i] for i in kept],
+    args = args or RegionTrainingArguments()
+    known = None if options.start_from is None else _start_config(options).regions
+    source = options.train_csv
+    if source is None:
+        with args.main_process_first(desc="writing the sample"):
+            options = _with_sample(options, Path(args.output_dir).parent / f"region-sample-{options.frame}")
+    errors = RowErrors(options.on_error)
+    train, test = _tables(options, known, errors)
+    train, dropped = filter_dataset(train, options)
+    regions = _chosen(train, options, known)
+    train = of_regions(train, regions)
+    if test is not None and known is None:
+        if not options.regions:
+            dropped += _without_region(test, regions)
+        test = of_regions(test, regions)
+    if test is not None:
+        _require_rows(test, options.val_csv)
+    splits, buffer = _split(train, options, args.seed, held_out=test is None)
+    train, clipped = clip_dataset(splits["train"], options)
+    _require_regions(train, options.regions or regions)
+    dropped += clipped
+    parts = {
+        "train": train,
+        "validation": splits.get("validation"),
+        "test": splits["test"] if test is None else test,
     }
-
-
-def region_features() -> Features:
-    """The columns of a dataset of photographs with their regions; `row` is the line in the table."""
-    from datasets import Features, Image, Value
-
-    return Features(
-        {
-            "filename": Value("string"),
-            "image": Image(decode=False),
-            "region": Value("string"),
-            "latitude": Value("float64"),
-            "longitude": Value("float64"),
-            "row": Value("int64"),
-        }
+    facts = data_source(source) | {
+        "split": _how(options),
+        "left_out_for_buffer": buffer,
+        "own_table": options.val_csv is not None,
+        "dropped": dict(Counter(row["filter"] for row in dropped)),
+    }
+    for name, rows in parts.items():
+        if rows is not None:
+            with_facts(rows, **facts, split_name=name)
+    with_facts(train, dropped_rows=dropped)
+    return RegionData(
+        **parts, skipped=errors.rows, source=source, regions=regions, dropped=dropped, buffer=buffer
     )
 
 
-def excluded_names(exclude: Sequence[str]) -> list[str]:
-    """File names to leave out: each entry is such a name, or a text file that holds one a line.
-
-    Raises:
-        DataError: an entry ends in .txt or .csv but there is no such file.
-    """
-    names = []
-    for entry in exclude:
-        if not entry.lower().endswith((".txt", ".csv")):
-            names.append(entry)
-            continue
-        try:
-            lines = Path(entry).read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise DataError(f"{entry}: cannot be read ({error.strerror})") from None
-        names += [line.strip() for line in lines if line.strip()]
-    return names
+def _start_config(options: RegionArguments) -> GeoRegionConfig:
+    """The config of the model that training goes on from."""
+    kind = model_class(options.start_from)
+    if kind.config_class is not GeoRegionConfig:
+        raise DataError(f"{options.start_from}: is a {kind.__name__}, but this takes a GeoRegionModel")
+    config = GeoRegionConfig.from_pretrained(options.start_from)
+    if config.frame != options.frame:
+        raise DataError(f"{options.start_from} is a {config.frame} model, but --frame is {options.frame}")
+    for name in options.regions or ():
+        class_number(name, config.label2id, "region")  # raises for one that it does not know
+    return config
 
 
-def region_order(names: Iterable[str]) -> list[str]:
-    """The different names in order: by number where all are whole numbers, else by text.
-
-    >>> region_order(["10", "9", "-1", "10"])
-    ['-1', '9', '10']
-    """
-    names = set(names)
-    numbers = all(_is_whole(name) for name in names)
-    # "3" and "03" are two names of one number, and every process must put them into one order
-    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
-
-
-def of_regions(dataset: Dataset, regions: Collection[str]) -> Dataset:
-    """The rows of these regions."""
-    return dataset.select(np.flatnonzero(np.isin(np.array(dataset["region"][:], object), list(regions))))
+def _with_sample(options: RegionArguments, folder: Path) -> RegionArguments:
+    """The options with the paths of the built-in sample, which is written where it is not there yet."""
+    sample = write_sample(folder, seed=0, size=options.sample_size, frame=options.frame)
+    return replace(
+        options,
+        train_csv=str(sample / TRAIN_TABLE),
+        train_dir=str(sample / TRAIN_IMAGES),
+        val_csv=str(sample / VAL_TABLE),
+        val_dir=str(sample / VAL_IMAGES),
+        exclude=[*(options.exclude or ()), str(sample / EXCLUDE)],
+    )
 
 
-def of_known_regions(
-    dataset: Dataset, table: str | Path, regions: Collection[str], lacking: str, errors: RowErrors
-) -> Dataset:
-    """The rows of these regions; those of others are noted in `errors`, as what `lacking` such a region."""
-    for row in dataset.select_columns(["region", "row"]):
-        if row["region"] not in regions:
-            errors.add(table, row["row"], f"{lacking} region {row['region']!r}")
-    return of_regions(dataset, regions)
-
-
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
-
-
-def _repeated(found: dict[int, dict], files, points, regions, lines) -> dict[int, str]:
-    """Files that stand in several rows: all of them where their labels differ, else all but the first."""
-    rows_of = defaultdict(list)
-    for i, image in found.items():
-        if image["bytes"] is None:
-            rows_of[os.path.normpath(image["path"])].append(i)  # a.jpg and ./a.jpg are one file
-    reasons = {}
-    for rows in rows_of.values():
-        if len(rows) == 1:
-            continue
-        file = files[rows[0]]
-        labels = {(regions[i], *points[i].tolist()) for i in rows}
-        standing = ", ".join(str(lines[i]) for i in rows)
-        if len(labels) > 1:
-            reasons |= dict.fromkeys(rows, f"{file!r} stands in rows {standing} with different labels")
+def _tables(
+    options: RegionArguments, known: Sequence[str] | None, errors: RowErrors
+) -> tuple[Dataset, Dataset | None]:
+    """The rows to train on and, where they have a table of their own, those to measure on."""
+    exclude = excluded_names(options.exclude or ())
+    train, test = (
+        load_region_table(options.train_csv, options.train_dir, options.frame, exclude, errors),
+        None,
+    )
+    if known is not None:
+        train = of_known_regions(train, options.train_csv, known, "the model has no", errors)
+    if options.val_csv is not None:
+        test = load_region_table(options.val_csv, options.val_dir, options.frame, exclude, errors)
+        if known is None:
+            seen = set(train["region"][:])
+            test = of_known_regions(test, options.val_csv, seen, "no training row is of", errors)
         else:
-            reasons |= dict.fromkeys(rows[1:], f"{file!r} stands in rows {standing}")
-    return reasons
+            test = of_known_regions(test, options.val_csv, known, "the model has no", errors)
+        test = _unseen(test, options.val_csv, train, errors)
+    errors.settle(kept=min(len(dataset) for dataset in (train, test) if dataset is not None))
+    _require_rows(train, options.train_csv)
+    return train, test
+
+
+def _how(options: RegionArguments) -> str:
+    """How rows were held out, in words."""
+    blocks = f" of {options.block_size:g}, {options.block_buffer:g} kept clear" * (options.split == "blocks")
+    split = f"{_HOW[options.split]}{blocks}"
+    if options.val_csv is None:
+        return split
+    return f"a table of their own; validation photographs {split} from the training table"
+
+
+def _unseen(test: Dataset, table: str, train: Dataset, errors: RowErrors) -> Dataset:
+    """Without photographs that stand in the training table too: numbers measured on them would be too good."""
+    contents = contents_of([*train["image"][:], *test["image"][:]])
+    trained = set(contents[: len(train)])
+    seen = [content in trained for content in contents[len(train) :]]
+    for row in test.select(np.flatnonzero(seen)).select_columns(["filename", "row"]):
+        errors.add(table, row["row"], f"{row['filename']!r} stands in the training table too")
+    return test.select(np.flatnonzero(np.logical_not(seen)))
+
+
+def _require_rows(dataset: Dataset, table: str) -> None:
+    if not len(dataset):
+        raise DataError(f"{table}: no row is left that is of a region to train")
+
+
+def _require_regions(train: Dataset, regions: Collection[str]) -> None:
+    lost = [name for name in regions if name not in set(train["region"][:])]
+    if lost:
+        raise DataError(
+            f"no training row of region {', '.join(lost)} is left after the split and the filters: hold out less, or "
+            "loosen the filters"
+        )
+
+
+def _chosen(train: Dataset, options: RegionArguments, known) -> list[str]:
+    regions = region_order(train["region"][:])
+    lost = set(options.regions or ()) - set(regions)
+    if lost:
+        raise DataError(f"regions: no training row is of region {', '.join(sorted(lost))}")
+    # a model that training goes on from is measured on all of its regions
+    return [name for name in regions if known or not options.regions or name in options.regions]
+
+
+def _without_region(test: Dataset, regions: Collection[str]) -> list[dict]:
+    """Rows to measure on whose region the filters left out."""
+    names = np.array(test["region"][:], object)
+    lost = np.flatnonzero(~np.isin(names, list(regions))).tolist()
+    return [describe_row(test, row, "min_rows", f"region {names[row]} is left out") for row in lost]
+
+
+def _split(train: Dataset, options: RegionArguments, seed: int, held_out: bool) -> tuple[DatasetDict, int]:
+    shares = {"test": options.test_share} if held_out else {}
+    if held_out and not options.test_share:
+        raise DataError("test_share is 0 and there is no val_csv: nothing is left to measure on")
+    return split_dataset(
+        train,
+        shares | {"validation": options.validation_share},
+        options.split,
+        points=points_of(train),
+        groups=np.array(train["region"][:]),
+        seed=seed,
+        block_m=options.block_size,
+        buffer_m=options.block_buffer,
+        frame=options.frame,
+        flags={"block_m": "--block_size", "buffer_m": "--block_buffer"},
+    )

@@ -170,3 +170,9 @@ def make_head(config: GeoRegionConfig, outputs: int) -> nn.Sequential:
         nn.Dropout(config.dropout),
         nn.Linear(config.hidden_size, outputs),
     )
+
+
+def given_logits(labels: torch.Tensor, regions: int) -> torch.Tensor:
+    """(n, regions) logits that are certain of these regions, as the model gives where the region is given."""
+    mine = torch.arange(regions) == labels[:, None]
+    return torch.where(mine, 0.0, -torch.inf)

@@ -1,4 +1,4 @@
-"""How good answers are: errors of given and of routed regions, the router, and the seed's MSE."""
+"""How good answers are: errors of given and of routed regions, the router, and the reference implementation's MSE."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from geohf.geo import frame_distance
+from geohf.errors import DataError
+from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler
 from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
+from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
+from geohf.metrics.records import Metric, join_metrics
+from geohf.region.answers import RegionAnswers, points_array
+from geohf.region.configuration import GeoRegionConfig
 
 UNITS = ("m", "units")  # of the frames
 METRICS = {"accuracy": HIGHER, "point_loss": LOWER, "region_loss": LOWER}
@@ -81,7 +86,8 @@ def evaluation_rows(
         scaler: of all regions.
 
     Returns:
-        Dicts with `region`, `n`, `mse_scaled` and `mse` (of the true region's expert, as the seed reports them;
+        Dicts with `region`, `n`, `mse_scaled` and `mse` (of the true region's expert, as the reference implementation
+        reports them;
         over all they are means over photographs, so large regions weigh more), mean, median and 90th percentile
         of the error of each of the answers, and `router_accuracy`.
     """
@@ -102,3 +108,89 @@ def evaluation_rows(
             table.append({"region": name, "n": int(rows.sum())} | numbers(rows))
     everything = np.ones(len(labels), bool)
     return [*table, {"region": "all", "n": len(labels)} | numbers(everything)]
+
+
+def measure(
+    config: GeoRegionConfig,
+    answers: RegionAnswers,
+    train: tuple[np.ndarray, np.ndarray] | None = None,
+    intervals: bool = True,
+) -> list[Metric]:
+    """The numbers of all photographs, their intervals, and the constant baseline's.
+
+    The baseline answers the region's center where the region is given, and the center of all where it is not.
+
+    Args:
+        train: (labels, points) of the training photographs, from which the baseline is made; None: there is none.
+        intervals: compute them.
+    """
+    values = {name: value for name, value in region_table(config, answers)[-1].items() if name != "region"}
+    baseline = {}
+    if train is not None:
+        located = train[1][np.isfinite(train[1]).all(1)]
+        for prefix, points in (
+            ("given_", region_centers(config, *train)[answers.labels]),
+            ("routed_", np.broadcast_to(_center(located, config.frame), answers.truth.shape)),
+        ):
+            errors = frame_distance(points, answers.truth, config.frame)
+            baseline |= error_summary(errors, config.unit, prefix)
+    ends = region_intervals(config, answers) if intervals else {}
+    return join_metrics({name: v for name, v in values.items() if v is not None}, ends, baseline)
+
+
+def region_table(
+    config: GeoRegionConfig, answers: RegionAnswers, centers: np.ndarray | None = None
+) -> list[dict]:
+    """`evaluation_rows` of the answers, with the coverage of their radii in the last row.
+
+    Args:
+        centers: (regions, 2) see `region_centers`; they are measured beside the answers.
+    """
+    points = {"given": points_array(answers.given), "routed": points_array(answers.routed)}
+    others = {} if centers is None else {"center": centers[answers.labels]}
+    rows = evaluation_rows(
+        config.regions,
+        answers.labels,
+        answers.truth,
+        points | others,
+        answers.named(config.label2id),
+        config.coordinate_scaler,
+        config.unit,
+    )
+    for name, found in points.items():
+        errors = frame_distance(found, answers.truth, config.frame)
+        rows[-1][f"{name}_coverage"] = coverage([answer.radius for answer in getattr(answers, name)], errors)
+    return rows
+
+
+def region_centers(config: GeoRegionConfig, labels: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(regions, 2) the mean of each region's training points; its scaler's center, where it has none this time."""
+    centers = config.coordinate_scaler.center.copy()
+    known = np.isfinite(points).all(1)
+    for number in np.unique(labels[(labels >= 0) & known]):
+        centers[number] = _center(points[(labels == number) & known], config.frame)
+    return centers
+
+
+def region_intervals(config: GeoRegionConfig, answers: RegionAnswers) -> dict[str, tuple[float, float]]:
+    """The ends of 95 % intervals of the numbers that the card names first, drawn photograph by photograph."""
+    routed, given = (
+        frame_distance(points_array(part), answers.truth, config.frame)
+        for part in (answers.routed, answers.given)
+    )
+    found = {
+        f"routed_mean_{config.unit}": mean_interval(routed),
+        f"given_mean_{config.unit}": mean_interval(given),
+        "router_accuracy": share_interval(answers.named(config.label2id) == answers.labels),
+    }
+    found |= bootstrap_intervals(
+        lambda rows: {f"routed_median_{config.unit}": np.median(routed[rows])}, np.arange(len(routed))
+    )
+    return {name: ends for name, ends in found.items() if ends is not None}
+
+
+def _center(points: np.ndarray, frame: str) -> np.ndarray:
+    try:
+        return frame_mean(points, frame=frame)
+    except ValueError as error:
+        raise DataError(f"the training points have no mean: {error}") from None

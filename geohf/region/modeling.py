@@ -5,25 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
 from geohf.data.classes import class_number
-from geohf.errors import DataError, require_at_least
-from geohf.geo import frame_distance, frame_mean
-from geohf.geo.scalers import CoordinateScaler
+from geohf.data.tables import points_of
+from geohf.errors import DataError
+from geohf.geo import frame_distance
+from geohf.geo.scalers import CoordinateScaler, fit_scaler
+from geohf.models.loading import load_model
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.region.answers import RegionPrediction, RegionProbability
+from geohf.models.settings import settings_refused
+from geohf.region.answers import RegionPrediction
 from geohf.region.configuration import GeoRegionConfig
+from geohf.region.decoding import both_answers, decode, locate
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
 from geohf.region.losses import point_loss, region_loss
-from geohf.region.metrics import error_summary, region_accuracy
-from geohf.region.processing import GeoRegionImageProcessor, split_sample
+from geohf.region.metrics import error_summary, measure, region_accuracy
+from geohf.region.processing import GeoRegionImageProcessor, RegionCollator, split_sample
+from geohf.region.rows import as_photos, load_labelled, names_of, region_order, truth_of
 from geohf.vision.backbones import build_tower, tower_features
+
+if TYPE_CHECKING:
+    from geohf.data.task_data import TaskData
+    from geohf.region.arguments import RegionArguments
+
+# what the sample is trained with: a backbone that learns in seconds on a CPU, from random weights
+SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_resnet", 48
+REAL_BACKBONE = "convnext_small"
+MODEL_FIELDS = ("frame", "experts", "scaler", "point_loss", "radius_coverage")
 
 
 class GeoRegionModel(GeoPreTrainedModel):
@@ -201,21 +216,7 @@ class GeoRegionModel(GeoPreTrainedModel):
 
     def locate(self, logits: torch.Tensor, scaled: torch.Tensor) -> torch.Tensor:
         """(batch, regions) logits and (batch, regions, 2) answers to (batch, 2) points, averaged in the frame."""
-        points, weights = self._weighted(logits, scaled)
-        return frame_mean(points, weights, self.config.frame)
-
-    def _weighted(self, logits, scaled) -> tuple[torch.Tensor, torch.Tensor]:
-        """The experts' points (batch, regions, 2) and their probabilities (batch, regions), both float64."""
-        weights = (logits.double() / self.config.temperature).softmax(-1)
-        # an expert that was not asked has no say: its NaN must not meet its weight of zero
-        asked = torch.where(weights[..., None] > 0, scaled.double(), 0.0)
-        return self.scaler.inverse_transform(asked), weights
-
-    def expected_error(self, logits, scaled, coordinates) -> torch.Tensor:
-        """(batch,) the error that the model itself expects, in the frame's unit, before calibration."""
-        points, weights = self._weighted(logits, scaled)
-        away = frame_distance(coordinates[:, None], points, self.config.frame)
-        return (weights * (away + weights.new_tensor(self.config.expert_errors))).sum(-1)
+        return locate(self.config, logits, scaled)
 
     def decode(self, outputs: RegionOutput, top_k: int = 5) -> list[RegionPrediction]:
         """Turn outputs into answers.
@@ -223,27 +224,7 @@ class GeoRegionModel(GeoPreTrainedModel):
         Args:
             top_k: regions to name; those that are ruled out are never named.
         """
-        config = self.config
-        logits, scaled = outputs.logits, outputs.scaled
-        points = self.locate(logits, scaled)
-        radius = self._radius(logits, scaled, points)
-        require_at_least(1, top_k=top_k)
-        best = (logits.double() / config.temperature).softmax(-1).topk(min(top_k, config.num_regions))
-        answers = []
-        for i, (latitude, longitude) in enumerate(points.cpu().tolist()):
-            named = zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
-            regions = [RegionProbability(config.id2label[r], p) for r, p in named if p > 0]
-            answers.append(RegionPrediction(latitude, longitude, radius[i], config.unit, regions))
-        return answers
-
-    def _radius(self, logits, scaled, points) -> list[float | None]:
-        config = self.config
-        if config.expert_errors is None:
-            return [None] * len(points)
-        expected = self.expected_error(logits, scaled, points).cpu().tolist()
-        given = torch.isneginf(logits).any(-1).tolist() if config.num_regions > 1 else [True] * len(points)
-        factors = [config.given_factor if known else config.routed_factor for known in given]
-        return [None if f is None else f * e for f, e in zip(factors, expected, strict=True)]
+        return decode(self.config, outputs, top_k)
 
     def region_number(self, region: str | int | None) -> int:
         """The number of a region by its name, -1 for None, NaN or an empty one; see `class_number`.
@@ -263,12 +244,13 @@ class GeoRegionModel(GeoPreTrainedModel):
         """Errors with the region given and routed, MSE, router accuracy and coverage; see `evaluation_rows`.
 
         Args:
-            data: a table as `load_region_table` takes it, or a folder in the seed's layout, whose validation
+            data: a table as `load_region_table` takes it, or a folder in the reference implementation's layout, whose validation
                 table is measured.
         """
-        from geohf.region.evaluation import evaluate
-
-        return evaluate(self, data, batch_size, on_error)
+        dataset = load_labelled(data, self.config, on_error)
+        outputs = self.outputs_on(dataset, RegionCollator(self, ()), batch_size)
+        answers = both_answers(self.config, outputs, *truth_of(dataset, self.config))
+        return {metric.name: metric.value for metric in measure(self.config, answers, intervals=False)}
 
     def prepare(self, samples: list) -> BatchFeature:
         """As `GeoPreTrainedModel.prepare`, for samples that may name their region."""
@@ -301,3 +283,33 @@ class GeoRegionModel(GeoPreTrainedModel):
             )
             inputs = list(named) if isinstance(samples, list) else named
         return super().predict(inputs, batch_size, **options)
+
+
+def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
+    """A model of the training rows' regions, scaled by these rows: a new one, or that of `start_from`.
+
+    Raises:
+        DataError: options that do not go together, or a backbone that is not found.
+    """
+    train = as_photos(data.train)
+    named, points = np.array(names_of(train), object), points_of(train)
+    named[~np.isfinite(points).all(1)] = None
+    found = region_order(name for name in named if name is not None)
+    if options.start_from is not None:
+        model = load_model(options.start_from, "cpu", GeoRegionModel)
+        for name in options.regions or found:
+            model.set_scaler(name, fit_scaler(points[named == name], model.config.scaler, model.config.frame))
+        return model
+    scalers = [fit_scaler(points[named == name], options.scaler, options.frame).to_dict() for name in found]
+    fields = {name: getattr(options, name) for name in MODEL_FIELDS}
+    tiny = options.train_csv is None and options.backbone is None
+    with settings_refused():
+        return GeoRegionModel.from_backbone(
+            options.backbone or (SAMPLE_BACKBONE if tiny else REAL_BACKBONE),
+            pretrained=not tiny if options.pretrained is None else options.pretrained,
+            backbone_weights=options.backbone_weights,
+            image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
+            id2label=dict(enumerate(found)),
+            scalers=scalers,
+            **fields,
+        )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geohf.data.tables import points_of
+from geohf.data.task_data import facts_of
 from geohf.geo import frame_distance
-from geohf.region.answers import points_array
-from geohf.region.evaluation import RegionAnswers
+from geohf.metrics.records import Evaluation
+from geohf.region.answers import RegionAnswers, points_array
+from geohf.region.configuration import GeoRegionConfig
 from geohf.report import (
     error_map_png,
     plot_confusion,
@@ -25,6 +27,27 @@ from geohf.report import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from geohf.region.trainer import GeoRegionTrainer
+
+
+def write_outputs(folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluation) -> dict[str, Any]:
+    """Write evaluation.csv, predictions.csv, what the filters dropped, plots and, for `wgs84`, maps.
+
+    Returns:
+        For metrics.json: a row of numbers for every region, and how many rows each filter dropped.
+    """
+    config, details = trainer.model.config, evaluation.details
+    facts, table = facts_of(evaluation.dataset), details["table"]
+    if trainer.args.should_save:
+        dropped = facts_of(trainer.train_dataset).get("dropped_rows")
+        if dropped:
+            write_dropped(folder, trainer.train_dataset, dropped, config.frame)
+        write_csv(folder / "evaluation.csv", table)
+        write_predictions(folder, evaluation.dataset, details["answers"], config.frame)
+        plot_run(folder, config, details["answers"], details["centers"])
+    extra = {name: facts[name] for name in ("left_out_for_buffer", "dropped") if name in facts}
+    return {"regions": table[:-1]} | extra
 
 
 def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, frame: str) -> None:
@@ -74,15 +97,15 @@ def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, fr
 
 
 def plot_run(
-    folder: Path, names: Sequence[str], answers: RegionAnswers, centres: np.ndarray, frame: str
+    folder: Path, config: GeoRegionConfig, answers: RegionAnswers, centers: np.ndarray | None = None
 ) -> None:
     """Plots of held-out photographs for the card: their errors on a map or in the plane, and the router's.
 
     Args:
-        names: of the regions.
-        centres: (n, 2) the centre of each photograph's region, the answer that looks at no image.
+        centers: (regions, 2) the center of each region's training points, the answer that looks at no image.
     """
-    truth, points = answers.truth, points_array(answers.routed)
+    truth, frame, names = answers.truth, config.frame, config.regions
+    points = points_array(answers.routed)
     if frame == "planar":
         plot_scatter(folder / "error_scatter.png", truth, points, "units of the data")
     else:
@@ -90,16 +113,16 @@ def plot_run(
         compared = {
             "routed": points,
             "region given": points_array(answers.given),
-            "centre of the region": centres,
         }
+        if centers is not None:
+            compared["center of the region"] = centers[answers.labels]
         plot_error_cdf(
             folder / "error_cdf.png",
             {name: frame_distance(p, truth, frame) / 1000 for name, p in compared.items()},
         )
     if len(names) > 1:
-        number = {name: i for i, name in enumerate(names)}
-        predicted = np.array([number[answer.regions[0].name] for answer in answers.routed])
-        plot_confusion(folder / "confusion.png", answers.labels, predicted, list(names))
+        predicted = answers.named(config.label2id)
+        plot_confusion(folder / "confusion.png", answers.labels, predicted, names)
 
 
 def write_dropped(folder: Path, kept: Dataset, dropped: Sequence[dict], frame: str) -> None:

@@ -1,4 +1,4 @@
-"""Photographs of three regions of a town, in the seed's own files, painted by `scene`.
+"""Photographs of three regions of a town, in the reference implementation's own files, painted by `scene`.
 
 Every picture looks north. A model can learn from it where it was taken, and a test can tell that from luck.
 Numbers measured here say nothing about photographs.
@@ -29,12 +29,11 @@ from PIL import Image
 
 from geohf.geo import EARTH_RADIUS_M, check_frame
 from geohf.io import atomic_write
+from geohf.region.rows import EXCLUDE, TRAIN_IMAGES, TRAIN_TABLE, VAL_IMAGES, VAL_TABLE
 from geohf.region.scene import LANDMARKS, paint_view
 from geohf.samples import write_once
 
-TRAIN_TABLE, TRAIN_IMAGES = "labels_train.csv", "images_train/images_train"
-VAL_TABLE, VAL_IMAGES = "labels_val.csv", "images_val/images_val"
-EXCLUDE, PLANTED = "exclude.txt", "planted.csv"
+PLANTED = "planted.csv"
 REGIONS = tuple(LANDMARKS)
 
 _RULES = 1  # raise it when pictures or places change

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geohf.data.streaming import stream_rows
-from geohf.region.data import NUMBERS, region_features, usable_rows
+from geohf.region.rows import NUMBERS, region_features, usable_rows
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

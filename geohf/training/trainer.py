@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import EarlyStoppingCallback, enable_full_determinism, set_seed
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import HubStrategy, TrainOutput
 
 from geohf.data.task_data import facts_of
 from geohf.errors import DataError
@@ -19,6 +20,7 @@ from geohf.training.adapters import push_adapter
 from geohf.training.finetuning import unfreeze
 from geohf.training.phase import PhaseTrainer, phase_arguments
 from geohf.training.report import write_report
+from geohf.training.settings import own_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,9 @@ class GeoTrainer(PhaseTrainer):
         optimizers=(None, None),
         **extras,
     ):
+        if eval_dataset is None and args is not None:  # what evaluates by default need not be switched off
+            args = copy.copy(own_arguments(args, self.arguments_class, evaluates=False))
+            args.eval_strategy, args.load_best_model_at_end = "no", False
         super().__init__(
             model,
             args,
@@ -154,6 +159,11 @@ class GeoTrainer(PhaseTrainer):
             logger.info("there is no eval_dataset: the last weights are the model, and nothing is calibrated")
         self.state.log_history = phase_history(**self.histories)
         self.state.global_step = max((row["step"] for row in self.state.log_history), default=0)
+        if self.args.push_to_hub and self.args.hub_strategy != HubStrategy.END:
+            try:
+                self.push_to_hub(commit_message="Trained")
+            except OSError as error:  # the Hub may be away for a while, and what was trained stays
+                logger.warning("%s: the trained model was not pushed: %s", self.args.hub_model_id, error)
         losses = [row["train_loss"] for row in self.state.log_history if "train_loss" in row]
         return TrainOutput(self.state.global_step, losses[-1] if losses else float("nan"), {})
 
@@ -261,9 +271,12 @@ class GeoTrainer(PhaseTrainer):
             baseline's numbers and the answers. With several datasets, a user's own `compute_metrics` or a stream: the
             dict that transformers gives.
         """
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        mine = eval_dataset is None or eval_dataset is self._validation
+        dataset = self.eval_dataset if mine else eval_dataset
+        if not mine and not isinstance(dataset, (dict, str)):
+            dataset = self.read_rows(dataset)
         if isinstance(dataset, dict) or "compute_metrics" in self._given or not hasattr(dataset, "__len__"):
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            return super().evaluate(None if eval_dataset is None else dataset, ignore_keys, metric_key_prefix)
         outputs = self.outputs(dataset)
         self.evaluated = self.measure(dataset, outputs, metric_key_prefix)
         self.log(dict(self.evaluated))

@@ -10,7 +10,7 @@ from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.place.drives import load_drives
 from geohf.place.streaming import stream_drives
-from geohf.region.data import load_region_table
+from geohf.region.rows import load_region_table
 from geohf.region.streaming import stream_regions
 from geohf.street.data import load_places
 from geohf.street.streaming import stream_places

@@ -30,7 +30,7 @@ MODULES = (
     ),
     *(
         "geohf.recipes.train_street",
-        "geohf.region.run",
+        "geohf.recipes.train_region",
         "geohf.recipes.train_place",
         "geohf.recipes.train_parts",
         "geohf.recipes.train_tiles",

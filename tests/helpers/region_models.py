@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from geohf.recipes.train_region import run as run_region
 from geohf.region import GeoRegionConfig, GeoRegionModel
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
-from geohf.region.run import run_region
 from geohf.region.sample import EXCLUDE, TRAIN_IMAGES, TRAIN_TABLE, VAL_IMAGES, VAL_TABLE
 from geohf.vision.backbones import TimmTowerConfig
 
@@ -71,7 +71,7 @@ def arguments_of(folder: Path, **changes) -> RegionTrainingArguments:
 
 
 def small_run(folder: Path, sample: Path, **changes):
-    """Run the recipe's function; changes go to the options or to the training arguments, by name."""
+    """Run the recipe's function: (its folder, its Trainer); changes go to the options or the training, by name."""
     names = {field.name for field in fields(RegionArguments)}
     options = {name: value for name, value in changes.items() if name in names}
     training = {name: value for name, value in changes.items() if name not in names}
@@ -82,3 +82,8 @@ def small_run(folder: Path, sample: Path, **changes):
 def tensors(model) -> dict[str, torch.Tensor]:
     """A copy of all weights and statistics."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def table_of(trainer) -> list[dict]:
+    """The last evaluation's numbers: a row a region, and one for all."""
+    return trainer.evaluated.details["table"]

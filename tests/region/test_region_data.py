@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.region_models import options_of
+from helpers.region_models import build_model, options_of
 from PIL import Image
 
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
-from geohf.region.data import excluded_names, load_region_table, region_order
+from geohf.region.data import load
 from geohf.region.filtering import clip_dataset, filter_dataset
-from geohf.region.loading import load_data
+from geohf.region.rows import excluded_names, load_region_table, region_order
 
 COLUMNS = ["filename", "latitude", "longitude", "Region_ID"]
 
@@ -137,7 +137,7 @@ def test_the_antimeridian_goes_through_a_region(table, samples, tmp_path, east):
     options = options_of(
         samples("wgs84"), train_csv=str(table(*rows)), train_dir=None, val_csv=None, val_dir=None
     )
-    data = load_data(options)
+    data = load(options)
     assert len(data.dropped) <= 8  # none by MAD or DBSCAN but a stray or two, the rest by percentiles
     assert len(data.train) >= 30
     scaler = fit_scaler(points_of(data.train))
@@ -278,12 +278,12 @@ def test_filters_can_be_switched_off(samples):
 def test_a_filter_that_leaves_nothing_says_so(samples):
     options = options_of(samples("wgs84"), dbscan_eps=1.5)
     with pytest.raises(DataError, match=r"leave none of 120 training rows: mad 6, dbscan 114; loosen them"):
-        load_data(options)
+        load(options)
 
 
 def test_a_filters_option_out_of_range_says_so(samples):
     with pytest.raises(DataError, match="filter mad: threshold must be above zero"):
-        load_data(options_of(samples("wgs84"), mad_threshold=-1))
+        load(options_of(samples("wgs84"), mad_threshold=-1))
 
 
 # --- splits and regions ---
@@ -291,7 +291,7 @@ def test_a_filters_option_out_of_range_says_so(samples):
 
 def test_a_run_knows_its_rows(samples):
     options = options_of(samples("wgs84"))
-    data = load_data(options)
+    data = load(options)
     assert data.regions == ["1", "3", "5"]
     names = [set(part["filename"]) for part in (data.train, data.validation, data.test)]
     assert sum(map(len, names)) == len(set.union(*names))
@@ -303,17 +303,17 @@ def test_a_run_knows_its_rows(samples):
 
 def test_without_a_second_table_rows_are_held_out(samples):
     options = options_of(samples("wgs84"), val_csv=None, val_dir=None)
-    data = load_data(options)
+    data = load(options)
     assert len(data.test) == len(data.validation) == pytest.approx(0.15 * 108, abs=1)
     with pytest.raises(DataError, match="nothing is left to measure on"):
-        load_data(options_of(samples("wgs84"), val_csv=None, val_dir=None, test_share=0))
+        load(options_of(samples("wgs84"), val_csv=None, val_dir=None, test_share=0))
 
 
 def test_blocks_keep_their_distance(samples):
     from geohf.geo import distance_matrix_m
 
     options = options_of(samples("wgs84"), split="blocks", block_size=60, block_buffer=15, val_csv=None)
-    data = load_data(options)
+    data = load(options)
     assert data.buffer > 0
     for held_out in (data.validation, data.test):
         assert distance_matrix_m(points_of(data.train), points_of(held_out)).min() > 15
@@ -351,9 +351,9 @@ def more(tmp_path, samples):
 def test_a_region_that_training_never_saw_is_named(more):
     options = more(1, "9", train=False)
     with pytest.raises(DataError, match=r"labels_val\.csv, row 32: no training row is of region '9'"):
-        load_data(options)
+        load(options)
     options.on_error = "skip"
-    data = load_data(options)
+    data = load(options)
     assert [row["reason"] for row in data.skipped] == ["no training row is of region '9'"]
     assert len(data.test) == 23
 
@@ -364,7 +364,7 @@ def test_a_photograph_of_both_tables_is_named(samples):
     options = options_of(sample)
     options.val_csv, options.val_dir = options.train_csv, options.train_dir
     with pytest.raises(DataError, match=r"labels_train\.csv, row 2: '.*' stands in the training table too"):
-        load_data(options)
+        load(options)
 
 
 def test_a_model_that_training_goes_on_from_is_measured_on_all_its_regions(samples, tmp_path):
@@ -373,14 +373,17 @@ def test_a_model_that_training_goes_on_from_is_measured_on_all_its_regions(sampl
     (tmp_path / "three.csv").write_text(
         "\n".join([lines[0], *(line for line in lines if line.endswith(",3"))])
     )
-    options = options_of(sample, train_csv=str(tmp_path / "three.csv"), regions=["3"])
-    data = load_data(options, known=["1", "3", "5"])
+    build_model("shared").save_pretrained(tmp_path / "model")
+    options = options_of(
+        sample, train_csv=str(tmp_path / "three.csv"), regions=["3"], start_from=str(tmp_path / "model")
+    )
+    data = load(options)
     assert set(data.train["region"]) == {"3"}
     assert set(data.test["region"]) == {"1", "3", "5"}
 
 
 def test_a_region_with_one_row_is_left_out_and_listed(more):
-    data = load_data(more(1, "9", train=True))
+    data = load(more(1, "9", train=True))
     assert data.regions == ["1", "3", "5"]
     (row,) = [row for row in data.dropped if row["Region_ID"] == "9"]
     assert row["filter"] == "min_rows"
@@ -390,24 +393,25 @@ def test_a_region_with_one_row_is_left_out_and_listed(more):
 def test_a_region_with_one_row_can_be_asked_for(more):
     options = more(1, "9", train=True)
     options.min_rows = 1
-    data = load_data(options)
+    data = load(options)
     assert data.regions == ["1", "3", "5", "9"]
     assert data.train["region"].count("9") == 1
     assert "9" not in data.validation["region"]
 
 
 def test_regions_can_be_chosen(samples):
-    data = load_data(options_of(samples("wgs84"), regions=["5", "1"]))
+    data = load(options_of(samples("wgs84"), regions=["5", "1"]))
     assert data.regions == ["1", "5"]
     for part in (data.train, data.validation, data.test):
         assert set(part["region"]) == {"1", "5"}
     with pytest.raises(DataError, match="no training row is of region 7"):
-        load_data(options_of(samples("wgs84"), regions=["7"]))
+        load(options_of(samples("wgs84"), regions=["7"]))
 
 
-def test_a_model_that_training_goes_on_from_must_know_the_regions(samples):
+def test_a_model_that_training_goes_on_from_must_know_the_regions(samples, tmp_path):
+    build_model("shared", regions=2).save_pretrained(tmp_path)
     with pytest.raises(DataError, match="the model has no region '5'"):
-        load_data(options_of(samples("wgs84")), known=["1", "3"])
+        load(options_of(samples("wgs84"), start_from=str(tmp_path)))
 
 
 @pytest.mark.case("use-B11")
@@ -423,11 +427,11 @@ def test_photographs_in_tables_are_compared_by_their_content(samples, tmp_path):
         setattr(options, f"{part}_dir", None)
     options.exclude = None
     options.on_error = "skip"
-    data = load_data(options)
+    data = load(options)
     assert not any("training table too" in row["reason"] for row in data.skipped)
     assert len(data.test) > 0
     trained = pd.read_parquet(tmp_path / "train.parquet")
     other = trained.assign(image=[image | {"path": "other.jpg"} for image in trained["image"]])
     other.to_parquet(tmp_path / "val.parquet")
     with pytest.raises(DataError, match=r"'other\.jpg' stands in the training table too"):
-        load_data(options)
+        load(options)

@@ -29,7 +29,7 @@ def test_a_table_has_a_row_a_region_and_one_for_all():
     labels, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
     truth = np.array([[1000.0, 2000.0]] * 3 + [[5000.0, 2000.0]])
     own = truth + np.array([3.0, 4.0])
-    moves = {"routed": [6.0, 8.0], "centre": [0.0, 30.0]}
+    moves = {"routed": [6.0, 8.0], "center": [0.0, 30.0]}
     answers = {"given": own} | {name: truth + np.array(move) for name, move in moves.items()}
     scaler = PLANE[[0, 1, 1]]
     rows = evaluation_rows(["a", "b", "never seen"], labels, truth, answers, predicted, scaler, "units")
@@ -37,7 +37,7 @@ def test_a_table_has_a_row_a_region_and_one_for_all():
     for row in rows:
         assert row["given_mean_units"] == row["given_median_units"] == row["given_p90_units"] == 5.0
         assert row["routed_mean_units"] == 10.0
-        assert row["centre_mean_units"] == 30.0
+        assert row["center_mean_units"] == 30.0
         assert row["mse"] == (9 + 16) / 2
     a, b, every = rows
     assert (a["router_accuracy"], b["router_accuracy"], every["router_accuracy"]) == (2 / 3, 1.0, 3 / 4)

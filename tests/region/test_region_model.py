@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from geohf.errors import DataError
 from geohf.geo import frame_distance, spherical_mean
 from geohf.region import GeoRegionConfig, GeoRegionModel
-from geohf.region.experts import RegionOutput
-from geohf.region.phase import calibrate, given_logits
+from geohf.region.calibration import calibrate
+from geohf.region.experts import RegionOutput, given_logits
 
 EXPERTS = ["separate", "shared"]
 FRAMES = ["wgs84", "planar"]
@@ -168,7 +168,7 @@ def test_the_radius_holds_what_it_promises():
         logits = 4 * torch.nn.functional.one_hot(labels, 3) + torch.from_numpy(rng.normal(0, 1.2, (n, 3)))
         return RegionOutput(logits=logits.float(), scaled=scaled), labels, truth
 
-    calibrate(model, *draw(2000))
+    calibrate(model.config, *draw(2000))
     outputs, labels, truth = draw(2000)
     given = RegionOutput(logits=given_logits(labels, 3), scaled=outputs.scaled)
     for some in (outputs, given):
@@ -184,7 +184,9 @@ def test_too_few_photographs_promise_no_radius():
     model = build_model()
     outputs = RegionOutput(logits=torch.zeros(5, 3), scaled=torch.randn(5, 3, 2))
     labels = torch.tensor([0, 1, 2, 0, 1])
-    calibrate(model, outputs, labels, model.scaler[labels.numpy()].inverse_transform(torch.zeros(5, 2)))
+    calibrate(
+        model.config, outputs, labels, model.scaler[labels.numpy()].inverse_transform(torch.zeros(5, 2))
+    )
     assert all(answer.radius is None for answer in model.decode(outputs))
 
 
@@ -198,9 +200,9 @@ def outputs_of(model, labels, off):
 
 def test_calibrating_on_one_region_leaves_the_others_alone():
     model = build_model(frame="planar")
-    calibrate(model, *outputs_of(model, [0, 1, 2] * 20, 0.1))
+    calibrate(model.config, *outputs_of(model, [0, 1, 2] * 20, 0.1))
     before = [model.config.expert_errors[0], model.config.given_factor, model.config.routed_factor]
-    calibrate(model, *outputs_of(model, [1] * 60, 0.3), router=False)
+    calibrate(model.config, *outputs_of(model, [1] * 60, 0.3), router=False)
     assert [model.config.expert_errors[0], model.config.given_factor, model.config.routed_factor] == before
     assert model.config.expert_errors[1] == pytest.approx(0.3 * np.hypot(151, 141), rel=1e-6)
 
@@ -238,7 +240,7 @@ def test_regions_are_given_by_name(photos):
 
 
 def test_a_dataset_brings_its_regions(samples):
-    from geohf.region.data import load_region_table
+    from geohf.region.rows import load_region_table
 
     sample = samples("wgs84")
     dataset = load_region_table(sample / "labels_val.csv", sample / "images_val/images_val").select(range(4))

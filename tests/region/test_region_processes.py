@@ -19,13 +19,13 @@ import torch
 from helpers.region_models import arguments_of, build_model, options_of
 from safetensors.torch import save_file
 
-from geohf.region.data import of_regions
-from geohf.region.loading import load_data
+from geohf.region.rows import of_regions
+from geohf.region.data import load
 from geohf.region.phase import RegionPhaseTrainer
 from geohf.recipes.running import leave_process_group
 
 sample, out, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-data = load_data(options_of(sample))
+data = load(options_of(sample), arguments_of(out))
 for part in ("model", "expert", "router"):
     model = build_model("shared" if part == "model" else "separate", seed=2, dropout=0.0)
     for norm in model.modules():  # batch statistics do depend on the batch
@@ -37,7 +37,7 @@ for part in ("model", "expert", "router"):
         out, per_device_train_batch_size=size, max_steps=2, eval_strategy="no", save_strategy="no",
         load_best_model_at_end=False, augment="none", optim="sgd", t_0=0, lr_scheduler_type="constant",
     )
-    trainer = RegionPhaseTrainer(module, args, rows, model=model)
+    trainer = RegionPhaseTrainer(module, args, train_dataset=rows, whole=model)
     trainer.train()
     metrics = trainer.evaluate(data.validation if part != "expert" else of_regions(data.validation, ["3"]))
     if trainer.is_world_process_zero():

@@ -8,8 +8,8 @@ import pytest
 from helpers.region_models import arguments_of, build_model
 
 from geohf.errors import DataError
-from geohf.region.data import load_region_table
 from geohf.region.phase import RegionPhaseTrainer
+from geohf.region.rows import load_region_table
 from geohf.region.sample import TRAIN_IMAGES, TRAIN_TABLE
 from geohf.region.streaming import stream_regions
 
@@ -88,7 +88,7 @@ def test_a_router_learns_from_a_stream(table, tmp_path):
     settings = {"max_steps": 40, "learning_rate": 3e-3, "backbone_learning_rate": 3e-3, "augment": "none"}
     args = arguments_of(tmp_path / "run", **settings, per_device_train_batch_size=16)
     trainer = RegionPhaseTrainer(
-        model.router_module(), args, train_dataset=stream, eval_dataset=held, model=model
+        model.router_module(), args, train_dataset=stream, eval_dataset=held, whole=model
     )
     counts = [held["region"].count(name) for name in ("1", "3", "5")]
     trainer.train()

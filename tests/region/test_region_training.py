@@ -3,23 +3,34 @@
 import numpy as np
 import pytest
 import torch
-from helpers.region_models import arguments_of, build_model, options_of, small_run, tensors
+from helpers.region_models import arguments_of, build_model, options_of, small_run, table_of, tensors
 from transformers import TrainerCallback
 
 from geohf.data.tables import points_of
+from geohf.data.task_data import TaskData
 from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
 from geohf.region import GeoRegionModel
-from geohf.region.data import of_regions
-from geohf.region.loading import load_data
-from geohf.region.phase import RegionCollator, RegionPhaseTrainer, region_augmentation, train_apart
+from geohf.region.data import load
+from geohf.region.phase import RegionPhaseTrainer
+from geohf.region.processing import RegionCollator, region_augmentation
+from geohf.region.rows import of_regions
 from geohf.region.sample import write_sample
+from geohf.region.trainer import GeoRegionTrainer
 from geohf.training.schedules import cosine_warm_restarts
 
 
 @pytest.fixture(scope="module")
 def data(samples):
-    return load_data(options_of(samples("wgs84")))
+    return load(options_of(samples("wgs84")))
+
+
+def retrain(model, data, args, regions, **options):
+    """The Trainer of a model of which these regions' experts were retrained."""
+    rows = {"train_dataset": data.train, "eval_dataset": data.validation}
+    trainer = GeoRegionTrainer(model, args, **rows, regions=regions)
+    trainer.train(**options)
+    return trainer
 
 
 def own_tensors(model, region):
@@ -35,9 +46,9 @@ def test_training_beats_the_centres_of_the_regions(tmp_path):
     _, result = small_run(
         tmp_path, sample, experts="shared", num_train_epochs=20, t_0=20, augment="none", min_rows=20
     )
-    every = result.table[-1]
-    assert every["given_mean_m"] < 0.5 * every["centre_mean_m"]
-    assert every["routed_mean_m"] < 0.4 * result.baseline["routed_mean_m"]
+    every = table_of(result)[-1]
+    assert every["given_mean_m"] < 0.5 * every["center_mean_m"]
+    assert every["routed_mean_m"] < 0.4 * result.evaluated.baseline["routed_mean_m"]
     assert every["router_accuracy"] > 0.8
 
 
@@ -49,7 +60,7 @@ def test_bfloat16_trains_and_keeps_the_coordinates(samples, tmp_path):
         for tensor in tensors(result.model).values()
         if tensor.is_floating_point()
     )
-    assert result.table[-1]["given_mean_m"] < 3 * result.table[-1]["centre_mean_m"]
+    assert table_of(result)[-1]["given_mean_m"] < 3 * table_of(result)[-1]["center_mean_m"]
 
 
 @pytest.mark.parametrize(("frame", "loss"), [("wgs84", "haversine"), ("planar", "euclidean")])
@@ -58,7 +69,7 @@ def test_the_distance_can_be_the_loss(samples, tmp_path, frame, loss):
         tmp_path, samples(frame), frame=frame, point_loss=loss, experts="shared", num_train_epochs=1
     )
     assert result.model.config.point_loss == loss
-    assert np.isfinite(result.table[-1][f"given_mean_{result.model.config.unit}"])
+    assert np.isfinite(table_of(result)[-1][f"given_mean_{result.model.config.unit}"])
 
 
 # --- one region alone ---
@@ -71,8 +82,9 @@ def test_retraining_one_region_leaves_all_others_as_they_are(experts, data, tmp_
     args = arguments_of(tmp_path, num_train_epochs=1, cache_dir=str(tmp_path / "cache"))
     fitted = fit_scaler(points_of(of_regions(data.train, ["3"])), "robust")
     model.set_scaler("3", fitted)
-    history = train_apart(model, data.train, data.validation, args, ["3"], router=False)
-    assert list(history) == ["region 3"]
+    trainer = retrain(model, data, args, ["3"])
+    assert trainer.model is model
+    assert list(trainer.histories) == ["region 3"]
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
     assert changed <= own_tensors(model, "3")
@@ -90,7 +102,7 @@ def test_the_recipe_retrains_one_region_of_a_saved_model(separate_run, samples, 
     assert changed
     assert changed <= own_tensors(second.model, "5")
     assert second.model.config.temperature == first.model.config.temperature
-    assert [row["region"] for row in second.table] == ["1", "3", "5", "all"]
+    assert [row["region"] for row in table_of(second)] == ["1", "3", "5", "all"]
 
 
 def test_one_region_of_a_repo_is_retrained_and_pushed_alone(separate_run, samples, tmp_path, hub):
@@ -129,7 +141,7 @@ def test_without_validation_no_radius_is_promised(separate_run, samples, tmp_pat
     photo = str(next((samples("wgs84") / "images_val/images_val").iterdir()))
     for result in (new, again):
         assert result.model.predict(photo)[0].radius is None
-        assert "given_mean_m" in result.table[-1]
+        assert "given_mean_m" in table_of(result)[-1]
 
 
 def test_a_start_that_does_not_fit_is_refused(separate_run, samples, tmp_path):
@@ -156,7 +168,7 @@ def test_a_region_with_one_row_and_equal_coordinates_trains(samples, tmp_path, d
     one = data.train.select([data.train["region"].index("3")])
     model.set_scaler("3", fit_scaler(points_of(one)))
     args = arguments_of(tmp_path, num_train_epochs=4, per_device_train_batch_size=1)
-    train_apart(model, one, data.validation.select([]), args, ["3"], router=False)
+    retrain(model, TaskData(one), args, ["3"])
     (answer,) = model.predict(one[0]["image"], region="3")
     assert abs(answer.latitude - one[0]["latitude"]) < 1.0
 
@@ -169,9 +181,9 @@ def test_finished_regions_are_not_trained_again(data, tmp_path):
     args = arguments_of(tmp_path, num_train_epochs=1)
     whole, stopped = build_model(seed=1), build_model(seed=1)
     torch.manual_seed(0)
-    train_apart(whole, data.train, data.validation, args, ["1"], router=False)
+    retrain(whole, data, args, ["1"])
     stamp = (tmp_path / "checkpoints/region-1/finished.safetensors").stat().st_mtime_ns
-    history = train_apart(stopped, data.train, data.validation, args, ["1", "3"], router=False, resume=True)
+    history = retrain(stopped, data, args, ["1", "3"], resume_from_checkpoint=True).histories
     assert (tmp_path / "checkpoints/region-1/finished.safetensors").stat().st_mtime_ns == stamp
     assert list(history) == ["region 1", "region 3"]
     mine = own_tensors(whole, "1")
@@ -195,7 +207,7 @@ def test_a_region_goes_on_where_it_was_cut_off(experts, data, tmp_path, monkeypa
 
     def train(model, folder, **options):
         args = arguments_of(tmp_path / folder, num_train_epochs=3, cache_dir=str(tmp_path / "cache"))
-        train_apart(model, data.train, data.validation, args, ["1", "3"], router=False, **options)
+        retrain(model, data, args, ["1", "3"], **options)
         return tensors(model)
 
     whole = train(build_model(experts, seed=1), "whole")
@@ -203,27 +215,27 @@ def test_a_region_goes_on_where_it_was_cut_off(experts, data, tmp_path, monkeypa
 
     def with_power(self, module, args, *rest, **kwargs):
         begin(self, module, args, *rest, **kwargs)
-        if args.output_dir.endswith("region-3"):
+        if self.args.output_dir.endswith("region-3"):
             self.add_callback(Power(2))
 
     with monkeypatch.context() as cut:
         cut.setattr(RegionPhaseTrainer, "__init__", with_power)
         with pytest.raises(KeyboardInterrupt):
             train(build_model(experts, seed=1), "cut")
-    resumed = train(build_model(experts, seed=1), "cut", resume=True)
+    resumed = train(build_model(experts, seed=1), "cut", resume_from_checkpoint=True)
     changed = [name for name in whole if not torch.equal(whole[name], resumed[name])]
     assert not changed
 
 
 def test_weights_of_other_rows_are_not_resumed(data, tmp_path):
     args = arguments_of(tmp_path, num_train_epochs=1)
-    train_apart(build_model(), data.train, data.validation, args, ["1"], router=False)
+    retrain(build_model(), data, args, ["1"])
     other = build_model()
     other.set_scaler("1", fit_scaler(points_of(of_regions(data.train, ["1"]))))
     with pytest.raises(
         DataError, match="region-1: this run is finished, after 1 epochs with other settings: scalers was"
     ):
-        train_apart(other, data.train, data.validation, args, ["1"], router=False, resume=True)
+        retrain(other, data, args, ["1"], resume_from_checkpoint=True)
 
 
 @pytest.mark.parametrize("part", ["model", "expert", "router"])
@@ -241,7 +253,7 @@ def test_accumulation_does_not_change_the_gradient(data, tmp_path, part):
             tmp_path / f"{size}", per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_steps=1,
             eval_strategy="no", save_strategy="no", load_best_model_at_end=False, augment="none", optim="sgd",
         )  # fmt: skip
-        RegionPhaseTrainer(module, args, train_dataset=rows, model=model).train()
+        RegionPhaseTrainer(module, args, train_dataset=rows, whole=model).train()
         results.append(tensors(module))
     one, four = results
     for name in one:
@@ -282,7 +294,7 @@ def test_the_schedule_counts_epochs(data, tmp_path):
         tmp_path, per_device_train_batch_size=8, num_train_epochs=4, t_0=2, eta_min=0.1, learning_rate=1e-3
     )
     rows = of_regions(data.train, ["1"])
-    trainer = RegionPhaseTrainer(model.experts[0], args, train_dataset=rows, eval_dataset=rows, model=model)
+    trainer = RegionPhaseTrainer(model.experts[0], args, train_dataset=rows, eval_dataset=rows, whole=model)
     steps = len(trainer.get_train_dataloader())
     trainer.create_optimizer_and_scheduler(4 * steps)
     rates = [trainer.lr_scheduler.lr_lambdas[0](step) for step in range(4 * steps)]
@@ -306,7 +318,7 @@ def test_evaluation_sees_images_as_they_are(data, tmp_path):
     model = build_model()
     rows = of_regions(data.train, ["1"])
     trainer = RegionPhaseTrainer(
-        model.experts[0], arguments_of(tmp_path), train_dataset=rows, eval_dataset=rows, model=model
+        model.experts[0], arguments_of(tmp_path), train_dataset=rows, eval_dataset=rows, whole=model
     )
     first, second = (next(iter(trainer.get_eval_dataloader()))["pixel_values"] for _ in range(2))
     assert torch.equal(first, second)

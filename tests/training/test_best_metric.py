@@ -122,10 +122,10 @@ def test_a_metric_that_is_not_measured_is_refused_before_the_work(tmp_path):
     region = region_models.build_model()
     for module, metric in ((region.router_module(), "accuracy"), (region.experts[0], "median_m")):
         args = RegionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model=metric)
-        RegionPhaseTrainer(module, args, train_dataset=[0], eval_dataset=[0], model=region)
+        RegionPhaseTrainer(module, args, train_dataset=[0], eval_dataset=[0], whole=region)
     args = RegionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model="accuracy")
     with pytest.raises(DataError, match="these are: loss, mean_m"):
-        RegionPhaseTrainer(region.experts[0], args, train_dataset=[0], eval_dataset=[0], model=region)
+        RegionPhaseTrainer(region.experts[0], args, train_dataset=[0], eval_dataset=[0], whole=region)
 
 
 @pytest.mark.case("use-S3", "use-O11")

@@ -15,9 +15,11 @@ from huggingface_hub import ModelCard
 from transformers import AutoModel, pipeline
 
 from geohf import DataError
-from geohf.hub.files import push_folder
+from geohf.hub.card import write_card
+from geohf.hub.files import MEASURED_WEIGHTS, push_folder
 from geohf.training.checkpoints import is_complete
-from geohf.training.run import finish_run
+from geohf.training.report import write_metrics
+from geohf.vision.weights import weights_fingerprint
 
 TOKEN = "hf_secretSECRETsecretSECRET0123456789"
 PIPELINES = {name: task.pipeline for name, task in TASKS.items()}
@@ -226,7 +228,7 @@ def test_the_part_of_a_model_is_not_pushed(hub, tmp_path):
     args = RegionTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False
     )
-    trainer = RegionPhaseTrainer(model.router_module(), args, train_dataset=[], model=model)
+    trainer = RegionPhaseTrainer(model.router_module(), args, train_dataset=[], whole=model)
     with pytest.raises(DataError, match="RegionRouter, a part of a model"):
         trainer.push_to_hub()
 
@@ -242,7 +244,15 @@ def run(request, tmp_path):
     args = trainer_of(name, folder).args
     (folder / "predictions.csv").write_text("image,score\nsecret_photo.jpg,1\n")
     model = TASKS[name].make()
-    finish_run(model, args, [], {"eval": {"loss": 0.91}, "baseline": {"loss": 2.0}}, {})
+    metrics = {
+        "eval": {"loss": 0.91},
+        "baseline": {"loss": 2.0},
+        MEASURED_WEIGHTS: weights_fingerprint(model),
+    }
+    model.save_pretrained(folder)
+    write_metrics(folder, metrics)
+    (folder / "log_history.csv").write_text("step,loss\n1,0.91\n")
+    write_card(args.output_dir, model.card_template, model.config, repo_id=args.hub_model_id, metrics=metrics)
     return name, folder
 
 

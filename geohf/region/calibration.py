@@ -1,0 +1,51 @@
+"""What a region model's config promises: its temperature and its radius, fitted on validation photographs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from geohf.geo import frame_distance
+from geohf.metrics.calibration import conformal_quantile, fit_temperature
+from geohf.region.configuration import GeoRegionConfig
+from geohf.region.decoding import expected_error, locate
+from geohf.region.experts import RegionOutput, given_logits
+
+_SMALLEST_ERROR = (
+    1e-6  # metres or units: an expert of one single point is never wrong, and must not divide by 0
+)
+
+
+def calibrate(
+    config: GeoRegionConfig,
+    outputs: RegionOutput,
+    labels: np.ndarray,
+    points: np.ndarray,
+    router: bool = True,
+) -> None:
+    """Fit the router's temperature and the radius on validation photographs and keep them in the config.
+
+    Of a model that was calibrated before, what photographs of some regions cannot tell stays as it is.
+
+    Args:
+        outputs: of the whole model on them, no region given.
+        labels: (n,) true region numbers.
+        points: (n, 2) true points.
+        router: fit the temperature too; not where the router stayed as it was.
+    """
+    known, truth = torch.as_tensor(labels), torch.as_tensor(points)
+    if router:
+        config.temperature = round(fit_temperature(outputs.logits.numpy(), known.numpy()), 6)
+    given = given_logits(known, config.num_regions)
+    errors = frame_distance(locate(config, given, outputs.scaled), truth, config.frame)
+    medians = config.expert_errors or [float(errors.median())] * config.num_regions
+    for number in known.unique().tolist():
+        medians[number] = float(errors[known == number].median())
+    config.expert_errors = [max(median, _SMALLEST_ERROR) for median in medians]
+    if config.given_factor is not None and len(known.unique()) < config.num_regions:
+        return  # one factor serves all regions: those that were measured now do not speak for the others
+    for name, logits in (("given_factor", given), ("routed_factor", outputs.logits)):
+        answers = locate(config, logits, outputs.scaled)
+        missed = frame_distance(answers, truth, config.frame)
+        scores = missed / expected_error(config, logits, outputs.scaled, answers)
+        setattr(config, name, conformal_quantile(scores.numpy(), config.radius_coverage))

@@ -1,0 +1,73 @@
+"""From a region model's outputs to points, radii and answers; the config alone decides how."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from geohf.errors import require_at_least
+from geohf.geo import frame_distance, frame_mean
+from geohf.region.answers import RegionAnswers, RegionPrediction, RegionProbability
+from geohf.region.configuration import GeoRegionConfig
+from geohf.region.experts import RegionOutput, given_logits
+
+
+def locate(config: GeoRegionConfig, logits: torch.Tensor, scaled: torch.Tensor) -> torch.Tensor:
+    """(batch, regions) logits and (batch, regions, 2) answers to (batch, 2) points, averaged in the frame."""
+    points, weights = _weighted(config, logits, scaled)
+    return frame_mean(points, weights, config.frame)
+
+
+def expected_error(
+    config: GeoRegionConfig, logits: torch.Tensor, scaled: torch.Tensor, coordinates: torch.Tensor
+) -> torch.Tensor:
+    """(batch,) the error that the model itself expects, in the frame's unit, before calibration."""
+    points, weights = _weighted(config, logits, scaled)
+    away = frame_distance(coordinates[:, None], points, config.frame)
+    return (weights * (away + weights.new_tensor(config.expert_errors))).sum(-1)
+
+
+def decode(config: GeoRegionConfig, outputs: RegionOutput, top_k: int = 5) -> list[RegionPrediction]:
+    """See `GeoRegionModel.decode`."""
+    require_at_least(1, top_k=top_k)
+    logits, scaled = outputs.logits, outputs.scaled
+    points = locate(config, logits, scaled)
+    radius = _radius(config, logits, scaled, points)
+    best = (logits.double() / config.temperature).softmax(-1).topk(min(top_k, config.num_regions))
+    answers = []
+    for i, (latitude, longitude) in enumerate(points.cpu().tolist()):
+        named = zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
+        regions = [RegionProbability(config.id2label[r], p) for r, p in named if p > 0]
+        answers.append(RegionPrediction(latitude, longitude, radius[i], config.unit, regions))
+    return answers
+
+
+def both_answers(
+    config: GeoRegionConfig, outputs: RegionOutput, labels: np.ndarray, truth: np.ndarray
+) -> RegionAnswers:
+    """What a model's outputs on photographs, no region given, come to without and with the region.
+
+    Args:
+        labels: (n,) true region numbers.
+        truth: (n, 2) true points.
+    """
+    logits = given_logits(torch.from_numpy(labels), config.num_regions)
+    given = RegionOutput(logits=logits, scaled=outputs.scaled)
+    return RegionAnswers(labels, truth, decode(config, outputs), decode(config, given))
+
+
+def _weighted(config: GeoRegionConfig, logits, scaled) -> tuple[torch.Tensor, torch.Tensor]:
+    """The experts' points (batch, regions, 2) and their probabilities (batch, regions), both float64."""
+    weights = (logits.double() / config.temperature).softmax(-1)
+    # an expert that was not asked has no say: its NaN must not meet its weight of zero
+    asked = torch.where(weights[..., None] > 0, scaled.double(), 0.0)
+    return config.coordinate_scaler.inverse_transform(asked), weights
+
+
+def _radius(config: GeoRegionConfig, logits, scaled, points) -> list[float | None]:
+    if config.expert_errors is None:
+        return [None] * len(points)
+    expected = expected_error(config, logits, scaled, points).cpu().tolist()
+    given = torch.isneginf(logits).any(-1).tolist() if config.num_regions > 1 else [True] * len(points)
+    factors = [config.given_factor if known else config.routed_factor for known in given]
+    return [None if f is None else f * e for f, e in zip(factors, expected, strict=True)]

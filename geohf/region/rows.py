@@ -1,0 +1,310 @@
+"""Rows of photographs with their coordinates and regions: of tables, and of a user's own datasets."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geohf.data.classes import class_names, class_numbers, class_of, column_of
+from geohf.data.columns import image_column
+from geohf.data.formats import table_file
+from geohf.data.rows import RowView, positions_of
+from geohf.data.samples import undecoded
+from geohf.data.tables import (
+    FILE_COLUMNS,
+    LATITUDE_COLUMNS,
+    LONGITUDE_COLUMNS,
+    RowErrors,
+    bad_point_reasons,
+    file_name,
+    find_column,
+    image_in,
+    label_of,
+    points_of,
+    read_table,
+    text_of,
+    wrap_degrees,
+)
+from geohf.data.tensor_table import TensorTable
+from geohf.errors import DataError
+from geohf.region.processing import split_sample
+from geohf.vision.checks import broken_images
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset, Features
+
+    from geohf.region.configuration import GeoRegionConfig
+
+logger = logging.getLogger(__name__)
+
+REGION_COLUMNS = ("region_id", "region", "regionid")
+# the files of the reference implementation's folder
+TRAIN_TABLE, TRAIN_IMAGES = "labels_train.csv", "images_train/images_train"
+VAL_TABLE, VAL_IMAGES = "labels_val.csv", "images_val/images_val"
+EXCLUDE = "exclude.txt"
+REGION_KEYS = ("region", "Region_ID")  # of a user's own rows
+NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS)
+
+
+def load_region_table(
+    table: str | Path,
+    images: str | Path | None = None,
+    frame: str = "wgs84",
+    exclude: Iterable[str] = (),
+    errors: RowErrors | None = None,
+) -> Dataset:
+    """Load a table with a file name, latitude, longitude and region a row; more columns are ignored.
+
+    Rows that cannot be used are noted in `errors`; the caller settles them.
+
+    Args:
+        table: CSV or Parquet with `filename`, `latitude`, `longitude` and `Region_ID`.
+        images: folder of the files; the table's own where None.
+        frame: `wgs84` or `planar`: what the coordinates are.
+        exclude: file names to leave out without a word; see `excluded_names`.
+        errors: collects what is wrong: a missing or broken image, a path out of the folder, an empty region, a
+            coordinate that does not fit the frame, a file that stands there twice.
+
+    Returns:
+        A dataset with the columns of `region_features`.
+
+    Raises:
+        DataError: the table cannot be read, lacks a column, or is as a whole in the other frame.
+    """
+    from datasets import Dataset
+
+    errors, left_out = RowErrors() if errors is None else errors, frozenset(exclude)
+    table = table_file(table)
+    rows = read_table(table, numbers=NUMBERS)
+    columns = usable_rows(rows, table, errors, images, frame, left_out)
+    if left_out:
+        count = sum(text_of(cell) in left_out for cell in rows[find_column(rows.columns, FILE_COLUMNS)])
+        logger.info("%s: %d rows are excluded by name", Path(table).name, count)
+    return Dataset.from_dict(columns | {"image": image_column(columns["image"])}, features=region_features())
+
+
+def load_labelled(source: str | os.PathLike, config: GeoRegionConfig, on_error: str) -> Dataset:
+    """The photographs to measure a model on: of a table, or of the validation table of a folder like the sample's.
+
+    Raises:
+        DataError: rows that cannot be used, one of a region that the model does not know among them.
+    """
+    table, images, exclude = Path(source), None, []
+    if table.is_dir():
+        folder = table
+        table, images = folder / VAL_TABLE, folder / VAL_IMAGES
+        exclude = [str(folder / EXCLUDE)] if (folder / EXCLUDE).is_file() else []
+    errors = RowErrors(on_error)
+    dataset = load_region_table(table, images, config.frame, excluded_names(exclude), errors)
+    dataset = of_known_regions(dataset, table, config.regions, "the model has no", errors)
+    errors.settle(kept=len(dataset))
+    return dataset
+
+
+def usable_rows(
+    rows: pd.DataFrame,
+    source: str | Path,
+    errors: RowErrors,
+    images: str | Path | None,
+    frame: str,
+    exclude: frozenset[str],
+) -> dict[str, list]:
+    """The columns of `region_features` of the rows of a table, or of a chunk of it, that can be used."""
+    name, latitude, longitude, region = (
+        find_column(rows.columns, names, source)
+        for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, REGION_COLUMNS)
+    )
+    lines = rows.index.tolist()
+    files = [file_name(cell) for cell in rows[name]]
+    regions = [label_of(cell) for cell in rows[region]]
+    points = rows[[latitude, longitude]].to_numpy(np.float64)
+    folder = Path(source).parent if images is None else Path(images)
+    wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
+    bad_points = bad_point_reasons(points[wanted], source, frame) if wanted else {}
+    reasons = {wanted[i]: reason for i, reason in bad_points.items()}
+    reasons |= {i: "the region is empty" for i in wanted if regions[i] is None}
+    found = {}
+    for i in wanted:
+        try:
+            found[i] = image_in(folder, rows[name].iat[i])
+        except DataError as error:
+            reasons[i] = str(error)
+    reasons |= _repeated(found, files, points, regions, lines)
+    good = [i for i in wanted if i not in reasons]
+    broken = broken_images([found[i] for i in good])
+    reasons |= {good[i]: reason for i, reason in broken.items()}
+    for i in sorted(reasons):
+        errors.add(source, lines[i], reasons[i])
+    kept = [i for i in wanted if i not in reasons]
+    if frame == "wgs84":
+        points[:, 1] = [wrap_degrees(value) for value in points[:, 1]]
+    return {
+        "filename": [files[i] for i in kept],
+        "image": [found[i] for i in kept],
+        "region": [regions[i] for i in kept],
+        "latitude": points[kept, 0].tolist(),
+        "longitude": points[kept, 1].tolist(),
+        "row": [lines[i] for i in kept],
+    }
+
+
+def region_features() -> Features:
+    """The columns of a dataset of photographs with their regions; `row` is the line in the table."""
+    from datasets import Features, Image, Value
+
+    return Features(
+        {
+            "filename": Value("string"),
+            "image": Image(decode=False),
+            "region": Value("string"),
+            "latitude": Value("float64"),
+            "longitude": Value("float64"),
+            "row": Value("int64"),
+        }
+    )
+
+
+def as_photos(rows: Any) -> Any:
+    """Rows that a user gave to a Trainer, as photographs: tables that were loaded and streams are as they should be.
+
+    Args:
+        rows: a dataset or list of dicts with `image`, `latitude`, `longitude`, `region` (or `Region_ID`), and perhaps
+            `filename`. A region or coordinate that is None is unknown.
+    """
+    known = getattr(rows, "column_names", None)
+    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorTable)):
+        return rows
+    if known is not None and {"filename", "image", "region", "latitude", "longitude"} <= set(known):
+        return rows
+    names = class_names(rows, REGION_KEYS)
+    labels = ["filename", "region", "latitude", "longitude"]
+    rows = undecoded(rows) if hasattr(rows, "cast_column") else rows
+    return RowView(rows, partial(_read_photo, names=names), labels)
+
+
+def _read_photo(row: dict, number: int, names: dict[str, list[str]]) -> dict:
+    key = next((key for key in REGION_KEYS if key in row), "region")
+    region = class_of(names[key], row.get(key)) if key in names else row.get(key)
+    photo = {"filename": str(row.get("filename", number)), "image": split_sample(row)[0], "region": region}
+    # which frame they are in only the model knows: `require_positions`
+    latitude, longitude = positions_of([row], "planar", [number])[0].tolist()
+    return photo | {"latitude": latitude, "longitude": longitude}
+
+
+def require_positions(rows: Any, frame: str) -> None:
+    """Raise DataError where a user's own rows hold positions that cannot be in this frame; tables were judged before."""
+    if isinstance(rows, RowView):
+        columns = {name: rows[name] for name in ("filename", "latitude", "longitude")}
+        positions_of(
+            [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)], frame
+        )
+
+
+def names_of(dataset: Any) -> list[str | None]:
+    """The names of photographs' regions, whatever type they have; None where unknown."""
+    return [label_of(cell) for cell in column_of(dataset, "region")]
+
+
+def labels_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray:
+    """(n,) region numbers of photographs, negative where unknown.
+
+    Raises:
+        DataError: a region that the model does not know.
+    """
+    names = column_of(dataset, "filename")
+    return class_numbers(column_of(dataset, "region"), config.label2id, "region", names)
+
+
+def truth_of(dataset: Any, config: GeoRegionConfig) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) region numbers and (n, 2) points of photographs that are measured.
+
+    Raises:
+        DataError: a region that the model does not know, or a row without region or coordinates.
+    """
+    labels, points = labels_of(dataset, config), points_of(dataset)
+    lacking = np.flatnonzero((labels < 0) | ~np.isfinite(points).all(1))
+    if len(lacking):
+        row = column_of(dataset, "filename")[lacking[0]]
+        raise DataError(
+            f"row {row}: has no region or no coordinates, like {len(lacking)} of {len(labels)} rows: it cannot be "
+            "measured; leave such rows out"
+        )
+    return labels, points
+
+
+def excluded_names(exclude: Sequence[str]) -> list[str]:
+    """File names to leave out: each entry is such a name, or a text file that holds one a line.
+
+    Raises:
+        DataError: an entry ends in .txt or .csv but there is no such file.
+    """
+    names = []
+    for entry in exclude:
+        if not entry.lower().endswith((".txt", ".csv")):
+            names.append(entry)
+            continue
+        try:
+            lines = Path(entry).read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise DataError(f"{entry}: cannot be read ({error.strerror})") from None
+        names += [line.strip() for line in lines if line.strip()]
+    return names
+
+
+def region_order(names: Iterable[str]) -> list[str]:
+    """The different names in order: by number where all are whole numbers, else by text.
+
+    >>> region_order(["10", "9", "-1", "10"])
+    ['-1', '9', '10']
+    """
+    names = set(names)
+    numbers = all(_is_whole(name) for name in names)
+    # "3" and "03" are two names of one number, and every process must put them into one order
+    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
+
+
+def of_regions(dataset: Dataset, regions: Collection[str]) -> Dataset:
+    """The rows of these regions, by their names."""
+    return dataset.select(np.flatnonzero(np.isin(np.array(names_of(dataset), object), list(regions))))
+
+
+def of_known_regions(
+    dataset: Dataset, table: str | Path, regions: Collection[str], lacking: str, errors: RowErrors
+) -> Dataset:
+    """The rows of these regions; those of others are noted in `errors`, as what `lacking` such a region."""
+    for row in dataset.select_columns(["region", "row"]):
+        if row["region"] not in regions:
+            errors.add(table, row["row"], f"{lacking} region {row['region']!r}")
+    return of_regions(dataset, regions)
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def _repeated(found: dict[int, dict], files, points, regions, lines) -> dict[int, str]:
+    """Files that stand in several rows: all of them where their labels differ, else all but the first."""
+    rows_of = defaultdict(list)
+    for i, image in found.items():
+        if image["bytes"] is None:
+            rows_of[os.path.normpath(image["path"])].append(i)  # a.jpg and ./a.jpg are one file
+    reasons = {}
+    for rows in rows_of.values():
+        if len(rows) == 1:
+            continue
+        file = files[rows[0]]
+        labels = {(regions[i], *points[i].tolist()) for i in rows}
+        standing = ", ".join(str(lines[i]) for i in rows)
+        if len(labels) > 1:
+            reasons |= dict.fromkeys(rows, f"{file!r} stands in rows {standing} with different labels")
+        else:
+            reasons |= dict.fromkeys(rows[1:], f"{file!r} stands in rows {standing}")
+    return reasons
