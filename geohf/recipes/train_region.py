@@ -21,6 +21,7 @@ from geohf.training.report import write_report
 
 
 def make_parser() -> GeoArgumentParser:
+    """The parser of all flags."""
     return GeoArgumentParser(RegionArguments, RegionTrainingArguments)
 
 
@@ -45,6 +46,7 @@ def run(options: RegionArguments, args: RegionTrainingArguments) -> GeoRegionTra
 
 
 def main() -> None:
+    """Run the recipe with the arguments of the command line."""
     options, args = make_parser().parse()
     with leave_cores(args):
         trainer = run(options, args)

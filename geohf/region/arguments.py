@@ -190,7 +190,7 @@ class RegionTrainingArguments(GeoTrainingArguments):
     augment: str = field(
         default="light",
         metadata={
-            "help": "Images in training: none, light (crop, colour) or full (the seed's, with flips and rotation)."
+            "help": "Images in training: none, light (crop, color) or full (the reference implementation's, with flips and rotation)."
         },
     )
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from geohf.data.samples import undecoded
-from geohf.data.tables import points_of
 from geohf.data.tensor_table import TensorTable
+from geohf.region.rows import located
 from geohf.vision.features import cached_features
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def feature_table(model: GeoRegionModel, dataset: Any, args: RegionTrainingArgum
         autocast=torch.bfloat16 if args.bf16 else None,
         mode=args.feature_mode,
     )
-    return TensorTable(features=features, coordinates=torch.from_numpy(points_of(dataset)))
+    return TensorTable(features=features, coordinates=torch.from_numpy(located(dataset, model.config.frame)))
 
 
 class RowImages(Sequence):

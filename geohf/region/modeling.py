@@ -14,7 +14,6 @@ from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
 from geohf.data.classes import class_number
-from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
@@ -28,7 +27,7 @@ from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_
 from geohf.region.losses import point_loss, region_loss
 from geohf.region.metrics import error_summary, measure, region_accuracy
 from geohf.region.processing import GeoRegionImageProcessor, RegionCollator, split_sample
-from geohf.region.rows import as_photos, load_labelled, names_of, region_order, truth_of
+from geohf.region.rows import as_photos, load_labelled, located, names_of, region_order, truth_of
 from geohf.vision.backbones import build_tower, tower_features
 
 if TYPE_CHECKING:
@@ -292,7 +291,7 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
         DataError: options that do not go together, or a backbone that is not found.
     """
     train = as_photos(data.train)
-    named, points = np.array(names_of(train), object), points_of(train)
+    named, points = np.array(names_of(train), object), located(train, options.frame)
     named[~np.isfinite(points).all(1)] = None
     found = region_order(name for name in named if name is not None)
     if options.start_from is not None:

@@ -70,8 +70,8 @@ class RegionCollator:
 def region_augmentation(kind: str):
     """What happens to a training image before it is resized.
 
-    `light` crops a little and changes colours. `full` is the reference implementation's: it also mirrors both ways, rotates by up to
-    20 degrees and erases a patch, which suits pictures from above; a street that is mirrored is another place.
+    `light` crops a little and changes colors. `full` is the reference implementation's: it also mirrors both ways,
+    rotates by up to 20 degrees and erases a patch, which suits pictures from above; a street that is mirrored is another place.
     """
     if kind == "none":
         return None
@@ -79,14 +79,14 @@ def region_augmentation(kind: str):
 
     if kind == "light":
         return v2.Compose([RandomAreaCrop(0.85), v2.ColorJitter(0.15, 0.15, 0.1)])
-    grey = [124, 116, 104]  # the mean of ImageNet, which normalises to about zero
+    gray = [124, 116, 104]  # the mean of ImageNet, which normalizes to about zero
     return v2.Compose(
         [
             RandomAreaCrop(0.85, (0.9, 1.1)),
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
-            v2.RandomRotation(20, fill=grey),
+            v2.RandomRotation(20, fill=gray),
             v2.ColorJitter(0.2, 0.2, 0.2, 0.05),
-            v2.RandomErasing(0.25, value=grey),
+            v2.RandomErasing(0.25, value=gray),
         ]
     )

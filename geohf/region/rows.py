@@ -34,6 +34,7 @@ from geohf.data.tables import (
 )
 from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
+from geohf.geo.frames import impossible_points
 from geohf.region.processing import split_sample
 from geohf.vision.checks import broken_images
 
@@ -194,18 +195,9 @@ def _read_photo(row: dict, number: int, names: dict[str, list[str]]) -> dict:
     key = next((key for key in REGION_KEYS if key in row), "region")
     region = class_of(names[key], row.get(key)) if key in names else row.get(key)
     photo = {"filename": str(row.get("filename", number)), "image": split_sample(row)[0], "region": region}
-    # which frame they are in only the model knows: `require_positions`
-    latitude, longitude = positions_of([row], "planar", [number])[0].tolist()
-    return photo | {"latitude": latitude, "longitude": longitude}
-
-
-def require_positions(rows: Any, frame: str) -> None:
-    """Raise DataError where a user's own rows hold positions that cannot be in this frame; tables were judged before."""
-    if isinstance(rows, RowView):
-        columns = {name: rows[name] for name in ("filename", "latitude", "longitude")}
-        positions_of(
-            [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)], frame
-        )
+    # whether they can be depends on the model's frame, see `located`
+    photo["latitude"], photo["longitude"] = positions_of([row], "planar", [number])[0].tolist()
+    return photo
 
 
 def names_of(dataset: Any) -> list[str | None]:
@@ -223,16 +215,29 @@ def labels_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray:
     return class_numbers(column_of(dataset, "region"), config.label2id, "region", names)
 
 
+def located(dataset: Any, frame: str) -> np.ndarray:
+    """(n, 2) points of photographs, NaN where unknown.
+
+    Raises:
+        DataError: a point that cannot be in this frame.
+    """
+    points = points_of(dataset)
+    reasons = impossible_points(points) if frame == "wgs84" else {}
+    for number, reason in reasons.items():
+        raise DataError(f"row {column_of(dataset, 'filename')[number] or number}: {reason}")
+    return points
+
+
 def truth_of(dataset: Any, config: GeoRegionConfig) -> tuple[np.ndarray, np.ndarray]:
     """(n,) region numbers and (n, 2) points of photographs that are measured.
 
     Raises:
         DataError: a region that the model does not know, or a row without region or coordinates.
     """
-    labels, points = labels_of(dataset, config), points_of(dataset)
+    labels, points = labels_of(dataset, config), located(dataset, config.frame)
     lacking = np.flatnonzero((labels < 0) | ~np.isfinite(points).all(1))
     if len(lacking):
-        row = column_of(dataset, "filename")[lacking[0]]
+        row = column_of(dataset, "filename")[lacking[0]] or lacking[0]
         raise DataError(
             f"row {row}: has no region or no coordinates, like {len(lacking)} of {len(labels)} rows: it cannot be "
             "measured; leave such rows out"

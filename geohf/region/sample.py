@@ -5,11 +5,11 @@ Numbers measured here say nothing about photographs.
 
 | in the picture                       | follows                                                              |
 |--------------------------------------|----------------------------------------------------------------------|
-| colours of sky and haze              | latitude within the region: blue in the south to rose in the north   |
+| colors of sky and haze              | latitude within the region: blue in the south to rose in the north   |
 | height of the hills                  | latitude within the region: they rise towards the north              |
 | ground, number of trees              | longitude within the region: sand in the west to green in the east   |
 | landmark: its height and its place   | distance and bearing to it: it stands north of the region            |
-| landmark: its colours and shape      | the region                                                           |
+| landmark: its colors and shape      | the region                                                           |
 | tint of the hills                    | the region, with much noise                                          |
 | mist before the landmark             | the picture, by chance: it hides 3 % of them                         |
 | light, clouds, cars, heading, noise  | the picture, by chance                                               |

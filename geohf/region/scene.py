@@ -9,7 +9,7 @@ _SKY = np.array([[70, 150, 225], [120, 130, 215], [205, 120, 170]])  # south, mi
 _HAZE = np.array([[215, 238, 245], [232, 226, 238], [250, 214, 196]])
 _GROUND = np.array([[214, 176, 112], [158, 166, 92], [64, 138, 72]])  # west, middle, east
 _HILLS = {"1": (138, 118, 112), "3": (112, 120, 140), "5": (120, 134, 112)}
-# the landmark of each region: colour of its shaft, of its head, and the head's outline around (0, 0)
+# the landmark of each region: color of its shaft, of its head, and the head's outline around (0, 0)
 HIDDEN = 0.03  # share of pictures in which mist hides the landmark
 LANDMARKS = {
     "1": ((120, 60, 50), (232, 80, 60), [(-1, -1), (1, -1), (1, 1), (-1, 1)]),
@@ -40,9 +40,9 @@ def paint_view(region: str, east: float, north: float, side: int, rng: np.random
     image = Image.fromarray(np.clip(pixels * light, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
 
-    def fill(outline, colour):
+    def fill(outline, color):
         points = [(float((x + turned) * side), float(y * side)) for x, y in outline]
-        draw.polygon(points, tuple(int(c) for c in np.clip(np.multiply(colour, light), 0, 255)))
+        draw.polygon(points, tuple(int(c) for c in np.clip(np.multiply(color, light), 0, 255)))
 
     for _ in range(rng.integers(0, 4)):
         x, y, w = rng.uniform(0, 1), rng.uniform(0.05, 0.3), rng.uniform(0.05, 0.14)
@@ -78,8 +78,8 @@ def _stand_landmark(fill, region: str, east: float, north: float, horizon: float
     fill([(x + 2 * width * dx, foot - height - 2 * width * dy) for dx, dy in outline], head)
 
 
-def _between(colours: np.ndarray, share: float) -> np.ndarray:
-    return np.array([np.interp(share, (0, 0.5, 1), channel) for channel in colours.T])
+def _between(colors: np.ndarray, share: float) -> np.ndarray:
+    return np.array([np.interp(share, (0, 0.5, 1), channel) for channel in colors.T])
 
 
 def _oval(x: float, y: float, rx: float, ry: float) -> list[tuple[float, float]]:

@@ -10,7 +10,6 @@ from urllib.parse import quote
 import numpy as np
 
 from geohf.data.streaming import is_stream
-from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.metrics.records import CardData, Evaluation
 from geohf.region.arguments import RegionTrainingArguments
@@ -22,7 +21,7 @@ from geohf.region.features import feature_table
 from geohf.region.metrics import measure, region_centers, region_table
 from geohf.region.outputs import write_outputs
 from geohf.region.phase import RegionPhaseTrainer
-from geohf.region.rows import as_photos, labels_of, require_positions, truth_of
+from geohf.region.rows import as_photos, labels_of, located, truth_of
 from geohf.training.phase import phase_arguments
 from geohf.training.trainer import GeoTrainer
 
@@ -72,16 +71,14 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
 
     def run_phases(self, resume: bool) -> None:
         model, train = self.model, self.train_dataset
-        for rows in (train, self.eval_dataset):
-            require_positions(rows, model.config.frame)
-        if (
-            self.eval_dataset is None
-        ):  # what was promised of other weights, if anything, does not hold for these
+        if self.eval_dataset is None:  # what was promised of other weights does not hold for these
             model.config.routed_factor = model.config.given_factor = None
         if is_stream(train) and self.regions:
             raise DataError(
                 "regions: a stream trains the whole model; give rows of these regions to retrain some"
             )
+        if not is_stream(train):
+            located(train, model.config.frame)
         if self._together():
             self.run_phase("all", resume=resume, default_metric="loss", **self._unused(True))
             for expert in model.experts:
@@ -147,7 +144,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         config, train, centers = self.model.config, None, None
         answers = both_answers(config, outputs, *truth_of(dataset, config))
         if self.train_dataset is not None and not is_stream(self.train_dataset):
-            train = labels_of(self.train_dataset, config), points_of(self.train_dataset)
+            train = labels_of(self.train_dataset, config), located(self.train_dataset, config.frame)
             centers = region_centers(config, *train)
         found = measure(config, answers, train, intervals)
         table = region_table(config, answers, centers)

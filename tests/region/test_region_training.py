@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from helpers.region_models import arguments_of, build_model, options_of, small_run, table_of, tensors
+from PIL import Image
 from transformers import TrainerCallback
 
 from geohf.data.tables import points_of
@@ -171,6 +173,24 @@ def test_a_region_with_one_row_and_equal_coordinates_trains(samples, tmp_path, d
     retrain(model, TaskData(one), args, ["3"])
     (answer,) = model.predict(one[0]["image"], region="3")
     assert abs(answer.latitude - one[0]["latitude"]) < 1.0
+
+
+def test_positions_that_cannot_be_are_named_wherever_rows_come_in(data, tmp_path):
+    """Rows of one's own, and datasets with all columns, which no loader has judged."""
+    model, args = build_model("shared"), arguments_of(tmp_path, num_train_epochs=1)
+    whole = {
+        "filename": "b.jpg",
+        "image": Image.new("RGB", (48, 48)),
+        "region": "3",
+        "latitude": 136.3,
+        "longitude": 127.3,
+    }
+    own = {name: value for name, value in whole.items() if name != "filename"}
+    for rows, name in (([own], "0"), (Dataset.from_list([whole]), "b.jpg")):
+        with pytest.raises(DataError, match=f"row {name}: .*136.3"):
+            GeoRegionTrainer(model, args, train_dataset=data.train).evaluate(rows)
+        with pytest.raises(DataError, match=f"row {name}: .*136.3"):
+            GeoRegionTrainer(model, args, train_dataset=rows).train()
 
 
 # --- resuming, accumulating ---
