@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -51,8 +52,13 @@ def leave_cores(args) -> Iterator[None]:
 
 
 def leave_process_group() -> None:
-    """Take leave of the other processes, or their threads may abort this one as it ends, with all its work done."""
+    """Take leave of the other processes; call it where the Trainer is out of reach.
+
+    The wrapper that spread a model over processes keeps the group's threads alive, and such a thread may abort a
+    process that ends with all its work done. Trainers lie in circles of references, so they are collected first.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 

@@ -24,26 +24,30 @@ from geohf.region.data import load
 from geohf.region.phase import RegionPhaseTrainer
 from geohf.recipes.running import leave_process_group
 
-sample, out, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-data = load(options_of(sample), arguments_of(out))
-for part in ("model", "expert", "router"):
-    model = build_model("shared" if part == "model" else "separate", seed=2, dropout=0.0)
-    for norm in model.modules():  # batch statistics do depend on the batch
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            norm.train = lambda mode=True, norm=norm: norm
-    module = {"model": model, "expert": model.experts[1], "router": model.router_module()}[part]
-    rows = (of_regions(data.train, ["3"]) if part == "expert" else data.train).select(range(20))
-    args = arguments_of(
-        out, per_device_train_batch_size=size, max_steps=2, eval_strategy="no", save_strategy="no",
-        load_best_model_at_end=False, augment="none", optim="sgd", t_0=0, lr_scheduler_type="constant",
-    )
-    trainer = RegionPhaseTrainer(module, args, train_dataset=rows, whole=model)
-    trainer.train()
-    metrics = trainer.evaluate(data.validation if part != "expert" else of_regions(data.validation, ["3"]))
-    if trainer.is_world_process_zero():
-        metrics = {n: torch.tensor(float(v)) for n, v in metrics.items() if "per_second" not in n and "time" not in n}
-        save_file({n: t.contiguous().clone() for n, t in module.state_dict().items()} | metrics, out / f"{part}.safetensors")
+def take_steps(sample, out, size):
+    data = load(options_of(sample), arguments_of(out))
+    for part in ("model", "expert", "router"):
+        model = build_model("shared" if part == "model" else "separate", seed=2, dropout=0.0)
+        for norm in model.modules():  # batch statistics do depend on the batch
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.train = lambda mode=True, norm=norm: norm
+        module = {"model": model, "expert": model.experts[1], "router": model.router_module()}[part]
+        rows = (of_regions(data.train, ["3"]) if part == "expert" else data.train).select(range(20))
+        args = arguments_of(
+            out, per_device_train_batch_size=size, max_steps=2, eval_strategy="no", save_strategy="no",
+            load_best_model_at_end=False, augment="none", optim="sgd", t_0=0, lr_scheduler_type="constant",
+        )
+        trainer = RegionPhaseTrainer(module, args, train_dataset=rows, whole=model)
+        trainer.train()
+        metrics = trainer.evaluate(data.validation if part != "expert" else of_regions(data.validation, ["3"]))
+        if trainer.is_world_process_zero():
+            metrics = {n: torch.tensor(float(v)) for n, v in metrics.items() if "per_second" not in n and "time" not in n}
+            save_file({n: t.contiguous().clone() for n, t in module.state_dict().items()} | metrics, out / f"{part}.safetensors")
+
+
+take_steps(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
 leave_process_group()
+assert "pt_gloo_runloop" not in {name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")}
 """
 
 
