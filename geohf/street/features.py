@@ -83,8 +83,11 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
     counts = torch.from_numpy(np.diff(views.starts))
     width = int(counts.max())
     mask = torch.arange(width) < counts[:, None]
-    features = flat.new_zeros(*mask.shape, flat.shape[-1])
-    features[mask] = flat
+    if mask.all():  # at real size, a copy less is a gigabyte less
+        features = flat.view(*mask.shape, -1)
+    else:
+        features = flat.new_zeros(*mask.shape, flat.shape[-1])
+        features[mask] = flat
     headings = torch.full(mask.shape, torch.nan)
     headings[mask] = torch.tensor([h for row in dataset["headings"][:] for h in row], dtype=torch.float32)
     return TensorTable(

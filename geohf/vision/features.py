@@ -10,17 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from geohf.errors import DataError
-from geohf.io import cache_folder
+from geohf.io import atomic_path, cache_folder
 from geohf.vision.contents import content_key
 from geohf.vision.inference import feature_function
 from geohf.vision.processing import GeoImageProcessor
-from geohf.vision.weights import in_eval_mode, load_tensors, weights_fingerprint
+from geohf.vision.weights import in_eval_mode, weights_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +43,13 @@ def cached_features(
 ) -> torch.Tensor:
     """The pooled features of images, computed where they are not cached yet.
 
-    The cache's key holds the tower's weights, the processor's settings, the number format and mode, and each image's
-    path, size and time of change (its bytes, where it is not a file): a change of any of them computes anew.
-    Finished shards survive a kill. Under `torchrun` or `accelerate launch` the shards are shared out.
+    Every image is cached by itself: another order, split or seed computes nothing, and one more photograph costs one.
+    Its key holds its path, size and time of change (its bytes, where it is not a file), the tower's weights, the
+    processor's settings, the number format and mode: a change of any of them computes anew. Finished shards survive
+    a kill, and are read memory-mapped. Under `torchrun` or `accelerate launch` the missing images are shared out.
 
     Args:
-        images: paths, or anything that `open_image` takes.
+        images: paths, or anything that `open_image` takes; one that is there twice is computed once.
         cache_dir: where the safetensors shards lie; `cache_folder("features")` where None.
         autocast: compute in this type (e.g. bfloat16 on a GPU that has it); features are float32 all the same.
         pool: what is taken of the tower's output, see `geohf.vision.pooling.pooled`.
@@ -59,48 +62,112 @@ def cached_features(
         DataError: there is no image, or one cannot be opened; the message names it. The tower or the machine
             cannot compute in this mode.
     """
-    from tqdm.auto import tqdm
-
     if not len(images):
         raise DataError("there are no images to compute features of")
     folder = Path(cache_dir) if cache_dir is not None else cache_folder("features")
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.dumps([processor.to_dict(), str(autocast), pool, mode], sort_keys=True, default=str)
-    key = _digest(weights_fingerprint(tower), settings)
-    shards = []
-    for start in range(0, len(images), SHARD_IMAGES):
-        part = images[start : start + SHARD_IMAGES]
-        shards.append(
-            (folder / f"{_digest(key, *(content_key(_opened(image)) for image in part))}.safetensors", part)
-        )
+    store = _Store(folder, _digest(weights_fingerprint(tower).encode(), settings.encode()).hex())
+    keys = [_image_key(image) for image in images]
+
+    def compute(chosen: list[int]) -> None:
+        device = next(tower.parameters()).device
+        run = feature_function(in_eval_mode(tower), pool, mode, batch_size)
+        _fill(store, keys, images, chosen, run, processor, batch_size, num_workers, device, autocast)
+
     rank, world = _rank_and_world()
-    missing = [shard for shard in shards if not shard[0].exists()]
+    missing = store.missing(keys)
     if world > 1:
         torch.distributed.barrier()  # all processes share out the same list, before the first adds a shard
-    missing = missing[rank::world]
-    if missing:
-        bar = tqdm(
-            total=sum(len(part) for _, part in missing), desc="features", unit="image", disable=rank != 0
-        )
-        compute = feature_function(in_eval_mode(tower), pool, mode, batch_size)
-        device = next(tower.parameters()).device
-        for path, part in missing:
-            features = _run(compute, processor, part, batch_size, num_workers, device, autocast, bar)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            save_file({"features": features}, temporary)
-            os.replace(temporary, path)
-        bar.close()
+    if missing[rank::world]:
+        compute(missing[rank::world])
     if world > 1:
         torch.distributed.barrier()
-    parts = [load_tensors(path)["features"] for path, _ in shards]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    while missing := store.missing(keys):  # another run added or removed shards while these looked
+        compute(missing)
+    return store.read(keys)
 
 
-def _opened(image: Any) -> Any:
-    """What is opened of an image, however it is given: one picture has one key."""
+class _Store:
+    """The cached features of one tower and its settings: shards that hold each image's key beside its features."""
+
+    def __init__(self, folder: Path, key: str):
+        self.folder, self.key = folder, key
+        self.seen: set[Path] = set()
+        self.rows: dict[bytes, tuple[Path, int]] = {}  # image -> its shard, and its row there
+
+    def missing(self, keys: Sequence[bytes]) -> list[int]:
+        """Positions of images that no shard holds, each image once."""
+        for path in sorted(set(self.folder.glob(f"{self.key}-*.safetensors")) - self.seen):
+            self.seen.add(path)
+            try:
+                with safe_open(path, "pt") as file:
+                    held = file.get_tensor("keys").numpy()
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            except SafetensorError as error:
+                logger.warning(
+                    "%s is damaged and can be deleted; its images are computed again: %s", path, error
+                )
+                continue
+            for row, key in enumerate(held):
+                self.rows.setdefault(key.tobytes(), (path, row))
+        first: dict[bytes, int] = {}
+        for position, key in enumerate(keys):
+            if key not in self.rows:
+                first.setdefault(key, position)
+        return list(first.values())
+
+    def add(self, keys: Sequence[bytes], features: torch.Tensor) -> None:
+        """Write a shard of images whose keys are all different."""
+        names = torch.from_numpy(np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1).copy())
+        # the same images of another run that computes at the same time have the same name
+        path = self.folder / f"{self.key}-{_digest(*keys).hex()}.safetensors"
+        self.seen.discard(path)  # damaged, until now
+        with atomic_path(path) as temporary:
+            save_file({"features": features, "keys": names}, temporary)
+
+    def read(self, keys: Sequence[bytes]) -> torch.Tensor:
+        """(images, ...) features in the order of the keys, all of which must be there; one shard is mapped at a time."""
+        places: dict[Path, list[tuple[int, int]]] = {}
+        for position, key in enumerate(keys):
+            path, row = self.rows[key]
+            places.setdefault(path, []).append((position, row))
+        found = None
+        for path, pairs in places.items():
+            positions, rows = torch.tensor(pairs).unbind(1)
+            with safe_open(path, "pt") as file:
+                held = file.get_tensor("features")
+            found = torch.empty(len(keys), *held.shape[1:]) if found is None else found
+            found[positions] = held[rows]
+        return found
+
+
+def _fill(store, keys, images, chosen, run, processor, batch_size, num_workers, device, autocast) -> None:
+    """Compute the features of the images at these positions, and add them to the store shard by shard."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(chosen), desc="features", unit="image", disable=_rank_and_world()[0] != 0) as bar:
+        for start in range(0, len(chosen), SHARD_IMAGES):
+            part = chosen[start : start + SHARD_IMAGES]
+            features = _run(
+                run, processor, Subset(images, part), batch_size, num_workers, device, autocast, bar
+            )
+            store.add([keys[position] for position in part], features)
+
+
+def _image_key(image: Any) -> bytes:
+    """What an image is known by, 16 bytes, however it is given: one picture has one key."""
     if isinstance(image, dict) and {"bytes", "path"} & set(image):
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
-    return os.fspath(image) if isinstance(image, os.PathLike) else image
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            facts = os.stat(image)
+        except (OSError, ValueError):  # a member of an archive, or what nobody can open
+            return bytes.fromhex(content_key(os.fspath(image)))
+        path = os.path.abspath(image).encode(errors="surrogateescape")
+        return _digest(path, f"{facts.st_size} {facts.st_mtime_ns}".encode())
+    return bytes.fromhex(content_key(image))
 
 
 @torch.inference_mode()
@@ -121,11 +188,11 @@ def _run(compute, processor, images, batch_size, num_workers, device, autocast, 
     return torch.cat(features)
 
 
-def _digest(*parts: str) -> str:
+def _digest(*parts: bytes) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.digest()
 
 
 def _rank_and_world() -> tuple[int, int]:

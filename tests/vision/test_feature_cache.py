@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import geohf.vision.features as cache
 from geohf.errors import DataError
@@ -114,7 +114,60 @@ def test_a_touched_image_of_the_same_size_is_computed_anew(cached, tower, files)
 
 def test_images_in_another_order_have_their_own_features(cached, tower, files):
     first = cached(tower, files)
-    torch.testing.assert_close(cached(tower, files[::-1]), first.flip(0), atol=1e-5, rtol=1e-5)
+    assert torch.equal(cached(never(tower), files[::-1]), first.flip(0))
+    assert torch.equal(cached(never(tower), [files[3], files[0], files[3]]), first[[3, 0, 3]])
+
+
+def test_other_splits_and_one_more_image_cost_only_what_is_new(cached, tower, files, tmp_path, monkeypatch):
+    run, computed = cache._run, []
+    monkeypatch.setattr(cache, "_run", lambda *args: computed.extend(args[2]) or run(*args))
+    first = cached(tower, files[:6])
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(6)
+        for part in (order[:4], order[4:]):
+            assert torch.equal(cached(tower, [files[i] for i in part]), first[part])
+    assert computed == files[:6]
+    whole = cached(tower, files[::-1])
+    assert computed == files
+    assert torch.equal(whole[1:], first.flip(0))
+    monkeypatch.chdir(files[0].parent)  # the same files by other names
+    assert torch.equal(cached(never(tower), [path.name for path in files]), whole.flip(0))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_damaged_shard_is_computed_again_and_other_files_are_left_alone(
+    cached, tower, files, tmp_path, caplog
+):
+    first = cached(tower, files)
+    (shard,) = (tmp_path / "cache").iterdir()
+    earlier = shard.with_name(
+        "0123456789abcdef0123456789abcdef.safetensors"
+    )  # as earlier versions named them
+    save_file({"features": torch.zeros(7, 96)}, earlier)
+    shard.write_bytes(shard.read_bytes()[:200])
+    assert torch.equal(cached(tower, files), first)
+    assert f"{shard} is damaged" in caplog.text
+    assert torch.equal(cached(never(tower), files), first)
+    assert set((tmp_path / "cache").iterdir()) == {shard, earlier}
+
+
+def test_what_another_run_removes_meanwhile_is_computed_again(cached, tower, files, tmp_path, monkeypatch):
+    first, add = cached(tower, files), cache._Store.add
+    removed = []
+
+    def lost(store, keys, features):
+        add(store, keys, features)
+        if not removed:
+            removed.extend((tmp_path / "cache").iterdir())
+            for path in removed:
+                path.unlink()
+
+    monkeypatch.setattr(cache._Store, "add", lost)
+    other = cached(tower, files, processor(side=48))
+    assert len(removed) == 2
+    monkeypatch.undo()
+    assert torch.equal(cached(never(tower), files, processor(side=48)), other)
+    torch.testing.assert_close(cached(tower, files), first, atol=1e-5, rtol=1e-5)
 
 
 def test_other_weights_buffers_settings_and_precision_have_their_own_features(cached, tower, files):
@@ -148,8 +201,7 @@ def test_images_in_memory_are_known_by_their_content(cached, tower, files):
     first = cached(tower, data)
     assert torch.equal(cached(never(tower), rows), first)
     torch.testing.assert_close(cached(tower, pictures), first, atol=1e-5, rtol=1e-5)
-    with pytest.raises(AssertionError, match="the tower was run"):
-        cached(never(tower), [*data[:-1], data[0]])
+    assert torch.equal(cached(never(tower), [*data[:-1], data[0]]), first[[*range(6), 0]])
 
 
 def test_finished_shards_survive_and_a_half_written_one_is_ignored(
