@@ -98,6 +98,14 @@ def _clear_hf_caches() -> None:
         sys.modules["geohf.data.streaming"]._hub_stream.cache_clear()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _threads_are_told() -> None:
+    """MKL may take fewer threads, and so sum in another order, until somebody sets their number: from the start, then."""
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())
+
+
 @pytest.fixture
 def hub() -> Iterator[LocalHub]:
     """The Hub that HF_ENDPOINT names, without repositories, faults or log, and with empty client caches."""
