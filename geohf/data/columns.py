@@ -9,6 +9,12 @@ import numpy as np
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets import Dataset
+
+
+def stored_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """A column as Arrow stores it, digits and all; of rows that were selected, no other column is gathered."""
+    return dataset.select_columns([name]).with_format("arrow")[:][name]
 
 
 def image_column(images: Sequence[str | Mapping]) -> pa.StructArray:

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from geohf.data.columns import stored_column
 from geohf.data.formats import is_saved_dataset, read_frames, require_different, table_file
 from geohf.errors import DataError
 from geohf.geo import bad_points
@@ -160,8 +161,8 @@ def points_of(dataset: Dataset) -> np.ndarray:
     names = ["latitude", "longitude"]
     if not hasattr(dataset, "with_format"):  # a view of a user's own rows
         return np.stack([np.array(dataset[name], np.float64) for name in names], 1)
-    columns = dataset.with_format("arrow", columns=names)[:]  # the numpy format rounds floats to float32
-    return np.stack([columns[name].to_numpy().astype(np.float64) for name in names], 1)
+    # the numpy format would round floats to float32
+    return np.stack([stored_column(dataset, name).to_numpy().astype(np.float64) for name in names], 1)
 
 
 def wrap_degrees(longitude: float) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from geohf.data.columns import image_column
+from geohf.data.columns import image_column, stored_column
 from geohf.data.formats import is_saved_dataset, table_file
 from geohf.data.samples import name_of
 from geohf.data.tables import (
@@ -140,7 +140,7 @@ def headings_of(dataset: Dataset) -> np.ndarray:
     """(n,) float64 headings in degrees, NaN where unknown."""
     if not hasattr(dataset, "with_format"):  # a view of a user's own rows
         return np.array(dataset["heading"], np.float64)
-    return np.asarray(dataset.with_format("numpy", columns=["heading"])[:]["heading"], np.float64)
+    return stored_column(dataset, "heading").to_numpy().astype(np.float64)
 
 
 def files_of(dataset: Dataset) -> list[str | dict]:

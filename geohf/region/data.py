@@ -184,7 +184,8 @@ def _require_rows(dataset: Dataset, table: str) -> None:
 
 
 def _require_regions(train: Dataset, regions: Collection[str]) -> None:
-    lost = [name for name in regions if name not in set(train["region"][:])]
+    left = set(train["region"][:])
+    lost = [name for name in regions if name not in left]
     if lost:
         raise DataError(
             f"no training row of region {', '.join(lost)} is left after the split and the filters: hold out less, or "

@@ -124,7 +124,8 @@ def usable_rows(
         for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, REGION_COLUMNS)
     )
     lines = rows.index.tolist()
-    files = [file_name(cell) for cell in rows[name]]
+    cells = rows[name].tolist()
+    files = [file_name(cell) for cell in cells]
     regions = [label_of(cell) for cell in rows[region]]
     points = rows[[latitude, longitude]].to_numpy(np.float64)
     folder = Path(source).parent if images is None else Path(images)
@@ -135,7 +136,7 @@ def usable_rows(
     found = {}
     for i in wanted:
         try:
-            found[i] = image_in(folder, rows[name].iat[i])
+            found[i] = image_in(folder, cells[i])
         except DataError as error:
             reasons[i] = str(error)
     reasons |= _repeated(found, files, points, regions, lines)
@@ -285,9 +286,9 @@ def of_known_regions(
     dataset: Dataset, table: str | Path, regions: Collection[str], lacking: str, errors: RowErrors
 ) -> Dataset:
     """The rows of these regions; those of others are noted in `errors`, as what `lacking` such a region."""
-    for row in dataset.select_columns(["region", "row"]):
-        if row["region"] not in regions:
-            errors.add(table, row["row"], f"{lacking} region {row['region']!r}")
+    for name, row in zip(dataset["region"][:], dataset["row"][:], strict=True):
+        if name not in regions:
+            errors.add(table, row, f"{lacking} region {name!r}")
     return of_regions(dataset, regions)
 
 

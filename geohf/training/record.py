@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from geohf.data.columns import stored_column
+
 # settings that change no weight, or that a run may change on its way
 FREE = [
     "output_dir",
@@ -145,7 +147,7 @@ def _columns(dataset: Any) -> Iterable[tuple[str, Any]]:
         for name, feature in (dataset.features or {}).items():  # a stream may not know them
             feature = feature.feature if isinstance(feature, List) else feature
             if not isinstance(feature, dict):
-                column = dataset.with_format("arrow", columns=[name])[:][name]
+                column = stored_column(dataset, name)
                 yield name, _file_sizes(column) if isinstance(feature, Image) else column.to_pylist()
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from geohf.vision.images import held_by, is_address
+
+_END = 4096  # bytes: the pixels at the end of a picture, where two cameras' files hardly ever agree
 
 
 def content_key(value: Any) -> str:
@@ -26,40 +31,63 @@ def content_key(value: Any) -> str:
     return digest.hexdigest()
 
 
-def contents_of(images: Sequence[Any]) -> list[str]:
-    """What each picture's content is known by: equal for equal files under other names, and for equal bytes.
+def contents_of(images: Sequence[Any]) -> list[tuple]:
+    """What each picture's content is known by among these: equal where and only where the bytes are equal.
 
-    Only where others have as many bytes is a file read.
+    Lengths are compared first, then ends; a file is read whole only where another one has the same length and end, and
+    never for lying there under two names.
 
     Args:
-        images: paths, bytes, or `{"path": ..., "bytes": ...}` as datasets have them.
+        images: paths, addresses of fsspec, bytes, or `{"path": ..., "bytes": ...}` as datasets have them.
+
+    Raises:
+        OSError, ImageError: a file or an address that cannot be read.
     """
-    bare = [_without_name(image) for image in images]
-    lengths = [len(image) if isinstance(image, bytes) else os.stat(image).st_size for image in bare]
-    several = defaultdict(set)
-    for image, length in zip(bare, lengths, strict=True):
-        several[length].add(_digest(image) if isinstance(image, bytes) else os.path.realpath(image))
-    read: dict[str, str] = {}
-    keys = []
-    for image, length in zip(bare, lengths, strict=True):
-        key = _digest(image) if isinstance(image, bytes) else os.path.realpath(image)
-        if len(several[length]) > 1 and not isinstance(image, bytes):
-            if key not in read:
-                with open(key, "rb") as file:
-                    read[key] = _digest(file.read())
-            key = read[key]
-        keys.append(key)
-    return keys
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    named, sources, keys = [], {}, {}
+    for image in images:
+        source = _without_name(image)
+        name, length = _place_and_length(source)
+        named.append(name)
+        sources[name], keys[name] = source, (length,)
+    for read in (_end, _whole):
+        count = Counter(keys.values())
+        for name, key in keys.items():
+            if count[key] > 1:
+                keys[name] = (*key, read(sources[name]))
+    return [keys[name] for name in named]
 
 
 def _without_name(image: Any) -> bytes | str:
     if isinstance(image, Mapping):
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
+    if is_address(image):
+        return held_by(image)[0]
     return bytes(image) if isinstance(image, (bytes, bytearray, memoryview)) else os.fspath(image)
+
+
+def _place_and_length(source: bytes | str) -> tuple[Any, int]:
+    """What tells one source from others without reading a file, and its length in bytes."""
+    if isinstance(source, bytes):
+        return _digest(source), len(source)
+    facts = os.stat(source)
+    # file systems without numbers for files give 0
+    return (facts.st_dev, facts.st_ino) if facts.st_ino else os.path.realpath(source), facts.st_size
+
+
+def _end(source: bytes | str) -> str:
+    if isinstance(source, bytes):
+        return _digest(source[-_END:])
+    with open(source, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
+        return _digest(file.read())
+
+
+def _whole(source: bytes | str) -> str:
+    return _digest(source if isinstance(source, bytes) else Path(source).read_bytes())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _parts(value: Any) -> Iterator[bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
+from zipfile import ZipFile
 
 import datasets
 import numpy as np
@@ -142,3 +144,20 @@ def test_contents_are_equal_where_bytes_are(tmp_path):
         [{"bytes": b"one", "path": "0.jpg"}, {"bytes": b"two", "path": "0.jpg"}, str(tmp_path / "a")]
     )
     assert held[0] == held[2] != held[1]
+    with ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("a", b"one")
+    zipped, file = contents_of([f"zip://a::{tmp_path / 'z.zip'}", str(tmp_path / "a")])
+    assert zipped == file
+
+
+def test_of_many_files_of_one_length_the_ends_are_read(tmp_path, monkeypatch):
+    end = bytes(4096)
+    for name, content in (("a", b"1" + end), ("b", b"2" + end), ("c", end + b"3"), ("d", end + b"4")):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "e").hardlink_to(tmp_path / "c")
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    a, b, c, d, e = contents_of([tmp_path / name for name in "abcde"])
+    assert len({a, b, c, d}) == 4
+    assert c == e
+    assert read == ["a", "b"]
