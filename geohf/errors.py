@@ -27,6 +27,20 @@ def require_at_least(least: float, **values: float | None) -> None:
             raise DataError(f"{name} must be at least {least}, got {value}")
 
 
+def require_choice(allowed: Collection[str], **values: str | None) -> None:
+    """Raise DataError for the first of these words that is not among the allowed ones; None is left alone.
+
+    >>> require_choice(("raise", "skip"), on_error="skipp")
+    Traceback (most recent call last):
+    geohf.errors.DataError: on_error must be one of raise, skip, got 'skipp' (did you mean 'skip'?)
+    """
+    for name, value in values.items():
+        if value is not None and value not in allowed:
+            raise DataError(
+                f"{name} must be one of {', '.join(allowed)}, got {value!r}{did_you_mean(value, allowed)}"
+            )
+
+
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: which known one it is near to, or nothing.
 

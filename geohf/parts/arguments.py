@@ -10,11 +10,14 @@ from geohf.metrics.directions import LOSS
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.metrics import METRICS
 from geohf.training.arguments import NOT_HONORED, GeoTrainingArguments
+from geohf.training.options import BackboneArguments, DataArguments, with_default
 
 
 @dataclass
-class PartArguments:
+class PartArguments(DataArguments, BackboneArguments):
     """Data and model of the parts task."""
+
+    row_word = "photos"
 
     data: str | None = field(
         default=None,
@@ -29,20 +32,10 @@ class PartArguments:
             "default: state or condition."
         },
     )
-    on_error: str = field(
-        default="raise",
-        metadata={"help": "Photos and parts that cannot be used: raise, or skip and list them."},
-    )
     min_trust: float = field(default=0.0, metadata={"help": "Leave out annotations that are trusted less."})
     sample_size: int = field(default=320, metadata={"help": "Photos in the built-in sample."})
     split: str = field(
         default="stratified", metadata={"help": "How photos are held out: stratified or random."}
-    )
-    validation_share: float = field(
-        default=0.1, metadata={"help": "Share of photos for choosing the best weights."}
-    )
-    test_share: float = field(
-        default=0.1, metadata={"help": "Share of photos for the reported numbers; 0: report on validation."}
     )
     backbone: str | None = field(
         default=None,
@@ -51,17 +44,6 @@ class PartArguments:
             "resnet18 to resnet152, mobilenet_v3_large, or a timm name; default: fasterrcnn_resnet50_fpn, for the "
             "sample a tiny one."
         },
-    )
-    backbone_weights: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
-            "as tensors alone."
-        },
-    )
-    pretrained: bool | None = field(
-        default=None,
-        metadata={"help": "Load published weights; default: yes, but not for the sample's tiny backbone."},
     )
     norm: str | None = field(
         default=None,
@@ -105,7 +87,7 @@ class PartTrainingArguments(GeoTrainingArguments):
         "batch_eval_metrics": (True, "boxes of different number cannot be joined: it must be on")
     }
 
-    output_dir: str = field(default="outputs/parts", metadata={"help": "Folder for all that the run leaves."})
+    output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/parts")
     learning_rate: float | None = field(
         default=None,
         metadata={"help": "Peak learning rate; default: 1e-4 for published weights, 1e-3 for random ones."},
@@ -119,7 +101,7 @@ class PartTrainingArguments(GeoTrainingArguments):
     dataloader_num_workers: int = field(
         default=1, metadata={"help": "Processes that decode and augment photos while the model trains."}
     )
-    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, not for biases and norms."})
+    weight_decay: float = with_default(GeoTrainingArguments, "weight_decay", 1e-4)
     max_grad_norm: float = field(default=10.0, metadata={"help": "Gradients are clipped to this norm."})
     metric_for_best_model: str = field(
         default="map", metadata={"help": "What chooses the best weights: map, loss, or any other metric."}

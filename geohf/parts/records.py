@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import json
 import math
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geohf.data.tables import RowErrors, file_in
-from geohf.errors import DataError
+from geohf.errors import DataError, did_you_mean
 from geohf.parts.frame import Frame, require_pixels
 from geohf.parts.vocabulary import part_features
 from geohf.vision.checks import check_images, header_of
@@ -163,8 +162,7 @@ def note_unlisted(sources: Iterable[Source], errors: RowErrors) -> None:
 
 def suggest(name: Any, known: Sequence[str]) -> str:
     """The end of a message about an unknown name."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f"; known are: {', '.join(known)}"
+    return did_you_mean(name, known) or f"; known are: {', '.join(known)}"
 
 
 def _require_pixels(source: Source, photos: Mapping[Path, PhotoRecord], headers: dict) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.metrics.directions import LOSS
 from geohf.place.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.options import BackboneArguments, DataArguments, FinetuneArguments, with_default
 
-FINETUNE = ("none", "last", "lora", "all")
 METHODS = ("ours", "original")
 AUDITS = ("report", "strict", "off")
 
 
 @dataclass
-class PlaceArguments:
+class PlaceArguments(DataArguments, BackboneArguments):
     """Data and model of the place task."""
+
+    row_word = "places"
 
     train_csv: list[str] | None = field(
         default=None,
@@ -50,14 +52,9 @@ class PlaceArguments:
             "help": "Zone of UTM coordinates that come without one: '54 north', '54S' (band S) or 'EPSG:32654'."
         },
     )
-    on_error: str = field(
-        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
-    )
     sample_size: int = field(default=800, metadata={"help": "Pictures of each of the sample's two drives."})
-    validation_share: float = field(
-        default=0.15, metadata={"help": "Share of places to choose the best epoch by."}
-    )
-    test_share: float = field(default=0.15, metadata={"help": "Share of places for the reported numbers."})
+    validation_share: float = with_default(DataArguments, "validation_share", 0.15)
+    test_share: float = with_default(DataArguments, "test_share", 0.15)
     block_m: float = field(
         default=300.0, metadata={"help": "Side of the blocks that are held out, in metres."}
     )
@@ -80,19 +77,6 @@ class PlaceArguments:
         default_factory=lambda: list(METHODS),
         metadata={
             "help": "ours, original (the seed's own recipe with the same budget), or both to compare them."
-        },
-    )
-    backbone_weights: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
-            "as tensors alone."
-        },
-    )
-    pretrained: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Load the tower's published weights; default: yes, but not for the sample's tiny one."
         },
     )
     image_size: int | None = field(
@@ -136,25 +120,21 @@ class PlaceArguments:
     )
 
     def __post_init__(self):
-        for name, allowed in (("methods", METHODS), ("audit", AUDITS)):
-            values = getattr(self, name)
-            wrong = set([values] if isinstance(values, str) else values) - set(allowed)
-            if wrong:
-                raise DataError(f"{name} must be of {', '.join(allowed)}, got {', '.join(sorted(wrong))}")
-        shares = self.validation_share, self.test_share
-        if min(shares) < 0 or not sum(shares) < 1:
-            raise DataError(f"validation_share and test_share must leave places to train on, got {shares}")
+        super().__post_init__()
+        require_choice(AUDITS, audit=self.audit)
+        for method in [self.methods] if isinstance(self.methods, str) else self.methods:
+            require_choice(METHODS, methods=method)
         if not self.radii_m or not all(0 < radius < math.inf for radius in self.radii_m):
             raise DataError(f"radii_m must be metres above 0, got {self.radii_m}")
 
 
 @dataclass
-class PlaceTrainingArguments(GeoTrainingArguments):
+class PlaceTrainingArguments(FinetuneArguments):
     """GeoTrainingArguments with batches of places, and what of the tower learns."""
 
     metrics = LOSS | METRICS
 
-    output_dir: str = field(default="outputs/place", metadata={"help": "Folder for all that the run leaves."})
+    output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/place")
     num_train_epochs: float = field(
         default=30.0, metadata={"help": "Epochs of the head on the frozen tower's features."}
     )
@@ -162,7 +142,7 @@ class PlaceTrainingArguments(GeoTrainingArguments):
     per_device_eval_batch_size: int = field(
         default=256, metadata={"help": "Images in a batch of evaluation."}
     )
-    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, not for biases and norms."})
+    weight_decay: float = with_default(GeoTrainingArguments, "weight_decay", 1e-4)
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Evaluations without a better recall before training stops; 0: never."}
     )
@@ -171,14 +151,6 @@ class PlaceTrainingArguments(GeoTrainingArguments):
         default=0.5,
         metadata={"help": "Share of a batch's places that are chosen for being mistaken for each other."},
     )
-    finetune: str = field(
-        default="none", metadata={"help": "What learns of the tower afterwards: none, last, lora or all."}
-    )
+    finetune: str = with_default(FinetuneArguments, "finetune", "none")
     finetune_epochs: float = field(default=5.0, metadata={"help": "Epochs of that."})
-    finetune_blocks: int = field(default=4, metadata={"help": "Blocks that --finetune last unfreezes."})
-    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --finetune lora."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.finetune not in FINETUNE:
-            raise DataError(f"finetune must be one of {', '.join(FINETUNE)}, got {self.finetune!r}")
+    finetune_blocks: int = with_default(FinetuneArguments, "finetune_blocks", 4)

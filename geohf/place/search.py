@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import torch
 
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 
 # Rows of a block of queries and of the database. Its similarities, 16 MiB, are looked through while they are near.
 _QUERY_ROWS, _DATABASE_ROWS = 512, 8192
@@ -30,9 +30,8 @@ def unit_descriptors(descriptors, name: str = "descriptors") -> torch.Tensor:
     length = torch.linalg.vector_norm(tensor, dim=1, keepdim=True)
     bad = (~(length.isfinite() & (length > 0)))[:, 0].nonzero()[:, 0].tolist()
     if bad:
-        listed = ", ".join(map(str, bad[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
         raise DataError(
-            f"{name}: row {listed} is zero, or holds NaN or infinity; look for broken images, or a model "
+            f"{name}: row {listed(bad)} is zero, or holds NaN or infinity; look for broken images, or a model "
             "whose training did not end well"
         )
     # what has length 1 already stays to the bit, so that an index that is written and read is the same

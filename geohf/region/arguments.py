@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from geohf.data.splits import SPLITS
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.geo import FRAMES
 from geohf.geo.scalers import SCALERS
 from geohf.metrics.directions import LOSS
 from geohf.region.configuration import EXPERTS, POINT_LOSSES
 from geohf.region.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.options import BackboneArguments, DataArguments, with_default
 
 AUGMENTATIONS = ("none", "light", "full")
 
 
 @dataclass
-class RegionArguments:
+class RegionArguments(DataArguments, BackboneArguments):
     """Data, filters and model of the region task."""
 
     train_csv: str | None = field(
@@ -42,9 +43,6 @@ class RegionArguments:
     )
     exclude: list[str] | None = field(
         default=None, metadata={"help": "File names to leave out, or .txt files that hold one a line."}
-    )
-    on_error: str = field(
-        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
     )
     sample_size: int = field(
         default=240, metadata={"help": "Training photographs a region in the built-in sample."}
@@ -81,12 +79,8 @@ class RegionArguments:
     split: str = field(
         default="stratified", metadata={"help": "How rows are held out: stratified, random or blocks."}
     )
-    validation_share: float = field(
-        default=0.15, metadata={"help": "Share of training rows for choosing and calibrating."}
-    )
-    test_share: float = field(
-        default=0.15, metadata={"help": "Share for the reported numbers where there is no --val_csv."}
-    )
+    validation_share: float = with_default(DataArguments, "validation_share", 0.15)
+    test_share: float = with_default(DataArguments, "test_share", 0.15)
     block_size: float = field(
         default=200.0, metadata={"help": "Side of the blocks of --split blocks, metres or units."}
     )
@@ -97,19 +91,6 @@ class RegionArguments:
         default=None,
         metadata={
             "help": "Vision tower: a timm name, or a repo or folder; default: convnext_small, for the sample a tiny one."
-        },
-    )
-    backbone_weights: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
-            "as tensors alone."
-        },
-    )
-    pretrained: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Load the tower's published weights; default: yes, but not for the sample's tiny one."
         },
     )
     image_size: int | None = field(
@@ -133,25 +114,18 @@ class RegionArguments:
     )
 
     def __post_init__(self):
-        choices = {
-            "frame": FRAMES,
-            "experts": EXPERTS,
-            "scaler": SCALERS,
-            "point_loss": POINT_LOSSES[self.frame] if self.frame in FRAMES else (),
-            "split": SPLITS,
-            "on_error": ("raise", "skip"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                of_frame = f" with frame {self.frame}" if name == "point_loss" else ""
-                raise DataError(
-                    f"{name} must be one of {', '.join(allowed)}{of_frame}, got {getattr(self, name)!r}"
-                )
+        super().__post_init__()
+        require_choice(FRAMES, frame=self.frame)
+        require_choice(EXPERTS, experts=self.experts)
+        require_choice(SCALERS, scaler=self.scaler)
+        require_choice(SPLITS, split=self.split)
+        losses = POINT_LOSSES[self.frame]
+        if self.point_loss not in losses:
+            raise DataError(
+                f"point_loss must be one of {', '.join(losses)} with frame {self.frame}, got {self.point_loss!r}"
+            )
         if not 0 < self.radius_coverage < 1:
             raise DataError(f"radius_coverage must lie between 0 and 1, got {self.radius_coverage}")
-        shares = self.validation_share, self.test_share
-        if min(shares) < 0 or sum(shares) >= 1:
-            raise DataError(f"validation_share and test_share must leave rows to train on, got {shares}")
 
 
 @dataclass
@@ -160,9 +134,7 @@ class RegionTrainingArguments(GeoTrainingArguments):
 
     metrics = LOSS | METRICS
 
-    output_dir: str = field(
-        default="outputs/region", metadata={"help": "Folder for all that the run leaves."}
-    )
+    output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/region")
     num_train_epochs: float = field(default=20.0, metadata={"help": "Epochs of every expert and the router."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Photographs in a batch."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of the heads."})
@@ -172,7 +144,7 @@ class RegionTrainingArguments(GeoTrainingArguments):
             "help": "Peak learning rate of the towers; default: 1e-5 for published weights, else the heads'."
         },
     )
-    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, not for biases and norms."})
+    weight_decay: float = with_default(GeoTrainingArguments, "weight_decay", 1e-4)
     early_stopping_patience: int = field(
         default=10, metadata={"help": "Evaluations without a better loss before training stops; 0: never."}
     )
@@ -196,8 +168,7 @@ class RegionTrainingArguments(GeoTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.augment not in AUGMENTATIONS:
-            raise DataError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
+        require_choice(AUGMENTATIONS, augment=self.augment)
         if self.t_0 < 0 or self.t_mult < 1 or not 0 <= self.eta_min <= 1:
             raise DataError("t_0 must be at least 0, t_mult at least 1 and eta_min between 0 and 1")
         if self.t_0 and self.lr_scheduler_type != "cosine":

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from geohf.metrics.directions import LOSS
 from geohf.street.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
-
-FINETUNE = ("all", "last", "lora", "none")
+from geohf.training.options import BackboneArguments, DataArguments, FinetuneArguments, with_default
 
 
 @dataclass
-class StreetArguments:
+class StreetArguments(DataArguments, BackboneArguments):
     """Data and model of the street task."""
+
+    row_word = "places"
 
     data: str | None = field(
         default=None,
@@ -21,18 +22,9 @@ class StreetArguments:
             "help": "Competition folder, folder or table of photographs, or dataset name; default: the built-in sample."
         },
     )
-    on_error: str = field(
-        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
-    )
     sample_size: int = field(default=16, metadata={"help": "Places a state in the built-in sample."})
     split: str = field(
         default="stratified", metadata={"help": "How places are held out: stratified, random or blocks."}
-    )
-    validation_share: float = field(
-        default=0.1, metadata={"help": "Share of places for choosing and calibrating."}
-    )
-    test_share: float = field(
-        default=0.1, metadata={"help": "Share of places for the reported numbers; 0: report on validation."}
     )
     block_km: float = field(default=50.0, metadata={"help": "Side of the blocks of --split blocks."})
     buffer_km: float = field(
@@ -42,19 +34,6 @@ class StreetArguments:
         default=None,
         metadata={
             "help": "Vision tower: a timm name, or a repo or folder; default: geolocal/StreetCLIP, for the sample a tiny one."
-        },
-    )
-    backbone_weights: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
-            "as tensors alone."
-        },
-    )
-    pretrained: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Load the tower's published weights; default: yes, but not for the sample's tiny one."
         },
     )
     image_size: int | None = field(
@@ -104,14 +83,12 @@ class StreetArguments:
 
 
 @dataclass
-class StreetTrainingArguments(GeoTrainingArguments):
+class StreetTrainingArguments(FinetuneArguments):
     """GeoTrainingArguments with the two phases of the street task."""
 
     metrics = LOSS | METRICS
 
-    output_dir: str = field(
-        default="outputs/street", metadata={"help": "Folder for all that the run leaves."}
-    )
+    output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/street")
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Places in a batch of phase 2."})
     early_stopping_patience: int = field(
         default=5, metadata={"help": "Evaluations without a better score before a phase stops; 0: never."}
@@ -124,14 +101,4 @@ class StreetTrainingArguments(GeoTrainingArguments):
         default=200, metadata={"help": "Steps of phase 1 at least, where few places make few steps an epoch."}
     )
     phase1_batch_size: int = field(default=64, metadata={"help": "Places in a batch of phase 1."})
-    finetune: str = field(
-        default="all", metadata={"help": "What phase 2 trains of the tower: all, last, lora, none."}
-    )
-    finetune_blocks: int = field(default=6, metadata={"help": "Blocks that --finetune last unfreezes."})
-    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --finetune lora."})
     augment: bool = field(default=False, metadata={"help": "Crop and colour jitter in phase 2."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.finetune not in FINETUNE:
-            raise ValueError(f"finetune must be one of {', '.join(FINETUNE)}, got {self.finetune!r}")

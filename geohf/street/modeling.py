@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from transformers.utils import can_return_tuple
 
 from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
-from geohf.errors import DataError, require_at_least
+from geohf.errors import DataError, did_you_mean, require_at_least
 from geohf.geo import Area, area_from_geojson, great_circle_m
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
@@ -211,9 +210,9 @@ class GeoStreetModel(GeoPreTrainedModel):
         for state in [states] if isinstance(states, (str, int)) else states:
             number = indices.get(state) if isinstance(state, int) else self.config.label2id.get(state)
             if number is None:
-                close = difflib.get_close_matches(str(state), self.config.label2id, n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
-                raise DataError(f"the model knows no state {state!r}{hint}")
+                raise DataError(
+                    f"the model knows no state {state!r}{did_you_mean(state, self.config.label2id)}"
+                )
             numbers.append(int(number))
         if not numbers:
             raise DataError("no state is left to answer with")

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from geohf.metrics.directions import LOSS
 from geohf.tiles.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.options import BackboneArguments, DataArguments, with_default
 
 
 @dataclass
-class TileArguments:
+class TileArguments(DataArguments, BackboneArguments):
     """Data and model of the tile task."""
+
+    row_word = "tiles"
 
     data: str | None = field(
         default=None,
@@ -45,9 +48,6 @@ class TileArguments:
         default=None, metadata={"help": "Colour to count; default: 196 40 27, the seed's built-up land."}
     )
     tile_size: int = field(default=32, metadata={"help": "Side in pixels of the tiles cut from a folder."})
-    on_error: str = field(
-        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
-    )
     sample_size: int = field(default=16, metadata={"help": "Regions in the built-in sample."})
     task: str = field(
         default="forecast",
@@ -84,12 +84,8 @@ class TileArguments:
         metadata={"help": "region, blocks, or random (leaks); default: region, below five regions blocks."},
     )
     allow_leaks: bool = field(default=False, metadata={"help": "Allow --split random."})
-    validation_share: float = field(
-        default=0.15, metadata={"help": "Share of tiles for choosing and calibrating."}
-    )
-    test_share: float = field(
-        default=0.15, metadata={"help": "Share of tiles for the reported numbers; 0: report on validation."}
-    )
+    validation_share: float = with_default(DataArguments, "validation_share", 0.15)
+    test_share: float = with_default(DataArguments, "test_share", 0.15)
     block_px: float | None = field(
         default=None,
         metadata={"help": "Side of the blocks of --split blocks in pixels; default: four tiles."},
@@ -114,14 +110,7 @@ class TileArguments:
         default=None,
         metadata={"help": "Frame encoder of --encoder attention: a timm name, or a transformers tower."},
     )
-    backbone_weights: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
-            "as tensors alone."
-        },
-    )
-    pretrained: bool = field(default=True, metadata={"help": "Load the frame encoder's published weights."})
+    pretrained: bool = with_default(BackboneArguments, "pretrained", True)
     hidden_sizes: list[int] | None = field(
         default=None, metadata={"help": "Channels of each recurrent layer; default: 32 32."}
     )
@@ -147,7 +136,7 @@ class TileTrainingArguments(GeoTrainingArguments):
 
     metrics = LOSS | METRICS
 
-    output_dir: str = field(default="outputs/tiles", metadata={"help": "Folder for all that the run leaves."})
+    output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/tiles")
     num_train_epochs: float = field(default=8.0, metadata={"help": "Epochs."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Tiles in a batch."})
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Tiles in a batch of evaluation."})

@@ -10,7 +10,7 @@ import numpy as np
 from geohf.data.tables import RowErrors
 from geohf.data.task_data import TaskData, with_facts
 from geohf.data.times import order_labels
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.hub.card import data_source
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import TileCache
@@ -108,13 +108,10 @@ def _require_spread(table: TileTable, train: TileWindows, cache: TileCache) -> N
 def _check(options: TileArguments) -> None:
     for name, allowed in (
         ("target_type", TARGET_TYPES),
-        ("target_from", (None, *DERIVED)),
+        ("target_from", DERIVED),
         ("task", TASKS),
-        ("on_error", ("raise", "skip")),
     ):
-        if getattr(options, name) not in allowed:
-            known = ", ".join(word for word in allowed if word)
-            raise DataError(f"{name} must be one of {known}, got {getattr(options, name)!r}")
+        require_choice(allowed, **{name: getattr(options, name)})
     if not options.validation_share > 0:
         raise DataError("validation_share must be above 0: the model is chosen and calibrated there")
 

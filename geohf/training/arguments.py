@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from geohf.errors import DataError, require_at_least
+from geohf.errors import DataError, did_you_mean, require_at_least
 from geohf.metrics.directions import LOSS, MetricInfo, find_metric, not_measured, wrong_direction
 
 # what no run can do with less, of all tasks; by the least that it takes
@@ -246,8 +245,7 @@ class GeoArgumentParser(HfArgumentParser):
         known = [
             option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")
         ]
-        close = difflib.get_close_matches(name.removeprefix("--"), known, n=1)
-        return f" (did you mean {close[0]!r}?)" if close else ""
+        return did_you_mean(name.removeprefix("--"), known)
 
     @staticmethod
     def _config_of(words):

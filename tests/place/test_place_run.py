@@ -269,9 +269,9 @@ def test_settings_that_cannot_be(tmp_path, drives, words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--audit", "never"), "audit must be of report, strict, off, got never"),
-        (("--methods", "ours", "theirs"), "methods must be of ours, original, got theirs"),
-        (("--finetune", "first"), "finetune must be one of none, last, lora, all"),
+        (("--audit", "never"), "audit must be one of report, strict, off, got 'never'"),
+        (("--methods", "ours", "theirs"), "methods must be one of ours, original, got 'theirs'"),
+        (("--finetune", "first"), "finetune must be one of all, last, lora, none"),
         (("--train", "x.csv"), "unknown argument '--train'"),
     ],
 )

@@ -1,0 +1,102 @@
+"""Arguments that several tasks share: a field's name, type and help stand here once.
+
+A task's dataclass inherits from these; where its default is another one it says
+`validation_share: float = with_default(SplitArguments, "validation_share", 0.15)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from geohf.errors import DataError, require_choice
+from geohf.training.arguments import GeoTrainingArguments
+
+ON_ERROR = ("raise", "skip")
+FINETUNE = ("all", "last", "lora", "none")
+
+
+def with_default(holder: type, name: str, default: Any) -> Any:
+    """A field that `holder` has, with its help and another default.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Rows(SplitArguments):
+    ...     test_share: float = with_default(SplitArguments, "test_share", 0.2)
+    >>> Rows()
+    Rows(validation_share=0.1, test_share=0.2)
+    """
+    (known,) = (known for known in fields(holder) if known.name == name)
+    return field(default=default, metadata=known.metadata)
+
+
+@dataclass
+class SplitArguments:
+    """How many rows are held out."""
+
+    row_word: ClassVar[str] = "rows"
+
+    validation_share: float = field(
+        default=0.1,
+        metadata={"help": "Share of the training rows for choosing the best weights and calibrating."},
+    )
+    test_share: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share for the reported numbers where the data have no test rows; 0: report on validation."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        shares = self.validation_share, self.test_share
+        if not min(shares) >= 0 or not sum(shares) < 1:
+            raise DataError(
+                f"validation_share and test_share must leave {self.row_word} to train on, got {shares}"
+            )
+
+
+@dataclass
+class DataArguments(SplitArguments):
+    """What happens to rows that cannot be used, and how many are held out."""
+
+    on_error: str = field(
+        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(ON_ERROR, on_error=self.on_error)
+
+
+@dataclass
+class BackboneArguments:
+    """Where the weights of the backbone come from."""
+
+    backbone_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
+            "as tensors alone."
+        },
+    )
+    pretrained: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Load the backbone's published weights; default: yes, but not for the sample's tiny one."
+        },
+    )
+
+
+@dataclass
+class FinetuneArguments(GeoTrainingArguments):
+    """How much of the backbone learns, once the heads have learned on its frozen features."""
+
+    finetune: str = field(
+        default="all", metadata={"help": f"What learns of the backbone: {', '.join(FINETUNE)}."}
+    )
+    finetune_blocks: int = field(default=6, metadata={"help": "Blocks that --finetune last unfreezes."})
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --finetune lora."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(FINETUNE, finetune=self.finetune)
