@@ -13,20 +13,17 @@ const rankText = (v) => (ranked === km ? distance(v) : number(v));
 const nameOf = (i) => (labels ? labels[i] : `row ${i}`);
 const hasTruth = (i) => truth !== null && truth[i][0] !== null;
 
-const known = coloured ? sortedOf(coloured) : [];
-const scale = known.length ? colourScale(known, coloured === km) : null;
-const shade = points.map((_, i) => (scale && coloured[i] !== null ? Math.round(scale.at(coloured[i]) * (SHADES - 1)) : NO_SHADE));
+// Of the split that is shown, see show() in map_panel.js.
+let split = Object.keys(data.views)[0], scale = null, shade = [], order = [], first = 0;
 
 const px = points.map((p) => worldX(p[1])), py = points.map((p) => worldY(p[0]));
 const tx = points.map((_, i) => (hasTruth(i) ? worldX(truth[i][1]) : NaN));
 const ty = points.map((_, i) => (hasTruth(i) ? worldY(truth[i][0]) : NaN));
 const lines = points.map((p, i) => (hasTruth(i) ? track(greatCircle(truth[i], p), true) : null));
 const borders = data.outlines.map((polygon) => polygon.map((ring) => track(ring, false)));
-
-// Largest last, so that the worst lie on top and the filter is a cut through this list.
-const order = points.map((_, i) => i);
-if (ranked) order.sort((a, b) => (ranked[a] ?? -Infinity) - (ranked[b] ?? -Infinity));
-let first = 0;
+const layer = (name, lines) => data.world[name].map((outline) => outline.map(decodeLine).flatMap(lines).map((line) => track(line, false)));
+const whole = (line) => [line];
+const world = { land: layer("land", whole), coasts: layer("land", coasts).flat(), lakes: layer("lakes", whole), countries: layer("countries", whole).flat(), states: layer("states", whole).flat() };
 
 // ---- view ---------------------------------------------------------------------------------------
 const view = { x: 0.5, y: 0.5, scale: 1 }; // middle in world coordinates, pixels a world
@@ -47,7 +44,7 @@ function settle() {
 }
 function fit() {
   fitted = true;
-  const [west, south, east, north] = data.view, pad = Math.min(56, 0.12 * Math.min(W, H));
+  const [west, south, east, north] = data.views[split], pad = Math.min(56, 0.12 * Math.min(W, H));
   const top = worldY(north), bottom = worldY(south);
   view.x = worldX((west + east) / 2);
   view.y = (top + bottom) / 2;
@@ -119,16 +116,9 @@ function draw() {
   pen.beginPath();
   pen.rect(left, top, side, side);
   pen.clip();
-  pen.fillStyle = theme.sea;
-  pen.fillRect(0, 0, W, H);
-  for (const polygon of borders) {
-    pen.beginPath();
-    polygon.forEach(trace);
-    pen.fillStyle = theme.land;
-    pen.fill("evenodd");
-  }
+  drawWorld();
   const marks = graticule();
-  for (const polygon of borders) stroke(polygon, theme.border, 0.8);
+  for (const polygon of borders) stroke(polygon, theme.soft, 1);
   const shown = order.slice(first);
   if ($("show-lines").checked) {
     pen.globalAlpha = Math.max(0.15, Math.min(0.75, 12 / Math.sqrt(n)));
@@ -144,6 +134,28 @@ function draw() {
   pen.restore();
   labelGraticule(marks);
   scaleBar();
+}
+function drawWorld() { // where the map is wide enough for its outlines
+  const wide = (360 * W) / view.scale >= data.narrowest;
+  pen.fillStyle = wide ? theme.sea : theme.land;
+  pen.fillRect(0, 0, W, H);
+  if (!wide) return;
+  for (const [polygons, colour] of [[world.land, theme.land], [world.lakes, theme.sea]]) {
+    for (const polygon of polygons) {
+      pen.beginPath();
+      polygon.forEach(trace);
+      pen.fillStyle = pen.strokeStyle = colour;
+      pen.lineWidth = 0.5;
+      pen.fill("evenodd");
+      pen.stroke(); // or the cut at the antimeridian would show
+    }
+  }
+  pen.setLineDash([3, 2]);
+  stroke(world.states, theme.border, 0.6);
+  pen.setLineDash([]);
+  stroke(world.countries, theme.border, 0.9);
+  stroke(world.coasts, theme.shore, 0.7);
+  for (const polygon of world.lakes) stroke(polygon, theme.shore, 0.5);
 }
 function highlight(i) {
   const metres = Array.isArray(radius) ? radius[i] : radius;

@@ -33,6 +33,33 @@ function track(path, join) {
   return { xy, west, east, top, bottom };
 }
 
+// A line in Google's encoded polyline format with two decimals, as decode_line in world.py.
+function decodeLine(text) {
+  const path = [], at = [0, 0];
+  let value = 0, shift = 0, axis = 0;
+  for (let i = 0; i < text.length; i++) {
+    const digit = text.charCodeAt(i) - 63;
+    value |= (digit & 31) << shift;
+    shift += 5;
+    if (digit >= 32) continue;
+    at[axis] += value & 1 ? ~(value >> 1) : value >> 1;
+    if (axis) path.push([at[0] / 100, at[1] / 100]);
+    axis = 1 - axis;
+    value = shift = 0;
+  }
+  return path;
+}
+// What of a ring of land is coast, and not a cut along the antimeridian or at the pole: as coasts in world.py.
+function coasts(ring) {
+  const pieces = [[ring[0]]];
+  for (let i = 1; i < ring.length; i++) {
+    const [a, b] = [ring[i - 1], ring[i]];
+    if ((Math.abs(a[1]) === 180 && Math.abs(b[1]) === 180) || (a[0] === -90 && b[0] === -90)) pieces.push([]);
+    pieces[pieces.length - 1].push(b);
+  }
+  return pieces.filter((piece) => piece.length > 1);
+}
+
 // As great_circle_path in paths.py: steps of 2 degrees at most, over the north pole between antipodes.
 function greatCircle(from, to) {
   const a = vector(from), b = vector(to);

@@ -102,10 +102,11 @@ function fillTable() {
   }));
 }
 function filter() {
-  const unknown = order.findIndex((i) => ranked[i] !== null), share = $("slider").value / 1000;
+  const unknown = Math.max(0, order.findIndex((i) => ranked[i] !== null)), share = $("slider").value / 1000;
   // At the far left all points are shown, also those without a truth.
-  first = share === 0 ? 0 : Math.min(n - 1, unknown + Math.floor(share * (n - unknown)));
-  const shown = (n - first).toLocaleString("en");
+  const last = order.length - 1;
+  first = share === 0 ? 0 : Math.min(last, unknown + Math.floor(share * (last + 1 - unknown)));
+  const shown = (order.length - first).toLocaleString("en");
   $("filter-text").textContent = share === 0 ? `all ${shown} points` : `${shown} points of ${rankText(ranked[order[first]])} and more`;
   grid = null;
   fillTable();
@@ -113,11 +114,12 @@ function filter() {
 }
 function fillLegend() {
   for (const label of document.querySelectorAll(".truth")) label.hidden = !truth;
-  const errors = km ? sortedOf(km) : [];
-  $("summary").textContent = `${n.toLocaleString("en")} point${n > 1 ? "s" : ""}` + (errors.length
+  const errors = km ? sortedOf(order.map((i) => km[i])) : [], count = order.length;
+  $("summary").textContent = `${count.toLocaleString("en")}${data.splits && split !== "all" ? ` ${split}` : ""} point${count > 1 ? "s" : ""}` + (errors.length
     ? ` · median error ${distance(middle(errors))} · mean ${distance(errors.reduce((a, b) => a + b, 0) / errors.length)}` : "");
+  $("scale").hidden = !scale;
+  $("ticks").replaceChildren();
   if (scale) {
-    $("scale").hidden = false;
     $("scale-name").textContent = coloured === km ? "error, logarithmic" : data.value;
     const ramp = $("ramp"), brush = ramp.getContext("2d");
     for (let i = 0; i < ramp.width; i++) { brush.fillStyle = rampColour(i / (ramp.width - 1)); brush.fillRect(i, 0, 1, ramp.height); }
@@ -128,6 +130,27 @@ function fillLegend() {
   }
   $("filter").hidden = $("worst").hidden = !ranked;
   if (ranked) filter();
+}
+function show(name) { // the points of one split, or all
+  split = name;
+  const all = points.map((_, i) => i);
+  order = data.splits && name !== "all" ? all.filter((i) => data.splits[i] === name) : all;
+  // Largest last, so that the worst lie on top and the filter is a cut through this list.
+  if (ranked) order.sort((a, b) => (ranked[a] ?? -Infinity) - (ranked[b] ?? -Infinity));
+  const known = coloured ? sortedOf(order.map((i) => coloured[i])) : [];
+  scale = known.length ? colourScale(known, coloured === km) : null;
+  shade = points.map((_, i) => (scale && coloured[i] !== null ? Math.round(scale.at(coloured[i]) * (SHADES - 1)) : NO_SHADE));
+  first = 0;
+  $("slider").value = 0;
+  hover = -1;
+  pin(-1);
+  fillLegend();
+}
+function offerSplits() {
+  const names = Object.keys(data.views);
+  $("splits").hidden = names.length < 2;
+  for (const name of names) element("option", name, $("split")).value = name;
+  $("split").onchange = () => { show($("split").value); fit(); };
 }
 
 // ---- pointer and keys ---------------------------------------------------------------------------
@@ -190,7 +213,7 @@ for (const id of ["show-predicted", "show-truth", "show-lines"]) $(id).onchange 
 // ---- start, and what follows the window ---------------------------------------------------------
 function dress() { // colours from the style sheet, which knows light and dark
   const style = getComputedStyle(document.documentElement);
-  theme = Object.fromEntries(["ink", "soft", "accent", "sea", "land", "border", "grid", "beyond", "halo"].map((key) => [key, style.getPropertyValue(`--${key}`).trim()]));
+  theme = Object.fromEntries(["ink", "soft", "accent", "sea", "land", "border", "shore", "grid", "beyond", "halo"].map((key) => [key, style.getPropertyValue(`--${key}`).trim()]));
   sprites = Array.from({ length: SHADES + 1 }, (_, s) => sprite(s === NO_SHADE ? theme.accent : rampColour(s / (SHADES - 1)), theme.halo, dotSize, 1));
   ring = sprite(null, theme.ink, 0.85 * dotSize, 1);
   redraw();
@@ -207,6 +230,7 @@ function resize() {
   draw(); // at once: a canvas that has changed its size is empty
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
-fillLegend();
+offerSplits();
+show(split);
 resize();
 new ResizeObserver(resize).observe($("stage"));

@@ -11,6 +11,7 @@ from geohf.errors import DataError
 from geohf.report.paths import check_pairs, great_circle_path, outline_rings, unwrap_path, view_box, wrap
 from geohf.report.style import INK, LAND, MUTED, SEA, drawing, error_colours
 from geohf.report.tables import format_number
+from geohf.report.world import NARROWEST_DEG, coasts, world
 
 _METRES = {"km": 1000.0, "m": 1.0}
 _WIDTH = 9.0  # inches
@@ -26,6 +27,8 @@ def error_map_png(
 ) -> None:
     """Draw predictions, coloured by error, with the great circle from each true place, as a PNG.
 
+    Coasts and borders of Natural Earth lie under maps of a degree of longitude or more.
+
     Longitude runs to the right in equal steps, latitude upwards, true to shape in the middle of the map.
 
     Args:
@@ -33,7 +36,7 @@ def error_map_png(
         predicted: (n, 2) latitude, longitude in degrees.
         truth: (n, 2) likewise; rows of NaN are left out.
         title: heading of the figure.
-        outlines: borders, a GeoJSON path or document, see :func:`geohf.geo.area_from_geojson`.
+        outlines: more borders, a GeoJSON path or document, see :func:`geohf.geo.area_from_geojson`.
         unit: ``km`` or ``m``, the unit of the colour bar.
 
     Raises:
@@ -48,10 +51,10 @@ def error_map_png(
         raise DataError("truth: no row is known, so there is no error to draw")
     known = known[np.argsort(distance_m[known])]  # the worst on top
     predicted, truth, error = predicted[known], truth[known], distance_m[known] / _METRES[unit]
-    polygons = outline_rings(outlines)
+    borders = [ring for polygon in outline_rings(outlines) for ring in polygon]
     west, south, east, north, aspect = _frame(np.concatenate([predicted, truth]))
 
-    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.collections import LineCollection
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -67,16 +70,7 @@ def error_map_png(
     height = (_WIDTH - 1.75) * (north - south) * aspect / (east - west) + 0.8
     with drawing(path, _WIDTH, height, tight=True) as figure:
         axes = figure.add_subplot()
-        axes.set_facecolor(SEA)
-        faces, fills = [], []
-        for rings in polygons:
-            for index, ring in enumerate(rings):
-                copies = _copies(ring, west, east)
-                faces += copies
-                fills += [SEA if index else LAND] * len(copies)  # the rings after the first are holes
-        axes.add_collection(
-            PolyCollection(faces, facecolors=fills, edgecolors=MUTED, linewidths=0.5, zorder=1)
-        )
+        _draw_world(axes, borders, west, east)
         lines, line_errors = [], []
         for a, b, e in zip(truth, predicted, error, strict=True):
             copies = _copies(unwrap_path(great_circle_path(a, b)), west, east)
@@ -126,6 +120,39 @@ def _frame(points: np.ndarray) -> tuple[float, float, float, float, float]:
     if east - west > 360:
         west, east = (west + east) / 2 - 180, (west + east) / 2 + 180
     return west, max(south - more_high, -90.0), east, min(north + more_high, 90.0), aspect
+
+
+def _draw_world(axes, borders: list[np.ndarray], west: float, east: float) -> None:
+    """Land, lakes, coasts and borders where the map is wide enough for them, and the user's own borders."""
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    lines = [(borders, 0.7, "#7b8794", "-")]
+    axes.set_facecolor(LAND)
+    if east - west >= NARROWEST_DEG:
+        layers = world()
+        axes.set_facecolor(SEA)
+        for layer, hole in (("land", SEA), ("lakes", LAND)):
+            faces, fills = [], []
+            for rings in layers[layer]:
+                for index, ring in enumerate(rings):
+                    copies = _copies(ring, west, east)
+                    faces += copies
+                    fills += [hole if index else (LAND if layer == "land" else SEA)] * len(copies)
+            # edges in the color of the face: else the cut at the antimeridian shows
+            axes.add_collection(PolyCollection(faces, facecolors=fills, edgecolors=fills, linewidths=0.3))
+        shores = [part for rings in layers["land"] for ring in rings for part in coasts(ring)]
+        shores += [ring for rings in layers["lakes"] for ring in rings]
+        lines = [
+            ([line for (line,) in layers["states"]], 0.4, MUTED, (0, (3, 2))),
+            ([line for (line,) in layers["countries"]], 0.6, MUTED, "-"),
+            (shores, 0.5, "#8ba3b8", "-"),
+            *lines,
+        ]
+    for paths, width, color, style in lines:
+        copies = [copy for path in paths for copy in _copies(path, west, east)]
+        axes.add_collection(
+            LineCollection(copies, linewidths=width, colors=color, linestyles=style, zorder=1.5)
+        )
 
 
 def _copies(path: np.ndarray, west: float, east: float) -> list[np.ndarray]:

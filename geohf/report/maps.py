@@ -16,6 +16,7 @@ import numpy as np
 from geohf.errors import DataError
 from geohf.io import atomic_write, columns, json_text
 from geohf.report.paths import check_pairs, outline_rings, view_box
+from geohf.report.world import NARROWEST_DEG, encoded_world
 
 
 def write_map(
@@ -28,12 +29,13 @@ def write_map(
     outlines: Mapping | str | os.PathLike | None = None,
     title: str = "",
     value: str | None = None,
+    splits: Sequence[str] | None = None,
 ) -> None:
     """Write one HTML file that shows predictions on a map that can be panned, zoomed, filtered and sorted.
 
     The file holds all it needs: no script, style, font, tile or picture comes from a network. Its content
     security policy lets nothing run but its own script, so no label can. Links to OpenStreetMap are
-    followed only when a reader clicks one. Coordinates are stored to seven decimals (1 cm);
+    followed only when a reader clicks one. Coasts and borders of Natural Earth are part of the file. Coordinates are stored to seven decimals (1 cm);
     a place beyond 85.05 degrees, where Web Mercator ends, is drawn at the edge.
 
     Args:
@@ -43,9 +45,11 @@ def write_map(
         labels: n names; row numbers by default.
         details: what the panel tells about a point: columns of n values (a dict, a DataFrame) or n dicts.
         radius_m: radius of the circle drawn around the chosen prediction, in metres: one number, or n.
-        outlines: borders to draw, a GeoJSON path or document, see :func:`geohf.geo.area_from_geojson`.
+        outlines: more borders to draw, a GeoJSON path or document, see :func:`geohf.geo.area_from_geojson`.
         title: heading of the page.
         value: name of a numeric column of ``details`` that colours the points instead of the error.
+        splits: n names of the splits that the points belong to. The map opens on the first one, and its numbers
+            are those of what is shown; a switch shows the others.
 
     Raises:
         DataError: coordinates that are not degrees, lengths that differ, malformed outlines, or a
@@ -64,7 +68,13 @@ def write_map(
         "radius_m": _radius(radius_m, n),
         "value": _value(value, columns_),
         "outlines": [[ring.round(5) for ring in polygon] for polygon in outline_rings(outlines)],
-        "view": view_box(every),
+        "views": {
+            name: view_box(every[np.tile(of_split, len(every) // n)])
+            for name, of_split in _splits(splits, n).items()
+        },
+        "splits": None if splits is None else list(splits),
+        "world": encoded_world(),
+        "narrowest": NARROWEST_DEG,
     }
     with atomic_write(path) as file:
         file.write(_page(title or "Predictions", json_text(data)))
@@ -77,6 +87,17 @@ def _labels(labels, n: int) -> list[str] | None:
     if len(labels) != n:
         raise DataError(f"{len(labels)} labels for {n} points")
     return labels
+
+
+def _splits(splits: Sequence[str] | None, n: int) -> dict[str, np.ndarray]:
+    """Name -> (n,) which points are shown: each split in order of appearance, and all where there are several."""
+    if splits is None:
+        return {"all": np.ones(n, bool)}
+    if len(splits) != n:
+        raise DataError(f"{len(splits)} splits for {n} points")
+    names = np.array(splits, object)
+    found = {name: names == name for name in dict.fromkeys(splits)}
+    return found if len(found) == 1 else found | {"all": np.ones(n, bool)}
 
 
 def _radius(radius_m, n: int):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, FAINT = "#1f2933", "#9aa5b1", "#e4e7eb"
-SEA, LAND = "#eaf0f4", "#fbfaf6"
+SEA, LAND = "#dfe9f0", "#fbfaf6"
 TRAIN, EVAL, EXTRA = "#2f6fab", "#d1495b", "#3a9278"
 # Series colours that stay apart for colour-blind readers (Okabe and Ito's set, darkened for white paper).
 SERIES = ["#2f6fab", "#d1495b", "#3a9278", "#c98a1b", "#7a5195", "#5d737e", "#b0578d", "#8a6d3b"]

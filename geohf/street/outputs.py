@@ -122,8 +122,6 @@ def write_predictions(
     truth = truth if np.isfinite(truth).any() else None
     write_geojson(folder / "predictions.geojson", points, rows, truth=truth)
     radius = None if predictions[0].radius_m is None else [p.radius_m for p in predictions]
-    counts = ", ".join(f"{list(splits).count(name)} {name}" for name in dict.fromkeys(splits))
-    title = f"Places and predictions: {counts}"
     write_map(
         folder / "map.html",
         points,
@@ -132,7 +130,8 @@ def write_predictions(
         details=columns,
         radius_m=radius,
         outlines=outlines,
-        title=title,
+        title="Places and predictions",
+        splits=splits,
     )
 
 

@@ -144,14 +144,26 @@ def test_no_string_gets_out_of_its_place(tmp_path):
 def test_view_holds_all_points_also_across_the_antimeridian(tmp_path):
     path = tmp_path / "map.html"
     write_map(path, [[-17.8, 178.1], [-16.6, -179.9]], [[-18.0, 178.4], [-17.5, -179.5]])
-    west, south, east, north = Page(path).data["view"]
+    west, south, east, north = Page(path).data["views"]["all"]
     assert (west, south, east, north) == pytest.approx((178.1, -18.0, 180.5, -16.6))
     write_map(path, [[48.85, 2.35]])
     data = Page(path).data
     assert data["truth"] is data["distance_km"] is data["labels"] is data["radius_m"] is data["value"] is None
-    west, south, east, north = data["view"]
+    west, south, east, north = data["views"]["all"]
     assert west < 2.35 < east
     assert south < 48.85 < north
+
+
+def test_the_map_opens_on_the_first_split(tmp_path):
+    path, splits = tmp_path / "map.html", ["test", "train", "test"]
+    write_map(path, [[1, 1], [40, 40], [2, 2]], [[1, 2], [40, 41], [2, 3]], splits=splits)
+    data = Page(path).data
+    assert data["splits"] == splits
+    assert list(data["views"]) == ["test", "train", "all"]
+    assert data["views"]["test"] == pytest.approx([1, 1, 3, 2])
+    assert data["views"]["all"] == pytest.approx([1, 1, 41, 40])
+    write_map(path, [[1, 1]], splits=["test"])
+    assert list(Page(path).data["views"]) == ["test"]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +173,7 @@ def test_view_holds_all_points_also_across_the_antimeridian(tmp_path):
         ({"predicted": [[180000.0, 2.0]]}, "row 0"),
         ({"truth": [[0, 0], [1, 1]]}, "truth has 2 rows for 1"),
         ({"labels": ["a", "b"]}, "2 labels for 1"),
+        ({"splits": ["a", "b"]}, "2 splits for 1"),
         ({"details": {"a": [1, 2]}}, "details column 'a'"),
         ({"radius_m": [1.0, 2.0]}, "radius_m"),
         ({"radius_m": -1}, "radius_m"),
