@@ -1,10 +1,32 @@
 """The house's own rules: arrows that run one way, tasks that do not know each other, imports that stay light."""
 
+import importlib
+import inspect
 import json
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
+TASKS = ("region", "street", "parts", "place", "tiles")
+# what every room has; who knows one room finds it in the other four
+MODULES = (
+    "answers",
+    "arguments",
+    "card",
+    "configuration",
+    "data",
+    "metrics",
+    "modeling",
+    "outputs",
+    "phase",
+    "pipeline",
+    "processing",
+    "sample",
+    "streaming",
+    "trainer",
+)
 HEAVY = ("timm", "datasets", "matplotlib", "sklearn", "pandas", "peft", "evaluate", "rasterio")
 
 
@@ -27,3 +49,93 @@ def test_importing_geohf_brings_in_nothing_heavy(run_python):
         """
     )
     assert json.loads(found.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rooms_have_the_same_files_with_the_same_signatures(task):
+    room = {name: importlib.import_module(f"geohf.{task}.{name}") for name in MODULES}
+    options, training = _classes(room["arguments"], "Arguments")
+    (model,) = _classes(room["modeling"], "Model")
+    phase, trainer = _classes(room["phase"], "PhaseTrainer")[0], _classes(room["trainer"], "Trainer")[0]
+
+    load = inspect.signature(room["data"].load)
+    assert [(p.name, p.annotation) for p in load.parameters.values()] == [
+        ("options", options.__name__),
+        ("args", f"{training.__name__} | None"),
+    ]
+    assert load.return_annotation.endswith("Data")
+    make_model = inspect.signature(room["modeling"].make_model)
+    assert list(make_model.parameters) == ["options", "data"]
+    assert make_model.return_annotation == model.__name__
+    measure = inspect.signature(room["metrics"].measure)
+    assert measure.return_annotation == "list[Metric]"
+    assert "intervals" in measure.parameters
+    assert set(room["metrics"].METRICS) <= set(training.metrics)
+    write_outputs = inspect.signature(room["outputs"].write_outputs)
+    assert [p.annotation for p in write_outputs.parameters.values()][:3] == [
+        "Path",
+        trainer.__name__,
+        "Evaluation",
+    ]
+    assert list(write_outputs.parameters)[:3] == ["folder", "trainer", "evaluation"]
+    assert write_outputs.return_annotation == "Mapping[str, Any]"
+    card_data = inspect.signature(room["card"].card_data)
+    assert {name: p.annotation for name, p in card_data.parameters.items()} == {
+        "trainer": trainer.__name__,
+        "evaluation": "Evaluation",
+    }
+    assert card_data.return_annotation == "CardData"
+    write_sample = inspect.signature(room["sample"].write_sample)
+    assert list(write_sample.parameters)[:3] == ["folder", "seed", "size"]
+    assert write_sample.parameters["folder"].annotation == "str | Path"
+    assert issubclass(trainer, phase)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rooms_have_the_same_classes(task):
+    from geohf.metrics.records import Evaluation
+    from geohf.models.modeling import GeoPreTrainedModel
+    from geohf.models.pipelines import GeoPipeline
+    from geohf.training.options import BackboneArguments, DataArguments
+    from geohf.training.trainer import GeoTrainer
+    from geohf.vision.processing import SampleProcessor
+
+    room = {name: importlib.import_module(f"geohf.{task}.{name}") for name in MODULES}
+    options, _ = _classes(room["arguments"], "Arguments")
+    assert issubclass(options, DataArguments)
+    assert issubclass(options, BackboneArguments)
+    (model,) = _classes(room["modeling"], "Model")
+    assert issubclass(model, GeoPreTrainedModel)
+    assert model.config_class.model_type == f"geohf_{task}"
+    assert model.config_class in _classes(room["configuration"], "Config")
+    processors = _classes(room["processing"], "Processor")
+    assert sum(issubclass(one, SampleProcessor) for one in processors) == 1
+    assert len(_classes(room["processing"], "Collator")) == 1
+    assert all(issubclass(one, GeoPipeline) for one in _classes(room["pipeline"], "Pipeline"))
+    (trainer,) = (one for one in _classes(room["trainer"], "Trainer") if issubclass(one, GeoTrainer))
+    for hook in ("run_phases", "outputs", "measure", "write_outputs", "card_data"):
+        assert hook in vars(trainer), f"{trainer.__name__}.{hook}"
+        ours, base = (inspect.signature(getattr(one, hook)) for one in (trainer, GeoTrainer))
+        assert list(ours.parameters) == list(base.parameters), hook
+    assert inspect.signature(trainer.measure).return_annotation == Evaluation.__name__
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_recipes_show_the_same_flow(task):
+    recipe = importlib.import_module(f"geohf.recipes.train_{task}")
+    assert list(inspect.signature(recipe.run).parameters) == ["options", "args"]
+    steps = ["load(", "make_model(", "Trainer(", ".train()", ".evaluate(", "write_report(", ".push_to_hub()"]
+    code = inspect.getsource(recipe.run)
+    places = [code.find(step) for step in steps]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert not inspect.signature(recipe.main).parameters
+
+
+def _classes(module, end: str) -> list[type]:
+    """Classes that a module defines, by the end of their names."""
+    return [
+        one
+        for name, one in vars(module).items()
+        if inspect.isclass(one) and name.endswith(end) and one.__module__ == module.__name__
+    ]

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from geohf.metrics.records import CardData, Evaluation
 from geohf.parts.metrics import DRAWS
+
+if TYPE_CHECKING:
+    from geohf.parts.trainer import PartStateTrainer
 
 TITLES = {
     "map": "mAP 50:95",
@@ -25,7 +30,7 @@ SUMMARY = (
 )
 
 
-def card_data(trainer, evaluation: Evaluation) -> CardData:
+def card_data(trainer: PartStateTrainer, evaluation: Evaluation) -> CardData:
     """What the template of the parts task asks for, see `model_cards/parts.md`."""
     facts = trainer.data_facts(evaluation, "photos") | {
         "interval": f"95 %, bootstrap of {DRAWS} draws over photos",

@@ -19,12 +19,17 @@ from geohf.report.style import INK, TRAIN, drawing
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
+    from geohf.parts.trainer import PartStateTrainer
 
 SHEET = 4  # photos on the card
 
 
 def write_outputs(
-    folder: Path, trainer, evaluation: Evaluation, overlays: int = 12, export_onnx: bool = False
+    folder: Path,
+    trainer: PartStateTrainer,
+    evaluation: Evaluation,
+    overlays: int = 12,
+    export_onnx: bool = False,
 ) -> Mapping[str, Any]:
     """Write inspection.csv, predictions.csv, the plots of the card and photos with their parts.
 

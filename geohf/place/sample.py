@@ -39,7 +39,7 @@ _DRIVES: dict[str, tuple[Light, float, float, float, int]] = {
 }
 
 
-def write_sample(folder, seed: int = 0, size: int = 800) -> Path:
+def write_sample(folder: str | Path, seed: int = 0, size: int = 800) -> Path:
     """Write the two drives: `noon/poses.csv`, `dusk/poses.csv` and `images/<camera>/<t_nsec>.png`.
 
     The same arguments give the same bytes. A folder that holds the whole sample is left as it is.

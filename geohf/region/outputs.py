@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from geohf.region.trainer import GeoRegionTrainer
 
 
-def write_outputs(folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluation) -> dict[str, Any]:
+def write_outputs(folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluation) -> Mapping[str, Any]:
     """Write evaluation.csv, predictions.csv, what the filters dropped, plots and, for `wgs84`, maps.
 
     Returns:

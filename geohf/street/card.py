@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from geohf.metrics.intervals import DRAWS
 from geohf.metrics.records import CardData, Evaluation
+
+if TYPE_CHECKING:
+    from geohf.street.trainer import GeoStreetTrainer
 
 TITLES = {
     "score": "Competition score",
@@ -24,7 +29,7 @@ STAGE_COLUMNS = (
 )
 
 
-def card_data(trainer, evaluation: Evaluation) -> CardData:
+def card_data(trainer: GeoStreetTrainer, evaluation: Evaluation) -> CardData:
     """What the template of the street task asks for, see `model_cards/street.md`."""
     facts = trainer.data_facts(evaluation, "places") | {
         "interval": f"95 %, bootstrap of {DRAWS} draws over places; Wilson's for top-1",

@@ -9,7 +9,8 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.geo import spherical_mean
-from geohf.street.modeling import GeoStreetModel, StatePrediction, StreetPrediction
+from geohf.street.answers import StatePrediction, StreetPrediction
+from geohf.street.modeling import GeoStreetModel
 
 METHODS = ("mean", "vote", "rank")
 RANK_CONSTANT = 60  # Cormack et al., Reciprocal Rank Fusion, SIGIR 2009

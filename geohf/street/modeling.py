@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +19,7 @@ from geohf.errors import DataError, did_you_mean, require_at_least
 from geohf.geo import Area, area_from_geojson, great_circle_m
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
+from geohf.street.answers import StatePrediction, StreetPrediction
 from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import GeoStreetOutput, StreetHead
@@ -52,31 +52,6 @@ MODEL_FIELDS = (
 # A class whose point lies outside the wanted area loses a factor e of its weight with every so many metres.
 AREA_DECAY_M = 25_000.0
 STRAY_M = 1_000_000.0  # an area so far from all classes is hardly meant
-
-
-@dataclass
-class StatePrediction:
-    """One class: its name, its calibrated probability, the competition's index (None where there is none)."""
-
-    name: str
-    probability: float
-    index: int | None = None
-
-
-@dataclass
-class StreetPrediction:
-    """The answer for one place.
-
-    Attributes:
-        latitude, longitude: degrees.
-        radius_m: holds the truth with the config's `radius_coverage`; None where that was not calibrated.
-        states: the most probable classes, most probable first; empty for a model without classes.
-    """
-
-    latitude: float
-    longitude: float
-    radius_m: float | None
-    states: list[StatePrediction]
 
 
 class GeoStreetModel(GeoPreTrainedModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,18 +21,24 @@ from geohf.report import (
     write_geojson,
     write_map,
 )
+from geohf.street.answers import StreetPrediction
 from geohf.street.competition import MAPPING, TEMPLATE
 from geohf.street.metrics import constant_baseline
-from geohf.street.modeling import StreetPrediction
 from geohf.street.submission import check_submission, write_submission
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from geohf.street.trainer import GeoStreetTrainer
+
 
 def write_outputs(
-    folder: Path, trainer, evaluation: Evaluation, outlines: str | None = None, map_places: int = 2000
-) -> dict:
+    folder: Path,
+    trainer: GeoStreetTrainer,
+    evaluation: Evaluation,
+    outlines: str | None = None,
+    map_places: int = 2000,
+) -> Mapping[str, Any]:
     """Write predictions.csv, predictions.geojson, map.html and the plots of the card.
 
     Args:

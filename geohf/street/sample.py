@@ -82,7 +82,7 @@ _KEYS = ["sample_id", *(f"image_{heading}" for heading in HEADINGS)]
 _ANSWERS = [*(f"predicted_state_idx_{k}" for k in range(1, 6)), "predicted_latitude", "predicted_longitude"]
 
 
-def write_sample(folder, seed: int = 0, size: int = 16, image_size: int = 128) -> Path:
+def write_sample(folder: str | Path, seed: int = 0, size: int = 16, image_size: int = 128) -> Path:
     """Write a sample in the competition's layout: photos, truth of train, empty submission, state mapping.
 
     The same arguments give the same bytes. A folder that holds the whole sample is left as it is; one that was

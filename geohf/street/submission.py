@@ -11,7 +11,7 @@ import numpy as np
 from geohf.data.tables import line_of, read_table
 from geohf.errors import DataError
 from geohf.io import atomic_write
-from geohf.street.modeling import StreetPrediction
+from geohf.street.answers import StreetPrediction
 
 STATE_COLUMNS = tuple(f"predicted_state_idx_{rank}" for rank in range(1, 6))
 POINT_COLUMNS = ("predicted_latitude", "predicted_longitude")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from geohf.metrics.intervals import DRAWS
 from geohf.metrics.records import CardData, Evaluation
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.metrics import CHIEF, chief_baseline
+
+if TYPE_CHECKING:
+    from geohf.tiles.trainer import TileSequenceTrainer
 
 TITLES = {
     "mae": "MAE",
@@ -35,7 +39,7 @@ def summary_rows(numbers: Mapping[str, Mapping[str, float]], targets: Sequence[s
     return rows
 
 
-def card_data(trainer, evaluation: Evaluation) -> CardData:
+def card_data(trainer: TileSequenceTrainer, evaluation: Evaluation) -> CardData:
     """What the template of the tile task asks for, see `model_cards/tiles.md`."""
     rows, baselines = evaluation.dataset, evaluation.details["baselines"]
     chief, image = chief_baseline(baselines), trainer.config.head == "image"

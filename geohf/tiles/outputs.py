@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,11 +22,14 @@ from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
 logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from geohf.tiles.trainer import TileSequenceTrainer
+
 EDGE_POINTS = 16  # of a tile near a pole
 STRIPS = 4  # so many of the worst and of the best tiles are shown
 
 
-def write_outputs(folder: Path, trainer, evaluation: Evaluation) -> dict[str, Any]:
+def write_outputs(folder: Path, trainer: TileSequenceTrainer, evaluation: Evaluation) -> Mapping[str, Any]:
     """Write the predictions and what a person looks at, see `write_numbers` and `image_filmstrip`.
 
     Returns:
