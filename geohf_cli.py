@@ -121,8 +121,8 @@ def with_own_config(flags: Sequence[str]) -> list[str]:
 
 def own_file(name: str, folder: str) -> str:
     """The path of the file of that name in a folder of `geohf.recipes`; a file of the user's comes first."""
-    package = importlib.util.find_spec("geohf").submodule_search_locations[0]
-    own = Path(package) / "recipes" / folder / name
+    package = importlib.util.find_spec("geohf")  # found without being imported
+    own = Path(str(package and package.origin)).parent / "recipes" / folder / name
     bare = Path(name).name == name
     return str(own) if bare and own.is_file() and not Path(name).exists() else name
 

@@ -56,8 +56,8 @@ def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     'done'
     """
     # Mode "x" keeps the umask's permissions, which tempfile would narrow to the owner alone.
-    text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
-    with atomic_path(path) as temporary, open(temporary, "xb" if binary else "x", **text) as file:
+    mode, encoding, newline = ("xb", None, None) if binary else ("x", "utf-8", "\n")
+    with atomic_path(path) as temporary, open(temporary, mode, encoding=encoding, newline=newline) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())

@@ -179,7 +179,7 @@ def _is_number(name: str) -> bool:
 
 
 def _hint(value: Any, label2id: Mapping[str, int]) -> str:
-    text, lower = str(value).strip(), {name.lower(): name for name in reversed(label2id)}
+    text, lower = str(value).strip(), {name.lower(): name for name in reversed([*label2id])}
     close = difflib.get_close_matches(text.lower(), lower, n=1)
     known = ", ".join(list(label2id)[:20])
     meant = f" (did you mean {lower[close[0]]!r}?)" if close else ""

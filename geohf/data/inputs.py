@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,12 @@ class Inputs:
     @property
     def count(self) -> int | None:
         """How many there are; None where only reading them all would tell."""
-        if not all(hasattr(samples, "__len__") for _, samples in self.parts):
-            return None
-        return sum(len(samples) for _, samples in self.parts)
+        total = 0
+        for _, samples in self.parts:
+            if not isinstance(samples, Sized):
+                return None
+            total += len(samples)
+        return total
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         for names, samples in self.parts:
@@ -112,10 +115,10 @@ def _of_source(source: str) -> Part:
         return [source], [path]
     if glob.has_magic(source):
         found = (file for file in glob.glob(source, recursive=True) if os.path.isfile(file))
-        files = sorted(found, key=lambda file: natural_key(Path(file)))
-        if not files:
+        matches = sorted(found, key=lambda file: natural_key(Path(file)))
+        if not matches:
             raise DataError(f"{source}: no file is called so")
-        return files, files
+        return matches, matches
     if (
         source.count("/")
         != 1  # a dataset of the Hub is org/name; a folder's name with a slip is sent nowhere
@@ -213,7 +216,7 @@ class _Rows(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: Any) -> Any:
         row = dict(self.rows[index])
         for name in self.columns:
             cell = row[name]

@@ -62,7 +62,7 @@ def split_rows(
         try:
             if how == "blocks":
                 split = block_split(points[rows], fraction, block_m, buffer_m, seed, frame)
-            elif how == "stratified":
+            elif how == "stratified" and groups is not None:
                 split = stratified_split(groups[rows], fraction, seed)
             else:
                 split = random_split(len(rows), fraction, seed)

@@ -98,9 +98,10 @@ def check_frames(frames: Sequence[Any]) -> None:
         found = _read(names)
     except DataError:  # whatever these names are, they tell no one order
         return
+    if found is None:
+        return
     try:
-        if found is not None:
-            _require_ascending(names, found)
+        _require_ascending(names, found)
     except DataError as error:
         if found.unit != "numbers":
             raise
@@ -151,7 +152,7 @@ def _require_ascending(labels: Sequence[str], found: StepTimes) -> None:
         )
 
 
-def _varying(found: list[list]) -> list:
+def _varying(found: Sequence[Sequence]) -> Sequence:
     """Of several times in every name the first that differs between names."""
     columns = list(zip(*found, strict=False))
     return next((column for column in columns if len({time for time, _ in column}) > 1), columns[0])

@@ -29,7 +29,8 @@ def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: fl
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"points must have shape (n, 2) with n > 0, got {points.shape}")
     vectors = unit_vectors(points)
-    open_cells, closed = [_cell(points, np.arange(len(points)))], []
+    open_cells = [_cell(points, np.arange(len(points)))]
+    closed: list[tuple[float, np.ndarray]] = []
     while open_cells and len(open_cells) + len(closed) < max_cells:
         open_cells.sort(key=lambda cell: cell[0])
         radius, rows = open_cells.pop()

@@ -85,7 +85,7 @@ def _portions(length: np.ndarray):
         begin = end
 
 
-def _squared(a: np.ndarray, i: np.ndarray, b: np.ndarray, j: np.ndarray) -> np.ndarray:
+def _squared(a: np.ndarray, i: np.ndarray | slice, b: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Squared lengths of ``a[i] - b[j]``."""
     gap = a[i] - b[j]
     return np.einsum("ij,ij->i", gap, gap)
@@ -144,10 +144,9 @@ def _cell_clusters(core_vectors: np.ndarray, grid: Grid, before: np.ndarray, lim
             near = _squared(core_vectors, middle[a], core_vectors, middle[b]) <= limit
             joined.append(np.stack([a[near], b[near]]).astype(np.int32))
             open_pairs.append(np.stack([a[~near], b[~near]]).astype(np.int32))
-    joined = np.concatenate(joined, 1)
-    component = _components(count, joined)
+    component = _components(count, np.concatenate(joined, 1))
     pairs = np.concatenate(open_pairs, 1)
-    del open_pairs
+    del joined, open_pairs
     pairs = pairs[:, component[pairs[0]] != component[pairs[1]]]
     pairs = _near_boxes(core_vectors, starts, pairs, limit)
     component = _join_exactly(core_vectors, starts, pairs, component, limit)
@@ -220,7 +219,7 @@ def _touch(vectors, starts, a, b, limit) -> bool:
     # A tree proposes the closest pair; its distance is computed here as everywhere else.
     distance, index = cKDTree(many).query(few)
     best = int(distance.argmin())
-    return bool(_squared(few, [best], many, [int(index[best])])[0] <= limit)
+    return bool(_squared(few, np.array([best]), many, index[[best]])[0] <= limit)
 
 
 def _number_by_first(cluster: np.ndarray, label: np.ndarray, grid: Grid) -> np.ndarray:

@@ -172,7 +172,7 @@ def _outside(columns: np.ndarray, percentiles: np.ndarray, widen: float, what: s
             f"{_named(columns, row, column)} lies outside {low[column]:.10g} to {high[column]:.10g} ({what})"
         )
 
-    dropped = (columns < low) | (columns > high)
+    dropped: np.ndarray = (columns < low) | (columns > high)
     return _by_column(dropped & ((room > 0) | (widen == 0)), reason)
 
 
@@ -182,7 +182,7 @@ def _named(columns, row, column) -> str:
 
 def _by_column(dropped: np.ndarray, reason: Callable[[int, int], str]) -> Filtered:
     """The first column that drops a row gives the reason."""
-    result = Filtered(~dropped.any(1), np.full(len(dropped), None, object))
+    result = Filtered(np.logical_not(dropped.any(1)), np.full(len(dropped), None, object))
     column = dropped.argmax(1)
     for row in np.flatnonzero(~result.kept).tolist():
         result.reasons[row] = reason(row, column[row])

@@ -119,12 +119,13 @@ def readdressed(card: str, repo_id: str) -> str:
     card = re.sub(rf"(from_pretrained\(|model=){quoted}", lambda found: found[1] + literal(repo_id), card)
     try:
         parsed = ModelCard(card)
-        name = parsed.data.model_name if parsed.data.eval_results else None
+        data: Any = parsed.data  # of fields that the class sets by name
+        name = data.model_name if data.eval_results else None
     except Exception:  # somebody's own words in it: their card goes along as it is
         return card
     own = repo_id.rpartition("/")[2]
     if name is not None and name != own:
-        parsed.data.model_name = own
+        data.model_name = own
         card = str(parsed)
     title = f"\n# {text(name)}\n" if name is not None else None
     return card.replace(title, f"\n# {text(own)}\n", 1) if title else card
@@ -144,7 +145,8 @@ def tagged(card: str, tags: Sequence[str]) -> str:
         parsed = ModelCard(card)
     except Exception as error:  # somebody's own words
         raise DataError(f"README.md: its metadata take no tags, for they cannot be read: {error}") from None
-    parsed.data.tags = list(dict.fromkeys([*(parsed.data.tags or ()), *tags]))
+    data: Any = parsed.data
+    data.tags = list(dict.fromkeys([*(data.tags or ()), *tags]))
     return str(parsed)
 
 
@@ -251,4 +253,4 @@ def _is_repo(name: str | None) -> bool:
 def _entries(bibliography: str) -> dict[str, str]:
     """Key -> entry of a BibTeX file."""
     entries = (entry.strip() for entry in re.split(r"\n(?=@)", bibliography.strip()))
-    return {re.match(r"@\w+\{([\w-]+),", entry)[1]: entry for entry in entries}
+    return {key[1]: entry for entry in entries if (key := re.match(r"@\w+\{([\w-]+),", entry))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def find_metric(name: str, table: Mapping[str, MetricInfo]) -> MetricInfo | None
     return next((table[pattern] for pattern in table if bare == pattern or fnmatchcase(bare, pattern)), None)
 
 
-def not_measured(name: str, table: Mapping[str, MetricInfo]) -> str:
+def not_measured(name: str, table: Collection[str]) -> str:
     """What to say of a metric that is in no row of the log.
 
     >>> not_measured("scor", {"score": HIGHER, "loss": LOWER})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any, TypeVar, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -10,6 +11,8 @@ from transformers import MODEL_MAPPING, AutoConfig
 
 from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
+
+Model = TypeVar("Model", bound=GeoPreTrainedModel)
 
 
 def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
@@ -32,11 +35,17 @@ def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
     return found
 
 
+@overload
+def load_model(name: str | os.PathLike, device: str | torch.device | None = None) -> GeoPreTrainedModel: ...
+@overload
+def load_model(
+    name: str | os.PathLike, device: str | torch.device | None, expected: type[Model]
+) -> Model: ...
 def load_model(
     name: str | os.PathLike,
     device: str | torch.device | None = None,
-    expected: type[GeoPreTrainedModel] = GeoPreTrainedModel,
-) -> GeoPreTrainedModel:
+    expected: type[Any] = GeoPreTrainedModel,
+) -> Any:
     """The model in a folder or a repo, on `device`: by default a GPU where there is one.
 
     Args:

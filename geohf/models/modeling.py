@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,7 +40,10 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
 
     base_model_prefix = ""
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012  transformers declares it so
+    if TYPE_CHECKING:
+        config_class: Any  # the task's
+    tower: Any  # of transformers or timm
     processor_class: ClassVar[type[GeoImageProcessor]] = GeoImageProcessor
     card_template: ClassVar[str]  # a file of model_cards/
     sample_dimensions: ClassVar[int] = 3  # of one sample as an array; one more are many samples
@@ -225,7 +228,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         answers = []
         model = in_eval_mode(self)
         samples = self.samples(inputs)
-        total = len(samples) if hasattr(samples, "__len__") else None
+        total = len(samples) if isinstance(samples, Sized) else None
         rows = iter(samples)
         with tqdm(total=total, desc="predict", disable=total is not None and total <= batch_size) as bar:
             while batch := list(islice(rows, batch_size)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from transformers import Pipeline
@@ -24,10 +24,12 @@ class GeoPipeline(Pipeline):
     """
 
     output_class: ClassVar[type[ModelOutput]]  # what the model's forward returns
-    _load_processor = False
-    _load_image_processor = True
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    model: Any
+    image_processor: Any
+    _load_processor: Any = False
+    _load_image_processor: Any = True
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
 
     def __call__(self, inputs=None, *args, images=None, **kwargs):
         """Answer.

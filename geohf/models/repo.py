@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transformers import PreTrainedModel
 
 from geohf.hub.files import RUN_FILES, copy_files, measured_weights, push_folder
 from geohf.vision.weights import weights_fingerprint
@@ -21,23 +24,28 @@ HUB_OPTIONS = (
 )
 
 
-class ModelRepo:
+class ModelRepo(PreTrainedModel):
     """How every geohf model is saved and pushed: as data, without pickle, code or numbers of other weights."""
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    if TYPE_CHECKING:  # transformers takes a bare annotation of `config` for the config's class
+        config: Any
+        processor: Any
+        card_template: ClassVar[str]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Write config.json, model.safetensors and preprocessor_config.json, and push if asked to."""
         push = kwargs.pop("push_to_hub", False)
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         for code in ("custom_pipelines", "auto_map"):  # a repo of ours holds none
             vars(self.config).pop(code, None)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             self.processor.save_pretrained(save_directory)
         if push:
             hub |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # all but the repo by name; use_temp_dir and the like mean nothing here
         self,
         repo_id: str,
         *,
@@ -47,7 +55,7 @@ class ModelRepo:
         token: str | bool | None = None,
         revision: str | None = None,
         create_pr: bool = False,
-        max_shard_size: int | str = "50GB",
+        max_shard_size: int | str | None = "50GB",
         tags: list[str] | None = None,
     ) -> str:
         """Upload the model, its processor and its card in one commit, without pickle and without code.

@@ -198,7 +198,8 @@ def _without_doubles(source, photo, parts, errors) -> list[dict]:
     """One of each that is told twice in the same words, none of those that contradict each other."""
     groups = defaultdict(list)
     for part in parts:
-        groups[(part["part"], part["crowd"], *(part["box"] if source.several else ()))].append(part)
+        key = (part["part"], part["crowd"], *(part["box"] if source.several else ()))
+        groups[key].append(part)
     kept = []
     for (number, *_), group in groups.items():
         alike = all(part == group[0] for part in group)

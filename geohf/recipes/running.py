@@ -62,10 +62,12 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def print_error(error: Exception) -> None:
+def print_error(error: BaseException) -> None:
     """Say on standard error what is wrong."""
-    named = isinstance(error, OSError) and error.filename and error.strerror
-    sys.stderr.write(f"\nerror: {f'{error.filename}: {error.strerror}' if named else error}\n")
+    what = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        what = f"{error.filename}: {error.strerror}"
+    sys.stderr.write(f"\nerror: {what}\n")
 
 
 def show(trainer: GeoTrainer, columns: Sequence[str], hint: str) -> None:

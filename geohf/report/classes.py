@@ -93,8 +93,8 @@ def plot_confusion_counts(
     with drawing(path, size + 3.2, size + 1.9) as figure:
         from matplotlib.colors import LinearSegmentedColormap
 
-        colours = LinearSegmentedColormap.from_list("share", ["#ffffff", "#bcd7ea", "#2477b3", "#0b2e4a"])
-        colours = colours.with_extremes(bad=FAINT)
+        shades = ["#ffffff", "#bcd7ea", "#2477b3", "#0b2e4a"]
+        colours = LinearSegmentedColormap.from_list("share", shades).with_extremes(bad=FAINT)
         axes = figure.add_subplot()
         image = axes.imshow(np.ma.masked_invalid(percent), cmap=colours, vmin=0, vmax=100)
         axes.set_xticks(range(n), columns, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
@@ -121,7 +121,7 @@ def plot_confusion_counts(
         axes.set_xlabel(f"predicted{mean}")
         axes.set_ylabel("true (samples)")
         axes.set_title("Confusion, % of the true class")
-        bar = figure.colorbar(image, cax=axes.inset_axes([1.0 + 0.1 / size, 0.0, 0.16 / size, 1.0]))
+        bar = figure.colorbar(image, cax=axes.inset_axes((1.0 + 0.1 / size, 0.0, 0.16 / size, 1.0)))
         bar.outline.set_visible(False)
 
 

@@ -41,8 +41,7 @@ def write_geojson(
         for row, point in enumerate(points):
             values = {name: column[row] for name, column in extra.items()}
             values.update(kind="prediction", row=row)
-            known = truth is not None and not np.isnan(truth[row]).any()
-            if truth is not None:
+            if truth is not None and distance_m is not None:
                 values.update(
                     truth_latitude=truth[row, 0],
                     truth_longitude=truth[row, 1],
@@ -50,7 +49,9 @@ def write_geojson(
                 )
             file.write(",\n" if row else "")
             file.write(_feature("Point", point[::-1], values))
-            if known and distance_m[row] > 0:
+            if (
+                truth is not None and distance_m is not None and distance_m[row] > 0
+            ):  # not where it is unknown
                 pieces = cut_at_antimeridian(great_circle_path(truth[row], point))
                 # Seven decimals are a centimetre; the points themselves keep every digit.
                 lines = [piece[:, ::-1].round(7) for piece in pieces]

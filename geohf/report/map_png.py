@@ -96,7 +96,7 @@ def error_map_png(
         axes.set_title(title)
         axes.legend(loc="lower left")
         # Inside the axes' own box, so that the bar is as high as the map and takes none of its room.
-        bar = figure.colorbar(dots, cax=axes.inset_axes([1.02, 0.0, 0.025, 1.0]), extend="both")
+        bar = figure.colorbar(dots, cax=axes.inset_axes((1.02, 0.0, 0.025, 1.0)), extend="both")
         bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         bar.ax.yaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
         bar.ax.yaxis.set_minor_locator(NullLocator())

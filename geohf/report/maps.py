@@ -62,7 +62,7 @@ def write_map(
     data: dict[str, Any] = {
         "points": predicted.round(7),
         "truth": None if truth is None else truth.round(7),
-        "distance_km": None if truth is None else (distance_m / 1000).round(6),
+        "distance_km": None if distance_m is None else np.round(distance_m / 1000, 6),
         "labels": _labels(labels, n),
         "details": columns_,
         "radius_m": _radius(radius_m, n),

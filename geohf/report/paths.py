@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any, overload
 
 import numpy as np
 
@@ -47,7 +48,11 @@ def check_points(points, what: str, missing_ok: bool = False) -> np.ndarray:
     return points
 
 
-def check_pairs(predicted, truth) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+@overload
+def check_pairs(predicted: Any, truth: None) -> tuple[np.ndarray, None, None]: ...
+@overload
+def check_pairs(predicted: Any, truth: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+def check_pairs(predicted: Any, truth: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Predicted and true points (n, 2), checked, and their distances in metres (n,), NaN where unknown.
 
     Raises:

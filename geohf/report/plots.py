@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -36,6 +37,8 @@ def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]
     panels = learning_panels(log_history)
     if not panels:
         raise DataError("log_history: no row has a step and a measured number, so there is nothing to draw")
+    from matplotlib.ticker import MaxNLocator
+
     boundaries = phase_boundaries(log_history)
     steps = [step for series in panels.values() for curve in series.values() for step, _ in curve]
     pad = max(0.03 * (max(steps) - min(steps)), 0.5)
@@ -49,9 +52,9 @@ def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]
                 if kind not in series:
                     continue
                 steps, values = np.array(series[kind], dtype=np.float64).T
-                mark = {"marker": "o", "markersize": 4} if kind == "eval" or len(steps) < 3 else {}
+                marker = "o" if kind == "eval" or len(steps) < 3 else ""
                 colour = EXTRA if name in _SCHEDULE else colour
-                axes.plot(steps, values, color=colour, label=kind, **mark)
+                axes.plot(steps, values, color=colour, label=kind, marker=marker, markersize=4)
             for step, phase in boundaries:
                 axes.axvline(step, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
                 axes.annotate(
@@ -68,7 +71,7 @@ def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]
             axes.set_xlabel("step")
             axes.grid(True)
             axes.set_xlim(low, high)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
             axes.margins(y=0.12)
             axes.yaxis.set_major_formatter(lambda y, _: format_number(y, 6))
             if len(series) > 1:
@@ -95,7 +98,7 @@ def learning_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[
             if isinstance(value, bool) or not isinstance(value, Real):
                 continue
             kind, name = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
-            if np.isfinite(value):
+            if math.isfinite(value):
                 panels.setdefault(name, {}).setdefault(kind, []).append((step, float(value)))
 
     def rank(name: str) -> int:
@@ -130,11 +133,11 @@ def plot_error_cdf(path: str | os.PathLike, distances_km: Mapping[str, Sequence[
     """
     curves = {}
     for name, values in distances_km.items():
-        values = np.asarray(values, dtype=np.float64).ravel()
-        values = np.sort(values[~np.isnan(values)])
-        if not len(values) or values[0] < 0:
+        distances = np.asarray(values, dtype=np.float64).ravel()
+        distances = np.sort(distances[~np.isnan(distances)])
+        if not len(distances) or distances[0] < 0:
             raise DataError(f"distances_km: '{name}' has no distance, or a negative one")
-        curves[str(name)] = values
+        curves[str(name)] = distances
     if not curves:
         raise DataError("distances_km: nothing to draw")
     lowest = min(float(np.quantile(values, 0.02)) for values in curves.values())
@@ -144,14 +147,14 @@ def plot_error_cdf(path: str | os.PathLike, distances_km: Mapping[str, Sequence[
     high = min(10 ** np.ceil(np.log10(max(farthest, 10 * low))), 20_040.0)
     with drawing(path, 8.2, 4.8) as figure:
         axes = figure.add_subplot()
-        for index, (name, values) in enumerate(curves.items()):
-            share = np.arange(1, len(values) + 1) / len(values) * 100
+        for index, (name, distances) in enumerate(curves.items()):
+            share = np.arange(1, len(distances) + 1) / len(distances) * 100
             # A step at each sample, from 0 % at the left edge to 100 % at the right one.
-            x = np.concatenate([[low], np.maximum(values, low), [max(high, farthest)]])
-            median = f"median {format_number(np.median(values))} km, n = {len(values):,}"
+            x = np.concatenate([[low], np.maximum(distances, low), [max(high, farthest)]])
+            median = f"median {format_number(np.median(distances))} km, n = {len(distances):,}"
             axes.step(
                 x,
-                np.concatenate([[(values <= low).mean() * 100], share, [100]]),
+                np.concatenate([[(distances <= low).mean() * 100], share, [100]]),
                 where="post",
                 color=SERIES[index % len(SERIES)],
                 label=f"{name} ({median})",
@@ -205,12 +208,17 @@ def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
     size = float(np.clip(4000 / len(error), 5, 28))
     with drawing(path, 8.2, 6.4) as figure:
         axes = figure.add_subplot()
-        lines = LineCollection(np.stack([truth, predicted], axis=1), cmap=colours, linewidths=0.8, alpha=0.6)
+        lines = LineCollection(
+            list(np.stack([truth, predicted], axis=1)), cmap=colours, linewidths=0.8, alpha=0.6
+        )
         lines.set_array(error)
         axes.add_collection(lines)
-        axes.scatter(*truth.T, s=size, facecolors="none", edgecolors=INK, linewidths=0.8, label="true")
+        axes.scatter(
+            truth[:, 0], truth[:, 1], s=size, facecolors="none", edgecolors=INK, linewidths=0.8, label="true"
+        )
         dots = axes.scatter(
-            *predicted.T,
+            predicted[:, 0],
+            predicted[:, 1],
             s=size,
             c=error,
             cmap=colours,

@@ -34,10 +34,11 @@ def plot_dropped(path: str | os.PathLike, kept, dropped: Mapping[str, np.ndarray
     with drawing(path, 11.0, 5.0) as figure:
         for position, title in enumerate(("All rows", "Where rows are kept")):
             axes = figure.add_subplot(1, 2, position + 1)
-            axes.scatter(*kept.T[::-1], s=6, color=MUTED, label=f"kept, n = {len(kept):,}")
+            axes.scatter(kept[:, 1], kept[:, 0], s=6, color=MUTED, label=f"kept, n = {len(kept):,}")
             for i, (name, points) in enumerate(dropped.items()):
                 axes.scatter(
-                    *points.T[::-1],
+                    points[:, 1],
+                    points[:, 0],
                     s=34,
                     marker=_MARKS[i % len(_MARKS)],
                     color=SERIES[i % len(SERIES)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geohf.io import atomic_write
 
@@ -22,7 +22,7 @@ SERIES = ["#2f6fab", "#d1495b", "#3a9278", "#c98a1b", "#7a5195", "#5d737e", "#b0
 _ERROR_COLOURS = ["#2477b3", "#52a9b8", "#f2c14e", "#ee7a3a", "#c3203f"]
 
 DPI = 120
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -69,10 +69,11 @@ def drawing(path: str | os.PathLike, width: float, height: float, tight: bool = 
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.09, h_pad=0.09)  # inches; the default glues titles to the edge
+        # inches; the default glues titles to the edge
+        figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09))
         FigureCanvasAgg(figure)
         yield figure
         with atomic_write(path, binary=True) as file:

@@ -35,13 +35,13 @@ def plot_tile_errors(
     Raises:
         DataError: there is no tile, or an error is not finite.
     """
-    boxes, errors, regions = np.asarray(boxes, float), np.asarray(errors, float), np.asarray(regions)
+    boxes, errors, of_region = np.asarray(boxes, float), np.asarray(errors, float), np.asarray(regions)
     if not len(boxes) or not np.isfinite(errors).all():
         raise DataError("tile errors: want at least one tile, and finite errors")
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    names, counts = np.unique(regions, return_counts=True)
+    names, counts = np.unique(of_region, return_counts=True)
     names = names[np.argsort(-counts, kind="stable")][:MAX_PANELS]
     across = min(4, len(names))
     down = -(-len(names) // across)
@@ -50,7 +50,7 @@ def plot_tile_errors(
         panels = []
         for position, name in enumerate(names):
             axes = figure.add_subplot(down, across, position + 1)
-            here = regions == name
+            here = of_region == name
             patches = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes[here]]
             tiles = PatchCollection(patches, cmap=error_colours(), edgecolor="white", linewidth=0.4)
             tiles.set_array(errors[here])

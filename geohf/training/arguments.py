@@ -98,11 +98,12 @@ class GeoTrainingArguments(TrainingArguments):
         default=0.1, metadata={"help": "Warm-up: steps, or below 1 the share of all steps."}
     )
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning rate's schedule."})
-    dataloader_pin_memory: bool | None = field(
+    # transformers declares these two as bool: None is settled before it reads them
+    dataloader_pin_memory: bool | None = field(  # type: ignore[assignment]
         default=None,
         metadata={"help": "Pin memory in the loader; by default where there is a GPU to copy to."},
     )
-    bf16: bool | None = field(
+    bf16: bool | None = field(  # type: ignore[assignment]
         default=None,
         metadata={"help": "bfloat16 autocast; by default on a GPU that has it and never on a CPU."},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,7 @@ LORA_TARGETS = r".*tower\..*\.(q_proj|k_proj|v_proj|out_proj|qkv|proj|query|key|
 LEAST_SHARE = 0.1  # of a tower's weights in such layers
 
 
-def unfreeze(model: nn.Module, args) -> nn.Module:
+def unfreeze(model: Any, args: Any) -> nn.Module:
     """Let the head learn, and as much of the tower as `args.finetune` says.
 
     Args:
@@ -43,7 +44,7 @@ def unfreeze_last(tower: nn.Module, blocks: int) -> None:
         parameter.requires_grad_(inside or behind)
 
 
-def require_adapters(model: nn.Module) -> None:
+def require_adapters(model: Any) -> None:
     """Raise DataError where LoRA has nothing to adapt in the model's tower, or hardly anything.
 
     Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections import defaultdict
+from collections.abc import Sized
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, seed_worker
 
 from geohf.data.classes import NamedClasses, class_names
@@ -25,15 +25,13 @@ from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.batches import BatchWithoutRows, own_rows
 from geohf.training.phases import Phases
 from geohf.training.progress import BriefLog, BriefProgress
-from geohf.training.pushing import SafePushes
 from geohf.training.rehearsal import refused, rehearse
-from geohf.training.saving import SafeCheckpoints
 from geohf.training.settings import own_arguments, require_a_batch, require_recomputing
 
 logger = logging.getLogger(__name__)
 
 
-class PhaseTrainer(Phases, SafeCheckpoints, SafePushes, Trainer):
+class PhaseTrainer(Phases):
     """transformers' Trainer with seven things more.
 
     - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
@@ -55,7 +53,7 @@ class PhaseTrainer(Phases, SafeCheckpoints, SafePushes, Trainer):
 
     shown_metrics: ClassVar[tuple[str, ...]] = ()  # what the progress bar tells of an evaluation
     class_columns: ClassVar[tuple[str, ...]] = ()  # columns of rows that name a class, or number it
-    arguments_class: ClassVar[type] = GeoTrainingArguments
+    arguments_class: ClassVar[type[GeoTrainingArguments]] = GeoTrainingArguments
 
     def __init__(
         self,
@@ -74,15 +72,15 @@ class PhaseTrainer(Phases, SafeCheckpoints, SafePushes, Trainer):
             super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         for theirs, ours in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefLog)):
             if self.pop_callback(theirs) is not None:
-                self.add_callback(ours(Path(self.args.output_dir).name, self.shown_metrics))
-        self._parts: dict[str, torch.Tensor] = defaultdict(float)
+                self.add_callback(ours(self.run_folder.name, self.shown_metrics))
+        self._parts: dict[str, Any] = defaultdict(float)  # 0.0, then scalar tensors
         self._parts_logged_at = 0
         self._counted: (
             dict[str, torch.Tensor] | None
         ) = {}  # rows that counted for each part, until they are told
         self._fit(self.model)
         require_recomputing(self.model, self.args)
-        if hasattr(self.train_dataset, "__len__"):
+        if isinstance(self.train_dataset, Sized):
             require_a_batch(self.args, len(self.train_dataset))
         self._settle_metric()
         if self.args.early_stopping_patience and self.args.load_best_model_at_end:
@@ -257,13 +255,6 @@ class PhaseTrainer(Phases, SafeCheckpoints, SafePushes, Trainer):
                 _listed(lacking),
             )
 
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise DataError(
-                f"the loss is {loss} at step {self.state.global_step}: lower the learning rate, or look for bad rows; "
-                f"the last whole checkpoint in {self.args.output_dir} is sound"
-            )
-
     def _get_grad_norm(self, model, grad_norm=None):
         # the norm costs a pass over all gradients: known where it was asked to be clipped, else left out
         return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -327,7 +318,7 @@ def phase_arguments(
         changes: arguments that are others in this phase.
     """
     phase = copy.copy(args)
-    phase.output_dir = str(Path(args.output_dir) / "checkpoints" / name)
+    phase.output_dir = str(Path(str(args.output_dir)) / "checkpoints" / name)
     phase.push_to_hub = False  # the run pushes once, when it is whole
     phase.resume_from_checkpoint = None
     if default_metric is not None and args.asked_metric is None:

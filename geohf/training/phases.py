@@ -16,6 +16,7 @@ from geohf.errors import DataError
 from geohf.io import atomic_write
 from geohf.metrics.directions import LOSS, MetricInfo, bare_name, find_metric, not_measured, wrong_direction
 from geohf.training.checkpoints import last_complete_checkpoint
+from geohf.training.pushing import SafePushes
 from geohf.training.record import differences, goal_words, is_longer, record_of
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 FINISHED, RECORD = "finished.safetensors", "run.json"
 
 
-class Phases:
+class Phases(SafePushes):
     """What `PhaseTrainer` has beyond transformers' `train`: resumed runs, and the metric that chooses the best weights."""
 
     def run(self, resume: bool = False) -> None:
@@ -35,7 +36,7 @@ class Phases:
         Raises:
             DataError: `resume`, and the run had other settings, data or starting weights.
         """
-        folder = Path(self.args.output_dir)
+        folder = self.run_folder
         record = record_of(self.args, self.model, self.train_dataset, self.run_settings())
         finished = folder / FINISHED
         checkpoint = last_complete_checkpoint(folder) if resume else None
@@ -99,7 +100,7 @@ class Phases:
                 f"{folder}: this run {state} with other settings: {'; '.join(changed[:5])}{more}; take those again, "
                 f"or {anew}"
             )
-        return longer
+        return bool(longer)
 
     # ---- the metric that chooses
 
@@ -134,7 +135,7 @@ class Phases:
         evaluated = [row for row in self.state.log_history if any(key.startswith("eval_") for key in row)]
         rows = [row for row in evaluated if name in row]
         if evaluated and not rows:
-            raise DataError(not_measured(bare_name(name), dict.fromkeys(map(bare_name, evaluated[-1]))))
+            raise DataError(not_measured(bare_name(name), [*map(bare_name, evaluated[-1])]))
         known = [row for row in rows if math.isfinite(row[name])]
         choose = max if self.args.greater_is_better else min
         return choose(known, key=lambda row: row[name]) if known else None

@@ -18,6 +18,7 @@ from geohf.hub.card import write_card
 from geohf.hub.files import MODEL_FILES, RUN_FILES, copy_files, measured_weights, push_folder, repo_files
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.training.checkpoints import is_complete
+from geohf.training.saving import SafeCheckpoints
 from geohf.vision.weights import weights_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -26,10 +27,15 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_FILES = ("*.json", "*.safetensors")
 
 
-class SafePushes:
+class SafePushes(SafeCheckpoints):
     """The methods of transformers' Trainer that push, as `PhaseTrainer` has them."""
 
-    def create_model_card(self, folder: str | Path | None = None, tags: list[str] | None = None) -> None:
+    push_in_progress: Any
+    hub_model_id: Any
+
+    def create_model_card(  # type: ignore[override]  # a card of geohf's has its facts from the run
+        self, folder: str | Path | None = None, tags: list[str] | None = None
+    ) -> None:
         """Write the task's card, without numbers, into a folder: by default the run's.
 
         Raises:
@@ -38,14 +44,14 @@ class SafePushes:
         if self.is_world_process_zero():
             model = self._whole_model()
             write_card(
-                Path(folder or self.args.output_dir),
+                Path(folder) if folder else self.run_folder,
                 model.card_template,
                 model.config,
                 repo_id=self.hub_model_id or self.args.hub_model_id,
                 tags=tags or (),
             )
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # PreTrainedModel's keywords, not those of transformers' card
         self,
         commit_message: str | None = "End of training",
         blocking: bool = True,
@@ -75,12 +81,13 @@ class SafePushes:
         self._whole_model()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
+            login: Any = token  # a bool as well, as the Hub's own functions take it
+            self.init_hf_repo(token=login, private=private)
         self.save_model(_internal_call=True)  # by all processes: it may be sharded
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        stage = self._staged(Path(self.args.output_dir), max_shard_size)
+        stage = self._staged(self.run_folder, max_shard_size)
         options = {
             "private": private if private is not None else self.args.hub_private_repo,
             "token": token if token is not None else self.args.hub_token,
@@ -122,7 +129,8 @@ class SafePushes:
             commit_message=f"Training in progress, step {self.state.global_step}",
             more=more,
         )
-        self.push_in_progress = PushInProgress([*(self.push_in_progress.jobs if running else ()), job])
+        jobs: Any = [*(self.push_in_progress.jobs if running else ()), job]  # annotated as one, used as many
+        self.push_in_progress = PushInProgress(jobs)
 
     def _whole_model(self) -> GeoPreTrainedModel:
         model: Any = self.accelerator.unwrap_model(self.model)

@@ -82,8 +82,8 @@ def record_of(args, model: torch.nn.Module, dataset: Any, further: Mapping[str, 
     free = FREE + ([] if any("tower" in n.split(".") for n, _ in model.named_parameters()) else [*OF_TOWERS])
     settings = {k: v for k, v in args.to_dict().items() if not any(fnmatchcase(k, name) for name in free)}
     settings["batch"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    config = getattr(model, "config", None)
-    config = config.to_dict() if hasattr(config, "to_dict") else {}
+    own: Any = getattr(model, "config", None)
+    config = own.to_dict() if hasattr(own, "to_dict") else {}
     for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
         config.pop(name, None)
     record = {

@@ -6,7 +6,7 @@ import copy
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -48,7 +48,7 @@ def rehearse(args: TrainingArguments) -> None:
             trainer.get_train_dataloader()
     finally:
         set_random_state(state)
-    args.rehearsed = True
+    args.rehearsed = True  # type: ignore[attr-defined]  # ours alone
 
 
 def _without_effects(args: TrainingArguments, folder: str) -> TrainingArguments:
@@ -59,5 +59,6 @@ def _without_effects(args: TrainingArguments, folder: str) -> TrainingArguments:
     if tried.learning_rate is None:  # parts: known when the weights are
         tried.learning_rate = 1e-3
     if tried.lr_scheduler_type == "reduce_lr_on_plateau":
-        tried.lr_scheduler_kwargs = {"mode": "min"} | dict(tried.lr_scheduler_kwargs or {})
+        given: Any = tried.lr_scheduler_kwargs or {}  # parsed by now, where it was text
+        tried.lr_scheduler_kwargs = {"mode": "min"} | dict(given)
     return tried

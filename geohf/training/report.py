@@ -32,7 +32,7 @@ def write_report(
         skipped: rows of the data that were left out: source, row, reason.
         options: of the task's `write_outputs`.
     """
-    folder = Path(trainer.args.output_dir)
+    folder = trainer.run_folder
     if trainer.args.should_save:
         folder.mkdir(parents=True, exist_ok=True)
         if skipped:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from geohf.errors import DataError
+from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.checkpoints import (
     COMPLETE,
     load_tree,
@@ -23,17 +26,27 @@ from geohf.vision.weights import load_tensors
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
 
 
-class SafeCheckpoints:
+class SafeCheckpoints(Trainer):
     """The methods of transformers' Trainer that pickle, as `PhaseTrainer` has them.
 
     A checkpoint holds safetensors and JSON alone, is marked when all of it is on disk, and is never taken for
     another model's.
     """
 
+    args: GeoTrainingArguments
+    optimizer: Any
+    lr_scheduler: Any
+    model: Any  # what a phase trains: a model, a part of one, or one with adapters
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run, `args.output_dir`."""
+        return Path(str(self.args.output_dir))
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir) if output_dir else self.run_folder
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, PreTrainedModel):
@@ -124,6 +137,13 @@ class SafeCheckpoints:
 
     def _issue_warnings_after_load(self, load_result) -> None:
         self._require_all_weights(load_result, self.args.output_dir)
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DataError(
+                f"the loss is {loss} at step {self.state.global_step}: lower the learning rate, or look for bad rows; "
+                f"the last whole checkpoint in {self.args.output_dir} is sound"
+            )
 
     def _require_all_weights(self, loaded, path) -> None:
         wrong = [*loaded.missing_keys, *loaded.unexpected_keys]

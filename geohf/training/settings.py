@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -15,7 +16,9 @@ from geohf.training.arguments import GeoTrainingArguments
 NOT_BY_DEFAULT = {"remove_unused_columns": True, "batch_eval_metrics": False}
 
 
-def own_arguments(args: TrainingArguments | None, kind: type, evaluates: bool) -> GeoTrainingArguments:
+def own_arguments(
+    args: TrainingArguments | None, kind: type[GeoTrainingArguments], evaluates: bool
+) -> GeoTrainingArguments:
     """Arguments of a task's own class.
 
     Args:
@@ -28,20 +31,20 @@ def own_arguments(args: TrainingArguments | None, kind: type, evaluates: bool) -
         DataError: they are another task's.
     """
     if args is None:
-        quiet = {} if evaluates else {"eval_strategy": "no", "load_best_model_at_end": False}
+        quiet: dict[str, Any] = {} if evaluates else {"eval_strategy": "no", "load_best_model_at_end": False}
         return kind(**quiet)
     if isinstance(args, kind):
         return args
     plain = isinstance(args, TrainingArguments) and not isinstance(args, GeoTrainingArguments)
     if not plain and type(args) not in kind.__mro__:
         raise DataError(f"this Trainer takes {kind.__name__}, got {type(args).__name__}")
-    own = copy.copy(args)
+    own: Any = copy.copy(args)
     own.__class__ = kind
     for field in dataclasses.fields(kind):
         lacks = field.name not in vars(args)
         if lacks or NOT_BY_DEFAULT.get(field.name) == getattr(args, field.name):
-            default = field.default_factory() if field.default is dataclasses.MISSING else field.default
-            setattr(own, field.name, default)
+            makes = field.default_factory
+            setattr(own, field.name, field.default if makes is dataclasses.MISSING else makes())
     if plain:
         own.asked_metric = None if own.metric_for_best_model == "loss" else own.metric_for_best_model
     own.require_honored()

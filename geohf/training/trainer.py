@@ -49,6 +49,7 @@ class GeoTrainer(PhaseTrainer):
             calibrated.
     """
 
+    args: Any  # of the task's own class
     phase_class: ClassVar[type[PhaseTrainer]]
 
     def __init__(
@@ -151,14 +152,14 @@ class GeoTrainer(PhaseTrainer):
             self._hp_search_setup(trial)
         resume = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         self.histories, self.stages, self.kept, self.evaluated = {}, {}, None, None
-        self.run_phases(_own_run(resume, args.output_dir))
+        self.run_phases(_own_run(resume, self.run_folder))
         self.model.requires_grad_(True).eval()
         if self.eval_dataset is not None:
             self._calibrate()
         else:
             logger.info("there is no eval_dataset: the last weights are the model, and nothing is calibrated")
         self.state.log_history = phase_history(**self.histories)
-        self.state.global_step = max((row["step"] for row in self.state.log_history), default=0)
+        self.state.global_step = max((int(row["step"]) for row in self.state.log_history), default=0)
         if self.args.push_to_hub and self.args.hub_strategy != HubStrategy.END:
             try:
                 self.push_to_hub(commit_message="Trained")
@@ -194,7 +195,7 @@ class GeoTrainer(PhaseTrainer):
         if module is None or hasattr(module, "config_class") or hasattr(module, "peft_config"):
             given |= self._of_whole_model
             changes |= {"push_to_hub": self.args.push_to_hub}
-            changes |= {"hub_model_id": self.args.hub_model_id or Path(self.args.output_dir).name}
+            changes |= {"hub_model_id": self.args.hub_model_id or self.run_folder.name}
         if self.eval_dataset is None:
             changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
         phase = self.phase_class(
@@ -224,11 +225,11 @@ class GeoTrainer(PhaseTrainer):
             self.model.name_or_path = str(
                 base
             )  # peft writes it into the adapter, as the model that it belongs to
-        trained = unfreeze(self.model, self.args)
+        trained: Any = unfreeze(self.model, self.args)
         phase = self.run_phase(name, trained, resume=resume, default_metric=default_metric, **changes)
         if lora:
             if self.is_world_process_zero():
-                trained.save_pretrained(Path(self.args.output_dir) / "adapter")
+                trained.save_pretrained(self.run_folder / "adapter")
             self._take(trained.merge_and_unload())
             self.adapter_of = name
         self.model.requires_grad_(True).eval()
@@ -237,7 +238,7 @@ class GeoTrainer(PhaseTrainer):
 
     def base_folder(self, name: str) -> Path:
         """Where `finetune` saves the model as it was before the phase."""
-        return Path(self.args.output_dir) / "checkpoints" / f"before-{name}"
+        return self.run_folder / "checkpoints" / f"before-{name}"
 
     def restore(self, name: str) -> None:
         """Take the weights of before a phase again; the object stays the same."""
@@ -296,13 +297,15 @@ class GeoTrainer(PhaseTrainer):
             write_report(self, self.evaluated)
         address = super().push_to_hub(*args, **kwargs)
         if self.adapter_of is not None and self.is_world_process_zero():
-            folder = Path(self.args.output_dir) / "adapter"
+            folder = self.run_folder / "adapter"
             push_adapter(self.model, self.args, self.base_folder(self.adapter_of), folder)
         return address
 
     # ---- what the card says
 
-    def create_model_card(self, folder: str | Path | None = None, tags: list[str] | None = None) -> None:
+    def create_model_card(  # type: ignore[override]  # see `SafePushes`
+        self, folder: str | Path | None = None, tags: list[str] | None = None
+    ) -> None:
         """Write the task's card, with the numbers of the last `evaluate`, into a folder: by default the run's."""
         if not self.is_world_process_zero():
             return
@@ -311,7 +314,7 @@ class GeoTrainer(PhaseTrainer):
             facts, found = self.card_data(self.evaluated), self.evaluated
             metrics = {"eval": found.values_by_name, "baseline": found.baseline, "intervals": found.intervals}
         write_card(
-            folder or self.args.output_dir,
+            folder or self.run_folder,
             self.model.card_template,
             self.model.config,
             repo_id=self.hub_model_id or self.args.hub_model_id,
@@ -329,9 +332,9 @@ class GeoTrainer(PhaseTrainer):
             unit: what a row is, in the plural.
         """
         on_validation = any(evaluation.dataset is rows for rows in (self.eval_dataset, self._validation))
-        facts = UNKNOWN_DATA | {"split_name": "validation" if on_validation else "test"}
+        facts: dict[str, Any] = UNKNOWN_DATA | {"split_name": "validation" if on_validation else "test"}
         facts |= facts_of(evaluation.dataset)
-        counts = {"train": self.train_dataset, "validation": self.eval_dataset}
+        counts: dict[str, Any] = {"train": self.train_dataset, "validation": self.eval_dataset}
         counts[facts["split_name"]] = evaluation.dataset
         rows = [f"{len(part)} {name}" for name, part in counts.items() if hasattr(part, "__len__")]
         return facts | {
@@ -353,7 +356,7 @@ class GeoTrainer(PhaseTrainer):
         ]
 
 
-def _own_run(resume, folder: str) -> bool:
+def _own_run(resume: bool | str | None, folder: Path) -> bool:
     """Whether to go on with the run in a folder.
 
     Raises:
@@ -361,7 +364,7 @@ def _own_run(resume, folder: str) -> bool:
     """
     if not isinstance(resume, str) or resume.lower() in ("true", "false"):
         return str(resume).lower() == "true"
-    path, own = Path(resume).resolve(), Path(folder).resolve()
+    path, own = Path(resume).resolve(), folder.resolve()
     if path != own and own not in path.parents:
         raise DataError(
             f"resume_from_checkpoint {resume}: a run goes on in its own output_dir; give --output_dir {resume} and "
@@ -372,7 +375,8 @@ def _own_run(resume, folder: str) -> bool:
 
 def phase_history(**phases: Sequence[Mapping]) -> list[dict]:
     """The log rows of several phases as one list, each with its phase, steps counted through."""
-    rows, offset = [], 0
+    rows: list[dict] = []
+    offset = 0
     for phase, history in phases.items():
         rows += [{"phase": phase, **row, "step": row.get("step", 0) + offset} for row in history]
         offset = rows[-1]["step"] if rows else 0

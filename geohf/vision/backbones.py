@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -66,7 +67,7 @@ UNUSED = (rf"{UNUSED_NAME}$",)
 
 
 def describe_backbone(
-    name: str, image_size: int | None = None, weights: str | Path | None = None, **model_args
+    name: str, image_size: int | None = None, weights: str | os.PathLike | None = None, **model_args
 ) -> Backbone:
     """Find a tower by name, reading configuration only.
 
@@ -83,20 +84,18 @@ def describe_backbone(
             no such file of weights.
     """
     require_at_least(1, image_size=image_size)
-    weights = None if weights is None else Path(weights)
-    require_weights(weights, pretrained=True)
+    given = None if weights is None else Path(weights)
+    require_weights(given, pretrained=True)
     folder, raw = backbone_config(name)
     if folder is None or ("architecture" in raw and raw.get("model_type") != TimmTowerConfig.model_type):
-        source = timm_source(name, folder, weights)
-        config, processing, licence = describe_timm(source, image_size, model_args)
-        licence = None if weights else licence
-        found = Backbone(name, config, processing, feature_size(config), licence)
-        found.timm = source
-        return found
-    licence = None if weights else published_licence(name, folder) or raw.get("backbone_license")
+        source = timm_source(name, folder, given)
+        ours, processing, licence = describe_timm(source, image_size, model_args)
+        licence = None if given else licence
+        return Backbone(name, ours, processing, feature_size(ours), licence, timm=source)
+    licence = None if given else published_licence(name, folder) or raw.get("backbone_license")
     if str(raw.get("model_type")).startswith("geohf_") and raw["model_type"] != TimmTowerConfig.model_type:
         config, processing = _tower_of_ours(name, folder, raw)
-        weights = weights or (folder if Path(name).is_dir() else None)
+        given = given or (folder if Path(name).is_dir() else None)
     else:
         config = _transformers_config(name, folder)
         processing = published_processing(name, folder, config)
@@ -108,9 +107,7 @@ def describe_backbone(
         }
     published = getattr(config, "num_channels", 3)
     _set_bands(name, config, model_args.get("in_chans", published))
-    found = Backbone(name, config, processing, feature_size(config), licence, published)
-    found.weights = weights
-    return found
+    return Backbone(name, config, processing, feature_size(config), licence, published, weights=given)
 
 
 def backbone_config(name: str) -> tuple[Path | None, dict]:
@@ -130,20 +127,22 @@ def backbone_config(name: str) -> tuple[Path | None, dict]:
     is_folder = bool(name) and path.is_dir()
     if not (is_folder and (path / "config.json").is_file()) and timm_name(name):
         return None, {}
+    folder: Path | None = path
     if is_folder:
-        folder = path
         if not (path / "config.json").is_file():
             held = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", *PICKLED))
-            held = (
+            hint = (
                 f"; name what {held[0]} holds the weights of, and give it as --backbone_weights"
                 if held
                 else ""
             )
             raise DataError(
-                f"{name}: lacks the config.json of timm or transformers that says what it is{held}"
+                f"{name}: lacks the config.json of timm or transformers that says what it is{hint}"
             )
     else:
         folder = hub_files(name, DESCRIBED_BY, timm.list_models())
+    if folder is None:
+        raise DataError(f"{name}: the repo holds no config.json that says what it is")
     try:
         raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError) as error:
@@ -218,7 +217,7 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
     if getattr(published, "num_channels", backbone.published_bands) != backbone.published_bands:
         published = copy.deepcopy(published)
         published.num_channels = backbone.published_bands
-    kind = _tower_class(backbone.config)
+    kind: Any = _tower_class(backbone.config)
     # a CLIP repo holds a text tower too, and each of its weights would be reported; what carries the name of a part
     # of the tower must find its place
     with torch.device("meta"):
@@ -228,14 +227,16 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         "_keys_to_ignore_on_load_unexpected": [rf"^(?!(?:{prefix}\.)?(?:{parts})\.)", *UNUSED],
         "__module__": kind.__module__,
     }
-    where, tensors = backbone.weights, None
+    where: Path | None = backbone.weights
+    tensors = None
     if where is None:
         where = Path(backbone.name) if Path(backbone.name).is_dir() else hub_weights(backbone.name)
     if where.is_file() or _is_ours(where):
         tensors, where = read_tensors(where), None
         if any(key.startswith("tower.") for key in tensors):  # of a geohf model
             tensors = {key[len("tower.") :]: t for key, t in tensors.items() if key.startswith("tower.")}
-    tower, info = type(kind.__name__, (kind,), lenient).from_pretrained(
+    derived: Any = type(kind.__name__, (kind,), lenient)
+    tower, info = derived.from_pretrained(
         where,
         config=published,
         dtype=torch.float32,
@@ -347,7 +348,7 @@ def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         return CLIPVisionModelWithProjection
     from transformers import MODEL_MAPPING
 
-    model_class = MODEL_MAPPING.get(type(config), None)
+    model_class: Any = MODEL_MAPPING.get(type(config), None)
     if model_class is None or model_class.main_input_name != "pixel_values":
         raise DataError(f"transformers has no vision tower of the type {config.model_type!r}")
     return model_class

@@ -60,7 +60,8 @@ def broken_images(images: Sequence[Any]) -> dict[int, str]:
     """
     from tqdm.auto import tqdm
 
-    digests, memory, reasons = _digests(images), _Memory(cache_folder("checks")), {}
+    digests, memory = _digests(images), _Memory(cache_folder("checks"))
+    reasons: dict[int, str] = {}
     unknown = ~memory.holds(digests)
     portions = np.array_split(np.arange(len(images)), range(PORTION, len(images), PORTION))
     portions = [portion for portion in portions if unknown[portion].any()]
@@ -148,7 +149,8 @@ class _Memory:
     """The digests of the pictures that were found whole; without a folder to write to, none is kept."""
 
     def __init__(self, folder: Path):
-        self.folder, self.file = folder, folder / "whole.u64"
+        self.folder: Path | None = folder
+        self.file = folder / "whole.u64"
         self._known, self._read = np.empty(0, _DIGEST), 0
         try:
             (folder / "turns").mkdir(parents=True, exist_ok=True)
@@ -204,7 +206,7 @@ class _Memory:
             lock.release()
 
     def _lock(self, name: str) -> FileLock:
-        return FileLock(self.folder / f"{name}.lock")
+        return FileLock(self.file.parent / f"{name}.lock")
 
 
 def _digests(images: Sequence[Any]) -> np.ndarray:

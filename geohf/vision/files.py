@@ -37,7 +37,8 @@ def image_files(folder: str | Path) -> list[Path]:
 
 def told_apart(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """(pictures, other files), each in natural order."""
-    images, others = [], []
+    images: list[Path] = []
+    others: list[Path] = []
     for path in sorted(files, key=natural_key):
         known = is_image_name(path) if path.suffix else is_marked(path)
         (images if known else others).append(path)

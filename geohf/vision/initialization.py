@@ -13,4 +13,4 @@ def mark_initialized(module: nn.Module) -> None:
     """
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device.type != "meta":
-            tensor._is_hf_initialized = True
+            tensor._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' own mark

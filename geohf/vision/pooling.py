@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from geohf.errors import DataError
 from geohf.vision.backbones import TimmTower, build_tower, tower_features
@@ -11,7 +12,7 @@ from geohf.vision.backbones import TimmTower, build_tower, tower_features
 POOLS = ("tower", "cls", "avg", "map")
 
 
-def pooled(tower: nn.Module, pixel_values: torch.Tensor, pool: str = "tower") -> torch.Tensor:
+def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch.Tensor:
     """A tower's features of images, pooled in one of the ways of `POOLS`.
 
     Args:
@@ -46,12 +47,12 @@ def map_size(config, image_size: tuple[int, int]) -> list[int]:
         return list(pooled(build_tower(config).eval(), torch.empty(1, 3, *image_size), "map").shape[1:])
 
 
-def _tokens(tower, pixel_values) -> tuple[torch.Tensor | None, torch.Tensor]:
+def _tokens(tower: Any, pixel_values) -> tuple[torch.Tensor | None, torch.Tensor]:
     """Tokens before the map (batch, n, channels), None without any; the map (batch, channels, rows, columns)."""
     if isinstance(tower, TimmTower):
         hidden = tower.timm.forward_features(pixel_values)
         channels_last = getattr(tower.timm, "output_fmt", "NCHW") == "NHWC"
-        patch = tower.timm.patch_embed.patch_size if hidden.ndim == 3 else None
+        patch: Any = tower.timm.patch_embed.patch_size if hidden.ndim == 3 else None
     else:
         hidden, channels_last = tower(pixel_values).last_hidden_state, False
         patch = getattr(tower.config, "patch_size", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.image_utils import SizeDict
@@ -61,7 +62,7 @@ def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> d
     if not (folder / "preprocessor_config.json").is_file():
         return default_processing(name, config)
     size = getattr(config, "image_size", None) or 224
-    processing = {
+    processing: dict[str, Any] = {
         "size": {"shortest_edge": size},
         "crop_size": {"height": size, "width": size},
         "resample": 3,

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import PILImageResampling
 
 from geohf.errors import DataError, did_you_mean
@@ -72,7 +72,8 @@ class SampleProcessor(TorchvisionBackend):
             return self
         common = {name: value for name, value in settings.items() if name in self._valid_kwargs_names}
         try:
-            validate_typed_dict(self.valid_kwargs, common)
+            kinds: Any = self.valid_kwargs
+            validate_typed_dict(kinds, common)
             common = self._standardize_kwargs(**common)
             changed = copy.copy(self)
             for name, value in (settings | common).items():
@@ -95,10 +96,10 @@ class GeoImageProcessor(SampleProcessor):
 
     model_input_names = ["pixel_values"]  # noqa: RUF012  transformers declares it so
     resample = PILImageResampling.BICUBIC
-    image_mean = (0.5, 0.5, 0.5)
-    image_std = (0.5, 0.5, 0.5)
-    size = {"shortest_edge": 224}  # noqa: RUF012
-    crop_size = {"height": 224, "width": 224}  # noqa: RUF012
+    image_mean: Any = (0.5, 0.5, 0.5)
+    image_std: Any = (0.5, 0.5, 0.5)
+    size: Any = {"shortest_edge": 224}  # noqa: RUF012
+    crop_size: Any = {"height": 224, "width": 224}  # noqa: RUF012  as given here, a SizeDict once made
     do_resize = True
     do_center_crop = True
     do_rescale = True

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -137,6 +138,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         return {name: t for file in weight_files(path) for name, t in read_tensors(file).items()}
     if not path.is_file():
         raise DataError(f"{path}: no such file of weights")
+    content: Any
     try:
         if path.suffix == ".safetensors":
             content = load_tensors(path)
@@ -162,7 +164,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return content
 
 
-def reason_of(error: Exception, most: int = 300) -> str:
+def reason_of(error: Exception | None, most: int = 300) -> str:
     """All lines of an error that torch gives on weights, in one, long lists cut short."""
     if not isinstance(error, (RuntimeError, OSError, ValueError)):
         return f"they are those of another model ({type(error).__name__}: {error})"

@@ -16,6 +16,9 @@ class FeatureStandardizer(nn.Module):
         size: length of a feature.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, size: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ class TimmTower(AlignedLoading, PreTrainedModel):
         super().__init__(config)
         import timm
 
-        self.timm = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+        self.timm: Any = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
         mark_initialized(self)
         self.post_init()
 
@@ -123,11 +124,14 @@ def timm_source(name: str, folder: Path | None, weights: Path | None = None) -> 
         return TimmSource(
             name, architecture, published, saved, weights or (folder if is_local else None), name
         )
-    plain = timm_name(name)
+    plain = timm_name(name) or name
     try:
-        published = timm.get_pretrained_cfg(plain).to_dict()
+        found = timm.get_pretrained_cfg(plain)
     except RuntimeError as error:
         raise DataError(f"no backbone {name!r}: {error}") from None
+    if found is None:
+        raise DataError(f"no backbone {name!r}: timm knows no weights of it")
+    published = found.to_dict()
     return TimmSource(name, plain, published, {}, weights, published.get("hf_hub_id"))
 
 
@@ -160,7 +164,7 @@ def describe_timm(
     return config, processing, published.get("license")
 
 
-def load_timm(source: TimmSource, config: TimmTowerConfig) -> TimmTower:
+def load_timm(source: TimmSource, config: PreTrainedConfig) -> TimmTower:
     """A tower with its published weights, in float32.
 
     Raises:
@@ -204,7 +208,7 @@ def whole_timm(source: TimmSource, model_args: Mapping) -> nn.Module:
     classifier = classifier[0] if isinstance(classifier, (list, tuple)) else classifier
     held = tensors.get(f"{classifier}.weight")
     published |= {"state_dict": tensors, "file": None, "custom_load": False, "classifier": None}
-    first = None
+    first: Exception | None = None
     # weights under other names than the model's, which timm translates, do not tell their number of classes
     for classes in dict.fromkeys([0 if held is None else len(held), published.get("num_classes") or 0]):
         try:

@@ -6,14 +6,18 @@ import copy
 import hashlib
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from transformers import PreTrainedModel
 
 # torch's own allocator gives such addresses. safetensors maps a file instead, and a kernel that reads whole cache
 # lines may then sum in another order: the last bit of an answer would depend on the length of a file's header.
 ALIGNMENT = 64
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -29,7 +33,7 @@ def align_weights(module: nn.Module) -> None:
             tensor.data = aligned(tensor.data)
 
 
-class AlignedLoading:
+class AlignedLoading(PreTrainedModel):
     """A `PreTrainedModel` whose `from_pretrained` leaves aligned weights, see `align_weights`."""
 
     @classmethod
@@ -77,7 +81,7 @@ def weights_checksum(module: nn.Module) -> list[tuple[int, ...]]:
     return found
 
 
-def in_eval_mode(module: nn.Module) -> nn.Module:
+def in_eval_mode(module: Module) -> Module:
     """The module where all of it is in eval mode, else a copy of it that is, on the same weights.
 
     The module's own mode is never changed: other threads may compute with it at the same time.
