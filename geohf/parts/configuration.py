@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-NORMS = ("batch", "frozen", "group")
-ABSENT = ("background", "detect", "ignore")
-BOX_HEADS = ("mlp", "conv")
+from geohf.models.configuration import GeoConfig
+
 # the stride of a pyramid's coarsest map, in whole numbers of which images are padded
 STRIDE = 32
 
 
 @strict
-class PartStateConfig(PreTrainedConfig):
+class PartStateConfig(GeoConfig):
     """Everything that a detector needs to answer in pixels, part names and state names.
 
     Parts are `id2label`, states `id2state`: any vocabulary will do.
@@ -37,7 +35,6 @@ class PartStateConfig(PreTrainedConfig):
         norm_eps: added to the variance of frozen norms; None: what the backbone was built with.
         feature_levels: which of the backbone's maps are used, fine to coarse; None: all from stride 4 on.
         pyramid_channels, pyramid_norm: width of the feature pyramid, and whether it has batch norms.
-        image_processor: settings of the image processor.
         image_size: height and width in pixels that photos are fitted into and padded to, multiples of 32.
         anchor_sizes: a list of sides in pixels for every level; None: eight strides a level.
         aspect_ratios: heights of anchors over their widths.
@@ -56,23 +53,19 @@ class PartStateConfig(PreTrainedConfig):
     """
 
     model_type = "geohf_parts"
-    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
 
     id2state: dict | None = None
     absent_state: str | None = "absent"
     state_attribute: str | None = None
-    absent: str = "background"
+    absent: Literal["background", "detect", "ignore"] = "background"
     one_per_part: bool = False
     backbone: str = "resnet50"
     backbone_args: dict | None = None
-    backbone_name: str | None = None
-    backbone_license: str | None = None
-    norm: str = "frozen"
+    norm: Literal["batch", "frozen", "group"] = "frozen"
     norm_eps: float | None = None
     feature_levels: list | None = None
     pyramid_channels: int = 256
     pyramid_norm: bool = False
-    image_processor: dict | None = None
     image_size: list | tuple = (800, 800)
     anchor_sizes: list | None = None
     aspect_ratios: list | tuple = (0.5, 1.0, 2.0)
@@ -89,7 +82,7 @@ class PartStateConfig(PreTrainedConfig):
     rpn_score_threshold: float = 0.0
     roi_size: int = 7
     roi_canonical_size: int = 224
-    box_head: str = "mlp"
+    box_head: Literal["mlp", "conv"] = "mlp"
     box_hidden_size: int = 1024
     box_fg_iou: float = 0.5
     box_bg_iou: float = 0.5
@@ -111,8 +104,6 @@ class PartStateConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any):
         if self.id2state is not None:  # JSON has text for keys
             self.id2state = {int(i): name for i, name in self.id2state.items()}
-        if self.id2label is not None and self.label2id is None:
-            self.label2id = {name: int(i) for i, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
     @property
@@ -137,9 +128,7 @@ class PartStateConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
-        for name, allowed in (("norm", NORMS), ("absent", ABSENT), ("box_head", BOX_HEADS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        super().validate_architecture()
         if len(self.image_size) != 2 or any(side % STRIDE or side <= 0 for side in self.image_size):
             raise ValueError(
                 f"image_size must be height and width in multiples of {STRIDE}, got {self.image_size}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from geohf.models.configuration import GeoConfig
 
 # The seed's six encoders; any other timm or transformers name serves as well.
 ENCODERS = {
@@ -17,18 +19,15 @@ ENCODERS = {
     "convnext_b": "convnext_base.fb_in22k_ft_in1k",
     "resnet50": "resnet50.a1_in1k",
 }
-POOLINGS = ("tower", "cls", "avg", "gem", "mixvpr")
 MAP_POOLINGS = ("gem", "mixvpr")  # pooled by the head, which learns how
-MININGS = ("batch_hard", "semi_hard", "half_hard")
 
 
 @strict
-class GeoPlaceConfig(PreTrainedConfig):
+class GeoPlaceConfig(GeoConfig):
     """Everything that a place model needs to turn photographs into descriptors, and what it was trained for.
 
     Args:
         vision_config: the tower's own config; any model type of transformers, or `geohf_timm`.
-        image_processor: settings of the image processor.
         feature_size: length of the tower's own pooled feature.
         backbone_name, backbone_license: where the tower's first weights came from, None for random ones.
         pooling: `tower` (the tower's own feature), `cls`, `avg`, `gem` or `mixvpr`.
@@ -55,14 +54,10 @@ class GeoPlaceConfig(PreTrainedConfig):
     sub_configs_defaults: ClassVar = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2")
     }
-    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
 
     vision_config: dict | PreTrainedConfig | None = None
-    image_processor: dict | None = None
     feature_size: int = 768
-    backbone_name: str | None = None
-    backbone_license: str | None = None
-    pooling: str = "tower"
+    pooling: Literal["tower", "cls", "avg", "gem", "mixvpr"] = "tower"
     feature_map: list | None = None
     mix_depth: int = 4
     mix_channels: int = 512
@@ -77,7 +72,7 @@ class GeoPlaceConfig(PreTrainedConfig):
     triplet_weight: float = 0.3
     temperature: float = 0.07
     margin: float = 0.5
-    mining: str = "half_hard"
+    mining: Literal["batch_hard", "semi_hard", "half_hard"] = "half_hard"
     hard_share: float = 0.5
     confidence_m: float = 25.0
     confidence_weights: list | None = None
@@ -104,9 +99,7 @@ class GeoPlaceConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
-        for name, allowed in (("pooling", POOLINGS), ("mining", MININGS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        super().validate_architecture()
         if not 0 < self.positive_m <= self.negative_m:
             raise ValueError(
                 f"positive_m ({self.positive_m}) must be above 0 and at most negative_m ({self.negative_m})"

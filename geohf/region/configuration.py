@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from geohf.geo import FRAMES
-from geohf.geo.scalers import SCALERS, CoordinateScaler
+from geohf.geo.scalers import CoordinateScaler
+from geohf.models.configuration import GeoConfig
 
-EXPERTS = ("separate", "shared")
+Experts = Literal["separate", "shared"]
+EXPERTS = get_args(Experts)
 POINT_LOSSES = {"wgs84": ("mse", "haversine"), "planar": ("mse", "euclidean")}
 # what distances are measured in
 UNITS = {"wgs84": "m", "planar": "units"}
 
 
 @strict
-class GeoRegionConfig(PreTrainedConfig):
+class GeoRegionConfig(GeoConfig):
     """Everything that a region model needs to answer in the coordinates of its training data.
 
     The names of the regions are in `id2label`; lists with an entry a region follow its order.
 
     Args:
         vision_config: the towers' own config; any model type of transformers, or `geohf_timm`.
-        image_processor: settings of the image processor.
         feature_size: length of a tower's pooled feature.
         backbone_name, backbone_license: where the towers' first weights came from, None for random ones.
         frame: `wgs84` (degrees, great-circle metres) or `planar` (two columns in a unit of the data).
@@ -50,18 +50,14 @@ class GeoRegionConfig(PreTrainedConfig):
     sub_configs_defaults: ClassVar = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="geohf_timm")
     }
-    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
 
     vision_config: dict | PreTrainedConfig | None = None
-    image_processor: dict | None = None
     feature_size: int = 512
-    backbone_name: str | None = None
-    backbone_license: str | None = None
-    frame: str = "wgs84"
-    experts: str = "separate"
+    frame: Literal["wgs84", "planar"] = "wgs84"
+    experts: Experts = "separate"
     hidden_size: int = 256
     dropout: float = 0.1
-    scaler: str = "robust"
+    scaler: Literal["robust", "standard", "minmax"] = "robust"
     scalers: list | None = None
     point_loss: str = "mse"
     temperature: float = 1.0
@@ -69,11 +65,6 @@ class GeoRegionConfig(PreTrainedConfig):
     expert_errors: list | None = None
     routed_factor: float | None = None
     given_factor: float | None = None
-
-    def __post_init__(self, **kwargs: Any):
-        if self.id2label is not None and self.label2id is None:
-            self.label2id = {name: int(i) for i, name in self.id2label.items()}
-        super().__post_init__(**kwargs)
 
     @property
     def num_regions(self) -> int:
@@ -101,13 +92,7 @@ class GeoRegionConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
-        for name, allowed in (
-            ("frame", FRAMES),
-            ("experts", EXPERTS),
-            ("scaler", SCALERS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        super().validate_architecture()
         if self.point_loss not in POINT_LOSSES[self.frame]:
             raise ValueError(f"point_loss {self.point_loss!r} does not go with frame={self.frame!r}")
         if not 0 < self.radius_coverage < 1:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-FUSIONS = ("mean", "concat", "attention", "weighted")
-GPS_HEADS = ("offset", "bounded")
-GPS_LOSSES = ("smooth_l1", "mse", "mae", "haversine")
-SMOOTHINGS = ("cell", "point", "none")
-POINT_ESTIMATES = ("medoid", "mean", "top")
+from geohf.models.configuration import GeoConfig
+
+Fusion = Literal["mean", "concat", "attention", "weighted"]
+GpsLoss = Literal["smooth_l1", "mse", "mae", "haversine"]
+Smoothing = Literal["cell", "point", "none"]
+FUSIONS, GPS_LOSSES, SMOOTHINGS = get_args(Fusion), get_args(GpsLoss), get_args(Smoothing)
 
 
 @strict
-class GeoStreetConfig(PreTrainedConfig):
+class GeoStreetConfig(GeoConfig):
     """Everything that a street model needs to answer in states and degrees.
 
     Args:
         vision_config: the tower's own config; any model type of transformers, or `geohf_timm`.
-        image_processor: settings of the image processor.
         feature_size: length of the tower's pooled feature.
         backbone_name, backbone_license: where the tower's first weights came from, None for random ones.
         max_views: views of one place at the most, 1 to 8.
@@ -54,29 +54,25 @@ class GeoStreetConfig(PreTrainedConfig):
     sub_configs_defaults: ClassVar = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model")
     }
-    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
 
     vision_config: dict | PreTrainedConfig | None = None
-    image_processor: dict | None = None
     feature_size: int = 512
-    backbone_name: str | None = None
-    backbone_license: str | None = None
     max_views: int = 8
     heading_aware: bool = False
-    fusion: str = "mean"
+    fusion: Fusion = "mean"
     hidden_size: int = 512
     gps_hidden_size: int = 256
     dropout: float = 0.1
-    gps_head: str = "offset"
-    point_estimate: str = "medoid"
+    gps_head: Literal["offset", "bounded"] = "offset"
+    point_estimate: Literal["medoid", "mean", "top"] = "medoid"
     class_centroids: list | None = None
     class_extents: list | None = None
     class_indices: list | None = None
     cells: bool = False
     gps_box: list | None = None
-    smoothing: str = "cell"
+    smoothing: Smoothing = "cell"
     smoothing_km: float = 300.0
-    gps_loss: str = "smooth_l1"
+    gps_loss: GpsLoss = "smooth_l1"
     gps_scale: list | None = None
     gps_scale_km: float = 5000.0
     class_weight: float = 0.8
@@ -89,8 +85,6 @@ class GeoStreetConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any):
         if self.class_centroids is not None and kwargs.get("num_labels") is None and self.id2label is None:
             self.id2label = {i: f"class {i}" for i in range(len(self.class_centroids))}
-        if self.id2label is not None and self.label2id is None:
-            self.label2id = {name: int(i) for i, name in self.id2label.items()}
         super().__post_init__(**kwargs)
 
     @property
@@ -100,15 +94,7 @@ class GeoStreetConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
-        for name, allowed in (
-            ("fusion", FUSIONS),
-            ("gps_head", GPS_HEADS),
-            ("gps_loss", GPS_LOSSES),
-            ("smoothing", SMOOTHINGS),
-            ("point_estimate", POINT_ESTIMATES),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        super().validate_architecture()
         if not 1 <= self.max_views <= 8:
             raise ValueError(f"max_views must lie between 1 and 8, got {self.max_views}")
         if not self.temperature > 0:

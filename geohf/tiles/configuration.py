@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-ENCODERS = ("convlstm", "convgru", "attention")
-NORMS = ("none", "group")
-HEADS = ("numbers", "image")
-LOSSES = ("mse", "mae", "huber", "quantile")
-TASKS = ("forecast", "estimate")
-RESAMPLING = ("bicubic", "nearest")
+from geohf.models.configuration import GeoConfig
+
+Task = Literal["forecast", "estimate"]
+TASKS = get_args(Task)
 
 
 @strict
-class TileSequenceConfig(PreTrainedConfig):
+class TileSequenceConfig(GeoConfig):
     """Everything that a tile model needs to answer in the targets' units.
 
     Args:
@@ -52,19 +50,15 @@ class TileSequenceConfig(PreTrainedConfig):
     """
 
     model_type = "geohf_tiles"
-    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
 
-    encoder: str = "convlstm"
+    encoder: Literal["convlstm", "convgru", "attention"] = "convlstm"
     vision_config: dict | PreTrainedConfig | None = None
-    image_processor: dict | None = None
     feature_size: int = 512
-    backbone_name: str | None = None
-    backbone_license: str | None = None
     image_size: list | None = None
     hidden_sizes: list | None = None
     kernel_sizes: list | None = None
     peephole: bool = False
-    norm: str = "group"
+    norm: Literal["none", "group"] = "group"
     patch_size: int = 1
     attention_layers: int = 2
     attention_heads: int = 4
@@ -72,8 +66,8 @@ class TileSequenceConfig(PreTrainedConfig):
     dropout: float = 0.0
     frames: int = 6
     labels: list | None = None
-    task: str = "forecast"
-    head: str = "numbers"
+    task: Task = "forecast"
+    head: Literal["numbers", "image"] = "numbers"
     targets: list | None = None
     band_mean: list | None = None
     band_std: list | None = None
@@ -82,14 +76,14 @@ class TileSequenceConfig(PreTrainedConfig):
     last_slope: list | None = None
     change_mean: list | None = None
     change_std: list | None = None
-    answers: str = "change"
-    loss: str = "mse"
+    answers: Literal["change", "level", "both"] = "change"
+    loss: Literal["mse", "mae", "huber", "quantile"] = "mse"
     quantiles: list | None = None
     coverage: float = 0.9
     interval_margin: list | None = None
     nodata: float | None = None
     max_nodata: float = 0.5
-    resampling: str = "bicubic"
+    resampling: Literal["bicubic", "nearest"] = "bicubic"
     pixel_kind: dict | None = None
 
     def __post_init__(self, **kwargs: Any):
@@ -122,17 +116,7 @@ class TileSequenceConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
-        for name, allowed in (
-            ("encoder", ENCODERS),
-            ("norm", NORMS),
-            ("head", HEADS),
-            ("loss", LOSSES),
-            ("task", TASKS),
-            ("answers", ("change", "level", "both")),
-            ("resampling", RESAMPLING),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        super().validate_architecture()
         if len(self.kernel_sizes) != len(self.hidden_sizes):
             raise ValueError(
                 f"{len(self.kernel_sizes)} kernel_sizes for {len(self.hidden_sizes)} hidden_sizes"

@@ -1,0 +1,51 @@
+"""What the configs of all tasks have in common."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class GeoConfig(PreTrainedConfig):
+    """The base of every task's config. A field with a choice of words is a `Literal`.
+
+    Args:
+        image_processor: settings of the image processor.
+        backbone_name, backbone_license: where the backbone's first weights came from, None for random ones.
+    """
+
+    keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
+
+    image_processor: dict | None = None
+    backbone_name: str | None = None
+    backbone_license: str | None = None
+
+    def __post_init__(self, **kwargs: Any):
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {name: int(i) for i, name in self.id2label.items()}
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Refuse words that a field does not know (called by transformers); a task adds what does not go together."""
+        for name, allowed in _choices(type(self)).items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+
+
+@cache
+def _choices(kind: type[GeoConfig]) -> dict[str, tuple[str, ...]]:
+    """Field -> its words. `strict` itself reads no annotation that is text, as all are after the import above."""
+    kinds = (
+        inspect.get_annotations(part, eval_str=True) for part in kind.__mro__ if issubclass(part, GeoConfig)
+    )
+    return {
+        name: get_args(hint)
+        for annotations in kinds
+        for name, hint in annotations.items()
+        if get_origin(hint) is Literal
+    }
