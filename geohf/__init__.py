@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -22,6 +22,24 @@ from geohf.street import GeoStreetConfig, GeoStreetImageProcessor, GeoStreetMode
 from geohf.street.pipeline import StreetGeolocationPipeline
 from geohf.tiles import SequenceDataLoader, TileSequenceConfig, TileSequenceModel, TileSequenceProcessor
 from geohf.tiles.pipeline import TileSequencePipeline
+
+if TYPE_CHECKING:  # what type checkers and editors see of the table below
+    from geohf.data.streaming import write_shards as write_shards
+    from geohf.parts.arguments import PartTrainingArguments as PartTrainingArguments
+    from geohf.parts.streaming import stream_parts as stream_parts
+    from geohf.parts.trainer import PartStateTrainer as PartStateTrainer
+    from geohf.place.arguments import PlaceTrainingArguments as PlaceTrainingArguments
+    from geohf.place.streaming import stream_drives as stream_drives
+    from geohf.place.trainer import GeoPlaceTrainer as GeoPlaceTrainer
+    from geohf.region.arguments import RegionTrainingArguments as RegionTrainingArguments
+    from geohf.region.streaming import stream_regions as stream_regions
+    from geohf.region.trainer import GeoRegionTrainer as GeoRegionTrainer
+    from geohf.street.arguments import StreetTrainingArguments as StreetTrainingArguments
+    from geohf.street.streaming import stream_places as stream_places
+    from geohf.street.trainer import GeoStreetTrainer as GeoStreetTrainer
+    from geohf.tiles.arguments import TileTrainingArguments as TileTrainingArguments
+    from geohf.tiles.streaming import stream_tiles as stream_tiles
+    from geohf.tiles.trainer import TileSequenceTrainer as TileSequenceTrainer
 
 __version__ = "0.2.0"
 

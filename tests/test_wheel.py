@@ -80,6 +80,7 @@ def test_the_wheel_holds_what_a_run_needs_and_the_sdist_what_a_builder_needs(bui
     assert {
         "geohf_cli.py", "geohf/model_cards/card.md", "geohf/model_cards/references.bib", "geohf/report/map.html",
         "geohf/recipes/accelerate/ddp.yaml", "geohf/recipes/accelerate/fsdp.yaml", "geohf/recipes/predict.py",
+        "geohf/py.typed",
     } <= names  # fmt: skip
     assert {name.split("/")[0].split("-")[0] for name in names} == {"geohf", "geohf_cli.py"}
     with tarfile.open(sdist) as archive:

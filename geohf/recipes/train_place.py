@@ -48,13 +48,14 @@ def run(options: PlaceArguments, args: PlaceTrainingArguments) -> GeoPlaceTraine
             radii_m=options.radii_m,
             whitening_dim=options.whitening_dim,
             audit=options.audit,
-            name=variant.models and variant.models[0],
+            name=variant.models[0] if variant.models else None,
         )
         trainer.train()
         trainer.evaluate(data.test)
-        model.to("cpu")
+        trainer.model.to("cpu")
         runs.append(trainer)
     trainer = keep_best(runs, args)
+    assert trainer.evaluated is not None  # as every run was above
     write_report(trainer, trainer.evaluated, data.skipped)
     if args.push_to_hub:
         trainer.push_to_hub()
@@ -66,7 +67,7 @@ def main() -> None:
     options, args = make_parser().parse()
     with leave_cores(args):
         trainer = run(options, args)
-    if args.should_save:
+    if args.should_save and trainer.evaluated is not None:
         found = trainer.evaluated.values_by_name
         print(
             f"\n{found['queries']} test queries, {found['queries_with_match']} of them with a database image within "

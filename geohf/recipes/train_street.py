@@ -35,7 +35,7 @@ def run(options: StreetArguments, args: StreetTrainingArguments) -> GeoStreetTra
     trainer = GeoStreetTrainer(model, args, train_dataset=data.train, eval_dataset=data.validation)
     trainer.train()
     result = trainer.evaluate(data.held_out)
-    if data.template is not None and model.config.class_indices is not None:
+    if data.template is not None and data.source and model.config.class_indices is not None:
         submit(trainer, data.source, data.template)
     write_report(trainer, result, data.skipped, outlines=options.outlines, map_places=options.map_places)
     if args.push_to_hub:
