@@ -133,7 +133,7 @@ class _Store:
         for position, key in enumerate(keys):
             path, row = self.rows[key]
             places.setdefault(path, []).append((position, row))
-        found = None
+        found: Any = None  # until the first shard tells how long a feature is
         for path, pairs in places.items():
             positions, rows = torch.tensor(pairs).unbind(1)
             with safe_open(path, "pt") as file:
