@@ -43,7 +43,9 @@ def contents_of(images: Sequence[Any]) -> list[tuple]:
     Raises:
         OSError, ImageError: a file or an address that cannot be read.
     """
-    named, sources, keys = [], {}, {}
+    named: list[Any] = []
+    sources: dict[Any, Any] = {}
+    keys: dict[Any, tuple] = {}
     for image in images:
         source = _without_name(image)
         name, length = _place_and_length(source)
