@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def _draw_world(axes, borders: list[np.ndarray], west: float, east: float) -> No
     """Land, lakes, coasts and borders where the map is wide enough for them, and the user's own borders."""
     from matplotlib.collections import LineCollection, PolyCollection
 
-    lines = [(borders, 0.7, "#7b8794", "-")]
+    lines: list[tuple[list[np.ndarray], float, str, Any]] = [(borders, 0.7, "#7b8794", "-")]
     axes.set_facecolor(LAND)
     if east - west >= NARROWEST_DEG:
         layers = world()
