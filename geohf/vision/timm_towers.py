@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from geohf.errors import DataError
 from geohf.vision.bands import adapt_first_convolution
 from geohf.vision.initialization import mark_initialized
+from geohf.vision.packaged import in_timms_names, packaged_weights
 from geohf.vision.repos import hub_is_reached, hub_weights, read_tensors, reason_of
 from geohf.vision.weights import AlignedLoading
 
@@ -132,7 +133,9 @@ def timm_source(name: str, folder: Path | None, weights: Path | None = None) -> 
     if found is None:
         raise DataError(f"no backbone {name!r}: timm knows no weights of it")
     published = found.to_dict()
-    return TimmSource(name, plain, published, {}, weights, published.get("hf_hub_id"))
+    return TimmSource(
+        name, plain, published, {}, weights or packaged_weights(plain), published.get("hf_hub_id")
+    )
 
 
 def describe_timm(
@@ -203,7 +206,7 @@ def whole_timm(source: TimmSource, model_args: Mapping) -> nn.Module:
         where = where / published["hf_hub_filename"] if published.get("hf_hub_filename") else where
     if where is None or Path(where).suffix in (".npz", ".npy"):
         return _by_timm(source, args)
-    tensors = read_tensors(where)
+    tensors = in_timms_names(source.architecture.split(".")[0], read_tensors(where))
     classifier = published.get("classifier")
     classifier = classifier[0] if isinstance(classifier, (list, tuple)) else classifier
     held = tensors.get(f"{classifier}.weight")
