@@ -40,11 +40,6 @@ def table_file(path: str | Path) -> Path:
     return path
 
 
-def is_table(path: str | Path) -> bool:
-    """Whether a path is a table: a file by its ending, or a folder that `save_to_disk` wrote."""
-    return (Path(path).suffix.lower() in TABLES and Path(path).is_file()) or is_saved_dataset(path)
-
-
 def is_saved_dataset(path: str | Path) -> bool:
     """Whether `datasets` wrote this folder with `save_to_disk`."""
     return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
@@ -53,11 +48,6 @@ def is_saved_dataset(path: str | Path) -> bool:
 def is_parquet(path: str | Path) -> bool:
     """Whether a table is read as Parquet."""
     return Path(path).suffix.lower() == ".parquet"
-
-
-def is_typed(path: str | Path) -> bool:
-    """Whether the cells of a table have types of their own, and are not all text."""
-    return Path(path).suffix.lower() in (".parquet", ".jsonl") or is_saved_dataset(path)
 
 
 def read_frames(path: Path, rows: int | None = None, group: int | None = None) -> Iterator[pd.DataFrame]:

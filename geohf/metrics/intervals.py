@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy as np
 COVERAGE, DRAWS = 0.95, 1000
 # Fewer groups than this say nothing about how groups differ.
 LEAST_GROUPS = 5
-_NORMAL = 1.959963984540054  # the standard normal's quantile at 0.975
 
 
 def bootstrap_intervals(
@@ -78,15 +76,13 @@ def share_interval(hits) -> tuple[float, float] | None:
     >>> [round(end, 3) for end in share_interval([True] * 10)]
     [0.722, 1.0]
     """
+    from scipy.stats import binomtest
+
     hits = np.asarray(hits, bool)
-    n = len(hits)
-    if not n:
+    if not len(hits):
         return None
-    share, z2 = hits.mean(), _NORMAL**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _NORMAL / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # at 0 and 1 the ends are exact, but for rounding
-    return (0.0 if share == 0 else float(middle - half)), (1.0 if share == 1 else float(middle + half))
+    low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(COVERAGE, method="wilson")
+    return float(low), float(high)
 
 
 def _ends(drawn: list[float]) -> tuple[float, float] | None:

@@ -19,7 +19,6 @@ from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.phase import StreetPhaseTrainer
 from geohf.tiles.arguments import TileTrainingArguments
 from geohf.training.arguments import GeoArgumentParser, GeoTrainingArguments
-from geohf.training.evaluation import evaluation_arguments
 from geohf.training.rehearsal import rehearse
 
 ARGUMENTS = [
@@ -203,8 +202,10 @@ def test_a_trainer_takes_plain_arguments_and_none(trainer, tmp_path, monkeypatch
     assert made.create_optimizer() is not None
     assert type(plain) is TrainingArguments
     assert not hasattr(plain, "backbone_learning_rate")
-    with evaluation_arguments(2) as args:
-        assert type(trainer(build(), args).args) is kind
+    shared = GeoTrainingArguments(
+        "shared", use_cpu=True, report_to="none", eval_strategy="no", load_best_model_at_end=False
+    )
+    assert type(trainer(build(), shared).args) is kind
     own = kind(output_dir="own", use_cpu=True, eval_strategy="no", load_best_model_at_end=False)
     assert trainer(build(), own).args is own
     other = next(k for k in ARGUMENTS if k is not kind)(output_dir="o", use_cpu=True)
