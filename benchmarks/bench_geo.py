@@ -34,7 +34,7 @@ def at_all_distances(points: np.ndarray) -> np.ndarray:
 
 
 def worst(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """The largest error in metres; infinite where a distance is NaN."""
+    """The largest error in meters; infinite where a distance is NaN."""
     return float((found.double() - exact).abs().nan_to_num(torch.inf).max())
 
 
@@ -49,7 +49,7 @@ def main() -> None:
         return haversine_distances(np.radians(a), np.radians(b)) * EARTH_RADIUS_M
 
     exact, matrix = great_circle_m(a[:, None], b[None]), distance_matrix_m(a, b)
-    ordinary = exact < 0.9 * np.pi * EARTH_RADIUS_M  # scikit-learn is metres off at the antipode
+    ordinary = exact < 0.9 * np.pi * EARTH_RADIUS_M  # scikit-learn is meters off at the antipode
     require(np.abs(matrix - exact).max() < 1e-7, "distance matrix against great_circle_m")
     require(np.abs(matrix - scikit())[ordinary].max() < 1e-6, "distance matrix against scikit-learn")
     double = great_circle_m(single_a.double()[:, None], single_b.double()[None])

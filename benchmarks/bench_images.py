@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/bench_images.py
 
-The pictures are generated: coloured patches with noise. How near ours comes to the exact pixels is printed as PSNR.
+The pictures are generated: colored patches with noise. How near ours comes to the exact pixels is printed as PSNR.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pairs and matches within metres next to scikit-learn and SciPy.
+"""Pairs and matches within meters next to scikit-learn and SciPy.
 
 OMP_NUM_THREADS=1 python benchmarks/bench_pairs.py [--points poses.csv ...]   # real points: id, lat, lon, no header
 """

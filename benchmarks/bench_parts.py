@@ -51,8 +51,8 @@ def make_batch(photos: int, side: int):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(photos, 3, side, side, generator=generator)
     parts = len(BIKE_PARTS)
-    centre = 0.2 + 0.6 * torch.rand(photos, parts, 2, generator=generator)
-    boxes = torch.cat([centre, 0.1 + 0.2 * torch.rand(photos, parts, 2, generator=generator)], -1)
+    center = 0.2 + 0.6 * torch.rand(photos, parts, 2, generator=generator)
+    boxes = torch.cat([center, 0.1 + 0.2 * torch.rand(photos, parts, 2, generator=generator)], -1)
     truth = {
         "labels": torch.arange(parts).repeat(photos, 1),
         "boxes": boxes,

@@ -117,11 +117,11 @@ def peer_loss(what: str, batch: tuple, rounds: int) -> Row:
     def ntxent(x, positive, negative):
         return peer(x, indices_tuple=(*positive.nonzero(as_tuple=True), *negative.nonzero(as_tuple=True)))
 
-    def normalised(x, positive, negative):
+    def normalized(x, positive, negative):
         return info_nce(normalize(x, dim=-1), positive, negative)  # as the peer does
 
     # they are the same loss where every anchor has one positive
-    require_same_loss(normalised, ntxent, batch_of(256, 2), "InfoNCE against NTXentLoss")
+    require_same_loss(normalized, ntxent, batch_of(256, 2), "InfoNCE against NTXentLoss")
     took = medians(
         {"ours": lambda: with_gradient(info_nce, *batch), "peer": lambda: with_gradient(ntxent, *batch)},
         rounds,

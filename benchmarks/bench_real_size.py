@@ -121,7 +121,7 @@ def write_parts(folder: Path, inodes: list[Path], share: float) -> str:
 
 
 def write_drives(folder: Path, inodes: list[Path], count: int) -> str:
-    """Two drives to and fro through one town, a picture every five metres."""
+    """Two drives to and fro through one town, a picture every five meters."""
     import numpy as np
     import pandas as pd
 

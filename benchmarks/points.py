@@ -8,7 +8,7 @@ from geohf.geo import EARTH_RADIUS_M
 
 
 def chord(radius_m: float) -> float:
-    """Metres through the Earth between points that lie `radius_m` apart on it."""
+    """Meters through the Earth between points that lie `radius_m` apart on it."""
     return 2 * EARTH_RADIUS_M * np.sin(radius_m / (2 * EARTH_RADIUS_M))
 
 
@@ -21,9 +21,9 @@ def world(count: int, seed: int = 0) -> np.ndarray:
 def cities(count: int, seed: int = 0) -> np.ndarray:
     """Points about twelve cities, and a twentieth anywhere between them."""
     rng = np.random.default_rng(seed)
-    centre = np.stack([rng.uniform(28, 47, 12), rng.uniform(-122, -72, 12)], 1)
+    center = np.stack([rng.uniform(28, 47, 12), rng.uniform(-122, -72, 12)], 1)
     member = rng.choice(12, count, p=rng.dirichlet(np.full(12, 2.0)))
-    points = centre[member] + rng.normal(0, 1, (count, 2)) * rng.uniform(0.1, 0.4, 12)[member, None]
+    points = center[member] + rng.normal(0, 1, (count, 2)) * rng.uniform(0.1, 0.4, 12)[member, None]
     stray = rng.random(count) < 0.05
     points[stray] = np.stack([rng.uniform(25, 49, count), rng.uniform(-124, -67, count)], 1)[stray]
     return points
@@ -36,8 +36,8 @@ def drives(count: int, seed: int = 0) -> np.ndarray:
     heading = np.cumsum(rng.normal(0, 0.05, (20, length)), 1)
     path = np.cumsum(5 * np.stack([np.sin(heading), np.cos(heading)], -1), 1)
     path = (path + rng.uniform(-5000, 5000, (20, 1, 2)) + rng.normal(0, 3, path.shape)).reshape(-1, 2)
-    metre = np.degrees(1 / EARTH_RADIUS_M)
-    return np.array([36.3, 127.4]) + path * metre / [1, np.cos(np.radians(36.3))]
+    meter = np.degrees(1 / EARTH_RADIUS_M)
+    return np.array([36.3, 127.4]) + path * meter / [1, np.cos(np.radians(36.3))]
 
 
 def town(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ SAMPLE = {
     "estimate, regions held out (sees the answer's year)": {"task": "estimate"},
 }
 MOSAICS = {"forecast, blocks held out": BLOCKS, "forecast, random split (leaks)": RANDOM}
-NEIGHBOURS = {"neighbours alone, blocks held out": BLOCKS, "neighbours alone, random split (leaks)": RANDOM}
+NEIGHBORS = {"neighbors alone, blocks held out": BLOCKS, "neighbors alone, random split (leaks)": RANDOM}
 SHOWN = {"mae": "MAE", "r2": "R2 level", "r2_rate": "R2 rate", "skill_persistence": "skill over persistence"}
 
 
@@ -47,7 +47,7 @@ def main() -> None:
             compare("Share of built-up land, generated sample", Path(folder), options.seeds, SAMPLE, {})
 
 
-def neighbours_alone(options: TileArguments, args: TileTrainingArguments) -> dict[str, float]:
+def neighbors_alone(options: TileArguments, args: TileTrainingArguments) -> dict[str, float]:
     """No image is looked at: a tile changes as its five nearest training tiles of that place and year do."""
     data = load(options, args)
     table, train, test = data.train.table, data.train.windows, data.held_out.windows
@@ -72,8 +72,8 @@ def compare(title: str, folder: Path, seeds: list[int], ways: dict, fields: dict
             disable_tqdm=True,
             logging_strategy="no",
         )
-        for way, changes in NEIGHBOURS.items():
-            numbers.setdefault(way, []).append(neighbours_alone(TileArguments(**fields, **changes), args))
+        for way, changes in NEIGHBORS.items():
+            numbers.setdefault(way, []).append(neighbors_alone(TileArguments(**fields, **changes), args))
         for number, (way, changes) in enumerate(ways.items()):
             found = train_tiles.run(TileArguments(**fields, **changes), args).evaluated
             stages = {**found.details["baselines"], "model": found.values_by_name}

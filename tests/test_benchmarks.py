@@ -94,4 +94,4 @@ def test_a_benchmark_runs_on_small_tables(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "bench_geo.py"), "--points", "60", "--rounds", "1"]
     subprocess.run([*command, "--json", str(tmp_path / "rows.json")], check=True, capture_output=True)
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert 0 < rows[2]["value"] < 5  # metres that float32 is off
+    assert 0 < rows[2]["value"] < 5  # meters that float32 is off

@@ -1,4 +1,4 @@
-"""Model cards: what others' words can do to them, licences, commands, and cards that move."""
+"""Model cards: what others' words can do to them, licenses, commands, and cards that move."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ from geohf import GeoRegionConfig, GeoStreetConfig, PartStateConfig
 from geohf.hub import provenance
 from geohf.hub.card import data_source, readdressed, write_card
 from geohf.vision.backbones import TimmTowerConfig, describe_backbone
-from geohf.vision.licences import is_noncommercial
+from geohf.vision.licenses import is_noncommercial
 
 EVIL = [
     'a "quoted" name',
@@ -20,7 +20,7 @@ EVIL = [
     "Größe – 東京",
     "one\ntwo\n---\nlicense: apache-2.0\n# Title",
     "`code` ![x](http://e.vil/p.png) <script>alert(1)</script> [link](http://e.vil)",
-    "```\n## Licence\nMIT",
+    "```\n## License\nMIT",
     "{{ config }} {% raw %}",
     "'single' \\ back|slash",
     "- [x] !!python/object:os.system &a *a",
@@ -74,7 +74,7 @@ def test_words_of_others_stay_words(tmp_path, words):
     titles = re.findall(r"(?m)^(#+) (.*)$", prose(card))
     assert [level for level, _ in titles].count("#") == 1
     assert [title for level, title in titles if level == "##"] == [
-        "Use", "Numbers", "How it was made", "Intended use", "Out of scope", "Limits", "Ethics", "Licence", "Citation",
+        "Use", "Numbers", "How it was made", "Intended use", "Out of scope", "Limits", "Ethics", "License", "Citation",
     ]  # fmt: skip
     for markup in ("<script", "](http://e.vil"):
         assert re.search(r"(?<!\\)" + re.escape(markup), prose(card)) is None
@@ -105,11 +105,11 @@ def test_a_class_name_cannot_leave_the_code(tmp_path):
     assert regions == [None, words]
 
 
-# ---- licences
+# ---- licenses
 
 
 @pytest.mark.parametrize(
-    ("name", "licence", "stated"),
+    ("name", "license", "stated"),
     [
         (None, None, "mit"),
         ("resnet50.a1_in1k", "apache-2.0", "apache-2.0"),
@@ -117,13 +117,13 @@ def test_a_class_name_cannot_leave_the_code(tmp_path):
         ("geolocal/StreetCLIP", "cc-by-nc-4.0", "cc-by-nc-4.0"),
     ],
 )
-def test_a_model_stays_under_the_licence_it_began_with(tmp_path, name, licence, stated):
-    card = card_of(tmp_path / "run", street_config(backbone_name=name, backbone_license=licence))
+def test_a_model_stays_under_the_license_it_began_with(tmp_path, name, license, stated):
+    card = card_of(tmp_path / "run", street_config(backbone_name=name, backbone_license=license))
     assert card.data.license == stated
     assert card.data.base_model == (name if name and "/" in name else None)
     noncommercial = stated == "cc-by-nc-4.0"
     assert ("Not for commercial use" in card.text.partition("## Use")[0]) == noncommercial
-    assert ("That licence excludes commercial use" in card.text) == noncommercial
+    assert ("That license excludes commercial use" in card.text) == noncommercial
     assert ("[its card](https://huggingface.co/somebody/weights)" in card.text) == (stated == "unknown")
     assert ("haas2023learning" in card.text) == noncommercial  # StreetCLIP's own paper
 
@@ -136,15 +136,15 @@ def test_noncommercial_weights_stay_so_in_what_others_made_of_them(hub, tmp_path
     cards = {
         "geolocal/StreetCLIP": "---\nlicense: cc-by-nc-4.0\n---\n",
         "someone/tuned": "---\nlicense: mit\nbase_model: geolocal/StreetCLIP\n---\n",
-        "someone/own": "---\nlicense: other\nlicense_name: my-licence\n---\n",
+        "someone/own": "---\nlicense: other\nlicense_name: my-license\n---\n",
         "someone/silent": "---\ntags: [x]\n---\n",
     }
     for name, card in cards.items():
         hub.add(name, files | {"README.md": card.encode()})
     found = {name: describe_backbone(name).license for name in cards}
-    assert list(found.values()) == ["cc-by-nc-4.0", "cc-by-nc-4.0", "my-licence", None]
+    assert list(found.values()) == ["cc-by-nc-4.0", "cc-by-nc-4.0", "my-license", None]
     (clip / "README.md").write_text(cards["someone/own"])
-    assert describe_backbone(str(clip)).license == "my-licence"
+    assert describe_backbone(str(clip)).license == "my-license"
     assert describe_backbone(str(clip.rename(tmp_path / "StreetCLIP"))).license == "cc-by-nc-4.0"
     assert is_noncommercial(found["someone/tuned"])
 

@@ -398,7 +398,7 @@ def check_card(card: ModelCard, run: Path, repo: str, metrics: dict) -> None:
         "Out of scope",
         "Limits",
         "Ethics",
-        "Licence",
+        "License",
         "Citation",
     ):
         assert f"\n## {heading}\n" in card.text

@@ -67,9 +67,9 @@ def street() -> None:
         write_photo(f"{name}.jpg")
     positions = known.select(range(4)).select_columns(["latitude", "longitude"]).to_pandas()
     for number in range(4):
-        write_photo(f"labelled/photos/{number}.jpg")
+        write_photo(f"labeled/photos/{number}.jpg")
     positions.assign(file_name=[f"{number}.jpg" for number in range(4)]).to_csv(
-        "labelled/photos/metadata.csv", index=False
+        "labeled/photos/metadata.csv", index=False
     )
     ring = [[-125, 25], [-65, 25], [-65, 50], [-125, 50], [-125, 25]]
     Path("area.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))

@@ -1,6 +1,6 @@
 """Coordinates: distances, means, frames, areas, pairs within a radius, clusters, splits and soft targets.
 
-Points are (latitude, longitude) in degrees and distances metres, unless a name says otherwise. This folder knows
+Points are (latitude, longitude) in degrees and distances meters, unless a name says otherwise. This folder knows
 no model, no image and no Trainer.
 """
 

@@ -29,7 +29,7 @@ def as_floats(array, name: str = "points"):
     """Return ``array`` as floating point.
 
     numpy: float32 stays, all else becomes float64. torch: float32 and float64 stay, half precision becomes
-    float32 (it cannot hold degrees, nor metres above 65504), integers become float64.
+    float32 (it cannot hold degrees, nor meters above 65504), integers become float64.
     """
     if isinstance(array, torch.Tensor):
         if array.dtype in (torch.float32, torch.float64):

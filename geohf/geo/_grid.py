@@ -2,8 +2,8 @@
 
 Cells are ``eps / sqrt(2)`` high and wide, so their diagonal is at most ``eps``. On the sphere they are cut along
 parallels and meridians: rows of one height, and in every row as many bins as its longer parallel needs. A cell's
-neighbourhood is a handful of ranges of cells, one or two a row, since cells are sorted by row and bin. Two
-dimensions suffice on a surface; cubes in space would touch 124 neighbours where this touches about 20.
+neighborhood is a handful of ranges of cells, one or two a row, since cells are sorted by row and bin. Two
+dimensions suffice on a surface; cubes in space would touch 124 neighbors where this touches about 20.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _MOST_CELLS = 2.0**62
 
 
 class Grid(NamedTuple):
-    """Points sorted by cell, and every cell's neighbourhood.
+    """Points sorted by cell, and every cell's neighborhood.
 
     order: (n,) point numbers, sorted by cell.
     start: (n_cells + 1,) position in ``order`` where each cell begins.
-    ranges: one (step, low, high) a row of the neighbourhood, ``low`` and ``high`` (n_cells,): the neighbours of
+    ranges: one (step, low, high) a row of the neighborhood, ``low`` and ``high`` (n_cells,): the neighbors of
         cell c that lie ``step`` rows up are the cells low[c]..high[c]-1. Own row first, then by distance. A row
         that wraps around the antimeridian has two entries.
     """
@@ -37,7 +37,7 @@ class Grid(NamedTuple):
 
 
 def sphere_grid(points: np.ndarray, eps_m: float) -> Grid:
-    """Grid of (n, 2) degrees for a great-circle distance of ``eps_m`` metres."""
+    """Grid of (n, 2) degrees for a great-circle distance of ``eps_m`` meters."""
     half = min(eps_m / (2.0 * EARTH_RADIUS_M), np.pi / 2)
     side = chord_m(eps_m) / np.sqrt(2.0) * (1.0 - _ROOM)
     rows = int(np.ceil(np.pi * EARTH_RADIUS_M / side))

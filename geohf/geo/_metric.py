@@ -1,4 +1,4 @@
-"""Points as vectors in which a radius search is exact: what the neighbour searches share.
+"""Points as vectors in which a radius search is exact: what the neighbor searches share.
 
 On the sphere "within r along the great circle" is "within the chord ``2 R sin(r / 2R)``" of the straight line
 between the points in space. So any Euclidean search over ``R`` times the unit vectors is a great-circle search,
@@ -59,7 +59,7 @@ def check_length(name: str, value: float, zero: bool = False) -> float:
 
 
 def chord_m(radius_m: float) -> float:
-    """Length in metres of the chord under a great-circle arc; the diameter for arcs of half a turn and more."""
+    """Length in meters of the chord under a great-circle arc; the diameter for arcs of half a turn and more."""
     return 2.0 * EARTH_RADIUS_M * float(np.sin(min(radius_m / (2.0 * EARTH_RADIUS_M), np.pi / 2)))
 
 
@@ -67,7 +67,7 @@ def search_space(points, radius: float, frame: str) -> tuple[np.ndarray, float]:
     """Vectors and the Euclidean threshold that mean "within ``radius``" in the frame.
 
     Returns:
-        (n, 3) metres and the chord for ``wgs84``; (n, 2) data units and the radius for ``planar``.
+        (n, 3) meters and the chord for ``wgs84``; (n, 2) data units and the radius for ``planar``.
     """
     if check_frame(frame) == "wgs84":
         return EARTH_RADIUS_M * unit_vectors(as_degrees(points)), chord_m(radius)

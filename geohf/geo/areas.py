@@ -79,7 +79,7 @@ class Area:
 
         On every edge the closest point is found in a local map scaled by the cosine of the latitude, and the edge
         is chosen by great-circle distance: exact to well below 1 % of the distance for points up to a few hundred
-        kilometres away.
+        kilometers away.
 
         Args:
             points: (n, 2) latitude and longitude in degrees.

@@ -1,4 +1,4 @@
-"""Geocells for places that have no names: neighbourhoods that the points themselves form."""
+"""Geocells for places that have no names: neighborhoods that the points themselves form."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from geohf.geo.sphere import spherical_mean, unit_vectors
 def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: float = 25_000.0):
     """Divide points into cells by bisecting k-means on the sphere.
 
-    The cell that reaches farthest from its centre is cut in two until no cell reaches farther than
+    The cell that reaches farthest from its center is cut in two until no cell reaches farther than
     `min_radius_m`, or there are `max_cells`. A cut that would leave fewer than `min_points` points on a side
-    is not made. Deterministic: the cut starts from the two points that lie farthest apart from the centre.
+    is not made. Deterministic: the cut starts from the two points that lie farthest apart from the center.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
@@ -55,14 +55,14 @@ def _cell(points, rows):
 def _bisect(vectors, points, rows):
     own = vectors[rows]
     far = own[great_circle_m(points[rows], spherical_mean(points[rows])).argmax()]
-    centres = np.stack([far, own[(own @ far).argmin()]])
+    centers = np.stack([far, own[(own @ far).argmin()]])
     side = None
     for _ in range(50):
-        before, side = side, (own @ centres.T).argmax(1)
+        before, side = side, (own @ centers.T).argmax(1)
         if side.min() == side.max():
             return None
         if before is not None and (side == before).all():
             break
-        centres = np.stack([own[side == k].mean(0) for k in (0, 1)])
-        centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+        centers = np.stack([own[side == k].mean(0) for k in (0, 1)])
+        centers /= np.linalg.norm(centers, axis=1, keepdims=True)
     return rows[side == 0], rows[side == 1]

@@ -1,4 +1,4 @@
-"""DBSCAN whose memory grows with the points and not with the pairs, in metres on the sphere or in the plane."""
+"""DBSCAN whose memory grows with the points and not with the pairs, in meters on the sphere or in the plane."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dbscan(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> n
 
     Args:
         points: (n, 2) latitude and longitude in degrees for ``wgs84``, data units for ``planar``.
-        eps: great-circle metres for ``wgs84``, data units for ``planar``; above zero.
+        eps: great-circle meters for ``wgs84``, data units for ``planar``; above zero.
         min_samples: at least 1.
         frame: ``"wgs84"`` or ``"planar"``.
 
@@ -140,7 +140,7 @@ def _cell_clusters(core_vectors: np.ndarray, grid: Grid, before: np.ndarray, lim
         for part in _portions(length):
             a, b = _spread(low[part], length[part])
             a += part.start
-            # Full neighbours are nearly always joined by the points in their middles.
+            # Full neighbors are nearly always joined by the points in their middles.
             near = _squared(core_vectors, middle[a], core_vectors, middle[b]) <= limit
             joined.append(np.stack([a[near], b[near]]).astype(np.int32))
             open_pairs.append(np.stack([a[~near], b[~near]]).astype(np.int32))
@@ -241,7 +241,7 @@ def _label_borders(label, vectors, core, core_vectors, cluster, grid, before, li
     sizes = np.diff(grid.start)
     none = np.iinfo(np.int64).max
     owner_of_core = label[core]
-    # The lowest cluster in a cell's neighbourhood: where there is none its points are noise.
+    # The lowest cluster in a cell's neighborhood: where there is none its points are noise.
     lowest = np.full(len(sizes), none)
     mixed = np.flatnonzero(np.add.reduceat(~core, grid.start[:-1]) > 0)
     of_cell = np.where(cluster >= 0, cluster, none)

@@ -9,7 +9,7 @@ from geohf.geo._arrays import as_double, as_floats, cast_like, check_pairs_of_nu
 from geohf.geo.sphere import unit_vectors
 
 EARTH_RADIUS_M = 6371008.8
-"""Mean Earth radius in metres, (2a + b) / 3 of WGS84 (IUGG)."""
+"""Mean Earth radius in meters, (2a + b) / 3 of WGS84 (IUGG)."""
 
 # Elements of one chunk of the distance matrix: three float64 buffers of this size stay in a core's cache.
 _CHUNK_ON_CPU = 1 << 15
@@ -18,7 +18,7 @@ _HALF_DEGREE = np.pi / 360.0
 
 
 def great_circle_m(a, b, radius_m: float = EARTH_RADIUS_M):
-    """Great-circle distance in metres between points in degrees.
+    """Great-circle distance in meters between points in degrees.
 
     ``2 R atan2(sqrt(h), sqrt(g))`` with ``h = sin²(Δφ/2) + cosφ1 cosφ2 sin²(Δλ/2)`` and
     ``g = sin²((φ1+φ2)/2) + cosφ1 cosφ2 cos²(Δλ/2)``. The usual form takes ``g`` as ``1 - h``, which loses all
@@ -29,10 +29,10 @@ def great_circle_m(a, b, radius_m: float = EARTH_RADIUS_M):
         a, b: (..., 2) latitude and longitude in degrees; shapes broadcast. Both numpy (or lists) or both torch.
             numpy returns float64, or float32 where both are; torch keeps dtype, device and gradient. Longitudes
             may lie in any turn. Values are not checked (see :func:`check_points`); NaN gives NaN.
-        radius_m: radius of the sphere in metres.
+        radius_m: radius of the sphere in meters.
 
     Returns:
-        (...) metres.
+        (...) meters.
 
     Raises:
         TypeError: a mixture of numpy and torch.
@@ -88,7 +88,7 @@ def _longitude_difference(xp, a, b):
 
 
 def distance_matrix_m(a, b, radius_m: float = EARTH_RADIUS_M):
-    """Great-circle distances in metres between all rows of ``a`` and all rows of ``b``.
+    """Great-circle distances in meters between all rows of ``a`` and all rows of ``b``.
 
     The same distance as :func:`great_circle_m` by way of unit vectors, ``2 R atan2(|u - v|, |u + v|)``: the only
     transcendental per pair is one arc tangent. Computed in float64 (within 1e-8 m) in chunks of rows that stay
@@ -97,10 +97,10 @@ def distance_matrix_m(a, b, radius_m: float = EARTH_RADIUS_M):
     Args:
         a: (n, 2) latitude and longitude in degrees, numpy or torch.
         b: (m, 2), the same kind.
-        radius_m: radius of the sphere in metres.
+        radius_m: radius of the sphere in meters.
 
     Returns:
-        (n, m) metres. Tensors carry a gradient when an input does.
+        (n, m) meters. Tensors carry a gradient when an input does.
 
     Raises:
         TypeError: a mixture of numpy and torch.
@@ -130,7 +130,7 @@ def distance_matrix_m(a, b, radius_m: float = EARTH_RADIUS_M):
 
 
 def _torch_matrix(u: torch.Tensor, v: torch.Tensor, diameter_m: float, dtype: torch.dtype) -> torch.Tensor:
-    """(n, 3) and (m, 3) float64 unit vectors -> (n, m) metres in ``dtype``."""
+    """(n, 3) and (m, 3) float64 unit vectors -> (n, m) meters in ``dtype``."""
     # The matrix-product form of cdist would bring back the cancellation near zero.
     exact = "donot_use_mm_for_euclid_dist"
     budget = _CHUNK_ON_CPU if u.device.type == "cpu" else _CHUNK_ON_GPU

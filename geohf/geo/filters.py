@@ -70,7 +70,7 @@ def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84
 
     Args:
         points: (n, 2) degrees or data units.
-        eps: great-circle metres for ``wgs84``, data units for ``planar``.
+        eps: great-circle meters for ``wgs84``, data units for ``planar``.
         min_samples: points within eps, itself counted, that make a cluster's core.
         frame: ``"wgs84"`` or ``"planar"``.
 

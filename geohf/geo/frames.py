@@ -1,6 +1,6 @@
 """The two coordinate frames, and the checks that keep one from being taken for the other.
 
-``wgs84``: latitude and longitude in degrees, distances along great circles in metres.
+``wgs84``: latitude and longitude in degrees, distances along great circles in meters.
 ``planar``: two columns in the data's own unit (a projected or local frame), Euclidean distances in that unit.
 
 Nothing is guessed: values that do not fit the declared frame are an error that says which rows.
@@ -81,7 +81,7 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     For both frames: values that are not finite. For ``wgs84``: 0, 0, a latitude outside -90..90, a longitude outside
     -180..360, values beyond 360 (planar data), and rows whose latitude and longitude look swapped: either because
     only the exchanged values are degrees, or because the row lies more than 1000 km and more than 10 times the
-    90th percentile of all distances from the centre of the table while the exchanged row lies among the rest.
+    90th percentile of all distances from the center of the table while the exchanged row lies among the rest.
 
     Args:
         points, frame, rows, source: as for :func:`check_points`.
@@ -194,21 +194,21 @@ def _add_swapped_reasons(points, reasons) -> None:
         return
     kept = points[positions]
     # The median of each component stays with the majority, where a mean follows the strays.
-    centre = np.median(unit_vectors(kept), axis=0)
-    if not np.linalg.norm(centre) > 1e-6:  # points all over the globe have no centre to be far from
+    center = np.median(unit_vectors(kept), axis=0)
+    if not np.linalg.norm(center) > 1e-6:  # points all over the globe have no center to be far from
         return
-    centre = points_from_vectors(centre)
-    distance_m = great_circle_m(kept, centre)
+    center = points_from_vectors(center)
+    distance_m = great_circle_m(kept, center)
     limit_m = max(_STRAY_M, _STRAY_TIMES_P90 * float(np.percentile(distance_m, 90, method="lower")))
     far = distance_m > limit_m
     if not far.any() or far.all():
         return
     reach_m = distance_m[~far].max()
-    exchanged_m = great_circle_m(kept[:, ::-1], centre)
+    exchanged_m = great_circle_m(kept[:, ::-1], center)
     swapped = far & (np.abs(kept[:, 1]) <= 90.0) & (exchanged_m <= reach_m)
     for i, stray_m in zip(positions[swapped].tolist(), distance_m[swapped].tolist(), strict=True):
         reasons[i] = (
-            f"({points[i, 0]:.12g}, {points[i, 1]:.12g}) lies {stray_m / 1000:.0f} km from the centre of the table "
+            f"({points[i, 0]:.12g}, {points[i, 1]:.12g}) lies {stray_m / 1000:.0f} km from the center of the table "
             "and would lie among the other rows if exchanged; latitude and longitude look swapped"
         )
 
@@ -222,7 +222,7 @@ def _prefix(source: str) -> str:
 
 
 def frame_distance(a, b, frame: str = "wgs84"):
-    """Distance between points: metres along the great circle, or Euclidean in data units.
+    """Distance between points: meters along the great circle, or Euclidean in data units.
 
     Args:
         a, b: (..., 2), broadcast, both numpy or both torch (dtype and gradient are kept, and the gradient is zero
@@ -230,7 +230,7 @@ def frame_distance(a, b, frame: str = "wgs84"):
         frame: ``"wgs84"`` or ``"planar"``.
 
     Returns:
-        (...) metres for ``wgs84``, data units for ``planar``.
+        (...) meters for ``wgs84``, data units for ``planar``.
 
     >>> float(frame_distance([180000.0, 3.0], [180003.0, 7.0], "planar"))
     5.0

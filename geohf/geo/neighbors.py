@@ -18,7 +18,7 @@ def pairs_within_m(points, radius_m: float) -> np.ndarray:
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
-        radius_m: metres, above zero.
+        radius_m: meters, above zero.
 
     Returns:
         (n_pairs, 2) int64, each row i < j, sorted by i and then j.
@@ -67,7 +67,7 @@ def matches_within_m(database, queries, radius_m: float) -> tuple[np.ndarray, np
     Args:
         database: (n, 2) latitude and longitude in degrees.
         queries: (q, 2) degrees.
-        radius_m: metres, above zero.
+        radius_m: meters, above zero.
 
     Returns:
         offsets: (q + 1,) int64 ascending from 0.

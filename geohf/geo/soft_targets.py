@@ -15,7 +15,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0) -> torch.Tensor:
 
     Args:
         centroids: (C, 2) latitude and longitude in degrees, numpy or torch.
-        temperature_km: kilometres over which a cell's weight falls to 1/e.
+        temperature_km: kilometers over which a cell's weight falls to 1/e.
 
     Returns:
         (C, C) float32 tensor on the centroids' device, computed in float64; every row sums to 1.
@@ -29,12 +29,12 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0) -> torch.Tensor:
     """
     _check_positive("temperature_km", temperature_km)
     centroids = _double(centroids)
-    kilometres = distance_matrix_m(centroids, centroids) / 1000.0
-    return torch.softmax(-kilometres / temperature_km, dim=1).to(torch.float32)
+    kilometers = distance_matrix_m(centroids, centroids) / 1000.0
+    return torch.softmax(-kilometers / temperature_km, dim=1).to(torch.float32)
 
 
 def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool = False) -> torch.Tensor:
-    """Targets of PIGEON: cells weighed by their distance from the true point, not from the true cell's centre.
+    """Targets of PIGEON: cells weighed by their distance from the true point, not from the true cell's center.
 
     ``exp(-(d - d_min) / tau)``, where ``d`` is the distance from a point to every centroid and ``d_min`` the least
     of them: the nearest cell weighs 1. Source: Haas et al., PIGEON, arXiv 2307.05845, haversine smoothing.
@@ -42,7 +42,7 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
     Args:
         points: (B, 2) true latitude and longitude in degrees, numpy or torch.
         centroids: (C, 2) degrees, numpy or torch.
-        tau_km: kilometres over which a cell's weight falls to 1/e.
+        tau_km: kilometers over which a cell's weight falls to 1/e.
         normalize: divide every row by its sum.
 
     Returns:
@@ -59,16 +59,16 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
     centroids = _double(centroids).to(points.device)
     if len(centroids) == 0:
         raise ValueError("centroids are empty")
-    kilometres = distance_matrix_m(points, centroids) / 1000.0
-    nearest = kilometres.amin(1, keepdim=True)
-    targets = torch.exp((nearest - kilometres) / tau_km)
+    kilometers = distance_matrix_m(points, centroids) / 1000.0
+    nearest = kilometers.amin(1, keepdim=True)
+    targets = torch.exp((nearest - kilometers) / tau_km)
     if normalize:
         targets = targets / targets.sum(1, keepdim=True)
     return targets.to(torch.float32)
 
 
 def _double(points) -> torch.Tensor:
-    # Lists go through numpy: torch would read them as float32, which costs a metre.
+    # Lists go through numpy: torch would read them as float32, which costs a meter.
     points = points.detach() if isinstance(points, torch.Tensor) else torch.from_numpy(as_numpy(points))
     return points.to(torch.float64)
 

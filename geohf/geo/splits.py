@@ -105,8 +105,8 @@ def block_split(
     Args:
         points: (n, 2) latitude and longitude in degrees for ``wgs84``, data units for ``planar``.
         fraction: part of the rows held out for validation, between 0 and 1, met as closely as whole blocks allow.
-        block_m: side of a block in metres, or data units for ``planar``.
-        buffer_m: distance in metres, or data units, that training rows keep from validation rows; 0 for none.
+        block_m: side of a block in meters, or data units for ``planar``.
+        buffer_m: distance in meters, or data units, that training rows keep from validation rows; 0 for none.
         seed: of the order of the blocks.
         frame: ``"wgs84"`` or ``"planar"``.
 

@@ -35,7 +35,7 @@ _ALPHA = (
 )
 _ECCENTRICITY = np.sqrt(_FLATTENING * (2 - _FLATTENING))
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"
-# Whole countries lie in one zone: Norway reaches from -80 to 1,120 km in zone 33. The series is right to a millimetre.
+# Whole countries lie in one zone: Norway reaches from -80 to 1,120 km in zone 33. The series is right to a millimeter.
 _EAST_M = (-1_000_000.0, 2_000_000.0)
 _SOUTHERN_LAND = (
     18,
@@ -66,7 +66,7 @@ def utm_zone(text: str) -> tuple[int, bool]:
     Args:
         text: a number with the letter of a latitude band as in MGRS (`"54S"` is Tokyo, north), a number and a
             hemisphere (`"54 north"`), the name of a CRS (`"WGS 84 / UTM zone 54S"`, south), or an EPSG code of UTM
-            (`"EPSG:32654"`, `"urn:ogc:def:crs:EPSG::25832"`) on WGS 84 or a datum within two metres of it: ETRS89,
+            (`"EPSG:32654"`, `"urn:ogc:def:crs:EPSG::25832"`) on WGS 84 or a datum within two meters of it: ETRS89,
             NAD83, GDA94, GDA2020, SIRGAS 2000, JGD2000, JGD2011.
 
     Raises:
@@ -126,7 +126,7 @@ def _zone_of_code(code: int) -> _Zone:
         if first <= code <= last:
             return _Zone(zone + code - first, north, "")
     raise DataError(
-        f"EPSG:{code} is no UTM zone on WGS 84 or a datum within two metres of it; convert the coordinates to "
+        f"EPSG:{code} is no UTM zone on WGS 84 or a datum within two meters of it; convert the coordinates to "
         "latitude and longitude, or to EPSG:326xx or 327xx"
     )
 
@@ -135,7 +135,7 @@ def points_from_utm(east_north, zone: str) -> np.ndarray:
     """Latitude and longitude in degrees of UTM coordinates, right to a micrometre within a zone and around it.
 
     Args:
-        east_north: (n, 2) easting and northing in metres. A northing below zero counts from the equator.
+        east_north: (n, 2) easting and northing in meters. A northing below zero counts from the equator.
         zone: see :func:`utm_zone`; a letter is held against each northing, see :func:`points_and_reasons`.
 
     Returns:
@@ -184,7 +184,7 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
     with np.errstate(invalid="ignore"):
         note(
             (np.abs(east_north) <= 360).all(1),
-            "{} is no UTM easting and northing in metres; it looks like degrees",
+            "{} is no UTM easting and northing in meters; it looks like degrees",
         )
         note(
             (east < _EAST_M[0]) | (east > _EAST_M[1]) | (np.abs(northing) > _FALSE_NORTH_M),
@@ -240,7 +240,7 @@ def _inverse(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndar
 
 
 def utm_from_points(points, zone: str) -> np.ndarray:
-    """Easting and northing in metres of (n, 2) degrees: the inverse of :func:`points_from_utm`.
+    """Easting and northing in meters of (n, 2) degrees: the inverse of :func:`points_from_utm`.
 
     >>> utm_from_points([[0.0, 3.0]], "31 north").round(6).tolist()
     [[500000.0, 0.0]]

@@ -16,7 +16,7 @@ from geohf.errors import DataError
 from geohf.hub.provenance import shell_command, versions
 from geohf.io import atomic_write, plain
 from geohf.report.tables import format_number, markdown_table
-from geohf.vision.licences import is_noncommercial
+from geohf.vision.licenses import is_noncommercial
 
 TOPICS = {"parts": "object-detection"}
 PIPELINE_TAGS = {
@@ -228,7 +228,7 @@ def _head(config, name: str, task: str, data: Mapping, measured: list[dict], tag
         for row in measured
     ]
     return ModelCardData(
-        # weights that were fine-tuned stay under the licence of the weights they began with
+        # weights that were fine-tuned stay under the license of the weights they began with
         license=config.backbone_license or ("unknown" if config.backbone_name else "mit"),
         library_name="geohf",
         pipeline_tag=PIPELINE_TAGS[task],

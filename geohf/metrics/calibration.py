@@ -8,7 +8,7 @@ import numpy as np
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature T > 0 that minimises the cross-entropy of softmax(logits / T).
+    """The temperature T > 0 that minimizes the cross-entropy of softmax(logits / T).
 
     Guo et al., On Calibration of Modern Neural Networks, 2017. Rows with a negative label do not count. A
     standard normal prior on log T keeps a handful of rows that are all right from claiming certainty; with
@@ -19,7 +19,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         labels: (n,) integers.
 
     Returns:
-        T between 0.05 and 20; 1.0 where fewer than two labelled rows exist.
+        T between 0.05 and 20; 1.0 where fewer than two labeled rows exist.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax

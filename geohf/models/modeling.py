@@ -22,7 +22,7 @@ from geohf.errors import DataError, require_at_least
 from geohf.models.repo import ModelRepo
 from geohf.vision.backbones import describe_backbone, load_tower, require_weights
 from geohf.vision.initialization import mark_initialized
-from geohf.vision.licences import published_name
+from geohf.vision.licenses import published_name
 from geohf.vision.processing import GeoImageProcessor
 from geohf.vision.weights import AlignedLoading, in_eval_mode
 

@@ -19,7 +19,7 @@ class PartStateOutput(ModelOutput):
         loss: the weighted sum, mean over images.
         loss_parts: the mean of each part over images, by name.
         losses: (batch, parts of the loss) of every image, in the order of `LOSS_PARTS`.
-        pred_boxes: (batch, n, 4) centre x and y, width and height as shares of the photo, as DETR's.
+        pred_boxes: (batch, n, 4) center x and y, width and height as shares of the photo, as DETR's.
         pred_labels: (batch, n) parts, -1 where the list has ended.
         scores: (batch, n), 0 there.
         state_probs: (batch, n, states).

@@ -110,7 +110,7 @@ class PartTrainingArguments(GeoTrainingArguments):
         default=True, metadata={"help": "Metrics are collected batch by batch, in bounded memory."}
     )
     augment: bool = field(
-        default=True, metadata={"help": "Mirror, crop and change the colours of training photos."}
+        default=True, metadata={"help": "Mirror, crop and change the colors of training photos."}
     )
     flip: float = field(
         default=0.5,

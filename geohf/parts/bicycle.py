@@ -14,16 +14,16 @@ RUST = np.array([150.0, 78.0, 36.0])
 
 @dataclass(frozen=True)
 class Stroke:
-    """Points (n, 2) joined by a line of a width, or, where the width is 0, a filled polygon; and an RGB colour."""
+    """Points (n, 2) joined by a line of a width, or, where the width is 0, a filled polygon; and an RGB color."""
 
     points: np.ndarray
-    colour: np.ndarray
+    color: np.ndarray
     width: float = 0.0
 
 
 @dataclass
 class Build:
-    """What differs from one bicycle to the next: lengths in wheelbases, angles in radians, RGB colours."""
+    """What differs from one bicycle to the next: lengths in wheelbases, angles in radians, RGB colors."""
 
     wheel: float
     saddle: float
@@ -57,7 +57,7 @@ class Build:
 
 def frame_of(build: Build) -> list[Stroke]:
     """The frame with its fork, seat post and stem, and the mounts that stay where a part is missing."""
-    b, colour = build, build.frame
+    b, color = build, build.frame
     crank, seat, head, fork = (0.43, -0.03), (0.31, 0.46), (0.80, 0.52), (0.85, 0.36)
     low = (0.36, 0.22) if b.step_through else (0.32, 0.42)
     tubes = [
@@ -69,15 +69,15 @@ def frame_of(build: Build) -> list[Stroke]:
         [head, fork],
         [fork, (1, 0)],
     ]
-    grey = 0.8 * b.metal
+    gray = 0.8 * b.metal
     return [
-        *(_line(tube, colour, 0.034) for tube in tubes),
-        _line([seat, (0.275, b.saddle - 0.02)], grey, 0.028),
-        _line([head, (0.775, b.steer - 0.02)], grey, 0.03),
-        _line([(0.87, 0.45), (0.90, 0.46)], grey, 0.02),  # of the front light
-        _line([(-0.26, 0.26), (-0.31, 0.27)], grey, 0.02),  # of the back light
-        _line([(0.945, 0.20), (0.975, 0.24)], grey, 0.02),  # of the dynamo
-        _ring((0.43, -0.03), 0.085, grey, 0.02, 18),
+        *(_line(tube, color, 0.034) for tube in tubes),
+        _line([seat, (0.275, b.saddle - 0.02)], gray, 0.028),
+        _line([head, (0.775, b.steer - 0.02)], gray, 0.03),
+        _line([(0.87, 0.45), (0.90, 0.46)], gray, 0.02),  # of the front light
+        _line([(-0.26, 0.26), (-0.31, 0.27)], gray, 0.02),  # of the back light
+        _line([(0.945, 0.20), (0.975, 0.24)], gray, 0.02),  # of the dynamo
+        _ring((0.43, -0.03), 0.085, gray, 0.02, 18),
     ]
 
 
@@ -133,7 +133,7 @@ def damaged(part: str, strokes: list[Stroke], rng: np.random.Generator) -> list[
     middle, reach = (low + high) / 2, max(float((high - low).max()), 0.06)
     broken = []
     for number, stroke in enumerate(strokes):
-        colour = 0.3 * stroke.colour + 0.7 * RUST
+        color = 0.3 * stroke.color + 0.7 * RUST
         bent = stroke.points + rng.normal(0, 0.05 * reach, (len(stroke.points), 2))
         if part.endswith("wheel"):
             if number >= 2 and rng.random() < 0.5:
@@ -144,7 +144,7 @@ def damaged(part: str, strokes: list[Stroke], rng: np.random.Generator) -> list[
         elif not stroke.width:
             bite = rng.integers(len(bent))
             bent[bite] = 0.25 * bent[bite] + 0.75 * middle
-        broken.append(replace(stroke, points=bent, colour=colour))
+        broken.append(replace(stroke, points=bent, color=color))
     zigzag = middle + reach * 0.5 * np.array([(-0.7, 0.5), (-0.1, 0.1), (-0.25, -0.1), (0.6, -0.6)])
     return [*broken, Stroke(zigzag.clip(low, high), np.array([235.0, 205.0, 160.0]), 0.02)]
 
@@ -162,22 +162,22 @@ def _pedal(at, metal, dark) -> list[Stroke]:
     return [_blob(_square(0.055, 0.022), dark, at), _blob(_square(0.02, 0.022), metal, at)]
 
 
-def _line(points, colour, width) -> Stroke:
-    return Stroke(np.array(points, float), np.asarray(colour, float), width)
+def _line(points, color, width) -> Stroke:
+    return Stroke(np.array(points, float), np.asarray(color, float), width)
 
 
-def _blob(points, colour, at=(0.0, 0.0)) -> Stroke:
-    return Stroke(np.array(points, float) + at, np.asarray(colour, float))
+def _blob(points, color, at=(0.0, 0.0)) -> Stroke:
+    return Stroke(np.array(points, float) + at, np.asarray(color, float))
 
 
-def _arc(middle, radius, start, end, colour, width) -> Stroke:
+def _arc(middle, radius, start, end, color, width) -> Stroke:
     turn = np.radians(np.linspace(start, end, 3 + abs(end - start) // 14))
-    return _line(np.array(middle) + radius * np.stack([np.cos(turn), np.sin(turn)], 1), colour, width)
+    return _line(np.array(middle) + radius * np.stack([np.cos(turn), np.sin(turn)], 1), color, width)
 
 
-def _ring(middle, radius, colour, width, corners) -> Stroke:
+def _ring(middle, radius, color, width, corners) -> Stroke:
     turn = np.linspace(0, 2 * np.pi, corners + 1)
-    return _line(np.array(middle) + radius * np.stack([np.cos(turn), np.sin(turn)], 1), colour, width)
+    return _line(np.array(middle) + radius * np.stack([np.cos(turn), np.sin(turn)], 1), color, width)
 
 
 def _square(half_width, half_height):

@@ -29,7 +29,7 @@ from geohf.parts.sample import SAMPLE_FIELDS
 from geohf.parts.tower import FeatureTower
 from geohf.parts.vocabulary import absent_index, names_of
 from geohf.vision.backbones import require_weights
-from geohf.vision.licences import published_name
+from geohf.vision.licenses import published_name
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:

@@ -109,9 +109,9 @@ def plot_states(path: Path, confusion: np.ndarray, config: PartStateConfig) -> N
         axes = figure.add_subplot()
         axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
         for row, column in np.argwhere(confusion > 0):
-            colour = "white" if percent[row, column] > 55 else INK
+            color = "white" if percent[row, column] > 55 else INK
             text = f"{percent[row, column]:.0f} %"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
         axes.set_xticks(range(len(names) + 1), [*names, "not found"])
         axes.set_yticks(range(len(names)), [f"{n} ({t})" for n, t in zip(names, totals, strict=True)])
         axes.tick_params(length=0)

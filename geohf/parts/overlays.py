@@ -1,4 +1,4 @@
-"""Photos with the parts that were found in them, coloured by state."""
+"""Photos with the parts that were found in them, colored by state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from geohf.io import atomic_write
 from geohf.report.style import INK, SERIES
 from geohf.vision.images import open_image
 
-STATE_COLOURS = {"intact": "#2e9e57", "damaged": "#e07b1a", "absent": "#c3203f", "occluded": "#2f6fab"}
+STATE_COLORS = {"intact": "#2e9e57", "damaged": "#e07b1a", "absent": "#c3203f", "occluded": "#2f6fab"}
 _MIN_WIDTH = 720  # smaller photos are enlarged, so that names can be read
 _MAX_WIDTH = 1600
 _FONT, _LINE = 13, 17
@@ -28,7 +28,7 @@ def write_overlays(
     targets: Sequence[Mapping] | None = None,
     score_threshold: float = 0.5,
 ) -> list[Path]:
-    """Write `<image_id>.png` for each photo: box, name and score (percent) of each part found, coloured by state.
+    """Write `<image_id>.png` for each photo: box, name and score (percent) of each part found, colored by state.
 
     Args:
         folder: made where it does not exist.
@@ -71,29 +71,29 @@ def overlay(
     picture = Image.new("RGB", (size[0], size[1] + _LINE + 8), "white")
     picture.paste(photo.resize(size, Image.Resampling.LANCZOS), (0, 0))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT)
-    colours = state_colours(id2state)
+    colors = state_colors(id2state)
     shown = np.flatnonzero(np.asarray(prediction["scores"]) >= score_threshold)
     boxes, scores = np.asarray(prediction["boxes"], float) * scale, np.asarray(prediction["scores"], float)
     labels, states = np.asarray(prediction["labels"]), np.asarray(prediction["states"])
     large_first = sorted(shown, key=lambda i: -np.prod(boxes[i, 2:] - boxes[i, :2]))
     for i in large_first:
-        _rectangle(draw, boxes[i].tolist(), colours[int(states[i])], int(labels[i]) in set(hallucinated))
+        _rectangle(draw, boxes[i].tolist(), colors[int(states[i])], int(labels[i]) in set(hallucinated))
     placed: list[tuple] = []
     for i in reversed(large_first):  # the names of small parts have the least choice of places
         text = f"{id2label[int(labels[i])]} {100 * scores[i]:.0f}"
-        _tag(draw, font, text, boxes[i].tolist(), colours[int(states[i])], placed, size)
+        _tag(draw, font, text, boxes[i].tolist(), colors[int(states[i])], placed, size)
     left = 6
     for state, name in id2state.items():
         text = f"{name} {int((states[shown] == state).sum())}"
-        draw.rectangle([left, size[1] + 8, left + 12, size[1] + 20], colours[state])
+        draw.rectangle([left, size[1] + 8, left + 12, size[1] + 20], colors[state])
         draw.text((left + 18, size[1] + 5), text, INK, font)
         left += 36 + round(draw.textlength(text, font))
     return picture
 
 
-def state_colours(id2state: Mapping[int, str]) -> dict[int, str]:
-    """A colour for each state: the usual ones by name, others from the palette of the figures."""
-    return {i: STATE_COLOURS.get(name, SERIES[i % len(SERIES)]) for i, name in id2state.items()}
+def state_colors(id2state: Mapping[int, str]) -> dict[int, str]:
+    """A color for each state: the usual ones by name, others from the palette of the figures."""
+    return {i: STATE_COLORS.get(name, SERIES[i % len(SERIES)]) for i, name in id2state.items()}
 
 
 def _absent_parts(target: Mapping, id2state) -> frozenset[int]:
@@ -102,10 +102,10 @@ def _absent_parts(target: Mapping, id2state) -> frozenset[int]:
     return frozenset(np.asarray(target["labels"])[np.isin(states, absent)].tolist())
 
 
-def _rectangle(draw, box, colour, dashed: bool) -> None:
+def _rectangle(draw, box, color, dashed: bool) -> None:
     x0, y0, x1, y1 = box
     if not dashed:
-        draw.rectangle(box, outline=colour, width=2)
+        draw.rectangle(box, outline=color, width=2)
         return
     for start, end in (
         ((x0, y0), (x1, y0)),
@@ -119,10 +119,10 @@ def _rectangle(draw, box, colour, dashed: bool) -> None:
             ends = np.concatenate(
                 [start + (end - start) * k / pieces, start + (end - start) * (k + 1) / pieces]
             )
-            draw.line(ends.tolist(), colour, 2)
+            draw.line(ends.tolist(), color, 2)
 
 
-def _tag(draw, font, text, box, colour, placed, size) -> None:
+def _tag(draw, font, text, box, color, placed, size) -> None:
     """Write the name beside its box, at the first of some places where no other name stands."""
     width, (x0, y0, x1, y1) = round(draw.textlength(text, font)) + 4, box
     corners = [
@@ -145,5 +145,5 @@ def _tag(draw, font, text, box, colour, placed, size) -> None:
     )
     x, y = next(free, inside[0])
     placed.append((x, y, width))
-    draw.rectangle([x, y, x + width, y + _LINE - 1], colour)
+    draw.rectangle([x, y, x + width, y + _LINE - 1], color)
     draw.text((x + 2, y), text, "white", font)

@@ -10,7 +10,7 @@ measured here say nothing about photographs.
 | nothing but the frame, often with a mount left   | it is absent; its box says where it would be                   |
 | leaves, cloth or paper over most of its box      | it is occluded, whatever is behind                             |
 | `back_` and `front_` of pedals, handles, brakes  | the far side, darker, and the camera's side of the bicycle     |
-| size, turn, facing, build, colours, crank        | the picture, by chance                                         |
+| size, turn, facing, build, colors, crank        | the picture, by chance                                         |
 | wall, rings and bars on it, ground, light, noise | the picture, by chance                                         |
 
 The frame is always whole, so that a missing part leaves a place where a detector expects one.

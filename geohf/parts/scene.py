@@ -99,16 +99,16 @@ def _paint(draw, strokes, place) -> None:
     matrix, offset = place[0] * _FINE, place[1] * _FINE
     unit = np.linalg.norm(matrix[1])
     for stroke in strokes:
-        points, colour = (stroke.points @ matrix + offset).ravel().tolist(), _rgb(stroke.colour)
+        points, color = (stroke.points @ matrix + offset).ravel().tolist(), _rgb(stroke.color)
         if stroke.width:
             draw.line(
                 points,
-                colour,
+                color,
                 max(1, round(stroke.width * unit)),
                 joint="curve" if len(points) < 12 else None,
             )
         else:
-            draw.polygon(points, colour)
+            draw.polygon(points, color)
 
 
 def _background(rng, width, height) -> Image.Image:
@@ -135,11 +135,11 @@ def _background(rng, width, height) -> Image.Image:
             draw.ellipse([x - r, y - r, x + r, y + r], _rgb(green))
     for _ in range(rng.integers(0, 4)):
         x, y, r = rng.uniform(0, width), rng.uniform(0, horizon), rng.uniform(6, 50)
-        colour = _rgb(rng.uniform(40, 220) + rng.normal(0, 30, 3))
+        color = _rgb(rng.uniform(40, 220) + rng.normal(0, 30, 3))
         if rng.random() < 0.5:
-            draw.ellipse([x - r, y - r, x + r, y + r], outline=colour, width=int(rng.integers(2, 8)))
+            draw.ellipse([x - r, y - r, x + r, y + r], outline=color, width=int(rng.integers(2, 8)))
         else:
-            draw.rectangle([x, y - 2 * r, x + 0.4 * r, y + r], colour)
+            draw.rectangle([x, y - 2 * r, x + 0.4 * r, y + r], color)
     draw.rectangle([0, horizon, width, height], _rgb(ground))
     for y in range(horizon + 14, height, int(rng.integers(16, 40))):
         draw.line([0, y, width, y + int(rng.integers(-4, 5))], _rgb(ground * 0.9), 2)
@@ -157,11 +157,11 @@ def _cover(rng, image, boxes) -> np.ndarray:
         x0, y0, x1, y1 = x0 - grow, y0 - grow, x1 + grow, y1 + grow
         kind = "leaves" if large else rng.choice(_SMALL_COVER)
         if kind == "paper":
-            colour = _rgb(rng.uniform(60, 250, 3))
-            for draw, fill in zip(draws, (colour, 255), strict=True):
+            color = _rgb(rng.uniform(60, 250, 3))
+            for draw, fill in zip(draws, (color, 255), strict=True):
                 draw.rectangle([x0, y0, x1, y1], fill)
         elif kind == "cloth":
-            colour, turn = _rgb(rng.uniform(30, 220, 3)), np.linspace(0, 2 * np.pi, 12)
+            color, turn = _rgb(rng.uniform(30, 220, 3)), np.linspace(0, 2 * np.pi, 12)
             radius = 0.66 + 0.06 * rng.random(12)
             points = np.stack(
                 [
@@ -170,7 +170,7 @@ def _cover(rng, image, boxes) -> np.ndarray:
                 ],
                 1,
             )
-            for draw, fill in zip(draws, (colour, 255), strict=True):
+            for draw, fill in zip(draws, (color, 255), strict=True):
                 draw.polygon(points.ravel().tolist(), fill)
         else:
             size = max(4.0, 0.2 * min(x1 - x0, y1 - y0))
@@ -201,5 +201,5 @@ def _develop(rng, image, width, height) -> Image.Image:
     return ImageChops.add(image, Image.merge("RGB", [Image.fromarray(grain)] * 3), 1, -128)
 
 
-def _rgb(colour) -> tuple[int, int, int]:
-    return tuple(int(value) for value in np.clip(colour, 0, 255))
+def _rgb(color) -> tuple[int, int, int]:
+    return tuple(int(value) for value in np.clip(color, 0, 255))

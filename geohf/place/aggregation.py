@@ -10,7 +10,7 @@ from geohf.place.configuration import GeoPlaceConfig
 
 
 class GeM(nn.Module):
-    """Generalised mean over the map, `mean(x^p)^(1/p)` a channel: the average for p = 1, the maximum for large p.
+    """Generalized mean over the map, `mean(x^p)^(1/p)` a channel: the average for p = 1, the maximum for large p.
 
     Radenović, Tolias, Chum: Fine-tuning CNN Image Retrieval with No Human Annotation, 2018. Negative values count
     as zero.

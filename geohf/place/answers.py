@@ -30,7 +30,7 @@ class PlacePrediction:
         descriptor: (d,) float32 of length 1.
         answers: the most similar images of the index, best first; empty without an index.
         latitude, longitude: degrees of the top answer; None without an index.
-        spread_m: metres from the top answer within which at least half of the answers lie: small where they agree.
+        spread_m: meters from the top answer within which at least half of the answers lie: small where they agree.
         confidence: probability that the top answer is within the config's `confidence_m`; None where it was not
             fitted.
     """

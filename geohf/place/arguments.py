@@ -56,7 +56,7 @@ class PlaceArguments(DataArguments, BackboneArguments):
     validation_share: float = with_default(DataArguments, "validation_share", 0.15)
     test_share: float = with_default(DataArguments, "test_share", 0.15)
     block_m: float = field(
-        default=300.0, metadata={"help": "Side of the blocks that are held out, in metres."}
+        default=300.0, metadata={"help": "Side of the blocks that are held out, in meters."}
     )
     audit: str = field(
         default="report",
@@ -98,7 +98,7 @@ class PlaceArguments(DataArguments, BackboneArguments):
         default=None, metadata={"help": "Length of descriptors behind PCA whitening; default: none."}
     )
     positive_m: float = field(
-        default=25.0, metadata={"help": "Pairs up to so many metres apart are one place."}
+        default=25.0, metadata={"help": "Pairs up to so many meters apart are one place."}
     )
     negative_m: float = field(
         default=100.0, metadata={"help": "Pairs farther apart than this are two places."}
@@ -116,7 +116,7 @@ class PlaceArguments(DataArguments, BackboneArguments):
     hard_share: float = field(default=0.5, metadata={"help": "Share of hard negatives of half_hard."})
     radii_m: list[float] = field(
         default_factory=lambda: [25.0, 10.0, 50.0],
-        metadata={"help": "Metres within which an answer is right; the first one counts."},
+        metadata={"help": "Meters within which an answer is right; the first one counts."},
     )
 
     def __post_init__(self):
@@ -125,7 +125,7 @@ class PlaceArguments(DataArguments, BackboneArguments):
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
             require_choice(METHODS, methods=method)
         if not self.radii_m or not all(0 < radius < math.inf for radius in self.radii_m):
-            raise DataError(f"radii_m must be metres above 0, got {self.radii_m}")
+            raise DataError(f"radii_m must be meters above 0, got {self.radii_m}")
 
 
 @dataclass

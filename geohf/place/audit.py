@@ -1,4 +1,4 @@
-"""Leaks: ways in which a recall can be high without a place having been recognised."""
+"""Leaks: ways in which a recall can be high without a place having been recognized."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class GeoPlaceConfig(GeoConfig):
         margin: of the triplet loss.
         mining: which negatives the triplet loss takes: `batch_hard`, `semi_hard` or `half_hard`.
         hard_share: share of hard negatives in `half_hard`.
-        confidence_m: an answer is right within so many metres.
+        confidence_m: an answer is right within so many meters.
         confidence_weights: of similarity, gap and one, from which the confidence is computed; None where there
             were too few queries to fit them, see `geohf.place.confidence`.
     """

@@ -52,7 +52,7 @@ def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, floa
     if not (math.isnan(latitude) or math.isnan(longitude)):
         return latitude, longitude, heading
     if math.isnan(east) or math.isnan(north):
-        raise DataError(f"the name {name!r} must begin with @easting@northing@ in metres")
+        raise DataError(f"the name {name!r} must begin with @easting@northing@ in meters")
     zone = zone_with(fields[2], fields[3] or side_of(utm)) if fields[2] else utm
     if zone is None:
         raise DataError(f"the name {name!r} has no UTM zone; say which with --utm '54 north'")

@@ -76,7 +76,7 @@ class StepClock(TrainerCallback):
         """Bring the epoch's losses over from the device, and average them."""
         if not self._batches:
             return
-        # micro-batches of one optimiser step are averaged
+        # micro-batches of one optimizer step are averaged
         losses = torch.stack(self._losses).unflatten(0, (len(self._batches), -1)).mean(1).tolist()
         self.rows += [
             row | dict(zip(_PARTS, loss, strict=True))

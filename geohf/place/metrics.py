@@ -1,4 +1,4 @@
-"""How good a search for places is: recall under both rules, metres to the top answer, and how sure that is."""
+"""How good a search for places is: recall under both rules, meters to the top answer, and how sure that is."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def recall_at_n(
         query_descriptors: (q, d).
         database_points, query_points: (m, 2) and (q, 2) latitude and longitude in degrees.
         n: how many answers count.
-        radius_m: an answer is right within so many metres.
+        radius_m: an answer is right within so many meters.
         rule: `has_match` leaves out queries without any database image within the radius, as the reference
             implementation and most papers do; `all` keeps them, as never right, as VPR-methods-evaluation does. Numbers under the two
             rules do not compare.
@@ -131,7 +131,7 @@ def place_metrics(
         radii_m: thresholds for recall; the first one is the one that counts.
 
     Returns:
-        `r1`, `r5`, ... (the rule `has_match` at the first radius), `recall@N_RULE_METRESm` for all rules and radii,
+        `r1`, `r5`, ... (the rule `has_match` at the first radius), `recall@N_RULE_METERSm` for all rules and radii,
         `queries`, `queries_with_match`, `median_m` and `mean_m` from the query to its top answer.
     """
     ranked = np.asarray(ranked)

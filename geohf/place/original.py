@@ -1,6 +1,6 @@
 """The seed's own recipe, to measure ours against: greedy clusters of places, and the anchor among its negatives.
 
-It differs from ours in three ways: clusters in place of metres (on dense routes four to five of ten pairs within the
+It differs from ours in three ways: clusters in place of meters (on dense routes four to five of ten pairs within the
 radius fall into different clusters and count as negatives), the anchor in the denominator of the contrastive loss,
 and batches at random, in which most anchors have no positive. Model, features and budget are the same.
 """
@@ -54,12 +54,12 @@ def greedy_clusters(points, radius_m: float = 25.0) -> np.ndarray:
     >>> greedy_clusters([[0.0, 0.0], [0.0, 0.0002], [0.0, 0.0004]]).tolist()  # 22 m apart
     [0, 0, 1]
     """
-    offsets, neighbours = matches_within_m(points, points, radius_m)
+    offsets, neighbors = matches_within_m(points, points, radius_m)
     labels = np.full(len(offsets) - 1, -1, np.int64)
     count = 0
     for i in range(len(labels)):
         if labels[i] < 0:
-            near = neighbours[offsets[i] : offsets[i + 1]]
+            near = neighbors[offsets[i] : offsets[i + 1]]
             labels[near[labels[near] < 0]] = count
             count += 1
     return labels

@@ -32,7 +32,7 @@ class PlacePhaseTrainer(PhaseTrainer):
         model: a `GeoPlaceModel`, or a `PlaceHead`.
         train_dataset: a `TensorTable` of features for a head, else a dataset of drives, or a stream of them. A
             stream's batches are rows that follow each other: pictures in the order of the drive, in batches that
-            reach further than `negative_m`, have both neighbours and strangers in each.
+            reach further than `negative_m`, have both neighbors and strangers in each.
         eval_dataset: likewise, with first the database and then the queries.
         database_rows: how many rows of `eval_dataset` are the database.
         sampler: gives the order of the training rows; None shuffles them.

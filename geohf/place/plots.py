@@ -26,11 +26,11 @@ def plot_run(path: str | os.PathLike, rows: Sequence[Mapping], title: str) -> No
 
     with drawing(path, 13.0, 7.2) as figure:
         panels = figure.subplots(2, 3).ravel()
-        for name, colour in (("train_loss", TRAIN), ("contrastive_loss", EXTRA), ("triplet_loss", SERIES[3])):
+        for name, color in (("train_loss", TRAIN), ("contrastive_loss", EXTRA), ("triplet_loss", SERIES[3])):
             panels[0].plot(
-                column(batches, "batch"), column(batches, name), color=colour, linewidth=1, label=_words(name)
+                column(batches, "batch"), column(batches, name), color=color, linewidth=1, label=_words(name)
             )
-        for name, colour in (
+        for name, color in (
             ("avg_train_loss", TRAIN),
             ("avg_contrastive_loss", EXTRA),
             ("avg_triplet_loss", SERIES[3]),
@@ -38,7 +38,7 @@ def plot_run(path: str | os.PathLike, rows: Sequence[Mapping], title: str) -> No
             panels[1].plot(
                 column(epochs, "epoch"),
                 column(epochs, name),
-                color=colour,
+                color=color,
                 marker="o",
                 markersize=3,
                 label=_words(name),
@@ -51,11 +51,11 @@ def plot_run(path: str | os.PathLike, rows: Sequence[Mapping], title: str) -> No
             markersize=3,
             label="validation",
         )
-        for name, colour in zip(("val_r1", "val_r5", "val_r10"), SERIES, strict=False):
+        for name, color in zip(("val_r1", "val_r5", "val_r10"), SERIES, strict=False):
             panels[2].plot(
                 column(checks, "epoch"),
                 column(checks, name),
-                color=colour,
+                color=color,
                 marker="o",
                 markersize=3,
                 label=f"recall@{name[5:]}",

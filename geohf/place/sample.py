@@ -2,7 +2,7 @@
 
 | in the picture                | follows                                                              |
 |-------------------------------|----------------------------------------------------------------------|
-| houses, gardens, bends        | the place: their widths, heights, colours, windows and doors         |
+| houses, gardens, bends        | the place: their widths, heights, colors, windows and doors         |
 | sky, light, lit windows, haze | the drive: `noon` or `dusk`                                          |
 | lane, yaw, height of the eye  | the drive; a little of each by chance                                |
 | cars, exposure, noise         | the picture, by chance                                               |
@@ -32,7 +32,7 @@ HEADER = "camera_id,img_relpath,t_nsec,lat,lon,alt"
 
 _RULES = 1  # raise it when scenes change: folders of an older version are written anew
 _GPS_NOISE_M = 1.5
-# light, metres right of the road's middle, degrees of yaw, height of the eye in m, first timestamp in ns
+# light, meters right of the road's middle, degrees of yaw, height of the eye in m, first timestamp in ns
 _DRIVES: dict[str, tuple[Light, float, float, float, int]] = {
     "noon": (NOON, -1.8, 0.0, 1.6, 1641321200080306000),
     "dusk": (DUSK, 1.8, 4.0, 2.1, 1641345900450117000),
@@ -71,16 +71,16 @@ def _write_drive(folder: Path, name: str, loop: Loop, drive, size: int, number: 
     light, offset, yaw, eye_m, start = drive
     rows = [HEADER]
     for i in range(size):
-        metres = STEP_M * (i + 0.5 * number + rng.normal(0, 0.1))
+        meters = STEP_M * (i + 0.5 * number + rng.normal(0, 0.1))
         aside, turned = offset + rng.normal(0, 0.3), yaw + rng.normal(0, 1.5)
-        picture = photograph(loop, metres, aside, turned, eye_m, light, IMAGE_SIZE, rng)
+        picture = photograph(loop, meters, aside, turned, eye_m, light, IMAGE_SIZE, rng)
         time = start + round(i * STEP_M / 8 * 1e9)  # at 8 m/s
         path = f"images/{CAMERA}/{time}.png"
         content = io.BytesIO()
         picture.save(content, "PNG", compress_level=1)
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content.getvalue())
-        east, north = loop.at(metres, aside) + rng.normal(0, _GPS_NOISE_M, 2)
+        east, north = loop.at(meters, aside) + rng.normal(0, _GPS_NOISE_M, 2)
         latitude = ORIGIN[0] + np.degrees(north / EARTH_RADIUS_M)
         longitude = ORIGIN[1] + np.degrees(east / EARTH_RADIUS_M / np.cos(np.radians(ORIGIN[0])))
         rows.append(f"{CAMERA},{path},{time},{latitude:.9f},{longitude:.9f},{597 + rng.normal(0, 0.5):.3f}")

@@ -22,7 +22,7 @@ class PlaceSampler(Sampler[int]):
     """Row numbers in an order whose every `batch_size` form a batch of places with `images_per_place` images each.
 
     A place is an image drawn by lot and others within the radius of it: no clusters, whose borders would tear
-    neighbours apart. Images of other drives are preferred for half of them, since they differ the most. Places of
+    neighbors apart. Images of other drives are preferred for half of them, since they differ the most. Places of
     one batch lie apart where there are enough, so that they are negatives of each other.
 
     Several processes that draw with one seed draw the same; each takes its part of a batch.
@@ -81,10 +81,10 @@ class PlaceSampler(Sampler[int]):
             )
         both = np.concatenate([pairs, pairs[:, ::-1]])
         order = np.argsort(both[:, 0], kind="stable")
-        self._neighbours = both[order, 1]
+        self._neighbors = both[order, 1]
         self._offsets = np.searchsorted(both[order, 0], np.arange(len(points) + 1))
         self.anchors = np.flatnonzero(np.diff(self._offsets))
-        # as many images an epoch as there are with a neighbour
+        # as many images an epoch as there are with a neighbor
         self.batches = max(1, len(self.anchors) // batch_size)
 
     def __len__(self) -> int:
@@ -130,7 +130,7 @@ class PlaceSampler(Sampler[int]):
         return bool((np.einsum("ij,ij->i", gap, gap) <= self._apart_m**2).any())
 
     def _images(self, rng, anchor: int, taken: list[int]) -> list[int]:
-        near = rng.permutation(self._neighbours[self._offsets[anchor] : self._offsets[anchor + 1]])
+        near = rng.permutation(self._neighbors[self._offsets[anchor] : self._offsets[anchor + 1]])
         near = near[~np.isin(near, taken)]  # a picture says nothing beside itself
         others = near[self.sequences[near] != self.sequences[anchor]][: self.images_per_place // 2]
         rest = near[~np.isin(near, others)][: self.images_per_place - 1 - len(others)]

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine, in blocks that never hold all similarities at once."""
+"""Exact nearest neighbors by cosine, in blocks that never hold all similarities at once."""
 
 from __future__ import annotations
 

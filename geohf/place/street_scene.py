@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-_FOCAL, _NEAR_M, _FAR_M = 0.62, 1.0, 90.0  # focal length in widths of the picture; what is drawn, in metres
+_FOCAL, _NEAR_M, _FAR_M = 0.62, 1.0, 90.0  # focal length in widths of the picture; what is drawn, in meters
 
-# Walls recur along the loop, so no single colour says where one is.
+# Walls recur along the loop, so no single color says where one is.
 _WALLS = np.array(
     [
         (196, 164, 132),
@@ -29,15 +29,15 @@ _LEAVES, _TRUNK = np.array([74, 116, 58.0]), np.array([92, 72, 54.0])
 
 @dataclass(frozen=True)
 class Light:
-    """What the hour does to a picture: colours of the sky from top to horizon, of the light, of lit windows."""
+    """What the hour does to a picture: colors of the sky from top to horizon, of the light, of lit windows."""
 
     zenith: tuple[float, float, float]
     horizon: tuple[float, float, float]
-    sun: tuple[float, float, float]  # times the colour of a wall that the sun meets
-    shade: tuple[float, float, float]  # times the colour of one that it does not
+    sun: tuple[float, float, float]  # times the color of a wall that the sun meets
+    shade: tuple[float, float, float]  # times the color of one that it does not
     lit: float  # share of windows with a lamp behind them
-    haze: float  # share of the horizon's colour at 50 m
-    noise: float  # grey levels
+    haze: float  # share of the horizon's color at 50 m
+    noise: float  # gray levels
 
 
 NOON = Light((70, 130, 215), (190, 215, 240), (1.08, 1.06, 1.0), (0.62, 0.66, 0.74), 0.0, 0.12, 3.0)
@@ -45,7 +45,7 @@ DUSK = Light((42, 40, 86), (232, 138, 92), (0.72, 0.58, 0.56), (0.5, 0.46, 0.54)
 
 
 class Loop:
-    """A closed road in a plane, in metres east and north of its middle, and what stands beside it.
+    """A closed road in a plane, in meters east and north of its middle, and what stands beside it.
 
     Args:
         seed: another one is another town.
@@ -67,18 +67,18 @@ class Loop:
         self.lots = [lot for side in (-1, 1) for lot in self._lots(rng, side)]
         self._middles = self.at(np.array([lot["start"] + lot["width"] / 2 for lot in self.lots]))
 
-    def at(self, metres, offset=0.0) -> np.ndarray:
+    def at(self, meters, offset=0.0) -> np.ndarray:
         """(n, 2) points this far along the road and this far to its right."""
-        metres = np.asarray(metres, float) % self.length_m
-        point = np.stack([np.interp(metres, self.along, column) for column in self.path.T], -1)
-        forward = self.forward(metres)
+        meters = np.asarray(meters, float) % self.length_m
+        point = np.stack([np.interp(meters, self.along, column) for column in self.path.T], -1)
+        forward = self.forward(meters)
         right = np.stack([forward[..., 1], -forward[..., 0]], -1)
         return point + right * np.asarray(offset, float)[..., None]
 
-    def forward(self, metres) -> np.ndarray:
+    def forward(self, meters) -> np.ndarray:
         """(n, 2) unit vectors in which one drives."""
         ends = (
-            np.asarray(metres, float) + np.array([[2.0], [-2.0]]).reshape(2, *[1] * np.ndim(metres))
+            np.asarray(meters, float) + np.array([[2.0], [-2.0]]).reshape(2, *[1] * np.ndim(meters))
         ) % self.length_m
         points = np.stack([np.interp(ends, self.along, column) for column in self.path.T], -1)
         step = points[0] - points[1]
@@ -118,7 +118,7 @@ class Loop:
 
 def photograph(
     loop: Loop,
-    metres: float,
+    meters: float,
     offset: float,
     yaw: float,
     eye_m: float,
@@ -129,19 +129,19 @@ def photograph(
     """One picture from the loop.
 
     Args:
-        metres, offset: where the camera is, along the road and to the right of its middle.
+        meters, offset: where the camera is, along the road and to the right of its middle.
         yaw: degrees that it looks to the right of the road's direction.
         eye_m: its height.
         size: width and height in pixels.
         rng: of what is there by chance: cars, exposure, noise.
     """
-    view = _View(loop.at(metres, offset), loop.forward(metres), yaw, eye_m, light, size)
-    view.ground_and_road(loop, metres)
+    view = _View(loop.at(meters, offset), loop.forward(meters), yaw, eye_m, light, size)
+    view.ground_and_road(loop, meters)
     for lot in loop.near(view.eye):
         view.lot(loop, lot)
     for _ in range(rng.poisson(1.2)):
         view.car(
-            loop, metres + rng.uniform(8, 50), rng.choice([-4.6, 4.6, -1.8, 1.8]), rng.uniform(40, 220, 3)
+            loop, meters + rng.uniform(8, 50), rng.choice([-4.6, 4.6, -1.8, 1.8]), rng.uniform(40, 220, 3)
         )
     pixels = np.asarray(view.image.reduce(2), np.float32)
     gain = rng.normal(1, 0.06) * rng.normal(1, 0.02, 3)
@@ -169,7 +169,7 @@ class _View:
         return column.resize((self.width, self.height), Image.Resampling.NEAREST)
 
     def camera(self, points) -> np.ndarray:
-        """(n, 2) metres on the ground to (n, 2) metres to the right and ahead of the camera."""
+        """(n, 2) meters on the ground to (n, 2) meters to the right and ahead of the camera."""
         away = np.asarray(points) - self.eye
         return np.stack([away @ self.right, away @ self.ahead], -1)
 
@@ -179,13 +179,13 @@ class _View:
         y = 0.52 * self.height + (self.eye_m - up) * scale
         return list(zip(x.tolist(), y.tolist(), strict=True))
 
-    def fill(self, corners, colour, ahead: float) -> None:
+    def fill(self, corners, color, ahead: float) -> None:
         """Fill a polygon, hazier with distance."""
         veil = 1 - (1 - self.light.haze) ** (ahead / 50)
-        colour = np.asarray(colour) * (1 - veil) + np.array(self.light.horizon) * veil
-        self.draw.polygon(corners, tuple(np.clip(colour, 0, 255).astype(int).tolist()))
+        color = np.asarray(color) * (1 - veil) + np.array(self.light.horizon) * veil
+        self.draw.polygon(corners, tuple(np.clip(color, 0, 255).astype(int).tolist()))
 
-    def ground_and_road(self, loop: Loop, metres: float) -> None:
+    def ground_and_road(self, loop: Loop, meters: float) -> None:
         ambient = (np.array(self.light.sun) + self.light.shade) / 2
         horizon = round(0.52 * self.height)
         self.fill(
@@ -193,13 +193,13 @@ class _View:
             (118, 122, 96) * ambient,
             12,
         )
-        steps = metres + np.array([-4, 1.5, 4, 7, 11, 16, 22, 30, 40, 55.0])
-        for half, colour in ((5.8, (172, 168, 160)), (4.2, (92, 92, 98)), (0.12, (225, 205, 120))):
+        steps = meters + np.array([-4, 1.5, 4, 7, 11, 16, 22, 30, 40, 55.0])
+        for half, color in ((5.8, (172, 168, 160)), (4.2, (92, 92, 98)), (0.12, (225, 205, 120))):
             edges = [self.camera(loop.at(steps, offset)) for offset in (-half, half)]
             keep = (edges[0][:, 1] > _NEAR_M) & (edges[1][:, 1] > _NEAR_M)
             left, right = (self.pixels(*edge[keep].T, np.zeros(keep.sum())) for edge in edges)
             if keep.sum() > 1:
-                self.fill(left + right[::-1], np.array(colour) * ambient, 10)
+                self.fill(left + right[::-1], np.array(color) * ambient, 10)
 
     def lot(self, loop: Loop, lot: dict) -> None:
         ends = lot["start"] + np.array([0.0, lot["width"]])
@@ -245,13 +245,13 @@ class _View:
         if span[0] < span[1]:
             self.panel(ends, span, (0.0, 2.3), lot["door"] * factor, middle)
 
-    def panel(self, ends, span, up, colour, middle: float) -> None:
-        """A part of a wall: shares of its length, and metres over the ground."""
+    def panel(self, ends, span, up, color, middle: float) -> None:
+        """A part of a wall: shares of its length, and meters over the ground."""
         line = ends[0] + np.array(span)[:, None] * (ends[1] - ends[0])
         across, ahead = line[[0, 1, 1, 0]].T
         self.fill(
             self.pixels(across, np.maximum(ahead, 0.5), np.array([up[0], up[0], up[1], up[1]])),
-            colour,
+            color,
             middle,
         )
 
@@ -266,12 +266,12 @@ class _View:
         crown = self.pixels(across + 1.8 * np.cos(turn), np.full(12, ahead), 4.4 + 2.2 * np.sin(turn))
         self.fill(crown, _LEAVES * ambient, ahead)
 
-    def car(self, loop: Loop, metres: float, offset: float, paint) -> None:
-        across, ahead = self.camera(loop.at(np.array([metres]), offset))[0]
+    def car(self, loop: Loop, meters: float, offset: float, paint) -> None:
+        across, ahead = self.camera(loop.at(np.array([meters]), offset))[0]
         if ahead < 5:
             return
         factor = np.array(self.light.shade)
-        for half, up, colour in (
+        for half, up, color in (
             (0.9, (0.3, 1.0), paint),
             (0.75, (1.0, 1.5), (60, 70, 80)),
             (0.9, (0.0, 0.3), (25, 25, 28)),
@@ -279,6 +279,6 @@ class _View:
             box = np.array([-half, half, half, -half]) + across
             self.fill(
                 self.pixels(box, np.full(4, ahead), np.array([up[0], up[0], up[1], up[1]])),
-                np.array(colour) * factor,
+                np.array(color) * factor,
                 ahead,
             )

@@ -59,7 +59,7 @@ class RegionArguments(DataArguments, BackboneArguments):
     )
     dbscan_eps: float = field(
         default=50.0,
-        metadata={"help": "Training rows in no cluster go: metres (planar: units) within a cluster; 0: off."},
+        metadata={"help": "Training rows in no cluster go: meters (planar: units) within a cluster; 0: off."},
     )
     dbscan_min_samples: int = field(default=10, metadata={"help": "Rows within eps that make a cluster."})
     percentile_low: float = field(
@@ -82,7 +82,7 @@ class RegionArguments(DataArguments, BackboneArguments):
     validation_share: float = with_default(DataArguments, "validation_share", 0.15)
     test_share: float = with_default(DataArguments, "test_share", 0.15)
     block_size: float = field(
-        default=200.0, metadata={"help": "Side of the blocks of --split blocks, metres or units."}
+        default=200.0, metadata={"help": "Side of the blocks of --split blocks, meters or units."}
     )
     block_buffer: float = field(
         default=50.0, metadata={"help": "Training rows this near to held-out blocks are left out."}

@@ -12,7 +12,7 @@ from geohf.region.decoding import expected_error, locate
 from geohf.region.experts import RegionOutput, given_logits
 
 _SMALLEST_ERROR = (
-    1e-6  # metres or units: an expert of one single point is never wrong, and must not divide by 0
+    1e-6  # meters or units: an expert of one single point is never wrong, and must not divide by 0
 )
 
 

@@ -28,7 +28,7 @@ class GeoRegionConfig(GeoConfig):
         vision_config: the towers' own config; any model type of transformers, or `geohf_timm`.
         feature_size: length of a tower's pooled feature.
         backbone_name, backbone_license: where the towers' first weights came from, None for random ones.
-        frame: `wgs84` (degrees, great-circle metres) or `planar` (two columns in a unit of the data).
+        frame: `wgs84` (degrees, great-circle meters) or `planar` (two columns in a unit of the data).
         experts: `separate` (each region's expert has a tower of its own, and so has the router) or `shared`
             (one tower for all, a head a region).
         hidden_size, dropout: of the heads.
@@ -39,7 +39,7 @@ class GeoRegionConfig(GeoConfig):
             `haversine` for `wgs84`, `euclidean` for `planar`.
         temperature: fitted on validation, divides the router's logits.
         radius_coverage: share of photographs that `radius` shall hold.
-        expert_errors: each expert's median error on validation photographs of its region, metres or units of
+        expert_errors: each expert's median error on validation photographs of its region, meters or units of
             the data; None before calibration.
         routed_factor, given_factor: the calibrated radius of a point is its factor times (the spread of the
             experts' points + their expected errors): one factor for regions found by the router and one for

@@ -17,7 +17,7 @@ from geohf.region.losses import point_loss, region_loss
 from geohf.region.metrics import error_summary, region_accuracy
 from geohf.vision.backbones import build_tower, tower_features
 
-# of degrees and of projected metres: what float32 leaves of a number
+# of degrees and of projected meters: what float32 leaves of a number
 _ROUNDING = 1e-6
 
 

@@ -30,7 +30,7 @@ def error_summary(errors, unit: str, prefix: str = "") -> dict[str, float]:
     """Mean, median and 90th percentile of distances.
 
     Args:
-        errors: (n,) metres or units of the data; no entry gives no number.
+        errors: (n,) meters or units of the data; no entry gives no number.
         unit: `m` or `units`, the end of each name.
 
     >>> error_summary([1.0, 2.0, 6.0], "m", "routed_")

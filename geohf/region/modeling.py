@@ -27,7 +27,7 @@ from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_
 from geohf.region.losses import point_loss, region_loss
 from geohf.region.metrics import error_summary, measure, region_accuracy
 from geohf.region.processing import GeoRegionImageProcessor, RegionCollator, split_sample
-from geohf.region.rows import as_photos, load_labelled, located, names_of, region_order, truth_of
+from geohf.region.rows import as_photos, load_labeled, located, names_of, region_order, truth_of
 from geohf.vision.backbones import build_tower, tower_features
 
 if TYPE_CHECKING:
@@ -195,9 +195,9 @@ class GeoRegionModel(GeoPreTrainedModel):
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many rows of a batch count for each part of the loss."""
-        labelled = batch["labels"] >= 0
-        located = batch["coordinates"].isfinite().all(-1) & labelled
-        return {"point_loss": located.sum(), "region_loss": labelled.sum()}
+        labeled = batch["labels"] >= 0
+        located = batch["coordinates"].isfinite().all(-1) & labeled
+        return {"point_loss": located.sum(), "region_loss": labeled.sum()}
 
     def measure(
         self, outputs: RegionOutput, labels: torch.Tensor, coordinates: torch.Tensor
@@ -246,7 +246,7 @@ class GeoRegionModel(GeoPreTrainedModel):
             data: a table as `load_region_table` takes it, or a folder in the reference implementation's layout, whose validation
                 table is measured.
         """
-        dataset = load_labelled(data, self.config, on_error)
+        dataset = load_labeled(data, self.config, on_error)
         outputs = self.outputs_on(dataset, RegionCollator(self, ()), batch_size)
         answers = both_answers(self.config, outputs, *truth_of(dataset, self.config))
         return {metric.name: metric.value for metric in measure(self.config, answers, intervals=False)}

@@ -92,7 +92,7 @@ def load_region_table(
     return Dataset.from_dict(columns | {"image": image_column(columns["image"])}, features=region_features())
 
 
-def load_labelled(source: str | os.PathLike, config: GeoRegionConfig, on_error: str) -> Dataset:
+def load_labeled(source: str | os.PathLike, config: GeoRegionConfig, on_error: str) -> Dataset:
     """The photographs to measure a model on: of a table, or of the validation table of a folder like the sample's.
 
     Raises:

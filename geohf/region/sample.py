@@ -15,7 +15,7 @@ Numbers measured here say nothing about photographs.
 | light, clouds, cars, heading, noise  | the picture, by chance                                               |
 
 Some training rows have a wrong position, and `planted.csv` says which of them which filter must find: `mad` rows
-lie tens of kilometres away, `dbscan` rows lie by themselves between the regions. `exclude.txt` names seven
+lie tens of kilometers away, `dbscan` rows lie by themselves between the regions. `exclude.txt` names seven
 validation photographs that show nothing.
 """
 
@@ -39,9 +39,9 @@ REGIONS = tuple(LANDMARKS)
 _RULES = 1  # raise it when pictures or places change
 _IMAGE_SIZE = 72
 _ORIGIN = (36.3665, 127.3605)  # of `wgs84`: latitude and longitude of the middle of the town
-_FALSE_ORIGIN = (221_400.0, 186_300.0)  # the same place in a local frame in metres, north and east
-_METRES_A_PHOTO = 375.0  # side of a region is the root of this times its photographs
-_MIDDLES = {"1": (-600.0, 0.0), "3": (0.0, 600.0), "5": (600.0, -600.0)}  # metres north and east
+_FALSE_ORIGIN = (221_400.0, 186_300.0)  # the same place in a local frame in meters, north and east
+_METERS_A_PHOTO = 375.0  # side of a region is the root of this times its photographs
+_MIDDLES = {"1": (-600.0, 0.0), "3": (0.0, 600.0), "5": (600.0, -600.0)}  # meters north and east
 _FAR, _LONELY, _BLACK = 6, 6, 7
 
 
@@ -55,7 +55,7 @@ def write_sample(folder: str | Path, seed: int = 0, size: int = 240, frame: str 
         seed: of places and pictures.
         size: training photographs a region, of 3 regions that grow with it so that the density stays;
             validation has a quarter of it.
-        frame: `wgs84` (degrees) or `planar` (metres north and east of a local frame, above 180000).
+        frame: `wgs84` (degrees) or `planar` (meters north and east of a local frame, above 180000).
 
     Returns:
         The folder.
@@ -73,7 +73,7 @@ def write_sample(folder: str | Path, seed: int = 0, size: int = 240, frame: str 
 
 def _write(folder: Path, seed: int, size: int, frame: str) -> None:
     rng = np.random.default_rng([seed, 1])
-    side_m = (_METRES_A_PHOTO * size) ** 0.5
+    side_m = (_METERS_A_PHOTO * size) ** 0.5
     numbers = iter(rng.permutation(10_000 + 10 * size).tolist())
     for table, images, count in ((TRAIN_TABLE, TRAIN_IMAGES, size), (VAL_TABLE, VAL_IMAGES, size // 4)):
         (folder / images).mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ def _row_shares(counts: np.ndarray) -> np.ndarray:
 
 
 def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[str]) -> None:
-    """Draw the confusion matrix in percent of the true class; classes without samples stay grey.
+    """Draw the confusion matrix in percent of the true class; classes without samples stay gray.
 
     Args:
         path: the PNG file.
@@ -71,7 +71,7 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
 def plot_confusion_counts(
     path: str | os.PathLike, counts, rows: Sequence[str], columns: Sequence[str]
 ) -> None:
-    """Draw counts of classes in percent of the true class; classes without samples stay grey.
+    """Draw counts of classes in percent of the true class; classes without samples stay gray.
 
     Args:
         path: the PNG file.
@@ -94,9 +94,9 @@ def plot_confusion_counts(
         from matplotlib.colors import LinearSegmentedColormap
 
         shades = ["#ffffff", "#bcd7ea", "#2477b3", "#0b2e4a"]
-        colours = LinearSegmentedColormap.from_list("share", shades).with_extremes(bad=FAINT)
+        colors = LinearSegmentedColormap.from_list("share", shades).with_extremes(bad=FAINT)
         axes = figure.add_subplot()
-        image = axes.imshow(np.ma.masked_invalid(percent), cmap=colours, vmin=0, vmax=100)
+        image = axes.imshow(np.ma.masked_invalid(percent), cmap=colors, vmin=0, vmax=100)
         axes.set_xticks(range(n), columns, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
         labels = [f"{name} ({count:,})" for name, count in zip(rows, support, strict=True)]
         axes.set_yticks(range(len(rows)), labels)
@@ -180,7 +180,7 @@ def plot_reliability(path: str | os.PathLike, probabilities, labels, before=None
     with drawing(path, 6.2, 6.6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
-        for position, (name, values, _, colour) in enumerate(series):
+        for position, (name, values, _, color) in enumerate(series):
             confidence, accuracy, counts, ece = reliability_bins(values, labels)
             full = counts > 0
             upper.plot(
@@ -188,12 +188,12 @@ def plot_reliability(path: str | os.PathLike, probabilities, labels, before=None
                 accuracy[full],
                 marker="o",
                 markersize=5,
-                color=colour,
+                color=color,
                 label=f"{name}, ECE {100 * ece:.1f} %",
             )
             width = 0.9 / len(counts) / len(series)
             left = (np.arange(len(counts)) + 0.05) / len(counts) + position * width
-            lower.bar(left, counts / counts.sum() * 100, width, align="edge", color=colour)
+            lower.bar(left, counts / counts.sum() * 100, width, align="edge", color=color)
         binary = np.ndim(probabilities) == 1
         upper.set_ylabel("observed share of yes" if binary else "accuracy")
         upper.set_title("Reliability")

@@ -53,7 +53,7 @@ def write_geojson(
                 truth is not None and distance_m is not None and distance_m[row] > 0
             ):  # not where it is unknown
                 pieces = cut_at_antimeridian(great_circle_path(truth[row], point))
-                # Seven decimals are a centimetre; the points themselves keep every digit.
+                # Seven decimals are a centimeter; the points themselves keep every digit.
                 lines = [piece[:, ::-1].round(7) for piece in pieces]
                 kind = "LineString" if len(lines) == 1 else "MultiLineString"
                 coordinates = lines[0] if len(lines) == 1 else lines
@@ -82,7 +82,7 @@ def write_polygons(
         file.write('{"type":"FeatureCollection","features":[\n')
         for row, ring in enumerate(rings):
             values = {name: column[row] for name, column in extra.items()}
-            # Seven decimals are a centimetre.
+            # Seven decimals are a centimeter.
             parts = [
                 [part[:, ::-1].round(7).tolist()] for part in parts_of_ring(np.asarray(ring, np.float64))
             ]

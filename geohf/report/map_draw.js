@@ -5,9 +5,9 @@ const { points, truth, labels, details, distance_km: km, radius_m: radius } = da
 const n = points.length, SHADES = 32, NO_SHADE = SHADES;
 const canvas = $("map"), pen = canvas.getContext("2d");
 
-// What colours the points, and what ranks them in filter and table: the error where there is one.
-const coloured = data.value ? details[data.value] : km;
-const ranked = km && km.some((d) => d !== null) ? km : data.value ? coloured : null;
+// What colors the points, and what ranks them in filter and table: the error where there is one.
+const colored = data.value ? details[data.value] : km;
+const ranked = km && km.some((d) => d !== null) ? km : data.value ? colored : null;
 const sortedOf = (list) => list.filter((v) => v !== null).sort((a, b) => a - b);
 const rankText = (v) => (ranked === km ? distance(v) : number(v));
 const nameOf = (i) => (labels ? labels[i] : `row ${i}`);
@@ -73,7 +73,7 @@ function redraw() {
 
 // ---- drawing ------------------------------------------------------------------------------------
 const dotSize = n > 5000 ? 2.5 : n > 500 ? 3.5 : 5;
-// A dot is drawn once for each colour and then copied: twenty thousand copies are cheap, arcs are not.
+// A dot is drawn once for each color and then copied: twenty thousand copies are cheap, arcs are not.
 function sprite(fill, stroke, r, width) {
   const image = document.createElement("canvas"), half = Math.ceil((r + width) * ratio) + 1;
   image.width = image.height = 2 * half;
@@ -97,14 +97,14 @@ function trace({ xy, west, east, top, bottom }) { // every copy of a track that 
     for (let j = 2; j < xy.length; j += 2) pen.lineTo(sx(xy[j] + k), sy(xy[j + 1]));
   }
 }
-function stroke(tracks, colour, width) {
+function stroke(tracks, color, width) {
   pen.beginPath();
   tracks.forEach(trace);
-  pen.strokeStyle = colour;
+  pen.strokeStyle = color;
   pen.lineWidth = width;
   pen.stroke();
 }
-const colourOf = (i) => (shade[i] === NO_SHADE ? theme.accent : rampColour(shade[i] / (SHADES - 1)));
+const colorOf = (i) => (shade[i] === NO_SHADE ? theme.accent : rampColor(shade[i] / (SHADES - 1)));
 
 function draw() {
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -124,7 +124,7 @@ function draw() {
     pen.globalAlpha = Math.max(0.15, Math.min(0.75, 12 / Math.sqrt(n)));
     const groups = Array.from({ length: SHADES + 1 }, () => []);
     for (const i of shown) if (lines[i]) groups[shade[i]].push(i);
-    for (const group of groups) if (group.length) stroke(group.map((i) => lines[i]), colourOf(group[0]), n > 2000 ? 0.8 : 1.3);
+    for (const group of groups) if (group.length) stroke(group.map((i) => lines[i]), colorOf(group[0]), n > 2000 ? 0.8 : 1.3);
     pen.globalAlpha = 1;
   }
   if ($("show-truth").checked && truth) for (const i of shown) if (hasTruth(i)) stamp(ring, sx(near(tx[i])), sy(ty[i]));
@@ -140,11 +140,11 @@ function drawWorld() { // where the map is wide enough for its outlines
   pen.fillStyle = wide ? theme.sea : theme.land;
   pen.fillRect(0, 0, W, H);
   if (!wide) return;
-  for (const [polygons, colour] of [[world.land, theme.land], [world.lakes, theme.sea]]) {
+  for (const [polygons, color] of [[world.land, theme.land], [world.lakes, theme.sea]]) {
     for (const polygon of polygons) {
       pen.beginPath();
       polygon.forEach(trace);
-      pen.fillStyle = pen.strokeStyle = colour;
+      pen.fillStyle = pen.strokeStyle = color;
       pen.lineWidth = 0.5;
       pen.fill("evenodd");
       pen.stroke(); // or the cut at the antimeridian would show
@@ -158,10 +158,10 @@ function drawWorld() { // where the map is wide enough for its outlines
   for (const polygon of world.lakes) stroke(polygon, theme.shore, 0.5);
 }
 function highlight(i) {
-  const metres = Array.isArray(radius) ? radius[i] : radius;
-  if (metres) {
+  const meters = Array.isArray(radius) ? radius[i] : radius;
+  if (meters) {
     pen.setLineDash([6, 4]);
-    stroke([track(circleAround(points[i], metres), true)], theme.ink, 1.5);
+    stroke([track(circleAround(points[i], meters), true)], theme.ink, 1.5);
     pen.setLineDash([]);
   }
   if (lines[i]) {
@@ -169,7 +169,7 @@ function highlight(i) {
     stroke([lines[i]], theme.ink, 2);
     stamp(sprite(theme.halo, theme.ink, dotSize + 1, 2.5), sx(near(tx[i])), sy(ty[i]));
   }
-  stamp(sprite(colourOf(i), theme.ink, dotSize + 3, 2.5), sx(near(px[i])), sy(py[i]));
+  stamp(sprite(colorOf(i), theme.ink, dotSize + 3, 2.5), sx(near(px[i])), sy(py[i]));
 }
 function graticule() {
   const step = degreeStep((110 * 360) / view.scale), digits = Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
@@ -204,13 +204,13 @@ function labelGraticule({ digits, x, y }) {
 function scaleBar() {
   const kmPerPixel = (2 * Math.PI * EARTH_KM * Math.cos(latitudeAt(view.y) * RAD)) / view.scale;
   const length = niceStep(130 * kmPerPixel, true), wide = length / kmPerPixel, x = 14, y = H - 14;
-  for (const [colour, width] of [[theme.halo, 5], [theme.ink, 2]]) {
+  for (const [color, width] of [[theme.halo, 5], [theme.ink, 2]]) {
     pen.beginPath();
     pen.moveTo(x, y - 6);
     pen.lineTo(x, y);
     pen.lineTo(x + wide, y);
     pen.lineTo(x + wide, y - 6);
-    pen.strokeStyle = colour;
+    pen.strokeStyle = color;
     pen.lineWidth = width;
     pen.stroke();
   }

@@ -1,5 +1,5 @@
 "use strict";
-// Geometry, numbers and colours of the map; map_draw.js draws with them. World coordinates are Web Mercator: x and y
+// Geometry, numbers and colors of the map; map_draw.js draws with them. World coordinates are Web Mercator: x and y
 // in 0..1, y down. A track's x may leave 0..1, since the world repeats. Points are [latitude, longitude].
 const EARTH_KM = 6371.0088, RAD = Math.PI / 180, EDGE = 85.051129;
 
@@ -80,15 +80,15 @@ function greatCircle(from, to) {
   return path;
 }
 
-// The points `metres` away from a centre, once around.
-function circleAround(centre, metres) {
-  const r = Math.min(metres / 1000 / EARTH_KM, Math.PI), path = [];
-  const [lat, lon] = [centre[0] * RAD, centre[1] * RAD];
+// The points `meters` away from a center, once around.
+function circleAround(center, meters) {
+  const r = Math.min(meters / 1000 / EARTH_KM, Math.PI), path = [];
+  const [lat, lon] = [center[0] * RAD, center[1] * RAD];
   const north = [-Math.sin(lat) * Math.cos(lon), -Math.sin(lat) * Math.sin(lon), Math.cos(lat)];
   const east = [-Math.sin(lon), Math.cos(lon), 0];
   for (let i = 0; i <= 120; i++) {
     const turn = (i * Math.PI) / 60;
-    path.push(place(blend(vector(centre), Math.cos(r), blend(north, Math.cos(turn), east, Math.sin(turn)), Math.sin(r))));
+    path.push(place(blend(vector(center), Math.cos(r), blend(north, Math.cos(turn), east, Math.sin(turn)), Math.sin(r))));
   }
   return path;
 }
@@ -98,17 +98,17 @@ const distance = (km) => (km >= 1 ? `${number(km, 3)} km` : `${number(km * 1000,
 const degrees = (v, sides, digits) => `${Math.abs(v).toFixed(digits)}°${v > 0 ? sides[0] : v < 0 ? sides[1] : ""}`;
 const middle = (sorted) => (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
 
-// Small to large error; style.py has the same colours.
+// Small to large error; style.py has the same colors.
 const RAMP = ["#2477b3", "#52a9b8", "#f2c14e", "#ee7a3a", "#c3203f"];
-function rampColour(t) {
+function rampColor(t) {
   const at = Math.max(0, Math.min(1, t)) * (RAMP.length - 1), i = Math.min(RAMP.length - 2, Math.floor(at));
   const part = (hex, k) => parseInt(hex.slice(1 + 2 * k, 3 + 2 * k), 16);
   const channel = (k) => Math.round(part(RAMP[i], k) * (i + 1 - at) + part(RAMP[i + 1], k) * (at - i));
   return `rgb(${channel(0)}, ${channel(1)}, ${channel(2)})`;
 }
 
-// From a sorted list of numbers: the ends of the colour scale and v -> 0..1. Errors spread over decades.
-function colourScale(sorted, log) {
+// From a sorted list of numbers: the ends of the color scale and v -> 0..1. Errors spread over decades.
+function colorScale(sorted, log) {
   let low = sorted[Math.floor(0.02 * (sorted.length - 1))], high = sorted[Math.ceil(0.98 * (sorted.length - 1))];
   if (log) {
     high = Math.max(high, 1e-6);

@@ -45,8 +45,8 @@ function tell(i) {
   placeLink(points[i], entry("predicted"));
   if (hasTruth(i)) placeLink(truth[i], entry("true"));
   else if (truth) entry("true", "unknown");
-  const metres = Array.isArray(radius) ? radius[i] : radius;
-  if (metres) entry("radius", distance(metres / 1000));
+  const meters = Array.isArray(radius) ? radius[i] : radius;
+  if (meters) entry("radius", distance(meters / 1000));
   for (const [key, column] of Object.entries(details)) {
     const v = column[i];
     entry(key, v === null ? "–" : typeof v === "number" ? number(v) : typeof v === "object" ? JSON.stringify(v) : String(v));
@@ -120,12 +120,12 @@ function fillLegend() {
   $("scale").hidden = !scale;
   $("ticks").replaceChildren();
   if (scale) {
-    $("scale-name").textContent = coloured === km ? "error, logarithmic" : data.value;
+    $("scale-name").textContent = colored === km ? "error, logarithmic" : data.value;
     const ramp = $("ramp"), brush = ramp.getContext("2d");
-    for (let i = 0; i < ramp.width; i++) { brush.fillStyle = rampColour(i / (ramp.width - 1)); brush.fillRect(i, 0, 1, ramp.height); }
+    for (let i = 0; i < ramp.width; i++) { brush.fillStyle = rampColor(i / (ramp.width - 1)); brush.fillRect(i, 0, 1, ramp.height); }
     for (const t of [0, 0.5, 1]) {
       const v = scale.inverse(t);
-      element("span", coloured === km ? distance(Number(v.toPrecision(2))) : number(v, 3), $("ticks"));
+      element("span", colored === km ? distance(Number(v.toPrecision(2))) : number(v, 3), $("ticks"));
     }
   }
   $("filter").hidden = $("worst").hidden = !ranked;
@@ -137,9 +137,9 @@ function show(name) { // the points of one split, or all
   order = data.splits && name !== "all" ? all.filter((i) => data.splits[i] === name) : all;
   // Largest last, so that the worst lie on top and the filter is a cut through this list.
   if (ranked) order.sort((a, b) => (ranked[a] ?? -Infinity) - (ranked[b] ?? -Infinity));
-  const known = coloured ? sortedOf(order.map((i) => coloured[i])) : [];
-  scale = known.length ? colourScale(known, coloured === km) : null;
-  shade = points.map((_, i) => (scale && coloured[i] !== null ? Math.round(scale.at(coloured[i]) * (SHADES - 1)) : NO_SHADE));
+  const known = colored ? sortedOf(order.map((i) => colored[i])) : [];
+  scale = known.length ? colorScale(known, colored === km) : null;
+  shade = points.map((_, i) => (scale && colored[i] !== null ? Math.round(scale.at(colored[i]) * (SHADES - 1)) : NO_SHADE));
   first = 0;
   $("slider").value = 0;
   hover = -1;
@@ -211,10 +211,10 @@ $("order").onclick = () => { largestFirst = !largestFirst; fillTable(); };
 for (const id of ["show-predicted", "show-truth", "show-lines"]) $(id).onchange = () => { grid = null; redraw(); };
 
 // ---- start, and what follows the window ---------------------------------------------------------
-function dress() { // colours from the style sheet, which knows light and dark
+function dress() { // colors from the style sheet, which knows light and dark
   const style = getComputedStyle(document.documentElement);
   theme = Object.fromEntries(["ink", "soft", "accent", "sea", "land", "border", "shore", "grid", "beyond", "halo"].map((key) => [key, style.getPropertyValue(`--${key}`).trim()]));
-  sprites = Array.from({ length: SHADES + 1 }, (_, s) => sprite(s === NO_SHADE ? theme.accent : rampColour(s / (SHADES - 1)), theme.halo, dotSize, 1));
+  sprites = Array.from({ length: SHADES + 1 }, (_, s) => sprite(s === NO_SHADE ? theme.accent : rampColor(s / (SHADES - 1)), theme.halo, dotSize, 1));
   ring = sprite(null, theme.ink, 0.85 * dotSize, 1);
   redraw();
 }

@@ -10,11 +10,11 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.report.paths import check_pairs, great_circle_path, outline_rings, unwrap_path, view_box, wrap
-from geohf.report.style import INK, LAND, MUTED, SEA, drawing, error_colours
+from geohf.report.style import INK, LAND, MUTED, SEA, drawing, error_colors
 from geohf.report.tables import format_number
 from geohf.report.world import NARROWEST_DEG, coasts, world
 
-_METRES = {"km": 1000.0, "m": 1.0}
+_METERS = {"km": 1000.0, "m": 1.0}
 _WIDTH = 9.0  # inches
 
 
@@ -26,7 +26,7 @@ def error_map_png(
     outlines: Mapping | str | os.PathLike | None = None,
     unit: str = "km",
 ) -> None:
-    """Draw predictions, coloured by error, with the great circle from each true place, as a PNG.
+    """Draw predictions, colored by error, with the great circle from each true place, as a PNG.
 
     Coasts and borders of Natural Earth lie under maps of a degree of longitude or more.
 
@@ -38,20 +38,20 @@ def error_map_png(
         truth: (n, 2) likewise; rows of NaN are left out.
         title: heading of the figure.
         outlines: more borders, a GeoJSON path or document, see :func:`geohf.geo.area_from_geojson`.
-        unit: ``km`` or ``m``, the unit of the colour bar.
+        unit: ``km`` or ``m``, the unit of the color bar.
 
     Raises:
         DataError: coordinates that are not degrees, lengths that differ, no known truth, malformed outlines,
             another unit.
     """
-    if unit not in _METRES:
+    if unit not in _METERS:
         raise DataError(f"unit: {unit!r} is neither km nor m")
     predicted, truth, distance_m = check_pairs(predicted, truth)
     known = np.flatnonzero(~np.isnan(distance_m))
     if not len(known):
         raise DataError("truth: no row is known, so there is no error to draw")
     known = known[np.argsort(distance_m[known])]  # the worst on top
-    predicted, truth, error = predicted[known], truth[known], distance_m[known] / _METRES[unit]
+    predicted, truth, error = predicted[known], truth[known], distance_m[known] / _METERS[unit]
     borders = [ring for polygon in outline_rings(outlines) for ring in polygon]
     west, south, east, north, aspect = _frame(np.concatenate([predicted, truth]))
 
@@ -64,10 +64,10 @@ def error_map_png(
     low = min(
         max(low, high / 1e4), high / 10
     )  # errors spread over decades: never less than one, never over four
-    look = {"cmap": error_colours(), "norm": LogNorm(low, high)}
+    look = {"cmap": error_colors(), "norm": LogNorm(low, high)}
     size = float(np.clip(9000 / len(error), 4, 28))
 
-    # Beside the map stand 1.75 inches of labels and colour bar, above and below it 0.8.
+    # Beside the map stand 1.75 inches of labels and color bar, above and below it 0.8.
     height = (_WIDTH - 1.75) * (north - south) * aspect / (east - west) + 0.8
     with drawing(path, _WIDTH, height, tight=True) as figure:
         axes = figure.add_subplot()

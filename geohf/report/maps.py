@@ -41,13 +41,13 @@ def write_map(
     Args:
         path: the HTML file, replaced only when all of it is written.
         predicted: (n, 2) latitude, longitude in degrees.
-        truth: (n, 2) likewise, NaN rows where unknown. Points are then coloured by their error.
+        truth: (n, 2) likewise, NaN rows where unknown. Points are then colored by their error.
         labels: n names; row numbers by default.
         details: what the panel tells about a point: columns of n values (a dict, a DataFrame) or n dicts.
-        radius_m: radius of the circle drawn around the chosen prediction, in metres: one number, or n.
+        radius_m: radius of the circle drawn around the chosen prediction, in meters: one number, or n.
         outlines: more borders to draw, a GeoJSON path or document, see :func:`geohf.geo.area_from_geojson`.
         title: heading of the page.
-        value: name of a numeric column of ``details`` that colours the points instead of the error.
+        value: name of a numeric column of ``details`` that colors the points instead of the error.
         splits: n names of the splits that the points belong to. The map opens on the first one, and its numbers
             are those of what is shown; a switch shows the others.
 

@@ -53,7 +53,7 @@ def check_pairs(predicted: Any, truth: None) -> tuple[np.ndarray, None, None]: .
 @overload
 def check_pairs(predicted: Any, truth: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 def check_pairs(predicted: Any, truth: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Predicted and true points (n, 2), checked, and their distances in metres (n,), NaN where unknown.
+    """Predicted and true points (n, 2), checked, and their distances in meters (n,), NaN where unknown.
 
     Raises:
         DataError: as :func:`check_points`, and lengths that differ.
@@ -150,7 +150,7 @@ def view_box(points: np.ndarray) -> tuple[float, float, float, float]:
     """The smallest box that holds all points: (west, south, east, north) in degrees.
 
     ``east`` is above 180 where the box crosses the antimeridian, because the box leaves out the widest gap
-    between neighbouring longitudes. A box around most of the globe becomes -180 to 180, the map one knows.
+    between neighboring longitudes. A box around most of the globe becomes -180 to 180, the map one knows.
     A NaN row is ignored. A box without size is widened to about 100 km.
 
     >>> view_box(np.array([[-18.0, 178.0], [-17.0, -179.0]]))

@@ -11,7 +11,7 @@ from numbers import Real
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.report.style import EVAL, EXTRA, FAINT, INK, MUTED, SERIES, TRAIN, drawing, error_colours
+from geohf.report.style import EVAL, EXTRA, FAINT, INK, MUTED, SERIES, TRAIN, drawing, error_colors
 from geohf.report.tables import format_number
 
 RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent: Im2GPS's radii
@@ -48,13 +48,13 @@ def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]
     with drawing(path, 4.4 * across + 0.4, 2.9 * down + 0.3) as figure:
         for position, (name, series) in enumerate(panels.items()):
             axes = figure.add_subplot(down, across, position + 1)
-            for kind, colour in (("train", TRAIN), ("eval", EVAL)):
+            for kind, color in (("train", TRAIN), ("eval", EVAL)):
                 if kind not in series:
                     continue
                 steps, values = np.array(series[kind], dtype=np.float64).T
                 marker = "o" if kind == "eval" or len(steps) < 3 else ""
-                colour = EXTRA if name in _SCHEDULE else colour
-                axes.plot(steps, values, color=colour, label=kind, marker=marker, markersize=4)
+                color = EXTRA if name in _SCHEDULE else color
+                axes.plot(steps, values, color=color, label=kind, marker=marker, markersize=4)
             for step, phase in boundaries:
                 axes.axvline(step, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
                 axes.annotate(
@@ -204,12 +204,12 @@ def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
     error = np.linalg.norm(predicted - truth, axis=1)
     order = np.argsort(error)
     truth, predicted, error = truth[order, ::-1], predicted[order, ::-1], error[order]
-    colours = error_colours()
+    colors = error_colors()
     size = float(np.clip(4000 / len(error), 5, 28))
     with drawing(path, 8.2, 6.4) as figure:
         axes = figure.add_subplot()
         lines = LineCollection(
-            list(np.stack([truth, predicted], axis=1)), cmap=colours, linewidths=0.8, alpha=0.6
+            list(np.stack([truth, predicted], axis=1)), cmap=colors, linewidths=0.8, alpha=0.6
         )
         lines.set_array(error)
         axes.add_collection(lines)
@@ -221,7 +221,7 @@ def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
             predicted[:, 1],
             s=size,
             c=error,
-            cmap=colours,
+            cmap=colors,
             edgecolors="white",
             linewidths=0.3,
             zorder=3,

@@ -47,10 +47,10 @@ def plot_strips(
                 if column >= len(cells):
                     axes.set_visible(False)
                     continue
-                colour = INK if column == 0 else RIGHT if cells[column].right else WRONG
+                color = INK if column == 0 else RIGHT if cells[column].right else WRONG
                 axes.imshow(cells[column].image)
-                axes.set_title(cells[column].caption, fontsize=8, fontweight="normal", color=colour, pad=3)
+                axes.set_title(cells[column].caption, fontsize=8, fontweight="normal", color=color, pad=3)
                 for spine in axes.spines.values():
-                    spine.set(visible=True, color=colour, linewidth=1.2 if column == 0 else 3)
+                    spine.set(visible=True, color=color, linewidth=1.2 if column == 0 else 3)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 INK, MUTED, FAINT = "#1f2933", "#9aa5b1", "#e4e7eb"
 SEA, LAND = "#dfe9f0", "#fbfaf6"
 TRAIN, EVAL, EXTRA = "#2f6fab", "#d1495b", "#3a9278"
-# Series colours that stay apart for colour-blind readers (Okabe and Ito's set, darkened for white paper).
+# Series colors that stay apart for color-blind readers (Okabe and Ito's set, darkened for white paper).
 SERIES = ["#2f6fab", "#d1495b", "#3a9278", "#c98a1b", "#7a5195", "#5d737e", "#b0578d", "#8a6d3b"]
 # Small to large error. Blue to red through yellow is told apart with red-green blindness; map_geometry.js has the same.
-_ERROR_COLOURS = ["#2477b3", "#52a9b8", "#f2c14e", "#ee7a3a", "#c3203f"]
+_ERROR_COLORS = ["#2477b3", "#52a9b8", "#f2c14e", "#ee7a3a", "#c3203f"]
 
 DPI = 120
 _STYLE: dict[Any, Any] = {
@@ -51,11 +51,11 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def error_colours() -> LinearSegmentedColormap:
-    """The colour map from small to large errors."""
+def error_colors() -> LinearSegmentedColormap:
+    """The color map from small to large errors."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("error", _ERROR_COLOURS)
+    return LinearSegmentedColormap.from_list("error", _ERROR_COLORS)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.report.style import MUTED, drawing, error_colours
+from geohf.report.style import MUTED, drawing, error_colors
 from geohf.report.tables import format_number
 
 MAX_PANELS = 12
@@ -22,7 +22,7 @@ def plot_tile_errors(
     sizes: Mapping[str, tuple[int, int]],
     unit: str,
 ) -> None:
-    """Draw every region's tiles in the colour of their error; at most 12 regions, those with most tiles first.
+    """Draw every region's tiles in the color of their error; at most 12 regions, those with most tiles first.
 
     Args:
         path: the PNG file.
@@ -52,7 +52,7 @@ def plot_tile_errors(
             axes = figure.add_subplot(down, across, position + 1)
             here = of_region == name
             patches = [Rectangle((x0, y0), x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes[here]]
-            tiles = PatchCollection(patches, cmap=error_colours(), edgecolor="white", linewidth=0.4)
+            tiles = PatchCollection(patches, cmap=error_colors(), edgecolor="white", linewidth=0.4)
             tiles.set_array(errors[here])
             tiles.set_clim(0, top)
             axes.add_collection(tiles)
@@ -72,7 +72,7 @@ def plot_filmstrip(
     Args:
         path: the PNG file.
         strips: (title, frames): frames (height, width, bands). The first three bands are shown as red, green and
-            blue, fewer as grey. Pictures (uint8, three bands) keep their colours; of others each band is stretched
+            blue, fewer as gray. Pictures (uint8, three bands) keep their colors; of others each band is stretched
             from its 2nd to its 98th percentile over all strips.
         columns: a heading for each frame.
 
@@ -102,7 +102,7 @@ def _shown(frame: np.ndarray) -> np.ndarray:
 
 
 def _stretch(frames: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(3,) the values that become black and full colour."""
+    """(3,) the values that become black and full color."""
     if all(frame.shape[-1] == 3 and frame.dtype == np.uint8 for frame in frames):
         return np.zeros(3), np.full(3, 255.0)
     values = np.concatenate([_shown(frame).reshape(-1, 3) for frame in frames]).astype(np.float64)

@@ -101,4 +101,4 @@ class StreetTrainingArguments(FinetuneArguments):
         default=200, metadata={"help": "Steps of phase 1 at least, where few places make few steps an epoch."}
     )
     phase1_batch_size: int = field(default=64, metadata={"help": "Places in a batch of phase 1."})
-    augment: bool = field(default=False, metadata={"help": "Crop and colour jitter in phase 2."})
+    augment: bool = field(default=False, metadata={"help": "Crop and color jitter in phase 2."})

@@ -126,7 +126,7 @@ def split_places(
     Args:
         how: `stratified` by state (by geocell where there are no states), `random`, or `blocks`: whole
             squares of the map are held out, and training places within `buffer_km` of them are left out, so
-            that no held-out place has a neighbour in training.
+            that no held-out place has a neighbor in training.
         validation, test: shares of all places; a share of 0 gives no such split.
 
     Returns:

@@ -194,7 +194,7 @@ class StreetHead(nn.Module):
         return candidates[torch.arange(len(best), device=best.device), best]
 
     def spread_m(self, probabilities, candidates, points) -> torch.Tensor:
-        """The distance in metres that the model itself expects between its point and the truth, (batch,)."""
+        """The distance in meters that the model itself expects between its point and the truth, (batch,)."""
         if candidates is None:
             return torch.zeros(len(points), device=points.device)
         return (probabilities * great_circle_m(points[:, None], candidates)).sum(-1)
@@ -207,8 +207,8 @@ class StreetHead(nn.Module):
         labels, coordinates = batch.get("labels"), batch.get("coordinates")
         located = coordinates.isfinite().all(-1) if coordinates is not None else none
         if self.config.num_classes:
-            labelled = labels >= 0 if labels is not None else none
-            counts["class_loss"] = (located if self.config.smoothing == "point" else labelled).sum()
+            labeled = labels >= 0 if labels is not None else none
+            counts["class_loss"] = (located if self.config.smoothing == "point" else labeled).sum()
         return counts | {"gps_loss": located.sum()}
 
     def losses(self, logits, points, candidates, labels, coordinates, items=None):

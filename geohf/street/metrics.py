@@ -121,19 +121,19 @@ def street_metrics(
         np.asarray(points, np.float64),
         np.asarray(true_points, np.float64),
     )
-    located, labelled = np.isfinite(true_points).all(-1), labels >= 0
-    if logits is not None and labelled.any():
+    located, labeled = np.isfinite(true_points).all(-1), labels >= 0
+    if logits is not None and labeled.any():
         logits = np.asarray(logits, np.float64)
         ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        both = located & labelled
+        both = located & labeled
         if scored and both.any():
             metrics["score"] = competition_score(ranked[both], points[both], labels[both], true_points[both])
-        hits = ranked[labelled] == labels[labelled, None]
+        hits = ranked[labeled] == labels[labeled, None]
         metrics["top1"], metrics["top5"] = float(hits[:, 0].mean()), float(hits.any(1).mean())
-        scaled = logits[labelled] / temperature
+        scaled = logits[labeled] / temperature
         probabilities = np.exp(scaled - scaled.max(1, keepdims=True))
         probabilities /= probabilities.sum(1, keepdims=True)
-        metrics["ece"] = expected_calibration_error(probabilities, labels[labelled])
+        metrics["ece"] = expected_calibration_error(probabilities, labels[labeled])
     if located.any():
         metrics |= distance_metrics(great_circle_m(points[located], true_points[located]) / 1000)
     return metrics
@@ -164,12 +164,12 @@ def street_intervals(logits, points, labels, truth, scored: bool = True) -> dict
         logits, points, labels, truth, scored: see `street_metrics`.
     """
     labels, points, truth = np.asarray(labels), np.asarray(points, np.float64), np.asarray(truth, np.float64)
-    located, labelled, found = np.isfinite(truth).all(1), labels >= 0, {}
-    if logits is not None and labelled.any():
+    located, labeled, found = np.isfinite(truth).all(1), labels >= 0, {}
+    if logits is not None and labeled.any():
         top5 = np.argsort(-np.asarray(logits, np.float64), 1, kind="stable")[:, :5]
-        found["top1"] = share_interval(top5[labelled, 0] == labels[labelled])
+        found["top1"] = share_interval(top5[labeled, 0] == labels[labeled])
         if scored:
-            both = labelled & located
+            both = labeled & located
             columns = [column[both] for column in (top5, points, labels, truth)]
             found |= bootstrap_intervals(
                 lambda rows: {"score": competition_score(*(column[rows] for column in columns))},

@@ -49,7 +49,7 @@ MODEL_FIELDS = (
     "gps_weight",
     "radius_coverage",
 )
-# A class whose point lies outside the wanted area loses a factor e of its weight with every so many metres.
+# A class whose point lies outside the wanted area loses a factor e of its weight with every so many meters.
 AREA_DECAY_M = 25_000.0
 STRAY_M = 1_000_000.0  # an area so far from all classes is hardly meant
 
@@ -149,7 +149,7 @@ class GeoStreetModel(GeoPreTrainedModel):
                 outside[self.class_numbers(states)] = False
                 logits = logits.masked_fill(outside, -torch.inf)
             if area is not None and candidates is not None:
-                outside = self._metres_outside(area, candidates)
+                outside = self._meters_outside(area, candidates)
                 if outside.min() > 0:
                     corners = np.concatenate([ring for rings in area.polygons for ring in rings])
                     bounds = zip(corners.min(0), corners.max(0), strict=True)
@@ -193,7 +193,7 @@ class GeoStreetModel(GeoPreTrainedModel):
             raise DataError("no state is left to answer with")
         return numbers
 
-    def _metres_outside(self, area: Area, candidates: torch.Tensor) -> torch.Tensor:
+    def _meters_outside(self, area: Area, candidates: torch.Tensor) -> torch.Tensor:
         flat = candidates.double().cpu().numpy().reshape(-1, 2)
         away = great_circle_m(flat, np.asarray(area.nearest(flat)))
         return candidates.new_tensor(away).reshape(candidates.shape[:2])

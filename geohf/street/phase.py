@@ -152,15 +152,15 @@ def best_metric(model: GeoStreetModel, validation, args, by_user: bool = False) 
     """
     if validation is None or by_user:
         return None
-    labelled, located = labels_of(validation, model.config) >= 0, np.isfinite(points_of(validation)).all(1)
+    labeled, located = labels_of(validation, model.config) >= 0, np.isfinite(points_of(validation)).all(1)
     asked = bare_name(args.asked_metric or "")
-    needs = ["states"] * (asked in CLASS_METRICS and not labelled.any())
+    needs = ["states"] * (asked in CLASS_METRICS and not labeled.any())
     needs += ["positions"] * (asked.endswith(("_km", "geoscore", "gps_loss", "score")) and not located.any())
     if needs:
         raise DataError(
             f"metric_for_best_model {args.asked_metric!r} needs {' and '.join(needs)}, which no validation place has"
         )
-    return "score" if (labelled & located).any() and not model.config.cells else "mean_km"
+    return "score" if (labeled & located).any() and not model.config.cells else "mean_km"
 
 
 def calibrate(

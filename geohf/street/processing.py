@@ -122,7 +122,7 @@ class StreetCollator:
 
 
 def street_augmentation():
-    """Crops and colour changes. No flips: they mirror signs and the side that people drive on."""
+    """Crops and color changes. No flips: they mirror signs and the side that people drive on."""
     from torchvision.transforms import v2
 
     return v2.Compose([RandomAreaCrop(0.72), v2.ColorJitter(0.2, 0.2, 0.2, 0.02)])

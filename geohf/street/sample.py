@@ -1,7 +1,7 @@
 """A painted stand-in for the street-view competition, in the competition's own files.
 
 Places are real points of the 33 states; photos are small street scenes. Their look follows the rules below plus
-noise: a model can learn the place from it, and a test can tell learning from luck. Neighbouring states look alike,
+noise: a model can learn the place from it, and a test can tell learning from luck. Neighboring states look alike,
 and no single view settles a state. Numbers measured here say nothing about real photos.
 
 | in the photo                    | follows                                                                      |

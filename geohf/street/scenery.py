@@ -21,12 +21,12 @@ class Place:
     longitude: float
     wet: float  # 0 desert to 1 lush
     relief: float  # 0 plain to 1 high mountains
-    overcast: float  # 0 clear to 1 grey
-    tint: np.ndarray  # (3,) added to the colour of its ground
+    overcast: float  # 0 clear to 1 gray
+    tint: np.ndarray  # (3,) added to the color of its ground
     road_runs_north: bool  # else it runs east
 
 
-# Colours at these latitudes, and between them.
+# Colors at these latitudes, and between them.
 _LATITUDES = (20, 30, 38, 45, 52, 66)
 _ZENITH = ((30, 120, 225), (55, 135, 220), (85, 150, 215), (120, 165, 205), (140, 165, 195), (150, 150, 195))
 _HAZE = ((215, 240, 235), (250, 238, 205), (238, 236, 222), (225, 232, 236), (232, 225, 228), (250, 205, 200))
@@ -55,12 +55,12 @@ def _box(left: float, low: float, right: float, high: float) -> np.ndarray:
 
 
 def _stencil(*parts) -> tuple:
-    """A thing that stands at (0, 0), x to the right and y up, of parts (share of own colour, colour, outline)."""
+    """A thing that stands at (0, 0), x to the right and y up, of parts (share of own color, color, outline)."""
     own = np.array([[share] for share, _, _ in parts], float)
-    colours = np.array([np.broadcast_to(colour, 3) for _, colour, _ in parts], float)
+    colors = np.array([np.broadcast_to(color, 3) for _, color, _ in parts], float)
     outlines = [np.asarray(outline, float) for _, _, outline in parts]
     ends = np.cumsum([2 * len(outline) for outline in outlines]).tolist()
-    return own, colours, np.concatenate(outlines), ends
+    return own, colors, np.concatenate(outlines), ends
 
 
 def _frond(angle: float) -> tuple:
@@ -137,15 +137,15 @@ def paint_photo(place: Place, heading: int, size: int, rng: np.random.Generator)
 
 
 class _Scene:
-    """A photo in the making, at twice its size; ground positions in metres across and ahead of the camera."""
+    """A photo in the making, at twice its size; ground positions in meters across and ahead of the camera."""
 
     def __init__(self, place: Place, heading: int, size: int, rng: np.random.Generator):
         self.place, self.heading, self.rng, self.side = place, heading, rng, 2 * size
         self.along = place.road_runs_north == (heading % 2 == 0)  # the road runs ahead, not across
         self.horizon = 0.55 + rng.normal(0, 0.012)
-        grey = 0.75 * place.overcast
-        self.zenith = _mix(_at(place.latitude, _ZENITH), rng.uniform(150, 220), grey)
-        self.haze = _mix(_at(place.latitude, _HAZE), 226, grey)
+        gray = 0.75 * place.overcast
+        self.zenith = _mix(_at(place.latitude, _ZENITH), rng.uniform(150, 220), gray)
+        self.haze = _mix(_at(place.latitude, _HAZE), 226, gray)
         self.leaves = _at(place.latitude, _LEAVES)
         grass = _mix(_DRY, _LUSH, np.clip(place.wet + rng.normal(0, 0.08), 0, 1)) + place.tint
         snow = (place.latitude - 44) / 22 + rng.normal(0, 0.06) if place.latitude > 44 else 0
@@ -160,17 +160,17 @@ class _Scene:
         column = Image.fromarray(np.clip(rows, 0, 255).astype(np.uint8)[:, None])
         return column.resize((self.side, self.side), Image.Resampling.NEAREST)
 
-    def fill(self, outline, colour, alpha: float = 1.0) -> None:
+    def fill(self, outline, color, alpha: float = 1.0) -> None:
         """Fill an outline, (n, 2) in photo widths from the top left."""
-        ink = [min(max(int(channel), 0), 255) for channel in colour]
+        ink = [min(max(int(channel), 0), 255) for channel in color]
         self.draw.polygon((np.asarray(outline) * self.side).ravel().tolist(), (*ink, int(255 * alpha)))
 
-    def hazy(self, colour, ahead: float) -> np.ndarray:
-        """A colour as it is seen from so many metres."""
-        return _mix(colour, self.haze, 1 - np.exp(-ahead / 160))
+    def hazy(self, color, ahead: float) -> np.ndarray:
+        """A color as it is seen from so many meters."""
+        return _mix(color, self.haze, 1 - np.exp(-ahead / 160))
 
     def project(self, across, ahead, up=0.0) -> np.ndarray:
-        """Metres to photo widths from the top left, (n, 2)."""
+        """Meters to photo widths from the top left, (n, 2)."""
         scale = _FOCAL / np.maximum(ahead, 1.5)
         return np.stack([0.5 + across * scale, self.horizon + (_EYE_M - up) * scale], 1)
 
@@ -193,12 +193,12 @@ class _Scene:
         rng, relief, x = self.rng, self.place.relief, np.linspace(0, 1, 49)
         snow_line = np.interp(self.place.latitude, (30, 45, 64), (0.32, 0.17, 0.04))
         woods = _mix((135, 118, 108), 0.8 * self.leaves, 0.8 * self.place.wet)
-        for high, colour in ((0.24, self.hazy((110, 120, 150), 110)), (0.1, self.hazy(woods, 80))):
+        for high, color in ((0.24, self.hazy((110, 120, 150), 110)), (0.1, self.hazy(woods, 80))):
             waves = (1, 2, 4, 7, 11) if relief > 0.5 else (1, 2, 3)
             shape = sum(np.sin(2 * np.pi * (k * x + rng.random())) / k**0.8 for k in waves)
             ridge = (high * relief * rng.uniform(0.75, 1.2) + 0.008) * np.clip(0.6 + 0.3 * shape, 0.1, 1.3)
             self.fill(
-                [(0, self.horizon), *zip(x, self.horizon - ridge, strict=True), (1, self.horizon)], colour
+                [(0, self.horizon), *zip(x, self.horizon - ridge, strict=True), (1, self.horizon)], color
             )
             snow = 0.6 * np.maximum(ridge - snow_line, 0)
             if high > 0.2 and snow.any():
@@ -206,15 +206,15 @@ class _Scene:
                 self.fill(np.stack([np.concatenate([x, x[::-1]]), cap], 1), self.hazy(_SNOW, 30))
 
     def road(self) -> None:
-        """Boxes on the ground, metres across the road and along it, as this view sees them."""
+        """Boxes on the ground, meters across the road and along it, as this view sees them."""
         end = 400 if self.along else 120
         strips = [(-5.2, 5.2, _at(self.place.latitude, _SOIL) + self.place.tint), (-3.8, 3.8, _ASPHALT)]
         strips += [(-3.5, -3.3, _LINE), (3.3, 3.5, _LINE)]
-        boxes = [(_box(left, 2, right, end), colour) for left, right, colour in strips]
+        boxes = [(_box(left, 2, right, end), color) for left, right, color in strips]
         boxes += [(_box(-0.1, start, 0.1, start + 5), _YELLOW) for start in range(2, 120, 9)]
-        for box, colour in boxes:
+        for box, color in boxes:
             x, z = box.T
-            self.fill(self.project(x - 1.8, z) if self.along else self.project(z - 60, 11 - x), colour)
+            self.fill(self.project(x - 1.8, z) if self.along else self.project(z - 60, 11 - x), color)
 
     def things(self) -> list[tuple]:
         """What stands on the ground: arguments of `stand`."""
@@ -258,7 +258,7 @@ class _Scene:
         return (*self._spot(11, rng.uniform(20, 90)), stencil, height, height, self.leaves + rng.normal(0, 8))
 
     def _spot(self, near: float, far: float) -> tuple[float, float]:
-        """Metres ahead and across: beside a road that runs ahead, behind one that crosses the view."""
+        """Meters ahead and across: beside a road that runs ahead, behind one that crosses the view."""
         ahead = self.rng.uniform(near, far)
         if self.along:
             return ahead, self.rng.choice((-1, 1)) * self.rng.uniform(6.5, 6.5 + 0.6 * ahead) - 1.8
@@ -270,8 +270,8 @@ class _Scene:
         return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
     def stand(self, ahead: float, across: float, stencil, width: float, height: float, own) -> None:
-        """Paint a thing and, before it, its shadow; width and height are metres of the stencil's units."""
-        shares, colours, outlines, ends = stencil
+        """Paint a thing and, before it, its shadow; width and height are meters of the stencil's units."""
+        shares, colors, outlines, ends = stencil
         points = outlines * (self.rng.choice((-1, 1)) * width, height)
         half, tall = 0.3 * np.ptp(points[:, 0]), points[:, 1].max()
         long = min(tall * np.tan(np.radians(self.place.latitude)), 14.0)
@@ -280,7 +280,7 @@ class _Scene:
         corners = np.maximum(ahead + side * abs(x) + tip * z, 3.0)
         shade = self.project(across + side * abs(z) + tip * x, corners)
         self.fill(shade, (25, 30, 50), 0.37 * (1 - 0.8 * self.place.overcast))
-        inks = np.clip(self.hazy(shares * own + colours, ahead), 0, 255).astype(int).tolist()
+        inks = np.clip(self.hazy(shares * own + colors, ahead), 0, 255).astype(int).tolist()
         flat = (self.project(across + points[:, 0], ahead, points[:, 1]) * self.side).ravel().tolist()
         for ink, start, end in zip(inks, [0, *ends], ends, strict=False):
             self.draw.polygon(flat[start:end], tuple(ink))

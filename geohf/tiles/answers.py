@@ -23,7 +23,7 @@ class TileSequenceOutput(ModelOutput):
         loss: scalar, where labels were given.
         loss_parts: the loss by its name.
         predictions: (batch, targets, quantiles) in the targets' units, one quantile for other losses; NaN where the
-            model knows changes only and no last value was given. (batch, bands, height, width), standardised,
+            model knows changes only and no last value was given. (batch, bands, height, width), standardized,
             for an image.
     """
 

@@ -34,21 +34,21 @@ def ndvi_fall(cache: TileCache, nir: int, red: int) -> np.ndarray:
     return _each_tile(cache, one_tile)
 
 
-def colour_share(cache: TileCache, colour: Sequence[int]) -> np.ndarray:
-    """The share of each tile's pixels of one colour, as the seed measures built-up land: (196, 40, 27) there.
+def colour_share(cache: TileCache, color: Sequence[int]) -> np.ndarray:
+    """The share of each tile's pixels of one color, as the seed measures built-up land: (196, 40, 27) there.
 
     Returns:
         (tiles, steps) float64; NaN where no pixel was measured.
 
     Raises:
-        DataError: the colour has another number of bands than the images.
+        DataError: the color has another number of bands than the images.
     """
     bands = cache.array.shape[-1]
-    if len(colour) != bands:
-        raise DataError(f"the colour {tuple(colour)} has {len(colour)} bands, the images have {bands}")
+    if len(color) != bands:
+        raise DataError(f"the color {tuple(color)} has {len(color)} bands, the images have {bands}")
 
     def one_tile(frames, holes):
-        return _shares((frames == np.asarray(colour)).all(-1) & ~holes, ~holes)
+        return _shares((frames == np.asarray(color)).all(-1) & ~holes, ~holes)
 
     return _each_tile(cache, one_tile)
 

@@ -1,4 +1,4 @@
-"""From native pixels to the tensors that a model sees: holes filled, resized, standardised.
+"""From native pixels to the tensors that a model sees: holes filled, resized, standardized.
 
 The cache's batches and `model.predict` go through these same functions.
 """
@@ -54,7 +54,7 @@ def resize_frames(
 ) -> torch.Tensor:
     """Resize by bicubic with antialiasing, as Pillow does, or to the nearest pixel: between classes lies no class.
 
-    uint8 differs by at most one grey level, but where an oblong resize of harsh noise clips between its two passes.
+    uint8 differs by at most one gray level, but where an oblong resize of harsh noise clips between its two passes.
 
     Args:
         frames: (n, height, width, bands) in any type.

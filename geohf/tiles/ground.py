@@ -24,7 +24,7 @@ _RIM = np.array([(x, y) for x in (0.0, 0.5, 1.0) for y in (0.0, 0.5, 1.0)])
 class _Place:
     """A ball that holds an image: on the globe, or in the plane of a CRS that has no place there.
 
-    frame: `globe`, or the CRS ("" without one). center: (3,) or (2,). radius: in metres or units of the CRS.
+    frame: `globe`, or the CRS ("" without one). center: (3,) or (2,). radius: in meters or units of the CRS.
     """
 
     frame: str

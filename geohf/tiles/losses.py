@@ -20,7 +20,7 @@ def regression_loss(
     Args:
         kind: `mse`, `mae`, `huber` (delta 1), or `quantile` (Koenker and Bassett 1978).
         predicted: the shape of `truth`, with one more dimension, the quantiles, for `quantile`.
-        truth: any shape; NaN entries do not count. Standardised.
+        truth: any shape; NaN entries do not count. Standardized.
         quantiles: shares in (0, 1) for `quantile`, whose losses are averaged.
         items: number to divide by; None: the entries that count.
 

@@ -32,7 +32,7 @@ from geohf.vision.backbones import (
     require_weights,
     tower_features,
 )
-from geohf.vision.licences import published_name
+from geohf.vision.licenses import published_name
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Part
@@ -165,10 +165,10 @@ class TileSequenceModel(GeoPreTrainedModel):
         """Predict tiles.
 
         Args:
-            pixel_values: (batch, steps, bands, height, width), standardised, oldest step first.
+            pixel_values: (batch, steps, bands, height, width), standardized, oldest step first.
             step_mask: (batch, steps) bool, False for steps to pass over, whatever they hold; None: all are seen.
             last_values: (batch, targets) the last known values in the targets' units, NaN where unknown.
-            labels: (batch, targets) in the targets' units, or (batch, bands, height, width) standardised for an
+            labels: (batch, targets) in the targets' units, or (batch, bands, height, width) standardized for an
                 image; NaN entries do not count.
             loss_items: what the loss is divided by, see `PhaseTrainer`.
         """

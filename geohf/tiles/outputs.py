@@ -200,7 +200,7 @@ def _ring(table: TileTable, row: int) -> np.ndarray:
 
 
 def _plot_errors(path: Path, table: TileTable, windows: TileWindows, errors: np.ndarray) -> None:
-    """Every tile in the colour of its mean error in the first target."""
+    """Every tile in the color of its mean error in the first target."""
     tiles, number = np.unique(windows.rows, return_inverse=True)
     mean = np.bincount(number, errors) / np.bincount(number)
     sizes = {region: (r.height, r.width) for region, r in zip(table.regions, table.rasters, strict=True)}

@@ -3,13 +3,13 @@
     tiles.csv                      tile_id, region_id, label_id, target, region_coordinates: a row a tile and year
     Images/<year>/<region>.tif     georeferenced RGB
 
-Maps of land cover, as the original's: built-up land has one colour, (196, 40, 27), and a tile's target is its share
+Maps of land cover, as the original's: built-up land has one color, (196, 40, 27), and a tile's target is its share
 of it. What will be built is visible a year ahead; how much of it is finished depends on the region alone:
 
 | on the map                    | follows                                                                         |
 |-------------------------------|---------------------------------------------------------------------------------|
-| built-up land                 | parcels around the towns' centres; it grows and never shrinks                   |
-| building sites, sand-coloured | parcels beside built-up land; more of them in districts and years of a boom     |
+| built-up land                 | parcels around the towns' centers; it grows and never shrinks                   |
+| building sites, sand-colored | parcels beside built-up land; more of them in districts and years of a boom     |
 | built-up land next year       | today's building sites, each with its region's chance to be finished            |
 | fields, woods, water          | fields are built on most, woods seldom, water never                             |
 | tint of fields and woods      | the region, by chance: on a random split it betrays the region's chance         |
@@ -34,7 +34,7 @@ YEARS = tuple(range(2016, 2023))
 BUILT, SITE, WATER = (196, 40, 27), (222, 196, 128), (60, 110, 170)
 FIELD, WOOD = (160, 190, 90), (50, 110, 60)
 SIDE, PARCEL, TILES = 250, 5, 8  # pixels a region, pixels a parcel, tiles across: sides of 31 and 32 pixels
-METRES = 10.0  # a pixel's side
+METERS = 10.0  # a pixel's side
 _RULES = 1  # raise it when the drawing changes: folders of an older version are written anew
 _TABLE, _IMAGES = "tiles.csv", "Images"
 
@@ -99,8 +99,8 @@ def _grow(rng: np.random.Generator) -> dict:
     water = relief < np.quantile(relief, 0.06)
     wood = (gaussian_filter(rng.normal(size=(n, n)), 3) > 0.03) & ~water
     y, x = np.mgrid[:n, :n]
-    centres = rng.uniform(0, n, (rng.integers(3, 6), 2))
-    near = sum(np.exp(-np.hypot(y - a, x - b) / rng.uniform(3, 7)) for a, b in centres)
+    centers = rng.uniform(0, n, (rng.integers(3, 6), 2))
+    near = sum(np.exp(-np.hypot(y - a, x - b) / rng.uniform(3, 7)) for a, b in centers)
     built = (rng.random((n, n)) < near * 0.9) & ~water
     finished = rng.uniform(0.35, 0.95)
     ground = np.where(water, 0.0, np.where(wood, 0.25, 1.0))
@@ -121,7 +121,7 @@ def _paint(folder: Path, region: int, number: int, maps: dict, missing: set, rng
     from rasterio.transform import from_origin
 
     tint = rng.normal(0, 14, (2, 3))
-    transform = from_origin(500_000 + number % 4 * 3_000, 5_000_000 - number // 4 * 3_000, METRES, METRES)
+    transform = from_origin(500_000 + number % 4 * 3_000, 5_000_000 - number // 4 * 3_000, METERS, METERS)
     for year, built, sites in zip(YEARS, maps["built"], maps["sites"], strict=True):
         ground = np.where(_pixels(maps["wood"])[..., None], WOOD + tint[0], FIELD + tint[1])
         ground[_pixels(maps["water"])] = WATER

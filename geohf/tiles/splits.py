@@ -41,7 +41,7 @@ def split_tiles(
 
     Args:
         how: `region` holds out whole regions; `blocks` holds out squares of each region and leaves out training
-            tiles that touch them or lie within the buffer; `random` leaks, because neighbouring tiles are alike.
+            tiles that touch them or lie within the buffer; `random` leaks, because neighboring tiles are alike.
         shares: name -> share of all tiles; a share of 0 gives no such split.
         block_px: side of a block in pixels; four of the largest tile's sides where None. Of `blocks` only.
         buffer_px: pixels of the held-out tile's image between the edges of training and held-out tiles. `region`
@@ -59,7 +59,7 @@ def split_tiles(
         raise DataError(f"split must be one of {', '.join(SPLITS)}, got {how!r}")
     _check_settings(table, how, block_px, buffer_px, allow_leaks)
     if how == "random":
-        logger.warning("random split: neighbours of held-out tiles are trained on, the numbers will flatter")
+        logger.warning("random split: neighbors of held-out tiles are trained on, the numbers will flatter")
         return split_rows(len(table), shares, how, points=np.empty(0), seed=seed)
     if how == "region":
         regions, dropped = split_rows(len(table.regions), shares, "random", points=np.empty(0), seed=seed)
@@ -74,7 +74,7 @@ def _check_settings(table: TileTable, how: str, block_px, buffer_px, allow_leaks
     """Refuse what a way of splitting cannot hear."""
     if how == "random" and not allow_leaks:
         raise DataError(
-            "a random split puts neighbours of training tiles into the test, and its numbers flatter; use "
+            "a random split puts neighbors of training tiles into the test, and its numbers flatter; use "
             "region or blocks, or say --allow_leaks true"
         )
     if block_px is not None and how != "blocks":
@@ -96,14 +96,14 @@ def _check_settings(table: TileTable, how: str, block_px, buffer_px, allow_leaks
 def _blocks(table: TileTable, shares, seed: int, block_px, buffer_px) -> tuple[dict[str, np.ndarray], int]:
     largest = table.sizes.max(0)
     block = float(4 * largest.max() if block_px is None else block_px)
-    # tiles whose centres lie farther apart than this are at least the buffer away from each other
+    # tiles whose centers lie farther apart than this are at least the buffer away from each other
     apart = buffer_px + float(np.hypot(*largest))
     try:
         return split_rows(
             len(table),
             shares,
             "blocks",
-            points=_centres(table, block, apart),
+            points=_centers(table, block, apart),
             seed=seed,
             block_m=block,
             buffer_m=apart,
@@ -146,16 +146,16 @@ def _clear(table: TileTable, splits: dict[str, np.ndarray], buffer_px: float, al
         logger.warning("left out %d tiles that lie on, or too near to, ground of held-out tiles", dropped)
     if touching:
         logger.warning(
-            "%d tiles meet held-out tiles of other scenes edge to edge, and neighbours are alike; --buffer_px leaves "
+            "%d tiles meet held-out tiles of other scenes edge to edge, and neighbors are alike; --buffer_px leaves "
             "them out",
             touching,
         )
     return dropped
 
 
-def _centres(table: TileTable, block: float, apart: float) -> np.ndarray:
-    """(tiles, 2) y and x of the centres, every region in a part of the plane of its own."""
-    centres = (table.boxes[:, [1, 0]] + table.boxes[:, [3, 2]]) / 2
-    stride = block * (np.ceil((centres.max() + apart) / block) + 1)
-    centres[:, 0] += table.region * stride
-    return centres
+def _centers(table: TileTable, block: float, apart: float) -> np.ndarray:
+    """(tiles, 2) y and x of the centers, every region in a part of the plane of its own."""
+    centers = (table.boxes[:, [1, 0]] + table.boxes[:, [3, 2]]) / 2
+    stride = block * (np.ceil((centers.max() + apart) / block) + 1)
+    centers[:, 0] += table.region * stride
+    return centers

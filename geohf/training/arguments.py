@@ -91,7 +91,7 @@ class GeoTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(
         default=1, metadata={"help": "Checkpoints to keep beside the best one."}
     )
-    optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimiser."})
+    optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimizer."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the heads."})
     weight_decay: float = field(default=1e-6, metadata={"help": "Weight decay, not for biases and norms."})
     warmup_steps: float = field(

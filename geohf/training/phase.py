@@ -37,7 +37,7 @@ class PhaseTrainer(Phases):
     - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
       name beside `loss`.
     - **Exact means.** A model with `count_loss_items(batch)` (a dict: part -> number of rows that count) gets
-      `loss_items` in its forward: the numbers over the whole optimiser step, all micro-batches and all
+      `loss_items` in its forward: the numbers over the whole optimizer step, all micro-batches and all
       processes. It divides its sums by them, and the gradient is that of one large batch, whatever the
       accumulation, the number of processes, and the rows that lack a label. Each tensor or list of such a
       model's batches has one entry a row.
@@ -180,7 +180,7 @@ class PhaseTrainer(Phases):
         return NamedClasses(collator, names) if names else collator
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
-        """The batches of one optimiser step, and how many of their rows count."""
+        """The batches of one optimizer step, and how many of their rows count."""
         batches = []
         for _ in range(num_batches):
             batch = next(epoch_iterator, None)
@@ -259,7 +259,7 @@ class PhaseTrainer(Phases):
         # the norm costs a pass over all gradients: known where it was asked to be clipped, else left out
         return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
 
-    # ---- the optimiser
+    # ---- the optimizer
 
     def create_optimizer(self, *args, **kwargs):
         """AdamW with weight decay on matrices only, and the tower at its own learning rate."""

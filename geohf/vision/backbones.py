@@ -24,7 +24,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from geohf.errors import DataError, require_at_least
 from geohf.vision.bands import adapt_first_convolution
-from geohf.vision.licences import published_licence
+from geohf.vision.licenses import published_license
 from geohf.vision.preprocessing import default_processing, published_processing
 from geohf.vision.repos import PICKLED, hub_files, hub_weights, read_tensors, reason_of
 from geohf.vision.timm_towers import TimmSource, describe_timm, load_timm, timm_name, timm_source
@@ -89,10 +89,10 @@ def describe_backbone(
     folder, raw = backbone_config(name)
     if folder is None or ("architecture" in raw and raw.get("model_type") != TimmTowerConfig.model_type):
         source = timm_source(name, folder, given)
-        ours, processing, licence = describe_timm(source, image_size, model_args)
-        licence = None if given else licence
-        return Backbone(name, ours, processing, feature_size(ours), licence, timm=source)
-    licence = None if given else published_licence(name, folder) or raw.get("backbone_license")
+        ours, processing, license = describe_timm(source, image_size, model_args)
+        license = None if given else license
+        return Backbone(name, ours, processing, feature_size(ours), license, timm=source)
+    license = None if given else published_license(name, folder) or raw.get("backbone_license")
     if str(raw.get("model_type")).startswith("geohf_") and raw["model_type"] != TimmTowerConfig.model_type:
         config, processing = _tower_of_ours(name, folder, raw)
         given = given or (folder if Path(name).is_dir() else None)
@@ -107,7 +107,7 @@ def describe_backbone(
         }
     published = getattr(config, "num_channels", 3)
     _set_bands(name, config, model_args.get("in_chans", published))
-    return Backbone(name, config, processing, feature_size(config), licence, published, weights=given)
+    return Backbone(name, config, processing, feature_size(config), license, published, weights=given)
 
 
 def backbone_config(name: str) -> tuple[Path | None, dict]:

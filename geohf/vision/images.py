@@ -42,7 +42,7 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
             later resize leaves a PSNR of 50 dB or more to the exact pixels.
 
     Returns:
-        A PIL image of mode RGB. Transparency is laid over white, 16-bit grey is scaled to 8 bits.
+        A PIL image of mode RGB. Transparency is laid over white, 16-bit gray is scaled to 8 bits.
 
     Raises:
         ImageError: missing, empty, truncated, not an image, too large to be safe, or a wrong shape.
@@ -269,6 +269,6 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
         return np.round(array * 255).astype(np.uint8)
     if low >= 0 and high <= 255:
         return np.round(array).astype(np.uint8)
-    if low >= 0 and high <= 65535:  # 16-bit grey
+    if low >= 0 and high <= 65535:  # 16-bit gray
         return np.round(array / 257).astype(np.uint8)
     raise ImageError(f"array values from {low:g} to {high:g} are neither 0 to 1, 0 to 255 nor 16-bit")

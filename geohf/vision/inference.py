@@ -21,7 +21,7 @@ def feature_function(
     Args:
         pool: what is taken of the tower's output, see `geohf.vision.pooling.pooled`.
         mode: `eager`; `compile` (`torch.compile` with frozen weights: the same up to rounding, needs a C++ compiler
-            on a CPU, and some seconds once); `int8` (dynamic quantisation of the linear layers, CPU only: close to
+            on a CPU, and some seconds once); `int8` (dynamic quantization of the linear layers, CPU only: close to
             the exact features, not equal).
         batch_size: the most images in a call. A compiled tower always sees so many, or it would compile again.
 
@@ -37,8 +37,8 @@ def feature_function(
     if mode == "compile":
         return _compiled(tower, pool, batch_size)
     if mode == "int8":
-        quantised = _int8(tower)
-        return lambda pixel_values: pooled(quantised, pixel_values, pool)
+        quantized = _int8(tower)
+        return lambda pixel_values: pooled(quantized, pixel_values, pool)
     raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
 
 
@@ -62,7 +62,7 @@ def _compiled(tower: nn.Module, pool: str, batch_size: int) -> Callable[[torch.T
 
 
 def _int8(tower: nn.Module) -> nn.Module:
-    """A copy of the tower whose linear layers hold 8-bit weights and quantise their inputs as they come."""
+    """A copy of the tower whose linear layers hold 8-bit weights and quantize their inputs as they come."""
     if next(tower.parameters()).device.type != "cpu":
         raise DataError("the mode int8 computes on a CPU only; on a GPU use bf16")
     if not any(type(module) is nn.Linear for module in tower.modules()):

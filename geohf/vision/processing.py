@@ -88,7 +88,7 @@ class SampleProcessor(TorchvisionBackend):
 
 
 class GeoImageProcessor(SampleProcessor):
-    """Opens images of any kind as `open_image` does, then resizes, crops and normalises them.
+    """Opens images of any kind as `open_image` does, then resizes, crops and normalizes them.
 
     Its settings come from the backbone (`Backbone.image_processor`) and are saved as
     `preprocessor_config.json`, where AutoImageProcessor finds them.
@@ -140,7 +140,7 @@ class GeoImageProcessor(SampleProcessor):
         """Open and prepare images of any kind: n sources to (n, 3, height, width) float32.
 
         The pixels are those of transformers' own `__call__`; an image that is resized as Pillow's rows lie in
-        memory, and a batch that is normalised at once, take a third less time.
+        memory, and a batch that is normalized at once, take a third less time.
 
         Args:
             augment: applied to each opened image as a (3, H, W) uint8 tensor, before it is resized.

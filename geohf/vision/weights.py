@@ -28,7 +28,7 @@ def aligned(tensor: torch.Tensor) -> torch.Tensor:
 def align_weights(module: nn.Module) -> None:
     """Move every parameter and buffer of a module to an address that is a multiple of 64 bytes, in place."""
     for tensor in (*module.parameters(), *module.buffers()):
-        # a quantised weight has no address
+        # a quantized weight has no address
         if tensor.device.type == "cpu" and type(tensor.data) is torch.Tensor:
             tensor.data = aligned(tensor.data)
 

@@ -300,6 +300,6 @@ def test_us_states():
     country = area_from_geojson(STATES)
     assert country.contains(list(cities.values())).all()
     assert not country.contains([(51.5, 0.1), (45.4, -75.7), (19.4, -99.1), (25.0, -90.0)]).any()
-    # A guess in the Gulf of Mexico is moved to the coast, which is a few hundred kilometres away.
+    # A guess in the Gulf of Mexico is moved to the coast, which is a few hundred kilometers away.
     moved = country.nearest([[27.5, -90.0]])
     assert 100e3 < great_circle_m(moved[0], [27.5, -90.0]) < 250e3

@@ -1,4 +1,4 @@
-"""Geocells: neighbourhoods that partition the points, reach no farther than asked, and ignore the antimeridian."""
+"""Geocells: neighborhoods that partition the points, reach no farther than asked, and ignore the antimeridian."""
 
 import numpy as np
 import pytest

@@ -40,9 +40,9 @@ def check(points, eps, min_samples, frame="wgs84"):
 def cities(count, seed=0):
     """Points about twelve cities of the United States, and a twentieth anywhere between."""
     rng = np.random.default_rng(seed)
-    centre = np.stack([rng.uniform(28, 47, 12), rng.uniform(-122, -72, 12)], 1)
+    center = np.stack([rng.uniform(28, 47, 12), rng.uniform(-122, -72, 12)], 1)
     member = rng.choice(12, count, p=rng.dirichlet(np.full(12, 2.0)))
-    points = centre[member] + rng.normal(0, 1, (count, 2)) * rng.uniform(0.1, 0.4, 12)[member, None]
+    points = center[member] + rng.normal(0, 1, (count, 2)) * rng.uniform(0.1, 0.4, 12)[member, None]
     anywhere = rng.random(count) < 0.05
     points[anywhere] = np.stack([rng.uniform(25, 49, count), rng.uniform(-124, -67, count)], 1)[anywhere]
     return points

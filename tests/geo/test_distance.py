@@ -95,7 +95,7 @@ def test_float64_everywhere():
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
-def test_float32_within_three_metres(kind):
+def test_float32_within_three_meters(kind):
     a, b = (side.astype(np.float32) for side in pairs_at_all_scales(seed=1))
     # The reference starts from the same rounded degrees, so that only the arithmetic is judged.
     expected = np.array([vincenty(p, q) for p, q in zip(a.tolist(), b.tolist(), strict=True)])
@@ -116,7 +116,7 @@ def test_float32_within_three_metres(kind):
     assert np.abs(usual - expected).max() > 1000.0
 
 
-def test_float32_within_three_metres_for_a_million_pairs():
+def test_float32_within_three_meters_for_a_million_pairs():
     rng = np.random.default_rng(4)
     lat, lon = np.degrees(np.arcsin(rng.uniform(-1, 1, (2, 1000)))), rng.uniform(-180, 180, (2, 1000))
     a, b = torch.from_numpy(np.stack([lat, lon], -1)).float()
@@ -124,7 +124,7 @@ def test_float32_within_three_metres_for_a_million_pairs():
     assert (great_circle_m(a[:, None], b) - expected).abs().max() < 3.0
 
 
-def test_float32_matrix_within_a_metre():
+def test_float32_matrix_within_a_meter():
     a, b = (side[:500].astype(np.float32) for side in pairs_at_all_scales(seed=2))
     expected = distance_matrix_m(a.astype(np.float64), b.astype(np.float64))
     for found in (
@@ -180,7 +180,7 @@ def test_gradient_is_zero_at_distance_zero_and_at_the_antipode():
     assert a.grad.abs().max() < 1e-8
 
 
-def test_gradient_is_metres_per_degree():
+def test_gradient_is_meters_per_degree():
     a = torch.tensor([0.0, 0.0], dtype=torch.float64, requires_grad=True)
     great_circle_m(a, torch.tensor([3.0, 0.0], dtype=torch.float64)).backward()
     assert a.grad[0].item() == pytest.approx(-R * math.pi / 180, rel=1e-12)

@@ -77,7 +77,7 @@ def test_swapped_rows_within_range():
     found = bad_points(table)
     assert [position for position, _ in found] == [4, 30]
     assert "look swapped" in found[0][1]
-    with pytest.raises(DataError, match=r"row 4: .* km from the centre .* look swapped"):
+    with pytest.raises(DataError, match=r"row 4: .* km from the center .* look swapped"):
         check_points(table)
 
 

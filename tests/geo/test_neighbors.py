@@ -12,7 +12,7 @@ from geohf.geo import EARTH_RADIUS_M, distance_matrix_m, great_circle_m, matches
 
 DAEJEON = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "daejeon"
 needs_daejeon = pytest.mark.skipif(not DAEJEON.is_dir(), reason="the GPS table of Daejeon is not here")
-METRE = math.degrees(1 / EARTH_RADIUS_M)  # of latitude, in degrees
+METER = math.degrees(1 / EARTH_RADIUS_M)  # of latitude, in degrees
 
 
 def tables():
@@ -24,13 +24,13 @@ def tables():
         np.stack([np.degrees(np.arcsin(rng.uniform(-1, 1, count))), rng.uniform(-180, 180, count)], 1),
         2e6,
     )
-    yield "street", np.array([36.35, 127.38]) + rng.normal(0, 60 * METRE, (count, 2)), 25.0
-    pole = np.stack([90 - np.abs(rng.normal(0, 300 * METRE, count)), rng.uniform(-180, 180, count)], 1)
+    yield "street", np.array([36.35, 127.38]) + rng.normal(0, 60 * METER, (count, 2)), 25.0
+    pole = np.stack([90 - np.abs(rng.normal(0, 300 * METER, count)), rng.uniform(-180, 180, count)], 1)
     yield "pole", pole, 100.0
     yield "south pole", -pole, 100.0
-    lon = (180 + rng.normal(0, 300 * METRE, count) + 180) % 360 - 180
-    yield "antimeridian", np.stack([rng.normal(0, 300 * METRE, count), lon], 1), 100.0
-    yield "one turn on", np.stack([rng.normal(0, 300 * METRE, count), lon % 360], 1), 100.0
+    lon = (180 + rng.normal(0, 300 * METER, count) + 180) % 360 - 180
+    yield "antimeridian", np.stack([rng.normal(0, 300 * METER, count), lon], 1), 100.0
+    yield "one turn on", np.stack([rng.normal(0, 300 * METER, count), lon % 360], 1), 100.0
     yield "duplicates", np.repeat(rng.normal(40, 1, (30, 2)), 10, 0), 1.0
     yield "half the globe", rng.uniform(-80, 80, (60, 2)), 0.75 * math.pi * EARTH_RADIUS_M
 
@@ -80,16 +80,16 @@ def test_half_a_turn_and_more_is_everything():
     for radius in (math.pi * EARTH_RADIUS_M, 1e9):
         assert pairs_within_m(points, radius).tolist() == every
         assert matches_within_m(points, points[:1], radius)[1].tolist() == [0, 1, 2, 3]
-    # A metre less leaves out the antipodes.
+    # A meter less leaves out the antipodes.
     assert pairs_within_m(points, math.pi * EARTH_RADIUS_M - 1).tolist() == every[1:5]
 
 
 def test_hand_numbers():
-    # On a meridian at 0, 20, 40 and 70 metres.
-    points = np.stack([36 + np.array([0, 20, 40, 70]) * METRE, np.full(4, 127.0)], 1)
+    # On a meridian at 0, 20, 40 and 70 meters.
+    points = np.stack([36 + np.array([0, 20, 40, 70]) * METER, np.full(4, 127.0)], 1)
     assert pairs_within_m(points, 25).tolist() == [[0, 1], [1, 2]]
     assert pairs_within_m(points, 45).tolist() == [[0, 1], [0, 2], [1, 2], [2, 3]]
-    offsets, indices = matches_within_m(points, [[36 + 30 * METRE, 127], [50, 50], [36, 127]], 25)
+    offsets, indices = matches_within_m(points, [[36 + 30 * METER, 127], [50, 50], [36, 127]], 25)
     assert offsets.tolist() == [0, 2, 2, 4]
     assert indices.tolist() == [1, 2, 0, 1]
 
@@ -128,9 +128,9 @@ def test_daejeon_against_a_ball_tree():
         np.loadtxt(DAEJEON / name, delimiter=",", usecols=(1, 2)) for name in ("database.csv", "query.csv")
     )
     tree = BallTree(np.radians(database), metric="haversine")
-    neighbours = tree.query_radius(np.radians(database), 25 / EARTH_RADIUS_M)
+    neighbors = tree.query_radius(np.radians(database), 25 / EARTH_RADIUS_M)
     pairs = np.concatenate(
-        [np.stack([np.full(len(row), i), np.sort(row)], 1) for i, row in enumerate(neighbours)]
+        [np.stack([np.full(len(row), i), np.sort(row)], 1) for i, row in enumerate(neighbors)]
     )
     assert np.array_equal(pairs_within_m(database, 25.0), pairs[pairs[:, 0] < pairs[:, 1]])
     offsets, indices = matches_within_m(database, queries, 25.0)

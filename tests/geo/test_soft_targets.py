@@ -34,7 +34,7 @@ def test_point_targets_start_from_the_true_point():
     assert np.allclose(targets.numpy()[0], expected, atol=1e-6)
     normal = point_soft_targets([[0.0, 0.4]], centroids, tau_km=DEGREE_KM, normalize=True)
     assert np.allclose(normal.numpy()[0], expected / expected.sum(), atol=1e-6)
-    # The centre of the true cell would give another answer.
+    # The center of the true cell would give another answer.
     assert abs(targets[0, 1] - math.exp(-1)) > 0.4
 
 
@@ -42,8 +42,8 @@ def test_point_targets_for_a_batch_of_tensors():
     rng = np.random.default_rng(1)
     points, centroids = rng.uniform(-60, 60, (40, 2)), rng.uniform(-60, 60, (30, 2))
     targets = point_soft_targets(torch.from_numpy(points), torch.from_numpy(centroids))
-    kilometres = distance_matrix_m(points, centroids) / 1000
-    expected = np.exp(-(kilometres - kilometres.min(1, keepdims=True)) / 75.0)
+    kilometers = distance_matrix_m(points, centroids) / 1000
+    expected = np.exp(-(kilometers - kilometers.min(1, keepdims=True)) / 75.0)
     assert targets.shape == (40, 30)
     assert targets.dtype == torch.float32
     assert np.allclose(targets.numpy(), expected, atol=1e-6)

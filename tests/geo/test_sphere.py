@@ -63,9 +63,9 @@ def test_means_by_hand(points, weights, expected):
     assert great_circle_m(tensor.numpy(), expected) < 1e-7
 
 
-def test_close_points_keep_millimetres():
+def test_close_points_keep_millimeters():
     rng = np.random.default_rng(0)
-    offset = rng.normal(0, 1e-5, (1000, 2))  # about a metre
+    offset = rng.normal(0, 1e-5, (1000, 2))  # about a meter
     points = np.array([36.35, 127.38]) + offset
     expected = points.mean(0)  # flat at this size
     assert great_circle_m(spherical_mean(points), expected) < 1e-5

@@ -201,7 +201,7 @@ class World:
 
     def write_photos(self, folder: Path, names: Sequence[str], size: tuple[int, int] = (16, 12)) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in names:  # each in a colour of its own
+        for name in names:  # each in a color of its own
             Image.new("RGB", size, tuple(hashlib.md5(name.encode()).digest()[:3])).save(folder / name)
 
     def write_raster(self, name: str, size=(20, 24), bands: int = 3, dtype="uint8", **profile) -> Path:

@@ -22,7 +22,7 @@ def photo(width=40, height=30, **parts) -> dict:
 
 
 def write_photos(folder: Path, photos: dict, listed_only=(), split: str = "train") -> Path:
-    """Write grey photos of 40 x 30 pixels and `<split>_annotations.json`; those `listed_only` get no file."""
+    """Write gray photos of 40 x 30 pixels and `<split>_annotations.json`; those `listed_only` get no file."""
     (folder / split).mkdir(parents=True)
     for name in photos:
         if name not in listed_only:
@@ -32,7 +32,7 @@ def write_photos(folder: Path, photos: dict, listed_only=(), split: str = "train
 
 
 def coco(folder: Path, annotations, name: str = "train_coco.json", size=(40, 30), **changes) -> Path:
-    """A COCO file with one grey photo of 40 x 30, categories `wheel` and `door`, states `whole` and `dented`."""
+    """A COCO file with one gray photo of 40 x 30, categories `wheel` and `door`, states `whole` and `dented`."""
     content = {
         "images": [{"id": 7, "file_name": "1.jpg", "width": size[0], "height": size[1]}],
         "categories": [{"id": 9, "name": "door"}, {"id": 4, "name": "wheel"}],

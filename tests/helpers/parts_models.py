@@ -48,20 +48,20 @@ def build_model(seed: int = 0, spread: float = 20.0, **fields) -> PartStateModel
 
 
 def photos(count: int = 4, seed: int = 0, size: tuple[int, int] = (48, 64)) -> list[Image.Image]:
-    """Photos of coloured patches, (height, width)."""
+    """Photos of colored patches, (height, width)."""
     rng = np.random.default_rng(seed)
-    colours = rng.integers(0, 256, (count, 4, 5, 3), dtype=np.uint8)
-    return [Image.fromarray(c).resize(size[::-1], Image.Resampling.BICUBIC) for c in colours]
+    colors = rng.integers(0, 256, (count, 4, 5, 3), dtype=np.uint8)
+    return [Image.fromarray(c).resize(size[::-1], Image.Resampling.BICUBIC) for c in colors]
 
 
 def truths(seed: int = 0, count: int = 2, parts: int = 3) -> dict[str, torch.Tensor]:
     """Padded truths of `count` photos with three parts each, the last of them absent."""
     generator = torch.Generator().manual_seed(seed)
-    centre = 0.3 + 0.4 * torch.rand(count, parts, 2, generator=generator)
+    center = 0.3 + 0.4 * torch.rand(count, parts, 2, generator=generator)
     size = 0.2 + 0.3 * torch.rand(count, parts, 2, generator=generator)
     return {
         "labels": torch.arange(parts).repeat(count, 1),
-        "boxes": torch.cat([centre, size], -1),
+        "boxes": torch.cat([center, size], -1),
         "states": torch.tensor([0, 1, 2])[:parts].repeat(count, 1),
     }
 

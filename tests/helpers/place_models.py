@@ -24,16 +24,16 @@ def build_model(seed: int = 0, backbone: str = "test_resnet", **fields) -> GeoPl
     return GeoPlaceModel.from_backbone(backbone, pretrained=False, image_size=64, **fields)
 
 
-def along(metres, north: bool = True) -> np.ndarray:
-    """(n, 2) degrees of points so many metres from ORIGIN to the north or the east."""
-    degrees = np.degrees(np.asarray(metres, float) / EARTH_RADIUS_M)
+def along(meters, north: bool = True) -> np.ndarray:
+    """(n, 2) degrees of points so many meters from ORIGIN to the north or the east."""
+    degrees = np.degrees(np.asarray(meters, float) / EARTH_RADIUS_M)
     zero = np.zeros_like(degrees)
     east = degrees / np.cos(np.radians(ORIGIN[0]))
     return ORIGIN + np.stack([degrees, zero] if north else [zero, east], -1)
 
 
 def write_pictures(folder: Path, names, seed: int = 0) -> None:
-    """Different pictures of coloured patches, 48 x 40."""
+    """Different pictures of colored patches, 48 x 40."""
     rng = np.random.default_rng(seed)
     for name in names:
         path = folder / name

@@ -43,10 +43,10 @@ def build_model(seed: int = 0, **fields):
 
 
 def patches(seed: int, count: int) -> list[Image.Image]:
-    """Pictures of four coloured patches, 48 x 40."""
+    """Pictures of four colored patches, 48 x 40."""
     rng = np.random.default_rng(seed)
-    colours = rng.choice(np.array([0, 255], np.uint8), (count, 2, 2, 3))
-    return [Image.fromarray(c).resize((48, 40), Image.Resampling.BICUBIC) for c in colours]
+    colors = rng.choice(np.array([0, 255], np.uint8), (count, 2, 2, 3))
+    return [Image.fromarray(c).resize((48, 40), Image.Resampling.BICUBIC) for c in colors]
 
 
 def spread_out(model):

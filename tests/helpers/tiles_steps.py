@@ -1,4 +1,4 @@
-"""Two optimiser steps on a sample: by hand in one process, or `python tiles_steps.py` in each of several."""
+"""Two optimizer steps on a sample: by hand in one process, or `python tiles_steps.py` in each of several."""
 
 import sys
 

@@ -50,11 +50,11 @@ def make_table(rows, seed=0):
     features = directions[labels][:, None] + torch.randn(rows, 2, 16, generator=generator)
     coordinates = torch.tensor(CENTROIDS, dtype=torch.float64)[labels]
     coordinates = coordinates + 0.3 * torch.randn(rows, 2, generator=generator, dtype=torch.float64)
-    unlabelled = torch.rand(rows, generator=generator) < 1 / 3
+    unlabeled = torch.rand(rows, generator=generator) < 1 / 3
     unlocated = torch.rand(rows, generator=generator) < 1 / 4
     return TensorTable(
         features=features,
-        labels=torch.where(unlabelled, -100, labels),
+        labels=torch.where(unlabeled, -100, labels),
         coordinates=torch.where(unlocated[:, None], torch.nan, coordinates),
     )
 

@@ -30,7 +30,7 @@ def run_alone(recipe, monkeypatch, name: str, words: Sequence, batch_size: int) 
 
     Args:
         recipe: the fixture of that name.
-        batch_size: rows of one optimiser step.
+        batch_size: rows of one optimizer step.
     """
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
     done = recipe(name, *words, *ALWAYS, "--per_device_train_batch_size", batch_size)

@@ -53,7 +53,7 @@ def test_a_crop_cuts_boxes_with_their_pixels():
     assert dropped > 10
 
 
-def test_jitter_changes_colours_and_no_box():
+def test_jitter_changes_colors_and_no_box():
     image = torch.randint(60, 200, (3, 20, 20), dtype=torch.uint8)
     boxes = torch.tensor([[1.5, 2.25, 7.75, 9.0]])
     torch.manual_seed(1)

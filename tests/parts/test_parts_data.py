@@ -120,14 +120,14 @@ def test_trust_threshold(tmp_path, caplog):
     ("name", "mode", "value"),
     [("g.png", "L", 90), ("c.jpg", "CMYK", (0, 90, 10, 60)), ("s.png", "I;16", 20_000), ("a.png", "RGBA", (9, 9, 9, 80))],
 )  # fmt: skip
-def test_grey_cmyk_and_16_bit_photos(tmp_path, name, mode, value):
+def test_gray_cmyk_and_16_bit_photos(tmp_path, name, mode, value):
     folder = write_photos(tmp_path, {name: photo()})
     Image.new(mode, (40, 30), value).save(folder / "train" / name)
     row = load_parts(folder)[0]["train"][0]
     opened = open_image(row["image"])
     assert (opened.mode, opened.size) == ("RGB", (40, 30))
-    grey = np.asarray(opened.convert("L"), float).mean()
-    assert grey == pytest.approx({"L": 90, "I;16": 20_000 / 257}.get(mode, grey), abs=1)
+    gray = np.asarray(opened.convert("L"), float).mean()
+    assert gray == pytest.approx({"L": 90, "I;16": 20_000 / 257}.get(mode, gray), abs=1)
     assert parts_of(row)["saddle"][1] == [4, 6, 14, 14]
 
 

@@ -6,7 +6,7 @@ from PIL import Image, ImageColor
 
 from geohf.errors import DataError
 from geohf.parts.inspection import inspection_rows
-from geohf.parts.overlays import STATE_COLOURS, overlay, state_colours, write_overlays
+from geohf.parts.overlays import STATE_COLORS, overlay, state_colors, write_overlays
 from geohf.parts.vocabulary import BIKE_PARTS, STATES
 from geohf.report import plot_confusion_counts, write_csv
 
@@ -51,25 +51,25 @@ def test_the_threshold_decides_and_the_table_is_a_csv(tmp_path):
     assert read[0]["image_id"] == "0"
 
 
-def colours_along(picture, box, scale) -> set:
-    """Colours on the upper edge of a box."""
+def colors_along(picture, box, scale) -> set:
+    """Colors on the upper edge of a box."""
     x0, y0, x1, _ = (round(float(v) * scale) for v in box)
     return {picture.getpixel((x, y0)) for x in range(x0 + 3, x1 - 3)}
 
 
-def test_boxes_are_drawn_in_the_colour_of_their_state():
+def test_boxes_are_drawn_in_the_color_of_their_state():
     photo = Image.new("RGB", (120, 100), "black")
     prediction = {key: value[[0, 2]] for key, value in PREDICTION.items()}
     picture = overlay(photo, prediction, ID2LABEL, ID2STATE)
     assert picture.size == (720, 600 + 25)  # enlarged, with a legend
-    orange, red = (ImageColor.getrgb(STATE_COLOURS[state]) for state in ("damaged", "absent"))
-    assert colours_along(picture, prediction["boxes"][0], 6) == {orange}
-    assert colours_along(picture, prediction["boxes"][1], 6) == {red}
+    orange, red = (ImageColor.getrgb(STATE_COLORS[state]) for state in ("damaged", "absent"))
+    assert colors_along(picture, prediction["boxes"][0], 6) == {orange}
+    assert colors_along(picture, prediction["boxes"][1], 6) == {red}
     dashed = overlay(photo, prediction, ID2LABEL, ID2STATE, hallucinated=[0])
     found = [dashed.getpixel((x, 120)) == orange for x in range(64, 356)]
     assert 0.3 < np.mean(found) < 0.7
     nothing = overlay(photo, prediction, ID2LABEL, ID2STATE, score_threshold=0.95)
-    assert colours_along(nothing, prediction["boxes"][0], 6) == {(0, 0, 0)}
+    assert colors_along(nothing, prediction["boxes"][0], 6) == {(0, 0, 0)}
 
 
 def test_overlay_files_and_hallucinations(tmp_path):
@@ -87,7 +87,7 @@ def test_overlay_files_and_hallucinations(tmp_path):
     assert [path.name for path in paths] == ["a_1.png", "2.png", "2.png.png"]
     with Image.open(paths[0]) as image:
         edge = [image.getpixel((x, 120)) for x in range(64, 356)]
-    assert 0.3 < np.mean([c == ImageColor.getrgb(STATE_COLOURS["damaged"]) for c in edge]) < 0.7
+    assert 0.3 < np.mean([c == ImageColor.getrgb(STATE_COLORS["damaged"]) for c in edge]) < 0.7
 
 
 def test_large_photos_shrink_and_names_stay_inside(tmp_path):
@@ -104,10 +104,10 @@ def test_large_photos_shrink_and_names_stay_inside(tmp_path):
     assert picture.size == (1600, 1625)
 
 
-def test_other_states_have_colours_of_their_own():
-    found = state_colours({0: "whole", 1: "dented", 2: "absent"})
+def test_other_states_have_colors_of_their_own():
+    found = state_colors({0: "whole", 1: "dented", 2: "absent"})
     assert len(set(found.values())) == 3
-    assert found[2] == STATE_COLOURS["absent"]
+    assert found[2] == STATE_COLORS["absent"]
 
 
 def test_confusion_with_a_column_of_missed_ones(tmp_path):

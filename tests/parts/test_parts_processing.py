@@ -39,7 +39,7 @@ def test_small_photos_are_enlarged_and_thin_ones_keep_a_pixel():
     assert fitted_size((5000, 1), (64, 96)) == (64, 1)
 
 
-def test_pixels_are_normalised_by_the_models_own_numbers():
+def test_pixels_are_normalized_by_the_models_own_numbers():
     batch = PartImageProcessor(size=SIZE)(Image.new("RGB", (96, 64), (255, 0, 51)))
     expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
     assert batch["pixel_values"][0, :, 10, 10].tolist() == pytest.approx(expected, abs=1e-5)
@@ -52,17 +52,17 @@ def photo_bytes(image, **options):
 
 
 def test_photos_of_every_kind_are_seen_alike():
-    grey = Image.fromarray(np.tile(np.linspace(0, 255, 96, dtype=np.uint8), (64, 1)))
-    rgb = grey.convert("RGB")
+    gray = Image.fromarray(np.tile(np.linspace(0, 255, 96, dtype=np.uint8), (64, 1)))
+    rgb = gray.convert("RGB")
     plain = processor()(rgb)["pixel_values"]
     kinds = {
-        "grey": grey,
+        "gray": gray,
         "cmyk": rgb.convert("CMYK"),
-        "16 bit": Image.fromarray(np.asarray(grey).astype(np.uint16) * 257),
+        "16 bit": Image.fromarray(np.asarray(gray).astype(np.uint16) * 257),
         "array": np.asarray(rgb),
         "tensor": torch.from_numpy(np.asarray(rgb).copy()).permute(2, 0, 1),
         "png": photo_bytes(rgb, format="PNG"),
-        "row": {"image": {"bytes": photo_bytes(grey, format="PNG"), "path": None}, "parts": []},
+        "row": {"image": {"bytes": photo_bytes(gray, format="PNG"), "path": None}, "parts": []},
     }
     for name, source in kinds.items():
         found = processor()([source])["pixel_values"]

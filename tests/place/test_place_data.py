@@ -73,8 +73,8 @@ def test_plain_tables(folder, kind):
 
 def test_utm_columns_with_a_zone_in_the_table_or_beside_it(folder):
     points = along([0, 50, 100, 150])
-    metres = utm_from_points(points, "11 north")
-    rows = [f"{name},{e:.4f},{n:.4f}" for name, (e, n) in zip(NAMES, metres, strict=True)]
+    meters = utm_from_points(points, "11 north")
+    rows = [f"{name},{e:.4f},{n:.4f}" for name, (e, n) in zip(NAMES, meters, strict=True)]
     bare = write_csv(folder / "bare.csv", "image,utm_east,utm_north", *rows)
     zoned = write_csv(
         folder / "zoned.csv", "image,easting,northing,utm_zone", *(f"{row},11S" for row in rows)
@@ -176,9 +176,9 @@ def test_mapillary_tables_with_keys_and_sequences(folder):
 def test_photographs_with_positions_in_their_exif(shared_data):
     images, _ = load_drives([shared_data("geotagged") / "berlin", shared_data("geotagged") / "lund"])
     assert set(images["sequence"]) == {"berlin", "lund"}
-    centres = {"berlin": (52.5, 13.4), "lund": (55.7, 13.2)}
+    centers = {"berlin": (52.5, 13.4), "lund": (55.7, 13.2)}
     for row, point in zip(images["sequence"], points_of(images), strict=True):
-        assert great_circle_m(point, centres[row]) < 30_000
+        assert great_circle_m(point, centers[row]) < 30_000
 
 
 BAD = {

@@ -43,7 +43,7 @@ def random_batch(n=24, seed=3):
 # ---- masks
 
 
-def test_masks_follow_metres_on_both_sides_of_each_radius():
+def test_masks_follow_meters_on_both_sides_of_each_radius():
     points = torch.from_numpy(along([0, 24.9, 25.1, 99.9, 100.2]))
     positive, negative = metre_masks(points)
     distance = torch.from_numpy(great_circle_m(points[:, None].numpy(), points[None].numpy()))
@@ -230,7 +230,7 @@ def test_hybrid_is_the_weighted_sum():
 # ---- the original's labels
 
 
-def test_greedy_clusters_tear_neighbours_apart():
+def test_greedy_clusters_tear_neighbors_apart():
     points = along([0, 20, 40, 60, 80, 300])
     assert greedy_clusters(points).tolist() == [0, 0, 1, 1, 2, 3]
     positive, _ = metre_masks(torch.from_numpy(points))

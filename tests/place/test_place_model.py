@@ -40,7 +40,7 @@ def index(model, photos):
 # ---- parts
 
 
-def test_gem_is_the_generalised_mean():
+def test_gem_is_the_generalized_mean():
     torch.manual_seed(0)  # a map of small numbers alone would underflow at p 200
     x = torch.rand(2, 3, 4, 5)
     pool = GeM(p=3.0)
@@ -307,14 +307,14 @@ def test_questions_that_an_index_refuses(model, photos, index, tmp_path):
 def test_the_pipeline_answers_as_the_model(model, photos, index, tmp_path):
     model.save_pretrained(tmp_path)
     index.save(tmp_path / "index.safetensors")
-    recognise = pipeline("place-recognition", model=str(tmp_path), index=str(tmp_path / "index.safetensors"))
+    recognize = pipeline("place-recognition", model=str(tmp_path), index=str(tmp_path / "index.safetensors"))
     expected = model.predict(photos, index=index)
-    for answer, right in zip(recognise([str(photo) for photo in photos]), expected, strict=True):
+    for answer, right in zip(recognize([str(photo) for photo in photos]), expected, strict=True):
         assert answer["answers"][0]["image"] == right.answers[0].image
         assert (answer["latitude"], answer["longitude"]) == (right.latitude, right.longitude)
         np.testing.assert_allclose(answer["descriptor"], right.descriptor, atol=1e-6)
-    assert len(recognise(Image.open(photos[0]), top_k=2)["answers"]) == 2
+    assert len(recognize(Image.open(photos[0]), top_k=2)["answers"]) == 2
     with pytest.raises(DataError, match="no such index"):
-        recognise(str(photos[0]), index=str(tmp_path / "other.parquet"))
+        recognize(str(photos[0]), index=str(tmp_path / "other.parquet"))
     with pytest.raises(TypeError, match="topk"):
-        recognise(str(photos[0]), topk=2)
+        recognize(str(photos[0]), topk=2)

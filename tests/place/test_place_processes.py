@@ -42,10 +42,10 @@ start_processes(work, args=(2,), nprocs=2, start_method="fork")
 def test_two_processes_have_the_gradient_of_one(run_python, tmp_path):
     # places that both processes see, so that pairs reach across
     generator = torch.Generator().manual_seed(0)
-    metres = [0, 200, 400, 600, 800, 1000, 5, 205, 405, 610, 810, 1011]
+    meters = [0, 200, 400, 600, 800, 1000, 5, 205, 405, 610, 810, 1011]
     batch = {
         "features": torch.randn(12, 96, generator=generator),
-        "coordinates": torch.from_numpy(along(metres)),
+        "coordinates": torch.from_numpy(along(meters)),
         "headings": torch.tensor([0.0, 10, 20, 30, 40, 200] + [0.0] * 6),
     }
     torch.save(batch, tmp_path / "batch.pt")

@@ -217,12 +217,12 @@ def test_strict_stops_at_places_that_were_trained_on(tmp_path, drives):
 
 @pytest.fixture
 def tables(tmp_path):
-    """A function that writes a table of pictures at these metres along a road."""
+    """A function that writes a table of pictures at these meters along a road."""
 
-    def write(name, metres, shift=0.0):
-        pictures = [f"{name}/{i}.png" for i in range(len(metres))]
+    def write(name, meters, shift=0.0):
+        pictures = [f"{name}/{i}.png" for i in range(len(meters))]
         write_pictures(tmp_path, pictures, seed=len(name))
-        rows = [f"{p},{a:.9f},{b + shift:.9f}" for p, (a, b) in zip(pictures, along(metres), strict=True)]
+        rows = [f"{p},{a:.9f},{b + shift:.9f}" for p, (a, b) in zip(pictures, along(meters), strict=True)]
         return write_csv(tmp_path / f"{name}.csv", "image,lat,lon", *rows)
 
     return write

@@ -14,8 +14,8 @@ from geohf.place.sampler import PlaceSampler
 def town(places=60, images=6, seed=0):
     """Places 300 m apart, images within 8 m of each, from two drives."""
     rng = np.random.default_rng(seed)
-    metres = np.repeat(300.0 * np.arange(places), images) + rng.uniform(-4, 4, places * images)
-    return along(metres), np.tile(["a", "b"], places * images // 2), np.repeat(np.arange(places), images)
+    meters = np.repeat(300.0 * np.arange(places), images) + rng.uniform(-4, 4, places * images)
+    return along(meters), np.tile(["a", "b"], places * images // 2), np.repeat(np.arange(places), images)
 
 
 def batches(sampler):

@@ -164,14 +164,14 @@ def test_recall_that_cannot_be(change, message):
 
 
 def test_real_corridor_by_pixels_alone(shared_data):
-    """111 real queries and references: 32 x 24 grey pixels, standardised, compared by cosine."""
+    """111 real queries and references: 32 x 24 gray pixels, standardized, compared by cosine."""
     folder = shared_data("corridor")
 
     def describe(kind):
         rows = []
         for path in sorted((folder / kind).glob("*.jpg")):
-            grey = Image.open(path).convert("L").resize((32, 24), Image.Resampling.BILINEAR)
-            pixels = np.asarray(grey, np.float64).ravel()
+            gray = Image.open(path).convert("L").resize((32, 24), Image.Resampling.BILINEAR)
+            pixels = np.asarray(gray, np.float64).ravel()
             rows.append((pixels - pixels.mean()) / pixels.std())
         return np.array(rows)
 

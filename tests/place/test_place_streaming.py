@@ -43,8 +43,8 @@ def test_one_camera(folder):
 
 def test_utm_and_keys(folder):
     points = along(10 * np.arange(6))
-    metres = utm_from_points(points, "11 north")
-    rows = [f"{name},{east:.3f},{north:.3f},90" for name, (east, north) in zip(NAMES, metres, strict=True)]
+    meters = utm_from_points(points, "11 north")
+    rows = [f"{name},{east:.3f},{north:.3f},90" for name, (east, north) in zip(NAMES, meters, strict=True)]
     same(write_csv(folder / "utm.csv", "image,utm_east,utm_north,heading", *rows), utm="11 north")
     write_csv(folder / "seq_info.csv", "key,sequence_key", *[f"{i},s{i % 2}" for i in range(6)])
     for name in NAMES:
@@ -72,7 +72,7 @@ def test_the_zone_of_utm_must_hold_in_every_chunk(folder):
 
 
 def test_a_model_trains_on_a_stream_as_on_the_dataset(drives, tmp_path):
-    """Rows in order of time: a batch holds neighbours, and reaches far enough for strangers."""
+    """Rows in order of time: a batch holds neighbors, and reaches far enough for strangers."""
     words = ("--output_dir", tmp_path, "--max_steps", 3, "--per_device_train_batch_size", 64)
     words += ("--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false")
     _, args = parse("--train_csv", drives[0], *words, "--train_sampling_strategy", "sequential")

@@ -144,14 +144,14 @@ def test_times_with_holes_in_parquet(folder, caplog, times, second):
 
 @pytest.mark.case("files-A20")
 def test_stretches_go_by_time_where_it_is_known():
-    metres = 24 * np.arange(125)  # a straight drive of 3 km
+    meters = 24 * np.arange(125)  # a straight drive of 3 km
     shuffled = np.random.default_rng(0).permutation(125)
     times = [(MONDAY + i) * 10**9 for i in shuffled.tolist()]
-    names = stretches(along(metres[shuffled]), ["a"] * 125, times)
+    names = stretches(along(meters[shuffled]), ["a"] * 125, times)
     assert len(set(names)) == 12
-    assert names.tolist() == [f"a {m // 250}" for m in metres[shuffled]]
+    assert names.tolist() == [f"a {m // 250}" for m in meters[shuffled]]
     # without all of them as the rows stand: in order here
-    assert len(set(stretches(along(metres), ["a"] * 125, [None, *times[1:]]))) == 12
+    assert len(set(stretches(along(meters), ["a"] * 125, [None, *times[1:]]))) == 12
 
 
 @pytest.mark.case("files-A20")

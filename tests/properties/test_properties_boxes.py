@@ -28,14 +28,14 @@ def photos_with_a_box(draw):
 
 
 def painted(height, width, box) -> torch.Tensor:
-    """Grey, but for the box."""
+    """Gray, but for the box."""
     photo = torch.full((3, height, width), 100, dtype=torch.uint8)
     photo[:, box[1] : box[3], box[0] : box[2]] = 255
     return photo
 
 
 def bounds(photo: torch.Tensor) -> list[int]:
-    """The box around all that is not grey."""
+    """The box around all that is not gray."""
     y, x = torch.nonzero(photo[0] > 100, as_tuple=True)
     return [int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1]
 
@@ -70,9 +70,9 @@ def test_boxes_come_back_from_a_resized_photo(scene, scale):
     """As shares of the photo a box is the same at any size; in the photo's own pixels it is where it was."""
     height, width, box = scene
     shares = np.array(box) / [width, height, width, height]
-    centre = (shares[:2] + shares[2:]) / 2
+    center = (shares[:2] + shares[2:]) / 2
     outputs = SimpleNamespace(
-        pred_boxes=torch.tensor([[[*centre, *(shares[2:] - shares[:2])]]]),
+        pred_boxes=torch.tensor([[[*center, *(shares[2:] - shares[:2])]]]),
         pred_labels=torch.tensor([[0]]),
         scores=torch.tensor([[0.9]]),
         state_probs=torch.tensor([[[1.0, 0.0]]]),

@@ -36,7 +36,7 @@ radii = st.one_of(st.floats(1, 3e7), st.sampled_from([25.0, 1000.0, 2e7]))
 
 @st.composite
 def tables(draw, least=1, most=12):
-    """Points of which some lie at one place, some a few metres apart, and some anywhere."""
+    """Points of which some lie at one place, some a few meters apart, and some anywhere."""
     points = draw(st.lists(places, min_size=least, max_size=most))
     copies = draw(st.lists(st.integers(0, most - 1), max_size=4))
     points += [points[i % len(points)] for i in copies]

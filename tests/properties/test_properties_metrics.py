@@ -27,7 +27,7 @@ from geohf.tiles.metrics import coverage, tile_metrics
 seeds = st.integers(0, 2**32 - 1)
 
 
-def metres(a, b, radius_m=6_371_008.8):
+def meters(a, b, radius_m=6_371_008.8):
     """The haversine formula, for points that are not antipodes."""
     (lat1, lon1), (lat2, lon2) = np.radians(a), np.radians(b)
     h = math.sin((lat2 - lat1) / 2) ** 2 + math.cos(lat1) * math.cos(lat2) * math.sin((lon2 - lon1) / 2) ** 2
@@ -44,7 +44,7 @@ def test_recall_is_what_two_loops_count(seed, images, queries, radius_m):
     for descriptor, place in zip(asked, where, strict=True):
         cosine = [d @ descriptor / np.linalg.norm(d) for d in database]
         ranked = sorted(range(images), key=lambda i: -cosine[i])
-        near = {i for i in range(images) if metres(points[i], place) <= radius_m}
+        near = {i for i in range(images) if meters(points[i], place) <= radius_m}
         for n in (1, 5, 10):
             right = bool(near & set(ranked[:n]))
             hits["all"][n].append(right)
@@ -68,7 +68,7 @@ def test_the_competitions_score_is_what_a_loop_adds_up(seed, n, k):
             if top5[row, rank] == true[row]:
                 credit += weight
                 break
-        km += metres(points[row], truth[row], 6_371_000.0) / 1000
+        km += meters(points[row], truth[row], 6_371_000.0) / 1000
     expected = 0.7 * credit / n + 0.3 * max(0.0, 1 - km / n / 5000)
     found = competition_score(top5, points, true, truth)
     assert found == pytest.approx(expected, abs=1e-9)

@@ -191,7 +191,7 @@ def test_too_few_photographs_promise_no_radius():
 
 
 def outputs_of(model, labels, off):
-    """Outputs that lie `off` scales from the centre of the true region, where the truth is."""
+    """Outputs that lie `off` scales from the center of the true region, where the truth is."""
     labels = torch.tensor(labels)
     truth = model.scaler[labels.numpy()].inverse_transform(torch.zeros(len(labels), 2))
     logits = 9.0 * torch.nn.functional.one_hot(labels, 3)

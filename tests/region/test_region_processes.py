@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# one optimiser step an argument: 12 rows in one process, or 6 in each of two
+# one optimizer step an argument: 12 rows in one process, or 6 in each of two
 STEP = """
 import sys
 from pathlib import Path

@@ -43,7 +43,7 @@ def own_tensors(model, region):
 # --- learning ---
 
 
-def test_training_beats_the_centres_of_the_regions(tmp_path):
+def test_training_beats_the_centers_of_the_regions(tmp_path):
     sample = write_sample(tmp_path / "sample", seed=0, size=80)
     _, result = small_run(
         tmp_path, sample, experts="shared", num_train_epochs=20, t_0=20, augment="none", min_rows=20

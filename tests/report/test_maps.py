@@ -219,8 +219,8 @@ def test_the_page_s_geometry_is_that_of_the_package():
       circle: circleAround([60, 179.9], 25000),
       steps: [0.003, 0.7, 1, 3, 17, 44].map(degreeStep).concat(niceStep(730, true), niceStep(100, true)),
       words: [distance(0.0123), distance(2.345), distance(12345.6), degrees(-33.5, "NS", 1), number(0.123456)],
-      scale: [1, 10, 100].map((v) => colourScale([1, 10, 100], true).at(v)),
-      same: colourScale([5, 5], true).at(5),
+      scale: [1, 10, 100].map((v) => colorScale([1, 10, 100], true).at(v)),
+      same: colorScale([5, 5], true).at(5),
     }}));
     """
     answer = json.loads(

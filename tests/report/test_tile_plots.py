@@ -1,4 +1,4 @@
-"""Pictures of tiles: colours that are what the frames hold, and what cannot be drawn."""
+"""Pictures of tiles: colors that are what the frames hold, and what cannot be drawn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from geohf import DataError
 from geohf.report import plot_filmstrip, plot_tile_errors
 
 
-def colours(path):
+def colors(path):
     return {tuple(pixel) for pixel in np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).tolist()}
 
 
@@ -18,10 +18,10 @@ def solid(value, dtype):
     return np.full((8, 8, len(value)), value, dtype)
 
 
-def test_pictures_keep_their_colours_and_masked_frames_stay_empty(tmp_path):
+def test_pictures_keep_their_colors_and_masked_frames_stay_empty(tmp_path):
     red = solid((196, 40, 27), np.uint8)
     plot_filmstrip(tmp_path / "a.png", [("tile 1", [red, None])], ["-2", "-1"])
-    assert (196, 40, 27) in colours(tmp_path / "a.png")
+    assert (196, 40, 27) in colors(tmp_path / "a.png")
     image = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
     middle = image.shape[1] // 2
     assert not (np.abs(image[:, middle + 40 :] - (196, 40, 27)).max(-1) < 5).any()
@@ -31,7 +31,7 @@ def test_pictures_keep_their_colours_and_masked_frames_stay_empty(tmp_path):
 def test_other_bands_are_stretched_over_all_strips(tmp_path, bands):
     dark, light = solid((1000,) * bands, np.uint16), solid((3000,) * bands, np.uint16)
     plot_filmstrip(tmp_path / "a.png", [("1", [dark]), ("2", [light])], ["-1"])
-    assert {(0, 0, 0), (255, 255, 255)} <= colours(tmp_path / "a.png")
+    assert {(0, 0, 0), (255, 255, 255)} <= colors(tmp_path / "a.png")
 
 
 def test_frames_without_any_value_are_drawn(tmp_path):
@@ -39,10 +39,10 @@ def test_frames_without_any_value_are_drawn(tmp_path):
     assert Image.open(tmp_path / "a.png").width > 100
 
 
-def test_the_largest_error_has_the_last_colour(tmp_path):
+def test_the_largest_error_has_the_last_color(tmp_path):
     boxes = [(0, 0, 10, 10), (10, 0, 20, 10)]
     plot_tile_errors(tmp_path / "a.png", boxes, [0.0, 1.0], ["a", "a"], {"a": (10, 20)}, "share")
-    assert {(36, 119, 179), (195, 32, 63)} <= colours(tmp_path / "a.png")
+    assert {(36, 119, 179), (195, 32, 63)} <= colors(tmp_path / "a.png")
 
 
 def test_what_cannot_be_drawn(tmp_path):

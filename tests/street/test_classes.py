@@ -214,7 +214,7 @@ def test_names_of_cells_tell_the_hemispheres():
     assert sorted(fields["id2label"].values()) == ["33.90S 151.20E", "40.70N 74.00W"]
 
 
-def test_a_cell_reaches_every_place_that_is_labelled_with_it():
+def test_a_cell_reaches_every_place_that_is_labeled_with_it():
     """Labels are nearest centroids, and these are not always the halves that bisection left."""
     rng = np.random.default_rng(1)
     points = np.stack([rng.uniform(30, 60, 600), rng.uniform(-20, 40, 600)], 1)

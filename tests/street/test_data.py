@@ -27,7 +27,7 @@ def load_places(source, on_error="raise"):
 
 
 HEADINGS = {"north": 0.0, "east": 90.0, "south": 180.0, "west": 270.0}
-COLOURS = {"north": (200, 30, 30), "east": (30, 200, 30), "south": (30, 30, 200), "west": (200, 200, 30)}
+COLORS = {"north": (200, 30, 30), "east": (30, 200, 30), "south": (30, 30, 200), "west": (200, 200, 30)}
 HEADER = ["sample_id", *(f"image_{name}" for name in HEADINGS), "state", "state_idx", "latitude", "longitude"]
 MAPPING = "state_idx,state\n1,Alaska\n8,Florida\n18,Maine\n42,Texas\n"
 PLACES = [
@@ -38,9 +38,9 @@ PLACES = [
 ]
 
 
-def jpeg(path, colour=(90, 120, 60)):
+def jpeg(path, color=(90, 120, 60)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.new("RGB", (16, 12), colour).save(path)
+    PIL.new("RGB", (16, 12), color).save(path)
 
 
 def write_csv(path, rows, header=None):
@@ -63,8 +63,8 @@ class Competition:
         self.rows = []
         for sample_id, state, index, latitude, longitude in PLACES:
             names = [f"{prefix}_{sample_id:06d}_{heading}.jpg" for heading in HEADINGS]
-            for name, colour in zip(names, COLOURS.values(), strict=True):
-                jpeg(self.images / name, colour)
+            for name, color in zip(names, COLORS.values(), strict=True):
+                jpeg(self.images / name, color)
             values = [sample_id, *names, state, index, latitude, longitude]
             self.rows.append(dict(zip(HEADER, values, strict=True)))
         (folder / "state_mapping.csv").write_text(MAPPING)
@@ -123,15 +123,15 @@ def test_file_names_come_from_the_table(tmp_path, prefix):
     row = Competition(folder, prefix).load()[0]["train"][1]
     names = [f"{prefix}_000000_{heading}.jpg" for heading in HEADINGS]
     assert [view["path"] for view in row["views"]] == [str(folder / "train_images" / name) for name in names]
-    for view, colour in zip(row["views"], COLOURS.values(), strict=True):
-        assert np.abs(np.array(open_image(view)).mean((0, 1)) - colour).max() < 4
+    for view, color in zip(row["views"], COLORS.values(), strict=True):
+        assert np.abs(np.array(open_image(view)).mean((0, 1)) - color).max() < 4
 
 
 def test_neither_column_order_nor_file_names_follow_a_rule(competition):
     row = competition.rows[1]
     for heading in HEADINGS:  # a name that says another heading, id and suffix than the row
         name = f"sub dir/{'north' if heading == 'south' else heading}_999.JPEG"
-        jpeg(competition.images / name, COLOURS[heading])
+        jpeg(competition.images / name, COLORS[heading])
         row[f"image_{heading}"] = name
     header = [*HEADER[::-1], "note"]
     found = competition.load(header=header)[0]["train"][1]

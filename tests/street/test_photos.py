@@ -29,9 +29,9 @@ def load_places(source, on_error="raise"):
 REPO = "tester/places"
 
 
-def jpeg(path, colour=(90, 120, 60), **options):
+def jpeg(path, color=(90, 120, 60), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.new("RGB", (16, 12), colour).save(path, **options)
+    PIL.new("RGB", (16, 12), color).save(path, **options)
     return path
 
 

@@ -53,9 +53,9 @@ def test_one_sample_alone_is_a_batch_of_one(processor, photos):
     assert torch.equal(four["pixel_values"][0, 0], processor.pixel_values([photos[1]])[0])
 
 
-def test_pixels_are_resized_cropped_and_normalised_as_the_settings_say(tmp_path):
+def test_pixels_are_resized_cropped_and_normalized_as_the_settings_say(tmp_path):
     plain = np.zeros((32, 64, 3), np.uint8)
-    plain[:, 16:48] = (255, 0, 51)  # the centre square; what lies beside it is cropped away
+    plain[:, 16:48] = (255, 0, 51)  # the center square; what lies beside it is cropped away
     Image.fromarray(plain).save(tmp_path / "p.png")
     processor = GeoStreetImageProcessor(
         **SIDE, image_mean=[0.5, 0.25, 0.2], image_std=[0.5, 0.25, 0.1], resample=0
@@ -65,7 +65,7 @@ def test_pixels_are_resized_cropped_and_normalised_as_the_settings_say(tmp_path)
     torch.testing.assert_close(pixels, expected, atol=1e-6, rtol=0)
 
 
-def test_augmentation_sees_bytes_before_normalisation(processor, photos):
+def test_augmentation_sees_bytes_before_normalization(processor, photos):
     seen = []
 
     def invert(image):

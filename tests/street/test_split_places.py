@@ -77,7 +77,7 @@ def test_a_stratified_split_trains_on_every_class_and_is_proportional():
     assert counts["train"]["d"] == 1
 
 
-def test_without_states_the_stratified_split_goes_by_neighbourhood():
+def test_without_states_the_stratified_split_goes_by_neighborhood():
     towns = np.repeat([[52.5, 13.4], [55.7, 13.2], [48.1, 11.6]], [40, 20, 10], 0)
     points = towns + np.random.default_rng(0).normal(0, 0.02, towns.shape)
     splits, _ = split_places(places(points), "stratified", 0.2, 0.0)

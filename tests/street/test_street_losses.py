@@ -99,7 +99,7 @@ def test_half_precision_logits_are_summed_in_full():
     torch.testing.assert_close(loss, F.cross_entropy(half.float(), targets))
 
 
-def test_a_neighbouring_state_costs_less_than_a_far_one():
+def test_a_neighboring_state_costs_less_than_a_far_one():
     """With both kinds of soft targets: 1 degree off, 30 degrees off."""
     centroids = torch.tensor([[40.0, -100.0], [40.0, -99.0], [40.0, -70.0]])
     near, far = torch.tensor([[0.0, 8.0, 0.0]]), torch.tensor([[0.0, 0.0, 8.0]])
@@ -171,7 +171,7 @@ def test_across_the_antimeridian(kind, value):
         ([-90.0, 0.0], [90.0, 0.0]),
         ([40.0, -100.0], [40.0, -100.00001]),
     ],
-    ids=["same", "pole", "antipode", "pole to pole", "a metre"],
+    ids=["same", "pole", "antipode", "pole to pole", "a meter"],
 )
 def test_loss_and_gradient_stay_finite(kind, point, truth):
     predicted = torch.tensor([point], requires_grad=True)

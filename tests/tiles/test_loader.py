@@ -37,7 +37,7 @@ def originals(world, dim):
     return np.stack(rows)
 
 
-def test_batches_are_the_seeds_to_one_grey_level(world, tmp_path):
+def test_batches_are_the_seeds_to_one_gray_level(world, tmp_path):
     loader = make(world, tmp_path)
     assert len(loader) == 3
     x, y = (torch.cat(parts) for parts in zip(*loader, strict=True))

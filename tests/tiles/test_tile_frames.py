@@ -24,7 +24,7 @@ def test_frames_that_the_model_gets_are_the_files(tiles, world):
     assert batch["labels"].flatten().tolist() == pytest.approx([0.27, 0.2])
 
 
-def test_resizing_is_pillows_to_one_grey_level():
+def test_resizing_is_pillows_to_one_gray_level():
     noise = np.random.default_rng(0).integers(0, 255, (3, 40, 45, 3), np.uint8)
     # Pillow rounds and clips between the passes over rows and columns, in an order of its own
     smooth = (

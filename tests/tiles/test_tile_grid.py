@@ -77,7 +77,7 @@ def test_rasters_of_another_place_are_refused_wherever_they_are_read(tmp_path, t
 
 
 @pytest.mark.case("files-A1")
-def test_one_metre_then_sixty_centimetres_as_naip_changed(tmp_path, tiff):
+def test_one_meter_then_sixty_centimeters_as_naip_changed(tmp_path, tiff):
     a = tiff(tmp_path / "a.tif", PIXELS, **shifted(pixel=1.0))
     b = tiff(tmp_path / "b.tif", PIXELS, **shifted(pixel=0.6))
     with pytest.raises(DataError, match=r"a corner is 25\.6 pixels away"):

@@ -1,4 +1,4 @@
-"""Splits that keep neighbours of held-out tiles out of training."""
+"""Splits that keep neighbors of held-out tiles out of training."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def test_a_metric_that_no_row_has_is_no_minus_infinity(tmp_path):
 
 @pytest.mark.case("use-S4")
 def test_early_stopping_counts_the_right_way(tmp_path):
-    """Kilometres that fall at every evaluation never stop a run; those that rise stop it after its patience."""
+    """Kilometers that fall at every evaluation never stop a run; those that rise stop it after its patience."""
     for sign, epochs in ((-1, 5), (1, 3)):
         km = iter([100 + sign * step for step in range(9)])
         args = StreetTrainingArguments(

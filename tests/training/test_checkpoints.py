@@ -93,7 +93,7 @@ def test_what_only_pickle_could_save_is_refused_and_nothing_is_written(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-# Optimisers, schedules and random generators
+# Optimizers, schedules and random generators
 
 
 def trained(optimizer, steps=3):

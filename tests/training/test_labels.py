@@ -115,7 +115,7 @@ def test_every_form_of_a_state_trains_as_its_name(tmp_path):
         ([0, 1.5], "no state 1.5"),
     ],
 )
-def test_a_state_that_is_none_is_an_error_and_not_unlabelled(tmp_path, states, words):
+def test_a_state_that_is_none_is_an_error_and_not_unlabeled(tmp_path, states, words):
     for args in ({}, {"eval_on_start": True}):
         with pytest.raises(DataError, match=words):
             street_losses(own(states), tmp_path, **args)

@@ -172,7 +172,7 @@ def test_the_gradients_norm_is_logged_where_it_is_clipped_only(tmp_path):
     assert not any("grad_norm" in row for row in free.state.log_history)
 
 
-# The optimiser
+# The optimizer
 
 
 def test_the_tower_learns_at_its_own_rate_and_only_matrices_decay(tmp_path):

@@ -23,7 +23,7 @@ from geohf.vision.backbones import (
     tower_blocks,
     tower_features,
 )
-from geohf.vision.licences import published_licence, published_name
+from geohf.vision.licenses import published_license, published_name
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 PATCHES = {"image_size": 32, "patch_size": 16, "intermediate_size": 64}
@@ -387,8 +387,8 @@ def test_a_transformers_tower_takes_any_number_of_bands(name, tmp_path):
         assert not tower.training
         with torch.no_grad():
             # equal bands say what equal red, green and blue said: weights are repeated and scaled
-            grey = images[:, :1].repeat(1, 3, 1, 1)
-            wanted = tower_features(published, grey)
+            gray = images[:, :1].repeat(1, 3, 1, 1)
+            wanted = tower_features(published, gray)
             said = tower_features(tower, images[:, :1].repeat(1, bands, 1, 1))
         if bands == 1:
             torch.testing.assert_close(said, wanted, rtol=1e-4, atol=1e-4)
@@ -411,7 +411,7 @@ def test_a_tower_that_cannot_take_so_many_bands_is_named(tmp_path):
 def test_the_hub_is_never_asked_for_the_path_of_a_folder(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("models/StreetCLIP").mkdir(parents=True)
-    assert published_licence("models/StreetCLIP") == "cc-by-nc-4.0"
+    assert published_license("models/StreetCLIP") == "cc-by-nc-4.0"
     assert hub.requests == []
     assert published_name("models/StreetCLIP") == "StreetCLIP"
     assert published_name("geolocal/StreetCLIP") == "geolocal/StreetCLIP"

@@ -19,7 +19,7 @@ from geohf.vision.images import ImageError, open_image
 
 
 def photo(width=96, height=64, seed=0):
-    """Smooth colours, as photographs have them."""
+    """Smooth colors, as photographs have them."""
     y, x = np.mgrid[0:height, 0:width] / 16
     phase = np.arange(3) + seed
     return Image.fromarray(
@@ -197,7 +197,7 @@ def pixel(source, **options):
     return opened.getpixel((0, 0))
 
 
-def test_grey_and_bilevel_become_three_equal_channels():
+def test_gray_and_bilevel_become_three_equal_channels():
     assert pixel(Image.new("L", (3, 2), 77)) == (77, 77, 77)
     assert pixel(Image.new("1", (3, 2), 1)) == (255, 255, 255)
 
@@ -210,7 +210,7 @@ def test_transparency_is_laid_over_white():
 
 
 @pytest.mark.case("use-O4")
-def test_a_palette_with_a_transparent_colour_is_laid_over_white():
+def test_a_palette_with_a_transparent_color_is_laid_over_white():
     palette = Image.new("P", (2, 1))
     palette.putpalette([200, 10, 10, 20, 30, 40])
     palette.putdata([0, 1])
@@ -229,12 +229,12 @@ def test_cmyk_becomes_rgb():
 
 @pytest.mark.case("use-O4")
 @pytest.mark.parametrize(
-    ("value", "grey"), [(0, 0), (100, 0), (257, 1), (5000, 19), (32768, 128), (65535, 255)]
+    ("value", "gray"), [(0, 0), (100, 0), (257, 1), (5000, 19), (32768, 128), (65535, 255)]
 )
-def test_sixteen_bit_grey_is_scaled_over_its_whole_range_however_dark_it_is(value, grey):
+def test_sixteen_bit_gray_is_scaled_over_its_whole_range_however_dark_it_is(value, gray):
     array = np.full((3, 4), value, np.uint16)
     for source in (array, Image.fromarray(array), encoded(Image.fromarray(array)), torch.from_numpy(array)):
-        assert pixel(source) == (grey, grey, grey)
+        assert pixel(source) == (gray, gray, gray)
 
 
 def test_arrays_and_tensors_in_either_layout_are_the_same_picture():
@@ -261,7 +261,7 @@ def test_low_precision_tensors_open():
     assert pixel(torch.full((2, 2), 1.0, dtype=torch.float16)) == (255, 255, 255)
 
 
-def test_grey_boolean_and_four_channel_arrays_open():
+def test_gray_boolean_and_four_channel_arrays_open():
     assert pixel(np.full((5, 4), 9, np.uint8)) == (9, 9, 9)
     assert pixel(np.full((5, 4, 1), 9, np.uint8)) == (9, 9, 9)
     assert pixel(np.full((1, 5, 6), 9, np.uint8)) == (9, 9, 9)

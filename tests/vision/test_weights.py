@@ -62,7 +62,7 @@ def test_tied_weights_stay_tied():
     assert one.weight.flatten().tolist() == list(range(1, 17))
 
 
-def test_the_state_of_an_optimiser_is_aligned(tmp_path):
+def test_the_state_of_an_optimizer_is_aligned(tmp_path):
     save_tree({"exp_avg": torch.arange(7.0), "steps": [torch.tensor(3.0)]}, tmp_path / "state.safetensors")
     shift_file(tmp_path / "state.safetensors")
     state = load_tree(tmp_path / "state.safetensors")

@@ -1,4 +1,4 @@
-"""The losses of the place task, as pure functions of descriptors and of who is whose neighbour."""
+"""The losses of the place task, as pure functions of descriptors and of who is whose neighbor."""
 
 from geohf.place.losses.hybrid import hybrid
 from geohf.place.losses.info_nce import info_nce

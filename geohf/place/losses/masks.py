@@ -14,14 +14,14 @@ def metre_masks(
     headings: torch.Tensor | None = None,
     heading_deg: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positive and negative pairs by metres; a pair between the two radii is neither.
+    """Positive and negative pairs by meters; a pair between the two radii is neither.
 
     Clusters of places cannot say this: on dense routes four to five of ten pairs within 25 m fall into different
     clusters and would count as negatives.
 
     Args:
         coordinates: (n, 2) latitude and longitude in degrees, float64.
-        positive_m, negative_m: metres.
+        positive_m, negative_m: meters.
         headings: (n,) degrees clockwise from north, NaN where unknown.
         heading_deg: a positive pair must look the same way within so many degrees; one that does not is no
             negative either, for its pictures may still overlap. Unknown headings match all.

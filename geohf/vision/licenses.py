@@ -1,4 +1,4 @@
-"""The licence that a model's weights are under: that of the weights they began with."""
+"""The license that a model's weights are under: that of the weights they began with."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def published_name(name: str) -> str:
     return Path(name).resolve().name if Path(name).exists() else name
 
 
-def published_licence(name: str, folder: str | Path | None = None) -> str | None:
-    """The licence that a backbone's card states; what began as non-commercial stays so whatever it states.
+def published_license(name: str, folder: str | Path | None = None) -> str | None:
+    """The license that a backbone's card states; what began as non-commercial stays so whatever it states.
 
     Args:
         name: a folder, or a repo of the Hub.
@@ -31,31 +31,31 @@ def published_licence(name: str, folder: str | Path | None = None) -> str | None
     try:
         stated = ModelCard.load(Path(folder or name, "README.md")).data.to_dict()
     except Exception:  # a card is not needed to build a tower: none, or a broken one
-        return known_licence(name)
+        return known_license(name)
     bases = stated.get("base_model") or []
-    inherited = [known_licence(str(base)) for base in ([bases] if isinstance(bases, str) else bases)]
-    licence = stated.get("license_name" if stated.get("license") == "other" else "license")
-    stated_or_known = str(licence or "") or known_licence(name)
-    return next(filter(is_noncommercial, [known_licence(name), *inherited]), stated_or_known)
+    inherited = [known_license(str(base)) for base in ([bases] if isinstance(bases, str) else bases)]
+    license = stated.get("license_name" if stated.get("license") == "other" else "license")
+    stated_or_known = str(license or "") or known_license(name)
+    return next(filter(is_noncommercial, [known_license(name), *inherited]), stated_or_known)
 
 
-def known_licence(name: str) -> str | None:
-    """The licence of published weights by their repo's name; None where it is not known here.
+def known_license(name: str) -> str | None:
+    """The license of published weights by their repo's name; None where it is not known here.
 
-    >>> known_licence("models/StreetCLIP"), known_licence("somebody/weights")
+    >>> known_license("models/StreetCLIP"), known_license("somebody/weights")
     ('cc-by-nc-4.0', None)
     """
-    for pattern, licence in _KNOWN.items():
+    for pattern, license in _KNOWN.items():
         if re.search(pattern, name.lower()):
-            return licence
+            return license
     return None
 
 
-def is_noncommercial(licence: str | None) -> bool:
-    """Whether the licence says in its name that it excludes commercial use.
+def is_noncommercial(license: str | None) -> bool:
+    """Whether the license says in its name that it excludes commercial use.
 
     >>> [is_noncommercial(name) for name in ("cc-by-nc-4.0", "mit", "fair-noncommercial-research-license", None)]
     [True, False, True, False]
     """
-    words = re.split(r"[^a-z]+", (licence or "").lower())
+    words = re.split(r"[^a-z]+", (license or "").lower())
     return "nc" in words or "noncommercial" in "".join(words)
