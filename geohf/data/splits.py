@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.geo import block_split, random_split, stratified_split
+from geohf.geo import block_split, dbscan, random_split, stratified_split
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -26,18 +26,23 @@ def split_rows(
     seed: int = 42,
     block_m: float = 50_000.0,
     buffer_m: float = 10_000.0,
+    place_radius: float = 0.0,
     frame: str = "wgs84",
     flags: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Hold out shares of n rows one after the other; `train` is what remains.
 
+    Rows of one place stay together, see `place_numbers`: photographs of one spot show one scene, and a model that
+    trained on three of them has seen the fourth.
+
     Args:
-        shares: name -> share of all rows; a share of 0 gives no such split.
+        shares: name -> share of all places; a share of 0 gives no such split.
         how: `stratified` by group, `random`, or `blocks`: whole squares of the map are held out, and training
             places within the buffer are left out, so that no held-out place has a neighbour in training.
-        points: (n, 2), for `blocks`.
-        groups: (n,) for `stratified`.
-        block_m, buffer_m: metres, or units of the data for `planar`.
+        points: (n, 2), NaN where unknown; `blocks` needs them all.
+        groups: (n,) for `stratified`; a place has that of its first row.
+        block_m, buffer_m: metres, or units of the data for `planar`; the buffer is `place_radius` at least.
+        place_radius: rows so near to each other are one place, in the same unit; 0: rows of the same position.
         flags: what the user calls these two, for messages.
 
     Returns:
@@ -48,7 +53,10 @@ def split_rows(
     """
     if how not in SPLITS:
         raise DataError(f"split must be stratified, random or blocks, got {how!r}")
-    rows, splits, dropped = np.arange(n), {}, 0
+    place = np.arange(n) if how == "blocks" else place_numbers(points, place_radius, frame)
+    first = np.unique(place, return_index=True)[1]  # a row of every place
+    n, splits, dropped = len(first), {}, 0
+    rows = first
     for name, share in shares.items():
         if not share:
             continue
@@ -61,7 +69,7 @@ def split_rows(
             )
         try:
             if how == "blocks":
-                split = block_split(points[rows], fraction, block_m, buffer_m, seed, frame)
+                split = block_split(points[rows], fraction, block_m, max(buffer_m, place_radius), seed, frame)
             elif how == "stratified" and groups is not None:
                 split = stratified_split(groups[rows], fraction, seed)
             else:
@@ -76,7 +84,48 @@ def split_rows(
             raise DataError(f"cannot hold out {share:.0%} of {n} places for {name}: too few places")
         splits[name], rows = rows[split.validation], rows[split.train]
         dropped += len(split.buffer)
-    return {"train": rows} | splits, dropped
+    chosen = {"train": rows} | splits
+    return {name: np.flatnonzero(np.isin(place, place[rows])) for name, rows in chosen.items()}, dropped
+
+
+def place_numbers(points: np.ndarray, radius: float = 0.0, frame: str = "wgs84") -> np.ndarray:
+    """(n,) which place each row is of: rows within the radius, also by way of others, share one.
+
+    Args:
+        points: (n, 2); a row whose position is unknown (NaN) is a place of its own.
+        radius: metres, or units of the data for `planar`; 0: rows of the very same position.
+
+    Returns:
+        Whole numbers from 0, in the order of the places' first rows.
+
+    >>> place_numbers([[52.0, 13.0], [52.0, 13.1], [52.0, 13.0], [np.nan, np.nan]]).tolist()
+    [0, 1, 0, 2]
+    """
+    points = np.asarray(points, np.float64).reshape(-1, 2)
+    known = np.isfinite(points).all(1)
+    numbers = np.arange(len(points)) + len(points)
+    if known.any():
+        where = points[known]
+        numbers[known] = (
+            dbscan(where, radius, 1, frame)
+            if radius
+            else np.unique(where, axis=0, return_inverse=True)[1].reshape(-1)
+        )
+    _, first, numbers = np.unique(numbers, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[numbers.reshape(-1)]
+
+
+def count_shared(points: np.ndarray, train: np.ndarray) -> int:
+    """How many rows have the very position of a training row; those without a position do not count.
+
+    Args:
+        points, train: (n, 2) and (m, 2).
+    """
+    points = points[np.isfinite(points).all(1)]
+    place = place_numbers(np.concatenate([train, points]))
+    return int(np.isin(place[len(train) :], place[: len(train)]).sum())
 
 
 def split_dataset(

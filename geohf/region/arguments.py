@@ -87,6 +87,12 @@ class RegionArguments(DataArguments, BackboneArguments):
     block_buffer: float = field(
         default=50.0, metadata={"help": "Training rows this near to held-out blocks are left out."}
     )
+    place_radius: float = field(
+        default=0.0,
+        metadata={
+            "help": "Rows so near to each other, metres or units, are one place, which no split divides; 0: of the same position."
+        },
+    )
     backbone: str | None = field(
         default=None,
         metadata={

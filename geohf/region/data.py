@@ -222,6 +222,7 @@ def _split(train: Dataset, options: RegionArguments, seed: int, held_out: bool) 
         seed=seed,
         block_m=options.block_size,
         buffer_m=options.block_buffer,
+        place_radius=options.place_radius,
         frame=options.frame,
         flags={"block_m": "--block_size", "buffer_m": "--block_buffer"},
     )

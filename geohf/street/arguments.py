@@ -30,6 +30,12 @@ class StreetArguments(DataArguments, BackboneArguments):
     buffer_km: float = field(
         default=10.0, metadata={"help": "Training places this near to held-out blocks are left out."}
     )
+    place_radius_m: float = field(
+        default=1.0,
+        metadata={
+            "help": "Rows so near to each other are one place, which no split divides; 0: rows of the same position."
+        },
+    )
     backbone: str | None = field(
         default=None,
         metadata={

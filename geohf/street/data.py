@@ -72,6 +72,7 @@ def load(options: StreetArguments, args: StreetTrainingArguments | None = None) 
         args.seed,
         options.block_km,
         options.buffer_km,
+        options.place_radius_m,
     )
     if "validation" not in splits:
         raise DataError("--validation_share must be above 0: the best checkpoint is chosen on these places")
@@ -120,6 +121,7 @@ def split_places(
     seed: int = 42,
     block_km: float = 50.0,
     buffer_km: float = 10.0,
+    place_radius_m: float = 1.0,
 ) -> tuple[DatasetDict, int]:
     """Divide places into train, validation and test.
 
@@ -128,6 +130,7 @@ def split_places(
             squares of the map are held out, and training places within `buffer_km` of them are left out, so
             that no held-out place has a neighbor in training.
         validation, test: shares of all places; a share of 0 gives no such split.
+        place_radius_m: rows so near to each other are one place, which no split divides; 0: rows of the same position.
 
     Returns:
         (the splits, the number of places left out for the buffer).
@@ -148,5 +151,6 @@ def split_places(
         seed=seed,
         block_m=block_km * 1000,
         buffer_m=buffer_km * 1000,
+        place_radius=place_radius_m,
         flags={"block_m": "--block_km", "buffer_m": "--buffer_km"},
     )

@@ -31,6 +31,7 @@ from geohf.street.places import (
     place_row,
     point_reasons,
 )
+from geohf.street.processing import COMPASS
 from geohf.vision.checks import check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
@@ -44,7 +45,8 @@ def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
 
     A table needs a column for the file (`image`, `file_name`, `filename`, `file` or `path`, relative to the
     table's folder; in Parquet also the picture itself), `latitude` (`lat`) and `longitude` (`lon`, `lng`);
-    `state` and `heading` are optional.
+    `state` and `heading` are optional. Instead of one file a row may have several views of a place, in some of the
+    columns `north`, `east`, `south`, `west` (or `image_north`, ...); an empty cell is a missing view.
 
     Raises:
         DataError: as `load_competition`, and for a photograph without a position.
@@ -91,30 +93,58 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
 def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     numbers = [*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS]
     table = read_table(path, numbers=numbers)
-    file_column, *axes = (
-        find_column(table.columns, names, path)
-        for names in (FILE_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS)
-    )
+    views = _view_columns(table, path)
+    axes = [find_column(table.columns, names, path) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
     state, heading = find_column(table.columns, STATE_COLUMNS), find_column(table.columns, HEADING_COLUMNS)
     points = table[axes].to_numpy(np.float64)
     labels = [label_of(cell) for cell in table[state]] if state else None
     rows, seen = {}, {}
-    for position, cell in enumerate(table[file_column]):
-        name, line = file_name(cell) or str(position), line_of(table, position)
-        held = isinstance(cell, bytes) or (isinstance(cell, dict) and cell.get("bytes") is not None)
-        if not held and name in seen:
-            errors.add(path, line, f"{file_column} {name!r} stands in row {seen[name]} already")
+    for position, cells in enumerate(table[list(views)].itertuples(index=False)):
+        line, found, names = line_of(table, position), [], []
+        for (column, direction), cell in zip(views.items(), cells, strict=True):
+            if len(views) > 1 and _is_empty(cell):
+                continue
+            name = file_name(cell) or str(position)
+            held = isinstance(cell, bytes) or (isinstance(cell, dict) and cell.get("bytes") is not None)
+            if not held and name in seen:
+                errors.add(path, line, f"{column} {name!r} stands in row {seen[name]} already")
+                continue
+            seen[name] = line
+            try:
+                found.append((image_in(path.parent, cell), direction))
+                names.append(name)
+            except DataError as error:
+                errors.add(path, line, str(error))
+        if not found:
+            if len(views) > 1 and all(map(_is_empty, cells)):
+                errors.add(path, line, "has no view")
             continue
-        seen[name] = line
-        try:
-            view = image_in(path.parent, cell)
-        except DataError as error:
-            errors.add(path, line, str(error))
-            continue
-        direction = table[heading].iloc[position] if heading else math.nan
-        label = labels[position] if labels else None
+        if heading and len(views) == 1:
+            found = [(found[0][0], table[heading].iloc[position])]
         rows[position] = place_row(
-            name, [view], [float(direction)], source=path, line=line, point=points[position], state=label
+            names[0],
+            [view for view, _ in found],
+            [float(direction) for _, direction in found],
+            source=path,
+            line=line,
+            point=points[position],
+            state=labels[position] if labels else None,
         )
     drop_bad_points(points, path, errors, rows, labels if state and state.lower() != "country" else None)
     return rows
+
+
+def _view_columns(table, path: Path) -> dict[str, float]:
+    """The columns that hold images, and which way each looks; NaN where it does not say.
+
+    Raises:
+        DataError: there is none.
+    """
+    views = {find_column(table.columns, (name, f"image_{name}")): way for name, way in COMPASS.items()}
+    views.pop(None, None)
+    single = find_column(table.columns, FILE_COLUMNS, None if views else path)
+    return views if single is None else {single: math.nan}
+
+
+def _is_empty(cell) -> bool:
+    return cell is None or (isinstance(cell, (str, float)) and str(cell).strip() in ("", "nan", "None"))

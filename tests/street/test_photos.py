@@ -100,6 +100,25 @@ def test_states_headings_and_other_columns(table):
     assert numbers(train) == [[28.1, -81.5], [31.0, -99.2]]
 
 
+def test_four_views_a_row_without_states(table, tmp_path):
+    for name in ("n", "e", "s", "w"):
+        jpeg(tmp_path / f"{name}1.jpg")
+    path = table(
+        "North,east,image_south,west,lat,lon\nn1.jpg,e1.jpg,s1.jpg,w1.jpg,48.1,11.5\n,a.jpg,b.jpg,,48.2,11.6\n"
+    )
+    places, _ = load_places(path)
+    rows = places["train"]
+    assert rows["headings"][:] == [[0.0, 90.0, 180.0, 270.0], [90.0, 180.0]]
+    assert [image["path"] for image in rows[1]["views"]] == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    assert numbers(rows) == [[48.1, 11.5], [48.2, 11.6]]
+    assert rows["state"][:] == [None, None]
+    path = table("north,east,lat,lon\nn1.jpg,e1.jpg,48.1,11.5\n,,48.2,11.6\nw1.jpg,gone.jpg,48.3,11.7\n")
+    places, errors = load_places(path, "skip")
+    assert [len(views) for views in places["train"]["views"]] == [2, 1]
+    assert (errors.rows[0]["row"], errors.rows[0]["reason"]) == (3, "has no view")
+    assert "gone.jpg" in errors.rows[1]["reason"]
+
+
 def test_longitudes_from_0_to_360(table):
     path = table("image,lat,lon\na.jpg,28.1,278.5\nb.jpg,-17,181\nsub/c.jpg,10,180\n")
     assert numbers(load_places(path)[0]["train"]) == [[28.1, -81.5], [-17.0, -179.0], [10.0, 180.0]]

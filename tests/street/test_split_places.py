@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from geohf.data.samples import undecoded
+from geohf.data.splits import count_shared, place_numbers
 from geohf.errors import DataError
 from geohf.street.data import split_places
 from geohf.street.places import place_features
@@ -83,6 +84,33 @@ def test_without_states_the_stratified_split_goes_by_neighborhood():
     splits, _ = split_places(places(points), "stratified", 0.2, 0.0)
     rows = np.array(ids(splits)["validation"])
     assert np.bincount(np.repeat([0, 1, 2], [40, 20, 10])[rows]).tolist() == [8, 4, 2]
+
+
+@pytest.mark.parametrize("how", ["stratified", "random", "blocks"])
+@pytest.mark.parametrize("apart_m", [0.0, 0.7])
+def test_photographs_of_one_place_stay_on_one_side(how, apart_m):
+    spots = scattered(200, seed=3)
+    step = (
+        apart_m / 111_195 * np.arange(4)[:, None, None] * [1.0, 0.0]
+    )  # 0.7 m to the next, 2.1 m to the last
+    points = (spots + step).reshape(-1, 2)  # four rounds past all spots
+    splits, _ = split_places(places(points), how, 0.1, 0.1, seed=1, block_km=100, buffer_km=0.0)
+    spot = {name: set(np.array(rows) % 200) for name, rows in ids(splits).items()}
+    assert sum(map(len, spot.values())) == 200
+    assert len(spot["train"] & (spot["test"] | spot["validation"])) == 0
+    if how != "blocks":
+        assert [len(splits[name]) for name in ("train", "validation", "test")] == [640, 80, 80]
+        torn, _ = split_places(places(points), how, 0.1, 0.1, seed=1, place_radius_m=0.0)
+        assert (sum(len(set(np.array(rows) % 200)) for rows in ids(torn).values()) > 200) == bool(apart_m)
+
+
+def test_places_are_numbered_by_their_first_rows_and_counted_where_two_tables_share_them():
+    points = np.array([[50.0, 8.0], [10.0, 3.0], [50.0, 8.0], [np.nan, np.nan], [np.nan, np.nan]])
+    assert place_numbers(points).tolist() == [0, 1, 0, 2, 3]
+    assert place_numbers(points[:3] * 10, 410.0, "planar").tolist() == [0, 0, 0]
+    assert place_numbers(points[3:]).tolist() == [0, 1]
+    assert count_shared(points, points[[1, 3]]) == 1
+    assert count_shared(points[[0, 2]], points) == 2
 
 
 def brute_force_km(a, b):
