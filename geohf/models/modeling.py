@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
@@ -23,11 +23,13 @@ from geohf.models.repo import ModelRepo
 from geohf.vision.backbones import describe_backbone, load_tower, require_weights
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.licenses import published_name
-from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.processing import GeoImageProcessor, SampleProcessor
 from geohf.vision.weights import AlignedLoading, in_eval_mode
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Inputs, Part
+
+Model = TypeVar("Model", bound="GeoPreTrainedModel")
 
 
 class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
@@ -44,7 +46,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     if TYPE_CHECKING:
         config_class: Any  # the task's
     tower: Any  # of transformers or timm
-    processor_class: ClassVar[type[GeoImageProcessor]] = GeoImageProcessor
+    processor_class: ClassVar[type[SampleProcessor]] = GeoImageProcessor
     card_template: ClassVar[str]  # a file of model_cards/
     sample_dimensions: ClassVar[int] = 3  # of one sample as an array; one more are many samples
     # what `predict` takes beside inputs: name -> keyword arguments of argparse's add_argument, for recipes/predict.py
@@ -93,14 +95,14 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls,
+        cls: type[Model],
         name: str,
         *,
         pretrained: bool = True,
         image_size: int | None = None,
         backbone_weights: str | os.PathLike | None = None,
         **config_fields,
-    ) -> GeoPreTrainedModel:
+    ) -> Model:
         """A new model around a vision tower.
 
         Args:
@@ -186,7 +188,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     # ---- answering
 
     @property
-    def processor(self) -> GeoImageProcessor:
+    def processor(self) -> Any:  # of `processor_class`
         """The image processor that belongs to this model: one, as long as its settings in the config stay the same."""
         settings = self.processor_settings
         made = vars(self).get("_processor")
@@ -199,7 +201,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         """What the processor is made with, from the config."""
         return self.config.image_processor or {}
 
-    def decode(self, outputs, **options) -> list:
+    def decode(self, outputs: Any, *args: Any, **options: Any) -> list:
         """Turn one batch of outputs into a list of the task's answers."""
         raise TypeError(f"{type(self).__name__} does not say how its outputs are decoded")
 

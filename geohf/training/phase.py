@@ -51,6 +51,9 @@ class PhaseTrainer(Phases):
     - **Pushes of data alone**: the task's card, no pickle, no token, and only numbers of the weights that are pushed.
     """
 
+    args: Any  # of `arguments_class`
+    train_dataset: Any
+    eval_dataset: Any
     shown_metrics: ClassVar[tuple[str, ...]] = ()  # what the progress bar tells of an evaluation
     class_columns: ClassVar[tuple[str, ...]] = ()  # columns of rows that name a class, or number it
     arguments_class: ClassVar[type[GeoTrainingArguments]] = GeoTrainingArguments

@@ -49,7 +49,6 @@ class GeoTrainer(PhaseTrainer):
             calibrated.
     """
 
-    args: Any  # of the task's own class
     phase_class: ClassVar[type[PhaseTrainer]]
 
     def __init__(
@@ -178,7 +177,7 @@ class GeoTrainer(PhaseTrainer):
         default_metric: str | None = None,
         extras: Mapping[str, Any] | None = None,
         **changes: Any,
-    ) -> PhaseTrainer:
+    ) -> Any:
         """Train one phase to its end.
 
         Args:
@@ -189,7 +188,7 @@ class GeoTrainer(PhaseTrainer):
             changes: arguments that differ in this phase.
 
         Returns:
-            Its Trainer, whose module has the weights to keep.
+            Its Trainer, of `phase_class`, whose module has the weights to keep.
         """
         given = dict(self._given)
         if module is None or hasattr(module, "config_class") or hasattr(module, "peft_config"):
@@ -211,7 +210,7 @@ class GeoTrainer(PhaseTrainer):
 
     def finetune(
         self, name: str, resume: bool = False, default_metric: str | None = None, **changes: Any
-    ) -> PhaseTrainer:
+    ) -> Any:
         """The phase in which as much of the backbone learns as `args.finetune` says, with what stands on it.
 
         The model as it was before is saved first, in `output_dir/checkpoints/before-<phase>`: adapters belong to it, and it

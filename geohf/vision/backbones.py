@@ -189,7 +189,7 @@ def require_weights(weights: str | os.PathLike | None, pretrained: bool) -> None
         raise DataError(f"{weights}: no such file of weights")
 
 
-def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
+def build_tower(config: Any) -> PreTrainedModel:
     """A tower with random weights."""
     return _tower_class(config)._from_config(config, **_without_pooler(config))
 
