@@ -20,6 +20,7 @@ from geohf.geo import check_points
 from geohf.io import atomic_write
 from geohf.place.drives import files_of, load_drives, names_of
 from geohf.place.search import top_k, unit_descriptors
+from geohf.place.sequences import Center, SequenceMatches, center_descriptors, match_sequences
 from geohf.vision.weights import aligned
 
 FORMATS = (".safetensors", ".parquet")
@@ -194,12 +195,15 @@ class PlaceIndex:
             "the index was built with another model, or before this one was trained further; build it anew"
         )
 
-    def search(self, descriptors, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, descriptors, k: int = 5, center: Center = "none", sequences: Sequence | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The k most similar images of every question.
 
         Args:
             descriptors: (q, d).
             k: at most as many as the index holds.
+            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive.
 
         Returns:
             similarity (q, k) descending, rows (q, k).
@@ -207,8 +211,36 @@ class PlaceIndex:
         Raises:
             DataError: see `geohf.place.search.top_k`.
         """
-        similarity, rows = top_k(self.descriptors, descriptors, k)
+        database, queries = center_descriptors(self.descriptors, descriptors, sequences, center)
+        similarity, rows = top_k(database, queries, k)
         return similarity.cpu().numpy(), rows.cpu().numpy()
+
+    def match(
+        self,
+        descriptors,
+        k: int = 5,
+        center: Center = "none",
+        sequences: Sequence | None = None,
+        **options,
+    ) -> tuple[np.ndarray, SequenceMatches]:
+        """The k best images of every frame of some drives, each drive answered as a whole.
+
+        Args:
+            descriptors: (q, d), in the order of time within each drive.
+            k: at most as many as the index holds.
+            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive.
+            options: see `geohf.place.sequences.match_sequences`.
+
+        Returns:
+            (q, k) cosines of the answers, and the answers.
+
+        Raises:
+            DataError: see `match_sequences`.
+        """
+        database, queries = center_descriptors(self.descriptors, descriptors, sequences, center)
+        similarity = queries @ database.T
+        found = match_sequences(similarity, sequences, k=k, **options)
+        return np.take_along_axis(similarity.cpu().numpy(), found.rows, 1), found
 
 
 def index_format(path: str | os.PathLike) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,8 +23,9 @@ from geohf.place.configuration import ENCODERS, GeoPlaceConfig
 from geohf.place.drives import files_of, load_drives, names_of
 from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.index import PlaceIndex, load_once
-from geohf.place.metrics import retrieve
+from geohf.place.metrics import RECALLS, place_metrics, retrieve
 from geohf.place.processing import GeoPlaceImageProcessor
+from geohf.place.sequences import Center, Method, in_order
 from geohf.vision.backbones import backbone_config, build_tower, describe_backbone
 from geohf.vision.pooling import map_size, pooled
 from geohf.vision.weights import weights_checksum, weights_fingerprint
@@ -158,6 +160,42 @@ class GeoPlaceModel(GeoPreTrainedModel):
         """
         return super().predict(inputs, batch_size, index=self.open_index(index), **options)
 
+    def predict_sequences(
+        self,
+        inputs: Any,
+        index: PlaceIndex | str | os.PathLike,
+        sequences: Sequence | None = None,
+        center: Center = "online",
+        method: Method = "filter",
+        top_k: int = 5,
+        batch_size: int = 32,
+    ) -> list[PlacePrediction]:
+        """Say where the photographs of a drive were taken, with the order of its frames heard.
+
+        Args:
+            inputs: what `predict` takes, in the order of time.
+            sequences: the name of each photograph's drive; one if None. See `geohf.place.sequences.split_at_gaps`.
+            center, method: see `geohf.place.sequences.center_descriptors` and `match_sequences`. The defaults look
+                at earlier frames only.
+            top_k: answers to give, at most as many as the index holds.
+
+        Returns:
+            One answer per photograph. Its `confidence` is the probability of the top answer given the frames; the
+            answers of a drive whose order explains nothing are those of `predict` with this `center`.
+
+        Raises:
+            DataError: an index of another model, see `match_sequences`.
+        """
+        index = self.open_index(index)
+        descriptors = self.encode(inputs, batch_size)
+        similarity, found = index.match(descriptors, top_k, center, sequences, method=method)
+        images = [[index.images[row] for row in some] for some in found.rows]
+        answers = predictions_of(descriptors, similarity, index.points[found.rows], images, self.config)
+        for answer, posterior, chained in zip(answers, found.posterior, found.chained, strict=True):
+            if chained:
+                answer.confidence = float(posterior[0])
+        return answers
+
     def read_source(self, source: str) -> Part | None:
         """The images of a `poses.csv`, which lie below the folder above its own."""
         if Path(source).name != "poses.csv":
@@ -170,13 +208,20 @@ class GeoPlaceModel(GeoPreTrainedModel):
         return [answer.as_row()]
 
     def evaluate(
-        self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
+        self,
+        data: str | os.PathLike,
+        batch_size: int = 32,
+        on_error: str = "raise",
+        center: Center = "none",
+        method: Method | None = None,
     ) -> dict[str, float]:
         """Recall, and meters to the top answer, where the first drive is the database and the others ask.
 
         Args:
             data: a folder with a `poses.csv` in each of its subfolders, in the order of their names, or a table or
                 folder that `load_drives` takes, with a column of sequences.
+            center, method: how the frames of a drive answer together, see `predict_sequences`; by default each
+                answers alone.
 
         Returns:
             See `geohf.place.metrics.place_metrics`; right is what lies within `confidence_m`.
@@ -195,8 +240,18 @@ class GeoPlaceModel(GeoPreTrainedModel):
         times_ns = images["time_ns"][:]
         judge(audit(files, points, sequences, times_ns, none, database, queries, radius_m), strict=False)
         descriptors = torch.from_numpy(self.encode(files, batch_size))
-        parts = (part[rows] for part in (descriptors, points) for rows in (database, queries))
-        return retrieve(*parts, [radius_m]).values
+        if center == "none" and method is None:
+            parts = (part[rows] for part in (descriptors, points) for rows in (database, queries))
+            return retrieve(*parts, [radius_m]).values
+        queries, drives = in_order(queries, sequences, times_ns)
+        names = [str(files[row]) for row in database]
+        index = PlaceIndex(descriptors[database], points[database], names, self.fingerprint())
+        asked, most = descriptors[queries], max(RECALLS)
+        if method is None:
+            ranked = index.search(asked, most, center, drives)[1]
+        else:
+            ranked = index.match(asked, most, center, drives, method=method)[1].rows
+        return place_metrics(ranked, points[database], points[queries], [radius_m], RECALLS)
 
     def open_index(self, index: PlaceIndex | str | os.PathLike | None) -> PlaceIndex | None:
         """The index, loaded where it is a path, after a check that it belongs to this model."""
