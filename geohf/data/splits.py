@@ -39,7 +39,7 @@ def split_rows(
         shares: name -> share of all places; a share of 0 gives no such split.
         how: `stratified` by group, `random`, or `blocks`: whole squares of the map are held out, and training
             places within the buffer are left out, so that no held-out place has a neighbour in training.
-        points: (n, 2), NaN where unknown; `blocks` needs them all.
+        points: (n, 2), NaN where unknown; `blocks` needs them all. None or empty: every row is a place of its own.
         groups: (n,) for `stratified`; a place has that of its first row.
         block_m, buffer_m: metres, or units of the data for `planar`; the buffer is `place_radius` at least.
         place_radius: rows so near to each other are one place, in the same unit; 0: rows of the same position.
@@ -53,7 +53,8 @@ def split_rows(
     """
     if how not in SPLITS:
         raise DataError(f"split must be stratified, random or blocks, got {how!r}")
-    place = np.arange(n) if how == "blocks" else place_numbers(points, place_radius, frame)
+    located = points is not None and len(points) == n and how != "blocks"
+    place = place_numbers(points, place_radius, frame) if located else np.arange(n)
     first = np.unique(place, return_index=True)[1]  # a row of every place
     n, splits, dropped = len(first), {}, 0
     rows = first

@@ -7,8 +7,9 @@ import pytest
 from datasets import Dataset
 
 from geohf.data.samples import undecoded
-from geohf.data.splits import count_shared, place_numbers
+from geohf.data.splits import count_shared, place_numbers, split_rows
 from geohf.errors import DataError
+from geohf.geo import random_split
 from geohf.street.data import split_places
 from geohf.street.places import place_features
 
@@ -111,6 +112,16 @@ def test_places_are_numbered_by_their_first_rows_and_counted_where_two_tables_sh
     assert place_numbers(points[3:]).tolist() == [0, 1]
     assert count_shared(points, points[[1, 3]]) == 1
     assert count_shared(points[[0, 2]], points) == 2
+
+
+@pytest.mark.parametrize("points", [None, np.empty(0)])
+def test_rows_without_positions_are_divided_one_by_one(points):
+    rows, _ = split_rows(20, {"test": 0.2}, "random", points=points, seed=3)
+    split = random_split(20, 0.2, 3)
+    assert [rows["train"].tolist(), rows["test"].tolist()] == [
+        split.train.tolist(),
+        split.validation.tolist(),
+    ]
 
 
 def brute_force_km(a, b):
