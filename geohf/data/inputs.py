@@ -99,6 +99,8 @@ def names_one(source: str | os.PathLike) -> bool:
 
 
 def _of_source(source: str) -> Part:
+    if not source:  # as of a variable that is not set; as a path it would be the working folder
+        raise DataError("an empty name is no image, folder or table")
     path = Path(source)
     if is_address(source):
         return [source], [source]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset
 
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
+from geohf.vision.contents import content_key
 
 
 def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | None = None) -> np.ndarray:
@@ -30,12 +32,38 @@ def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | N
     except (TypeError, ValueError):
         raise DataError(f"latitude and longitude must be numbers, got {cells}"[:300]) from None
     reasons = impossible_points(points) if frame == "wgs84" else {}
+    if np.isinf(points).any():
+        reasons = (
+            dict.fromkeys(np.flatnonzero(np.isinf(points).any(1)).tolist(), "is infinitely far") | reasons
+        )
     if reasons:
         number, reason = next(iter(reasons.items()))
         ids = (rows[number].get(key) for key in ("sample_id", "filename", "image_id"))
         name = next((one for one in ids if one is not None), number) if names is None else names[number]
         raise DataError(f"row {name}: {reason}; leave latitude and longitude empty where they are not known")
     return points
+
+
+def mark_of(value: Any, in_memory: bool) -> Any:
+    """What tells a value from others at little cost: of files and bytes their length, as folders move and copies age.
+
+    Args:
+        in_memory: the value is the same whenever it is asked for, so that its content counts; a dataset of a user's
+            own may compute it, with chance in it.
+    """
+    if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"}:
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, (list, tuple)):
+        return [mark_of(entry, in_memory) for entry in value]
+    if isinstance(value, (bytes, bytearray)):
+        return len(value)
+    name = getattr(value, "filename", None) or value
+    if isinstance(name, (str, os.PathLike)):
+        try:
+            return os.stat(name).st_size
+        except (OSError, ValueError):
+            return str(name)
+    return content_key(value) if in_memory else None
 
 
 class RowView(Dataset):
@@ -56,22 +84,35 @@ class RowView(Dataset):
         self.rows, self.read, self.column_names = rows, read, list(columns)
         self.numbers = np.arange(len(rows))
         self._columns: dict[str, list] | None = None
+        self._marks: list | None = None
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, key: int | str) -> Any:
         if isinstance(key, str):
-            if self._columns is None:
-                whole = [self[i] for i in range(len(self))]
-                self._columns = {name: [row[name] for row in whole] for name in self.column_names}
+            self._read_once()
             return self._columns[key]
         number = int(self.numbers[key])
         return self.read(self.rows[number], number)
 
     def key_arrays(self) -> dict[str, list]:
-        """Column -> values: what tells these rows from others."""
-        return {name: self[name] for name in self.column_names}
+        """Column -> values, and the `mark_of` each picture: what tells these rows from others."""
+        self._read_once()
+        return {**self._columns, "pictures": self._marks}
+
+    def _read_once(self) -> None:
+        """One pass over the rows, of which no picture is kept: there may be more than memory holds."""
+        if self._columns is not None and self._marks is not None:
+            return
+        columns, marks = {name: [] for name in self.column_names}, []
+        in_memory = isinstance(self.rows, (list, tuple))
+        for i in range(len(self)):
+            row = self[i]
+            for name, values in columns.items():
+                values.append(row[name])
+            marks.append([mark_of(row[name], in_memory) for name in sorted(row) if name not in columns])
+        self._columns, self._marks = columns, marks
 
     def with_column(self, name: str, values: Sequence) -> RowView:
         """The view with other values in one of its columns of labels."""
@@ -91,4 +132,5 @@ class RowView(Dataset):
         part.numbers = self.numbers[chosen]
         if self._columns is not None:
             part._columns = {name: [values[i] for i in chosen] for name, values in self._columns.items()}
+            part._marks = [self._marks[i] for i in chosen]
         return part

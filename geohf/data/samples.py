@@ -40,7 +40,7 @@ def samples_of(inputs: Any, dimensions: int = 3) -> Sequence | Iterable:
         dimensions: of one sample as an array.
 
     Raises:
-        DataError: a set, which has no order.
+        DataError: a set, which has no order, or a DataLoader, whose batches are no samples.
     """
     if is_one(inputs, dimensions):
         return [inputs]
@@ -50,6 +50,8 @@ def samples_of(inputs: Any, dimensions: int = 3) -> Sequence | Iterable:
         return undecoded(inputs)
     if isinstance(inputs, (set, frozenset)):
         raise DataError("a set of samples has no order in which to answer; make a list of it")
+    if hasattr(inputs, "collate_fn"):
+        raise DataError("a DataLoader gives batches and no samples; give its `dataset`")
     if hasattr(inputs, "iloc") and hasattr(inputs, "columns"):
         return _of_frame(inputs)
     if hasattr(inputs, "to_pylist"):  # pyarrow

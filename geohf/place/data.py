@@ -16,6 +16,7 @@ from geohf.data.samples import undecoded
 from geohf.data.splits import split_rows
 from geohf.data.tables import RowErrors, points_of
 from geohf.data.task_data import TaskData, with_facts
+from geohf.data.times import time_ns
 from geohf.errors import DataError
 from geohf.hub.card import data_source
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
@@ -206,15 +207,20 @@ def _read_image(row: dict, number: int) -> dict:
     if lacking:
         raise DataError(f"row {number} has no {' and no '.join(lacking)}; its columns are {', '.join(row)}")
     latitude, longitude = positions_of([row], names=[number])[0].tolist()
-    heading = row.get("heading")
+    try:
+        heading = math.nan if row.get("heading") is None else float(row["heading"])
+        taken = row.get("time_ns")
+        taken = taken if isinstance(taken, (int, np.integer)) else time_ns(taken)
+    except (DataError, TypeError, ValueError) as error:
+        raise DataError(f"row {number}, heading and time_ns: {error}") from None
     return {
         "image": row["image"],
         "latitude": latitude,
         "longitude": longitude,
-        "heading": math.nan if heading is None else float(heading),
+        "heading": heading,
         "sequence": str(row.get("sequence") or ""),
         "camera": row.get("camera"),
-        "time_ns": row.get("time_ns"),
+        "time_ns": taken,
     }
 
 

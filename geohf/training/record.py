@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from geohf.data.columns import stored_column
+from geohf.data.rows import mark_of
 
 # settings that change no weight, or that a run may change on its way
 FREE = [
@@ -141,6 +142,8 @@ def _data(dataset: Any) -> dict:
 def _columns(dataset: Any) -> Iterable[tuple[str, Any]]:
     if hasattr(dataset, "key_arrays"):
         yield from dataset.key_arrays().items()
+    elif isinstance(dataset, (list, tuple)) and all(isinstance(row, Mapping) for row in dataset):
+        yield "rows", [{name: mark_of(value, True) for name, value in row.items()} for row in dataset]
     elif hasattr(dataset, "column_names") and hasattr(dataset, "__len__"):  # no stream
         from datasets import Image, List
 

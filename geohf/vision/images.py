@@ -242,6 +242,8 @@ def _from_array(source) -> Image.Image:
         array = np.asarray(source)
     except ValueError as error:  # nested lists of different lengths
         raise ImageError(f"cannot make an image of {type(source).__name__} ({error})") from None
+    if np.ma.is_masked(source):
+        raise ImageError("an array with masked pixels is not an image: fill them first, as with .filled(255)")
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3) or 0 in array.shape:
         raise ImageError(f"cannot make an image of {type(source).__name__} with shape {array.shape}")
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):

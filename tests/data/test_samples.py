@@ -318,3 +318,12 @@ def test_names(files):
     assert [name for name, _ in find_images(files[0])] == [files[0]]
     with pytest.raises(DataError, match="nothing to predict"):
         find_images([])
+
+
+def test_what_is_no_sample_is_refused_by_name(model, files):
+    with pytest.raises(DataError, match="an empty name is no image"):
+        model.predict("")
+    with pytest.raises(DataError, match="an empty name is no image"):
+        find_images([files[0], ""])
+    with pytest.raises(DataError, match="give its `dataset`"):
+        model.predict(torch.utils.data.DataLoader(files, batch_size=2))

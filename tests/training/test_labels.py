@@ -7,9 +7,11 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from helpers import place_models, region_models, street_models
+from helpers.five_tasks import PHOTO
 
 from geohf.errors import DataError
 from geohf.place.arguments import PlaceTrainingArguments
+from geohf.place.data import as_drives
 from geohf.place.phase import PlacePhaseTrainer
 from geohf.region.arguments import RegionTrainingArguments
 from geohf.region.phase import RegionPhaseTrainer
@@ -139,6 +141,7 @@ IMPOSSIBLE = {
     "no fix": ({"latitude": 0.0, "longitude": 0.0}, r"\(0, 0\) stands for a position that is not known"),
     "planar": ({"latitude": 4_025_000.0, "longitude": 350_000.0}, "are no degrees"),
     "text": ({"latitude": "north"}, "latitude and longitude must be numbers"),
+    "infinite": ({"latitude": float("inf")}, "row .*(infinitely far|inf)"),
 }
 
 
@@ -234,3 +237,12 @@ def test_drives_need_no_heading(tmp_path):
 
     assert train(rows) == train([row | {"heading": None} for row in rows])
     assert train(rows) == train([row | {"heading": float("nan")} for row in rows])
+
+
+def test_headings_and_times_of_ones_own_are_numbers():
+    row = {"image": PHOTO, "latitude": 36.35, "longitude": 127.38}
+    moments = [1_641_321_200_500_000_000, 1641321200.5, "2022-01-04T18:33:20.5"]
+    assert as_drives([row | {"time_ns": moment} for moment in moments])["time_ns"] == [moments[0]] * 3
+    for change in ({"heading": "north"}, {"time_ns": "noon"}):
+        with pytest.raises(DataError, match="row 0, heading and time_ns: "):
+            as_drives([row | change])["heading"]

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from helpers.training_run import make_head, make_table, make_trainer
 from safetensors.torch import load_file
 
+from geohf.data.rows import RowView
 from geohf.errors import DataError
 from geohf.training.phases import FINISHED, RECORD
 from geohf.training.record import differences, is_longer, record_of
@@ -153,3 +155,52 @@ def test_records_compare_numbers_as_numbers(tmp_path):
     same = Dataset.from_dict({"state": ["x", "b", "a"], "latitude": [0.0, None, 1.0]}).select([2, 1])
     records = [record_of(trainer.args, trainer.model, data, {})["data"] for data in (table, same)]
     assert records[0] == records[1]
+
+
+def photos(seed):
+    rng = np.random.default_rng(seed)
+    return [{"image": rng.integers(0, 256, (4, 4, 3), np.uint8), "label": "a"} for _ in range(3)]
+
+
+@pytest.mark.case("use-S11")
+def test_rows_of_ones_own_are_told_by_their_pictures_too(tmp_path):
+    def view(rows):
+        return RowView(rows, lambda row, number: row, ["label"])
+
+    def data(rows):
+        return record_of(make_trainer(tmp_path).args, make_head(), rows, {})["data"]
+
+    assert data(view(photos(0))) == data(view(photos(0))) != data(view(photos(1)))
+    assert data(photos(0)) == data(photos(0)) != data(photos(1))
+    assert data(photos(0)) != data([row | {"label": "b"} for row in photos(0)])
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    (tmp_path / "b.jpg").write_bytes(b"longer")
+    named = [[{"image": str(tmp_path / name), "label": "a"}] for name in ("a.jpg", "b.jpg")]
+    assert data(view(named[0])) != data(view(named[1]))
+
+    class Augmented:  # other pixels each time
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            return photos(None)[i]
+
+    assert data(view(Augmented())) == data(view(Augmented()))
+
+
+def test_labels_of_rows_are_read_without_keeping_the_pictures():
+    import weakref
+
+    kept = []
+
+    class Own:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            picture = np.zeros((2, 2, 3), np.uint8)
+            kept.append(weakref.ref(picture))
+            assert sum(ref() is not None for ref in kept) <= 2
+            return {"image": picture, "label": i}
+
+    assert RowView(Own(), lambda row, number: row, ["label"])["label"] == [0, 1, 2]

@@ -354,3 +354,10 @@ def test_undecoded_data_sets_give_what_open_image_opens(tmp_path):
     for image in (row["image"], *row["views"]):
         np.testing.assert_array_equal(np.asarray(open_image(image)), np.asarray(photo()))
     assert not isinstance(dataset[0]["image"], dict)  # the data set itself still decodes
+
+
+def test_masked_pixels_are_no_measurement():
+    array = np.full((4, 4, 3), 7, np.uint8)
+    with pytest.raises(ImageError, match="masked pixels"):
+        open_image(np.ma.masked_where(np.eye(4)[..., None].repeat(3, 2) > 0, array))
+    assert open_image(np.ma.masked_equal(array, 0)).getpixel((0, 0)) == (7, 7, 7)
