@@ -31,7 +31,7 @@ SIDES = (64, 64)
 
 
 def write_world(folder: Path, regions: int, side: int) -> pd.DataFrame:
-    """Regions of colored blocks with a sensor's noise, deflated in strips, cut into tiles of 45 x 40 as in the seed."""
+    """Regions of colored blocks with a sensor's noise, deflated in strips, cut into tiles of 45 x 40 as in the reference implementation."""
     rng, rows = np.random.default_rng(0), []
     for region in range(regions):
         blocks = rng.integers(0, 255, (len(YEARS), side // 5, side // 5, 3), np.uint8)
@@ -84,7 +84,9 @@ def building(table, files: list[Path], folder: Path) -> Row:
 def require_same(table, cache, loader, files: list[Path], rows: np.ndarray, expected: np.ndarray) -> None:
     # both round to whole gray levels, at another place in the resize
     apart = np.abs(loader._frames(rows).numpy() - expected) * 255
-    require(apart.max() < 2.1 and (apart > 1.1).mean() < 1e-4, "batches against the original's")
+    require(
+        apart.max() < 2.1 and (apart > 1.1).mean() < 1e-4, "batches against the reference implementation's"
+    )
     x0, y0, x1, y1 = table.boxes[rows[0]]
     with rasterio.open(files[0]) as raster:
         crop = raster.read().transpose(1, 2, 0)[y0:y1, x0:x1]

@@ -1,4 +1,4 @@
-"""The original's choices beside ours, trained on the generated sample with the same data, backbone and budget.
+"""The reference implementation's choices beside ours, trained on the generated sample with the same data, backbone and budget.
 
     python benchmarks/parts_recipes.py --seeds 42
 
@@ -40,7 +40,7 @@ SHOWN = {
 
 
 def first_n_states(self, matched, labels, targets) -> list[torch.Tensor]:
-    """The original's pairing: region i learns the state of truth i, whatever either shows."""
+    """The reference implementation's pairing: region i learns the state of truth i, whatever either shows."""
     paired = []
     for label, target in zip(labels, targets, strict=True):
         states = torch.full_like(label, IGNORED)
@@ -51,7 +51,7 @@ def first_n_states(self, matched, labels, targets) -> list[torch.Tensor]:
 
 
 def never_absent(self, logits) -> torch.Tensor:
-    """The original's answers: it tells no states, so a box of an absent part counts as much as any other."""
+    """The reference implementation's answers: it tells no states, so a box of an absent part counts as much as any other."""
     logits = logits.clone()
     logits[:, self.config.absent_index] = -torch.inf
     return logits.softmax(-1)

@@ -1,4 +1,4 @@
-"""The original's recipe beside ours, trained on the generated sample with the same data, tower and budget.
+"""The reference implementation's recipe beside ours, trained on the generated sample with the same data, tower and budget.
 
     python benchmarks/street_recipes.py --seeds 0 1 2
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 DECIMALS = 3  # of a pixel, and of trust; float32 coordinates below 8192 keep them
-FILES = {"train": "train", "validation": "val", "test": "test"}  # as the seed names its files
+FILES = {
+    "train": "train",
+    "validation": "val",
+    "test": "test",
+}  # as the reference implementation names its files
 
 
 def write_coco(path: str | Path, dataset: Dataset) -> dict:

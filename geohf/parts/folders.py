@@ -1,4 +1,4 @@
-"""Where annotations lie in a folder, and where their photos: our layout, the seed's, COCO's, Roboflow's."""
+"""Where annotations lie in a folder, and where their photos: our layout, the reference implementation's, COCO's, Roboflow's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seed's logs: a CSV of batches, epochs and validations for every run, and a summary of all runs."""
+"""The reference implementation's logs: a CSV of batches, epochs and validations for every run, and a summary of all runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seed's own recipe, to measure ours against: greedy clusters of places, and the anchor among its negatives.
+"""The reference implementation's recipe, to measure ours against: greedy clusters of places, and the anchor among its negatives.
 
 It differs from ours in three ways: clusters in place of meters (on dense routes four to five of ten pairs within the
 radius fall into different clusters and count as negatives), the anchor in the denominator of the contrastive loss,
@@ -74,7 +74,7 @@ def original_loss(
     temperature: float,
     **triplet_settings,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The seed's hybrid loss.
+    """The reference implementation's hybrid loss.
 
     Args:
         descriptors: (n, d) of length 1.

@@ -1,4 +1,4 @@
-"""The seed's plot of a run: six panels from its log."""
+"""The reference implementation's plot of a run: six panels from its log."""
 
 from __future__ import annotations
 

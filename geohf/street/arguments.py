@@ -54,7 +54,8 @@ class StreetArguments(DataArguments, BackboneArguments):
     )
     heading_aware: bool = field(default=False, metadata={"help": "Tell the model which way each view looks."})
     gps_head: str = field(
-        default="offset", metadata={"help": "offset (from the class centroid) or bounded (the seed's)."}
+        default="offset",
+        metadata={"help": "offset (from the class centroid) or bounded (the reference implementation's)."},
     )
     point_estimate: str = field(
         default="medoid", metadata={"help": "Point from class probabilities: medoid, mean or top."}

@@ -30,7 +30,7 @@ class GeoStreetConfig(GeoConfig):
         fusion: how views become one: `mean` (PIGEON found it best), `concat`, `attention` or `weighted`.
         hidden_size, gps_hidden_size, dropout: of the heads.
         gps_head: `offset` (a step from each class centroid, classify then regress as in OSV-5M) or `bounded`
-            (the seed's: a point in the bounding box).
+            (the reference implementation's: a point in the bounding box).
         point_estimate: how class probabilities become one point with the `offset` head: `medoid` (the
             candidate with the least expected distance), `mean` (weighted mean on the sphere) or `top`.
         class_centroids: (classes, 2) latitude and longitude of every class; None for a model without classes.

@@ -45,7 +45,10 @@ class TileArguments(DataArguments, BackboneArguments):
     nir: int = field(default=4, metadata={"help": "Number of the near-infrared band, from 1."})
     red: int = field(default=3, metadata={"help": "Number of the red band, from 1."})
     colour: list[int] | None = field(
-        default=None, metadata={"help": "Color to count; default: 196 40 27, the seed's built-up land."}
+        default=None,
+        metadata={
+            "help": "Color to count; default: 196 40 27, the reference implementation's built-up land."
+        },
     )
     tile_size: int = field(default=32, metadata={"help": "Side in pixels of the tiles cut from a folder."})
     sample_size: int = field(default=16, metadata={"help": "Regions in the built-in sample."})

@@ -35,7 +35,7 @@ def ndvi_fall(cache: TileCache, nir: int, red: int) -> np.ndarray:
 
 
 def colour_share(cache: TileCache, color: Sequence[int]) -> np.ndarray:
-    """The share of each tile's pixels of one color, as the seed measures built-up land: (196, 40, 27) there.
+    """The share of each tile's pixels of one color, as the reference implementation measures built-up land: (196, 40, 27) there.
 
     Returns:
         (tiles, steps) float64; NaN where no pixel was measured.

@@ -46,7 +46,7 @@ class TileSamples(Sequence):
 
 
 def read_tiles(source: str | os.PathLike, config: TileSequenceConfig) -> Part:
-    """The tiles of a table, or of a folder with a `tiles.csv`, in the seed's layout, with `Images/<label>/<region_id>.tif` beside it.
+    """The tiles of a table, or of a folder with a `tiles.csv`, in the reference implementation's layout, with `Images/<label>/<region_id>.tif` beside it.
 
     Target columns may be missing: nothing is then known of the tiles' values.
 

@@ -1,4 +1,4 @@
-"""The seed's loader, in torch: the same arguments, the same batches, from the cache."""
+"""The loader of the reference implementation, in torch: the same arguments, the same batches, from the cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SequenceDataLoader:
     """Batches (X, y) of image sequences and their targets.
 
     It indexes, counts and iterates as Keras' Sequence does: `loader[i]` is a batch, `len(loader)` their number,
-    and each pass over it has a new order where `shuffle` is set. Unlike the seed's it does shuffle, knows the
+    and each pass over it has a new order where `shuffle` is set. Unlike the reference implementation's it does shuffle, knows the
     target `last-image`, takes oblong `dim`s, and answers in float32.
 
     Args:

@@ -1,4 +1,4 @@
-"""The seed's table and folders: which tile lies where, what is known of it in which year, and which file shows it."""
+"""The reference implementation's table and folders: which tile lies where, what is known of it in which year, and which file shows it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def load_tiles(
     nodata: float | None = None,
     errors: RowErrors | None = None,
 ) -> TileTable:
-    """Read the seed's table and find its images, `image_dir/<label>/<region_id><extension>`.
+    """Read the reference implementation's table and find its images, `image_dir/<label>/<region_id><extension>`.
 
     A table with a column `label_id` has a row a tile and year: the rows of the last label give the tiles, the
     others what is known of them in earlier years, matched by region and coordinates. A table without it has a

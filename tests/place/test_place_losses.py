@@ -227,7 +227,7 @@ def test_hybrid_is_the_weighted_sum():
     )
 
 
-# ---- the original's labels
+# ---- the reference implementation's labels
 
 
 def test_greedy_clusters_tear_neighbors_apart():

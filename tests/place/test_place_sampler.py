@@ -1,4 +1,4 @@
-"""Batches of places, and the original's random ones."""
+"""Batches of places, and the reference implementation's random ones."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The seed's loader: the same batches as Pillow's crops and resizes, in torch."""
+"""The reference implementation's loader: the same batches as Pillow's crops and resizes, in torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make(world, tmp_path, **changes):
 
 
 def originals(world, dim):
-    """The seed's way: crop with Pillow, resize by bicubic, divide by 255."""
+    """The reference implementation's way: crop with Pillow, resize by bicubic, divide by 255."""
     rows = []
     for row in range(8):
         frames = [

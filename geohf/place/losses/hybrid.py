@@ -1,4 +1,4 @@
-"""The seed's sum of both losses."""
+"""The reference implementation's sum of both losses."""
 
 from __future__ import annotations
 
