@@ -38,10 +38,10 @@ def split_rows(
     Args:
         shares: name -> share of all places; a share of 0 gives no such split.
         how: `stratified` by group, `random`, or `blocks`: whole squares of the map are held out, and training
-            places within the buffer are left out, so that no held-out place has a neighbour in training.
+            places within the buffer are left out, so that no held-out place has a neighbor in training.
         points: (n, 2), NaN where unknown; `blocks` needs them all. None or empty: every row is a place of its own.
         groups: (n,) for `stratified`; a place has that of its first row.
-        block_m, buffer_m: metres, or units of the data for `planar`; the buffer is `place_radius` at least.
+        block_m, buffer_m: meters, or units of the data for `planar`; the buffer is `place_radius` at least.
         place_radius: rows so near to each other are one place, in the same unit; 0: rows of the same position.
         flags: what the user calls these two, for messages.
 

@@ -150,6 +150,7 @@ def test_the_full_run_is_the_originals(tmp_path):
     assert PartTrainingArguments(output_dir=str(tmp_path)).greater_is_better is True
 
 
+@pytest.mark.slow
 def test_bad_input_is_a_message_and_no_traceback(tmp_path):
     sample = write_sample(tmp_path / "s", size=4, width=96)
     name = sorted(path.name for path in (sample / "train").iterdir())[0]

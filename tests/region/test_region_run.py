@@ -217,6 +217,7 @@ def recipe(folder, *words):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder.parent)
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_without_arguments_but_for_its_size(tmp_path):
     done = recipe(tmp_path / "out", "--sample_size", 40, "--num_train_epochs", 1, "--experts", "shared")
     assert done.returncode == 0, done.stderr

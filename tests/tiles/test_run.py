@@ -176,6 +176,7 @@ def test_several_targets_each_have_their_numbers(sample, tmp_path):
     assert (frame.low_half < frame.predicted_half).all()
 
 
+@pytest.mark.slow
 def test_the_recipe_says_in_one_line_what_is_wrong(tmp_path):
     recipe = Path(__file__).parents[2] / "recipes" / "train_tiles.py"
     done = subprocess.run(
