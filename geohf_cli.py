@@ -22,10 +22,12 @@ COMMANDS = {
     "evaluate": "measure a model on data with a truth",
     "push": "push the folder that a run left to the Hub",
     "index": "keep the descriptors of an area, to find photographs in it",
-    "convert": "bring annotations of parts from one layout to the other",
+    "convert": "bring published weights to a model, or annotations of parts from one layout to the other",
     "env": "show versions, devices and caches, for a report of a bug",
 }
 HELP = ("-h", "--help")
+# what `geohf convert` takes weights of, see geohf.place.published; known before torch is imported
+PUBLISHED = ("cosplace", "eigenplaces")
 
 USAGE = f"""usage: geohf COMMAND ...
 
@@ -63,6 +65,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return refuse("command", command, COMMANDS)
     if command == "train":
         return train(words)
+    if command == "convert" and words and words[0] in PUBLISHED and len(words) > 2:
+        return run_here("convert_weights", "geohf convert", words)
     return run_here(command, f"geohf {command}", words)
 
 

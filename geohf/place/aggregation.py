@@ -26,6 +26,22 @@ class GeM(nn.Module):
         return features.clamp(min=self.eps).pow(self.p).mean((-2, -1)).pow(1 / self.p)
 
 
+class GeMLinear(nn.Module):
+    """Places of the map at length 1, generalised mean, one linear layer: the head of CosPlace and EigenPlaces.
+
+    Berton, Masone, Caputo: Rethinking Visual Geo-localization for Large-Scale Applications, CVPR 2022.
+    """
+
+    def __init__(self, channels: int, out: int):
+        super().__init__()
+        self.gem = GeM()
+        self.linear = nn.Linear(channels, out)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, rows, columns) to (batch, out)."""
+        return self.linear(self.gem(F.normalize(features, dim=1)))
+
+
 class FeatureMixer(nn.Module):
     """One block of MixVPR: every place of the map sees every other, the same way in each channel."""
 
@@ -69,6 +85,8 @@ def make_aggregator(config: GeoPlaceConfig) -> nn.Module:
     """The head's own pooling, which does nothing where the tower has pooled."""
     if config.pooling == "gem":
         return GeM()
+    if config.pooling == "gem_linear":
+        return GeMLinear(config.channels, config.gem_dim)
     if config.pooling == "mixvpr":
         return MixVPR(config.feature_map, config.mix_depth, config.mix_channels, config.mix_rows)
     return nn.Identity()

@@ -84,7 +84,9 @@ class PlaceArguments(DataArguments, BackboneArguments):
     )
     pooling: str | None = field(
         default=None,
-        metadata={"help": "tower, cls, avg, gem or mixvpr; default: tower, for the sample mixvpr."},
+        metadata={
+            "help": "tower, cls, avg, gem, gem_linear or mixvpr; default: tower, for the sample mixvpr."
+        },
     )
     projection_dim: int | None = field(
         default=None,

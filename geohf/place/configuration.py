@@ -19,7 +19,7 @@ ENCODERS = {
     "convnext_b": "convnext_base.fb_in22k_ft_in1k",
     "resnet50": "resnet50.a1_in1k",
 }
-MAP_POOLINGS = ("gem", "mixvpr")  # pooled by the head, which learns how
+MAP_POOLINGS = ("gem", "gem_linear", "mixvpr")  # pooled by the head, which learns how
 
 
 @strict
@@ -30,8 +30,9 @@ class GeoPlaceConfig(GeoConfig):
         vision_config: the tower's own config; any model type of transformers, or `geohf_timm`.
         feature_size: length of the tower's own pooled feature.
         backbone_name, backbone_license: where the tower's first weights came from, None for random ones.
-        pooling: `tower` (the tower's own feature), `cls`, `avg`, `gem` or `mixvpr`.
+        pooling: `tower` (the tower's own feature), `cls`, `avg`, `gem`, `gem_linear` or `mixvpr`.
         feature_map: channels, rows and columns of the tower's map; None with the pooling `tower`.
+        gem_dim: length of what the pooling `gem_linear` gives.
         mix_depth, mix_channels, mix_rows: of MixVPR: feature mixers, and the two sides of what it gives.
         projection_dim: length of the descriptor behind the seed's projection; None for no projection.
         dropout: in the projection.
@@ -57,8 +58,9 @@ class GeoPlaceConfig(GeoConfig):
 
     vision_config: dict | PreTrainedConfig | None = None
     feature_size: int = 768
-    pooling: Literal["tower", "cls", "avg", "gem", "mixvpr"] = "tower"
+    pooling: Literal["tower", "cls", "avg", "gem", "gem_linear", "mixvpr"] = "tower"
     feature_map: list | None = None
+    gem_dim: int = 512
     mix_depth: int = 4
     mix_channels: int = 512
     mix_rows: int = 4
@@ -90,7 +92,8 @@ class GeoPlaceConfig(GeoConfig):
     @property
     def aggregated_size(self) -> int:
         """Length of the pooled feature before the projection."""
-        return self.mix_channels * self.mix_rows if self.pooling == "mixvpr" else self.channels
+        sizes = {"mixvpr": self.mix_channels * self.mix_rows, "gem_linear": self.gem_dim}
+        return sizes.get(self.pooling) or self.channels
 
     @property
     def descriptor_size(self) -> int:

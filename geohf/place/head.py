@@ -70,7 +70,8 @@ class PlaceHead(nn.Module):
         super().__init__()
         self.config = config
         # GeM takes what lies above zero, which standardised features do not
-        self.standardize = nn.Identity() if config.pooling == "gem" else FeatureStandardizer(config.channels)
+        gem = config.pooling in ("gem", "gem_linear")
+        self.standardize = nn.Identity() if gem else FeatureStandardizer(config.channels)
         self.aggregate = make_aggregator(config)
         size = config.aggregated_size
         self.project, self.descriptor_norm = nn.Identity(), nn.Identity()

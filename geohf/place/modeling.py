@@ -104,6 +104,24 @@ class GeoPlaceModel(GeoPreTrainedModel):
         model.tower.requires_grad_(False)
         return model
 
+    @classmethod
+    def from_published(
+        cls, name: str, file: str | os.PathLike, image_size: tuple[int, int] = (480, 640)
+    ) -> GeoPlaceModel:
+        """The model in a checkpoint that its authors published, see `geohf.place.published`.
+
+        Args:
+            name: `cosplace` or `eigenplaces`.
+            file: the checkpoint, read as tensors alone.
+            image_size: height and width that photographs are resized to, without a crop.
+
+        Raises:
+            DataError: another name, or a file whose tensors are not, name by name and shape by shape, the model's.
+        """
+        from geohf.place.published import load_published
+
+        return load_published(cls, name, file, image_size)
+
     def train(self, mode: bool = True):
         """Set training mode, but leave what is frozen of the tower in eval mode."""
         super().train(mode)
@@ -302,7 +320,7 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
     fields = {field: getattr(options, field) for field in (*MODEL_FIELDS, *MIX_FIELDS)}
     pooling, projection = options.pooling or ("mixvpr" if is_sample else "tower"), options.projection_dim
     if projection is None:
-        projection = None if pooling == "mixvpr" else 256
+        projection = None if pooling in ("gem_linear", "mixvpr") else 256
     fields |= {"pooling": pooling, "projection_dim": projection or None, "confidence_m": options.radii_m[0]}
     pretrained, image_size = options.pretrained is not False, options.image_size
     if is_sample:

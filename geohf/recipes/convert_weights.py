@@ -1,0 +1,44 @@
+"""A checkpoint of place recognition as its authors published it, to a geohf model: predict, index, push and train on.
+
+    python recipes/convert.py cosplace ResNet50_2048_cosplace.pth models/cosplace
+    geohf convert eigenplaces ResNet18_512_eigenplaces.pth models/eigenplaces --image_size 480 640
+
+The file is read as tensors alone, and every one of them must find its place in the model.
+"""
+
+import argparse
+from pathlib import Path
+
+from geohf.errors import DataError
+from geohf.hub.card import write_card
+from geohf.place import GeoPlaceModel
+from geohf.place.published import PUBLISHED
+from geohf.recipes.running import run_recipe
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("name", choices=tuple(PUBLISHED), help="What the file holds.")
+    parser.add_argument("file", help="The published file.")
+    parser.add_argument("folder", help="A new folder for the model.")
+    parser.add_argument(
+        "--image_size", type=int, nargs=2, default=(480, 640), help="Height and width of what the model sees."
+    )
+    return parser
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    folder = Path(args.folder)
+    if folder.exists():
+        raise DataError(f"{folder}: is there already; name a new folder for the model")
+    model = GeoPlaceModel.from_published(args.name, args.file, tuple(args.image_size))
+    model.save_pretrained(folder)
+    write_card(folder, model.card_template, model.config)
+    print(f"{folder}: {PUBLISHED[args.name]}, descriptors of {model.config.descriptor_size}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)
