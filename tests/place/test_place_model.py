@@ -188,7 +188,10 @@ def test_lora_merges_to_the_same_answers(photos, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pooling": "salad"}, "pooling must be one of tower, cls, avg, gem, gem_linear, mixvpr; got 'salad'"),
+        (
+            {"pooling": "salad"},
+            "pooling must be one of tower, cls, avg, gem, gem_linear, mixvpr; got 'salad'",
+        ),
         ({"mining": "easy"}, "mining must be one of"),
         (
             {"positive_m": 30, "negative_m": 20},
