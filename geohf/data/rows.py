@@ -83,8 +83,8 @@ class RowView(Dataset):
     def __init__(self, rows: Any, read: Callable[[dict, int], dict], columns: Sequence[str]):
         self.rows, self.read, self.column_names = rows, read, list(columns)
         self.numbers = np.arange(len(rows))
-        self._columns: dict[str, list] | None = None
-        self._marks: list | None = None
+        self._columns: Any = None  # column -> values, once they were read
+        self._marks: Any = None
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -105,7 +105,8 @@ class RowView(Dataset):
         """One pass over the rows, of which no picture is kept: there may be more than memory holds."""
         if self._columns is not None and self._marks is not None:
             return
-        columns, marks = {name: [] for name in self.column_names}, []
+        columns: dict[str, list] = {name: [] for name in self.column_names}
+        marks: list[list] = []
         in_memory = isinstance(self.rows, (list, tuple))
         for i in range(len(self)):
             row = self[i]
