@@ -90,7 +90,9 @@ class PlaceArguments(DataArguments, BackboneArguments):
     )
     projection_dim: int | None = field(
         default=None,
-        metadata={"help": "Length of the seed's projection, 0 for none; default: 256, none behind mixvpr."},
+        metadata={
+            "help": "Length of the seed's projection, 0 for none; default: 256, none behind gem_linear and mixvpr."
+        },
     )
     mix_depth: int = field(default=4, metadata={"help": "Feature mixers of mixvpr."})
     mix_channels: int = field(default=512, metadata={"help": "Channels that mixvpr gives."})

@@ -74,6 +74,7 @@ def test_a_published_file_gives_the_descriptors_of_its_own_layers(name, backbone
     )
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_it_and_answers_alike(file, tmp_path, run_python):
     model = GeoPlaceModel.from_published("cosplace", file, image_size=(64, 64))
     torch.manual_seed(1)
