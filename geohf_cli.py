@@ -23,6 +23,8 @@ COMMANDS = {
     "push": "push the folder that a run left to the Hub",
     "index": "keep the descriptors of an area, to find photographs in it",
     "convert": "bring published weights to a model, or annotations of parts from one layout to the other",
+    "demo": "try a model in a browser",
+    "push-demo": "make the demo of a model a Space of the Hub",
     "env": "show versions, devices and caches, for a report of a bug",
 }
 HELP = ("-h", "--help")
@@ -67,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return train(words)
     if command == "convert" and words and words[0] in PUBLISHED and len(words) > 2:
         return run_here("convert_weights", "geohf convert", words)
-    return run_here(command, f"geohf {command}", words)
+    return run_here(command.replace("-", "_"), f"geohf {command}", words)
 
 
 def train(words: list[str]) -> int:

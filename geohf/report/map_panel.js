@@ -143,7 +143,7 @@ function show(name) { // the points of one split, or all
   first = 0;
   $("slider").value = 0;
   hover = -1;
-  pin(-1);
+  pin(n === 1 ? 0 : -1);
   fillLegend();
 }
 function offerSplits() {

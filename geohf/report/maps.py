@@ -8,19 +8,21 @@ import html
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib import resources
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.geo import EARTH_RADIUS_M
 from geohf.io import atomic_write, columns, json_text
-from geohf.report.paths import check_pairs, outline_rings, view_box
+from geohf.report.paths import check_pairs, outline_rings, view_box, wrap
 from geohf.report.world import NARROWEST_DEG, encoded_world
 
 
 def write_map(
-    path: str | os.PathLike,
+    path: str | os.PathLike | TextIO,
     predicted,
     truth=None,
     labels: Sequence[str] | None = None,
@@ -39,7 +41,7 @@ def write_map(
     a place beyond 85.05 degrees, where Web Mercator ends, is drawn at the edge.
 
     Args:
-        path: the HTML file, replaced only when all of it is written.
+        path: the HTML file, replaced only when all of it is written; or an open one.
         predicted: (n, 2) latitude, longitude in degrees.
         truth: (n, 2) likewise, NaN rows where unknown. Points are then colored by their error.
         labels: n names; row numbers by default.
@@ -59,6 +61,8 @@ def write_map(
     n = len(predicted)
     columns_ = columns(details, n, "details")
     every = predicted if truth is None else np.concatenate([predicted, truth])
+    if n == 1 and radius_m is not None:  # its circle is shown from the start
+        every = np.concatenate([every, _around(predicted[0], float(np.max(radius_m)))])
     data: dict[str, Any] = {
         "points": predicted.round(7),
         "truth": None if truth is None else truth.round(7),
@@ -69,15 +73,16 @@ def write_map(
         "value": _value(value, columns_),
         "outlines": [[ring.round(5) for ring in polygon] for polygon in outline_rings(outlines)],
         "views": {
-            name: view_box(every[np.tile(of_split, len(every) // n)])
+            name: view_box(every[np.tile(of_split, -(-len(every) // n))[: len(every)]])
             for name, of_split in _splits(splits, n).items()
         },
         "splits": None if splits is None else list(splits),
         "world": encoded_world(),
         "narrowest": NARROWEST_DEG,
     }
-    with atomic_write(path) as file:
-        file.write(_page(title or "Predictions", json_text(data)))
+    page = _page(title or "Predictions", json_text(data))
+    with atomic_write(path) if isinstance(path, (str, os.PathLike)) else nullcontext(path) as file:
+        file.write(page)
 
 
 def _labels(labels, n: int) -> list[str] | None:
@@ -87,6 +92,14 @@ def _labels(labels, n: int) -> list[str] | None:
     if len(labels) != n:
         raise DataError(f"{len(labels)} labels for {n} points")
     return labels
+
+
+def _around(point: np.ndarray, metres: float) -> np.ndarray:
+    """(4, 2) the points so far north, south, west and east of a point, within the globe."""
+    north = min(np.degrees(metres / EARTH_RADIUS_M), 90.0)
+    east = min(north / max(float(np.cos(np.radians(point[0]))), 1e-3), 170.0)
+    corners = point + np.array([[north, 0], [-north, 0], [0, -east], [0, east]])
+    return np.stack([np.clip(corners[:, 0], -90, 90), wrap(corners[:, 1])], 1)
 
 
 def _splits(splits: Sequence[str] | None, n: int) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ class ExifPosition(NamedTuple):
     heading: float
 
 
-def exif_position(path: str | Path) -> ExifPosition | None:
+def exif_position(path: str | Path | BytesIO) -> ExifPosition | None:
     """The position that a photograph carries, or None where it carries none that can be read."""
     try:
         gps = _gps_tags(path)
@@ -40,7 +41,7 @@ def exif_position(path: str | Path) -> ExifPosition | None:
     return ExifPosition(latitude, longitude, heading)
 
 
-def _gps_tags(path: str | Path) -> dict:
+def _gps_tags(path: str | Path | BytesIO) -> dict:
     try:
         with Image.open(path) as image:
             return image.getexif().get_ifd(ExifTags.IFD.GPSInfo)

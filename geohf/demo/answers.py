@@ -1,0 +1,282 @@
+"""Answers of each task as one piece of HTML: maps, bars, boxes, strips. No name of a file and no tag is in it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from geohf.demo.uploads import cell_of, check_count, pictures_of, position_of
+from geohf.errors import DataError
+from geohf.geo import great_circle_m
+from geohf.models.modeling import GeoPreTrainedModel
+from geohf.report.maps import write_map
+from geohf.report.strips import Answer, plot_strips
+from geohf.report.tables import format_number
+from geohf.report.tiles import plot_filmstrip
+
+SIDE = 320  # pixels of a photo that is shown
+STRIP = 5  # answers beside a query
+
+
+def answer_page(
+    model: GeoPreTrainedModel,
+    uploads: Sequence[bytes],
+    show_positions: bool = False,
+    last_values: str = "",
+    photos: str | Path | None = None,
+    index: Any = None,
+) -> str:
+    """What the model answers for these uploads, as HTML; what cannot be used is said in it.
+
+    Args:
+        uploads: contents of files, in the order in which they were chosen.
+        show_positions: also say where the photos' EXIF says that they were taken.
+        last_values: of a tile: numbers separated by commas, one for each target; empty where nothing is known.
+        photos: the folder of the index's photos, to show them.
+        index: of a place model, see `GeoPlaceModel.predict`.
+    """
+    try:
+        if model.config.model_type == "geohf_tiles":
+            return _tiles(model, uploads, last_values)
+        pictures, problems = pictures_of(uploads)
+        shown = "".join(map(_message, problems))
+        if not pictures:
+            return shown
+        if model.config.model_type == "geohf_place":
+            return shown + _place(model, pictures, index, photos)
+        if model.config.model_type == "geohf_parts":
+            return shown + _parts(model, pictures)
+        positions = {i: position_of(uploads[i - 1]) if show_positions else None for i in pictures}
+        return shown + _located(model, pictures, positions)
+    except DataError as error:
+        return _message(str(error))
+
+
+# ---- one task each
+
+
+def _located(model, pictures: Mapping[int, Image.Image], positions: Mapping[int, Any]) -> str:
+    """Region and street: a map with radius, and the names with their probabilities as bars."""
+    answers = dict(zip(pictures, model.predict(list(pictures.values())), strict=True))
+    cards = []
+    for number, answer in answers.items():
+        radius, unit = getattr(answer, "radius", None), getattr(answer, "unit", "m")
+        radius = getattr(answer, "radius_m", radius)
+        place = f"{answer.latitude:.4f}, {answer.longitude:.4f}"
+        facts = [f"<b>{place}</b>" + (" (units of the data)" if unit != "m" else "")]
+        if radius is not None:
+            share = f"{100 * model.config.radius_coverage:.0f} %"
+            length = _distance(radius) if unit == "m" else f"{format_number(radius, 3)} units"
+            facts.append(f"within {length} with {share}")
+        found = positions[number]
+        if found is not None and unit == "m":
+            own = np.array([found.latitude, found.longitude])
+            away = great_circle_m(np.array([answer.latitude, answer.longitude]), own)
+            facts.append(f"EXIF: {own[0]:.4f}, {own[1]:.4f}, {_distance(float(away))} away")
+        named = getattr(answer, "states", None) or getattr(answer, "regions", ())
+        cards.append(_card(number, pictures[number], "<br>".join(facts) + _bars(named)))
+    if any(getattr(answer, "unit", "m") != "m" for answer in answers.values()):
+        return "".join(cards)  # a planar frame has no place on a map of the earth
+    return _map(answers, positions) + "".join(cards)
+
+
+def _map(answers: Mapping[int, Any], positions: Mapping[int, Any]) -> str:
+    points = [[answer.latitude, answer.longitude] for answer in answers.values()]
+    known = [positions[number] for number in answers]
+    truth = [[p.latitude, p.longitude] if p else [np.nan, np.nan] for p in known] if any(known) else None
+    radius = [getattr(a, "radius_m", getattr(a, "radius", None)) for a in answers.values()]
+    page = io.StringIO()
+    write_map(
+        page,
+        points,
+        truth,
+        labels=[f"photo {number}" for number in answers],
+        radius_m=None if any(r is None for r in radius) else radius,
+        title="Where the model puts them",
+    )
+    return (
+        '<iframe class="geohf-map" title="map" sandbox="allow-scripts allow-popups" style="width:100%;height:460px;'
+        f'border:1px solid #dfe4e9;border-radius:8px" srcdoc="{html.escape(page.getvalue())}"></iframe>'
+    )
+
+
+def _parts(model, pictures: Mapping[int, Image.Image]) -> str:
+    from geohf.parts.overlays import overlay
+
+    config, cards = model.config, []
+    states = {name: i for i, name in config.id2state.items()}
+    for number, answer in zip(pictures, model.predict(list(pictures.values())), strict=True):
+        found = {
+            "boxes": np.array([part.box for part in answer.parts], float).reshape(-1, 4),
+            "scores": np.array([part.score for part in answer.parts]),
+            "labels": np.array([config.label2id[part.part] for part in answer.parts], int),
+            "states": np.array([states[part.state] for part in answer.parts], int),
+        }
+        picture = overlay(pictures[number], found, config.id2label, config.id2state, score_threshold=0.0)
+        rows = [(p.part, _percent(p.score), p.state, _percent(p.state_score)) for p in answer.parts]
+        text = (
+            _table(("part", "score", "state", "probability"), rows) if rows else "<p>No part was found.</p>"
+        )
+        missing = ", ".join(map(html.escape, answer.missing)) or "none"
+        cards.append(_card(number, picture, f"{text}<p><b>Missing:</b> {missing}</p>", 720))
+    return "".join(cards)
+
+
+def _place(model, pictures: Mapping[int, Image.Image], index, photos) -> str:
+    if index is None:
+        return _alike(model, pictures)
+    answers = dict(
+        zip(
+            pictures,
+            model.predict(list(pictures.values()), index=index, top_k=min(STRIP, len(index))),
+            strict=True,
+        )
+    )
+    strips, cards = [], []
+    for number, answer in answers.items():
+        best = answer.answers[:STRIP]
+        # an index has no truth to be right or wrong about: all frames have one color
+        shown = [Answer(_photo_of(a.image, photos), f"{a.similarity:.2f}", True) for a in best]
+        strips.append((pictures[number], f"photo {number}", shown))
+        rows = [(a.image, f"{a.latitude:.5f}, {a.longitude:.5f}", f"{a.similarity:.3f}") for a in best]
+        sure = "" if answer.confidence is None else f", {_percent(answer.confidence)} sure"
+        head = f"<b>{answer.latitude:.5f}, {answer.longitude:.5f}</b>{sure}"
+        head += f", half of the answers within {_distance(answer.spread_m)}"
+        cards.append(_card(number, pictures[number], head + _table(("image", "place", "cosine"), rows)))
+    strip = _drawn(lambda path: plot_strips(path, strips, "Most similar first, with cosine"))
+    return _map(answers, dict.fromkeys(answers)) + (strip if photos else "") + "".join(cards)
+
+
+def _alike(model, pictures: Mapping[int, Image.Image]) -> str:
+    """Without an index, which of the uploads show one place."""
+    if len(pictures) < 2:
+        raise DataError("upload two photos or more to compare them, or start this page with --index")
+    numbers, images = list(pictures), list(pictures.values())
+    vectors = np.stack([answer.descriptor for answer in model.predict(images)])
+    cosine, strips = vectors @ vectors.T, []
+    for i, number in enumerate(numbers):
+        others = [j for j in np.argsort(-cosine[i], kind="stable") if j != i][:STRIP]
+        shown = [Answer(images[j], f"photo {numbers[j]}: {cosine[i, j]:.2f}", True) for j in others]
+        strips.append((images[i], f"photo {number}", shown))
+    return _drawn(lambda path: plot_strips(path, strips, "The others, most similar first, with cosine"))
+
+
+def _photo_of(name: str, folder: str | Path | None) -> Image.Image:
+    """The photo of an index in its folder; a grey field where it is not there."""
+    from geohf.vision.images import open_image
+
+    if folder is not None:
+        path = (Path(folder) / name).resolve()
+        if path.is_relative_to(Path(folder).resolve()) and path.is_file():
+            return _small(open_image(path))
+    return Image.new("RGB", (64, 48), "#e4e7eb")
+
+
+def _tiles(model, uploads: Sequence[bytes], last_values: str) -> str:
+    from geohf.tiles.masks import read_frame
+
+    check_count(uploads)
+    cells = [cell_of(content, f"image {i}") for i, content in enumerate(uploads, start=1)]
+    sample: dict[str, Any] = {"frames": cells}
+    if last_values.strip():
+        sample["last_values"] = dict(
+            zip(model.config.targets, _numbers(last_values, model.config.targets), strict=True)
+        )
+    (answer,) = model.predict([sample])
+    frames = [read_frame(cell)[0] for cell in cells]
+    columns = [f"image {i}" for i in range(1, len(frames) + 1)]
+    if answer.image is not None:
+        frames, columns = [*frames, answer.image], [*columns, "answer"]
+    strip = _drawn(lambda path: plot_filmstrip(path, [("tile", frames)], columns))
+    rows = []
+    for name, value in answer.values.items():
+        known = answer.low is not None and answer.high is not None
+        ends = f"{format_number(answer.low[name])} to {format_number(answer.high[name])}" if known else "–"
+        rows.append((name, format_number(value), ends))
+    return strip + (_table(("target", "answer", "interval"), rows) if rows else "")
+
+
+def _numbers(text: str, names: Sequence[str]) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(names) or not np.isfinite(numbers).all():
+        raise DataError(f"last values: want {len(names)} numbers with commas between: {', '.join(names)}")
+    return numbers
+
+
+# ---- pieces of HTML
+
+
+def _message(text: str) -> str:
+    return (
+        '<p class="geohf-error" role="alert" style="border-left:4px solid #c3203f;padding:6px 12px">'
+        f"{html.escape(text)}</p>"
+    )
+
+
+def _card(number: int, picture: Image.Image, body: str, side: int = SIDE) -> str:
+    return (
+        '<div class="geohf-answer" style="display:flex;flex-wrap:wrap;gap:16px;padding:12px 0">'
+        f'<img alt="photo {number}" style="max-width:100%;border-radius:6px" src="{_data(_small(picture, side))}">'
+        f'<div style="flex:1;min-width:240px"><h3>photo {number}</h3>{body}</div></div>'
+    )
+
+
+def _bars(named: Iterable) -> str:
+    rows = []
+    for item in named:
+        width = 100 * item.probability
+        rows.append(
+            f'<div style="margin:6px 0">{html.escape(item.name)} <span style="float:right">{width:.1f} %</span>'
+            '<div style="background:#e4e7eb;border-radius:3px"><div style="height:8px;border-radius:3px;'
+            f'background:#2477b3;width:{width:.1f}%"></div></div></div>'
+        )
+    return "".join(rows)
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    body = line("th", names) + "".join(line("td", row) for row in rows)
+    return f'<table style="text-align:left;border-spacing:12px 2px">{body}</table>'
+
+
+def _small(picture: Image.Image, side: int = SIDE) -> Image.Image:
+    small = picture.copy()
+    small.thumbnail((side, side))
+    return small
+
+
+def _data(picture: Image.Image) -> str:
+    file = io.BytesIO()
+    picture.convert("RGB").save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _drawn(draw: Callable[[Path], None]) -> str:
+    """The picture that a function of `geohf.report` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        draw(Path(folder) / "drawn.png")
+        content = base64.b64encode((Path(folder) / "drawn.png").read_bytes()).decode()
+    return (
+        f'<img class="geohf-strip" alt="strip" style="max-width:100%" src="data:image/png;base64,{content}">'
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _distance(metres: float) -> str:
+    return f"{format_number(metres / 1000, 3)} km" if metres >= 1000 else f"{format_number(metres, 3)} m"
