@@ -143,15 +143,14 @@ def _place(model, pictures: Mapping[int, Image.Image], index, photos) -> str:
     strips, cards = [], []
     for number, answer in answers.items():
         best = answer.answers[:STRIP]
-        # an index has no truth to be right or wrong about: all frames have one color
-        shown = [Answer(_photo_of(a.image, photos), f"{a.similarity:.2f}", True) for a in best]
+        shown = [Answer(_photo_of(a.image, photos), f"{a.similarity:.2f}", None) for a in best]
         strips.append((pictures[number], f"photo {number}", shown))
         rows = [(a.image, f"{a.latitude:.5f}, {a.longitude:.5f}", f"{a.similarity:.3f}") for a in best]
         sure = "" if answer.confidence is None else f", {_percent(answer.confidence)} sure"
         head = f"<b>{answer.latitude:.5f}, {answer.longitude:.5f}</b>{sure}"
         head += f", half of the answers within {_distance(answer.spread_m)}"
         cards.append(_card(number, pictures[number], head + _table(("image", "place", "cosine"), rows)))
-    strip = _drawn(lambda path: plot_strips(path, strips, "Most similar first, with cosine"))
+    strip = _drawn(lambda path: plot_strips(path, strips, "Most similar first"))
     return _map(answers, dict.fromkeys(answers)) + (strip if photos else "") + "".join(cards)
 
 
@@ -164,9 +163,9 @@ def _alike(model, pictures: Mapping[int, Image.Image]) -> str:
     cosine, strips = vectors @ vectors.T, []
     for i, number in enumerate(numbers):
         others = [j for j in np.argsort(-cosine[i], kind="stable") if j != i][:STRIP]
-        shown = [Answer(images[j], f"photo {numbers[j]}: {cosine[i, j]:.2f}", True) for j in others]
+        shown = [Answer(images[j], f"photo {numbers[j]}: {cosine[i, j]:.2f}", None) for j in others]
         strips.append((images[i], f"photo {number}", shown))
-    return _drawn(lambda path: plot_strips(path, strips, "The others, most similar first, with cosine"))
+    return _drawn(lambda path: plot_strips(path, strips, "Most similar first"))
 
 
 def _photo_of(name: str, folder: str | Path | None) -> Image.Image:

@@ -20,6 +20,8 @@ from geohf.io import atomic_write, columns, json_text
 from geohf.report.paths import check_pairs, outline_rings, view_box, wrap
 from geohf.report.world import NARROWEST_DEG, encoded_world
 
+LEAST_M = 300e3  # around a single point
+
 
 def write_map(
     path: str | os.PathLike | TextIO,
@@ -61,8 +63,10 @@ def write_map(
     n = len(predicted)
     columns_ = columns(details, n, "details")
     every = predicted if truth is None else np.concatenate([predicted, truth])
-    if n == 1 and radius_m is not None:  # its circle is shown from the start
-        every = np.concatenate([every, _around(predicted[0], float(np.max(radius_m)))])
+    if n == 1:  # so wide that one sees where on earth, and its circle
+        every = np.concatenate(
+            [every, _around(predicted[0], max(1.2 * float(np.max(radius_m or 0)), LEAST_M))]
+        )
     data: dict[str, Any] = {
         "points": predicted.round(7),
         "truth": None if truth is None else truth.round(7),

@@ -15,11 +15,11 @@ RIGHT, WRONG = "#2e9e57", "#d1345b"
 
 @dataclass
 class Answer:
-    """One answer in a strip: a picture, a caption, and whether it is right."""
+    """One answer in a strip: a picture, a caption, and whether it is right; None where nobody knows."""
 
     image: Any
     caption: str
-    right: bool
+    right: bool | None
 
 
 def plot_strips(
@@ -47,7 +47,8 @@ def plot_strips(
                 if column >= len(cells):
                     axes.set_visible(False)
                     continue
-                color = INK if column == 0 else RIGHT if cells[column].right else WRONG
+                unknown = column == 0 or cells[column].right is None
+                color = INK if unknown else RIGHT if cells[column].right else WRONG
                 axes.imshow(cells[column].image)
                 axes.set_title(cells[column].caption, fontsize=8, fontweight="normal", color=color, pad=3)
                 for spine in axes.spines.values():

@@ -42,12 +42,12 @@ def ask(page, address, path):
     page.set_default_timeout(PATIENCE_MS)
     page.goto(address)
     page.locator("input[type=file]").set_input_files(path)
-    page.get_by_text(path.name).first.wait_for()
+    page.get_by_text(path.stem).first.wait_for()  # the upload has ended
     page.get_by_role("button", name="Answer", exact=True).click()
 
 
 def test_upload_answer_unusable_file_and_two_users(address, browser, tmp_path):
-    photo, script = tmp_path / "street.jpg", tmp_path / "script.jpg"
+    photo, script = tmp_path / "upload1.jpg", tmp_path / "upload2.jpg"
     five_tasks.PHOTO.save(photo)
     script.write_text("<script>document.title = 'taken'</script>")
     first, second = (browser.new_context().new_page() for _ in range(2))

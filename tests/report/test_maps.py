@@ -152,6 +152,11 @@ def test_view_holds_all_points_also_across_the_antimeridian(tmp_path):
     west, south, east, north = data["views"]["all"]
     assert west < 2.35 < east
     assert south < 48.85 < north
+    assert north - south == pytest.approx(5.396, abs=0.001)  # 600 km
+    write_map(path, [[60.0, 179.0]], radius_m=1e6)  # the whole circle
+    west, south, east, north = Page(path).data["views"]["all"]
+    assert (south, north) == pytest.approx((60 - 10.792, 60 + 10.792), abs=0.001)
+    assert (west, east) == pytest.approx((179 - 21.584, 179 + 21.584), abs=0.001)
 
 
 def test_the_map_opens_on_the_first_split(tmp_path):
