@@ -33,7 +33,7 @@ PUBLISHED = ("cosplace", "eigenplaces")
 
 USAGE = f"""usage: geohf COMMAND ...
 
-{chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
+{chr(10).join(f"  {name:<11}{what}" for name, what in COMMANDS.items())}
 
 `geohf COMMAND --help` shows what a command takes, `geohf --version` which geohf this is.
 """

@@ -117,4 +117,8 @@ def test_every_command_and_task_has_its_module():
     ]
     assert "street" in moved
     modules = [name for name in geohf_cli.COMMANDS if name != "train"] + [f"train_{task}" for task in moved]
-    assert not [name for name in modules if not (ROOT / "geohf" / "recipes" / f"{name}.py").is_file()]
+    assert not [
+        name
+        for name in modules
+        if not (ROOT / "geohf" / "recipes" / f"{name.replace('-', '_')}.py").is_file()
+    ]

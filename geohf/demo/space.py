@@ -56,7 +56,7 @@ def write_space(
     import gradio
 
     import geohf
-    from geohf.demo.uploads import MAX_BYTES
+    from geohf.demo.uploads import MAX_BYTES, without_tags
     from geohf.vision.images import open_image
 
     folder = Path(folder)
@@ -75,8 +75,7 @@ def write_space(
     for path in example_files(examples, sorted(image_suffixes())) if examples else ():
         target = folder / "examples" / f"{Path(path).stem}.png"
         with atomic_write(target, binary=True) as file:
-            opened = open_image(path)
-            type(opened).frombytes("RGB", opened.size, opened.tobytes()).save(file, "PNG")
+            without_tags(open_image(path)).save(file, "PNG")
     for name, text in files.items():
         with atomic_write(folder / name) as file:
             file.write(text)

@@ -60,13 +60,15 @@ def pictures_of(uploads: Sequence[bytes]) -> tuple[dict[int, Image.Image], list[
     pictures, problems = {}, []
     for number, content in enumerate(uploads, start=1):
         try:
-            opened = open_image(cell_of(content, f"photo {number}"))
-            pictures[number] = Image.frombytes(
-                "RGB", opened.size, opened.tobytes()
-            )  # the pixels, and no EXIF
+            pictures[number] = without_tags(open_image(cell_of(content, f"photo {number}")))
         except DataError as error:
             problems.append(str(error))
     return pictures, problems
+
+
+def without_tags(picture: Image.Image) -> Image.Image:
+    """The pixels of an RGB picture: no EXIF, no comment."""
+    return Image.frombytes("RGB", picture.size, picture.tobytes())
 
 
 def position_of(content: bytes) -> ExifPosition | None:
