@@ -81,7 +81,7 @@ def _located(model, pictures: Mapping[int, Image.Image], positions: Mapping[int,
             own = np.array([found.latitude, found.longitude])
             away = great_circle_m(np.array([answer.latitude, answer.longitude]), own)
             facts.append(f"EXIF: {own[0]:.4f}, {own[1]:.4f}, {_distance(float(away))} away")
-        named = getattr(answer, "states", None) or getattr(answer, "regions", ())
+        named: Iterable = getattr(answer, "states", None) or getattr(answer, "regions", None) or ()
         cards.append(_card(number, pictures[number], "<br>".join(facts) + _bars(named)))
     if any(getattr(answer, "unit", "m") != "m" for answer in answers.values()):
         return "".join(cards)  # a planar frame has no place on a map of the earth

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geohf.demo.answers import answer_page
 from geohf.demo.uploads import MAX_BYTES, MAX_FILES, MAX_PIXELS
@@ -47,7 +47,8 @@ def make_app(
         import gradio as gr
     except ImportError:
         raise DataError("the demo needs gradio: pip install 'geohf[demo]'") from None
-    name, loaded = Path(model).name or str(model), load_model(model, device)
+    loaded: Any = load_model(model, device)  # of whichever task
+    name = Path(model).name or str(model)
     kind = loaded.config.model_type
     is_tile = kind == "geohf_tiles"
     if index is not None:

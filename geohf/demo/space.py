@@ -88,5 +88,7 @@ def push_space(folder: str | os.PathLike, repo_id: str, private: bool | None = N
 
     api = HfApi()
     url = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
-    api.upload_folder(repo_id=url.repo_id, repo_type="space", folder_path=folder, commit_message="geohf demo")
+    api.upload_folder(
+        repo_id=url.repo_id, repo_type="space", folder_path=Path(folder), commit_message="geohf demo"
+    )
     return str(url)
