@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.task_data import facts_of, with_facts
 from geohf.errors import DataError
 from geohf.geo import block_split, dbscan, random_split, stratified_split
+from geohf.geo.splits import block_numbers
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+BLOCK_M = 50_000.0
 SPLITS = ("stratified", "random", "blocks")
 
 
@@ -24,7 +27,7 @@ def split_rows(
     points: np.ndarray,
     groups: np.ndarray | None = None,
     seed: int = 42,
-    block_m: float = 50_000.0,
+    block_m: float = BLOCK_M,
     buffer_m: float = 10_000.0,
     place_radius: float = 0.0,
     frame: str = "wgs84",
@@ -135,5 +138,23 @@ def split_dataset(
     """`split_rows` of a dataset, with its settings: (the splits, the number of places left out for the buffer)."""
     from datasets import DatasetDict
 
-    splits, dropped = split_rows(len(dataset), shares, how, **settings)
-    return DatasetDict({name: dataset.select(chosen) for name, chosen in splits.items()}), dropped
+    rows, dropped = split_rows(len(dataset), shares, how, **settings)
+    splits = DatasetDict({name: dataset.select(chosen) for name, chosen in rows.items()})
+    if how == "blocks":  # for `calibration_blocks`
+        for split in splits.values():
+            with_facts(split, block_m=settings.get("block_m", BLOCK_M))
+    return splits, dropped
+
+
+def calibration_blocks(dataset, points: np.ndarray, frame: str = "wgs84") -> np.ndarray | None:
+    """(n,) the block of each row, where whole blocks were held out; else None.
+
+    What is fitted on held-out blocks is promised for blocks that nobody has seen, and a block counts once, however
+    many rows it has.
+
+    Args:
+        dataset: as `split_dataset` left it.
+        points: (n, 2) of its rows.
+    """
+    block_m = facts_of(dataset).get("block_m")
+    return None if block_m is None else block_numbers(points, block_m, frame)

@@ -122,12 +122,10 @@ def block_split(
     """
     block_m = check_length("block_m", block_m)
     buffer_m = check_length("buffer_m", buffer_m, zero=True)
-    wgs84 = check_frame(frame) == "wgs84"
-    points = as_degrees(points) if wgs84 else as_plane(points)
+    points = as_degrees(points) if check_frame(frame) == "wgs84" else as_plane(points)
     _check(len(points), fraction)
-    block = _sphere_blocks(points, block_m) if wgs84 else np.floor(points / block_m)
-    _, block, sizes = np.unique(block, axis=0, return_inverse=True, return_counts=True)
-    block = block.reshape(-1)
+    block = block_numbers(points, block_m, frame)
+    sizes = np.bincount(block)
     if len(sizes) == 1:
         raise ValueError(
             f"all {len(points)} rows lie in one block of {block_m:g}: nothing is left to train on; use a smaller block_m"
@@ -142,6 +140,18 @@ def block_split(
             f"lie within {buffer_m:g} of them; use a smaller buffer_m, block_m or fraction"
         )
     return _split(held_out, close)
+
+
+def block_numbers(points, block_m: float, frame: str = "wgs84") -> np.ndarray:
+    """(n,) the number of the block of :func:`block_split` that each point lies in.
+
+    Args:
+        points, block_m, frame: as there.
+    """
+    wgs84 = check_frame(frame) == "wgs84"
+    points = as_degrees(points) if wgs84 else as_plane(points)
+    block = _sphere_blocks(points, block_m) if wgs84 else np.floor(points / block_m)
+    return np.unique(block, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _check(n: int, fraction: float) -> None:

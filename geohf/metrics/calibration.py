@@ -37,22 +37,40 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(math.exp(best.x))
 
 
-def conformal_quantile(scores: np.ndarray, coverage: float) -> float | None:
+def conformal_quantile(scores: np.ndarray, coverage: float, groups: np.ndarray | None = None) -> float | None:
     """The threshold below which a new score falls with at least this probability (split conformal prediction).
 
     It is the ceil((n + 1) * coverage)-th smallest score (Vovk et al. 2005; Angelopoulos and Bates 2021).
 
+    Args:
+        groups: (n,) what each score belongs to, where the promise is of a score of a group that was never seen: every
+            group weighs the same, however many scores it has, and the unseen one counts as a miss (Dunn, Wasserman
+            and Ramdas, Distribution-free prediction sets for two-layer hierarchical models, 2023).
+
     Returns:
-        The threshold, or None where n is too small to promise the coverage (n < coverage / (1 - coverage)).
+        The threshold, or None where n, or the number of groups, is too small to promise the coverage
+        (n < coverage / (1 - coverage)).
 
     >>> conformal_quantile(np.arange(1.0, 20.0), 0.9)
     18.0
     >>> conformal_quantile(np.arange(5.0), 0.9) is None
     True
+    >>> conformal_quantile(np.array([1.0, 1.0, 1.0, 9.0, 2.0]), 0.5, np.array([0, 0, 0, 1, 2]))
+    2.0
     """
     if not 0 < coverage < 1:
         raise ValueError(f"coverage must lie between 0 and 1, got {coverage}")
+    if groups is not None:
+        return _grouped_quantile(np.asarray(scores, np.float64), coverage, np.asarray(groups))
     scores = np.sort(np.asarray(scores, np.float64))
     # the subtraction keeps 10 * 0.9 = 9.000000000000002 from rounding up to 10
     rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
     return float(scores[rank - 1]) if rank <= len(scores) else None
+
+
+def _grouped_quantile(scores: np.ndarray, coverage: float, groups: np.ndarray) -> float | None:
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    weights = 1 / (len(sizes) + 1) / sizes[group]
+    order = np.argsort(scores, kind="stable")
+    reached = np.cumsum(weights[order]) >= coverage - 1e-9
+    return float(scores[order][reached.argmax()]) if reached.any() else None

@@ -22,6 +22,7 @@ def calibrate(
     labels: np.ndarray,
     points: np.ndarray,
     router: bool = True,
+    blocks: np.ndarray | None = None,
 ) -> None:
     """Fit the router's temperature and the radius on validation photographs and keep them in the config.
 
@@ -32,6 +33,8 @@ def calibrate(
         labels: (n,) true region numbers.
         points: (n, 2) true points.
         router: fit the temperature too; not where the router stayed as it was.
+        blocks: (n,) which block of the map each lies in, where whole blocks were held out: the radius is then promised
+            for ground that the model never saw, or not at all, where there are too few blocks.
     """
     known, truth = torch.as_tensor(labels), torch.as_tensor(points)
     if router:
@@ -44,8 +47,9 @@ def calibrate(
     config.expert_errors = [max(median, _SMALLEST_ERROR) for median in medians]
     if config.given_factor is not None and len(known.unique()) < config.num_regions:
         return  # one factor serves all regions: those that were measured now do not speak for the others
+    config.radius_new_area = blocks is not None
     for name, logits in (("given_factor", given), ("routed_factor", outputs.logits)):
         answers = locate(config, logits, outputs.scaled)
         missed = frame_distance(answers, truth, config.frame)
         scores = missed / expected_error(config, logits, outputs.scaled, answers)
-        setattr(config, name, conformal_quantile(scores.numpy(), config.radius_coverage))
+        setattr(config, name, conformal_quantile(scores.numpy(), config.radius_coverage, blocks))

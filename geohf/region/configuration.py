@@ -41,6 +41,8 @@ class GeoRegionConfig(GeoConfig):
         radius_coverage: share of photographs that `radius` shall hold.
         expert_errors: each expert's median error on validation photographs of its region, meters or units of
             the data; None before calibration.
+        radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for ground without training
+            photographs; otherwise only among them.
         routed_factor, given_factor: the calibrated radius of a point is its factor times (the spread of the
             experts' points + their expected errors): one factor for regions found by the router and one for
             regions that are given. None where validation was too small to promise the coverage.
@@ -62,6 +64,7 @@ class GeoRegionConfig(GeoConfig):
     point_loss: str = "mse"
     temperature: float = 1.0
     radius_coverage: float = 0.9
+    radius_new_area: bool = False
     expert_errors: list | None = None
     routed_factor: float | None = None
     given_factor: float | None = None

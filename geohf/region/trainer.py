@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from geohf.data.splits import calibration_blocks
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
 from geohf.metrics.records import CardData, Evaluation
@@ -130,7 +131,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
     def _calibrate(self) -> None:
         rows = self.eval_dataset
         truth = truth_of(rows, self.model.config)
-        calibrate(self.model.config, self.outputs(rows), *truth, router=not self.regions)
+        blocks = calibration_blocks(rows, truth[1], self.model.config.frame)
+        calibrate(self.model.config, self.outputs(rows), *truth, router=not self.regions, blocks=blocks)
 
     # ---- measuring
 

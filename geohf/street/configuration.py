@@ -46,6 +46,8 @@ class GeoStreetConfig(GeoConfig):
         class_weight, gps_weight: of the parts in the total loss.
         temperature: fitted on validation, divides the logits.
         radius_coverage: share of places that `radius_m` shall hold.
+        radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for areas without training
+            places; otherwise only among them.
         radius_factor, radius_floor_m: the calibrated radius is factor * (expected distance + floor); None
             where validation was too small to promise the coverage.
     """
@@ -81,6 +83,7 @@ class GeoStreetConfig(GeoConfig):
     radius_coverage: float = 0.9
     radius_factor: float | None = None
     radius_floor_m: float = 0.0
+    radius_new_area: bool = False
 
     def __post_init__(self, **kwargs: Any):
         if self.class_centroids is not None and kwargs.get("num_labels") is None and self.id2label is None:

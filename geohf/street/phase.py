@@ -164,7 +164,11 @@ def best_metric(model: GeoStreetModel, validation, args, by_user: bool = False) 
 
 
 def calibrate(
-    model: GeoStreetModel, outputs: GeoStreetOutput, labels: np.ndarray, points: np.ndarray
+    model: GeoStreetModel,
+    outputs: GeoStreetOutput,
+    labels: np.ndarray,
+    points: np.ndarray,
+    blocks: np.ndarray | None = None,
 ) -> None:
     """Fit the temperature and the radius on validation places and keep them in the config.
 
@@ -172,6 +176,8 @@ def calibrate(
         outputs: of the model on the validation places.
         labels: (n,) class numbers, negative where unknown.
         points: (n, 2) true degrees, NaN where unknown.
+        blocks: (n,) which block of the map each lies in, where whole blocks were held out: the radius is then promised
+            for areas that the model never saw, or not at all, where there are too few blocks.
     """
     config, head = model.config, model.head.cpu()
     probabilities = None
@@ -188,8 +194,11 @@ def calibrate(
     spread = head.spread_m(probabilities, outputs.candidates, answers).numpy()[located]
     config.radius_floor_m = float(np.median(missed))
     config.radius_factor = conformal_quantile(
-        missed / (spread + config.radius_floor_m), config.radius_coverage
+        missed / (spread + config.radius_floor_m),
+        config.radius_coverage,
+        None if blocks is None else blocks[located],
     )
+    config.radius_new_area = blocks is not None
 
 
 def place_outputs(model: GeoStreetModel, dataset: Dataset, args, frozen: bool) -> GeoStreetOutput:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from geohf.data.splits import calibration_blocks
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.metrics.records import CardData, Evaluation
@@ -70,7 +71,9 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
 
     def _calibrate(self) -> None:
         rows = self.eval_dataset
-        calibrate(self.model, self.outputs(rows), labels_of(rows, self.model.config), points_of(rows))
+        points = points_of(rows)
+        blocks = calibration_blocks(rows, points)
+        calibrate(self.model, self.outputs(rows), labels_of(rows, self.model.config), points, blocks)
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """As `GeoTrainer.evaluate`; places of states that the model does not know count for the distance alone."""

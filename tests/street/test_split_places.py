@@ -7,9 +7,11 @@ import pytest
 from datasets import Dataset
 
 from geohf.data.samples import undecoded
-from geohf.data.splits import count_shared, place_numbers, split_rows
+from geohf.data.splits import calibration_blocks, count_shared, place_numbers, split_rows
 from geohf.errors import DataError
 from geohf.geo import random_split
+from geohf.geo.splits import block_numbers
+from geohf.metrics.calibration import conformal_quantile
 from geohf.street.data import split_places
 from geohf.street.places import place_features
 
@@ -171,3 +173,33 @@ def test_what_cannot_be_divided_is_refused(n, how, share, reason):
 def test_blocks_of_one_town_are_refused_with_advice():
     with pytest.raises(DataError, match="use a smaller --block_km"):
         split_places(places(50 + scattered(30) / 1e6), "blocks", 0.1, 0.1)
+
+
+def test_a_radius_of_held_out_blocks_counts_each_block_once_or_is_not_promised():
+    """Errors differ by block: places of blocks never seen are covered as often as promised, which places alone are not."""
+    rng, covered = np.random.default_rng(0), {"blocks": [], "places": []}
+    for _ in range(400):
+        sizes = rng.integers(1, 40, 13)
+        blocks = np.repeat(np.arange(13), sizes)
+        errors = rng.lognormal(0, 1.2, 13)[blocks] * rng.uniform(0.8, 1.2, len(blocks))
+        seen = blocks < 12
+        for name, groups in (("blocks", blocks[seen]), ("places", None)):
+            covered[name].append((errors[~seen] <= conformal_quantile(errors[seen], 0.9, groups)).mean())
+    assert np.mean(covered["blocks"]) >= 0.89
+    assert np.mean(covered["blocks"]) > np.mean(covered["places"])
+    assert conformal_quantile(errors[seen][blocks[seen] < 8], 0.9, blocks[seen][blocks[seen] < 8]) is None
+    one_each = rng.random(30)
+    assert conformal_quantile(one_each, 0.9, np.arange(30)) == conformal_quantile(one_each, 0.9)
+
+
+def test_only_held_out_blocks_tell_the_calibration_which_they_are():
+    points = scattered(300)
+    for how in ("random", "blocks"):
+        splits, _ = split_places(places(points), how, 0.2, 0.1, block_km=200)
+        validation = splits["validation"]
+        where = points[ids(splits)["validation"]]
+        blocks = calibration_blocks(validation.select(range(len(validation))), where)
+        assert (blocks is None) == (how == "random")
+    assert blocks.tolist() == block_numbers(where, 200_000).tolist()
+    north = np.floor((where[:, 0] + 90) / 180 * round(np.pi * 6_371_008.8 / 200_000))
+    assert len(set(zip(blocks, north, strict=True))) == len(set(blocks)) < len(where)
