@@ -23,6 +23,7 @@ from geohf.models.repo import ModelRepo
 from geohf.vision.backbones import describe_backbone, load_tower, require_weights
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.licenses import published_name
+from geohf.vision.preprocessing import with_fit
 from geohf.vision.processing import GeoImageProcessor, SampleProcessor
 from geohf.vision.weights import AlignedLoading, in_eval_mode
 
@@ -101,6 +102,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         pretrained: bool = True,
         image_size: int | None = None,
         backbone_weights: str | os.PathLike | None = None,
+        fit: str | None = None,
         **config_fields,
     ) -> Model:
         """A new model around a vision tower.
@@ -112,13 +114,15 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
             image_size: input side in pixels, where the tower allows another than its own.
             backbone_weights: a file of weights for the tower (`.safetensors`, or `.pth` and `.bin` as tensors alone),
                 instead of its published ones.
+            fit: how a picture is brought to the input's sides: `squeeze`, `crop` or `pad`, see
+                `geohf.vision.preprocessing.with_fit`; None: as the backbone was published.
             config_fields: the task's own settings.
         """
         require_weights(backbone_weights, pretrained)
         backbone = describe_backbone(name, image_size, backbone_weights)
         config = cls.config_class(
             vision_config=backbone.config,
-            image_processor=backbone.image_processor,
+            image_processor=with_fit(backbone.image_processor, fit),
             feature_size=backbone.feature_size,
             backbone_name=published_name(str(backbone_weights or name)) if pretrained else None,
             backbone_license=backbone.license if pretrained else None,

@@ -9,14 +9,15 @@ from geohf.errors import DataError, require_choice
 from geohf.metrics.directions import LOSS
 from geohf.place.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.options import BackboneArguments, DataArguments, FinetuneArguments, with_default
+from geohf.training.options import DataArguments, FinetuneArguments, PhotoArguments, with_default
+from geohf.vision.preprocessing import FITS
 
 METHODS = ("ours", "original")
 AUDITS = ("report", "strict", "off")
 
 
 @dataclass
-class PlaceArguments(DataArguments, BackboneArguments):
+class PlaceArguments(DataArguments, PhotoArguments):
     """Data and model of the place task."""
 
     row_word = "places"
@@ -126,6 +127,7 @@ class PlaceArguments(DataArguments, BackboneArguments):
     def __post_init__(self):
         super().__post_init__()
         require_choice(AUDITS, audit=self.audit)
+        require_choice(FITS, fit=self.fit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
             require_choice(METHODS, methods=method)
         if not self.radii_m or not all(0 < radius < math.inf for radius in self.radii_m):

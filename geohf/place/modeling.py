@@ -28,6 +28,7 @@ from geohf.place.processing import GeoPlaceImageProcessor
 from geohf.place.sequences import Center, Method, in_order
 from geohf.vision.backbones import backbone_config, build_tower, describe_backbone
 from geohf.vision.pooling import map_size, pooled
+from geohf.vision.preprocessing import with_fit
 from geohf.vision.weights import weights_checksum, weights_fingerprint
 
 if TYPE_CHECKING:
@@ -316,7 +317,10 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
     is_sample = options.train_csv is None and options.models is None
     name = (options.models or [SAMPLE_MODEL if is_sample else REAL_MODEL])[0]
     if _is_place_model(name):
-        return GeoPlaceModel.from_pretrained(name)
+        model = GeoPlaceModel.from_pretrained(name)
+        if options.fit is not None:
+            model.config.image_processor = with_fit(model.processor_settings, options.fit)
+        return model
     fields = {field: getattr(options, field) for field in (*MODEL_FIELDS, *MIX_FIELDS)}
     pooling, projection = options.pooling or ("mixvpr" if is_sample else "tower"), options.projection_dim
     if projection is None:
@@ -332,6 +336,7 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
             pretrained=pretrained,
             image_size=image_size,
             backbone_weights=options.backbone_weights,
+            fit=options.fit,
             **fields,
         )
 

@@ -12,13 +12,14 @@ from geohf.metrics.directions import LOSS
 from geohf.region.configuration import EXPERTS, POINT_LOSSES
 from geohf.region.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.options import BackboneArguments, DataArguments, with_default
+from geohf.training.options import DataArguments, PhotoArguments, with_default
+from geohf.vision.preprocessing import FITS
 
 AUGMENTATIONS = ("none", "light", "full")
 
 
 @dataclass
-class RegionArguments(DataArguments, BackboneArguments):
+class RegionArguments(DataArguments, PhotoArguments):
     """Data, filters and model of the region task."""
 
     train_csv: str | None = field(
@@ -121,6 +122,7 @@ class RegionArguments(DataArguments, BackboneArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        require_choice(FITS, fit=self.fit)
         require_choice(FRAMES, frame=self.frame)
         require_choice(EXPERTS, experts=self.experts)
         require_choice(SCALERS, scaler=self.scaler)

@@ -308,6 +308,7 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
             pretrained=not tiny if options.pretrained is None else options.pretrained,
             backbone_weights=options.backbone_weights,
             image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
+            fit=options.fit,
             id2label=dict(enumerate(found)),
             scalers=scalers,
             **fields,

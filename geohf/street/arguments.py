@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from geohf.errors import require_choice
 from geohf.metrics.directions import LOSS
 from geohf.street.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.options import BackboneArguments, DataArguments, FinetuneArguments, with_default
+from geohf.training.options import DataArguments, FinetuneArguments, PhotoArguments, with_default
+from geohf.vision.preprocessing import FITS
 
 
 @dataclass
-class StreetArguments(DataArguments, BackboneArguments):
+class StreetArguments(DataArguments, PhotoArguments):
     """Data and model of the street task."""
 
     row_word = "places"
@@ -87,6 +89,10 @@ class StreetArguments(DataArguments, BackboneArguments):
         default=2000,
         metadata={"help": "Places on the map: held-out ones first, then validation, then training."},
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_choice(FITS, fit=self.fit)
 
 
 @dataclass

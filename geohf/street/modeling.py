@@ -287,5 +287,6 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
             pretrained=not tiny if options.pretrained is None else options.pretrained,
             backbone_weights=options.backbone_weights,
             image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
+            fit=options.fit,
             **fields,
         )

@@ -88,6 +88,19 @@ class BackboneArguments:
 
 
 @dataclass
+class PhotoArguments(BackboneArguments):
+    """Where the weights of a backbone for photographs come from, and what it sees of them."""
+
+    fit: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is seen of a picture: squeeze or pad (all of it), or crop (its middle); default: as the "
+            "backbone was published."
+        },
+    )
+
+
+@dataclass
 class FinetuneArguments(GeoTrainingArguments):
     """How much of the backbone learns, once the heads have learned on its frozen features."""
 

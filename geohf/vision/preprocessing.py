@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+FITS = ("squeeze", "crop", "pad")
 # how the published weights of these types were fed: (mean, std), shortest side, crop
 FED = {
     "dinov2": (IMAGENET, 256, 224),
@@ -81,6 +82,33 @@ def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> d
         # a tower that squeezes its images takes them squeezed
         processing["crop_size"] = {k: processing["size"][k] for k in ("height", "width")}
     return processing
+
+
+def with_fit(processing: dict, fit: str | None) -> dict:
+    """The settings of an image processor that bring a picture to the input's sides (`crop_size`) in another way.
+
+    Args:
+        processing: keyword arguments of an image processor, with `size` and `crop_size`.
+        fit: `squeeze` takes the whole picture, its ratio of sides changed; `crop` its middle, as towers were mostly
+            trained; `pad` the whole picture between black bars; None leaves the settings as they are.
+
+    Raises:
+        DataError: an unknown way.
+
+    >>> with_fit({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, "squeeze")["size"]
+    {'height': 224, 'width': 224}
+    """
+    if fit is None:
+        return processing
+    if fit not in FITS:
+        raise DataError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
+    height, width = processing["crop_size"]["height"], processing["crop_size"]["width"]
+    size = {
+        "squeeze": {"height": height, "width": width},
+        "crop": {"shortest_edge": processing["size"].get("shortest_edge") or max(height, width)},
+        "pad": {"max_height": height, "max_width": width},
+    }[fit]
+    return processing | {"size": size}
 
 
 def _plain(value):
