@@ -6,6 +6,8 @@ import difflib
 import math
 from collections.abc import Collection, Iterable
 
+ON_ERROR = ("raise", "skip")  # what becomes of rows that cannot be used
+
 
 class DataError(ValueError):
     """Input that cannot be used.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.tables import points_of
 from geohf.data.task_data import facts_of, with_facts
 from geohf.errors import DataError
 from geohf.geo import block_split, dbscan, random_split, stratified_split
@@ -14,6 +16,8 @@ from geohf.geo.splits import block_numbers
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
 
 BLOCK_M = 50_000.0
 SPLITS = ("stratified", "random", "blocks")
@@ -130,6 +134,23 @@ def count_shared(points: np.ndarray, train: np.ndarray) -> int:
     points = points[np.isfinite(points).all(1)]
     place = place_numbers(np.concatenate([train, points]))
     return int(np.isin(place[len(train) :], place[: len(train)]).sum())
+
+
+def warn_of_shared_places(dataset: Any, train: Any) -> None:
+    """Say how many rows to measure on show a place that training shows, too; splits of this module leave none.
+
+    Args:
+        dataset, train: rows with `latitude` and `longitude`; None, streams and several datasets are passed over.
+    """
+    if not all(hasattr(rows, "__len__") and not isinstance(rows, Mapping) for rows in (dataset, train)):
+        return
+    if shared := count_shared(points_of(dataset), points_of(train)):
+        logger.warning(
+            "%d of the %d rows to measure on show a place that training shows, too: their numbers are better than those "
+            "of new places would be",
+            shared,
+            len(dataset),
+        )
 
 
 def split_dataset(

@@ -77,7 +77,7 @@ class PlaceArguments(DataArguments, PhotoArguments):
     methods: list[str] = field(
         default_factory=lambda: list(METHODS),
         metadata={
-            "help": "ours, original (the seed's own recipe with the same budget), or both to compare them."
+            "help": "ours, original (the reference implementation's recipe with the same budget), or both to compare them."
         },
     )
     image_size: int | None = field(
@@ -92,7 +92,7 @@ class PlaceArguments(DataArguments, PhotoArguments):
     projection_dim: int | None = field(
         default=None,
         metadata={
-            "help": "Length of the seed's projection, 0 for none; default: 256, none behind gem_linear and mixvpr."
+            "help": "Length of the reference implementation's projection, 0 for none; default: 256, none behind gem_linear and mixvpr."
         },
     )
     mix_depth: int = field(default=4, metadata={"help": "Feature mixers of mixvpr."})

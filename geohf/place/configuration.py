@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from geohf.models.configuration import GeoConfig
 
-# The seed's six encoders; any other timm or transformers name serves as well.
+# The reference implementation's six encoders; any other timm or transformers name serves as well.
 ENCODERS = {
     "clip_b32": "openai/clip-vit-base-patch32",
     "clip_l14": "openai/clip-vit-large-patch14",
@@ -34,7 +34,7 @@ class GeoPlaceConfig(GeoConfig):
         feature_map: channels, rows and columns of the tower's map; None with the pooling `tower`.
         gem_dim: length of what the pooling `gem_linear` gives.
         mix_depth, mix_channels, mix_rows: of MixVPR: feature mixers, and the two sides of what it gives.
-        projection_dim: length of the descriptor behind the seed's projection; None for no projection.
+        projection_dim: length of the descriptor behind the reference implementation's projection; None for no projection.
         dropout: in the projection.
         whitening_dim: length of the descriptor behind PCA whitening; None for none.
         positive_m, negative_m: pairs up to `positive_m` apart are the same place, pairs beyond `negative_m` are

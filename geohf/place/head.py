@@ -75,7 +75,7 @@ class PlaceHead(nn.Module):
         self.aggregate = make_aggregator(config)
         size = config.aggregated_size
         self.project, self.descriptor_norm = nn.Identity(), nn.Identity()
-        if config.projection_dim is not None:  # the seed's head
+        if config.projection_dim is not None:  # the reference implementation's head
             self.project = nn.Sequential(
                 nn.Linear(size, size // 2),
                 nn.ReLU(),
@@ -132,10 +132,13 @@ class PlaceHead(nn.Module):
             features: (batch, features), or (batch, channels, rows, columns).
             coordinates: (batch, 2) latitude and longitude in degrees, float64.
             headings: (batch,) degrees clockwise from north, NaN where unknown.
-            clusters: (batch,) numbers that say which place a picture shows, in place of metres; only the seed's
-                own recipe has them, see `geohf.place.original`.
+            clusters: (batch,) numbers that say which place a picture shows, in place of metres; only the
+                reference implementation's recipe has them, see `geohf.place.original`.
         """
-        features = self.standardize(features.movedim(1, -1)).movedim(-1, 1)
+        last = features.ndim - 1  # `movedim` becomes a wrong transposition in ONNX
+        features = self.standardize(features.permute(0, *range(2, last + 1), 1)).permute(
+            0, last, *range(1, last)
+        )
         rows = self.project(self.aggregate(features)).float()
         with torch.autocast(
             rows.device.type, enabled=False

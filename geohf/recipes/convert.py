@@ -10,14 +10,14 @@ import argparse
 from pathlib import Path
 
 from geohf.parts.convert import convert
+from geohf.recipes.parsing import add_on_error, command_parser
 from geohf.recipes.running import run_recipe
 from geohf.report import markdown_table
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """The parser of the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("source", help="A folder or a JSON file of annotations.")
     parser.add_argument("--to", default="coco", choices=("coco", "delftbikes"), help="The layout to write.")
     parser.add_argument("--folder", help="Where the files go; by default the source's own folder.")
@@ -28,13 +28,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--validation", type=float, default=0.0, help="Share of train to hold out.")
     parser.add_argument("--seed", type=int, default=42, help="Of the held-out share.")
     parser.add_argument("--min_trust", type=float, default=0.0, help="Leave out parts trusted less, 0 to 1.")
-    parser.add_argument(
-        "--on_error", choices=("raise", "skip"), default="raise", help="Stop at bad rows, or leave them out."
-    )
+    add_on_error(parser)
     return parser
 
 
 def main() -> None:
+    """Run the command with the arguments of the command line."""
     args = make_parser().parse_args()
     source = Path(args.source)
     folder = args.folder or (source if source.is_dir() else source.parent)

@@ -13,13 +13,13 @@ from geohf.errors import DataError
 from geohf.hub.card import write_card
 from geohf.place import GeoPlaceModel
 from geohf.place.published import PUBLISHED
+from geohf.recipes.parsing import command_parser
 from geohf.recipes.running import run_recipe
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """The parser of the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("name", choices=tuple(PUBLISHED), help="What the file holds.")
     parser.add_argument("file", help="The published file.")
     parser.add_argument("folder", help="A new folder for the model.")
@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Run the command with the arguments of the command line."""
     args = make_parser().parse_args()
     folder = Path(args.folder)
     if folder.exists():

@@ -10,13 +10,13 @@ Nothing leaves this machine unless --share is given; uploads are limited in size
 import argparse
 
 from geohf.demo.app import launch, make_app
+from geohf.recipes.parsing import add_device, command_parser
 from geohf.recipes.running import run_recipe
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """The parser of the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("model", help="A folder, or a repo of the Hub.")
     parser.add_argument("--index", help="Of a place model: the index to find photos in.")
     parser.add_argument("--photos", help="The folder of the index's photos, to show them.")
@@ -25,11 +25,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--share", action="store_true", help="Also give a public link, through Gradio's servers."
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; by default a GPU where there is one.")
+    add_device(parser)
     return parser
 
 
 def main() -> None:
+    """Run the command with the arguments of the command line."""
     args = make_parser().parse_args()
     app = make_app(args.model, args.device, args.index, args.photos, args.examples)
     launch(app, args.port, args.share)

@@ -18,6 +18,7 @@ from huggingface_hub import constants
 
 import geohf
 from geohf.io import cache_folder
+from geohf.recipes.parsing import command_parser
 
 PACKAGES = (
     *("torch", "torchvision", "transformers", "datasets", "accelerate", "huggingface_hub", "timm", "peft"),
@@ -27,9 +28,8 @@ PACKAGES = (
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """The parser of the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("--json", action="store_true", help="One JSON object instead of lines.")
     return parser
 
@@ -51,6 +51,7 @@ def facts() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
+    """The installed version; None where the package is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -75,6 +76,7 @@ def free_gb(folder: Path) -> float:
 
 
 def main() -> None:
+    """Run the command with the arguments of the command line."""
     args, found = make_parser().parse_args(), facts()
     if args.json:
         print(json.dumps(found, indent=2))

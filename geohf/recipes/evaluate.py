@@ -10,26 +10,25 @@ import argparse
 import json
 
 from geohf.models.loading import load_model
+from geohf.recipes.parsing import add_device, add_on_error, command_parser
 from geohf.recipes.running import run_recipe
 from geohf.report import atomic_write, markdown_table, plain
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """The parser of the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("model", help="A folder, or a repo of the Hub.")
     parser.add_argument("data", help="Data with a truth, as the task's training recipe takes it.")
     parser.add_argument("--output", help="JSON file for the numbers.")
     parser.add_argument("--batch_size", type=int, default=32, help="Samples in one pass.")
-    parser.add_argument(
-        "--on_error", choices=("raise", "skip"), default="raise", help="Stop at bad rows, or leave them out."
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; by default a GPU where there is one.")
+    add_on_error(parser)
+    add_device(parser)
     return parser
 
 
 def main() -> None:
+    """Run the command with the arguments of the command line."""
     args = make_parser().parse_args()
     metrics = plain(load_model(args.model, args.device).evaluate(args.data, args.batch_size, args.on_error))
     print(markdown_table({"metric": name, "value": value} for name, value in metrics.items()))

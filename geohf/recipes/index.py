@@ -12,27 +12,26 @@ import argparse
 from geohf.models.loading import load_model
 from geohf.place.index import PlaceIndex, index_format
 from geohf.place.modeling import GeoPlaceModel
+from geohf.recipes.parsing import add_device, add_on_error, command_parser
 from geohf.recipes.running import run_recipe
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """The parser of the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("model", help="A place model: a folder, or a repo of the Hub.")
     parser.add_argument("sources", nargs="+", help="Tables or folders of photographs with positions.")
     parser.add_argument("--output", required=True, help="The file to write: .parquet or .safetensors.")
     parser.add_argument("--camera_id", help="Take only the rows of this camera.")
     parser.add_argument("--utm", help="Zone of UTM coordinates that come without one, like '54 north'.")
     parser.add_argument("--batch_size", type=int, default=32, help="Images in one pass.")
-    parser.add_argument(
-        "--on_error", choices=("raise", "skip"), default="raise", help="Stop at bad rows, or leave them out."
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; by default a GPU where there is one.")
+    add_on_error(parser)
+    add_device(parser)
     return parser
 
 
 def main() -> None:
+    """Run the command with the arguments of the command line."""
     args = make_parser().parse_args()
     index_format(args.output)  # before the work, not after it
     index = PlaceIndex.from_drives(

@@ -10,28 +10,24 @@ The file's ending says the format: .csv, .jsonl, .geojson or .html. A run that w
 import argparse
 
 from geohf.models.loading import load_model, model_class
+from geohf.recipes.parsing import add_device, add_on_error, command_parser
 from geohf.recipes.running import run_recipe
 
 
 def make_parser(**kwargs) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        **kwargs,
-    )
+    """The parser of the command line."""
+    parser = command_parser(__doc__, **kwargs)
     parser.add_argument("model", help="A folder, or a repo of the Hub.")
     parser.add_argument("inputs", nargs="*", help="Files, folders, zips, globs, tables, datasets.")
     parser.add_argument("--output", help="The file to write: .csv, .jsonl, .geojson or .html.")
     parser.add_argument("--batch_size", type=int, default=32, help="Inputs in one pass.")
-    parser.add_argument(
-        "--on_error", choices=("raise", "skip"), default="raise", help="Stop at bad inputs, or list them."
-    )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; by default a GPU where there is one.")
+    add_on_error(parser)
+    add_device(parser)
     return parser
 
 
 def main() -> None:
+    """Run the command with the arguments of the command line."""
     name = make_parser(add_help=False, usage=make_parser().format_usage()).parse_known_args()[0].model
     parser, options = make_parser(), model_class(name).predict_options
     for option, described in options.items():

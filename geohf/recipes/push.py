@@ -8,13 +8,13 @@ Only what belongs to a model repo goes along: no checkpoint, no log folder, no p
 import argparse
 
 from geohf.models.loading import load_model
+from geohf.recipes.parsing import command_parser
 from geohf.recipes.running import run_recipe
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """The parser of the command line."""
+    parser = command_parser(__doc__)
     parser.add_argument("folder", help="The output folder of a run.")
     parser.add_argument("repo", help="org/name; it is created where it does not exist.")
     parser.add_argument("--private", action="store_true", default=None, help="Create a private repo.")
@@ -25,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Run the command with the arguments of the command line."""
     args = vars(make_parser().parse_args())
     folder, repo = args.pop("folder"), args.pop("repo")
     url = load_model(folder, "cpu").push_to_hub(repo, **args)

@@ -19,6 +19,7 @@ from geohf.training.report import write_report
 
 
 def make_parser() -> GeoArgumentParser:
+    """The parser of all flags."""
     return GeoArgumentParser(PartArguments, PartTrainingArguments)
 
 
@@ -41,6 +42,7 @@ def run(options: PartArguments, args: PartTrainingArguments) -> PartStateTrainer
 
 
 def main() -> None:
+    """Run the recipe with the arguments of the command line."""
     options, args = make_parser().parse()
     with leave_cores(args):
         trainer = run(options, args)

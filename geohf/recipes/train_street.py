@@ -20,6 +20,7 @@ from geohf.training.report import write_report
 
 
 def make_parser() -> GeoArgumentParser:
+    """The parser of all flags."""
     return GeoArgumentParser(StreetArguments, StreetTrainingArguments)
 
 
@@ -44,6 +45,7 @@ def run(options: StreetArguments, args: StreetTrainingArguments) -> GeoStreetTra
 
 
 def main() -> None:
+    """Run the recipe with the arguments of the command line."""
     options, args = make_parser().parse()
     with leave_cores(args):
         trainer = run(options, args)

@@ -41,6 +41,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
     """
 
     phase_class = RegionPhaseTrainer
+    shows_places = True
     arguments_class = RegionTrainingArguments
 
     def __init__(self, *args, regions: Sequence[str] | None = None, **kwargs):

@@ -37,6 +37,7 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
     """
 
     phase_class = StreetPhaseTrainer
+    shows_places = True
     arguments_class = StreetTrainingArguments
 
     @staticmethod

@@ -75,6 +75,7 @@ def _four(cell) -> tuple[int, ...]:
 
 
 def check_rows(rows, names, regions, boxes, values, bad, lines, source, errors) -> np.ndarray:
+    """Numbers of the rows that can be used: names that differ, boxes that hold pixels; the others go to `errors`."""
     seen: dict[str, int] = {}
     places: dict[tuple, int] = {}
     kept, repeated = [], 0
@@ -109,6 +110,7 @@ def check_rows(rows, names, regions, boxes, values, bad, lines, source, errors) 
 
 
 def check_regions(kept, regions, boxes, images, extension, max_missing, lines, source, errors) -> np.ndarray:
+    """Numbers of the kept rows whose box lies in the rasters of its region; the others go to `errors`."""
     good = []
     for row in kept.tolist():
         region, box = regions[row], tuple(boxes[row].tolist())

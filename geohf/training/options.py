@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from geohf.errors import DataError, require_choice
+from geohf.errors import ON_ERROR, DataError, require_choice
 from geohf.training.arguments import GeoTrainingArguments
 
-ON_ERROR = ("raise", "skip")
 FINETUNE = ("all", "last", "lora", "none")
 
 

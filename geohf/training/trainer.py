@@ -12,6 +12,7 @@ import torch
 from transformers import EarlyStoppingCallback, enable_full_determinism, set_seed
 from transformers.trainer_utils import HubStrategy, TrainOutput
 
+from geohf.data.splits import warn_of_shared_places
 from geohf.data.task_data import facts_of
 from geohf.errors import DataError
 from geohf.hub.card import write_card
@@ -50,6 +51,8 @@ class GeoTrainer(PhaseTrainer):
     """
 
     phase_class: ClassVar[type[PhaseTrainer]]
+    # rows are photographs of places: one that training shows, too, says little of places that nobody has seen
+    shows_places: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -149,6 +152,8 @@ class GeoTrainer(PhaseTrainer):
             (enable_full_determinism if args.full_determinism else set_seed)(args.seed)
             self._take(self.call_model_init(trial))
             self._hp_search_setup(trial)
+        if self.shows_places:
+            warn_of_shared_places(self.eval_dataset, self.train_dataset)
         resume = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         self.histories, self.stages, self.kept, self.evaluated = {}, {}, None, None
         self.run_phases(_own_run(resume, self.run_folder))
@@ -277,6 +282,8 @@ class GeoTrainer(PhaseTrainer):
             dataset = self.read_rows(dataset)
         if isinstance(dataset, dict) or "compute_metrics" in self._given or not hasattr(dataset, "__len__"):
             return super().evaluate(None if eval_dataset is None else dataset, ignore_keys, metric_key_prefix)
+        if self.shows_places and not mine:
+            warn_of_shared_places(dataset, self.train_dataset)
         outputs = self.outputs(dataset)
         self.evaluated = self.measure(dataset, outputs, metric_key_prefix)
         self.log(dict(self.evaluated))

@@ -1,13 +1,12 @@
 """Search in blocks, recall under both rules, intervals, confidence: against brute force and real photographs."""
 
 import importlib.util
-import json
 
 import numpy as np
 import pytest
 import torch
+from helpers.corridor import read_corridor
 from helpers.place_models import along, unit
-from PIL import Image
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m, matches_within_m
@@ -164,21 +163,8 @@ def test_recall_that_cannot_be(change, message):
 
 
 def test_real_corridor_by_pixels_alone(shared_data):
-    """111 real queries and references: 32 x 24 gray pixels, standardized, compared by cosine."""
-    folder = shared_data("corridor")
-
-    def describe(kind):
-        rows = []
-        for path in sorted((folder / kind).glob("*.jpg")):
-            gray = Image.open(path).convert("L").resize((32, 24), Image.Resampling.BILINEAR)
-            pixels = np.asarray(gray, np.float64).ravel()
-            rows.append((pixels - pixels.mean()) / pixels.std())
-        return np.array(rows)
-
-    truth = json.loads((folder / "ground_truth.json").read_text())
-    right = [truth[str(query)] for query in range(len(truth))]
-    matches = np.cumsum([0, *map(len, right)]), np.concatenate(right)
-    _, ranked = top_k(describe("ref"), describe("query"), 10)
+    database, queries, matches = read_corridor(shared_data("corridor"))
+    _, ranked = top_k(database, queries, 10)
     found = {rule: recall_of_ranks(ranked, matches, rule=rule) for rule in ("has_match", "all")}
     assert [round(value, 3) for value in found["has_match"].values()] == [0.270, 0.532, 0.811]
     assert len(ranked) == 111

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 import torch
+from helpers.corridor import read_corridor
 from helpers.place_models import build_model, write_csv, write_pictures
 from PIL import Image
 
@@ -181,20 +181,7 @@ def test_evaluate_hears_the_order_of_time(tmp_path):
 
 @pytest.fixture(scope="module")
 def corridor(shared_data):
-    """Descriptors (32 x 24 gray pixels) of 111 references and 111 queries, and what is right."""
-    folder = shared_data("corridor")
-
-    def describe(kind):
-        rows = []
-        for path in sorted((folder / kind).glob("*.jpg")):
-            gray = Image.open(path).convert("L").resize((32, 24), Image.Resampling.BILINEAR)
-            pixels = np.asarray(gray, np.float64).ravel()
-            rows.append((pixels - pixels.mean()) / pixels.std())
-        return np.array(rows)
-
-    truth = json.loads((folder / "ground_truth.json").read_text())
-    right = [truth[str(query)] for query in range(len(truth))]
-    return describe("ref"), describe("query"), (np.cumsum([0, *map(len, right)]), np.concatenate(right))
+    return read_corridor(shared_data("corridor"))
 
 
 def matched(database, queries, center, **options):

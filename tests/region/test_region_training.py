@@ -193,6 +193,14 @@ def test_positions_that_cannot_be_are_named_wherever_rows_come_in(data, tmp_path
             GeoRegionTrainer(model, args, train_dataset=rows).train()
 
 
+def test_measuring_on_places_of_training_is_told(data, tmp_path, caplog):
+    trainer = GeoRegionTrainer(build_model("shared"), arguments_of(tmp_path), train_dataset=data.train)
+    trainer.evaluate(data.test)
+    assert "training shows, too" not in caplog.text
+    trainer.evaluate(data.train)
+    assert f"{len(data.train)} of the {len(data.train)} rows to measure on show a place" in caplog.text
+
+
 # --- resuming, accumulating ---
 
 

@@ -7,7 +7,13 @@ import pytest
 from datasets import Dataset
 
 from geohf.data.samples import undecoded
-from geohf.data.splits import calibration_blocks, count_shared, place_numbers, split_rows
+from geohf.data.splits import (
+    calibration_blocks,
+    count_shared,
+    place_numbers,
+    split_rows,
+    warn_of_shared_places,
+)
 from geohf.errors import DataError
 from geohf.geo import random_split
 from geohf.geo.splits import block_numbers
@@ -114,6 +120,17 @@ def test_places_are_numbered_by_their_first_rows_and_counted_where_two_tables_sh
     assert place_numbers(points[3:]).tolist() == [0, 1]
     assert count_shared(points, points[[1, 3]]) == 1
     assert count_shared(points[[0, 2]], points) == 2
+
+
+def test_a_split_of_ones_own_that_shares_places_is_told(caplog):
+    train = Dataset.from_dict({"latitude": [1.0, 2.0, 3.0], "longitude": [1.0, 2.0, 3.0]})
+    own = Dataset.from_dict({"latitude": [2.0, 2.0, 9.0], "longitude": [2.0, 2.0, None]})
+    for rows in (None, {"a": own}, own.to_iterable_dataset(), train.select([]), own.select([2])):
+        warn_of_shared_places(rows, train)
+    warn_of_shared_places(own, None)
+    assert not caplog.records
+    warn_of_shared_places(own, train)
+    assert "2 of the 3 rows to measure on show a place that training shows" in caplog.text
 
 
 @pytest.mark.parametrize("points", [None, np.empty(0)])

@@ -176,16 +176,19 @@ def test_adapters_that_fit_no_layer_are_refused_before_the_work(backbone, tmp_pa
 
 @pytest.mark.case("use-B9")
 def test_adapters_fit_transformers(tmp_path):
-    from geohf.training.finetuning import require_adapters
+    from geohf.training.finetuning import require_adapters, with_adapters
 
-    for backbone in ("test_vit", "test_convnext"):
-        require_adapters(
-            street_models.GeoStreetModel.from_backbone(
-                backbone, pretrained=False, image_size=160, **street_models.CLASSES
-            )
-        )
-    clip = street_models.tiny_clip(tmp_path / "clip")
-    require_adapters(street_models.GeoStreetModel.from_backbone(str(clip), **street_models.CLASSES))
+    clip = str(street_models.tiny_clip(tmp_path / "clip"))
+    for backbone, settings in (
+        ("test_vit", {"pretrained": False, "image_size": 160}),
+        ("test_convnext", {"pretrained": False, "image_size": 160}),
+        (clip, {}),
+    ):
+        model = street_models.GeoStreetModel.from_backbone(backbone, **settings, **street_models.CLASSES)
+        require_adapters(model)
+        learns = {name for name, p in with_adapters(model, 2).named_parameters() if p.requires_grad}
+        assert any("lora_A" in name and ".tower." in name for name in learns)
+        assert all("lora_" in name or ".head." in name for name in learns)
 
 
 @pytest.mark.case("use-B8")
