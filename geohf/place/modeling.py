@@ -158,7 +158,10 @@ class GeoPlaceModel(GeoPreTrainedModel):
 
     def encode(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """(n, d) float32 descriptors of length 1, of anything that `predict` takes."""
-        return np.stack([answer.descriptor for answer in self.predict(images, batch_size)])
+        descriptors = [answer.descriptor for answer in self.predict(images, batch_size)]
+        return (
+            np.stack(descriptors) if descriptors else np.empty((0, self.config.descriptor_size), np.float32)
+        )
 
     def predict(
         self,

@@ -121,10 +121,12 @@ def match_sequences(
         )
     _check_choice("method", method, Method)
     q, m = scores.shape
-    if not (1 <= k <= m and steps[0] <= steps[1] and 0 < jump < 1 and length >= 1 and temperature > 0):
+    if not 1 <= k <= m:
+        raise DataError(f"cannot give the {k} best answers: the database holds {m} images")
+    if not (steps[0] <= steps[1] and 0 < jump < 1 and length >= 1 and temperature > 0):
         raise DataError(
-            f"k must lie within 1 and {m}, steps must ascend, jump lie between 0 and 1, length be at least 1 and "
-            f"temperature above 0, got {k}, {steps}, {jump}, {length}, {temperature}"
+            "steps must ascend, jump lie between 0 and 1, length be at least 1 and temperature above 0, "
+            f"got {steps}, {jump}, {length}, {temperature}"
         )
     spread = scores.std(1, keepdims=True)
     z = (scores - scores.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1)

@@ -130,7 +130,7 @@ def test_frames_are_put_in_the_order_of_time():
     ("change", "message"),
     [
         ({"method": "viterbi"}, "method must be one of filter, smooth, diagonal"),
-        ({"k": 31}, "k must lie within 1 and 30"),
+        ({"k": 31}, "cannot give the 31 best answers: the database holds 30 images"),
         ({"steps": (2, 1)}, "steps must ascend"),
         ({"sequences": ["a"]}, "1 sequences for 12 queries"),
         ({"database_sequences": ["a"]}, "1 database sequences for 30 images"),
@@ -155,6 +155,8 @@ def test_a_model_answers_a_drive(tmp_path):
     assert found.chained.all()
     assert [answer.confidence for answer in answers] == pytest.approx(found.posterior[:, 0], rel=1e-6)
     assert [answer.latitude for answer in answers] == pytest.approx(points[:, 0])
+    with pytest.raises(DataError, match="queries must have shape"):
+        model.predict_sequences([], index)
 
 
 def test_evaluate_hears_the_order_of_time(tmp_path):
