@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from geohf.errors import DataError, did_you_mean
+from geohf.models.published import fill_published
 from geohf.place.configuration import GeoPlaceConfig
 from geohf.vision.preprocessing import IMAGENET
 from geohf.vision.repos import read_tensors
@@ -76,7 +77,7 @@ def load_published(
         backbone_license=LICENSE,
     )
     model = kind(config)
-    _fill(model, tensors, file)
+    fill_published(model, tensors, _our_name, _their_name, file)
     return model.eval()
 
 
@@ -98,35 +99,9 @@ def _our_name(name: str) -> str:
     return HEAD.get(name, name)
 
 
-def _fill(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], file: str | os.PathLike) -> None:
-    """Give every parameter and buffer of a model its published value.
-
-    Raises:
-        DataError: a tensor is missing, left over or misshapen.
-    """
-    wanted = model.state_dict()
-    given = {_our_name(name): (name, tensor) for name, tensor in tensors.items()}
+def _their_name(name: str) -> str:
+    """The name that a parameter of our model has in the published file."""
     numbers = {child: number for number, child in CHILDREN.items()}
     published = {new: old for old, new in HEAD.items()}
-
-    def their_name(name: str) -> str:
-        child, _, rest = name.removeprefix("tower.timm.").partition(".")
-        return published.get(name) or f"backbone.{numbers[child]}.{rest}"
-
-    # files of old versions of torch have no counters
-    missing = [their_name(n) for n in wanted if n not in given and not n.endswith("num_batches_tracked")]
-    left = [old for new, (old, _) in given.items() if new not in wanted]
-    misshapen = [
-        f"{old} {tuple(t.shape)}, not {tuple(wanted[new].shape)}"
-        for new, (old, t) in given.items()
-        if new in wanted and t.shape != wanted[new].shape
-    ]
-    for names, problem in (
-        (misshapen, "these weights have another shape"),
-        (missing, "lacks these weights of the model"),
-        (left, "the model has no place for these weights"),
-    ):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise DataError(f"{file}: {problem}: {', '.join(names[:5])}{more}")
-    model.load_state_dict({name: given[name][1] if name in given else t for name, t in wanted.items()})
+    child, _, rest = name.removeprefix("tower.timm.").partition(".")
+    return published.get(name) or f"backbone.{numbers[child]}.{rest}"
