@@ -1,0 +1,111 @@
+"""From positions to embeddings: the location encoder that image-to-position matching compares photographs with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from geohf.geo import unit_vectors
+from geohf.geo.equal_earth import equal_earth
+from geohf.geo.harmonics import spherical_harmonics
+
+CHUNK = 4096  # points encoded at a time
+FREQUENCIES = 256  # of the random Fourier features of one scale
+
+
+class LocationEncoder(nn.Module):
+    """Embeddings of latitude and longitude, in one of three frames.
+
+    - `equal_earth`: the map of the Equal Earth projection, as GeoCLIP has it (Vivanco Cepeda et al., NeurIPS 2023,
+      arXiv 2309.16020). It has a seam: the two sides of 180 degrees are far apart.
+    - `sphere`: the unit vector. No seam, no poles.
+    - `spherical_harmonics`: as SatCLIP (Klemmer et al. 2023, arXiv 2311.17179), with a Siren behind them. No seam either.
+
+    The first two take random Fourier features (Tancik et al. 2020) at several scales, each with a net of its own, and
+    sum what these give.
+
+    Args:
+        frame: one of the three.
+        size: length of an embedding.
+        hidden_size: width of the nets.
+        sigmas: standard deviation of the frequencies of each scale, for the first two frames.
+        degrees: of the harmonics, from 0.
+
+    >>> encoder = LocationEncoder("sphere", size=8, hidden_size=16)
+    >>> a, b = encoder(torch.tensor([[10.0, 180.0], [10.0, -180.0]]))
+    >>> a.shape, torch.equal(a, b)
+    (torch.Size([8]), True)
+    """
+
+    def __init__(
+        self,
+        frame: str,
+        size: int = 512,
+        hidden_size: int = 1024,
+        sigmas: Sequence[float] = (1, 16, 256),
+        degrees: int = 20,
+    ):
+        super().__init__()
+        self.frame, self.degrees = frame, degrees
+        if frame == "spherical_harmonics":
+            self.siren = Siren(degrees**2, hidden_size, size)
+        else:
+            axes = 2 if frame == "equal_earth" else 3
+            self.scales = nn.ModuleList(FourierNet(axes, sigma, hidden_size, size) for sigma in sigmas)
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """(n, 2) degrees to (n, size), not of length 1."""
+        if self.frame == "spherical_harmonics":
+            return self.siren(spherical_harmonics(points, self.degrees).float())
+        if self.frame == "equal_earth":
+            # in half widths of the equator, and rounded step by step as GeoCLIP does: the finest scale has 256 turns
+            where = equal_earth(points.float()) * 66.50336 / 180
+        else:
+            where = unit_vectors(points.double()).float()
+        return torch.stack([net(where) for net in self.scales]).sum(0)
+
+
+class FourierNet(nn.Module):
+    """Random Fourier features of one scale, and three layers behind them.
+
+    Args:
+        axes: of a position.
+        sigma: standard deviation of the frequencies, which do not learn.
+    """
+
+    frequencies: torch.Tensor
+
+    def __init__(self, axes: int, sigma: float, hidden_size: int, size: int):
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(FREQUENCIES, axes) * sigma)
+        layers: list[nn.Module] = []
+        for width in (2 * FREQUENCIES, hidden_size, hidden_size):
+            layers += [nn.Linear(width, hidden_size), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden_size, size))
+
+    def forward(self, where: torch.Tensor) -> torch.Tensor:
+        """(n, axes) to (n, size)."""
+        turns = 2 * math.pi * where @ self.frequencies.T
+        return self.layers(torch.cat([turns.cos(), turns.sin()], -1))
+
+
+class Siren(nn.Module):
+    """Two layers of sines and a linear one (Sitzmann et al., NeurIPS 2020, arXiv 2006.09661)."""
+
+    FIRST = 30.0  # frequency of the first layer
+
+    def __init__(self, inputs: int, hidden_size: int, size: int):
+        super().__init__()
+        self.first, self.second = nn.Linear(inputs, hidden_size), nn.Linear(hidden_size, hidden_size)
+        self.last = nn.Linear(hidden_size, size)
+        nn.init.uniform_(self.first.weight, -1 / inputs, 1 / inputs)
+        reach = math.sqrt(6 / hidden_size)
+        for layer in (self.second, self.last):
+            nn.init.uniform_(layer.weight, -reach, reach)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(n, inputs) to (n, size)."""
+        return self.last(self.second((self.FIRST * self.first(features)).sin()).sin())
