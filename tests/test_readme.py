@@ -30,17 +30,18 @@ COMMANDS = [(name_of(path), line) for path in [*PAGES, *RECIPES] for line in com
 
 @functools.cache
 def parser_of(script: str, task: str | None = None):
-    """A recipe's own parser; that of predict.py has a task's options, too."""
+    """A recipe's own parser; those of predict.py and evaluate.py have a task's options, too."""
     parser = runpy.run_path(str(ROOT / script))["make_parser"]()
     if task is not None:
-        for option, described in getattr(geohf, MODELS[task][0]).predict_options.items():
+        options = getattr(getattr(geohf, MODELS[task][0]), f"{script[8:-3]}_options")
+        for option, described in options.items():
             parser.add_argument(f"--{option}", **described)
     return parser
 
 
 def parse(script: str, words: list[str]):
     """What the recipe would run with; SystemExit or DataError where it would not."""
-    if script == "recipes/predict.py":
+    if script in ("recipes/predict.py", "recipes/evaluate.py"):
         task = next(task for task in TASKS if task in words[0])
         return parser_of(script, task).parse_args(words)
     parser = parser_of(script)

@@ -52,6 +52,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     sample_dimensions: ClassVar[int] = 3  # of one sample as an array; one more are many samples
     # what `predict` takes beside inputs: name -> keyword arguments of argparse's add_argument, for recipes/predict.py
     predict_options: ClassVar[dict[str, dict]] = {}
+    evaluate_options: ClassVar[dict[str, dict]] = {}  # what `evaluate` takes beside data, likewise
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True

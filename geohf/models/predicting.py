@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geohf.data.inputs import Inputs
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError, require_at_least
 from geohf.io import atomic_write, json_text, refuse_overwriting
@@ -29,6 +30,7 @@ def predict_to_file(
     output: str | os.PathLike,
     batch_size: int = 32,
     on_error: str = "raise",
+    finish: Callable[[list[dict]], list[dict]] | None = None,
     **options: Any,
 ) -> int:
     """Predict whatever `sources` name and write one file, see `write_answers`.
@@ -38,9 +40,10 @@ def predict_to_file(
 
     Args:
         sources: what the model's `find_inputs` knows: files, folders, globs, tables, names of datasets, or samples
-            of any kind that `predict` takes.
+            of any kind that `predict` takes; or the `Inputs` themselves.
         on_error: `raise` stops at an input that cannot be used, `skip` leaves it out and lists it in
             `OUTPUT.skipped.csv`.
+        finish: makes the rows to write of all rows together, where an answer needs more than its batch.
         options: of the model's `predict`.
 
     Returns:
@@ -59,7 +62,8 @@ def predict_to_file(
     named = isinstance(sources, (str, os.PathLike))
     refuse_overwriting(output, [sources] if named else sources if isinstance(sources, (list, tuple)) else [])
     require_at_least(1, batch_size=batch_size)
-    inputs, errors = model.find_inputs(sources), RowErrors(on_error)
+    inputs = sources if isinstance(sources, Inputs) else model.find_inputs(sources)
+    errors = RowErrors(on_error)
     partial = output.with_name(f".{output.name}.partial")
     head = {"run": _fingerprint(model, batch_size, on_error, options)}
     done = {line["key"]: line for line in _take_up(partial, head)}
@@ -80,7 +84,7 @@ def predict_to_file(
         partial.unlink()
         raise DataError("there is nothing to predict")
     errors.settle(kept=len(rows))
-    write_answers(output, rows)
+    write_answers(output, rows if finish is None else finish(rows))
     if errors.rows:
         write_csv(output.with_name(f"{output.name}.skipped.csv"), errors.rows)
     partial.unlink()

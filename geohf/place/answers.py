@@ -33,6 +33,7 @@ class PlacePrediction:
         spread_m: meters from the top answer within which at least half of the answers lie: small where they agree.
         confidence: probability that the top answer is within the config's `confidence_m`; None where it was not
             fitted.
+        chained: whether the order of its drive's frames was heard; None for a photograph that was asked about alone.
     """
 
     descriptor: np.ndarray = field(repr=False)
@@ -41,12 +42,13 @@ class PlacePrediction:
     longitude: float | None = None
     spread_m: float | None = None
     confidence: float | None = None
+    chained: bool | None = None
 
     def as_row(self) -> dict[str, Any]:
         """For a table: the point, how sure it is, and the named images with their similarity; or the descriptor."""
         if not self.answers:
             return {"descriptor": self.descriptor.tolist()}
-        return {
+        row = {
             "latitude": self.latitude,
             "longitude": self.longitude,
             "confidence": self.confidence,
@@ -54,6 +56,7 @@ class PlacePrediction:
             "similarity": self.answers[0].similarity,
             "answers": {answer.image: answer.similarity for answer in self.answers},
         }
+        return row if self.chained is None else row | {"chained": self.chained}
 
 
 def predictions_of(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from geohf.errors import DataError, require_choice
 from geohf.metrics.directions import LOSS
 from geohf.place.metrics import METRICS
+from geohf.place.sequences import check_options
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.options import DataArguments, FinetuneArguments, PhotoArguments, with_default
 from geohf.vision.preprocessing import FITS
@@ -124,8 +125,22 @@ class PlaceArguments(DataArguments, PhotoArguments):
         metadata={"help": "Meters within which an answer is right; the first one counts."},
     )
 
+    center: str = field(
+        default="none",
+        metadata={
+            "help": "Measure drives as a whole, too, their own mean removed: none, database, sequence or online."
+        },
+    )
+    method: str | None = field(
+        default=None,
+        metadata={
+            "help": "Measure drives as a whole, too, the order of their frames heard: filter, smooth or diagonal."
+        },
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        check_options(self.center, self.method)
         require_choice(AUDITS, audit=self.audit)
         require_choice(FITS, fit=self.fit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:

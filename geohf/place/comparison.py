@@ -95,6 +95,8 @@ def _shown(found: Retrieval) -> dict:
     values = found.values
     shown = {f"R@{name[1:]}": values[name] for name in ("r1", "r5", "r10") if name in values}
     every = next(name for name in values if name.startswith("recall@1_all"))
+    if "drive_r1" in values:
+        shown["R@1, drives"] = values["drive_r1"]
     return shown | {"R@1, all queries": values[every], "median m": values["median_m"]}
 
 

@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 # Mapillary's street-level sequences (MSLS) name images by a key, and their sequences in a table of its own.
 PANORAMA_COLUMN = "pano"
 KEY_COLUMN, KEY_FILE, SEQUENCES_OF_KEYS = "key", "images/{}.jpg", "seq_info.csv"
+FRAME_COLUMN = "frame_number"
 
 
 class _Row(NamedTuple):
@@ -154,6 +155,11 @@ def names_of(dataset: Dataset) -> list[str]:
     return [name_of(image, row) for row, image in enumerate(images)]
 
 
+def drive_of(sequence: str, camera: str | None) -> str:
+    """The drive whose frames are in order: two cameras of one car take two sequences of frames."""
+    return sequence if camera is None else f"{sequence}, {camera}"
+
+
 def names_of_sources(sources: Sequence[str | Path]) -> list[str]:
     """A short name for the drive of each source: of a table called poses.csv, the folder that it lies in.
 
@@ -180,14 +186,18 @@ def _name_parts(path: Path) -> tuple[str, ...]:
 
 
 def rows_of_table(
-    table: pd.DataFrame, path: Path, name: str, utm: str | None, errors: RowErrors
+    table: pd.DataFrame, path: Path, name: str, utm: str | None, errors: RowErrors, placed: bool = True
 ) -> list[_Row]:
-    """The images of a table, or of a chunk of it, with the positions that it gives them; bad rows are noted."""
+    """The images of a table, or of a chunk of it, with the positions that it gives them; bad rows are noted.
+
+    Args:
+        placed: read positions; without, those of photographs that are to be found, they are NaN.
+    """
     table = _without_panoramas(_with_files_of_keys(table, path), path)
     if table.empty:
         return []
     file_column = find_column(table.columns, FILE_COLUMNS, path)
-    points = points_of_table(table, path, utm, errors)
+    points = points_of_table(table, path, utm, errors) if placed else np.full((len(table), 2), math.nan)
     folder = _image_folder(path, file_name(table[file_column].iloc[0]) or "")
     columns = {
         key: find_column(table.columns, names)
@@ -248,20 +258,28 @@ def _without_panoramas(table: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _with_files_of_keys(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table with file names and sequences, where it names images by keys as MSLS does."""
+    """The table with file names and sequences, in their order, where it names images by keys as MSLS does."""
     if KEY_COLUMN not in table or find_column(table.columns, FILE_COLUMNS):
         return table
     table = table.assign(image=[KEY_FILE.format(key) for key in table[KEY_COLUMN]])
     info = path.with_name(SEQUENCES_OF_KEYS)
     if find_column(table.columns, SEQUENCE_COLUMNS) or not info.is_file():
         return table
-    return table.assign(sequence=table[KEY_COLUMN].map(_sequences_of_keys(info, info.stat().st_mtime_ns)))
+    known = _sequences_of_keys(info, info.stat().st_mtime_ns)
+    table = table.assign(sequence=table[KEY_COLUMN].map(known["sequence_key"]))
+    if FRAME_COLUMN not in known:
+        return table
+    number = table[KEY_COLUMN].map(known[FRAME_COLUMN]).astype(float)
+    return table.iloc[np.lexsort((number, table["sequence"].astype(str)))]
 
 
 @lru_cache(maxsize=1)  # chunk after chunk of one table asks for it
-def _sequences_of_keys(info: Path, changed_ns: int) -> dict[str, str]:
-    table = read_table(info, required=(KEY_COLUMN, "sequence_key"))
-    return dict(zip(table[KEY_COLUMN], table["sequence_key"], strict=True))
+def _sequences_of_keys(info: Path, changed_ns: int) -> pd.DataFrame:
+    return (
+        read_table(info, required=(KEY_COLUMN, "sequence_key"))
+        .drop_duplicates(KEY_COLUMN)
+        .set_index(KEY_COLUMN)
+    )
 
 
 def _image_folder(path: Path, first: str) -> Path:

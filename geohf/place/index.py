@@ -48,12 +48,14 @@ class PlaceIndex:
         points: (n, 2) latitude and longitude in degrees.
         images: n names.
         model: fingerprint of the model that made the descriptors, see `GeoPlaceModel.fingerprint`.
+        sequences: n names of drives, whose images stand in the order of time; one drive if None.
     """
 
     descriptors: torch.Tensor
     points: np.ndarray
     images: list[str]
     model: str
+    sequences: list[str] | None = None
 
     def __post_init__(self):
         self.descriptors = unit_descriptors(aligned(torch.as_tensor(self.descriptors)))  # from a file or not
@@ -239,7 +241,7 @@ class PlaceIndex:
         """
         database, queries = center_descriptors(self.descriptors, descriptors, sequences, center)
         similarity = queries @ database.T
-        found = match_sequences(similarity, sequences, k=k, **options)
+        found = match_sequences(similarity, sequences, self.sequences, k=k, **options)
         return np.take_along_axis(similarity.cpu().numpy(), found.rows, 1), found
 
 

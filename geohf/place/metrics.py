@@ -19,6 +19,7 @@ RULES = ("has_match", "all")
 RECALLS = (1, 5, 10)  # what an evaluation while training measures
 FEWEST_DRIVES = 8  # fewer are cut into stretches for an interval
 METRICS = {f"r{n}": HIGHER for n in RECALLS} | {"median_m": MetricInfo(False, "m")}
+DRIVE_METRICS = {f"drive_r{n}": HIGHER for n in RECALLS}  # of a finished run, see `drive_recalls`
 
 
 def recall_at_n(

@@ -5,27 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from geohf.data.tables import points_of
+from geohf.data.inputs import Inputs
 from geohf.errors import DataError
-from geohf.io import natural_key
+from geohf.io import refuse_overwriting
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.place.answers import PlacePrediction, predictions_of
-from geohf.place.audit import audit, judge
 from geohf.place.configuration import ENCODERS, GeoPlaceConfig
 from geohf.place.drives import files_of, load_drives, names_of
+from geohf.place.frames import answer_drives, find_frames
 from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.index import PlaceIndex, load_once
-from geohf.place.metrics import RECALLS, place_metrics, retrieve
 from geohf.place.processing import GeoPlaceImageProcessor
-from geohf.place.sequences import Center, Method, in_order
+from geohf.place.sequences import Center, Method, check_options
 from geohf.vision.backbones import backbone_config, build_tower, describe_backbone
 from geohf.vision.pooling import map_size, pooled
 from geohf.vision.preprocessing import with_fit
@@ -52,6 +51,18 @@ MODEL_FIELDS = (
     "mining",
     "hard_share",
 )
+SEQUENCE_OPTIONS: dict[str, dict] = {
+    "center": {
+        "choices": get_args(Center),
+        "help": "What is taken from the descriptors of a drive: its own mean (sequence; online: of the frames so far), "
+        "the database's, or none.",
+    },
+    "method": {
+        "choices": get_args(Method),
+        "help": "The frames of a drive answer together: filter hears the earlier ones, smooth the later ones, too, "
+        "diagonal averages along lines; default: each alone.",
+    },
+}
 MIX_FIELDS = ("mix_depth", "mix_channels", "mix_rows")
 
 
@@ -73,7 +84,9 @@ class GeoPlaceModel(GeoPreTrainedModel):
     predict_options: ClassVar[dict[str, dict]] = {
         "index": {"help": "File of a PlaceIndex to search in; without one the answers are descriptors."},
         "top_k": {"type": int, "help": "Images of the index to name."},
+        **SEQUENCE_OPTIONS,
     }
+    evaluate_options: ClassVar[dict[str, dict]] = SEQUENCE_OPTIONS
     _no_split_modules = ("PlaceHead",)
     _keep_in_fp32_modules_strict = ("standardize", "descriptor_norm", "whiten")
 
@@ -188,35 +201,73 @@ class GeoPlaceModel(GeoPreTrainedModel):
         index: PlaceIndex | str | os.PathLike,
         sequences: Sequence | None = None,
         center: Center = "online",
-        method: Method = "filter",
+        method: Method | None = "filter",
         top_k: int = 5,
         batch_size: int = 32,
     ) -> list[PlacePrediction]:
-        """Say where the photographs of a drive were taken, with the order of its frames heard.
+        """Say where the photographs of drives were taken, with the order of their frames heard.
 
         Args:
-            inputs: what `predict` takes, in the order of time.
-            sequences: the name of each photograph's drive; one if None. See `geohf.place.sequences.split_at_gaps`.
+            inputs: tables and folders of drives, or photographs in the order of time, see
+                `geohf.place.frames.find_frames`.
+            sequences: the name of each photograph's drive, instead of what the inputs say.
             center, method: see `geohf.place.sequences.center_descriptors` and `match_sequences`. The defaults look
-                at earlier frames only.
+                at earlier frames only. Without a method frames answer one by one.
             top_k: answers to give, at most as many as the index holds.
 
         Returns:
-            One answer per photograph. Its `confidence` is the probability of the top answer given the frames; the
-            answers of a drive whose order explains nothing are those of `predict` with this `center`.
+            One answer per photograph, in the order of the inputs. Its `confidence` is the probability of the top answer
+            given the frames where `chained`; the answers of a drive whose order explains nothing are those of its single
+            frames with this `center`.
 
         Raises:
             DataError: an index of another model, see `match_sequences`.
         """
+        check_options(center, method)
         index = self.open_index(index)
-        descriptors = self.encode(inputs, batch_size)
-        similarity, found = index.match(descriptors, top_k, center, sequences, method=method)
-        images = [[index.images[row] for row in some] for some in found.rows]
-        answers = predictions_of(descriptors, similarity, index.points[found.rows], images, self.config)
-        for answer, posterior, chained in zip(answers, found.posterior, found.chained, strict=True):
-            if chained:
-                answer.confidence = float(posterior[0])
-        return answers
+        frames = find_frames(inputs, self.samples, sequences)
+        descriptors = self.encode(frames.images, batch_size)
+        return answer_drives(index, descriptors, frames, self.config, center, method, top_k)
+
+    def predict_to_file(
+        self,
+        sources: Any,
+        output: str | os.PathLike,
+        batch_size: int = 32,
+        center: Center = "none",
+        method: Method | None = None,
+        **options,
+    ) -> int:
+        """As `GeoPreTrainedModel.predict_to_file`; with `center` or `method` drives answer as a whole.
+
+        Args:
+            center, method: see `predict_sequences`.
+            options: of `predict`, and `on_error`.
+
+        Raises:
+            DataError: drives without an index, an index of another model, see `geohf.models.predicting`.
+        """
+        check_options(center, method)
+        if center == "none" and method is None:
+            return super().predict_to_file(sources, output, batch_size, **options)
+        index = self.open_index(options.pop("index", None))
+        if index is None:
+            raise DataError("drives are searched for in an index: give one with --index")
+        top_k = options.pop("top_k", 5)
+        refuse_overwriting(output, sources if isinstance(sources, (list, tuple)) else [sources])
+        frames = find_frames(sources, self.samples)
+        numbers = {name: row for row, name in enumerate(frames.names)}
+
+        def finish(rows: list[dict]) -> list[dict]:
+            some = frames.select([numbers[row["input"]] for row in rows])
+            descriptors = np.array([row["descriptor"] for row in rows], np.float32)
+            answers = answer_drives(index, descriptors, some, self.config, center, method, top_k)
+            return [
+                {"input": name} | answer.as_row() for name, answer in zip(some.names, answers, strict=True)
+            ]
+
+        inputs = Inputs([(frames.names, frames.images)])
+        return super().predict_to_file(inputs, output, batch_size, finish=finish, **options)
 
     def read_source(self, source: str) -> Part | None:
         """The images of a `poses.csv`, which lie below the folder above its own."""
@@ -251,29 +302,9 @@ class GeoPlaceModel(GeoPreTrainedModel):
         Raises:
             DataError: a single drive, queries that are in the database, see `load_drives` and `retrieve`.
         """
-        poses = sorted(Path(data).glob("*/poses.csv"), key=natural_key)
-        images, _ = load_drives(poses or data, on_error=on_error)
-        sequences, points, files = np.array(images["sequence"][:]), points_of(images), files_of(images)
-        first = sequences == sequences[0]
-        if first.all():
-            raise DataError(f"{data}: is the single drive {str(sequences[0])!r}; a second one has to ask")
-        database, queries, none = np.flatnonzero(first), np.flatnonzero(~first), np.arange(0)
-        radius_m = self.config.confidence_m
-        times_ns = images["time_ns"][:]
-        judge(audit(files, points, sequences, times_ns, none, database, queries, radius_m), strict=False)
-        descriptors = torch.from_numpy(self.encode(files, batch_size))
-        if center == "none" and method is None:
-            parts = (part[rows] for part in (descriptors, points) for rows in (database, queries))
-            return retrieve(*parts, [radius_m]).values
-        queries, drives = in_order(queries, sequences, times_ns)
-        names = [str(files[row]) for row in database]
-        index = PlaceIndex(descriptors[database], points[database], names, self.fingerprint())
-        asked, most = descriptors[queries], max(RECALLS)
-        if method is None:
-            ranked = index.search(asked, most, center, drives)[1]
-        else:
-            ranked = index.match(asked, most, center, drives, method=method)[1].rows
-        return place_metrics(ranked, points[database], points[queries], [radius_m], RECALLS)
+        from geohf.place.evaluation import evaluate_place
+
+        return evaluate_place(self, data, batch_size, on_error, center, method)
 
     def open_index(self, index: PlaceIndex | str | os.PathLike | None) -> PlaceIndex | None:
         """The index, loaded where it is a path, after a check that it belongs to this model."""

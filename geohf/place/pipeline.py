@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+from geohf.errors import DataError
 from geohf.models.pipelines import GeoPipeline
 from geohf.place.head import GeoPlaceOutput
 
@@ -10,11 +13,37 @@ class PlaceRecognitionPipeline(GeoPipeline):
     """Says where photographs were taken: each input is an image and each answer a dict.
 
     Options: `index`, a `PlaceIndex` or the file that holds one, and `top_k`; without an index the answer is the
-    descriptor alone.
+    descriptor alone. With `center` or `method` (and perhaps `sequences`) the inputs are frames of drives that answer as
+    a whole, see `GeoPlaceModel.predict_sequences`.
     """
 
     output_class = GeoPlaceOutput
 
-    def _sanitize_parameters(self, index=None, top_k=None):
-        options = {"index": self.model.open_index(index), "top_k": top_k}
+    def __call__(self, inputs=None, *args, images=None, batch_size=None, **kwargs):
+        """As `GeoPipeline.__call__`; a list for drives, whatever holds them."""
+        options = self._postprocess_params | self._sanitize_parameters(**kwargs)[2]
+        if options.get("center", "none") == "none" and "method" not in options:
+            if batch_size is not None:
+                kwargs["batch_size"] = batch_size
+            return super().__call__(inputs, *args, images=images, **kwargs)
+        if "index" not in options:
+            raise DataError("drives are searched for in an index: give one")
+        frames = images if inputs is None else inputs
+        options = {"center": "none", "method": None} | options
+        answers = self.model.predict_sequences(
+            frames, batch_size=batch_size or self._batch_size or 1, **options
+        )
+        return [asdict(answer) for answer in answers]
+
+    def _sanitize_parameters(self, index=None, top_k=None, center=None, method=None, sequences=None):
+        options = {
+            "index": self.model.open_index(index),
+            "top_k": top_k,
+            "center": center,
+            "method": method,
+            "sequences": sequences,
+        }
         return {}, {}, {name: value for name, value in options.items() if value is not None}
+
+    def postprocess(self, model_outputs, center=None, method=None, sequences=None, **options):
+        return super().postprocess(model_outputs, **options)  # a photograph alone is in no drive

@@ -6,6 +6,7 @@ motion: Xu et al., 2006.08861. Diagonals of the similarities: Milford and Wyeth,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -13,8 +14,10 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
-from geohf.errors import DataError
+from geohf.errors import DataError, listed, require_choice
 from geohf.place.search import unit_descriptors
+
+logger = logging.getLogger(__name__)
 
 Center = Literal["none", "database", "sequence", "online"]
 Method = Literal["filter", "smooth", "diagonal"]
@@ -43,7 +46,7 @@ def center_descriptors(
     Raises:
         DataError: an unknown name, sequences of another length; see `geohf.place.search.unit_descriptors`.
     """
-    _check_choice("center", center, Center)
+    check_options(center)
     database, queries = unit_descriptors(database, "database"), unit_descriptors(queries, "queries")
     if center == "none":
         return database, queries
@@ -119,7 +122,7 @@ def match_sequences(
         raise DataError(
             f"similarity must be a finite matrix of queries x database images, got {scores.shape}"
         )
-    _check_choice("method", method, Method)
+    check_options(method=method)
     q, m = scores.shape
     if not 1 <= k <= m:
         raise DataError(f"cannot give the {k} best answers: the database holds {m} images")
@@ -146,7 +149,21 @@ def match_sequences(
         order = np.lexsort((-chain.z[rows], -posterior), axis=1)[:, :k]
         found.rows[rows] = np.take_along_axis(chain.columns[rows], order, 1)
         found.posterior[rows] = np.take_along_axis(posterior, order, 1)
+    _tell_of_single_frames(found)
     return found
+
+
+def _tell_of_single_frames(found: SequenceMatches) -> None:
+    alone = [name or "the drive" for name, nats in found.evidence.items() if not nats > 0]
+    if alone:
+        logger.warning(
+            "%d of %d drives answer frame by frame, as the order of their frames explains them no better than shuffles "
+            "of it do, or they have fewer than %d: %s",
+            len(alone),
+            len(found.evidence),
+            _FEWEST,
+            listed(alone),
+        )
 
 
 def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None], gap_s: float = 10.0) -> np.ndarray:
@@ -300,6 +317,11 @@ def _unit_or_as_is(moved: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
     return torch.where(length > 1e-6, moved / length.clamp_min(1e-6), original)
 
 
-def _check_choice(name: str, value: str, choices) -> None:
-    if value not in get_args(choices):
-        raise DataError(f"{name} must be one of {', '.join(get_args(choices))}, got {value!r}")
+def check_options(center: str = "none", method: str | None = None) -> None:
+    """Refuse names that `Center` and `Method` do not have; without a method frames answer one by one.
+
+    Raises:
+        DataError: one of them.
+    """
+    require_choice(get_args(Center), center=center)
+    require_choice(get_args(Method), method=method)

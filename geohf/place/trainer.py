@@ -23,10 +23,12 @@ from geohf.place.audit import judge, near_duplicates
 from geohf.place.card import card_data
 from geohf.place.confidence import evidence, fit_confidence
 from geohf.place.data import as_drives, images_of, join_rows, short_names
+from geohf.place.evaluation import drive_recalls
 from geohf.place.metrics import Retrieval, measure, recall_intervals, retrieve
 from geohf.place.original import RandomBatches
 from geohf.place.outputs import write_outputs
 from geohf.place.phase import PlacePhaseTrainer, head_descriptors, head_table, make_sampler
+from geohf.place.sequences import check_options
 from geohf.training.finetuning import require_finetunable
 from geohf.training.phase import phase_arguments
 from geohf.training.settings import require_a_batch
@@ -58,6 +60,8 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
             then 25, 10 and 50.
         whitening_dim: length of descriptors behind PCA whitening, which is fitted after training; None: no whitening.
         audit: `report` warns of near-duplicates in the database, `strict` stops at them, `off` does not look.
+        center, sequence_method: where one is given, the recall of drives that answer as a whole is measured beside that
+            of single frames, see `geohf.place.evaluation.drive_recalls`.
         name: what tables call the model; None: as it was loaded, or its backbone.
     """
 
@@ -78,6 +82,8 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         radii_m: Sequence[float] | None = None,
         whitening_dim: int | None = None,
         audit: str = "report",
+        center: str = "none",
+        sequence_method: str | None = None,
         name: str | None = None,
         **kwargs,
     ):
@@ -92,6 +98,8 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         self._database = None if database is None else self.read_rows(database)
         self._own_sampler, self.method, self.audit = sampler, method, audit
         self.radii_m = list(radii_m or dict.fromkeys([self.config.confidence_m, 25.0, 10.0, 50.0]))
+        check_options(center, sequence_method)
+        self.center, self.sequence_method = center, sequence_method
         self.whitening_dim = whitening_dim
         self.name = name or _name_of(self.model)
         self.runs: list[GeoPlaceTrainer] = [self]  # those that are told beside this one, see `keep_best`
@@ -262,15 +270,21 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         return self._described[1]
 
     def _search(self, rows, descriptors: torch.Tensor) -> Retrieval:
-        database = self._described_database()
-        return retrieve(database, descriptors, points_of(self.database), points_of(rows), self.radii_m)
+        return self._retrieve(rows, self._described_database(), descriptors)
 
     def _search_frozen(self, rows) -> Retrieval:
         database, queries = (
             features.mean((-2, -1)) if features.ndim == 4 else features
             for features in map(self.frozen_features, (self.database, rows))
         )
-        return retrieve(database, queries, points_of(self.database), points_of(rows), self.radii_m)
+        return self._retrieve(rows, database, queries)
+
+    def _retrieve(self, rows, database: torch.Tensor, queries: torch.Tensor) -> Retrieval:
+        found = retrieve(database, queries, points_of(self.database), points_of(rows), self.radii_m)
+        if self.center != "none" or self.sequence_method is not None:
+            parts, images = (database, queries), (self.database, rows)
+            found.values |= drive_recalls(parts, images, self.radii_m[0], self.center, self.sequence_method)
+        return found
 
     def _evidence(self, found: Retrieval) -> np.ndarray:
         similarity, points = found.similarity[:, :SHOWN_ANSWERS], found.answer_points[:, :SHOWN_ANSWERS]

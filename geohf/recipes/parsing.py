@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from geohf.errors import ON_ERROR
 
@@ -27,3 +29,26 @@ def add_on_error(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """`--device`."""
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; by default a GPU where there is one.")
+
+
+def parse_for_model(
+    make_parser: Callable[..., argparse.ArgumentParser], kind: str
+) -> tuple[argparse.ArgumentParser, argparse.Namespace, dict[str, Any]]:
+    """Parse a command line whose first word is a model, with the options of that model's task.
+
+    Args:
+        make_parser: makes the recipe's own parser.
+        kind: `predict_options` or `evaluate_options`, see `GeoPreTrainedModel`.
+
+    Returns:
+        The parser, what it read, and those of the task's options that were given.
+    """
+    from geohf.models.loading import model_class
+
+    name = make_parser(add_help=False, usage=make_parser().format_usage()).parse_known_args()[0].model
+    parser, options = make_parser(), getattr(model_class(name), kind)
+    for option, described in options.items():
+        parser.add_argument(f"--{option}", **described)
+    args = parser.parse_args()
+    chosen = {option: getattr(args, option) for option in options}
+    return parser, args, {option: value for option, value in chosen.items() if value is not None}

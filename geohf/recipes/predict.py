@@ -9,8 +9,8 @@ The file's ending says the format: .csv, .jsonl, .geojson or .html. A run that w
 
 import argparse
 
-from geohf.models.loading import load_model, model_class
-from geohf.recipes.parsing import add_device, add_on_error, command_parser
+from geohf.models.loading import load_model
+from geohf.recipes.parsing import add_device, add_on_error, command_parser, parse_for_model
 from geohf.recipes.running import run_recipe
 
 
@@ -28,14 +28,9 @@ def make_parser(**kwargs) -> argparse.ArgumentParser:
 
 def main() -> None:
     """Run the command with the arguments of the command line."""
-    name = make_parser(add_help=False, usage=make_parser().format_usage()).parse_known_args()[0].model
-    parser, options = make_parser(), model_class(name).predict_options
-    for option, described in options.items():
-        parser.add_argument(f"--{option}", **described)
-    args = parser.parse_args()
+    parser, args, chosen = parse_for_model(make_parser, "predict_options")
     if not args.inputs or not args.output:
         parser.error("name one input or more, and --output FILE")
-    chosen = {option: getattr(args, option) for option in options if getattr(args, option) is not None}
     model = load_model(args.model, args.device)
     rows = model.predict_to_file(args.inputs, args.output, args.batch_size, on_error=args.on_error, **chosen)
     print(f"{rows} rows lie in {args.output}")

@@ -48,6 +48,8 @@ def run(options: PlaceArguments, args: PlaceTrainingArguments) -> GeoPlaceTraine
             radii_m=options.radii_m,
             whitening_dim=options.whitening_dim,
             audit=options.audit,
+            center=options.center,
+            sequence_method=options.method,
             name=variant.models[0] if variant.models else None,
         )
         trainer.train()

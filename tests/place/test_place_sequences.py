@@ -155,7 +155,7 @@ def test_a_model_answers_a_drive(tmp_path):
     assert found.chained.all()
     assert [answer.confidence for answer in answers] == pytest.approx(found.posterior[:, 0], rel=1e-6)
     assert [answer.latitude for answer in answers] == pytest.approx(points[:, 0])
-    with pytest.raises(DataError, match="queries must have shape"):
+    with pytest.raises(DataError, match="there is nothing to predict"):
         model.predict_sequences([], index)
 
 
