@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,8 @@ def parse_for_model(
     """
     from geohf.models.loading import model_class
 
+    if all(word.startswith("-") for word in sys.argv[1:]):
+        make_parser().parse_args()  # the help, or that a model is missing
     name = make_parser(add_help=False, usage=make_parser().format_usage()).parse_known_args()[0].model
     parser, options = make_parser(), getattr(model_class(name), kind)
     for option, described in options.items():
