@@ -29,7 +29,13 @@ class PartArguments(DataArguments, BackboneArguments):
         default=None,
         metadata={
             "help": "What the state of a box is called in COCO files, in it or in its `attributes`; "
-            "default: state or condition."
+            "default: state or condition. none: states are not read."
+        },
+    )
+    state_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Table with the states of the boxes: annotation_id and state, or image_id, part and state."
         },
     )
     min_trust: float = field(default=0.0, metadata={"help": "Leave out annotations that are trusted less."})

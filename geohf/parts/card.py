@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan, nan
 from typing import TYPE_CHECKING
 
 from geohf.metrics.records import CardData, Evaluation
@@ -42,8 +43,9 @@ def card_data(trainer: PartStateTrainer, evaluation: Evaluation) -> CardData:
 def summary_rows(evaluation: Evaluation) -> list[dict]:
     """The numbers that a person asks for first: a row of the constant baseline, where there is one, and one of the model."""
     rows = {"constant baseline": evaluation.baseline, "model": evaluation.values_by_name}
+    known = [key for key in SUMMARY if any(not isnan(numbers.get(key, nan)) for numbers in rows.values())]
     return [
-        {"": name} | {key: numbers.get(key) for key in SUMMARY} for name, numbers in rows.items() if numbers
+        {"": name} | {key: numbers.get(key) for key in known} for name, numbers in rows.items() if numbers
     ]
 
 

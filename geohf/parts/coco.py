@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,20 @@ from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.records import JsonObject, PartRecord, PhotoRecord
 from geohf.parts.segments import box_of_segmentation
-from geohf.parts.vocabulary import STATES
+from geohf.parts.vocabulary import NO_STATES, PRESENT, STATES
+
+logger = logging.getLogger(__name__)
 
 STATE_NAMES = ("state", "condition")  # what people call it, the first one found counts
+# attributes that annotation tools write of themselves
+_TOOL_ATTRIBUTES = {"occluded", "outside", "keyframe", "track_id", "rotation", "z_order", "group_id"}
 
 
 @dataclass
 class CocoFile:
     """What stands in a COCO file: its photos, and the names of parts and states in the order of their ids.
 
-    `groups` are names of parts that are another's supercategory and have no annotation here.
+    `groups` are names of parts that are another's supercategory and have no annotation here, or the background.
     """
 
     photos: list[PhotoRecord]
@@ -51,19 +56,22 @@ def read_coco(
 
     Args:
         states: where the file has no list `states`; by default those of the bicycle.
-        state_attribute: the name of the state; by default the first of `STATE_NAMES` that a box has.
+        state_attribute: the name of the state; by default the first of `STATE_NAMES` that a box has, and where no box
+            of the file has one, each is `PRESENT`; `NO_STATES`: states are not read, a box without one is `PRESENT`.
 
     Raises:
         DataError: no categories, ids that stand there twice, or a list whose entries lack `id` or `name`.
     """
-    names = (state_attribute,) if state_attribute else STATE_NAMES
+    names = STATE_NAMES if state_attribute in (None, NO_STATES) else (state_attribute,)
     used = {_id(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
     parts, groups = _categories(content.get("categories"), path, used)
-    state_ids = (
-        _names(content["states"], "states", path)
-        if content.get("states")
-        else dict(enumerate(states or STATES))
-    )
+    if content.get("states"):
+        state_ids = _names(content["states"], "states", path)
+    else:
+        state_ids = dict(enumerate(states or STATES))
+        if state_attribute is None and _tells_no_state(content["annotations"], names):
+            logger.warning("%s: no box has a `%s`: parts are found, and no states told", path, names[0])
+            state_attribute, state_ids = NO_STATES, {0: PRESENT}
     photos = _photos(content["images"], path)
     for annotation in content["annotations"]:
         if not isinstance(annotation, dict):
@@ -77,12 +85,14 @@ def read_coco(
         part = PartRecord(
             parts.get(_id(category), category),
             trust=1.0 if annotation.get("trust") is None else annotation["trust"],
+            number=_id(annotation.get("id")),
         )
         photo.parts.append(part)
         try:
             part.crowd = _flag(annotation, "iscrowd", where) or _flag(annotation, "ignore", where)
             if not part.crowd:
-                part.state = _state(annotation, names, state_ids, where)
+                missing = PRESENT if state_attribute == NO_STATES else None
+                part.state = _state(annotation, names, state_ids, where, missing)
             if _id(category) not in parts:
                 raise DataError(
                     f"unknown part: `category_id` {category!r} of {where} is no category of the file"
@@ -123,20 +133,34 @@ def _photos(images: list, path: Path) -> dict[Any, PhotoRecord]:
             raise DataError(f"{path}: an entry of `images` lacks `id` or `file_name`: {image!r}")
         if _id(image["id"]) in photos:
             raise DataError(f"{path}: `images` holds the id {image['id']!r} twice")
-        photos[_id(image["id"])] = PhotoRecord(name, image.get("width"), image.get("height"))
+        place = image.get("path") if _is_name(image.get("path")) else None
+        photos[_id(image["id"])] = PhotoRecord(name, image.get("width"), image.get("height"), place=place)
     return photos
 
 
-def _state(annotation: dict, names: Sequence[str], ids: dict, where: str) -> Any:
+def _tells_no_state(annotations: list, names: Sequence[str]) -> bool:
+    """No box has a state, or an attribute that might be it."""
+    for annotation in annotations:
+        if isinstance(annotation, dict):
+            attributes = annotation.get("attributes")
+            own = set(attributes) - _TOOL_ATTRIBUTES if isinstance(attributes, dict) else set()
+            if own or any(annotation.get(name) is not None for name in names):
+                return False
+    return True
+
+
+def _state(annotation: dict, names: Sequence[str], ids: dict, where: str, missing: str | None) -> Any:
     attributes = annotation.get("attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
     value = next(
         (found[name] for name in names for found in (annotation, attributes) if found.get(name) is not None),
-        None,
+        missing,
     )
     if value is None:
         has = (
-            f"; its attributes are {', '.join(attributes)} (--state_attribute names it)" if attributes else ""
+            f"; its attributes are {', '.join(attributes)} (--state_attribute names it, or is {NO_STATES})"
+            if attributes
+            else ""
         )
         raise DataError(f"{where} has no `{names[0]}`{has}")
     if isinstance(value, bool):  # a box that is ticked, as CVAT has it
@@ -183,7 +207,10 @@ def _categories(entries: Any, path: Path, used: set) -> tuple[dict[Any, str], fr
         entry
         for entry in entries
         if _id(entry["id"]) not in used
-        and any(name == entry["name"] and child != _id(entry["id"]) for name, child in above)
+        and (
+            any(name == entry["name"] and child != _id(entry["id"]) for name, child in above)
+            or entry["name"].strip("_").lower() == "background"
+        )
     ]
     others = [entry["name"] for entry in entries if entry not in groups]
     called_like_a_part = [entry for entry in groups if entry["name"] in others]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 
 from geohf.models.configuration import GeoConfig
+from geohf.parts.vocabulary import PRESENT
 
 # the stride of a pyramid's coarsest map, in whole numbers of which images are padded
 STRIDE = 32
@@ -109,6 +110,11 @@ class PartStateConfig(GeoConfig):
     @property
     def num_states(self) -> int:
         return len(self.id2state or ())
+
+    @property
+    def tells_states(self) -> bool:
+        """Whether parts have states; a detector that learned from boxes alone answers `PRESENT`."""
+        return set((self.id2state or {}).values()) != {PRESENT}
 
     @property
     def absent_index(self) -> int | None:

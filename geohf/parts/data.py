@@ -26,8 +26,9 @@ from geohf.parts.folders import annotation_files, image_folder
 from geohf.parts.hub_data import load_hub_dataset
 from geohf.parts.records import Source, dataset_of, note_unlisted, read_json
 from geohf.parts.sample import write_sample
+from geohf.parts.state_file import StateFile, without_states
 from geohf.parts.stratify import stratify
-from geohf.parts.vocabulary import BIKE_PARTS, STATES, names_of
+from geohf.parts.vocabulary import BIKE_PARTS, NO_STATES, PRESENT, STATES, names_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -57,7 +58,11 @@ def load(options: PartArguments, args: PartTrainingArguments | None = None) -> T
             write_sample(source, seed=0, size=options.sample_size)
     with args.main_process_first(desc="reading the photos"):
         loaded, errors = load_parts(
-            source, options.on_error, options.min_trust, state_attribute=options.state_attribute
+            source,
+            options.on_error,
+            options.min_trust,
+            state_attribute=options.state_attribute,
+            state_file=options.state_file,
         )
     splits = dict(loaded)
     if "validation" not in splits:
@@ -79,11 +84,12 @@ def load_parts(
     parts: Sequence[str] | None = None,
     states: Sequence[str] | None = None,
     state_attribute: str | None = None,
+    state_file: str | Path | None = None,
 ) -> tuple[DatasetDict, RowErrors]:
     """Load photos with parts from a folder, a JSON file, or a dataset's name on the Hub.
 
     Args:
-        source: a JSON file in the layout of DelftBikes, or of COCO with a `state` for each box; a folder with
+        source: a JSON file in the layout of DelftBikes, or of COCO, with a `state` for each box or for none; a folder with
             `train_annotations.json`, `train_coco.json`, `annotations/instances_train2017.json` or
             `train/_annotations.coco.json` (and the same for validation and test); or the name of a dataset with the
             columns of `part_features`.
@@ -93,7 +99,9 @@ def load_parts(
         images: folder of the photos; by default it is looked for beside the JSON (`train`, `train_images`,
             `train2017`, `images` and others).
         parts, states: the names where the file does not tell them and they are not the bicycle's.
-        state_attribute: in COCO's layout, what a box's state is called; by default `state` or `condition`.
+        state_attribute: in COCO's layout, what a box's state is called; by default `state` or `condition`. `none`:
+            states are not read; what is absent is left out, and all else is `present`.
+        state_file: a table that tells the states instead, see `StateFile`.
 
     Returns:
         (a DatasetDict with `train`, and `validation` and `test` where the source has them, with the columns of
@@ -111,7 +119,14 @@ def load_parts(
     if not 0 <= min_trust <= 1:
         raise DataError(f"min_trust must be from 0 to 1, got {min_trust}")
     path, errors = Path(source), RowErrors(on_error)
+    if state_file is not None:
+        state_attribute = NO_STATES
     if not path.exists():
+        if state_attribute == NO_STATES:
+            raise DataError(
+                f"{source}: is no file or folder; states of a dataset of the Hub stand in its column `states`, "
+                "and without that column none are told"
+            )
         splits = load_hub_dataset(str(source), errors, min_trust)
     else:
         files = annotation_files(path) if path.is_dir() else {"train": path}
@@ -119,6 +134,8 @@ def load_parts(
             split: _source(file, split, errors, images, parts, states, state_attribute)
             for split, file in files.items()
         }
+        if state_file is not None:
+            StateFile(state_file).apply(list(sources.values()), errors)
         _drop_groups(list(sources.values()))
         _same_names(list(sources.values()))
         loaded = {split: dataset_of(found, errors, min_trust) for split, found in sources.items()}
@@ -157,12 +174,14 @@ def load_for_evaluation(source: str | Path, config: PartStateConfig, on_error: s
     """
     tables = (config.id2label, config.id2state)
     parts, states = ([table[number] for number in sorted(table)] for table in tables)
-    loaded, _ = load_parts(
-        source, on_error, parts=parts, states=states, state_attribute=config.state_attribute
-    )
+    on_disk = Path(source).exists()
+    attribute = NO_STATES if on_disk and not config.tells_states else config.state_attribute
+    loaded, _ = load_parts(source, on_error, parts=parts, states=states, state_attribute=attribute)
     split = next(name for name in ("test", "validation", "train") if name in loaded)
     for column, own, names in zip(("parts", "states"), names_of(loaded[split]), tables, strict=True):
         unknown = [name for name in own.values() if name not in names.values()]
+        if unknown == [PRESENT]:
+            raise DataError(f"{source} [{split}]: no box has a state, and the model tells states")
         if unknown:
             raise DataError(
                 f"{source} [{split}]: {column} that the model does not know: {', '.join(unknown[:5])}; "
@@ -228,6 +247,12 @@ def _source(
     else:
         parts, states = list(parts or BIKE_PARTS), list(states or STATES)
         photos = read_delftbikes(content, path, errors, states)
+    if state_attribute == NO_STATES:
+        without_states(photos)
+        states = [PRESENT]
+    if images is not None:  # the user knows better than the file
+        for photo in photos:
+            photo.place = None
     folder = Path(images) if images is not None else image_folder(path, split, (p.name for p in photos))
     return Source(path, photos, parts, states, folder, several=is_coco(content), groups=groups)
 
@@ -239,7 +264,7 @@ def _drop_groups(sources: list[Source]) -> None:
         source.parts = [name for name in source.parts if name not in groups]
     if groups:
         logger.warning(
-            "%s: left out %s: a group of other categories, without any annotation",
+            "%s: left out %s: a group of other categories or the background, without any annotation",
             sources[0].path,
             ", ".join(sorted(groups)),
         )

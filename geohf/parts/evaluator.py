@@ -8,7 +8,14 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.parts.coco_eval import IOU_THRESHOLDS, Found, Truths, photo_precision
-from geohf.parts.state_metrics import confusion_counts, match_states, state_metrics, verification_metrics
+from geohf.parts.state_metrics import (
+    STATE_NUMBERS,
+    confusion_counts,
+    match_states,
+    state_metrics,
+    unlisted_parts,
+    verification_metrics,
+)
 
 
 def evaluate_detections(
@@ -37,7 +44,8 @@ class PartEvaluator:
 
     Args:
         num_parts, num_states: by default one more than the largest index that occurs.
-        absent_state: index of the state of parts that are not there; None where there is no such state.
+        absent_state: index of the state of parts that are not there; None where there is no such state: then a part
+            that a photo does not list is absent from it.
         part_names: for the names of metrics, by default the indices.
         score_threshold: all metrics but the average precisions count detections with at least this score.
 
@@ -115,7 +123,10 @@ class PartEvaluator:
         metrics["joint_map"] = _mean(pairs())
         sure = self._sure(found)
         metrics |= state_metrics(self._confusion(sure, truths, parts, states), self.absent_state)
-        metrics |= verification_metrics(sure, truths, parts, self.absent_state, crowds)
+        if self.num_states == 1:  # there is nothing to tell
+            metrics |= dict.fromkeys(("joint_map", *STATE_NUMBERS), float("nan"))
+        unlisted = self._unlisted(truths, crowds, parts)
+        metrics |= verification_metrics(sure, truths, parts, self.absent_state, crowds, unlisted)
         for part in range(parts):
             name = self.part_names[part] if self.part_names else part
             metrics[f"ap/{name}"] = _mean(precision[..., part])
@@ -131,19 +142,26 @@ class PartEvaluator:
         precisions = self._precisions(found, truths, crowds, parts, states)
         sure = self._sure(found)
         told = match_states(sure, truths, parts)
+        unlisted = self._unlisted(truths, crowds, parts)
 
         def measure(photos: np.ndarray) -> dict[str, float]:
             counts = np.bincount(photos, minlength=len(self))
             rows = np.repeat(np.arange(len(told)), counts[truths["photo"]])
             drawn = {key: values[rows] for key, values in truths.items()}
             confusion = confusion_counts(drawn["states"], told[rows], states)
-            verified = verification_metrics(sure, drawn, parts, self.absent_state, crowds)
-            return {
+            missing = unlisted and {
+                key: np.repeat(values, counts[unlisted["photo"]]) for key, values in unlisted.items()
+            }
+            verified = verification_metrics(sure, drawn, parts, self.absent_state, crowds, missing)
+            numbers = {
                 "map": _mean(precisions[0](counts)),
                 "joint_map": _mean(precisions[1](counts)),
                 "state_f1": state_metrics(confusion, self.absent_state)["state_f1"],
                 "hallucination": verified["hallucination"],
             }
+            return (
+                numbers if self.num_states != 1 else {key: numbers[key] for key in ("map", "hallucination")}
+            )
 
         return measure
 
@@ -151,6 +169,9 @@ class PartEvaluator:
         """(states, states + 1) int64 counts of truths: row = true state, column = predicted one, the last: missed."""
         found, truths, crowds = self._tables()
         return self._confusion(self._sure(found), truths, *self._sizes(found, truths, crowds))
+
+    def _unlisted(self, truths, crowds, parts) -> dict[str, np.ndarray] | None:
+        return unlisted_parts(truths, crowds, len(self), parts) if self.absent_state is None else None
 
     def _sizes(self, found, truths, crowds) -> tuple[int, int]:
         parts = self.num_parts or _count(found["labels"], truths["labels"], crowds["labels"])

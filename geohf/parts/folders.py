@@ -9,7 +9,11 @@ from pathlib import Path
 from geohf.data.tables import file_in
 from geohf.errors import DataError
 
-SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
+SPLITS = {
+    "train": ("train", "trainingset"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testset"),
+}
 # where annotations of a split lie in a folder; one layout for all splits
 _FILES = (
     "{}_annotations.json",

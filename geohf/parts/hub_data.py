@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,9 @@ from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, Features
+
+
+logger = logging.getLogger(__name__)
 
 
 def load_hub_dataset(name: str, errors: RowErrors, min_trust: float) -> DatasetDict:
@@ -43,6 +47,8 @@ def load_hub_dataset(name: str, errors: RowErrors, min_trust: float) -> DatasetD
             raise DataError(
                 f"{name} [{split}]: lacks {', '.join(missing)}; it has {', '.join(dataset.features)}"
             )
+        if "states" not in dataset.features:
+            logger.warning("%s [%s]: has no column states: parts are found, and no states told", name, split)
         splits[split] = _checked(undecoded(dataset), f"{name} [{split}]", errors, min_trust)
     return DatasetDict(splits)
 

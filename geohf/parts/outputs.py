@@ -38,22 +38,24 @@ def write_outputs(
         export_onnx: also write model.onnx.
 
     Returns:
-        What metrics.json tells besides: `confusion`, see `PartEvaluator.confusion`.
+        What metrics.json tells besides: `confusion`, see `PartEvaluator.confusion`, where there are states.
     """
     if not trainer.args.should_save:
         return {}
     photos, predictions, targets = evaluation.dataset, evaluation.predictions, evaluation.details["targets"]
     config = trainer.config
     write_predictions(folder, photos, predictions, targets, config)
-    evaluator = part_evaluator(config)
-    evaluator.add(predictions, targets)
-    confusion = evaluator.confusion()
-    plot_states(folder / "confusion.png", confusion, config)
+    told = {}
+    if config.tells_states:
+        evaluator = part_evaluator(config)
+        evaluator.add(predictions, targets)
+        told["confusion"] = evaluator.confusion()
+        plot_states(folder / "confusion.png", told["confusion"], config)
     plot_precision(folder / "average_precision.png", evaluation.values_by_name)
     write_photos(folder, photos, predictions, targets, config, overlays)
     if export_onnx:
         write_onnx(trainer.model, folder / "model.onnx")
-    return {"confusion": confusion}
+    return told
 
 
 def write_predictions(

@@ -104,7 +104,7 @@ def load_published(model: nn.Module, name: str, weights: str | Path | None = Non
             load_coco_weights(model, _detector_weights(name) if weights is None else read_tensors(weights))
         elif _is_place(name) and backbone_config(name)[1].get("model_type") == PartStateConfig.model_type:
             folder = Path(name) if Path(name).is_dir() else hub_weights(name)
-            load_coco_weights(model, read_tensors(weights or folder))
+            load_coco_weights(model, read_tensors(weights or folder), _same_classes(model, name))
         else:
             _load_tower(model.tower, model.config, name, weights)
     except DataError:
@@ -120,8 +120,22 @@ def _detector_weights(name: str) -> dict[str, torch.Tensor]:
     return weights.get_state_dict(progress=False, check_hash=True)
 
 
-def load_coco_weights(model: nn.Module, published: dict[str, torch.Tensor]) -> None:
+def _same_classes(model: nn.Module, name: str) -> tuple[str, ...]:
+    """Those of `CLASS_LAYERS` that stand for the same parts, or the same states, in the model and in this one."""
+    raw = backbone_config(name)[1]
+    same_parts = raw.get("id2label") == {str(i): part for i, part in model.config.id2label.items()}
+    same_states = raw.get("id2state") == {str(i): state for i, state in model.config.id2state.items()}
+    per_part = raw.get("state_per_part") or model.config.state_per_part
+    return CLASS_LAYERS[:1] * same_parts + CLASS_LAYERS[1:] * (same_states and (same_parts or not per_part))
+
+
+def load_coco_weights(
+    model: nn.Module, published: dict[str, torch.Tensor], kept: tuple[str, ...] = ()
+) -> None:
     """Load the state dict of a torchvision Faster R-CNN, all but what depends on the classes.
+
+    Args:
+        kept: those of `CLASS_LAYERS` whose classes are the model's own, and that are loaded too.
 
     Raises:
         RuntimeError: the model has other layers.
@@ -142,9 +156,10 @@ def load_coco_weights(model: nn.Module, published: dict[str, torch.Tensor]) -> N
                 name = f"pyramid.{block}.{level}.0.{kind}"
         source[name] = tensor
     own = model.state_dict()
-    source = {n: t for n, t in source.items() if not n.startswith(CLASS_LAYERS)}
+    new = tuple(layer for layer in CLASS_LAYERS if layer not in kept)
+    source = {n: t for n, t in source.items() if not n.startswith(new)}
     source = {n: t for n, t in source.items() if n in own or not n.endswith("num_batches_tracked")}
-    wanted = {n for n in own if not n.startswith(CLASS_LAYERS)}
+    wanted = {n for n in own if not n.startswith(new)}
     if wanted - set(source) - {n for n in wanted if n.endswith("num_batches_tracked")}:
         missing = sorted(wanted - set(source))
         raise RuntimeError(f"they lack {len(missing)} of the detector's weights, among them {missing[0]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ class PartRecord:
     """One part as a file describes it, nothing checked: `box` is left, top, width, height.
 
     A `crowd` is a region with several of the part that were not told apart, in no one state.
-    `problem` says what the reader could not make sense of.
+    `problem` says what the reader could not make sense of, `number` is the part's id in the file.
     """
 
     name: Any
@@ -41,16 +42,21 @@ class PartRecord:
     trust: Any = 1.0
     problem: str = ""
     crowd: bool = False
+    number: Any = field(default=None, compare=False)
 
 
 @dataclass
 class PhotoRecord:
-    """One photo as a file describes it; `width` and `height` may be None."""
+    """One photo as a file describes it; `width` and `height` may be None.
+
+    `place` is the path that the file gives beside the name, from the file's own folder.
+    """
 
     name: str
     width: Any
     height: Any
     parts: list[PartRecord] = field(default_factory=list)
+    place: str | None = None
 
 
 @dataclass
@@ -227,7 +233,7 @@ def _unrepeated(source: Source, errors: RowErrors) -> dict[Path, PhotoRecord]:
     listed = defaultdict(list)
     for photo in source.photos:
         try:
-            path = Path(file_in(source.folder, photo.name))
+            path = _file_of(source, photo)
             source.files.append(path)
             listed[path].append(photo)
         except DataError as error:
@@ -241,6 +247,14 @@ def _unrepeated(source: Source, errors: RowErrors) -> dict[Path, PhotoRecord]:
             how = "; the first one counts" if alike else ", and they differ: none counts"
             errors.add(source.path, found[-1].name, f"the photo is listed more than once{how}")
     return photos
+
+
+def _file_of(source: Source, photo: PhotoRecord) -> Path:
+    if photo.place is not None and not os.path.isabs(photo.place):
+        place = Path(file_in(source.path.parent, photo.place))
+        if place.is_file():
+            return place
+    return Path(file_in(source.folder, photo.name))
 
 
 def _header(path: Path) -> tuple[int, int, int] | str:

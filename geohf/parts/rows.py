@@ -17,10 +17,11 @@ from geohf.io import plain
 from geohf.parts.boxes import TURNED
 from geohf.parts.frame import cut_box, four_numbers
 from geohf.parts.records import UNKNOWN_STATE, trust_of
+from geohf.parts.vocabulary import PRESENT
 from geohf.vision.checks import header_of
 from geohf.vision.images import ImageError
 
-REQUIRED = ("image", "boxes", "parts", "states")  # the other columns of `part_features` may be missing
+REQUIRED = ("image", "boxes", "parts")  # the other columns of `part_features` may be missing
 LABELS = ("boxes", "parts", "states", "trust", "iscrowd")  # lists with one entry per part
 
 
@@ -75,7 +76,11 @@ def require_columns(row: Mapping[str, Any]) -> None:
     """Raise DataError where a row lacks one of the `REQUIRED` columns."""
     missing = [name for name in REQUIRED if name not in row]
     if missing:
-        raise DataError(f"lacks {', '.join(missing)}; it has {', '.join(map(str, row))}")
+        raise _lacking(missing, row)
+
+
+def _lacking(missing: Sequence[str], row: Mapping[str, Any]) -> DataError:
+    return DataError(f"lacks {', '.join(missing)}; it has {', '.join(map(str, row))}")
 
 
 def truths_of(
@@ -85,7 +90,8 @@ def truths_of(
 
     Args:
         row: `boxes` (n, 4) xyxy in pixels, `parts` and `states` (n,) names or numbers, of Python, numpy or torch;
-            `trust` (1 where it is missing) and `iscrowd` (0). A crowd needs no state.
+            `trust` (1 where it is missing) and `iscrowd` (0). A crowd needs no state, and no part does where
+            `PRESENT` is the only one.
         parts, states: their numbers by their names.
         size: width and height of the upright photo.
 
@@ -97,6 +103,8 @@ def truths_of(
         DataError: a column is of another length, a name or number is not known, a box is not in the
             photo's pixels; the message names the part.
     """
+    if "states" not in row and set(states) != {PRESENT}:
+        raise _lacking(["states"], row)
     columns = label_lists(row)
     n = len(columns["boxes"])
     rows = []
@@ -128,7 +136,9 @@ def label_lists(row: Mapping[str, Any]) -> dict[str, list]:
     columns = {name: plain(row.get(name)) for name in LABELS}
     columns = {name: [] if value is None and name in row else value for name, value in columns.items()}
     n = len(columns["boxes"])
-    for name, default in (("trust", 1.0), ("iscrowd", 0)):
+    for name, default in (("trust", 1.0), ("iscrowd", 0), ("states", PRESENT)):
+        if name == "states" and name in row:
+            continue
         columns[name] = columns[name] or [default] * n
     if any(not isinstance(column, list) or len(column) != n for column in columns.values()):
         raise DataError(f"{', '.join(columns)} must be lists of one length, one entry per part")

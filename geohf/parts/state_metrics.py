@@ -8,9 +8,8 @@ from geohf.metrics.directions import HIGHER, LOWER
 from geohf.parts.coco_eval import Found, Truths, match, overlaps
 
 MATCH_IOU = 0.5
-METRICS = dict.fromkeys(
-    ("state_accuracy", "state_f1", "state_recall", "present_recall", "absent_recall"), HIGHER
-)
+STATE_NUMBERS = ("state_accuracy", "state_f1", "state_recall")
+METRICS = dict.fromkeys((*STATE_NUMBERS, "present_recall", "absent_recall"), HIGHER)
 METRICS |= {"hallucination": LOWER, "hallucination_iou": LOWER}
 
 
@@ -77,6 +76,7 @@ def verification_metrics(
     parts: int,
     absent_state: int | None = 2,
     crowds: dict[str, np.ndarray] | None = None,
+    unlisted: dict[str, np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Whether detections say of each part rightly that it is there or that it is missing (arXiv 2106.02523).
 
@@ -87,6 +87,7 @@ def verification_metrics(
         truths: likewise; absent parts with the box where they would be.
         parts: their number.
         crowds: `photo` and `labels` (n,) of parts that are there several times, not told apart.
+        unlisted: likewise of parts that are absent, but have no box.
 
     Returns:
         `hallucination`: share of the absent parts that are said to be there, and `absent_recall`, what it lacks to 1;
@@ -104,13 +105,25 @@ def verification_metrics(
         there = np.concatenate([there, crowds["photo"] * parts + crowds["labels"]])
     alone = absent & ~np.isin(keys, there)
     seen = np.isin(keys, claimed)
-    hallucination = _ratio(seen[alone].sum(), alone.sum())
+    imagined = seen[alone]
+    if unlisted is not None:
+        imagined = np.append(imagined, np.isin(unlisted["photo"] * parts + unlisted["labels"], claimed))
+    hallucination = _ratio(imagined.sum(), len(imagined))
     return {
         "hallucination": hallucination,
         "hallucination_iou": _ratio(_overlapped(found, truths, claims, absent, parts), absent.sum()),
         "present_recall": _ratio(seen[~absent].sum(), (~absent).sum()),
         "absent_recall": 1 - hallucination,
     }
+
+
+def unlisted_parts(
+    truths: dict[str, np.ndarray], crowds: dict[str, np.ndarray], photos: int, parts: int
+) -> dict[str, np.ndarray]:
+    """`photo` and `labels` of the parts that photos do not show: where no state says absent, those without a box."""
+    shown = [table["photo"] * parts + table["labels"] for table in (truths, crowds)]
+    keys = np.setdiff1d(np.arange(photos * parts), np.concatenate(shown))
+    return {"photo": keys // parts, "labels": keys % parts}
 
 
 def _overlapped(found, truths, claims, absent, parts) -> int:

@@ -22,6 +22,8 @@ BIKE_PARTS = (
 )  # fmt: skip
 STATES = ("intact", "damaged", "absent", "occluded")  # their order is `object_state_class`
 ABSENT = "absent"
+PRESENT = "present"  # the only state where nothing tells states: of every part that is there
+NO_STATES = "none"  # as `state_attribute`: states are not to be read
 
 
 def names_of(
@@ -31,7 +33,7 @@ def names_of(
 
     Args:
         source: the dataset, its splits, or its features; or a user's rows, see `as_photos`, whose names are taken in
-            their order.
+            their order. Without a column `states` the only state is `PRESENT`.
 
     Raises:
         DataError: the columns `parts` and `states` are not lists of class labels, or rows tell numbers and no names.
@@ -42,6 +44,9 @@ def names_of(
     features = getattr(source, "features", source)
     found = []
     for column in ("parts", "states"):
+        if column == "states" and column not in features:
+            found.append({0: PRESENT})
+            continue
         names = getattr(getattr(features.get(column), "feature", None), "names", None)
         if not names:
             raise DataError(f"the dataset's column {column!r} must be a list of class labels")

@@ -379,8 +379,8 @@ def test_bad_datasets_of_the_hub(hub, bikes):
     ):
         load_parts("org/bad")
     assert len(load_parts("org/bad", on_error="skip")[0]["train"]) == 2
-    train.remove_columns("states").push_to_hub("org/less")
-    with pytest.raises(DataError, match=r"org/less \[train\]: lacks states"):
+    train.remove_columns("parts").push_to_hub("org/less")
+    with pytest.raises(DataError, match=r"org/less \[train\]: lacks parts"):
         load_parts("org/less")
     with pytest.raises(DataError, match="no such file or folder"):
         load_parts("org/nowhere")
