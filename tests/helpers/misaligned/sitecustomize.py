@@ -4,6 +4,8 @@
 other kernels then, on processors whose kernels ask for the address.
 """
 
+import importlib.util
+import sys
 from pathlib import Path
 
 
@@ -34,5 +36,24 @@ def install() -> None:
     module.serialize_file = write
 
 
+class _WhenImported:
+    """A finder that installs as soon as somebody imports safetensors.torch: a child may have no need of torch."""
+
+    def find_spec(self, name, path=None, target=None):
+        """Let the others find the module, and hang on to its loading."""
+        if name != "safetensors.torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_install(module):
+            execute(module)
+            install()
+
+        spec.loader.exec_module = execute_and_install
+        return spec
+
+
 if __name__ == "sitecustomize":
-    install()
+    sys.meta_path.insert(0, _WhenImported())
