@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from geohf.geo.distance import great_circle_m
@@ -29,17 +31,20 @@ def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: fl
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise ValueError(f"points must have shape (n, 2) with n > 0, got {points.shape}")
     vectors = unit_vectors(points)
-    open_cells = [_cell(points, np.arange(len(points)))]
-    closed: list[tuple[float, np.ndarray]] = []
+    # the farthest-reaching first; of two that reach as far, the one made last
+    open_cells = [_cell(points, np.arange(len(points)), 0)]
+    closed, made = [], 1
     while open_cells and len(open_cells) + len(closed) < max_cells:
-        open_cells.sort(key=lambda cell: cell[0])
-        radius, rows = open_cells.pop()
-        halves = _bisect(vectors, points, rows) if radius > min_radius_m else None
+        cell = heapq.heappop(open_cells)
+        radius, _, rows = cell
+        halves = _bisect(vectors, points, rows) if -radius > min_radius_m else None
         if halves is None or min(map(len, halves)) < min_points:
-            closed.append((radius, rows))
+            closed.append(cell)
         else:
-            open_cells += [_cell(points, half) for half in halves]
-    cells = [rows for _, rows in open_cells + closed]
+            for half in halves:
+                heapq.heappush(open_cells, _cell(points, half, -made))
+                made += 1
+    cells = [rows for _, _, rows in open_cells + closed]
     centroids = np.stack([spherical_mean(points[rows]) for rows in cells])
     order = np.lexsort((centroids[:, 1], -centroids[:, 0]))
     labels = np.empty(len(points), np.int64)
@@ -48,8 +53,19 @@ def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: fl
     return labels, centroids[order]
 
 
-def _cell(points, rows):
-    return float(great_circle_m(points[rows], spherical_mean(points[rows])).max()), rows
+def nearest_centroids(points, centroids) -> np.ndarray:
+    """(n,) the number of the nearest of the (cells, 2) centroids to each of the (n, 2) points, all in degrees."""
+    from scipy.spatial import cKDTree
+
+    if not len(points):
+        return np.empty(0, np.int64)
+    vectors = unit_vectors(np.asarray(points, np.float64))
+    return cKDTree(unit_vectors(np.asarray(centroids, np.float64))).query(vectors)[1].astype(np.int64)
+
+
+def _cell(points, rows, order: int) -> tuple[float, int, np.ndarray]:
+    """Minus how far a cell reaches in meters, what comes first of two that reach as far, and its rows."""
+    return -float(great_circle_m(points[rows], spherical_mean(points[rows])).max()), order, rows
 
 
 def _bisect(vectors, points, rows):

@@ -66,6 +66,29 @@ def area_from_geojson(source, names: str | Iterable[str] | None = None) -> Area:
     return Area(polygons)
 
 
+def named_areas(source) -> dict[str, Area]:
+    """The areas of a GeoJSON by the names of their features; features of one name are one area.
+
+    Args:
+        source: path of a file, or the parsed object.
+
+    Raises:
+        DataError: malformed JSON or geometry, a feature without a name or without a polygon.
+    """
+    label = "GeoJSON" if isinstance(source, dict) else os.fspath(source)
+    polygons: dict[str, list] = {}
+    for title, item in _features(source if isinstance(source, dict) else _read(label), label):
+        names, own = _names_of(item), _polygons(item, f"{label}: {title}", 0)
+        if not names:
+            raise DataError(f"{label}: {title} has no name; its properties need 'name', or it an id")
+        if not own:
+            raise DataError(f"{label}: {title} ({names[0]}) has no polygon; take it out")
+        polygons.setdefault(names[0], []).extend(own)
+    if not polygons:
+        raise DataError(f"{label}: no feature in it")
+    return {name: Area(own) for name, own in polygons.items()}
+
+
 def _read(path: str) -> dict:
     try:
         with open(path, encoding="utf-8-sig") as file:

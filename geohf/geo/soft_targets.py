@@ -5,20 +5,26 @@ from __future__ import annotations
 import torch
 
 from geohf.geo._arrays import as_numpy
-from geohf.geo.distance import distance_matrix_m
+from geohf.geo.distance import EARTH_RADIUS_M, distance_matrix_m
+from geohf.geo.sphere import unit_vectors
+
+# Of more classes than this, rows are made as they are needed, and distances by a matrix product: within a meter.
+MANY_CLASSES = 1024
 
 
-def cell_soft_targets(centroids, temperature_km: float = 300.0) -> torch.Tensor:
+def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> torch.Tensor:
     """One row of targets a class: the softmax of minus the distance between centroids over the temperature.
 
-    Built once and kept as a buffer; row ``label`` is that label's target.
+    Of few classes, row ``label`` of all of them, built once, is that label's target; of thousands, whose matrix would
+    take gigabytes, the rows of a batch are computed as they are needed.
 
     Args:
         centroids: (C, 2) latitude and longitude in degrees, numpy or torch.
         temperature_km: kilometers over which a cell's weight falls to 1/e.
+        labels: (B,) the classes whose rows are wanted; None: all.
 
     Returns:
-        (C, C) float32 tensor on the centroids' device, computed in float64; every row sums to 1.
+        (C, C) or (B, C) float32 tensor on the centroids' device; every row sums to 1.
 
     Raises:
         ValueError: a temperature that is not above zero, a shape that is not (C, 2).
@@ -29,7 +35,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0) -> torch.Tensor:
     """
     _check_positive("temperature_km", temperature_km)
     centroids = _double(centroids)
-    kilometers = distance_matrix_m(centroids, centroids) / 1000.0
+    kilometers = _kilometers(centroids if labels is None else centroids[labels], centroids)
     return torch.softmax(-kilometers / temperature_km, dim=1).to(torch.float32)
 
 
@@ -46,7 +52,7 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
         normalize: divide every row by its sum.
 
     Returns:
-        (B, C) float32 tensor on the points' device, computed in float64.
+        (B, C) float32 tensor on the points' device.
 
     Raises:
         ValueError: a tau that is not above zero, wrong shapes, no centroids.
@@ -59,12 +65,21 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
     centroids = _double(centroids).to(points.device)
     if len(centroids) == 0:
         raise ValueError("centroids are empty")
-    kilometers = distance_matrix_m(points, centroids) / 1000.0
+    kilometers = _kilometers(points, centroids)
     nearest = kilometers.amin(1, keepdim=True)
     targets = torch.exp((nearest - kilometers) / tau_km)
     if normalize:
         targets = targets / targets.sum(1, keepdim=True)
     return targets.to(torch.float32)
+
+
+def _kilometers(points: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    if len(centroids) <= MANY_CLASSES:
+        return distance_matrix_m(points, centroids) / 1000.0
+    chord = torch.addmm(points.new_full((), 2.0), unit_vectors(points), unit_vectors(centroids).T, alpha=-2.0)
+    # the product is in float64, where a difference from 1 still tells centimeters; what follows need not be
+    half = chord.to(torch.float32).clamp_(0.0, 4.0).sqrt_().mul_(0.5).clamp_(max=1.0)
+    return half.asin_().mul_(2.0 * EARTH_RADIUS_M / 1000.0)
 
 
 def _double(points) -> torch.Tensor:

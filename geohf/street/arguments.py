@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from geohf.errors import require_choice
 from geohf.metrics.directions import LOSS
+from geohf.street.cells import CELLS
 from geohf.street.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.options import DataArguments, FinetuneArguments, PhotoArguments, with_default
@@ -49,7 +50,23 @@ class StreetArguments(DataArguments, PhotoArguments):
     )
     max_cells: int = field(
         default=64,
-        metadata={"help": "Geocells for places without states; 0: pure regression in the bounding box."},
+        metadata={
+            "help": "Geocells of --cells kmeans; 0 for places without states: pure regression in the bounding box."
+        },
+    )
+    cells: str | None = field(
+        default=None,
+        metadata={
+            "help": "Make geocells, whether or not places name states: kmeans, quadtree or polygons; default: kmeans for "
+            "places without states."
+        },
+    )
+    cell_points: int = field(
+        default=50,
+        metadata={"help": "A cell of --cells quadtree or polygons with so many training places is divided."},
+    )
+    polygons: str | None = field(
+        default=None, metadata={"help": "GeoJSON of named areas for --cells polygons."}
     )
     fusion: str = field(
         default="mean", metadata={"help": "How views are joined: mean, concat, attention or weighted."}
@@ -60,7 +77,8 @@ class StreetArguments(DataArguments, PhotoArguments):
         metadata={"help": "offset (from the class centroid) or bounded (the reference implementation's)."},
     )
     point_estimate: str = field(
-        default="medoid", metadata={"help": "Point from class probabilities: medoid, mean or top."}
+        default="medoid",
+        metadata={"help": "Point from class probabilities: medoid, mean, top or hierarchical."},
     )
     smoothing: str = field(
         default="cell",
@@ -93,6 +111,7 @@ class StreetArguments(DataArguments, PhotoArguments):
     def __post_init__(self):
         super().__post_init__()
         require_choice(FITS, fit=self.fit)
+        require_choice(CELLS, cells=self.cells)
 
 
 @dataclass

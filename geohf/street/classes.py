@@ -13,8 +13,8 @@ from geohf.data.classes import UNLABELED, class_numbers, column_of
 from geohf.data.rows import RowView
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
-from geohf.geo import class_centroids, distance_matrix_m, spherical_mean
-from geohf.geo.cells import geo_cells
+from geohf.geo import class_centroids, spherical_mean
+from geohf.street.cells import cell_numbers, describe_cells
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,15 +27,25 @@ logger = logging.getLogger(__name__)
 MARGIN, SMALLEST_DEGREES = 1.2, 0.02
 
 
-def describe_classes(train: Dataset, max_cells: int = 64) -> dict:
+def describe_classes(
+    train: Dataset,
+    max_cells: int = 64,
+    cells: str | None = None,
+    cell_points: int = 50,
+    polygons: str | Path | None = None,
+) -> dict:
     """The config fields that come from the training places, and from these alone.
 
     States become classes where the rows name them; else the points form geocells, and with `max_cells=0`
     there are no classes.
 
+    Args:
+        cells: make geocells of this kind, of places that name states, too; see `describe_cells`.
+        max_cells, cell_points, polygons: see `describe_cells`.
+
     Raises:
-        DataError: no row has a position, only some rows name a state, a state has no row with a position, or
-            the rows disagree about its index.
+        DataError: no row has a position, only some rows name a state, a state has no row with a position, the rows
+            disagree about its index, or cells that cannot be made.
     """
     points = points_of(train)
     located = np.isfinite(points).all(1)
@@ -44,19 +54,21 @@ def describe_classes(train: Dataset, max_cells: int = 64) -> dict:
     fields: dict = {"gps_box": _box(points[located])}
     names = column_of(train, "state")
     named = np.array([name is not None for name in names])
-    if named.all():
+    if named.all() and cells is None:
         labels, fields = _states(train, names, located, fields)
         centroids = class_centroids(points[located], labels[located], len(fields["id2label"]))
-    elif named.any():
+    elif named.any() and cells is None:
         row = int(np.argmin(named))
         raise DataError(
             f"{int((~named).sum())} places name no state, among them {column_of(train, 'sample_id')[row] or f'row {row}'!r}; others do"
         )
-    elif max_cells:
-        _, centroids = geo_cells(points[located], max_cells)
+    elif max_cells or cells is not None:
+        own, centroids, described = describe_cells(
+            points[located], cells or "kmeans", max_cells, cell_points, polygons
+        )
         labels = np.full(len(points), -1)
-        labels[located] = _nearest(points[located], centroids)
-        fields |= {"id2label": {i: _cell_name(c) for i, c in enumerate(centroids)}, "cells": True}
+        labels[located] = own
+        fields |= described
     else:
         return fields | {"gps_head": "bounded"}
     return fields | {
@@ -83,7 +95,7 @@ def state_numbers(
         located = np.isfinite(points).all(1)
         labels = np.full(len(points), UNLABELED)
         if located.any():
-            labels[located] = _nearest(points[located], np.array(config.class_centroids))
+            labels[located] = cell_numbers(points[located], config)
         return labels
     if not config.num_classes:
         return np.full(len(points), UNLABELED)
@@ -157,10 +169,6 @@ def _states(train, names, located, fields):
     return np.array([number[name] for name in names]), fields
 
 
-def _nearest(points, centroids):
-    return distance_matrix_m(points, centroids).argmin(1)
-
-
 def _extents(points, labels, centroids, located) -> list[list[float]]:
     away = np.abs(_from(points, centroids[np.maximum(labels, 0)]))
     extents = np.full((len(centroids), 2), SMALLEST_DEGREES)
@@ -187,8 +195,3 @@ def _from(points, origin):
     difference = points - origin
     difference[:, 1] -= 360 * np.round(difference[:, 1] / 360)
     return difference
-
-
-def _cell_name(centroid) -> str:
-    latitude, longitude = centroid
-    return f"{abs(latitude):.2f}{'N' if latitude >= 0 else 'S'} {abs(longitude):.2f}{'E' if longitude >= 0 else 'W'}"

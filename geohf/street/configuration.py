@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from geohf.geo.quadtree import CellTree
 from geohf.models.configuration import GeoConfig
 
 Fusion = Literal["mean", "concat", "attention", "weighted"]
@@ -32,11 +33,16 @@ class GeoStreetConfig(GeoConfig):
         gps_head: `offset` (a step from each class centroid, classify then regress as in OSV-5M) or `bounded`
             (the reference implementation's: a point in the bounding box).
         point_estimate: how class probabilities become one point with the `offset` head: `medoid` (the
-            candidate with the least expected distance), `mean` (weighted mean on the sphere) or `top`.
+            candidate with the least expected distance; of hundreds of classes, among the most probable), `mean`
+            (weighted mean on the sphere), `top`, or `hierarchical` (the class with the greatest product of the
+            probabilities of all levels).
         class_centroids: (classes, 2) latitude and longitude of every class; None for a model without classes.
         class_extents: (classes, 2) degrees that an offset may reach.
         class_indices: the competition's `state_idx` of every class; None where there is none.
         cells: the classes are geocells made from the training points, not named states.
+        cell_tree: how the earth is divided into these cells and what they are parts of, see
+            `geohf.geo.quadtree.CellTree.to_dict`; None: the cell of the nearest centroid. The class loss then goes
+            over all levels.
         gps_box: south, west, north, east of the training points; west > east crosses the antimeridian.
         smoothing: soft targets `cell` (from the true class's centroid), `point` (from the true point) or `none`.
         smoothing_km: their temperature.
@@ -66,11 +72,12 @@ class GeoStreetConfig(GeoConfig):
     gps_hidden_size: int = 256
     dropout: float = 0.1
     gps_head: Literal["offset", "bounded"] = "offset"
-    point_estimate: Literal["medoid", "mean", "top"] = "medoid"
+    point_estimate: Literal["medoid", "mean", "top", "hierarchical"] = "medoid"
     class_centroids: list | None = None
     class_extents: list | None = None
     class_indices: list | None = None
     cells: bool = False
+    cell_tree: dict | None = None
     gps_box: list | None = None
     smoothing: Smoothing = "cell"
     smoothing_km: float = 300.0
@@ -113,6 +120,8 @@ class GeoStreetConfig(GeoConfig):
                 value = getattr(self, name)
                 if value is not None and len(value) != n:
                     raise ValueError(f"{name} has {len(value)} entries for {n} classes")
+            if self.cell_tree is not None and CellTree.from_dict(self.cell_tree).cells != n:
+                raise ValueError(f"cell_tree has another number of cells than the {n} classes")
         elif self.gps_head == "offset" and self.gps_box is not None:
             raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
 

@@ -10,9 +10,14 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from geohf.geo import cell_soft_targets, distance_matrix_m, great_circle_m, point_soft_targets, spherical_mean
+from geohf.geo.soft_targets import MANY_CLASSES
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.losses import gps_loss, soft_cross_entropy
+from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
+from geohf.street.losses import gps_loss, hierarchical_cross_entropy
 from geohf.vision.standardize import FeatureStandardizer
+
+# Of more classes than this, the medoid is looked for among the most probable ones: a matrix of all distances is large.
+MEDOID_CLASSES, MEDOID_AMONG = 1024, 64
 
 
 @dataclass
@@ -76,6 +81,7 @@ class StreetHead(nn.Module):
             nn.Linear(config.gps_hidden_size, outputs),
         )
         self._constants: dict = {}
+        self._levels: dict[torch.device, Levels] = {}
 
     def constant(self, name: str, device: torch.device) -> torch.Tensor:
         """A float32 tensor made from the config, once a device.
@@ -89,6 +95,15 @@ class StreetHead(nn.Module):
             with torch.inference_mode(False):
                 self._constants[key] = self._make_constant(name).float().to(device)
         return self._constants[key]
+
+    def levels(self, device: torch.device) -> Levels:
+        """What the classes are parts of, once a device; see `level_tensors`."""
+        if device not in self._levels:
+            with torch.inference_mode(False):
+                self._levels[device] = level_tensors(
+                    (self.config.cell_tree or {"levels": []})["levels"], device
+                )
+        return self._levels[device]
 
     def _make_constant(self, name: str) -> torch.Tensor:
         config = self.config
@@ -186,12 +201,24 @@ class StreetHead(nn.Module):
         if kind == "mean":
             return spherical_mean(candidates, probabilities)
         if kind == "medoid":
-            expected = probabilities @ self.constant("distances_m", probabilities.device)
-            # a class that is ruled out must not be answered, however central it lies
-            best = expected.masked_fill(probabilities <= 0, math.inf).argmin(-1)
+            best = self._medoid(probabilities)
+        elif kind == "hierarchical":
+            best = joint_logarithms(probabilities, self.levels(probabilities.device)).argmax(-1)
         else:
             best = probabilities.argmax(-1)
         return candidates[torch.arange(len(best), device=best.device), best]
+
+    def _medoid(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """(batch,) the class with the least expected distance to all others, or to the most probable of many."""
+        if probabilities.shape[-1] <= MEDOID_CLASSES:
+            expected = probabilities @ self.constant("distances_m", probabilities.device)
+            # a class that is ruled out must not be answered, however central it lies
+            return expected.masked_fill(probabilities <= 0, math.inf).argmin(-1)
+        top = probabilities.topk(MEDOID_AMONG)
+        points = self.constant("centroids", probabilities.device)[top.indices]
+        expected = (great_circle_m(points[:, :, None], points[:, None]) @ top.values[..., None])[..., 0]
+        best = expected.masked_fill(top.values <= 0, math.inf).argmin(-1, keepdim=True)
+        return top.indices.gather(-1, best)[:, 0]
 
     def spread_m(self, probabilities, candidates, points) -> torch.Tensor:
         """The distance in meters that the model itself expects between its point and the truth, (batch,)."""
@@ -227,14 +254,9 @@ class StreetHead(nn.Module):
                 targets = point_soft_targets(truth, self.constant("centroids", device), config.smoothing_km)
             else:
                 counts = labels >= 0
-                known = labels.clamp(min=0)
-                targets = (
-                    self.constant("soft_targets", device)[known]
-                    if config.smoothing == "cell"
-                    else nn.functional.one_hot(known, logits.shape[-1]).to(logits.dtype)
-                )
-            parts["class_loss"] = soft_cross_entropy(
-                logits, targets.to(logits), counts, items.get("class_loss")
+                targets = self._label_targets(labels.clamp(min=0), logits)
+            parts["class_loss"] = hierarchical_cross_entropy(
+                logits, targets.to(logits), counts, self.levels(device), items.get("class_loss")
             )
         scale = self.constant("scale", device)
         if candidates is not None:
@@ -250,8 +272,19 @@ class StreetHead(nn.Module):
             loss = loss + config.class_weight * parts["class_loss"]
         return loss, parts
 
+    def _label_targets(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """(batch, classes) targets of labels that are all known."""
+        if self.config.smoothing != "cell":
+            return nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+        if logits.shape[-1] <= MANY_CLASSES:
+            return self.constant("soft_targets", logits.device)[labels]
+        centroids = self.constant("centroids", logits.device)
+        return cell_soft_targets(centroids, self.config.smoothing_km, labels)
+
     def _own_class(self, labels, coordinates, device) -> torch.Tensor:
         """The true class, or the nearest one where it is unknown."""
+        if bool((labels >= 0).all()):
+            return labels
         truth = torch.where(coordinates.isfinite(), coordinates, 0.0).float()
         nearest = great_circle_m(truth[:, None], self.constant("centroids", device)).argmin(-1)
         return torch.where(labels >= 0, labels, nearest)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from geohf.geo import great_circle_m
+from geohf.street.hierarchy import Levels, sums_of_levels
 
 
 def soft_cross_entropy(
@@ -30,6 +31,33 @@ def soft_cross_entropy(
     targets = torch.where(counts[:, None], targets, 0.0)
     total = -(targets * logits.float().log_softmax(-1)).sum()
     return total / _items(counts, items)
+
+
+def hierarchical_cross_entropy(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    counts: torch.Tensor,
+    levels: Levels,
+    items: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The mean over all levels of the cross-entropy of probabilities summed over the cells of a part.
+
+    Source: Astruc et al., OpenStreetView-5M, arXiv 2404.18873; here the targets of parts are sums, too.
+
+    Args:
+        logits, targets, counts, items: see `soft_cross_entropy`, of the cells.
+        levels: see `level_tensors`; none: `soft_cross_entropy`.
+    """
+    total = soft_cross_entropy(logits, targets, counts, items)
+    if not levels:
+        return total
+    targets = torch.where(counts[:, None], targets, 0.0)
+    known = sums_of_levels(targets, levels)
+    for wanted, found in zip(known, sums_of_levels(logits.float().softmax(-1), levels), strict=True):
+        # a part whose probability underflows is still told of by its cells' own logits
+        logarithm = found.clamp(min=torch.finfo(found.dtype).tiny).log()
+        total = total - (wanted * logarithm).sum() / _items(counts, items)
+    return total / (1 + len(levels))
 
 
 def gps_loss(

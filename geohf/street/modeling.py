@@ -274,7 +274,8 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
         DataError: options that do not go together, or a backbone that is not found.
     """
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
-    fields |= {"gps_head": options.gps_head} | describe_classes(as_places(data.train), options.max_cells)
+    how = {name: getattr(options, name) for name in ("max_cells", "cells", "cell_points", "polygons")}
+    fields |= {"gps_head": options.gps_head} | describe_classes(as_places(data.train), **how)
     if fields["smoothing_km"] is None:
         # the published temperatures: 300 km for states, 75 km for PIGEON's geocells
         fields["smoothing_km"] = 300.0 if options.smoothing == "cell" and not fields.get("cells") else 75.0

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from geohf.street.trainer import GeoStreetTrainer
 
 
+CONFUSION_CLASSES = 200  # of more, no row of the plot could be read
+
+
 def write_outputs(
     folder: Path,
     trainer: GeoStreetTrainer,
@@ -189,5 +192,6 @@ def plot_run(
         before = outputs.logits.softmax(-1).numpy()[known]
         after = (outputs.logits / model.config.temperature).softmax(-1).numpy()[known]
         names = [model.config.id2label[i] for i in range(model.config.num_classes)]
-        plot_confusion(folder / "confusion.png", labels[known], after.argmax(1), names)
+        if len(names) <= CONFUSION_CLASSES:
+            plot_confusion(folder / "confusion.png", labels[known], after.argmax(1), names)
         plot_reliability(folder / "reliability.png", after, labels[known], before=before)
