@@ -33,7 +33,8 @@ def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: fl
     vectors = unit_vectors(points)
     # the farthest-reaching first; of two that reach as far, the one made last
     open_cells = [_cell(points, np.arange(len(points)), 0)]
-    closed, made = [], 1
+    closed: list[tuple[float, int, np.ndarray]] = []
+    made = 1
     while open_cells and len(open_cells) + len(closed) < max_cells:
         cell = heapq.heappop(open_cells)
         radius, _, rows = cell

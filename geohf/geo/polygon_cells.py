@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -101,7 +101,7 @@ def _merged(points, own, areas, counts, least: float) -> np.ndarray:
     )
     while (size < least).any() and np.isfinite(size).sum() > 1:
         small = int(size.argmin())
-        shared: Counter = Counter()
+        shared: dict[int, float] = defaultdict(float)
         for (a, b), length in borders.items():
             ga, gb = group[a], group[b]
             if small in (ga, gb) and ga != gb:

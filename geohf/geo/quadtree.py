@@ -142,8 +142,10 @@ def cell_tree(
         grower.grow(np.arange(end - size, end), (number,), depth)
         for number, (size, end) in enumerate(zip(sizes, ends, strict=True))
     ]
-    columns = [list(column) for column in zip(*grower.nodes, strict=True)] or [[], [], [], []]
-    tree = CellTree(roots, *columns, _levels(grower.paths), list(areas))
+    axis, threshold, low, high = (
+        map(list, zip(*grower.nodes, strict=True)) if grower.nodes else ([], [], [], [])
+    )
+    tree = CellTree(roots, axis, threshold, low, high, _levels(grower.paths), list(areas))
     labels = np.empty(len(grower.points), np.int64)
     for cell, rows in enumerate(grower.rows):
         labels[rows] = cell
