@@ -13,6 +13,7 @@ from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.options import DataArguments, FinetuneArguments, PhotoArguments, with_default
 from geohf.vision.preprocessing import FITS
 
+HEADS = ("residual", "mlp", "none")
 METHODS = ("ours", "original")
 AUDITS = ("report", "strict", "off")
 
@@ -90,18 +91,29 @@ class PlaceArguments(DataArguments, PhotoArguments):
             "help": "tower, cls, avg, gem, gem_linear or mixvpr; default: tower, for the sample mixvpr."
         },
     )
+    head: str | None = field(
+        default=None,
+        metadata={
+            "help": "residual (begins as the pooled feature itself), mlp (the seed's projection) or none; default: "
+            "residual, none behind gem_linear and mixvpr, for the method original the mlp."
+        },
+    )
     projection_dim: int | None = field(
         default=None,
         metadata={
-            "help": "Length of the reference implementation's projection, 0 for none; default: 256, none behind gem_linear and mixvpr."
+            "help": "Length of the mlp's descriptor, and asks for that head; 0: no head; default: 256."
         },
     )
     mix_depth: int = field(default=4, metadata={"help": "Feature mixers of mixvpr."})
     mix_channels: int = field(default=512, metadata={"help": "Channels that mixvpr gives."})
     mix_rows: int = field(default=4, metadata={"help": "Rows that mixvpr gives."})
-    dropout: float = field(default=0.1, metadata={"help": "In the projection."})
+    dropout: float = field(default=0.1, metadata={"help": "In the mlp."})
     whitening_dim: int | None = field(
-        default=None, metadata={"help": "Length of descriptors behind PCA whitening; default: none."}
+        default=None,
+        metadata={
+            "help": "Length of descriptors behind PCA whitening, 0 for none; default: whitened where that helps on "
+            "validation queries."
+        },
     )
     positive_m: float = field(
         default=25.0, metadata={"help": "Pairs up to so many meters apart are one place."}
@@ -145,6 +157,11 @@ class PlaceArguments(DataArguments, PhotoArguments):
         require_choice(FITS, fit=self.fit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
             require_choice(METHODS, methods=method)
+        require_choice(HEADS, head=self.head)
+        if self.head in ("residual", "none") and self.projection_dim:
+            raise DataError(
+                f"projection_dim is the mlp's, and the head is {self.head!r}; leave one of them out"
+            )
         if not self.radii_m or not all(0 < radius < math.inf for radius in self.radii_m):
             raise DataError(f"radii_m must be meters above 0, got {self.radii_m}")
 

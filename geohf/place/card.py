@@ -11,6 +11,7 @@ import numpy as np
 from geohf.data.task_data import facts_of
 from geohf.metrics.intervals import DRAWS
 from geohf.metrics.records import CardData, Evaluation
+from geohf.place.choice import lowered
 from geohf.place.comparison import comparison_rows
 from geohf.report import reliability_bins
 
@@ -31,7 +32,7 @@ def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
     counts = facts["counts"]
     queries = " and ".join(f"{count} {name}" for name, count in counts.items() if name != "train")
     facts |= {
-        "rows": f"{counts.get('train', 'streamed')} images to train on, a database of {len(trainer.database)}, "
+        "rows": f"{counts.get('train', 'streamed')} images to train on, a database of {len(trainer.database_of(evaluation.dataset))}, "
         f"{queries} queries",
         "interval": f"95 %, bootstrap of {DRAWS} draws over drives, or over stretches of 250 m where they are few",
         "baseline": "frozen backbone",
@@ -55,6 +56,7 @@ def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
             "recalls": recall_rows(found.values),
             "stages": trainer.stage_rows(STAGE_COLUMNS),
             "kept": trainer.kept,
+            "lowered": lowered(trainer.stages),
             "comparison": comparison_rows(trainer.runs),
             "leaks": leaks,
         },

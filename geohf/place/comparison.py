@@ -22,12 +22,13 @@ def variants(
 ) -> Iterator[tuple[PlaceArguments, PlaceTrainingArguments]]:
     """The options and arguments of every run that `models`, `seeds` and `methods` ask for.
 
-    Of several runs each has a folder of its own in `output_dir/trained_models`, and none is pushed. With no epochs to
-    train, a new model has no head, and there is one method.
+    Of several runs each has a folder of its own in `output_dir/trained_models`, and none is pushed. The reference
+    implementation's recipe has its head, unless another one is named. With no epochs to train, a new model has no head,
+    and there is one method.
     """
     methods = options.methods
     if args.num_train_epochs <= 0:
-        methods, options = methods[:1], replace(options, projection_dim=0)
+        methods, options = methods[:1], replace(options, head="none", projection_dim=None)
     # the sample's own model is told by no name
     every = list(product(options.models or [None], options.seeds or [args.seed], methods))
     for name, seed, method in every:
@@ -86,9 +87,18 @@ def comparison_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
         if frozen not in seen:
             seen.add(frozen)
             rows.append({"model": model, "seed": frozen[1], "stage": "frozen", **_shown(details["frozen"])})
-        stage = "trained" if run.method == "ours" else "trained by the original recipe"
-        rows.append({"model": model, "seed": seed, "stage": stage, **_shown(details["found"])})
+        rows.append({"model": model, "seed": seed, "stage": _stage(run), **_shown(details["found"])})
     return rows
+
+
+def _stage(run: GeoPlaceTrainer) -> str:
+    if run.method == "original":
+        return "trained by the original recipe"
+    if run.kept is not None:
+        return "trained" if run.kept == "trained" else f"kept: {run.kept}"
+    if run.args.num_train_epochs > 0 or run.args.finetune != "none":
+        return "trained"
+    return "not trained" if run.model.config.whitening_dim is None else "whitened"
 
 
 def _shown(found: Retrieval) -> dict:

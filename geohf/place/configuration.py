@@ -20,6 +20,7 @@ ENCODERS = {
     "resnet50": "resnet50.a1_in1k",
 }
 MAP_POOLINGS = ("gem", "gem_linear", "mixvpr")  # pooled by the head, which learns how
+PROJECTING_POOLINGS = ("gem_linear", "mixvpr")  # they give a descriptor, and no head stands behind them
 
 
 @strict
@@ -34,8 +35,10 @@ class GeoPlaceConfig(GeoConfig):
         feature_map: channels, rows and columns of the tower's map; None with the pooling `tower`.
         gem_dim: length of what the pooling `gem_linear` gives.
         mix_depth, mix_channels, mix_rows: of MixVPR: feature mixers, and the two sides of what it gives.
-        projection_dim: length of the descriptor behind the reference implementation's projection; None for no projection.
-        dropout: in the projection.
+        head: what projects the pooled feature: `mlp`, the reference implementation's (none where `projection_dim` is
+            None), or `residual`, which begins as the feature itself.
+        projection_dim: length of the descriptor behind the `mlp`; None for no projection.
+        dropout: in the `mlp`.
         whitening_dim: length of the descriptor behind PCA whitening; None for none.
         positive_m, negative_m: pairs up to `positive_m` apart are the same place, pairs beyond `negative_m` are
             not, and what lies between counts for neither.
@@ -64,6 +67,7 @@ class GeoPlaceConfig(GeoConfig):
     mix_depth: int = 4
     mix_channels: int = 512
     mix_rows: int = 4
+    head: Literal["mlp", "residual"] = "mlp"
     projection_dim: int | None = 256
     dropout: float = 0.1
     whitening_dim: int | None = None
@@ -96,9 +100,14 @@ class GeoPlaceConfig(GeoConfig):
         return sizes.get(self.pooling) or self.channels
 
     @property
+    def projected_size(self) -> int:
+        """Length of the descriptor before whitening."""
+        return (self.projection_dim if self.head == "mlp" else None) or self.aggregated_size
+
+    @property
     def descriptor_size(self) -> int:
         """Length of the descriptor."""
-        return self.whitening_dim or self.projection_dim or self.aggregated_size
+        return self.whitening_dim or self.projected_size
 
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
@@ -113,6 +122,6 @@ class GeoPlaceConfig(GeoConfig):
             raise ValueError(f"hard_share must lie between 0 and 1, got {self.hard_share}")
         if self.pooling != "tower" and (self.feature_map is None or len(self.feature_map) != 3):
             raise ValueError(f"pooling {self.pooling!r} needs feature_map: channels, rows and columns")
-        whitened = self.projection_dim or self.aggregated_size
+        whitened = self.projected_size
         if self.whitening_dim is not None and not 1 <= self.whitening_dim <= whitened:
             raise ValueError(f"whitening_dim must lie between 1 and {whitened}, got {self.whitening_dim}")

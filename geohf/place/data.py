@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from geohf.data.tables import RowErrors, points_of
 from geohf.data.task_data import TaskData, with_facts
 from geohf.data.times import time_ns
 from geohf.errors import DataError
+from geohf.geo import matches_within_m
 from geohf.hub.card import data_source
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.audit import audit, judge
@@ -27,6 +29,9 @@ from geohf.place.sample import write_sample
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
+
+FEWEST_SEARCHED = 10  # images of a database, as many as are asked of it
 LABELS = ("latitude", "longitude", "heading", "sequence", "camera", "time_ns")
 PARTS = ("train", "val", "test", "database")
 
@@ -39,9 +44,11 @@ class PlaceData(TaskData):
         train: images to train on.
         validation, test: queries; `validation` may be None.
         database: images that are searched in; None: those of `train`.
+        validation_database: images that `validation` is searched in; None: those of `database`.
     """
 
     database: Any = None
+    validation_database: Any = None
 
 
 def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) -> PlaceData:
@@ -50,7 +57,9 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     With tables of queries the database is the training tables, as the reference implementation has it, unless it is
     given too. Without them whole blocks of the training drives are held out: their images of the first drive stay in
     the database, together with the rest of that drive, and those of the other drives ask. Nothing within
-    `negative_m` of a held-out image is trained on.
+    `negative_m` of a held-out image is trained on. Queries to choose by, where none are given, are held out likewise;
+    with tables of test queries they are searched in the training drives, and of a single drive every second held-out
+    image asks for the others.
 
     Args:
         args: of the training: the seed of the split, and where the painted sample goes; the defaults where None.
@@ -73,8 +82,12 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     if not len(rows["database"]):
         rows["database"] = rows["train"]
     how = f"queries from {_words(sources['test'])}, database from {_words(sources['database'] or sources['train'])}"
+    rows["validation_database"] = rows["database"]
     if not sources["test"]:
         rows, how = _hold_out(images, rows, sources, options, args.seed)
+    elif not sources["val"] and options.validation_share:
+        rows, more = _hold_out_validation(images, rows, options, args.seed)
+        how += more
     findings = _audit(images, rows, options)
     generated = options.train_csv is None
     source = Path(sources["train"][0])
@@ -83,6 +96,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     parts = {name: images.select(numbers) for name, numbers in rows.items() if len(numbers)}
     for name, part in parts.items():
         with_facts(part, **facts, split_name={"val": "validation"}.get(name, name))
+    apart = not np.array_equal(rows["validation_database"], rows["database"])
     same = np.array_equal(rows["database"], rows["train"])
     return PlaceData(
         parts["train"],
@@ -91,6 +105,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
         skipped.rows,
         None if generated else sources["train"][0],
         database=parts["train"] if same else parts["database"],
+        validation_database=parts["validation_database"] if apart else None,
     )
 
 
@@ -143,11 +158,13 @@ def _hold_out(
             f"the held-out blocks hold images of the drive {drives[0]!r} only, and no other drive asks; use larger "
             "shares, another --seed or --test_csv"
         )
+    database = rows["database"] if sources["database"] else everything[first[everything]]
     parts = {
         "train": everything[splits["train"]],
         "val": queries.get("validation", rows["val"]),
         "test": queries["test"],
-        "database": rows["database"] if sources["database"] else everything[first[everything]],
+        "database": database,
+        "validation_database": database,
     }
     return parts, (
         f"whole blocks of {options.block_m:g} m held out, {options.negative_m:g} m kept clear of them in training; "
@@ -155,23 +172,83 @@ def _hold_out(
     )
 
 
+def _hold_out_validation(
+    images: Dataset, rows: dict[str, np.ndarray], options: PlaceArguments, seed: int
+) -> tuple[dict[str, np.ndarray], str]:
+    """The rows of each part, where test queries have a table and validation queries have none, and how, in words.
+
+    Where no block can be held out, all is trained on, with a warning.
+    """
+    everything, sequences = rows["train"], np.array(images["sequence"][:])
+    first = sequences[everything] == sequences[everything[0]]
+    try:
+        splits, _ = split_rows(
+            len(everything),
+            {"validation": options.validation_share},
+            "blocks",
+            points=points_of(images)[everything],
+            seed=seed,
+            block_m=options.block_m,
+            buffer_m=options.negative_m,
+            flags={"buffer_m": "--negative_m"},
+        )
+    except DataError as error:
+        logger.warning("no validation queries to choose by: %s; or give --val_csv", error)
+        return rows, ""
+    held = splits["validation"]
+    single = bool(first.all())
+    asking = held[1::2] if single else held[~first[held]]
+    database = np.setdiff1d(np.arange(len(everything)), asking) if single else np.flatnonzero(first)
+    matched = len(asking) and _recallable(points_of(images)[everything], database, asking, options.radii_m[0])
+    if not matched or len(database) < FEWEST_SEARCHED:
+        logger.warning(
+            "no validation queries to choose by: those of the held-out blocks find nothing in the training drives; "
+            "give --val_csv"
+        )
+        return rows, ""
+    parts = {
+        "train": everything[splits["train"]],
+        "val": everything[asking],
+        "validation_database": everything[database],
+    }
+    drives = (
+        "every second image of them asks for the rest" if single else "all but the first drive ask for it"
+    )
+    return rows | parts, (
+        f"; for validation whole blocks of {options.block_m:g} m of the training drives held out, "
+        f"{options.negative_m:g} m kept clear of them in training, and {drives}"
+    )
+
+
+def _recallable(points: np.ndarray, database: np.ndarray, queries: np.ndarray, radius_m: float) -> bool:
+    """Whether any of the queries has an image of the database within the radius; both are rows of the points."""
+    offsets, _ = matches_within_m(points[database], points[queries], radius_m)
+    return bool(offsets[-1])
+
+
 def _audit(images: Dataset, rows: dict[str, np.ndarray], options: PlaceArguments):
     """The leaks between the parts; None where nobody looks."""
     if options.audit == "off":
         return None
-    queries = np.concatenate([rows["val"], rows["test"]])
-    findings = audit(
-        files_of(images),
-        points_of(images),
-        np.array(images["sequence"][:]),
-        images["time_ns"][:],
-        rows["train"],
-        rows["database"],
-        queries,
-        options.radii_m[0],
-    )
+    files, points = files_of(images), points_of(images)
+    sequences, times_ns = np.array(images["sequence"][:]), images["time_ns"][:]
+
+    def look(database: np.ndarray, queries: np.ndarray):
+        return audit(files, points, sequences, times_ns, rows["train"], database, queries, options.radii_m[0])
+
+    if np.array_equal(rows["validation_database"], rows["database"]):
+        findings = look(rows["database"], np.concatenate([rows["val"], rows["test"]]))
+        judge(findings, options.audit == "strict")
+        return findings
+    findings = look(rows["database"], rows["test"])
     judge(findings, options.audit == "strict")
-    return findings
+    # what was held out of the user's own drives is theirs to know, and nothing to stop at
+    chosen = look(rows["validation_database"], rows["val"])
+    chosen = [
+        replace(finding, message=f"of validation: {finding.message}", fatal=False) for finding in chosen
+    ]
+    judge(chosen, strict=False)
+    return findings + chosen
 
 
 def _listed_sources(sources) -> list:

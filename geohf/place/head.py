@@ -45,6 +45,23 @@ class Whitening(nn.Module):
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float32))
         self.register_buffer("axes", torch.eye(size, dtype=torch.float32)[:out].clone())
 
+    def fit_shrunk(self, descriptors: torch.Tensor, share: float = 0.3) -> None:
+        """Take all axes from (n, size) descriptors, however few, their covariance shrunk towards a sphere.
+
+        Plain whitening divides by deviations that few descriptors tell badly, and drops what these do not vary in; with
+        `share` of the mean variance added to each axis, nothing is blown up or lost.
+
+        Args:
+            share: what is added to the variance of each axis, in mean variances.
+        """
+        rows = descriptors.double()
+        mean = rows.mean(0)
+        covariance = (rows - mean).T @ (rows - mean) / len(rows)
+        variances, axes = torch.linalg.eigh(covariance)
+        added = share * variances.mean().clamp(min=1e-30)
+        self.mean.copy_(mean)
+        self.axes.copy_((axes / (variances.clamp(min=0) + added).sqrt()).T)
+
     def fit(self, descriptors: torch.Tensor) -> None:
         """Take the axes from (n, size) descriptors, n at least the number of axes."""
         mean = descriptors.double().mean(0)
@@ -61,6 +78,23 @@ class Whitening(nn.Module):
         return F.normalize((descriptors - self.mean) @ self.axes.T, dim=-1)
 
 
+class Residual(nn.Module):
+    """A feature of length 1 and a learned change of it, which begins at zero: untrained, a head says what it is given.
+
+    The change counts a tenth, so that a learning rate for new layers moves a good feature slowly.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.change = nn.Linear(size, size, bias=False)
+        nn.init.zeros_(self.change.weight)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(batch, size) to (batch, size)."""
+        unit = F.normalize(features, dim=-1)
+        return unit + 0.1 * self.change(unit)
+
+
 class PlaceHead(nn.Module):
     """Everything of the place model behind the tower; it is trained alone on cached features."""
 
@@ -69,13 +103,16 @@ class PlaceHead(nn.Module):
     def __init__(self, config: GeoPlaceConfig):
         super().__init__()
         self.config = config
-        # GeM takes what lies above zero, which standardised features do not
+        # GeM takes what lies above zero, which standardised features do not; a residual begins at the feature as it is
         gem = config.pooling in ("gem", "gem_linear")
-        self.standardize = nn.Identity() if gem else FeatureStandardizer(config.channels)
+        as_it_is = gem or (config.head == "residual" and config.pooling != "mixvpr")
+        self.standardize = nn.Identity() if as_it_is else FeatureStandardizer(config.channels)
         self.aggregate = make_aggregator(config)
         size = config.aggregated_size
         self.project, self.descriptor_norm = nn.Identity(), nn.Identity()
-        if config.projection_dim is not None:  # the reference implementation's head
+        if config.head == "residual":
+            self.project = Residual(size)
+        elif config.projection_dim is not None:  # the head of the reference implementation
             self.project = nn.Sequential(
                 nn.Linear(size, size // 2),
                 nn.ReLU(),
@@ -84,7 +121,7 @@ class PlaceHead(nn.Module):
             )
             self.descriptor_norm = nn.BatchNorm1d(config.projection_dim)
         if config.whitening_dim is not None:
-            self.whiten = Whitening(config.projection_dim or size, config.whitening_dim)
+            self.whiten = Whitening(config.projected_size, config.whitening_dim)
 
     def fit_features(self, features: torch.Tensor) -> None:
         """Take the mean and scale of training features, (n, features) or (n, channels, rows, columns).
@@ -94,12 +131,20 @@ class PlaceHead(nn.Module):
         if isinstance(self.standardize, FeatureStandardizer) and not self.standardize.mean.any():
             self.standardize.fit(features.movedim(1, -1).flatten(0, -2))
 
-    def fit_whitening(self, descriptors: torch.Tensor, size: int) -> None:
+    def fit_whitening(self, descriptors: torch.Tensor, size: int | None = None) -> None:
         """Add PCA whitening to `size` dimensions, fitted on (n, d) descriptors without it.
+
+        Args:
+            size: None keeps all dimensions, see `Whitening.fit_shrunk`.
 
         Raises:
             DataError: fewer descriptors than dimensions, or more dimensions than a descriptor has.
         """
+        if size is None:
+            self.whiten = Whitening(descriptors.shape[1], descriptors.shape[1]).to(descriptors.device)
+            self.whiten.fit_shrunk(descriptors)
+            self.config.whitening_dim = descriptors.shape[1]
+            return
         if not 1 <= size <= min(descriptors.shape):
             raise DataError(
                 f"cannot whiten to {size} dimensions: there are {len(descriptors)} descriptors of length "

@@ -18,7 +18,7 @@ from geohf.io import refuse_overwriting
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.place.answers import PlacePrediction, predictions_of
-from geohf.place.configuration import ENCODERS, GeoPlaceConfig
+from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.drives import files_of, load_drives, names_of
 from geohf.place.frames import answer_drives, find_frames
 from geohf.place.head import GeoPlaceOutput, PlaceHead
@@ -99,12 +99,21 @@ class GeoPlaceModel(GeoPreTrainedModel):
 
     @classmethod
     def from_backbone(
-        cls, name: str, *, pretrained: bool = True, image_size: int | None = None, **config_fields
+        cls,
+        name: str,
+        *,
+        pretrained: bool = True,
+        image_size: int | None = None,
+        fit: str | None = "squeeze",
+        **config_fields,
     ) -> GeoPlaceModel:
         """A new model around one of the reference implementation's encoders (`geohf.place.configuration.ENCODERS`) or any other tower.
 
         Args:
-            name, pretrained, image_size, config_fields: see `GeoPreTrainedModel.from_backbone`.
+            name, pretrained, image_size, fit: see `GeoPreTrainedModel.from_backbone`; the whole picture tells a place better
+                than its middle.
+            config_fields: see `GeoPlaceConfig`; with neither `head` nor `projection_dim` the head is `residual`, and none
+                behind the poolings that project themselves.
 
         Raises:
             DataError: no such backbone, or an image size that it cannot take.
@@ -114,7 +123,12 @@ class GeoPlaceModel(GeoPreTrainedModel):
             backbone = describe_backbone(name, image_size)
             crop = backbone.image_processor["crop_size"]
             config_fields["feature_map"] = map_size(backbone.config, (crop["height"], crop["width"]))
-        model = super().from_backbone(name, pretrained=pretrained, image_size=image_size, **config_fields)
+        if not {"head", "projection_dim"} & set(config_fields):
+            projects = config_fields.get("pooling") in PROJECTING_POOLINGS
+            config_fields |= {"projection_dim": None} if projects else {"head": "residual"}
+        model = super().from_backbone(
+            name, pretrained=pretrained, image_size=image_size, fit=fit, **config_fields
+        )
         model.tower.requires_grad_(False)
         return model
 
@@ -356,10 +370,8 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
             model.config.image_processor = with_fit(model.processor_settings, options.fit)
         return model
     fields = {field: getattr(options, field) for field in (*MODEL_FIELDS, *MIX_FIELDS)}
-    pooling, projection = options.pooling or ("mixvpr" if is_sample else "tower"), options.projection_dim
-    if projection is None:
-        projection = None if pooling in ("gem_linear", "mixvpr") else 256
-    fields |= {"pooling": pooling, "projection_dim": projection or None, "confidence_m": options.radii_m[0]}
+    pooling = options.pooling or ("mixvpr" if is_sample else "tower")
+    fields |= {"pooling": pooling, "confidence_m": options.radii_m[0], **_head_fields(options, pooling)}
     pretrained, image_size = options.pretrained is not False, options.image_size
     if is_sample:
         fields |= SAMPLE_MIX
@@ -370,9 +382,20 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
             pretrained=pretrained,
             image_size=image_size,
             backbone_weights=options.backbone_weights,
-            fit=options.fit,
+            fit=options.fit or "squeeze",
             **fields,
         )
+
+
+def _head_fields(options: PlaceArguments, pooling: str) -> dict[str, Any]:
+    head = options.head
+    if head is None:
+        projects = pooling in PROJECTING_POOLINGS
+        named = options.projection_dim or (options.methods[0] == "original" and not projects)
+        without = projects or options.projection_dim == 0
+        head = "mlp" if named else "none" if without else "residual"
+    dim = (options.projection_dim or 256) if head == "mlp" else None
+    return {"head": "residual" if head == "residual" else "mlp", "projection_dim": dim}
 
 
 def _is_place_model(name: str) -> bool:

@@ -47,7 +47,7 @@ def write_outputs(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation
     curves = {"frozen": evaluation.details["frozen"]}
     curves |= {run.method: run.evaluated.details["found"] for run in runs if _rivals(run, trainer)}
     plot_answers(folder, trainer, evaluation, curves | {"trained": evaluation.details["found"]})
-    database, details = trainer.database, evaluation.details
+    database, details = trainer.database_of(evaluation.dataset), evaluation.details
     index = PlaceIndex(
         details["database_descriptors"],
         points_of(database),
@@ -115,7 +115,8 @@ def plot_answers(
     """
     plot_error_cdf(folder / "error_cdf.png", {name: found.error_m / 1000 for name, found in curves.items()})
     queries, found = trainer.read_rows(evaluation.dataset), evaluation.details["found"]
-    points, pictures, searched = points_of(queries), images_of(queries), images_of(trainer.database)
+    searched = trainer.database_of(evaluation.dataset)
+    points, pictures, searched = points_of(queries), images_of(queries), images_of(searched)
     error_map_png(folder / "error_map.png", found.answer_points[:, 0], points, "Test queries", unit="m")
     # right and wrong ones in the proportion in which they occur, spread over the drives
     shown = np.unique(np.linspace(0, len(points) - 1, STRIPS).round().astype(int)).tolist()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from transformers.trainer_utils import IntervalStrategy
 
 from geohf.data.samples import undecoded
@@ -21,6 +22,7 @@ from geohf.place.answers import predictions_of
 from geohf.place.arguments import METHODS, PlaceTrainingArguments
 from geohf.place.audit import judge, near_duplicates
 from geohf.place.card import card_data
+from geohf.place.choice import Choice, lowered, score
 from geohf.place.confidence import evidence, fit_confidence
 from geohf.place.data import as_drives, images_of, join_rows, short_names
 from geohf.place.evaluation import drive_recalls
@@ -40,10 +42,13 @@ SHOWN_ANSWERS = 5  # that a confidence looks at, as many as `GeoPlaceModel.decod
 
 
 class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
-    """Trains a place model in two phases, keeps the better one, and calibrates it.
+    """Trains a place model in two phases, keeps the best one, and calibrates it.
 
     The phase `head` (`args.num_train_epochs`) trains the head on the frozen backbone's features, which are computed
     once; `finetune` (`args.finetune`, `args.finetune_epochs`) trains as much of the backbone as is asked for with it.
+    With an `eval_dataset` the frozen backbone, what was trained, and either of them behind PCA whitening of the
+    training images are compared on its queries, and the best one is the model (`kept`): training never lowers its
+    recall@1 there.
     `evaluate` searches the database for its queries; its baseline is the same search by the backbone's feature as it
     was before training.
 
@@ -55,10 +60,13 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         standard: the other arguments of transformers' Trainer, see `GeoTrainer`.
         database: images that are searched in, likewise; the training images where None.
         sampler: gives the order of the training rows; None makes batches of places, see `PlaceSampler`.
-        method: `ours`, or `original` for the reference implementation's recipe, see `geohf.place.original`.
+        validation_database: images that queries of `eval_dataset` are searched in; as `database` where None.
+        method: `ours`, or `original` for the reference implementation's recipe, see `geohf.place.original`, which keeps
+            what it trained.
         radii_m: meters within which an answer is right, the first one counts; None: the config's `confidence_m`,
             then 25, 10 and 50.
-        whitening_dim: length of descriptors behind PCA whitening, which is fitted after training; None: no whitening.
+        whitening_dim: length of descriptors behind PCA whitening, which is fitted after training; 0: no whitening;
+            None: where it helps on `eval_dataset`.
         audit: `report` warns of near-duplicates in the database, `strict` stops at them, `off` does not look.
         center, sequence_method: where one is given, the recall of drives that answer as a whole is measured beside that
             of single frames, see `geohf.place.evaluation.drive_recalls`.
@@ -77,6 +85,7 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         eval_dataset=None,
         *standard,
         database=None,
+        validation_database=None,
         sampler=None,
         method: str = "ours",
         radii_m: Sequence[float] | None = None,
@@ -95,7 +104,9 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         searched = train_dataset if database is None else database
         kwargs["database_rows"] = len(searched) if hasattr(searched, "__len__") else 0
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, *standard, **kwargs)
-        self._database = None if database is None else self.read_rows(database)
+        self._database, self._validation_database = (
+            None if rows is None else self.read_rows(rows) for rows in (database, validation_database)
+        )
         self._own_sampler, self.method, self.audit = sampler, method, audit
         self.radii_m = list(radii_m or dict.fromkeys([self.config.confidence_m, 25.0, 10.0, 50.0]))
         check_options(center, sequence_method)
@@ -106,9 +117,10 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         self.log_rows: list[dict] = []  # of the log of batches, see `geohf.place.logs`
         self.validation_r1: float | None = None  # the best epoch's; None without validation
         self.validation_score = -math.inf  # what chose that epoch, as large-is-better
-        self._described: tuple[str, torch.Tensor] | None = (
-            None  # fingerprint of the model, the database by it
-        )
+        self.choice: Choice | None = None  # what was compared in training
+        self._described: dict[
+            int, tuple[str, torch.Tensor]
+        ] = {}  # fingerprint of the model, a database by it
 
     @staticmethod
     def read_rows(rows):
@@ -124,6 +136,12 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
             raise DataError("a stream cannot be searched in: give the Trainer a database")
         return rows
 
+    def database_of(self, queries):
+        """The images that these queries are searched in."""
+        validates = queries is self.eval_dataset or queries is self._validation
+        own = self._validation_database if validates else None
+        return self.database if own is None else own
+
     # ---- training
 
     def train(self, *args, **kwargs):
@@ -138,29 +156,53 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         if is_stream(train):
             self._finetune(resume)
             return
-        learns = args.num_train_epochs > 0
+        model, choice = self.model, Choice(self) if validation is not None else None
+        self.choice = choice
+        if choice is not None:
+            self.stages["frozen"] = self._search_frozen(validation).values
+        learns, finetunes = args.num_train_epochs > 0, args.finetune != "none" and self.method == "ours"
+        if learns or finetunes:
+            if choice is not None and self.method == "ours":
+                self._offer_untrained(choice)
+            self.whitening_dim = model.head.remove_whitening() or self.whitening_dim
         if learns:
             require_a_batch(args, len(train))
-            require_finetunable(self.model, args, len(train))
-            self.whitening_dim = self.model.head.remove_whitening() or self.whitening_dim
-        if validation is not None:
-            self.stages["frozen backbone"] = self._search_frozen(validation).values
-        first = None
-        if learns:
-            first = self._train_head(resume)
-            self.note_stage("after head")
-        if args.finetune != "none" and self.method == "ours":
-            before = self.validation_r1, self.validation_score
-            second = self._finetune(resume)
-            self.note_stage("after finetune")
-            if first is not None and validation is not None:
-                self.kept = "finetune"
-                if second.best_score() < first.best_score():
-                    self.restore("finetune")
-                    self.kept, (self.validation_r1, self.validation_score) = "head", before
-                    logger.info("fine-tuning did not beat the head on validation queries: its model is kept")
-        if self.whitening_dim is not None and self.model.config.whitening_dim is None:
-            self.model.head.fit_whitening(self.outputs(train), self.whitening_dim)
+            require_finetunable(model, args, len(train))
+            self._train_head(resume)
+            self._offer(choice, "trained")
+        if finetunes:
+            self._finetune(resume)
+            self._offer(choice, "fine-tuned")
+        if choice is not None and choice.best is not None:
+            self._keep(choice)
+        elif self.whitening_dim and model.config.whitening_dim is None:
+            model.head.fit_whitening(self.outputs(train), self.whitening_dim)
+
+    def _offer_untrained(self, choice: Choice) -> None:
+        choice.offer_frozen()
+        if self.model.name_or_path:  # it was trained before
+            choice.offer("as loaded")
+
+    def _offer(self, choice: Choice | None, name: str) -> None:
+        if choice is not None and self.method == "ours":
+            choice.offer(name)
+        elif choice is not None:
+            self.note_stage(name)
+
+    def _keep(self, choice: Choice) -> None:
+        best = choice.take_best()
+        self.kept, self.validation_r1 = best.name, best.values["r1"]
+        self.validation_score = score(best.values, self)
+        logger.info("kept: %s, recall@1 %.3f on validation queries", best.name, best.values["r1"])
+        frozen = self.stages["frozen"]["r1"]
+        for name in lowered(self.stages):
+            worse = self.stages[name]["r1"]
+            logger.warning(
+                "%s: recall@1 %.3f on validation queries, below the frozen backbone's %.3f",
+                name,
+                worse,
+                frozen,
+            )
 
     def _train_head(self, resume: bool) -> PlacePhaseTrainer:
         model, train, args = self.model, self.train_dataset, self.args
@@ -180,7 +222,7 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         model.head.fit_features(table.columns["features"])
         checked = None
         if self.eval_dataset is not None:
-            parts = self.database, self.eval_dataset
+            parts = self.database_of(self.eval_dataset), self.eval_dataset
             checked = head_table(parts, torch.cat([self.frozen_features(part) for part in parts]))
         phase = self.run_phase(
             "head",
@@ -189,7 +231,7 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
             checked,
             resume,
             "r1",
-            {"database_rows": len(self.database), "sampler": sampler},
+            {"database_rows": len(self.database_of(self.eval_dataset)), "sampler": sampler},
             activation_checkpointing=None,  # the backbone does not run
         )
         self._note_best(phase)
@@ -204,8 +246,9 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
             changes["num_train_epochs"] = args.finetune_epochs
         extras: dict[str, Any] = {"sampler": sampler}
         if validation is not None:
-            changes["evaluation"] = join_rows(self.database, validation)
-            extras["database_rows"] = len(self.database)
+            database = self.database_of(validation)
+            changes["evaluation"] = join_rows(database, validation)
+            extras["database_rows"] = len(database)
         phase = self.finetune("finetune", resume, "r1", extras=extras, **changes)
         self._note_best(phase)
         return phase
@@ -218,7 +261,7 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
 
     def _calibrate(self) -> None:
         rows = self.eval_dataset
-        found = self._search(rows, self.outputs(rows))
+        found = self.search(rows, self._described_database(rows), self.outputs(rows))
         seen = self._evidence(found)
         self.model.config.confidence_weights = fit_confidence(seen, found.right[:, 0])
 
@@ -263,28 +306,29 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         )
         return tower
 
-    def _described_database(self) -> torch.Tensor:
-        fingerprint = self.model.fingerprint()
-        if self._described is None or self._described[0] != fingerprint:
-            self._described = fingerprint, self.outputs(self.database)
-        return self._described[1]
+    def frozen_descriptors(self, dataset) -> torch.Tensor:
+        """(n, d) of length 1: the backbone's feature as it was before training, of a map its average."""
+        features = self.frozen_features(dataset)
+        return F.normalize(features.mean((-2, -1)) if features.ndim == 4 else features, dim=-1)
 
-    def _search(self, rows, descriptors: torch.Tensor) -> Retrieval:
-        return self._retrieve(rows, self._described_database(), descriptors)
-
-    def _search_frozen(self, rows) -> Retrieval:
-        database, queries = (
-            features.mean((-2, -1)) if features.ndim == 4 else features
-            for features in map(self.frozen_features, (self.database, rows))
-        )
-        return self._retrieve(rows, database, queries)
-
-    def _retrieve(self, rows, database: torch.Tensor, queries: torch.Tensor) -> Retrieval:
-        found = retrieve(database, queries, points_of(self.database), points_of(rows), self.radii_m)
+    def search(self, rows, database: torch.Tensor, queries: torch.Tensor) -> Retrieval:
+        """Search for queries in their database, by the descriptors of both."""
+        searched = self.database_of(rows)
+        found = retrieve(database, queries, points_of(searched), points_of(rows), self.radii_m)
         if self.center != "none" or self.sequence_method is not None:
-            parts, images = (database, queries), (self.database, rows)
+            parts, images = (database, queries), (searched, rows)
             found.values |= drive_recalls(parts, images, self.radii_m[0], self.center, self.sequence_method)
         return found
+
+    def _described_database(self, queries) -> torch.Tensor:
+        fingerprint, rows = self.model.fingerprint(), self.database_of(queries)
+        known = self._described.get(id(rows))
+        if known is None or known[0] != fingerprint:
+            self._described[id(rows)] = known = fingerprint, self.outputs(rows)
+        return known[1]
+
+    def _search_frozen(self, rows) -> Retrieval:
+        return self.search(rows, *map(self.frozen_descriptors, (self.database_of(rows), rows)))
 
     def _evidence(self, found: Retrieval) -> np.ndarray:
         similarity, points = found.similarity[:, :SHOWN_ANSWERS], found.answer_points[:, :SHOWN_ANSWERS]
@@ -297,16 +341,16 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         """
         if "compute_metrics" in self._given:
             queries = self.eval_dataset if eval_dataset is None else self.read_rows(eval_dataset)
-            eval_dataset = join_rows(self.database, queries)
+            eval_dataset = join_rows(self.database_of(queries), queries)
         return super().evaluate(eval_dataset, *args, **kwargs)
 
     def measure(self, dataset, outputs: torch.Tensor, prefix="eval", intervals=True) -> Evaluation:
         """See `geohf.place.metrics.measure`; without `intervals` also without the baseline and the answers."""
-        rows, database = self.read_rows(dataset), self.database
-        found = self._search(rows, outputs)
+        rows, database = self.read_rows(dataset), self.database_of(dataset)
+        found = self.search(dataset, self._described_database(dataset), outputs)
         if not intervals:
             return Evaluation(measure(found), dataset, [], prefix, found=found)
-        baseline = self._search_frozen(rows)
+        baseline = self._search_frozen(dataset)
         duplicates = [] if self.audit == "off" else near_duplicates(baseline.similarity[:, 0])
         judge(duplicates, self.audit == "strict")
         ends = recall_intervals(
@@ -334,7 +378,7 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
             frozen=baseline,
             names=names,
             database_names=database_names,
-            database_descriptors=self._described_database(),
+            database_descriptors=self._described_database(dataset),
             duplicates=duplicates,
         )
 

@@ -44,6 +44,7 @@ def run(options: PlaceArguments, args: PlaceTrainingArguments) -> GeoPlaceTraine
             train_dataset=data.train,
             eval_dataset=data.validation,
             database=data.database,
+            validation_database=data.validation_database,
             method=variant.methods[0],
             radii_m=options.radii_m,
             whitening_dim=options.whitening_dim,

@@ -94,7 +94,7 @@ class PhotoArguments(BackboneArguments):
         default=None,
         metadata={
             "help": "What is seen of a picture: squeeze or pad (all of it), or crop (its middle); default: as the "
-            "backbone was published."
+            "backbone was published, for place squeeze."
         },
     )
 

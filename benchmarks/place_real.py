@@ -1,0 +1,135 @@
+"""Place on real photographs: the frozen backbone, whitened, trained, and the reference recipe, on sets of pairs.
+
+    python benchmarks/place_real.py --backbone towers/lite0 --train sped:0 --test gardens:2 essex:0 corridor:2
+
+A set is a folder with `ref/` and `query/`, whose images correspond in the order of their names, and how many frames
+beside the right one still are right. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from geohf.data.tables import points_of
+from geohf.io import natural_key
+from geohf.metrics.intervals import mean_interval
+from geohf.place import GeoPlaceModel
+from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
+from geohf.place.data import load
+from geohf.place.drives import load_drives
+from geohf.place.metrics import retrieve
+from geohf.place.phase import head_descriptors
+from geohf.place.trainer import GeoPlaceTrainer
+from geohf.report import markdown_table
+
+RADIUS_M, DEGREE_M = 25.0, 111_195.0
+
+
+def write_tables(named: str, folder: Path) -> list[Path]:
+    """Two tables of a set `FOLDER:FRAMES`, its places so far apart that so many frames lie within the radius."""
+    source, _, frames = named.rpartition(":")
+    step_m = 1000.0 if int(frames) == 0 else (RADIUS_M - 1) / int(frames)
+    tables = []
+    for part in ("ref", "query"):
+        images = sorted((Path(source) / part).iterdir(), key=natural_key)
+        rows = [
+            f"{image.absolute()},{i * step_m / DEGREE_M:.9f},0,{part}"
+            for i, image in enumerate(image for image in images if image.suffix in (".jpg", ".png"))
+        ]
+        tables.append(folder / f"{Path(source).name}_{part}.csv")
+        tables[-1].write_text("\n".join(["image,lat,lon,sequence", *rows]) + "\n", encoding="utf-8")
+    return tables
+
+
+def trained(method: str, seed: int, options, folder: Path) -> GeoPlaceTrainer:
+    """A run of one method and seed on the training set."""
+    args = PlaceTrainingArguments(
+        output_dir=str(folder / f"{method}{seed}"),
+        seed=seed,
+        num_train_epochs=options.epochs,
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=True,
+        cache_dir=options.cache_dir,
+    )
+    tables = [str(table) for table in write_tables(options.train, folder)]
+    data = load(PlaceArguments(train_csv=tables, test_share=0.25, methods=[method]), args)
+    set_seed(seed)
+    fields = {} if method == "ours" else {"projection_dim": 256}
+    model = GeoPlaceModel.from_backbone(options.backbone, fit=options.fit, **fields)
+    trainer = GeoPlaceTrainer(
+        model,
+        args,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        database=data.database,
+        method=method,
+        whitening_dim=None if method == "ours" else 0,
+    )
+    trainer.train()
+    trainer.held_out = data.test
+    return trainer
+
+
+def heads_of(trainer: GeoPlaceTrainer) -> dict:
+    """Name -> head of everything that a run compared."""
+    if trainer.method == "original":
+        return {"reference recipe": trainer.model.head}
+    heads = {candidate.name: candidate.head for candidate in trainer.choice.candidates}
+    return heads | {"kept": trainer.model.head}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--train", required=True, help="FOLDER:FRAMES")
+    parser.add_argument("--test", nargs="+", default=[], help="FOLDER:FRAMES of further sets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--fit", default="squeeze")
+    parser.add_argument("--cache_dir", default=None)
+    options = parser.parse_args()
+    right: dict[str, dict[str, list]] = {}  # head -> set -> (q,) bool of each seed
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        others = [write_tables(test, folder) for test in options.test]
+        for seed in options.seeds:
+            for method in ("ours", "original"):
+                trainer = trained(method, seed, options, folder)
+                pairs = [(trainer.database, trainer.held_out)]
+                pairs += [tuple(load_drives([table])[0] for table in tables) for tables in others]
+                names = [f"{Path(options.train.rpartition(':')[0]).name}, held out"]
+                names += [Path(test.rpartition(":")[0]).name for test in options.test]
+                for name, parts in zip(names, pairs, strict=True):
+                    features = [trainer.frozen_features(part) for part in parts]
+                    for head_name, head in heads_of(trainer).items():
+                        found = retrieve(
+                            *(head_descriptors(head, part) for part in features),
+                            *map(points_of, parts),
+                            [RADIUS_M],
+                        )
+                        right.setdefault(head_name, {}).setdefault(name, []).append(found.right[:, 0])
+                print(f"seed {seed}, {method}: kept {trainer.kept}", flush=True)
+    rows = [{"recall@1": head} | {n: shown(hits) for n, hits in sets.items()} for head, sets in right.items()]
+    print(markdown_table(rows))
+
+
+def shown(hits: list[np.ndarray]) -> str:
+    """The mean over seeds, their range, and the 95 % bootstrap interval of all seeds' queries."""
+    shares = [float(part.mean()) for part in hits]
+    # a query stands or falls together with itself under the other seeds, where these ask the same ones
+    same = len({len(part) for part in hits}) == 1
+    groups = np.concatenate(
+        [np.arange(len(part)) if same else i * 10_000 + np.arange(len(part)) for i, part in enumerate(hits)]
+    )
+    low, high = mean_interval(np.concatenate(hits).astype(float), groups)
+    return f"{np.mean(shares):.3f} ({min(shares):.3f}-{max(shares):.3f}; 95 %: {low:.3f}-{high:.3f})"
+
+
+if __name__ == "__main__":
+    main()
