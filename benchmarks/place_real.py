@@ -9,6 +9,7 @@ beside the right one still are right. Nothing is downloaded.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -34,15 +35,18 @@ RADIUS_M, DEGREE_M = 25.0, 111_195.0
 def write_tables(named: str, folder: Path) -> list[Path]:
     """Two tables of a set `FOLDER:FRAMES`, its places so far apart that so many frames lie within the radius."""
     source, _, frames = named.rpartition(":")
+    name = Path(source).name
     step_m = 1000.0 if int(frames) == 0 else (RADIUS_M - 1) / int(frames)
     tables = []
     for part in ("ref", "query"):
-        images = sorted((Path(source) / part).iterdir(), key=natural_key)
+        if not (folder / name / part).exists():  # a table lies above its images
+            shutil.copytree(Path(source) / part, folder / name / part)
+        images = sorted((folder / name / part).iterdir(), key=natural_key)
         rows = [
-            f"{image.absolute()},{i * step_m / DEGREE_M:.9f},0,{part}"
+            f"{name}/{part}/{image.name},{10 + i * step_m / DEGREE_M:.9f},10,{part}"
             for i, image in enumerate(image for image in images if image.suffix in (".jpg", ".png"))
         ]
-        tables.append(folder / f"{Path(source).name}_{part}.csv")
+        tables.append(folder / f"{name}_{part}.csv")
         tables[-1].write_text("\n".join(["image,lat,lon,sequence", *rows]) + "\n", encoding="utf-8")
     return tables
 

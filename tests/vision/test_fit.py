@@ -65,7 +65,8 @@ def test_a_saved_model_sees_what_it_saw(tmp_path, fit):
         )
 
 
-def test_a_model_of_an_earlier_version_keeps_its_crop():
+def test_a_model_of_an_earlier_version_keeps_its_crop_and_its_head():
     config = GeoPlaceConfig.from_dict({"image_processor": SETTINGS, "feature_size": 96})
+    assert (config.head, config.descriptor_size) == ("mlp", 256)
     processor = GeoImageProcessor(**config.image_processor, do_normalize=False)
     assert (processor.pixel_values([stripes()])[0, 0, 16] * 255).round().unique().tolist() == [128]
