@@ -23,7 +23,7 @@ from geohf.metrics.intervals import mean_interval
 from geohf.place import GeoPlaceModel
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.data import load
-from geohf.place.drives import load_drives
+from geohf.place.drives import load_drives, names_of
 from geohf.place.metrics import retrieve
 from geohf.place.phase import head_descriptors
 from geohf.place.trainer import GeoPlaceTrainer
@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--cache_dir", default=None)
     options = parser.parse_args()
     right: dict[str, dict[str, list]] = {}  # head -> set -> (q,) bool of each seed
+    asked: dict[str, dict[int, np.ndarray]] = {}  # set -> seed -> names of its queries
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         others = [write_tables(test, folder) for test in options.test]
@@ -118,20 +119,19 @@ def main() -> None:
                             [RADIUS_M],
                         )
                         right.setdefault(head_name, {}).setdefault(name, []).append(found.right[:, 0])
+                    asked.setdefault(name, {})[seed] = np.array(names_of(parts[1]))
                 print(f"seed {seed}, {method}: kept {trainer.kept}", flush=True)
-    rows = [{"recall@1": head} | {n: shown(hits) for n, hits in sets.items()} for head, sets in right.items()]
+    rows = [
+        {"recall@1": head} | {n: shown(hits, list(asked[n].values())) for n, hits in sets.items()}
+        for head, sets in right.items()
+    ]
     print(markdown_table(rows))
 
 
-def shown(hits: list[np.ndarray]) -> str:
-    """The mean over seeds, their range, and the 95 % bootstrap interval of all seeds' queries."""
+def shown(hits: list[np.ndarray], queries: list[np.ndarray]) -> str:
+    """The mean over seeds, their range, and the 95 % bootstrap interval: a query is drawn with its answers under all seeds."""
     shares = [float(part.mean()) for part in hits]
-    # a query stands or falls together with itself under the other seeds, where these ask the same ones
-    same = len({len(part) for part in hits}) == 1
-    groups = np.concatenate(
-        [np.arange(len(part)) if same else i * 10_000 + np.arange(len(part)) for i, part in enumerate(hits)]
-    )
-    low, high = mean_interval(np.concatenate(hits).astype(float), groups)
+    low, high = mean_interval(np.concatenate(hits).astype(float), np.concatenate(queries))
     return f"{np.mean(shares):.3f} ({min(shares):.3f}-{max(shares):.3f}; 95 %: {low:.3f}-{high:.3f})"
 
 

@@ -312,7 +312,7 @@ def test_the_tower_learns_on(tmp_path, drives):
     towers = [name for name in whole if name.startswith("tower.") and "running" not in name]
     assert towers
     assert not any(name.startswith("tower.") for name in head)
-    assert result.evaluated.details["database_descriptors"].shape == (240, 256)
+    assert result.evaluated.details["database_descriptors"].shape == (240, 96)
     assert not any(p.requires_grad for p in result.model.tower.parameters())
     assert {row["phase"] for row in result.state.log_history if "phase" in row} == {"head", "finetune"}
 
