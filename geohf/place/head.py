@@ -177,7 +177,7 @@ class PlaceHead(nn.Module):
             features: (batch, features), or (batch, channels, rows, columns).
             coordinates: (batch, 2) latitude and longitude in degrees, float64.
             headings: (batch,) degrees clockwise from north, NaN where unknown.
-            clusters: (batch,) numbers that say which place a picture shows, in place of metres; only the
+            clusters: (batch,) numbers that say which place a picture shows, in place of meters; only the
                 reference implementation's recipe has them, see `geohf.place.original`.
         """
         last = features.ndim - 1  # `movedim` becomes a wrong transposition in ONNX

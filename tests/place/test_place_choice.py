@@ -114,10 +114,10 @@ def test_what_was_kept_is_named_and_is_what_is_saved(ruined, tmp_path):
 def test_queries_to_choose_by_are_held_out_beside_a_table_of_test_queries(tmp_path, drives_apart):
     names = [f"train/{i}.png" for i in range(120)] + [f"test/{i}.png" for i in range(8)]
     write_pictures(tmp_path, names)
-    metres = np.repeat(np.arange(60), 2) * 40.0
+    meters = np.repeat(np.arange(60), 2) * 40.0
     rows = [
         f"{name},{a:.9f},{b:.9f},{'noon' if i % 2 == 0 or not drives_apart else 'dusk'}"
-        for i, (name, (a, b)) in enumerate(zip(names, along(metres), strict=False))
+        for i, (name, (a, b)) in enumerate(zip(names, along(meters), strict=False))
     ]
     train = write_csv(tmp_path / "train.csv", "image,lat,lon,sequence", *rows)
     tests = [
