@@ -1,7 +1,7 @@
 // The canvas: what is shown, where, and how it is drawn. map_panel.js moves it and tells about points.
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
-const { points, truth, labels, details, distance_km: km, radius_m: radius } = data;
+const { points, truth, labels, details, distance_km: km, radius_m: radius, headings } = data;
 const n = points.length, SHADES = 32, NO_SHADE = SHADES;
 const canvas = $("map"), pen = canvas.getContext("2d");
 
@@ -128,12 +128,33 @@ function draw() {
     pen.globalAlpha = 1;
   }
   if ($("show-truth").checked && truth) for (const i of shown) if (hasTruth(i)) stamp(ring, sx(near(tx[i])), sy(ty[i]));
-  if ($("show-predicted").checked) for (const i of shown) stamp(sprites[shade[i]], sx(near(px[i])), sy(py[i]));
+  if ($("show-predicted").checked) {
+    if (headings) arrows(shown);
+    for (const i of shown) stamp(sprites[shade[i]], sx(near(px[i])), sy(py[i]));
+  }
   const active = hover >= 0 ? hover : pinned;
   if (active >= 0) highlight(active);
   pen.restore();
   labelGraticule(marks);
   scaleBar();
+}
+function arrows(shown) { // which way the camera looked; north is up
+  const length = 4 * dotSize, wing = 1.4 * dotSize;
+  pen.beginPath();
+  for (const i of shown) {
+    if (headings[i] === null) continue;
+    const x = sx(near(px[i])), y = sy(py[i]), a = headings[i] * RAD;
+    const tip = [x + length * Math.sin(a), y - length * Math.cos(a)];
+    pen.moveTo(x, y);
+    pen.lineTo(...tip);
+    for (const turn of [2.6, -2.6]) {
+      pen.moveTo(...tip);
+      pen.lineTo(tip[0] + wing * Math.sin(a + turn), tip[1] - wing * Math.cos(a + turn));
+    }
+  }
+  pen.strokeStyle = theme.ink;
+  pen.lineWidth = 1.5;
+  pen.stroke();
 }
 function drawWorld() { // where the map is wide enough for its outlines
   const wide = (360 * W) / view.scale >= data.narrowest;

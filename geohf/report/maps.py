@@ -34,6 +34,7 @@ def write_map(
     title: str = "",
     value: str | None = None,
     splits: Sequence[str] | None = None,
+    headings: Sequence[float | None] | None = None,
 ) -> None:
     """Write one HTML file that shows predictions on a map that can be panned, zoomed, filtered and sorted.
 
@@ -54,6 +55,7 @@ def write_map(
         value: name of a numeric column of ``details`` that colors the points instead of the error.
         splits: n names of the splits that the points belong to. The map opens on the first one, and its numbers
             are those of what is shown; a switch shows the others.
+        headings: n degrees clockwise from north, drawn as arrows at the predictions; None or NaN where there is none.
 
     Raises:
         DataError: coordinates that are not degrees, lengths that differ, malformed outlines, or a
@@ -74,6 +76,7 @@ def write_map(
         "labels": _labels(labels, n),
         "details": columns_,
         "radius_m": _radius(radius_m, n),
+        "headings": _headings(headings, n),
         "value": _value(value, columns_),
         "outlines": [[ring.round(5) for ring in polygon] for polygon in outline_rings(outlines)],
         "views": {
@@ -124,6 +127,15 @@ def _radius(radius_m, n: int):
     if radius.shape not in ((), (n,)) or (radius < 0).any():
         raise DataError(f"radius_m: want one number >= 0 or {n} of them, got shape {radius.shape}")
     return radius.round(3)
+
+
+def _headings(headings, n: int) -> np.ndarray | None:
+    if headings is None:
+        return None
+    found = np.array([np.nan if heading is None else heading for heading in headings], np.float64)
+    if found.shape != (n,):
+        raise DataError(f"{len(found)} headings for {n} points")
+    return found.round(1)
 
 
 def _value(name: str | None, details: dict[str, list]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -15,6 +15,15 @@ class StatePrediction:
 
 
 @dataclass
+class MatchPrediction:
+    """One position of a gallery: degrees, and its probability among all of the gallery (not calibrated)."""
+
+    latitude: float
+    longitude: float
+    probability: float
+
+
+@dataclass
 class StreetPrediction:
     """The answer for one place.
 
@@ -22,9 +31,13 @@ class StreetPrediction:
         latitude, longitude: degrees.
         radius_m: holds the truth with the config's `radius_coverage`; None where that was not calibrated.
         states: the most probable classes, most probable first; empty for a model without classes.
+        matches: the best positions of the gallery, best first, where the point was looked for in one.
+        headings: which way each view looks, degrees clockwise from north; empty for a model that does not tell.
     """
 
     latitude: float
     longitude: float
     radius_m: float | None
     states: list[StatePrediction]
+    matches: list[MatchPrediction] = field(default_factory=list)
+    headings: list[float] = field(default_factory=list)

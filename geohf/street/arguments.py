@@ -74,8 +74,41 @@ class StreetArguments(DataArguments, PhotoArguments):
     heading_aware: bool = field(default=False, metadata={"help": "Tell the model which way each view looks."})
     gps_head: str = field(
         default="offset",
-        metadata={"help": "offset (from the class centroid) or bounded (the reference implementation's)."},
+        metadata={
+            "help": "offset (from the class centroid), bounded (the reference implementation's) or gallery (the position "
+            "that matches best, needs --location_encoder; with --max_cells 0 without any class)."
+        },
     )
+    location_encoder: str = field(
+        default="none",
+        metadata={
+            "help": "Match photographs with positions encoded as equal_earth (GeoCLIP), sphere or spherical_harmonics."
+        },
+    )
+    gallery: str = field(
+        default="train",
+        metadata={
+            "help": "Positions to match with: train, cells, grid:KM, or a table; saved with the model."
+        },
+    )
+    location_hidden_size: int | None = field(
+        default=None,
+        metadata={"help": "Width of the encoder of positions; default: 1024, for the sample 128."},
+    )
+    queue_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Earlier positions that a batch is compared with; default: 4096, for the sample 256."
+        },
+    )
+    noise_m: float = field(
+        default=150.0, metadata={"help": "How far positions are moved in training, in meters."}
+    )
+    match_weight: float = field(default=1.0, metadata={"help": "Weight of the matching loss."})
+    predict_heading: bool = field(
+        default=False, metadata={"help": "Learn to tell which way each view looks, where the rows say so."}
+    )
+    heading_weight: float = field(default=1.0, metadata={"help": "Weight of the heading loss."})
     point_estimate: str = field(
         default="medoid",
         metadata={"help": "Point from class probabilities: medoid, mean, top or hierarchical."},

@@ -13,9 +13,12 @@ from geohf.geo.quadtree import CellTree
 from geohf.models.configuration import GeoConfig
 
 Fusion = Literal["mean", "concat", "attention", "weighted"]
+GpsHead = Literal["offset", "bounded", "gallery"]
 GpsLoss = Literal["smooth_l1", "mse", "mae", "haversine"]
+LocationFrame = Literal["none", "equal_earth", "sphere", "spherical_harmonics"]
 Smoothing = Literal["cell", "point", "none"]
 FUSIONS, GPS_LOSSES, SMOOTHINGS = get_args(Fusion), get_args(GpsLoss), get_args(Smoothing)
+GPS_HEADS, LOCATION_FRAMES = get_args(GpsHead), get_args(LocationFrame)
 
 
 @strict
@@ -30,8 +33,9 @@ class GeoStreetConfig(GeoConfig):
         heading_aware: tell the model which way each view looks.
         fusion: how views become one: `mean` (PIGEON found it best), `concat`, `attention` or `weighted`.
         hidden_size, gps_hidden_size, dropout: of the heads.
-        gps_head: `offset` (a step from each class centroid, classify then regress as in OSV-5M) or `bounded`
-            (the reference implementation's: a point in the bounding box).
+        gps_head: `offset` (a step from each class centroid, classify then regress as in OSV-5M), `bounded`
+            (the reference implementation's: a point in the bounding box) or `gallery` (the position that matches best,
+            see `location_encoder`).
         point_estimate: how class probabilities become one point with the `offset` head: `medoid` (the
             candidate with the least expected distance; of hundreds of classes, among the most probable), `mean`
             (weighted mean on the sphere), `top`, or `hierarchical` (the class with the greatest product of the
@@ -49,7 +53,15 @@ class GeoStreetConfig(GeoConfig):
         gps_loss: `smooth_l1`, `mse`, `mae` (degrees over `gps_scale`) or `haversine` (km over `gps_scale_km`).
         gps_scale: degrees of latitude and longitude that make one unit of loss; None: half the sides of the
             box, or with the `offset` head the extent of the class.
-        class_weight, gps_weight: of the parts in the total loss.
+        class_weight, gps_weight, match_weight, heading_weight: of the parts in the total loss.
+        location_encoder: the frame in which positions are encoded to be matched with photographs, `equal_earth`
+            (GeoCLIP's), `sphere` or `spherical_harmonics`; `none`: nothing is matched. See `geohf.street.location`.
+        location_size, location_hidden_size, location_sigmas, location_degrees: of the encoder.
+        gallery_size: positions that are saved with the model, among which it looks for a photograph's.
+        queue_size: earlier positions that a batch is compared with in training.
+        noise_m, queue_noise_m: how far the batch's and the queue's positions are moved in training; nearer ones are no
+            negatives.
+        predict_heading: tell which way each view looks.
         temperature: fitted on validation, divides the logits.
         radius_coverage: share of places that `radius_m` shall hold.
         radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for areas without training
@@ -71,7 +83,7 @@ class GeoStreetConfig(GeoConfig):
     hidden_size: int = 512
     gps_hidden_size: int = 256
     dropout: float = 0.1
-    gps_head: Literal["offset", "bounded"] = "offset"
+    gps_head: GpsHead = "offset"
     point_estimate: Literal["medoid", "mean", "top", "hierarchical"] = "medoid"
     class_centroids: list | None = None
     class_extents: list | None = None
@@ -86,6 +98,18 @@ class GeoStreetConfig(GeoConfig):
     gps_scale_km: float = 5000.0
     class_weight: float = 0.8
     gps_weight: float = 0.2
+    match_weight: float = 1.0
+    heading_weight: float = 1.0
+    location_encoder: LocationFrame = "none"
+    location_size: int = 512
+    location_hidden_size: int = 1024
+    location_sigmas: list | tuple = (1.0, 16.0, 256.0)
+    location_degrees: int = 20
+    gallery_size: int = 0
+    queue_size: int = 4096
+    noise_m: float = 150.0
+    queue_noise_m: float = 1000.0
+    predict_heading: bool = False
     temperature: float = 1.0
     radius_coverage: float = 0.9
     radius_factor: float | None = None
@@ -124,6 +148,10 @@ class GeoStreetConfig(GeoConfig):
                 raise ValueError(f"cell_tree has another number of cells than the {n} classes")
         elif self.gps_head == "offset" and self.gps_box is not None:
             raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
+        if self.gps_head == "gallery" and self.location_encoder == "none":
+            raise ValueError("gps_head 'gallery' needs a location_encoder: " + ", ".join(LOCATION_FRAMES[1:]))
+        if self.queue_size < 0 or not self.noise_m >= 0 or not self.queue_noise_m >= 0:
+            raise ValueError("queue_size, noise_m and queue_noise_m must not be negative")
 
 
 def _are_pairs(rows: list) -> bool:

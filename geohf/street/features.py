@@ -67,6 +67,14 @@ class FlatViews(Sequence):
         return int(np.searchsorted(self.starts, view, side="right")) - 1
 
 
+def headings_of(dataset: Dataset, width: int) -> np.ndarray:
+    """(places, width) degrees in [0, 360) of the views of each place, NaN where unknown or where there is no view."""
+    found = np.full((len(dataset), width), np.nan)
+    for row, headings in zip(found, dataset["headings"][:], strict=True):
+        row[: len(headings)] = headings
+    return found % 360
+
+
 def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingArguments) -> TensorTable:
     """The frozen tower's features of every view of every place, from the cache, with labels and coordinates."""
     views = FlatViews(dataset)
@@ -88,8 +96,7 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
     else:
         features = flat.new_zeros(*mask.shape, flat.shape[-1])
         features[mask] = flat
-    headings = torch.full(mask.shape, torch.nan)
-    headings[mask] = torch.tensor([h for row in dataset["headings"][:] for h in row], dtype=torch.float32)
+    headings = torch.from_numpy(headings_of(dataset, width)).float()
     return TensorTable(
         features=features,
         view_mask=mask,

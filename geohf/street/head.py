@@ -11,9 +11,11 @@ from transformers.utils import ModelOutput
 
 from geohf.geo import cell_soft_targets, distance_matrix_m, great_circle_m, point_soft_targets, spherical_mean
 from geohf.geo.soft_targets import MANY_CLASSES
+from geohf.models.heading import HeadingHead, heading_loss
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
 from geohf.street.losses import gps_loss, hierarchical_cross_entropy
+from geohf.street.matching import MatchHead
 from geohf.vision.standardize import FeatureStandardizer
 
 # Of more classes than this, the medoid is looked for among the most probable ones: a matrix of all distances is large.
@@ -27,8 +29,12 @@ class GeoStreetOutput(ModelOutput):
     Attributes:
         loss: scalar, where labels or coordinates were given.
         logits: (batch, classes), uncalibrated; None for a model without classes.
-        coordinates: (batch, 2) latitude and longitude in degrees, float32.
+        coordinates: (batch, 2) latitude and longitude in degrees, float32; None with the `gallery` head, whose point
+            `decode` looks for.
         candidates: (batch, classes, 2) the point that belongs to each class, with the `offset` head.
+        embeddings: (batch, location_size) of length 1, to be matched with positions; None without a location encoder.
+        directions: (batch, max_views, 2) where each view looks, sine and cosine of the degrees clockwise from north, NaN
+            for views that are not there; None where the model does not tell.
         loss_parts: the loss by its parts, before weighting.
     """
 
@@ -36,6 +42,8 @@ class GeoStreetOutput(ModelOutput):
     logits: torch.Tensor | None = None
     coordinates: torch.Tensor | None = None
     candidates: torch.Tensor | None = None
+    embeddings: torch.Tensor | None = None
+    directions: torch.Tensor | None = None
     loss_parts: dict[str, torch.Tensor] | None = None
 
 
@@ -70,16 +78,21 @@ class StreetHead(nn.Module):
                 nn.Dropout(config.dropout),
                 nn.Linear(hidden, classes),
             )
-        outputs = 2 * classes if config.gps_head == "offset" else 2
-        self.locate = nn.Sequential(
-            nn.LayerNorm(size),
-            nn.Linear(size, hidden),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(hidden, config.gps_hidden_size),
-            nn.GELU(),
-            nn.Linear(config.gps_hidden_size, outputs),
-        )
+        if config.gps_head != "gallery":
+            outputs = 2 * classes if config.gps_head == "offset" else 2
+            self.locate = nn.Sequential(
+                nn.LayerNorm(size),
+                nn.Linear(size, hidden),
+                nn.GELU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(hidden, config.gps_hidden_size),
+                nn.GELU(),
+                nn.Linear(config.gps_hidden_size, outputs),
+            )
+        if config.location_encoder != "none":
+            self.match = MatchHead(config)
+        if config.predict_heading:
+            self.direct = HeadingHead(size, hidden, config.dropout)
         self._constants: dict = {}
         self._levels: dict[torch.device, Levels] = {}
 
@@ -144,20 +157,34 @@ class StreetHead(nn.Module):
         """
         place = self.fuse_views(features, view_mask, headings)
         logits = self.classify(place).float() if self.config.num_classes else None
+        points, candidates = self._points(place, logits)
+        embeddings = self.match.embed(place) if self.config.location_encoder != "none" else None
+        directions = self._directions(features, view_mask) if self.config.predict_heading else None
+        loss, parts = None, None
+        if labels is not None or coordinates is not None:
+            found = GeoStreetOutput(None, logits, points, candidates, embeddings, directions)
+            loss, parts = self.losses(found, labels, coordinates, headings, loss_items)
+        return GeoStreetOutput(loss, logits, points, candidates, embeddings, directions, parts)
+
+    def _points(self, place, logits) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Points (batch, 2), and the candidates (batch, classes, 2) where each class has one."""
+        if self.config.gps_head == "gallery":
+            return None, None
         located = self.locate(place).float().tanh()
         if self.config.gps_head == "offset":
             candidates = self.candidates(located.unflatten(-1, (-1, 2)))
             with torch.no_grad():
-                points = self.estimate((logits / self.config.temperature).softmax(-1), candidates)
-        else:
-            candidates = None
-            points = wrap_degrees(
-                self.constant("middle", located.device) + located * self.constant("half", located.device)
-            )
-        loss, parts = None, None
-        if labels is not None or coordinates is not None:
-            loss, parts = self.losses(logits, points, candidates, labels, coordinates, loss_items)
-        return GeoStreetOutput(loss, logits, points, candidates, parts)
+                return self.estimate((logits / self.config.temperature).softmax(-1), candidates), candidates
+        middle, half = (self.constant(name, located.device) for name in ("middle", "half"))
+        return wrap_degrees(middle + located * half), None
+
+    def _directions(self, features, view_mask) -> torch.Tensor:
+        """(batch, max_views, 2): of each view by itself, whatever is known of its heading."""
+        if view_mask is None:
+            view_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        seen = torch.where(view_mask[..., None], self.standardize(features), 0.0)
+        found = torch.where(view_mask[..., None], self.direct(seen), math.nan)
+        return nn.functional.pad(found, (0, 0, 0, self.config.max_views - found.shape[1]), value=math.nan)
 
     def fuse_views(self, features, view_mask=None, headings=None) -> torch.Tensor:
         """(batch, views, features) to (batch, features); views that are missing change nothing."""
@@ -236,17 +263,26 @@ class StreetHead(nn.Module):
         if self.config.num_classes:
             labeled = labels >= 0 if labels is not None else none
             counts["class_loss"] = (located if self.config.smoothing == "point" else labeled).sum()
-        return counts | {"gps_loss": located.sum()}
+        if self.config.gps_head != "gallery":
+            counts["gps_loss"] = located.sum()
+        if self.config.location_encoder != "none":
+            counts["match_loss"] = located.sum()
+        if self.config.predict_heading:
+            headings = batch.get("headings")
+            counts["heading_loss"] = none if headings is None else headings.isfinite().sum()
+        return counts
 
-    def losses(self, logits, points, candidates, labels, coordinates, items=None):
+    def losses(self, outputs: GeoStreetOutput, labels, coordinates, headings=None, items=None):
         """The total loss and its parts."""
         config, items = self.config, items or {}
         parts = {}
-        device = points.device
+        logits, points, candidates = outputs.logits, outputs.coordinates, outputs.candidates
+        rows = next(part for part in (logits, points, outputs.embeddings) if part is not None)
+        device = rows.device
         if coordinates is None:
-            coordinates = torch.full_like(points, math.nan)
+            coordinates = rows.new_full((len(rows), 2), math.nan)
         if labels is None:
-            labels = torch.full((len(points),), -100, device=device)
+            labels = torch.full((len(rows),), -100, device=device)
         if logits is not None:
             if config.smoothing == "point":
                 counts = coordinates.isfinite().all(-1)
@@ -258,19 +294,28 @@ class StreetHead(nn.Module):
             parts["class_loss"] = hierarchical_cross_entropy(
                 logits, targets.to(logits), counts, self.levels(device), items.get("class_loss")
             )
+        if points is not None:
+            parts["gps_loss"] = self._gps_loss(points, candidates, labels, coordinates, items.get("gps_loss"))
+        if outputs.embeddings is not None:
+            parts["match_loss"] = self.match.loss(outputs.embeddings, coordinates, items.get("match_loss"))
+        if outputs.directions is not None:
+            if headings is None:
+                headings = rows.new_full((len(rows), 1), math.nan)
+            seen = outputs.directions[:, : headings.shape[1]]
+            parts["heading_loss"] = heading_loss(seen.nan_to_num(), headings, items.get("heading_loss"))
+        return sum(
+            getattr(config, f"{name.removesuffix('_loss')}_weight") * part for name, part in parts.items()
+        ), parts
+
+    def _gps_loss(self, points, candidates, labels, coordinates, items) -> torch.Tensor:
+        config, device = self.config, points.device
         scale = self.constant("scale", device)
         if candidates is not None:
             own = self._own_class(labels, coordinates, device)
             points = candidates[torch.arange(len(own), device=device), own]
             if config.gps_scale is None:  # a step within a state is measured by the state, not by the country
                 scale = self.constant("extents", device)[own]
-        parts["gps_loss"] = gps_loss(
-            config.gps_loss, points, coordinates, scale, items.get("gps_loss"), config.gps_scale_km
-        )
-        loss = config.gps_weight * parts["gps_loss"]
-        if logits is not None:
-            loss = loss + config.class_weight * parts["class_loss"]
-        return loss, parts
+        return gps_loss(config.gps_loss, points, coordinates, scale, items, config.gps_scale_km)
 
     def _label_targets(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """(batch, classes) targets of labels that are all known."""

@@ -9,8 +9,10 @@ import numpy as np
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
+from geohf.metrics.headings import HEADING_METRICS, constant_heading, heading_metrics
 from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
 from geohf.metrics.records import Metric, join_metrics
+from geohf.models.heading import degrees_of_directions
 
 RANK_WEIGHTS = (1.00, 0.60, 0.40, 0.25, 0.15)
 COMPETITION_RADIUS_M = 6_371_000.0
@@ -19,7 +21,8 @@ KM = MetricInfo(False, "km")
 CLASS_METRICS = {"score": HIGHER, "top1": HIGHER, "top5": HIGHER, "ece": LOWER}
 METRICS = CLASS_METRICS | {"mean_km": KM, "median_km": KM, "std_km": KM}
 METRICS |= {f"within_{radius}_km": HIGHER for radius in RADII_KM}
-METRICS |= {"geoscore": HIGHER, "class_loss": LOWER, "gps_loss": LOWER}
+METRICS |= {"geoscore": HIGHER, "class_loss": LOWER, "gps_loss": LOWER, "match_loss": LOWER}
+METRICS |= {"heading_loss": LOWER} | HEADING_METRICS
 
 
 def state_score(top5, true_state) -> float:
@@ -181,7 +184,9 @@ def street_intervals(logits, points, labels, truth, scored: bool = True) -> dict
     return {name: ends for name, ends in found.items() if ends is not None}
 
 
-def measure(config, outputs, answers, labels, truth, train=None, intervals: bool = True) -> list[Metric]:
+def measure(
+    config, outputs, answers, labels, truth, train=None, intervals: bool = True, headings=None
+) -> list[Metric]:
     """The numbers of a model's answers, their intervals, and the constant baseline's.
 
     Args:
@@ -190,8 +195,10 @@ def measure(config, outputs, answers, labels, truth, train=None, intervals: bool
         answers: `StreetPrediction`s, one a place.
         labels: (n,) class numbers, negative where unknown.
         truth: (n, 2) degrees, NaN where unknown.
-        train: (labels, points) of the training places, from which the constant baseline is made; None: there is none.
+        train: (labels, points, headings) of the training places, from which the constant baseline is made; None: there
+            is none.
         intervals: compute them.
+        headings: (n, max_views) true degrees of the views, NaN where unknown, for a model that tells them.
     """
     logits = None if outputs.logits is None else outputs.logits.numpy()
     points = np.array([[answer.latitude, answer.longitude] for answer in answers])
@@ -203,9 +210,13 @@ def measure(config, outputs, answers, labels, truth, train=None, intervals: bool
     ends = street_intervals(logits, points, labels, truth, scored) if intervals else {}
     baseline = {}
     if train is not None:
-        frequencies, point = constant_baseline(*train, config.num_classes)
+        frequencies, point = constant_baseline(*train[:2], config.num_classes)
         frequencies = None if frequencies is None else np.tile(frequencies, (len(labels), 1))
         baseline = street_metrics(frequencies, np.tile(point, (len(labels), 1)), labels, truth, scored=scored)
+    if outputs.directions is not None and headings is not None:
+        values |= heading_metrics(degrees_of_directions(outputs.directions).numpy(), headings)
+        if train is not None:
+            baseline |= heading_metrics(constant_heading(train[2]), headings)
     return join_metrics(values, ends, baseline)
 
 

@@ -17,12 +17,15 @@ from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
 from geohf.errors import DataError, did_you_mean, require_at_least
 from geohf.geo import Area, area_from_geojson, great_circle_m
+from geohf.models.heading import degrees_of_directions
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
-from geohf.street.answers import StatePrediction, StreetPrediction
+from geohf.street.answers import MatchPrediction, StatePrediction, StreetPrediction
 from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
+from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
+from geohf.street.matching import SPREAD_MATCHES, Matches
 from geohf.street.places import as_places
 from geohf.street.processing import GeoStreetImageProcessor, StreetCollator
 from geohf.vision.backbones import build_tower, tower_features
@@ -48,7 +51,14 @@ MODEL_FIELDS = (
     "class_weight",
     "gps_weight",
     "radius_coverage",
+    "location_encoder",
+    "match_weight",
+    "noise_m",
+    "predict_heading",
+    "heading_weight",
 )
+# what the encoder of positions is trained with, and on the sample, where it is to learn in minutes on a CPU
+LOCATION_FIELDS = {"location_hidden_size": (1024, 128), "queue_size": (4096, 256)}
 # A class whose point lies outside the wanted area loses a factor e of its weight with every so many meters.
 AREA_DECAY_M = 25_000.0
 STRAY_M = 1_000_000.0  # an area so far from all classes is hardly meant
@@ -73,9 +83,12 @@ class GeoStreetModel(GeoPreTrainedModel):
         "top_k": {"type": int, "help": "States to name."},
         "states": {"nargs": "+", "help": "Answer within these states only."},
         "area": {"help": "GeoJSON file: answer within its polygons only."},
+        "gallery": {
+            "help": "Positions to look in: a table, cells or grid:KM; for a model that matches positions."
+        },
     }
     _no_split_modules = ("StreetHead",)
-    _keep_in_fp32_modules_strict = ("standardize",)
+    _keep_in_fp32_modules_strict = ("standardize", "location", "gallery", "queue")
 
     def __init__(self, config: GeoStreetConfig):
         super().__init__(config)
@@ -127,20 +140,27 @@ class GeoStreetModel(GeoPreTrainedModel):
         top_k: int = 5,
         states: Sequence[str | int] | None = None,
         area: Area | dict | str | Path | None = None,
+        gallery: Any = None,
+        keep: bool = False,
     ) -> list[StreetPrediction]:
         """Turn outputs into answers.
 
         Args:
-            top_k: states to name.
+            top_k: states and matches to name.
             states: answer within these states only (names, or the competition's indices).
             area: answer within this `geohf.geo.Area`, GeoJSON dict or GeoJSON file only.
+            gallery: answer with the best of these positions, for a model with a location encoder, see
+                `geohf.street.gallery.gallery_of`. None: the model's own, where it has no other way.
+            keep: a large gallery's embeddings on disk, for the next time.
 
         Raises:
-            DataError: an unknown state, or a GeoJSON file that cannot be read.
+            DataError: an unknown state, a GeoJSON file that cannot be read, a gallery that is none, or that has no
+                position in the area.
         """
+        require_at_least(1, top_k=top_k)
         area = area if area is None or isinstance(area, Area) else area_from_geojson(area)
-        points, candidates = outputs.coordinates, outputs.candidates
-        config, n = self.config, len(outputs.coordinates)
+        config, points, candidates = self.config, outputs.coordinates, outputs.candidates
+        matches = self._matches(outputs, gallery, states, area, max(top_k, SPREAD_MATCHES), keep)
         probabilities = None
         if outputs.logits is not None:
             logits = outputs.logits.float() / config.temperature
@@ -150,7 +170,7 @@ class GeoStreetModel(GeoPreTrainedModel):
                 logits = logits.masked_fill(outside, -torch.inf)
             if area is not None and candidates is not None:
                 outside = self._meters_outside(area, candidates)
-                if outside.min() > 0:
+                if outside.min() > 0 and matches is None:
                     corners = np.concatenate([ring for rings in area.polygons for ring in rings])
                     bounds = zip(corners.min(0), corners.max(0), strict=True)
                     far = float(outside.min()) > STRAY_M
@@ -161,16 +181,48 @@ class GeoStreetModel(GeoPreTrainedModel):
                 points = self.head.estimate(probabilities, candidates)
         elif states is not None:
             raise DataError("this model has no classes, so its answers cannot be restricted to states")
-        if area is not None:
+        weights = probabilities
+        if matches is not None:
+            points, candidates, weights = matches.points[:, 0], matches.points, matches.shares
+        elif area is not None:
             points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
-        radius = self._radius_m(probabilities, candidates, points)
-        require_at_least(1, top_k=top_k)
+        # the radius was calibrated for the model's own way of answering
+        usual = gallery is None
+        radius = self._radius_m(weights, candidates, points) if usual else None
         best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
         places = points.double().cpu().tolist()
+        headings = self._headings(outputs)
         return [
-            StreetPrediction(*places[i], None if radius is None else float(radius[i]), self._named(best, i))
-            for i in range(n)
+            StreetPrediction(
+                *places[i],
+                None if radius is None else float(radius[i]),
+                self._named(best, i),
+                [] if matches is None else _match_predictions(matches, i, top_k),
+                [] if headings is None else headings[i],
+            )
+            for i in range(len(places))
         ]
+
+    def _matches(self, outputs, gallery, states, area, k: int, keep: bool) -> Matches | None:
+        """The best positions for each place, where these are asked for or the model's way of answering."""
+        if gallery is None and self.config.gps_head != "gallery":
+            return None
+        if outputs.embeddings is None:
+            raise DataError(
+                "this model does not match photographs with positions, so it looks in no gallery: train one with "
+                "--location_encoder"
+            )
+        if states is not None:
+            raise DataError("states restrict the classes, not the positions of a gallery: give an area")
+        points = None if gallery is None else gallery_of(gallery, self.config)
+        return self.head.match.matches(outputs.embeddings, points, area, k, keep)
+
+    def _headings(self, outputs) -> list[list[float]] | None:
+        """Degrees of the views that are there."""
+        if outputs.directions is None:
+            return None
+        rows = degrees_of_directions(outputs.directions.float()).cpu().tolist()
+        return [[degrees for degrees in row if degrees == degrees] for row in rows]
 
     def class_numbers(self, states: Sequence[str | int]) -> list[int]:
         """Class numbers of state names or competition indices.
@@ -230,6 +282,16 @@ class GeoStreetModel(GeoPreTrainedModel):
             "longitude": answer.longitude,
             "radius_m": answer.radius_m,
         }
+        if answer.headings:
+            row |= (
+                {"heading": answer.headings[0]}
+                if len(answer.headings) == 1
+                else {"headings": answer.headings}
+            )
+        if answer.matches:
+            row["matches"] = [
+                [match.latitude, match.longitude, match.probability] for match in answer.matches
+            ]
         if answer.states:
             row |= {"state": answer.states[0].name, "probability": answer.states[0].probability}
             row["states"] = {state.name: state.probability for state in answer.states}
@@ -240,6 +302,7 @@ class GeoStreetModel(GeoPreTrainedModel):
     ) -> dict[str, float]:
         """Score, top-1 and top-5, distances and coverage on all places of `data`; see `street_metrics`."""
         from geohf.street.data import load_places
+        from geohf.street.features import headings_of
         from geohf.street.metrics import measure
 
         rows = of_known_states(load_places(data, on_error)[0]["train"], data, self.config, on_error)
@@ -247,7 +310,9 @@ class GeoStreetModel(GeoPreTrainedModel):
         if (labels < 0).all() and not np.isfinite(truth).any():
             raise DataError(f"{data}: no place has a state that the model knows, or a position")
         outputs = self.outputs_on(rows, StreetCollator(self), batch_size)
-        found = measure(self.config, outputs, self.decode(outputs, top_k=1), labels, truth, intervals=False)
+        headings = headings_of(rows, self.config.max_views)
+        answers = self.decode(outputs, top_k=1)
+        found = measure(self.config, outputs, answers, labels, truth, intervals=False, headings=headings)
         return {"places": len(rows)} | {metric.name: metric.value for metric in found}
 
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[StreetPrediction]:
@@ -255,7 +320,14 @@ class GeoStreetModel(GeoPreTrainedModel):
 
         One place with several views is a dict (`{"north": ..., "east": ...}`) or a list within the list.
         """
+        if self.config.location_encoder != "none":
+            options = {"keep": True} | options
         return super().predict(inputs, batch_size, **options)
+
+
+def _match_predictions(matches: Matches, row: int, k: int) -> list[MatchPrediction]:
+    found = zip(matches.points[row, :k].tolist(), matches.probabilities[row, :k].tolist(), strict=True)
+    return [MatchPrediction(*point, probability) for point, probability in found]
 
 
 @lru_cache  # once, and not for each batch
@@ -274,16 +346,23 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
         DataError: options that do not go together, or a backbone that is not found.
     """
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
+    train = as_places(data.train)
     how = {name: getattr(options, name) for name in ("max_cells", "cells", "cell_points", "polygons")}
-    fields |= {"gps_head": options.gps_head} | describe_classes(as_places(data.train), **how)
+    classes = describe_classes(train, **how)
+    if options.gps_head == "gallery" and not options.max_cells:  # the point needs no classes
+        classes = {"gps_box": classes["gps_box"]}
+    fields |= {"gps_head": options.gps_head} | classes
     if fields["smoothing_km"] is None:
         # the published temperatures: 300 km for states, 75 km for PIGEON's geocells
         fields["smoothing_km"] = 300.0 if options.smoothing == "cell" and not fields.get("cells") else 75.0
     is_sample = options.data is None
     backbone = options.backbone or (SAMPLE_BACKBONE if is_sample else REAL_BACKBONE)
     tiny = is_sample and options.backbone is None
+    for name, defaults in LOCATION_FIELDS.items():
+        given = getattr(options, name)
+        fields[name] = defaults[tiny] if given is None else given
     with settings_refused():
-        return GeoStreetModel.from_backbone(
+        model = GeoStreetModel.from_backbone(
             backbone,
             pretrained=not tiny if options.pretrained is None else options.pretrained,
             backbone_weights=options.backbone_weights,
@@ -291,3 +370,6 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
             fit=options.fit,
             **fields,
         )
+    if options.location_encoder != "none":
+        model.head.match.set_gallery(gallery_of(options.gallery, model.config, points_of(train)))
+    return model

@@ -11,6 +11,7 @@ import numpy as np
 from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.io import plain
 from geohf.metrics.records import Evaluation
 from geohf.report import (
     error_map_png,
@@ -74,7 +75,7 @@ def _for_map(trainer, evaluation: Evaluation, limit: int):
         parts.append(part)
         predictions += trainer.model.decode(trainer.outputs(part))
         origin += [name] * len(part)
-    names = ("sample_id", "state", "latitude", "longitude")
+    names = ("sample_id", "state", "latitude", "longitude", "headings")
     return {name: [cell for part in parts for cell in part[name]] for name in names}, predictions, origin
 
 
@@ -88,7 +89,8 @@ def write_predictions(
     """Write predictions.csv, predictions.geojson and map.html for places whose truth may be known.
 
     Args:
-        places: columns `sample_id`, `state`, `latitude` and `longitude`, in the order of the predictions.
+        places: columns `sample_id`, `state`, `latitude`, `longitude` and, for a model that tells headings, `headings`, in
+            the order of the predictions.
         splits: the split that each place belongs to.
         outlines: GeoJSON of borders for the map.
     """
@@ -115,6 +117,8 @@ def write_predictions(
                 "distance_m": float(great_circle_m(points[i], truth[i])) if known else None,
             }
         )
+        if any(one.headings for one in predictions):
+            rows[-1] |= {"predicted_headings": answer.headings, "headings": plain(places["headings"][i])}
     write_csv(folder / "predictions.csv", rows)
     details = [
         {
@@ -141,7 +145,14 @@ def write_predictions(
         outlines=outlines,
         title="Places and predictions",
         splits=splits,
+        headings=_only_headings(predictions),
     )
+
+
+def _only_headings(predictions: Sequence[StreetPrediction]) -> list[float | None] | None:
+    """Where the camera looked, of places with one view; None where the model does not tell, or there are no such places."""
+    found = [answer.headings[0] if len(answer.headings) == 1 else None for answer in predictions]
+    return found if any(heading is not None for heading in found) else None
 
 
 def submit(trainer, source: str | Path, template: Dataset) -> None:

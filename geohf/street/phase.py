@@ -16,14 +16,18 @@ from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.metrics.calibration import conformal_quantile, fit_temperature
 from geohf.metrics.directions import bare_name
+from geohf.metrics.headings import HEADING_METRICS, heading_metrics
+from geohf.models.heading import degrees_of_directions
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import labels_of
 from geohf.street.features import feature_table, head_outputs
 from geohf.street.head import GeoStreetOutput, StreetHead
+from geohf.street.matching import SPREAD_MATCHES
 from geohf.street.metrics import CLASS_METRICS, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.processing import StreetCollator
 from geohf.training.phase import PhaseTrainer, phase_arguments
+from geohf.vision.weights import in_eval_mode
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,7 @@ class StreetPhaseTrainer(PhaseTrainer):
     def __init__(self, model=None, args=None, data_collator=None, **kwargs):
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(model, args, data_collator, **kwargs)
-        self.label_names = ["labels", "coordinates"]
+        self.label_names = ["labels", "coordinates"] + ["headings"] * self.config.predict_heading
 
     def make_collator(self, model, training: bool):
         """Of places; a head's features come in tables."""
@@ -56,13 +60,12 @@ class StreetPhaseTrainer(PhaseTrainer):
 
     def measured(self):
         """As `METRICS`, without what the model's classes cannot give."""
-        lacking = (
-            ["score"]
-            if self.config.cells
-            else []
-            if self.config.num_classes
-            else [*CLASS_METRICS, "class_loss"]
-        )
+        config = self.config
+        lacking = ["score"] * config.cells
+        lacking += [] if config.num_classes else [*CLASS_METRICS, "class_loss"]
+        lacking += ["gps_loss"] * (config.gps_head == "gallery")
+        lacking += ["match_loss"] * (config.location_encoder == "none")
+        lacking += [] if config.predict_heading else [*HEADING_METRICS, "heading_loss"]
         return {name: metric for name, metric in super().measured().items() if name not in lacking}
 
     def outputs(self, dataset) -> GeoStreetOutput:
@@ -71,29 +74,41 @@ class StreetPhaseTrainer(PhaseTrainer):
 
     def _named(self, predictions) -> GeoStreetOutput:
         arrays = [predictions] if isinstance(predictions, np.ndarray) else list(predictions)
-        names = ["logits"] * bool(self.config.num_classes) + ["coordinates"]
-        names += ["candidates"] * (self.config.gps_head == "offset")
+        config = self.config
+        names = ["logits"] * bool(config.num_classes) + ["coordinates"] * (config.gps_head != "gallery")
+        names += ["candidates"] * (config.gps_head == "offset")
+        names += ["embeddings"] * (config.location_encoder != "none")
+        names += ["directions"] * config.predict_heading
         return GeoStreetOutput(**dict(zip(names, map(torch.from_numpy, arrays), strict=True)))
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         outputs = self._named(prediction.predictions)
-        labels, coordinates = map(torch.from_numpy, prediction.label_ids)
+        labels, coordinates, *others = map(torch.from_numpy, prediction.label_ids)
+        # joined batches are filled up with -100, which is no heading
+        headings = torch.where(others[0] >= 0, others[0], torch.nan) if others else None
         if self.config.num_classes and not bool((labels >= 0).any()):
             logger.warning("no row of the evaluation names a state: it is measured by the distance alone")
         head = self.accelerator.unwrap_model(self.model)
         head = head if isinstance(head, StreetHead) else head.head
         # over all places at once: the mean of the batches' means would depend on their sizes
-        loss, parts = head.losses(
-            outputs.logits, outputs.coordinates, outputs.candidates, labels, coordinates
-        )
-        logits = None if outputs.logits is None else outputs.logits.numpy()
+        device = next(head.parameters()).device
+        given = [None if part is None else part.to(device) for part in (labels, coordinates, headings)]
+        moved = GeoStreetOutput(**{name: part.to(device) for name, part in outputs.items()})
+        with torch.no_grad():
+            loss, parts = in_eval_mode(head).losses(moved, *given)
+        points = outputs.coordinates
+        if points is None:
+            points = head.match.matches(outputs.embeddings).points[:, 0]
         metrics = street_metrics(
-            logits,
-            outputs.coordinates.numpy(),
+            None if outputs.logits is None else outputs.logits.numpy(),
+            points.numpy(),
             labels.numpy(),
             coordinates.numpy(),
             scored=not self.config.cells,
         )
+        if headings is not None:
+            seen = degrees_of_directions(outputs.directions)[:, : headings.shape[1]]
+            metrics |= heading_metrics(seen.numpy(), headings.numpy())
         return {"loss": float(loss)} | {name: float(part) for name, part in parts.items()} | metrics
 
 
@@ -187,11 +202,15 @@ def calibrate(
     answers = outputs.coordinates
     if outputs.candidates is not None:
         answers = head.estimate(probabilities, outputs.candidates)
+    candidates = outputs.candidates
+    if config.gps_head == "gallery":
+        matches = head.match.matches(outputs.embeddings, k=SPREAD_MATCHES)
+        answers, candidates, probabilities = matches.points[:, 0], matches.points, matches.shares
     located = np.isfinite(points).all(1)
     if not located.any():
         return
     missed = great_circle_m(answers.double().numpy()[located], points[located])
-    spread = head.spread_m(probabilities, outputs.candidates, answers).numpy()[located]
+    spread = head.spread_m(probabilities, candidates, answers).numpy()[located]
     config.radius_floor_m = float(np.median(missed))
     config.radius_factor = conformal_quantile(
         missed / (spread + config.radius_floor_m),

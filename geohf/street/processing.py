@@ -81,7 +81,7 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     if len(headings) != len(views):
         raise DataError(f"a sample has {len(views)} views but {len(headings)} headings")
     there = [
-        (v, math.nan if h is None else float(h))
+        (v, math.nan if h is None else _turned(float(h)))
         for v, h in zip(views, headings, strict=True)
         if v is not None
     ]
@@ -90,6 +90,11 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     if len(there) > MAX_VIEWS:
         raise DataError(f"a sample has {len(there)} views, at most {MAX_VIEWS} are possible")
     return [view for view, _ in there], [heading for _, heading in there]
+
+
+def _turned(heading: float) -> float:
+    """A heading in [0, 360), so that -90 and 270 are one."""
+    return heading % 360 if math.isfinite(heading) else heading
 
 
 def _only_view(sample: Mapping) -> Any:

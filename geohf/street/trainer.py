@@ -13,6 +13,7 @@ from geohf.metrics.records import CardData, Evaluation
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.card import card_data
 from geohf.street.classes import labels_of, without_strange_states
+from geohf.street.features import headings_of
 from geohf.street.head import GeoStreetOutput
 from geohf.street.metrics import measure
 from geohf.street.outputs import write_outputs
@@ -93,10 +94,11 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         """See `geohf.street.metrics.measure`."""
         labels, truth = labels_of(dataset, self.model.config), points_of(dataset)
         answers = self.model.decode(outputs)
-        train = None
-        if self.train_dataset is not None and not is_stream(self.train_dataset):
-            train = labels_of(self.train_dataset, self.model.config), points_of(self.train_dataset)
-        found = measure(self.model.config, outputs, answers, labels, truth, train, intervals)
+        config, train, rows = self.model.config, None, self.train_dataset
+        if rows is not None and not is_stream(rows):
+            train = labels_of(rows, config), points_of(rows), headings_of(rows, config.max_views)
+        headings = headings_of(dataset, config.max_views)
+        found = measure(config, outputs, answers, labels, truth, train, intervals, headings)
         return Evaluation(found, dataset, answers, prefix, outputs=outputs, labels=labels, truth=truth)
 
     def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
