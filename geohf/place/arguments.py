@@ -88,14 +88,14 @@ class PlaceArguments(DataArguments, PhotoArguments):
     pooling: str | None = field(
         default=None,
         metadata={
-            "help": "tower, cls, avg, gem, gem_linear or mixvpr; default: tower, for the sample mixvpr."
+            "help": "tower, cls, avg, gem, gem_linear, mixvpr, netvlad, salad or boq; default: tower, for the sample mixvpr."
         },
     )
     head: str | None = field(
         default=None,
         metadata={
             "help": "residual (begins as the pooled feature itself), mlp (the seed's projection) or none; default: "
-            "residual, none behind gem_linear and mixvpr, for the method original the mlp."
+            "residual, none behind gem_linear, mixvpr, netvlad, salad and boq, for the method original the mlp."
         },
     )
     projection_dim: int | None = field(
@@ -107,6 +107,12 @@ class PlaceArguments(DataArguments, PhotoArguments):
     mix_depth: int = field(default=4, metadata={"help": "Feature mixers of mixvpr."})
     mix_channels: int = field(default=512, metadata={"help": "Channels that mixvpr gives."})
     mix_rows: int = field(default=4, metadata={"help": "Rows that mixvpr gives."})
+    clusters: int = field(default=64, metadata={"help": "Clusters of salad and netvlad."})
+    cluster_dim: int = field(default=128, metadata={"help": "Length of what a cluster of salad sums."})
+    token_dim: int = field(default=256, metadata={"help": "Length of what salad takes of the class token."})
+    boq_channels: int = field(default=384, metadata={"help": "Channels inside boq."})
+    boq_queries: int = field(default=64, metadata={"help": "Queries of each of boq's two blocks."})
+    boq_rows: int = field(default=32, metadata={"help": "Rows that boq gives."})
     dropout: float = field(default=0.1, metadata={"help": "In the mlp."})
     whitening_dim: int | None = field(
         default=None,

@@ -19,8 +19,15 @@ ENCODERS = {
     "convnext_b": "convnext_base.fb_in22k_ft_in1k",
     "resnet50": "resnet50.a1_in1k",
 }
-MAP_POOLINGS = ("gem", "gem_linear", "mixvpr")  # pooled by the head, which learns how
-PROJECTING_POOLINGS = ("gem_linear", "mixvpr")  # they give a descriptor, and no head stands behind them
+# pooled by the head, which learns how
+MAP_POOLINGS = ("gem", "gem_linear", "mixvpr", "netvlad", "salad", "boq")
+PROJECTING_POOLINGS = (
+    "gem_linear",
+    "mixvpr",
+    "netvlad",
+    "salad",
+    "boq",
+)  # they give a descriptor, and no head stands behind them
 
 
 @strict
@@ -31,10 +38,18 @@ class GeoPlaceConfig(GeoConfig):
         vision_config: the tower's own config; any model type of transformers, or `geohf_timm`.
         feature_size: length of the tower's own pooled feature.
         backbone_name, backbone_license: where the tower's first weights came from, None for random ones.
-        pooling: `tower` (the tower's own feature), `cls`, `avg`, `gem`, `gem_linear` or `mixvpr`.
+        pooling: `tower` (the tower's own feature), `cls`, `avg`, `gem`, `gem_linear`, `mixvpr`, `netvlad`, `salad` or
+            `boq`, see `geohf.place.aggregation`.
         feature_map: channels, rows and columns of the tower's map; None with the pooling `tower`.
         gem_dim: length of what the pooling `gem_linear` gives.
         mix_depth, mix_channels, mix_rows: of MixVPR: feature mixers, and the two sides of what it gives.
+        clusters: of `salad` and `netvlad`.
+        cluster_dim, token_dim, salad_linear_dim: of `salad`: lengths of what a cluster sums, of what is taken of the
+            class token, and of what MegaLoc's last layer gives; None for no such layer.
+        boq_channels, boq_queries, boq_blocks, boq_rows: of `boq`: channels inside, queries of a block, blocks, and
+            rows that their answers are mixed to.
+        standardize: whether `mixvpr`, `salad`, `boq` and the `mlp` take features of mean 0 and variance 1, by the
+            training images.
         head: what projects the pooled feature: `mlp`, the reference implementation's (none where `projection_dim` is
             None), or `residual`, which begins as the feature itself.
         projection_dim: length of the descriptor behind the `mlp`; None for no projection.
@@ -61,12 +76,23 @@ class GeoPlaceConfig(GeoConfig):
 
     vision_config: dict | PreTrainedConfig | None = None
     feature_size: int = 768
-    pooling: Literal["tower", "cls", "avg", "gem", "gem_linear", "mixvpr"] = "tower"
+    pooling: Literal["tower", "cls", "avg", "gem", "gem_linear", "mixvpr", "netvlad", "salad", "boq"] = (
+        "tower"
+    )
     feature_map: list | None = None
     gem_dim: int = 512
     mix_depth: int = 4
     mix_channels: int = 512
     mix_rows: int = 4
+    clusters: int = 64
+    cluster_dim: int = 128
+    token_dim: int = 256
+    salad_linear_dim: int | None = None
+    boq_channels: int = 384
+    boq_queries: int = 64
+    boq_blocks: int = 2
+    boq_rows: int = 32
+    standardize: bool = True
     head: Literal["mlp", "residual"] = "mlp"
     projection_dim: int | None = 256
     dropout: float = 0.1
@@ -86,6 +112,8 @@ class GeoPlaceConfig(GeoConfig):
     @property
     def tower_pool(self) -> str:
         """What is taken of the tower's output, see `geohf.vision.pooling`."""
+        if self.pooling == "salad":
+            return "tokens"
         return "map" if self.pooling in MAP_POOLINGS else self.pooling
 
     @property
@@ -96,7 +124,13 @@ class GeoPlaceConfig(GeoConfig):
     @property
     def aggregated_size(self) -> int:
         """Length of the pooled feature before the projection."""
-        sizes = {"mixvpr": self.mix_channels * self.mix_rows, "gem_linear": self.gem_dim}
+        sizes = {
+            "mixvpr": self.mix_channels * self.mix_rows,
+            "gem_linear": self.gem_dim,
+            "netvlad": self.channels * self.clusters,
+            "salad": self.salad_linear_dim or self.token_dim + self.clusters * self.cluster_dim,
+            "boq": self.boq_channels * self.boq_rows,
+        }
         return sizes.get(self.pooling) or self.channels
 
     @property
@@ -122,6 +156,13 @@ class GeoPlaceConfig(GeoConfig):
             raise ValueError(f"hard_share must lie between 0 and 1, got {self.hard_share}")
         if self.pooling != "tower" and (self.feature_map is None or len(self.feature_map) != 3):
             raise ValueError(f"pooling {self.pooling!r} needs feature_map: channels, rows and columns")
+        if self.pooling == "salad" and self.clusters >= self.feature_map[1] * self.feature_map[2]:
+            raise ValueError(
+                f"salad needs fewer clusters ({self.clusters}) than the map has places "
+                f"({self.feature_map[1]} x {self.feature_map[2]})"
+            )
+        if self.pooling == "boq" and self.boq_channels > 64 and self.boq_channels % 64:
+            raise ValueError(f"boq_channels must be a multiple of 64 or below it, got {self.boq_channels}")
         whitened = self.projected_size
         if self.whitening_dim is not None and not 1 <= self.whitening_dim <= whitened:
             raise ValueError(f"whitening_dim must lie between 1 and {whitened}, got {self.whitening_dim}")

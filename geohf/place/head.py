@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from geohf.errors import DataError
-from geohf.place.aggregation import make_aggregator
-from geohf.place.configuration import GeoPlaceConfig
+from geohf.place.aggregation import NetVLAD, make_aggregator
+from geohf.place.configuration import PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.losses import hybrid, metre_masks
 from geohf.place.original import original_loss
 from geohf.training.gather import gather_rows, same_everywhere
@@ -104,8 +104,9 @@ class PlaceHead(nn.Module):
         super().__init__()
         self.config = config
         # GeM takes what lies above zero, which standardised features do not; a residual begins at the feature as it is
-        gem = config.pooling in ("gem", "gem_linear")
-        as_it_is = gem or (config.head == "residual" and config.pooling != "mixvpr")
+        # and NetVLAD lengths of 1
+        as_it_is = config.pooling in ("gem", "gem_linear", "netvlad") or not config.standardize
+        as_it_is |= config.head == "residual" and config.pooling not in PROJECTING_POOLINGS
         self.standardize = nn.Identity() if as_it_is else FeatureStandardizer(config.channels)
         self.aggregate = make_aggregator(config)
         size = config.aggregated_size
@@ -124,12 +125,14 @@ class PlaceHead(nn.Module):
             self.whiten = Whitening(config.projected_size, config.whitening_dim)
 
     def fit_features(self, features: torch.Tensor) -> None:
-        """Take the mean and scale of training features, (n, features) or (n, channels, rows, columns).
+        """Take the mean and scale of training features, (n, features) or (n, channels, rows, columns), and NetVLAD its clusters.
 
         A head that has them already keeps them: it was trained with them.
         """
         if isinstance(self.standardize, FeatureStandardizer) and not self.standardize.mean.any():
             self.standardize.fit(features.movedim(1, -1).flatten(0, -2))
+        if isinstance(self.aggregate, NetVLAD):
+            self.aggregate.fit(features)
 
     def fit_whitening(self, descriptors: torch.Tensor, size: int | None = None) -> None:
         """Add PCA whitening to `size` dimensions, fitted on (n, d) descriptors without it.
@@ -174,7 +177,7 @@ class PlaceHead(nn.Module):
         and its gradient are those of one process with one large batch.
 
         Args:
-            features: (batch, features), or (batch, channels, rows, columns).
+            features: (batch, features), (batch, channels, rows, columns), or for `salad` (batch, channels, 1 + places).
             coordinates: (batch, 2) latitude and longitude in degrees, float64.
             headings: (batch,) degrees clockwise from north, NaN where unknown.
             clusters: (batch,) numbers that say which place a picture shows, in place of meters; only the

@@ -63,7 +63,10 @@ SEQUENCE_OPTIONS: dict[str, dict] = {
         "diagonal averages along lines; default: each alone.",
     },
 }
-MIX_FIELDS = ("mix_depth", "mix_channels", "mix_rows")
+POOLING_FIELDS = (
+    *("mix_depth", "mix_channels", "mix_rows", "clusters", "cluster_dim", "token_dim"),
+    *("boq_channels", "boq_queries", "boq_rows"),
+)
 
 
 class GeoPlaceModel(GeoPreTrainedModel):
@@ -369,7 +372,7 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
         if options.fit is not None:
             model.config.image_processor = with_fit(model.processor_settings, options.fit)
         return model
-    fields = {field: getattr(options, field) for field in (*MODEL_FIELDS, *MIX_FIELDS)}
+    fields = {field: getattr(options, field) for field in (*MODEL_FIELDS, *POOLING_FIELDS)}
     pooling = options.pooling or ("mixvpr" if is_sample else "tower")
     fields |= {"pooling": pooling, "confidence_m": options.radii_m[0], **_head_fields(options, pooling)}
     pretrained, image_size = options.pretrained is not False, options.image_size

@@ -9,7 +9,7 @@ import torch
 from geohf.errors import DataError
 from geohf.vision.backbones import TimmTower, build_tower, tower_features
 
-POOLS = ("tower", "cls", "avg", "map")
+POOLS = ("tower", "cls", "avg", "map", "tokens")
 
 
 def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch.Tensor:
@@ -18,10 +18,12 @@ def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch
     Args:
         pixel_values: (batch, 3, height, width).
         pool: `tower` (what the tower itself calls its feature, see `tower_features`), `cls` (class token),
-            `avg` (mean over the map) or `map`.
+            `avg` (mean over the map), `map`, or `tokens` (the class token, or the mean where there is none, then the
+            map).
 
     Returns:
-        (batch, features), or (batch, channels, rows, columns) for `map`.
+        (batch, features), or (batch, channels, rows, columns) for `map`, (batch, channels, 1 + rows x columns) for
+        `tokens`.
 
     Raises:
         DataError: the tower has no class token.
@@ -38,6 +40,9 @@ def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch
         return grid.mean((-2, -1))
     if pool == "map":
         return grid
+    if pool == "tokens":
+        first = grid.mean((-2, -1)) if prefix is None else prefix[:, 0]
+        return torch.cat([first[..., None], grid.flatten(2)], -1)
     raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
 
 

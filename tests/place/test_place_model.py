@@ -218,8 +218,8 @@ def test_lora_merges_to_the_same_answers(photos, tmp_path):
     ("fields", "message"),
     [
         (
-            {"pooling": "salad"},
-            "pooling must be one of tower, cls, avg, gem, gem_linear, mixvpr; got 'salad'",
+            {"pooling": "delg"},
+            "pooling must be one of tower, cls, avg, gem, gem_linear, mixvpr, netvlad, salad, boq; got 'delg'",
         ),
         ({"mining": "easy"}, "mining must be one of"),
         (

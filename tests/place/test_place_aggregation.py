@@ -1,0 +1,238 @@
+"""SALAD, BoQ and NetVLAD against plain forms of their papers, in numpy and loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from helpers.place_models import build_model, unit
+
+from geohf.errors import DataError
+from geohf.models.settings import settings_refused
+from geohf.place import GeoPlaceModel
+from geohf.place.aggregation import SALAD, BoQ, NetVLAD
+from geohf.place.aggregation.netvlad import k_means
+from geohf.place.aggregation.salad import transport
+from geohf.vision.pooling import pooled
+
+SALAD_FIELDS = {"pooling": "salad", "clusters": 3, "cluster_dim": 4, "token_dim": 6}
+BOQ_FIELDS = {"pooling": "boq", "boq_channels": 16, "boq_queries": 5, "boq_rows": 3}
+NETVLAD_FIELDS = {"pooling": "netvlad", "clusters": 3}
+
+
+def random_start(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.2)
+    return module.eval()
+
+
+def unit_rows(x: np.ndarray, axis: int = -1) -> np.ndarray:
+    return x / np.sqrt((x**2).sum(axis, keepdims=True))
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().double().numpy() for name, tensor in module.state_dict().items()}
+
+
+# ---- SALAD
+
+
+def plain_transport(scores: np.ndarray, bin_score: float) -> np.ndarray:
+    """Sinkhorn on the masses themselves, of one picture."""
+    clusters, patches = scores.shape
+    kernel = np.exp(np.vstack([scores, np.full(patches, bin_score)]))
+    rows = np.array([1.0] * clusters + [patches - clusters])
+    v = np.ones(patches)
+    for _ in range(3):
+        u = rows / (kernel @ v)
+        v = 1 / (kernel.T @ u)
+    return u[:, None] * kernel * v
+
+
+def plain_salad(w: dict, tokens: np.ndarray) -> np.ndarray:
+    """One picture, (channels, 1 + patches)."""
+
+    def layers(name: str, x: np.ndarray, last: int) -> np.ndarray:
+        hidden = np.maximum(x @ w[f"{name}.0.weight"].T + w[f"{name}.0.bias"], 0)
+        return hidden @ w[f"{name}.{last}.weight"].T + w[f"{name}.{last}.bias"]
+
+    token, patches = tokens.T[0], tokens.T[1:]
+    shares = plain_transport(layers("score", patches, 3).T, w["dust_bin"])
+    features = layers("cluster_features", patches, 3)
+    sums = np.zeros((features.shape[1], len(shares) - 1))
+    for cluster in range(sums.shape[1]):
+        for patch in range(len(patches)):
+            sums[:, cluster] += shares[cluster, patch] * features[patch]
+    whole = np.concatenate([unit_rows(layers("token_features", token, 2)), unit_rows(sums, 0).ravel()])
+    return unit_rows(whole)
+
+
+def test_salad_is_its_plain_form():
+    module = random_start(SALAD(12, 3, 4, 6))
+    tokens = torch.randn(2, 12, 1 + 10)
+    found = module(tokens).detach().numpy()
+    expected = [plain_salad(weights_of(module), picture) for picture in tokens.double().numpy()]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    linear = random_start(SALAD(12, 3, 4, 6, linear_dim=5))
+    assert linear(tokens).shape == (2, 5)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_the_shares_of_a_patch_sum_to_one_and_the_clusters_take_their_mass(scale):
+    torch.manual_seed(0)
+    shares = transport(scale * torch.randn(2, 8, 40), torch.tensor(1.0))
+    assert shares.shape == (2, 9, 40)
+    torch.testing.assert_close(shares.sum(1), torch.ones(2, 40), atol=1e-3, rtol=0)
+    many = transport(torch.randn(2, 8, 40), torch.tensor(1.0), steps=200)
+    torch.testing.assert_close(many[:, :8].sum(2), torch.ones(2, 8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(many[:, 8].sum(1), torch.full((2,), 32.0), atol=1e-2, rtol=0)
+
+
+# ---- BoQ
+
+
+def plain_attention(q: np.ndarray, x: np.ndarray, w: dict, name: str, heads: int) -> np.ndarray:
+    size = q.shape[1]
+    asked, keys, values = (
+        part @ w[f"{name}.in_proj_weight"][i * size : (i + 1) * size].T
+        + w[f"{name}.in_proj_bias"][i * size : (i + 1) * size]
+        for i, part in enumerate((q, x, x))
+    )
+    out = np.zeros_like(q)
+    for head in range(heads):
+        at = slice(head * size // heads, (head + 1) * size // heads)
+        scores = np.exp(asked[:, at] @ keys[:, at].T / np.sqrt(size // heads))
+        out[:, at] = scores / scores.sum(1, keepdims=True) @ values[:, at]
+    return out @ w[f"{name}.out_proj.weight"].T + w[f"{name}.out_proj.bias"]
+
+
+def plain_norm(x: np.ndarray, w: dict, name: str) -> np.ndarray:
+    scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def plain_boq(w: dict, features: np.ndarray, heads: int) -> np.ndarray:
+    """One picture, (channels, rows, columns)."""
+    _, rows, columns = features.shape
+    padded = np.pad(features, ((0, 0), (1, 1), (1, 1)))
+    places = np.stack(
+        [
+            np.einsum("ocij,cij->o", w["proj_c.weight"], padded[:, r : r + 3, c : c + 3]) + w["proj_c.bias"]
+            for r in range(rows)
+            for c in range(columns)
+        ]
+    )
+    places, answers = plain_norm(places, w, "norm_input"), []
+    for block in (f"boqs.{i}" for i in range(2)):
+        name = f"{block}.encoder"
+        places = plain_norm(
+            places + plain_attention(places, places, w, f"{name}.self_attn", heads), w, f"{name}.norm1"
+        )
+        hidden = np.maximum(places @ w[f"{name}.linear1.weight"].T + w[f"{name}.linear1.bias"], 0)
+        places = plain_norm(
+            places + hidden @ w[f"{name}.linear2.weight"].T + w[f"{name}.linear2.bias"], w, f"{name}.norm2"
+        )
+        q = w[f"{block}.queries"][0]
+        q = plain_norm(q + plain_attention(q, q, w, f"{block}.self_attn", heads), w, f"{block}.norm_q")
+        answers.append(
+            plain_norm(plain_attention(q, places, w, f"{block}.cross_attn", heads), w, f"{block}.norm_out")
+        )
+    return (np.concatenate(answers).T @ w["fc.weight"].T + w["fc.bias"]).ravel()
+
+
+@pytest.mark.parametrize(("width", "heads"), [(16, 1), (128, 2)])
+def test_boq_is_its_plain_form(width, heads):
+    module = random_start(BoQ(7, width, 5, 2, 3))
+    features = torch.randn(2, 7, 4, 5)
+    found = module(features).detach().numpy()
+    assert found.shape == (2, 3 * width)
+    expected = [plain_boq(weights_of(module), picture, heads) for picture in features.double().numpy()]
+    np.testing.assert_allclose(unit_rows(found), unit_rows(np.stack(expected)), atol=1e-5)
+
+
+# ---- NetVLAD
+
+
+def test_netvlad_is_its_plain_form():
+    module = random_start(NetVLAD(6, 3))
+    features = torch.randn(2, 6, 3, 4)
+    w = weights_of(module)
+    for found, picture in zip(module(features).detach().numpy(), features.double().numpy(), strict=True):
+        sums = np.zeros((3, 6))
+        for place in unit_rows(picture.reshape(6, -1).T):
+            scores = np.exp(w["assign.weight"] @ place + w["assign.bias"])
+            for cluster, share in enumerate(scores / scores.sum()):
+                sums[cluster] += share * (place - w["centers"][cluster])
+        np.testing.assert_allclose(found, unit_rows(unit_rows(sums).ravel()), atol=1e-5)
+
+
+def test_k_means_finds_what_lies_together():
+    centers = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    torch.manual_seed(0)
+    points = (centers.repeat(50, 1) + 0.1 * torch.randn(150, 2))[torch.randperm(150)]
+    found = k_means(points, 3)
+    order = torch.cdist(centers, found).argmin(1)
+    assert sorted(order.tolist()) == [0, 1, 2]
+    torch.testing.assert_close(found[order], centers, atol=0.1, rtol=0)
+
+
+def test_netvlad_begins_with_the_training_places_and_begins_once():
+    module = NetVLAD(8, 4)
+    maps = unit(30, 2, 3, 8).movedim(-1, 1)
+    module.fit(maps)
+    places = maps.movedim(1, -1).flatten(0, -2)
+    module.requires_grad_(False)
+    distances = torch.cdist(places, module.centers).square()
+    shares = module.assign(places).softmax(-1)
+    assert (shares.argmax(1) == distances.argmin(1)).all()
+    nearest = distances.sort(1).values
+    ratio = (shares.sort(1).values[:, -1] / shares.sort(1).values[:, -2]).log()
+    assert ratio.mean().exp() == pytest.approx(100, rel=1e-3)
+    gaps = nearest[:, 1] - nearest[:, 0]
+    torch.testing.assert_close(ratio, np.log(100) * gaps / gaps.mean())
+    before = module.centers.clone()
+    module.fit(maps[:10])
+    torch.testing.assert_close(module.centers, before, rtol=0, atol=0)
+
+
+# ---- in the model
+
+
+@pytest.mark.parametrize(("fields", "size"), [(SALAD_FIELDS, 18), (BOQ_FIELDS, 48), (NETVLAD_FIELDS, 3 * 96)])
+def test_a_model_with_it_is_saved_and_learns(fields, size, tmp_path):
+    model = build_model(projection_dim=None, **fields).eval()
+    assert model.config.descriptor_size == size
+    pixels = torch.randn(4, 3, 64, 64)
+    points = torch.tensor([[0.0, 0.0], [0.0, 1e-5], [1.0, 0.0], [1.0, 1e-5]], dtype=torch.float64)
+    output = model(pixels, points)
+    assert output.descriptors.shape == (4, size)
+    torch.testing.assert_close(output.descriptors.norm(dim=1), torch.ones(4))
+    output.loss.backward()
+    for name, parameter in model.head.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        found = GeoPlaceModel.from_pretrained(tmp_path)(pixels).descriptors
+    torch.testing.assert_close(found, output.descriptors.detach(), atol=1e-6, rtol=0)
+
+
+def test_tokens_of_a_tower_without_a_class_token_begin_with_the_mean():
+    model = build_model().eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        tokens, grid = (pooled(model.tower, pixels, pool) for pool in ("tokens", "map"))
+    torch.testing.assert_close(tokens[..., 0], grid.mean((-2, -1)))
+    torch.testing.assert_close(tokens[..., 1:], grid.flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (SALAD_FIELDS | {"clusters": 64}, "salad needs fewer clusters"),
+        (BOQ_FIELDS | {"boq_channels": 100}, "boq_channels must be a multiple of 64"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(DataError, match=message), settings_refused():
+        build_model(projection_dim=None, **fields)
