@@ -160,6 +160,11 @@ def drive_of(sequence: str, camera: str | None) -> str:
     return sequence if camera is None else f"{sequence}, {camera}"
 
 
+def drives_of(images: Dataset) -> list[str]:
+    """The drive of each image of a dataset of drives, of one camera each."""
+    return [drive_of(*row) for row in zip(images["sequence"][:], images["camera"][:], strict=True)]
+
+
 def names_of_sources(sources: Sequence[str | Path]) -> list[str]:
     """A short name for the drive of each source: of a table called poses.csv, the folder that it lies in.
 

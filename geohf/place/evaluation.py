@@ -14,14 +14,12 @@ from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.io import natural_key
 from geohf.place.audit import audit, judge
-from geohf.place.drives import drive_of, files_of, load_drives
+from geohf.place.drives import drives_of, files_of, load_drives
 from geohf.place.index import PlaceIndex
 from geohf.place.metrics import RECALLS, place_metrics
 from geohf.place.sequences import Center, Method, check_options, in_order
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from geohf.place.modeling import GeoPlaceModel
 
 
@@ -73,11 +71,6 @@ def rank(
     if method is None:
         return index.search(descriptors, most, center, drives)[1]
     return index.match(descriptors, most, center, drives, method=method)[1].rows
-
-
-def drives_of(images: Dataset) -> list[str]:
-    """The drive of each image of a dataset of drives, of one camera each."""
-    return [drive_of(*row) for row in zip(images["sequence"][:], images["camera"][:], strict=True)]
 
 
 def drive_recalls(

@@ -139,6 +139,7 @@ def answer_drives(
     center: Center = "online",
     method: Method | None = "filter",
     top_k: int = 5,
+    near: Any = None,
 ) -> list[PlacePrediction]:
     """The answers to the frames of drives, each in the place where it was given.
 
@@ -147,13 +148,14 @@ def answer_drives(
         config: of the model.
         center, method: see `geohf.place.sequences`; without a method each frame answers alone.
         top_k: answers to give, at most as many as the index holds.
+        near: see `PlaceIndex.search`.
     """
     rows, drives = in_order(np.arange(len(frames)), frames.sequences, frames.times_ns)
     asked, found = descriptors[rows], None
     if method is None:
-        similarity, ranked = index.search(asked, top_k, center, drives)
+        similarity, ranked = index.search(asked, top_k, center, drives, near)
     else:
-        similarity, found = index.match(asked, top_k, center, drives, method=method)
+        similarity, found = index.match(asked, top_k, center, drives, near, method=method)
         ranked = found.rows
     images = [[index.images[row] for row in some] for some in ranked]
     answers = predictions_of(asked, similarity, index.points[ranked], images, config)

@@ -2,72 +2,85 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from geohf.data.samples import name_of
 from geohf.data.tables import points_of
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.geo import check_points
-from geohf.io import atomic_write
-from geohf.place.drives import files_of, load_drives, names_of
-from geohf.place.search import top_k, unit_descriptors
-from geohf.place.sequences import Center, SequenceMatches, center_descriptors, match_sequences
+from geohf.place.drives import drives_of, files_of, load_drives, names_of
+from geohf.place.encoding import Encoder, encode_rows
+from geohf.place.engines import Backend, Engine, check_backend, make_engine
+from geohf.place.index_files import Contents, read_index, write_index
+from geohf.place.search import blockwise_top_k, check_question, rows_near, unit_descriptors
+from geohf.place.sequences import Center, SequenceMatches, center_descriptors, in_order, match_sequences
+from geohf.place.storage import FloatRows, check_storage, principal_axes, project, storage_of
 from geohf.vision.weights import aligned
 
-FORMATS = (".safetensors", ".parquet")
 
-
-class Encoder(Protocol):
-    """What an index asks of a model, as `GeoPlaceModel` has it."""
-
-    @property
-    def config(self) -> Any: ...
-
-    def samples(self, inputs: Any, /) -> Any: ...
-
-    def encode(self, images: Any, batch_size: int = 32) -> np.ndarray: ...
-
-    def fingerprint(self) -> str: ...
-
-
-@dataclass
 class PlaceIndex:
     """Images of known places with their descriptors.
 
-    Attributes:
-        descriptors: (n, d) float32 of length 1.
+    Args:
+        descriptors: (n, d), numpy or torch; their length does not matter.
         points: (n, 2) latitude and longitude in degrees.
         images: n names.
         model: fingerprint of the model that made the descriptors, see `GeoPlaceModel.fingerprint`.
         sequences: n names of drives, whose images stand in the order of time; one drive if None.
+        storage: how descriptors are kept: `float32`, `float16`, `int8`, or `signs` (a bit a number, and float16 rows that
+            a loaded index leaves on disk), see `geohf.place.storage`.
+        dims: numbers of a descriptor that are kept, along its principal axes; None: all of them.
+
+    Raises:
+        DataError: descriptors that cannot be compared, points that are no degrees, parts of other lengths, an unknown storage.
     """
 
-    descriptors: torch.Tensor
-    points: np.ndarray
-    images: list[str]
-    model: str
-    sequences: list[str] | None = None
+    def __init__(
+        self,
+        descriptors: Any,
+        points: Any,
+        images: list[str],
+        model: str,
+        sequences: Sequence[str] | None = None,
+        storage: str = "float32",
+        dims: int | None = None,
+    ):
+        unit = unit_descriptors(aligned(torch.as_tensor(descriptors)))  # from a file or not
+        axes = None if dims is None else principal_axes(unit, dims)
+        rows = check_storage(storage).of(project(unit, axes))
+        self._hold(Contents(rows, points, list(images), model, sequences and list(sequences), axes))
 
-    def __post_init__(self):
-        self.descriptors = unit_descriptors(aligned(torch.as_tensor(self.descriptors)))  # from a file or not
-        self.points = check_points(self.points)
-        lengths = {len(self.descriptors), len(self.points), len(self.images)}
-        if len(lengths) != 1:
-            raise DataError(
-                f"{len(self.descriptors)} descriptors, {len(self.points)} points and {len(self.images)} images"
-            )
+    def _hold(self, contents: Contents) -> None:
+        rows, points, images, model, sequences, axes = contents
+        points = check_points(points)
+        if len({len(rows), len(points), len(images), len(images if sequences is None else sequences)}) != 1:
+            raise DataError(f"{len(rows)} descriptors, {len(points)} points and {len(images)} images")
+        self.rows, self.points, self.images, self.model = rows, points, images, model
+        self.sequences, self.axes = sequences, axes
+        self._engines: dict[tuple[str, bool], Engine] = {}
+
+    @property
+    def contents(self) -> Contents:
+        """All that it holds, as it is written."""
+        return Contents(self.rows, self.points, self.images, self.model, self.sequences, self.axes)
+
+    @property
+    def descriptors(self) -> torch.Tensor:
+        """(n, d) float32, as far as they are kept."""
+        return self.rows[:]
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        return f"PlaceIndex({len(self)} images, {self.rows.size} numbers each as {storage_of(self.rows)})"
 
     @classmethod
     def build(
@@ -77,25 +90,35 @@ class PlaceIndex:
         points,
         batch_size: int = 32,
         names: Sequence[str] | None = None,
+        sequences: Sequence[str] | None = None,
+        storage: str = "float32",
+        dims: int | None = None,
     ) -> PlaceIndex:
-        """Encode images of known places.
+        """Encode images of known places, 4096 at a time, so that memory holds two times what is kept of them.
 
         Args:
             images: n images of any kind that `predict` takes.
             points: (n, 2) degrees.
             names: what answers call the images; by default their paths as given, or their numbers.
+            sequences, storage, dims: see `PlaceIndex`. The mean of `signs` and the axes of `dims` are those of 4096 images
+                from all over.
 
         Raises:
             DataError: no image, points that are no degrees, an image that cannot be opened.
         """
         samples = model.samples(images)
         samples = samples if hasattr(samples, "__len__") else list(samples)
-        if not len(samples):
-            raise DataError("there are no images to index")
-        descriptors = model.encode(samples, batch_size=batch_size)
+        rows, axes = encode_rows(model, samples, batch_size, storage, dims)
         if names is None:
             names = [name_of(sample, row) for row, sample in enumerate(samples)]
-        return cls(descriptors, np.asarray(points), list(names), model.fingerprint())
+        drives = None if sequences is None else list(sequences)
+        return cls._of(Contents(rows, np.asarray(points), list(names), model.fingerprint(), drives, axes))
+
+    @classmethod
+    def _of(cls, contents: Contents) -> PlaceIndex:
+        index = cls.__new__(cls)
+        index._hold(contents)
+        return index
 
     @classmethod
     def from_drives(
@@ -103,18 +126,73 @@ class PlaceIndex:
         model: Encoder,
         sources: str | os.PathLike | Sequence[str | os.PathLike],
         batch_size: int = 32,
+        storage: str = "float32",
+        dims: int | None = None,
         **options,
     ) -> PlaceIndex:
-        """Encode the images of tables and folders that say where they were taken.
+        """Encode the images of tables and folders that say where they were taken, each drive in the order of time.
 
         Args:
+            storage, dims: see `PlaceIndex`.
             sources, options: see `geohf.place.drives.load_drives`.
 
         Raises:
             DataError: see `load_drives`.
         """
         images, _ = load_drives(sources, **options)
-        return cls.build(model, files_of(images), points_of(images), batch_size, names_of(images))
+        rows, drives = in_order(np.arange(len(images)), drives_of(images), images["time_ns"][:])
+        images = images.select(rows)
+        return cls.build(
+            *(model, files_of(images), points_of(images), batch_size, names_of(images), drives.tolist()),
+            storage=storage,
+            dims=dims,
+        )
+
+    # ---- rows
+
+    def add(self, other: PlaceIndex) -> None:
+        """Take in the images of another index by the same model; its descriptors are kept as those here are.
+
+        Raises:
+            DataError: an index of another model or other axes, or an image that is here already.
+        """
+        if self.model != other.model:
+            raise DataError("the other index was built with another model; build it anew with this one's")
+        if other.axes is not None and (self.axes is None or not torch.equal(self.axes, other.axes)):
+            raise DataError("the other index keeps other axes of its descriptors; build it with whole ones")
+        twice = sorted({*self.images} & {*other.images})
+        if twice:
+            raise DataError(f"images that are in the index already: {listed(twice)}; remove them first")
+        unit = unit_descriptors(other.descriptors)
+        rows = self.rows.append(unit if other.axes is not None else project(unit, self.axes))
+        sequences = None
+        if self.sequences is not None or other.sequences is not None:
+            sequences = [name for part in (self, other) for name in part.sequences or [""] * len(part)]
+        points = np.concatenate([self.points, other.points])
+        self._hold(Contents(rows, points, [*self.images, *other.images], self.model, sequences, self.axes))
+
+    def remove(self, images: Sequence[str]) -> None:
+        """Forget images by their names.
+
+        Raises:
+            DataError: a name that the index does not hold, or no image would be left.
+        """
+        gone = {images} if isinstance(images, str) else {*images}
+        unknown = sorted(gone - {*self.images})
+        if unknown:
+            raise DataError(f"images that are not in the index: {listed(unknown)}")
+        kept = np.flatnonzero([name not in gone for name in self.images])
+        if not len(kept):
+            raise DataError("no image would be left in the index")
+        sequences = None if self.sequences is None else [self.sequences[row] for row in kept]
+        names = [self.images[row] for row in kept]
+        self._hold(
+            Contents(self.rows.select(kept), self.points[kept], names, self.model, sequences, self.axes)
+        )
+
+    def near(self, near: Any) -> np.ndarray:
+        """Rows of the images near a prior position, see `geohf.place.search.rows_near`."""
+        return rows_near(self.points, near)
 
     # ---- disk
 
@@ -122,50 +200,24 @@ class PlaceIndex:
         """Write one file: `.safetensors`, or `.parquet` with `image`, `latitude`, `longitude`, `descriptor` a row.
 
         Raises:
-            DataError: another ending.
+            DataError: another ending, or Parquet for what is not float32.
         """
-        path = Path(path)
-        if index_format(path) == ".safetensors":
-            from safetensors.torch import save
-
-            content = save(
-                {"descriptors": self.descriptors.cpu().contiguous(), "points": torch.from_numpy(self.points)},
-                metadata={"model": self.model, "images": json.dumps(self.images)},
-            )
-            with atomic_write(path, binary=True) as file:
-                file.write(content)
-        else:
-            import pyarrow as pa
-            import pyarrow.parquet
-
-            flat = pa.array(self.descriptors.cpu().numpy().reshape(-1))
-            table = pa.table(
-                {
-                    "image": self.images,
-                    "latitude": self.points[:, 0],
-                    "longitude": self.points[:, 1],
-                    "descriptor": pa.FixedSizeListArray.from_arrays(flat, self.descriptors.shape[1]),
-                }
-            ).replace_schema_metadata({"geohf_model": self.model})
-            with atomic_write(path, binary=True) as file:
-                pyarrow.parquet.write_table(table, file)
+        write_index(Path(path), self.contents)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> PlaceIndex:
-        """Read what `save` wrote.
+        """Read what `save` wrote; the rows behind `signs` stay on disk, so the file must stay where it is.
 
         Raises:
             DataError: no such file, or one that is no index.
         """
         path = Path(path)
-        if not path.is_file():
-            raise DataError(f"{path}: no such index; recipes/index_places.py makes one")
-        read = _read_safetensors if index_format(path) == ".safetensors" else _read_parquet
+        contents = read_index(path)
         try:
-            return cls(*read(path))
-        except DataError:
-            raise
-        except (KeyError, OSError, TypeError, ValueError, RuntimeError) as error:
+            if storage_of(contents.rows) == "float32":  # it may come from anywhere
+                contents.rows.tensors["descriptors"] = unit_descriptors(contents.rows[:])
+            return cls._of(contents)
+        except (KeyError, TypeError, RuntimeError) as error:
             raise DataError(f"{path}: is no place index ({error})") from None
 
     # ---- questions
@@ -176,10 +228,10 @@ class PlaceIndex:
         Raises:
             DataError: descriptors of another length, or of a model with other weights.
         """
-        size = model.config.descriptor_size
-        if size != self.descriptors.shape[1]:
+        size, held = model.config.descriptor_size, self._size
+        if size != held:
             raise DataError(
-                f"the index holds descriptors of length {self.descriptors.shape[1]} and this model gives {size}: it "
+                f"the index holds descriptors of length {held} and this model gives {size}: it "
                 "was built with another model; build it anew"
             )
         (built, _, built_in), (asked, _, asked_in) = (
@@ -197,25 +249,64 @@ class PlaceIndex:
             "the index was built with another model, or before this one was trained further; build it anew"
         )
 
+    @property
+    def _size(self) -> int:
+        return self.rows.size if self.axes is None else self.axes.shape[1]
+
     def search(
-        self, descriptors, k: int = 5, center: Center = "none", sequences: Sequence | None = None
+        self,
+        descriptors,
+        k: int = 5,
+        center: Center = "none",
+        sequences: Sequence | None = None,
+        near: Any = None,
+        backend: Backend = "exact",
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k most similar images of every question.
 
         Args:
             descriptors: (q, d).
             k: at most as many as the index holds.
-            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive.
+            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive. With a
+                center all descriptors are in memory as float32.
+            near: look only there, see `near`; where fewer than k images lie there, all of them answer.
+            backend: `exact`; `ivf` or `hnsw` of faiss, or `usearch`: candidates by its search, which is built by the first
+                call, with their exact cosines. What lies `near` is always searched exactly.
 
         Returns:
             similarity (q, k) descending, rows (q, k).
 
         Raises:
-            DataError: see `geohf.place.search.top_k`.
+            DataError: see `geohf.place.search.top_k` and `near`; a backend that is not installed.
         """
-        database, queries = center_descriptors(self.descriptors, descriptors, sequences, center)
-        similarity, rows = top_k(database, queries, k)
-        return similarity.cpu().numpy(), rows.cpu().numpy()
+        check_backend(backend)
+        queries = unit_descriptors(descriptors, "queries")
+        check_question(self._size, len(self), queries, k)
+        rows: Any = self.rows
+        queries = project(queries, self.axes)
+        if center != "none":
+            rows, queries = center_descriptors(rows[:], queries, sequences, center)
+        if near is not None:
+            inside = self.near(near)
+            part = rows.select(inside) if center == "none" else rows[inside]
+            similarity, found = _top_k(part, queries, min(k, len(inside)))
+            return similarity.numpy(), inside[found.numpy()]
+        if backend != "exact":
+            return self._search_with(backend, center != "none", rows, queries, k)
+        similarity, found = _top_k(rows, queries, k)
+        return similarity.cpu().numpy(), found.cpu().numpy()
+
+    def _search_with(self, backend, centered, rows, queries, k) -> tuple[np.ndarray, np.ndarray]:
+        if (backend, centered) not in self._engines:
+            self._engines[backend, centered] = make_engine(backend, rows[:].numpy())
+        found = self._engines[backend, centered](queries.numpy(), k)
+        if found.shape[1] < k or (found < 0).any():  # lists that were looked into held fewer
+            similarity, exact = _top_k(rows, queries, k)
+            return similarity.numpy(), exact.numpy()
+        near = torch.from_numpy(found)
+        exact = rows[near.flatten()].view(*near.shape, -1)
+        similarity, order = torch.bmm(exact, queries[:, :, None])[:, :, 0].sort(dim=1, descending=True)
+        return similarity.numpy(), near.gather(1, order).numpy()
 
     def match(
         self,
@@ -223,6 +314,7 @@ class PlaceIndex:
         k: int = 5,
         center: Center = "none",
         sequences: Sequence | None = None,
+        near: Any = None,
         **options,
     ) -> tuple[np.ndarray, SequenceMatches]:
         """The k best images of every frame of some drives, each drive answered as a whole.
@@ -230,31 +322,34 @@ class PlaceIndex:
         Args:
             descriptors: (q, d), in the order of time within each drive.
             k: at most as many as the index holds.
-            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive.
+            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive. All
+                descriptors are in memory as float32, and their similarities.
+            near: look only there, see `near`; where fewer than k images lie there, all of them answer.
             options: see `geohf.place.sequences.match_sequences`.
 
         Returns:
             (q, k) cosines of the answers, and the answers.
 
         Raises:
-            DataError: see `match_sequences`.
+            DataError: see `match_sequences` and `near`.
         """
-        database, queries = center_descriptors(self.descriptors, descriptors, sequences, center)
-        similarity = queries @ database.T
-        found = match_sequences(similarity, sequences, self.sequences, k=k, **options)
-        return np.take_along_axis(similarity.cpu().numpy(), found.rows, 1), found
+        queries = unit_descriptors(descriptors, "queries")
+        check_question(self._size, len(self), queries, k)
+        database, queries = center_descriptors(self.rows[:], project(queries, self.axes), sequences, center)
+        inside = np.arange(len(self)) if near is None else self.near(near)
+        drives = np.zeros(len(self)) if self.sequences is None else np.asarray(self.sequences)[inside]
+        if near is not None:  # a drive that leaves the place and comes back is two
+            left = np.cumsum(np.r_[0, np.diff(inside) != 1])
+            drives = np.array([f"{name} {part}" for name, part in zip(drives, left, strict=False)])
+        similarity = queries @ database[inside].T
+        found = match_sequences(similarity, sequences, drives, k=min(k, len(inside)), **options)
+        similarity = np.take_along_axis(similarity.cpu().numpy(), found.rows, 1)
+        found.rows = inside[found.rows]
+        return similarity, found
 
 
-def index_format(path: str | os.PathLike) -> str:
-    """The ending of an index's file, one of `FORMATS`.
-
-    Raises:
-        DataError: another ending.
-    """
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise DataError(f"{path}: an index is a file that ends in {' or '.join(FORMATS)}")
-    return path.suffix
+def _top_k(rows: Any, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return rows.top_k(queries, k) if isinstance(rows, FloatRows) else blockwise_top_k(rows, queries, k)
 
 
 @lru_cache(maxsize=1)
@@ -265,26 +360,3 @@ def load_once(path: Path, changed_ns: int) -> PlaceIndex:
         changed_ns: the file's time of change, which tells versions of it apart.
     """
     return PlaceIndex.load(path)
-
-
-def _read_safetensors(path: Path) -> tuple:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = [file.get_tensor(name) for name in ("descriptors", "points")]
-    except SafetensorError as error:
-        raise DataError(f"{path}: is no place index ({error})") from None
-    return tensors[0], tensors[1].numpy(), json.loads(metadata["images"]), metadata["model"]
-
-
-def _read_parquet(path: Path) -> tuple:
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(path)
-    model = (table.schema.metadata or {})[b"geohf_model"].decode()
-    column = table["descriptor"].combine_chunks()
-    descriptors = column.flatten().to_numpy().reshape(len(column), -1)
-    points = np.stack([table[name].to_numpy() for name in ("latitude", "longitude")], 1)
-    return torch.from_numpy(descriptors.copy()), points, table["image"].to_pylist(), model

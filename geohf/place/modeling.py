@@ -20,6 +20,7 @@ from geohf.models.settings import settings_refused
 from geohf.place.answers import PlacePrediction, predictions_of
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.drives import files_of, load_drives, names_of
+from geohf.place.engines import Backend
 from geohf.place.frames import answer_drives, find_frames
 from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.index import PlaceIndex, load_once
@@ -87,6 +88,16 @@ class GeoPlaceModel(GeoPreTrainedModel):
     predict_options: ClassVar[dict[str, dict]] = {
         "index": {"help": "File of a PlaceIndex to search in; without one the answers are descriptors."},
         "top_k": {"type": int, "help": "Images of the index to name."},
+        "near": {
+            "nargs": 3,
+            "type": float,
+            "metavar": ("LATITUDE", "LONGITUDE", "METERS"),
+            "help": "Search among the images of the index within so many meters of a position.",
+        },
+        "backend": {
+            "choices": get_args(Backend),
+            "help": "How to search: exact (the default), ivf or hnsw of faiss, or usearch.",
+        },
         **SEQUENCE_OPTIONS,
     }
     evaluate_options: ClassVar[dict[str, dict]] = SEQUENCE_OPTIONS
@@ -221,6 +232,7 @@ class GeoPlaceModel(GeoPreTrainedModel):
         method: Method | None = "filter",
         top_k: int = 5,
         batch_size: int = 32,
+        near: Any = None,
     ) -> list[PlacePrediction]:
         """Say where the photographs of drives were taken, with the order of their frames heard.
 
@@ -231,6 +243,7 @@ class GeoPlaceModel(GeoPreTrainedModel):
             center, method: see `geohf.place.sequences.center_descriptors` and `match_sequences`. The defaults look
                 at earlier frames only. Without a method frames answer one by one.
             top_k: answers to give, at most as many as the index holds.
+            near: see `PlaceIndex.search`.
 
         Returns:
             One answer per photograph, in the order of the inputs. Its `confidence` is the probability of the top answer
@@ -244,7 +257,7 @@ class GeoPlaceModel(GeoPreTrainedModel):
         index = self.open_index(index)
         frames = find_frames(inputs, self.samples, sequences)
         descriptors = self.encode(frames.images, batch_size)
-        return answer_drives(index, descriptors, frames, self.config, center, method, top_k)
+        return answer_drives(index, descriptors, frames, self.config, center, method, top_k, near)
 
     def predict_to_file(
         self,
@@ -270,7 +283,9 @@ class GeoPlaceModel(GeoPreTrainedModel):
         index = self.open_index(options.pop("index", None))
         if index is None:
             raise DataError("drives are searched for in an index: give one with --index")
-        top_k = options.pop("top_k", 5)
+        if options.pop("backend", "exact") != "exact":
+            raise DataError("drives are searched for exactly: leave --backend out")
+        top_k, near = options.pop("top_k", 5), options.pop("near", None)
         refuse_overwriting(output, sources if isinstance(sources, (list, tuple)) else [sources])
         frames = find_frames(sources, self.samples)
         numbers = {name: row for row, name in enumerate(frames.names)}
@@ -278,7 +293,7 @@ class GeoPlaceModel(GeoPreTrainedModel):
         def finish(rows: list[dict]) -> list[dict]:
             some = frames.select([numbers[row["input"]] for row in rows])
             descriptors = np.array([row["descriptor"] for row in rows], np.float32)
-            answers = answer_drives(index, descriptors, some, self.config, center, method, top_k)
+            answers = answer_drives(index, descriptors, some, self.config, center, method, top_k, near)
             return [
                 {"input": name} | answer.as_row() for name, answer in zip(some.names, answers, strict=True)
             ]
@@ -334,18 +349,24 @@ class GeoPlaceModel(GeoPreTrainedModel):
         return index
 
     def decode(
-        self, outputs: GeoPlaceOutput, index: PlaceIndex | None = None, top_k: int = 5
+        self,
+        outputs: GeoPlaceOutput,
+        index: PlaceIndex | None = None,
+        top_k: int = 5,
+        near: Any = None,
+        backend: Backend = "exact",
     ) -> list[PlacePrediction]:
         """Turn outputs into answers.
 
         Args:
             index: see `open_index`.
             top_k: answers to give, at most as many as the index holds.
+            near, backend: see `PlaceIndex.search`.
         """
         descriptors = outputs.descriptors.float().cpu().numpy()
         if index is None:
             return [PlacePrediction(descriptor) for descriptor in descriptors]
-        similarity, rows = index.search(descriptors, top_k)
+        similarity, rows = index.search(descriptors, top_k, near=near, backend=backend)
         images = [[index.images[row] for row in some] for some in rows]
         return predictions_of(descriptors, similarity, index.points[rows], images, self.config)
 

@@ -12,7 +12,7 @@ from geohf.place.head import GeoPlaceOutput
 class PlaceRecognitionPipeline(GeoPipeline):
     """Says where photographs were taken: each input is an image and each answer a dict.
 
-    Options: `index`, a `PlaceIndex` or the file that holds one, and `top_k`; without an index the answer is the
+    Options: `index`, a `PlaceIndex` or the file that holds one, `top_k`, `near` and `backend`; without an index the answer is the
     descriptor alone. With `center` or `method` (and perhaps `sequences`) the inputs are frames of drives that answer as
     a whole, see `GeoPlaceModel.predict_sequences`.
     """
@@ -28,6 +28,8 @@ class PlaceRecognitionPipeline(GeoPipeline):
             return super().__call__(inputs, *args, images=images, **kwargs)
         if "index" not in options:
             raise DataError("drives are searched for in an index: give one")
+        if options.pop("backend", "exact") != "exact":
+            raise DataError("drives are searched for exactly: leave the backend out")
         frames = images if inputs is None else inputs
         options = {"center": "none", "method": None} | options
         answers = self.model.predict_sequences(
@@ -35,13 +37,17 @@ class PlaceRecognitionPipeline(GeoPipeline):
         )
         return [asdict(answer) for answer in answers]
 
-    def _sanitize_parameters(self, index=None, top_k=None, center=None, method=None, sequences=None):
+    def _sanitize_parameters(
+        self, index=None, top_k=None, center=None, method=None, sequences=None, near=None, backend=None
+    ):
         options = {
             "index": self.model.open_index(index),
             "top_k": top_k,
             "center": center,
             "method": method,
             "sequences": sequences,
+            "near": near,
+            "backend": backend,
         }
         return {}, {}, {name: value for name, value in options.items() if value is not None}
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from geohf.errors import DataError, listed
+from geohf.geo import check_points, great_circle_m
 
 # Rows of a block of queries and of the database. Its similarities, 16 MiB, are looked through while they are near.
 _QUERY_ROWS, _DATABASE_ROWS = 512, 8192
 # Columns of a block of which only the best is looked at first.
 _GROUP = 16
+
+
+class Rows(Protocol):
+    """(n, d) float32 rows that are read in slices: a tensor, or what `geohf.place.storage` has."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> torch.Tensor: ...
 
 
 def unit_descriptors(descriptors, name: str = "descriptors") -> torch.Tensor:
@@ -60,45 +71,81 @@ def top_k(database, queries, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     ([[1, 2]], [[1.0, 0.7070000171661377]])
     """
     database, queries = unit_descriptors(database, "database"), unit_descriptors(queries, "queries")
-    if database.shape[1] != queries.shape[1]:
-        raise DataError(
-            f"the database has descriptors of length {database.shape[1]} and the queries of "
-            f"{queries.shape[1]}: they come from different models"
-        )
-    if not 1 <= k <= len(database):
-        raise DataError(f"cannot give the {k} best answers: the database holds {len(database)} images")
+    check_question(database.shape[1], len(database), queries, k)
     on_cpu = database.device.type == queries.device.type == "cpu"
     return (_faiss if on_cpu and importlib.util.find_spec("faiss") else blockwise_top_k)(database, queries, k)
 
 
-def blockwise_top_k(
-    database: torch.Tensor, queries: torch.Tensor, k: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def check_question(size: int, count: int, queries: torch.Tensor, k: int) -> None:
+    """Refuse queries that do not compare with a database of `count` descriptors of length `size`, and a wrong k.
+
+    Raises:
+        DataError: so it is.
+    """
+    if size != queries.shape[1]:
+        raise DataError(
+            f"the database has descriptors of length {size} and the queries of {queries.shape[1]}: they come from "
+            "different models"
+        )
+    if not 1 <= k <= count:
+        raise DataError(f"cannot give the {k} best answers: the database holds {count} images")
+
+
+def blockwise_top_k(database: Rows, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`top_k` of rows of length 1, without faiss."""
     similarity = queries.new_empty(len(queries), k)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
     for start in range(0, len(queries), _QUERY_ROWS):
         rows = slice(start, start + _QUERY_ROWS)
-        similarity[rows], indices[rows] = _merge_blocks(database, queries[rows], k)
+        similarity[rows], indices[rows] = _best_cosines(database, queries[rows], k)
     return similarity, indices
 
 
-def _merge_blocks(database, queries, k) -> tuple[torch.Tensor, torch.Tensor]:
+def _best_cosines(database: Rows, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return best_of_blocks(len(database), lambda rows: queries @ database[rows].T, k, _DATABASE_ROWS)
+
+
+def best_of_blocks(
+    count: int, scores: Callable[[slice], torch.Tensor], k: int, rows: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(q, k) best scores, descending, and their rows, of (q, rows) scores at a time of `count` rows."""
     best = where = None
-    for start in range(0, len(database), _DATABASE_ROWS):
-        block = queries @ database[start : start + _DATABASE_ROWS].T
-        found, at = _top_of_block(block, k)
+    for start in range(0, count, rows):
+        found, at = top_columns(scores(slice(start, start + rows)), k)
         at = at + start
-        if best is not None:
+        if best is not None and where is not None:
             found, at = torch.cat([best, found], 1), torch.cat([where, at], 1)
             found, order = found.topk(min(k, found.shape[1]), dim=1)
             at = at.gather(1, order)
         best, where = found, at
+    assert best is not None  # a database has rows
+    assert where is not None
     return best, where
 
 
-def _top_of_block(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k best columns of each row: they lie in the k groups of columns with the best maxima."""
+def rows_near(points: np.ndarray, near: Any) -> np.ndarray:
+    """Rows of points near a prior position, or near any of those of a prior drive.
+
+    Args:
+        points: (n, 2) degrees.
+        near: latitude, longitude and a radius in meters, (3,) or (p, 3).
+
+    Raises:
+        DataError: no such numbers, or no point lies there.
+    """
+    priors = np.atleast_2d(np.asarray(near, np.float64))
+    if priors.ndim != 2 or priors.shape[1] != 3 or not (priors[:, 2] > 0).all():
+        raise DataError(f"near must be latitude, longitude and meters above 0, got {near}")
+    inside = np.zeros(len(points), bool)
+    for prior, radius_m in zip(check_points(priors[:, :2]), priors[:, 2], strict=True):
+        inside |= great_circle_m(points, prior) <= radius_m
+    if not inside.any():
+        raise DataError(f"no image of the index lies within {priors[0, 2]:g} m of {priors[0, :2].tolist()}")
+    return np.flatnonzero(inside)
+
+
+def top_columns(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k best columns of each row, or all where there are fewer: they lie in the k groups of columns with the best maxima."""
     rows, columns = block.shape
     groups = columns // _GROUP
     if columns % _GROUP or groups < k:

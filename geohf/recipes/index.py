@@ -4,14 +4,17 @@
     python recipes/predict.py outputs/place photos/ --index area.parquet --output answers.html
 
 A source is a poses.csv, a table with image, lat and lon, or a folder of photographs that say where they were taken.
-The file's ending says the format: .parquet or .safetensors.
+The file's ending says the format: .parquet or .safetensors. `--storage` makes the index smaller: float16 takes 2 bytes a
+number, int8 one (and 4 a row), signs a bit, with rows in half precision that are left on disk; `--dims` keeps so many numbers.
 """
 
 import argparse
 
 from geohf.models.loading import load_model
-from geohf.place.index import PlaceIndex, index_format
+from geohf.place.index import PlaceIndex
+from geohf.place.index_files import index_format
 from geohf.place.modeling import GeoPlaceModel
+from geohf.place.storage import STORAGES, storage_of
 from geohf.recipes.parsing import add_device, add_on_error, command_parser
 from geohf.recipes.running import run_recipe
 
@@ -24,6 +27,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="The file to write: .parquet or .safetensors.")
     parser.add_argument("--camera_id", help="Take only the rows of this camera.")
     parser.add_argument("--utm", help="Zone of UTM coordinates that come without one, like '54 north'.")
+    parser.add_argument(
+        "--storage", choices=tuple(STORAGES), default="float32", help="How descriptors are kept."
+    )
+    parser.add_argument("--dims", type=int, help="Numbers of a descriptor to keep; default: all of them.")
+    parser.add_argument(
+        "--add_to", help="An index whose images come first in the file, kept as they are in it."
+    )
     parser.add_argument("--batch_size", type=int, default=32, help="Images in one pass.")
     add_on_error(parser)
     add_device(parser)
@@ -33,17 +43,26 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the command with the arguments of the command line."""
     args = make_parser().parse_args()
-    index_format(args.output)  # before the work, not after it
+    known = None if args.add_to is None else PlaceIndex.load(args.add_to)
+    if known is None:
+        index_format(args.output, args.storage, args.dims)  # before the work, not after it
+    else:
+        index_format(args.output, storage_of(known.rows), None if known.axes is None else len(known.axes))
     index = PlaceIndex.from_drives(
         load_model(args.model, args.device, GeoPlaceModel),
         args.sources,
         args.batch_size,
+        "float32" if known else args.storage,
+        None if known else args.dims,
         camera_id=args.camera_id,
         utm=args.utm,
         on_error=args.on_error,
     )
+    if known is not None:
+        known.add(index)
+        index = known
     index.save(args.output)
-    print(f"{len(index)} images lie in {args.output}")
+    print(f"{len(index)} images lie in {args.output}, {index.rows.bytes_per_row:g} bytes of memory each")
 
 
 if __name__ == "__main__":

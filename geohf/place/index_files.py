@@ -1,0 +1,145 @@
+"""Files of an index: `.safetensors` for every storage, `.parquet` with a row an image for float32."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from geohf.errors import DataError
+from geohf.io import atomic_path
+from geohf.place.storage import FloatRows, check_storage, storage_of
+from geohf.vision.weights import aligned
+
+FORMATS = (".safetensors", ".parquet")
+_COLUMNS = ("latitude", "longitude")
+
+
+class Contents(NamedTuple):
+    """What an index holds, see `PlaceIndex`."""
+
+    rows: FloatRows
+    points: np.ndarray
+    images: list[str]
+    model: str
+    sequences: list[str] | None
+    axes: torch.Tensor | None
+
+
+def index_format(path: str | os.PathLike, storage: str = "float32", dims: int | None = None) -> str:
+    """The ending of an index's file, one of `FORMATS`.
+
+    Raises:
+        DataError: another ending, or one that does not hold this storage.
+    """
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise DataError(f"{path}: an index is a file that ends in {' or '.join(FORMATS)}")
+    if path.suffix == ".parquet" and (check_storage(storage) is not FloatRows or dims is not None):
+        raise DataError(f"{path}: a .parquet index holds whole float32 descriptors; name it .safetensors")
+    return path.suffix
+
+
+def write_index(path: Path, contents: Contents) -> None:
+    """Write one file.
+
+    Raises:
+        DataError: see `index_format`.
+    """
+    axes = contents.axes
+    ending = index_format(path, storage_of(contents.rows), None if axes is None else len(axes))
+    with atomic_path(path) as temporary:
+        (_write_safetensors if ending == ".safetensors" else _write_parquet)(temporary, contents)
+
+
+def read_index(path: Path) -> Contents:
+    """Read what `write_index` wrote, now or in geohf 0.1.
+
+    Raises:
+        DataError: no such file, or one that is no index.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such index; recipes/index_places.py makes one")
+    read = _read_safetensors if index_format(path) == ".safetensors" else _read_parquet
+    try:
+        return read(path)
+    except DataError:
+        raise
+    except (KeyError, OSError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise DataError(f"{path}: is no place index ({error})") from None
+
+
+def _write_safetensors(path: Path, contents: Contents) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in contents.rows.tensors.items()}
+    tensors["points"] = torch.from_numpy(contents.points)
+    if contents.axes is not None:
+        tensors["axes"] = contents.axes
+    metadata = {"model": contents.model, "images": json.dumps(contents.images)}
+    metadata["storage"] = storage_of(contents.rows)
+    if contents.sequences is not None:
+        metadata["sequences"] = json.dumps(contents.sequences)
+    save_file(tensors, path, metadata)
+
+
+def _read_safetensors(path: Path) -> Contents:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = set(file.keys())
+            tensors = {name: aligned(file.get_tensor(name)) for name in names - {"exact"}}
+    except SafetensorError as error:
+        raise DataError(f"{path}: is no place index ({error})") from None
+    points, axes = tensors.pop("points").numpy(), tensors.pop("axes", None)
+    if "exact" in names:
+        tensors["exact"] = map_tensor(path, "exact")
+    rows = check_storage(metadata.get("storage", "float32"))(**tensors)
+    sequences = json.loads(metadata["sequences"]) if "sequences" in metadata else None
+    return Contents(rows, points, json.loads(metadata["images"]), metadata["model"], sequences, axes)
+
+
+def map_tensor(path: Path, name: str) -> torch.Tensor:
+    """A float16 tensor of a safetensors file that stays on disk: what is read of it is read when it is asked for."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        told: dict[str, Any] = json.loads(file.read(length))[name]
+    if told["dtype"] != "F16":
+        raise DataError(f"{path}: {name} is {told['dtype']} and not F16")
+    begin = 8 + length + told["data_offsets"][0]
+    # copy-on-write, which torch takes without a warning; nothing is written
+    return torch.from_numpy(np.memmap(path, np.float16, "c", begin, tuple(told["shape"])))
+
+
+def _write_parquet(path: Path, contents: Contents) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    descriptors = contents.rows[:]
+    flat = pa.array(descriptors.cpu().numpy().reshape(-1))
+    columns = {"image": contents.images}
+    columns |= {name: contents.points[:, i] for i, name in enumerate(_COLUMNS)}
+    if contents.sequences is not None:
+        columns["sequence"] = contents.sequences
+    columns["descriptor"] = pa.FixedSizeListArray.from_arrays(flat, descriptors.shape[1])
+    table = pa.table(columns).replace_schema_metadata({"geohf_model": contents.model})
+    pyarrow.parquet.write_table(table, path)
+
+
+def _read_parquet(path: Path) -> Contents:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    model = (table.schema.metadata or {})[b"geohf_model"].decode()
+    column = table["descriptor"].combine_chunks()
+    descriptors = column.flatten().to_numpy().reshape(len(column), -1)
+    points = np.stack([table[name].to_numpy() for name in _COLUMNS], 1)
+    sequences = table["sequence"].to_pylist() if "sequence" in table.column_names else None
+    rows = FloatRows(descriptors=aligned(torch.from_numpy(descriptors.copy())))
+    return Contents(rows, points, table["image"].to_pylist(), model, sequences, None)

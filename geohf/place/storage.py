@@ -1,0 +1,197 @@
+"""How an index keeps its descriptors: whole, in half precision, as bytes, or as signs with the rows behind them on disk.
+
+Rows of length 1 come in and go out as float32. Signs: Lu et al., SelaVPR++, 2502.16601, rank by Hamming distance first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from geohf.errors import DataError, require_choice
+from geohf.place.search import best_of_blocks, blockwise_top_k
+
+RERANKED = 100  # best by their signs whose exact cosines are taken
+_SIGN_ROWS = 16384  # rows of a block of Hamming distances
+
+
+class FloatRows:
+    """Descriptors as float32 or float16, 4 or 2 bytes a number.
+
+    Attributes:
+        tensors: what is stored, by its name in the file, one for each of `names`; each has a row a descriptor, but for
+            those of `whole`.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("descriptors",)
+    whole: ClassVar[tuple[str, ...]] = ()
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    def __init__(self, **tensors: torch.Tensor):
+        if tensors.keys() != {*self.names}:
+            raise ValueError(f"holds {', '.join(sorted(tensors))} and not {', '.join(self.names)}")
+        self.tensors = tensors
+
+    @classmethod
+    def of(cls, unit: torch.Tensor, like: FloatRows | None = None) -> FloatRows:
+        """Rows of (n, d) float32 descriptors of length 1, coded as `like` is where that is given."""
+        return cls(descriptors=unit.to(cls.dtype))
+
+    def __len__(self) -> int:
+        return len(self.tensors[self.names[0]])
+
+    @property
+    def size(self) -> int:
+        """Numbers in a descriptor."""
+        return self.tensors["descriptors"].shape[1]
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Bytes of memory that a descriptor takes."""
+        return sum(
+            tensor.element_size() * tensor[0].numel()
+            for name, tensor in self.tensors.items()
+            if name not in (*self.whole, "exact")
+        )
+
+    def __getitem__(self, rows) -> torch.Tensor:
+        """(n, d) float32 of a slice or of row numbers."""
+        return self.tensors["descriptors"][rows].float()
+
+    def select(self, rows: np.ndarray) -> FloatRows:
+        """Some rows, coded as they are."""
+        kept = {name: t if name in self.whole else t[rows] for name, t in self.tensors.items()}
+        return type(self)(**kept)
+
+    def append(self, unit: torch.Tensor) -> FloatRows:
+        """These rows and others."""
+        more = self.of(unit, self).tensors
+        return type(self)(
+            **{n: t if n in self.whole else torch.cat([t, more[n]]) for n, t in self.tensors.items()}
+        )
+
+    def top_k(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(q, k) cosines, descending, and rows, of (q, d) queries of length 1."""
+        return blockwise_top_k(self, queries, k)
+
+
+class HalfRows(FloatRows):
+    """Descriptors as float16."""
+
+    dtype = torch.float16
+
+
+class ByteRows(FloatRows):
+    """Descriptors as int8, with the scale that makes a row's length 1: a byte a number and 4 a row."""
+
+    names = ("descriptors", "scale")
+
+    @classmethod
+    def of(cls, unit: torch.Tensor, like: FloatRows | None = None) -> FloatRows:
+        codes = (unit * (127 / unit.abs().amax(1, keepdim=True))).round()
+        return cls(descriptors=codes.to(torch.int8), scale=1 / torch.linalg.vector_norm(codes, dim=1))
+
+    def __getitem__(self, rows) -> torch.Tensor:
+        return self.tensors["descriptors"][rows].float() * self.tensors["scale"][rows][:, None]
+
+
+class SignRows(FloatRows):
+    """The signs of descriptors about their mean, a bit a number; the rows themselves, float16, are read where needed.
+
+    In an index that was loaded these stay on disk, see `geohf.place.index_files`.
+    """
+
+    names = ("signs", "mean", "exact")
+    whole = ("mean",)
+
+    @classmethod
+    def of(cls, unit: torch.Tensor, like: FloatRows | None = None) -> FloatRows:
+        mean = unit.mean(0) if like is None else like.tensors["mean"]
+        return cls(signs=_signs(unit - mean), mean=mean, exact=unit.half())
+
+    @property
+    def size(self) -> int:
+        return len(self.tensors["mean"])
+
+    def __getitem__(self, rows) -> torch.Tensor:
+        return self.tensors["exact"][rows].float()
+
+    def top_k(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `FloatRows.top_k`, among the `RERANKED` rows whose signs are the nearest."""
+        count = min(max(k, RERANKED), len(self))
+        near = self._nearest(queries - self.tensors["mean"], count)
+        exact = self[near.flatten()].view(*near.shape, -1)
+        similarity = torch.bmm(exact, queries[:, :, None])[:, :, 0]
+        similarity, order = similarity.topk(k, dim=1)
+        return similarity, near.gather(1, order)
+
+    def _nearest(self, moved: torch.Tensor, count: int) -> torch.Tensor:
+        """(q, count) rows by Hamming distance."""
+        signs = self.tensors["signs"].numpy()
+        if importlib.util.find_spec("faiss"):
+            import faiss
+
+            index = faiss.IndexBinaryFlat(8 * signs.shape[1])
+            index.add(signs)  # a copy, of a bit a number
+            return torch.from_numpy(index.search(_signs(moved).numpy(), count)[1])
+        # the product of bits and signs of a query is the number of its ones less their distance
+        asked = torch.where(moved > 0, 1, -1).to(torch.int8)
+
+        def agreement(rows: slice) -> torch.Tensor:
+            bits = np.unpackbits(signs[rows], axis=1, count=self.size).view(np.int8)
+            return torch._int_mm(asked, torch.from_numpy(bits).T)
+
+        return best_of_blocks(len(signs), agreement, count, _SIGN_ROWS)[1]
+
+
+STORAGES: dict[str, type[FloatRows]] = {
+    "float32": FloatRows,
+    "float16": HalfRows,
+    "int8": ByteRows,
+    "signs": SignRows,
+}
+
+
+def storage_of(rows: FloatRows) -> str:
+    """The name of a kind of rows, one of `STORAGES`."""
+    return next(name for name, kind in STORAGES.items() if kind is type(rows))
+
+
+def check_storage(storage: str) -> type[FloatRows]:
+    """The kind of rows of a name.
+
+    Raises:
+        DataError: there is none.
+    """
+    require_choice(tuple(STORAGES), storage=storage)
+    return STORAGES[storage]
+
+
+def principal_axes(unit: torch.Tensor, dims: int) -> torch.Tensor:
+    """(dims, d) axes that keep most of the inner products of (n, d) rows: eigenvectors of their second moment.
+
+    No mean is taken away, so cosines stay near what they were.
+
+    Raises:
+        DataError: more axes than numbers or rows.
+    """
+    if not 1 <= dims <= min(unit.shape):
+        raise DataError(
+            f"dims must be between 1 and {min(unit.shape)}, of {len(unit)} descriptors of length {unit.shape[1]}, "
+            f"got {dims}"
+        )
+    exact = unit.double()
+    _, vectors = torch.linalg.eigh(exact.T @ exact)
+    return vectors[:, -dims:].T.flip(0).float().contiguous()
+
+
+def project(unit: torch.Tensor, axes: torch.Tensor | None) -> torch.Tensor:
+    """(n, dims) of length 1: (n, d) rows along these axes, or as they are where there are none."""
+    return unit if axes is None else torch.nn.functional.normalize(unit @ axes.T, dim=1)
+
+
+def _signs(moved: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.packbits((moved > 0).numpy(), axis=1))
