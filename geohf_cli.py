@@ -28,8 +28,8 @@ COMMANDS = {
     "env": "show versions, devices and caches, for a report of a bug",
 }
 HELP = ("-h", "--help")
-# what `geohf convert` takes weights of, see geohf.place.published; known before torch is imported
-PUBLISHED = ("cosplace", "eigenplaces")
+# what `geohf convert` takes weights of, see `published` in place and street; known before torch is imported
+PUBLISHED = ("cosplace", "eigenplaces", "geoclip")
 
 USAGE = f"""usage: geohf COMMAND ...
 

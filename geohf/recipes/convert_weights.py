@@ -1,7 +1,8 @@
-"""A checkpoint of place recognition as its authors published it, to a geohf model: predict, index, push and train on.
+"""A model as its authors published it, to a geohf model: predict, index, push and train on.
 
     python recipes/convert.py cosplace ResNet50_2048_cosplace.pth models/cosplace
     geohf convert eigenplaces ResNet18_512_eigenplaces.pth models/eigenplaces --image_size 480 640
+    geohf convert geoclip path/to/geoclip models/geoclip --backbone path/to/clip-vit-large-patch14
 
 The file is read as tensors alone, and every one of them must find its place in the model.
 """
@@ -11,20 +12,32 @@ from pathlib import Path
 
 from geohf.errors import DataError
 from geohf.hub.card import write_card
+from geohf.models.modeling import GeoPreTrainedModel
 from geohf.place import GeoPlaceModel
-from geohf.place.published import PUBLISHED
+from geohf.place import published as place
 from geohf.recipes.parsing import command_parser
 from geohf.recipes.running import run_recipe
+from geohf.street import GeoStreetModel
+from geohf.street import published as street
+
+PUBLISHED = place.PUBLISHED | street.PUBLISHED
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = command_parser(__doc__)
     parser.add_argument("name", choices=tuple(PUBLISHED), help="What the file holds.")
-    parser.add_argument("file", help="The published file.")
+    parser.add_argument("file", help="The published file, or the folder of a model of several files.")
     parser.add_argument("folder", help="A new folder for the model.")
     parser.add_argument(
-        "--image_size", type=int, nargs=2, default=(480, 640), help="Height and width of what the model sees."
+        "--image_size",
+        type=int,
+        nargs=2,
+        default=(480, 640),
+        help="Height and width of what a model of place recognition sees.",
+    )
+    parser.add_argument(
+        "--backbone", help="Folder of the CLIP that GeoCLIP stands on; default: from the Hub."
     )
     return parser
 
@@ -35,10 +48,15 @@ def main() -> None:
     folder = Path(args.folder)
     if folder.exists():
         raise DataError(f"{folder}: is there already; name a new folder for the model")
-    model = GeoPlaceModel.from_published(args.name, args.file, tuple(args.image_size))
+    if args.name in street.PUBLISHED:
+        model: GeoPreTrainedModel = GeoStreetModel.from_published(args.name, args.file, args.backbone)
+        what = f"a gallery of {model.config.gallery_size} positions"
+    else:
+        model = GeoPlaceModel.from_published(args.name, args.file, tuple(args.image_size))
+        what = f"descriptors of {model.config.descriptor_size}"
     model.save_pretrained(folder)
     write_card(folder, model.card_template, model.config)
-    print(f"{folder}: {PUBLISHED[args.name]}, descriptors of {model.config.descriptor_size}")
+    print(f"{folder}: {PUBLISHED[args.name]}, {what}")
 
 
 if __name__ == "__main__":

@@ -67,12 +67,13 @@ def gallery_of(source: Any, config: GeoStreetConfig, train: np.ndarray | None = 
     return grid_points(*config.gps_box, step)
 
 
-def gallery_points(source: Any) -> np.ndarray:
-    """The positions of a gallery, each once and in order.
+def gallery_points(source: Any, repeats: bool = False) -> np.ndarray:
+    """The positions of a gallery in order.
 
     Args:
         source: (n, 2) latitude and longitude in degrees, or a table with columns `latitude` and `longitude` (or
             `LAT` and `LON`, as GeoCLIP's has them).
+        repeats: keep positions that are there twice, as a published gallery has them: they count twice among all.
 
     Returns:
         (n, 2) float64, longitudes in [-180, 180].
@@ -85,7 +86,16 @@ def gallery_points(source: Any) -> np.ndarray:
     """
     if isinstance(source, (str, os.PathLike)):
         facts = os.stat(source) if os.path.isfile(source) else None
-        return _of_table(str(source), facts and (facts.st_mtime_ns, facts.st_size)).copy()
+        points = _of_table(str(source), facts and (facts.st_mtime_ns, facts.st_size))
+    else:
+        points = _of_array(source)
+    if repeats:
+        return points.copy()
+    _, first = np.unique(points, axis=0, return_index=True)
+    return points[np.sort(first)]
+
+
+def _of_array(source: Any) -> np.ndarray:
     if isinstance(source, torch.Tensor):
         source = source.detach().cpu().numpy()
     try:
@@ -121,8 +131,7 @@ def _checked(points: np.ndarray, source: str, name: Callable[[int], str]) -> np.
         raise DataError(
             f"{source}, {name(row)}: {reasons[row]}{more}; a gallery holds latitude and longitude"
         )
-    _, first = np.unique(points, axis=0, return_index=True)
-    return points[np.sort(first)]
+    return points
 
 
 def grid_points(south: float, west: float, north: float, east: float, spacing_km: float) -> np.ndarray:

@@ -96,6 +96,25 @@ class GeoStreetModel(GeoPreTrainedModel):
         self.head = StreetHead(config)
         self.finish_init()
 
+    @classmethod
+    def from_published(
+        cls, name: str, folder: str | os.PathLike | None = None, backbone: str | None = None
+    ) -> GeoStreetModel:
+        """The model that its authors published, see `geohf.street.published`.
+
+        Args:
+            name: `geoclip`.
+            folder: where it lies: a release folder of the Hub, or the package's; the installed package where None.
+            backbone: a folder of the CLIP that it stands on; fetched from the Hub where None.
+
+        Raises:
+            DataError: another name, a folder whose tensors are not, name by name and shape by shape, the model's, or
+                no backbone.
+        """
+        from geohf.street.published import load_published
+
+        return load_published(cls, name, folder, backbone)
+
     @can_return_tuple
     def forward(
         self,

@@ -153,6 +153,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     except Exception as error:  # whatever a broken pickle leads to, and one that holds more than tensors
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: the weights cannot be loaded as tensors alone: {reason}") from None
+    if isinstance(content, torch.Tensor):  # a file of one number or matrix, which its name describes
+        content = {path.stem: content}
     for name in _NESTED:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

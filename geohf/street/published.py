@@ -1,0 +1,165 @@
+"""Models of geolocation as their authors published them, as geohf models.
+
+GeoCLIP: two layers behind CLIP's projected feature, a location encoder on the Equal Earth map, the scale of their cosines,
+and a gallery of positions. They lie in the package `geoclip` of the package index, as three files and a table, or in a
+folder of the Hub with a config.json; CLIP itself is fetched from its own repo, or read from a folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from geohf.errors import DataError, did_you_mean
+from geohf.models.published import fill_published
+from geohf.street.gallery import gallery_points
+from geohf.vision.licenses import is_noncommercial
+from geohf.vision.repos import read_tensors
+
+if TYPE_CHECKING:
+    from geohf.street.modeling import GeoStreetModel
+
+# as cards name them
+PUBLISHED = {"geoclip": "GeoCLIP (github.com/VicenteVivan/geo-clip)"}
+LICENSE = "mit"
+BACKBONE = "openai/clip-vit-large-patch14"
+RELEASE, VERSION = "geoclip-geolocation", 1
+SIGMAS = [1.0, 16.0, 256.0]
+# file of the package -> what its tensors are called in a release folder
+FILES = {
+    "location_encoder_weights.pth": "location_encoder.",
+    "image_encoder_mlp_weights.pth": "image_encoder.mlp.",
+    "logit_scale_weights.pth": "",
+}
+GALLERY = "gps_gallery/coordinates_100K.csv"
+# published layer of a scale's net -> ours
+LAYERS = {"capsule.0.b": "frequencies"} | {
+    f"{theirs}.{kind}": f"layers.{ours}.{kind}"
+    for theirs, ours in (("capsule.1", 0), ("capsule.3", 2), ("capsule.5", 4), ("head.0", 6))
+    for kind in ("weight", "bias")
+}
+
+
+@dataclass
+class Published:
+    """What a published model holds.
+
+    Attributes:
+        tensors: under the names of a release folder.
+        gallery: (n, 2) degrees.
+        sigmas: of the location encoder's scales.
+        backbone: the repo whose vision tower it stands on.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    gallery: np.ndarray
+    sigmas: list[float]
+    backbone: str = BACKBONE
+
+
+def load_published(
+    kind: type[GeoStreetModel], name: str, folder: str | os.PathLike | None, backbone: str | None
+) -> GeoStreetModel:
+    """The model in a published folder, see `GeoStreetModel.from_published`."""
+    if name not in PUBLISHED:
+        raise DataError(
+            f"no published model {name!r}{did_you_mean(name, PUBLISHED)}; there are {', '.join(PUBLISHED)}"
+        )
+    where = _installed() if folder is None else Path(folder)
+    found = _read_release(where) if (where / "config.json").is_file() else _read_package(where)
+    size = {
+        name: found.tensors.get(f"location_encoder.LocEnc0.{name}.weight") for name in ("capsule.1", "head.0")
+    }
+    if any(matrix is None or matrix.ndim != 2 for matrix in size.values()):
+        raise DataError(f"{where}: lacks the location encoder of {name}")
+    model = kind.from_backbone(
+        backbone or found.backbone,
+        gps_head="gallery",
+        location_encoder="equal_earth",
+        location_size=len(size["head.0"]),
+        location_hidden_size=len(size["capsule.1"]),
+        location_sigmas=found.sigmas,
+        noise_m=150.0,
+    )
+    match = model.head.match
+    parts = nn.Module()
+    parts.location, parts.image, parts.logit_scale = match.location, match.image, match.logit_scale
+    fill_published(parts, found.tensors, _our_name, _their_name, where)
+    match.set_gallery(found.gallery)
+    config = model.config
+    config.backbone_license = (
+        config.backbone_license if is_noncommercial(config.backbone_license) else LICENSE
+    )
+    config.backbone_name = PUBLISHED[name]
+    return model.eval()
+
+
+def _installed() -> Path:
+    """The folder of the installed package, which is not imported."""
+    found = importlib.util.find_spec("geoclip")
+    if found is None or found.origin is None:
+        raise DataError(
+            "geoclip: name the folder that holds it, or install the package: pip install --no-deps geoclip==1.3.0"
+        )
+    return Path(found.origin).parent / "model"
+
+
+def _read_package(folder: Path) -> Published:
+    weights = next((f for f in (folder / "weights", folder / "model/weights") if f.is_dir()), folder)
+    absent = [file for file in FILES if not (weights / file).is_file()]
+    gallery = weights.parent / GALLERY
+    if absent or not gallery.is_file():
+        raise DataError(
+            f"{folder}: is no folder of GeoCLIP's: it lacks {', '.join([*absent, *([] if gallery.is_file() else [GALLERY])])}, "
+            f"and a config.json of the type {RELEASE}"
+        )
+    tensors = {}
+    for file, prefix in FILES.items():
+        held = read_tensors(weights / file)
+        tensors |= {prefix + name: tensor for name, tensor in held.items()}
+    # a file of one number, which is called by the file
+    tensors = {"logit_scale" if name == "logit_scale_weights" else name: t for name, t in tensors.items()}
+    return Published(tensors, gallery_points(gallery, repeats=True), SIGMAS)
+
+
+def _read_release(folder: Path) -> Published:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind, version = config.get("model_type"), config.get("format_version")
+    if kind != RELEASE or version != VERSION:
+        raise DataError(f"{folder}: is a {kind} of format {version}; {RELEASE} of format {VERSION} is wanted")
+    gallery = str(config.get("gallery_file"))
+    if Path(gallery).name != gallery or not (folder / gallery).is_file():
+        raise DataError(f"{folder}: lacks the gallery {gallery!r} that its config.json names")
+    backbone = config.get("backbone") or {}
+    return Published(
+        read_tensors(folder / "model.safetensors"),
+        gallery_points(folder / gallery, repeats=True),
+        [float(sigma) for sigma in config.get("sigma") or SIGMAS],
+        str(backbone.get("repo_id") or BACKBONE),
+    )
+
+
+def _our_name(name: str) -> str:
+    """The name that a published tensor has in our model; its own where it has none."""
+    scale = re.fullmatch(r"location_encoder\.LocEnc(\d+)\.(.+)", name)
+    if scale and scale[2] in LAYERS:
+        return f"location.scales.{scale[1]}.{LAYERS[scale[2]]}"
+    return name.replace("image_encoder.mlp.", "image.", 1)
+
+
+def _their_name(name: str) -> str:
+    """The name that a parameter of our model has in a release folder."""
+    scale = re.fullmatch(r"location\.scales\.(\d+)\.(.+)", name)
+    if scale:
+        theirs = {ours: published for published, ours in LAYERS.items()}
+        return f"location_encoder.LocEnc{scale[1]}.{theirs[scale[2]]}"
+    return name.replace("image.", "image_encoder.mlp.", 1)
