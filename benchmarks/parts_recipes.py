@@ -7,7 +7,7 @@
 - absent parts: found like all others (the original), background, found and then judged by their state (`detect`), or
   ignored.
 
-Prints the two tables that the README shows: held-out numbers, mean over seeds.
+Prints the two tables that docs/parts.md shows: held-out numbers, mean over seeds.
 """
 
 from __future__ import annotations

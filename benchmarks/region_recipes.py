@@ -2,7 +2,7 @@
 
     python benchmarks/region_recipes.py --seeds 0 1
 
-Prints the table that the README shows: held-out photographs, mean over seeds and their range.
+Prints the table that docs/region.md shows: held-out photographs, mean over seeds and their range.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/street_recipes.py --seeds 0 1 2
 
-Prints the table that the README shows: held-out numbers, mean over seeds and their range.
+Prints the table that docs/street.md shows: held-out numbers, mean over seeds and their range.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/tiles_recipes.py --seeds 42 1
     python benchmarks/tiles_recipes.py --seeds 42 1 2 --landsat path/to/mosaics     # <year>.tif, bands 2 NIR, 3 red
 
-Prints the tables that the README shows: held-out numbers, mean over seeds and their range.
+Prints the tables that docs/tiles.md shows: held-out numbers, mean over seeds and their range.
 """
 
 from __future__ import annotations

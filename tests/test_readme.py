@@ -157,7 +157,8 @@ def test_seed_tables_name_flags_and_the_values_of_the_shipped_config(task, monke
     shipped = f"recipes/configs/{task}.yaml"
     given = re.findall(r"^(\w+):", (ROOT / shipped).read_text(), re.M)
     config = merged(parser.parse(["--config", shipped]))
-    for row in table_after(README, f"### {task.title()}"):
+    page = (ROOT / "docs" / f"{task}.md").read_text(encoding="utf-8")
+    for row in table_after(page, "## From the "):
         for span in spans(row[1]):
             flags = re.findall(r"--(\w+)", span)
             if span.startswith("accelerate"):

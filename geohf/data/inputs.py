@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+from geohf.data.addresses import ParquetRows, files_at, names_many
 from geohf.data.formats import TABLES, is_parquet, parquet_features
 from geohf.data.samples import name_of, samples_of, undecoded
 from geohf.data.tables import (
@@ -66,9 +67,9 @@ def find_images(
 
     Args:
         sources: one name or a list of names, each an image file; a folder, or a zip, of which every image counts; a
-            glob like `photos/**/*.jpg`; a CSV or Parquet table with a column of file names (`image`, `file_name`,
+            glob like `photos/**/*.jpg`; Parquet files whose rows hold pictures, as a folder or a glob; a CSV or Parquet table with a column of file names (`image`, `file_name`,
             `filename`, `file` or `path`, relative to the table) or of pictures; a folder of `save_to_disk`; an
-            address of fsspec; or the name of a dataset with a column of images. Or else what `samples_of` takes.
+            address of fsspec, of a folder (it ends in `/`) and a glob, too; or the name of a dataset with a column of images. Or else what `samples_of` takes.
         read_source: what a task reads in its own way, by its name; None for the rest.
         dimensions: see `samples_of`.
 
@@ -92,7 +93,7 @@ def names_one(source: str | os.PathLike) -> bool:
     name = os.fspath(source)
     path = Path(name)
     if is_address(name):
-        return True
+        return not names_many(name)
     if not path.exists():
         return is_image_name(path) and not glob.has_magic(name)  # whoever opens it says that it is missing
     return path.is_file() and path.suffix.lower() not in (*TABLES, ".zip")
@@ -103,7 +104,7 @@ def _of_source(source: str) -> Part:
         raise DataError("an empty name is no image, folder or table")
     path = Path(source)
     if is_address(source):
-        return [source], [source]
+        return _of_files(source, files_at(source)) if names_many(source) else ([source], [source])
     if path.suffix.lower() in TABLES and path.is_file():
         return _of_table(path)
     if path.suffix.lower() == ".zip" and path.is_file():
@@ -111,6 +112,9 @@ def _of_source(source: str) -> Part:
     if path.is_dir():
         if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
             return _of_saved(path)
+        shards = sorted(path.glob("*.parquet"))
+        if shards and not any(is_image_name(file) for file in path.iterdir()):
+            return _of_shards(source, shards)
         files = image_files(path)
         return [str(file.relative_to(path)) for file in files], files
     if path.exists():
@@ -120,7 +124,7 @@ def _of_source(source: str) -> Part:
         matches = sorted(found, key=lambda file: natural_key(Path(file)))
         if not matches:
             raise DataError(f"{source}: no file is called so")
-        return matches, matches
+        return _of_shards(source, matches) if all(map(is_parquet, matches)) else (matches, matches)
     if (
         source.count("/")
         != 1  # a dataset of the Hub is org/name; a folder's name with a slip is sent nowhere
@@ -130,6 +134,27 @@ def _of_source(source: str) -> Part:
     ):
         raise ImageError(f"{source}: no such file or folder")
     return _rows_of(_load(source, source), source)
+
+
+def _of_files(source: str, files: list[str]) -> Part:
+    """What lies at an address: pictures, or shards of Parquet where all of it is Parquet."""
+    if all(map(is_parquet, files)):
+        return _of_shards(source, files)
+    images = [name for name in files if is_image_name(name)]
+    if not images:
+        raise DataError(f"{source}: holds no image and not only Parquet files, but: {', '.join(files[:10])}")
+    warn_unread(source, [name for name in files if not is_image_name(name)])
+    return images, images
+
+
+def _of_shards(source: str, files: Sequence[str | Path]) -> Part:
+    """Parquet files whose rows hold pictures, read one after the other."""
+    from datasets import Features
+
+    rows = ParquetRows(files)
+    if not _columns_of_pictures(Features.from_arrow_schema(rows.schema)):
+        raise DataError(f"{source}: has no column of images; the columns are: {', '.join(rows.schema.names)}")
+    return None, rows
 
 
 def _of_zip(path: Path) -> Part:

@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import asdict
-from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -19,6 +18,7 @@ from transformers import BatchFeature, PreTrainedModel
 from geohf.data.inputs import find_images, names_one
 from geohf.data.samples import samples_of
 from geohf.errors import DataError, require_at_least
+from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.repo import ModelRepo
 from geohf.vision.backbones import describe_backbone, load_tower, require_weights
 from geohf.vision.initialization import mark_initialized
@@ -214,9 +214,26 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         """One batch of samples as `forward` takes it; a task whose samples name classes looks them up here."""
         return self.processor(samples)
 
-    @torch.inference_mode()
+    def steps(self, **options) -> tuple[Callable[[list], BatchFeature], Callable[[BatchFeature], list]]:
+        """The two steps of `predict` for a batch of samples: to tensors, which threads may do, and to answers.
+
+        Args:
+            options: of `predict`; a task whose options need work before the first batch does it here.
+        """
+        model = in_eval_mode(self)
+
+        @torch.inference_mode()
+        def answer(tensors: BatchFeature) -> list:
+            tensors = tensors.to(self.device)
+            tensors["pixel_values"] = tensors["pixel_values"].to(self.dtype)
+            return model.decode(model(**tensors, return_dict=True), **options)
+
+        return model.prepare, answer
+
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list:
         """Answer for images of any kind.
+
+        Threads prepare the next batches while the model computes.
 
         Args:
             batch_size: samples in one pass.
@@ -233,15 +250,12 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
 
         require_at_least(1, batch_size=batch_size)
         answers = []
-        model = in_eval_mode(self)
         samples = self.samples(inputs)
+        prepare, answer = self.steps(**options)
         total = len(samples) if isinstance(samples, Sized) else None
-        rows = iter(samples)
         with tqdm(total=total, desc="predict", disable=total is not None and total <= batch_size) as bar:
-            while batch := list(islice(rows, batch_size)):
-                tensors = model.prepare(batch).to(self.device)
-                tensors["pixel_values"] = tensors["pixel_values"].to(self.dtype)
-                answers += model.decode(model(**tensors, return_dict=True), **options)
+            for batch, tensors in prepared_ahead(prepare, batches_of(samples, batch_size)):
+                answers += answer(tensors.result())
                 bar.update(len(batch))
         return answers
 

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import logging
+import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import gather_object
+
+from geohf.data.addresses import upload
 from geohf.data.inputs import Inputs
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError, require_at_least
-from geohf.io import atomic_write, json_text, refuse_overwriting
+from geohf.io import cache_folder, refuse_overwriting
+from geohf.models.ahead import batches_of, prepared_ahead
+from geohf.models.partial import Line, Partial, PartialRows
 from geohf.report.answers import check_format, write_answers
+from geohf.report.tables import write_csv
 from geohf.vision.contents import content_key
+from geohf.vision.images import is_address
 from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
-    from geohf.models.modeling import GeoPreTrainedModel
+    from accelerate.state import PartialState
 
-logger = logging.getLogger(__name__)
+    from geohf.models.modeling import GeoPreTrainedModel
 
 
 def predict_to_file(
@@ -30,6 +37,7 @@ def predict_to_file(
     output: str | os.PathLike,
     batch_size: int = 32,
     on_error: str = "raise",
+    processes: PartialState | None = None,
     finish: Callable[[list[dict]], list[dict]] | None = None,
     **options: Any,
 ) -> int:
@@ -41,13 +49,17 @@ def predict_to_file(
     Args:
         sources: what the model's `find_inputs` knows: files, folders, globs, tables, names of datasets, or samples
             of any kind that `predict` takes; or the `Inputs` themselves.
+        output: a file; an address of fsspec; or a folder, which ends in `/`, see
+            `geohf.models.shards.predict_to_shards`.
         on_error: `raise` stops at an input that cannot be used, `skip` leaves it out and lists it in
             `OUTPUT.skipped.csv`.
+        processes: accelerate's `PartialState`, where several processes share the work: each calls this with the same
+            inputs, and they see one disk.
         finish: makes the rows to write of all rows together, where an answer needs more than its batch.
         options: of the model's `predict`.
 
     Returns:
-        The number of rows written.
+        The number of rows written; 0 in every process but the first.
 
     Raises:
         DataError: `output` is an input, an input that cannot be used, an ending that is no known format, or answers without a
@@ -55,96 +67,135 @@ def predict_to_file(
     """
     from tqdm.auto import tqdm
 
-    from geohf.report.tables import write_csv
+    require_at_least(1, batch_size=batch_size)
+    if str(output).endswith("/"):
+        from geohf.models.shards import predict_to_shards
 
-    output = Path(output)
+        if finish is not None:
+            raise DataError(f"{output}: answers that depend on each other go into one file, not into a folder")
+
+        return predict_to_shards(model, sources, output, batch_size, on_error, processes, **options)
     check_format(output)
     named = isinstance(sources, (str, os.PathLike))
     refuse_overwriting(output, [sources] if named else sources if isinstance(sources, (list, tuple)) else [])
-    require_at_least(1, batch_size=batch_size)
+    local = _local(output)
     inputs = sources if isinstance(sources, Inputs) else model.find_inputs(sources)
     errors = RowErrors(on_error)
-    partial = output.with_name(f".{output.name}.partial")
-    head = {"run": _fingerprint(model, batch_size, on_error, options)}
-    done = {line["key"]: line for line in _take_up(partial, head)}
-    rows, count = [], 0
-    with tqdm(total=inputs.count, desc="predict") as bar:
-        for batch in _batches(inputs, batch_size):
-            key = content_key(batch)
-            if key not in done:
-                line = json_text({"key": key} | _answer(model, batch, on_error, options))
-                done[key] = json.loads(line)
-                with open(partial, "a", encoding="utf-8") as file:
-                    file.write(line + "\n")
-            rows += done[key]["rows"]
-            errors.rows += done[key]["skipped"]
-            count += len(batch)
-            bar.update(len(batch))
-    if not count:
-        partial.unlink()
+    rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
+    work = Work(model, batch_size, on_error, options)
+    partial = Partial(local, work.fingerprint(), rank)
+    if processes:
+        processes.wait_for_everyone()
+    partial.take_up()
+    lines: list[tuple[int, Line]] = []
+    batches = islice(enumerate(batches_of(inputs, batch_size)), rank, None, world)
+    keyed = ((number, batch, content_key(batch)) for number, batch in batches)
+    ahead = prepared_ahead(lambda entry: None if entry[2] in partial.done else work.prepare(entry[1]), keyed)
+    with tqdm(total=inputs.count, desc="predict", disable=rank > 0) as bar:
+        for (number, batch, key), tensors in ahead:
+            if key not in partial.done:
+                partial.add(key, work.answers(batch, tensors.result))
+            lines.append((number, partial.done[key]))
+            bar.update(len(batch) * world)
+    kept = 0
+    if world > 1:
+        lines = gather_object(lines)
+    if rank == 0:
+        kept = _write(partial, [line for _, line in sorted(lines)], output, local, errors, finish)
+    if processes:
+        processes.wait_for_everyone()
+    return kept
+
+
+def _write(
+    partial: Partial,
+    lines: list[Line],
+    output: str | os.PathLike,
+    local: Path,
+    errors: RowErrors,
+    finish: Callable[[list[dict]], list[dict]] | None,
+) -> int:
+    """Make the output of finished batches; the number of rows."""
+    if not lines:
+        partial.remove()
         raise DataError("there is nothing to predict")
-    errors.settle(kept=len(rows))
-    write_answers(output, rows if finish is None else finish(rows))
+    rows, kept = PartialRows(lines), 0
+    for entry in rows.entries():
+        errors.rows += entry["skipped"]
+        kept += len(entry["rows"])
+    errors.settle(kept=kept)
+    write_answers(local, rows if finish is None else finish(list(rows)))
+    skipped = local.with_name(f"{local.name}.skipped.csv")
     if errors.rows:
-        write_csv(output.with_name(f"{output.name}.skipped.csv"), errors.rows)
-    partial.unlink()
-    return len(rows)
+        write_csv(skipped, errors.rows)
+    if is_address(output):
+        upload(local, str(output))
+        local.unlink()
+        if errors.rows:
+            upload(skipped, f"{output}.skipped.csv")
+            skipped.unlink()
+    partial.remove()
+    return kept
 
 
-def _batches(inputs, size: int) -> Iterator[list[tuple[str, Any]]]:
-    entries = iter(inputs)
-    while batch := list(islice(entries, size)):
-        yield batch
+def _local(output: str | os.PathLike) -> Path:
+    """Where an output is written: itself, or a file of the cache that is uploaded in the end."""
+    if not is_address(output):
+        return Path(output)
+    return cache_folder("predictions") / content_key(str(output)) / str(output).rpartition("/")[2]
 
 
-def _answer(model, batch: list[tuple[str, Any]], on_error: str, options: Mapping) -> dict:
-    names, samples = [name for name, _ in batch], [sample for _, sample in batch]
-    try:
-        answers = model.predict(samples, batch_size=len(samples), **options)
-        return {"rows": _rows(model, names, answers), "skipped": []}
-    except DataError as error:
-        if on_error == "raise":
-            raise
-        if len(batch) == 1:
-            return {"rows": [], "skipped": [{"source": "inputs", "row": names[0], "reason": str(error)}]}
-    parts = [_answer(model, [entry], on_error, options) for entry in batch]  # which of them was it?
-    return {key: [row for part in parts for row in part[key]] for key in ("rows", "skipped")}
+@dataclass
+class Work:
+    """What a model does with a batch of named samples.
 
+    Attributes:
+        on_error: `skip` leaves out the samples that cannot be used.
+        options: of the model's `predict`.
+    """
 
-def _rows(model, names: list[str], answers: list) -> list[dict]:
-    return [
-        {"input": name} | row
-        for name, answer in zip(names, answers, strict=True)
-        for row in model.rows_of(answer)
-    ]
+    model: GeoPreTrainedModel
+    batch_size: int
+    on_error: str
+    options: Mapping[str, Any]
 
+    def __post_init__(self):
+        self._prepare, self._answer = self.model.steps(**self.options)
 
-def _take_up(partial: Path, head: dict) -> list[dict]:
-    """The batches that an earlier call of this run has finished; the file is left with these alone."""
-    lines = partial.read_bytes().splitlines(keepends=True) if partial.is_file() else []
-    found = []
-    if _parsed(lines[:1]) == [head]:
-        found = _parsed(lines[1:])
-    with atomic_write(partial) as file:
-        file.writelines(json_text(line) + "\n" for line in (head, *found))
-    if found:
-        logger.info("%d batches are finished already", len(found))
-    return found
+    def prepare(self, batch: list[tuple[str, Any]]) -> Any:
+        """The tensors of a batch; any thread may ask for them."""
+        return self._prepare([sample for _, sample in batch])
 
+    def answers(self, batch: list[tuple[str, Any]], tensors: Callable[[], Any]) -> dict[str, list]:
+        """Rows of answers, and the samples that were left out.
 
-def _parsed(lines: list[bytes]) -> list[Any]:
-    """The lines as JSON, up to one that was cut off or that is none."""
-    found = []
-    for line in lines:
+        Args:
+            tensors: gives what `prepare` made of the batch, or raises what it raised.
+        """
         try:
-            if not line.endswith(b"\n"):
-                break
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
+            found = self._answer(tensors())
+            return {"rows": self._rows(batch, found), "skipped": []}
+        except DataError as error:
+            if self.on_error == "raise":
+                raise
+            if len(batch) == 1:
+                return {
+                    "rows": [],
+                    "skipped": [{"source": "inputs", "row": batch[0][0], "reason": str(error)}],
+                }
+        # which of them was it?
+        parts = [self.answers([entry], functools.partial(self.prepare, [entry])) for entry in batch]
+        return {key: [row for part in parts for row in part[key]] for key in ("rows", "skipped")}
 
+    def fingerprint(self) -> str:
+        """What the answers depend on beside the inputs."""
+        weights, config = weights_fingerprint(self.model), self.model.config.to_json_string()
+        options = dict(sorted(self.options.items()))
+        return content_key([weights, config, self.batch_size, self.on_error, options])
 
-def _fingerprint(model, batch_size: int, on_error: str, options: Mapping) -> str:
-    weights, config = weights_fingerprint(model), model.config.to_json_string()
-    return content_key([weights, config, batch_size, on_error, dict(sorted(options.items()))])
+    def _rows(self, batch: list[tuple[str, Any]], answers: list) -> list[dict]:
+        return [
+            {"input": name} | row
+            for (name, _), answer in zip(batch, answers, strict=True)
+            for row in self.model.rows_of(answer)
+        ]

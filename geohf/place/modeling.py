@@ -221,7 +221,11 @@ class GeoPlaceModel(GeoPreTrainedModel):
         Raises:
             DataError: an index of another model.
         """
-        return super().predict(inputs, batch_size, index=self.open_index(index), **options)
+        return super().predict(inputs, batch_size, index=index, **options)
+
+    def steps(self, index: PlaceIndex | str | os.PathLike | None = None, **options):
+        """As `GeoPreTrainedModel.steps`; the index is opened once."""
+        return super().steps(index=self.open_index(index), **options)
 
     def predict_sequences(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -270,18 +269,24 @@ class GeoRegionModel(GeoPreTrainedModel):
         Raises:
             DataError: a region that the model does not know, or not one region a photograph.
         """
-        if region is not None:
-            samples = self.samples(inputs)
-            one = isinstance(region, str) or not isinstance(region, Iterable)
-            names = repeat(region) if one else list(region)
-            if isinstance(names, list) and hasattr(samples, "__len__") and len(names) != len(samples):
-                raise DataError(f"{len(names)} regions for {len(samples)} photographs")
-            named = (
-                {"image": split_sample(sample)[0], "region": name}
-                for sample, name in zip(samples, names, strict=isinstance(names, list))
-            )
-            inputs = list(named) if isinstance(samples, list) else named
-        return super().predict(inputs, batch_size, **options)
+        if region is None or isinstance(region, str) or not isinstance(region, Iterable):
+            return super().predict(inputs, batch_size, region=region, **options)
+        samples, names = self.samples(inputs), list(region)
+        if hasattr(samples, "__len__") and len(names) != len(samples):
+            raise DataError(f"{len(names)} regions for {len(samples)} photographs")
+        named = (_of_region(sample, name) for sample, name in zip(samples, names, strict=True))
+        return super().predict(list(named) if isinstance(samples, list) else named, batch_size, **options)
+
+    def steps(self, region: str | int | None = None, **options):
+        """As `GeoPreTrainedModel.steps`, for photographs that all are of one region, where one is named."""
+        prepare, answer = super().steps(**options)
+        if region is None:
+            return prepare, answer
+        return lambda samples: prepare([_of_region(sample, region) for sample in samples]), answer
+
+
+def _of_region(sample: Any, region: str | int | None) -> dict:
+    return {"image": split_sample(sample)[0], "region": region}
 
 
 def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.io import atomic_write, json_text
+from geohf.io import atomic_write, json_text, plain
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
 from geohf.report.tables import format_number, write_csv
@@ -27,12 +27,16 @@ def check_format(path: str | os.PathLike) -> str:
     """
     ending = Path(path).suffix.lower()
     if ending not in WRITERS:
-        raise DataError(f"{path}: ends in none of {', '.join(WRITERS)}, which say the format")
+        raise DataError(
+            f"{path}: ends in none of {', '.join(WRITERS)}, which say the format; a folder of Parquet ends in /"
+        )
     return ending
 
 
-def write_answers(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as `.csv`, `.jsonl` (one JSON object a line), `.geojson` (points) or `.html`.
+def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as `.csv`, `.jsonl` (one JSON object a line), `.parquet`, `.geojson` (points) or `.html`.
+
+    The first two take rows that are read from a file as they are written, twice for CSV; the others hold all in memory.
 
     HTML is a map where the rows have `latitude` and `longitude`, with circles of `radius_m` where they have it,
     and a table otherwise; both open without a network.
@@ -40,7 +44,7 @@ def write_answers(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) ->
     Raises:
         DataError: an unknown ending, or GeoJSON of rows that have no place.
     """
-    WRITERS[check_format(path)](path, list(rows))
+    WRITERS[check_format(path)](path, rows)
 
 
 def _write_jsonl(path, rows: Iterable[Mapping]) -> None:
@@ -54,14 +58,32 @@ def _placed(rows: list) -> np.ndarray | None:
     return np.array([[row[name] for name in PLACED] for row in rows], np.float64)
 
 
-def _write_points(path, rows: list) -> None:
+def write_parquet(path, rows: Iterable[Mapping], metadata: Mapping[str, str] | None = None) -> None:
+    """Write rows as Parquet; dicts, whose keys differ from row to row, are JSON text.
+
+    Args:
+        metadata: text for the file's schema.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pylist(
+        [{k: json_text(v) if isinstance(v, Mapping) else plain(v) for k, v in row.items()} for row in rows]
+    )
+    with atomic_write(path, binary=True) as file:
+        pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), file)
+
+
+def _write_points(path, rows: Iterable[Mapping]) -> None:
+    rows = list(rows)
     points = _placed(rows)
     if points is None:
         raise DataError(f"{path}: these answers are no places in degrees; take .csv, .jsonl or .html")
     write_geojson(path, points, rows)
 
 
-def _write_html(path, rows: list) -> None:
+def _write_html(path, rows: Iterable[Mapping]) -> None:
+    rows = list(rows)
     points = _placed(rows)
     if points is None:
         _write_table(path, rows)
@@ -92,4 +114,10 @@ def _line(tag: str, cells: Iterable[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>\n"
 
 
-WRITERS = {".csv": write_csv, ".jsonl": _write_jsonl, ".geojson": _write_points, ".html": _write_html}
+WRITERS = {
+    ".csv": write_csv,
+    ".jsonl": _write_jsonl,
+    ".parquet": write_parquet,
+    ".geojson": _write_points,
+    ".html": _write_html,
+}

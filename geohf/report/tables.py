@@ -32,7 +32,7 @@ def format_number(value: Any, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _names(rows: list[Mapping], names: Sequence[str] | None) -> list[str]:
+def _names(rows: Iterable[Mapping], names: Sequence[str] | None) -> list[str]:
     return list(names) if names is not None else list(dict.fromkeys(name for row in rows for name in row))
 
 
@@ -81,8 +81,9 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> Non
 
     A missing entry, None and NaN are empty cells; lists and dicts are written as JSON; floats keep every
     digit. The old file is replaced only when all of the new one is written. No rows make an empty file.
+    What can be iterated twice is, and is not kept in memory.
     """
-    rows = list(rows)
+    rows = list(rows) if iter(rows) is rows else rows
     names = _names(rows, None)
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from geohf.vision.images import held_by, is_address
+from geohf.vision.images import HANDED_OVER, held_by, is_address
 
 _END = 4096  # bytes: the pixels at the end of a picture, where two cameras' files hardly ever agree
 
@@ -100,18 +100,22 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield os.fspath(value).encode(errors="surrogateescape")
         yield from _file_facts(os.fspath(value))
     elif isinstance(value, Image.Image):
-        yield f"{value.mode} {value.size} {value.getexif().get(0x0112)}".encode()
-        yield value.tobytes()
-        yield repr(value.getpalette()).encode()
+        with HANDED_OVER:
+            orientation, pixels, palette = value.getexif().get(0x0112), value.tobytes(), value.getpalette()
+        yield f"{value.mode} {value.size} {orientation}".encode()
+        yield pixels
+        yield repr(palette).encode()
     elif isinstance(value, Mapping):
         held = value.get("bytes") is not None
         for key, entry in value.items():
             yield repr(key).encode()
             yield from [str(entry).encode()] if held and key == "path" else _parts(entry)
     elif callable(getattr(value, "seek", None)) and callable(getattr(value, "read", None)):
-        value.seek(0)
-        yield repr(value.read()).encode()
-        value.seek(0)
+        with HANDED_OVER:
+            value.seek(0)
+            content = value.read()
+            value.seek(0)
+        yield repr(content).encode()
     elif hasattr(value, "detach"):
         yield from _parts(value.detach().cpu().float().numpy())
     elif isinstance(value, np.ndarray) and value.dtype.kind != "O":

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from zipfile import ZipFile
 
@@ -21,6 +22,9 @@ _TOO_LARGE = (
     "has more than {:,} pixels, which may be a decompression bomb; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS "
     "if you trust it"
 )
+
+# of pictures and open files that a user hands over: two threads may be given the same, which reads its pixels only once
+HANDED_OVER = Lock()
 
 # what a broken file surfaces as, depending on Pillow's plugin
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError)
@@ -136,9 +140,10 @@ def _bytes_of_file(file: Any) -> bytes:
     if getattr(file, "encoding", None):
         raise ImageError(f"{name}: is open as text; open it with mode 'rb'")
     try:
-        if getattr(file, "seekable", bool)():
-            file.seek(0)  # as Pillow does: what was just written is read from its beginning
-        content = file.read()
+        with HANDED_OVER:
+            if getattr(file, "seekable", bool)():
+                file.seek(0)  # as Pillow does: what was just written is read from its beginning
+            content = file.read()
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: cannot be read ({error})") from None
     if not isinstance(content, (bytes, bytearray)):
@@ -215,7 +220,8 @@ def heif_picture(file, name: str) -> Image.Image:
 
 def _picture(image: Image.Image) -> Image.Image:
     try:
-        return _to_rgb(image)  # Pillow reads a file's pixels only now
+        with HANDED_OVER:
+            return _to_rgb(image)  # Pillow reads a file's pixels only now
     except BROKEN as error:
         name = getattr(image, "filename", None) or f"{type(image).__name__} {image.mode} {image.size}"
         raise ImageError(f"{name}: is broken, truncated or of an unknown mode ({error})") from None

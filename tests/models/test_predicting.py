@@ -14,6 +14,7 @@ from helpers.place_models import build_model, write_pictures
 from PIL import Image
 
 from geohf.errors import DataError
+from geohf.models.predicting import Work
 from geohf.vision.contents import content_key, contents_of
 
 NAMES = [f"IMG_{i}.png" for i in range(8)]
@@ -34,18 +35,18 @@ def days(tmp_path):
 
 def stopped(model, inputs, output, monkeypatch, after=2):
     """Predict until so many batches are done, as a kill leaves it."""
-    done, predict = [], type(model).predict
+    done, answers = [], Work.answers
 
     def failing(self, *args, **kwargs):
         if len(done) == after:
             raise KeyboardInterrupt
         done.append(1)
-        return predict(self, *args, **kwargs)
+        return answers(self, *args, **kwargs)
 
-    monkeypatch.setattr(type(model), "predict", failing)
+    monkeypatch.setattr(Work, "answers", failing)
     with pytest.raises(KeyboardInterrupt):
         model.predict_to_file(inputs, output, 2)
-    monkeypatch.setattr(type(model), "predict", predict)
+    monkeypatch.setattr(Work, "answers", answers)
 
 
 def answers(path):
@@ -104,10 +105,8 @@ def test_another_input_begins_anew(kind, model, days, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_input_goes_on(kind, model, days, tmp_path, monkeypatch):
     stopped(model, KINDS[kind](days[0]), tmp_path / "x.jsonl", monkeypatch)
-    calls, predict = [], type(model).predict
-    monkeypatch.setattr(
-        type(model), "predict", lambda self, *a, **k: calls.append(1) or predict(self, *a, **k)
-    )
+    calls, found = [], Work.answers
+    monkeypatch.setattr(Work, "answers", lambda self, *a, **k: calls.append(1) or found(self, *a, **k))
     assert model.predict_to_file(KINDS[kind](days[0]), tmp_path / "x.jsonl", 2) == 8
     assert len(calls) == 2
 

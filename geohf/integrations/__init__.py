@@ -1,0 +1,1 @@
+"""Optional engines and tools, imported on demand."""
