@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -253,8 +254,9 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         samples = self.samples(inputs)
         prepare, answer = self.steps(**options)
         total = len(samples) if isinstance(samples, Sized) else None
-        with tqdm(total=total, desc="predict", disable=total is not None and total <= batch_size) as bar:
-            for batch, tensors in prepared_ahead(prepare, batches_of(samples, batch_size)):
+        bar = tqdm(total=total, desc="predict", disable=total is not None and total <= batch_size)
+        with bar, closing(prepared_ahead(prepare, batches_of(samples, batch_size))) as ahead:
+            for batch, tensors in ahead:
                 answers += answer(tensors.result())
                 bar.update(len(batch))
         return answers

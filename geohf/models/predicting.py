@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -90,8 +91,10 @@ def predict_to_file(
     lines: list[tuple[int, Line]] = []
     batches = islice(enumerate(batches_of(inputs, batch_size)), rank, None, world)
     keyed = ((number, batch, content_key(batch)) for number, batch in batches)
-    ahead = prepared_ahead(lambda entry: None if entry[2] in partial.done else work.prepare(entry[1]), keyed)
-    with tqdm(total=inputs.count, desc="predict", disable=rank > 0) as bar:
+    prepared = prepared_ahead(
+        lambda entry: None if entry[2] in partial.done else work.prepare(entry[1]), keyed
+    )
+    with tqdm(total=inputs.count, desc="predict", disable=rank > 0) as bar, closing(prepared) as ahead:
         for (number, batch, key), tensors in ahead:
             if key not in partial.done:
                 partial.add(key, work.answers(batch, tensors.result))

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +106,11 @@ def _answer(work: Work, name: str, shard: list[tuple[str, Any]], key: str) -> No
     if (_facts(name) or {}).get(KEY) == key:
         return
     rows, skipped = [], []
-    for batch, tensors in prepared_ahead(work.prepare, batches_of(shard, work.batch_size)):
-        found = work.answers(batch, tensors.result)
-        rows += found["rows"]
-        skipped += found["skipped"]
+    with closing(prepared_ahead(work.prepare, batches_of(shard, work.batch_size))) as ahead:
+        for batch, tensors in ahead:
+            found = work.answers(batch, tensors.result)
+            rows += found["rows"]
+            skipped += found["skipped"]
     metadata = {KEY: key, SKIPPED: json_text(skipped)}
     _save(name, lambda path: write_parquet(path, rows, metadata))
 

@@ -25,6 +25,12 @@ _TOO_LARGE = (
 
 # of pictures and open files that a user hands over: two threads may be given the same, which reads its pixels only once
 HANDED_OVER = Lock()
+if hasattr(
+    os, "register_at_fork"
+):  # a worker process that is forked while a thread holds it would wait for ever
+    os.register_at_fork(
+        before=HANDED_OVER.acquire, after_in_parent=HANDED_OVER.release, after_in_child=HANDED_OVER.release
+    )
 
 # what a broken file surfaces as, depending on Pillow's plugin
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from geohf.models import ahead, shards
 from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.partial import Partial
 from geohf.models.predicting import Work
-from geohf.vision.images import ImageError
+from geohf.vision.images import HANDED_OVER, ImageError
 
 NAMES = [f"IMG_{i}.png" for i in range(11)]
 
@@ -88,6 +90,43 @@ def test_errors_come_at_their_turn(two_threads):
         consume()
     assert seen == [([0], True), ([1], False), ([2], True)]
     assert not [t for t in threading.enumerate() if t.name.startswith("geohf-prepare")]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError("of the answer")])
+@pytest.mark.parametrize("output", [None, "a.csv", "shards/"])
+def test_no_thread_is_left_when_a_prediction_ends_early(output, error, model, photos, tmp_path, two_threads):
+    def stop(*_, **__):
+        raise error
+
+    stopping = copy.copy(model)
+    stopping.decode = stop
+    ask = partial(stopping.predict_to_file, output=f"{tmp_path}/{output}") if output else stopping.predict
+    with pytest.raises(type(error) if isinstance(error, Exception) else error) as raised:
+        ask(photos, batch_size=2)
+    assert raised.tb is not None  # and with it the frames that hold the iterator
+    assert not [t for t in threading.enumerate() if t.name.startswith("geohf-prepare")]
+
+
+def test_a_process_that_is_forked_while_a_picture_is_read_can_read_pictures(photos):
+    """As a DataLoader forks its workers while another thread predicts."""
+    reading, forked = threading.Event(), threading.Event()
+
+    def read():
+        with HANDED_OVER:
+            reading.set()
+            forked.wait(0.5)  # the fork waits for this thread, so it is never set before
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    reading.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if HANDED_OVER.acquire(timeout=20) else 1)
+    forked.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert HANDED_OVER.acquire(timeout=20)
+    HANDED_OVER.release()
 
 
 @pytest.mark.parametrize("name", TASKS)
