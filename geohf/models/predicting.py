@@ -73,7 +73,9 @@ def predict_to_file(
         from geohf.models.shards import predict_to_shards
 
         if finish is not None:
-            raise DataError(f"{output}: answers that depend on each other go into one file, not into a folder")
+            raise DataError(
+                f"{output}: answers that depend on each other go into one file, not into a folder"
+            )
 
         return predict_to_shards(model, sources, output, batch_size, on_error, processes, **options)
     check_format(output)
