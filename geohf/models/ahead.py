@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Any
@@ -19,7 +19,9 @@ def batches_of(samples: Iterable[Any], size: int) -> Iterator[list]:
         yield batch
 
 
-def prepared_ahead(prepare: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[tuple[Any, Future]]:
+def prepared_ahead(
+    prepare: Callable[[Any], Any], batches: Iterable[Any]
+) -> Generator[tuple[Any, Future], None, None]:
     """Batches in their order, each with a future of `prepare(batch)`.
 
     Threads, and neither a fork nor a worker process: samples may be open files or pictures, and nothing of the
