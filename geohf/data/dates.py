@@ -11,7 +11,8 @@ _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 _ENDS = ["uary", "ruary", "ch", "il", "", "e", "y", "ust", "tember", "ober", "ember", "ember"]
 _NAMED = rf"(?P<month>{'|'.join(f'{m}(?:{end})?' for m, end in zip(_MONTHS, _ENDS, strict=True))})(?![a-z])"
 YEARS = range(1800, 2201)
-_EPOCH, _YEAR_DAYS = datetime(1970, 1, 1), 365.2425
+YEAR_DAYS = 365.2425  # the mean of the Gregorian calendar
+_EPOCH = datetime(1970, 1, 1)
 _CLOCK = (
     r"(?:(?P<mark>[T_ -]?)(?P<h>\d\d)(?P<c>:?)(?P<m>\d\d)(?:(?P=c)(?P<s>\d\d)(?:\.\d+)?)?(?!\d)"
     r"(?P<zone>[+-]\d\d:?\d\d)?)?"
@@ -35,7 +36,7 @@ def _date_years(year: int, month: int, day: int, clock: re.Match | None = None) 
         moment = datetime(year, month, day)
     except ValueError:
         return None
-    return 1970 + ((moment - _EPOCH).days + (_day_share(clock) if clock else 0.0)) / _YEAR_DAYS
+    return 1970 + ((moment - _EPOCH).days + (_day_share(clock) if clock else 0.0)) / YEAR_DAYS
 
 
 def _day_share(clock: re.Match) -> float:
@@ -59,7 +60,7 @@ def _day_of_year(match: re.Match) -> float | None:
     year, number = int(match[1]), int(match[2])
     first = _date_years(year, 1, 1)
     return (
-        None if first is None or not 1 <= number <= 365 + isleap(year) else first + (number - 1) / _YEAR_DAYS
+        None if first is None or not 1 <= number <= 365 + isleap(year) else first + (number - 1) / YEAR_DAYS
     )
 
 

@@ -90,10 +90,7 @@ def check_frames(frames: Sequence[Any]) -> None:
         DataError: these are years, quarters, months or dates and do not ascend. Of other numbers, which may be anything,
             a warning says so.
     """
-    paths = [Path(frame) for frame in frames if isinstance(frame, (str, os.PathLike))]
-    names = [re.sub(r"\.[A-Za-z]\w*$", "", path.name) for path in paths]  # .1989 is no ending
-    if len(set(names)) == 1:
-        names = [path.parent.name for path in paths]
+    names = _names(frames)
     try:
         found = _read(names)
     except DataError:  # whatever these names are, they tell no one order
@@ -115,6 +112,56 @@ def step_key(label: str) -> Any:
             if match[0] == label:
                 return unit, years
     return float(label) if re.fullmatch(rf"[+-]?{_DIGITS}", label) else label
+
+
+def times_of_frames(frames: Sequence[Any]) -> list[StepTimes | None] | None:
+    """When frames were taken, as their labels or file names tell, see `check_frames`; None where one does not.
+
+    Args:
+        frames: None for a missing one.
+
+    >>> times_of_frames(["a/20190731.tif", None])[0].unit
+    'dates'
+    """
+    there = [frame for frame in frames if frame is not None]
+    if not all(isinstance(frame, (str, os.PathLike)) for frame in there):
+        return None
+    try:
+        found = _read(_names(there))
+    except DataError:
+        return None
+    if found is None:
+        return None
+    times = iter(found.times)
+    return [None if frame is None else StepTimes(np.array([next(times)]), found.unit) for frame in frames]
+
+
+def _names(frames: Sequence[Any]) -> list[str]:
+    paths = [Path(frame) for frame in frames if isinstance(frame, (str, os.PathLike))]
+    names = [re.sub(r"\.[A-Za-z]\w*$", "", path.name) for path in paths]  # .1989 is no ending
+    return [path.parent.name for path in paths] if len(set(names)) == 1 and len(names) > 1 else names
+
+
+def time_of(cell: Any) -> StepTimes:
+    """One date, month, quarter or year, alone or inside a name; its unit is `numbers` where it is none of them.
+
+    Args:
+        cell: text, a number, or what has an `isoformat` (datetime, pandas' Timestamp).
+
+    Raises:
+        DataError: it is no text of which a time or a number can be read.
+
+    >>> time_of("2019-07"), time_of(2019).unit
+    (StepTimes(times=array([2019.5]), unit='months'), 'years')
+    """
+    text = cell.isoformat() if hasattr(cell, "isoformat") else text_of(cell)
+    if text is not None and text.endswith(".0"):
+        text = text[:-2]
+    found = None if text is None else _read([text])
+    several = found is not None and found.unit not in FORMS and len(re.findall(r"\d+", str(text))) > 1
+    if found is None or several:  # 2019-13-01 is not the year 2019
+        raise DataError(f"{cell!r} is no date; write 2019-07-31, 2019-07 or 2019")
+    return found
 
 
 def shorten(labels: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from geohf.errors import DataError
 from geohf.metrics.directions import LOSS
 from geohf.tiles.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
@@ -108,10 +109,19 @@ class TileArguments(DataArguments, BackboneArguments):
             "help": "bicubic, or nearest for classes; default: nearest for files with a color table, else bicubic."
         },
     )
-    encoder: str = field(default="convlstm", metadata={"help": "convlstm, convgru or attention."})
+    encoder: str = field(default="convlstm", metadata={"help": "convlstm, convgru, attention or ltae."})
+    dates: bool | None = field(
+        default=None,
+        metadata={
+            "help": "See when frames were taken and for when the answer is; default: attention and ltae do where labels "
+            "are dates, months or years."
+        },
+    )
     backbone: str | None = field(
         default=None,
-        metadata={"help": "Frame encoder of --encoder attention: a timm name, or a transformers tower."},
+        metadata={
+            "help": "Frame encoder of --encoder attention and ltae: a timm name, or a transformers tower."
+        },
     )
     pretrained: bool = with_default(BackboneArguments, "pretrained", True)
     hidden_sizes: list[int] | None = field(
@@ -145,6 +155,15 @@ class TileTrainingArguments(GeoTrainingArguments):
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Tiles in a batch of evaluation."})
     learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate."})
     augment: bool = field(default=True, metadata={"help": "Turn and mirror tiles, all frames alike."})
+    frame_dropout: float = field(
+        default=0.0,
+        metadata={"help": "Chance of a seen frame to be masked in training; at least one of a tile stays."},
+    )
     cache_workers: int | None = field(
         default=None, metadata={"help": "Processes that cut tiles; default: one a core."}
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.frame_dropout < 1:
+            raise DataError(f"frame_dropout must lie in [0, 1), got {self.frame_dropout}")

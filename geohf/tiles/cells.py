@@ -133,12 +133,18 @@ class RecurrentEncoder(nn.Module):
         )
         self.patch_size = patch_size
 
-    def forward(self, frames: torch.Tensor, step_mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        frames: torch.Tensor,
+        step_mask: torch.Tensor | None = None,
+        planes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """The last layer's output after the last step.
 
         Args:
             frames: (batch, steps, bands, height, width).
             step_mask: (batch, steps) bool, False for steps to pass over; None: all are seen.
+            planes: (batch, steps, n) numbers that are constant over a frame, more channels of the first layer.
 
         Returns:
             (batch, hidden, height / patch_size, width / patch_size).
@@ -147,10 +153,14 @@ class RecurrentEncoder(nn.Module):
             seen = step_mask.any(0)
             seen[-1] |= ~seen.any()
             frames, step_mask = frames[:, seen], step_mask[:, seen]
-        steps = [
-            F.pixel_unshuffle(x, self.patch_size).contiguous(memory_format=torch.channels_last)
-            for x in frames.unbind(1)
-        ]
+            planes = None if planes is None else planes[:, seen]
+        steps = [F.pixel_unshuffle(x, self.patch_size) for x in frames.unbind(1)]
+        if planes is not None:
+            steps = [
+                torch.cat([x, plane[..., None, None].expand(-1, -1, *x.shape[-2:]).to(x.dtype)], 1)
+                for x, plane in zip(steps, planes.unbind(1), strict=True)
+            ]
+        steps = [x.contiguous(memory_format=torch.channels_last) for x in steps]
         for cell, norm in zip(self.cells, self.norms, strict=True):
             state, outputs = None, []
             for t, x in enumerate(steps):

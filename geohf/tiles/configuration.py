@@ -11,6 +11,7 @@ from geohf.models.configuration import GeoConfig
 
 Task = Literal["forecast", "estimate"]
 TASKS = get_args(Task)
+FRAMEWISE = ("attention", "ltae")  # encoders of single frames, with attention over time
 
 
 @strict
@@ -18,7 +19,10 @@ class TileSequenceConfig(GeoConfig):
     """Everything that a tile model needs to answer in the targets' units.
 
     Args:
-        encoder: `convlstm`, `convgru`, or `attention`: a frame encoder (`vision_config`) with attention over time.
+        encoder: `convlstm`, `convgru`, or a frame encoder (`vision_config`) with attention over time: `attention`
+            (transformer layers) or `ltae` (one query a head).
+        dates: the model sees when frames were taken and for when it answers, see `geohf.tiles.dates`; else the order
+            of the steps alone.
         vision_config: of the frame encoder: a timm name's config; None for the recurrent encoders.
         feature_size: length of the frame encoder's pooled feature.
         backbone_name, backbone_license: where the frame encoder's first weights came from, None for random ones.
@@ -51,7 +55,8 @@ class TileSequenceConfig(GeoConfig):
 
     model_type = "geohf_tiles"
 
-    encoder: Literal["convlstm", "convgru", "attention"] = "convlstm"
+    encoder: Literal["convlstm", "convgru", "attention", "ltae"] = "convlstm"
+    dates: bool = False
     vision_config: dict | PreTrainedConfig | None = None
     feature_size: int = 512
     # lists; `Any` are those that are None only until `__post_init__` has run
@@ -115,6 +120,11 @@ class TileSequenceConfig(GeoConfig):
         """Bands of a frame."""
         return len(self.band_mean)
 
+    @property
+    def framewise(self) -> bool:
+        """Frames are encoded one by one, and attended to over time."""
+        return self.encoder in FRAMEWISE
+
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
         super().validate_architecture()
@@ -135,8 +145,10 @@ class TileSequenceConfig(GeoConfig):
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         if len(self.band_std) != self.bands:
             raise ValueError(f"{len(self.band_std)} band_std for {self.bands} band_mean")
-        if self.encoder == "attention" and (self.vision_config is None or self.head == "image"):
-            raise ValueError("encoder 'attention' needs a frame encoder, and cannot answer with an image")
+        if self.framewise and (self.vision_config is None or self.head == "image"):
+            raise ValueError(
+                f"encoder {self.encoder!r} needs a frame encoder, and cannot answer with an image"
+            )
         if self.head == "image" and self.loss == "quantile":
             raise ValueError("an image is learned with mse, mae or huber")
         if self.loss == "quantile" and (

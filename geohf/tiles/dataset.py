@@ -15,7 +15,7 @@ from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.frames import last_seen, prepare_frames
-from geohf.tiles.processing import batch_of_rows, numbers_of
+from geohf.tiles.processing import batch_of_rows, numbers_of, shows_nothing
 from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
@@ -54,7 +54,10 @@ class BoundRows(Dataset):
 
     def key_arrays(self) -> dict[str, np.ndarray]:
         """What tells it from other windows."""
-        return dict(vars(self.windows))
+        columns = dict(vars(self.windows))
+        if self._config is None or not self._config.dates:
+            columns.pop("dates")
+        return {name: column for name, column in columns.items() if column is not None}
 
     def groups(self) -> np.ndarray:
         """(n,) what each row stands or falls with, where intervals are drawn."""
@@ -82,7 +85,7 @@ class TileSequences(BoundRows):
 
     A batch holds `pixel_values` (n, steps, bands, height, width) standardized, `step_mask` (n, steps) bool,
     `last_values` (n, targets) and `labels`, (n, targets) in the targets' units or (n, bands, height, width)
-    standardized.
+    standardized; for a model that sees dates `dates` (n, steps + 1, 2), see `geohf.tiles.dates.frame_dates`.
 
     Args:
         cache: of the table that the windows belong to.
@@ -127,6 +130,10 @@ class TileSequences(BoundRows):
             "last_values": torch.from_numpy(windows.last.astype(np.float32)),
             "labels": torch.from_numpy(windows.truth.astype(np.float32)),
         }
+        if self.config.dates:
+            if windows.dates is None:
+                raise DataError("the model sees dates, and the labels of these tiles tell none")
+            batch["dates"] = torch.from_numpy(windows.dates)
         if image:
             batch["labels"] = self._measured(holes[:, -1], pixels[:, -1], sizes)
             pixels = pixels[:, :-1]
@@ -195,10 +202,24 @@ class TileRows(BoundRows):
         """One window per row, with the numbers of these targets; their frames are not told."""
         n = len(self.rows)
         truth, last = (np.full((n, len(targets)), np.nan) for _ in range(2))
-        for i in range(n) if targets else ():
+        unseen: list[int] = []
+        for i in range(n):
             row = self.rows[i]
+            if shows_nothing(row):
+                unseen.append(i)
+            if not targets:
+                continue
             truth[i] = numbers_of(row.get("labels"), targets, f"row {i}, labels")
             last[i] = numbers_of(row.get("last_values"), targets, f"row {i}, last_values")
+        if unseen:
+            raise DataError(
+                f"row {unseen[0]}: shows no frame, all are missing or masked"
+                + (
+                    f", as in {len(unseen)} of {n} rows; leave them out"
+                    if len(unseen) > 1
+                    else "; leave it out"
+                )
+            )
         none = np.zeros((n, 0), np.int64)
         return TileWindows(
             np.arange(n),

@@ -9,11 +9,13 @@ import numpy as np
 
 from geohf.data.inputs import TABLES, Part
 from geohf.data.tables import RowErrors, read_table
+from geohf.data.times import StepTimes, shorten
 from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
+from geohf.tiles.dates import DATED
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.grid import require_trained_table
 from geohf.tiles.images import found_labels
@@ -25,7 +27,8 @@ from geohf.tiles.windows import make_windows
 class TileSamples(Sequence):
     """A sample a tile: the newest frames that the model can take, oldest first, and the last known values.
 
-    A forecast is for the step after the newest image, an estimate for that image's own.
+    A forecast is for the step after the newest image, an estimate for that image's own. To a model that sees dates
+    that step lies as far ahead as steps are apart, in the median.
     """
 
     def __init__(self, table: TileTable, cache: TileCache, config: TileSequenceConfig):
@@ -34,6 +37,16 @@ class TileSamples(Sequence):
         self.seen = can_be_seen(cache.holes, config.max_nodata)[:, self.steps]
         values = table.values if config.task == "forecast" else table.values[:, :-1]
         self.last = _last_known(values)
+        self.dates = None
+        if config.dates:
+            times = table.steps.times
+            typical = np.median(np.diff(times)) if config.task == "forecast" else 0.0
+            if table.steps.unit not in DATED:
+                raise DataError(
+                    f"{table.source}: the model sees dates, and the labels {shorten(table.labels)} tell none"
+                )
+            at = [StepTimes(times[[step]], table.steps.unit) for step in self.steps]
+            self.dates = {"dates": at, "date": StepTimes(times[-1:] + typical, table.steps.unit)}
 
     def __len__(self) -> int:
         return len(self.cache)
@@ -42,7 +55,8 @@ class TileSamples(Sequence):
         frames = self.cache.tile(row, self.steps)
         frames = map(with_mask, frames, self.cache.tile_mask(row, self.steps))
         frames = [frame if seen else None for frame, seen in zip(frames, self.seen[row], strict=True)]
-        return {"frames": frames, "last_values": dict(zip(self.targets, self.last[row], strict=True))}
+        last = dict(zip(self.targets, self.last[row], strict=True))
+        return {"frames": frames, "last_values": last} | (self.dates or {})
 
 
 def read_tiles(source: str | os.PathLike, config: TileSequenceConfig) -> Part:

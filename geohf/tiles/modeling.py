@@ -15,16 +15,17 @@ from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.tiles.answers import TilePrediction, TileSequenceOutput, predictions_of
-from geohf.tiles.attention import TemporalAttention
+from geohf.tiles.attention import LightTemporalAttention, TemporalAttention
 from geohf.tiles.cells import ConvGRUCell, ConvLSTMCell, RecurrentEncoder
-from geohf.tiles.configuration import TileSequenceConfig
+from geohf.tiles.configuration import FRAMEWISE, TileSequenceConfig
 from geohf.tiles.dataset import TileRows, TileSequences, as_sequences
+from geohf.tiles.dates import DATE_FEATURES, PLANES, date_features, date_planes
 from geohf.tiles.frames import last_seen
 from geohf.tiles.inputs import labeled_tiles, read_tiles
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.metrics import measure
 from geohf.tiles.processing import TileCollator, TileSequenceProcessor, settings_of
-from geohf.tiles.scales import fields_of_rows, fields_of_table, target_scales
+from geohf.tiles.scales import fields_of_rows, fields_of_table, sees_dates, target_scales
 from geohf.vision.backbones import (
     build_tower,
     describe_backbone,
@@ -70,17 +71,16 @@ class TileSequenceModel(GeoPreTrainedModel):
 
     def __init__(self, config: TileSequenceConfig):
         super().__init__(config)
-        if config.encoder == "attention":
+        features = width = config.hidden_sizes[-1]
+        if config.framewise:
             self.tower = build_tower(config.vision_config)
-            width = config.hidden_sizes[-1]
             self.projection = nn.Linear(config.feature_size, width)
-            self.temporal = TemporalAttention(
-                width, config.frames, config.attention_layers, config.attention_heads, config.dropout
-            )
-            features = width
+            self.temporal = _attention(config, width)
         else:
             self.tower = RecurrentEncoder(_cells(config), config.norm, config.patch_size)
-            features = 2 * config.hidden_sizes[-1]
+            features = width if config.head == "image" else 2 * width
+        if config.dates:  # the horizon, and the time of the year that is asked for
+            self.answer_date = nn.Linear(DATE_FEATURES, features)
         if config.head == "image":
             self.head = nn.Conv2d(config.hidden_sizes[-1], config.bands * config.patch_size**2, 1)
             last = self.head
@@ -120,8 +120,8 @@ class TileSequenceModel(GeoPreTrainedModel):
         require_weights(backbone_weights, pretrained)
         backbone = describe_backbone(name, image_size, backbone_weights, in_chans=bands)
         side = backbone.image_processor["crop_size"]
+        config_fields.setdefault("encoder", "attention")
         config = TileSequenceConfig(
-            encoder="attention",
             vision_config=backbone.config,
             feature_size=backbone.feature_size,
             backbone_name=published_name(str(backbone_weights or name)) if pretrained else None,
@@ -137,8 +137,8 @@ class TileSequenceModel(GeoPreTrainedModel):
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
         """A small sample as `forward` takes it, as in transformers."""
-        frame = np.arange(64 * self.config.bands, dtype=np.uint16)
-        return dict(self.processor([[frame.reshape(8, 8, self.config.bands)]]))
+        frame = np.arange(64 * self.config.bands, dtype=np.uint16).reshape(8, 8, self.config.bands)
+        return dict(self.processor([{"frames": [frame], "dates": [2020], "date": 2021}]))
 
     @property
     def processor_settings(self) -> dict:
@@ -160,6 +160,7 @@ class TileSequenceModel(GeoPreTrainedModel):
         step_mask: torch.Tensor | None = None,
         last_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        dates: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
     ) -> TileSequenceOutput:
         """Predict tiles.
@@ -170,16 +171,21 @@ class TileSequenceModel(GeoPreTrainedModel):
             last_values: (batch, targets) the last known values in the targets' units, NaN where unknown.
             labels: (batch, targets) in the targets' units, or (batch, bands, height, width) standardized for an
                 image; NaN entries do not count.
+            dates: (batch, steps + 1, 2) of the frames and the answer, see `geohf.tiles.dates.frame_dates`; for a model
+                with `config.dates` alone.
             loss_items: what the loss is divided by, see `PhaseTrainer`.
         """
         if step_mask is not None and bool(step_mask.all()):
             step_mask = None
+        seen = self._seen_dates(pixel_values, step_mask, dates)
         if self.config.head == "image":
-            change = self.head(self.tower(pixel_values, step_mask))
+            state = self.tower(pixel_values, step_mask, None if seen is None else date_planes(seen[0]))
+            change = self.head(state if seen is None else state + self.answer_date(seen[1])[..., None, None])
             raw = F.pixel_shuffle(change, self.config.patch_size).float()
             base, scale = last_seen(pixel_values, step_mask).float(), 1.0
         else:
-            features = self._features(pixel_values, step_mask)
+            features = self._features(pixel_values, step_mask, None if seen is None else seen[0])
+            features = features if seen is None else features + self.answer_date(seen[1])
             raw, base, scale = self._numbers(self.head(features), last_values)
         loss = parts = None
         if labels is not None:
@@ -196,11 +202,24 @@ class TileSequenceModel(GeoPreTrainedModel):
         """How many entries of a batch count for the loss."""
         return {self.config.loss: batch["labels"].isfinite().sum()}
 
-    def _features(self, pixel_values, step_mask) -> torch.Tensor:
-        if self.config.encoder != "attention":
-            state = self.tower(pixel_values, step_mask)
+    def _seen_dates(self, pixel_values, step_mask, dates) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """`date_features` of a batch, in the model's own type; None of a model that sees no dates."""
+        if not self.config.dates:
+            return None
+        if dates is None:
+            raise DataError(
+                "this model sees dates: give every sample the `dates` of its frames and the `date` of its answer"
+            )
+        if step_mask is None:
+            step_mask = torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=pixel_values.device)
+        frames, answer = date_features(dates, step_mask)
+        return frames.to(self.dtype), answer.to(self.dtype)
+
+    def _features(self, pixel_values, step_mask, dates) -> torch.Tensor:
+        if not self.config.framewise:
+            state = self.tower(pixel_values, step_mask, None if dates is None else date_planes(dates))
             return torch.cat([state.mean((-2, -1)), state.amax((-2, -1))], -1)
-        if pixel_values.shape[1] > self.config.frames:
+        if pixel_values.shape[1] > self.config.frames and not self.config.dates:
             raise DataError(
                 f"{pixel_values.shape[1]} frames, but the model's attention knows {self.config.frames} at most"
             )
@@ -210,7 +229,7 @@ class TileSequenceModel(GeoPreTrainedModel):
         seen = self.projection(tower_features(self.tower, pixel_values[step_mask]))
         features = seen.new_zeros(*step_mask.shape, seen.shape[-1])
         features[step_mask] = seen
-        return self.temporal(features, step_mask)
+        return self.temporal(features, step_mask, dates)
 
     def _numbers(self, raw: torch.Tensor, last_values: torch.Tensor | None):
         """The head's raw answers (batch, targets, quantiles), and what they count from and in: (batch, targets)."""
@@ -287,8 +306,17 @@ class TileSequenceModel(GeoPreTrainedModel):
         return {metric.name: metric.value for metric in found}
 
 
+def _attention(config: TileSequenceConfig, width: int) -> nn.Module:
+    date_size = DATE_FEATURES if config.dates else 0
+    if config.encoder == "ltae":
+        return LightTemporalAttention(width, config.frames, config.dropout, date_size)
+    layers, heads = config.attention_layers, config.attention_heads
+    return TemporalAttention(width, config.frames, layers, heads, config.dropout, date_size)
+
+
 def _cells(config: TileSequenceConfig) -> list[nn.Module]:
-    inputs = [config.bands * config.patch_size**2, *config.hidden_sizes[:-1]]
+    planes = PLANES if config.dates else 0
+    inputs = [config.bands * config.patch_size**2 + planes, *config.hidden_sizes[:-1]]
     layers = zip(inputs, config.hidden_sizes, config.kernel_sizes, strict=True)
     if config.encoder == "convgru":
         return [ConvGRUCell(*layer) for layer in layers]
@@ -320,14 +348,19 @@ def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
             for part in (train, *others)
         ]
         fields |= {"targets": targets} | target_scales(windows[0], windows[1:], options.predict_change)
+    fields |= {"encoder": options.encoder, "dates": sees_dates(options, train)}
     with settings_refused():
-        if options.encoder != "attention":
-            return TileSequenceModel(TileSequenceConfig(encoder=options.encoder, **fields))
+        if options.encoder not in FRAMEWISE:
+            return TileSequenceModel(TileSequenceConfig(**fields))
         if options.backbone is None:
-            raise DataError("--encoder attention needs a frame encoder: --backbone with any timm name")
+            raise DataError(
+                f"--encoder {options.encoder} needs a frame encoder: --backbone with any timm name"
+            )
         height, width = fields.pop("image_size")
         if height != width:
-            raise DataError(f"--encoder attention takes square tiles, --image_size is {height} x {width}")
+            raise DataError(
+                f"--encoder {options.encoder} takes square tiles, --image_size is {height} x {width}"
+            )
         return TileSequenceModel.from_backbone(
             options.backbone,
             pretrained=options.pretrained,

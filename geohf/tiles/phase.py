@@ -42,7 +42,8 @@ class TilePhaseTrainer(PhaseTrainer):
 
     def make_collator(self, model, training: bool):
         """Of whole batches of `TileSequences`, or of single rows."""
-        return TileCollator(model.config, augment=training and self.args.augment)
+        dropout = self.args.frame_dropout if training else 0.0
+        return TileCollator(model.config, augment=training and self.args.augment, frame_dropout=dropout)
 
     def measured(self):
         """As `METRICS`, of images or of the model's targets."""

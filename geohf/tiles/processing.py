@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from geohf.data.samples import samples_of
-from geohf.data.times import check_frames
+from geohf.data.times import check_frames, times_of_frames
 from geohf.errors import DataError
+from geohf.tiles.dates import dates_of_sample
 from geohf.tiles.frames import can_be_seen, prepare_frames
 from geohf.tiles.grid import require_same_grid, require_same_kind, require_trained_kind
 from geohf.tiles.masks import read_frame
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 
 
 class TileSequenceProcessor(SampleProcessor):
-    """Turns samples into `pixel_values` (batch, steps, bands, height, width), `step_mask` and `last_values`.
+    """Turns samples into `pixel_values` (batch, steps, bands, height, width), `step_mask`, `last_values` and `dates`.
 
     A sample is the frames of one tile, oldest first: a list, an array (steps, height, width, bands), or a dict
     with `frames` (a list, or a dict by label) and perhaps `last_values`, the last known value of every target:
-    a number, or a dict by name. A frame is what `read_frame` takes; None is a missing one.
+    a number, or a dict by name. A frame is what `read_frame` takes; None is a missing one. Where the model sees
+    dates, the sample's `dates` hold one a frame (its label in a dict and the names of files tell it, too), and its
+    `date` is that of the answer.
     """
 
-    model_input_names = ["pixel_values", "step_mask", "last_values"]  # noqa: RUF012  transformers declares it so
+    model_input_names = ["pixel_values", "step_mask", "last_values", "dates"]  # noqa: RUF012  transformers declares it so
     size = {"height": 64, "width": 64}  # noqa: RUF012
     image_mean = (0.0,)
     image_std = (1.0,)
@@ -38,6 +41,7 @@ class TileSequenceProcessor(SampleProcessor):
     targets = ()
     resampling = "bicubic"
     pixel_kind = None
+    dates = False
     call_settings = (
         "size",
         "image_mean",
@@ -47,14 +51,22 @@ class TileSequenceProcessor(SampleProcessor):
         "targets",
         "resampling",
         "pixel_kind",
+        "dates",
     )
 
     def __init__(
-        self, nodata=None, max_nodata=0.5, targets=(), resampling="bicubic", pixel_kind=None, **kwargs
+        self,
+        nodata=None,
+        max_nodata=0.5,
+        targets=(),
+        resampling="bicubic",
+        pixel_kind=None,
+        dates=False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.nodata, self.max_nodata, self.targets = nodata, max_nodata, list(targets)
-        self.resampling, self.pixel_kind = resampling, pixel_kind
+        self.resampling, self.pixel_kind, self.dates = resampling, pixel_kind, dates
 
     def tensors(self, images: Any) -> dict[str, torch.Tensor]:
         """Prepare a list of samples; shorter sequences get masked steps in front.
@@ -64,14 +76,16 @@ class TileSequenceProcessor(SampleProcessor):
                 grid or are no images as the model was trained on, a sample has no frame, its frames' labels or files' names
                 go back in time, or its `last_values` do not name the model's targets.
         """
-        samples = [self._sample(sample) for sample in samples_of(images, dimensions=4)]
+        samples = [
+            self._sample(sample, f"sample {i}") for i, sample in enumerate(samples_of(images, dimensions=4))
+        ]
         if not samples:
             raise DataError("there is no sample to prepare")
-        steps = max(len(frames) for frames, _ in samples)
+        steps = max(len(frames) for frames, *_ in samples)
         size = self.size["height"], self.size["width"]
         pixels = torch.zeros(len(samples), steps, len(self.image_mean), *size)
         mask = torch.zeros(len(samples), steps, dtype=torch.bool)
-        for i, (frames, _) in enumerate(samples):
+        for i, (frames, *_) in enumerate(samples):
             first = None
             for t, frame in enumerate(frames, start=steps - len(frames)):
                 if frame is None:
@@ -86,8 +100,11 @@ class TileSequenceProcessor(SampleProcessor):
                 pixels[i, t] = self._prepare(read, holes, where=f"sample {i}, step {t}")
             if not mask[i].any():
                 raise DataError(f"sample {i}: no frame is left to see, all are missing or without data")
-        last = torch.tensor([values for _, values in samples], dtype=torch.float32)
-        return {"pixel_values": pixels, "step_mask": mask, "last_values": last}
+        last = torch.tensor([values for _, values, _ in samples], dtype=torch.float32)
+        batch = {"pixel_values": pixels, "step_mask": mask, "last_values": last}
+        if self.dates:
+            batch["dates"] = _in_front([torch.from_numpy(dates) for *_, dates in samples])
+        return batch
 
     def _prepare(self, frame: np.ndarray, holes: np.ndarray, where: str) -> torch.Tensor:
         if frame.shape[-1] != len(self.image_mean):
@@ -97,20 +114,52 @@ class TileSequenceProcessor(SampleProcessor):
         size, scaling = (self.size["height"], self.size["width"]), (self.image_mean, self.image_std)
         return prepare_frames(frame[None].copy(), size, *scaling, holes[None], self.resampling)[0]
 
-    def _sample(self, sample: Any) -> tuple[list, list[float]]:
-        last = None
+    def _sample(self, sample: Any, where: str) -> tuple[list, list[float], Any]:
+        """Frames, last values, and (frames + 1, 2) dates, None where the model sees none."""
+        last = dates = answered = None
         if isinstance(sample, Mapping):
             if "frames" not in sample:
                 raise DataError(f"a sample needs 'frames'; it has {', '.join(map(str, sample))}")
-            sample, last = sample["frames"], sample.get("last_values")
+            last, dates, answered = (sample.get(name) for name in ("last_values", "dates", "date"))
+            sample = sample["frames"]
             if isinstance(sample, Mapping):
                 check_frames(list(map(str, sample)))
+                dates = list(sample) if dates is None else dates
                 sample = list(sample.values())
         if isinstance(sample, (str, bytes)) or (hasattr(sample, "ndim") and sample.ndim != 4):
             raise DataError("a sample is the frames of a tile, a list or an array of 4 dimensions")
         if not hasattr(sample, "ndim"):
             check_frames(sample := list(sample))
-        return list(sample), numbers_of(last, self.targets)
+        frames = list(sample)
+        found = dates_of(frames, dates, answered, where) if self.dates else None
+        return frames, numbers_of(last, self.targets), found
+
+
+def dates_of(frames: Sequence, dates: Any, answered: Any, where: str) -> np.ndarray:
+    """(frames + 1, 2) of a sample's frames and its answer, see `geohf.tiles.dates.frame_dates`.
+
+    Args:
+        dates: one a frame; None: as the files are named.
+        answered: the answer's date.
+        where: the sample, for messages.
+
+    Raises:
+        DataError: a date is missing or cannot be read, or a frame is of later than the answer.
+    """
+    if answered is None:
+        raise DataError(f"{where}: this model sees dates, say for when it shall answer: 'date': '2022-07-31'")
+    dates = times_of_frames(frames) if dates is None else dates
+    if dates is None:
+        raise DataError(
+            f"{where}: this model sees dates, and no file's name tells them; give 'dates', one a frame"
+        )
+    if len(dates) != len(frames):
+        raise DataError(f"{where}: {len(dates)} dates for {len(frames)} frames")
+    found = dates_of_sample(dates, answered, where)
+    late = [t for t, days in enumerate(found[:, 0]) if days < 0 and frames[t] is not None]
+    if late:
+        raise DataError(f"{where}: the frame {late[0]} is of {dates[late[0]]}, after the answer's {answered}")
+    return found
 
 
 def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -> list[float]:
@@ -147,6 +196,7 @@ def settings_of(config: TileSequenceConfig) -> dict[str, Any]:
         "targets": config.targets,
         "resampling": config.resampling,
         "pixel_kind": config.pixel_kind,
+        "dates": config.dates,
     }
 
 
@@ -159,15 +209,24 @@ class TileCollator:
     Args:
         config: of the model.
         augment: turn and mirror, alike for all frames of a row and its target.
+        frame_dropout: chance of a seen frame to be masked.
     """
 
-    def __init__(self, config: TileSequenceConfig, augment: bool = False):
-        self.config, self.augment = config, augment
+    def __init__(self, config: TileSequenceConfig, augment: bool = False, frame_dropout: float = 0.0):
+        self.config, self.augment, self.frame_dropout = config, augment, frame_dropout
 
     def __call__(self, rows: Any) -> dict[str, torch.Tensor]:
         """The batch, see `TileSequences`."""
         batch = rows if isinstance(rows, dict) else batch_of_rows(rows, self.config)
+        if self.frame_dropout:
+            batch = batch | {"step_mask": fewer_seen(batch["step_mask"], self.frame_dropout)}
         return turned(batch, self.config.head == "image") if self.augment else batch
+
+
+def fewer_seen(step_mask: torch.Tensor, chance: float) -> torch.Tensor:
+    """(batch, steps) bool with some of the seen steps masked at random; of each row one that was seen stays."""
+    draw = torch.rand(step_mask.shape).masked_fill(~step_mask, -1)
+    return step_mask & ((draw >= chance) | (draw == draw.amax(1, keepdim=True)))
 
 
 def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[str, torch.Tensor]:
@@ -177,7 +236,8 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
         rows: each with `frames` as `model.predict` takes them, or `pixel_values` (steps, bands, height, width),
             standardized, and perhaps `step_mask` (steps,) bool. `labels`: a number, one per target, or a dict by
             target; for a model that answers with images the next frame, as the others are given. `last_values`,
-            the last known values, where there are any.
+            the last known values, where there are any. For a model that sees dates: with `frames` the `dates` and
+            the `date` of a sample, with `pixel_values` `dates` (steps + 1, 2), see `geohf.tiles.dates.frame_dates`.
 
     Raises:
         DataError: a row has neither, or its numbers are not of the model's targets.
@@ -185,10 +245,11 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
     image = config.head == "image"
     if "frames" in rows[0]:
         processor = TileSequenceProcessor(**settings_of(config))
-        samples = [{"frames": row["frames"], "last_values": row.get("last_values")} for row in rows]
-        batch = dict(processor(samples))
+        names = ("frames", "last_values", "dates", "date")
+        batch = dict(processor([{name: row.get(name) for name in names} for row in rows]))
         if image:
-            batch["labels"] = processor([[row["labels"]] for row in rows])["pixel_values"][:, 0]
+            plain = TileSequenceProcessor(**settings_of(config) | {"dates": False})
+            batch["labels"] = plain([[row["labels"]] for row in rows])["pixel_values"][:, 0]
     elif "pixel_values" in rows[0]:
         pixels = [_tensor(row["pixel_values"]) for row in rows]
         shown = [
@@ -201,6 +262,13 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
             "step_mask": _in_front(shown).bool(),
             "last_values": torch.tensor(last, dtype=torch.float32),
         }
+        unseen = [i for i, row in enumerate(batch["step_mask"]) if not row.any()]
+        if unseen:
+            raise DataError(f"row {unseen[0]} of the batch: no frame is left to see, all are masked")
+        if config.dates:
+            if any(row.get("dates") is None for row in rows):
+                raise DataError("the model sees dates: rows of pixel_values need dates, (steps + 1, 2)")
+            batch["dates"] = _in_front([_tensor(row["dates"]) for row in rows])
         if image:
             batch["labels"] = torch.stack([_tensor(row["labels"]) for row in rows])
     else:
@@ -209,6 +277,15 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
         labels = [numbers_of(row.get("labels"), config.targets, "labels") for row in rows]
         batch["labels"] = torch.tensor(labels, dtype=torch.float32)
     return batch
+
+
+def shows_nothing(row: Mapping) -> bool:
+    """Every frame of a user's row is missing or masked, as far as is known without reading it."""
+    if row.get("frames") is not None:
+        frames = row["frames"].values() if isinstance(row["frames"], Mapping) else row["frames"]
+        return all(frame is None for frame in frames)
+    mask = row.get("step_mask")
+    return mask is not None and not bool(_tensor(mask).any())
 
 
 def _tensor(values: Any) -> torch.Tensor:

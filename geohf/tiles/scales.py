@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.times import shorten
 from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
+from geohf.tiles.configuration import FRAMEWISE
 from geohf.tiles.dataset import TileRows, TileSequences
 from geohf.tiles.grid import pixel_kind
 from geohf.tiles.masks import read_frame
@@ -41,7 +43,7 @@ def fields_of_table(train: TileSequences, options: TileArguments) -> dict[str, A
         "resampling": options.resampling or own_resampling(table),
         "pixel_kind": pixel_kind(table.rasters[0]),
     }
-    resized = options.encoder == "attention" or (table.sizes != fields["image_size"]).any()
+    resized = options.encoder in FRAMEWISE or (table.sizes != fields["image_size"]).any()
     numbers = class_numbers(cache, windows) if fields["resampling"] == "bicubic" and resized else []
     if numbers:
         logger.warning(
@@ -77,6 +79,25 @@ def fields_of_rows(train: TileRows, options: TileArguments) -> dict[str, Any]:
         "nodata": options.nodata,
         "resampling": options.resampling or "bicubic",
     }
+
+
+def sees_dates(options: TileArguments, train: TileSequences | TileRows) -> bool:
+    """Whether a new model sees dates: as `--dates` says, else attention over time does where all rows have dates.
+
+    Raises:
+        DataError: `--dates true`, and the rows have none.
+    """
+    if isinstance(train, TileSequences):
+        dated, where = train.windows.dates is not None, f"the labels {shorten(train.table.labels)} tell none"
+        source = f"{train.table.source}: "
+    else:
+        names = ("dates", "date") if len(train) and "frames" in train.rows[0] else ("dates",)
+        lacking = [i for i in range(len(train)) if any(train.rows[i].get(name) is None for name in names)]
+        dated, source = not lacking, ""
+        where = f"row {lacking[0]} has no {' and '.join(names)}" if lacking else ""
+    if options.dates and not dated:
+        raise DataError(f"{source}--dates true needs dates, and {where}")
+    return dated and (options.encoder in FRAMEWISE if options.dates is None else options.dates)
 
 
 def _measured(frames: Any, nodata: float | None) -> np.ndarray:

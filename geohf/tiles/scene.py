@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from geohf.data.times import check_frames
+from geohf.data.times import check_frames, times_of_frames
 from geohf.errors import DataError
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.geotiff import write_geotiff
 from geohf.tiles.grid import require_same_grid, require_same_kind, require_trained_kind
 from geohf.tiles.masks import read_numbers, read_window, with_mask
 from geohf.tiles.modeling import TileSequenceModel
+from geohf.tiles.processing import dates_of
 from geohf.tiles.rasters import RasterInfo, inspect_raster, open_raster
 
 
@@ -26,6 +28,8 @@ def predict_scene(
     tile_size: int,
     last_values: str | Path | None = None,
     batch_size: int = 64,
+    dates: Sequence[Any] | None = None,
+    date: Any = None,
 ) -> Path:
     """Predict every tile of a scene and write a GeoTIFF with one pixel a tile.
 
@@ -40,6 +44,8 @@ def predict_scene(
         last_values: raster with a pixel a tile and a band a target, the last known values, on the tiles' grid; a
             model that predicts changes needs it.
         batch_size: tiles in one pass.
+        dates, date: of the frames and of the answer, for a model that sees dates; frames are dated by their files'
+            names where `dates` is None.
 
     Returns:
         The file's path.
@@ -62,6 +68,10 @@ def predict_scene(
         require_same_kind(path, raster, there[0], first)
         require_same_grid(path, raster, there[0], first)
     names, grid = _band_names(model), _tile_grid(first, tile_size)
+    dated: dict[str, Any] = {}
+    if model.config.dates:
+        dated = {"dates": times_of_frames(frames) if dates is None else dates, "date": date}
+        dates_of(frames, dated["dates"], date, str(output))
     if not grid.height or not grid.width:
         raise DataError(f"{there[0]}: no tile of {tile_size} x {tile_size} pixels fits in")
     if last_values is not None:
@@ -74,7 +84,7 @@ def predict_scene(
             line = np.full((len(names), 1, grid.width), np.nan, np.float32)
             for start in range(0, grid.width, batch_size):
                 chosen = range(start, min(start + batch_size, grid.width))
-                samples = dict(_samples(model, rasters, known, row, chosen, tile_size))
+                samples = dict(_samples(model, rasters, known, row, chosen, tile_size, dated))
                 answers = model.predict(list(samples.values()), batch_size) if samples else []
                 for column, answer in zip(samples, answers, strict=True):
                     line[:, 0, column] = _bands(answer)
@@ -103,7 +113,7 @@ def _require_last_values(path: str | Path, grid: RasterInfo, start: Path, target
     require_same_grid(path, known, f"the grid of tiles in {start}", grid)
 
 
-def _samples(model, rasters, known, row, columns, side) -> Iterator[tuple[int, dict]]:
+def _samples(model, rasters, known, row, columns, side, dated) -> Iterator[tuple[int, dict]]:
     """Column -> sample, of the tiles that have something to see and to count from."""
     config = model.config
     box = columns[0] * side, row * side, (columns[-1] + 1) * side, (row + 1) * side
@@ -115,7 +125,7 @@ def _samples(model, rasters, known, row, columns, side) -> Iterator[tuple[int, d
             None if strip is None else with_mask(strip[0][:, here], strip[1][:, here]) for strip in strips
         ]
         tiles = [tile if tile is not None and _has_data(tile, config) else None for tile in tiles]
-        sample = {"frames": tiles}
+        sample = {"frames": tiles} | dated
         if last is not None:
             if config.answers == "change" and not np.isfinite(last[i]).all():
                 continue

@@ -10,6 +10,7 @@ import numpy as np
 from geohf.errors import DataError
 from geohf.tiles.baselines import baselines
 from geohf.tiles.cache import TileCache
+from geohf.tiles.dates import days_of, frame_dates
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.table import TileTable
 
@@ -28,6 +29,8 @@ class TileWindows:
         truth: (n, targets) float64, NaN where unknown.
         last: (n, targets) the last known value before the target's step, NaN where there is none.
         trend: (n, targets) the straight line through the last `TREND_VALUES` known values, at the target's step.
+        dates: (n, length + 1, 2) of the frames and the answer, see `geohf.tiles.dates.frame_dates`; None where labels
+            tell no dates.
     """
 
     rows: np.ndarray
@@ -37,13 +40,15 @@ class TileWindows:
     truth: np.ndarray
     last: np.ndarray
     trend: np.ndarray
+    dates: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, chosen: np.ndarray) -> TileWindows:
         """Some of the windows, by index or mask."""
-        return TileWindows(**{name: column[chosen] for name, column in vars(self).items()})
+        columns = {name: column for name, column in vars(self).items() if column is not None}
+        return TileWindows(**{name: column[chosen] for name, column in columns.items()})
 
 
 def make_windows(
@@ -92,7 +97,10 @@ def make_windows(
     mask = (seen >= 0) & usable[rows[:, None], clipped]
     truth = table.values[rows, steps]
     last, trend = baselines(table.values[rows], steps, table.steps.times)
-    windows = TileWindows(rows, steps, clipped, mask, truth, last, trend)
+    found = days_of(table.steps)
+    shown = np.c_[clipped, steps]
+    dates = None if found is None else frame_dates(*(part[shown] for part in found))
+    windows = TileWindows(rows, steps, clipped, mask, truth, last, trend, dates)
     asked = usable[rows, steps] if image else np.isfinite(truth).any(1)
     good = mask.any(1) & asked
     if not good.any() and not may_be_none:
