@@ -14,6 +14,7 @@ from transformers import set_seed
 from geohf.recipes.running import leave_cores, run_recipe, show
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.data import load
+from geohf.tiles.folds import cross_validate
 from geohf.tiles.modeling import make_model
 from geohf.tiles.trainer import TileSequenceTrainer
 from geohf.training.arguments import GeoArgumentParser
@@ -31,13 +32,14 @@ def run(options: TileArguments, args: TileTrainingArguments) -> TileSequenceTrai
     Raises:
         DataError: the data cannot be used, or the options do not go together.
     """
+    folds = cross_validate(options, args) if options.folds is not None else None
     data = load(options, args)
     set_seed(args.seed)
     model = make_model(options, data)
     trainer = TileSequenceTrainer(model, args, train_dataset=data.train, eval_dataset=data.validation)
     trainer.train()
     result = trainer.evaluate(data.held_out)
-    write_report(trainer, result, data.skipped)
+    write_report(trainer, result, data.skipped, folds=folds)
     if args.push_to_hub:
         trainer.push_to_hub()
     return trainer

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers.utils import ModelOutput
 
 from geohf.errors import DataError
+from geohf.tiles.losses import MOST_LOG_VARIANCE
 
 if TYPE_CHECKING:
     from geohf.tiles.configuration import TileSequenceConfig
@@ -25,11 +28,13 @@ class TileSequenceOutput(ModelOutput):
         predictions: (batch, targets, quantiles) in the targets' units, one quantile for other losses; NaN where the
             model knows changes only and no last value was given. (batch, bands, height, width), standardized,
             for an image.
+        region: (batch,) whose margins the intervals have, see `region_numbers`; None: the pooled ones.
     """
 
     loss: torch.Tensor | None = None
     loss_parts: dict[str, torch.Tensor] | None = None
     predictions: torch.Tensor | None = None
+    region: torch.Tensor | None = None
 
 
 @dataclass
@@ -57,6 +62,32 @@ class TilePrediction:
         return row
 
 
+def gaussian_ends(raw: torch.Tensor, coverage: float) -> torch.Tensor:
+    """(..., 2) means and logarithms of variances to (..., 3): the interval's low end, the mean, and its high end."""
+    mean, log_variance = raw[..., 0], raw[..., 1].clamp(-MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
+    reach = NormalDist().inv_cdf((1 + coverage) / 2) * (log_variance / 2).exp()
+    return torch.stack([mean - reach, mean, mean + reach], -1)
+
+
+def region_numbers(config: TileSequenceConfig, names: Sequence[Any]) -> torch.Tensor | None:
+    """(n,) which of `config.region_margins` each region has, from 1, and 0 for the pooled one; None where all have it."""
+    if not config.region_margins:
+        return None
+    number = {name: i for i, name in enumerate(config.region_margins, start=1)}
+    return torch.tensor([number.get(str(name), 0) for name in names])
+
+
+def margins_of(config: TileSequenceConfig, region: torch.Tensor | None) -> torch.Tensor | None:
+    """(targets,) or (n, targets) by which intervals are widened, float64; None of a model that is not calibrated."""
+    if config.interval_margin is None:
+        return None
+    pooled = torch.tensor(config.interval_margin, dtype=torch.float64)
+    if region is None or not config.region_margins:
+        return pooled
+    own = torch.tensor(list(config.region_margins.values()), dtype=torch.float64)
+    return torch.cat([pooled[None], own])[region.cpu()]
+
+
 def intervals_of(
     config: TileSequenceConfig, values: torch.Tensor, margin: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -64,11 +95,12 @@ def intervals_of(
 
     Args:
         values: (n, targets, quantiles) what the model says.
-        margin: (targets,) by which the interval is widened; the config's where None.
+        margin: (targets,) or (n, targets) by which the interval is widened; the config's pooled one where None.
     """
     values = values.sort(-1).values  # quantiles that were learned one by one may cross
     if margin is None:
         margin = values.new_tensor(config.interval_margin or [0.0] * values.shape[1])
+    margin = margin.to(values)
     middle = values[..., values.shape[-1] // 2]
     return (
         middle,
@@ -93,7 +125,8 @@ def predictions_of(config: TileSequenceConfig, outputs: TileSequenceOutput) -> l
             f"tile {tile} of the batch has no last value: this model predicts the change to it; give "
             '{"frames": [...], "last_values": ...}'
         )
-    middle, low, high = (part.tolist() for part in intervals_of(config, values))
+    margin = margins_of(config, outputs.region)
+    middle, low, high = (part.tolist() for part in intervals_of(config, values, margin))
     calibrated = config.interval_margin is not None
 
     def named(numbers: list[float]) -> dict[str, float]:

@@ -94,6 +94,19 @@ class TileArguments(DataArguments, BackboneArguments):
         default=None,
         metadata={"help": "Side of the blocks of --split blocks in pixels; default: four tiles."},
     )
+    folds: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train so many models beside the run's own (3 or more), each tested on regions or blocks that it never "
+            "saw, so that every tile is predicted once."
+        },
+    )
+    test_labels: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Labels whose answers are the test, on all tiles; nothing at or after the first of them is trained on."
+        },
+    )
     buffer_px: float = field(
         default=0.0,
         metadata={
@@ -136,11 +149,20 @@ class TileArguments(DataArguments, BackboneArguments):
         default=4, metadata={"help": "Pixels of a patch become channels (space to depth); 1: none."}
     )
     dropout: float = field(default=0.0, metadata={"help": "Dropout in the head."})
-    loss: str = field(default="huber", metadata={"help": "mse, mae, huber or quantile."})
+    loss: str = field(
+        default="huber",
+        metadata={"help": "mse, mae, huber, quantile, or gaussian (each answer with a spread of its own)."},
+    )
     quantiles: list[float] | None = field(
         default=None, metadata={"help": "Of the quantile loss; default: the coverage's ends and 0.5."}
     )
     coverage: float = field(default=0.9, metadata={"help": "Share of tiles that the interval shall hold."})
+    interval_groups: str = field(
+        default="none",
+        metadata={
+            "help": "region: a margin for each region with enough validation tiles, or one for all: none."
+        },
+    )
 
 
 @dataclass

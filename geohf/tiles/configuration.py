@@ -43,10 +43,12 @@ class TileSequenceConfig(GeoConfig):
         last_slope, change_mean, change_std: (targets,) a change counts from `last_slope` times the last known value:
             1 is the difference to it, less where training rows fall back to their mean. Its mean and spread.
         answers: what the head learned: `change`, `level`, or `both`, where only some tiles had a last value.
-        loss: `mse`, `mae`, `huber` or `quantile`.
+        loss: `mse`, `mae`, `huber`, `quantile`, or `gaussian`: mean and spread of every answer.
         quantiles: ascending, the middle one is the answer; for the quantile loss.
         coverage: share of tiles whose truth the interval shall hold.
         interval_margin: (targets,) by which calibration widened the interval; None where it was not possible.
+        interval_groups: `region`: regions with enough validation tiles have margins of their own, `region_margins`,
+            name -> (targets,); the others have the pooled one.
         nodata, max_nodata: the pixel value that means "not measured" where a file does not say it, and the share of
             such pixels above which a frame is masked.
         resampling: how tiles are resized: `bicubic`, or `nearest` for classes.
@@ -83,10 +85,12 @@ class TileSequenceConfig(GeoConfig):
     change_mean: Any = None
     change_std: Any = None
     answers: Literal["change", "level", "both"] = "change"
-    loss: Literal["mse", "mae", "huber", "quantile"] = "mse"
+    loss: Literal["mse", "mae", "huber", "quantile", "gaussian"] = "mse"
     quantiles: Any = None
     coverage: float = 0.9
     interval_margin: list | None = None
+    interval_groups: Literal["none", "region"] = "none"
+    region_margins: dict | None = None
     nodata: float | None = None
     max_nodata: float = 0.5
     resampling: Literal["bicubic", "nearest"] = "bicubic"
@@ -149,7 +153,7 @@ class TileSequenceConfig(GeoConfig):
             raise ValueError(
                 f"encoder {self.encoder!r} needs a frame encoder, and cannot answer with an image"
             )
-        if self.head == "image" and self.loss == "quantile":
+        if self.head == "image" and self.loss in ("quantile", "gaussian"):
             raise ValueError("an image is learned with mse, mae or huber")
         if self.loss == "quantile" and (
             len(self.quantiles) % 2 == 0

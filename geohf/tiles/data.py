@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from geohf.data.tables import RowErrors
 from geohf.data.task_data import TaskData, with_facts
-from geohf.data.times import order_labels
+from geohf.data.times import order_labels, shorten, step_key
 from geohf.errors import DataError, require_choice
 from geohf.hub.card import data_source
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
@@ -20,7 +22,7 @@ from geohf.tiles.dataset import TileSequences
 from geohf.tiles.derive import colour_share, ndvi_fall
 from geohf.tiles.images import found_labels
 from geohf.tiles.sample import BUILT, write_sample
-from geohf.tiles.splits import default_split, split_tiles
+from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, load_tiles, table_in
 from geohf.tiles.windows import TileWindows, make_windows, unmeasured
 
@@ -29,6 +31,19 @@ DERIVED = ("ndvi_fall", "colour_share")
 
 
 HOW = {"region": "whole regions", "blocks": "whole blocks of a region", "random": "tile by tile at random"}
+
+
+@dataclass
+class _Source:
+    """What a run's data are before they are divided: the windows that may be asked, and how they are held out."""
+
+    table: TileTable
+    cache: TileCache
+    windows: TileWindows
+    how: str
+    skipped: list[dict]
+    path: Path
+    image: bool
 
 
 def load(options: TileArguments, args: TileTrainingArguments | None = None) -> TaskData:
@@ -45,50 +60,125 @@ def load(options: TileArguments, args: TileTrainingArguments | None = None) -> T
         DataError: the data cannot be used, or the options do not go together.
     """
     args = args or TileTrainingArguments()
+    source = _load(options, args)
+    held_out = _held_out_steps(options, source.table)
+    shares = {"test": 0.0 if len(held_out) else options.test_share, "validation": options.validation_share}
+    tiles, buffer = split_tiles(
+        source.table,
+        source.how,
+        shares,
+        args.seed,
+        options.block_px,
+        options.buffer_px,
+        options.allow_leaks,
+    )
+    if not len(held_out):
+        return _divided(source, options, source.windows, tiles, buffer, HOW[source.how])
+    windows = source.windows
+    before, asked = windows.steps < held_out.min(), np.isin(windows.steps, held_out)
+    unused = int((~before & ~asked).sum())
+    if unused:
+        logger.warning("%d windows at or after the first of --test_labels are not trained on", unused)
+    how = f"the labels {', '.join(options.test_labels or ())}, and for validation {HOW[source.how]}"
+    return _divided(source, options, windows.take(before), tiles, buffer, how, windows.take(asked))
+
+
+def load_folds(options: TileArguments, args: TileTrainingArguments) -> Iterator[TaskData]:
+    """The same tiles divided anew for each of `--folds`: every tile is in the test of one of them.
+
+    Raises:
+        DataError: see `load`; or there are too few regions or blocks.
+    """
+    source, folds = _load(options, args), options.folds or 0
+    if options.test_labels:
+        raise DataError("--folds holds out places and --test_labels times; take one of them")
+    fold = fold_tiles(source.table, source.how, folds, args.seed, options.block_px)
+    for number in range(folds):
+        tiles, buffer = fold_split(
+            source.table,
+            fold,
+            number,
+            source.how,
+            options.block_px,
+            options.buffer_px,
+            options.allow_leaks,
+        )
+        how = f"{HOW[source.how]}, fold {number + 1} of {folds}"
+        yield _divided(source, options, source.windows, tiles, buffer, how)
+
+
+def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
     _check(options)
-    source = options.data
-    if source is None:
+    path = options.data
+    if path is None:
         folder = Path(args.output_dir).parent / "tiles-sample"
         with args.main_process_first(desc="writing the sample"):
             write_sample(folder, seed=0, size=options.sample_size)
-        source = folder / "tiles.csv"
+        path = folder / "tiles.csv"
     errors = RowErrors(options.on_error)
     image = options.target_type == "last-image"
-    table = _table(table_in(source), options, image, errors)
+    table = _table(table_in(path), options, image, errors)
     cache = build_cache(table, args.cache_dir, args.cache_workers)
     if options.target_from is not None:
         table.targets, table.values = [options.target_from], _derived(options, table, cache)[..., None]
-    years = min(options.target_years, len(table.labels) - 1)
+    held_out = _held_out_steps(options, table)
+    last = held_out.min() if len(held_out) else len(table.labels)
+    years = min(options.target_years, last - 1)
     if not image:  # a table without years knows the last label's targets only
-        known = np.isfinite(table.values).any((0, 2))
+        known = np.isfinite(table.values).any((0, 2))[:last]
         years = min(years, int(known[::-1].cumprod().sum()))
-    windows = make_windows(
-        table, cache, options.task, options.frames, max(years, 1), options.max_nodata, image
-    )
+    years = max(years, 1) + len(table.labels) - last
+    windows = make_windows(table, cache, options.task, options.frames, years, options.max_nodata, image)
     how = options.split or default_split(table)
-    shares = {"test": options.test_share, "validation": options.validation_share}
-    tiles, buffer = split_tiles(
-        table, how, shares, args.seed, options.block_px, options.buffer_px, options.allow_leaks
-    )
+    return _Source(table, cache, windows, how, errors.rows, path, image)
+
+
+def _held_out_steps(options: TileArguments, table: TileTable) -> np.ndarray:
+    """The steps of `--test_labels`, ascending; none where the option is not set."""
+    known = {step_key(label): step for step, label in enumerate(table.labels)}
+    keys = [step_key(str(label)) for label in options.test_labels or ()]
+    lost = [label for label, key in zip(options.test_labels or (), keys, strict=True) if key not in known]
+    if lost:
+        raise DataError(f"--test_labels {lost[0]}: the labels are {shorten(table.labels)}")
+    steps = np.array(sorted({known[key] for key in keys}), np.int64)
+    if len(steps) and steps[0] < 2:
+        raise DataError(
+            f"--test_labels {table.labels[steps[0]]}: no label before it can be a target with a frame before it"
+        )
+    return steps
+
+
+def _divided(
+    source: _Source,
+    options: TileArguments,
+    windows: TileWindows,
+    tiles: Mapping[str, np.ndarray],
+    buffer: int,
+    how: str,
+    test: TileWindows | None = None,
+) -> TaskData:
+    """Windows by the split that their tiles are in; `test` takes the place of test tiles."""
+    table = source.table
     splits = {name: windows.take(np.isin(windows.rows, rows)) for name, rows in tiles.items()}
+    splits |= {} if test is None else {"test": test}
     for name, part in splits.items():
         if not len(part):
             raise DataError(
                 f"{table.source}: the split {name} holds no usable sample; use another --seed or share"
             )
-    if not image:
-        _require_spread(table, splits["train"], cache)
+    if not source.image:
+        _require_spread(table, splits["train"], source.cache)
     facts = data_source(options.data) | {
-        "split": HOW[how],
-        "leaks": how == "random",
+        "split": how,
+        "leaks": source.how == "random",
         "left_out_for_buffer": buffer,
         "steps": table.steps.unit,
     }
     parts = {
-        name: with_facts(TileSequences(cache, part, table=table), **facts, split_name=name)
+        name: with_facts(TileSequences(source.cache, part, table=table), **facts, split_name=name)
         for name, part in splits.items()
     }
-    return TaskData(parts["train"], parts["validation"], parts.get("test"), errors.rows, source)
+    return TaskData(parts["train"], parts["validation"], parts.get("test"), source.skipped, source.path)
 
 
 def _require_spread(table: TileTable, train: TileWindows, cache: TileCache) -> None:

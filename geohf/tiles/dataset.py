@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
+from geohf.tiles.answers import region_numbers
 from geohf.tiles.cache import TileCache
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.frames import last_seen, prepare_frames
@@ -63,6 +64,15 @@ class BoundRows(Dataset):
         """(n,) what each row stands or falls with, where intervals are drawn."""
         return np.arange(len(self))
 
+    def region_names(self) -> np.ndarray | None:
+        """(n,) each row's region; None where they are not known."""
+        return None
+
+    def region_numbers(self, config: TileSequenceConfig) -> torch.Tensor | None:
+        """(n,) whose margins a model's intervals have, see `geohf.tiles.answers.region_numbers`."""
+        names = self.region_names() if config.region_margins else None
+        return None if names is None else region_numbers(config, names)
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
@@ -111,6 +121,12 @@ class TileSequences(BoundRows):
             return rows
         regions = self.table.region[rows]
         return regions if len(np.unique(regions)) >= FEW_REGIONS else rows
+
+    def region_names(self) -> np.ndarray | None:
+        """(n,) each window's region, where the table is known."""
+        return (
+            None if self.table is None else np.array(self.table.regions)[self.table.region[self.windows.rows]]
+        )
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -190,6 +206,11 @@ class TileRows(BoundRows):
         if old is None or (old.head, old.targets) != (config.head, config.targets):
             bound._windows = None
         return bound
+
+    def region_names(self) -> np.ndarray | None:
+        """(n,) what the rows' `region` says, where all have one."""
+        names = [self.rows[i].get("region") for i in range(len(self))]
+        return None if None in names else np.array(names).astype(str)
 
     @property
     def windows(self) -> TileWindows:  # type: ignore[override]

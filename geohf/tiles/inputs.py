@@ -33,6 +33,7 @@ class TileSamples(Sequence):
 
     def __init__(self, table: TileTable, cache: TileCache, config: TileSequenceConfig):
         self.cache, self.targets = cache, table.targets
+        self.regions = np.array(table.regions)[table.region].tolist()
         self.steps = np.arange(len(table.labels))[-config.frames :]
         self.seen = can_be_seen(cache.holes, config.max_nodata)[:, self.steps]
         values = table.values if config.task == "forecast" else table.values[:, :-1]
@@ -56,7 +57,8 @@ class TileSamples(Sequence):
         frames = map(with_mask, frames, self.cache.tile_mask(row, self.steps))
         frames = [frame if seen else None for frame, seen in zip(frames, self.seen[row], strict=True)]
         last = dict(zip(self.targets, self.last[row], strict=True))
-        return {"frames": frames, "last_values": last} | (self.dates or {})
+        sample = {"frames": frames, "last_values": last, "region": self.regions[row]}
+        return sample | (self.dates or {})
 
 
 def read_tiles(source: str | os.PathLike, config: TileSequenceConfig) -> Part:

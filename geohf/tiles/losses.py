@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+MOST_LOG_VARIANCE = 10.0  # of standardized targets
+
 
 def regression_loss(
     kind: str,
@@ -18,14 +20,18 @@ def regression_loss(
     """How far predictions lie from the truth, averaged over the entries whose truth is known.
 
     Args:
-        kind: `mse`, `mae`, `huber` (delta 1), or `quantile` (Koenker and Bassett 1978).
-        predicted: the shape of `truth`, with one more dimension, the quantiles, for `quantile`.
+        kind: `mse`, `mae`, `huber` (delta 1), `quantile` (Koenker and Bassett 1978), or `gaussian`: the negative
+            log-likelihood without its constant (Nix and Weigend 1994).
+        predicted: the shape of `truth`, with one more dimension for `quantile`, the quantiles, and for `gaussian`,
+            mean and logarithm of the variance.
         truth: any shape; NaN entries do not count. Standardized.
         quantiles: shares in (0, 1) for `quantile`, whose losses are averaged.
         items: number to divide by; None: the entries that count.
 
     >>> regression_loss("quantile", torch.tensor([[0.0]]), torch.tensor([2.0]), [0.9])
     tensor(1.8000)
+    >>> regression_loss("gaussian", torch.tensor([[1.0, 0.0]]), torch.tensor([3.0]))
+    tensor(2.)
     """
     counts = truth.isfinite()
     # NaN times zero is NaN, so unknown entries are replaced, not multiplied
@@ -34,6 +40,9 @@ def regression_loss(
         shares = predicted.new_tensor(quantiles)
         short = known[..., None] - predicted
         rows = torch.maximum(shares * short, (shares - 1) * short).mean(-1)
+    elif kind == "gaussian":
+        mean, log_variance = predicted[..., 0], predicted[..., 1].clamp(-MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
+        rows = 0.5 * (log_variance + (known - mean).square() * (-log_variance).exp())
     else:
         shape = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}[kind]
         rows = shape(predicted, known, reduction="none")

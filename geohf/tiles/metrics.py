@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
-from geohf.metrics.intervals import bootstrap_intervals
+from geohf.metrics.intervals import bootstrap_intervals, share_interval
 from geohf.metrics.records import Metric, join_metrics
-from geohf.tiles.answers import intervals_of
+from geohf.tiles.answers import intervals_of, margins_of
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.image_metrics import image_measures, image_statistics
 
@@ -122,6 +122,27 @@ def metrics_by(groups, names: Sequence[str], predicted, truth, last, trend) -> l
     return rows
 
 
+def coverage_by(groups, targets: Sequence[str], low, high, truth) -> list[dict]:
+    """A row for each group and target: how many truths its intervals hold, within Wilson's 95 %, and how wide they are.
+
+    Args:
+        groups: (n,) names.
+        low, high, truth: (n, targets); truths that are NaN do not count.
+    """
+    groups, rows = np.asarray(groups), []
+    for group in np.unique(groups).tolist():
+        for k, target in enumerate(targets):
+            here = (groups == group) & np.isfinite(truth[:, k])
+            if not here.any():
+                continue
+            held = (low[here, k] <= truth[here, k]) & (truth[here, k] <= high[here, k])
+            ends = share_interval(held) or (np.nan, np.nan)
+            row = {"group": group, "target": target, "samples": int(here.sum()), "coverage": held.mean()}
+            row |= {"coverage_low": ends[0], "coverage_high": ends[1]}
+            rows.append(row | {"mean_width": (high - low)[here, k].mean()})
+    return rows
+
+
 def coverage(low, high, truth) -> float:
     """The share of known truths within their interval."""
     low, high, truth = (np.asarray(x, np.float64) for x in (low, high, truth))
@@ -130,18 +151,23 @@ def coverage(low, high, truth) -> float:
 
 
 def number_measures(
-    config: TileSequenceConfig, values: torch.Tensor, windows: TileWindows
+    config: TileSequenceConfig,
+    values: torch.Tensor,
+    windows: TileWindows,
+    region: torch.Tensor | None = None,
 ) -> dict[str, float]:
     """Every number that is reported for windows.
 
     Args:
         values: (n, targets, quantiles) the model's outputs on them.
+        region: (n,) whose margins their intervals have, see `region_numbers`.
 
     Returns:
         `all_targets`; `nrmse`, the error in units of each target's spread; and `coverage` where the model is
         calibrated.
     """
-    middle, low, high = (part.double().numpy() for part in intervals_of(config, values))
+    ends = intervals_of(config, values, margins_of(config, region))
+    middle, low, high = (part.double().numpy() for part in ends)
     spread = np.array(config.level_std if config.answers == "level" else config.change_std)
     metrics = all_targets(config.targets, middle, windows.truth, windows.last, windows.trend)
     metrics["nrmse"] = float(np.sqrt(np.nanmean(((middle - windows.truth) / spread) ** 2)))
@@ -213,7 +239,7 @@ def measure(
             metrics["skill_persistence"] = 1 - (metrics["nrmse"] / theirs) ** 2 if theirs > 0 else np.nan
     else:
         windows, middle = dataset.windows, intervals_of(config, values)[0].double().numpy()
-        metrics = number_measures(config, values, windows)
+        metrics = number_measures(config, values, windows, dataset.region_numbers(config))
 
         def statistics(rows: np.ndarray) -> dict[str, float]:
             part = windows.take(rows)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
 from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
-from geohf.tiles.answers import TilePrediction, TileSequenceOutput, predictions_of
+from geohf.tiles.answers import (
+    TilePrediction,
+    TileSequenceOutput,
+    gaussian_ends,
+    predictions_of,
+    region_numbers,
+)
 from geohf.tiles.attention import LightTemporalAttention, TemporalAttention
 from geohf.tiles.cells import ConvGRUCell, ConvLSTMCell, RecurrentEncoder
 from geohf.tiles.configuration import FRAMEWISE, TileSequenceConfig
@@ -52,6 +60,7 @@ MODEL_FIELDS = (
     "coverage",
     "max_nodata",
     "task",
+    "interval_groups",
 )
 
 
@@ -147,7 +156,11 @@ class TileSequenceModel(GeoPreTrainedModel):
 
     @property
     def _quantiles(self) -> int:
-        return len(self.config.quantiles) if self.config.loss == "quantile" else 1
+        return (
+            len(self.config.quantiles)
+            if self.config.loss == "quantile"
+            else 1 + (self.config.loss == "gaussian")
+        )
 
     @property
     def _answers_a_target(self) -> int:
@@ -161,6 +174,7 @@ class TileSequenceModel(GeoPreTrainedModel):
         last_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         dates: torch.Tensor | None = None,
+        region: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
     ) -> TileSequenceOutput:
         """Predict tiles.
@@ -173,6 +187,7 @@ class TileSequenceModel(GeoPreTrainedModel):
                 image; NaN entries do not count.
             dates: (batch, steps + 1, 2) of the frames and the answer, see `geohf.tiles.dates.frame_dates`; for a model
                 with `config.dates` alone.
+            region: (batch,) which margin of the interval each tile has, see `region_numbers`; answers alone depend on it.
             loss_items: what the loss is divided by, see `PhaseTrainer`.
         """
         if step_mask is not None and bool(step_mask.all()):
@@ -190,13 +205,15 @@ class TileSequenceModel(GeoPreTrainedModel):
         loss = parts = None
         if labels is not None:
             truth = (labels.float() - base) / scale
-            predicted = raw if self.config.loss == "quantile" else raw.reshape(truth.shape)
+            predicted = raw if self.config.loss in ("quantile", "gaussian") else raw.reshape(truth.shape)
             items = None if loss_items is None else loss_items[self.config.loss]
             loss = regression_loss(self.config.loss, predicted, truth, self.config.quantiles, items)
             parts = {f"{self.config.loss}_loss": loss}
         if self.config.head == "image":
             return TileSequenceOutput(loss, parts, base + raw)
-        return TileSequenceOutput(loss, parts, base[..., None] + scale[..., None] * raw)
+        if self.config.loss == "gaussian":
+            raw = gaussian_ends(raw, self.config.coverage)
+        return TileSequenceOutput(loss, parts, base[..., None] + scale[..., None] * raw, region)
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many entries of a batch count for the loss."""
@@ -265,6 +282,15 @@ class TileSequenceModel(GeoPreTrainedModel):
                 "this model answers with images, which no table holds; predict gives them as arrays"
             )
         return read_tiles(source, self.config)
+
+    def prepare(self, samples: list) -> BatchFeature:
+        """As the processor's, with each sample's `region`, by which its interval may be another."""
+        batch = super().prepare(samples)
+        names = [sample.get("region") if isinstance(sample, Mapping) else None for sample in samples]
+        region = region_numbers(self.config, names)
+        if region is not None:
+            batch["region"] = region
+        return batch
 
     def rows_of(self, answer: TilePrediction) -> list[dict[str, Any]]:
         """See `TilePrediction.as_row`."""

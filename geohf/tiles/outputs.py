@@ -11,33 +11,44 @@ import numpy as np
 
 from geohf.metrics.records import Evaluation
 from geohf.report import plot_filmstrip, plot_tile_errors, write_csv, write_polygons
-from geohf.tiles.answers import intervals_of
+from geohf.tiles.answers import intervals_of, margins_of
 from geohf.tiles.cache import TileCache
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.frames import fill_holes
 from geohf.tiles.geotiff import write_geotiff
 from geohf.tiles.ground import transformed
-from geohf.tiles.metrics import metrics_by
+from geohf.tiles.metrics import coverage_by, metrics_by
 from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
 logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
+    from geohf.tiles.folds import CrossValidation
     from geohf.tiles.trainer import TileSequenceTrainer
 
 EDGE_POINTS = 16  # of a tile near a pole
 STRIPS = 4  # so many of the worst and of the best tiles are shown
 
 
-def write_outputs(folder: Path, trainer: TileSequenceTrainer, evaluation: Evaluation) -> Mapping[str, Any]:
+def write_outputs(
+    folder: Path, trainer: TileSequenceTrainer, evaluation: Evaluation, folds: CrossValidation | None = None
+) -> Mapping[str, Any]:
     """Write the predictions and what a person looks at, see `write_numbers` and `image_filmstrip`.
 
+    Args:
+        folds: of a cross-validation, whose tables and error map are written, too.
+
     Returns:
-        For metrics.json: `baselines`, what persistence, the trend and the training mean would have said.
+        For metrics.json: `baselines`, what persistence, the trend and the training mean would have said; `folds`, the
+            spread of every metric.
     """
-    extra = {"baselines": evaluation.details["baselines"]}
+    extra = {"baselines": evaluation.details["baselines"]} | (
+        {} if folds is None else {"folds": folds.summary()}
+    )
     if not trainer.args.should_save:
         return extra
+    if folds is not None:
+        folds.write(folder)
     rows, values, config = evaluation.dataset, evaluation.details["outputs"].predictions, trainer.config
     mapped = isinstance(rows, TileSequences) and rows.table is not None
     if config.head == "image":
@@ -47,7 +58,8 @@ def write_outputs(folder: Path, trainer: TileSequenceTrainer, evaluation: Evalua
             images = [answer.image for answer in evaluation.predictions]
             image_filmstrip(folder / "filmstrip.png", rows.table, rows.cache, rows.windows, images, error)
     elif mapped:
-        answers: list[Any] = [part.double().numpy() for part in intervals_of(config, values)]
+        margin = margins_of(config, rows.region_numbers(config))
+        answers: list[Any] = [part.double().numpy() for part in intervals_of(config, values, margin)]
         if config.interval_margin is None:
             answers = [answers[0], None, None]
         split = trainer.data_facts(evaluation, "samples")["split_name"]
@@ -75,7 +87,8 @@ def write_numbers(
 ) -> None:
     """Write all that can be said of predicted numbers.
 
-    predictions.csv, metrics_by_region.csv, metrics_by_year.csv, tile_errors.png, filmstrip.png; where the images
+    predictions.csv, metrics_by_region.csv, metrics_by_year.csv, tile_errors.png, filmstrip.png, with intervals
+    coverage_by_region.csv; where the images
     are georeferenced mosaics/<region>.tif, the newest predictions of each region; and predictions.geojson of the
     regions whose CRS can be placed on the globe. The others are named in a warning.
 
@@ -94,11 +107,15 @@ def write_numbers(
         groups = np.array(names)[number]
         numbers = metrics_by(groups, table.targets, predicted, windows.truth, windows.last, windows.trend)
         write_csv(folder / f"metrics_by_{name}.csv", numbers)
+    if answers[1] is not None:
+        names = np.array(table.regions)[table.region[windows.rows]]
+        covered = coverage_by(names, table.targets, answers[1], answers[2], windows.truth)
+        write_csv(folder / "coverage_by_region.csv", covered)
     _write_mosaics(folder / "mosaics", table, windows, predicted)
     errors = np.abs(predicted[:, 0] - windows.truth[:, 0])
     known = np.flatnonzero(np.isfinite(errors))
     if len(known):  # of the first target
-        _plot_errors(folder / "tile_errors.png", table, windows.take(known), errors[known])
+        plot_errors(folder / "tile_errors.png", table, windows.rows[known], errors[known])
         strips = []
         for word, i in _worst_and_best(windows.rows[known], errors[known]):
             i = known[i]
@@ -199,9 +216,9 @@ def _ring(table: TileTable, row: int) -> np.ndarray:
     return ring
 
 
-def _plot_errors(path: Path, table: TileTable, windows: TileWindows, errors: np.ndarray) -> None:
-    """Every tile in the color of its mean error in the first target."""
-    tiles, number = np.unique(windows.rows, return_inverse=True)
+def plot_errors(path: Path, table: TileTable, rows: np.ndarray, errors: np.ndarray) -> None:
+    """Every tile of `rows` in the color of its mean error in the first target."""
+    tiles, number = np.unique(rows, return_inverse=True)
     mean = np.bincount(number, errors) / np.bincount(number)
     sizes = {region: (r.height, r.width) for region, r in zip(table.regions, table.rasters, strict=True)}
     regions = [table.regions[region] for region in table.region[tiles]]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
+from geohf.errors import DataError
 from geohf.metrics.calibration import conformal_quantile
 from geohf.metrics.directions import LOSS
 from geohf.tiles.answers import intervals_of
@@ -70,25 +71,48 @@ class TilePhaseTrainer(PhaseTrainer):
         )
         if self.config.head == "image":
             return image_measures(values, labels, self.config)
-        return number_measures(self.config, values, self._measured_rows.windows)
+        rows = self._measured_rows
+        return number_measures(self.config, values, rows.windows, rows.region_numbers(self.config))
 
 
-def calibrate(config: TileSequenceConfig, values: torch.Tensor, truth: np.ndarray) -> None:
+def calibrate(
+    config: TileSequenceConfig, values: torch.Tensor, truth: np.ndarray, regions: np.ndarray | None = None
+) -> None:
     """Set the interval's margins so that it holds the truth with the config's coverage (split conformal).
 
     With the quantile loss this is conformalized quantile regression (Romano et al., NeurIPS 2019), whose margin
-    may be negative; with the others an interval of constant width.
+    may be negative; with the others an interval of constant width. With `interval_groups` "region" each region with
+    at least 2 / (1 - coverage) known truths has margins of its own (Mondrian: Vovk et al. 2005), the others the pooled ones.
 
     Args:
         config: of the model; changed in place.
         values: (n, targets, quantiles) the model's outputs on validation windows.
         truth: (n, targets), NaN where unknown.
+        regions: (n,) names, where they are known.
     """
     none = torch.zeros(len(config.targets))
     _, low, high = (x.double().numpy() for x in intervals_of(config, values, none))
-    margins = []
-    for k in range(truth.shape[1]):
-        known = np.isfinite(truth[:, k])
-        missed = np.maximum(low[known, k] - truth[known, k], truth[known, k] - high[known, k])
-        margins.append(conformal_quantile(missed, config.coverage))
-    config.interval_margin = None if None in margins else margins
+    missed = np.maximum(low - truth, truth - high)  # NaN where the truth is unknown
+    config.interval_margin = _margins(missed, config.coverage)
+    config.region_margins = None
+    if config.interval_groups == "none" or config.interval_margin is None:
+        return
+    if regions is None:
+        raise DataError(
+            "--interval_groups region needs rows with a region, and the validation rows have none"
+        )
+    found = {}
+    for name in np.unique(regions.astype(str)).tolist():
+        of_region = missed[regions.astype(str) == name]
+        enough = (np.isfinite(of_region).sum(0) >= round(2 / (1 - config.coverage), 6)).all()
+        own = _margins(of_region, config.coverage) if enough else None
+        if own is not None:
+            found[name] = own
+    config.region_margins = found or None
+
+
+def _margins(missed: np.ndarray, coverage: float) -> list[float] | None:
+    """(targets,) of (n, targets) distances from truths to intervals; None where one has too few."""
+    found = [conformal_quantile(column[np.isfinite(column)], coverage) for column in missed.T]
+    known = [margin for margin in found if margin is not None]
+    return known if len(known) == len(found) else None

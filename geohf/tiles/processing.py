@@ -100,7 +100,7 @@ class TileSequenceProcessor(SampleProcessor):
                 pixels[i, t] = self._prepare(read, holes, where=f"sample {i}, step {t}")
             if not mask[i].any():
                 raise DataError(f"sample {i}: no frame is left to see, all are missing or without data")
-        last = torch.tensor([values for _, values, _ in samples], dtype=torch.float32)
+        last = torch.tensor([values for _, values, *_ in samples], dtype=torch.float32)
         batch = {"pixel_values": pixels, "step_mask": mask, "last_values": last}
         if self.dates:
             batch["dates"] = _in_front([torch.from_numpy(dates) for *_, dates in samples])

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from geohf.data.splits import split_rows
 from geohf.errors import DataError
+from geohf.geo.splits import block_numbers
 from geohf.tiles.ground import least_gap_px
 from geohf.tiles.table import TileTable
 
@@ -70,6 +72,92 @@ def split_tiles(
     return splits, dropped + shared
 
 
+def fold_tiles(
+    table: TileTable, how: str, folds: int, seed: int = 42, block_px: float | None = None
+) -> np.ndarray:
+    """Which fold each tile is tested in: whole regions, or whole blocks of them, in folds of about equal size.
+
+    Args:
+        how: `region` or `blocks`.
+        folds: at least 3: one is tested on, the next is validated on, the others are trained on.
+        block_px: see `split_tiles`.
+
+    Returns:
+        (tiles,) from 0 to `folds` - 1.
+
+    Raises:
+        DataError: another way, or too few regions or blocks.
+    """
+    if how not in ("region", "blocks"):
+        raise DataError(f"--folds needs --split region or blocks; the split is {how}")
+    if folds < 3:
+        raise DataError(
+            f"--folds must be at least 3 (one is tested on, one validated on, the others trained on), got {folds}"
+        )
+    _check_settings(table, how, block_px, 0.0, False)
+    units = table.region
+    if how == "blocks":
+        block, apart = _block_and_distance(table, block_px, 0.0)
+        units = block_numbers(_centers(table, block, apart), block, "planar")
+    names, unit, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    if len(names) < folds:
+        word = "regions" if how == "region" else "blocks (smaller ones with --block_px)"
+        raise DataError(f"{table.source}: has {len(names)} {word}, too few for --folds {folds}")
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    filled, fold = np.zeros(folds), np.zeros(len(names), np.int64)
+    for number in order.tolist():  # the largest first, each into the emptiest fold
+        fold[number] = filled.argmin()
+        filled[fold[number]] += sizes[number]
+    return fold[unit]
+
+
+def fold_split(
+    table: TileTable,
+    fold: np.ndarray,
+    test: int,
+    how: str,
+    block_px: float | None = None,
+    buffer_px: float = 0.0,
+    allow_leaks: bool = False,
+) -> tuple[dict[str, np.ndarray], int]:
+    """One fold's tiles as `test`, the next one's as `validation`, and the others' as `train`, as far as they may be.
+
+    As `split_tiles` does, training tiles that touch held-out ones or lie within the buffer are left out, as are
+    validation tiles beside test tiles; all test tiles stay.
+
+    Args:
+        fold: of each tile, see `fold_tiles`.
+        test: the fold to test on.
+
+    Returns:
+        (name -> tile numbers, the number of tiles left out).
+    """
+    _check_settings(table, how, block_px, buffer_px, allow_leaks)
+    number = (fold - test) % (fold.max() + 1)
+    splits = {
+        "train": np.flatnonzero(number > 1),
+        "test": np.flatnonzero(number == 0),
+        "validation": np.flatnonzero(number == 1),
+    }
+    dropped = 0
+    if how == "blocks":
+        block, apart = _block_and_distance(table, block_px, buffer_px)
+        centers = _centers(table, block, apart)
+        for name, others in (("validation", ["test"]), ("train", ["test", "validation"])):
+            held = np.concatenate([splits[other] for other in others])
+            distance, _ = cKDTree(centers[held]).query(centers[splits[name]])
+            near = distance <= apart
+            if near.all():
+                raise DataError(
+                    f"{table.source}: all {name} tiles of fold {test + 1} lie within {apart:g} pixels of held-out tiles "
+                    "(--buffer_px and the diagonal of a tile); use larger --block_px, or fewer folds"
+                )
+            splits[name] = splits[name][~near]
+            dropped += int(near.sum())
+    return splits, dropped + _clear(table, splits, buffer_px, allow_leaks)
+
+
 def _check_settings(table: TileTable, how: str, block_px, buffer_px, allow_leaks: bool) -> None:
     """Refuse what a way of splitting cannot hear."""
     if how == "random" and not allow_leaks:
@@ -94,10 +182,7 @@ def _check_settings(table: TileTable, how: str, block_px, buffer_px, allow_leaks
 
 
 def _blocks(table: TileTable, shares, seed: int, block_px, buffer_px) -> tuple[dict[str, np.ndarray], int]:
-    largest = table.sizes.max(0)
-    block = float(4 * largest.max() if block_px is None else block_px)
-    # tiles whose centers lie farther apart than this are at least the buffer away from each other
-    apart = buffer_px + float(np.hypot(*largest))
+    block, apart = _block_and_distance(table, block_px, buffer_px)
     try:
         return split_rows(
             len(table),
@@ -115,6 +200,12 @@ def _blocks(table: TileTable, shares, seed: int, block_px, buffer_px) -> tuple[d
             f"{table.source}: {error} (in pixels, between centers: {apart:g} is --buffer_px {buffer_px:g} and the "
             "diagonal of a tile)"
         ) from None
+
+
+def _block_and_distance(table: TileTable, block_px: float | None, buffer_px: float) -> tuple[float, float]:
+    """The side of a block, and how far apart centers must lie for tiles to be at least the buffer away from each other."""
+    largest = table.sizes.max(0)
+    return float(4 * largest.max() if block_px is None else block_px), buffer_px + float(np.hypot(*largest))
 
 
 def _clear(table: TileTable, splits: dict[str, np.ndarray], buffer_px: float, allow_leaks: bool) -> int:

@@ -44,7 +44,9 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
     def _calibrate(self) -> None:
         if self.config.head != "image" and isinstance(self.eval_dataset, BoundRows):
             outputs = self.outputs(self.eval_dataset)
-            calibrate(self.model.config, outputs.predictions, self.eval_dataset.windows.truth)
+            rows, config = self.eval_dataset, self.model.config
+            regions = rows.region_names() if config.interval_groups != "none" else None
+            calibrate(config, outputs.predictions, rows.windows.truth, regions)
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """See `GeoTrainer.evaluate`."""
@@ -63,6 +65,7 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
     ) -> Evaluation:
         """See `geohf.tiles.metrics.measure`."""
         config, rows, values = self.model.config, bound_to(dataset, self.config), outputs.predictions
+        outputs.region = rows.region_numbers(config)
         answers = self.model.decode(outputs)
         images = rows.images() if config.head == "image" else None
         train = self.train_dataset.windows if isinstance(self.train_dataset, BoundRows) else None

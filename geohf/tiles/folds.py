@@ -1,0 +1,150 @@
+"""Cross-validation: a model a fold, each tested on places that it never saw, so that every tile is predicted once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from transformers import set_seed
+
+from geohf.errors import DataError
+from geohf.report import write_csv
+from geohf.tiles.answers import intervals_of, margins_of
+from geohf.tiles.data import load_folds
+from geohf.tiles.metrics import coverage_by
+from geohf.tiles.modeling import make_model
+from geohf.tiles.outputs import plot_errors, prediction_rows
+from geohf.tiles.trainer import TileSequenceTrainer
+
+if TYPE_CHECKING:
+    from geohf.tiles.arguments import TileArguments, TileTrainingArguments
+    from geohf.tiles.table import TileTable
+    from geohf.tiles.windows import TileWindows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Fold:
+    """One model's answers on the fold that it never saw.
+
+    Attributes:
+        windows: that were asked.
+        answers: values, and the interval's ends, (n, targets) each; the ends are None without calibration.
+        metrics: way -> its numbers: `model`, and the baselines.
+    """
+
+    windows: TileWindows
+    answers: Sequence[np.ndarray | None]
+    metrics: Mapping[str, Mapping[str, float]]
+
+
+@dataclass
+class CrossValidation:
+    """All folds of one table."""
+
+    table: TileTable
+    folds: list[Fold]
+
+    def summary(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Way -> metric -> its mean over folds, its standard deviation (n - 1), its least and its largest value."""
+        ways = self.folds[0].metrics
+        names = {
+            way: [name for name in ways[way] if all(name in f.metrics[way] for f in self.folds)]
+            for way in ways
+        }
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for way, metrics in names.items():
+            for name in metrics:
+                values = np.array([fold.metrics[way][name] for fold in self.folds])
+                spread = {
+                    "mean": values.mean(),
+                    "std": values.std(ddof=1),
+                    "min": values.min(),
+                    "max": values.max(),
+                }
+                found.setdefault(way, {})[name] = {key: float(value) for key, value in spread.items()}
+        return found
+
+    def write(self, folder: Path) -> None:
+        """Write folds_predictions.csv, folds_metrics.csv, folds_coverage.csv and folds_errors.png."""
+        table, rows = self.table, []
+        for number, fold in enumerate(self.folds, start=1):
+            rows += prediction_rows(table, fold.windows, f"fold {number}", fold.answers)
+        write_csv(folder / "folds_predictions.csv", rows)
+        numbers: list[dict] = [
+            {"fold": number, "way": way} | dict(metrics)
+            for number, fold in enumerate(self.folds, start=1)
+            for way, metrics in fold.metrics.items()
+        ]
+        for way, metrics in self.summary().items():
+            numbers += [
+                {"fold": key, "way": way} | {name: spread[key] for name, spread in metrics.items()}
+                for key in ("mean", "std")
+            ]
+        write_csv(folder / "folds_metrics.csv", numbers)
+        if any(fold.answers[1] is None for fold in self.folds):
+            logger.warning("a fold's intervals were not calibrated: folds_coverage.csv is not written")
+        else:
+            write_csv(folder / "folds_coverage.csv", self.coverage())
+        plot_errors(folder / "folds_errors.png", table, *self._errors())
+
+    def coverage(self) -> list[dict]:
+        """A row a region, or a fold where there is one region: see `coverage_by`."""
+        table, ends = self.table, [np.concatenate([fold.answers[k] for fold in self.folds]) for k in (1, 2)]
+        rows = np.concatenate([fold.windows.rows for fold in self.folds])
+        truth = np.concatenate([fold.windows.truth for fold in self.folds])
+        groups = np.array(table.regions)[table.region[rows]]
+        if len(table.regions) == 1:
+            groups = np.repeat(
+                [f"fold {number}" for number in range(1, len(self.folds) + 1)],
+                [len(fold.windows) for fold in self.folds],
+            )
+        return coverage_by(groups, table.targets, *ends, truth)
+
+    def _errors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Tiles and absolute errors of the first target, where its truth is known."""
+        rows = np.concatenate([fold.windows.rows for fold in self.folds])
+        errors = np.concatenate(
+            [np.abs(np.asarray(fold.answers[0])[:, 0] - fold.windows.truth[:, 0]) for fold in self.folds]
+        )
+        known = np.isfinite(errors)
+        return rows[known], errors[known]
+
+
+def cross_validate(options: TileArguments, args: TileTrainingArguments) -> CrossValidation:
+    """Train a model for each of `options.folds`, and measure each on the fold that it never saw.
+
+    Their checkpoints lie in `output_dir/folds/<number>`, from which a killed run goes on.
+
+    Raises:
+        DataError: the target is an image; see `load_folds`.
+    """
+    if options.target_type == "last-image":
+        raise DataError("--folds predicts numbers, --target_type last-image asks for images")
+    found, table = [], None
+    for number, data in enumerate(load_folds(options, args), start=1):
+        settings = copy.copy(args)
+        settings.output_dir = str(Path(args.output_dir) / "folds" / str(number))
+        settings.push_to_hub = False
+        set_seed(args.seed)
+        trainer = TileSequenceTrainer(
+            make_model(options, data), settings, train_dataset=data.train, eval_dataset=data.validation
+        )
+        trainer.train()
+        result = trainer.evaluate(data.test)
+        config, rows = trainer.model.config, data.test
+        margin = margins_of(config, rows.region_numbers(config))
+        values = result.details["outputs"].predictions
+        answers = [part.double().numpy() for part in intervals_of(config, values, margin)]
+        metrics = {"model": result.values_by_name, **result.details["baselines"]}
+        ends = answers if config.interval_margin is not None else [answers[0], None, None]
+        found.append(Fold(rows.windows, ends, metrics))
+        table = data.test.table
+        logger.info("fold %d of %d: %s", number, options.folds, metrics["model"])
+    return CrossValidation(table, found)
