@@ -18,9 +18,13 @@ from geohf.recipes.train_street import run
 from geohf.report import markdown_table
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 
-RECIPES = {
+ALONE = {"gps_head": "gallery", "max_cells": 0}
+RECIPES: dict[str, dict] = {
     "original: bounded GPS head": {"gps_head": "bounded", "gps_scale": [46.0, 59.0]},
     "ours: class plus offset": {},
+    "matching on the sphere, no classes": ALONE | {"location_encoder": "sphere"},
+    "matching by harmonics, no classes": ALONE | {"location_encoder": "spherical_harmonics"},
+    "matching on the sphere beside classes": {"gps_head": "gallery", "location_encoder": "sphere"},
 }
 SHOWN = ("score", "top1", "top5", "mean_km", "median_km")
 
@@ -46,14 +50,16 @@ def main() -> None:
                 numbers.setdefault("constant baseline", []).append(found.baseline)
                 numbers.setdefault(name, []).append(found.values_by_name)
                 print(
-                    f"seed {seed}, {name}: {json.dumps({k: round(numbers[name][-1][k], 4) for k in SHOWN})}",
+                    f"seed {seed}, {name}: {json.dumps({k: round(numbers[name][-1][k], 4) for k in SHOWN if k in numbers[name][-1]})}",
                     flush=True,
                 )
     rows = []
     for name, runs in numbers.items():
         row = {"recipe": name}
         for key in SHOWN:
-            values = [run[key] for run in runs]
+            values = [run[key] for run in runs if key in run]
+            if not values:  # without classes there is no state to name
+                continue
             digits = 0 if key.endswith("km") else 3
             row[key] = f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
         rows.append(row)
