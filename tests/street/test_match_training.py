@@ -53,7 +53,11 @@ def table(tmp_path_factory):
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}_{k}.png")
             # some rows do not say which way
             rows.append(
-                (f"{i}_{k}.png", *np.add(place, rng.normal(0, 1e-4, 2)).round(6), "" if k % 10 == 0 else angle)
+                (
+                    f"{i}_{k}.png",
+                    *np.add(place, rng.normal(0, 1e-4, 2)).round(6),
+                    "" if k % 10 == 0 else angle,
+                )
             )
     with open(folder / "table.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
