@@ -26,6 +26,7 @@ class RegionPrediction:
         radius: holds the truth with the config's `radius_coverage`; None where that was not calibrated.
         unit: of the radius: `m`, or `units` of planar data.
         regions: the most probable regions, most probable first.
+        heading: which way the photograph looks, degrees clockwise from north; None for a model that does not tell.
     """
 
     latitude: float
@@ -33,12 +34,13 @@ class RegionPrediction:
     radius: float | None
     unit: str
     regions: list[RegionProbability]
+    heading: float | None = None
 
     def as_row(self) -> dict[str, Any]:
         """Point, radius, the first region, and all named regions with their probabilities, for a table."""
         # in a table of answers latitude and longitude are degrees, which go on a map
         prefix = "" if self.unit == "m" else "planar_"
-        return {
+        row = {
             f"{prefix}latitude": self.latitude,
             f"{prefix}longitude": self.longitude,
             f"radius_{self.unit}": self.radius,
@@ -46,6 +48,7 @@ class RegionPrediction:
             "probability": self.regions[0].probability,
             "regions": {region.name: region.probability for region in self.regions},
         }
+        return row if self.heading is None else row | {"heading": self.heading}
 
 
 def points_array(answers: Sequence[RegionPrediction]) -> np.ndarray:
@@ -61,12 +64,14 @@ class RegionAnswers:
         labels: (n,) true region numbers.
         truth: (n, 2) true points.
         routed, given: answers without and with the region.
+        headings: (n,) true degrees, NaN where unknown; None where nobody asks.
     """
 
     labels: np.ndarray
     truth: np.ndarray
     routed: list[RegionPrediction]
     given: list[RegionPrediction]
+    headings: np.ndarray | None = None
 
     def named(self, label2id: Mapping[str, int]) -> np.ndarray:
         """(n,) numbers of the regions that the router named."""

@@ -12,14 +12,14 @@ from geohf.metrics.directions import LOSS
 from geohf.region.configuration import EXPERTS, POINT_LOSSES
 from geohf.region.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.options import DataArguments, PhotoArguments, with_default
+from geohf.training.options import DataArguments, HeadingArguments, PhotoArguments, with_default
 from geohf.vision.preprocessing import FITS
 
 AUGMENTATIONS = ("none", "light", "full")
 
 
 @dataclass
-class RegionArguments(DataArguments, PhotoArguments):
+class RegionArguments(DataArguments, PhotoArguments, HeadingArguments):
     """Data, filters and model of the region task."""
 
     train_csv: str | None = field(

@@ -41,6 +41,7 @@ class GeoRegionConfig(GeoConfig):
         radius_coverage: share of photographs that `radius` shall hold.
         expert_errors: each expert's median error on validation photographs of its region, meters or units of
             the data; None before calibration.
+        predict_heading: tell which way each photograph looks.
         radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for ground without training
             photographs; otherwise only among them.
         routed_factor, given_factor: the calibrated radius of a point is its factor times (the spread of the
@@ -62,6 +63,7 @@ class GeoRegionConfig(GeoConfig):
     scaler: Literal["robust", "standard", "minmax"] = "robust"
     scalers: list | None = None
     point_loss: str = "mse"
+    predict_heading: bool = False
     temperature: float = 1.0
     radius_coverage: float = 0.9
     radius_new_area: bool = False

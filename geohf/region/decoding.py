@@ -7,6 +7,7 @@ import torch
 
 from geohf.errors import require_at_least
 from geohf.geo import frame_distance, frame_mean
+from geohf.models.heading import degrees_of_directions
 from geohf.region.answers import RegionAnswers, RegionPrediction, RegionProbability
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.experts import RegionOutput, given_logits
@@ -34,26 +35,34 @@ def decode(config: GeoRegionConfig, outputs: RegionOutput, top_k: int = 5) -> li
     points = locate(config, logits, scaled)
     radius = _radius(config, logits, scaled, points)
     best = (logits.double() / config.temperature).softmax(-1).topk(min(top_k, config.num_regions))
+    headings = [None] * len(points)
+    if outputs.directions is not None:
+        headings = degrees_of_directions(outputs.directions.float()).cpu().tolist()
     answers = []
     for i, (latitude, longitude) in enumerate(points.cpu().tolist()):
         named = zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
         regions = [RegionProbability(config.id2label[r], p) for r, p in named if p > 0]
-        answers.append(RegionPrediction(latitude, longitude, radius[i], config.unit, regions))
+        answers.append(RegionPrediction(latitude, longitude, radius[i], config.unit, regions, headings[i]))
     return answers
 
 
 def both_answers(
-    config: GeoRegionConfig, outputs: RegionOutput, labels: np.ndarray, truth: np.ndarray
+    config: GeoRegionConfig,
+    outputs: RegionOutput,
+    labels: np.ndarray,
+    truth: np.ndarray,
+    headings: np.ndarray | None = None,
 ) -> RegionAnswers:
     """What a model's outputs on photographs, no region given, come to without and with the region.
 
     Args:
         labels: (n,) true region numbers.
         truth: (n, 2) true points.
+        headings: (n,) true degrees, NaN where unknown.
     """
     logits = given_logits(torch.from_numpy(labels), config.num_regions)
     given = RegionOutput(logits=logits, scaled=outputs.scaled)
-    return RegionAnswers(labels, truth, decode(config, outputs), decode(config, given))
+    return RegionAnswers(labels, truth, decode(config, outputs), decode(config, given), headings)
 
 
 def _weighted(config: GeoRegionConfig, logits, scaled) -> tuple[torch.Tensor, torch.Tensor]:

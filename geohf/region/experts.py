@@ -12,6 +12,8 @@ from transformers.utils import ModelOutput
 
 from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler
+from geohf.metrics.headings import heading_metrics
+from geohf.models.heading import HeadingHead, degrees_of_directions, heading_loss
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.losses import point_loss, region_loss
 from geohf.region.metrics import error_summary, region_accuracy
@@ -32,6 +34,8 @@ class RegionOutput(ModelOutput):
             was not asked; (batch, 2) of one expert.
         coordinates: (batch, 2) float64, in degrees or units of the data.
         loss_parts: the loss by its parts.
+        directions: (batch, 2) where each photograph looks, sine and cosine of the degrees clockwise from north; None
+            where the model does not tell.
     """
 
     loss: torch.Tensor | None = None
@@ -39,6 +43,7 @@ class RegionOutput(ModelOutput):
     scaled: torch.Tensor | None = None
     coordinates: torch.Tensor | None = None
     loss_parts: dict[str, torch.Tensor] | None = None
+    directions: torch.Tensor | None = None
 
 
 class RegionExpert(nn.Module):
@@ -128,37 +133,64 @@ class RegionRouter(nn.Module):
 
     Args:
         config: of the whole model.
-        tower, head: the model's own; they are shared with it, not copied.
+        tower, head, direct: the model's own; they are shared with it, not copied. `direct` tells which way a photograph
+            looks, None where nobody asks.
     """
 
     accepts_loss_kwargs = False
-    targets: ClassVar[tuple[str, ...]] = ("labels",)
 
-    def __init__(self, config: GeoRegionConfig, tower: nn.Module, head: nn.Module):
+    def __init__(
+        self, config: GeoRegionConfig, tower: nn.Module, head: nn.Module, direct: HeadingHead | None = None
+    ):
         super().__init__()
-        self.config, self.tower, self.head = config, tower, head
+        self.config, self.tower, self.head, self.direct = config, tower, head, direct
+        self.targets = ("labels",) if direct is None else ("labels", "headings")
 
     def forward(
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
+        headings: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
     ) -> RegionOutput:
         """Name regions: (batch, 3, height, width) pixels to (batch, regions) logits."""
-        logits = self.head(tower_features(self.tower, pixel_values)).float()
+        features = tower_features(self.tower, pixel_values)
+        logits = self.head(features).float()
+        directions = None if self.direct is None else self.direct(features)
         if labels is None:
-            return RegionOutput(logits=logits)
-        loss = region_loss(logits, labels, (loss_items or {}).get("region_loss"))
-        return RegionOutput(loss, logits=logits, loss_parts={"region_loss": loss})
+            return RegionOutput(logits=logits, directions=directions)
+        loss, parts = self.losses(logits, directions, labels, headings, loss_items or {})
+        return RegionOutput(loss, logits=logits, loss_parts=parts, directions=directions)
+
+    def losses(self, logits, directions, labels, headings, items=None):
+        """The total loss and its parts."""
+        items = items or {}
+        parts = {"region_loss": region_loss(logits, labels, items.get("region_loss"))}
+        if directions is not None and headings is not None:
+            parts["heading_loss"] = heading_loss(directions, headings, items.get("heading_loss"))
+        return sum(parts.values()), parts
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many rows of a batch count."""
-        return {"region_loss": (batch["labels"] >= 0).sum()}
+        counts = {"region_loss": (batch["labels"] >= 0).sum()}
+        return (
+            counts if self.direct is None else counts | {"heading_loss": batch["headings"].isfinite().sum()}
+        )
 
-    def measure(self, outputs: RegionOutput, labels: torch.Tensor) -> dict[str, float]:
-        """Loss and accuracy over a whole dataset."""
-        loss = region_loss(outputs.logits, labels)
-        return {"loss": float(loss), "accuracy": region_accuracy(outputs.logits, labels)}
+    def measure(
+        self, outputs: RegionOutput, labels: torch.Tensor, headings: torch.Tensor | None = None
+    ) -> dict[str, float]:
+        """Loss, accuracy and errors of headings over a whole dataset."""
+        loss, _ = self.losses(outputs.logits, outputs.directions, labels, headings)
+        numbers = {"loss": float(loss), "accuracy": region_accuracy(outputs.logits, labels)}
+        return numbers | measured_headings(outputs.directions, headings)
+
+
+def measured_headings(directions: torch.Tensor | None, headings: torch.Tensor | None) -> dict[str, float]:
+    """See `heading_metrics`; nothing of a model that does not tell."""
+    if directions is None or headings is None:
+        return {}
+    return dict(heading_metrics(degrees_of_directions(directions).numpy(), headings.numpy()))
 
 
 def make_head(config: GeoRegionConfig, outputs: int) -> nn.Sequential:

@@ -11,6 +11,7 @@ from geohf.errors import DataError
 from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler
 from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
+from geohf.metrics.headings import HEADING_METRICS, constant_heading, heading_metrics
 from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
 from geohf.metrics.records import Metric, join_metrics
 from geohf.region.answers import RegionAnswers, points_array
@@ -18,6 +19,7 @@ from geohf.region.configuration import GeoRegionConfig
 
 UNITS = ("m", "units")  # of the frames
 METRICS = {"accuracy": HIGHER, "point_loss": LOWER, "region_loss": LOWER}
+METRICS |= {"heading_loss": LOWER} | HEADING_METRICS
 METRICS |= {
     f"{prefix}{name}_{unit}": MetricInfo(False, unit)
     for prefix in ("", "routed_")
@@ -113,7 +115,7 @@ def evaluation_rows(
 def measure(
     config: GeoRegionConfig,
     answers: RegionAnswers,
-    train: tuple[np.ndarray, np.ndarray] | None = None,
+    train: tuple[np.ndarray, ...] | None = None,
     intervals: bool = True,
 ) -> list[Metric]:
     """The numbers of all photographs, their intervals, and the constant baseline's.
@@ -121,7 +123,7 @@ def measure(
     The baseline answers the region's center where the region is given, and the center of all where it is not.
 
     Args:
-        train: (labels, points) of the training photographs, from which the baseline is made; None: there is none.
+        train: (labels, points, headings) of the training photographs, from which the baseline is made; None: there is none.
         intervals: compute them.
     """
     values = {name: value for name, value in region_table(config, answers)[-1].items() if name != "region"}
@@ -129,11 +131,16 @@ def measure(
     if train is not None:
         located = train[1][np.isfinite(train[1]).all(1)]
         for prefix, points in (
-            ("given_", region_centers(config, *train)[answers.labels]),
+            ("given_", region_centers(config, *train[:2])[answers.labels]),
             ("routed_", np.broadcast_to(_center(located, config.frame), answers.truth.shape)),
         ):
             errors = frame_distance(points, answers.truth, config.frame)
             baseline |= error_summary(errors, config.unit, prefix)
+    if config.predict_heading and answers.headings is not None:
+        found = [answer.heading for answer in answers.routed]
+        values |= heading_metrics(np.array(found, np.float64), answers.headings)
+        if train is not None:
+            baseline |= heading_metrics(constant_heading(train[2]), answers.headings)
     ends = region_intervals(config, answers) if intervals else {}
     return join_metrics({name: v for name, v in values.items() if v is not None}, ends, baseline)
 

@@ -16,17 +16,18 @@ from geohf.data.classes import class_number
 from geohf.errors import DataError
 from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
+from geohf.models.heading import HeadingHead, heading_loss
 from geohf.models.loading import load_model
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.region.answers import RegionPrediction
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.decoding import both_answers, decode, locate
-from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
+from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head, measured_headings
 from geohf.region.losses import point_loss, region_loss
 from geohf.region.metrics import error_summary, measure, region_accuracy
 from geohf.region.processing import GeoRegionImageProcessor, RegionCollator, split_sample
-from geohf.region.rows import as_photos, load_labeled, located, names_of, region_order, truth_of
+from geohf.region.rows import as_photos, headings_of, load_labeled, located, names_of, region_order, truth_of
 from geohf.vision.backbones import build_tower, tower_features
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 # what the sample is trained with: a backbone that learns in seconds on a CPU, from random weights
 SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_resnet", 48
 REAL_BACKBONE = "convnext_small"
-MODEL_FIELDS = ("frame", "experts", "scaler", "point_loss", "radius_coverage")
+MODEL_FIELDS = ("frame", "experts", "scaler", "point_loss", "radius_coverage", "predict_heading")
 
 
 class GeoRegionModel(GeoPreTrainedModel):
@@ -60,7 +61,6 @@ class GeoRegionModel(GeoPreTrainedModel):
         "region": {"help": "The region of all inputs, where it is known."},
         "top_k": {"type": int, "help": "Regions to name."},
     }
-    targets: ClassVar[tuple[str, ...]] = ("labels", "coordinates")
     _no_split_modules = ("RegionExpert",)
     _keep_in_fp32_modules_strict = ("scaler_center", "scaler_scale")
 
@@ -69,6 +69,10 @@ class GeoRegionModel(GeoPreTrainedModel):
         self.tower = build_tower(config.vision_config)
         self.router = make_head(config, config.num_regions)
         self.experts = nn.ModuleList(RegionExpert(config, i) for i in range(config.num_regions))
+        self.targets: tuple[str, ...] = ("labels", "coordinates")
+        if config.predict_heading:
+            self.direct = HeadingHead(config.feature_size, config.hidden_size, config.dropout)
+            self.targets = (*self.targets, "headings")
         self.finish_init()
 
     @classmethod
@@ -112,7 +116,7 @@ class GeoRegionModel(GeoPreTrainedModel):
 
     def router_module(self) -> RegionRouter:
         """The router with its tower, to be trained without the experts."""
-        return RegionRouter(self.config, self.tower, self.router)
+        return RegionRouter(self.config, self.tower, self.router, getattr(self, "direct", None))
 
     @property
     def scaler(self) -> CoordinateScaler:
@@ -128,6 +132,7 @@ class GeoRegionModel(GeoPreTrainedModel):
         regions: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         coordinates: torch.Tensor | None = None,
+        headings: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
     ) -> RegionOutput:
         """Locate photographs.
@@ -138,6 +143,7 @@ class GeoRegionModel(GeoPreTrainedModel):
                 located by the experts of all regions, weighted with the router's probabilities.
             labels: (batch,) true region numbers for the loss; in training only their experts run.
             coordinates: (batch, 2) true latitude and longitude, NaN where unknown.
+            headings: (batch,) true degrees clockwise from north, NaN where unknown.
             loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
         """
         given = torch.full((len(pixel_values),), -1) if regions is None else regions
@@ -145,7 +151,9 @@ class GeoRegionModel(GeoPreTrainedModel):
         asked = labels if self.training and labels is not None else given
         routed = labels is not None or bool((given < 0).any())
         shared = self.config.experts == "shared"
-        features = tower_features(self.tower, pixel_values) if shared or routed else None
+        told = self.config.predict_heading
+        features = tower_features(self.tower, pixel_values) if shared or routed or told else None
+        directions = self.direct(features) if told else None
         scaled = self._ask_experts(features if shared else pixel_values, asked)
         logits = (
             self.router(features).float()
@@ -154,14 +162,14 @@ class GeoRegionModel(GeoPreTrainedModel):
         )
         loss, parts = None, None
         if labels is not None and coordinates is not None:
-            loss, parts = self.losses(logits, scaled, labels, coordinates, loss_items)
+            loss, parts = self.losses(logits, scaled, labels, coordinates, loss_items, directions, headings)
         others = torch.arange(logits.shape[1], device=given.device) != given[:, None]
         known = given[:, None] >= 0
         logits = torch.where(known, 0.0, logits).masked_fill(known & others, -torch.inf)
         with torch.no_grad():
             # in training not every expert that the router may think of was asked
             coordinates = None if self.training else self.locate(logits, scaled)
-        return RegionOutput(loss, logits, scaled, coordinates, parts)
+        return RegionOutput(loss, logits, scaled, coordinates, parts, directions)
 
     def _ask_experts(self, inputs: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
         """(batch, regions, 2): every row of its own expert, or of all where that is unknown; else NaN."""
@@ -178,7 +186,7 @@ class GeoRegionModel(GeoPreTrainedModel):
             answers.append(answer)
         return torch.stack(answers, 1)
 
-    def losses(self, logits, scaled, labels, coordinates, items=None):
+    def losses(self, logits, scaled, labels, coordinates, items=None, directions=None, headings=None):
         """The total loss and its parts: the true region's expert is measured, and the router."""
         items, own = items or {}, labels.clamp(min=0)
         mine = scaled[torch.arange(len(own), device=own.device), own]
@@ -190,25 +198,37 @@ class GeoRegionModel(GeoPreTrainedModel):
             ),
             "region_loss": region_loss(logits, labels, items.get("region_loss")),
         }
+        if directions is not None and headings is not None:
+            parts["heading_loss"] = heading_loss(directions, headings, items.get("heading_loss"))
         return sum(parts.values()), parts
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many rows of a batch count for each part of the loss."""
         labeled = batch["labels"] >= 0
         located = batch["coordinates"].isfinite().all(-1) & labeled
-        return {"point_loss": located.sum(), "region_loss": labeled.sum()}
+        counts = {"point_loss": located.sum(), "region_loss": labeled.sum()}
+        return counts | (
+            {"heading_loss": batch["headings"].isfinite().sum()} if self.config.predict_heading else {}
+        )
 
     def measure(
-        self, outputs: RegionOutput, labels: torch.Tensor, coordinates: torch.Tensor
+        self,
+        outputs: RegionOutput,
+        labels: torch.Tensor,
+        coordinates: torch.Tensor,
+        headings: torch.Tensor | None = None,
     ) -> dict[str, float]:
-        """Loss, its parts, the router's accuracy and the routed errors over a whole dataset."""
+        """Loss, its parts, the router's accuracy, the routed errors and those of headings over a whole dataset."""
         # over all rows at once: the mean of the batches' means would depend on their sizes
-        loss, parts = self.losses(outputs.logits, outputs.scaled, labels, coordinates)
+        loss, parts = self.losses(
+            outputs.logits, outputs.scaled, labels, coordinates, None, outputs.directions, headings
+        )
         points = self.locate(outputs.logits, outputs.scaled)
         errors = frame_distance(points, coordinates, self.config.frame)[coordinates.isfinite().all(-1)]
         metrics = {"loss": float(loss)} | {name: float(part) for name, part in parts.items()}
         metrics["accuracy"] = region_accuracy(outputs.logits, labels)
-        return metrics | error_summary(errors.numpy(), self.config.unit, "routed_")
+        metrics |= error_summary(errors.numpy(), self.config.unit, "routed_")
+        return metrics | measured_headings(outputs.directions, headings)
 
     # ---- answers
 
@@ -247,7 +267,9 @@ class GeoRegionModel(GeoPreTrainedModel):
         """
         dataset = load_labeled(data, self.config, on_error)
         outputs = self.outputs_on(dataset, RegionCollator(self, ()), batch_size)
-        answers = both_answers(self.config, outputs, *truth_of(dataset, self.config))
+        answers = both_answers(
+            self.config, outputs, *truth_of(dataset, self.config), headings_of(dataset, self.config)
+        )
         return {metric.name: metric.value for metric in measure(self.config, answers, intervals=False)}
 
     def prepare(self, samples: list) -> BatchFeature:

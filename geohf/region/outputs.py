@@ -80,6 +80,11 @@ def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, fr
             zip(dataset["filename"][:], dataset["region"][:], routed, strict=True)
         )
     ]
+    headings = None
+    if answers.headings is not None:
+        headings = [answer.heading for answer in routed]
+        for row, found, true in zip(rows, headings, answers.headings.tolist(), strict=True):
+            row |= {"predicted_heading": found, "heading": true}
     write_csv(folder / "predictions.csv", rows)
     if frame == "planar":  # a planar frame has no place on a map of the earth
         return
@@ -92,6 +97,7 @@ def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, fr
         labels=dataset["filename"][:],
         details={name: [row[name] for row in rows] for name in shown},
         radius_m=None if routed[0].radius is None else [answer.radius for answer in routed],
+        headings=headings,
         title=f"{len(rows)} photographs: where they are and where the model puts them",
     )
 

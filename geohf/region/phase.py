@@ -7,6 +7,7 @@ import torch
 from transformers import EvalPrediction
 
 from geohf.data.streaming import is_stream
+from geohf.metrics.headings import HEADING_METRICS
 from geohf.region.arguments import RegionTrainingArguments
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter
 from geohf.region.modeling import GeoRegionModel
@@ -50,6 +51,9 @@ class RegionPhaseTrainer(PhaseTrainer):
         names = {"loss"} | ({"point_loss", "region_loss"} if routed else set())
         if "labels" in self.model.targets:
             names.add("accuracy")
+        if "headings" in self.model.targets:
+            names |= {"heading_loss"} if routed else set()
+            names |= set(HEADING_METRICS)
         if "coordinates" in self.model.targets:
             prefix, unit = "routed_" if routed else "", self.config.unit
             names |= {f"{prefix}{name}_{unit}" for name in ("mean", "median", "p90")}
@@ -81,8 +85,10 @@ class RegionPhaseTrainer(PhaseTrainer):
     def _named(self, predictions) -> RegionOutput:
         arrays = [predictions] if isinstance(predictions, np.ndarray) else list(predictions)
         module = self.accelerator.unwrap_model(self.model)
-        names = {RegionRouter: ["logits"], RegionExpert: ["scaled"]}
-        names = names.get(type(module), ["logits", "scaled", "coordinates"])
+        parts = {RegionRouter: ["logits"], RegionExpert: ["scaled"]}
+        names = parts.get(type(module), ["logits", "scaled", "coordinates"])
+        if "headings" in module.targets:
+            names = [*names, "directions"]
         return RegionOutput(**dict(zip(names, map(torch.from_numpy, arrays), strict=True)))
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class RegionCollator:
 
     Args:
         model: gives the processor and the regions.
-        targets: `labels`, `coordinates` or both.
+        targets: some of `labels`, `coordinates` and `headings`.
         augment: `none`, `light` or `full`, see `region_augmentation`.
     """
 
@@ -64,6 +65,9 @@ class RegionCollator:
             batch["labels"] = torch.from_numpy(class_numbers(regions, self.label2id, "region", names))
         if "coordinates" in self.targets:
             batch["coordinates"] = torch.from_numpy(positions_of(rows, self.frame))
+        if "headings" in self.targets:
+            headings = [row.get("heading") for row in rows]
+            batch["headings"] = torch.tensor([math.nan if h is None else float(h) for h in headings])
         return batch
 
 

@@ -19,6 +19,7 @@ from geohf.data.rows import RowView, positions_of
 from geohf.data.samples import undecoded
 from geohf.data.tables import (
     FILE_COLUMNS,
+    HEADING_COLUMNS,
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
     RowErrors,
@@ -62,7 +63,7 @@ def load_region_table(
     exclude: Iterable[str] = (),
     errors: RowErrors | None = None,
 ) -> Dataset:
-    """Load a table with a file name, latitude, longitude and region a row; more columns are ignored.
+    """Load a table with a file name, latitude, longitude and region a row, perhaps `angle` or `heading`.
 
     Rows that cannot be used are noted in `errors`; the caller settles them.
 
@@ -128,6 +129,8 @@ def usable_rows(
     files = [file_name(cell) for cell in cells]
     regions = [label_of(cell) for cell in rows[region]]
     points = rows[[latitude, longitude]].to_numpy(np.float64)
+    angle = find_column(rows.columns, HEADING_COLUMNS)
+    headings = _degrees(rows[angle].tolist()) if angle else np.full(len(rows), np.nan)
     folder = Path(source).parent if images is None else Path(images)
     wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
     bad_points = bad_point_reasons(points[wanted], source, frame) if wanted else {}
@@ -154,6 +157,7 @@ def usable_rows(
         "region": [regions[i] for i in kept],
         "latitude": points[kept, 0].tolist(),
         "longitude": points[kept, 1].tolist(),
+        "heading": headings[kept].tolist(),
         "row": [lines[i] for i in kept],
     }
 
@@ -169,6 +173,7 @@ def region_features() -> Features:
             "region": Value("string"),
             "latitude": Value("float64"),
             "longitude": Value("float64"),
+            "heading": Value("float64"),
             "row": Value("int64"),
         }
     )
@@ -179,7 +184,7 @@ def as_photos(rows: Any) -> Any:
 
     Args:
         rows: a dataset or list of dicts with `image`, `latitude`, `longitude`, `region` (or `Region_ID`), and perhaps
-            `filename`. A region or coordinate that is None is unknown.
+            `filename` and `heading` (or `angle`). A region or coordinate that is None is unknown.
     """
     known = getattr(rows, "column_names", None)
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorTable)):
@@ -187,7 +192,7 @@ def as_photos(rows: Any) -> Any:
     if known is not None and {"filename", "image", "region", "latitude", "longitude"} <= set(known):
         return rows
     names = class_names(rows, REGION_KEYS)
-    labels = ["filename", "region", "latitude", "longitude"]
+    labels = ["filename", "region", "latitude", "longitude", "heading"]
     rows = undecoded(rows) if hasattr(rows, "cast_column") else rows
     return RowView(rows, partial(_read_photo, names=names), labels)
 
@@ -198,7 +203,21 @@ def _read_photo(row: dict, number: int, names: dict[str, list[str]]) -> dict:
     photo = {"filename": str(row.get("filename", number)), "image": split_sample(row)[0], "region": region}
     # whether they can be depends on the model's frame, see `located`
     photo["latitude"], photo["longitude"] = positions_of([row], "planar", [number])[0].tolist()
+    photo["heading"] = float(_degrees([row.get("heading", row.get("angle"))])[0])
     return photo
+
+
+def headings_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray | None:
+    """(n,) degrees in [0, 360) of photographs, NaN where unknown; None for a model that does not tell them."""
+    return _degrees(column_of(dataset, "heading")) if config.predict_heading else None
+
+
+def _degrees(cells: Sequence[Any]) -> np.ndarray:
+    """Degrees in [0, 360) of the cells of a column; what is no number is unknown, as an empty cell is."""
+    import pandas as pd
+
+    found = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64)
+    return np.where(np.isfinite(found), found, np.nan) % 360
 
 
 def names_of(dataset: Any) -> list[str | None]:

@@ -22,7 +22,7 @@ from geohf.region.features import feature_table
 from geohf.region.metrics import measure, region_centers, region_table
 from geohf.region.outputs import write_outputs
 from geohf.region.phase import RegionPhaseTrainer
-from geohf.region.rows import as_photos, labels_of, located, truth_of
+from geohf.region.rows import as_photos, headings_of, labels_of, located, truth_of
 from geohf.training.phase import phase_arguments
 from geohf.training.trainer import GeoTrainer
 
@@ -47,6 +47,10 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
     def __init__(self, *args, regions: Sequence[str] | None = None, **kwargs):
         self.regions = list(regions or ())
         super().__init__(*args, **kwargs)
+        if self.config.predict_heading and self.args.augment == "full":
+            raise DataError(
+                "augment full mirrors and turns pictures, so that they look another way: take light or none with predict_heading"
+            )
 
     @staticmethod
     def read_rows(rows):
@@ -67,7 +71,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         return is_stream(self.train_dataset) or (self.config.experts == "shared" and not self.regions)
 
     def _trains_router(self) -> bool:
-        return not self.regions and self.config.num_regions > 1
+        # the router's backbone also tells which way a photograph looks
+        return not self.regions and (self.config.num_regions > 1 or self.config.predict_heading)
 
     # ---- training
 
@@ -145,10 +150,12 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
     def measure(self, dataset, outputs: RegionOutput, prefix="eval", intervals=True) -> Evaluation:
         """See `geohf.region.metrics.measure`."""
         config, train, centers = self.model.config, None, None
-        answers = both_answers(config, outputs, *truth_of(dataset, config))
+        headings = headings_of(dataset, config)
+        answers = both_answers(config, outputs, *truth_of(dataset, config), headings)
         if self.train_dataset is not None and not is_stream(self.train_dataset):
-            train = labels_of(self.train_dataset, config), located(self.train_dataset, config.frame)
-            centers = region_centers(config, *train)
+            rows = self.train_dataset
+            train = labels_of(rows, config), located(rows, config.frame), headings_of(rows, config)
+            centers = region_centers(config, *train[:2])
         found = measure(config, answers, train, intervals)
         table = region_table(config, answers, centers)
         return Evaluation(

@@ -9,12 +9,18 @@ from geohf.metrics.directions import LOSS
 from geohf.street.cells import CELLS
 from geohf.street.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.options import DataArguments, FinetuneArguments, PhotoArguments, with_default
+from geohf.training.options import (
+    DataArguments,
+    FinetuneArguments,
+    HeadingArguments,
+    PhotoArguments,
+    with_default,
+)
 from geohf.vision.preprocessing import FITS
 
 
 @dataclass
-class StreetArguments(DataArguments, PhotoArguments):
+class StreetArguments(DataArguments, PhotoArguments, HeadingArguments):
     """Data and model of the street task."""
 
     row_word = "places"
@@ -105,9 +111,6 @@ class StreetArguments(DataArguments, PhotoArguments):
         default=150.0, metadata={"help": "How far positions are moved in training, in meters."}
     )
     match_weight: float = field(default=1.0, metadata={"help": "Weight of the matching loss."})
-    predict_heading: bool = field(
-        default=False, metadata={"help": "Learn to tell which way each view looks, where the rows say so."}
-    )
     heading_weight: float = field(default=1.0, metadata={"help": "Weight of the heading loss."})
     point_estimate: str = field(
         default="medoid",

@@ -100,6 +100,16 @@ class PhotoArguments(BackboneArguments):
 
 
 @dataclass
+class HeadingArguments:
+    """Whether the model tells which way a camera looked."""
+
+    predict_heading: bool = field(
+        default=False,
+        metadata={"help": "Learn to tell which way each photograph looks, where the rows say so."},
+    )
+
+
+@dataclass
 class FinetuneArguments(GeoTrainingArguments):
     """How much of the backbone learns, once the heads have learned on its frozen features."""
 
