@@ -22,6 +22,8 @@ COMMANDS = {
     "evaluate": "measure a model on data with a truth",
     "push": "push the folder that a run left to the Hub",
     "index": "keep the descriptors of an area, to find photographs in it",
+    "pairs": "name pairs of images that may show one place, for hloc, COLMAP and kapture",
+    "export": "write a place, street or region model as ONNX",
     "convert": "bring published weights to a model, or annotations of parts from one layout to the other",
     "demo": "try a model in a browser",
     "push-demo": "make the demo of a model a Space of the Hub",

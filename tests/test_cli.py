@@ -28,7 +28,7 @@ def test_help_waits_for_no_torch(words, run_python):
         (["--prediction"], "unknown command '--prediction': did you mean 'predict'?"),
         (
             ["xyz"],
-            "unknown command 'xyz': there are train, predict, evaluate, push, index, convert, demo, push-demo, env",
+            "unknown command 'xyz': there are train, predict, evaluate, push, index, pairs, export, convert, demo, push-demo, env",
         ),
         (["train", "stret"], "unknown task 'stret': did you mean 'street'?"),
         (["train", "--num_processes", "2", "stret"], "unknown task 'stret': did you mean 'street'?"),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -287,6 +288,16 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         from geohf.models.predicting import predict_to_file
 
         return predict_to_file(self, sources, output, batch_size, **options)
+
+    def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What an exported file answers to (batch, 3, height, width) prepared pixels, by name, each (batch, ...)."""
+        raise DataError(f"{type(self).__name__} has no outputs for ONNX yet")
+
+    def export_onnx(self, path: str | os.PathLike) -> Path:
+        """Write the model as ONNX, with all that stands before and behind it; see `geohf.models.export`."""
+        from geohf.models.export import export_onnx
+
+        return export_onnx(self, path)
 
     def evaluate(
         self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"

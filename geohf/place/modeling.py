@@ -305,6 +305,10 @@ class GeoPlaceModel(GeoPreTrainedModel):
         inputs = Inputs([(frames.names, frames.images)])
         return super().predict_to_file(inputs, output, batch_size, finish=finish, **options)
 
+    def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`descriptors`, (batch, d) of length 1."""
+        return {"descriptors": self(pixel_values).descriptors}
+
     def read_source(self, source: str) -> Part | None:
         """The images of a `poses.csv`, which lie below the folder above its own."""
         if Path(source).name != "poses.csv":

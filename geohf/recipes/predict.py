@@ -6,8 +6,8 @@
 
     accelerate launch --num_processes 4 recipes/predict.py outputs/street s3://b/shards/ --output s3://b/answers/
 
-The file's ending says the format: .csv, .jsonl, .parquet, .geojson or .html; a folder (it ends in /) gets shards of
-Parquet. A run that was killed goes on where it stopped.
+The file's ending says the format: .csv, .jsonl, .parquet or .html, or points as .geojson, .geoparquet, .kml or .gpx; a
+folder (it ends in /) gets shards of Parquet. A run that was killed goes on where it stopped.
 """
 
 import argparse
@@ -27,9 +27,7 @@ def make_parser(**kwargs) -> argparse.ArgumentParser:
     parser = command_parser(__doc__, **kwargs)
     parser.add_argument("model", help="A folder, or a repo of the Hub.")
     parser.add_argument("inputs", nargs="*", help="Files, folders, zips, globs, tables, datasets, addresses.")
-    parser.add_argument(
-        "--output", help="The file to write: .csv, .jsonl, .parquet, .geojson, .html; or a folder."
-    )
+    parser.add_argument("--output", help="The file to write, by its ending (see above), or a folder.")
     parser.add_argument("--batch_size", type=int, default=32, help="Inputs in one pass.")
     add_on_error(parser)
     add_device(parser)

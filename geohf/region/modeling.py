@@ -256,6 +256,12 @@ class GeoRegionModel(GeoPreTrainedModel):
         """See `RegionPrediction.as_row`."""
         return [answer.as_row()]
 
+    def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`probabilities` of the regions, (batch, regions), after the temperature, and `coordinates`, (batch, 2) float64."""
+        outputs = self(pixel_values)
+        probabilities = (outputs.logits / self.config.temperature).softmax(-1)
+        return {"probabilities": probabilities, "coordinates": outputs.coordinates}
+
     def evaluate(
         self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
     ) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.io import atomic_write, json_text, plain
+from geohf.report.exchange import write_geoparquet, write_gpx, write_kml
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
 from geohf.report.tables import format_number, write_csv
@@ -34,7 +35,8 @@ def check_format(path: str | os.PathLike) -> str:
 
 
 def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as `.csv`, `.jsonl` (one JSON object a line), `.parquet`, `.geojson` (points) or `.html`.
+    """Write rows as `.csv`, `.jsonl` (one JSON object a line), `.parquet` or `.html`, or as points, `.geojson`,
+    `.geoparquet`, `.kml` or `.gpx`.
 
     The first two take rows that are read from a file as they are written, twice for CSV; the others hold all in memory.
 
@@ -42,7 +44,7 @@ def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) ->
     and a table otherwise; both open without a network.
 
     Raises:
-        DataError: an unknown ending, or GeoJSON of rows that have no place.
+        DataError: an unknown ending, or points of rows that have no place.
     """
     WRITERS[check_format(path)](path, rows)
 
@@ -74,12 +76,15 @@ def write_parquet(path, rows: Iterable[Mapping], metadata: Mapping[str, str] | N
         pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), file)
 
 
-def _write_points(path, rows: Iterable[Mapping]) -> None:
-    rows = list(rows)
-    points = _placed(rows)
-    if points is None:
-        raise DataError(f"{path}: these answers are no places in degrees; take .csv, .jsonl or .html")
-    write_geojson(path, points, rows)
+def _points_by(write: Callable[..., None]) -> Callable[..., None]:
+    def write_points(path, rows: Iterable[Mapping]) -> None:
+        rows = list(rows)
+        points = _placed(rows)
+        if points is None:
+            raise DataError(f"{path}: these answers are no places in degrees; take .csv, .jsonl or .html")
+        write(path, points, rows)
+
+    return write_points
 
 
 def _write_html(path, rows: Iterable[Mapping]) -> None:
@@ -118,6 +123,9 @@ WRITERS = {
     ".csv": write_csv,
     ".jsonl": _write_jsonl,
     ".parquet": write_parquet,
-    ".geojson": _write_points,
     ".html": _write_html,
+    ".geojson": _points_by(write_geojson),
+    ".geoparquet": _points_by(write_geoparquet),
+    ".kml": _points_by(write_kml),
+    ".gpx": _points_by(write_gpx),
 }

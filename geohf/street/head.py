@@ -233,7 +233,7 @@ class StreetHead(nn.Module):
             best = joint_logarithms(probabilities, self.levels(probabilities.device)).argmax(-1)
         else:
             best = probabilities.argmax(-1)
-        return candidates[torch.arange(len(best), device=best.device), best]
+        return candidates.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
 
     def _medoid(self, probabilities: torch.Tensor) -> torch.Tensor:
         """(batch,) the class with the least expected distance to all others, or to the most probable of many."""

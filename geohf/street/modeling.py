@@ -316,6 +316,24 @@ class GeoStreetModel(GeoPreTrainedModel):
             row["states"] = {state.name: state.probability for state in answer.states}
         return [row]
 
+    def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Of one view a place: `probabilities` of the classes, (batch, classes), after the temperature; `coordinates`,
+        (batch, 2) degrees; `embeddings` that compare with a gallery's positions; each where the model has them.
+        """
+        features = tower_features(self.tower, pixel_values)[:, None]
+        outputs = self.head(features, torch.ones_like(features[..., 0], dtype=torch.bool))
+        found = {}
+        points = outputs.coordinates
+        if outputs.logits is not None:
+            found["probabilities"] = (outputs.logits.float() / self.config.temperature).softmax(-1)
+            if outputs.candidates is not None:
+                points = self.head.estimate(found["probabilities"], outputs.candidates)
+        if points is not None and self.config.gps_head != "gallery":
+            found["coordinates"] = points
+        if outputs.embeddings is not None:
+            found["embeddings"] = outputs.embeddings
+        return found
+
     def evaluate(
         self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
     ) -> dict[str, float]:

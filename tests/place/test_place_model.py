@@ -37,35 +37,6 @@ def index(model, photos):
     return PlaceIndex.build(model, photos, along(40.0 * np.arange(7)))
 
 
-# ---- export
-
-
-@pytest.mark.parametrize("pooling", ["tower", "gem"])
-def test_onnx_gives_the_same_descriptors(pooling, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-    pytest.importorskip("onnx", reason="needs onnx")
-    model = build_model(pooling=pooling, projection_dim=None).eval()
-
-    class Describe(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, pixel_values):
-            return self.model(pixel_values).descriptors
-
-    pixels, file = torch.randn(3, 3, 64, 64), str(tmp_path / "place.onnx")
-    torch.onnx.export(
-        Describe(), (pixels[:1],), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}}
-    )
-    session = onnxruntime.InferenceSession(file)
-    with torch.inference_mode():
-        wanted = model(pixels).descriptors
-    for rows in (1, 3):
-        (found,) = session.run(None, {"x": pixels[:rows].numpy()})
-        torch.testing.assert_close(torch.from_numpy(found), wanted[:rows], rtol=0, atol=1e-4)
-
-
 # ---- parts
 
 

@@ -1,0 +1,118 @@
+"""What structure from motion takes from place recognition: hloc's global features, and pairs of images to match.
+
+Pairs are read by hloc and COLMAP (two names a line) and by kapture (https://github.com/naver/kapture, 1.1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from geohf.errors import DataError, listed, require_at_least, require_choice
+from geohf.io import atomic_path, atomic_write
+from geohf.place.search import top_k
+
+FORMATS = ("hloc", "colmap", "kapture")
+
+
+class Pair(NamedTuple):
+    """An image, another that may show the same, and their cosine."""
+
+    query: str
+    database: str
+    similarity: float
+
+
+def find_pairs(
+    names: Sequence[str],
+    descriptors: np.ndarray,
+    top: int = 20,
+    min_similarity: float | None = None,
+    query_prefix: str | None = None,
+    database_prefix: str | None = None,
+) -> list[Pair]:
+    """The most similar images of each image, best first, itself left out.
+
+    Args:
+        names: n names, none of them twice.
+        descriptors: (n, d).
+        top: images for each query.
+        min_similarity: cosine from which a pair is named.
+        query_prefix, database_prefix: how the names begin of those that ask, and of those that answer; None: all.
+
+    Raises:
+        DataError: no name begins so, a name that is there twice.
+    """
+    require_at_least(1, top=top)
+    if len({*names}) < len(names):
+        raise DataError(
+            f"names that are there twice: {listed([n for n in {*names} if list(names).count(n) > 1])}"
+        )
+    asking, answering = (
+        [row for row, name in enumerate(names) if name.startswith(prefix or "")]
+        for prefix in (query_prefix, database_prefix)
+    )
+    for rows, prefix in ((asking, query_prefix), (answering, database_prefix)):
+        if not rows:
+            raise DataError(f"no image's name begins with {prefix!r}; there are {listed(names)}")
+    similarity, ranked = top_k(descriptors[answering], descriptors[asking], min(top + 1, len(answering)))
+    pairs = []
+    for row, values, found in zip(asking, similarity.tolist(), ranked.tolist(), strict=True):
+        others = [
+            (answering[at], value) for at, value in zip(found, values, strict=True) if answering[at] != row
+        ]
+        pairs += [
+            Pair(names[row], names[other], value)
+            for other, value in others[:top]
+            if min_similarity is None or value >= min_similarity
+        ]
+    return pairs
+
+
+def write_pairs(path: str | os.PathLike, pairs: Sequence[Pair], format: str = "hloc") -> None:
+    """Write pairs as text.
+
+    Args:
+        format: `hloc`, `colmap` (each pair once, whichever of the two asked) or `kapture` (with the similarity).
+
+    Raises:
+        DataError: another format, or a name that holds what separates names in it.
+    """
+    require_choice(FORMATS, format=format)
+    for name in {name for pair in pairs for name in pair[:2]}:
+        if ("," in name) if format == "kapture" else any(map(str.isspace, name)):
+            raise DataError(
+                f"{path}: the name {name!r} holds what separates names in a file for {format}; rename it"
+            )
+    if format == "colmap":
+        seen: dict[frozenset[str], Pair] = {}
+        for pair in pairs:
+            seen.setdefault(frozenset(pair[:2]), pair)
+        pairs = list(seen.values())
+    with atomic_write(path) as file:
+        if format == "kapture":
+            file.write("# kapture format: 1.1\n# query_image, map_image, score\n")
+            file.writelines(f"{pair.query}, {pair.database}, {pair.similarity:.6f}\n" for pair in pairs)
+        else:
+            file.writelines(f"{pair.query} {pair.database}\n" for pair in pairs)
+
+
+def write_features(path: str | os.PathLike, names: Sequence[str], descriptors: np.ndarray) -> None:
+    """Write hloc's `global-feats.h5`: `NAME/global_descriptor`, float16.
+
+    Raises:
+        DataError: the package h5py is missing.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError("global features need the package h5py: pip install 'geohf[export]'") from None
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, descriptor in zip(names, descriptors, strict=True):
+            file.create_dataset(
+                f"{Path(name).as_posix()}/global_descriptor", data=descriptor.astype(np.float16)
+            )
