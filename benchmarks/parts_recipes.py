@@ -23,11 +23,12 @@ import numpy as np
 import torch
 
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
-from geohf.parts.heads import PartRoIHeads
+from geohf.parts.heads import PartRoIHeads, StateHead
 from geohf.parts.losses import IGNORED
 from geohf.recipes.train_parts import run
 from geohf.report import markdown_table
 
+OWNERS = {"match_states": PartRoIHeads, "probabilities": StateHead}
 SHOWN = {
     "map": "mAP",
     "state_accuracy": "state accuracy",
@@ -59,15 +60,15 @@ def never_absent(self, logits) -> torch.Tensor:
 
 @contextmanager
 def patched(**methods) -> Iterator[None]:
-    """Region heads with some methods of the original."""
-    kept = {name: getattr(PartRoIHeads, name) for name in methods}
+    """Heads with some methods of the original."""
+    kept = {name: getattr(OWNERS[name], name) for name in methods}
     for name, method in methods.items():
-        setattr(PartRoIHeads, name, method)
+        setattr(OWNERS[name], name, method)
     try:
         yield
     finally:
         for name, method in kept.items():
-            setattr(PartRoIHeads, name, method)
+            setattr(OWNERS[name], name, method)
 
 
 # name -> (options of the run, methods of the original)
@@ -76,7 +77,7 @@ PAIRINGS = {
     "ours: each region to the truth that it overlaps": ({}, {}),
 }
 ABSENT = {
-    "original: found like all others": ({"absent": "detect"}, {"state_probabilities": never_absent}),
+    "original: found like all others": ({"absent": "detect"}, {"probabilities": never_absent}),
     "ours: background": ({}, {}),
     "found, score x (1 - P(absent))": ({"absent": "detect"}, {}),
     "ignored": ({"absent": "ignore"}, {}),

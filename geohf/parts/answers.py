@@ -18,7 +18,8 @@ class PartStateOutput(ModelOutput):
     Attributes:
         loss: the weighted sum, mean over images.
         loss_parts: the mean of each part over images, by name.
-        losses: (batch, parts of the loss) of every image, in the order of `LOSS_PARTS`.
+        losses: (batch, parts of the loss) of every image, in the order of the config's `loss_parts`.
+        photo_weights: (batch,) how often each image counts in means over images: once, or as often as it has boxes.
         pred_boxes: (batch, n, 4) center x and y, width and height as shares of the photo, as DETR's.
         pred_labels: (batch, n) parts, -1 where the list has ended.
         scores: (batch, n), 0 there.
@@ -29,6 +30,7 @@ class PartStateOutput(ModelOutput):
     loss: torch.Tensor | None = None
     loss_parts: dict[str, torch.Tensor] | None = None
     losses: torch.Tensor | None = None
+    photo_weights: torch.Tensor | None = None
     pred_boxes: torch.Tensor | None = None
     pred_labels: torch.Tensor | None = None
     scores: torch.Tensor | None = None

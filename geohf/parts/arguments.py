@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.metrics.directions import LOSS
-from geohf.parts.configuration import PartStateConfig
+from geohf.parts.configuration import DETECTORS, PartStateConfig
 from geohf.parts.metrics import METRICS
 from geohf.training.arguments import NOT_HONORED, GeoTrainingArguments
 from geohf.training.options import BackboneArguments, DataArguments, with_default
@@ -43,12 +43,19 @@ class PartArguments(DataArguments, BackboneArguments):
     split: str = field(
         default="stratified", metadata={"help": "How photos are held out: stratified or random."}
     )
+    architecture: str | None = field(
+        default=None,
+        metadata={
+            "help": f"A detector of transformers that answers with queries, {', '.join(DETECTORS)}: its weights are in the "
+            "repo or folder that --backbone names, or random with --pretrained false; default: what --backbone is."
+        },
+    )
     backbone: str | None = field(
         default=None,
         metadata={
             "help": "A detector of torchvision (fasterrcnn_resnet50_fpn, ..._v2, fasterrcnn_mobilenet_v3_large_fpn), "
-            "resnet18 to resnet152, mobilenet_v3_large, or a timm name; default: fasterrcnn_resnet50_fpn, for the "
-            "sample a tiny one."
+            "resnet18 to resnet152, mobilenet_v3_large, a timm name, or the repo or folder of a detector of transformers "
+            "(PekingU/rtdetr_v2_r18vd); default: fasterrcnn_resnet50_fpn, for the sample a tiny one."
         },
     )
     norm: str | None = field(
@@ -83,6 +90,11 @@ class PartArguments(DataArguments, BackboneArguments):
         default=False, metadata={"help": "Also write model.onnx, for one photo at a time."}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.architecture is not None:
+            require_choice(DETECTORS, architecture=self.architecture)
+
 
 @dataclass
 class PartTrainingArguments(GeoTrainingArguments):
@@ -99,7 +111,11 @@ class PartTrainingArguments(GeoTrainingArguments):
         metadata={"help": "Peak learning rate; default: 1e-4 for published weights, 1e-3 for random ones."},
     )
     backbone_learning_rate: float | None = field(
-        default=None, metadata={"help": "Peak learning rate of the backbone; default: that of the rest."}
+        default=None,
+        metadata={
+            "help": "Peak learning rate of the backbone; default: that of the rest, a tenth of it for the published weights of "
+            "a detector that answers with queries."
+        },
     )
     num_train_epochs: float = field(default=12.0, metadata={"help": "Epochs."})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Photos in a batch."})
@@ -128,7 +144,8 @@ class PartTrainingArguments(GeoTrainingArguments):
     trained_stages: int | None = field(
         default=None,
         metadata={
-            "help": "Last stages of the backbone that learn; default: 3 of published weights, else all."
+            "help": "Last stages of the backbone that learn; default: 3 of published weights, else all; with --architecture "
+            "all or 0."
         },
     )
 

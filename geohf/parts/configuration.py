@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
 from geohf.models.configuration import GeoConfig
+from geohf.parts.losses import LOSS_PARTS, QUERY_LOSS_PARTS
 from geohf.parts.vocabulary import PRESENT
 
 # the stride of a pyramid's coarsest map, in whole numbers of which images are padded
 STRIDE = 32
+# detectors of transformers that answer with queries
+DETECTORS = ("rt_detr_v2", "d_fine", "rf_detr", "deimv2", "lw_detr")
 
 
 @strict
@@ -23,20 +27,25 @@ class PartStateConfig(GeoConfig):
         id2state: number -> name of every state.
         absent_state: the state of parts that are not there; None where the vocabulary has none.
         state_attribute: what a box's state is called in COCO files that it is evaluated on, see `load_parts`.
+        architecture: `faster_rcnn`, or one of transformers' detectors that answer with queries, `DETECTORS`, with the
+            state head on each query. Of the fields below, `feature_levels` to `box_head` but `image_size`, and `box_*`
+            but `box_detections_per_image`, are for `faster_rcnn` alone.
+        detector_config: fields of the detector's own config where it is another; None: its defaults.
         absent: what training makes of absent parts, which have a box too. `background`: nothing is there;
             `detect`: they are found, and a box's score is its score x (1 - P(absent)); `ignore`: their places
-            are neither right nor wrong.
+            are neither right nor wrong, with `faster_rcnn`.
         one_per_part: a photo shows at most one of each part, so only the best box a part is kept.
         backbone: `resnet18` to `resnet152` or `mobilenet_v3_large` of torchvision, or any timm name that gives
             feature maps.
         backbone_args: further keyword arguments of `timm.create_model`.
         backbone_name, backbone_license: where the first weights came from, None for random ones.
-        norm: of the backbone: `batch` as it was built, whose statistics stay as they are and whose weights learn;
+        norm: of the backbone, in detectors that answer with queries of all layers: `batch` as it was built, whose statistics stay as they are and whose weights learn;
             `frozen` where nothing of it learns; `group` in its place, for training from random weights.
         norm_eps: added to the variance of frozen norms; None: what the backbone was built with.
         feature_levels: which of the backbone's maps are used, fine to coarse; None: all from stride 4 on.
         pyramid_channels, pyramid_norm: width of the feature pyramid, and whether it has batch norms.
-        image_size: height and width in pixels that photos are fitted into and padded to, multiples of 32.
+        image_size: height and width in pixels that photos are fitted into and padded to, multiples of 32, in `rf_detr` and
+            `lw_detr` of the patches that one row of windows holds.
         anchor_sizes: a list of sides in pixels for every level; None: eight strides a level.
         aspect_ratios: heights of anchors over their widths.
         rpn_*: of the region proposal network, by torchvision's names: proposals before and after the
@@ -58,6 +67,10 @@ class PartStateConfig(GeoConfig):
     id2state: dict | None = None
     absent_state: str | None = "absent"
     state_attribute: str | None = None
+    architecture: Literal["faster_rcnn", "rt_detr_v2", "d_fine", "rf_detr", "deimv2", "lw_detr"] = (
+        "faster_rcnn"
+    )
+    detector_config: dict | None = None
     absent: Literal["background", "detect", "ignore"] = "background"
     one_per_part: bool = False
     backbone: str = "resnet50"
@@ -122,22 +135,34 @@ class PartStateConfig(GeoConfig):
         return {name: i for i, name in (self.id2state or {}).items()}.get(self.absent_state)
 
     @property
+    def loss_parts(self) -> tuple[str, ...]:
+        """Names of the parts of the loss."""
+        return LOSS_PARTS if self.architecture == "faster_rcnn" else QUERY_LOSS_PARTS
+
+    @property
     def loss_weights(self) -> list[float]:
-        """Of the parts of the loss, in the order of `geohf.parts.losses.LOSS_PARTS`."""
-        return [
-            self.classifier_weight,
-            self.box_weight,
-            self.objectness_weight,
-            self.rpn_box_weight,
-            self.state_weight,
-        ]
+        """Of the parts of the loss, in the order of `loss_parts`."""
+        weights = {
+            "classifier_loss": self.classifier_weight,
+            "box_reg_loss": self.box_weight,
+            "objectness_loss": self.objectness_weight,
+            "rpn_box_reg_loss": self.rpn_box_weight,
+            "state_loss": self.state_weight,
+        }
+        return [weights[name] for name in self.loss_parts]
 
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
         super().validate_architecture()
-        if len(self.image_size) != 2 or any(side % STRIDE or side <= 0 for side in self.image_size):
+        step = side_multiple(self.architecture, self.detector_config)
+        if len(self.image_size) != 2 or any(side % step or side <= 0 for side in self.image_size):
             raise ValueError(
-                f"image_size must be height and width in multiples of {STRIDE}, got {self.image_size}"
+                f"image_size must be height and width in multiples of {step}, got {self.image_size}"
+            )
+        if self.absent == "ignore" and self.architecture != "faster_rcnn":
+            raise ValueError(
+                f"absent must be background or detect with {self.architecture}: each of its queries is right or wrong, "
+                "and only faster_rcnn can ignore places"
             )
         for name in ("id2state", "id2label"):
             names = getattr(self, name)
@@ -150,3 +175,17 @@ class PartStateConfig(GeoConfig):
             raise ValueError(
                 "an overlap that makes a box wrong must not lie above the one that makes it right"
             )
+
+
+def side_multiple(architecture: str, fields: dict | None) -> int:
+    """Of what number the sides of a detector's input must be multiples.
+
+    >>> side_multiple("rf_detr", {"backbone_config": {"patch_size": 14, "num_windows": 4}})
+    56
+    """
+    backbone = (fields or {}).get("backbone_config") or {}
+    if architecture == "rf_detr":
+        return backbone.get("patch_size", 14) * backbone.get("num_windows", 4)
+    if architecture == "lw_detr":
+        return backbone.get("patch_size", 16) * math.isqrt(backbone.get("num_windows", 16))
+    return STRIDE

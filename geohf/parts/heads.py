@@ -104,16 +104,40 @@ class PartRPN(RegionProposalNetwork):
 
 
 class StateHead(nn.Sequential):
-    """(regions, box features) to (regions, states), or (regions, parts x states) with logits a part."""
+    """(n, width) features of regions or queries to (n, states), or (n, parts x states) with logits a part."""
 
-    def __init__(self, config: PartStateConfig):
+    def __init__(self, config: PartStateConfig, width: int):
         outputs = config.num_states * (config.num_labels if config.state_per_part else 1)
         super().__init__(
-            nn.Linear(config.box_hidden_size, config.state_hidden_size),
+            nn.Linear(width, config.state_hidden_size),
             nn.ReLU(),
             nn.Dropout(config.state_dropout),
             nn.Linear(config.state_hidden_size, outputs),
         )
+        self.config = config
+
+    def logits(self, features: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
+        """(..., states) float32 of features (..., width); with logits a part, those of each one's own part (...)."""
+        logits = self(features).float()
+        if not self.config.state_per_part:
+            return logits
+        every = logits.unflatten(-1, (self.config.num_labels, self.config.num_states))
+        own = parts.clamp(min=0)[..., None, None].expand(*parts.shape, 1, self.config.num_states)
+        return every.gather(-2, own).squeeze(-2)
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Softmax over the states that a box can have: where absent parts are no objects, no box is absent."""
+        absent = self.config.absent_index
+        if absent is not None and self.config.absent != "detect":
+            outside = torch.arange(self.config.num_states, device=logits.device) == absent
+            logits = logits.masked_fill(outside, -torch.inf)
+        return logits.softmax(-1)
+
+    def presence(self, scores: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+        """(...) scores that a part is there: where absent parts are found, too, times 1 - P(absent)."""
+        if self.config.absent != "detect" or self.config.absent_index is None:
+            return scores
+        return scores * (1 - probabilities[..., self.config.absent_index])
 
 
 class PartRoIHeads(RoIHeads):
@@ -142,7 +166,7 @@ class PartRoIHeads(RoIHeads):
             NO_LIMIT if config.one_per_part else config.box_detections_per_image,
         )
         self.fg_bg_sampler = RepeatableSampler(config.box_batch_size_per_image, config.box_positive_fraction)
-        self.state_head = StateHead(config)
+        self.state_head = StateHead(config, width)
         self.config = config
 
     def losses(
@@ -173,7 +197,7 @@ class PartRoIHeads(RoIHeads):
                 for rows, label, target in zip(matched, labels, targets, strict=True)
             ]
         classes, boxes = region_losses(logits.float(), deltas.float(), labels, wanted, weights)
-        own = self.state_logits(regions, torch.cat(labels) - 1)
+        own = self.state_head.logits(regions, torch.cat(labels) - 1)
         return classes, boxes, state_loss(own, states, weights)
 
     def _outside_crowds(self, proposals: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -213,9 +237,9 @@ class PartRoIHeads(RoIHeads):
                 [part[rows] for part, rows in zip(parts, best, strict=True)]
                 for parts in (boxes, scores, labels)
             )
-        states = self.state_logits(self.region_features(features, boxes, padded), torch.cat(labels))
+        states = self.state_head.logits(self.region_features(features, boxes, padded), torch.cat(labels))
         # not len(), which would be a constant of the exported graph
-        probabilities = self.state_probabilities(states).split([label.shape[0] for label in labels])
+        probabilities = self.state_head.probabilities(states).split([label.shape[0] for label in labels])
         return [
             self._presence({"boxes": b, "labels": n, "scores": s, "state_probs": p})
             for b, n, s, p in zip(boxes, labels, scores, probabilities, strict=True)
@@ -229,27 +253,10 @@ class PartRoIHeads(RoIHeads):
         pooled = self.box_roi_pool(features, boxes, [padded] * len(boxes))
         return self.box_head(pooled.to(self.box_predictor.cls_score.weight.dtype))
 
-    def state_logits(self, regions: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
-        """(regions, states) float32; with logits a part, those of each region's own part."""
-        logits = self.state_head(regions).float()
-        if not self.config.state_per_part:
-            return logits
-        every = logits.unflatten(-1, (self.config.num_labels, self.config.num_states))
-        own = parts.clamp(min=0)[:, None, None].expand(-1, 1, self.config.num_states)
-        return every.gather(1, own)[:, 0]
-
-    def state_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Softmax over the states that a box can have: where absent parts are no objects, no box is absent."""
-        absent = self.config.absent_index
-        if absent is not None and self.config.absent != "detect":
-            outside = torch.arange(self.config.num_states, device=logits.device) == absent
-            logits = logits.masked_fill(outside, -torch.inf)
-        return logits.softmax(-1)
-
     def _presence(self, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self.config.absent != "detect" or self.config.absent_index is None:
             return found
-        found["scores"] = found["scores"] * (1 - found["state_probs"][:, self.config.absent_index])
+        found["scores"] = self.state_head.presence(found["scores"], found["state_probs"])
         order = found["scores"].sort(descending=True).indices
         return {name: values[order] for name, values in found.items()}
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 LOSS_PARTS = ("classifier_loss", "box_reg_loss", "objectness_loss", "rpn_box_reg_loss", "state_loss")
+QUERY_LOSS_PARTS = ("classifier_loss", "box_reg_loss", "state_loss")  # of detectors that answer with queries
 IGNORED = -100
 # where the smooth L1 loss turns from a square to a line, as torchvision has it
 BETA = 1 / 9

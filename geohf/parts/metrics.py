@@ -16,7 +16,6 @@ from geohf.metrics.intervals import bootstrap_intervals
 from geohf.metrics.records import Metric, join_metrics
 from geohf.parts.answers import PartStateOutput
 from geohf.parts.evaluator import PartEvaluator
-from geohf.parts.losses import LOSS_PARTS
 from geohf.parts.processing import post_process
 from geohf.parts.rows import LABELS, numbers_of, truths_of
 from geohf.parts.state_metrics import METRICS as STATE_METRICS
@@ -52,6 +51,7 @@ class BatchScores:
         self.config, self.evaluator = config, part_evaluator(config)
         self.predictions: list[dict[str, np.ndarray]] | None = [] if keep else None
         self._losses: list[torch.Tensor] = []
+        self._weights: list[torch.Tensor] = []
 
     def add(self, outputs: PartStateOutput, truths: Sequence[torch.Tensor]) -> None:
         """Add a batch.
@@ -60,6 +60,7 @@ class BatchScores:
             truths: `labels`, `boxes`, `states` and `iscrowd` as `PartStateModel.forward` takes them.
         """
         self._losses.append(outputs.losses.double().cpu())
+        self._weights.append(outputs.photo_weights.double().cpu())
         found = predictions_of(outputs)
         self.evaluator.add(found, targets_of(*truths, outputs.original_sizes))
         if self.predictions is not None:
@@ -67,9 +68,10 @@ class BatchScores:
 
     def compute(self) -> dict[str, float]:
         """The mean losses, and the metrics of `PartEvaluator`."""
-        means = torch.cat(self._losses).mean(0)
+        weights = torch.cat(self._weights)
+        means = (torch.cat(self._losses) * weights[:, None]).sum(0) / weights.sum()
         losses = {"loss": float(means @ means.new_tensor(self.config.loss_weights))}
-        losses |= dict(zip(LOSS_PARTS, means.tolist(), strict=True))
+        losses |= dict(zip(self.config.loss_parts, means.tolist(), strict=True))
         return losses | {
             name: value for name, value in self.evaluator.compute().items() if np.isscalar(value)
         }

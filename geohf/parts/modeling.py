@@ -19,13 +19,22 @@ from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
-from geohf.parts.configuration import PartStateConfig
-from geohf.parts.heads import PartRoIHeads, PartRPN
-from geohf.parts.losses import IGNORED, LOSS_PARTS
+from geohf.parts.configuration import DETECTORS, PartStateConfig
+from geohf.parts.detectors import (
+    build_detector,
+    detector_tower,
+    load_detector,
+    names_detector,
+    published_fields,
+    random_fields,
+)
+from geohf.parts.heads import PartRoIHeads, PartRPN, StateHead
+from geohf.parts.losses import IGNORED
 from geohf.parts.metrics import BatchScores
 from geohf.parts.processing import PartCollator, PartImageProcessor
+from geohf.parts.queries import run_queries
 from geohf.parts.rows import as_photos, shows_one_of_each
-from geohf.parts.sample import SAMPLE_FIELDS
+from geohf.parts.sample import SAMPLE_DETECTORS, SAMPLE_FIELDS
 from geohf.parts.tower import FeatureTower
 from geohf.parts.vocabulary import absent_index, names_of
 from geohf.vision.backbones import require_weights
@@ -42,7 +51,7 @@ REAL_BACKBONE = "fasterrcnn_resnet50_fpn"
 
 
 class PartStateModel(GeoPreTrainedModel):
-    """Faster R-CNN with a state for every box.
+    """Faster R-CNN, or a detector of transformers that answers with queries, with a state for every box.
 
     >>> from geohf.parts import PartStateConfig
     >>> config = PartStateConfig(backbone="test_resnet", norm="group", pyramid_channels=16, image_size=[64, 64],
@@ -64,6 +73,13 @@ class PartStateModel(GeoPreTrainedModel):
         super().__init__(config)
         if not config.id2state:
             raise DataError("the config names no states: id2state")
+        if self.answers_with_queries:
+            self.detector = build_detector(
+                config.architecture, config.detector_config, config.num_labels, config.norm
+            )
+            self.state_head = StateHead(config, self.detector.config.d_model)
+            self.finish_init()
+            return
         self.tower = FeatureTower(config)
         self.pyramid = FeaturePyramidNetwork(
             self.tower.channels,
@@ -75,6 +91,16 @@ class PartStateModel(GeoPreTrainedModel):
         self.rpn = PartRPN(config, strides)
         self.roi_heads = PartRoIHeads(config, [str(i) for i in range(len(self.tower.strides))])
         self.finish_init()
+
+    @property
+    def answers_with_queries(self) -> bool:
+        """Whether it is one of transformers' detectors, `DETECTORS`, and no Faster R-CNN."""
+        return self.config.architecture != "faster_rcnn"
+
+    @property
+    def tower(self) -> nn.Module:  # type: ignore[override]  # where it lies depends on the architecture
+        """The backbone."""
+        return detector_tower(self.detector) if self.answers_with_queries else self._modules["tower"]
 
     def _init_weights(self, module):
         # nothing is drawn anew, see GeoPreTrainedModel; what is not saved must be computed again
@@ -104,7 +130,8 @@ class PartStateModel(GeoPreTrainedModel):
             name: a backbone, see `PartStateConfig.backbone`, or a detector trained on COCO:
                 `fasterrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn_v2`, `fasterrcnn_mobilenet_v3_large_fpn`,
                 `fasterrcnn_mobilenet_v3_large_320_fpn`; only its last layers and the state head are new then. Or a
-                folder or repo: of timm, of a parts model (all but the classes is taken), of another geohf model.
+                folder or repo: of timm, of a parts model (all but the classes is taken), of another geohf model, of a
+                detector, see `from_detector`.
             pretrained: load the published weights; False builds the same with random ones.
             backbone_weights: a file of weights of this backbone or detector, instead of the published ones.
             config_fields: `id2label`, `id2state` and the rest of `PartStateConfig`.
@@ -114,6 +141,8 @@ class PartStateModel(GeoPreTrainedModel):
         """
         from geohf.parts.pretrained import coco_fields, load_published
 
+        if backbone_weights is None and names_detector(name):
+            return cls.from_detector(name, pretrained=pretrained, **config_fields)
         require_weights(backbone_weights, pretrained)
         with settings_refused():
             config = cls.config_class(**coco_fields(name) | config_fields)
@@ -124,6 +153,35 @@ class PartStateModel(GeoPreTrainedModel):
             load_published(model, name, backbone_weights)
         return model.eval()
 
+    @classmethod
+    def from_detector(cls, name: str, *, pretrained: bool = True, **config_fields: Any) -> PartStateModel:
+        """A new detector from one of transformers' that answer with queries, RT-DETRv2, D-FINE, RF-DETR, DEIMv2 or LW-DETR.
+
+        Args:
+            name: a repo or folder, `"PekingU/rtdetr_v2_r18vd"`: only what depends on the classes, and the state head, is new
+                then. Or an architecture, `"rt_detr_v2"`, for random weights.
+            pretrained: load the published weights; False builds the same with random ones.
+            config_fields: `id2label`, `id2state` and the rest of `PartStateConfig`.
+
+        Raises:
+            DataError: no such detector, weights that cannot be loaded, or settings that do not go together.
+        """
+        if name in DETECTORS and pretrained:
+            raise DataError(
+                f"{name} alone names no weights: give the repo or folder of a detector, or pretrained=False for random ones"
+            )
+        with settings_refused():
+            fields = random_fields(name) if name in DETECTORS else published_fields(name)
+            if pretrained:
+                fields["backbone_name"] = published_name(name)
+            elif name not in DETECTORS:  # batch norms learn from no random weights here
+                fields |= {"norm": "group", "backbone_license": None}
+            model = cls(cls.config_class(**fields | config_fields))
+        model.config.backbone = model.detector.config.backbone_config.model_type
+        if pretrained:
+            load_detector(model.detector, name, model.config.norm)
+        return model.eval()
+
     @property
     def processor_settings(self) -> dict:
         """What the processor is made with; photos are fitted into the config's `image_size`."""
@@ -131,8 +189,17 @@ class PartStateModel(GeoPreTrainedModel):
         return {"size": {"height": height, "width": width}} | super().processor_settings
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
-        """How many photos of a batch count: all of them."""
-        return {"images": torch.tensor(len(batch["pixel_values"]))}
+        """How many photos of a batch count: all of them, with queries as often as each has boxes."""
+        if not self.answers_with_queries:
+            return {"images": torch.tensor(len(batch["pixel_values"]))}
+        sizes = [(1, 1)] * len(batch["labels"])
+        truths = (batch.get(name) for name in ("labels", "boxes", "states", "weights", "iscrowd"))
+        return {"images": self._photo_weights(self.targets_of(sizes, *truths)).sum()}
+
+    def _photo_weights(self, targets: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """(photos,) how often each counts in the mean of the losses; one without boxes counts once, too."""
+        counts = [len(target["labels"]) if self.answers_with_queries else 1 for target in targets]
+        return targets[0]["boxes"].new_tensor(counts).clamp(min=1)
 
     @can_return_tuple
     def forward(
@@ -162,20 +229,31 @@ class PartStateModel(GeoPreTrainedModel):
             loss_items: `images` over which the loss is averaged; None: those of this batch.
         """
         padded = tuple(pixel_values.shape[-2:])
+        if weights is not None and self.answers_with_queries:
+            raise DataError(
+                "truths are weighed with architecture faster_rcnn alone: leave trust_weighted out"
+            )
         if image_sizes is None:
             sizes = [padded] * len(pixel_values)
         else:
             sizes = [(height, width) for height, width in image_sizes.tolist()]
-        images = ImageList(pixel_values, sizes)
-        features = self.feature_maps(pixel_values)
-        found: dict[str, Any] = {}
+        targets = None
         if labels is not None:
             targets = self.targets_of(sizes, labels, boxes, states, weights, iscrowd)
-            count = len(pixel_values) if loss_items is None else loss_items["images"]
-            found |= self._summed(self.image_losses(images, features, padded, targets), count)
-        if not self.training:
-            found |= self._padded(self.detect(images, features, padded), sizes)
+        if self.answers_with_queries:
+            losses, found = run_queries(self.detector, self.state_head, pixel_values, sizes, targets)
+        else:
+            losses, found = self._regions(pixel_values, sizes, targets)
+        if targets is not None:
+            found = found | self._summed(losses, self._photo_weights(targets), loss_items)
         return PartStateOutput(**found, original_sizes=original_sizes)
+
+    def _regions(self, pixel_values, sizes, targets) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
+        """As `run_queries`, by Faster R-CNN."""
+        images, padded = ImageList(pixel_values, sizes), tuple(pixel_values.shape[-2:])
+        features = self.feature_maps(pixel_values)
+        losses = None if targets is None else self.image_losses(images, features, padded, targets)
+        return losses, {} if self.training else self._padded(self.detect(images, features, padded), sizes)
 
     def feature_maps(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """(batch, 3, H, W) to the pyramid's maps, in float32, which boxes are pooled from."""
@@ -244,12 +322,14 @@ class PartStateModel(GeoPreTrainedModel):
         finally:
             self.rpn.training = self.training
 
-    def _summed(self, losses: torch.Tensor, count) -> dict[str, Any]:
-        means = losses.sum(0) / count
+    def _summed(self, losses: torch.Tensor, weights: torch.Tensor, loss_items) -> dict[str, Any]:
+        count = weights.sum() if loss_items is None else loss_items["images"]
+        means = (losses * weights[:, None]).sum(0) / count
         return {
             "loss": (means * losses.new_tensor(self.config.loss_weights)).sum(),
-            "loss_parts": dict(zip(LOSS_PARTS, means.detach(), strict=True)),
+            "loss_parts": dict(zip(self.config.loss_parts, means.detach(), strict=True)),
             "losses": losses.detach(),
+            "photo_weights": weights,
         }
 
     def _padded(self, found: list[dict], sizes) -> dict[str, torch.Tensor]:
@@ -336,7 +416,10 @@ def make_model(options: PartArguments, data: TaskData) -> PartStateModel:
     from geohf.parts.arguments import config_overrides
 
     is_sample = options.data is None and options.backbone is None
+    architecture = options.architecture
     name = options.backbone or (SAMPLE_FIELDS["backbone"] if is_sample else REAL_BACKBONE)
+    if architecture is not None:
+        name = options.backbone or architecture
     pretrained = not is_sample if options.pretrained is None else options.pretrained
     train = as_photos(data.train)
     id2label, id2state = names_of(train)
@@ -354,7 +437,7 @@ def make_model(options: PartArguments, data: TaskData) -> PartStateModel:
     if absent_index(list(id2state.values())) is None:
         fields["absent_state"] = None
     if is_sample:
-        fields = SAMPLE_FIELDS | fields
+        fields = (SAMPLE_FIELDS if architecture is None else SAMPLE_DETECTORS[architecture]) | fields
     elif not pretrained:
         fields["norm"] = "group"
     if options.norm is not None:
@@ -363,6 +446,8 @@ def make_model(options: PartArguments, data: TaskData) -> PartStateModel:
         fields["image_size"] = options.image_size
     overrides = config_overrides(options)
     try:
+        if architecture is not None:
+            return _from_detector(architecture, name, pretrained, fields | overrides)
         return PartStateModel.from_backbone(
             name, pretrained=pretrained, backbone_weights=options.backbone_weights, **fields | overrides
         )
@@ -370,3 +455,10 @@ def make_model(options: PartArguments, data: TaskData) -> PartStateModel:
         if not overrides:
             raise
         raise DataError(f"--config_overrides {options.config_overrides}: {error}") from None
+
+
+def _from_detector(architecture: str, name: str, pretrained: bool, fields: dict) -> PartStateModel:
+    model = PartStateModel.from_detector(name, pretrained=pretrained, **fields)
+    if model.config.architecture != architecture:
+        raise DataError(f"{name}: is {model.config.architecture}, and not --architecture {architecture}")
+    return model

@@ -17,6 +17,7 @@ from geohf.training.phase import PhaseTrainer
 
 # of random and of published weights
 RATES = (1e-3, 1e-4)
+QUERY_BACKBONE_SHARE = 0.1  # of the rate, as these detectors are trained by their authors
 TRUTHS = ("labels", "boxes", "states", "iscrowd")
 
 
@@ -85,8 +86,13 @@ class PartPhaseTrainer(PhaseTrainer):
         if self.args.learning_rate is None:
             self.args.learning_rate = RATES[self.config.backbone_name is not None]
         if self.args.backbone_learning_rate is None:
-            self.args.backbone_learning_rate = self.args.learning_rate
+            share = QUERY_BACKBONE_SHARE if self._queries_are_published else 1
+            self.args.backbone_learning_rate = self.args.learning_rate * share
         return super().create_optimizer(*args, **kwargs)
+
+    @property
+    def _queries_are_published(self) -> bool:
+        return self.config.architecture != "faster_rcnn" and self.config.backbone_name is not None
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """As transformers'; a rate that falls on a plateau watches the metric that chooses checkpoints."""
@@ -132,7 +138,15 @@ class PartPhaseTrainer(PhaseTrainer):
 
     def outputs_of(self, predictions) -> PartStateOutput:
         """Named outputs from the tuple that transformers hands over."""
-        names = ("losses", "pred_boxes", "pred_labels", "scores", "state_probs", "original_sizes")
+        names = (
+            "losses",
+            "photo_weights",
+            "pred_boxes",
+            "pred_labels",
+            "scores",
+            "state_probs",
+            "original_sizes",
+        )
         return PartStateOutput(**dict(zip(names, map(torch.as_tensor, predictions), strict=True)))
 
     def _metrics(self, prediction, compute_result: bool = True) -> dict[str, float]:

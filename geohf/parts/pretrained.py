@@ -60,7 +60,7 @@ def coco_fields(name: str) -> dict:
     Raises:
         DataError: the folder or repo holds no backbone for parts.
     """
-    if name in COCO_DETECTORS or not _is_place(name):
+    if name in COCO_DETECTORS or not is_place(name):
         return dict(COCO_DETECTORS.get(name, {"backbone": name, "norm": "batch"}))
     folder, raw = backbone_config(name)
     if raw.get("model_type") == PartStateConfig.model_type:
@@ -83,7 +83,7 @@ def coco_fields(name: str) -> dict:
     return {"backbone": architecture, "backbone_args": args or None, "norm": "batch"}
 
 
-def _is_place(name: str) -> bool:
+def is_place(name: str) -> bool:
     return (timm_name(name) is None and ("/" in name or Path(name).exists())) or (
         Path(name) / "config.json"
     ).is_file()
@@ -102,7 +102,7 @@ def load_published(model: nn.Module, name: str, weights: str | Path | None = Non
     try:
         if name in COCO_DETECTORS:
             load_coco_weights(model, _detector_weights(name) if weights is None else read_tensors(weights))
-        elif _is_place(name) and backbone_config(name)[1].get("model_type") == PartStateConfig.model_type:
+        elif is_place(name) and backbone_config(name)[1].get("model_type") == PartStateConfig.model_type:
             folder = Path(name) if Path(name).is_dir() else hub_weights(name)
             load_coco_weights(model, read_tensors(weights or folder), _same_classes(model, name))
         else:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from geohf.data.streaming import is_stream
+from geohf.errors import DataError
 from geohf.metrics.records import CardData, Evaluation
 from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.baseline import constant_predictions
 from geohf.parts.card import card_data
+from geohf.parts.detectors import keep_constants
 from geohf.parts.metrics import Detections, dataset_targets, measure
 from geohf.parts.outputs import write_outputs
 from geohf.parts.phase import PartPhaseTrainer
@@ -43,7 +45,13 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
     def run_phases(self, resume: bool) -> None:
         """Train the detector; the first stages of its backbone stay as `args.trained_stages` says."""
         model, stages = self.model, self.args.trained_stages
-        if stages is None and model.config.backbone_name is not None:
+        if model.answers_with_queries:
+            keep_constants(model.detector)
+            if stages:
+                raise DataError(
+                    f"trained_stages of {model.config.architecture} is 0, and its backbone stays as it is, or left out"
+                )
+        elif stages is None and model.config.backbone_name is not None:
             stages = TRAINED_STAGES
         if stages is not None:
             model.tower.requires_grad_(False)

@@ -30,6 +30,9 @@ from geohf.training.settings import own_arguments, require_a_batch, require_reco
 
 logger = logging.getLogger(__name__)
 
+# what a backbone is called in ours, and in detectors of transformers
+TOWERS = {"tower", "backbone", "conv_encoder"}
+
 
 class PhaseTrainer(Phases):
     """transformers' Trainer with seven things more.
@@ -276,7 +279,7 @@ class PhaseTrainer(Phases):
             groups = defaultdict(list)
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
-                    in_tower = "tower" in name.split(".")
+                    in_tower = not TOWERS.isdisjoint(name.split("."))
                     groups[in_tower, name in decayed].append(parameter)
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
             settings.pop("params", None)

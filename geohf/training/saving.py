@@ -146,7 +146,8 @@ class SafeCheckpoints(Trainer):
             )
 
     def _require_all_weights(self, loaded, path) -> None:
-        wrong = [*loaded.missing_keys, *loaded.unexpected_keys]
+        tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", None) or {}
+        wrong = [*(key for key in loaded.missing_keys if key not in tied), *loaded.unexpected_keys]
         if wrong:
             raise _of_another_model(path, ", ".join(wrong[:3]))
 

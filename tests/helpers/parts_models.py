@@ -8,6 +8,7 @@ from PIL import Image
 
 from geohf.parts import PartStateModel
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
+from geohf.parts.sample import SAMPLE_DETECTORS
 from geohf.training.arguments import GeoArgumentParser
 
 PARTS = {0: "wheel", 1: "bell", 2: "lamp"}
@@ -69,3 +70,22 @@ def truths(seed: int = 0, count: int = 2, parts: int = 3) -> dict[str, torch.Ten
 def parse(*words):
     always = ("--use_cpu", "--disable_tqdm", "true", "--dataloader_num_workers", "0")
     return GeoArgumentParser(PartArguments, PartTrainingArguments).parse([str(w) for w in (*words, *always)])
+
+
+def build_query_model(
+    architecture: str, spread: float = 0.1, detector: dict | None = None, **fields
+) -> PartStateModel:
+    """One of transformers' detectors with few queries and random weights, in which no two scores are tied."""
+    torch.manual_seed(0)
+    sample = SAMPLE_DETECTORS[architecture]
+    small = {"num_queries": 12, "decoder_layers": 2, "num_denoising": 12, "group_detr": 3}
+    own = dict(sample["detector_config"])
+    own |= {name: value for name, value in small.items() if name in own} | (detector or {})
+    given = {"id2label": PARTS, "id2state": STATES, "image_size": [64, 128], "state_hidden_size": 16}
+    given |= {"state_dropout": 0.0, "detector_config": own} | fields
+    model = PartStateModel.from_detector(architecture, pretrained=False, **given)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "class_embed" in name or "score_head" in name or "bbox" in name:
+                weight.add_(torch.randn_like(weight) * spread)
+    return model.eval()

@@ -131,7 +131,7 @@ def test_state_logits_of_a_part_are_its_own():
         regions = torch.randn(5, 32)
         parts = torch.tensor([0, 2, 1, 1, 0])
         every = model.roi_heads.state_head(regions).reshape(5, 3, 3)
-        assert torch.equal(model.roi_heads.state_logits(regions, parts), every[torch.arange(5), parts])
+        assert torch.equal(model.roi_heads.state_head.logits(regions, parts), every[torch.arange(5), parts])
         assert model(pixels()).state_probs.shape[-1] == 3
 
 
