@@ -18,7 +18,7 @@ from geohf.parts.query_losses import PhotoLosses
 from geohf.parts.tower import replace_batch_norms
 from geohf.vision.backbones import backbone_config
 from geohf.vision.licenses import published_license
-from geohf.vision.repos import hub_weights, read_tensors, reason_of
+from geohf.vision.repos import hub_weights, reason_of
 
 LEAST_TRANSFORMERS = "5.24"  # before, some of them learn wrong losses
 # of a published config: names of classes, where it came from, and sizes that ours are not bound to
@@ -39,7 +39,6 @@ PRIOR = 0.01  # a new class's probability before it has learned anything
 # layers as wide as the number of classes
 CLASS_LAYERS = {"class_embed", "enc_score_head", "denoising_class_embed", "enc_out_class_embed"}
 CONSTANTS = {"up", "reg_scale"}
-OURS = "detector."  # before the names of a detector's weights in a model of ours
 SIDE_OF = {"rf_detr": 560}  # that the default config fits
 
 
@@ -156,25 +155,32 @@ def _photos(folder: Path, multiple: int) -> dict[str, Any]:
     return fields
 
 
-def load_detector(detector: PreTrainedModel, name: str, norm: str) -> None:
-    """Load published weights into a detector that was built for them, all but what depends on the classes.
+def published_detector(name: str, norm: str) -> PreTrainedModel:
+    """The detector in a folder or repo of transformers'.
+
+    Args:
+        norm: as `build_detector` takes it.
 
     Raises:
-        DataError: there are none, or they are not those that the config asks for.
+        DataError: there are no weights, or they cannot be read.
     """
     folder = Path(name) if Path(name).is_dir() else hub_weights(name)
-    if backbone_config(name)[1]["model_type"] == PartStateConfig.model_type:
-        whole = read_tensors(folder)
-        source = {key.removeprefix(OURS): value for key, value in whole.items() if key.startswith(OURS)}
-    else:
-        try:
-            published = AutoModelForObjectDetection.from_pretrained(folder, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise DataError(f"{name}: the published weights cannot be loaded: {reason_of(error)}") from None
-        if norm != "batch":
-            replace_batch_norms(published, norm)
-        source = published.state_dict()
-    own = detector.state_dict()
+    try:
+        published = AutoModelForObjectDetection.from_pretrained(folder, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: the published weights cannot be loaded: {reason_of(error)}") from None
+    if norm != "batch":
+        replace_batch_norms(published, norm)
+    return published
+
+
+def take_weights(detector: PreTrainedModel, published: PreTrainedModel, name: str) -> None:
+    """Take a published detector's weights into one that was built like it, all but what depends on the classes.
+
+    Raises:
+        DataError: they are not those that the config asks for.
+    """
+    own, source = detector.state_dict(), published.state_dict()
     fitting = {key: value for key, value in source.items() if key in own and value.shape == own[key].shape}
     lacking = [key for key in own if key not in fitting and not {*key.split(".")} & CLASS_LAYERS]
     lacking = [key for key in lacking if not key.endswith("num_batches_tracked")]

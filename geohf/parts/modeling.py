@@ -23,10 +23,11 @@ from geohf.parts.configuration import DETECTORS, PartStateConfig
 from geohf.parts.detectors import (
     build_detector,
     detector_tower,
-    load_detector,
     names_detector,
+    published_detector,
     published_fields,
     random_fields,
+    take_weights,
 )
 from geohf.parts.heads import PartRoIHeads, PartRPN, StateHead
 from geohf.parts.losses import IGNORED
@@ -37,7 +38,7 @@ from geohf.parts.rows import as_photos, shows_one_of_each
 from geohf.parts.sample import SAMPLE_DETECTORS, SAMPLE_FIELDS
 from geohf.parts.tower import FeatureTower
 from geohf.parts.vocabulary import absent_index, names_of
-from geohf.vision.backbones import require_weights
+from geohf.vision.backbones import backbone_config, require_weights
 from geohf.vision.licenses import published_name
 from geohf.vision.weights import in_eval_mode
 
@@ -179,7 +180,11 @@ class PartStateModel(GeoPreTrainedModel):
             model = cls(cls.config_class(**fields | config_fields))
         model.config.backbone = model.detector.config.backbone_config.model_type
         if pretrained:
-            load_detector(model.detector, name, model.config.norm)
+            ours = backbone_config(name)[1]["model_type"] == model.config.model_type
+            published = (
+                cls.from_pretrained(name).detector if ours else published_detector(name, model.config.norm)
+            )
+            take_weights(model.detector, published, name)
         return model.eval()
 
     @property
