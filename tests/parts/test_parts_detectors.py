@@ -74,7 +74,7 @@ def test_published_weights_are_taken_but_for_the_classes(published):
     again = PartStateModel.from_detector(
         _saved(model, folder.parent / "ours"), id2label={0: "a"}, id2state={0: "x", 1: "y"}, absent_state=None
     )
-    weight = "model.decoder.layers.0.fc1.weight"
+    weight = "model.enc_bbox_head.layers.0.weight"
     assert torch.equal(dict(again.detector.named_parameters())[weight], theirs[weight])
     assert again.config.image_processor == config.image_processor
 
