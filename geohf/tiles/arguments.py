@@ -80,6 +80,32 @@ class TileArguments(DataArguments, BackboneArguments):
             "help": "Value of pixels without data in files that do not say it; default: what the others say."
         },
     )
+    align: bool = field(
+        default=False,
+        metadata={
+            "help": "Read rasters of another CRS, resolution or origin onto the first one's grid; else they are refused."
+        },
+    )
+    bands: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Numbers of the bands to see, from 1, in this order; default: all but the cloud band."
+        },
+    )
+    cloud_band: int | None = field(
+        default=None,
+        metadata={"help": "Number of the band that says which pixels were not measured; it is not seen."},
+    )
+    cloud_values: list[int] | None = field(
+        default=None, metadata={"help": "Its values that say so; default: all but 0."}
+    )
+    qa_bits: list[int] | None = field(
+        default=None,
+        metadata={"help": "Bits of it, from 0, any of which says so: 3 4 of Landsat's QA_PIXEL."},
+    )
+    dequantize: str | None = field(
+        default=None, metadata={"help": "aef: int8 embeddings of AlphaEarth become numbers."}
+    )
     max_nodata: float = field(
         default=0.5, metadata={"help": "Frames with a larger share of pixels without data are masked."}
     )

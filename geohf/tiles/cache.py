@@ -138,7 +138,9 @@ class TileCache(Dataset):
 def cache_key(table: TileTable) -> str:
     """A digest of the tiles' places, the labels, and the path, size and time of change of each image and its mask."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps([LAYOUT, table.labels, table.regions, table.nodata]).encode())
+    how = table.reading.as_config()
+    read = [] if how is None else [how]
+    digest.update(json.dumps([LAYOUT, table.labels, table.regions, table.nodata, *read]).encode())
     digest.update(table.region.tobytes() + table.boxes.tobytes())
     for path in (path for files in table.files for path in files):
         facts = "none" if path is None else os.path.abspath(path)

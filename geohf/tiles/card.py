@@ -51,8 +51,8 @@ def card_data(trainer: TileSequenceTrainer, evaluation: Evaluation) -> CardData:
     facts = {"leaks": False, "steps": None} | trainer.data_facts(evaluation, unit)
     if isinstance(rows, TileSequences) and rows.table is not None:
         table = rows.table
-        raster, regions = table.rasters[0], table.region[rows.windows.rows]
-        facts["rows"] += f" of {len(table.regions)} regions, {raster.bands} bands of {raster.dtype}"
+        regions = table.region[rows.windows.rows]
+        facts["rows"] += f" of {len(table.regions)} regions, {table.bands} bands of {table.dtype}"
         by_region = len(np.unique(rows.groups())) == len(np.unique(regions))
         few = "tiles, too narrow where neighbors are alike: held-out regions are few"
         drawn = "regions" if by_region else few

@@ -52,6 +52,7 @@ class TileSequenceConfig(GeoConfig):
         nodata, max_nodata: the pixel value that means "not measured" where a file does not say it, and the share of
             such pixels above which a frame is masked.
         resampling: how tiles are resized: `bicubic`, or `nearest` for classes.
+        reading: what of a raster becomes a frame, see `geohf.tiles.reading.Reading`; None: all of it.
         pixel_kind: what the training images' headers say of their pixels, see `geohf.tiles.grid.pixel_kind`.
     """
 
@@ -95,6 +96,7 @@ class TileSequenceConfig(GeoConfig):
     max_nodata: float = 0.5
     resampling: Literal["bicubic", "nearest"] = "bicubic"
     pixel_kind: dict | None = None
+    reading: dict | None = None
 
     def __post_init__(self, **kwargs: Any):
         if isinstance(self.vision_config, dict):

@@ -60,7 +60,7 @@ def build_cache(
                     _cut(folder, table, region, wait=True)
                     bar.update()
     except OSError as error:
-        need = np.prod(_shape(table), dtype=np.float64) * np.dtype(table.rasters[0].dtype).itemsize / 2**30
+        need = np.prod(_shape(table), dtype=np.float64) * np.dtype(table.dtype).itemsize / 2**30
         raise DataError(
             f"{folder}: {need:.3g} GiB of tiles cannot be stored there ({error.strerror}); free some space or "
             "choose another folder with --cache_dir"
@@ -94,7 +94,7 @@ def _done(folder: Path, region: int) -> Path:
 
 def _shape(table: TileTable) -> tuple[int, ...]:
     height, width = table.sizes.max(0).tolist()
-    return len(table), len(table.labels), height, width, table.rasters[0].bands
+    return len(table), len(table.labels), height, width, table.bands
 
 
 def _lay_out(folder: Path, table: TileTable) -> None:
@@ -104,7 +104,7 @@ def _lay_out(folder: Path, table: TileTable) -> None:
         if (folder / "index.json").exists():
             return
         try:
-            _reserve(folder / "tiles.npy", _shape(table), table.rasters[0].dtype)
+            _reserve(folder / "tiles.npy", _shape(table), table.dtype)
             _reserve(folder / "holes.npy", _shape(table)[:2], "float32")
             _reserve(folder / "masks.npy", (*_shape(table)[:3], -(-_shape(table)[3] // 8)), "uint8")
             np.save(folder / "sizes.npy", table.sizes)
@@ -162,7 +162,7 @@ def cut_region(table: TileTable, region: int) -> Iterator[tuple[np.ndarray, np.n
     """
     shape = _shape(table)[1:]
     for rows, top, bottom in _strips(np.flatnonzero(table.region == region), table, region):
-        block = np.zeros((len(rows), *shape), table.rasters[region].dtype)
+        block = np.zeros((len(rows), *shape), table.dtype)
         mask = np.ones((len(rows), *shape[:3]), bool)
         for step, path in enumerate(table.files[region]):
             if path is not None:
@@ -186,8 +186,9 @@ def hole_shares(mask: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _cut_strip(path: Path, table: TileTable, rows, strip: tuple[int, int], out, mask) -> None:
     """One step of some tiles into `out` (tiles, height, width, bands), what was not measured into `mask`."""
     top, bottom = strip
+    grid = table.rasters[table.region[rows[0]]]
     with open_raster(path) as raster:
-        pixels, holes = read_window(raster, (0, top, raster.width, bottom), table.nodata)
+        pixels, holes = read_window(raster, (0, top, grid.width, bottom), table.nodata, table.reading, grid)
     for i, (x0, y0, x1, y1) in enumerate(table.boxes[rows].tolist()):
         out[i, : y1 - y0, : x1 - x0] = pixels[y0 - top : y1 - top, x0:x1]
         mask[i, : y1 - y0, : x1 - x0] = holes[y0 - top : y1 - top, x0:x1]

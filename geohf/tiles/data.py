@@ -21,6 +21,7 @@ from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.derive import colour_share, ndvi_fall
 from geohf.tiles.images import found_labels
+from geohf.tiles.reading import Reading
 from geohf.tiles.sample import BUILT, write_sample
 from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, load_tiles, table_in
@@ -207,6 +208,7 @@ def _check(options: TileArguments) -> None:
 
 
 def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors) -> TileTable:
+    reading = Reading.from_options(options)
     if source.is_dir():
         if options.target_from is None and not image:
             raise DataError(
@@ -220,14 +222,22 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
             raise DataError(
                 f"{source}: holds no *{options.extension}; give a table of tiles, or the images' folder"
             )
-        return grid_tiles(source, labels, options.tile_size, options.extension, options.nodata)
+        return grid_tiles(source, labels, options.tile_size, options.extension, options.nodata, reading)
     if not source.is_file():
         raise DataError(f"{source}: no such table, and no folder of images either")
     images = Path(options.image_dir or source.parent / "Images")
     labels = options.labels or found_labels(images)
     targets = [] if image or options.target_from else options.targets or [TARGET]
     return load_tiles(
-        source, images, labels, options.extension, targets, options.max_missing, options.nodata, errors
+        source,
+        images,
+        labels,
+        options.extension,
+        targets,
+        options.max_missing,
+        options.nodata,
+        errors,
+        reading,
     )
 
 
@@ -243,5 +253,12 @@ def _derived(options: TileArguments, table: TileTable, cache: TileCache) -> np.n
                     number,
                     number,
                 )
-        return ndvi_fall(cache, options.nir, options.red)
+        chosen = table.reading.chosen(table.rasters[0].bands)
+        for flag, number in (("--nir", options.nir), ("--red", options.red)):
+            if number - 1 not in chosen and number <= len(colors):
+                raise DataError(
+                    f"{flag} {number} is none of the bands that are seen; name it in --bands, too"
+                )
+        nir, red = (chosen.index(n - 1) + 1 if n - 1 in chosen else n for n in (options.nir, options.red))
+        return ndvi_fall(cache, nir, red)
     return colour_share(cache, options.colour or BUILT)

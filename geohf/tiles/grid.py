@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.tiles.align import same_grid, share_ground
 from geohf.tiles.masks import read_window
 from geohf.tiles.rasters import RasterInfo, open_raster
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from geohf.tiles.table import TileTable
 
 TOLERANCE_PX = 0.5  # how far a corner may lie from the first raster's
-WARP = "warp them to one grid, with gdalwarp for example"
+WARP = "read them onto one grid with --align true, or warp them, with gdalwarp for example"
 RGB = ("red", "green", "blue")
 
 
@@ -51,6 +52,21 @@ def require_same_grid(path: str | Path, raster: RasterInfo, start: str | Path, f
             f"{path}: lies elsewhere than {start}, a corner is {far:.3g} pixels away from that of the first "
             f"(at most {TOLERANCE_PX} are allowed); {WARP}"
         )
+
+
+def require_alignable(path: str | Path, raster: RasterInfo, start: str | Path, first: RasterInfo) -> None:
+    """Refuse a raster that cannot be read onto another one's grid.
+
+    Raises:
+        DataError: one of them does not say where it lies, or they share no ground.
+    """
+    if same_grid(raster, first):
+        return
+    for name, info in ((path, raster), (start, first)):
+        if info.crs is None or info.gcps:
+            raise DataError(f"{name}: has no CRS and transform, so --align cannot place it")
+    if not share_ground(first, raster):
+        raise DataError(f"{path}: shows no ground that {start} shows, whose grid --align reads it onto")
 
 
 def require_same_kind(path: str | Path, raster: RasterInfo, start: str | Path, first: RasterInfo) -> None:

@@ -138,6 +138,11 @@ def _pixels(raster: RasterInfo, points: np.ndarray) -> np.ndarray:
     return np.stack([e * x - b * y, a * y - d * x], 1) / area
 
 
+def points_in(raster: RasterInfo, points: np.ndarray) -> np.ndarray:
+    """Coordinates in a raster's CRS as its pixels: (n, 2) x and y, (0, 0) the upper left corner."""
+    return _pixels(raster, points)
+
+
 def transformed(source: str | None, target: str | None, points: np.ndarray) -> np.ndarray:
     """(n, 2) coordinates in another CRS; NaN where it has no place for them."""
     from rasterio.warp import transform

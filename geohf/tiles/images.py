@@ -11,8 +11,9 @@ import numpy as np
 from geohf.data.tables import resolve_inside
 from geohf.data.times import order_labels
 from geohf.errors import DataError
-from geohf.tiles.grid import require_same_grid, require_same_kind
+from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind
 from geohf.tiles.rasters import RasterInfo, inspect_raster
+from geohf.tiles.reading import Reading
 
 
 @dataclass
@@ -40,6 +41,7 @@ def find_images(
     labels: Sequence[str],
     extension: str,
     on_error: str = "raise",
+    reading: Reading | None = None,
 ) -> dict[str, RegionImages]:
     """Find `image_dir/<label>/<region><extension>` of every region.
 
@@ -62,7 +64,7 @@ def find_images(
         paths = [resolve_inside(folder, f"{label}/{region}{extension}") for label in labels]
         files = [path if path.is_file() else None for path in paths]
         try:
-            images = fit_together(region, files)
+            images = fit_together(region, files, reading)
             if first is not None and images.raster is not None:
                 require_same_kind(_any(images), images.raster, _any(first), first.raster)
         except DataError as error:
@@ -74,32 +76,39 @@ def find_images(
     return found
 
 
-def mosaic_images(image_dir: str | Path, labels: Sequence[str], extension: str) -> RegionImages:
+def mosaic_images(
+    image_dir: str | Path, labels: Sequence[str], extension: str, reading: Reading | None = None
+) -> RegionImages:
     """The images of one place, `image_dir/<label><extension>`.
 
     Raises:
         DataError: an image is missing, cannot be read, or does not fit the others.
     """
     folder = Path(image_dir)
-    return fit_together(folder.resolve().name, [folder / f"{label}{dotted(extension)}" for label in labels])
+    files: list[Path | None] = [folder / f"{label}{dotted(extension)}" for label in labels]
+    return fit_together(folder.resolve().name, files, reading)
 
 
-def fit_together(region: str, files: list[Path | None]) -> RegionImages:
-    """The images of a region, which must lie on one grid and be of one kind.
+def fit_together(region: str, files: list[Path | None], reading: Reading | None = None) -> RegionImages:
+    """The images of a region, which must be of one kind, and lie on one grid, unless the reading aligns them.
 
     Raises:
         DataError: an image cannot be read or differs from the first one.
     """
-    first, start, nodata, silent = None, None, set(), None
+    first, start, nodata, silent, reading = None, None, set(), None, reading or Reading()
     for path in filter(None, files):
         raster = inspect_raster(path)
         nodata |= {value for value in raster.nodata if value is not None}
         silent = silent if raster.says_nodata else silent or path
+        reading.require_possible(path, raster)
         if first is None:
             first, start = raster, path
             continue
         require_same_kind(path, raster, start, first)
-        require_same_grid(path, raster, start, first)
+        if reading.align:
+            require_alignable(path, raster, start, first)
+        else:
+            require_same_grid(path, raster, start, first)
     return RegionImages(files, first, nodata, silent)
 
 

@@ -20,6 +20,7 @@ from geohf.tiles.frames import can_be_seen
 from geohf.tiles.grid import require_trained_table
 from geohf.tiles.images import found_labels
 from geohf.tiles.masks import with_mask
+from geohf.tiles.reading import Reading
 from geohf.tiles.table import TileTable, load_tiles, table_in
 from geohf.tiles.windows import make_windows
 
@@ -76,7 +77,14 @@ def read_tiles(source: str | os.PathLike, config: TileSequenceConfig) -> Part:
         )
     images, known = source.parent / "Images", read_table(source).columns
     targets = [name for name in config.targets if name in known]
-    table = load_tiles(source, images, found_labels(images), targets=targets, nodata=config.nodata)
+    table = load_tiles(
+        source,
+        images,
+        found_labels(images),
+        targets=targets,
+        nodata=config.nodata,
+        reading=Reading.from_config(config.reading),
+    )
     require_trained_table(table, config.pixel_kind)
     return list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)
 
@@ -98,6 +106,7 @@ def labeled_tiles(
         targets=[] if image else config.targets,
         nodata=config.nodata,
         errors=RowErrors(on_error),
+        reading=Reading.from_config(config.reading),
     )
     require_trained_table(table, config.pixel_kind)
     cache = build_cache(table)

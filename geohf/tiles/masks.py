@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.tiles.align import same_grid, source_box, warped
 from geohf.tiles.rasters import CONVERTED, RasterInfo, gdal_errors, mask_bands, open_raster, raster_info
+from geohf.tiles.reading import AEF_NODATA, Reading, dequantized
 from geohf.vision.images import held_by
 
 if TYPE_CHECKING:
@@ -20,8 +22,40 @@ Box = tuple[int, int, int, int]
 
 
 def read_window(
-    raster: DatasetReader, box: Box, nodata: float | None = None
+    raster: DatasetReader,
+    box: Box,
+    nodata: float | None = None,
+    reading: Reading | None = None,
+    grid: RasterInfo | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """The frame of a box (xmin, ymin, xmax, ymax), half open, and which of its pixels were not measured.
+
+    Args:
+        nodata: the value that means "not measured" where the file says nothing at all.
+        reading: what of the raster becomes a frame; None: all of it.
+        grid: that the box is of, where the raster may lie on another one and the reading aligns it.
+
+    Returns:
+        (height, width, bands) and (height, width) bool.
+
+    Raises:
+        DataError: a measured value does not fit in float32, of types that are read as such.
+    """
+    if reading is None:
+        return _read_own(raster, box, nodata)
+    own = None if grid is None or not reading.align else raster_info(raster, raster.name)
+    if own is None or grid is None or same_grid(own, grid):
+        return reading.frame(*_read_own(raster, box, nodata))
+    at = source_box(grid, own, box)
+    if at is None:
+        shape = box[3] - box[1], box[2] - box[0]
+        bands = len(reading.chosen(raster.count))
+        return np.zeros((*shape, bands), reading.dtype(own)), np.ones(shape, bool)
+    how = "nearest" if own.palette is not None else reading.align or "bilinear"
+    return warped(*reading.frame(*_read_own(raster, at, nodata)), at, raster, grid, box, how)
+
+
+def _read_own(raster: DatasetReader, box: Box, nodata: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The pixels of a box (xmin, ymin, xmax, ymax), half open, and which of them were not measured.
 
     Asked are the file's own nodata values, band by band, its alpha band, and its mask.
@@ -65,13 +99,20 @@ def read_numbers(raster: DatasetReader, box: Box) -> np.ndarray:
     return np.moveaxis(bands, 0, -1)
 
 
-def read_frame(source: Any, nodata: float | None = None) -> tuple[np.ndarray, np.ndarray, RasterInfo | None]:
+def read_frame(
+    source: Any,
+    nodata: float | None = None,
+    reading: Reading | None = None,
+    grid: RasterInfo | None = None,
+) -> tuple[np.ndarray, np.ndarray, RasterInfo | None]:
     """One frame from whatever a user has.
 
     Args:
         source: a path to a raster, its bytes, an open file, or an undecoded cell of datasets; an array or tensor of shape (height, width) or (height, width, bands), a masked
             array among them (`numpy.ma`); or a PIL image.
         nodata: the value that means "not measured" where the source does not say.
+        reading: of files, see `read_window`; arrays hold the bands that a model sees, dequantized or in int8.
+        grid: that files are read onto where the reading aligns them.
 
     Returns:
         (height, width, bands) pixels, (height, width) which of them were not measured, and a file's header.
@@ -82,13 +123,20 @@ def read_frame(source: Any, nodata: float | None = None) -> tuple[np.ndarray, np
     source, name = held_by(source)
     if isinstance(source, (str, os.PathLike, bytes)):
         with open_raster(source) as raster:
-            info = raster_info(raster, name if isinstance(source, bytes) else source)
-            return *read_window(raster, (0, 0, raster.width, raster.height), nodata), info
+            called = name if isinstance(source, bytes) else source
+            info = raster_info(raster, called)
+            if reading is not None:
+                reading.require_possible(called, info)
+            whole = info if grid is None or reading is None or not reading.align else grid
+            return *read_window(raster, (0, 0, whole.width, whole.height), nodata, reading, grid), info
     own = source.mask if isinstance(source, np.ma.MaskedArray) else np.ma.nomask
     frame = source.data if isinstance(source, np.ma.MaskedArray) else np.asarray(source)
     frame = frame[..., None] if frame.ndim == 2 else frame
     if frame.ndim != 3 or not frame.size:
         raise DataError(f"a frame must be (height, width) or (height, width, bands), got {frame.shape}")
+    if reading is not None and reading.dequantize and frame.dtype == np.int8:
+        own = frame == AEF_NODATA if own is np.ma.nomask else own.reshape(frame.shape) | (frame == AEF_NODATA)
+        frame = dequantized(frame)
     if own is not np.ma.nomask:
         own = own.reshape(frame.shape)
         holes = nodata_pixels(frame, None) | own.all(-1)

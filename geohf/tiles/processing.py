@@ -14,8 +14,9 @@ from geohf.data.times import check_frames, times_of_frames
 from geohf.errors import DataError
 from geohf.tiles.dates import dates_of_sample
 from geohf.tiles.frames import can_be_seen, prepare_frames
-from geohf.tiles.grid import require_same_grid, require_same_kind, require_trained_kind
+from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
 from geohf.tiles.masks import read_frame
+from geohf.tiles.reading import Reading
 from geohf.vision.processing import SampleProcessor
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class TileSequenceProcessor(SampleProcessor):
     resampling = "bicubic"
     pixel_kind = None
     dates = False
+    reading = None
     call_settings = (
         "size",
         "image_mean",
@@ -52,6 +54,7 @@ class TileSequenceProcessor(SampleProcessor):
         "resampling",
         "pixel_kind",
         "dates",
+        "reading",
     )
 
     def __init__(
@@ -62,11 +65,13 @@ class TileSequenceProcessor(SampleProcessor):
         resampling="bicubic",
         pixel_kind=None,
         dates=False,
+        reading=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.nodata, self.max_nodata, self.targets = nodata, max_nodata, list(targets)
         self.resampling, self.pixel_kind, self.dates = resampling, pixel_kind, dates
+        self.reading = reading
 
     def tensors(self, images: Any) -> dict[str, torch.Tensor]:
         """Prepare a list of samples; shorter sequences get masked steps in front.
@@ -82,7 +87,7 @@ class TileSequenceProcessor(SampleProcessor):
         if not samples:
             raise DataError("there is no sample to prepare")
         steps = max(len(frames) for frames, *_ in samples)
-        size = self.size["height"], self.size["width"]
+        size, reading = (self.size["height"], self.size["width"]), Reading.from_config(self.reading)
         pixels = torch.zeros(len(samples), steps, len(self.image_mean), *size)
         mask = torch.zeros(len(samples), steps, dtype=torch.bool)
         for i, (frames, *_) in enumerate(samples):
@@ -90,12 +95,12 @@ class TileSequenceProcessor(SampleProcessor):
             for t, frame in enumerate(frames, start=steps - len(frames)):
                 if frame is None:
                     continue
-                read, holes, raster = read_frame(frame, self.nodata)
+                read, holes, raster = read_frame(frame, self.nodata, reading, first and first[1])
                 if raster is not None:
                     require_trained_kind(frame, raster, self.pixel_kind)
                     first = first or (frame, raster)
                     require_same_kind(frame, raster, *first)
-                    require_same_grid(frame, raster, *first)
+                    (require_alignable if reading.align else require_same_grid)(frame, raster, *first)
                 mask[i, t] = bool(can_be_seen(holes.mean(), self.max_nodata))
                 pixels[i, t] = self._prepare(read, holes, where=f"sample {i}, step {t}")
             if not mask[i].any():
@@ -197,6 +202,7 @@ def settings_of(config: TileSequenceConfig) -> dict[str, Any]:
         "resampling": config.resampling,
         "pixel_kind": config.pixel_kind,
         "dates": config.dates,
+        "reading": config.reading,
     }
 
 

@@ -15,6 +15,7 @@ from geohf.tiles.configuration import FRAMEWISE
 from geohf.tiles.dataset import TileRows, TileSequences
 from geohf.tiles.grid import pixel_kind
 from geohf.tiles.masks import read_frame
+from geohf.tiles.reading import Reading
 from geohf.tiles.table import own_resampling
 from geohf.tiles.windows import TileWindows
 
@@ -42,6 +43,7 @@ def fields_of_table(train: TileSequences, options: TileArguments) -> dict[str, A
         "nodata": cache.nodata,
         "resampling": options.resampling or own_resampling(table),
         "pixel_kind": pixel_kind(table.rasters[0]),
+        "reading": table.reading.as_config(),
     }
     resized = options.encoder in FRAMEWISE or (table.sizes != fields["image_size"]).any()
     numbers = class_numbers(cache, windows) if fields["resampling"] == "bicubic" and resized else []
@@ -68,8 +70,10 @@ def fields_of_rows(train: TileRows, options: TileArguments) -> dict[str, Any]:
         scales = {"band_mean": [0.0] * bands, "band_std": [1.0] * bands, "image_size": [height, width]}
         steps = max(len(row["pixel_values"]) for row in some)
     else:
-        mean, std = _statistics(_measured(row["frames"], options.nodata) for row in some)
+        reading = Reading.from_options(options)
+        mean, std = _statistics(_measured(row["frames"], options.nodata, reading) for row in some)
         scales = {"band_mean": mean, "band_std": std, "image_size": options.image_size or [32, 32]}
+        scales["reading"] = reading.as_config()
         steps = max(len(row["frames"]) for row in some)
     labels = first.get("labels")
     names = list(labels) if isinstance(labels, dict) else options.targets or ["target"]
@@ -100,10 +104,10 @@ def sees_dates(options: TileArguments, train: TileSequences | TileRows) -> bool:
     return dated and (options.encoder in FRAMEWISE if options.dates is None else options.dates)
 
 
-def _measured(frames: Any, nodata: float | None) -> np.ndarray:
+def _measured(frames: Any, nodata: float | None, reading: Reading) -> np.ndarray:
     """(n, bands) the pixels of a row's frames that were measured."""
     frames = frames.values() if isinstance(frames, dict) else frames
-    read = [read_frame(frame, nodata)[:2] for frame in frames if frame is not None]
+    read = [read_frame(frame, nodata, reading)[:2] for frame in frames if frame is not None]
     return np.concatenate([pixels[~holes] for pixels, holes in read]).astype(np.float64)
 
 

@@ -14,11 +14,12 @@ from geohf.data.times import check_frames, times_of_frames
 from geohf.errors import DataError
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.geotiff import write_geotiff
-from geohf.tiles.grid import require_same_grid, require_same_kind, require_trained_kind
+from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
 from geohf.tiles.masks import read_numbers, read_window, with_mask
 from geohf.tiles.modeling import TileSequenceModel
 from geohf.tiles.processing import dates_of
 from geohf.tiles.rasters import RasterInfo, inspect_raster, open_raster
+from geohf.tiles.reading import Reading
 
 
 def predict_scene(
@@ -61,12 +62,13 @@ def predict_scene(
     if not there or tile_size < 1:
         raise DataError("a scene needs at least one frame, and tiles of at least one pixel")
     check_frames(there)
-    first = inspect_raster(there[0])
+    first, reading = inspect_raster(there[0]), Reading.from_config(model.config.reading)
     for path in there:
         raster = inspect_raster(path)
         require_trained_kind(path, raster, model.config.pixel_kind)
         require_same_kind(path, raster, there[0], first)
-        require_same_grid(path, raster, there[0], first)
+        reading.require_possible(path, raster)
+        (require_alignable if reading.align else require_same_grid)(path, raster, there[0], first)
     names, grid = _band_names(model), _tile_grid(first, tile_size)
     dated: dict[str, Any] = {}
     if model.config.dates:
@@ -84,7 +86,7 @@ def predict_scene(
             line = np.full((len(names), 1, grid.width), np.nan, np.float32)
             for start in range(0, grid.width, batch_size):
                 chosen = range(start, min(start + batch_size, grid.width))
-                samples = dict(_samples(model, rasters, known, row, chosen, tile_size, dated))
+                samples = dict(_samples(model, rasters, first, known, row, chosen, tile_size, dated))
                 answers = model.predict(list(samples.values()), batch_size) if samples else []
                 for column, answer in zip(samples, answers, strict=True):
                     line[:, 0, column] = _bands(answer)
@@ -113,11 +115,14 @@ def _require_last_values(path: str | Path, grid: RasterInfo, start: Path, target
     require_same_grid(path, known, f"the grid of tiles in {start}", grid)
 
 
-def _samples(model, rasters, known, row, columns, side, dated) -> Iterator[tuple[int, dict]]:
+def _samples(model, rasters, grid, known, row, columns, side, dated) -> Iterator[tuple[int, dict]]:
     """Column -> sample, of the tiles that have something to see and to count from."""
-    config = model.config
+    config, reading = model.config, Reading.from_config(model.config.reading)
     box = columns[0] * side, row * side, (columns[-1] + 1) * side, (row + 1) * side
-    strips = [None if raster is None else read_window(raster, box, config.nodata) for raster in rasters]
+    strips = [
+        None if raster is None else read_window(raster, box, config.nodata, reading, grid)
+        for raster in rasters
+    ]
     last = None if known is None else read_numbers(known, (columns[0], row, columns[-1] + 1, row + 1))[0]
     for i, column in enumerate(columns):
         here = slice(i * side, (i + 1) * side)

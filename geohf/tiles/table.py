@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from geohf.data.times import StepTimes, step_times
 from geohf.errors import DataError
 from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images
 from geohf.tiles.rasters import RasterInfo
+from geohf.tiles.reading import Reading
 from geohf.tiles.rows import LABEL, boxes_of, check_regions, check_rows, history_of, name_of, steps_of_rows
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class TileTable:
         rasters: header of every region's images; they agree within a region.
         nodata: the pixel value that means "not measured" in files that do not say it themselves; None where there
             is none.
+        reading: what of the rasters becomes a frame.
     """
 
     source: str
@@ -54,6 +56,7 @@ class TileTable:
     files: list[list[Path | None]]
     rasters: list[RasterInfo]
     nodata: float | None = None
+    reading: Reading = field(default_factory=Reading)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -62,6 +65,16 @@ class TileTable:
         """The table of some of its tiles; regions keep their numbers."""
         columns = ("tile_ids", "region", "boxes", "values")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    @property
+    def bands(self) -> int:
+        """Bands of a frame."""
+        return len(self.reading.chosen(self.rasters[0].bands))
+
+    @property
+    def dtype(self) -> str:
+        """Type of a frame's pixels."""
+        return self.reading.dtype(self.rasters[0])
 
     @property
     def sizes(self) -> np.ndarray:
@@ -78,6 +91,7 @@ def load_tiles(
     max_missing: float = 0.5,
     nodata: float | None = None,
     errors: RowErrors | None = None,
+    reading: Reading | None = None,
 ) -> TileTable:
     """Read the reference implementation's table and find its images, `image_dir/<label>/<region_id><extension>`.
 
@@ -94,11 +108,12 @@ def load_tiles(
         max_missing: share of a region's years that may have no image; these steps are masked. 0: none may.
         nodata: the pixel value that means "not measured", where the files do not say.
         errors: the policy for bad rows; by default the first stops.
+        reading: what of the rasters becomes a frame; None: all of them, which must lie on one grid.
 
     Raises:
         DataError: the table or an image cannot be used; the message names the file and the row.
     """
-    errors = errors or RowErrors()
+    errors, reading = errors or RowErrors(), reading or Reading()
     labels, extension = _labels(labels), dotted(extension)
     times = step_times(labels)
     frame, source = _frame(data, targets)
@@ -112,7 +127,7 @@ def load_tiles(
     names = frame["tile_id"].map(name_of).to_numpy(object)
     kept = check_rows(rows, names, regions, boxes, values, bad, frame.index, source, errors)
     names_of_regions = sorted({regions[row] for row in kept})
-    images = find_images(names_of_regions, image_dir, labels, extension, errors.on_error)
+    images = find_images(names_of_regions, image_dir, labels, extension, errors.on_error, reading)
     kept = check_regions(kept, regions, boxes, images, extension, max_missing, frame.index, source, errors)
     history = history_of(kept, years, regions, boxes, values, labels, bad, frame.index, source, errors)
     errors.settle(len(kept))
@@ -131,6 +146,7 @@ def load_tiles(
         files=[region.files for region in chosen],
         rasters=[region.raster for region in chosen],
         nodata=common_nodata(chosen) if nodata is None else float(nodata),
+        reading=reading,
     )
 
 
@@ -146,6 +162,7 @@ def grid_tiles(
     tile_size: int,
     extension: str = ".tif",
     nodata: float | None = None,
+    reading: Reading | None = None,
 ) -> TileTable:
     """Tiles of equal size over one place whose images are `image_dir/<label><extension>`; no targets.
 
@@ -156,7 +173,7 @@ def grid_tiles(
     """
     labels = _labels(labels)
     times = step_times(labels)
-    images = mosaic_images(image_dir, labels, extension)
+    images = mosaic_images(image_dir, labels, extension, reading)
     raster = images.raster
     if tile_size < 1 or tile_size > min(raster.height, raster.width):
         raise DataError(
@@ -178,6 +195,7 @@ def grid_tiles(
         files=[images.files],
         rasters=[raster],
         nodata=common_nodata([images]) if nodata is None else float(nodata),
+        reading=reading or Reading(),
     )
 
 

@@ -1,0 +1,144 @@
+"""How a raster is read: which bands, which band tells of clouds, onto which grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geohf.errors import DataError, require_choice
+
+if TYPE_CHECKING:
+    from geohf.tiles.arguments import TileArguments
+    from geohf.tiles.rasters import RasterInfo
+
+DEQUANTIZE = ("aef",)
+AEF_NODATA = -128
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of a raster becomes a frame.
+
+    Attributes:
+        bands: numbers from 1, in the order that a model sees them; None: all but the cloud band.
+        cloud_band: the band whose pixels say what was not measured.
+        cloud_values: its values that say so; None: all but 0.
+        qa_bits: bits of it, from 0, any of which says so, as in Landsat's QA_PIXEL.
+        dequantize: `aef`: int8 embeddings of AlphaEarth, x becomes sign(x) (x / 127.5)^2, and -128 was not measured.
+        align: rasters on other grids are read onto the first one's: `bilinear`, or `nearest` for classes; None: refused.
+    """
+
+    bands: tuple[int, ...] | None = None
+    cloud_band: int | None = None
+    cloud_values: tuple[int, ...] | None = None
+    qa_bits: tuple[int, ...] | None = None
+    dequantize: str | None = None
+    align: str | None = None
+
+    @classmethod
+    def from_options(cls, options: TileArguments) -> Reading:
+        """As the options say.
+
+        Raises:
+            DataError: they do not go together.
+        """
+        if options.cloud_band is None and (options.cloud_values or options.qa_bits):
+            raise DataError("--cloud_values and --qa_bits need --cloud_band, the band that they are of")
+        if options.cloud_values and options.qa_bits:
+            raise DataError(
+                "--cloud_values are whole values and --qa_bits single bits of the band; take one of them"
+            )
+        if options.dequantize is not None:
+            require_choice(DEQUANTIZE, dequantize=options.dequantize)
+        nearest = options.resampling == "nearest"
+        return cls(
+            _numbers(options.bands),
+            options.cloud_band,
+            _numbers(options.cloud_values),
+            _numbers(options.qa_bits),
+            options.dequantize,
+            None if not options.align else "nearest" if nearest else "bilinear",
+        )
+
+    @classmethod
+    def from_config(cls, saved: Mapping[str, Any] | None) -> Reading:
+        """As a model's config keeps it, see `as_config`."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in (saved or {}).items()})
+
+    def as_config(self) -> dict[str, Any] | None:
+        """For a config: plain lists; None where a raster is read as it is."""
+        if self == Reading():
+            return None
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def chosen(self, bands: int) -> list[int]:
+        """Positions, from 0, of the bands that a model sees, of a raster with so many."""
+        if self.bands is not None:
+            return [number - 1 for number in self.bands]
+        return [position for position in range(bands) if position + 1 != self.cloud_band]
+
+    def dtype(self, raster: RasterInfo) -> str:
+        """The type of a frame's pixels."""
+        return "float32" if self.dequantize else raster.dtype
+
+    def require_possible(self, path: str | Path, raster: RasterInfo) -> None:
+        """Refuse a raster that cannot be read so.
+
+        Raises:
+            DataError: it lacks a band, or its pixels are of another type than the options suppose.
+        """
+        asked = [("--bands", number) for number in self.bands or ()]
+        asked += [] if self.cloud_band is None else [("--cloud_band", self.cloud_band)]
+        for flag, number in asked:
+            if not 1 <= number <= raster.bands:
+                raise DataError(f"{path}: has {raster.bands} bands, numbered from 1, and {flag} is {number}")
+        if not self.chosen(raster.bands):
+            raise DataError(f"{path}: has no band beside the --cloud_band {self.cloud_band}")
+        if self.qa_bits and raster.dtype.startswith("float"):
+            raise DataError(f"{path}: --qa_bits are of whole numbers, its pixels are {raster.dtype}")
+        if self.dequantize and raster.dtype != "int8":
+            raise DataError(f"{path}: --dequantize aef takes int8 embeddings, its pixels are {raster.dtype}")
+
+    def clouds(self, pixels: np.ndarray) -> np.ndarray | bool:
+        """Which pixels the cloud band rules out, (..., height, width) bool for (..., height, width, all bands)."""
+        if self.cloud_band is None:
+            return False
+        band = pixels[..., self.cloud_band - 1]
+        if self.qa_bits:
+            bits = sum(1 << bit for bit in self.qa_bits)
+            return (band.astype(np.int64) & bits) != 0
+        return np.isin(band, self.cloud_values) if self.cloud_values else band != 0
+
+    def frame(self, pixels: np.ndarray, holes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A frame and what of it was not measured, of all bands of a raster and its own mask."""
+        holes = holes | self.clouds(pixels)
+        chosen = self.chosen(pixels.shape[-1])
+        if chosen != list(range(pixels.shape[-1])):
+            pixels = np.ascontiguousarray(pixels[..., chosen])
+        if self.dequantize is None:
+            return pixels, holes
+        return dequantized(pixels), holes | (pixels == AEF_NODATA).any(-1)
+
+
+def dequantized(pixels: np.ndarray) -> np.ndarray:
+    """AlphaEarth's int8 embeddings as float32: sign(x) (x / 127.5)^2.
+
+    >>> dequantized(np.array([-127, 0, 127], np.int8)).round(4).tolist()
+    [-0.9921997785568237, 0.0, 0.9921997785568237]
+    """
+    scaled = pixels.astype(np.float32) / 127.5
+    return np.sign(scaled) * scaled**2
+
+
+def quantized(values: np.ndarray) -> np.ndarray:
+    """The int8 of `dequantized`'s float32 values, as AlphaEarth stores them: within -127 and 127."""
+    scaled = np.sign(values) * np.sqrt(np.abs(values)) * 127.5
+    return scaled.round().clip(-127, 127).astype(np.int8)
+
+
+def _numbers(values: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(values)

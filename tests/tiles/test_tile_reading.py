@@ -1,0 +1,249 @@
+"""How rasters are read: onto one grid, without clouds, some bands, embeddings as numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import Affine, from_origin
+from rasterio.warp import Resampling, calculate_default_transform, reproject
+
+from geohf import DataError, TileSequenceModel
+from geohf.recipes import train_tiles
+from geohf.tiles.arguments import TileArguments, TileTrainingArguments
+from geohf.tiles.cutting import build_cache
+from geohf.tiles.data import load
+from geohf.tiles.reading import Reading, dequantized, quantized
+from geohf.tiles.scene import predict_scene
+from geohf.tiles.table import grid_tiles, load_tiles
+
+SIDE = 96
+UTM32, ORIGIN = "EPSG:32632", from_origin(700_000, 5_000_000, 10, 10)
+ALIGN = Reading(align="bilinear")
+
+
+def smooth(bands=2):
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    waves = [120 + 80 * np.sin((3 + k) * x + k) * np.cos(4 * y) for k in range(bands)]
+    return np.stack(waves, -1).round().astype(np.uint8)
+
+
+def elsewhere(pixels, crs, how):
+    """The scene on a grid of another CRS, and that grid."""
+    height, width, bands = pixels.shape
+    bounds = rasterio.transform.array_bounds(height, width, ORIGIN)
+    transform, w, h = calculate_default_transform(UTM32, crs, width, height, *bounds)
+    transform @= Affine.translation(0.37, 0.21)
+    out = np.zeros((bands, h, w), pixels.dtype)
+    source = np.moveaxis(pixels, -1, 0)
+    reproject(
+        np.ascontiguousarray(source),
+        out,
+        ORIGIN,
+        src_crs=UTM32,
+        dst_transform=transform,
+        dst_crs=crs,
+        resampling=how,
+    )
+    return np.moveaxis(out, 0, -1), transform
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326"])
+def test_a_scene_of_another_crs_comes_back_within_one_gray_level(tmp_path, tiff, crs):
+    here = smooth()
+    there, transform = elsewhere(here, crs, Resampling.cubic)
+    tiff(tmp_path / "2019.tif", here, crs=UTM32, transform=ORIGIN, nodata=0)
+    tiff(tmp_path / "2020.tif", there, crs=crs, transform=transform, nodata=0)
+    with pytest.raises(DataError, match=r"2020.tif: its width is .* --align true"):
+        grid_tiles(tmp_path, ["2019", "2020"], 16)
+    table = grid_tiles(tmp_path, ["2019", "2020"], 16, reading=ALIGN)
+    cache = build_cache(table, tmp_path / "cache", 1)
+    inner = [i for i, box in enumerate(table.boxes) if box.min() >= 16 and box.max() <= SIDE - 16]
+    for row in inner:
+        first, second = cache.tile(row).astype(int)
+        assert np.abs(first - second).max() <= 1
+        assert not cache.tile_mask(row, np.array([0, 1])).any()
+    outside = cache.holes[:, 1]
+    assert outside.min() == 0
+    assert outside.max() < 0.2  # rims that the other grid cuts off, at most
+
+
+def test_classes_stay_classes(tmp_path, tiff):
+    rng = np.random.default_rng(0)
+    here = rng.choice([10, 40, 90], (SIDE // 8, SIDE // 8, 1)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    there, transform = elsewhere(here, "EPSG:32633", Resampling.nearest)
+    tiff(tmp_path / "2019.tif", here, crs=UTM32, transform=ORIGIN, nodata=0)
+    tiff(tmp_path / "2020.tif", there, crs="EPSG:32633", transform=transform, nodata=0)
+    table = grid_tiles(tmp_path, ["2019", "2020"], 16, reading=Reading(align="nearest"))
+    cache = build_cache(table, tmp_path / "cache", 1)
+    seen = ~np.stack([cache.tile_mask(row, np.array([1]))[0] for row in range(len(cache))])
+    first, second = (
+        np.stack([cache.tile(row)[t, ..., 0] for row in range(len(cache))])[seen] for t in (0, 1)
+    )
+    assert set(np.unique(second)) <= {10, 40, 90}
+    assert (first == second).mean() > 0.85  # edges of fields move by a pixel at most
+
+
+def test_coarser_pixels_and_shifts_are_read_onto_the_first_grid(tmp_path, tiff):
+    here = smooth()
+    coarse = here.reshape(SIDE // 4, 4, SIDE // 4, 4, 2).mean((1, 3)).round().astype(np.uint8)
+    tiff(tmp_path / "2019.tif", here, crs=UTM32, transform=ORIGIN)
+    tiff(tmp_path / "2020.tif", coarse, crs=UTM32, transform=from_origin(700_000, 5_000_000, 40, 40))
+    shifted = from_origin(700_000 + 30, 5_000_000, 10, 10)
+    tiff(tmp_path / "2021.tif", here[:, 3:], crs=UTM32, transform=shifted)
+    labels = ["2019", "2020", "2021"]
+    table = grid_tiles(tmp_path, labels, 16, reading=ALIGN)
+    cache = build_cache(table, tmp_path / "cache", 1)
+    for row, (x0, y0, x1, y1) in enumerate(table.boxes.tolist()):
+        first, second, third = cache.tile(row)
+        mask = cache.tile_mask(row, np.arange(3))
+        assert not mask[:2].any()
+        assert mask[2].sum() == 16 * max(0, 3 - x0)  # what the shifted image does not show
+        assert (first == third)[~mask[2]].all()
+        if min(x0, y0) > 0 and max(x1, y1) < SIDE:
+            assert np.abs(first.astype(int) - second).max() <= 4
+
+
+def test_holes_of_another_grid_stay_holes_and_bleed_nowhere(tmp_path, tiff):
+    here = smooth().astype(np.int16)
+    tiff(tmp_path / "2019.tif", here, crs=UTM32, transform=ORIGIN, nodata=-9999)
+    holed = here.copy()
+    holed[40:56, 40:56] = -9999
+    moved = ORIGIN @ Affine.translation(0.5, 0.5)
+    tiff(tmp_path / "2020.tif", holed, crs=UTM32, transform=moved, nodata=-9999)
+    table = grid_tiles(tmp_path, ["2019", "2020"], 16, reading=ALIGN)
+    cache = build_cache(table, tmp_path / "cache", 1)
+    whole = np.zeros((SIDE, SIDE), bool)
+    for row, (x0, y0, x1, y1) in enumerate(table.boxes.tolist()):
+        whole[y0:y1, x0:x1] = mask = cache.tile_mask(row, np.array([1]))[0]
+        assert cache.tile(row)[1][~mask].min(initial=99) >= 30
+    assert whole[42:56, 42:56].all()
+    assert not whole[60:, 60:].any()
+    assert not whole[2:38, 2:].any()
+
+
+def test_rasters_that_cannot_be_aligned(tmp_path, tiff):
+    here = smooth()
+    tiff(tmp_path / "2019.tif", here, crs=UTM32, transform=ORIGIN)
+    tiff(tmp_path / "2020.tif", here, crs=UTM32, transform=from_origin(900_000, 5_000_000, 10, 10))
+    with pytest.raises(DataError, match=r"2020.tif: shows no ground that .*2019.tif shows"):
+        grid_tiles(tmp_path, ["2019", "2020"], 16, reading=ALIGN)
+    tiff(tmp_path / "2020.tif", here[:80], transform=ORIGIN)
+    with pytest.raises(DataError, match=r"2020.tif: has no CRS and transform, so --align cannot place it"):
+        grid_tiles(tmp_path, ["2019", "2020"], 16, reading=ALIGN)
+
+
+def test_shifted_dates_run_in_one_command_and_the_model_aligns_what_it_is_given(tmp_path, tiff):
+    rng = np.random.default_rng(0)
+    folder, years = tmp_path / "naip", ["20190710", "20200615", "20210801", "20220704"]
+    for i, label in enumerate(years):
+        pixels = rng.integers(1, 255, (SIDE, SIDE, 4), np.uint8)
+        pixels[: 20 * (i + 1)] = [100, 100, 200 - 40 * i, 60]
+        transform = from_origin(700_000 + 3 * i, 5_000_000 - 2 * i, 10, 10)
+        tiff(folder / f"{label}.tif", pixels, crs=UTM32, transform=transform, photometric="minisblack")
+    args = TileTrainingArguments(
+        output_dir=str(tmp_path / "out"),
+        cache_dir=str(tmp_path / "cache"),
+        cache_workers=1,
+        num_train_epochs=1,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    options = TileArguments(
+        data=str(folder),
+        target_from="ndvi_fall",
+        nir=3,
+        red=4,
+        tile_size=8,
+        align=True,
+        bands=[4, 3],
+        hidden_sizes=[4],
+        dates=True,
+        target_years=1,
+    )
+    train_tiles.run(options, args)
+    model = TileSequenceModel.from_pretrained(tmp_path / "out")
+    assert model.config.bands == 2
+    assert Reading.from_config(model.config.reading) == Reading(bands=(4, 3), align="bilinear")
+    frames = [folder / f"{label}.tif" for label in years[:3]]
+    answer = model.predict([{"frames": frames, "date": "2022-07-04", "last_values": 0.1}])[0]
+    assert np.isfinite(answer.values["ndvi_fall"])
+    known = tmp_path / "known.tif"
+    grid = {"crs": UTM32, "transform": ORIGIN @ Affine.scale(8)}
+    tiff(known, np.full((12, 12, 1), 0.1, np.float32), **grid)
+    out = predict_scene(model, frames, tmp_path / "scene.tif", 8, known, date="2022-07-04")
+    with rasterio.open(out) as raster:
+        assert raster.read(1).shape == (12, 12)
+        assert np.isfinite(raster.read(1)).all()
+
+
+@pytest.mark.parametrize(
+    ("band", "reading"),
+    [
+        (1, {"cloud_band": 4}),
+        (9, {"cloud_band": 4, "cloud_values": (9, 10)}),
+        (0b11000, {"cloud_band": 4, "qa_bits": (3, 5)}),
+    ],
+)
+def test_a_cloud_band_all_over_equals_a_missing_frame(world, tiff, tmp_path, band, reading):
+    for (label, region), pixels in world.pixels.items():
+        clouds = np.zeros((*pixels.shape[:2], 1), np.uint8)
+        if label == "2020":
+            clouds[:] = band
+        elif label == "2019":
+            clouds[3, 4] = band
+            clouds[5, 5] = 0b100 if "qa_bits" in reading else 0
+        tiff(
+            world.path(label, region),
+            np.concatenate([pixels, clouds], -1),
+            photometric="minisblack",
+            **world.geo,
+        )
+    table = load_tiles(world.csv, world.images, world.labels, reading=Reading(**reading))
+    cache = build_cache(table, tmp_path / "one", 1)
+    assert cache.array.shape[-1] == 3
+    assert (cache.holes[:, 1] == 1).all()
+    assert cache.masks([0, 4], np.array([[0], [0]])).sum() == 2
+    assert (cache.tile(0)[0] == world.crop(0, "2019")).all()
+    for region in ("7", "8"):
+        world.path("2020", region).unlink()
+    without = build_cache(
+        load_tiles(world.csv, world.images, world.labels, reading=Reading(**reading)), tmp_path / "two", 1
+    )
+    assert (cache.holes == without.holes).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cloud_band": 4}, "7.tif: has 3 bands, numbered from 1, and --cloud_band is 4"),
+        ({"bands": [3, 5]}, "7.tif: has 3 bands, numbered from 1, and --bands is 5"),
+        ({"dequantize": "aef"}, "7.tif: --dequantize aef takes int8 embeddings, its pixels are uint8"),
+        ({"dequantize": "tessera"}, "dequantize must be"),
+        ({"qa_bits": [3]}, "--cloud_values and --qa_bits need --cloud_band"),
+        ({"cloud_band": 3, "qa_bits": [3], "cloud_values": [1]}, "take one of them"),
+    ],
+)
+def test_what_cannot_be_read_so(world, tmp_path, fields, message):
+    options = TileArguments(data=str(world.csv), **fields)
+    args = TileTrainingArguments(output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(DataError, match=message):
+        load(options, args)
+    assert not (tmp_path / "cache").exists()  # nothing was cut
+
+
+def test_embeddings_are_dequantized_and_come_back_within_one_in_127(world, tiff, tmp_path):
+    values = np.linspace(-0.99, 0.99, 1001)
+    assert np.abs(dequantized(quantized(values)) - values).max() <= 1 / 127
+    rng = np.random.default_rng(0)
+    for (label, region), pixels in world.pixels.items():
+        stored = rng.integers(-127, 128, pixels.shape).astype(np.int8)
+        stored[0, 0, 1] = -128
+        tiff(world.path(label, region), stored, **world.geo)
+        world.pixels[label, region] = stored
+    table = load_tiles(world.csv, world.images, world.labels, reading=Reading(dequantize="aef"))
+    cache = build_cache(table, tmp_path / "cache", 1)
+    assert cache.array.dtype == np.float32
+    x = world.crop(1, "2019").astype(np.float64)
+    np.testing.assert_allclose(cache.tile(1)[0], np.sign(x) * (x / 127.5) ** 2, atol=1e-6)
+    assert cache.tile_mask(0, np.array([0]))[0].sum() == 1
