@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from geohf.tiles.table import TileTable
 
 TOLERANCE_PX = 0.5  # how far a corner may lie from the first raster's
-WARP = "read them onto one grid with --align true, or warp them, with gdalwarp for example"
+WARP = "warp them to one grid, with gdalwarp for example, or train with --align true"
 RGB = ("red", "green", "blue")
 
 
