@@ -110,6 +110,12 @@ class StreetArguments(DataArguments, PhotoArguments, HeadingArguments):
     noise_m: float = field(
         default=150.0, metadata={"help": "How far positions are moved in training, in meters."}
     )
+    refine: int = field(
+        default=0,
+        metadata={
+            "help": "Prototypes a class at most: the best of the best classes is answered, where that helps; 0: none."
+        },
+    )
     match_weight: float = field(default=1.0, metadata={"help": "Weight of the matching loss."})
     heading_weight: float = field(default=1.0, metadata={"help": "Weight of the heading loss."})
     point_estimate: str = field(

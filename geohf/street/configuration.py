@@ -62,6 +62,8 @@ class GeoStreetConfig(GeoConfig):
         noise_m, queue_noise_m: how far the batch's and the queue's positions are moved in training; nearer ones are no
             negatives.
         predict_heading: tell which way each view looks.
+        refine: prototypes a class at most, of which the best is answered, see `geohf.street.prototypes`; 0: none.
+        prototypes: how many there are.
         temperature: fitted on validation, divides the logits.
         radius_coverage: share of places that `radius_m` shall hold.
         radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for areas without training
@@ -110,6 +112,8 @@ class GeoStreetConfig(GeoConfig):
     noise_m: float = 150.0
     queue_noise_m: float = 1000.0
     predict_heading: bool = False
+    refine: int = 0
+    prototypes: int = 0
     temperature: float = 1.0
     radius_coverage: float = 0.9
     radius_factor: float | None = None
@@ -150,6 +154,8 @@ class GeoStreetConfig(GeoConfig):
             raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
         if self.gps_head == "gallery" and self.location_encoder == "none":
             raise ValueError("gps_head 'gallery' needs a location_encoder: " + ", ".join(LOCATION_FRAMES[1:]))
+        if self.refine < 0 or (self.refine and (self.class_centroids is None or self.gps_head == "gallery")):
+            raise ValueError("refine needs classes, and a point that comes from these")
         if self.queue_size < 0 or not self.noise_m >= 0 or not self.queue_noise_m >= 0:
             raise ValueError("queue_size, noise_m and queue_noise_m must not be negative")
 

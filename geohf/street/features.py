@@ -107,6 +107,18 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
 
 
 @torch.inference_mode()
+def fused_features(head: StreetHead, table: TensorTable, batch_size: int = 1024) -> torch.Tensor:
+    """(places, features) what the heads see of each place of a table, on the CPU."""
+    device = next(head.parameters()).device
+    head, found = in_eval_mode(head), []
+    for start in range(0, len(table), batch_size):
+        rows = table.__getitems__(range(start, min(start + batch_size, len(table))))
+        inputs = (rows[name].to(device) for name in ("features", "view_mask", "headings"))
+        found.append(head.fuse_views(*inputs).float().cpu())
+    return torch.cat(found)
+
+
+@torch.inference_mode()
 def head_outputs(head: StreetHead, table: TensorTable, batch_size: int = 1024) -> GeoStreetOutput:
     """The head's outputs on a table of features, on the CPU; the head's own mode is left alone."""
     device = next(head.parameters()).device

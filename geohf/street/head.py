@@ -16,6 +16,7 @@ from geohf.street.configuration import GeoStreetConfig
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
 from geohf.street.losses import gps_loss, hierarchical_cross_entropy
 from geohf.street.matching import MatchHead
+from geohf.street.prototypes import Prototypes
 from geohf.vision.standardize import FeatureStandardizer
 
 # Of more classes than this, the medoid is looked for among the most probable ones: a matrix of all distances is large.
@@ -35,6 +36,7 @@ class GeoStreetOutput(ModelOutput):
         embeddings: (batch, location_size) of length 1, to be matched with positions; None without a location encoder.
         directions: (batch, max_views, 2) where each view looks, sine and cosine of the degrees clockwise from north, NaN
             for views that are not there; None where the model does not tell.
+        place: (batch, features) what the heads see, for a model that refines its points by prototypes.
         loss_parts: the loss by its parts, before weighting.
     """
 
@@ -44,6 +46,7 @@ class GeoStreetOutput(ModelOutput):
     candidates: torch.Tensor | None = None
     embeddings: torch.Tensor | None = None
     directions: torch.Tensor | None = None
+    place: torch.Tensor | None = None
     loss_parts: dict[str, torch.Tensor] | None = None
 
 
@@ -93,6 +96,8 @@ class StreetHead(nn.Module):
             self.match = MatchHead(config)
         if config.predict_heading:
             self.direct = HeadingHead(size, hidden, config.dropout)
+        if config.refine:
+            self.prototypes = Prototypes(config.prototypes, size)
         self._constants: dict = {}
         self._levels: dict[torch.device, Levels] = {}
 
@@ -164,7 +169,8 @@ class StreetHead(nn.Module):
         if labels is not None or coordinates is not None:
             found = GeoStreetOutput(None, logits, points, candidates, embeddings, directions)
             loss, parts = self.losses(found, labels, coordinates, headings, loss_items)
-        return GeoStreetOutput(loss, logits, points, candidates, embeddings, directions, parts)
+        kept = place.float() if self.config.refine else None
+        return GeoStreetOutput(loss, logits, points, candidates, embeddings, directions, kept, parts)
 
     def _points(self, place, logits) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Points (batch, 2), and the candidates (batch, classes, 2) where each class has one."""

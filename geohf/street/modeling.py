@@ -56,6 +56,7 @@ MODEL_FIELDS = (
     "noise_m",
     "predict_heading",
     "heading_weight",
+    "refine",
 )
 # what the encoder of positions is trained with, and on the sample, where it is to learn in minutes on a CPU
 LOCATION_FIELDS = {"location_hidden_size": (1024, 128), "queue_size": (4096, 256)}
@@ -88,7 +89,7 @@ class GeoStreetModel(GeoPreTrainedModel):
         },
     }
     _no_split_modules = ("StreetHead",)
-    _keep_in_fp32_modules_strict = ("standardize", "location", "gallery", "queue")
+    _keep_in_fp32_modules_strict = ("standardize", "location", "gallery", "queue", "prototypes")
 
     def __init__(self, config: GeoStreetConfig):
         super().__init__(config)
@@ -203,7 +204,9 @@ class GeoStreetModel(GeoPreTrainedModel):
         weights = probabilities
         if matches is not None:
             points, candidates, weights = matches.points[:, 0], matches.points, matches.shares
-        elif area is not None:
+        elif config.prototypes and probabilities is not None:
+            points = self.head.prototypes.refine(outputs.place, probabilities, points, area)
+        if area is not None and matches is None:
             points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
         # the radius was calibrated for the model's own way of answering
         usual = gallery is None

@@ -79,6 +79,7 @@ class StreetPhaseTrainer(PhaseTrainer):
         names += ["candidates"] * (config.gps_head == "offset")
         names += ["embeddings"] * (config.location_encoder != "none")
         names += ["directions"] * config.predict_heading
+        names += ["place"] * bool(config.refine)
         return GeoStreetOutput(**dict(zip(names, map(torch.from_numpy, arrays), strict=True)))
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -203,6 +204,8 @@ def calibrate(
     if outputs.candidates is not None:
         answers = head.estimate(probabilities, outputs.candidates)
     candidates = outputs.candidates
+    if config.prototypes:
+        answers = head.prototypes.refine(outputs.place, probabilities, answers)
     if config.gps_head == "gallery":
         matches = head.match.matches(outputs.embeddings, k=SPREAD_MATCHES)
         answers, candidates, probabilities = matches.points[:, 0], matches.points, matches.shares
@@ -218,6 +221,42 @@ def calibrate(
         None if blocks is None else blocks[located],
     )
     config.radius_new_area = blocks is not None
+
+
+def refine(
+    model: GeoStreetModel,
+    train: tuple[torch.Tensor, np.ndarray, np.ndarray],
+    validation: tuple[GeoStreetOutput, np.ndarray] | None,
+) -> None:
+    """Give the model prototypes of its training places, and keep them where they bring validation places nearer.
+
+    Args:
+        train: (n, features) what the heads see, (n,) class numbers and (n, 2) degrees of the training places.
+        validation: outputs and (m, 2) degrees of the validation places; None: they are kept.
+    """
+    prototypes, config = model.head.prototypes, model.config
+    features, labels, points = train
+    prototypes.fit(features, points, labels, config.refine)
+    if validation is not None:
+        means = []
+        for count in (0, len(prototypes.points)):
+            config.prototypes = count
+            found = np.array([[a.latitude, a.longitude] for a in model.decode(validation[0], top_k=1)])
+            known = np.isfinite(validation[1]).all(1)
+            means.append(
+                float(great_circle_m(found[known], validation[1][known]).mean()) if known.any() else 0.0
+            )
+        if means[1] >= means[0]:
+            logger.info("prototypes do not bring validation places nearer: they are left out")
+            prototypes.clear()
+            config.refine = config.prototypes = 0
+            del model.head.prototypes
+            return
+        logger.info(
+            "%d prototypes bring validation places from %.0f to %.0f km on the mean",
+            config.prototypes, *(mean / 1000 for mean in means),
+        )  # fmt: skip
+    config.prototypes = len(prototypes.points)
 
 
 def place_outputs(model: GeoStreetModel, dataset: Dataset, args, frozen: bool) -> GeoStreetOutput:

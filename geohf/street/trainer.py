@@ -9,15 +9,23 @@ from typing import Any
 from geohf.data.splits import calibration_blocks
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
+from geohf.errors import DataError
 from geohf.metrics.records import CardData, Evaluation
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.card import card_data
 from geohf.street.classes import labels_of, without_strange_states
-from geohf.street.features import headings_of
+from geohf.street.features import feature_table, fused_features, headings_of
 from geohf.street.head import GeoStreetOutput
 from geohf.street.metrics import measure
 from geohf.street.outputs import write_outputs
-from geohf.street.phase import StreetPhaseTrainer, best_metric, calibrate, place_outputs, train_heads
+from geohf.street.phase import (
+    StreetPhaseTrainer,
+    best_metric,
+    calibrate,
+    place_outputs,
+    refine,
+    train_heads,
+)
 from geohf.street.places import as_places
 from geohf.training.finetuning import require_finetunable
 from geohf.training.settings import require_a_batch
@@ -47,6 +55,16 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         return as_places(rows)
 
     def run_phases(self, resume: bool) -> None:
+        config = self.model.config
+        if config.refine and is_stream(self.train_dataset):
+            raise DataError("refine needs the training places at hand, not a stream of them")
+        if config.prototypes:  # of an earlier training
+            self.model.head.prototypes.clear()
+            config.prototypes = 0
+        self._run_phases(resume)
+        self._refine()
+
+    def _run_phases(self, resume: bool) -> None:
         train, validation, args = self.train_dataset, self.eval_dataset, self.args
         if is_stream(train):
             self.finetune("phase2", resume)
@@ -70,6 +88,16 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
             self.restore("phase2")
             self.kept = "phase 1"
             logger.info("phase 2 did not beat phase 1 on validation places: the model of phase 1 is kept")
+
+    def _refine(self) -> None:
+        """Prototypes of the training places, in the features of the weights that were kept."""
+        model, rows, validation = self.model, self.train_dataset, self.eval_dataset
+        if not model.config.refine:
+            return
+        places = fused_features(model.head, feature_table(model, rows, self.args))
+        checked = None if validation is None else (self.outputs(validation), points_of(validation))
+        refine(model.cpu(), (places, labels_of(rows, model.config), points_of(rows)), checked)
+        model.to(self.args.device)
 
     def _calibrate(self) -> None:
         rows = self.eval_dataset
