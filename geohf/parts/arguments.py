@@ -87,7 +87,7 @@ class PartArguments(DataArguments, BackboneArguments):
     )
     overlays: int = field(default=12, metadata={"help": "Held-out photos to draw with their parts."})
     export_onnx: bool = field(
-        default=False, metadata={"help": "Also write model.onnx, for one photo at a time."}
+        default=False, metadata={"help": "Also write model.onnx, of Faster R-CNN for one photo at a time."}
     )
 
     def __post_init__(self) -> None:

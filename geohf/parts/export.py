@@ -1,4 +1,4 @@
-"""A detector as an ONNX file, for one photo at a time."""
+"""A detector as an ONNX file: Faster R-CNN for one photo at a time, with queries for any number."""
 
 from __future__ import annotations
 
@@ -30,14 +30,18 @@ class OnePhoto(nn.Module):
 
 
 def export_onnx(model: PartStateModel, path: str | Path) -> Path:
-    """Write a detector as ONNX: `pixel_values` (1, 3, H, W) of the config's `image_size` to the outputs `OUTPUTS`.
+    """Write a detector as ONNX; one that answers with queries as `geohf.models.export` does, for any number of photos.
+
+    Of Faster R-CNN: `pixel_values` (1, 3, H, W) of the config's `image_size` to the outputs `OUTPUTS`.
 
     The photo is prepared as the model's image processor does. Boxes are in pixels of the tensor: divide them by the
     photo's share of it, `image_sizes / original_sizes`.
 
     Raises:
-        DataError: the package onnx is missing.
+        DataError: the package onnx is missing, or it has no word for what the detector does.
     """
+    if model.answers_with_queries:
+        return model.export_onnx(path)
     try:
         import onnx  # noqa: F401  the exporter writes with it
     except ImportError:

@@ -33,7 +33,7 @@ from geohf.parts.heads import PartRoIHeads, PartRPN, StateHead
 from geohf.parts.losses import IGNORED
 from geohf.parts.metrics import BatchScores
 from geohf.parts.processing import PartCollator, PartImageProcessor
-from geohf.parts.queries import run_queries
+from geohf.parts.queries import query_answers, run_queries
 from geohf.parts.rows import as_photos, shows_one_of_each
 from geohf.parts.sample import SAMPLE_DETECTORS, SAMPLE_FIELDS
 from geohf.parts.tower import FeatureTower
@@ -352,6 +352,31 @@ class PartStateModel(GeoPreTrainedModel):
         return {"pred_boxes": boxes, "pred_labels": labels, "scores": scores, "state_probs": states}
 
     # ---- answers
+
+    def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`boxes` (batch, n, 4) left, top, right, bottom in pixels of the input, `labels`, `scores`, `state_probs`.
+
+        Raises:
+            DataError: the model is a Faster R-CNN, which `geohf.parts.export` writes for one photo at a time, or a detector
+                for which ONNX has no word.
+        """
+        if not self.answers_with_queries:
+            raise DataError(
+                "Faster R-CNN has no file for a batch: --export_onnx true of the recipe, or "
+                "geohf.parts.export.export_onnx, writes one for one photo at a time"
+            )
+        if self.config.architecture == "rf_detr":
+            raise DataError(
+                "ONNX has no word for how rf_detr resizes its positions; the other detectors can be written"
+            )
+        found = self.detector(pixel_values)
+        answers = query_answers(self.state_head, found.logits, found.pred_boxes, found.last_hidden_state)
+        height, width = self.config.image_size
+        corners = box_convert(answers["pred_boxes"], "cxcywh", "xyxy").clamp(0, 1)
+        boxes = corners * corners.new_tensor([width, height, width, height])
+        return {"boxes": boxes, "labels": answers["pred_labels"]} | {
+            name: answers[name] for name in ("scores", "state_probs")
+        }
 
     def decode(self, outputs: PartStateOutput, threshold: float | None = None) -> list[PhotoPrediction]:
         """Turn outputs into answers.
