@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+
+from geohf.models.heading import degrees_of_directions
+
 
 @dataclass
 class StatePrediction:
@@ -41,3 +45,19 @@ class StreetPrediction:
     states: list[StatePrediction]
     matches: list[MatchPrediction] = field(default_factory=list)
     headings: list[float] = field(default_factory=list)
+
+
+def best_matches(points: torch.Tensor, probabilities: torch.Tensor) -> list[MatchPrediction]:
+    """One place's matches of (k, 2) degrees and (k,) probabilities, in their order."""
+    return [
+        MatchPrediction(*point, probability)
+        for point, probability in zip(points.tolist(), probabilities.tolist(), strict=True)
+    ]
+
+
+def view_headings(directions: torch.Tensor | None) -> list[list[float]] | None:
+    """Degrees of the views that are there, of (batch, max_views, 2) directions; None of a model that does not tell."""
+    if directions is None:
+        return None
+    rows = degrees_of_directions(directions.float()).cpu().tolist()
+    return [[degrees for degrees in row if degrees == degrees] for row in rows]

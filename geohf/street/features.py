@@ -16,6 +16,7 @@ from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import labels_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.modeling import GeoStreetModel
+from geohf.street.places import headings_of
 from geohf.vision.features import cached_features
 from geohf.vision.weights import in_eval_mode
 
@@ -65,14 +66,6 @@ class FlatViews(Sequence):
 
     def _place_of(self, view: int) -> int:
         return int(np.searchsorted(self.starts, view, side="right")) - 1
-
-
-def headings_of(dataset: Dataset, width: int) -> np.ndarray:
-    """(places, width) degrees in [0, 360) of the views of each place, NaN where unknown or where there is no view."""
-    found = np.full((len(dataset), width), np.nan)
-    for row, headings in zip(found, dataset["headings"][:], strict=True):
-        row[: len(headings)] = headings
-    return found % 360
 
 
 def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingArguments) -> TensorTable:

@@ -17,16 +17,15 @@ from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
 from geohf.errors import DataError, did_you_mean, require_at_least
 from geohf.geo import Area, area_from_geojson, great_circle_m
-from geohf.models.heading import degrees_of_directions
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
-from geohf.street.answers import MatchPrediction, StatePrediction, StreetPrediction
+from geohf.street.answers import StatePrediction, StreetPrediction, best_matches, view_headings
 from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.matching import SPREAD_MATCHES, Matches
-from geohf.street.places import as_places
+from geohf.street.places import as_places, headings_of
 from geohf.street.processing import GeoStreetImageProcessor, StreetCollator
 from geohf.vision.backbones import build_tower, tower_features
 
@@ -213,13 +212,15 @@ class GeoStreetModel(GeoPreTrainedModel):
         radius = self._radius_m(weights, candidates, points) if usual else None
         best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
         places = points.double().cpu().tolist()
-        headings = self._headings(outputs)
+        headings = view_headings(outputs.directions)
         return [
             StreetPrediction(
                 *places[i],
                 None if radius is None else float(radius[i]),
                 self._named(best, i),
-                [] if matches is None else _match_predictions(matches, i, top_k),
+                []
+                if matches is None
+                else best_matches(matches.points[i, :top_k], matches.probabilities[i, :top_k]),
                 [] if headings is None else headings[i],
             )
             for i in range(len(places))
@@ -238,13 +239,6 @@ class GeoStreetModel(GeoPreTrainedModel):
             raise DataError("states restrict the classes, not the positions of a gallery: give an area")
         points = None if gallery is None else gallery_of(gallery, self.config)
         return self.head.match.matches(outputs.embeddings, points, area, k, keep)
-
-    def _headings(self, outputs) -> list[list[float]] | None:
-        """Degrees of the views that are there."""
-        if outputs.directions is None:
-            return None
-        rows = degrees_of_directions(outputs.directions.float()).cpu().tolist()
-        return [[degrees for degrees in row if degrees == degrees] for row in rows]
 
     def class_numbers(self, states: Sequence[str | int]) -> list[int]:
         """Class numbers of state names or competition indices.
@@ -342,7 +336,6 @@ class GeoStreetModel(GeoPreTrainedModel):
     ) -> dict[str, float]:
         """Score, top-1 and top-5, distances and coverage on all places of `data`; see `street_metrics`."""
         from geohf.street.data import load_places
-        from geohf.street.features import headings_of
         from geohf.street.metrics import measure
 
         rows = of_known_states(load_places(data, on_error)[0]["train"], data, self.config, on_error)
@@ -363,11 +356,6 @@ class GeoStreetModel(GeoPreTrainedModel):
         if self.config.location_encoder != "none":
             options = {"keep": True} | options
         return super().predict(inputs, batch_size, **options)
-
-
-def _match_predictions(matches: Matches, row: int, k: int) -> list[MatchPrediction]:
-    found = zip(matches.points[row, :k].tolist(), matches.probabilities[row, :k].tolist(), strict=True)
-    return [MatchPrediction(*point, probability) for point, probability in found]
 
 
 @lru_cache  # once, and not for each batch

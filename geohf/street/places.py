@@ -78,6 +78,14 @@ def _read_place(row: dict, number: int) -> dict:
     return place
 
 
+def headings_of(dataset: Dataset, width: int) -> np.ndarray:
+    """(places, width) degrees in [0, 360) of the views of each place, NaN where unknown or where there is no view."""
+    found = np.full((len(dataset), width), np.nan)
+    for row, headings in zip(found, dataset["headings"][:], strict=True):
+        row[: len(headings)] = headings
+    return found % 360
+
+
 def dataset_of(rows: Iterable[dict]) -> Dataset:
     """A dataset with `place_features` of rows made by `place_row`."""
     from datasets import Dataset

@@ -14,7 +14,7 @@ from geohf.metrics.records import CardData, Evaluation
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.card import card_data
 from geohf.street.classes import labels_of, without_strange_states
-from geohf.street.features import feature_table, fused_features, headings_of
+from geohf.street.features import feature_table, fused_features
 from geohf.street.head import GeoStreetOutput
 from geohf.street.metrics import measure
 from geohf.street.outputs import write_outputs
@@ -26,7 +26,7 @@ from geohf.street.phase import (
     refine,
     train_heads,
 )
-from geohf.street.places import as_places
+from geohf.street.places import as_places, headings_of
 from geohf.training.finetuning import require_finetunable
 from geohf.training.settings import require_a_batch
 from geohf.training.trainer import GeoTrainer, logger
