@@ -51,7 +51,10 @@ class TileArguments(DataArguments, BackboneArguments):
             "help": "Color to count; default: 196 40 27, the reference implementation's built-up land."
         },
     )
-    tile_size: int = field(default=32, metadata={"help": "Side in pixels of the tiles cut from a folder."})
+    tile_size: int = field(
+        default=32,
+        metadata={"help": "Side in pixels of the tiles cut from a folder, or around the points of a table."},
+    )
     sample_size: int = field(default=16, metadata={"help": "Regions in the built-in sample."})
     task: str = field(
         default="forecast",

@@ -53,6 +53,7 @@ class TileSequenceConfig(GeoConfig):
             such pixels above which a frame is masked.
         resampling: how tiles are resized: `bicubic`, or `nearest` for classes.
         reading: what of a raster becomes a frame, see `geohf.tiles.reading.Reading`; None: all of it.
+        window: side in pixels of the windows around points that it was trained on; None for tiles that had boxes.
         pixel_kind: what the training images' headers say of their pixels, see `geohf.tiles.grid.pixel_kind`.
     """
 
@@ -97,6 +98,7 @@ class TileSequenceConfig(GeoConfig):
     resampling: Literal["bicubic", "nearest"] = "bicubic"
     pixel_kind: dict | None = None
     reading: dict | None = None
+    window: int | None = None
 
     def __post_init__(self, **kwargs: Any):
         if isinstance(self.vision_config, dict):

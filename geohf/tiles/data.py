@@ -21,6 +21,7 @@ from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.derive import colour_share, ndvi_fall
 from geohf.tiles.images import found_labels
+from geohf.tiles.points import has_points, load_points
 from geohf.tiles.reading import Reading
 from geohf.tiles.sample import BUILT, write_sample
 from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
@@ -228,6 +229,19 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
     images = Path(options.image_dir or source.parent / "Images")
     labels = options.labels or found_labels(images)
     targets = [] if image or options.target_from else options.targets or [TARGET]
+    if has_points(source):
+        return load_points(
+            source,
+            images,
+            labels,
+            options.tile_size,
+            options.extension,
+            targets,
+            options.max_missing,
+            options.nodata,
+            errors,
+            reading,
+        )
     return load_tiles(
         source,
         images,

@@ -45,6 +45,20 @@ def days_of(steps: StepTimes) -> tuple[np.ndarray, np.ndarray] | None:
     return days, of_year + (days - np.floor(days + 1e-6)).clip(0)
 
 
+def start_days(steps: StepTimes) -> np.ndarray | None:
+    """(n,) int64 days since 1970 on which steps begin, by the calendar; None where they tell no dates.
+
+    >>> start_days(StepTimes(np.array([2020.0, 2020 + 1 / 12]), "months")).tolist()
+    [18262, 18293]
+    """
+    if steps.unit not in DATED:
+        return None
+    if steps.unit == "dates":
+        return np.floor((steps.times - 1970) * YEAR_DAYS + 1e-6).astype(np.int64)
+    months = np.round((steps.times - 1970) * 12).astype("datetime64[M]")
+    return months.astype("datetime64[D]").astype(np.int64)
+
+
 def frame_dates(days: np.ndarray, of_year: np.ndarray) -> np.ndarray:
     """What a model is told of dates: (..., n, 2) days before the last one, and days of the year, float32.
 

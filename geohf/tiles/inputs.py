@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from geohf.tiles.frames import can_be_seen
 from geohf.tiles.grid import require_trained_table
 from geohf.tiles.images import found_labels
 from geohf.tiles.masks import with_mask
+from geohf.tiles.points import has_points, load_points
 from geohf.tiles.reading import Reading
 from geohf.tiles.table import TileTable, load_tiles, table_in
 from geohf.tiles.windows import make_windows
@@ -75,16 +77,8 @@ def read_tiles(source: str | os.PathLike, config: TileSequenceConfig) -> Part:
         raise DataError(
             f"{source}: is no table of tiles (.csv, .parquet) and no folder of a tiles.csv; whole scenes go through geohf.tiles.scene"
         )
-    images, known = source.parent / "Images", read_table(source).columns
-    targets = [name for name in config.targets if name in known]
-    table = load_tiles(
-        source,
-        images,
-        found_labels(images),
-        targets=targets,
-        nodata=config.nodata,
-        reading=Reading.from_config(config.reading),
-    )
+    known = read_table(source).columns
+    table = _load(source, config, [name for name in config.targets if name in known], RowErrors())
     require_trained_table(table, config.pixel_kind)
     return list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)
 
@@ -98,22 +92,42 @@ def labeled_tiles(
         DataError: the table cannot be used, or its images are of another kind than those of the training.
     """
     image, path = config.head == "image", table_in(source)
-    images = path.parent / "Images"
-    table = load_tiles(
-        path,
-        images,
-        found_labels(images),
-        targets=[] if image else config.targets,
-        nodata=config.nodata,
-        errors=RowErrors(on_error),
-        reading=Reading.from_config(config.reading),
-    )
+    table = _load(path, config, [] if image else config.targets, RowErrors(on_error))
     require_trained_table(table, config.pixel_kind)
     cache = build_cache(table)
     windows = make_windows(
         table, cache, config.task, config.frames, max_nodata=config.max_nodata, image=image
     )
     return TileSequences(cache, windows, config, table)
+
+
+def _load(path: Path, config: TileSequenceConfig, targets: list[str], errors: RowErrors) -> TileTable:
+    """A table with `Images` beside it, of boxes or of points, read as the model's training data were."""
+    images, reading = path.parent / "Images", Reading.from_config(config.reading)
+    if not has_points(path):
+        return load_tiles(
+            path,
+            images,
+            found_labels(images),
+            targets=targets,
+            nodata=config.nodata,
+            errors=errors,
+            reading=reading,
+        )
+    if config.window is None:
+        raise DataError(
+            f"{path}: names points, and the model was trained on tiles that have boxes; give region_coordinates"
+        )
+    return load_points(
+        path,
+        images,
+        found_labels(images),
+        config.window,
+        targets=targets,
+        nodata=config.nodata,
+        errors=errors,
+        reading=reading,
+    )
 
 
 def _last_known(values: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ def fields_of_table(train: TileSequences, options: TileArguments) -> dict[str, A
         "resampling": options.resampling or own_resampling(table),
         "pixel_kind": pixel_kind(table.rasters[0]),
         "reading": table.reading.as_config(),
+        "window": table.window,
     }
     resized = options.encoder in FRAMEWISE or (table.sizes != fields["image_size"]).any()
     numbers = class_numbers(cache, windows) if fields["resampling"] == "bicubic" and resized else []

@@ -42,6 +42,7 @@ class TileTable:
         nodata: the pixel value that means "not measured" in files that do not say it themselves; None where there
             is none.
         reading: what of the rasters becomes a frame.
+        window: side in pixels of tiles that are windows around points; None of tiles that have boxes.
     """
 
     source: str
@@ -57,6 +58,7 @@ class TileTable:
     rasters: list[RasterInfo]
     nodata: float | None = None
     reading: Reading = field(default_factory=Reading)
+    window: int | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -114,7 +116,7 @@ def load_tiles(
         DataError: the table or an image cannot be used; the message names the file and the row.
     """
     errors, reading = errors or RowErrors(), reading or Reading()
-    labels, extension = _labels(labels), dotted(extension)
+    labels, extension = labels_of(labels), dotted(extension)
     times = step_times(labels)
     frame, source = _frame(data, targets)
     years = steps_of_rows(frame, labels, source, errors)
@@ -171,7 +173,7 @@ def grid_tiles(
     Raises:
         DataError: an image is missing or cannot be used, or is smaller than a tile.
     """
-    labels = _labels(labels)
+    labels = labels_of(labels)
     times = step_times(labels)
     images = mosaic_images(image_dir, labels, extension, reading)
     raster = images.raster
@@ -204,11 +206,12 @@ def own_resampling(table: TileTable) -> str:
     return "nearest" if any(raster.palette is not None for raster in table.rasters) else "bicubic"
 
 
-def _labels(labels) -> list[str]:
-    labels = [name_of(label) for label in labels]
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise DataError(f"labels must be two or more different steps in order, got {labels}")
-    return labels
+def labels_of(labels: Sequence[str | int]) -> list[str]:
+    """Labels as text, two or more that differ."""
+    names = [name_of(label) for label in labels]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise DataError(f"labels must be two or more different steps in order, got {names}")
+    return names
 
 
 def _frame(data, targets) -> tuple[pd.DataFrame, str]:
