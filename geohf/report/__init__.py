@@ -31,7 +31,7 @@ from geohf.report.maps import write_map
 from geohf.report.plots import plot_error_cdf, plot_learning_curves, plot_scatter
 from geohf.report.points import plot_dropped
 from geohf.report.tables import format_number, markdown_table, write_csv
-from geohf.report.tiles import plot_filmstrip, plot_tile_errors
+from geohf.report.tiles import plot_filmstrip, plot_occlusion, plot_tile_errors
 
 __all__ = [
     "atomic_write",
@@ -46,6 +46,7 @@ __all__ = [
     "plot_error_cdf",
     "plot_filmstrip",
     "plot_learning_curves",
+    "plot_occlusion",
     "plot_reliability",
     "plot_scatter",
     "plot_tile_errors",

@@ -97,6 +97,29 @@ def plot_filmstrip(
                     axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
 
 
+def plot_occlusion(
+    path: str | os.PathLike, moved: np.ndarray, rows: Sequence[str], columns: Sequence[str], unit: str
+) -> None:
+    """Draw how far answers move without a band of a frame: a row a frame, a column a band.
+
+    Args:
+        path: the PNG file.
+        moved: (rows, columns) at least zero, NaN where it is not known.
+        rows, columns: their names.
+        unit: of the answers.
+    """
+    with drawing(path, 0.75 * len(columns) + 2.4, 0.4 * len(rows) + 1.4) as figure:
+        axes = figure.add_subplot()
+        image = axes.imshow(moved, cmap=error_colors(), vmin=0, aspect="auto")
+        axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set(xlabel="taken away", ylabel="frame, in steps from the answer")
+        for (row, column), value in np.ndenumerate(moved):
+            if np.isfinite(value):
+                axes.text(column, row, format_number(float(value), 2), ha="center", va="center", fontsize=8)
+        figure.colorbar(image).set_label(f"mean change of the answer, {unit}")
+
+
 def _shown(frame: np.ndarray) -> np.ndarray:
     return frame[..., :3] if frame.shape[-1] >= 3 else frame[..., :1].repeat(3, -1)
 

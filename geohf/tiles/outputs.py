@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geohf.metrics.records import Evaluation
-from geohf.report import plot_filmstrip, plot_tile_errors, write_csv, write_polygons
+from geohf.report import plot_filmstrip, plot_occlusion, plot_tile_errors, write_csv, write_polygons
 from geohf.tiles.answers import intervals_of, margins_of
 from geohf.tiles.cache import TileCache
 from geohf.tiles.dataset import TileSequences
@@ -18,6 +18,7 @@ from geohf.tiles.frames import fill_holes
 from geohf.tiles.geotiff import write_geotiff
 from geohf.tiles.ground import transformed
 from geohf.tiles.metrics import coverage_by, metrics_by
+from geohf.tiles.occlusion import occlusion
 from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
@@ -64,6 +65,7 @@ def write_outputs(
             answers = [answers[0], None, None]
         split = trainer.data_facts(evaluation, "samples")["split_name"]
         write_numbers(folder, rows.table, rows.cache, rows.windows, split, answers)
+        write_occlusion(folder, trainer, rows)
     else:
         records = [
             {"row": i}
@@ -75,6 +77,24 @@ def write_outputs(
         ]
         write_csv(folder / "predictions.csv", records)
     return extra
+
+
+def write_occlusion(folder: Path, trainer: TileSequenceTrainer, rows: TileSequences) -> None:
+    """Write occlusion.csv and occlusion.png: how far answers move without a band of a frame, or without the frame."""
+    assert rows.table is not None
+    table, model = rows.table, trainer.model
+    moved = occlusion(model, rows.bound_to(model.config))
+    names = table.rasters[0].names
+    bands = [names[i] or f"band {i + 1}" for i in table.reading.chosen(len(names))]
+    frames, columns = _headings(rows.windows), [*bands, "the frame"]
+    write_csv(
+        folder / "occlusion.csv",
+        [
+            {"frame": frame} | dict(zip(columns, line, strict=True))
+            for frame, line in zip(frames, moved, strict=True)
+        ],
+    )
+    plot_occlusion(folder / "occlusion.png", moved, frames, columns, table.targets[0])
 
 
 def write_numbers(
