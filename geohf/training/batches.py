@@ -1,8 +1,71 @@
-"""Which rows of a batch are a process's own."""
+"""Batches of streams, and which rows of a batch are a process's own."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
 import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+
+class StreamBatches(IterableDataset):
+    """Batches of a stream's rows, each drawn from a seed of its own number.
+
+    So a batch depends on its rows and its number alone, and a run that goes on need not collate the batches before: their
+    rows are passed over, and no picture of theirs is opened.
+
+    Args:
+        rows: an `EndlessStream`.
+        size: rows of a batch.
+        collate: makes a batch of a list of rows.
+        seed: of the process; workers share it.
+
+    Attributes:
+        passed_over: how many batches the run has trained on already. They come as None, or whole, and the loader leaves
+            them out.
+    """
+
+    def __init__(self, rows: IterableDataset, size: int, collate: Callable[[list], Any], seed: int):
+        self.rows, self.size, self.collate, self.seed = rows, size, collate, seed
+        self.passed_over = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        # workers without a row leave more of the batches to the others, and so at least this many to each
+        passed_over, rows = self.passed_over // step, iter(self.rows)
+        for own in count():
+            batch = list(islice(rows, self.size))
+            if not batch:
+                return
+            if own < passed_over:
+                yield None
+                continue
+            with _drawing_from(self.seed, first + own * step):
+                collated = self.collate(batch)
+            yield collated
+
+
+@contextmanager
+def _drawing_from(*seed: int) -> Iterator[None]:
+    """Random numbers of torch on the CPU, numpy and Python are those of a seed; afterwards they go on as they were."""
+    # numpy's old state, as collators that users have may draw from it
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    numbers = [int(number) for number in np.random.SeedSequence(seed).generate_state(3)]
+    random.seed(numbers[0])
+    np.random.seed(numbers[1])  # noqa: NPY002
+    torch.default_generator.manual_seed(numbers[2])  # and not those of GPUs, which draw dropout
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
 
 
 class BatchWithoutRows(dict):

@@ -7,14 +7,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Sized
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
-from transformers.trainer_utils import SaveStrategy, seed_worker
+from transformers.trainer_utils import SaveStrategy
 
 from geohf.data.classes import NamedClasses, class_names
 from geohf.data.samples import undecoded
@@ -22,7 +21,7 @@ from geohf.data.streaming import EndlessStream, is_stream
 from geohf.data.tensor_table import TensorTable, batch_as_is
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.batches import BatchWithoutRows, own_rows
+from geohf.training.batches import BatchWithoutRows, StreamBatches, own_rows
 from geohf.training.phases import Phases
 from geohf.training.progress import BriefLog, BriefProgress
 from geohf.training.rehearsal import refused, rehearse
@@ -123,6 +122,8 @@ class PhaseTrainer(Phases):
         self._parts.clear()
         self._parts_logged_at = self.state.global_step
         self._counted = {}
+        if is_stream(self.train_dataset):
+            self._stream.passed_over = where[1]
         patience = [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
         if checkpoint and any(
             c.early_stopping_patience_counter >= c.early_stopping_patience for c in patience
@@ -139,20 +140,22 @@ class PhaseTrainer(Phases):
                 return super().get_train_dataloader()
         args = self.args
         # accelerate would read all of it on one process, or end when the shortest share does
-        return DataLoader(
+        self._stream = StreamBatches(
             EndlessStream(self.train_dataset, args.process_index, args.world_size),
-            batch_size=self._train_batch_size,
-            collate_fn=self._with_names(self.train_dataset, self.data_collator),
+            self._train_batch_size,
+            self._with_names(self.train_dataset, self.data_collator),
+            seed=(args.data_seed or args.seed) * args.world_size + args.process_index,
+        )
+        return DataLoader(
+            self._stream,
+            batch_size=None,
+            collate_fn=batch_as_is,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             multiprocessing_context=args.dataloader_multiprocessing_context,
             prefetch_factor=args.dataloader_prefetch_factor,
             in_order=args.dataloader_in_order,
-            # or the same worker of every process would augment alike
-            worker_init_fn=partial(
-                seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
-            ),
         )
 
     def get_eval_dataloader(self, eval_dataset=None):

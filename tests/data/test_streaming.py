@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from functools import partial
@@ -29,6 +30,7 @@ from geohf.data.streaming import EndlessStream, stream_rows
 from geohf.data.tables import read_table
 from geohf.data.tensor_table import batch_as_is
 from geohf.errors import DataError
+from geohf.training.batches import StreamBatches
 
 FEATURES = Features({"name": Value("string"), "value": Value("float64"), "line": Value("int64")})
 
@@ -339,3 +341,55 @@ def test_a_stream_is_evaluated_as_the_same_rows_in_memory(tmp_path):
 def test_a_stream_needs_a_number_of_steps(tmp_path):
     with pytest.raises(ValueError, match="max_steps"):
         make_stream_trainer(tmp_path, rows=43)
+
+
+class Noisy:
+    """A collator that draws, and notes what it collates."""
+
+    def __init__(self):
+        self.collated = 0
+
+    def __call__(self, rows):
+        self.collated += 1
+        batch = batch_of(rows)
+        return batch | {"features": batch["features"] + torch.randn(batch["features"].shape)}
+
+
+def test_a_run_that_goes_on_collates_no_batch_twice_and_draws_what_the_whole_run_draws(tmp_path):
+    settings = {"max_steps": 9, "save_strategy": "steps", "save_steps": 4, "save_total_limit": None} | {
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+        "gradient_accumulation_steps": 2,
+    }
+
+    def trained(checkpoint=None):
+        collator = Noisy()
+        rows = IterableDataset.from_generator(feature_rows, gen_kwargs={"shards": [make_table(43)]})
+        trainer = make_trainer(
+            tmp_path, model=make_head(0.3), train_dataset=rows, data_collator=collator, **settings
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer.model.state_dict(), collator.collated
+
+    weights, count = trained()
+    again, rest = trained(str(tmp_path / "checkpoint-4"))
+    assert (count, rest) == (18, 10)
+    for name, weight in weights.items():
+        assert torch.equal(again[name], weight), name
+
+
+def test_a_batch_is_drawn_by_its_number(tmp_path):
+    states = random.getstate(), torch.get_rng_state()
+
+    def drawn(rows):
+        return rows[0], random.random(), torch.rand(()).item()
+
+    batches = StreamBatches(list(range(8)), 2, drawn, seed=5)
+    first = list(batches)
+    assert [batch[0] for batch in first] == [0, 2, 4, 6]
+    assert len({batch[1:] for batch in first}) == 4
+    batches.passed_over = 3
+    assert list(batches) == [None, None, None, first[3]]
+    assert [b[1:] for b in StreamBatches(list(range(8)), 2, drawn, seed=6)] != [b[1:] for b in first]
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
