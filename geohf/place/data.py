@@ -24,6 +24,7 @@ from geohf.hub.card import data_source
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.audit import audit, judge
 from geohf.place.drives import files_of, load_drives, names_of, names_of_sources
+from geohf.place.protocols import expand
 from geohf.place.sample import write_sample
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
             which `options.audit` stops.
     """
     args = args or PlaceTrainingArguments()
-    sources = {name: _listed_sources(getattr(options, f"{name}_csv")) for name in PARTS}
+    sources = expand({name: _listed_sources(getattr(options, f"{name}_csv")) for name in PARTS})
     if not sources["train"]:
         folder = Path(args.output_dir).parent / "place-sample"
         with args.main_process_first(desc="writing the sample"):

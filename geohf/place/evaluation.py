@@ -11,16 +11,22 @@ import numpy as np
 import torch
 
 from geohf.data.tables import points_of
-from geohf.errors import DataError
+from geohf.errors import DataError, require_at_least, require_choice
 from geohf.io import natural_key
 from geohf.place.audit import audit, judge
 from geohf.place.drives import drives_of, files_of, load_drives
+from geohf.place.file_names import PLANAR
 from geohf.place.index import PlaceIndex
-from geohf.place.metrics import RECALLS, place_metrics
+from geohf.place.metrics import RECALLS, RULES, place_metrics
+from geohf.place.protocols import BENCHMARKS, check_sizes, find_sets, recalls_of
 from geohf.place.sequences import Center, Method, check_options, in_order
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from geohf.place.modeling import GeoPlaceModel
+
+BENCHMARK_RADIUS_M = 25.0
 
 
 def evaluate_place(
@@ -30,44 +36,89 @@ def evaluate_place(
     on_error: str = "raise",
     center: Center = "none",
     method: Method | None = None,
+    utm: str | None = None,
+    radius_m: float | None = None,
+    recalls: Sequence[int] | None = None,
+    rule: str | None = None,
+    benchmark: str | None = None,
 ) -> dict[str, float]:
     """See `GeoPlaceModel.evaluate`."""
     check_options(center, method)
+    require_choice(RULES, rule=rule)
+    require_choice(tuple(BENCHMARKS), benchmark=benchmark)
+    require_at_least(0, radius_m=radius_m)
+    if radius_m is None:
+        radius_m = BENCHMARK_RADIUS_M if benchmark else model.config.confidence_m
+    rule = rule or ("all" if benchmark else "has_match")
+    counts = recalls_of(benchmark, recalls, RECALLS)
+    database, asking = _load_sets(data, utm, on_error)
+    rows, drives = in_order(np.arange(len(database)), drives_of(database), database["time_ns"][:])
+    database = database.select(rows)
+    files, points = files_of(database), points_of(database)
+    names = [str(row) for row in rows]
+    described = model.encode(files, batch_size)
+    index = PlaceIndex(described, points, names, model.fingerprint(), drives.tolist())
+    found: dict[str, float] = {}
+    for name, queries in asking.items():
+        check_sizes(benchmark, len(database), len(queries))
+        rows, drives = in_order(np.arange(len(queries)), drives_of(queries), queries["time_ns"][:])
+        queries = queries.select(rows)
+        _look_for_leaks(database, queries, radius_m)
+        descriptors = model.encode(files_of(queries), batch_size)
+        ranked = rank(index, descriptors, drives, center, method, max(counts))
+        values = place_metrics(ranked, points, points_of(queries), [radius_m], counts)
+        values |= {f"r{n}": values[f"recall@{n}_{rule}_{radius_m:g}m"] for n in counts}
+        values["database"] = len(database)
+        found |= {name + key: value for key, value in values.items()}
+    return found
+
+
+def _load_sets(data: str | os.PathLike, utm: str | None, on_error: str) -> tuple[Dataset, dict[str, Dataset]]:
+    """The images that are searched in, and those of each set that asks; its name ends in `/` where there are several."""
+    sets = find_sets(data)
+    if sets is not None:
+        database, *asking = (
+            load_drives(source, utm=utm or PLANAR, on_error=on_error, names=[name])[0]
+            for name, source in (("database", sets.database), *sets.queries.items())
+        )
+        names = [f"{name}/" for name in sets.queries] if len(asking) > 1 else [""]
+        return database, dict(zip(names, asking, strict=True))
     poses = sorted(Path(data).glob("*/poses.csv"), key=natural_key)
-    images, _ = load_drives(poses or data, on_error=on_error)
+    images, _ = load_drives(poses or data, utm=utm, on_error=on_error)
     sequences = np.array(images["sequence"][:])
     first = sequences == sequences[0]
     if first.all():
-        raise DataError(f"{data}: is the single drive {str(sequences[0])!r}; a second one has to ask")
-    database, queries = np.flatnonzero(first), np.flatnonzero(~first)
-    drives, times_ns = drives_of(images), images["time_ns"][:]
-    database, database_drives = in_order(database, drives, times_ns)
-    queries, query_drives = in_order(queries, drives, times_ns)
-    files, points, radius_m = files_of(images), points_of(images), model.config.confidence_m
-    none = np.arange(0)
-    judge(audit(files, points, sequences, times_ns, none, database, queries, radius_m), strict=False)
-    descriptors = model.encode(files, batch_size)
-    index = PlaceIndex(
-        descriptors[database],
-        points[database],
-        [str(files[row]) for row in database],
-        model.fingerprint(),
-        database_drives.tolist(),
+        raise DataError(
+            f"{data}: is the single drive {str(sequences[0])!r}; a second one has to ask, or lay the folder out as "
+            "database/ and queries/"
+        )
+    return images.select(np.flatnonzero(first)), {"": images.select(np.flatnonzero(~first))}
+
+
+def _look_for_leaks(database: Dataset, queries: Dataset, radius_m: float) -> None:
+    files, points, sequences, times_ns = (
+        [*of(database), *of(queries)]
+        for of in (files_of, points_of, lambda part: part["sequence"][:], lambda part: part["time_ns"][:])
     )
-    ranked = rank(index, descriptors[queries], query_drives, center, method)
-    return place_metrics(ranked, points[database], points[queries], [radius_m], RECALLS)
+    rows = np.arange(len(files))
+    parts = rows[:0], rows[: len(database)], rows[len(database) :]
+    judge(audit(files, np.array(points), np.array(sequences), times_ns, *parts, radius_m), strict=False)
 
 
 def rank(
-    index: PlaceIndex, descriptors, drives, center: Center = "none", method: Method | None = None
+    index: PlaceIndex,
+    descriptors,
+    drives,
+    center: Center = "none",
+    method: Method | None = None,
+    most: int = max(RECALLS),
 ) -> np.ndarray:
-    """(q, k) rows of the index, best first, for frames in the order of time.
+    """(q, most) rows of the index, best first, for frames in the order of time.
 
     Args:
         descriptors, drives: (q, d) of the frames, and q names.
         center, method: see `GeoPlaceModel.predict_sequences`; without a method each frame answers alone.
     """
-    most = max(RECALLS)
     if method is None:
         return index.search(descriptors, most, center, drives)[1]
     return index.match(descriptors, most, center, drives, method=method)[1].rows

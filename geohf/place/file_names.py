@@ -13,8 +13,11 @@ import re
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.geo import EARTH_RADIUS_M
 from geohf.geo.utm import points_and_reasons, side_of, zone_with
 
+PLANAR = "planar"  # instead of a UTM zone: meters that lie nowhere on earth, as AmsterTime's and Nordland's
+_PLANAR_NORTH_M, _PLANAR_EAST_M = 50_000, 10_000_000  # farther from the equator east is no longer to scale
 _DEGREES = r"(-?\d+\.\d+)"
 _GSV_CITIES = re.compile(rf".+?_\d{{5,}}_\d{{4}}_\d{{2}}_(-?\d+)_{_DEGREES}_{_DEGREES}_.+")
 
@@ -34,7 +37,7 @@ def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, floa
     Args:
         name: one for which `carries_point` is true.
         utm: the zone where the name has none and no latitude and longitude either, or the hemisphere of a zone that
-            is a number alone.
+            is a number alone; `planar` puts meters that are none of UTM on a sphere, along its equator.
 
     Raises:
         DataError: fields that are no numbers, or no zone.
@@ -53,7 +56,10 @@ def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, floa
         return latitude, longitude, heading
     if math.isnan(east) or math.isnan(north):
         raise DataError(f"the name {name!r} must begin with @easting@northing@ in meters")
-    zone = zone_with(fields[2], fields[3] or side_of(utm)) if fields[2] else utm
+    side = side_of(None if utm == PLANAR else utm)
+    zone = zone_with(fields[2], fields[3] or side) if fields[2] else utm
+    if zone == PLANAR:
+        return *_on_equator(name, east, north), heading
     if zone is None:
         raise DataError(f"the name {name!r} has no UTM zone; say which with --utm '54 north'")
     points, reasons = points_and_reasons(np.array([[east, north]]), zone)
@@ -61,6 +67,16 @@ def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, floa
         raise DataError(f"the name {name!r}: {reasons[0]}")
     point = points[0]
     return float(point[0]), float(point[1]), heading
+
+
+def _on_equator(name: str, east: float, north: float) -> tuple[float, float]:
+    """Latitude and longitude of planar meters; great circles between such points are as long as straight lines."""
+    if abs(north) > _PLANAR_NORTH_M or abs(east) > _PLANAR_EAST_M:
+        raise DataError(
+            f"the name {name!r} has no UTM zone, and its meters are none of a plane; say which with --utm '54 north'"
+        )
+    # a quarter around the earth: (0, 0) would stand for a position that is not known
+    return math.degrees(north / EARTH_RADIUS_M), 90 + math.degrees(east / EARTH_RADIUS_M)
 
 
 def _number(name: str, field: str) -> float:

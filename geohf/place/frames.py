@@ -167,3 +167,19 @@ def answer_drives(
             if answer.chained:
                 answer.confidence = float(found.posterior[i, 0])
     return [answers[i] for i in np.argsort(rows)]
+
+
+def answer_rows(
+    index: PlaceIndex, frames: Frames, config: Any, options: dict[str, Any], rows: list[dict]
+) -> list[dict]:
+    """Rows of a table with the answers to drives, from rows with the descriptors of their frames.
+
+    Args:
+        options: of `answer_drives`.
+        rows: `input`, the name of a frame, and `descriptor`; frames that could not be used are missing.
+    """
+    numbers = {name: row for row, name in enumerate(frames.names)}
+    some = frames.select([numbers[row["input"]] for row in rows])
+    descriptors = np.array([row["descriptor"] for row in rows], np.float32)
+    answers = answer_drives(index, descriptors, some, config, **options)
+    return [{"input": name} | answer.as_row() for name, answer in zip(some.names, answers, strict=True)]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from geohf.place.answers import PlacePrediction, predictions_of
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.drives import files_of, load_drives, names_of
 from geohf.place.engines import Backend
-from geohf.place.frames import answer_drives, find_frames
+from geohf.place.frames import answer_drives, answer_rows, find_frames
 from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.index import PlaceIndex, load_once
+from geohf.place.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
 from geohf.place.processing import GeoPlaceImageProcessor
 from geohf.place.sequences import Center, Method, check_options
 from geohf.vision.backbones import backbone_config, build_tower, describe_backbone
@@ -52,18 +54,6 @@ MODEL_FIELDS = (
     "mining",
     "hard_share",
 )
-SEQUENCE_OPTIONS: dict[str, dict] = {
-    "center": {
-        "choices": get_args(Center),
-        "help": "What is taken from the descriptors of a drive: its own mean (sequence; online: of the frames so far), "
-        "the database's, or none.",
-    },
-    "method": {
-        "choices": get_args(Method),
-        "help": "The frames of a drive answer together: filter hears the earlier ones, smooth the later ones, too, "
-        "diagonal averages along lines; default: each alone.",
-    },
-}
 POOLING_FIELDS = (
     *("mix_depth", "mix_channels", "mix_rows", "clusters", "cluster_dim", "token_dim"),
     *("boq_channels", "boq_queries", "boq_rows"),
@@ -85,22 +75,8 @@ class GeoPlaceModel(GeoPreTrainedModel):
     config_class = GeoPlaceConfig
     processor_class = GeoPlaceImageProcessor
     card_template = "place.md"
-    predict_options: ClassVar[dict[str, dict]] = {
-        "index": {"help": "File of a PlaceIndex to search in; without one the answers are descriptors."},
-        "top_k": {"type": int, "help": "Images of the index to name."},
-        "near": {
-            "nargs": 3,
-            "type": float,
-            "metavar": ("LATITUDE", "LONGITUDE", "METERS"),
-            "help": "Search among the images of the index within so many meters of a position.",
-        },
-        "backend": {
-            "choices": get_args(Backend),
-            "help": "How to search: exact (the default), ivf or hnsw of faiss, or usearch.",
-        },
-        **SEQUENCE_OPTIONS,
-    }
-    evaluate_options: ClassVar[dict[str, dict]] = SEQUENCE_OPTIONS
+    predict_options = PREDICT_OPTIONS
+    evaluate_options = EVALUATE_OPTIONS
     _no_split_modules = ("PlaceHead",)
     _keep_in_fp32_modules_strict = ("standardize", "descriptor_norm", "whiten")
 
@@ -289,19 +265,11 @@ class GeoPlaceModel(GeoPreTrainedModel):
             raise DataError("drives are searched for in an index: give one with --index")
         if options.pop("backend", "exact") != "exact":
             raise DataError("drives are searched for exactly: leave --backend out")
-        top_k, near = options.pop("top_k", 5), options.pop("near", None)
         refuse_overwriting(output, sources if isinstance(sources, (list, tuple)) else [sources])
         frames = find_frames(sources, self.samples)
-        numbers = {name: row for row, name in enumerate(frames.names)}
-
-        def finish(rows: list[dict]) -> list[dict]:
-            some = frames.select([numbers[row["input"]] for row in rows])
-            descriptors = np.array([row["descriptor"] for row in rows], np.float32)
-            answers = answer_drives(index, descriptors, some, self.config, center, method, top_k, near)
-            return [
-                {"input": name} | answer.as_row() for name, answer in zip(some.names, answers, strict=True)
-            ]
-
+        chosen = {"top_k": options.pop("top_k", 5), "near": options.pop("near", None)}
+        chosen |= {"center": center, "method": method}
+        finish = partial(answer_rows, index, frames, self.config, chosen)
         inputs = Inputs([(frames.names, frames.images)])
         return super().predict_to_file(inputs, output, batch_size, finish=finish, **options)
 
@@ -327,24 +295,33 @@ class GeoPlaceModel(GeoPreTrainedModel):
         on_error: str = "raise",
         center: Center = "none",
         method: Method | None = None,
+        **protocol,
     ) -> dict[str, float]:
-        """Recall, and meters to the top answer, where the first drive is the database and the others ask.
+        """Recall, and meters to the top answer, of queries that are searched for in a database.
 
         Args:
-            data: a folder with a `poses.csv` in each of its subfolders, in the order of their names, or a table or
-                folder that `load_drives` takes, with a column of sequences.
+            data: a folder with `database` and `queries` (or `queries_NAME`, several), itself or in `images/test`, see
+                `geohf.place.protocols`; or one with a `poses.csv` in each of its subfolders, in the order of their names,
+                or a table or folder that `load_drives` takes, with a column of sequences, whose first drive is the
+                database while the others ask.
             center, method: how the frames of a drive answer together, see `predict_sequences`; by default each
                 answers alone.
+            protocol: `utm`, the zone of coordinates without one (planar meters where a folder of `database` and
+                `queries` has none); `radius_m`, meters within which an answer is right (the config's `confidence_m`);
+                `recalls`, the N of recall; `rule`, which of both `r1`, `r5`, ... follow; `benchmark`, a name of
+                `geohf.place.protocols.BENCHMARKS`: 25 m, the N 1, 5, 10 and 20, the rule `all`, and a warning where the
+                set has another size.
 
         Returns:
-            See `geohf.place.metrics.place_metrics`; right is what lies within `confidence_m`.
+            See `geohf.place.metrics.place_metrics`, and `database`, its size; with several sets of queries the names
+            begin with `NAME/`.
 
         Raises:
             DataError: a single drive, queries that are in the database, see `load_drives` and `retrieve`.
         """
         from geohf.place.evaluation import evaluate_place
 
-        return evaluate_place(self, data, batch_size, on_error, center, method)
+        return evaluate_place(self, data, batch_size, on_error, center, method, **protocol)
 
     def open_index(self, index: PlaceIndex | str | os.PathLike | None) -> PlaceIndex | None:
         """The index, loaded where it is a path, after a check that it belongs to this model."""
