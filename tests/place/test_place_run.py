@@ -249,7 +249,7 @@ def test_a_test_table_in_another_zone(tmp_path, tables):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--pooling", "salad"), "pooling must be one of"),
+        (("--pooling", "vlad"), "pooling must be one of"),
         (("--pooling", "cls"), "has no class token; use pooling avg or gem"),
         (("--positive_m", 200), "at most negative_m"),
         (("--models", "no_such_tower"), "no_such_tower"),
