@@ -31,7 +31,10 @@ COMMANDS = {
 }
 HELP = ("-h", "--help")
 # what `geohf convert` takes weights of, see `published` in place and street; known before torch is imported
-PUBLISHED = ("cosplace", "eigenplaces", "geoclip")
+PUBLISHED = (
+    *("cosplace", "eigenplaces", "mixvpr", "salad", "cliquemining"),
+    *("boq-dinov2", "boq-resnet50", "megaloc", "geoclip"),
+)
 
 USAGE = f"""usage: geohf COMMAND ...
 

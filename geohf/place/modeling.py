@@ -124,14 +124,16 @@ class GeoPlaceModel(GeoPreTrainedModel):
 
     @classmethod
     def from_published(
-        cls, name: str, file: str | os.PathLike, image_size: tuple[int, int] = (480, 640)
+        cls, name: str, file: str | os.PathLike, image_size: tuple[int, int] | None = None
     ) -> GeoPlaceModel:
         """The model in a checkpoint that its authors published, see `geohf.place.published`.
 
         Args:
-            name: `cosplace` or `eigenplaces`.
+            name: one of `geohf.place.layouts.LAYOUTS`: `cosplace`, `eigenplaces`, `mixvpr`, `salad`, `cliquemining`,
+                `boq-dinov2`, `boq-resnet50`, `megaloc`.
             file: the checkpoint, read as tensors alone.
-            image_size: height and width that photographs are resized to, without a crop.
+            image_size: height and width that photographs are resized to, without a crop; None: those that it was
+                published for. DINOv2 takes any multiples of 14, its position embeddings are brought to the size.
 
         Raises:
             DataError: another name, or a file whose tensors are not, name by name and shape by shape, the model's.

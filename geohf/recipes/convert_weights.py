@@ -1,7 +1,7 @@
 """A model as its authors published it, to a geohf model: predict, index, push and train on.
 
     python recipes/convert.py cosplace ResNet50_2048_cosplace.pth models/cosplace
-    geohf convert eigenplaces ResNet18_512_eigenplaces.pth models/eigenplaces --image_size 480 640
+    geohf convert salad dino_salad.ckpt models/salad --image_size 322 434
     geohf convert geoclip path/to/geoclip models/geoclip --backbone path/to/clip-vit-large-patch14
 
 The file is read as tensors alone, and every one of them must find its place in the model.
@@ -33,8 +33,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--image_size",
         type=int,
         nargs=2,
-        default=(480, 640),
-        help="Height and width of what a model of place recognition sees.",
+        metavar=("HEIGHT", "WIDTH"),
+        help="Of what a model of place recognition sees; default: what it was published for.",
     )
     parser.add_argument(
         "--backbone", help="Folder of the CLIP that GeoCLIP stands on; default: from the Hub."
@@ -52,7 +52,8 @@ def main() -> None:
         model: GeoPreTrainedModel = GeoStreetModel.from_published(args.name, args.file, args.backbone)
         what = f"a gallery of {model.config.gallery_size} positions"
     else:
-        model = GeoPlaceModel.from_published(args.name, args.file, tuple(args.image_size))
+        size = args.image_size and tuple(args.image_size)
+        model = GeoPlaceModel.from_published(args.name, args.file, size)
         what = f"descriptors of {model.config.descriptor_size}"
     model.save_pretrained(folder)
     write_card(folder, model.card_template, model.config)

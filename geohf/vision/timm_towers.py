@@ -29,6 +29,7 @@ class TimmTowerConfig(PreTrainedConfig):
         architecture: the exact timm name, e.g. `"convnext_tiny.fb_in22k"`; any tag names weights only.
         image_size: input side in pixels.
         model_args: further keyword arguments of `timm.create_model`.
+        stages: of a CNN, how many stages are kept; None for all.
     """
 
     model_type = "geohf_timm"
@@ -36,6 +37,7 @@ class TimmTowerConfig(PreTrainedConfig):
     architecture: str = "resnet18"
     image_size: int = 224
     model_args: dict | None = None
+    stages: int | None = None
 
 
 class TimmTower(AlignedLoading, PreTrainedModel):
@@ -50,6 +52,8 @@ class TimmTower(AlignedLoading, PreTrainedModel):
         import timm
 
         self.timm: Any = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+        if config.stages is not None:
+            self.timm.prune_intermediate_layers([config.stages], prune_head=False)
         mark_initialized(self)
         self.post_init()
 
