@@ -51,9 +51,10 @@ class TimmTower(AlignedLoading, PreTrainedModel):
         super().__init__(config)
         import timm
 
-        self.timm: Any = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+        built: Any = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
         if config.stages is not None:
-            self.timm.prune_intermediate_layers([config.stages], prune_head=False)
+            built.prune_intermediate_layers([config.stages], prune_head=False)
+        self.timm: Any = built
         mark_initialized(self)
         self.post_init()
 
