@@ -70,12 +70,13 @@ def trained(table, tmp_path_factory):
     options, args = parse(
         *("--data", table, "--backbone", "test_byobnet", "--pretrained", "false", "--image_size", 40, "--max_cells", 0),
         *("--location_encoder", "sphere", "--gps_head", "gallery", "--location_hidden_size", 64, "--queue_size", 32),
-        *("--predict_heading", "true", "--finetune", "none", "--phase1_min_steps", 400, "--output_dir", folder),
+        *("--predict_heading", "true", "--finetune", "none", "--phase1_min_steps", 240, "--output_dir", folder),
         *("--report_to", "none", "--place_radius_m", 0, "--learning_rate", 2e-3),
     )  # fmt: skip
     return run(options, args)
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_places_and_headings(trained):
     values, baseline = trained.evaluated.values_by_name, trained.evaluated.baseline
     assert values["median_km"] < 1
@@ -86,6 +87,7 @@ def test_the_recipe_learns_places_and_headings(trained):
     assert trained.evaluated.predictions[0].radius_m is not None
 
 
+@pytest.mark.slow
 def test_the_run_leaves_headings_and_matches_in_its_files(trained, table):
     folder = trained.run_folder
     rows = rows_of(folder / "predictions.csv")
