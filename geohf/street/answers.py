@@ -36,6 +36,9 @@ class StreetPrediction:
         radius_m: holds the truth with the config's `radius_coverage`; None where that was not calibrated.
         states: the most probable classes, most probable first; empty for a model without classes.
         matches: the best positions of the gallery, best first, where the point was looked for in one.
+        localizability: nats that are known of the place, 0 for nothing; None for a model without a density.
+        regions: where they were asked for: `50` and `90`, the percent of places that each holds, and a GeoJSON
+            MultiPolygon.
         headings: which way each view looks, degrees clockwise from north; empty for a model that does not tell.
     """
 
@@ -45,6 +48,8 @@ class StreetPrediction:
     states: list[StatePrediction]
     matches: list[MatchPrediction] = field(default_factory=list)
     headings: list[float] = field(default_factory=list)
+    localizability: float | None = None
+    regions: dict[str, dict] = field(default_factory=dict)
 
 
 def best_matches(points: torch.Tensor, probabilities: torch.Tensor) -> list[MatchPrediction]:

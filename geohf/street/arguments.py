@@ -144,6 +144,12 @@ class StreetArguments(DataArguments, PhotoArguments, HeadingArguments):
     radius_coverage: float = field(
         default=0.9, metadata={"help": "Share of places that the answered radius shall hold."}
     )
+    density: bool = field(
+        default=False,
+        metadata={
+            "help": "Answer with a density, too: regions that hold 50 and 90 % of places, and localizability."
+        },
+    )
     outlines: str | None = field(default=None, metadata={"help": "GeoJSON of borders to draw on the map."})
     map_places: int = field(
         default=2000,

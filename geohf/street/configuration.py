@@ -68,6 +68,10 @@ class GeoStreetConfig(GeoConfig):
         radius_coverage: share of places that `radius_m` shall hold.
         radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for areas without training
             places; otherwise only among them.
+        density: answer with a density, too, for the `offset` head: the probabilities of classes, spread around their
+            points.
+        density_scale, region_masses: how far, in extents of a class, and the masses of the regions that hold 50 and
+            90 % of places; fitted on validation, None where that was not possible.
         radius_factor, radius_floor_m: the calibrated radius is factor * (expected distance + floor); None
             where validation was too small to promise the coverage.
     """
@@ -119,6 +123,9 @@ class GeoStreetConfig(GeoConfig):
     radius_factor: float | None = None
     radius_floor_m: float = 0.0
     radius_new_area: bool = False
+    density: bool = False
+    density_scale: float | None = None
+    region_masses: list | None = None
 
     def __post_init__(self, **kwargs: Any):
         if self.class_centroids is not None and kwargs.get("num_labels") is None and self.id2label is None:
@@ -142,6 +149,8 @@ class GeoStreetConfig(GeoConfig):
         for name in ("class_centroids", "class_extents"):
             if getattr(self, name) is not None and not _are_pairs(getattr(self, name)):
                 raise ValueError(f"{name} must be pairs of finite degrees")
+        if self.density and (self.class_centroids is None or self.gps_head != "offset"):
+            raise ValueError("density needs classes and gps_head 'offset'")
         if self.class_centroids is not None:
             n = len(self.class_centroids)
             for name in ("class_extents", "class_indices", "id2label"):

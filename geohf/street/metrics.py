@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
@@ -13,6 +14,7 @@ from geohf.metrics.headings import HEADING_METRICS, constant_heading, heading_me
 from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
 from geohf.metrics.records import Metric, join_metrics
 from geohf.models.heading import degrees_of_directions
+from geohf.street.density import density_metrics
 
 RANK_WEIGHTS = (1.00, 0.60, 0.40, 0.25, 0.15)
 COMPETITION_RADIUS_M = 6_371_000.0
@@ -207,6 +209,12 @@ def measure(
     covered = coverage_of(answers, truth)
     if covered is not None:
         values["coverage"] = covered
+    located = np.isfinite(truth).all(1)
+    if config.density and config.density_scale is not None and located.any():
+        own = torch.from_numpy(located)
+        shares = (outputs.logits[own] / config.temperature).softmax(-1)
+        missed_km = great_circle_m(points[located], truth[located]) / 1000
+        values |= density_metrics(config, shares, outputs.candidates[own], truth[located], missed_km)
     ends = street_intervals(logits, points, labels, truth, scored) if intervals else {}
     baseline = {}
     if train is not None:

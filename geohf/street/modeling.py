@@ -22,6 +22,7 @@ from geohf.models.settings import settings_refused
 from geohf.street.answers import StatePrediction, StreetPrediction, best_matches, view_headings
 from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
+from geohf.street.density import mixture_of, regions_of
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.matching import SPREAD_MATCHES, Matches
@@ -50,6 +51,7 @@ MODEL_FIELDS = (
     "class_weight",
     "gps_weight",
     "radius_coverage",
+    "density",
     "location_encoder",
     "match_weight",
     "noise_m",
@@ -83,6 +85,11 @@ class GeoStreetModel(GeoPreTrainedModel):
         "top_k": {"type": int, "help": "States to name."},
         "states": {"nargs": "+", "help": "Answer within these states only."},
         "area": {"help": "GeoJSON file: answer within its polygons only."},
+        "regions": {
+            "action": "store_true",
+            "default": None,
+            "help": "Draw where 50 and 90 %% of places like this lie, as GeoJSON; for a model with --density.",
+        },
         "gallery": {
             "help": "Positions to look in: a table, cells or grid:KM; for a model that matches positions."
         },
@@ -161,6 +168,7 @@ class GeoStreetModel(GeoPreTrainedModel):
         area: Area | dict | str | Path | None = None,
         gallery: Any = None,
         keep: bool = False,
+        regions: bool = False,
     ) -> list[StreetPrediction]:
         """Turn outputs into answers.
 
@@ -170,6 +178,7 @@ class GeoStreetModel(GeoPreTrainedModel):
             area: answer within this `geohf.geo.Area`, GeoJSON dict or GeoJSON file only.
             gallery: answer with the best of these positions, for a model with a location encoder, see
                 `geohf.street.gallery.gallery_of`. None: the model's own, where it has no other way.
+            regions: draw where 50 and 90 % of places like this lie, for a model with a calibrated density.
             keep: a large gallery's embeddings on disk, for the next time.
 
         Raises:
@@ -213,6 +222,7 @@ class GeoStreetModel(GeoPreTrainedModel):
         best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
         places = points.double().cpu().tolist()
         headings = view_headings(outputs.directions)
+        densities = self._densities(weights, candidates, usual, regions)
         return [
             StreetPrediction(
                 *places[i],
@@ -222,6 +232,7 @@ class GeoStreetModel(GeoPreTrainedModel):
                 if matches is None
                 else best_matches(matches.points[i, :top_k], matches.probabilities[i, :top_k]),
                 [] if headings is None else headings[i],
+                *(() if densities is None else densities[i]),
             )
             for i in range(len(places))
         ]
@@ -239,6 +250,21 @@ class GeoStreetModel(GeoPreTrainedModel):
             raise DataError("states restrict the classes, not the positions of a gallery: give an area")
         points = None if gallery is None else gallery_of(gallery, self.config)
         return self.head.match.matches(outputs.embeddings, points, area, k, keep)
+
+    def _densities(self, probabilities, candidates, usual: bool, regions: bool) -> list[tuple] | None:
+        """For each place, what is known of it in nats, and its regions; nothing of a model without a density."""
+        config = self.config
+        ready = config.density and config.density_scale is not None and usual
+        if regions and (not ready or config.region_masses is None):
+            raise DataError(
+                "this model has no calibrated density, so it draws no regions: train one with --density, answer without "
+                "a gallery"
+            )
+        if not ready:
+            return None
+        mixture = mixture_of(config, probabilities.cpu(), candidates.cpu())
+        drawn = regions_of(config, mixture) if regions else [{}] * len(mixture)
+        return list(zip(mixture.localizability().tolist(), drawn, strict=True))
 
     def class_numbers(self, states: Sequence[str | int]) -> list[int]:
         """Class numbers of state names or competition indices.
@@ -298,6 +324,10 @@ class GeoStreetModel(GeoPreTrainedModel):
             "longitude": answer.longitude,
             "radius_m": answer.radius_m,
         }
+        if answer.localizability is not None:
+            row["localizability"] = answer.localizability
+        if answer.regions:
+            row["regions"] = answer.regions
         if answer.headings:
             row |= (
                 {"heading": answer.headings[0]}

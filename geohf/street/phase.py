@@ -20,6 +20,7 @@ from geohf.metrics.headings import HEADING_METRICS, heading_metrics
 from geohf.models.heading import degrees_of_directions
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import labels_of
+from geohf.street.density import calibrate_density
 from geohf.street.features import feature_table, head_outputs
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.matching import SPREAD_MATCHES
@@ -221,6 +222,10 @@ def calibrate(
         None if blocks is None else blocks[located],
     )
     config.radius_new_area = blocks is not None
+    if config.density:
+        own = torch.from_numpy(located)
+        apart = None if blocks is None else blocks[located]
+        calibrate_density(config, probabilities[own], candidates[own], points[located], apart)
 
 
 def refine(

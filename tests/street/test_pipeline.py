@@ -37,7 +37,10 @@ def test_the_pipeline_finds_model_and_processor(locate, model):
 
 def test_one_image_is_one_dict(locate, model, photos):
     answer = locate(str(photos[0]))
-    assert set(answer) == {"latitude", "longitude", "radius_m", "states", "matches", "headings"}
+    assert set(answer) == {
+        *("latitude", "longitude", "radius_m", "states", "matches", "headings"),
+        *("localizability", "regions"),
+    }
     assert set(answer["states"][0]) == {"name", "probability", "index"}
     close([answer], flat(model.predict(photos[0])))
     assert answer["radius_m"] == pytest.approx(model.predict(photos[0])[0].radius_m, rel=1e-3)
