@@ -9,7 +9,7 @@ import torch
 
 from geohf.geo.density import SphericalMixture, log_normalizer
 
-MOST_STEPS = 240  # of a window's grid, each way
+MOST_STEPS = 160  # of a window's grid, each way
 
 
 def credible_region(mixture: SphericalMixture, mass: float) -> dict:
@@ -38,7 +38,7 @@ def _windows(mixture: SphericalMixture, edge: float) -> list[tuple[np.ndarray, f
     if not there.any():
         return []
     reach = torch.rad2deg(torch.acos((1.0 - spare[there] / kappas[there]).clamp(min=-1.0))).numpy()
-    steps = np.rad2deg(1.0 / np.sqrt(kappas[there].numpy())) / 6.0
+    steps = np.rad2deg(1.0 / np.sqrt(kappas[there].numpy())) / 4.0
     x, y, z = means[there].numpy().T
     latitude, longitude = np.rad2deg(np.arctan2(z, np.hypot(x, y))), np.rad2deg(np.arctan2(y, x))
     boxes: list[tuple[np.ndarray, float]] = []
