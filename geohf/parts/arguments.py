@@ -77,6 +77,13 @@ class PartArguments(DataArguments, BackboneArguments):
         default=None,
         metadata={"help": "Answer with the best box a part; default: where no photo shows two of one part."},
     )
+    state_balance: str = field(
+        default="none",
+        metadata={
+            "help": "For states that are rare in training: none, logit_adjust (answers weigh all states alike), effective "
+            "(rare ones weigh more) or focal (sure answers weigh less)."
+        },
+    )
     state_weight: float = field(default=0.5, metadata={"help": "Weight of the state loss."})
     presence_threshold: float = field(default=0.5, metadata={"help": "Score from which a part is there."})
     config_overrides: str | None = field(
@@ -92,6 +99,7 @@ class PartArguments(DataArguments, BackboneArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_choice(("none", "logit_adjust", "effective", "focal"), state_balance=self.state_balance)
         if self.architecture is not None:
             require_choice(DETECTORS, architecture=self.architecture)
 

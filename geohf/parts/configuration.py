@@ -58,6 +58,10 @@ class PartStateConfig(GeoConfig):
             and the share of right ones; the least score, the overlap that is suppressed and the boxes an image.
         state_per_part: state logits of its own for each part; False: the same for all parts.
         state_hidden_size, state_dropout: of the state head.
+        state_balance: what is done for states that are rare in training. `logit_adjust`: each part's shares of states are
+            added to the logits in training alone, so that answers weigh all states alike; `effective`: rare states weigh
+            more; `focal`: sure answers weigh less.
+        state_counts: how often training showed each part in each state, where the balance needs it.
         state_weight, classifier_weight, box_weight, objectness_weight, rpn_box_weight: of the parts in the total loss.
         presence_threshold: score from which a part is said to be there.
     """
@@ -108,6 +112,8 @@ class PartStateConfig(GeoConfig):
     state_per_part: bool = False
     state_hidden_size: int = 256
     state_dropout: float = 0.2
+    state_balance: Literal["none", "logit_adjust", "effective", "focal"] = "none"
+    state_counts: list | None = None
     state_weight: float = 0.5
     classifier_weight: float = 1.0
     box_weight: float = 1.0

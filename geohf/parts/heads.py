@@ -15,6 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou
 
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.losses import IGNORED, proposal_losses, region_losses, state_loss
+from geohf.parts.state_balance import state_misses
 
 # of the samples that a validation loss is taken on, the same for every image on every machine
 VALIDATION_SEED = 0
@@ -197,8 +198,10 @@ class PartRoIHeads(RoIHeads):
                 for rows, label, target in zip(matched, labels, targets, strict=True)
             ]
         classes, boxes = region_losses(logits.float(), deltas.float(), labels, wanted, weights)
-        own = self.state_head.logits(regions, torch.cat(labels) - 1)
-        return classes, boxes, state_loss(own, states, weights)
+        parts = torch.cat(labels) - 1
+        own = self.state_head.logits(regions, parts)
+        misses = state_misses(own, torch.cat(states), parts, self.config)
+        return classes, boxes, state_loss(misses, states, weights)
 
     def _outside_crowds(self, proposals: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
         low = self.proposal_matcher.low_threshold

@@ -78,23 +78,21 @@ def region_losses(
 
 
 def state_loss(
-    logits: torch.Tensor,
+    misses: torch.Tensor,
     states: Sequence[torch.Tensor],
     weights: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy of states over an image's regions that show a part: (images,), 0 where there is none.
+    """Mean loss of states over an image's regions that show a part: (images,), 0 where there is none.
 
     Args:
-        logits: (regions of all images, states).
+        misses: (regions of all images,) loss of each, see `geohf.parts.state_balance.state_misses`.
         states: (regions,) an image, `IGNORED` for background.
         weights: (regions,) an image.
     """
-    truth = torch.cat(list(states))
     # ignored rows give 0 and a gradient of 0, so that every parameter takes part in every backward
-    miss = nn.functional.cross_entropy(logits, truth, ignore_index=IGNORED, reduction="none")
     if weights is not None:
-        miss = miss * torch.cat(list(weights))
-    parts = miss.split([len(part) for part in states])
+        misses = misses * torch.cat(list(weights))
+    parts = misses.split([len(part) for part in states])
     return torch.stack(
         [part.sum() / (own >= 0).sum().clamp(min=1) for part, own in zip(parts, states, strict=True)]
     )

@@ -461,6 +461,7 @@ def make_model(options: PartArguments, data: TaskData) -> PartStateModel:
         "absent": options.absent,
         "state_per_part": options.state_per_part,
         "one_per_part": shows_one_of_each(train) if one is None else one,
+        "state_balance": options.state_balance,
         "state_weight": options.state_weight,
         "presence_threshold": options.presence_threshold,
     }

@@ -50,7 +50,15 @@ CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.state_head.")
 NOT_STRUCTURE = (
     *("id2state", "absent_state", "state_attribute", "absent", "one_per_part", "state_per_part"),
     *("backbone_name", "backbone_license", "image_processor", "presence_threshold", "norm"),
-    *("state_weight", "classifier_weight", "box_weight", "objectness_weight", "rpn_box_weight"),
+    *(
+        "state_balance",
+        "state_counts",
+        "state_weight",
+        "classifier_weight",
+        "box_weight",
+        "objectness_weight",
+        "rpn_box_weight",
+    ),
 )
 
 

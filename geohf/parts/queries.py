@@ -45,7 +45,7 @@ def run_queries(
     found = detector(pixel_values, pixel_mask=_mask(sizes, pixel_values), labels=labels)
     if labels is not None:
         pairs = found.loss_dict["pairs"]
-        states = query_state_losses(found.last_hidden_state, pairs, labels, head.logits)
+        states = query_state_losses(found.last_hidden_state, pairs, labels, head.logits, head.config)
         losses = torch.cat([found.loss, states[:, None]], 1)
     if detector.training:
         return losses, {}

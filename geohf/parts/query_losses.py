@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher, LwDetrImageLoss
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher, RTDetrLoss
 
+from geohf.parts.configuration import PartStateConfig
 from geohf.parts.losses import IGNORED
+from geohf.parts.state_balance import state_misses
 
 CLASSES = (
     "loss_vfl",
@@ -137,8 +138,9 @@ def query_state_losses(
     pairs: Sequence[Sequence[Pairs]],
     targets: Sequence[Target],
     judge: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    config: PartStateConfig,
 ) -> torch.Tensor:
-    """(photos,) cross-entropy of the states of the queries that a photo's truths are given to.
+    """(photos,) loss of the states of the queries that a photo's truths are given to.
 
     A mean over the pairs of each set: those of the answers, and in training those of the denoising queries.
 
@@ -147,6 +149,7 @@ def query_state_losses(
         pairs: see `PhotoLosses`.
         targets: `class_labels` (n,) and `states` (n,), `IGNORED` where a truth has none.
         judge: features (n, width) and parts (n,) to logits of states (n, states).
+        config: says how states are balanced.
     """
     losses = []
     for features, sets, target in zip(hidden, pairs, targets, strict=True):
@@ -156,7 +159,8 @@ def query_state_losses(
             queries, truths = queries.to(features.device), truths.to(features.device)
             states = target["states"][truths]
             if (states != IGNORED).any():
-                own = judge(features[queries], target["class_labels"][truths])
-                loss = loss + nn.functional.cross_entropy(own, states, ignore_index=IGNORED)
+                parts = target["class_labels"][truths]
+                misses = state_misses(judge(features[queries], parts), states, parts, config)
+                loss = loss + misses.sum() / (states != IGNORED).sum()
         losses.append(loss)
     return torch.stack(losses)

@@ -17,6 +17,7 @@ from geohf.parts.metrics import Detections, dataset_targets, measure
 from geohf.parts.outputs import write_outputs
 from geohf.parts.phase import PartPhaseTrainer
 from geohf.parts.rows import as_photos
+from geohf.parts.state_balance import COUNTED, count_states
 from geohf.training.finetuning import unfreeze_last
 from geohf.training.trainer import GeoTrainer
 
@@ -57,6 +58,15 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
             model.tower.requires_grad_(False)
             if stages:
                 unfreeze_last(model.tower, stages)
+        if model.config.state_balance in COUNTED:
+            if is_stream(self.train_dataset):
+                raise DataError(
+                    f"state_balance {model.config.state_balance} counts the states of all training photos, and a stream is "
+                    "not read beforehand: use focal"
+                )
+            model.config.state_counts = count_states(
+                dataset_targets(self.train_dataset, model.config), model.config
+            )
         extras = {"augment": self.augment, "trust_weighted": self.trust_weighted}
         self.run_phase("train", resume=resume, extras=extras)
 

@@ -1,0 +1,81 @@
+"""State losses for states that are rare: by their shares, by effective numbers, and focal.
+
+Logit adjustment: Menon et al. 2021 (arXiv 2007.07314), eq. 10; effective numbers: Cui et al. 2019 (arXiv 1901.05555), eq. 6;
+focal: Lin et al. 2017 (arXiv 1708.02002), eq. 4.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from geohf.errors import DataError
+from geohf.parts.losses import IGNORED
+
+if TYPE_CHECKING:
+    from geohf.parts.configuration import PartStateConfig
+
+BETA = 0.999  # of effective numbers
+GAMMA = 2.0  # of the focal loss
+COUNTED = ("logit_adjust", "effective")  # balances that need the training photos' counts
+
+
+def state_misses(
+    logits: torch.Tensor, states: torch.Tensor, parts: torch.Tensor, config: PartStateConfig
+) -> torch.Tensor:
+    """(n,) loss of each state, 0 where it is `IGNORED`, as `config.state_balance` says.
+
+    Args:
+        logits: (n, states) float32.
+        states: (n,) the true ones, or `IGNORED`.
+        parts: (n,) from 0; what is ignored may have any.
+    """
+    balance = config.state_balance
+    if balance == "logit_adjust":
+        logits = logits + log_shares(config, logits)[parts.clamp(min=0)]
+    misses = nn.functional.cross_entropy(logits, states, ignore_index=IGNORED, reduction="none")
+    if balance == "focal":
+        return misses * (1 - torch.exp(-misses)) ** GAMMA
+    if balance == "effective":
+        return misses * _weights(config, logits)[states.clamp(min=0)]
+    return misses
+
+
+def log_shares(config: PartStateConfig, like: torch.Tensor) -> torch.Tensor:
+    """(parts, states) logarithm of each state's share of a part in training, each counted once more than it was seen."""
+    counts = _counts(config, like) + 1
+    return (counts / counts.sum(1, keepdim=True)).log()
+
+
+def _weights(config: PartStateConfig, like: torch.Tensor) -> torch.Tensor:
+    """(states,) of a mean of 1 over the states that were seen."""
+    counts = _counts(config, like).sum(0)
+    weights = (1 - BETA) / (1 - BETA ** counts.clamp(min=1))
+    return weights / weights[counts > 0].mean()
+
+
+def _counts(config: PartStateConfig, like: torch.Tensor) -> torch.Tensor:
+    if config.state_counts is None:
+        raise DataError(
+            f"state_balance {config.state_balance} needs the counts of states in training: train with PartStateTrainer, or "
+            "set state_counts"
+        )
+    return like.new_tensor(config.state_counts)
+
+
+def count_states(targets: Any, config: PartStateConfig) -> list[list[int]]:
+    """How often training shows each part (row) in each state (column), of those that a box can have.
+
+    Args:
+        targets: of each photo `labels` and `states`, see `geohf.parts.metrics.dataset_targets`.
+    """
+    counts = np.zeros((config.num_labels, config.num_states), np.int64)
+    for target in targets:
+        known = np.asarray(target["states"]) >= 0  # a crowd has none
+        np.add.at(counts, (np.asarray(target["labels"])[known], np.asarray(target["states"])[known]), 1)
+    if config.absent_index is not None and config.absent != "detect":
+        counts[:, config.absent_index] = 0
+    return counts.tolist()
