@@ -191,7 +191,7 @@ class GeoRegionModel(GeoPreTrainedModel):
         items, own = items or {}, labels.clamp(min=0)
         mine = scaled[torch.arange(len(own), device=own.device), own]
         truth = torch.where((labels >= 0)[:, None], coordinates, torch.nan)
-        own_scaler = self.scaler[own.cpu().numpy()]
+        own_scaler = self.scaler[np.array(own.tolist(), np.int64)]
         parts = {
             "point_loss": point_loss(
                 self.config.point_loss, mine, truth, own_scaler, items.get("point_loss")
