@@ -13,6 +13,7 @@ from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.options import DataArguments, FinetuneArguments, PhotoArguments, with_default
 from geohf.vision.preprocessing import FITS
 
+LOSSES = ("hybrid", "multi_similarity")
 HEADS = ("residual", "mlp", "none")
 METHODS = ("ours", "original")
 AUDITS = ("report", "strict", "off")
@@ -130,6 +131,10 @@ class PlaceArguments(DataArguments, PhotoArguments):
     heading_deg: float | None = field(
         default=None, metadata={"help": "Pairs of one place look the same way within so many degrees."}
     )
+    loss: str = field(
+        default="hybrid",
+        metadata={"help": "hybrid (InfoNCE and triplets) or multi_similarity; original has its own."},
+    )
     contrastive_weight: float = field(default=1.0, metadata={"help": "Weight of the contrastive loss."})
     triplet_weight: float = field(default=0.3, metadata={"help": "Weight of the triplet loss."})
     temperature: float = field(default=0.07, metadata={"help": "Of the contrastive loss."})
@@ -164,6 +169,7 @@ class PlaceArguments(DataArguments, PhotoArguments):
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
             require_choice(METHODS, methods=method)
         require_choice(HEADS, head=self.head)
+        require_choice(LOSSES, loss=self.loss)
         if self.head in ("residual", "none") and self.projection_dim:
             raise DataError(
                 f"projection_dim is the mlp's, and the head is {self.head!r}; leave one of them out"

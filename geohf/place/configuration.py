@@ -59,7 +59,8 @@ class GeoPlaceConfig(GeoConfig):
             not, and what lies between counts for neither.
         heading_deg: pairs of the same place must also look the same way within so many degrees, where their
             headings are known; None: headings do not matter.
-        contrastive_weight, triplet_weight: of the parts in the total loss.
+        loss: `hybrid`, the weighted sum of InfoNCE and the triplet loss, or `multi_similarity`.
+        contrastive_weight, triplet_weight: of the parts of `hybrid`.
         temperature: of the contrastive loss.
         margin: of the triplet loss.
         mining: which negatives the triplet loss takes: `batch_hard`, `semi_hard` or `half_hard`.
@@ -100,6 +101,7 @@ class GeoPlaceConfig(GeoConfig):
     positive_m: float = 25.0
     negative_m: float = 100.0
     heading_deg: float | None = None
+    loss: Literal["hybrid", "multi_similarity"] = "hybrid"
     contrastive_weight: float = 1.0
     triplet_weight: float = 0.3
     temperature: float = 0.07

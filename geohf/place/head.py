@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 from geohf.errors import DataError
 from geohf.place.aggregation import NetVLAD, make_aggregator
 from geohf.place.configuration import PROJECTING_POOLINGS, GeoPlaceConfig
-from geohf.place.losses import hybrid, metre_masks
+from geohf.place.losses import hybrid, metre_masks, multi_similarity
 from geohf.place.original import original_loss
 from geohf.training.gather import gather_rows, same_everywhere
 from geohf.vision.standardize import FeatureStandardizer
@@ -224,4 +224,6 @@ class PlaceHead(nn.Module):
         }
         if clusters is not None:
             return original_loss(descriptors, clusters, negative, **settings)
+        if config.loss == "multi_similarity":
+            return multi_similarity(descriptors, positive, negative), {}
         return hybrid(descriptors, positive, negative, **settings)

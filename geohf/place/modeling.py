@@ -47,6 +47,7 @@ MODEL_FIELDS = (
     "positive_m",
     "negative_m",
     "heading_deg",
+    "loss",
     "contrastive_weight",
     "triplet_weight",
     "temperature",

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from helpers.place_models import along, unit
+from helpers.place_models import along, build_model, unit
 from torch.nn.functional import normalize
 
 from geohf.geo import great_circle_m
-from geohf.place.losses import hybrid, info_nce, metre_masks, triplet
+from geohf.place.losses import hybrid, info_nce, metre_masks, multi_similarity, triplet
 from geohf.place.original import greedy_clusters, original_loss
 
 # unit vectors at these degrees in a plane: distances are 2 sin(angle / 2), cosines cos(angle)
@@ -235,3 +235,40 @@ def test_greedy_clusters_tear_neighbors_apart():
     assert greedy_clusters(points).tolist() == [0, 0, 1, 1, 2, 3]
     positive, _ = metre_masks(torch.from_numpy(points))
     assert positive[1, 2]  # 20 m apart, and of different clusters
+
+
+# ---- Multi-Similarity
+
+
+def test_multi_similarity_is_its_loop():
+    x, same, far = random_batch()
+    s = (x.double() @ x.double().T).tolist()
+    total, dropped = 0.0, 0
+    for i in range(len(x)):
+        positives = [s[i][j] for j in range(len(x)) if same[i, j]]
+        negatives = [s[i][j] for j in range(len(x)) if far[i, j]]
+        taken = [v for v in positives if negatives and v < max(negatives) + 0.1]
+        pushed = [v for v in negatives if positives and v > min(positives) - 0.1]
+        dropped += len(positives) + len(negatives) - len(taken) - len(pushed)
+        total += math.log(1 + sum(math.exp(-v) for v in taken))
+        total += math.log(1 + sum(math.exp(50 * v) for v in pushed)) / 50
+    assert dropped > 0
+    assert multi_similarity(x.double(), same, far).item() == pytest.approx(total / len(x), abs=1e-6)
+    assert multi_similarity(x, same, far).item() == pytest.approx(total / len(x), abs=1e-6)
+
+
+def test_multi_similarity_has_the_gradient_of_its_values_and_counts_no_pair_between_the_radii():
+    x, same, far = random_batch(n=10, seed=5)
+    x = x.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda rows: multi_similarity(rows, same, far, beta=5.0), (x,))
+    lone = torch.zeros(10, 10, dtype=torch.bool)
+    assert multi_similarity(x, lone, lone).item() == 0  # all pairs lie between the radii
+    assert multi_similarity(x, same, lone).item() == 0  # nothing to be mined against
+
+
+def test_a_model_takes_the_loss_that_its_config_names():
+    head = build_model(loss="multi_similarity").eval().head
+    x, points = unit(6, 16), torch.from_numpy(along([0.0, 5.0, 300.0, 310.0, 900.0, 905.0]))
+    loss, parts = head.losses(x, points)
+    assert parts == {}
+    assert loss.item() == pytest.approx(multi_similarity(x, *metre_masks(points)).item(), abs=1e-6)
