@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +18,12 @@ from geohf.errors import DataError, require_at_least
 from geohf.io import cache_folder, refuse_overwriting
 from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.partial import Line, Partial, PartialRows
+from geohf.models.shards import predict_to_shards
+from geohf.models.work import Work
 from geohf.report.answers import check_format, write_answers
 from geohf.report.tables import write_csv
 from geohf.vision.contents import content_key
 from geohf.vision.images import is_address
-from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from accelerate.state import PartialState
@@ -70,13 +69,10 @@ def predict_to_file(
 
     require_at_least(1, batch_size=batch_size)
     if str(output).endswith("/"):
-        from geohf.models.shards import predict_to_shards
-
         if finish is not None:
             raise DataError(
                 f"{output}: answers that depend on each other go into one file, not into a folder"
             )
-
         return predict_to_shards(model, sources, output, batch_size, on_error, processes, **options)
     check_format(output)
     named = isinstance(sources, (str, os.PathLike))
@@ -148,59 +144,3 @@ def _local(output: str | os.PathLike) -> Path:
     if not is_address(output):
         return Path(output)
     return cache_folder("predictions") / content_key(str(output)) / str(output).rpartition("/")[2]
-
-
-@dataclass
-class Work:
-    """What a model does with a batch of named samples.
-
-    Attributes:
-        on_error: `skip` leaves out the samples that cannot be used.
-        options: of the model's `predict`.
-    """
-
-    model: GeoPreTrainedModel
-    batch_size: int
-    on_error: str
-    options: Mapping[str, Any]
-
-    def __post_init__(self):
-        self._prepare, self._answer = self.model.steps(**self.options)
-
-    def prepare(self, batch: list[tuple[str, Any]]) -> Any:
-        """The tensors of a batch; any thread may ask for them."""
-        return self._prepare([sample for _, sample in batch])
-
-    def answers(self, batch: list[tuple[str, Any]], tensors: Callable[[], Any]) -> dict[str, list]:
-        """Rows of answers, and the samples that were left out.
-
-        Args:
-            tensors: gives what `prepare` made of the batch, or raises what it raised.
-        """
-        try:
-            found = self._answer(tensors())
-            return {"rows": self._rows(batch, found), "skipped": []}
-        except DataError as error:
-            if self.on_error == "raise":
-                raise
-            if len(batch) == 1:
-                return {
-                    "rows": [],
-                    "skipped": [{"source": "inputs", "row": batch[0][0], "reason": str(error)}],
-                }
-        # which of them was it?
-        parts = [self.answers([entry], functools.partial(self.prepare, [entry])) for entry in batch]
-        return {key: [row for part in parts for row in part[key]] for key in ("rows", "skipped")}
-
-    def fingerprint(self) -> str:
-        """What the answers depend on beside the inputs."""
-        weights, config = weights_fingerprint(self.model), self.model.config.to_json_string()
-        options = dict(sorted(self.options.items()))
-        return content_key([weights, config, self.batch_size, self.on_error, options])
-
-    def _rows(self, batch: list[tuple[str, Any]], answers: list) -> list[dict]:
-        return [
-            {"input": name} | row
-            for (name, _), answer in zip(batch, answers, strict=True)
-            for row in self.model.rows_of(answer)
-        ]

@@ -15,7 +15,7 @@ from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.io import json_text, refuse_overwriting
 from geohf.models.ahead import batches_of, prepared_ahead
-from geohf.models.predicting import Work
+from geohf.models.work import Work
 from geohf.report.answers import write_parquet
 from geohf.report.tables import write_csv
 from geohf.vision.contents import content_key

@@ -14,7 +14,7 @@ from helpers.place_models import build_model, write_pictures
 from PIL import Image
 
 from geohf.errors import DataError
-from geohf.models.predicting import Work
+from geohf.models.work import Work
 from geohf.vision.contents import content_key, contents_of
 
 NAMES = [f"IMG_{i}.png" for i in range(8)]

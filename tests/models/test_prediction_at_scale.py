@@ -24,7 +24,7 @@ from geohf.errors import DataError
 from geohf.models import ahead, shards
 from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.partial import Partial
-from geohf.models.predicting import Work
+from geohf.models.work import Work
 from geohf.vision.images import HANDED_OVER, ImageError
 
 NAMES = [f"IMG_{i}.png" for i in range(11)]

@@ -13,7 +13,8 @@ from helpers.street_models import STATES, build_model, patches, spread_out
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.models.loading import load_model
-from geohf.models.predicting import Work, predict_to_file
+from geohf.models.predicting import predict_to_file
+from geohf.models.work import Work
 
 
 @pytest.fixture(scope="module")

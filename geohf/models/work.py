@@ -1,0 +1,71 @@
+"""What a model does with a batch of named inputs, wherever the answers go."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from geohf.errors import DataError
+from geohf.vision.contents import content_key
+from geohf.vision.weights import weights_fingerprint
+
+if TYPE_CHECKING:
+    from geohf.models.modeling import GeoPreTrainedModel
+
+
+@dataclass
+class Work:
+    """What a model does with a batch of named samples.
+
+    Attributes:
+        on_error: `skip` leaves out the samples that cannot be used.
+        options: of the model's `predict`.
+    """
+
+    model: GeoPreTrainedModel
+    batch_size: int
+    on_error: str
+    options: Mapping[str, Any]
+
+    def __post_init__(self):
+        self._prepare, self._answer = self.model.steps(**self.options)
+
+    def prepare(self, batch: list[tuple[str, Any]]) -> Any:
+        """The tensors of a batch; any thread may ask for them."""
+        return self._prepare([sample for _, sample in batch])
+
+    def answers(self, batch: list[tuple[str, Any]], tensors: Callable[[], Any]) -> dict[str, list]:
+        """Rows of answers, and the samples that were left out.
+
+        Args:
+            tensors: gives what `prepare` made of the batch, or raises what it raised.
+        """
+        try:
+            found = self._answer(tensors())
+            return {"rows": self._rows(batch, found), "skipped": []}
+        except DataError as error:
+            if self.on_error == "raise":
+                raise
+            if len(batch) == 1:
+                return {
+                    "rows": [],
+                    "skipped": [{"source": "inputs", "row": batch[0][0], "reason": str(error)}],
+                }
+        # which of them was it?
+        parts = [self.answers([entry], functools.partial(self.prepare, [entry])) for entry in batch]
+        return {key: [row for part in parts for row in part[key]] for key in ("rows", "skipped")}
+
+    def fingerprint(self) -> str:
+        """What the answers depend on beside the inputs."""
+        weights, config = weights_fingerprint(self.model), self.model.config.to_json_string()
+        options = dict(sorted(self.options.items()))
+        return content_key([weights, config, self.batch_size, self.on_error, options])
+
+    def _rows(self, batch: list[tuple[str, Any]], answers: list) -> list[dict]:
+        return [
+            {"input": name} | row
+            for (name, _), answer in zip(batch, answers, strict=True)
+            for row in self.model.rows_of(answer)
+        ]
