@@ -147,7 +147,7 @@ class StreetArguments(DataArguments, PhotoArguments, HeadingArguments):
     density: bool = field(
         default=False,
         metadata={
-            "help": "Answer with a density, too: regions that hold 50 and 90 % of places, and localizability."
+            "help": "Answer with a density, too: regions that hold 50 and 90 %% of places, and localizability."
         },
     )
     outlines: str | None = field(default=None, metadata={"help": "GeoJSON of borders to draw on the map."})
