@@ -74,3 +74,36 @@ def _grouped_quantile(scores: np.ndarray, coverage: float, groups: np.ndarray) -
     order = np.argsort(scores, kind="stable")
     reached = np.cumsum(weights[order]) >= coverage - 1e-9
     return float(scores[order][reached.argmax()]) if reached.any() else None
+
+
+def risk_threshold(scores: np.ndarray, rows: np.ndarray, n: int, limit: float) -> float | None:
+    """The largest threshold below which, of new rows, at most `limit` of their scores fall, on average.
+
+    Conformal risk control (Angelopoulos et al., 2024, arXiv 2208.02814): the risk is the mean over rows of the share of a
+    row's scores that lie below the threshold t, and t is the largest with n / (n + 1) * risk(t) + 1 / (n + 1) <= limit. It is
+    put halfway to the next lower score, so that rounding moves no score across it.
+
+    Args:
+        scores: (m,) at least 0; what has no score has 0, and lies below every threshold.
+        rows: (m,) the row of each, 0 to n - 1; a row without scores has no risk.
+        n: number of rows.
+        limit: 0 to 1.
+
+    Returns:
+        The threshold; None where none holds the limit, or there is no score to tell.
+
+    >>> risk_threshold(np.array([0.2, 0.4, 0.6, 0.8]), np.arange(4), 4, 0.5)
+    0.3
+    >>> risk_threshold(np.array([0.2, 0.4]), np.arange(2), 2, 0.1) is None
+    True
+    """
+    scores, rows = np.asarray(scores, np.float64), np.asarray(rows)
+    weights = 1 / np.bincount(rows, minlength=n)[rows]
+    values, place = np.unique(scores, return_inverse=True)
+    lost = np.concatenate([[0.0], np.cumsum(np.bincount(place, weights))])[:-1]  # below each value
+    holds = np.flatnonzero((lost + 1 <= limit * (n + 1) + 1e-9) & (values > 0))
+    if not len(holds):
+        return None
+    best = holds[-1]
+    below = values[best - 1] if best else 0.0
+    return float(round((values[best] + below) / 2, 12))

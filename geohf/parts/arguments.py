@@ -85,7 +85,10 @@ class PartArguments(DataArguments, BackboneArguments):
         },
     )
     state_weight: float = field(default=0.5, metadata={"help": "Weight of the state loss."})
-    presence_threshold: float = field(default=0.5, metadata={"help": "Score from which a part is there."})
+    presence_threshold: float | None = field(
+        default=None,
+        metadata={"help": "Score from which a part is there; default: fitted for each part on validation."},
+    )
     config_overrides: str | None = field(
         default=None,
         metadata={
@@ -148,6 +151,18 @@ class PartTrainingArguments(GeoTrainingArguments):
     )
     trust_weighted: bool = field(
         default=False, metadata={"help": "Weigh each annotation in the loss by how far it is trusted."}
+    )
+    max_missed: float | None = field(
+        default=None,
+        metadata={
+            "help": "Choose the threshold so that of the parts of a photo no larger share is missed, on average."
+        },
+    )
+    max_hallucinated: float | None = field(
+        default=None,
+        metadata={
+            "help": "Choose the threshold so that of the absent parts no larger share is seen, on average."
+        },
     )
     trained_stages: int | None = field(
         default=None,

@@ -6,9 +6,11 @@ from math import isnan, nan
 from typing import TYPE_CHECKING
 
 from geohf.metrics.records import CardData, Evaluation
+from geohf.parts.decisions import part_scores
 from geohf.parts.metrics import DRAWS
 
 if TYPE_CHECKING:
+    from geohf.parts.configuration import PartStateConfig
     from geohf.parts.trainer import PartStateTrainer
 
 TITLES = {
@@ -37,7 +39,8 @@ def card_data(trainer: PartStateTrainer, evaluation: Evaluation) -> CardData:
         "interval": f"95 %, bootstrap of {DRAWS} draws over photos",
         "baseline_words": "every part where it usually is in the training photos, in its most frequent state",
     }
-    return CardData(TITLES, facts, {"summary": summary_rows(evaluation), "parts": part_rows(evaluation)})
+    rows = part_rows(evaluation, trainer.config)
+    return CardData(TITLES, facts, {"summary": summary_rows(evaluation), "parts": rows})
 
 
 def summary_rows(evaluation: Evaluation) -> list[dict]:
@@ -49,10 +52,11 @@ def summary_rows(evaluation: Evaluation) -> list[dict]:
     ]
 
 
-def part_rows(evaluation: Evaluation) -> list[dict]:
-    """A row for each part with its average precision."""
+def part_rows(evaluation: Evaluation, config: PartStateConfig) -> list[dict]:
+    """A row for each part: its average precision, and precision, recall and F1 at its threshold."""
+    precision = evaluation.values_by_name
+    numbers = part_scores(config, evaluation.predictions, evaluation.details["targets"])
     return [
-        {"part": metric.name.removeprefix("ap/"), "AP": metric.value}
-        for metric in evaluation.metrics
-        if metric.name.startswith("ap/")
+        {"part": name, "AP": precision.get(f"ap/{name}")} | row
+        for name, row in zip((config.id2label[i] for i in range(config.num_labels)), numbers, strict=True)
     ]

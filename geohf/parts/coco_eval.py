@@ -82,6 +82,15 @@ def photo_precision(
     return precision
 
 
+def match_and_count(
+    found: Found, truths: Truths, classes: int, crowds: Truths, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(detections,) whether each finds a truth at an overlap, and whether it counts: what lies in a crowd does not."""
+    levels = np.array([threshold])
+    matched = match(found, truths, classes, levels)[:, 0] >= 0
+    return matched, matched | ~_in_crowd(found, crowds, classes, levels)[:, 0]
+
+
 def match(found: Found, truths: Truths, classes: int, thresholds) -> np.ndarray:
     """Which truth each detection finds at each overlap, -1 for none.
 

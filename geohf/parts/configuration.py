@@ -63,6 +63,11 @@ class PartStateConfig(GeoConfig):
             more; `focal`: sure answers weigh less.
         state_counts: how often training showed each part in each state, where the balance needs it.
         state_weight, classifier_weight, box_weight, objectness_weight, rpn_box_weight: of the parts in the total loss.
+        score_temperature, state_temperature: what logits of scores and of states are divided by, fitted on validation.
+        presence_thresholds: of each part, the score from which it is there, fitted on validation; None: for all
+            parts `presence_threshold`.
+        threshold_rule: `fitted` by training, or `given` by the user as `presence_threshold`.
+        max_missed, max_hallucinated: the limits that the thresholds hold, see `geohf.parts.decisions`; None: none.
         presence_threshold: score from which a part is said to be there.
     """
 
@@ -120,6 +125,12 @@ class PartStateConfig(GeoConfig):
     objectness_weight: float = 1.0
     rpn_box_weight: float = 1.0
     presence_threshold: float = 0.5
+    presence_thresholds: list | None = None
+    threshold_rule: Literal["fitted", "given"] = "fitted"
+    score_temperature: float = 1.0
+    state_temperature: float = 1.0
+    max_missed: float | None = None
+    max_hallucinated: float | None = None
 
     def __post_init__(self, **kwargs: Any):
         if self.id2state is not None:  # JSON has text for keys
@@ -134,6 +145,11 @@ class PartStateConfig(GeoConfig):
     def tells_states(self) -> bool:
         """Whether parts have states; a detector that learned from boxes alone answers `PRESENT`."""
         return set((self.id2state or {}).values()) != {PRESENT}
+
+    @property
+    def thresholds(self) -> list[float]:
+        """The score from which each part is there."""
+        return self.presence_thresholds or [self.presence_threshold] * self.num_labels
 
     @property
     def absent_index(self) -> int | None:
@@ -177,6 +193,13 @@ class PartStateConfig(GeoConfig):
         for name in ("presence_threshold", "box_score_threshold", "rpn_score_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        given = self.presence_thresholds
+        if given is not None and (len(given) != self.num_labels or not all(0 <= t <= 1 for t in given)):
+            raise ValueError(
+                f"presence_thresholds must be {self.num_labels} numbers from 0 to 1, one a part, got {given}"
+            )
+        if min(self.score_temperature, self.state_temperature) <= 0:
+            raise ValueError("score_temperature and state_temperature must be above 0")
         if not self.rpn_bg_iou <= self.rpn_fg_iou or not self.box_bg_iou <= self.box_fg_iou:
             raise ValueError(
                 "an overlap that makes a box wrong must not lie above the one that makes it right"

@@ -25,7 +25,7 @@ def evaluate_detections(
     num_states: int | None = None,
     absent_state: int | None = 2,
     part_names: Sequence[str] | None = None,
-    score_threshold: float = 0.5,
+    score_threshold: float | Sequence[float] = 0.5,
 ) -> dict[str, float]:
     """The metrics of `PartEvaluator` for the predictions of all photos at once.
 
@@ -47,7 +47,8 @@ class PartEvaluator:
         absent_state: index of the state of parts that are not there; None where there is no such state: then a part
             that a photo does not list is absent from it.
         part_names: for the names of metrics, by default the indices.
-        score_threshold: all metrics but the average precisions count detections with at least this score.
+        score_threshold: all metrics but the average precisions count detections with at least this score; one for all
+            parts, or one for each.
 
     A prediction is a mapping of arrays or tensors with `boxes` (n, 4) xyxy in pixels, `labels` (n,) part indices
     from 0, `scores` (n,), `states` (n,) and `state_scores` (n,). A target has `boxes`, `labels` and `states`, absent
@@ -62,7 +63,7 @@ class PartEvaluator:
         num_states: int | None = None,
         absent_state: int | None = 2,
         part_names: Sequence[str] | None = None,
-        score_threshold: float = 0.5,
+        score_threshold: float | Sequence[float] = 0.5,
     ):
         self.num_parts = num_parts if num_parts is not None else (len(part_names) if part_names else None)
         self.num_states = num_states
@@ -178,7 +179,9 @@ class PartEvaluator:
         return parts, self.num_states or _count(found["states"], truths["states"])
 
     def _sure(self, found) -> dict[str, np.ndarray]:
-        return {key: values[found["scores"] >= self.score_threshold] for key, values in found.items()}
+        limit = np.asarray(self.score_threshold)
+        sure = found["scores"] >= (limit[found["labels"]] if limit.ndim else limit)
+        return {key: values[sure] for key, values in found.items()}
 
     def _precisions(self, found, truths, crowds, parts, states):
         """`photo_precision` of parts, and of pairs of part and state."""

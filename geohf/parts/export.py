@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 
 from geohf.errors import DataError
+from geohf.parts.decisions import with_temperatures
 from geohf.parts.modeling import PartStateModel
 
 OUTPUTS = ("boxes", "labels", "scores", "state_probs")
@@ -26,6 +27,7 @@ class OnePhoto(nn.Module):
         padded = tuple(pixel_values.shape[-2:])
         images = ImageList(pixel_values, [padded])
         (found,) = self.model.detect(images, self.model.feature_maps(pixel_values), padded)
+        found = with_temperatures(found, self.model.config)
         return tuple(found[name] for name in OUTPUTS)
 
 

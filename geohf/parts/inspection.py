@@ -14,7 +14,7 @@ def inspection_rows(
     id2label: Mapping[int, str],
     id2state: Mapping[int, str],
     image_ids: Sequence[str] | None = None,
-    score_threshold: float = 0.5,
+    score_threshold: float | Sequence[float] = 0.5,
 ) -> list[dict]:
     """One row a part a photo, also for parts that were not found.
 
@@ -22,7 +22,8 @@ def inspection_rows(
         predictions: of each photo: `boxes` (n, 4) xyxy, `labels`, `scores`, `states` and `state_scores` (n,).
         id2label, id2state: names of parts and states.
         image_ids: names of the photos, by default their numbers.
-        score_threshold: a part is there where a detection has at least this score, and its state is not `absent`.
+        score_threshold: a part is there where a detection has at least this score, and its state is not `absent`; one
+            for all parts, or one for each.
 
     Returns:
         Rows of `image_id`, `part`, `present`, `state` (of a part that was not found `absent`), `score` (of the best
@@ -31,6 +32,7 @@ def inspection_rows(
         for a part that was not found.
     """
     rows = []
+    limits = np.broadcast_to(score_threshold, len(id2label))
     for number, prediction in enumerate(predictions):
         values = {
             key: np.asarray(prediction[key])
@@ -39,7 +41,7 @@ def inspection_rows(
         name = number if image_ids is None else image_ids[number]
         for part, label in id2label.items():
             mine = np.flatnonzero(values["labels"] == part)
-            rows.append({"image_id": name, "part": label} | _row(values, mine, id2state, score_threshold))
+            rows.append({"image_id": name, "part": label} | _row(values, mine, id2state, float(limits[part])))
     return rows
 
 

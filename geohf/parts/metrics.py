@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 METRICS = dict.fromkeys(("map", "map_50", "map_75", "joint_map", "ap/*"), HIGHER) | STATE_METRICS
 METRICS |= {f"{name}_loss": LOWER for name in ("classifier", "box_reg", "objectness", "rpn_box_reg", "state")}
+BASELINE_THRESHOLD = 0.5  # the constant answer says a part is there where half of the training photos show it
 DRAWS = 200  # for intervals: every draw computes average precision anew
 
 
@@ -44,12 +45,14 @@ class BatchScores:
     """Collects the losses and the boxes of batches; what it computes does not depend on how they were batched.
 
     Args:
-        keep: also keep the predictions of every photo.
+        keep: also keep the predictions and truths of every photo.
     """
 
     def __init__(self, config: PartStateConfig, keep: bool = False):
         self.config, self.evaluator = config, part_evaluator(config)
-        self.predictions: list[dict[str, np.ndarray]] | None = [] if keep else None
+        self.keep = keep
+        self.predictions: list[dict[str, np.ndarray]] = []
+        self.targets: list[dict[str, np.ndarray]] = []
         self._losses: list[torch.Tensor] = []
         self._weights: list[torch.Tensor] = []
 
@@ -61,10 +64,11 @@ class BatchScores:
         """
         self._losses.append(outputs.losses.double().cpu())
         self._weights.append(outputs.photo_weights.double().cpu())
-        found = predictions_of(outputs)
-        self.evaluator.add(found, targets_of(*truths, outputs.original_sizes))
-        if self.predictions is not None:
+        found, targets = predictions_of(outputs), targets_of(*truths, outputs.original_sizes)
+        self.evaluator.add(found, targets)
+        if self.keep:
             self.predictions += found
+            self.targets += targets
 
     def compute(self) -> dict[str, float]:
         """The mean losses, and the metrics of `PartEvaluator`."""
@@ -92,7 +96,7 @@ def measure(
     """
     baseline, ends = {}, {}
     if constant is not None:
-        evaluator = part_evaluator(config)
+        evaluator = part_evaluator(config, BASELINE_THRESHOLD)
         evaluator.add(constant, targets)
         baseline = evaluator.compute()
     if intervals:
@@ -102,13 +106,13 @@ def measure(
     return join_metrics(found.numbers, ends, baseline)
 
 
-def part_evaluator(config: PartStateConfig) -> PartEvaluator:
-    """The evaluator for a model's parts and states."""
+def part_evaluator(config: PartStateConfig, threshold: float | None = None) -> PartEvaluator:
+    """The evaluator for a model's parts and states, at its thresholds or at this one."""
     return PartEvaluator(
         num_parts=config.num_labels,
         num_states=config.num_states,
         absent_state=config.absent_index,
-        score_threshold=config.presence_threshold,
+        score_threshold=config.thresholds if threshold is None else threshold,
         part_names=[config.id2label[i] for i in range(config.num_labels)],
     )
 

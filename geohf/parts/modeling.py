@@ -20,6 +20,7 @@ from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
 from geohf.parts.configuration import DETECTORS, PartStateConfig
+from geohf.parts.decisions import with_temperatures
 from geohf.parts.detectors import (
     build_detector,
     detector_tower,
@@ -66,7 +67,10 @@ class PartStateModel(GeoPreTrainedModel):
     processor_class = PartImageProcessor
     card_template = "parts.md"
     predict_options: ClassVar[dict[str, dict]] = {
-        "threshold": {"type": float, "help": "Score from which a part is there."}
+        "threshold": {
+            "type": float,
+            "help": "Score from which a part is there; default: the model's, of each part.",
+        }
     }
     supports_gradient_checkpointing = False
 
@@ -251,7 +255,7 @@ class PartStateModel(GeoPreTrainedModel):
             losses, found = self._regions(pixel_values, sizes, targets)
         if targets is not None:
             found = found | self._summed(losses, self._photo_weights(targets), loss_items)
-        return PartStateOutput(**found, original_sizes=original_sizes)
+        return PartStateOutput(**with_temperatures(found, self.config), original_sizes=original_sizes)
 
     def _regions(self, pixel_values, sizes, targets) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """As `run_queries`, by Faster R-CNN."""
@@ -382,14 +386,14 @@ class PartStateModel(GeoPreTrainedModel):
         """Turn outputs into answers.
 
         Args:
-            threshold: score from which a part is there; default: the config's `presence_threshold`.
+            threshold: score from which a part is there; default: that of each part, the config's `thresholds`.
         """
-        threshold = self.config.presence_threshold if threshold is None else threshold
-        if not 0 <= threshold <= 1:
+        if threshold is not None and not 0 <= threshold <= 1:
             raise DataError(f"threshold must be from 0 to 1, got {threshold}")
+        limits = self.config.thresholds if threshold is None else threshold
         names, states = self.config.id2label, self.config.id2state
         sizes = outputs.original_sizes
-        found = self.processor.post_process_object_detection(outputs, threshold, sizes)
+        found = self.processor.post_process_object_detection(outputs, limits, sizes)
         answers = []
         for parts, size in zip(
             found, [[1, 1]] * len(found) if sizes is None else sizes.tolist(), strict=True
@@ -463,8 +467,9 @@ def make_model(options: PartArguments, data: TaskData) -> PartStateModel:
         "one_per_part": shows_one_of_each(train) if one is None else one,
         "state_balance": options.state_balance,
         "state_weight": options.state_weight,
-        "presence_threshold": options.presence_threshold,
     }
+    if options.presence_threshold is not None:
+        fields |= {"presence_threshold": options.presence_threshold, "threshold_rule": "given"}
     if absent_index(list(id2state.values())) is None:
         fields["absent_state"] = None
     if is_sample:

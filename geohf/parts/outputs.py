@@ -10,11 +10,12 @@ import numpy as np
 
 from geohf.io import atomic_write
 from geohf.metrics.records import Evaluation
+from geohf.parts.decisions import presence_of
 from geohf.parts.export import export_onnx as write_onnx
 from geohf.parts.inspection import inspection_rows
 from geohf.parts.metrics import part_evaluator
 from geohf.parts.overlays import write_overlays
-from geohf.report import write_csv
+from geohf.report import plot_reliability, write_csv
 from geohf.report.style import INK, TRAIN, drawing
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def write_outputs(
         evaluator.add(predictions, targets)
         told["confusion"] = evaluator.confusion()
         plot_states(folder / "confusion.png", told["confusion"], config)
+    plot_presence(folder / "reliability.png", predictions, targets, config)
     plot_precision(folder / "average_precision.png", evaluation.values_by_name)
     write_photos(folder, photos, predictions, targets, config, overlays)
     if export_onnx:
@@ -70,8 +72,8 @@ def write_predictions(
     Args:
         photos: in the order of the predictions and targets.
     """
-    names, limit = photos["image_id"][:], config.presence_threshold
-    rows = inspection_rows(predictions, config.id2label, config.id2state, names, limit)
+    names, limits = photos["image_id"][:], np.asarray(config.thresholds)
+    rows = inspection_rows(predictions, config.id2label, config.id2state, names, config.thresholds)
     truth = {
         (name, int(part)): config.id2state[int(state)]
         for name, target in zip(names, targets, strict=True)
@@ -83,7 +85,7 @@ def write_predictions(
     write_csv(folder / "inspection.csv", rows)
     boxes = []
     for name, found in zip(names, predictions, strict=True):
-        for i in np.flatnonzero(found["scores"] >= limit):
+        for i in np.flatnonzero(found["scores"] >= limits[found["labels"]]):
             sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), found["boxes"][i].tolist(), strict=True))
             boxes.append(
                 {
@@ -120,6 +122,16 @@ def plot_states(path: Path, confusion: np.ndarray, config: PartStateConfig) -> N
         axes.set_xlabel("answered")
         axes.set_ylabel("true (parts)")
         axes.set_title("States, % of the true one, boxes at IoU 0.5")
+
+
+def plot_presence(
+    path: Path, predictions: Sequence[Mapping], targets: Sequence[Mapping], config: PartStateConfig
+) -> None:
+    """Draw how often a part is there whose best detection has this score, where photos tell it of any part."""
+    presence = presence_of(predictions, targets, config.num_labels, config.absent_index)
+    known = (presence.score > 0) & (presence.there >= 0)
+    if known.any():
+        plot_reliability(path, presence.score[known], presence.there[known])
 
 
 def plot_precision(path: Path, metrics: Mapping[str, float]) -> None:
@@ -167,7 +179,7 @@ def write_photos(
         config.id2state,
         photos["image_id"][:count],
         targets[:count],
-        config.presence_threshold,
+        config.thresholds,
     )
     pictures = [Image.open(path) for path in files[:SHEET]]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)

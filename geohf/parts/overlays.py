@@ -26,7 +26,7 @@ def write_overlays(
     id2state: Mapping[int, str],
     image_ids: Sequence[str] | None = None,
     targets: Sequence[Mapping] | None = None,
-    score_threshold: float = 0.5,
+    score_threshold: float | Sequence[float] = 0.5,
 ) -> list[Path]:
     """Write `<image_id>.png` for each photo: box, name and score (percent) of each part found, colored by state.
 
@@ -36,7 +36,7 @@ def write_overlays(
         predictions: as for `inspection_rows`.
         image_ids: names of the photos, by default their numbers.
         targets: with them, detections of parts that are absent (`hallucinated`) are drawn dashed.
-        score_threshold: of the detections that are drawn.
+        score_threshold: of the detections that are drawn; one for all parts, or one for each.
 
     Returns:
         The files.
@@ -62,7 +62,7 @@ def overlay(
     id2label: Mapping[int, str],
     id2state: Mapping[int, str],
     hallucinated: Iterable[int] = (),
-    score_threshold: float = 0.5,
+    score_threshold: float | Sequence[float] = 0.5,
 ) -> Image.Image:
     """One photo with its parts, and a legend of the states below; see `write_overlays`."""
     photo = open_image(image)
@@ -72,7 +72,9 @@ def overlay(
     picture.paste(photo.resize(size, Image.Resampling.LANCZOS), (0, 0))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT)
     colors = state_colors(id2state)
-    shown = np.flatnonzero(np.asarray(prediction["scores"]) >= score_threshold)
+    limit = np.asarray(score_threshold)
+    limit = limit[np.asarray(prediction["labels"])] if limit.ndim else limit
+    shown = np.flatnonzero(np.asarray(prediction["scores"]) >= limit)
     boxes, scores = np.asarray(prediction["boxes"], float) * scale, np.asarray(prediction["scores"], float)
     labels, states = np.asarray(prediction["labels"]), np.asarray(prediction["states"])
     large_first = sorted(shown, key=lambda i: -np.prod(boxes[i, 2:] - boxes[i, :2]))

@@ -51,7 +51,8 @@ class PartPhaseTrainer(PhaseTrainer):
         **kwargs,
     ):
         self._scores: BatchScores | None = None
-        self._keep, self._kept = False, None
+        self._keep, self._kept = False, []
+        self.kept_targets: list[dict] = []  # of the photos of the last `detect`, as its predictions
         self.augment, self._trust_weighted = augment, trust_weighted
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(model, args, data_collator, **kwargs)
@@ -157,5 +158,5 @@ class PartPhaseTrainer(PhaseTrainer):
         if not compute_result:
             return {}
         scores, self._scores = self._scores, None
-        self._kept = scores.predictions
+        self._kept, self.kept_targets = scores.predictions, scores.targets
         return scores.compute()

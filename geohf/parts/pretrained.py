@@ -59,6 +59,9 @@ NOT_STRUCTURE = (
         "objectness_weight",
         "rpn_box_weight",
     ),
+    *("presence_thresholds", "threshold_rule", "score_temperature", "state_temperature"),
+    *("max_missed", "max_hallucinated"),
+    *("state_weight", "classifier_weight", "box_weight", "objectness_weight", "rpn_box_weight"),
 )
 
 

@@ -82,20 +82,20 @@ class PartImageProcessor(GeoImageProcessor):
         return pil_torch_interpolation_mapping[PILImageResampling(self.resample)]
 
     def post_process_object_detection(
-        self, outputs: Any, threshold: float = 0.5, target_sizes: Any = None
+        self, outputs: Any, threshold: float | Sequence[float] = 0.5, target_sizes: Any = None
     ) -> list[dict[str, torch.Tensor]]:
         """Boxes of every photo from a model's outputs, see `post_process`."""
         return post_process(outputs, threshold, target_sizes)
 
 
 def post_process(
-    outputs: Any, threshold: float = 0.5, target_sizes: Any = None
+    outputs: Any, threshold: float | Sequence[float] = 0.5, target_sizes: Any = None
 ) -> list[dict[str, torch.Tensor]]:
     """Boxes of every photo from a model's outputs.
 
     Args:
         outputs: a `PartStateOutput`, or anything with its fields.
-        threshold: boxes with a lower score are left out.
+        threshold: boxes with a lower score are left out; one for all parts, or one for each.
         target_sizes: (batch, 2) height and width of the photos, in whose pixels boxes are wanted; None: shares.
 
     Returns:
@@ -109,8 +109,10 @@ def post_process(
             raise ValueError(f"{len(sizes)} target sizes for {len(boxes)} images")
         boxes = boxes * sizes[:, None, [1, 0, 1, 0]]
     found = []
+    limits = torch.as_tensor(threshold, dtype=outputs.scores.dtype, device=boxes.device)
     for i, labels in enumerate(outputs.pred_labels):
-        keep = (labels >= 0) & (outputs.scores[i] >= threshold)
+        limit = limits[labels.clamp(min=0)] if limits.ndim else limits
+        keep = (labels >= 0) & (outputs.scores[i] >= limit)
         probabilities = outputs.state_probs[i][keep]
         sure, states = probabilities.max(-1)
         found.append(

@@ -12,6 +12,7 @@ from geohf.metrics.records import CardData, Evaluation
 from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.baseline import constant_predictions
 from geohf.parts.card import card_data
+from geohf.parts.decisions import fit_decisions, require_enough_photos, reset_decisions
 from geohf.parts.detectors import keep_constants
 from geohf.parts.metrics import Detections, dataset_targets, measure
 from geohf.parts.outputs import write_outputs
@@ -45,6 +46,10 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
 
     def run_phases(self, resume: bool) -> None:
         """Train the detector; the first stages of its backbone stay as `args.trained_stages` says."""
+        limits = {name: getattr(self.args, name) for name in ("max_missed", "max_hallucinated")}
+        if any(limit is not None for limit in limits.values()):
+            self._require_promises(limits)
+        reset_decisions(self.config)
         model, stages = self.model, self.args.trained_stages
         if model.answers_with_queries:
             keep_constants(model.detector)
@@ -69,6 +74,24 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
             )
         extras = {"augment": self.augment, "trust_weighted": self.trust_weighted}
         self.run_phase("train", resume=resume, extras=extras)
+
+    def _require_promises(self, limits: Mapping[str, float | None]) -> None:
+        """Refuse, before hours of training, limits that nothing could promise afterwards."""
+        if self.config.threshold_rule == "given":
+            raise DataError(
+                "--presence_threshold and --max_missed or --max_hallucinated exclude each other: give one"
+            )
+        if self.eval_dataset is None:
+            raise DataError("--max_missed and --max_hallucinated need validation photos")
+        if hasattr(self.eval_dataset, "__len__"):
+            require_enough_photos(len(self.eval_dataset), **limits)
+
+    def _calibrate(self) -> None:
+        """Fit temperatures and thresholds on the validation photos, see `fit_decisions`."""
+        reset_decisions(self.config)
+        found = self.detect(self.eval_dataset)
+        limits = self.args.max_missed, self.args.max_hallucinated
+        fit_decisions(self.config, found.predictions, self.kept_targets, *limits)
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """As `GeoTrainer.evaluate`."""

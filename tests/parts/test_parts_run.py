@@ -26,7 +26,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FILES = {
     "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "metrics.json", "log_history.csv",
     "inspection.csv", "predictions.csv", "learning_curves.png", "confusion.png", "average_precision.png",
-    "examples.png",
+    "examples.png", "reliability.png",
 }  # fmt: skip
 SMALL = {name: value for name, value in SAMPLE_FIELDS.items() if name != "backbone"}
 SMALL |= {"image_size": [128, 160], "anchor_sizes": [[8], [14], [26], [46], [72]], "pyramid_channels": 32}
