@@ -374,7 +374,10 @@ class PartStateModel(GeoPreTrainedModel):
                 "ONNX has no word for how rf_detr resizes its positions; the other detectors can be written"
             )
         found = self.detector(pixel_values)
-        answers = query_answers(self.state_head, found.logits, found.pred_boxes, found.last_hidden_state)
+        answers = with_temperatures(
+            query_answers(self.state_head, found.logits, found.pred_boxes, found.last_hidden_state),
+            self.config,
+        )
         height, width = self.config.image_size
         corners = box_convert(answers["pred_boxes"], "cxcywh", "xyxy").clamp(0, 1)
         boxes = corners * corners.new_tensor([width, height, width, height])
