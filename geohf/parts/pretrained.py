@@ -61,7 +61,6 @@ NOT_STRUCTURE = (
     ),
     *("presence_thresholds", "threshold_rule", "score_temperature", "state_temperature"),
     *("max_missed", "max_hallucinated"),
-    *("state_weight", "classifier_weight", "box_weight", "objectness_weight", "rpn_box_weight"),
 )
 
 
