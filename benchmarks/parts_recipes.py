@@ -108,7 +108,9 @@ def main() -> None:
                         dataloader_num_workers=0,
                     )
                     with patched(**methods):
-                        found = run(PartArguments(overlays=0, presence_threshold=0.5, **fields), args).evaluated
+                        found = run(
+                            PartArguments(overlays=0, presence_threshold=0.5, **fields), args
+                        ).evaluated
                     done[key] = found.values_by_name
                     shown = {k: round(done[key][k], 4) for k in SHOWN}
                     print(f"seed {seed}, {name}: {json.dumps(shown)}", flush=True)
