@@ -18,8 +18,10 @@ from PIL import Image
 from geohf.data.tables import FILE_COLUMNS, HEADING_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS
 from geohf.parts.data import load_parts
 from geohf.place import columns as place_columns
+from geohf.place import published as place_published
 from geohf.place.drives import load_drives
 from geohf.region.rows import REGION_COLUMNS, load_region_table
+from geohf.street import published as street_published
 from geohf.street.data import load_places
 from geohf.street.places import STATE_COLUMNS
 from geohf.tiles.table import load_tiles
@@ -119,3 +121,9 @@ def test_the_example_of_tiles_loads(tmp_path):
             raster.write(np.ones((3, 32, 64), np.uint8))
     tiles = load_tiles(FILES / "tiles.csv", tmp_path, [2019, 2020])
     assert tiles.values[:, :, 0].tolist() == [[0.12, 0.15], [0.3, 0.31]]
+
+
+def test_the_page_of_weights_names_every_published_model():
+    text = (DOCS / "weights.md").read_text(encoding="utf-8")
+    table = text.split("| task | names |")[1].split("\n\n")[0]
+    assert {*place_published.PUBLISHED, *street_published.PUBLISHED} == set(re.findall(r"`([^`]+)`", table))
