@@ -94,6 +94,7 @@ def coco_fields(name: str) -> dict:
 
 
 def is_place(name: str) -> bool:
+    """Whether this names a folder or a repo, and not one of timm's models."""
     return (timm_name(name) is None and ("/" in name or Path(name).exists())) or (
         Path(name) / "config.json"
     ).is_file()

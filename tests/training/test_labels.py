@@ -172,6 +172,21 @@ def test_a_model_without_classes_or_of_cells_needs_no_state(tmp_path, caplog):
     assert "no training row" not in caplog.text
 
 
+def test_an_evaluation_without_states_is_told_and_a_prediction_without_truth_is_none(tmp_path, caplog):
+    rows = list(own(NUMBERS))
+    trainer = StreetPhaseTrainer(
+        street_models.build_model(hidden_size=8),
+        quiet(StreetTrainingArguments, tmp_path),
+        train_dataset=Own(rows),
+        eval_dataset=Own(rows),
+    )
+    unknown = {"state": None, "latitude": None, "longitude": None}
+    trainer.outputs(Own([row | unknown for row in rows]))  # as a submission asks
+    assert "names a state" not in caplog.text
+    trainer.evaluate(Own([row | {"state": None} for row in rows]))
+    assert "measured by the distance alone" in caplog.text
+
+
 def photographs(regions, feature=None):
     points = np.tile([[36.361, 127.361], [36.366, 127.367], [36.371, 127.354]], (3, 1))[: len(regions)]
     rows = {"image": street_models.patches(5, len(regions)), "region": regions}
