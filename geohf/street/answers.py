@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -55,8 +56,8 @@ class StreetPrediction:
 def best_matches(points: torch.Tensor, probabilities: torch.Tensor) -> list[MatchPrediction]:
     """One place's matches of (k, 2) degrees and (k,) probabilities, in their order."""
     return [
-        MatchPrediction(*point, probability)
-        for point, probability in zip(points.tolist(), probabilities.tolist(), strict=True)
+        MatchPrediction(latitude, longitude, probability)
+        for (latitude, longitude), probability in zip(points.tolist(), probabilities.tolist(), strict=True)
     ]
 
 
@@ -66,3 +67,24 @@ def view_headings(directions: torch.Tensor | None) -> list[list[float]] | None:
         return None
     rows = degrees_of_directions(directions.float()).cpu().tolist()
     return [[degrees for degrees in row if degrees == degrees] for row in rows]
+
+
+def row_of(answer: StreetPrediction) -> dict[str, Any]:
+    """The point, its radius, the first state, and all named states with their probabilities."""
+    row: dict[str, Any] = {
+        "latitude": answer.latitude,
+        "longitude": answer.longitude,
+        "radius_m": answer.radius_m,
+    }
+    if answer.localizability is not None:
+        row["localizability"] = answer.localizability
+    if answer.regions:
+        row["regions"] = answer.regions
+    if answer.headings:
+        row |= {"heading": answer.headings[0]} if len(answer.headings) == 1 else {"headings": answer.headings}
+    if answer.matches:
+        row["matches"] = [[match.latitude, match.longitude, match.probability] for match in answer.matches]
+    if answer.states:
+        row |= {"state": answer.states[0].name, "probability": answer.states[0].probability}
+        row["states"] = {state.name: state.probability for state in answer.states}
+    return row

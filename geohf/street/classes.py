@@ -99,7 +99,7 @@ def state_numbers(
         return labels
     if not config.num_classes:
         return np.full(len(points), UNLABELED)
-    return class_numbers(states, config.label2id, "state", rows)
+    return class_numbers(states, config.class_numbers, "state", rows)
 
 
 def of_known_states(dataset: Dataset, source: str | Path, config: GeoStreetConfig, on_error: str) -> Dataset:
@@ -144,7 +144,7 @@ def _strange(dataset: Dataset, config: GeoStreetConfig) -> list[str | None]:
     """The state of each place whose state the model does not know, else None."""
     if config.cells or not config.num_classes:
         return [None] * len(dataset)
-    return [None if s is None or s in config.label2id else s for s in column_of(dataset, "state")]
+    return [None if s is None or s in config.class_numbers else s for s in column_of(dataset, "state")]
 
 
 def _states(train, names, located, fields):

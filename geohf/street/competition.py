@@ -69,7 +69,8 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
     for position, row in list(rows.items()):
         reason = _state_reason(names[position], indices[position], mapping, fixed)
         if reason:
-            errors.add(*row["where"], reason)
+            source, line = row["where"]
+            errors.add(source, line, reason)
             del rows[position]
             continue
         row["state"] = names[position]
@@ -133,7 +134,8 @@ def _state_reason(name: str, index: float, mapping: dict[str, int], fixed: bool)
 
 def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, dict]:
     """Rows with their views, by position in the table; rows without any usable view are noted and left out."""
-    rows, seen = {}, {}
+    rows: dict[int, dict] = {}
+    seen: dict[str, str | int] = {}
     for position, cells in enumerate(table[["sample_id", *VIEW_COLUMNS]].itertuples(index=False)):
         sample_id, line = str(cells[0]).strip(), line_of(table, position)
         if not sample_id:

@@ -137,6 +137,11 @@ class GeoStreetConfig(GeoConfig):
         """Number of classes; 0 for a model that only regresses."""
         return len(self.class_centroids or ())
 
+    @property
+    def class_numbers(self) -> dict[str, int]:
+        """Name -> number of every class."""
+        return {name: int(number) for name, number in (self.label2id or {}).items()}
+
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
         super().validate_architecture()

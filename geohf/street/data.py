@@ -58,8 +58,8 @@ def load(options: StreetArguments, args: StreetTrainingArguments | None = None) 
     """
     args = args or StreetTrainingArguments()
     outline_rings(options.outlines)  # before the work, not after it
-    source = options.data
-    if source is None:
+    source: str | Path = options.data or ""
+    if options.data is None:
         source = Path(args.output_dir).parent / "street-sample"
         with args.main_process_first(desc="writing the sample"):
             write_sample(source, seed=0, size=options.sample_size)

@@ -27,12 +27,13 @@ def mixture_of(
         candidates: (batch, classes, 2) degrees.
         scale: in place of the config's.
     """
-    scale = config.density_scale if scale is None else scale
+    spread = config.density_scale if scale is None else scale
+    assert spread is not None  # fitted, or given
     top = probabilities.double().topk(min(MOST_PARTS, probabilities.shape[-1]))
     centroids = torch.tensor(config.class_centroids, dtype=torch.float64)
     extents = torch.tensor(config.class_extents, dtype=torch.float64).deg2rad()
     east = extents[:, 1] * centroids[:, 0].deg2rad().cos()
-    sigma = scale * ((extents[:, 0] ** 2 + east**2) / 2).sqrt()
+    sigma = spread * ((extents[:, 0] ** 2 + east**2) / 2).sqrt()
     kappas = (1.0 / sigma.clamp(min=1e-4) ** 2).to(top.indices.device)[top.indices]
     points = candidates.double().gather(1, top.indices[..., None].expand(-1, -1, 2))
     mixture = SphericalMixture.around(top.values / top.values.sum(-1, keepdim=True), points, kappas)

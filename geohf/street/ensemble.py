@@ -47,18 +47,18 @@ def combine(
     counts = {len(answers) for answers in predictions}
     if not predictions or len(counts) != 1:
         raise DataError(f"every model must answer for the same places; got {sorted(counts) or 'no model'}")
-    weights = np.ones(len(predictions)) if weights is None else np.asarray(weights, np.float64)
+    shares = np.ones(len(predictions)) if weights is None else np.asarray(weights, np.float64)
     if (
-        weights.shape != (len(predictions),)
-        or not np.isfinite(weights).all()
-        or (weights < 0).any()
-        or not weights.sum()
+        shares.shape != (len(predictions),)
+        or not np.isfinite(shares).all()
+        or (shares < 0).any()
+        or not shares.sum()
     ):
         raise DataError(
-            f"weights must be {len(predictions)} non-negative numbers, not all 0; got {weights.tolist()}"
+            f"weights must be {len(predictions)} non-negative numbers, not all 0; got {shares.tolist()}"
         )
-    weights = weights / weights.sum()
-    return [_combine_one(answers, weights, method, top_k) for answers in zip(*predictions, strict=True)]
+    shares = shares / shares.sum()
+    return [_combine_one(answers, shares, method, top_k) for answers in zip(*predictions, strict=True)]
 
 
 def ensemble_predict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ def fused_features(head: StreetHead, table: TensorTable, batch_size: int = 1024)
     device = next(head.parameters()).device
     head, found = in_eval_mode(head), []
     for start in range(0, len(table), batch_size):
-        rows = table.__getitems__(range(start, min(start + batch_size, len(table))))
+        rows = table.__getitems__(list(range(start, min(start + batch_size, len(table)))))
         inputs = (rows[name].to(device) for name in ("features", "view_mask", "headings"))
         found.append(head.fuse_views(*inputs).float().cpu())
     return torch.cat(found)
@@ -118,8 +118,9 @@ def head_outputs(head: StreetHead, table: TensorTable, batch_size: int = 1024) -
     head = in_eval_mode(head)
     batches = []
     for start in range(0, len(table), batch_size):
-        rows = table.__getitems__(range(start, min(start + batch_size, len(table))))
+        rows = table.__getitems__(list(range(start, min(start + batch_size, len(table)))))
         inputs = (rows[name].to(device) for name in ("features", "view_mask", "headings"))
         batches.append(head(*inputs))
     names = [name for name, value in batches[0].items() if isinstance(value, torch.Tensor)]
-    return GeoStreetOutput(**{name: torch.cat([batch[name] for batch in batches]).cpu() for name in names})
+    joined: dict[str, Any] = {name: torch.cat([batch[name] for batch in batches]).cpu() for name in names}
+    return GeoStreetOutput(**joined)

@@ -64,7 +64,8 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     _check_view_columns(features, source)
     latitude, longitude = (find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS))
     state, heading = find_column(features, STATE_COLUMNS), find_column(features, HEADING_COLUMNS)
-    points, labels = np.full((len(dataset), 2), math.nan), [None] * len(dataset)
+    points = np.full((len(dataset), 2), math.nan)
+    labels: list[str | None] = [None] * len(dataset)
     if state:
         labels = [label_of(name) for name in column_of(dataset, state)]
     reasons = {}

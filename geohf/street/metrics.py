@@ -218,7 +218,7 @@ def measure(
     ends = street_intervals(logits, points, labels, truth, scored) if intervals else {}
     baseline = {}
     if train is not None:
-        frequencies, point = constant_baseline(*train[:2], config.num_classes)
+        frequencies, point = constant_baseline(train[0], train[1], config.num_classes)
         frequencies = None if frequencies is None else np.tile(frequencies, (len(labels), 1))
         baseline = street_metrics(frequencies, np.tile(point, (len(labels), 1)), labels, truth, scored=scored)
     if outputs.directions is not None and headings is not None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,17 +12,15 @@ from transformers.utils import can_return_tuple
 
 from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
-from geohf.errors import DataError, did_you_mean, require_at_least
-from geohf.geo import Area, area_from_geojson, great_circle_m
+from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
-from geohf.street.answers import StatePrediction, StreetPrediction, best_matches, view_headings
+from geohf.street.answers import StreetPrediction, row_of
 from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.density import mixture_of, regions_of
+from geohf.street.decoding import StreetDecoding
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
-from geohf.street.matching import SPREAD_MATCHES, Matches
 from geohf.street.places import as_places, headings_of
 from geohf.street.processing import GeoStreetImageProcessor, StreetCollator
 from geohf.vision.backbones import build_tower, tower_features
@@ -34,8 +29,6 @@ if TYPE_CHECKING:
     from geohf.data.inputs import Part
     from geohf.data.task_data import TaskData
     from geohf.street.arguments import StreetArguments
-
-logger = logging.getLogger(__name__)
 
 # what the sample is trained with: a tower that learns in seconds on a CPU, from random weights
 SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_byobnet", 64
@@ -61,12 +54,9 @@ MODEL_FIELDS = (
 )
 # what the encoder of positions is trained with, and on the sample, where it is to learn in minutes on a CPU
 LOCATION_FIELDS = {"location_hidden_size": (1024, 128), "queue_size": (4096, 256)}
-# A class whose point lies outside the wanted area loses a factor e of its weight with every so many meters.
-AREA_DECAY_M = 25_000.0
-STRAY_M = 1_000_000.0  # an area so far from all classes is hardly meant
 
 
-class GeoStreetModel(GeoPreTrainedModel):
+class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
     """State and coordinates from one to eight street views.
 
     >>> from geohf.street import GeoStreetConfig
@@ -94,8 +84,8 @@ class GeoStreetModel(GeoPreTrainedModel):
             "help": "Positions to look in: a table, cells or grid:KM; for a model that matches positions."
         },
     }
-    _no_split_modules = ("StreetHead",)
-    _keep_in_fp32_modules_strict = ("standardize", "location", "gallery", "queue", "prototypes")
+    _no_split_modules = ["StreetHead"]  # noqa: RUF012  transformers declares it so
+    _keep_in_fp32_modules_strict = {"standardize", "location", "gallery", "queue", "prototypes"}  # noqa: RUF012
 
     def __init__(self, config: GeoStreetConfig):
         super().__init__(config)
@@ -158,156 +148,6 @@ class GeoStreetModel(GeoPreTrainedModel):
         """How many rows of a batch count for each part of the loss."""
         return self.head.count_loss_items(batch)
 
-    # ---- answers
-
-    def decode(
-        self,
-        outputs: GeoStreetOutput,
-        top_k: int = 5,
-        states: Sequence[str | int] | None = None,
-        area: Area | dict | str | Path | None = None,
-        gallery: Any = None,
-        keep: bool = False,
-        regions: bool = False,
-    ) -> list[StreetPrediction]:
-        """Turn outputs into answers.
-
-        Args:
-            top_k: states and matches to name.
-            states: answer within these states only (names, or the competition's indices).
-            area: answer within this `geohf.geo.Area`, GeoJSON dict or GeoJSON file only.
-            gallery: answer with the best of these positions, for a model with a location encoder, see
-                `geohf.street.gallery.gallery_of`. None: the model's own, where it has no other way.
-            regions: draw where 50 and 90 % of places like this lie, for a model with a calibrated density.
-            keep: a large gallery's embeddings on disk, for the next time.
-
-        Raises:
-            DataError: an unknown state, a GeoJSON file that cannot be read, a gallery that is none, or that has no
-                position in the area.
-        """
-        require_at_least(1, top_k=top_k)
-        area = area if area is None or isinstance(area, Area) else area_from_geojson(area)
-        config, points, candidates = self.config, outputs.coordinates, outputs.candidates
-        matches = self._matches(outputs, gallery, states, area, max(top_k, SPREAD_MATCHES), keep)
-        probabilities = None
-        if outputs.logits is not None:
-            logits = outputs.logits.float() / config.temperature
-            if states is not None:
-                outside = torch.ones(config.num_classes, dtype=torch.bool, device=logits.device)
-                outside[self.class_numbers(states)] = False
-                logits = logits.masked_fill(outside, -torch.inf)
-            if area is not None and candidates is not None:
-                outside = self._meters_outside(area, candidates)
-                if outside.min() > 0 and matches is None:
-                    corners = np.concatenate([ring for rings in area.polygons for ring in rings])
-                    bounds = zip(corners.min(0), corners.max(0), strict=True)
-                    far = float(outside.min()) > STRAY_M
-                    _warn_of_area(*(f"{low:g} to {high:g}" for low, high in bounds), far)
-                logits = logits - outside / AREA_DECAY_M
-            probabilities = logits.softmax(-1)
-            if candidates is not None:
-                points = self.head.estimate(probabilities, candidates)
-        elif states is not None:
-            raise DataError("this model has no classes, so its answers cannot be restricted to states")
-        weights = probabilities
-        if matches is not None:
-            points, candidates, weights = matches.points[:, 0], matches.points, matches.shares
-        elif config.prototypes and probabilities is not None:
-            points = self.head.prototypes.refine(outputs.place, probabilities, points, area)
-        if area is not None and matches is None:
-            points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
-        # the radius was calibrated for the model's own way of answering
-        usual = gallery is None
-        radius = self._radius_m(weights, candidates, points) if usual else None
-        best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
-        places = points.double().cpu().tolist()
-        headings = view_headings(outputs.directions)
-        densities = self._densities(weights, candidates, usual, regions)
-        return [
-            StreetPrediction(
-                *places[i],
-                None if radius is None else float(radius[i]),
-                self._named(best, i),
-                []
-                if matches is None
-                else best_matches(matches.points[i, :top_k], matches.probabilities[i, :top_k]),
-                [] if headings is None else headings[i],
-                *(() if densities is None else densities[i]),
-            )
-            for i in range(len(places))
-        ]
-
-    def _matches(self, outputs, gallery, states, area, k: int, keep: bool) -> Matches | None:
-        """The best positions for each place, where these are asked for or the model's way of answering."""
-        if gallery is None and self.config.gps_head != "gallery":
-            return None
-        if outputs.embeddings is None:
-            raise DataError(
-                "this model does not match photographs with positions, so it looks in no gallery: train one with "
-                "--location_encoder"
-            )
-        if states is not None:
-            raise DataError("states restrict the classes, not the positions of a gallery: give an area")
-        points = None if gallery is None else gallery_of(gallery, self.config)
-        return self.head.match.matches(outputs.embeddings, points, area, k, keep)
-
-    def _densities(self, probabilities, candidates, usual: bool, regions: bool) -> list[tuple] | None:
-        """For each place, what is known of it in nats, and its regions; nothing of a model without a density."""
-        config = self.config
-        ready = config.density and config.density_scale is not None and usual
-        if regions and (not ready or config.region_masses is None):
-            raise DataError(
-                "this model has no calibrated density, so it draws no regions: train one with --density, answer without "
-                "a gallery"
-            )
-        if not ready:
-            return None
-        mixture = mixture_of(config, probabilities.cpu(), candidates.cpu())
-        drawn = regions_of(config, mixture) if regions else [{}] * len(mixture)
-        return list(zip(mixture.localizability().tolist(), drawn, strict=True))
-
-    def class_numbers(self, states: Sequence[str | int]) -> list[int]:
-        """Class numbers of state names or competition indices.
-
-        Raises:
-            DataError: a state that the model does not know.
-        """
-        indices = {
-            index: i for i, index in enumerate(self.config.class_indices or range(self.config.num_classes))
-        }
-        numbers = []
-        for state in [states] if isinstance(states, (str, int)) else states:
-            number = indices.get(state) if isinstance(state, int) else self.config.label2id.get(state)
-            if number is None:
-                raise DataError(
-                    f"the model knows no state {state!r}{did_you_mean(state, self.config.label2id)}"
-                )
-            numbers.append(int(number))
-        if not numbers:
-            raise DataError("no state is left to answer with")
-        return numbers
-
-    def _meters_outside(self, area: Area, candidates: torch.Tensor) -> torch.Tensor:
-        flat = candidates.double().cpu().numpy().reshape(-1, 2)
-        away = great_circle_m(flat, np.asarray(area.nearest(flat)))
-        return candidates.new_tensor(away).reshape(candidates.shape[:2])
-
-    def _radius_m(self, probabilities, candidates, points) -> torch.Tensor | None:
-        if self.config.radius_factor is None:
-            return None
-        spread = self.head.spread_m(probabilities, candidates, points)
-        return self.config.radius_factor * (spread + self.config.radius_floor_m)
-
-    def _named(self, best, row: int) -> list[StatePrediction]:
-        if best is None:
-            return []
-        names, indices = self.config.id2label, self.config.class_indices
-        chosen = zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)
-        # a class that was ruled out has probability 0 and is no answer
-        return [
-            StatePrediction(names[c], p, None if indices is None else indices[c]) for c, p in chosen if p > 0
-        ]
-
     def read_source(self, source: str) -> Part | None:
         """The places to be found of a folder in the competition's layout."""
         from geohf.street.competition import TEMPLATE, load_competition
@@ -318,30 +158,8 @@ class GeoStreetModel(GeoPreTrainedModel):
         return list(map(str, places["sample_id"][:])), undecoded(places)
 
     def rows_of(self, answer: StreetPrediction) -> list[dict[str, Any]]:
-        """The point, its radius, the first state, and all named states with their probabilities."""
-        row: dict[str, Any] = {
-            "latitude": answer.latitude,
-            "longitude": answer.longitude,
-            "radius_m": answer.radius_m,
-        }
-        if answer.localizability is not None:
-            row["localizability"] = answer.localizability
-        if answer.regions:
-            row["regions"] = answer.regions
-        if answer.headings:
-            row |= (
-                {"heading": answer.headings[0]}
-                if len(answer.headings) == 1
-                else {"headings": answer.headings}
-            )
-        if answer.matches:
-            row["matches"] = [
-                [match.latitude, match.longitude, match.probability] for match in answer.matches
-            ]
-        if answer.states:
-            row |= {"state": answer.states[0].name, "probability": answer.states[0].probability}
-            row["states"] = {state.name: state.probability for state in answer.states}
-        return [row]
+        """See `geohf.street.answers.row_of`."""
+        return [row_of(answer)]
 
     def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Of one view a place: `probabilities` of the classes, (batch, classes), after the temperature; `coordinates`,
@@ -368,7 +186,8 @@ class GeoStreetModel(GeoPreTrainedModel):
         from geohf.street.data import load_places
         from geohf.street.metrics import measure
 
-        rows = of_known_states(load_places(data, on_error)[0]["train"], data, self.config, on_error)
+        path = str(data)
+        rows = of_known_states(load_places(path, on_error)[0]["train"], path, self.config, on_error)
         labels, truth = labels_of(rows, self.config), points_of(rows)
         if (labels < 0).all() and not np.isfinite(truth).any():
             raise DataError(f"{data}: no place has a state that the model knows, or a position")
@@ -386,15 +205,6 @@ class GeoStreetModel(GeoPreTrainedModel):
         if self.config.location_encoder != "none":
             options = {"keep": True} | options
         return super().predict(inputs, batch_size, **options)
-
-
-@lru_cache  # once, and not for each batch
-def _warn_of_area(latitudes: str, longitudes: str, far: bool) -> None:
-    swapped = "; are latitude and longitude swapped?" if far else ""
-    logger.warning(
-        "none of the model's classes lies within the area of latitudes %s, longitudes %s%s",
-        *(latitudes, longitudes, swapped),
-    )
 
 
 def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:

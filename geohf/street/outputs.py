@@ -54,7 +54,8 @@ def write_outputs(
     shown = _for_map(trainer, evaluation, map_places)  # by all processes: the backbone may have to look again
     if not trainer.args.should_save:
         return {}
-    write_predictions(folder, *shown, outlines)
+    places, predictions, splits = shown
+    write_predictions(folder, places, predictions, splits, outlines)
     baseline_km = None
     if trainer.train_dataset is not None and np.isfinite(truth).all(1).any():
         _, point = constant_baseline([], points_of(trainer.train_dataset), 0)
@@ -132,13 +133,13 @@ def write_predictions(
         name: [detail.get(name) for detail in details]
         for name in dict.fromkeys(k for d in details for k in d)
     }
-    truth = truth if np.isfinite(truth).any() else None
-    write_geojson(folder / "predictions.geojson", points, rows, truth=truth)
+    known_truth = truth if np.isfinite(truth).any() else None
+    write_geojson(folder / "predictions.geojson", points, rows, truth=known_truth)
     radius = None if predictions[0].radius_m is None else [p.radius_m for p in predictions]
     write_map(
         folder / "map.html",
         points,
-        truth,
+        known_truth,
         labels=[row["sample_id"] for row in rows],
         details=columns,
         radius_m=radius,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from geohf.metrics.headings import HEADING_METRICS, heading_metrics
 from geohf.models.heading import degrees_of_directions
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import labels_of
+from geohf.street.decoding import points_and_candidates
 from geohf.street.density import calibrate_density
 from geohf.street.features import feature_table, head_outputs
 from geohf.street.head import GeoStreetOutput, StreetHead
@@ -81,7 +82,8 @@ class StreetPhaseTrainer(PhaseTrainer):
         names += ["embeddings"] * (config.location_encoder != "none")
         names += ["directions"] * config.predict_heading
         names += ["place"] * bool(config.refine)
-        return GeoStreetOutput(**dict(zip(names, map(torch.from_numpy, arrays), strict=True)))
+        named: dict[str, Any] = dict(zip(names, map(torch.from_numpy, arrays), strict=True))
+        return GeoStreetOutput(**named)
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         outputs = self._named(prediction.predictions)
@@ -95,12 +97,15 @@ class StreetPhaseTrainer(PhaseTrainer):
         head = head if isinstance(head, StreetHead) else head.head
         # over all places at once: the mean of the batches' means would depend on their sizes
         device = next(head.parameters()).device
-        given = [None if part is None else part.to(device) for part in (labels, coordinates, headings)]
+        seen_headings = None if headings is None else headings.to(device)
         moved = GeoStreetOutput(**{name: part.to(device) for name, part in outputs.items()})
         with torch.no_grad():
-            loss, parts = in_eval_mode(head).losses(moved, *given)
+            loss, parts = in_eval_mode(head).losses(
+                moved, labels.to(device), coordinates.to(device), seen_headings
+            )
         points = outputs.coordinates
         if points is None:
+            assert outputs.embeddings is not None
             points = head.match.matches(outputs.embeddings).points[:, 0]
         metrics = street_metrics(
             None if outputs.logits is None else outputs.logits.numpy(),
@@ -109,7 +114,7 @@ class StreetPhaseTrainer(PhaseTrainer):
             coordinates.numpy(),
             scored=not self.config.cells,
         )
-        if headings is not None:
+        if headings is not None and outputs.directions is not None:
             seen = degrees_of_directions(outputs.directions)[:, : headings.shape[1]]
             metrics |= heading_metrics(seen.numpy(), headings.numpy())
         return {"loss": float(loss)} | {name: float(part) for name, part in parts.items()} | metrics
@@ -202,20 +207,16 @@ def calibrate(
     if outputs.logits is not None:
         config.temperature = round(fit_temperature(outputs.logits.numpy(), labels), 6)
         probabilities = (outputs.logits / config.temperature).softmax(-1)
-    answers = outputs.coordinates
-    if outputs.candidates is not None:
-        answers = head.estimate(probabilities, outputs.candidates)
-    candidates = outputs.candidates
-    if config.prototypes:
-        answers = head.prototypes.refine(outputs.place, probabilities, answers)
+    matches = None
     if config.gps_head == "gallery":
+        assert outputs.embeddings is not None
         matches = head.match.matches(outputs.embeddings, k=SPREAD_MATCHES)
-        answers, candidates, probabilities = matches.points[:, 0], matches.points, matches.shares
+    answers, candidates, weights = points_and_candidates(head, outputs, probabilities, matches)
     located = np.isfinite(points).all(1)
     if not located.any():
         return
     missed = great_circle_m(answers.double().numpy()[located], points[located])
-    spread = head.spread_m(probabilities, candidates, answers).numpy()[located]
+    spread = head.spread_m(weights, candidates, answers).numpy()[located]
     config.radius_floor_m = float(np.median(missed))
     config.radius_factor = conformal_quantile(
         missed / (spread + config.radius_floor_m),
@@ -223,10 +224,10 @@ def calibrate(
         None if blocks is None else blocks[located],
     )
     config.radius_new_area = blocks is not None
-    if config.density:
+    if config.density and weights is not None and candidates is not None:
         own = torch.from_numpy(located)
         apart = None if blocks is None else blocks[located]
-        calibrate_density(config, probabilities[own], candidates[own], points[located], apart)
+        calibrate_density(config, weights[own], candidates[own], points[located], apart)
 
 
 def refine(

@@ -98,7 +98,8 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     state, heading = find_column(table.columns, STATE_COLUMNS), find_column(table.columns, HEADING_COLUMNS)
     points = table[axes].to_numpy(np.float64)
     labels = [label_of(cell) for cell in table[state]] if state else None
-    rows, seen = {}, {}
+    rows: dict[int, dict] = {}
+    seen: dict[str, str | int] = {}
     for position, cells in enumerate(table[list(views)].itertuples(index=False)):
         line, found, names = line_of(table, position), [], []
         for (column, direction), cell in zip(views.items(), cells, strict=True):
@@ -140,8 +141,8 @@ def _view_columns(table, path: Path) -> dict[str, float]:
     Raises:
         DataError: there is none.
     """
-    views = {find_column(table.columns, (name, f"image_{name}")): way for name, way in COMPASS.items()}
-    views.pop(None, None)
+    columns = {find_column(table.columns, (name, f"image_{name}")): way for name, way in COMPASS.items()}
+    views = {column: way for column, way in columns.items() if column is not None}
     single = find_column(table.columns, FILE_COLUMNS, None if views else path)
     return views if single is None else {single: math.nan}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,7 +72,11 @@ def as_places(rows):
 
 def _read_place(row: dict, number: int) -> dict:
     views, headings = split_views(row)
-    place = {"sample_id": str(row.get("sample_id", number)), "views": views, "headings": headings}
+    place: dict[str, Any] = {
+        "sample_id": str(row.get("sample_id", number)),
+        "views": views,
+        "headings": headings,
+    }
     place |= {name: row.get(name) for name in ("state", "state_idx")}
     place["latitude"], place["longitude"] = positions_of([row], names=[number])[0].tolist()
     return place
@@ -114,13 +118,14 @@ def place_row(sample_id, views, headings, *, source, line, point=(math.nan, math
 def drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
     """Leave out views that cannot be decoded, and rows that then have none; each is noted."""
     flat = [(position, k) for position, row in rows.items() for k in range(len(row["views"]))]
-    broken = broken_images([rows[position]["views"][k] for position, k in flat])
-    broken = {flat[at]: reason for at, reason in broken.items()}
+    reasons = broken_images([rows[position]["views"][k] for position, k in flat])
+    broken = {flat[at]: reason for at, reason in reasons.items()}
     for position in {position for position, _ in broken}:
         row, good = rows[position], []
+        source, line = row["where"]
         for k, (view, heading) in enumerate(zip(row["views"], row["headings"], strict=True)):
             if (position, k) in broken:
-                errors.add(*row["where"], broken[position, k])
+                errors.add(source, line, broken[position, k])
             else:
                 good.append((view, heading))
         row["views"], row["headings"] = [view for view, _ in good], [heading for _, heading in good]
@@ -132,7 +137,8 @@ def drop_bad_points(points, path: Path, errors: RowErrors, rows: dict[int, dict]
     """Note and drop rows whose position cannot be right."""
     for position, reason in point_reasons(points, str(path), names).items():
         if position in rows:
-            errors.add(*rows[position]["where"], reason)
+            source, line = rows[position]["where"]
+            errors.add(source, line, reason)
             del rows[position]
 
 
@@ -144,7 +150,7 @@ def point_reasons(
     stated = {name for name in names or () if name}
     if 2 * len(stated & US_STATES) < max(1, len(stated)):  # Georgia among countries is no state
         return reasons
-    for position, name in enumerate(names):
+    for position, name in enumerate(names or ()):
         latitude, longitude = points[position]
         if position in reasons or name not in US_STATES or math.isnan(latitude) or math.isnan(longitude):
             continue

@@ -76,17 +76,17 @@ def load_published(
         )
     where = _installed() if folder is None else Path(folder)
     found = _read_release(where) if (where / "config.json").is_file() else _read_package(where)
-    size = {
-        name: found.tensors.get(f"location_encoder.LocEnc0.{name}.weight") for name in ("capsule.1", "head.0")
-    }
-    if any(matrix is None or matrix.ndim != 2 for matrix in size.values()):
+    hidden, last = (
+        found.tensors.get(f"location_encoder.LocEnc0.{name}.weight") for name in ("capsule.1", "head.0")
+    )
+    if hidden is None or last is None or hidden.ndim != 2 or last.ndim != 2:
         raise DataError(f"{where}: lacks the location encoder of {name}")
     model = kind.from_backbone(
         backbone or found.backbone,
         gps_head="gallery",
         location_encoder="equal_earth",
-        location_size=len(size["head.0"]),
-        location_hidden_size=len(size["capsule.1"]),
+        location_size=len(last),
+        location_hidden_size=len(hidden),
         location_sigmas=found.sigmas,
         noise_m=150.0,
     )
@@ -122,7 +122,7 @@ def _read_package(folder: Path) -> Published:
             f"{folder}: is no folder of GeoCLIP's: it lacks {', '.join([*absent, *([] if gallery.is_file() else [GALLERY])])}, "
             f"and a config.json of the type {RELEASE}"
         )
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for file, prefix in FILES.items():
         held = read_tensors(weights / file)
         tensors |= {prefix + name: tensor for name, tensor in held.items()}

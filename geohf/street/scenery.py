@@ -41,7 +41,7 @@ def _at(latitude: float, table) -> np.ndarray:
     return np.array([np.interp(latitude, _LATITUDES, channel) for channel in zip(*table, strict=True)])
 
 
-def _mix(a, b, share: float) -> np.ndarray:
+def _mix(a, b, share: float | np.ndarray) -> np.ndarray:
     return np.multiply(a, 1.0 - share) + np.multiply(b, share)
 
 

@@ -11,8 +11,8 @@ from PIL import Image as PillowImage
 
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson, box, great_circle_m
+from geohf.street.decoding import _warn_of_area
 from geohf.street.head import GeoStreetOutput
-from geohf.street.modeling import _warn_of_area
 from geohf.street.phase import calibrate
 from geohf.vision.images import ImageError
 

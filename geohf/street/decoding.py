@@ -1,0 +1,212 @@
+"""From the outputs of a street model to its answers: states, the point, its radius, matches and regions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from geohf.errors import DataError, did_you_mean, require_at_least
+from geohf.geo import Area, area_from_geojson, great_circle_m
+from geohf.street.answers import StatePrediction, StreetPrediction, best_matches, view_headings
+from geohf.street.configuration import GeoStreetConfig
+from geohf.street.density import mixture_of, regions_of
+from geohf.street.gallery import gallery_of
+from geohf.street.head import GeoStreetOutput, StreetHead
+from geohf.street.matching import SPREAD_MATCHES, Matches
+
+logger = logging.getLogger(__name__)
+
+# A class whose point lies outside the wanted area loses a factor e of its weight with every so many meters.
+AREA_DECAY_M = 25_000.0
+STRAY_M = 1_000_000.0  # an area so far from all classes is hardly meant
+
+
+class StreetDecoding:
+    """What a `geohf.street.GeoStreetModel` answers."""
+
+    config: Any  # a GeoStreetConfig; transformers declares its own
+    head: StreetHead
+
+    def decode(
+        self,
+        outputs: GeoStreetOutput,
+        top_k: int = 5,
+        states: Sequence[str | int] | None = None,
+        area: Area | dict | str | Path | None = None,
+        gallery: Any = None,
+        keep: bool = False,
+        regions: bool = False,
+    ) -> list[StreetPrediction]:
+        """Turn outputs into answers.
+
+        Args:
+            top_k: states and matches to name.
+            states: answer within these states only (names, or the competition's indices).
+            area: answer within this `geohf.geo.Area`, GeoJSON dict or GeoJSON file only.
+            gallery: answer with the best of these positions, for a model with a location encoder, see
+                `geohf.street.gallery.gallery_of`. None: the model's own, where it has no other way.
+            regions: draw where 50 and 90 % of places like this lie, for a model with a calibrated density.
+            keep: a large gallery's embeddings on disk, for the next time.
+
+        Raises:
+            DataError: an unknown state, a GeoJSON file that cannot be read, a gallery that is none, or that has no
+                position in the area.
+        """
+        require_at_least(1, top_k=top_k)
+        area = area if area is None or isinstance(area, Area) else area_from_geojson(area)
+        config: GeoStreetConfig = self.config
+        candidates = outputs.candidates
+        matches = self._matches(outputs, gallery, states, area, max(top_k, SPREAD_MATCHES), keep)
+        probabilities = None
+        if outputs.logits is not None:
+            logits = outputs.logits.float() / config.temperature
+            if states is not None:
+                outside = torch.ones(config.num_classes, dtype=torch.bool, device=logits.device)
+                outside[self.class_numbers(states)] = False
+                logits = logits.masked_fill(outside, -torch.inf)
+            if area is not None and candidates is not None:
+                outside = self._meters_outside(area, candidates)
+                if outside.min() > 0 and matches is None:
+                    corners = np.concatenate([ring for rings in area.polygons for ring in rings])
+                    bounds = zip(corners.min(0), corners.max(0), strict=True)
+                    far = float(outside.min()) > STRAY_M
+                    _warn_of_area(*(f"{low:g} to {high:g}" for low, high in bounds), far)
+                logits = logits - outside / AREA_DECAY_M
+            probabilities = logits.softmax(-1)
+        elif states is not None:
+            raise DataError("this model has no classes, so its answers cannot be restricted to states")
+        points, candidates, weights = points_and_candidates(self.head, outputs, probabilities, matches, area)
+        # the radius was calibrated for the model's own way of answering
+        usual = gallery is None
+        radius = self._radius_m(weights, candidates, points) if usual else None
+        best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
+        places = points.double().cpu().tolist()
+        headings = view_headings(outputs.directions)
+        densities = self._densities(weights, candidates, usual, regions)
+        return [
+            StreetPrediction(
+                latitude,
+                longitude,
+                None if radius is None else float(radius[i]),
+                self._named(best, i),
+                []
+                if matches is None
+                else best_matches(matches.points[i, :top_k], matches.probabilities[i, :top_k]),
+                [] if headings is None else headings[i],
+                *((None, {}) if densities is None else densities[i]),
+            )
+            for i, (latitude, longitude) in enumerate(places)
+        ]
+
+    def _matches(self, outputs, gallery, states, area, k: int, keep: bool) -> Matches | None:
+        """The best positions for each place, where these are asked for or the model's way of answering."""
+        if gallery is None and self.config.gps_head != "gallery":
+            return None
+        if outputs.embeddings is None:
+            raise DataError(
+                "this model does not match photographs with positions, so it looks in no gallery: train one with "
+                "--location_encoder"
+            )
+        if states is not None:
+            raise DataError("states restrict the classes, not the positions of a gallery: give an area")
+        points = None if gallery is None else gallery_of(gallery, self.config)
+        return self.head.match.matches(outputs.embeddings, points, area, k, keep)
+
+    def _densities(self, probabilities, candidates, usual: bool, regions: bool) -> list[tuple] | None:
+        """For each place, what is known of it in nats, and its regions; nothing of a model without a density."""
+        config = self.config
+        ready = config.density and config.density_scale is not None and usual
+        if regions and (not ready or config.region_masses is None):
+            raise DataError(
+                "this model has no calibrated density, so it draws no regions: train one with --density, answer without "
+                "a gallery"
+            )
+        if not ready:
+            return None
+        mixture = mixture_of(config, probabilities.cpu(), candidates.cpu())
+        drawn = regions_of(config, mixture) if regions else [{}] * len(mixture)
+        return list(zip(mixture.localizability().tolist(), drawn, strict=True))
+
+    def class_numbers(self, states: Sequence[str | int]) -> list[int]:
+        """Class numbers of state names or competition indices.
+
+        Raises:
+            DataError: a state that the model does not know.
+        """
+        indices = {
+            index: i for i, index in enumerate(self.config.class_indices or range(self.config.num_classes))
+        }
+        numbers = []
+        for state in [states] if isinstance(states, (str, int)) else states:
+            number = indices.get(state) if isinstance(state, int) else self.config.class_numbers.get(state)
+            if number is None:
+                raise DataError(
+                    f"the model knows no state {state!r}{did_you_mean(state, self.config.class_numbers)}"
+                )
+            numbers.append(int(number))
+        if not numbers:
+            raise DataError("no state is left to answer with")
+        return numbers
+
+    def _meters_outside(self, area: Area, candidates: torch.Tensor) -> torch.Tensor:
+        flat = candidates.double().cpu().numpy().reshape(-1, 2)
+        away = great_circle_m(flat, np.asarray(area.nearest(flat)))
+        return candidates.new_tensor(away).reshape(candidates.shape[:2])
+
+    def _radius_m(self, probabilities, candidates, points) -> torch.Tensor | None:
+        if self.config.radius_factor is None:
+            return None
+        spread = self.head.spread_m(probabilities, candidates, points)
+        return self.config.radius_factor * (spread + self.config.radius_floor_m)
+
+    def _named(self, best, row: int) -> list[StatePrediction]:
+        if best is None:
+            return []
+        names, indices = self.config.id2label, self.config.class_indices
+        chosen = zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)
+        # a class that was ruled out has probability 0 and is no answer
+        return [
+            StatePrediction(names[c], p, None if indices is None else indices[c]) for c, p in chosen if p > 0
+        ]
+
+
+def points_and_candidates(
+    head: StreetHead,
+    outputs: GeoStreetOutput,
+    probabilities: torch.Tensor | None,
+    matches: Matches | None,
+    area: Area | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Each place's point, (batch, 2) degrees; the candidates that it was chosen from, (batch, k, 2); their weights.
+
+    Args:
+        probabilities: (batch, classes), calibrated; None for a model without classes.
+        matches: the gallery's best positions, which then are the candidates.
+        area: the points lie within it.
+    """
+    if matches is not None:
+        return matches.points[:, 0], matches.points, matches.shares
+    points, candidates = outputs.coordinates, outputs.candidates
+    assert points is not None  # only a model that looks in a gallery has none
+    if candidates is not None and probabilities is not None:
+        points = head.estimate(probabilities, candidates)
+    if head.config.prototypes and outputs.place is not None and probabilities is not None:
+        points = head.prototypes.refine(outputs.place, probabilities, points, area)
+    if area is not None:
+        points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
+    return points, candidates, probabilities
+
+
+@lru_cache  # once, and not for each batch
+def _warn_of_area(latitudes: str, longitudes: str, far: bool) -> None:
+    swapped = "; are latitude and longitude swapped?" if far else ""
+    logger.warning(
+        "none of the model's classes lies within the area of latitudes %s, longitudes %s%s",
+        *(latitudes, longitudes, swapped),
+    )
