@@ -80,7 +80,7 @@ def warped(
         resampling=Resampling[how],
         tolerance=0.0,  # every pixel is placed exactly
     )
-    unknown = np.isnan(out).any(0)
+    unknown = np.asarray(np.isnan(out).any(0))
     out[:, unknown] = 0
     if frame.dtype.kind in "iu":
         limits = np.iinfo(frame.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,12 @@ class TileSequenceOutput(ModelOutput):
     predictions: torch.Tensor | None = None
     region: torch.Tensor | None = None
 
+    @property
+    def raw(self) -> torch.Tensor:
+        """`predictions`, which every forward pass has."""
+        assert self.predictions is not None
+        return self.predictions
+
 
 @dataclass
 class TilePrediction:
@@ -62,6 +68,30 @@ class TilePrediction:
         return row
 
 
+def raw_numbers(
+    config: TileSequenceConfig, raw: torch.Tensor, last_values: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The head's raw answers (batch, targets, quantiles), and what they count from and in: (batch, targets)."""
+    shape = len(raw), len(config.targets)
+    level_mean, level_std, last_slope, change_mean, change_std = (
+        torch.tensor(getattr(config, name), dtype=torch.float32, device=raw.device).expand(shape)
+        for name in ("level_mean", "level_std", "last_slope", "change_mean", "change_std")
+    )
+    raw = raw.float().unflatten(-1, (shape[1], config.answers_per_target))
+    if config.answers == "level":
+        return raw, level_mean, level_std
+    last = torch.full_like(level_mean, torch.nan) if last_values is None else last_values.float()
+    start = last_slope * last + change_mean
+    if config.answers == "change":
+        return raw, start, change_std
+    known, (as_change, as_level) = last.isfinite(), raw.chunk(2, -1)
+    return (
+        torch.where(known[..., None], as_change, as_level),
+        torch.where(known, start, level_mean),
+        torch.where(known, change_std, level_std),
+    )
+
+
 def gaussian_ends(raw: torch.Tensor, coverage: float) -> torch.Tensor:
     """(..., 2) means and logarithms of variances to (..., 3): the interval's low end, the mean, and its high end."""
     mean, log_variance = raw[..., 0], raw[..., 1].clamp(-MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
@@ -69,7 +99,7 @@ def gaussian_ends(raw: torch.Tensor, coverage: float) -> torch.Tensor:
     return torch.stack([mean - reach, mean, mean + reach], -1)
 
 
-def region_numbers(config: TileSequenceConfig, names: Sequence[Any]) -> torch.Tensor | None:
+def region_numbers(config: TileSequenceConfig, names: Iterable[Any]) -> torch.Tensor | None:
     """(n,) which of `config.region_margins` each region has, from 1, and 0 for the pooled one; None where all have it."""
     if not config.region_margins:
         return None
@@ -109,13 +139,24 @@ def intervals_of(
     )
 
 
+# values, and the interval's ends or None: (n, targets) float64 each
+Answers = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+
+
+def answers_of(config: TileSequenceConfig, values: torch.Tensor, region: torch.Tensor | None) -> Answers:
+    """Outputs as numbers, see `intervals_of`; ends are None of a model that is not calibrated."""
+    ends = intervals_of(config, values, margins_of(config, region))
+    middle, low, high = (part.double().numpy() for part in ends)
+    return (middle, low, high) if config.interval_margin is not None else (middle, None, None)
+
+
 def predictions_of(config: TileSequenceConfig, outputs: TileSequenceOutput) -> list[TilePrediction]:
     """Outputs as answers in the user's units, one per tile.
 
     Raises:
         DataError: the model knows changes only, and a tile came without its last known value.
     """
-    values = outputs.predictions.float().cpu()
+    values = outputs.raw.float().cpu()
     if config.head == "image":
         images = values.movedim(1, -1) * torch.tensor(config.band_std) + torch.tensor(config.band_mean)
         return [TilePrediction({}, image=image.numpy()) for image in images]

@@ -29,7 +29,49 @@ from geohf.tiles.table import TileTable
 LAYOUT = 3  # raise it when files of an older version can no longer be read
 
 
-class TileCache(Dataset):
+class TilePixels:
+    """Tiles' frames and what of them was measured, in memory or on the disk.
+
+    Attributes:
+        array: (tiles, steps, height, width, bands), padded to the largest tile.
+        sizes: (tiles, 2) height and width.
+        holes: (tiles, steps) share of pixels that were not measured.
+        nodata: the pixel value that means "not measured" in files that do not say; None where there is none.
+    """
+
+    array: np.ndarray
+    sizes: np.ndarray
+    holes: np.ndarray
+    nodata: float | None = None
+
+    def read(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None = None) -> np.ndarray:
+        """Some tiles' frames, (len(rows), steps, height, width, bands), padded to the largest tile.
+
+        Args:
+            steps: (len(rows), n) which steps of each tile; None: all.
+        """
+        raise NotImplementedError
+
+    def masks(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Which pixels were not measured, (len(rows), n, height, width) bool, of frames as `read` gives them."""
+        raise NotImplementedError
+
+    def tile_mask(self, row: int, steps: np.ndarray) -> np.ndarray:
+        """Which pixels of one tile's frames were not measured, (n, height, width) bool without padding."""
+        height, width = self.sizes[row]
+        return self.masks([row], np.asarray(steps)[None])[0, :, :height, :width]
+
+    def tile(self, row: int, steps: np.ndarray | None = None) -> np.ndarray:
+        """One tile's frames without padding, (steps, height, width, bands).
+
+        Args:
+            steps: (n,) which steps; None: all.
+        """
+        height, width = self.sizes[row]
+        return self.read([row], None if steps is None else np.asarray(steps)[None])[0, :, :height, :width]
+
+
+class TileCache(TilePixels, Dataset):
     """A finished cache. As a dataset it hands out native sequences, (steps, height, width, bands) each.
 
     `geohf.tiles.cutting.build_cache` builds or opens the cache of a table.
@@ -37,12 +79,6 @@ class TileCache(Dataset):
     Args:
         folder: of the cache.
         table: where given, the cache must be this table's.
-
-    Attributes:
-        array: (tiles, steps, height, width, bands) memory map, padded to the largest tile.
-        sizes: (tiles, 2) height and width.
-        holes: (tiles, steps) share of pixels that were not measured.
-        nodata: the pixel value that means "not measured" in files that do not say; None where there is none.
 
     Raises:
         DataError: there is no finished cache, or it belongs to another table or other files.
@@ -61,7 +97,7 @@ class TileCache(Dataset):
         left = index["regions"] - len(list((self.folder / "done").iterdir()))
         if left:
             raise DataError(f"{self.folder}: {left} regions are not cut yet; build it again to go on")
-        self.nodata: float | None = index["nodata"]
+        self.nodata = index["nodata"]
         try:
             self.sizes, self.holes = (np.load(self.folder / name) for name in ("sizes.npy", "holes.npy"))
             self._map()
@@ -69,7 +105,7 @@ class TileCache(Dataset):
             raise DataError(f"{self.folder}: is damaged ({error}); delete it") from None
 
     def _map(self) -> None:
-        self.array = np.load(self.folder / "tiles.npy", mmap_mode="r")
+        self.array: np.memmap = np.load(self.folder / "tiles.npy", mmap_mode="r")
         self._masks = np.load(self.folder / "masks.npy", mmap_mode="r")
         self._file = os.open(self.folder / "tiles.npy", os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
@@ -88,44 +124,27 @@ class TileCache(Dataset):
         return len(self.array)
 
     def read(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None = None) -> np.ndarray:
-        """A copy of some tiles' frames, (len(rows), steps, height, width, bands), padded to the largest tile.
+        """A copy of some tiles' frames, see `TilePixels.read`.
 
         The bytes are read and not taken from the memory map: pages of a map count as this process's memory, and a
         shuffled pass touches them all.
-
-        Args:
-            steps: (len(rows), n) which steps of each tile; None: all.
         """
         rows = np.asarray(rows)
         frames = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)
         length, start = self.array[0].nbytes, self.array.offset
         for buffer, row in zip(frames.reshape(len(rows), -1).view(np.uint8), rows.tolist(), strict=True):
-            if os.preadv(self._file, [buffer], start + row * length) != length:
+            if os.preadv(self._file, [buffer.data], start + row * length) != length:
                 raise DataError(f"{self.folder}: is damaged, tile {row} cannot be read; delete it")
         return frames if steps is None else frames[np.arange(len(rows))[:, None], steps]
 
     def masks(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """Which pixels were not measured, (len(rows), n, height, width) bool, of frames as `read` gives them."""
+        """See `TilePixels.masks`."""
         tiles, steps = np.broadcast_arrays(np.asarray(rows)[:, None], steps)
         masks = np.zeros((*steps.shape, *self.array.shape[2:4]), bool)
         some = self.holes[tiles, steps] > 0  # of most frames nothing needs to be read
         bits = self._masks[tiles[some], steps[some]]
         masks[some] = np.unpackbits(bits, axis=-1, count=masks.shape[-1]).view(bool)
         return masks
-
-    def tile_mask(self, row: int, steps: np.ndarray) -> np.ndarray:
-        """Which pixels of one tile's frames were not measured, (n, height, width) bool without padding."""
-        height, width = self.sizes[row]
-        return self.masks([row], np.asarray(steps)[None])[0, :, :height, :width]
-
-    def tile(self, row: int, steps: np.ndarray | None = None) -> np.ndarray:
-        """One tile's frames without padding, (steps, height, width, bands).
-
-        Args:
-            steps: (n,) which steps; None: all.
-        """
-        height, width = self.sizes[row]
-        return self.read([row], None if steps is None else np.asarray(steps)[None])[0, :, :height, :width]
 
     def __getitem__(self, row: int) -> torch.Tensor:
         return self.__getitems__([row])[0]

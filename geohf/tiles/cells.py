@@ -6,6 +6,7 @@ A masked step leaves every state exactly as it was, whatever it holds.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -36,10 +37,11 @@ class ConvLSTMCell(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw input weights by Glorot's rule, recurrent ones orthogonal, biases 0 but the forget gate's 1."""
-        weight, bias = self.gates.weight, self.gates.bias
-        _draw(weight, self.inputs, gates=4)
-        nn.init.zeros_(bias)
+        _draw(self.gates.weight, self.inputs, gates=4)
+        bias = self.gates.bias
+        assert bias is not None
         with torch.no_grad():
+            bias.zero_()
             bias[self.hidden : 2 * self.hidden] = 1.0
 
     def forward(
@@ -79,6 +81,7 @@ class ConvGRUCell(nn.Module):
         """Draw input weights by Glorot's rule, recurrent ones orthogonal, biases 0."""
         for convolution, gates in ((self.gates, 2), (self.candidate, 1)):
             _draw(convolution.weight, self.inputs, gates)
+            assert convolution.bias is not None
             nn.init.zeros_(convolution.bias)
 
     def forward(self, x: torch.Tensor, state: tuple[torch.Tensor] | None) -> tuple[torch.Tensor]:
@@ -116,6 +119,9 @@ def _draw(weight: torch.Tensor, inputs: int, gates: int) -> None:
         weight[part, inputs:] = recurrent.view(hidden, hidden, height, width)
 
 
+Cell = ConvLSTMCell | ConvGRUCell
+
+
 class RecurrentEncoder(nn.Module):
     """Layers of recurrent cells over a sequence of frames.
 
@@ -125,7 +131,7 @@ class RecurrentEncoder(nn.Module):
         patch_size: pixels of a patch become channels of one cell before the first layer (space to depth).
     """
 
-    def __init__(self, cells: list[nn.Module], norm: str = "none", patch_size: int = 1):
+    def __init__(self, cells: Sequence[Cell], norm: str = "none", patch_size: int = 1):
         super().__init__()
         self.cells = nn.ModuleList(cells)
         self.norms = nn.ModuleList(

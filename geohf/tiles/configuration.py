@@ -129,6 +129,12 @@ class TileSequenceConfig(GeoConfig):
         return len(self.band_mean)
 
     @property
+    def answers_per_target(self) -> int:
+        """Numbers of the head for each target."""
+        quantiles = len(self.quantiles) if self.loss == "quantile" else 1 + (self.loss == "gaussian")
+        return quantiles * (2 if self.answers == "both" else 1)
+
+    @property
     def framewise(self) -> bool:
         """Frames are encoded one by one, and attended to over time."""
         return self.encoder in FRAMEWISE

@@ -195,7 +195,7 @@ def _cut_strip(path: Path, table: TileTable, rows, strip: tuple[int, int], out, 
 
 
 def _write_all(file, block: np.ndarray) -> None:
-    rest = memoryview(block.reshape(-1).view(np.uint8))
+    rest = block.reshape(-1).view(np.uint8).data
     while rest:
         rest = rest[file.write(rest) :]
 

@@ -21,11 +21,11 @@ from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.derive import colour_share, ndvi_fall
 from geohf.tiles.images import found_labels
-from geohf.tiles.points import has_points, load_points
+from geohf.tiles.points import load_table
 from geohf.tiles.reading import Reading
 from geohf.tiles.sample import BUILT, write_sample
 from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
-from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, load_tiles, table_in
+from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, table_in
 from geohf.tiles.windows import TileWindows, make_windows, unmeasured
 
 logger = logging.getLogger(__name__)
@@ -111,12 +111,13 @@ def load_folds(options: TileArguments, args: TileTrainingArguments) -> Iterator[
 
 def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
     _check(options)
-    path = options.data
-    if path is None:
+    if options.data is None:
         folder = Path(args.output_dir).parent / "tiles-sample"
         with args.main_process_first(desc="writing the sample"):
             write_sample(folder, seed=0, size=options.sample_size)
         path = folder / "tiles.csv"
+    else:
+        path = Path(options.data)
     errors = RowErrors(options.on_error)
     image = options.target_type == "last-image"
     table = _table(table_in(path), options, image, errors)
@@ -229,29 +230,17 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
     images = Path(options.image_dir or source.parent / "Images")
     labels = options.labels or found_labels(images)
     targets = [] if image or options.target_from else options.targets or [TARGET]
-    if has_points(source):
-        return load_points(
-            source,
-            images,
-            labels,
-            options.tile_size,
-            options.extension,
-            targets,
-            options.max_missing,
-            options.nodata,
-            errors,
-            reading,
-        )
-    return load_tiles(
+    return load_table(
         source,
         images,
         labels,
-        options.extension,
-        targets,
-        options.max_missing,
-        options.nodata,
-        errors,
-        reading,
+        options.tile_size,
+        extension=options.extension,
+        targets=targets,
+        max_missing=options.max_missing,
+        nodata=options.nodata,
+        errors=errors,
+        reading=reading,
     )
 
 

@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
 from geohf.tiles.answers import region_numbers
-from geohf.tiles.cache import TileCache
+from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.frames import last_seen, prepare_frames
-from geohf.tiles.processing import batch_of_rows, numbers_of, shows_nothing
+from geohf.tiles.processing import batch_of_rows, shows_nothing
+from geohf.tiles.samples import numbers_of
 from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
@@ -46,6 +47,9 @@ class BoundRows(Dataset):
                 "these rows belong to no model yet: rows.bound_to(model.config) gives its batches"
             )
         return self._config
+
+    def __len__(self) -> int:
+        return len(self.windows)
 
     def bound_to(self, config: TileSequenceConfig):
         """The same rows for the model of this config."""
@@ -106,13 +110,24 @@ class TileSequences(BoundRows):
 
     def __init__(
         self,
-        cache: TileCache,
+        cache: TilePixels,
         windows: TileWindows,
         config: TileSequenceConfig | None = None,
         table: TileTable | None = None,
     ):
         super().__init__(config)
         self.cache, self.windows, self.table = cache, windows, table
+
+    @property
+    def known_table(self) -> TileTable:
+        """The table.
+
+        Raises:
+            DataError: the windows came without it.
+        """
+        if self.table is None:
+            raise DataError("these windows come without their table: TileSequences(..., table=table)")
+        return self.table
 
     def groups(self) -> np.ndarray:
         """(n,) each window's region, or its tile where regions are few."""
@@ -127,9 +142,6 @@ class TileSequences(BoundRows):
         return (
             None if self.table is None else np.array(self.table.regions)[self.table.region[self.windows.rows]]
         )
-
-    def __len__(self) -> int:
-        return len(self.windows)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """The windows as one batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from geohf.errors import DataError
 from geohf.report import write_csv
-from geohf.tiles.answers import intervals_of, margins_of
+from geohf.tiles.answers import Answers, answers_of
 from geohf.tiles.data import load_folds
 from geohf.tiles.metrics import coverage_by
 from geohf.tiles.modeling import make_model
@@ -40,7 +40,7 @@ class Fold:
     """
 
     windows: TileWindows
-    answers: Sequence[np.ndarray | None]
+    answers: Answers
     metrics: Mapping[str, Mapping[str, float]]
 
 
@@ -96,7 +96,9 @@ class CrossValidation:
 
     def coverage(self) -> list[dict]:
         """A row a region, or a fold where there is one region: see `coverage_by`."""
-        table, ends = self.table, [np.concatenate([fold.answers[k] for fold in self.folds]) for k in (1, 2)]
+        table, answers = self.table, [fold.answers for fold in self.folds]
+        low = np.concatenate([low for _, low, _ in answers if low is not None])
+        high = np.concatenate([high for *_, high in answers if high is not None])
         rows = np.concatenate([fold.windows.rows for fold in self.folds])
         truth = np.concatenate([fold.windows.truth for fold in self.folds])
         groups = np.array(table.regions)[table.region[rows]]
@@ -105,13 +107,13 @@ class CrossValidation:
                 [f"fold {number}" for number in range(1, len(self.folds) + 1)],
                 [len(fold.windows) for fold in self.folds],
             )
-        return coverage_by(groups, table.targets, *ends, truth)
+        return coverage_by(groups, table.targets, low, high, truth)
 
     def _errors(self) -> tuple[np.ndarray, np.ndarray]:
         """Tiles and absolute errors of the first target, where its truth is known."""
         rows = np.concatenate([fold.windows.rows for fold in self.folds])
         errors = np.concatenate(
-            [np.abs(np.asarray(fold.answers[0])[:, 0] - fold.windows.truth[:, 0]) for fold in self.folds]
+            [np.abs(fold.answers[0][:, 0] - fold.windows.truth[:, 0]) for fold in self.folds]
         )
         known = np.isfinite(errors)
         return rows[known], errors[known]
@@ -127,7 +129,8 @@ def cross_validate(options: TileArguments, args: TileTrainingArguments) -> Cross
     """
     if options.target_type == "last-image":
         raise DataError("--folds predicts numbers, --target_type last-image asks for images")
-    found, table = [], None
+    found: list[Fold] = []
+    table: TileTable | None = None
     for number, data in enumerate(load_folds(options, args), start=1):
         settings = copy.copy(args)
         settings.output_dir = str(Path(args.output_dir) / "folds" / str(number))
@@ -139,12 +142,10 @@ def cross_validate(options: TileArguments, args: TileTrainingArguments) -> Cross
         trainer.train()
         result = trainer.evaluate(data.test)
         config, rows = trainer.model.config, data.test
-        margin = margins_of(config, rows.region_numbers(config))
-        values = result.details["outputs"].predictions
-        answers = [part.double().numpy() for part in intervals_of(config, values, margin)]
+        answers = answers_of(config, result.details["outputs"].raw, rows.region_numbers(config))
         metrics = {"model": result.values_by_name, **result.details["baselines"]}
-        ends = answers if config.interval_margin is not None else [answers[0], None, None]
-        found.append(Fold(rows.windows, ends, metrics))
-        table = data.test.table
+        found.append(Fold(rows.windows, answers, metrics))
+        table = rows.known_table
         logger.info("fold %d of %d: %s", number, options.folds, metrics["model"])
+    assert table is not None  # there are three folds or more
     return CrossValidation(table, found)

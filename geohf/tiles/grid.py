@@ -42,7 +42,7 @@ def require_same_grid(path: str | Path, raster: RasterInfo, start: str | Path, f
         )
     if first.gcps != raster.gcps:
         raise DataError(f"{path}: its ground control points are not those of {start}; {WARP}")
-    if first.crs is not None and not _same_crs(first.crs, raster.crs):
+    if first.crs is not None and raster.crs is not None and not _same_crs(first.crs, raster.crs):
         raise DataError(
             f"{path}: its CRS is {_crs_name(raster.crs)}, but {start} has {_crs_name(first.crs)}; {WARP}"
         )

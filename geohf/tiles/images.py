@@ -34,6 +34,12 @@ class RegionImages:
     silent: Path | None = None
     reason: str | None = None
 
+    @property
+    def header(self) -> RasterInfo:
+        """`raster` of a region that has images."""
+        assert self.raster is not None
+        return self.raster
+
 
 def find_images(
     regions: Sequence[str],
@@ -59,20 +65,21 @@ def find_images(
         if not resolve_inside(folder, label).is_dir():
             raise DataError(f"{folder / label}: no such folder, so there is no image of the label {label}")
     found: dict[str, RegionImages] = {}
-    first: RegionImages | None = None
+    first: tuple[Path, RasterInfo] | None = None
     for region in regions:
         paths = [resolve_inside(folder, f"{label}/{region}{extension}") for label in labels]
         files = [path if path.is_file() else None for path in paths]
         try:
             images = fit_together(region, files, reading)
-            if first is not None and images.raster is not None:
-                require_same_kind(_any(images), images.raster, _any(first), first.raster)
+            if images.raster is not None:
+                here = _any(images), images.raster
+                first = first or here
+                require_same_kind(*here, *first)
         except DataError as error:
             if on_error == "raise":
                 raise
             images = RegionImages(files, None, set(), reason=str(error))
         found[region] = images
-        first = first if first is not None or images.raster is None else images
     return found
 
 
@@ -95,21 +102,20 @@ def fit_together(region: str, files: list[Path | None], reading: Reading | None 
     Raises:
         DataError: an image cannot be read or differs from the first one.
     """
-    first, start, nodata, silent, reading = None, None, set(), None, reading or Reading()
+    first: tuple[Path, RasterInfo] | None = None
+    nodata: set[float] = set()
+    silent, reading = None, reading or Reading()
     for path in filter(None, files):
         raster = inspect_raster(path)
         nodata |= {value for value in raster.nodata if value is not None}
         silent = silent if raster.says_nodata else silent or path
         reading.require_possible(path, raster)
         if first is None:
-            first, start = raster, path
+            first = path, raster
             continue
-        require_same_kind(path, raster, start, first)
-        if reading.align:
-            require_alignable(path, raster, start, first)
-        else:
-            require_same_grid(path, raster, start, first)
-    return RegionImages(files, first, nodata, silent)
+        require_same_kind(path, raster, *first)
+        (require_alignable if reading.align else require_same_grid)(path, raster, *first)
+    return RegionImages(files, first and first[1], nodata, silent)
 
 
 def common_nodata(images: Sequence[RegionImages]) -> float | None:

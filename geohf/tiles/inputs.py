@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from geohf.data.inputs import TABLES, Part
-from geohf.data.tables import RowErrors, read_table
+from geohf.data.tables import RowErrors
 from geohf.data.times import StepTimes, shorten
 from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
@@ -21,9 +21,9 @@ from geohf.tiles.frames import can_be_seen
 from geohf.tiles.grid import require_trained_table
 from geohf.tiles.images import found_labels
 from geohf.tiles.masks import with_mask
-from geohf.tiles.points import has_points, load_points
+from geohf.tiles.points import has_points, load_table
 from geohf.tiles.reading import Reading
-from geohf.tiles.table import TileTable, load_tiles, table_in
+from geohf.tiles.table import TileTable, columns_of, table_in
 from geohf.tiles.windows import make_windows
 
 
@@ -55,16 +55,20 @@ class TileSamples(Sequence):
     def __len__(self) -> int:
         return len(self.cache)
 
-    def __getitem__(self, row: int) -> dict:
-        frames = self.cache.tile(row, self.steps)
-        frames = map(with_mask, frames, self.cache.tile_mask(row, self.steps))
-        frames = [frame if seen else None for frame, seen in zip(frames, self.seen[row], strict=True)]
+    def __getitem__(self, row: Any) -> Any:
+        pixels = zip(
+            self.cache.tile(row, self.steps),
+            self.cache.tile_mask(row, self.steps),
+            self.seen[row],
+            strict=True,
+        )
+        frames = [with_mask(frame, holes) if seen else None for frame, holes, seen in pixels]
         last = dict(zip(self.targets, self.last[row], strict=True))
         sample = {"frames": frames, "last_values": last, "region": self.regions[row]}
         return sample | (self.dates or {})
 
 
-def read_tiles(source: str | os.PathLike, config: TileSequenceConfig) -> Part:
+def read_tiles(source: str | Path, config: TileSequenceConfig) -> Part:
     """The tiles of a table, or of a folder with a `tiles.csv`, in the reference implementation's layout, with `Images/<label>/<region_id>.tif` beside it.
 
     Target columns may be missing: nothing is then known of the tiles' values.
@@ -72,20 +76,18 @@ def read_tiles(source: str | os.PathLike, config: TileSequenceConfig) -> Part:
     Raises:
         DataError: a source that is no table, see `load_tiles`.
     """
-    source = table_in(source)
-    if source.suffix.lower() not in TABLES:
+    path = table_in(source)
+    if path.suffix.lower() not in TABLES:
         raise DataError(
-            f"{source}: is no table of tiles (.csv, .parquet) and no folder of a tiles.csv; whole scenes go through geohf.tiles.scene"
+            f"{path}: is no table of tiles (.csv, .parquet) and no folder of a tiles.csv; whole scenes go through geohf.tiles.scene"
         )
-    known = read_table(source).columns
-    table = _load(source, config, [name for name in config.targets if name in known], RowErrors())
+    known = columns_of(path)
+    table = _load(path, config, [name for name in config.targets if name in known], RowErrors())
     require_trained_table(table, config.pixel_kind)
     return list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)
 
 
-def labeled_tiles(
-    source: str | os.PathLike, config: TileSequenceConfig, on_error: str = "raise"
-) -> TileSequences:
+def labeled_tiles(source: str | Path, config: TileSequenceConfig, on_error: str = "raise") -> TileSequences:
     """The tiles of a table with its truth at the last label, as rows for the model of this config.
 
     Raises:
@@ -103,30 +105,20 @@ def labeled_tiles(
 
 def _load(path: Path, config: TileSequenceConfig, targets: list[str], errors: RowErrors) -> TileTable:
     """A table with `Images` beside it, of boxes or of points, read as the model's training data were."""
-    images, reading = path.parent / "Images", Reading.from_config(config.reading)
-    if not has_points(path):
-        return load_tiles(
-            path,
-            images,
-            found_labels(images),
-            targets=targets,
-            nodata=config.nodata,
-            errors=errors,
-            reading=reading,
-        )
-    if config.window is None:
+    images = path.parent / "Images"
+    if config.window is None and has_points(path):
         raise DataError(
             f"{path}: names points, and the model was trained on tiles that have boxes; give region_coordinates"
         )
-    return load_points(
+    return load_table(
         path,
         images,
         found_labels(images),
-        config.window,
+        config.window or 0,
         targets=targets,
         nodata=config.nodata,
         errors=errors,
-        reading=reading,
+        reading=Reading.from_config(config.reading),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -44,7 +44,8 @@ def regression_loss(
         mean, log_variance = predicted[..., 0], predicted[..., 1].clamp(-MOST_LOG_VARIANCE, MOST_LOG_VARIANCE)
         rows = 0.5 * (log_variance + (known - mean).square() * (-log_variance).exp())
     else:
-        shape = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}[kind]
-        rows = shape(predicted, known, reduction="none")
+        losses: dict[str, Callable[..., torch.Tensor]]
+        losses = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
+        rows = losses[kind](predicted, known, reduction="none")
     # a batch without any entry that counts has the loss 0, not 0 / 0
     return torch.where(counts, rows, 0).sum() / (counts.sum() if items is None else items).clamp(min=1)

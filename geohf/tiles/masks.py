@@ -94,7 +94,7 @@ def _read_own(raster: DatasetReader, box: Box, nodata: float | None = None) -> t
 def read_numbers(raster: DatasetReader, box: Box) -> np.ndarray:
     """What a box's pixels stand for, scale and offset applied: (height, width, bands) float64, NaN where unknown."""
     bands, _ = _read(raster, box, masked=True)
-    bands = bands.astype(np.float64).filled(np.nan)
+    bands = np.ma.filled(bands.astype(np.float64), np.nan)
     bands = bands * np.reshape(raster.scales, (-1, 1, 1)) + np.reshape(raster.offsets, (-1, 1, 1))
     return np.moveaxis(bands, 0, -1)
 
@@ -123,7 +123,7 @@ def read_frame(
     source, name = held_by(source)
     if isinstance(source, (str, os.PathLike, bytes)):
         with open_raster(source) as raster:
-            called = name if isinstance(source, bytes) else source
+            called = name if isinstance(source, bytes) else os.fspath(source)
             info = raster_info(raster, called)
             if reading is not None:
                 reading.require_possible(called, info)

@@ -21,19 +21,18 @@ from geohf.tiles.answers import (
     TileSequenceOutput,
     gaussian_ends,
     predictions_of,
+    raw_numbers,
     region_numbers,
 )
-from geohf.tiles.attention import LightTemporalAttention, TemporalAttention
-from geohf.tiles.cells import ConvGRUCell, ConvLSTMCell, RecurrentEncoder
 from geohf.tiles.configuration import FRAMEWISE, TileSequenceConfig
-from geohf.tiles.dataset import TileRows, TileSequences, as_sequences
-from geohf.tiles.dates import DATE_FEATURES, PLANES, date_features, date_planes
+from geohf.tiles.dates import DATE_FEATURES, date_features, date_planes
+from geohf.tiles.encoders import attention_over_time, recurrent_encoder
 from geohf.tiles.frames import last_seen
 from geohf.tiles.inputs import labeled_tiles, read_tiles
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.metrics import measure
 from geohf.tiles.processing import TileCollator, TileSequenceProcessor, settings_of
-from geohf.tiles.scales import fields_of_rows, fields_of_table, sees_dates, target_scales
+from geohf.tiles.scales import config_fields
 from geohf.vision.backbones import (
     build_tower,
     describe_backbone,
@@ -47,21 +46,6 @@ if TYPE_CHECKING:
     from geohf.data.inputs import Part
     from geohf.data.task_data import TaskData
     from geohf.tiles.arguments import TileArguments
-
-MODEL_FIELDS = (
-    "hidden_sizes",
-    "kernel_sizes",
-    "peephole",
-    "norm",
-    "patch_size",
-    "dropout",
-    "loss",
-    "quantiles",
-    "coverage",
-    "max_nodata",
-    "task",
-    "interval_groups",
-)
 
 
 class TileSequenceModel(GeoPreTrainedModel):
@@ -84,23 +68,24 @@ class TileSequenceModel(GeoPreTrainedModel):
         if config.framewise:
             self.tower = build_tower(config.vision_config)
             self.projection = nn.Linear(config.feature_size, width)
-            self.temporal = _attention(config, width)
+            self.temporal = attention_over_time(config)
         else:
-            self.tower = RecurrentEncoder(_cells(config), config.norm, config.patch_size)
+            self.tower = recurrent_encoder(config)
             features = width if config.head == "image" else 2 * width
         if config.dates:  # the horizon, and the time of the year that is asked for
             self.answer_date = nn.Linear(DATE_FEATURES, features)
+        self.head: nn.Module
+        last: nn.Conv2d | nn.Linear
         if config.head == "image":
-            self.head = nn.Conv2d(config.hidden_sizes[-1], config.bands * config.patch_size**2, 1)
-            last = self.head
+            self.head = last = nn.Conv2d(width, config.bands * config.patch_size**2, 1)
         else:
-            last = nn.Linear(config.head_size, self._answers_a_target * len(config.targets))
+            last = nn.Linear(config.head_size, config.answers_per_target * len(config.targets))
             self.head = nn.Sequential(
                 nn.Linear(features, config.head_size), nn.GELU(), nn.Dropout(config.dropout), last
             )
         # the first answer is the baseline's: the last value with the mean change, the last image, or the mean
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.finish_init()
 
     @classmethod
@@ -154,18 +139,6 @@ class TileSequenceModel(GeoPreTrainedModel):
         """What the processor is made with, from the config."""
         return settings_of(self.config)
 
-    @property
-    def _quantiles(self) -> int:
-        return (
-            len(self.config.quantiles)
-            if self.config.loss == "quantile"
-            else 1 + (self.config.loss == "gaussian")
-        )
-
-    @property
-    def _answers_a_target(self) -> int:
-        return self._quantiles * (2 if self.config.answers == "both" else 1)
-
     @can_return_tuple
     def forward(
         self,
@@ -197,11 +170,11 @@ class TileSequenceModel(GeoPreTrainedModel):
             state = self.tower(pixel_values, step_mask, None if seen is None else date_planes(seen[0]))
             change = self.head(state if seen is None else state + self.answer_date(seen[1])[..., None, None])
             raw = F.pixel_shuffle(change, self.config.patch_size).float()
-            base, scale = last_seen(pixel_values, step_mask).float(), 1.0
+            base, scale = last_seen(pixel_values, step_mask).float(), torch.ones((), device=raw.device)
         else:
             features = self._features(pixel_values, step_mask, None if seen is None else seen[0])
             features = features if seen is None else features + self.answer_date(seen[1])
-            raw, base, scale = self._numbers(self.head(features), last_values)
+            raw, base, scale = raw_numbers(self.config, self.head(features), last_values)
         loss = parts = None
         if labels is not None:
             truth = (labels.float() - base) / scale
@@ -248,27 +221,6 @@ class TileSequenceModel(GeoPreTrainedModel):
         features[step_mask] = seen
         return self.temporal(features, step_mask, dates)
 
-    def _numbers(self, raw: torch.Tensor, last_values: torch.Tensor | None):
-        """The head's raw answers (batch, targets, quantiles), and what they count from and in: (batch, targets)."""
-        config, shape = self.config, (len(raw), len(self.config.targets))
-        level_mean, level_std, last_slope, change_mean, change_std = (
-            torch.tensor(getattr(config, name), dtype=torch.float32, device=raw.device).expand(shape)
-            for name in ("level_mean", "level_std", "last_slope", "change_mean", "change_std")
-        )
-        raw = raw.float().unflatten(-1, (shape[1], self._answers_a_target))
-        if config.answers == "level":
-            return raw, level_mean, level_std
-        last = torch.full_like(level_mean, torch.nan) if last_values is None else last_values.float()
-        start = last_slope * last + change_mean
-        if config.answers == "change":
-            return raw, start, change_std
-        known, (as_change, as_level) = last.isfinite(), raw.chunk(2, -1)
-        return (
-            torch.where(known[..., None], as_change, as_level),
-            torch.where(known, start, level_mean),
-            torch.where(known, change_std, level_std),
-        )
-
     # ---- answers
 
     def decode(self, outputs: TileSequenceOutput) -> list[TilePrediction]:
@@ -296,14 +248,14 @@ class TileSequenceModel(GeoPreTrainedModel):
         """See `TilePrediction.as_row`."""
         return [answer.as_row()]
 
-    def predict(self, inputs: Any, batch_size: int = 32) -> list[TilePrediction]:
+    def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[TilePrediction]:
         """Predict tiles from lists of frames (paths, arrays, PIL images, None for a missing year).
 
         Args:
             inputs: samples, see `TileSequenceProcessor`; an array of 5 dimensions is many samples; a table of tiles.
             batch_size: tiles in one pass.
         """
-        return super().predict(inputs, batch_size)
+        return super().predict(inputs, batch_size, **options)
 
     @torch.inference_mode()
     def evaluate(
@@ -320,33 +272,16 @@ class TileSequenceModel(GeoPreTrainedModel):
         Raises:
             DataError: data that cannot be used, or without truth.
         """
-        dataset = labeled_tiles(data, self.config, on_error)
-        values = self.outputs_on(dataset, TileCollator(self.config), batch_size).predictions
+        dataset = labeled_tiles(os.fspath(data), self.config, on_error)
+        values = self.outputs_on(dataset, TileCollator(self.config), batch_size).raw
         if self.config.head != "image" and bool(values.isnan().any()):
             row = dataset.windows.rows[int(values.isnan().any((1, 2)).nonzero()[0])]
             raise DataError(
-                f"{data}: tile {dataset.table.tile_ids[row]} has no value before the last label, which the model "
+                f"{data}: tile {dataset.known_table.tile_ids[row]} has no value before the last label, which the model "
                 "counts from"
             )
         found = measure(self.config, values, dataset, intervals=False)
         return {metric.name: metric.value for metric in found}
-
-
-def _attention(config: TileSequenceConfig, width: int) -> nn.Module:
-    date_size = DATE_FEATURES if config.dates else 0
-    if config.encoder == "ltae":
-        return LightTemporalAttention(width, config.frames, config.dropout, date_size)
-    layers, heads = config.attention_layers, config.attention_heads
-    return TemporalAttention(width, config.frames, layers, heads, config.dropout, date_size)
-
-
-def _cells(config: TileSequenceConfig) -> list[nn.Module]:
-    planes = PLANES if config.dates else 0
-    inputs = [config.bands * config.patch_size**2 + planes, *config.hidden_sizes[:-1]]
-    layers = zip(inputs, config.hidden_sizes, config.kernel_sizes, strict=True)
-    if config.encoder == "convgru":
-        return [ConvGRUCell(*layer) for layer in layers]
-    return [ConvLSTMCell(*layer, config.peephole) for layer in layers]
 
 
 def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
@@ -355,26 +290,7 @@ def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
     Raises:
         DataError: options that do not go together, or a backbone that is not found.
     """
-    train, *others = (
-        as_sequences(part) for part in (data.train, data.validation, data.test) if part is not None
-    )
-    image = options.target_type == "last-image"
-    fields = {name: getattr(options, name) for name in MODEL_FIELDS} | {
-        "head": "image" if image else "numbers"
-    }
-    fields |= (
-        fields_of_table(train, options)
-        if isinstance(train, TileSequences)
-        else fields_of_rows(train, options)
-    )
-    targets = fields.pop("targets")
-    if not image:
-        windows = [
-            part.windows_of(targets) if isinstance(part, TileRows) else part.windows
-            for part in (train, *others)
-        ]
-        fields |= {"targets": targets} | target_scales(windows[0], windows[1:], options.predict_change)
-    fields |= {"encoder": options.encoder, "dates": sees_dates(options, train)}
+    fields = config_fields(options, data)
     with settings_refused():
         if options.encoder not in FRAMEWISE:
             return TileSequenceModel(TileSequenceConfig(**fields))

@@ -11,8 +11,8 @@ import numpy as np
 
 from geohf.metrics.records import Evaluation
 from geohf.report import plot_filmstrip, plot_occlusion, plot_tile_errors, write_csv, write_polygons
-from geohf.tiles.answers import intervals_of, margins_of
-from geohf.tiles.cache import TileCache
+from geohf.tiles.answers import Answers, answers_of
+from geohf.tiles.cache import TilePixels
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.frames import fill_holes
 from geohf.tiles.geotiff import write_geotiff
@@ -59,10 +59,7 @@ def write_outputs(
             images = [answer.image for answer in evaluation.predictions]
             image_filmstrip(folder / "filmstrip.png", rows.table, rows.cache, rows.windows, images, error)
     elif mapped:
-        margin = margins_of(config, rows.region_numbers(config))
-        answers: list[Any] = [part.double().numpy() for part in intervals_of(config, values, margin)]
-        if config.interval_margin is None:
-            answers = [answers[0], None, None]
+        answers = answers_of(config, values, rows.region_numbers(config))
         split = trainer.data_facts(evaluation, "samples")["split_name"]
         write_numbers(folder, rows.table, rows.cache, rows.windows, split, answers)
         write_occlusion(folder, trainer, rows)
@@ -100,10 +97,10 @@ def write_occlusion(folder: Path, trainer: TileSequenceTrainer, rows: TileSequen
 def write_numbers(
     folder: Path,
     table: TileTable,
-    cache: TileCache,
+    cache: TilePixels,
     windows: TileWindows,
     split: str,
-    answers: Sequence[np.ndarray | None],
+    answers: Answers,
 ) -> None:
     """Write all that can be said of predicted numbers.
 
@@ -117,7 +114,7 @@ def write_numbers(
         split: their name.
         answers: the values, and the interval's ends or None: (n, targets) each.
     """
-    predicted = answers[0]
+    predicted, low, high = answers
     rows = prediction_rows(table, windows, split, answers)
     write_csv(folder / "predictions.csv", rows)
     for name, names, number in (
@@ -127,9 +124,9 @@ def write_numbers(
         groups = np.array(names)[number]
         numbers = metrics_by(groups, table.targets, predicted, windows.truth, windows.last, windows.trend)
         write_csv(folder / f"metrics_by_{name}.csv", numbers)
-    if answers[1] is not None:
+    if low is not None and high is not None:
         names = np.array(table.regions)[table.region[windows.rows]]
-        covered = coverage_by(names, table.targets, answers[1], answers[2], windows.truth)
+        covered = coverage_by(names, table.targets, low, high, windows.truth)
         write_csv(folder / "coverage_by_region.csv", covered)
     _write_mosaics(folder / "mosaics", table, windows, predicted)
     errors = np.abs(predicted[:, 0] - windows.truth[:, 0])
@@ -139,16 +136,14 @@ def write_numbers(
         strips = []
         for word, i in _worst_and_best(windows.rows[known], errors[known]):
             i = known[i]
-            numbers = f"true {windows.truth[i, 0]:.3g}, predicted {predicted[i, 0]:.3g}"
-            title = f"{word}: {_title(table, windows, i)}\n{numbers}"
+            caption = f"true {windows.truth[i, 0]:.3g}, predicted {predicted[i, 0]:.3g}"
+            title = f"{word}: {_title(table, windows, i)}\n{caption}"
             strips.append((title, seen_frames(cache, windows, i)))
         plot_filmstrip(folder / "filmstrip.png", strips, _headings(windows))
     _write_areas(folder / "predictions.geojson", table, windows, rows)
 
 
-def prediction_rows(
-    table: TileTable, windows: TileWindows, split: str, answers: Sequence[np.ndarray | None]
-) -> list[dict]:
+def prediction_rows(table: TileTable, windows: TileWindows, split: str, answers: Answers) -> list[dict]:
     """A row for each window: the tile, the truth, the prediction with its interval, and the baselines."""
     named = dict(zip(("predicted", "low", "high"), answers, strict=True))
     named |= {"last": windows.last, "trend": windows.trend}
@@ -248,7 +243,7 @@ def plot_errors(path: Path, table: TileTable, rows: np.ndarray, errors: np.ndarr
 def image_filmstrip(
     path: Path,
     table: TileTable,
-    cache: TileCache,
+    cache: TilePixels,
     windows: TileWindows,
     predicted: Sequence[np.ndarray],
     errors: np.ndarray,
@@ -267,7 +262,7 @@ def image_filmstrip(
     plot_filmstrip(path, strips, [*_headings(windows), "truth", "predicted"])
 
 
-def seen_frames(cache: TileCache, windows: TileWindows, i: int) -> list[np.ndarray | None]:
+def seen_frames(cache: TilePixels, windows: TileWindows, i: int) -> list[np.ndarray | None]:
     """The native frames that a window shows, None where masked. A -9999 would make all the rest look alike."""
     frames = cache.tile(windows.rows[i], windows.frames[i])
     if frames.dtype != np.uint8:

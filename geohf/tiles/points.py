@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from geohf.data.tables import (
     bad_point_reasons,
     find_column,
     read_table,
-    read_table_in_chunks,
 )
 from geohf.data.times import shorten, step_times, time_of
 from geohf.errors import DataError
@@ -25,7 +24,7 @@ from geohf.tiles.images import RegionImages, common_nodata, dotted, find_images
 from geohf.tiles.rasters import gdal_errors
 from geohf.tiles.reading import Reading
 from geohf.tiles.rows import check_regions, name_of
-from geohf.tiles.table import TARGET, TileTable, labels_of
+from geohf.tiles.table import TARGET, TileTable, columns_of, labels_of, load_tiles
 
 if TYPE_CHECKING:
     from geohf.tiles.rasters import RasterInfo
@@ -38,10 +37,12 @@ PLACES = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS)
 
 def has_points(path: str | Path) -> bool:
     """A table names points and no boxes."""
-    first = next(read_table_in_chunks(path, 1), None)
-    columns = [] if first is None else [str(name).strip() for name in first.columns]
-    names = [find_column(columns, known) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-    return BOX not in columns and None not in names
+    columns = columns_of(path)
+    return BOX not in columns and None not in _point_columns(columns)
+
+
+def _point_columns(columns: Iterable[str], source: str | None = None) -> list[str | None]:
+    return [find_column(columns, known, source) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
 
 
 def regions_in(image_dir: str | Path, labels: Sequence[str], extension: str) -> list[str]:
@@ -199,9 +200,7 @@ def load_points(
     images = find_images(
         regions_in(image_dir, labels, extension), image_dir, labels, extension, errors.on_error, reading
     )
-    points = frame[
-        [find_column(frame.columns, known, source) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-    ].to_numpy(np.float64)
+    points = frame[_point_columns(frame.columns, source)].to_numpy(np.float64)
     given = (
         [name_of(cell) or None for cell in frame["region_id"]]
         if "region_id" in frame
@@ -224,13 +223,15 @@ def load_points(
     kept = check_regions(kept, regions, boxes, images, extension, max_missing, frame.index, source, errors)
     rows, history = _by_window(kept, steps, regions, boxes, values, labels, frame.index, source, errors)
     errors.settle(len(rows))
-    names = frame["tile_id"].map(name_of).to_numpy(object) if "tile_id" in frame else None
-    unique = names is not None and len(set(names[rows])) == len(rows)
+    names = frame.index.astype(str).to_numpy(object)[rows]
+    if "tile_id" in frame:
+        given_names = frame["tile_id"].map(name_of).to_numpy(object)[rows]
+        names = given_names if len(set(given_names)) == len(rows) else names
     found, region = np.unique(np.array(regions)[rows], return_inverse=True)
     chosen = [images[name] for name in found]
     return TileTable(
         source=source,
-        tile_ids=names[rows] if unique else frame.index[rows].astype(str).to_numpy(object),
+        tile_ids=names,
         regions=found.tolist(),
         region=region.astype(np.int32),
         boxes=boxes[rows],
@@ -239,11 +240,20 @@ def load_points(
         targets=list(targets),
         values=history,
         files=[image.files for image in chosen],
-        rasters=[image.raster for image in chosen],
+        rasters=[image.header for image in chosen],
         nodata=common_nodata(chosen) if nodata is None else float(nodata),
         reading=reading,
         window=tile_size,
     )
+
+
+def load_table(
+    path: Path, image_dir: Path, labels: Sequence[str | int], tile_size: int, **settings: Any
+) -> TileTable:
+    """`load_points` of a table that names points, else `load_tiles`; their settings."""
+    if has_points(path):
+        return load_points(path, image_dir, labels, tile_size, **settings)
+    return load_tiles(path, image_dir, labels, **settings)
 
 
 def _by_window(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +9,14 @@ import numpy as np
 import torch
 
 from geohf.data.samples import samples_of
-from geohf.data.times import check_frames, times_of_frames
+from geohf.data.times import check_frames
 from geohf.errors import DataError
-from geohf.tiles.dates import dates_of_sample
+from geohf.tiles.augmentation import fewer_seen, turned
 from geohf.tiles.frames import can_be_seen, prepare_frames
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
 from geohf.tiles.masks import read_frame
 from geohf.tiles.reading import Reading
+from geohf.tiles.samples import dates_of, numbers_of
 from geohf.vision.processing import SampleProcessor
 
 if TYPE_CHECKING:
@@ -140,56 +140,6 @@ class TileSequenceProcessor(SampleProcessor):
         return frames, numbers_of(last, self.targets), found
 
 
-def dates_of(frames: Sequence, dates: Any, answered: Any, where: str) -> np.ndarray:
-    """(frames + 1, 2) of a sample's frames and its answer, see `geohf.tiles.dates.frame_dates`.
-
-    Args:
-        dates: one a frame; None: as the files are named.
-        answered: the answer's date.
-        where: the sample, for messages.
-
-    Raises:
-        DataError: a date is missing or cannot be read, or a frame is of later than the answer.
-    """
-    if answered is None:
-        raise DataError(f"{where}: this model sees dates, say for when it shall answer: 'date': '2022-07-31'")
-    dates = times_of_frames(frames) if dates is None else dates
-    if dates is None:
-        raise DataError(
-            f"{where}: this model sees dates, and no file's name tells them; give 'dates', one a frame"
-        )
-    if len(dates) != len(frames):
-        raise DataError(f"{where}: {len(dates)} dates for {len(frames)} frames")
-    found = dates_of_sample(dates, answered, where)
-    late = [t for t, days in enumerate(found[:, 0]) if days < 0 and frames[t] is not None]
-    if late:
-        raise DataError(f"{where}: the frame {late[0]} is of {dates[late[0]]}, after the answer's {answered}")
-    return found
-
-
-def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -> list[float]:
-    """One number per target, NaN where it is not known.
-
-    Args:
-        values: a number, one per target, or a dict by name; None where nothing is known.
-        name: of the values, for messages.
-
-    Raises:
-        DataError: they are not of these targets.
-    """
-    if values is None:
-        return [math.nan] * len(targets)
-    if isinstance(values, Mapping):
-        unknown = [target for target in values if target not in targets]
-        if unknown:
-            raise DataError(f"{name}: no target {unknown[0]!r}; the targets are {', '.join(targets)}")
-        return [float(values.get(target, math.nan)) for target in targets]
-    numbers = np.atleast_1d(np.asarray(values, np.float64))
-    if numbers.shape != (len(targets),):
-        raise DataError(f"{name}: {numbers.size} numbers for {len(targets)} targets")
-    return numbers.tolist()
-
-
 def settings_of(config: TileSequenceConfig) -> dict[str, Any]:
     """What the processor of a model of this config is made with."""
     return {
@@ -227,12 +177,6 @@ class TileCollator:
         if self.frame_dropout:
             batch = batch | {"step_mask": fewer_seen(batch["step_mask"], self.frame_dropout)}
         return turned(batch, self.config.head == "image") if self.augment else batch
-
-
-def fewer_seen(step_mask: torch.Tensor, chance: float) -> torch.Tensor:
-    """(batch, steps) bool with some of the seen steps masked at random; of each row one that was seen stays."""
-    draw = torch.rand(step_mask.shape).masked_fill(~step_mask, -1)
-    return step_mask & ((draw >= chance) | (draw == draw.amax(1, keepdim=True)))
 
 
 def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[str, torch.Tensor]:
@@ -304,22 +248,3 @@ def _in_front(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(
         [torch.cat([part.new_zeros(steps - len(part), *part.shape[1:]), part]) for part in parts]
     )
-
-
-def turned(batch: dict[str, torch.Tensor], image: bool) -> dict[str, torch.Tensor]:
-    """Turn and mirror each row of a batch at random, all its frames and an image target alike.
-
-    Oblong tiles are mirrored only.
-    """
-    names = ["pixel_values", "labels"] if image else ["pixel_values"]
-    height, width = batch["pixel_values"].shape[-2:]
-    changes = [lambda x: x.flip(-1), lambda x: x.flip(-2)]
-    if height == width:
-        changes.append(lambda x: x.transpose(-1, -2))
-    choice = torch.randint(2 ** len(changes), (len(batch["pixel_values"]),))
-    out = {name: batch[name].clone() for name in names}
-    for bit, change in enumerate(changes):
-        chosen = (choice >> bit & 1).bool()
-        for name in names:
-            out[name][chosen] = change(out[name][chosen])
-    return batch | out

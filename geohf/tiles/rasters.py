@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def gdal_errors() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def open_raster(path: str | Path | bytes) -> Iterator[DatasetReader]:
+def open_raster(path: str | os.PathLike | bytes) -> Iterator[DatasetReader]:
     """Open a raster, a file or its bytes, for reading.
 
     Raises:
@@ -91,21 +92,27 @@ def open_raster(path: str | Path | bytes) -> Iterator[DatasetReader]:
     import rasterio
     from rasterio.io import MemoryFile
 
-    held = isinstance(path, bytes)
-    content, path = (path, "image bytes") if held else (None, Path(path))
-    if not held and not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if not (len(content) if held else path.stat().st_size):
-        raise DataError(f"{path}: the file is empty (0 bytes)")
+    if isinstance(path, bytes):
+        name, size = "image bytes", len(path)
+    else:
+        name, file = str(path), Path(path)
+        if not file.is_file():
+            raise DataError(f"{name}: no such file")
+        size = file.stat().st_size
+    if not size:
+        raise DataError(f"{name}: the file is empty (0 bytes)")
     try:
-        with MemoryFile(content) if held else nullcontext(path) as file, rasterio.open(file) as raster:
+        with (
+            MemoryFile(path) if isinstance(path, bytes) else nullcontext(path) as source,
+            rasterio.open(source) as raster,
+        ):
             yield raster
     except gdal_errors() as error:
         cause = error.__cause__ or error
-        raise DataError(f"{path}: cannot be read, it is truncated or no image ({cause})") from None
+        raise DataError(f"{name}: cannot be read, it is truncated or no image ({cause})") from None
 
 
-def inspect_raster(path: str | Path) -> RasterInfo:
+def inspect_raster(path: str | os.PathLike) -> RasterInfo:
     """A raster's header.
 
     Raises:
@@ -115,7 +122,7 @@ def inspect_raster(path: str | Path) -> RasterInfo:
         return raster_info(raster, path)
 
 
-def raster_info(raster: DatasetReader, path: str | Path) -> RasterInfo:
+def raster_info(raster: DatasetReader, path: str | os.PathLike) -> RasterInfo:
     """The header of an open raster, see `inspect_raster`."""
     dtype = raster.dtypes[0]
     if dtype not in (*KEPT, *CONVERTED) or len(set(raster.dtypes)) > 1:

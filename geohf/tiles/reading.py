@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,7 +67,8 @@ class Reading:
     @classmethod
     def from_config(cls, saved: Mapping[str, Any] | None) -> Reading:
         """As a model's config keeps it, see `as_config`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in (saved or {}).items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (saved or {}).items()}
+        return cls(**fields)
 
     def as_config(self) -> dict[str, Any] | None:
         """For a config: plain lists; None where a raster is read as it is."""
@@ -85,7 +86,7 @@ class Reading:
         """The type of a frame's pixels."""
         return "float32" if self.dequantize else raster.dtype
 
-    def require_possible(self, path: str | Path, raster: RasterInfo) -> None:
+    def require_possible(self, path: str | os.PathLike, raster: RasterInfo) -> None:
         """Refuse a raster that cannot be read so.
 
         Raises:

@@ -141,7 +141,8 @@ def history_of(kept, years, regions, boxes, values, labels, bad, lines, source, 
         place.setdefault((regions[row], *boxes[row].tolist()), []).append(i)
     history = np.full((len(kept), len(labels), values.shape[1]), np.nan)
     history[:, -1] = values[kept]
-    unmatched, seen = 0, {}
+    unmatched = 0
+    seen: dict[tuple, int] = {}
     for row in np.flatnonzero((years >= 0) & (years < len(labels) - 1)).tolist():
         if row in bad:
             errors.add(source, int(lines[row]), bad[row])

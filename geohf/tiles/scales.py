@@ -10,9 +10,9 @@ import numpy as np
 
 from geohf.data.times import shorten
 from geohf.errors import DataError
-from geohf.tiles.cache import TileCache
+from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import FRAMEWISE
-from geohf.tiles.dataset import TileRows, TileSequences
+from geohf.tiles.dataset import TileRows, TileSequences, as_sequences
 from geohf.tiles.grid import pixel_kind
 from geohf.tiles.masks import read_frame
 from geohf.tiles.reading import Reading
@@ -20,20 +20,61 @@ from geohf.tiles.table import own_resampling
 from geohf.tiles.windows import TileWindows
 
 if TYPE_CHECKING:
+    from geohf.data.task_data import TaskData
     from geohf.tiles.arguments import TileArguments
 
 logger = logging.getLogger(__name__)
 STATISTICS_TILES = 1024  # so many training windows tell the bands' mean and spread
 MOST_CLASSES = 32  # more different numbers are a measurement
+MODEL_FIELDS = (
+    "hidden_sizes",
+    "kernel_sizes",
+    "peephole",
+    "norm",
+    "patch_size",
+    "dropout",
+    "loss",
+    "quantiles",
+    "coverage",
+    "max_nodata",
+    "task",
+    "interval_groups",
+)
+
+
+def config_fields(options: TileArguments, data: TaskData) -> dict[str, Any]:
+    """The config of a new model for these rows, but what its frame encoder tells.
+
+    Raises:
+        DataError: options that do not go together.
+    """
+    train, *others = (
+        as_sequences(part) for part in (data.train, data.validation, data.test) if part is not None
+    )
+    image = options.target_type == "last-image"
+    fields: dict[str, Any] = {name: getattr(options, name) for name in MODEL_FIELDS} | {
+        "head": "image" if image else "numbers"
+    }
+    fields |= (
+        fields_of_table(train, options)
+        if isinstance(train, TileSequences)
+        else fields_of_rows(train, options)
+    )
+    targets = fields.pop("targets")
+    if not image:
+        windows = [
+            part.windows_of(targets) if isinstance(part, TileRows) else part.windows
+            for part in (train, *others)
+        ]
+        fields |= {"targets": targets} | target_scales(windows[0], windows[1:], options.predict_change)
+    return fields | {"encoder": options.encoder, "dates": sees_dates(options, train)}
 
 
 def fields_of_table(train: TileSequences, options: TileArguments) -> dict[str, Any]:
     """Fields of the config that windows of a table tell."""
-    table, cache, windows = train.table, train.cache, train.windows
-    if table is None:
-        raise DataError("the training windows come without their table: TileSequences(..., table=table)")
+    table, cache, windows = train.known_table, train.cache, train.windows
     mean, std = band_statistics(cache, windows)
-    fields = {
+    fields: dict[str, Any] = {
         "image_size": options.image_size or [32, 32],
         "frames": windows.frames.shape[1],
         "labels": table.labels,
@@ -68,7 +109,11 @@ def fields_of_rows(train: TileRows, options: TileArguments) -> dict[str, Any]:
     some = [train.rows[i] for i in range(min(len(train), STATISTICS_TILES))]
     if "frames" not in first:
         steps, bands, height, width = np.shape(first["pixel_values"])
-        scales = {"band_mean": [0.0] * bands, "band_std": [1.0] * bands, "image_size": [height, width]}
+        scales: dict[str, Any] = {
+            "band_mean": [0.0] * bands,
+            "band_std": [1.0] * bands,
+            "image_size": [height, width],
+        }
         steps = max(len(row["pixel_values"]) for row in some)
     else:
         reading = Reading.from_options(options)
@@ -93,8 +138,9 @@ def sees_dates(options: TileArguments, train: TileSequences | TileRows) -> bool:
         DataError: `--dates true`, and the rows have none.
     """
     if isinstance(train, TileSequences):
-        dated, where = train.windows.dates is not None, f"the labels {shorten(train.table.labels)} tell none"
-        source = f"{train.table.source}: "
+        table = train.known_table
+        dated, where = train.windows.dates is not None, f"the labels {shorten(table.labels)} tell none"
+        source = f"{table.source}: "
     else:
         names = ("dates", "date") if len(train) and "frames" in train.rows[0] else ("dates",)
         lacking = [i for i in range(len(train)) if any(train.rows[i].get(name) is None for name in names)]
@@ -143,7 +189,9 @@ def _slope(last: np.ndarray, truth: np.ndarray) -> float:
     return float(((last - last.mean()) * (truth - truth.mean())).mean() / np.var(last))
 
 
-def band_statistics(cache: TileCache, windows: TileWindows, seed: int = 0) -> tuple[list[float], list[float]]:
+def band_statistics(
+    cache: TilePixels, windows: TileWindows, seed: int = 0
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every band over what training windows may see.
 
     Returns:
@@ -177,7 +225,7 @@ def _statistics(parts: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
     return mean.tolist(), np.where(std > 1e-6, std, 1.0).tolist()
 
 
-def class_numbers(cache: TileCache, windows: TileWindows) -> list[int]:
+def class_numbers(cache: TilePixels, windows: TileWindows) -> list[int]:
     """The numbers that training pixels hold, where these are whole, of one band, and so few that they may be classes."""
     if cache.array.shape[-1] > 1 or cache.array.dtype.kind not in "iu":
         return []

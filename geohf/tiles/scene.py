@@ -17,9 +17,9 @@ from geohf.tiles.geotiff import write_geotiff
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
 from geohf.tiles.masks import read_numbers, read_window, with_mask
 from geohf.tiles.modeling import TileSequenceModel
-from geohf.tiles.processing import dates_of
 from geohf.tiles.rasters import RasterInfo, inspect_raster, open_raster
 from geohf.tiles.reading import Reading
+from geohf.tiles.samples import dates_of
 
 
 def predict_scene(
@@ -104,7 +104,7 @@ def _tile_grid(raster: RasterInfo, side: int) -> RasterInfo:
     return replace(raster, height=raster.height // side, width=raster.width // side, transform=transform)
 
 
-def _require_last_values(path: str | Path, grid: RasterInfo, start: Path, targets: int) -> None:
+def _require_last_values(path: str | Path, grid: RasterInfo, start: str | Path, targets: int) -> None:
     known = inspect_raster(path)
     if (known.height, known.width) != (grid.height, grid.width):
         raise DataError(
@@ -140,7 +140,7 @@ def _samples(model, rasters, grid, known, row, columns, side, dated) -> Iterator
 
 
 def _has_data(tile: np.ma.MaskedArray, config) -> bool:
-    return bool(can_be_seen(tile.mask[..., 0].mean(), config.max_nodata))
+    return bool(can_be_seen(np.ma.getmaskarray(tile)[..., 0].mean(), config.max_nodata))
 
 
 def _band_names(model: TileSequenceModel) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.cutting import cut_region, hole_shares
 from geohf.tiles.dataset import TileSequences
@@ -47,18 +48,19 @@ def stream_tiles(table: TileTable, config: TileSequenceConfig) -> IterableDatase
 
 
 @dataclass
-class _Strip:
-    """Tiles in memory, with the face of a `TileCache`."""
+class _Strip(TilePixels):
+    """Tiles in memory."""
 
     array: np.ndarray
     mask: np.ndarray
     sizes: np.ndarray
     holes: np.ndarray
 
-    def read(self, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        return self.array[np.asarray(rows)[:, None], steps]
+    def read(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None = None) -> np.ndarray:
+        rows = np.asarray(rows)
+        return self.array[rows] if steps is None else self.array[rows[:, None], steps]
 
-    def masks(self, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    def masks(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray) -> np.ndarray:
         return self.mask[np.asarray(rows)[:, None], steps]
 
 

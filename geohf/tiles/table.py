@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.tables import RowErrors, read_table, require_columns
+from geohf.data.tables import RowErrors, read_table, read_table_in_chunks, require_columns
 from geohf.data.times import StepTimes, step_times
 from geohf.errors import DataError
 from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images
@@ -146,7 +146,7 @@ def load_tiles(
         targets=list(targets),
         values=history,
         files=[region.files for region in chosen],
-        rasters=[region.raster for region in chosen],
+        rasters=[region.header for region in chosen],
         nodata=common_nodata(chosen) if nodata is None else float(nodata),
         reading=reading,
     )
@@ -156,6 +156,12 @@ def table_in(data: str | Path) -> Path:
     """A folder in the sample's layout stands for the `tiles.csv` in it; every other path for itself."""
     table = Path(data, "tiles.csv")
     return table if table.is_file() else Path(data)
+
+
+def columns_of(path: str | Path) -> list[str]:
+    """The names of a table's columns, of which its head alone is read."""
+    first = next(read_table_in_chunks(path, 1), None)
+    return [] if first is None else [str(name).strip() for name in first.columns]
 
 
 def grid_tiles(
@@ -176,7 +182,7 @@ def grid_tiles(
     labels = labels_of(labels)
     times = step_times(labels)
     images = mosaic_images(image_dir, labels, extension, reading)
-    raster = images.raster
+    raster = images.header
     if tile_size < 1 or tile_size > min(raster.height, raster.width):
         raise DataError(
             f"{images.files[0]}: is {raster.width} x {raster.height} pixels, no tile of {tile_size} x {tile_size} "

@@ -46,7 +46,7 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
             outputs = self.outputs(self.eval_dataset)
             rows, config = self.eval_dataset, self.model.config
             regions = rows.region_names() if config.interval_groups != "none" else None
-            calibrate(config, outputs.predictions, rows.windows.truth, regions)
+            calibrate(config, outputs.raw, rows.windows.truth, regions)
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """See `GeoTrainer.evaluate`."""
@@ -64,7 +64,7 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
         self, dataset, outputs: TileSequenceOutput, prefix: str = "eval", intervals: bool = True
     ) -> Evaluation:
         """See `geohf.tiles.metrics.measure`."""
-        config, rows, values = self.model.config, bound_to(dataset, self.config), outputs.predictions
+        config, rows, values = self.model.config, bound_to(dataset, self.config), outputs.raw
         outputs.region = rows.region_numbers(config)
         answers = self.model.decode(outputs)
         images = rows.images() if config.head == "image" else None

@@ -9,7 +9,7 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.tiles.baselines import baselines
-from geohf.tiles.cache import TileCache
+from geohf.tiles.cache import TilePixels
 from geohf.tiles.dates import days_of, frame_dates
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.table import TileTable
@@ -53,7 +53,7 @@ class TileWindows:
 
 def make_windows(
     table: TileTable,
-    cache: TileCache,
+    cache: TilePixels,
     task: str = "forecast",
     frames: int | None = None,
     target_years: int = 1,
@@ -89,8 +89,8 @@ def make_windows(
         raise DataError(
             f"target_years must lie between 1 and {total - 1} for {total} labels, got {target_years}"
         )
-    steps, rows = np.meshgrid(np.arange(total - target_years, total), np.arange(len(table)), indexing="ij")
-    steps, rows = steps.ravel(), rows.ravel()
+    asked_steps = np.arange(total - target_years, total)
+    steps, rows = np.repeat(asked_steps, len(table)), np.tile(np.arange(len(table)), target_years)
     seen = steps[:, None] - length + np.arange(length) + estimate
     clipped = seen.clip(0)
     usable = can_be_seen(cache.holes, max_nodata)  # a missing year is all holes
@@ -113,10 +113,11 @@ def make_windows(
     return windows.take(good)
 
 
-def unmeasured(table: TileTable, cache: TileCache) -> str:
+def unmeasured(table: TileTable, cache: TilePixels) -> str:
     """Words on how many pixels were not measured, and why."""
     named = {value for raster in table.rasters for value in raster.nodata if value is not None}
-    named |= {table.nodata} - {None}
+    if table.nodata is not None:
+        named.add(table.nodata)
     text = f"{cache.holes.mean():.1%} of the pixels count as not measured"
     if not named:
         return text

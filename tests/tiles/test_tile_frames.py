@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from geohf import TileSequenceConfig
+from geohf.tiles.augmentation import turned
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.frames import fill_holes, prepare_frames, resize_frames
-from geohf.tiles.processing import turned
 from geohf.tiles.scales import band_statistics
 from geohf.tiles.windows import make_windows
 

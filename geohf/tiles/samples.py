@@ -1,0 +1,63 @@
+"""What a sample says beside its frames: when they were taken, and what was last known of its targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from geohf.data.times import times_of_frames
+from geohf.errors import DataError
+from geohf.tiles.dates import dates_of_sample
+
+
+def dates_of(frames: Sequence, dates: Any, answered: Any, where: str) -> np.ndarray:
+    """(frames + 1, 2) of a sample's frames and its answer, see `geohf.tiles.dates.frame_dates`.
+
+    Args:
+        dates: one a frame; None: as the files are named.
+        answered: the answer's date.
+        where: the sample, for messages.
+
+    Raises:
+        DataError: a date is missing or cannot be read, or a frame is of later than the answer.
+    """
+    if answered is None:
+        raise DataError(f"{where}: this model sees dates, say for when it shall answer: 'date': '2022-07-31'")
+    dates = times_of_frames(frames) if dates is None else dates
+    if dates is None:
+        raise DataError(
+            f"{where}: this model sees dates, and no file's name tells them; give 'dates', one a frame"
+        )
+    if len(dates) != len(frames):
+        raise DataError(f"{where}: {len(dates)} dates for {len(frames)} frames")
+    found = dates_of_sample(dates, answered, where)
+    late = [t for t, days in enumerate(found[:, 0]) if days < 0 and frames[t] is not None]
+    if late:
+        raise DataError(f"{where}: the frame {late[0]} is of {dates[late[0]]}, after the answer's {answered}")
+    return found
+
+
+def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -> list[float]:
+    """One number per target, NaN where it is not known.
+
+    Args:
+        values: a number, one per target, or a dict by name; None where nothing is known.
+        name: of the values, for messages.
+
+    Raises:
+        DataError: they are not of these targets.
+    """
+    if values is None:
+        return [math.nan] * len(targets)
+    if isinstance(values, Mapping):
+        unknown = [target for target in values if target not in targets]
+        if unknown:
+            raise DataError(f"{name}: no target {unknown[0]!r}; the targets are {', '.join(targets)}")
+        return [float(values.get(target, math.nan)) for target in targets]
+    numbers = np.atleast_1d(np.asarray(values, np.float64))
+    if numbers.shape != (len(targets),):
+        raise DataError(f"{name}: {numbers.size} numbers for {len(targets)} targets")
+    return numbers.tolist()
