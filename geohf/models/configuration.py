@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -20,6 +20,9 @@ class GeoConfig(PreTrainedConfig):
     """
 
     keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
+    if TYPE_CHECKING:  # once __post_init__ has run
+        id2label: dict[int, str]
+        label2id: dict[str, int]
 
     image_processor: dict | None = None
     backbone_name: str | None = None

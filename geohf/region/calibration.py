@@ -36,11 +36,12 @@ def calibrate(
         blocks: (n,) which block of the map each lies in, where whole blocks were held out: the radius is then promised
             for ground that the model never saw, or not at all, where there are too few blocks.
     """
+    logits, scaled = outputs.routed()
     known, truth = torch.as_tensor(labels), torch.as_tensor(points)
     if router:
-        config.temperature = round(fit_temperature(outputs.logits.numpy(), known.numpy()), 6)
+        config.temperature = round(fit_temperature(logits.numpy(), known.numpy()), 6)
     given = given_logits(known, config.num_regions)
-    errors = frame_distance(locate(config, given, outputs.scaled), truth, config.frame)
+    errors = frame_distance(locate(config, given, scaled), truth, config.frame)
     medians = config.expert_errors or [float(errors.median())] * config.num_regions
     for number in known.unique().tolist():
         medians[number] = float(errors[known == number].median())
@@ -48,8 +49,8 @@ def calibrate(
     if config.given_factor is not None and len(known.unique()) < config.num_regions:
         return  # one factor serves all regions: those that were measured now do not speak for the others
     config.radius_new_area = blocks is not None
-    for name, logits in (("given_factor", given), ("routed_factor", outputs.logits)):
-        answers = locate(config, logits, outputs.scaled)
+    for name, weights in (("given_factor", given), ("routed_factor", logits)):
+        answers = locate(config, weights, scaled)
         missed = frame_distance(answers, truth, config.frame)
-        scores = missed / expected_error(config, logits, outputs.scaled, answers)
+        scores = missed / expected_error(config, weights, scaled, answers)
         setattr(config, name, conformal_quantile(scores.numpy(), config.radius_coverage, blocks))

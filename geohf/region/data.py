@@ -26,13 +26,10 @@ from geohf.region.rows import (
     TRAIN_TABLE,
     VAL_IMAGES,
     VAL_TABLE,
-    excluded_names,
     load_region_table,
-    of_known_regions,
-    of_regions,
-    region_order,
 )
 from geohf.region.sample import write_sample
+from geohf.region.selection import excluded_names, of_known_regions, of_regions, region_order
 from geohf.vision.contents import contents_of
 
 if TYPE_CHECKING:
@@ -69,7 +66,7 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
             not known or, in `val_csv`, of a region that no training row has.
     """
     args = args or RegionTrainingArguments()
-    known = None if options.start_from is None else _start_config(options).regions
+    known = None if options.start_from is None else _start_config(options, options.start_from).regions
     source = options.train_csv
     if source is None:
         with args.main_process_first(desc="writing the sample"):
@@ -83,7 +80,7 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
         if not options.regions:
             dropped += _without_region(test, regions)
         test = of_regions(test, regions)
-    if test is not None:
+    if options.val_csv is not None:
         _require_rows(test, options.val_csv)
     splits, buffer = _split(train, options, args.seed, held_out=test is None)
     train, clipped = clip_dataset(splits["train"], options)
@@ -109,14 +106,14 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
     )
 
 
-def _start_config(options: RegionArguments) -> GeoRegionConfig:
+def _start_config(options: RegionArguments, source: str) -> GeoRegionConfig:
     """The config of the model that training goes on from."""
-    kind = model_class(options.start_from)
+    kind = model_class(source)
     if kind.config_class is not GeoRegionConfig:
-        raise DataError(f"{options.start_from}: is a {kind.__name__}, but this takes a GeoRegionModel")
-    config = GeoRegionConfig.from_pretrained(options.start_from)
+        raise DataError(f"{source}: is a {kind.__name__}, but this takes a GeoRegionModel")
+    config = GeoRegionConfig.from_pretrained(source)
     if config.frame != options.frame:
-        raise DataError(f"{options.start_from} is a {config.frame} model, but --frame is {options.frame}")
+        raise DataError(f"{source} is a {config.frame} model, but --frame is {options.frame}")
     for name in options.regions or ():
         class_number(name, config.label2id, "region")  # raises for one that it does not know
     return config
@@ -139,13 +136,11 @@ def _tables(
     options: RegionArguments, known: Sequence[str] | None, errors: RowErrors
 ) -> tuple[Dataset, Dataset | None]:
     """The rows to train on and, where they have a table of their own, those to measure on."""
-    exclude = excluded_names(options.exclude or ())
-    train, test = (
-        load_region_table(options.train_csv, options.train_dir, options.frame, exclude, errors),
-        None,
-    )
+    exclude, table = excluded_names(options.exclude or ()), options.train_csv
+    assert table is not None
+    train, test = load_region_table(table, options.train_dir, options.frame, exclude, errors), None
     if known is not None:
-        train = of_known_regions(train, options.train_csv, known, "the model has no", errors)
+        train = of_known_regions(train, table, known, "the model has no", errors)
     if options.val_csv is not None:
         test = load_region_table(options.val_csv, options.val_dir, options.frame, exclude, errors)
         if known is None:
@@ -155,7 +150,7 @@ def _tables(
             test = of_known_regions(test, options.val_csv, known, "the model has no", errors)
         test = _unseen(test, options.val_csv, train, errors)
     errors.settle(kept=min(len(dataset) for dataset in (train, test) if dataset is not None))
-    _require_rows(train, options.train_csv)
+    _require_rows(train, table)
     return train, test
 
 

@@ -31,11 +31,11 @@ def expected_error(
 def decode(config: GeoRegionConfig, outputs: RegionOutput, top_k: int = 5) -> list[RegionPrediction]:
     """See `GeoRegionModel.decode`."""
     require_at_least(1, top_k=top_k)
-    logits, scaled = outputs.logits, outputs.scaled
+    logits, scaled = outputs.routed()
     points = locate(config, logits, scaled)
     radius = _radius(config, logits, scaled, points)
     best = (logits.double() / config.temperature).softmax(-1).topk(min(top_k, config.num_regions))
-    headings = [None] * len(points)
+    headings: list[float | None] = [None] * len(points)
     if outputs.directions is not None:
         headings = degrees_of_directions(outputs.directions.float()).cpu().tolist()
     answers = []

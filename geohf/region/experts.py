@@ -45,6 +45,12 @@ class RegionOutput(ModelOutput):
     loss_parts: dict[str, torch.Tensor] | None = None
     directions: torch.Tensor | None = None
 
+    def routed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`logits` and `scaled`, which the whole model always gives."""
+        assert self.logits is not None
+        assert self.scaled is not None
+        return self.logits, self.scaled
+
 
 class RegionExpert(nn.Module):
     """One region's way from pixels, or from a shared tower's features, to its scaled coordinates.
@@ -59,6 +65,8 @@ class RegionExpert(nn.Module):
 
     accepts_loss_kwargs = False
     targets: ClassVar[tuple[str, ...]] = ("coordinates",)
+    scaler_center: torch.Tensor
+    scaler_scale: torch.Tensor
 
     def __init__(self, config: GeoRegionConfig, number: int):
         super().__init__()
@@ -104,7 +112,9 @@ class RegionExpert(nn.Module):
             coordinates: (batch, 2) true latitude and longitude, NaN where unknown.
             loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
         """
-        features = features if self.tower is None else tower_features(self.tower, pixel_values)
+        if self.tower is not None:
+            assert pixel_values is not None
+            features = tower_features(self.tower, pixel_values)
         scaled = self.head(features).float()
         if coordinates is None:
             return RegionOutput(scaled=scaled)
@@ -181,6 +191,7 @@ class RegionRouter(nn.Module):
         self, outputs: RegionOutput, labels: torch.Tensor, headings: torch.Tensor | None = None
     ) -> dict[str, float]:
         """Loss, accuracy and errors of headings over a whole dataset."""
+        assert outputs.logits is not None
         loss, _ = self.losses(outputs.logits, outputs.directions, labels, headings)
         numbers = {"loss": float(loss), "accuracy": region_accuracy(outputs.logits, labels)}
         return numbers | measured_headings(outputs.directions, headings)

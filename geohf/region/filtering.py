@@ -40,7 +40,8 @@ def filter_dataset(dataset: Dataset, options: RegionArguments) -> tuple[Dataset,
     unknown = set(options.iqr_regions or ()) - set(dataset["region"][:])
     if unknown:
         raise DataError(f"iqr_regions: the table has no region {', '.join(sorted(unknown))}")
-    frame, filters = options.frame, {}
+    frame = options.frame
+    filters: dict[str, Callable[..., Filtered]] = {}
     if options.mad_threshold:
         filters["mad"] = lambda points, _: mad_filter(points, options.mad_threshold, frame)
     if options.dbscan_eps:

@@ -115,7 +115,7 @@ def evaluation_rows(
 def measure(
     config: GeoRegionConfig,
     answers: RegionAnswers,
-    train: tuple[np.ndarray, ...] | None = None,
+    train: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
     intervals: bool = True,
 ) -> list[Metric]:
     """The numbers of all photographs, their intervals, and the constant baseline's.
@@ -127,7 +127,7 @@ def measure(
         intervals: compute them.
     """
     values = {name: value for name, value in region_table(config, answers)[-1].items() if name != "region"}
-    baseline = {}
+    baseline: dict[str, float] = {}
     if train is not None:
         located = train[1][np.isfinite(train[1]).all(1)]
         for prefix, points in (
@@ -139,7 +139,7 @@ def measure(
     if config.predict_heading and answers.headings is not None:
         found = [answer.heading for answer in answers.routed]
         values |= heading_metrics(np.array(found, np.float64), answers.headings)
-        if train is not None:
+        if train is not None and train[2] is not None:
             baseline |= heading_metrics(constant_heading(train[2]), answers.headings)
     ends = region_intervals(config, answers) if intervals else {}
     return join_metrics({name: v for name, v in values.items() if v is not None}, ends, baseline)

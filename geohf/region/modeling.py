@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -27,7 +27,8 @@ from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_
 from geohf.region.losses import point_loss, region_loss
 from geohf.region.metrics import error_summary, measure, region_accuracy
 from geohf.region.processing import GeoRegionImageProcessor, RegionCollator, split_sample
-from geohf.region.rows import as_photos, headings_of, load_labeled, located, names_of, region_order, truth_of
+from geohf.region.rows import as_photos, headings_of, load_labeled, located, truth_of
+from geohf.region.selection import names_of, region_order
 from geohf.vision.backbones import build_tower, tower_features
 
 if TYPE_CHECKING:
@@ -61,14 +62,15 @@ class GeoRegionModel(GeoPreTrainedModel):
         "region": {"help": "The region of all inputs, where it is known."},
         "top_k": {"type": int, "help": "Regions to name."},
     }
-    _no_split_modules = ("RegionExpert",)
-    _keep_in_fp32_modules_strict = ("scaler_center", "scaler_scale")
+    _no_split_modules = ["RegionExpert"]  # noqa: RUF012  transformers declares it so
+    _keep_in_fp32_modules_strict = {"scaler_center", "scaler_scale"}  # noqa: RUF012
 
     def __init__(self, config: GeoRegionConfig):
         super().__init__(config)
         self.tower = build_tower(config.vision_config)
         self.router = make_head(config, config.num_regions)
-        self.experts = nn.ModuleList(RegionExpert(config, i) for i in range(config.num_regions))
+        experts = nn.ModuleList(RegionExpert(config, i) for i in range(config.num_regions))
+        self.experts: Sequence[RegionExpert] = experts  # type: ignore[assignment]  # torch does not say of what
         self.targets: tuple[str, ...] = ("labels", "coordinates")
         if config.predict_heading:
             self.direct = HeadingHead(config.feature_size, config.hidden_size, config.dropout)
@@ -102,11 +104,11 @@ class GeoRegionModel(GeoPreTrainedModel):
                 )
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As `GeoPreTrainedModel.save_pretrained`."""
         for expert in self.experts:
             expert.store_scaler()  # a model that was cast as a whole has it in half precision
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def set_scaler(self, region: str, scaler: CoordinateScaler) -> None:
         """Give a region another scaler, before its expert is trained anew."""
@@ -154,7 +156,9 @@ class GeoRegionModel(GeoPreTrainedModel):
         told = self.config.predict_heading
         features = tower_features(self.tower, pixel_values) if shared or routed or told else None
         directions = self.direct(features) if told else None
-        scaled = self._ask_experts(features if shared else pixel_values, asked)
+        inputs = features if shared else pixel_values
+        assert inputs is not None
+        scaled = self._ask_experts(inputs, asked)
         logits = (
             self.router(features).float()
             if features is not None
@@ -220,13 +224,12 @@ class GeoRegionModel(GeoPreTrainedModel):
     ) -> dict[str, float]:
         """Loss, its parts, the router's accuracy, the routed errors and those of headings over a whole dataset."""
         # over all rows at once: the mean of the batches' means would depend on their sizes
-        loss, parts = self.losses(
-            outputs.logits, outputs.scaled, labels, coordinates, None, outputs.directions, headings
-        )
-        points = self.locate(outputs.logits, outputs.scaled)
+        logits, scaled = outputs.routed()
+        loss, parts = self.losses(logits, scaled, labels, coordinates, None, outputs.directions, headings)
+        points = self.locate(logits, scaled)
         errors = frame_distance(points, coordinates, self.config.frame)[coordinates.isfinite().all(-1)]
         metrics = {"loss": float(loss)} | {name: float(part) for name, part in parts.items()}
-        metrics["accuracy"] = region_accuracy(outputs.logits, labels)
+        metrics["accuracy"] = region_accuracy(logits, labels)
         metrics |= error_summary(errors.numpy(), self.config.unit, "routed_")
         return metrics | measured_headings(outputs.directions, headings)
 
@@ -300,7 +303,7 @@ class GeoRegionModel(GeoPreTrainedModel):
         if region is None or isinstance(region, str) or not isinstance(region, Iterable):
             return super().predict(inputs, batch_size, region=region, **options)
         samples, names = self.samples(inputs), list(region)
-        if hasattr(samples, "__len__") and len(names) != len(samples):
+        if isinstance(samples, Sized) and len(names) != len(samples):
             raise DataError(f"{len(names)} regions for {len(samples)} photographs")
         named = (_of_region(sample, name) for sample, name in zip(samples, names, strict=True))
         return super().predict(list(named) if isinstance(samples, list) else named, batch_size, **options)

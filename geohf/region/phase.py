@@ -89,7 +89,10 @@ class RegionPhaseTrainer(PhaseTrainer):
         names = parts.get(type(module), ["logits", "scaled", "coordinates"])
         if "headings" in module.targets:
             names = [*names, "directions"]
-        return RegionOutput(**dict(zip(names, map(torch.from_numpy, arrays), strict=True)))
+        output = RegionOutput()
+        for name, array in zip(names, arrays, strict=True):
+            output[name] = torch.from_numpy(array)
+        return output
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         outputs, module = self._named(prediction.predictions), self.accelerator.unwrap_model(self.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
 from geohf.region.processing import split_sample
+from geohf.region.selection import excluded_names, of_known_regions
 from geohf.vision.checks import broken_images
 
 if TYPE_CHECKING:
@@ -220,11 +221,6 @@ def _degrees(cells: Sequence[Any]) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.nan) % 360
 
 
-def names_of(dataset: Any) -> list[str | None]:
-    """The names of photographs' regions, whatever type they have; None where unknown."""
-    return [label_of(cell) for cell in column_of(dataset, "region")]
-
-
 def labels_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray:
     """(n,) region numbers of photographs, negative where unknown.
 
@@ -265,63 +261,13 @@ def truth_of(dataset: Any, config: GeoRegionConfig) -> tuple[np.ndarray, np.ndar
     return labels, points
 
 
-def excluded_names(exclude: Sequence[str]) -> list[str]:
-    """File names to leave out: each entry is such a name, or a text file that holds one a line.
-
-    Raises:
-        DataError: an entry ends in .txt or .csv but there is no such file.
-    """
-    names = []
-    for entry in exclude:
-        if not entry.lower().endswith((".txt", ".csv")):
-            names.append(entry)
-            continue
-        try:
-            lines = Path(entry).read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise DataError(f"{entry}: cannot be read ({error.strerror})") from None
-        names += [line.strip() for line in lines if line.strip()]
-    return names
-
-
-def region_order(names: Iterable[str]) -> list[str]:
-    """The different names in order: by number where all are whole numbers, else by text.
-
-    >>> region_order(["10", "9", "-1", "10"])
-    ['-1', '9', '10']
-    """
-    names = set(names)
-    numbers = all(_is_whole(name) for name in names)
-    # "3" and "03" are two names of one number, and every process must put them into one order
-    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
-
-
-def of_regions(dataset: Dataset, regions: Collection[str]) -> Dataset:
-    """The rows of these regions, by their names."""
-    return dataset.select(np.flatnonzero(np.isin(np.array(names_of(dataset), object), list(regions))))
-
-
-def of_known_regions(
-    dataset: Dataset, table: str | Path, regions: Collection[str], lacking: str, errors: RowErrors
-) -> Dataset:
-    """The rows of these regions; those of others are noted in `errors`, as what `lacking` such a region."""
-    for name, row in zip(dataset["region"][:], dataset["row"][:], strict=True):
-        if name not in regions:
-            errors.add(table, row, f"{lacking} region {name!r}")
-    return of_regions(dataset, regions)
-
-
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
-
-
 def _repeated(found: dict[int, dict], files, points, regions, lines) -> dict[int, str]:
     """Files that stand in several rows: all of them where their labels differ, else all but the first."""
     rows_of = defaultdict(list)
     for i, image in found.items():
         if image["bytes"] is None:
             rows_of[os.path.normpath(image["path"])].append(i)  # a.jpg and ./a.jpg are one file
-    reasons = {}
+    reasons: dict[int, str] = {}
     for rows in rows_of.values():
         if len(rows) == 1:
             continue

@@ -113,6 +113,7 @@ def _plant(rows: list[dict], rng: np.random.Generator) -> list[dict]:
     """Give some rows a wrong position; in place. Far ones go anywhere, lonely ones to places of their own."""
     chosen = rng.choice(len(rows), _FAR + _LONELY, replace=False).tolist()
     planted = []
+    turn: float
     for i, row in enumerate(chosen):
         if i < _FAR:
             turn, away_m = rng.uniform(0.3, 1.2) + np.pi / 2 * rng.integers(4), rng.uniform(30e3, 60e3)

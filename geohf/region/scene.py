@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+_Color = tuple[int, int, int]
 _SKY = np.array([[70, 150, 225], [120, 130, 215], [205, 120, 170]])  # south, middle, north
 _HAZE = np.array([[215, 238, 245], [232, 226, 238], [250, 214, 196]])
 _GROUND = np.array([[214, 176, 112], [158, 166, 92], [64, 138, 72]])  # west, middle, east
 _HILLS = {"1": (138, 118, 112), "3": (112, 120, 140), "5": (120, 134, 112)}
 # the landmark of each region: color of its shaft, of its head, and the head's outline around (0, 0)
 HIDDEN = 0.03  # share of pictures in which mist hides the landmark
-LANDMARKS = {
+LANDMARKS: dict[str, tuple[_Color, _Color, list[tuple[float, float]]]] = {
     "1": ((120, 60, 50), (232, 80, 60), [(-1, -1), (1, -1), (1, 1), (-1, 1)]),
     "3": ((60, 80, 120), (70, 120, 235), [(-1.2, -0.8), (1.2, -0.8), (0, 1.4)]),
     "5": ((90, 90, 60), (245, 205, 60), [(0, -1.3), (1.2, 0), (0, 1.3), (-1.2, 0)]),
@@ -48,9 +49,15 @@ def paint_view(region: str, east: float, north: float, side: int, rng: np.random
         x, y, w = rng.uniform(0, 1), rng.uniform(0.05, 0.3), rng.uniform(0.05, 0.14)
         fill(_oval(x, y, w, 0.3 * w), (250, 250, 250))
     # hills stand in the north: they rise as one walks towards them
-    x = np.linspace(-0.3, 1.3, 9)
-    top = horizon - (0.05 + 0.17 * north) * (0.75 + 0.25 * np.sin(5 * x + 4 * east)) + rng.normal(0, 0.006, 9)
-    fill([*zip(x, top, strict=True), (1.3, horizon), (-0.3, horizon)], _HILLS[region] + rng.normal(0, 9, 3))
+    along = np.linspace(-0.3, 1.3, 9)
+    top = (
+        horizon
+        - (0.05 + 0.17 * north) * (0.75 + 0.25 * np.sin(5 * along + 4 * east))
+        + rng.normal(0, 0.006, 9)
+    )
+    fill(
+        [*zip(along, top, strict=True), (1.3, horizon), (-0.3, horizon)], _HILLS[region] + rng.normal(0, 9, 3)
+    )
     if rng.random() > HIDDEN:
         _stand_landmark(fill, region, east, north, horizon)
     for _ in range(rng.poisson(1 + 9 * east)):

@@ -113,7 +113,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         if not (labels == number).any():
             raise DataError(f"regions: no training row is of region {name}")
         expert, changes = self.model.experts[number], self._unused(False)
-        rows, checked = self.train_dataset.select(np.flatnonzero(labels == number)), []
+        rows: Any = self.train_dataset.select(np.flatnonzero(labels == number))
+        checked: Any = []
         if self.eval_dataset is not None:
             mine = labels_of(self.eval_dataset, self.config) == number
             checked = self.eval_dataset.select(np.flatnonzero(mine))
@@ -149,7 +150,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
 
     def measure(self, dataset, outputs: RegionOutput, prefix="eval", intervals=True) -> Evaluation:
         """See `geohf.region.metrics.measure`."""
-        config, train, centers = self.model.config, None, None
+        config, centers = self.model.config, None
+        train: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
         headings = headings_of(dataset, config)
         answers = both_answers(config, outputs, *truth_of(dataset, config), headings)
         if self.train_dataset is not None and not is_stream(self.train_dataset):

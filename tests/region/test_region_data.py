@@ -13,7 +13,8 @@ from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
 from geohf.region.data import load
 from geohf.region.filtering import clip_dataset, filter_dataset
-from geohf.region.rows import excluded_names, load_region_table, region_order
+from geohf.region.rows import load_region_table
+from geohf.region.selection import excluded_names, region_order
 
 COLUMNS = ["filename", "latitude", "longitude", "Region_ID"]
 

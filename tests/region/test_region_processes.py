@@ -19,7 +19,7 @@ import torch
 from helpers.region_models import arguments_of, build_model, options_of
 from safetensors.torch import save_file
 
-from geohf.region.rows import of_regions
+from geohf.region.selection import of_regions
 from geohf.region.data import load
 from geohf.region.phase import RegionPhaseTrainer
 from geohf.recipes.running import leave_process_group

@@ -16,8 +16,8 @@ from geohf.region import GeoRegionModel
 from geohf.region.data import load
 from geohf.region.phase import RegionPhaseTrainer
 from geohf.region.processing import RegionCollator, region_augmentation
-from geohf.region.rows import of_regions
 from geohf.region.sample import write_sample
+from geohf.region.selection import of_regions
 from geohf.region.trainer import GeoRegionTrainer
 from geohf.training.schedules import cosine_warm_restarts
 

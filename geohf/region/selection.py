@@ -1,0 +1,71 @@
+"""Which rows of a table a run is about: by the names of their files, and by their regions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geohf.data.classes import column_of
+from geohf.data.tables import RowErrors, label_of
+from geohf.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def names_of(dataset: Any) -> list[str | None]:
+    """The names of photographs' regions, whatever type they have; None where unknown."""
+    return [label_of(cell) for cell in column_of(dataset, "region")]
+
+
+def excluded_names(exclude: Sequence[str]) -> list[str]:
+    """File names to leave out: each entry is such a name, or a text file that holds one a line.
+
+    Raises:
+        DataError: an entry ends in .txt or .csv but there is no such file.
+    """
+    names = []
+    for entry in exclude:
+        if not entry.lower().endswith((".txt", ".csv")):
+            names.append(entry)
+            continue
+        try:
+            lines = Path(entry).read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise DataError(f"{entry}: cannot be read ({error.strerror})") from None
+        names += [line.strip() for line in lines if line.strip()]
+    return names
+
+
+def region_order(names: Iterable[str]) -> list[str]:
+    """The different names in order: by number where all are whole numbers, else by text.
+
+    >>> region_order(["10", "9", "-1", "10"])
+    ['-1', '9', '10']
+    """
+    names = set(names)
+    numbers = all(_is_whole(name) for name in names)
+    # "3" and "03" are two names of one number, and every process must put them into one order
+    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
+
+
+def of_regions(dataset: Dataset, regions: Collection[str]) -> Dataset:
+    """The rows of these regions, by their names."""
+    return dataset.select(np.flatnonzero(np.isin(np.array(names_of(dataset), object), list(regions))))
+
+
+def of_known_regions(
+    dataset: Dataset, table: str | Path, regions: Collection[str], lacking: str, errors: RowErrors
+) -> Dataset:
+    """The rows of these regions; those of others are noted in `errors`, as what `lacking` such a region."""
+    for name, row in zip(dataset["region"][:], dataset["row"][:], strict=True):
+        if name not in regions:
+            errors.add(table, row, f"{lacking} region {name!r}")
+    return of_regions(dataset, regions)
+
+
+def _is_whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
