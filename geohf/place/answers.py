@@ -84,10 +84,11 @@ def predictions_of(
         PlacePrediction(
             descriptors[i],
             [
-                PlaceAnswer(name, *map(float, points[i, j]), float(similarity[i, j]))
+                PlaceAnswer(name, float(points[i, j, 0]), float(points[i, j, 1]), float(similarity[i, j]))
                 for j, name in enumerate(images[i])
             ],
-            *map(float, points[i, 0]),
+            float(points[i, 0, 0]),
+            float(points[i, 0, 1]),
             float(spread[i]),
             sure[i],
         )

@@ -84,7 +84,7 @@ class PlaceArguments(DataArguments, PhotoArguments):
         },
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Input side in pixels; default: the tower's own."}
+        default=None, metadata={"help": "Input side in pixels; default: the backbone's own."}
     )
     pooling: str | None = field(
         default=None,
@@ -180,13 +180,13 @@ class PlaceArguments(DataArguments, PhotoArguments):
 
 @dataclass
 class PlaceTrainingArguments(FinetuneArguments):
-    """GeoTrainingArguments with batches of places, and what of the tower learns."""
+    """GeoTrainingArguments with batches of places, and what of the backbone learns."""
 
     metrics = LOSS | METRICS
 
     output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/place")
     num_train_epochs: float = field(
-        default=30.0, metadata={"help": "Epochs of the head on the frozen tower's features."}
+        default=30.0, metadata={"help": "Epochs of the head on the frozen backbone's features."}
     )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
     per_device_eval_batch_size: int = field(

@@ -27,7 +27,7 @@ STAGE_COLUMNS = ("r1", "r5", "r10", "median_m", "mean_m")
 
 def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
     """What the template of the place task asks for, see `model_cards/place.md`."""
-    found, details = evaluation.details["found"], evaluation.details
+    retrieval, details = evaluation.details["retrieval"], evaluation.details
     facts = trainer.data_facts(evaluation, "queries")
     counts = facts["counts"]
     queries = " and ".join(f"{count} {name}" for name, count in counts.items() if name != "train")
@@ -37,12 +37,12 @@ def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
         "interval": f"95 %, bootstrap of {DRAWS} draws over drives, or over stretches of 250 m where they are few",
         "baseline": "frozen backbone",
         "baseline_words": "the same search by the feature of the backbone as it was before training",
-        "radius_m": found.radius_m,
-        "matched": found.values["queries_with_match"],
+        "radius_m": retrieval.radius_m,
+        "matched": retrieval.values["queries_with_match"],
     }
     sure = [prediction.confidence for prediction in evaluation.predictions]
     if None not in sure:
-        *_, facts["calibration_error"] = reliability_bins(np.array(sure), found.right[:, 0])
+        *_, facts["calibration_error"] = reliability_bins(np.array(sure), retrieval.right[:, 0])
     leaks = facts_of(evaluation.dataset).get("leaks")
     if leaks is not None:
         leaks = [
@@ -50,10 +50,10 @@ def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
             *(finding.message for finding in details["duplicates"]),
         ]
     return CardData(
-        {f"r{count}": f"Recall@{count}, {found.radius_m:g} m, has_match" for count in (1, 5, 10)},
+        {f"r{count}": f"Recall@{count}, {retrieval.radius_m:g} m, has_match" for count in (1, 5, 10)},
         facts,
         {
-            "recalls": recall_rows(found.values),
+            "recalls": recall_rows(retrieval.values),
             "stages": trainer.stage_rows(STAGE_COLUMNS),
             "kept": trainer.kept,
             "lowered": lowered(trainer.stages),

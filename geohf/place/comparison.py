@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.metrics import Retrieval
@@ -30,7 +30,8 @@ def variants(
     if args.num_train_epochs <= 0:
         methods, options = methods[:1], replace(options, head="none", projection_dim=None)
     # the sample's own model is told by no name
-    every = list(product(options.models or [None], options.seeds or [args.seed], methods))
+    names: list[str | None] = list(options.models) if options.models else [None]
+    every = list(product(names, options.seeds or [args.seed], methods))
     for name, seed, method in every:
         own = copy.copy(args)
         own.seed = seed
@@ -41,7 +42,7 @@ def variants(
             own.push_to_hub = False
             if args.resume_from_checkpoint and str(args.resume_from_checkpoint).lower() != "false":
                 own.resume_from_checkpoint = "true"
-        yield replace(options, models=name and [name], methods=[method]), own
+        yield replace(options, models=[name] if name else None, methods=[method]), own
 
 
 def keep_best(runs: Sequence[GeoPlaceTrainer], args: PlaceTrainingArguments) -> GeoPlaceTrainer:
@@ -65,6 +66,12 @@ def keep_best(runs: Sequence[GeoPlaceTrainer], args: PlaceTrainingArguments) -> 
     return kept
 
 
+def details_of(run: GeoPlaceTrainer) -> dict[str, Any]:
+    """What stands behind the numbers of a run that was evaluated, see `GeoPlaceTrainer.measure`."""
+    assert run.evaluated is not None
+    return run.evaluated.details
+
+
 def label_of(run: GeoPlaceTrainer) -> str:
     """A run's name for files."""
     return _label(run.name, run.args.seed, run.method)
@@ -82,12 +89,12 @@ def comparison_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
     """
     rows, seen = [], set()
     for run in runs:
-        model, seed, details = Path(run.name).name, run.args.seed, run.evaluated.details
+        model, seed, details = Path(run.name).name, run.args.seed, details_of(run)
         frozen = (run.name, seed if run.model.config.backbone_name is None else None)
         if frozen not in seen:
             seen.add(frozen)
             rows.append({"model": model, "seed": frozen[1], "stage": "frozen", **_shown(details["frozen"])})
-        rows.append({"model": model, "seed": seed, "stage": _stage(run), **_shown(details["found"])})
+        rows.append({"model": model, "seed": seed, "stage": _stage(run), **_shown(details["retrieval"])})
     return rows
 
 
@@ -101,8 +108,8 @@ def _stage(run: GeoPlaceTrainer) -> str:
     return "not trained" if run.model.config.whitening_dim is None else "whitened"
 
 
-def _shown(found: Retrieval) -> dict:
-    values = found.values
+def _shown(retrieval: Retrieval) -> dict:
+    values = retrieval.values
     shown = {f"R@{name[1:]}": values[name] for name in ("r1", "r5", "r10") if name in values}
     every = next(name for name in values if name.startswith("recall@1_all"))
     if "drive_r1" in values:
@@ -114,7 +121,7 @@ def summary_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
     """A row a run: what was trained, how long, how well."""
     rows = []
     for run in runs:
-        details = run.evaluated.details
+        details = details_of(run)
         epochs = [row for row in run.log_rows if row["event"] == "epoch"]
         trained = sum(p.numel() for p in run.model.head.parameters())
         rows.append(
@@ -129,7 +136,7 @@ def summary_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
                 "best_val_r1": run.validation_r1,
                 "trainable_parameters": trained,
                 "baseline_r1": details["frozen"].values["r1"],
-                **{f"test_{name}": details["found"].values[name] for name in ("r1", "r5", "r10")},
+                **{f"test_{name}": details["retrieval"].values[name] for name in ("r1", "r5", "r10")},
             }
         )
     return rows

@@ -35,10 +35,10 @@ class GeoPlaceConfig(GeoConfig):
     """Everything that a place model needs to turn photographs into descriptors, and what it was trained for.
 
     Args:
-        vision_config: the tower's own config; any model type of transformers, or `geohf_timm`.
-        feature_size: length of the tower's own pooled feature.
-        backbone_name, backbone_license: where the tower's first weights came from, None for random ones.
-        pooling: `tower` (the tower's own feature), `cls`, `avg`, `gem`, `gem_linear`, `mixvpr`, `netvlad`, `salad` or
+        vision_config: the backbone's own config; any model type of transformers, or `geohf_timm`.
+        feature_size: length of the backbone's own pooled feature.
+        backbone_name, backbone_license: where the backbone's first weights came from, None for random ones.
+        pooling: `tower` (the backbone's own feature), `cls`, `avg`, `gem`, `gem_linear`, `mixvpr`, `netvlad`, `salad` or
             `boq`, see `geohf.place.aggregation`.
         feature_map: channels, rows and columns of the tower's map; None with the pooling `tower`.
         gem_dim: length of what the pooling `gem_linear` gives.
@@ -112,8 +112,8 @@ class GeoPlaceConfig(GeoConfig):
     confidence_weights: list | None = None
 
     @property
-    def tower_pool(self) -> str:
-        """What is taken of the tower's output, see `geohf.vision.pooling`."""
+    def backbone_pool(self) -> str:
+        """What is taken of the backbone's output, see `geohf.vision.pooling`."""
         if self.pooling == "salad":
             return "tokens"
         return "map" if self.pooling in MAP_POOLINGS else self.pooling
@@ -121,7 +121,13 @@ class GeoPlaceConfig(GeoConfig):
     @property
     def channels(self) -> int:
         """Channels of what the head is given."""
-        return self.feature_size if self.pooling == "tower" else self.feature_map[0]
+        return self.map_shape[0]
+
+    @property
+    def map_shape(self) -> list[int]:
+        """Channels, rows and columns of what the head is given; of a pooled feature its length, 1 and 1."""
+        pooled = self.pooling == "tower" or self.feature_map is None
+        return [self.feature_size, 1, 1] if pooled else list(self.feature_map or ())
 
     @property
     def aggregated_size(self) -> int:

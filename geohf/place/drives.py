@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +41,7 @@ from geohf.place.columns import (
     points_of_table,
 )
 from geohf.place.file_names import carries_point, point_of_name
+from geohf.place.msls import with_files_of_keys, without_panoramas
 from geohf.vision.checks import broken_images, check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
@@ -51,11 +52,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Mapillary's street-level sequences (MSLS) name images by a key, and their sequences in a table of its own.
-PANORAMA_COLUMN = "pano"
-KEY_COLUMN, KEY_FILE, SEQUENCES_OF_KEYS = "key", "images/{}.jpg", "seq_info.csv"
-FRAME_COLUMN = "frame_number"
-
 
 class _Row(NamedTuple):
     image: dict  # path and bytes, one of them None
@@ -65,11 +61,11 @@ class _Row(NamedTuple):
     sequence: str
     camera: str | None
     time_ns: int | None
-    where: tuple  # file and line, for messages
+    where: tuple[Path, str | int]  # file and line, for messages
 
 
 def load_drives(
-    sources: str | Path | Sequence[str | Path],
+    sources: str | os.PathLike | Sequence[str | os.PathLike],
     camera_id: str | None = None,
     utm: str | None = None,
     on_error: str = "raise",
@@ -100,10 +96,10 @@ def load_drives(
     from datasets import Dataset
 
     errors, rows = RowErrors(on_error), []
-    sources = [sources] if isinstance(sources, (str, Path)) else list(sources)
+    sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     cameras: set[str] = set()
     for source, name in zip(sources, names or names_of_sources(sources), strict=True):
-        path = table_file(source)
+        path = table_file(Path(source))
         if path.is_dir() and not is_saved_dataset(path):
             found = _rows_of_folder(path, name, utm, errors)
         else:
@@ -165,7 +161,7 @@ def drives_of(images: Dataset) -> list[str]:
     return [drive_of(*row) for row in zip(images["sequence"][:], images["camera"][:], strict=True)]
 
 
-def names_of_sources(sources: Sequence[str | Path]) -> list[str]:
+def names_of_sources(sources: Sequence[str | os.PathLike]) -> list[str]:
     """A short name for the drive of each source: of a table called poses.csv, the folder that it lies in.
 
     Sources of one name get those of the folders above, too; one file has one name, however its path is written. Names
@@ -173,7 +169,8 @@ def names_of_sources(sources: Sequence[str | Path]) -> list[str]:
     """
     paths = [Path(source).resolve() for source in sources]
     known = {path: _name_parts(path) for path in paths}
-    names, length = {}, 1
+    names: dict[Path, str] = {}
+    length = 1
     while len(names) < len(known):
         short = {path: "/".join(parts[-length:]) for path, parts in known.items() if path not in names}
         count = Counter(short.values())
@@ -198,7 +195,7 @@ def rows_of_table(
     Args:
         placed: read positions; without, those of photographs that are to be found, they are NaN.
     """
-    table = _without_panoramas(_with_files_of_keys(table, path), path)
+    table = without_panoramas(with_files_of_keys(table, path), path)
     if table.empty:
         return []
     file_column = find_column(table.columns, FILE_COLUMNS, path)
@@ -231,7 +228,8 @@ def rows_of_table(
         rows.append(
             _Row(
                 image,
-                *points[position],
+                float(points[position, 0]),
+                float(points[position, 1]),
                 cells["heading"][position] if "heading" in cells else math.nan,
                 (label_of(cells["sequence"][position]) if "sequence" in cells else None) or name,
                 label_of(cells["camera"][position]) if "camera" in cells else None,
@@ -250,41 +248,6 @@ def rows_of_table(
             untold[0],
         )
     return rows
-
-
-def _without_panoramas(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table without the rows that MSLS marks as panoramas, as its benchmark leaves them out."""
-    if PANORAMA_COLUMN not in table:
-        return table
-    panorama = table[PANORAMA_COLUMN].astype(str).str.strip().str.lower().isin(["true", "1", "1.0"])
-    if panorama.any():
-        logger.warning("%s: left out %d panoramas (pano is True), as MSLS does", path, int(panorama.sum()))
-    return table[~panorama]
-
-
-def _with_files_of_keys(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table with file names and sequences, in their order, where it names images by keys as MSLS does."""
-    if KEY_COLUMN not in table or find_column(table.columns, FILE_COLUMNS):
-        return table
-    table = table.assign(image=[KEY_FILE.format(key) for key in table[KEY_COLUMN]])
-    info = path.with_name(SEQUENCES_OF_KEYS)
-    if find_column(table.columns, SEQUENCE_COLUMNS) or not info.is_file():
-        return table
-    known = _sequences_of_keys(info, info.stat().st_mtime_ns)
-    table = table.assign(sequence=table[KEY_COLUMN].map(known["sequence_key"]))
-    if FRAME_COLUMN not in known:
-        return table
-    number = table[KEY_COLUMN].map(known[FRAME_COLUMN]).astype(float)
-    return table.iloc[np.lexsort((number, table["sequence"].astype(str)))]
-
-
-@lru_cache(maxsize=1)  # chunk after chunk of one table asks for it
-def _sequences_of_keys(info: Path, changed_ns: int) -> pd.DataFrame:
-    return (
-        read_table(info, required=(KEY_COLUMN, "sequence_key"))
-        .drop_duplicates(KEY_COLUMN)
-        .set_index(KEY_COLUMN)
-    )
 
 
 def _image_folder(path: Path, first: str) -> Path:
@@ -326,7 +289,8 @@ def usable_rows(rows: list[_Row], errors: RowErrors) -> list[_Row]:
     bad |= {good[at]: reason for at, reason in broken_images([rows[i].image for i in good]).items()}
     for i, reason in sorted(bad.items()):
         if (str(rows[i].where[0]), rows[i].where[1]) not in noted:
-            errors.add(*rows[i].where, reason)
+            source, line = rows[i].where
+            errors.add(source, line, reason)
     return [row for i, row in enumerate(rows) if i not in bad]
 
 

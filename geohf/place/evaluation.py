@@ -24,13 +24,13 @@ from geohf.place.sequences import Center, Method, check_options, in_order
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from geohf.place.modeling import GeoPlaceModel
+    from geohf.place.retrieval import PlaceRetrieval
 
 BENCHMARK_RADIUS_M = 25.0
 
 
 def evaluate_place(
-    model: GeoPlaceModel,
+    model: PlaceRetrieval,
     data: str | os.PathLike,
     batch_size: int = 32,
     on_error: str = "raise",

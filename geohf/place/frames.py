@@ -52,8 +52,9 @@ class Frames:
 
     def select(self, rows: Sequence[int]) -> Frames:
         """Some of them."""
-        parts = (self.names, self.images, self.sequences, self.times_ns)
-        return Frames(*([part[row] for row in rows] for part in parts))
+        parts: tuple[list[Any], ...] = (self.names, self.images, self.sequences, self.times_ns)
+        columns: list[list[Any]] = [[part[row] for row in rows] for part in parts]
+        return Frames(*columns)
 
 
 def find_frames(sources: Any, samples: Callable[[Any], Any], sequences: Sequence | None = None) -> Frames:

@@ -40,6 +40,9 @@ class Whitening(nn.Module):
     Jégou and Chum, Negative Evidences and Co-occurrences in Image Retrieval: The Benefit of PCA and Whitening, 2012.
     """
 
+    mean: torch.Tensor
+    axes: torch.Tensor
+
     def __init__(self, size: int, out: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float32))
@@ -96,7 +99,7 @@ class Residual(nn.Module):
 
 
 class PlaceHead(nn.Module):
-    """Everything of the place model behind the tower; it is trained alone on cached features."""
+    """Everything of the place model behind the backbone; it is trained alone on cached features."""
 
     accepts_loss_kwargs = False
 
@@ -107,10 +110,11 @@ class PlaceHead(nn.Module):
         # and NetVLAD lengths of 1
         as_it_is = config.pooling in ("gem", "gem_linear", "netvlad") or not config.standardize
         as_it_is |= config.head == "residual" and config.pooling not in PROJECTING_POOLINGS
-        self.standardize = nn.Identity() if as_it_is else FeatureStandardizer(config.channels)
+        self.standardize: nn.Module = nn.Identity() if as_it_is else FeatureStandardizer(config.channels)
         self.aggregate = make_aggregator(config)
         size = config.aggregated_size
-        self.project, self.descriptor_norm = nn.Identity(), nn.Identity()
+        self.project: nn.Module = nn.Identity()
+        self.descriptor_norm: nn.Module = nn.Identity()
         if config.head == "residual":
             self.project = Residual(size)
         elif config.projection_dim is not None:  # the head of the reference implementation
@@ -220,7 +224,7 @@ class PlaceHead(nn.Module):
             "margin": config.margin,
             "mining": config.mining,
             "hard_share": config.hard_share,
-            "lottery": same_everywhere(torch.rand(len(negative), len(negative), device=negative.device)),
+            "noise": same_everywhere(torch.rand(len(negative), len(negative), device=negative.device)),
         }
         if clusters is not None:
             return original_loss(descriptors, clusters, negative, **settings)

@@ -17,15 +17,16 @@ from geohf.errors import DataError, listed
 from geohf.geo import check_points
 from geohf.place.drives import drives_of, files_of, load_drives, names_of
 from geohf.place.encoding import Encoder, encode_rows
-from geohf.place.engines import Backend, Engine, check_backend, make_engine
+from geohf.place.engines import Engine
 from geohf.place.index_files import Contents, read_index, write_index
-from geohf.place.search import blockwise_top_k, check_question, rows_near, unit_descriptors
-from geohf.place.sequences import Center, SequenceMatches, center_descriptors, in_order, match_sequences
-from geohf.place.storage import FloatRows, check_storage, principal_axes, project, storage_of
+from geohf.place.index_search import IndexSearch
+from geohf.place.search import unit_descriptors
+from geohf.place.sequences import in_order
+from geohf.place.storage import check_storage, principal_axes, project, storage_of
 from geohf.vision.weights import aligned
 
 
-class PlaceIndex:
+class PlaceIndex(IndexSearch):
     """Images of known places with their descriptors.
 
     Args:
@@ -55,7 +56,7 @@ class PlaceIndex:
         unit = unit_descriptors(aligned(torch.as_tensor(descriptors)))  # from a file or not
         axes = None if dims is None else principal_axes(unit, dims)
         rows = check_storage(storage).of(project(unit, axes))
-        self._hold(Contents(rows, points, list(images), model, sequences and list(sequences), axes))
+        self._hold(Contents(rows, points, list(images), model, list(sequences) if sequences else None, axes))
 
     def _hold(self, contents: Contents) -> None:
         rows, points, images, model, sequences, axes = contents
@@ -75,9 +76,6 @@ class PlaceIndex:
     def descriptors(self) -> torch.Tensor:
         """(n, d) float32, as far as they are kept."""
         return self.rows[:]
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __repr__(self) -> str:
         return f"PlaceIndex({len(self)} images, {self.rows.size} numbers each as {storage_of(self.rows)})"
@@ -190,10 +188,6 @@ class PlaceIndex:
             Contents(self.rows.select(kept), self.points[kept], names, self.model, sequences, self.axes)
         )
 
-    def near(self, near: Any) -> np.ndarray:
-        """Rows of the images near a prior position, see `geohf.place.search.rows_near`."""
-        return rows_near(self.points, near)
-
     # ---- disk
 
     def save(self, path: str | os.PathLike) -> None:
@@ -219,137 +213,6 @@ class PlaceIndex:
             return cls._of(contents)
         except (KeyError, TypeError, RuntimeError) as error:
             raise DataError(f"{path}: is no place index ({error})") from None
-
-    # ---- questions
-
-    def check_model(self, model: Encoder) -> None:
-        """Refuse a model whose descriptors do not compare with these.
-
-        Raises:
-            DataError: descriptors of another length, or of a model with other weights.
-        """
-        size, held = model.config.descriptor_size, self._size
-        if size != held:
-            raise DataError(
-                f"the index holds descriptors of length {held} and this model gives {size}: it "
-                "was built with another model; build it anew"
-            )
-        (built, _, built_in), (asked, _, asked_in) = (
-            self.model.partition(" "),
-            model.fingerprint().partition(" "),
-        )
-        if built == asked:
-            return
-        if built_in and built_in != asked_in:
-            raise DataError(
-                f"the index was built in {built_in} and this model is in {asked_in}: load it with "
-                f"dtype=torch.{built_in}, or build the index anew"
-            )
-        raise DataError(
-            "the index was built with another model, or before this one was trained further; build it anew"
-        )
-
-    @property
-    def _size(self) -> int:
-        return self.rows.size if self.axes is None else self.axes.shape[1]
-
-    def search(
-        self,
-        descriptors,
-        k: int = 5,
-        center: Center = "none",
-        sequences: Sequence | None = None,
-        near: Any = None,
-        backend: Backend = "exact",
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The k most similar images of every question.
-
-        Args:
-            descriptors: (q, d).
-            k: at most as many as the index holds.
-            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive. With a
-                center all descriptors are in memory as float32.
-            near: look only there, see `near`; where fewer than k images lie there, all of them answer.
-            backend: `exact`; `ivf` or `hnsw` of faiss, or `usearch`: candidates by its search, which is built by the first
-                call, with their exact cosines. What lies `near` is always searched exactly.
-
-        Returns:
-            similarity (q, k) descending, rows (q, k).
-
-        Raises:
-            DataError: see `geohf.place.search.top_k` and `near`; a backend that is not installed.
-        """
-        check_backend(backend)
-        queries = unit_descriptors(descriptors, "queries")
-        check_question(self._size, len(self), queries, k)
-        rows: Any = self.rows
-        queries = project(queries, self.axes)
-        if center != "none":
-            rows, queries = center_descriptors(rows[:], queries, sequences, center)
-        if near is not None:
-            inside = self.near(near)
-            part = rows.select(inside) if center == "none" else rows[inside]
-            similarity, found = _top_k(part, queries, min(k, len(inside)))
-            return similarity.numpy(), inside[found.numpy()]
-        if backend != "exact":
-            return self._search_with(backend, center != "none", rows, queries, k)
-        similarity, found = _top_k(rows, queries, k)
-        return similarity.cpu().numpy(), found.cpu().numpy()
-
-    def _search_with(self, backend, centered, rows, queries, k) -> tuple[np.ndarray, np.ndarray]:
-        if (backend, centered) not in self._engines:
-            self._engines[backend, centered] = make_engine(backend, rows[:].numpy())
-        found = self._engines[backend, centered](queries.numpy(), k)
-        if found.shape[1] < k or (found < 0).any():  # lists that were looked into held fewer
-            similarity, exact = _top_k(rows, queries, k)
-            return similarity.numpy(), exact.numpy()
-        near = torch.from_numpy(found)
-        exact = rows[near.flatten()].view(*near.shape, -1)
-        similarity, order = torch.bmm(exact, queries[:, :, None])[:, :, 0].sort(dim=1, descending=True)
-        return similarity.numpy(), near.gather(1, order).numpy()
-
-    def match(
-        self,
-        descriptors,
-        k: int = 5,
-        center: Center = "none",
-        sequences: Sequence | None = None,
-        near: Any = None,
-        **options,
-    ) -> tuple[np.ndarray, SequenceMatches]:
-        """The k best images of every frame of some drives, each drive answered as a whole.
-
-        Args:
-            descriptors: (q, d), in the order of time within each drive.
-            k: at most as many as the index holds.
-            center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive. All
-                descriptors are in memory as float32, and their similarities.
-            near: look only there, see `near`; where fewer than k images lie there, all of them answer.
-            options: see `geohf.place.sequences.match_sequences`.
-
-        Returns:
-            (q, k) cosines of the answers, and the answers.
-
-        Raises:
-            DataError: see `match_sequences` and `near`.
-        """
-        queries = unit_descriptors(descriptors, "queries")
-        check_question(self._size, len(self), queries, k)
-        database, queries = center_descriptors(self.rows[:], project(queries, self.axes), sequences, center)
-        inside = np.arange(len(self)) if near is None else self.near(near)
-        drives = np.zeros(len(self)) if self.sequences is None else np.asarray(self.sequences)[inside]
-        if near is not None:  # a drive that leaves the place and comes back is two
-            left = np.cumsum(np.r_[0, np.diff(inside) != 1])
-            drives = np.array([f"{name} {part}" for name, part in zip(drives, left, strict=False)])
-        similarity = queries @ database[inside].T
-        found = match_sequences(similarity, sequences, drives, k=min(k, len(inside)), **options)
-        similarity = np.take_along_axis(similarity.cpu().numpy(), found.rows, 1)
-        found.rows = inside[found.rows]
-        return similarity, found
-
-
-def _top_k(rows: Any, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return rows.top_k(queries, k) if isinstance(rows, FloatRows) else blockwise_top_k(rows, queries, k)
 
 
 @lru_cache(maxsize=1)

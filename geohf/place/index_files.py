@@ -123,7 +123,7 @@ def _write_parquet(path: Path, contents: Contents) -> None:
 
     descriptors = contents.rows[:]
     flat = pa.array(descriptors.cpu().numpy().reshape(-1))
-    columns = {"image": contents.images}
+    columns: dict[str, Any] = {"image": contents.images}
     columns |= {name: contents.points[:, i] for i, name in enumerate(_COLUMNS)}
     if contents.sequences is not None:
         columns["sequence"] = contents.sequences

@@ -200,7 +200,7 @@ def retrieve(
 
 
 def recall_intervals(
-    found: Retrieval,
+    retrieval: Retrieval,
     database_points: np.ndarray,
     query_points: np.ndarray,
     sequences: np.ndarray,
@@ -215,22 +215,24 @@ def recall_intervals(
         sequences: (q,) drive of each query.
         times_ns: q times in nanoseconds since 1970, None where unknown.
     """
-    counted = counted_queries(matches_within_m(database_points, query_points, found.radius_m), "has_match")
+    counted = counted_queries(
+        matches_within_m(database_points, query_points, retrieval.radius_m), "has_match"
+    )
     if len(set(sequences)) < FEWEST_DRIVES:
         sequences = stretches(query_points, sequences, times_ns)
     return {
-        f"r{count}": mean_interval(found.right[counted, :count].any(1), sequences[counted])
+        f"r{count}": mean_interval(retrieval.right[counted, :count].any(1), sequences[counted])
         for count in RECALLS
     }
 
 
 def measure(
-    found: Retrieval,
+    retrieval: Retrieval,
     baseline: Retrieval | None = None,
     intervals: dict[str, tuple[float, float] | None] | None = None,
 ) -> list[Metric]:
     """The numbers of a search, their intervals, and those of the frozen backbone's feature on the same queries."""
-    return join_metrics(found.values, intervals, None if baseline is None else baseline.values)
+    return join_metrics(retrieval.values, intervals, None if baseline is None else baseline.values)
 
 
 def stretches(
@@ -245,7 +247,7 @@ def stretches(
     names = np.empty(len(points), object)
     for sequence in np.unique(sequences):
         rows = np.flatnonzero(sequences == sequence)
-        times = [times_ns[row] for row in rows] if times_ns is not None else [None]
+        times = [times_ns[row] for row in rows.tolist()] if times_ns is not None else [None]
         if None not in times:
             rows = rows[np.argsort(np.array(times, np.int64), kind="stable")]
         along = np.cumsum(np.r_[0.0, great_circle_m(points[rows[1:]], points[rows[:-1]])])

@@ -13,12 +13,12 @@ from geohf.data.tables import points_of
 from geohf.data.task_data import facts_of
 from geohf.geo import great_circle_m
 from geohf.metrics.records import Evaluation
-from geohf.place.comparison import comparison_rows, label_of, summary_rows
-from geohf.place.data import images_of
+from geohf.place.comparison import comparison_rows, details_of, label_of, summary_rows
 from geohf.place.index import PlaceIndex
 from geohf.place.logs import write_log
 from geohf.place.metrics import Retrieval
 from geohf.place.plots import plot_run
+from geohf.place.rows import images_of
 from geohf.report import error_map_png, plot_error_cdf, write_csv, write_geojson, write_map
 from geohf.report.strips import Answer, plot_strips
 from geohf.vision.images import open_image
@@ -45,8 +45,8 @@ def write_outputs(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation
     write_csv(folder / "comparison.csv", comparison_rows(runs))
     write_answers(folder, trainer, evaluation)
     curves = {"frozen": evaluation.details["frozen"]}
-    curves |= {run.method: run.evaluated.details["found"] for run in runs if _rivals(run, trainer)}
-    plot_answers(folder, trainer, evaluation, curves | {"trained": evaluation.details["found"]})
+    curves |= {run.method: details_of(run)["retrieval"] for run in runs if _rivals(run, trainer)}
+    plot_answers(folder, trainer, evaluation, curves | {"trained": evaluation.details["retrieval"]})
     database, details = trainer.database_of(evaluation.dataset), evaluation.details
     index = PlaceIndex(
         details["database_descriptors"],
@@ -72,8 +72,8 @@ def _rivals(run: GeoPlaceTrainer, trainer: GeoPlaceTrainer) -> bool:
 def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation) -> None:
     """Write predictions.csv, predictions.geojson and map.html of the queries."""
     details = evaluation.details
-    queries, found = trainer.read_rows(evaluation.dataset), details["found"]
-    points, top = points_of(queries), found.answer_points[:, 0]
+    queries, retrieval = trainer.read_rows(evaluation.dataset), details["retrieval"]
+    points, top = points_of(queries), retrieval.answer_points[:, 0]
     rows = [
         {
             "image": details["names"][i],
@@ -83,10 +83,10 @@ def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation
             "answer": prediction.answers[0].image,
             "predicted_latitude": top[i, 0],
             "predicted_longitude": top[i, 1],
-            "similarity": float(found.similarity[i, 0]),
+            "similarity": float(retrieval.similarity[i, 0]),
             "confidence": prediction.confidence,
-            "distance_m": float(found.error_m[i]),
-            "right": bool(found.right[i, 0]),
+            "distance_m": float(retrieval.error_m[i]),
+            "right": bool(retrieval.right[i, 0]),
         }
         for i, (sequence, prediction) in enumerate(
             zip(queries["sequence"][:], evaluation.predictions, strict=True)
@@ -113,11 +113,14 @@ def plot_answers(
     Args:
         curves: name -> a search whose errors are a curve.
     """
-    plot_error_cdf(folder / "error_cdf.png", {name: found.error_m / 1000 for name, found in curves.items()})
-    queries, found = trainer.read_rows(evaluation.dataset), evaluation.details["found"]
+    plot_error_cdf(
+        folder / "error_cdf.png",
+        {name: (retrieval.error_m / 1000).tolist() for name, retrieval in curves.items()},
+    )
+    queries, retrieval = trainer.read_rows(evaluation.dataset), evaluation.details["retrieval"]
     searched = trainer.database_of(evaluation.dataset)
     points, pictures, searched = points_of(queries), images_of(queries), images_of(searched)
-    error_map_png(folder / "error_map.png", found.answer_points[:, 0], points, "Test queries", unit="m")
+    error_map_png(folder / "error_map.png", retrieval.answer_points[:, 0], points, "Test queries", unit="m")
     # right and wrong ones in the proportion in which they occur, spread over the drives
     shown = np.unique(np.linspace(0, len(points) - 1, STRIPS).round().astype(int)).tolist()
     sequences, strips = queries["sequence"][:], []
@@ -125,10 +128,10 @@ def plot_answers(
         answers = [
             Answer(
                 open_image(searched[row], size=256),
-                f"{_meters(found.answer_points[i, j], points[i])}, cos {found.similarity[i, j]:.2f}",
-                bool(found.right[i, j]),
+                f"{_meters(retrieval.answer_points[i, j], points[i])}, cos {retrieval.similarity[i, j]:.2f}",
+                bool(retrieval.right[i, j]),
             )
-            for j, row in enumerate(found.ranked[i, :STRIP_ANSWERS].tolist())
+            for j, row in enumerate(retrieval.ranked[i, :STRIP_ANSWERS].tolist())
         ]
         strips.append((open_image(pictures[i], size=256), f"query ({sequences[i]})", answers))
     plot_strips(

@@ -57,7 +57,7 @@ class PlacePhaseTrainer(PhaseTrainer):
         self.label_names = ["coordinates"]
         self.clock = StepClock()
         self.add_callback(self.clock)
-        if hasattr(sampler, "set_epoch"):
+        if sampler is not None and hasattr(sampler, "set_epoch"):
             table = kwargs.get("train_dataset")
             self.add_callback(_Epochs(sampler, table if isinstance(table, TensorTable) else None))
 
@@ -108,12 +108,12 @@ class PlacePhaseTrainer(PhaseTrainer):
 class _Epochs(TrainerCallback):
     """Tells the sampler which epoch begins and, on cached features, how the head sees the images by then."""
 
-    def __init__(self, sampler: PlaceSampler, table: TensorTable | None):
+    def __init__(self, sampler: PlaceSampler | RandomBatches, table: TensorTable | None):
         self.sampler, self.table = sampler, table
 
     def on_epoch_begin(self, args, state, control, model=None, **kwargs):
         self.sampler.set_epoch(int((state.epoch or 0) + 1e-6))
-        if self.table is not None and getattr(self.sampler, "hard_share", 0):
+        if self.table is not None and isinstance(self.sampler, PlaceSampler) and self.sampler.hard_share:
             head = getattr(model, "module", model)
             self.sampler.set_descriptors(head_descriptors(head, self.table.columns["features"]))
 

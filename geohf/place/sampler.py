@@ -63,7 +63,8 @@ class PlaceSampler(Sampler[int]):
             )
         points = np.asarray(points, np.float64)
         self.batch_size, self.images_per_place, self.seed, self.epoch = batch_size, images_per_place, seed, 0
-        self.hard_share, self.descriptors = hard_share, None
+        self.hard_share = hard_share
+        self.descriptors: np.ndarray | None = None
         self.sequences = (
             np.zeros(len(points), int) if sequences is None else np.unique(sequences, return_inverse=True)[1]
         )

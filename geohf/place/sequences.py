@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ _ONLINE_WEIGHT = 10.0  # frames that the database's mean counts for until the dr
 
 
 def center_descriptors(
-    database, queries, sequences: Sequence | None = None, center: Center = "none"
+    database, queries, sequences: Sequence | np.ndarray | None = None, center: Center = "none"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Remove what the images of a drive have in common: camera, weather, time of day.
 
@@ -82,8 +82,8 @@ class SequenceMatches:
 
 def match_sequences(
     similarity,
-    sequences: Sequence | None = None,
-    database_sequences: Sequence | None = None,
+    sequences: Sequence | np.ndarray | None = None,
+    database_sequences: Sequence | np.ndarray | None = None,
     method: Method = "filter",
     k: int = 10,
     steps: tuple[int, int] = (-1, 3),
@@ -301,7 +301,7 @@ class _Chain:
         return arrived * (1 - self.jump) / len(self.steps) + everywhere
 
 
-def _drives(sequences: Sequence | None, count: int) -> list[np.ndarray]:
+def _drives(sequences: Sequence | np.ndarray | None, count: int) -> list[np.ndarray]:
     """The rows of each drive, in the order of their first row."""
     if sequences is None:
         return [np.arange(count)]
@@ -317,11 +317,12 @@ def _unit_or_as_is(moved: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
     return torch.where(length > 1e-6, moved / length.clamp_min(1e-6), original)
 
 
-def check_options(center: str = "none", method: str | None = None) -> None:
-    """Refuse names that `Center` and `Method` do not have; without a method frames answer one by one.
+def check_options(center: str = "none", method: str | None = None) -> tuple[Center, Method | None]:
+    """The names, refused where `Center` and `Method` do not have them; without a method frames answer one by one.
 
     Raises:
         DataError: one of them.
     """
     require_choice(get_args(Center), center=center)
     require_choice(get_args(Method), method=method)
+    return cast(Center, center), cast("Method | None", method)

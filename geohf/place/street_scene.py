@@ -197,7 +197,7 @@ class _View:
         for half, color in ((5.8, (172, 168, 160)), (4.2, (92, 92, 98)), (0.12, (225, 205, 120))):
             edges = [self.camera(loop.at(steps, offset)) for offset in (-half, half)]
             keep = (edges[0][:, 1] > _NEAR_M) & (edges[1][:, 1] > _NEAR_M)
-            left, right = (self.pixels(*edge[keep].T, np.zeros(keep.sum())) for edge in edges)
+            left, right = (self.pixels(edge[keep, 0], edge[keep, 1], np.zeros(keep.sum())) for edge in edges)
             if keep.sum() > 1:
                 self.fill(left + right[::-1], np.array(color) * ambient, 10)
 

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from transformers.trainer_utils import IntervalStrategy
 
-from geohf.data.samples import undecoded
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError
@@ -23,25 +21,21 @@ from geohf.place.arguments import METHODS, PlaceTrainingArguments
 from geohf.place.audit import judge, near_duplicates
 from geohf.place.card import card_data
 from geohf.place.choice import Choice, lowered, score
-from geohf.place.confidence import evidence, fit_confidence
-from geohf.place.data import as_drives, images_of, join_rows, short_names
-from geohf.place.evaluation import drive_recalls
-from geohf.place.metrics import Retrieval, measure, recall_intervals, retrieve
+from geohf.place.confidence import fit_confidence
+from geohf.place.metrics import measure, recall_intervals
 from geohf.place.original import RandomBatches
 from geohf.place.outputs import write_outputs
 from geohf.place.phase import PlacePhaseTrainer, head_descriptors, head_table, make_sampler
+from geohf.place.rows import join_rows, short_names
+from geohf.place.searches import SHOWN_ANSWERS, PlaceSearches
 from geohf.place.sequences import check_options
 from geohf.training.finetuning import require_finetunable
 from geohf.training.phase import phase_arguments
 from geohf.training.settings import require_a_batch
-from geohf.training.trainer import GeoTrainer, logger
-from geohf.vision.features import cached_features
-from geohf.vision.weights import load_tensors
-
-SHOWN_ANSWERS = 5  # that a confidence looks at, as many as `GeoPlaceModel.decode` gives by default
+from geohf.training.trainer import logger
 
 
-class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
+class GeoPlaceTrainer(PlaceSearches):
     """Trains a place model in two phases, keeps the best one, and calibrates it.
 
     The phase `head` (`args.num_train_epochs`) trains the head on the frozen backbone's features, which are computed
@@ -104,13 +98,10 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         searched = train_dataset if database is None else database
         kwargs["database_rows"] = len(searched) if hasattr(searched, "__len__") else 0
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, *standard, **kwargs)
-        self._database, self._validation_database = (
-            None if rows is None else self.read_rows(rows) for rows in (database, validation_database)
-        )
+        self.search_in(database, validation_database)
         self._own_sampler, self.method, self.audit = sampler, method, audit
         self.radii_m = list(radii_m or dict.fromkeys([self.config.confidence_m, 25.0, 10.0, 50.0]))
-        check_options(center, sequence_method)
-        self.center, self.sequence_method = center, sequence_method
+        self.center, self.sequence_method = check_options(center, sequence_method)
         self.whitening_dim = whitening_dim
         self.name = name or _name_of(self.model)
         self.runs: list[GeoPlaceTrainer] = [self]  # those that are told beside this one, see `keep_best`
@@ -118,29 +109,6 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         self.validation_r1: float | None = None  # the best epoch's; None without validation
         self.validation_score = -math.inf  # what chose that epoch, as large-is-better
         self.choice: Choice | None = None  # what was compared in training
-        self._described: dict[
-            int, tuple[str, torch.Tensor]
-        ] = {}  # fingerprint of the model, a database by it
-
-    @staticmethod
-    def read_rows(rows):
-        """See `as_drives`."""
-        rows = as_drives(rows)
-        return undecoded(rows) if hasattr(rows, "cast_column") else rows
-
-    @property
-    def database(self):
-        """The images that are searched in."""
-        rows = self.train_dataset if self._database is None else self._database
-        if is_stream(rows):
-            raise DataError("a stream cannot be searched in: give the Trainer a database")
-        return rows
-
-    def database_of(self, queries):
-        """The images that these queries are searched in."""
-        validates = queries is self.eval_dataset or queries is self._validation
-        own = self._validation_database if validates else None
-        return self.database if own is None else own
 
     # ---- training
 
@@ -261,9 +229,9 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
 
     def _calibrate(self) -> None:
         rows = self.eval_dataset
-        found = self.search(rows, self._described_database(rows), self.outputs(rows))
-        seen = self._evidence(found)
-        self.model.config.confidence_weights = fit_confidence(seen, found.right[:, 0])
+        retrieval = self.search(rows, self._described_database(rows), self.outputs(rows))
+        seen = self._evidence(retrieval)
+        self.model.config.confidence_weights = fit_confidence(seen, retrieval.right[:, 0])
 
     # ---- measuring
 
@@ -276,65 +244,6 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         collator = self._of_whole_model["data_collator"]
         phase = PlacePhaseTrainer(self.model, quiet, collator, compute_metrics=None)
         return torch.from_numpy(phase.predict(rows).predictions)
-
-    def frozen_features(self, dataset) -> torch.Tensor:
-        """(n, ...) features of a dataset's images by the backbone as it was before training, from the cache."""
-        args, model = self.args, self.model
-        return cached_features(
-            self._frozen_tower().to(args.device),
-            model.processor,
-            images_of(self.read_rows(dataset)),
-            cache_dir=args.cache_dir,
-            batch_size=args.feature_batch_size,
-            num_workers=args.dataloader_num_workers,
-            autocast=torch.bfloat16 if args.bf16 else None,
-            mode=args.feature_mode,
-            pool=model.config.tower_pool,
-        )
-
-    def _frozen_tower(self) -> torch.nn.Module:
-        if self.frozen:
-            return self.model.tower
-        tower = copy.deepcopy(self.model.tower)
-        weights = load_tensors(self.base_folder("finetune") / "model.safetensors")
-        tower.load_state_dict(
-            {
-                name.removeprefix("tower."): weight
-                for name, weight in weights.items()
-                if name.startswith("tower.")
-            }
-        )
-        return tower
-
-    def frozen_descriptors(self, dataset) -> torch.Tensor:
-        """(n, d) of length 1: the backbone's feature as it was before training, of a map its average."""
-        features = self.frozen_features(dataset)
-        if features.ndim == 3:  # tokens
-            features = features[..., 1:].mean(-1)
-        return F.normalize(features.mean((-2, -1)) if features.ndim == 4 else features, dim=-1)
-
-    def search(self, rows, database: torch.Tensor, queries: torch.Tensor) -> Retrieval:
-        """Search for queries in their database, by the descriptors of both."""
-        searched = self.database_of(rows)
-        found = retrieve(database, queries, points_of(searched), points_of(rows), self.radii_m)
-        if self.center != "none" or self.sequence_method is not None:
-            parts, images = (database, queries), (searched, rows)
-            found.values |= drive_recalls(parts, images, self.radii_m[0], self.center, self.sequence_method)
-        return found
-
-    def _described_database(self, queries) -> torch.Tensor:
-        fingerprint, rows = self.model.fingerprint(), self.database_of(queries)
-        known = self._described.get(id(rows))
-        if known is None or known[0] != fingerprint:
-            self._described[id(rows)] = known = fingerprint, self.outputs(rows)
-        return known[1]
-
-    def _search_frozen(self, rows) -> Retrieval:
-        return self.search(rows, *map(self.frozen_descriptors, (self.database_of(rows), rows)))
-
-    def _evidence(self, found: Retrieval) -> np.ndarray:
-        similarity, points = found.similarity[:, :SHOWN_ANSWERS], found.answer_points[:, :SHOWN_ANSWERS]
-        return evidence(similarity, points, self.model.config.negative_m)
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """As `GeoTrainer.evaluate`; the rows are queries to the database.
@@ -349,14 +258,14 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
     def measure(self, dataset, outputs: torch.Tensor, prefix="eval", intervals=True) -> Evaluation:
         """See `geohf.place.metrics.measure`; without `intervals` also without the baseline and the answers."""
         rows, database = self.read_rows(dataset), self.database_of(dataset)
-        found = self.search(dataset, self._described_database(dataset), outputs)
+        retrieval = self.search(dataset, self._described_database(dataset), outputs)
         if not intervals:
-            return Evaluation(measure(found), dataset, [], prefix, found=found)
+            return Evaluation(measure(retrieval), dataset, [], prefix, retrieval=retrieval)
         baseline = self._search_frozen(dataset)
         duplicates = [] if self.audit == "off" else near_duplicates(baseline.similarity[:, 0])
         judge(duplicates, self.audit == "strict")
         ends = recall_intervals(
-            found,
+            retrieval,
             points_of(database),
             points_of(rows),
             np.array(rows["sequence"][:]),
@@ -366,17 +275,17 @@ class GeoPlaceTrainer(GeoTrainer, PlacePhaseTrainer):
         names, database_names, *_ = short_names(rows, database, *others)
         config, answers = self.model.config, slice(SHOWN_ANSWERS)
         return Evaluation(
-            measure(found, baseline, ends),
+            measure(retrieval, baseline, ends),
             dataset,
             predictions_of(
                 outputs.numpy(),
-                found.similarity[:, answers],
-                found.answer_points[:, answers],
-                [[database_names[row] for row in ranked] for ranked in found.ranked[:, answers]],
+                retrieval.similarity[:, answers],
+                retrieval.answer_points[:, answers],
+                [[database_names[row] for row in ranked] for ranked in retrieval.ranked[:, answers]],
                 config,
             ),
             prefix,
-            found=found,
+            retrieval=retrieval,
             frozen=baseline,
             names=names,
             database_names=database_names,

@@ -17,8 +17,9 @@ from geohf import TileSequenceConfig, TileSequenceModel
 from geohf.data.tables import points_of
 from geohf.place.arguments import PlaceArguments
 from geohf.place.audit import audit
-from geohf.place.data import images_of, load, short_names
+from geohf.place.data import load
 from geohf.place.index import PlaceIndex
+from geohf.place.rows import images_of, short_names
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.phase import StreetPhaseTrainer
 

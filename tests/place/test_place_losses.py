@@ -171,16 +171,16 @@ def test_semi_hard_takes_the_farthest_where_none_lies_beyond():
 
 
 def test_half_hard_by_hand():
-    lottery = torch.zeros(5, 5)
+    noise = torch.zeros(5, 5)
     drawn = {0: 3, 1: 4, 2: 4, 3: 0}
     for anchor, negative in drawn.items():
-        lottery[anchor, negative] = 1.0
-    lottery[0, 1] = 2.0  # a positive cannot be drawn
+        noise[anchor, negative] = 1.0
+    noise[0, 1] = 2.0  # a positive cannot be drawn
     nearest = {0: 2, 1: 2, 2: 1, 3: 4}
     partner = {0: 1, 1: 0, 2: 3, 3: 2}
     hard = sum(hinge(a, partner[a], nearest[a]) for a in range(4)) / 4
     random = sum(hinge(a, partner[a], drawn[a]) for a in range(4)) / 4
-    found = triplet(ring(), PAIRS, OTHERS, hard_share=0.3, lottery=lottery)
+    found = triplet(ring(), PAIRS, OTHERS, hard_share=0.3, noise=noise)
     assert found.item() == pytest.approx(0.3 * hard + 0.7 * random, rel=1e-5)
 
 
@@ -188,7 +188,7 @@ def test_half_hard_by_hand():
 def test_triplets_equal_a_loop_over_anchors(mining):
     x, same, far = random_batch(seed=5)
     d = torch.cdist(x.double(), x.double())
-    lottery = torch.rand(24, 24, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(24, 24, generator=torch.Generator().manual_seed(0))
     values = []
     for a in range(24):
         positives, negatives = same[a].nonzero()[:, 0].tolist(), far[a].nonzero()[:, 0].tolist()
@@ -201,12 +201,12 @@ def test_triplets_equal_a_loop_over_anchors(mining):
             beyond = [d[a, n] for n in negatives if d[a, n] > d[a, p]]
             values.append(d[a, p] - (min(beyond) if beyond else max(d[a, n] for n in negatives)) + 0.5)
         for p in positives if mining == "half_hard" else ():
-            drawn = d[a, max(negatives, key=lambda n: lottery[a, n])]
+            drawn = d[a, max(negatives, key=lambda n: noise[a, n])]
             values.append(
                 0.5 * (d[a, p] - hardest + 0.5).clamp(min=0) + 0.5 * (d[a, p] - drawn + 0.5).clamp(min=0)
             )
     expected = torch.stack(values).clamp(min=0).mean().item()
-    assert triplet(x, same, far, mining=mining, lottery=lottery).item() == pytest.approx(expected, rel=1e-4)
+    assert triplet(x, same, far, mining=mining, noise=noise).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_triplet_gradient_is_finite_for_identical_pictures():

@@ -11,8 +11,8 @@ from helpers.five_tasks import PHOTO
 
 from geohf.errors import DataError
 from geohf.place.arguments import PlaceTrainingArguments
-from geohf.place.data import as_drives
 from geohf.place.phase import PlacePhaseTrainer
+from geohf.place.rows import as_drives
 from geohf.region.arguments import RegionTrainingArguments
 from geohf.region.phase import RegionPhaseTrainer
 from geohf.street.arguments import StreetTrainingArguments

@@ -1,4 +1,4 @@
-"""Pooling that learns: from a tower's map, or its tokens, to one vector."""
+"""Pooling that learns: from a backbone's map, or its tokens, to one vector."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["SALAD", "BoQ", "GeM", "GeMLinear", "MixVPR", "NetVLAD", "make_aggreg
 
 
 def make_aggregator(config: GeoPlaceConfig) -> nn.Module:
-    """The head's own pooling, which does nothing where the tower has pooled."""
+    """The head's own pooling, which does nothing where the backbone has pooled."""
     if config.pooling == "gem":
         return GeM()
     if config.pooling == "gem_linear":
         return GeMLinear(config.channels, config.gem_dim)
     if config.pooling == "mixvpr":
-        return MixVPR(config.feature_map, config.mix_depth, config.mix_channels, config.mix_rows)
+        return MixVPR(config.map_shape, config.mix_depth, config.mix_channels, config.mix_rows)
     if config.pooling == "netvlad":
         return NetVLAD(config.channels, config.clusters)
     if config.pooling == "salad":

@@ -15,7 +15,7 @@ def triplet(
     margin: float = 0.5,
     mining: str = "half_hard",
     hard_share: float = 0.5,
-    lottery: torch.Tensor | None = None,
+    noise: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`max(0, d(anchor, positive) - d(anchor, negative) + margin)` over mined triplets.
 
@@ -28,7 +28,7 @@ def triplet(
             positive, or the farthest one where none is (Schroff et al. 2015, FaceNet). `half_hard` takes, for every
             anchor and positive, the nearest negative and one by lot, weighted by `hard_share` and its rest.
         hard_share: of `half_hard`.
-        lottery: (n, n) random numbers that draw the negatives of `half_hard`: the largest wins. None draws them
+        noise: (n, n) random numbers that draw the negatives of `half_hard`: the largest wins. None draws them
             here; several processes that compute one loss must agree on them.
 
     Returns:
@@ -52,8 +52,8 @@ def triplet(
         return _mean_hinge(distance - _semi_hard(distance, negative) + margin, pairs)
     if mining != "half_hard":
         raise ValueError(f"mining must be batch_hard, semi_hard or half_hard, got {mining!r}")
-    lottery = torch.rand_like(distance) if lottery is None else lottery
-    drawn = distance.gather(1, lottery.masked_fill(~negative, -1.0).argmax(1, keepdim=True))
+    noise = torch.rand_like(distance) if noise is None else noise
+    drawn = distance.gather(1, noise.masked_fill(~negative, -1.0).argmax(1, keepdim=True))
     hard = _mean_hinge(distance - hardest[:, None] + margin, pairs)
     return hard_share * hard + (1 - hard_share) * _mean_hinge(distance - drawn + margin, pairs)
 

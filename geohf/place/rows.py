@@ -1,0 +1,109 @@
+"""The images of drives that a Trainer is given: rows of a user's own, their pictures and names."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from geohf.data.rows import RowView, positions_of
+from geohf.data.samples import undecoded
+from geohf.data.times import time_ns
+from geohf.errors import DataError
+from geohf.place.drives import files_of, names_of
+
+LABELS = ("latitude", "longitude", "heading", "sequence", "camera", "time_ns")
+
+
+def as_drives(rows):
+    """Rows that a user gave to a Trainer, as images of drives: a dataset of drives and a stream are as they should be.
+
+    Args:
+        rows: a dataset or list of dicts with `image`, `latitude` and `longitude` in degrees, and perhaps `heading` in
+            degrees clockwise from north, `sequence` (the drive), `camera` and `time_ns`.
+    """
+    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, dict)):
+        return rows
+    if {"image", *LABELS} <= set(getattr(rows, "column_names", None) or ()):
+        return rows
+    return RowView(undecoded(rows) if hasattr(rows, "cast_column") else rows, _read_image, LABELS)
+
+
+def _read_image(row: dict, number: int) -> dict:
+    lacking = [name for name in ("image", "latitude", "longitude") if row.get(name) is None]
+    if lacking:
+        raise DataError(f"row {number} has no {' and no '.join(lacking)}; its columns are {', '.join(row)}")
+    latitude, longitude = positions_of([row], names=[number])[0].tolist()
+    try:
+        heading = math.nan if row.get("heading") is None else float(row["heading"])
+        taken = row.get("time_ns")
+        taken = taken if isinstance(taken, (int, np.integer)) else time_ns(taken)
+    except (DataError, TypeError, ValueError) as error:
+        raise DataError(f"row {number}, heading and time_ns: {error}") from None
+    return {
+        "image": row["image"],
+        "latitude": latitude,
+        "longitude": longitude,
+        "heading": heading,
+        "sequence": str(row.get("sequence") or ""),
+        "camera": row.get("camera"),
+        "time_ns": taken,
+    }
+
+
+class Images(Sequence):
+    """The images of a user's own rows, each read when it is asked for."""
+
+    def __init__(self, rows: RowView):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Images(self.rows.select(range(*index.indices(len(self)))))
+        return self.rows[index]["image"]
+
+
+def images_of(rows) -> Sequence:
+    """The images of drives: paths, paths with bytes, or whatever a user's own rows hold."""
+    return files_of(undecoded(rows)) if hasattr(rows, "cast_column") else Images(rows)
+
+
+def join_rows(first, second):
+    """Two datasets of drives, one after the other."""
+    if hasattr(first, "cast_column") and hasattr(second, "cast_column"):
+        from datasets import concatenate_datasets
+
+        return concatenate_datasets([undecoded(first), undecoded(second)])
+    from torch.utils.data import ConcatDataset
+
+    return ConcatDataset(
+        [undecoded(part) if hasattr(part, "cast_column") else part for part in (first, second)]
+    )
+
+
+def short_names(*parts) -> list[list[str]]:
+    """What the images of datasets of drives are called: paths without the folder that holds them all.
+
+    Of images that came as bytes or in memory, the name that they came with, or their number.
+    """
+    named = [names_of(part) for part in parts]
+    files = [[isinstance(image, str) for image in images_of(part)] for part in parts]
+    folders = [
+        os.path.dirname(os.path.abspath(name))
+        for names, are_files in zip(named, files, strict=True)
+        for name, is_file in zip(names, are_files, strict=True)
+        if is_file
+    ]
+    root = os.path.commonpath(folders) if folders else ""
+    return [
+        [
+            os.path.relpath(name, root) if is_file else name
+            for name, is_file in zip(names, are_files, strict=True)
+        ]
+        for names, are_files in zip(named, files, strict=True)
+    ]

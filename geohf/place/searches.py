@@ -1,0 +1,128 @@
+"""What a place Trainer searches: the databases of its queries, cached features, and the answers of both backbones."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from geohf.data.samples import undecoded
+from geohf.data.streaming import is_stream
+from geohf.data.tables import points_of
+from geohf.errors import DataError
+from geohf.place.confidence import evidence
+from geohf.place.evaluation import drive_recalls
+from geohf.place.metrics import Retrieval, retrieve
+from geohf.place.phase import PlacePhaseTrainer
+from geohf.place.rows import as_drives, images_of
+from geohf.place.sequences import Center, Method
+from geohf.training.trainer import GeoTrainer
+from geohf.vision.features import cached_features
+from geohf.vision.weights import load_tensors
+
+SHOWN_ANSWERS = 5  # that a confidence looks at, as many as `GeoPlaceModel.decode` gives by default
+
+
+class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
+    """Searches the database for queries, by the model as it is and by the backbone as it was before training.
+
+    `GeoPlaceTrainer` trains with it.
+    """
+
+    radii_m: list[float]
+    center: Center
+    sequence_method: Method | None
+
+    def search_in(self, database: Any, validation_database: Any) -> None:
+        """Take the images that queries are searched in, see `GeoPlaceTrainer`."""
+        self._database, self._validation_database = (
+            None if rows is None else self.read_rows(rows) for rows in (database, validation_database)
+        )
+        self._described: dict[int, tuple[str, torch.Tensor]] = {}  # the model's fingerprint, a database by it
+
+    @staticmethod
+    def read_rows(rows):
+        """See `as_drives`."""
+        rows = as_drives(rows)
+        return undecoded(rows) if hasattr(rows, "cast_column") else rows
+
+    @property
+    def database(self):
+        """The images that are searched in."""
+        rows = self.train_dataset if self._database is None else self._database
+        if is_stream(rows):
+            raise DataError("a stream cannot be searched in: give the Trainer a database")
+        return rows
+
+    def database_of(self, queries):
+        """The images that these queries are searched in."""
+        validates = queries is self.eval_dataset or queries is self._validation
+        own = self._validation_database if validates else None
+        return self.database if own is None else own
+
+    def frozen_features(self, dataset) -> torch.Tensor:
+        """(n, ...) features of a dataset's images by the backbone as it was before training, from the cache."""
+        args, model = self.args, self.model
+        return cached_features(
+            self._frozen_backbone().to(args.device),
+            model.processor,
+            images_of(self.read_rows(dataset)),
+            cache_dir=args.cache_dir,
+            batch_size=args.feature_batch_size,
+            num_workers=args.dataloader_num_workers,
+            autocast=torch.bfloat16 if args.bf16 else None,
+            mode=args.feature_mode,
+            pool=model.config.backbone_pool,
+        )
+
+    def _frozen_backbone(self) -> torch.nn.Module:
+        if self.frozen:
+            return self.model.tower
+        tower = copy.deepcopy(self.model.tower)
+        weights = load_tensors(self.base_folder("finetune") / "model.safetensors")
+        tower.load_state_dict(
+            {
+                name.removeprefix("tower."): weight
+                for name, weight in weights.items()
+                if name.startswith("tower.")
+            }
+        )
+        return tower
+
+    def frozen_descriptors(self, dataset) -> torch.Tensor:
+        """(n, d) of length 1: the backbone's feature as it was before training, of a map its average."""
+        features = self.frozen_features(dataset)
+        if features.ndim == 3:  # tokens
+            features = features[..., 1:].mean(-1)
+        return F.normalize(features.mean((-2, -1)) if features.ndim == 4 else features, dim=-1)
+
+    def search(self, rows, database: torch.Tensor, queries: torch.Tensor) -> Retrieval:
+        """Search for queries in their database, by the descriptors of both."""
+        searched = self.database_of(rows)
+        retrieval = retrieve(database, queries, points_of(searched), points_of(rows), self.radii_m)
+        if self.center != "none" or self.sequence_method is not None:
+            parts, images = (database, queries), (searched, rows)
+            retrieval.values |= drive_recalls(
+                parts, images, self.radii_m[0], self.center, self.sequence_method
+            )
+        return retrieval
+
+    def _described_database(self, queries) -> torch.Tensor:
+        fingerprint, rows = self.model.fingerprint(), self.database_of(queries)
+        known = self._described.get(id(rows))
+        if known is None or known[0] != fingerprint:
+            self._described[id(rows)] = known = fingerprint, self.outputs(rows)
+        return known[1]
+
+    def _search_frozen(self, rows) -> Retrieval:
+        return self.search(rows, *map(self.frozen_descriptors, (self.database_of(rows), rows)))
+
+    def _evidence(self, retrieval: Retrieval) -> np.ndarray:
+        similarity, points = (
+            retrieval.similarity[:, :SHOWN_ANSWERS],
+            retrieval.answer_points[:, :SHOWN_ANSWERS],
+        )
+        return evidence(similarity, points, self.model.config.negative_m)
