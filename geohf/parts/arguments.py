@@ -117,7 +117,7 @@ class PartTrainingArguments(GeoTrainingArguments):
     }
 
     output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/parts")
-    learning_rate: float | None = field(
+    learning_rate: float | None = field(  # type: ignore[assignment]  # settled as the optimizer is made
         default=None,
         metadata={"help": "Peak learning rate; default: 1e-4 for published weights, 1e-3 for random ones."},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -73,7 +73,13 @@ class PartStateConfig(GeoConfig):
 
     model_type = "geohf_parts"
 
-    id2state: dict | None = None
+    if TYPE_CHECKING:  # as they are once it is made
+        id2label: dict[int, str]
+        label2id: dict[str, int]
+        num_labels: int
+        id2state: dict[int, str]
+    else:
+        id2state: dict | None = None
     absent_state: str | None = "absent"
     state_attribute: str | None = None
     architecture: Literal["faster_rcnn", "rt_detr_v2", "d_fine", "rf_detr", "deimv2", "lw_detr"] = (
@@ -154,7 +160,8 @@ class PartStateConfig(GeoConfig):
     @property
     def absent_index(self) -> int | None:
         """Number of the absent state, None where the vocabulary has none."""
-        return {name: i for i, name in (self.id2state or {}).items()}.get(self.absent_state)
+        names = {name: i for i, name in (self.id2state or {}).items()}
+        return None if self.absent_state is None else names.get(self.absent_state)
 
     @property
     def loss_parts(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ the photo. Loaded boxes are always those of the upright photo, and so are `width
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ def load(options: PartArguments, args: PartTrainingArguments | None = None) -> T
 
 
 def load_parts(
-    source: str | Path,
+    source: str | os.PathLike,
     on_error: str = "raise",
     min_trust: float = 0.0,
     images: str | Path | None = None,
@@ -164,7 +165,9 @@ def load_parts(
     return splits, errors
 
 
-def load_for_evaluation(source: str | Path, config: PartStateConfig, on_error: str = "raise") -> Dataset:
+def load_for_evaluation(
+    source: str | os.PathLike, config: PartStateConfig, on_error: str = "raise"
+) -> Dataset:
     """The photos that a source holds out, or all where it names no such split.
 
     Parts and states may be numbered in another order than the model's, but it must know each by its name.
@@ -240,7 +243,8 @@ def state_table(dataset: Dataset) -> np.ndarray:
 def _source(
     path: Path, split: str, errors: RowErrors, images, parts, states, state_attribute: str | None
 ) -> Source:
-    content, groups = read_json(path), frozenset()
+    content = read_json(path)
+    groups: frozenset[str] = frozenset()
     if is_coco(content):
         found = read_coco(content, path, errors, states, state_attribute)
         photos, parts, states, groups = found.photos, found.parts, found.states, found.groups

@@ -36,7 +36,7 @@ def read_delftbikes(
             parts = JsonObject(
                 [(part.get("part_name") if isinstance(part, dict) else part, part) for part in parts]
             )
-        if not isinstance(parts, dict) or not isinstance(image, dict):
+        if not isinstance(parts, JsonObject) or not isinstance(image, dict):
             errors.add(path, name, "the photo's entry has no `parts`")
             continue
         file = image.get("filename") or name

@@ -14,7 +14,7 @@ Args:
 """
 
 
-class PartStates(evaluate.Metric):
+class PartStates(evaluate.Metric):  # type: ignore[name-defined]  # which `evaluate` imports by a star
     """The metrics of `geohf.parts.evaluator.PartEvaluator`."""
 
     def _info(self):

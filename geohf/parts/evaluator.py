@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -103,8 +104,8 @@ class PartEvaluator:
                             f"photo {name}: {key} hold {part[key].max()}, there are {limit} from 0"
                         )
             self._photos.append((found, truth, crowds))
-            name = target.get("image_id")
-            self._ids.append(name.item() if hasattr(name, "item") else name)
+            given: Any = target.get("image_id")
+            self._ids.append(given.item() if hasattr(given, "item") else given)
 
     def compute(self) -> dict[str, float]:
         """All metrics, as floats; NaN where there is nothing to count.
@@ -129,8 +130,7 @@ class PartEvaluator:
         unlisted = self._unlisted(truths, crowds, parts)
         metrics |= verification_metrics(sure, truths, parts, self.absent_state, crowds, unlisted)
         for part in range(parts):
-            name = self.part_names[part] if self.part_names else part
-            metrics[f"ap/{name}"] = _mean(precision[..., part])
+            metrics[f"ap/{self.part_names[part] if self.part_names else part}"] = _mean(precision[..., part])
         return metrics
 
     def statistics(self) -> Callable[[np.ndarray], dict[str, float]]:
@@ -208,7 +208,7 @@ class PartEvaluator:
 
     def _tables(self) -> tuple[dict[str, np.ndarray], ...]:
         """All detections, all truths and all crowds, one photo after the other."""
-        order = range(len(self._photos))
+        order: Sequence[int] = range(len(self._photos))
         if self._ids and all(name is not None for name in self._ids):
             if len(set(self._ids)) < len(self._ids):
                 raise DataError("two targets have the same image_id")

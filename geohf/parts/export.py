@@ -24,9 +24,9 @@ class OnePhoto(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        padded = tuple(pixel_values.shape[-2:])
-        images = ImageList(pixel_values, [padded])
-        (found,) = self.model.detect(images, self.model.feature_maps(pixel_values), padded)
+        height, width = pixel_values.shape[-2:]
+        images = ImageList(pixel_values, [(height, width)])
+        (found,) = self.model.detect(images, self.model.feature_maps(pixel_values), (height, width))
         found = with_temperatures(found, self.model.config)
         return tuple(found[name] for name in OUTPUTS)
 

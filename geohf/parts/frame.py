@@ -59,7 +59,9 @@ class Frame:
         if (
             self.orientation == 1
         ):  # nearly all boxes of nearly all photos: nothing to turn, to cut or to refuse
-            left, top, right, bottom = np.float32([*box[:2], box[0] + box[2], box[1] + box[3]]).tolist()
+            left, top, right, bottom = np.array(
+                [*box[:2], box[0] + box[2], box[1] + box[3]], np.float32
+            ).tolist()
             if 0 <= left < right <= self.width and 0 <= top < bottom <= self.height:
                 return [left, top, right, bottom]
         name = "left {:g}, top {:g}, width {:g}, height {:g}".format(*box)

@@ -61,18 +61,18 @@ def _checked(dataset: Dataset, source: str, errors: RowErrors, min_trust: float)
         where = f"{position}, {row['image_id']}" if row.get("image_id") else position
         try:
             size = upright_size(row["image"], broken)
-            found = usable_row(row, features, size)
+            listed = usable_row(row, features, size)
         except DataError as error:
             errors.add(source, where, str(error))
             continue
-        given += xyxy_to_xywh(found["boxes"]).tolist()
-        sizes += [size] * len(found["boxes"])
-        found = trusted_parts(found, min_trust)
-        if found is not None:
+        given += xyxy_to_xywh(listed["boxes"]).tolist()
+        sizes += [size] * len(listed["boxes"])
+        trusted = trusted_parts(listed, min_trust)
+        if trusted is not None:
             good.append(position)
-            found |= {"image_id": str(row.get("image_id") or position), "width": size[0], "height": size[1]}
+            facts = {"image_id": str(row.get("image_id") or position), "width": size[0], "height": size[1]}
             for name, values in columns.items():
-                values.append(found[name])
+                values.append(facts[name] if name in facts else trusted[name])
     require_pixels(given, sizes, source)
     if dataset.features == features and not min_trust:
         return dataset.select(good)
@@ -95,10 +95,10 @@ def usable_row(row: dict, features: Features, size: tuple[int, int]) -> dict[str
     listed = tuple(row.get(side) for side in ("width", "height"))
     if any(side is not None and side != real for side, real in zip(listed, size, strict=True)):
         raise DataError(f"is listed as {listed[0]} x {listed[1]} pixels but has {size[0]} x {size[1]}")
-    numbers = [
+    parts, states = (
         {name: i for i, name in enumerate(features[column].feature.names)} for column in ("parts", "states")
-    ]
-    return {name: values.tolist() for name, values in truths_of(row, *numbers, size).items()}
+    )
+    return {name: values.tolist() for name, values in truths_of(row, parts, states, size).items()}
 
 
 def trusted_parts(row: dict[str, list], min_trust: float) -> dict[str, list] | None:

@@ -62,9 +62,16 @@ class BatchScores:
         Args:
             truths: `labels`, `boxes`, `states` and `iscrowd` as `PartStateModel.forward` takes them.
         """
-        self._losses.append(outputs.losses.double().cpu())
-        self._weights.append(outputs.photo_weights.double().cpu())
-        found, targets = predictions_of(outputs), targets_of(*truths, outputs.original_sizes)
+        losses, weights = outputs.losses, outputs.photo_weights
+        assert losses is not None  # truths were given
+        assert weights is not None
+        self._losses.append(losses.double().cpu())
+        self._weights.append(weights.double().cpu())
+        labels, boxes, states, iscrowd = truths
+        found, targets = (
+            predictions_of(outputs),
+            targets_of(labels, boxes, states, iscrowd, outputs.original_sizes),
+        )
         self.evaluator.add(found, targets)
         if self.keep:
             self.predictions += found
@@ -76,9 +83,7 @@ class BatchScores:
         means = (torch.cat(self._losses) * weights[:, None]).sum(0) / weights.sum()
         losses = {"loss": float(means @ means.new_tensor(self.config.loss_weights))}
         losses |= dict(zip(self.config.loss_parts, means.tolist(), strict=True))
-        return losses | {
-            name: value for name, value in self.evaluator.compute().items() if np.isscalar(value)
-        }
+        return losses | self.evaluator.compute()
 
 
 def measure(

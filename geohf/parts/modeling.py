@@ -3,56 +3,37 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, box_convert
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from transformers.utils import can_return_tuple
 
 from geohf.data.classes import NamedClasses, class_names
 from geohf.errors import DataError
-from geohf.models.modeling import GeoPreTrainedModel
-from geohf.models.settings import settings_refused
 from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
-from geohf.parts.configuration import DETECTORS, PartStateConfig
+from geohf.parts.configuration import PartStateConfig
 from geohf.parts.decisions import with_temperatures
-from geohf.parts.detectors import (
-    build_detector,
-    detector_tower,
-    names_detector,
-    published_detector,
-    published_fields,
-    random_fields,
-    take_weights,
-)
+from geohf.parts.detectors import build_detector, detector_tower
 from geohf.parts.heads import PartRoIHeads, PartRPN, StateHead
 from geohf.parts.losses import IGNORED
 from geohf.parts.metrics import BatchScores
 from geohf.parts.processing import PartCollator, PartImageProcessor
 from geohf.parts.queries import query_answers, run_queries
-from geohf.parts.rows import as_photos, shows_one_of_each
-from geohf.parts.sample import SAMPLE_DETECTORS, SAMPLE_FIELDS
+from geohf.parts.regions import RegionDetector
+from geohf.parts.starting import StartingDetector, start_of
 from geohf.parts.tower import FeatureTower
-from geohf.parts.vocabulary import absent_index, names_of
-from geohf.vision.backbones import backbone_config, require_weights
-from geohf.vision.licenses import published_name
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
     from geohf.data.task_data import TaskData
     from geohf.parts.arguments import PartArguments
 
-# what stands in the outputs where an image has fewer boxes than the batch's longest list
-NO_LABEL = -1
-REAL_BACKBONE = "fasterrcnn_resnet50_fpn"
 
-
-class PartStateModel(GeoPreTrainedModel):
+class PartStateModel(StartingDetector, RegionDetector):
     """Faster R-CNN, or a detector of transformers that answers with queries, with a state for every box.
 
     >>> from geohf.parts import PartStateConfig
@@ -85,16 +66,17 @@ class PartStateModel(GeoPreTrainedModel):
             self.state_head = StateHead(config, self.detector.config.d_model)
             self.finish_init()
             return
-        self.tower = FeatureTower(config)
+        tower = FeatureTower(config)
+        self.tower = tower  # type: ignore[misc]  # torch takes it before the property does
         self.pyramid = FeaturePyramidNetwork(
-            self.tower.channels,
+            tower.channels,
             config.pyramid_channels,
             LastLevelMaxPool(),
             norm_layer=nn.BatchNorm2d if config.pyramid_norm else None,
         )
-        strides = [*self.tower.strides, self.tower.strides[-1] * 2]
+        strides = [*tower.strides, tower.strides[-1] * 2]
         self.rpn = PartRPN(config, strides)
-        self.roi_heads = PartRoIHeads(config, [str(i) for i in range(len(self.tower.strides))])
+        self.roi_heads = PartRoIHeads(config, [str(i) for i in range(len(tower.strides))])
         self.finish_init()
 
     @property
@@ -102,8 +84,8 @@ class PartStateModel(GeoPreTrainedModel):
         """Whether it is one of transformers' detectors, `DETECTORS`, and no Faster R-CNN."""
         return self.config.architecture != "faster_rcnn"
 
-    @property
-    def tower(self) -> nn.Module:  # type: ignore[override]  # where it lies depends on the architecture
+    @property  # where it lies depends on the architecture
+    def tower(self) -> Any:  # type: ignore[override]  # torch keeps it among its modules
         """The backbone."""
         return detector_tower(self.detector) if self.answers_with_queries else self._modules["tower"]
 
@@ -119,77 +101,6 @@ class PartStateModel(GeoPreTrainedModel):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
-
-    @classmethod
-    def from_backbone(
-        cls,
-        name: str = "resnet50",
-        *,
-        pretrained: bool = True,
-        backbone_weights: str | os.PathLike | None = None,
-        **config_fields: Any,
-    ) -> PartStateModel:
-        """A new detector around a backbone, or from one of torchvision's detectors.
-
-        Args:
-            name: a backbone, see `PartStateConfig.backbone`, or a detector trained on COCO:
-                `fasterrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn_v2`, `fasterrcnn_mobilenet_v3_large_fpn`,
-                `fasterrcnn_mobilenet_v3_large_320_fpn`; only its last layers and the state head are new then. Or a
-                folder or repo: of timm, of a parts model (all but the classes is taken), of another geohf model, of a
-                detector, see `from_detector`.
-            pretrained: load the published weights; False builds the same with random ones.
-            backbone_weights: a file of weights of this backbone or detector, instead of the published ones.
-            config_fields: `id2label`, `id2state` and the rest of `PartStateConfig`.
-
-        Raises:
-            DataError: an unknown backbone, weights that cannot be loaded, or settings that do not go together.
-        """
-        from geohf.parts.pretrained import coco_fields, load_published
-
-        if backbone_weights is None and names_detector(name):
-            return cls.from_detector(name, pretrained=pretrained, **config_fields)
-        require_weights(backbone_weights, pretrained)
-        with settings_refused():
-            config = cls.config_class(**coco_fields(name) | config_fields)
-            if pretrained:
-                config.backbone_name = published_name(str(backbone_weights or name))
-            model = cls(config)
-        if pretrained:
-            load_published(model, name, backbone_weights)
-        return model.eval()
-
-    @classmethod
-    def from_detector(cls, name: str, *, pretrained: bool = True, **config_fields: Any) -> PartStateModel:
-        """A new detector from one of transformers' that answer with queries, RT-DETRv2, D-FINE, RF-DETR, DEIMv2 or LW-DETR.
-
-        Args:
-            name: a repo or folder, `"PekingU/rtdetr_v2_r18vd"`: only what depends on the classes, and the state head, is new
-                then. Or an architecture, `"rt_detr_v2"`, for random weights.
-            pretrained: load the published weights; False builds the same with random ones.
-            config_fields: `id2label`, `id2state` and the rest of `PartStateConfig`.
-
-        Raises:
-            DataError: no such detector, weights that cannot be loaded, or settings that do not go together.
-        """
-        if name in DETECTORS and pretrained:
-            raise DataError(
-                f"{name} alone names no weights: give the repo or folder of a detector, or pretrained=False for random ones"
-            )
-        with settings_refused():
-            fields = random_fields(name) if name in DETECTORS else published_fields(name)
-            if pretrained:
-                fields["backbone_name"] = published_name(name)
-            elif name not in DETECTORS:  # batch norms learn from no random weights here
-                fields |= {"norm": "group", "backbone_license": None}
-            model = cls(cls.config_class(**fields | config_fields))
-        model.config.backbone = model.detector.config.backbone_config.model_type
-        if pretrained:
-            ours = backbone_config(name)[1]["model_type"] == model.config.model_type
-            published = (
-                cls.from_pretrained(name).detector if ours else published_detector(name, model.config.norm)
-            )
-            take_weights(model.detector, published, name)
-        return model.eval()
 
     @property
     def processor_settings(self) -> dict:
@@ -237,42 +148,23 @@ class PartStateModel(GeoPreTrainedModel):
                 right or wrong.
             loss_items: `images` over which the loss is averaged; None: those of this batch.
         """
-        padded = tuple(pixel_values.shape[-2:])
         if weights is not None and self.answers_with_queries:
             raise DataError(
                 "truths are weighed with architecture faster_rcnn alone: leave trust_weighted out"
             )
-        if image_sizes is None:
-            sizes = [padded] * len(pixel_values)
-        else:
-            sizes = [(height, width) for height, width in image_sizes.tolist()]
+        given = [pixel_values.shape[-2:]] * len(pixel_values) if image_sizes is None else image_sizes.tolist()
+        sizes = [(height, width) for height, width in given]
         targets = None
         if labels is not None:
             targets = self.targets_of(sizes, labels, boxes, states, weights, iscrowd)
         if self.answers_with_queries:
             losses, found = run_queries(self.detector, self.state_head, pixel_values, sizes, targets)
         else:
-            losses, found = self._regions(pixel_values, sizes, targets)
-        if targets is not None:
-            found = found | self._summed(losses, self._photo_weights(targets), loss_items)
-        return PartStateOutput(**with_temperatures(found, self.config), original_sizes=original_sizes)
-
-    def _regions(self, pixel_values, sizes, targets) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
-        """As `run_queries`, by Faster R-CNN."""
-        images, padded = ImageList(pixel_values, sizes), tuple(pixel_values.shape[-2:])
-        features = self.feature_maps(pixel_values)
-        losses = None if targets is None else self.image_losses(images, features, padded, targets)
-        return losses, {} if self.training else self._padded(self.detect(images, features, padded), sizes)
-
-    def feature_maps(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(batch, 3, H, W) to the pyramid's maps, in float32, which boxes are pooled from."""
-        maps = self.pyramid(self.tower(pixel_values))
-        return {name: features.float() for name, features in maps.items()}
-
-    def detect(self, images: ImageList, features: dict, padded: tuple) -> list[dict[str, torch.Tensor]]:
-        """Boxes (n, 4) in pixels of the input, labels, scores and state_probs of every image."""
-        proposals, _ = self.rpn(images, features)
-        return self.roi_heads.detect(features, proposals, padded, images.image_sizes)
+            losses, found = self.run_regions(pixel_values, sizes, targets)
+        outputs: dict[str, Any] = dict(with_temperatures(found, self.config))
+        if targets is not None and losses is not None:
+            outputs |= self._summed(losses, self._photo_weights(targets), loss_items)
+        return PartStateOutput(**outputs, original_sizes=original_sizes)
 
     def targets_of(
         self, sizes, labels, boxes, states, weights=None, iscrowd=None
@@ -299,38 +191,6 @@ class PartStateModel(GeoPreTrainedModel):
             targets.append(target | {"crowds": pixels[(labels[i] >= 0) & crowd]})
         return targets
 
-    def image_losses(self, images, features, padded, targets) -> torch.Tensor:
-        """(images, parts of the loss), in the order of `LOSS_PARTS`, before they are weighted."""
-        places = [
-            {
-                "boxes": t["boxes"][t["labels"] > 0],
-                "ignored": t["boxes"][t["labels"] < 0],
-                "crowds": t["crowds"],
-            }
-            for t in targets
-        ]
-        with self._measuring():
-            proposals, found = self.rpn(images, features, places)
-            classes, boxes, states = self.roi_heads.losses(features, proposals, padded, targets)
-        return torch.stack(
-            [classes, boxes, found["loss_objectness"], found["loss_rpn_box_reg"], states], dim=1
-        )
-
-    @contextmanager
-    def _measuring(self):
-        """A validation loss needs the proposals of training, and the same samples every time.
-
-        Only the flag of the proposal network itself is set: dropout and batch norms below it stay as they are.
-        """
-        samplers = (self.rpn.fg_bg_sampler, self.roi_heads.fg_bg_sampler)
-        for sampler in samplers:
-            sampler.repeat = not self.training
-        self.rpn.training = True
-        try:
-            yield
-        finally:
-            self.rpn.training = self.training
-
     def _summed(self, losses: torch.Tensor, weights: torch.Tensor, loss_items) -> dict[str, Any]:
         count = weights.sum() if loss_items is None else loss_items["images"]
         means = (losses * weights[:, None]).sum(0) / count
@@ -340,20 +200,6 @@ class PartStateModel(GeoPreTrainedModel):
             "losses": losses.detach(),
             "photo_weights": weights,
         }
-
-    def _padded(self, found: list[dict], sizes) -> dict[str, torch.Tensor]:
-        longest = max(len(parts["labels"]) for parts in found)
-        shape, reference = (len(found), longest), found[0]["boxes"]
-        boxes, scores = reference.new_zeros(*shape, 4), reference.new_zeros(shape)
-        labels = torch.full(shape, NO_LABEL, device=reference.device)
-        states = reference.new_zeros(*shape, self.config.num_states)
-        for i, (parts, (height, width)) in enumerate(zip(found, sizes, strict=True)):
-            n = len(parts["labels"])
-            scale = reference.new_tensor([width, height, width, height])
-            boxes[i, :n] = box_convert(parts["boxes"] / scale, "xyxy", "cxcywh")
-            labels[i, :n], scores[i, :n] = parts["labels"], parts["scores"]
-            states[i, :n] = parts["state_probs"]
-        return {"pred_boxes": boxes, "pred_labels": labels, "scores": scores, "state_probs": states}
 
     # ---- answers
 
@@ -452,52 +298,20 @@ def make_model(options: PartArguments, data: TaskData) -> PartStateModel:
     """
     from geohf.parts.arguments import config_overrides
 
-    is_sample = options.data is None and options.backbone is None
-    architecture = options.architecture
-    name = options.backbone or (SAMPLE_FIELDS["backbone"] if is_sample else REAL_BACKBONE)
-    if architecture is not None:
-        name = options.backbone or architecture
-    pretrained = not is_sample if options.pretrained is None else options.pretrained
-    train = as_photos(data.train)
-    id2label, id2state = names_of(train)
-    one = options.one_per_part
-    fields = {
-        "id2label": id2label,
-        "id2state": id2state,
-        "state_attribute": options.state_attribute,
-        "absent": options.absent,
-        "state_per_part": options.state_per_part,
-        "one_per_part": shows_one_of_each(train) if one is None else one,
-        "state_balance": options.state_balance,
-        "state_weight": options.state_weight,
-    }
-    if options.presence_threshold is not None:
-        fields |= {"presence_threshold": options.presence_threshold, "threshold_rule": "given"}
-    if absent_index(list(id2state.values())) is None:
-        fields["absent_state"] = None
-    if is_sample:
-        fields = (SAMPLE_FIELDS if architecture is None else SAMPLE_DETECTORS[architecture]) | fields
-    elif not pretrained:
-        fields["norm"] = "group"
-    if options.norm is not None:
-        fields["norm"] = options.norm
-    if options.image_size is not None:
-        fields["image_size"] = options.image_size
+    name, pretrained, fields = start_of(options, data)
     overrides = config_overrides(options)
     try:
-        if architecture is not None:
-            return _from_detector(architecture, name, pretrained, fields | overrides)
-        return PartStateModel.from_backbone(
-            name, pretrained=pretrained, backbone_weights=options.backbone_weights, **fields | overrides
-        )
+        if options.architecture is None:
+            return PartStateModel.from_backbone(
+                name, pretrained=pretrained, backbone_weights=options.backbone_weights, **fields | overrides
+            )
+        model = PartStateModel.from_detector(name, pretrained=pretrained, **fields | overrides)
     except (TypeError, RuntimeError) as error:
         if not overrides:
             raise
         raise DataError(f"--config_overrides {options.config_overrides}: {error}") from None
-
-
-def _from_detector(architecture: str, name: str, pretrained: bool, fields: dict) -> PartStateModel:
-    model = PartStateModel.from_detector(name, pretrained=pretrained, **fields)
-    if model.config.architecture != architecture:
-        raise DataError(f"{name}: is {model.config.architecture}, and not --architecture {architecture}")
+    if model.config.architecture != options.architecture:
+        raise DataError(
+            f"{name}: is {model.config.architecture}, and not --architecture {options.architecture}"
+        )
     return model

@@ -115,12 +115,10 @@ def _rectangle(draw, box, color, dashed: bool) -> None:
         ((x1, y1), (x0, y1)),
         ((x0, y1), (x0, y0)),
     ):
-        start, end = np.array(start), np.array(end)
-        pieces = max(2, round(float(np.abs(end - start).sum()) / 6))
+        corner, side = np.array(start), np.subtract(end, start)
+        pieces = max(2, round(float(np.abs(side).sum()) / 6))
         for k in range(0, pieces, 2):
-            ends = np.concatenate(
-                [start + (end - start) * k / pieces, start + (end - start) * (k + 1) / pieces]
-            )
+            ends = np.concatenate([corner + side * k / pieces, corner + side * (k + 1) / pieces])
             draw.line(ends.tolist(), color, 2)
 
 

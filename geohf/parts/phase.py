@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -51,7 +52,8 @@ class PartPhaseTrainer(PhaseTrainer):
         **kwargs,
     ):
         self._scores: BatchScores | None = None
-        self._keep, self._kept = False, []
+        self._keep = False
+        self._kept: list[dict] = []
         self.kept_targets: list[dict] = []  # of the photos of the last `detect`, as its predictions
         self.augment, self._trust_weighted = augment, trust_weighted
         kwargs.setdefault("compute_metrics", self._metrics)
@@ -148,7 +150,8 @@ class PartPhaseTrainer(PhaseTrainer):
             "state_probs",
             "original_sizes",
         )
-        return PartStateOutput(**dict(zip(names, map(torch.as_tensor, predictions), strict=True)))
+        tensors: dict[str, Any] = dict(zip(names, map(torch.as_tensor, predictions), strict=True))
+        return PartStateOutput(**tensors)
 
     def _metrics(self, prediction, compute_result: bool = True) -> dict[str, float]:
         if self._scores is None:

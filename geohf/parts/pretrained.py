@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +16,9 @@ from geohf.parts.tower import MOBILENET, RESNETS, FeatureTower, replace_batch_no
 from geohf.vision.backbones import backbone_config, describe_backbone, load_tower
 from geohf.vision.repos import hub_weights, read_tensors, reason_of
 from geohf.vision.timm_towers import TimmTowerConfig, timm_name, timm_source, whole_timm
+
+if TYPE_CHECKING:
+    from geohf.parts.starting import StartingDetector
 
 MOBILE_ANCHORS = [[32, 64, 128, 256, 512]] * 3
 # what sets each of torchvision's detectors apart from the config's defaults
@@ -83,13 +88,13 @@ def coco_fields(name: str) -> dict:
         and raw.get("model_type", TimmTowerConfig.model_type) == TimmTowerConfig.model_type
     ):
         source = timm_source(name, folder)
-        architecture, args = source.architecture, source.model_args
+        architecture, args = source.architecture, dict(source.model_args)
     else:
         tower = raw.get("vision_config") or {}
         if tower.get("model_type") != TimmTowerConfig.model_type:
             kind = tower.get("model_type") or raw.get("model_type")
             raise DataError(f"{name}: parts takes backbones of torchvision and timm, this is one of {kind}")
-        architecture, args = tower["architecture"], tower.get("model_args")
+        architecture, args = tower["architecture"], dict(tower.get("model_args") or {})
     return {"backbone": architecture, "backbone_args": args or None, "norm": "batch"}
 
 
@@ -100,7 +105,7 @@ def is_place(name: str) -> bool:
     ).is_file()
 
 
-def load_published(model: nn.Module, name: str, weights: str | Path | None = None) -> None:
+def load_published(model: StartingDetector, name: str, weights: str | os.PathLike | None = None) -> None:
     """Load published weights into a detector that was built for them.
 
     Args:
@@ -131,7 +136,7 @@ def _detector_weights(name: str) -> dict[str, torch.Tensor]:
     return weights.get_state_dict(progress=False, check_hash=True)
 
 
-def _same_classes(model: nn.Module, name: str) -> tuple[str, ...]:
+def _same_classes(model: StartingDetector, name: str) -> tuple[str, ...]:
     """Those of `CLASS_LAYERS` that stand for the same parts, or the same states, in the model and in this one."""
     raw = backbone_config(name)[1]
     same_parts = raw.get("id2label") == {str(i): part for i, part in model.config.id2label.items()}
@@ -141,7 +146,7 @@ def _same_classes(model: nn.Module, name: str) -> tuple[str, ...]:
 
 
 def load_coco_weights(
-    model: nn.Module, published: dict[str, torch.Tensor], kept: tuple[str, ...] = ()
+    model: StartingDetector, published: dict[str, torch.Tensor], kept: tuple[str, ...] = ()
 ) -> None:
     """Load the state dict of a torchvision Faster R-CNN, all but what depends on the classes.
 
@@ -167,10 +172,10 @@ def load_coco_weights(
                 name = f"pyramid.{block}.{level}.0.{kind}"
         source[name] = tensor
     own = model.state_dict()
-    new = tuple(layer for layer in CLASS_LAYERS if layer not in kept)
-    source = {n: t for n, t in source.items() if not n.startswith(new)}
+    anew = tuple(layer for layer in CLASS_LAYERS if layer not in kept)
+    source = {n: t for n, t in source.items() if not n.startswith(anew)}
     source = {n: t for n, t in source.items() if n in own or not n.endswith("num_batches_tracked")}
-    wanted = {n for n in own if not n.startswith(new)}
+    wanted = {n for n in own if not n.startswith(anew)}
     if wanted - set(source) - {n for n in wanted if n.endswith("num_batches_tracked")}:
         missing = sorted(wanted - set(source))
         raise RuntimeError(f"they lack {len(missing)} of the detector's weights, among them {missing[0]}")
@@ -181,7 +186,9 @@ def load_coco_weights(
         )
 
 
-def _load_tower(tower: FeatureTower, config: PartStateConfig, name: str, weights: str | Path | None) -> None:
+def _load_tower(
+    tower: FeatureTower, config: PartStateConfig, name: str, weights: str | os.PathLike | None
+) -> None:
     if config.norm == "group":
         raise ValueError("they have batch norms: use norm batch or frozen, or pretrained=False")
     if config.backbone in RESNETS or config.backbone == MOBILENET:
@@ -201,10 +208,11 @@ def _load_tower(tower: FeatureTower, config: PartStateConfig, name: str, weights
     tower.body.load_state_dict({name: tensor for name, tensor in body.state_dict().items() if name in own})
 
 
-def _timm_weights(name: str, args: dict, weights: str | Path | None) -> dict[str, torch.Tensor]:
+def _timm_weights(name: str, args: dict, weights: str | os.PathLike | None) -> dict[str, torch.Tensor]:
     folder, raw = backbone_config(name)
     if folder is not None and "architecture" not in raw:  # a geohf model of another task
-        return load_tower(describe_backbone(name, weights=weights)).timm.state_dict()
+        tower: Any = load_tower(describe_backbone(name, weights=weights))
+        return tower.timm.state_dict()
     return whole_timm(
         timm_source(name, folder, None if weights is None else Path(weights)), args
     ).state_dict()
@@ -218,7 +226,7 @@ def _fill(body: nn.Module, published: dict[str, torch.Tensor]) -> None:
     body.load_state_dict({name: flat[old] for name, old in names.items() if old in flat})
 
 
-def _torchvision_body(config: PartStateConfig, weights: str | Path | None) -> nn.Module:
+def _torchvision_body(config: PartStateConfig, weights: str | os.PathLike | None) -> nn.Module:
     if weights is None:
         kind = MobileNet_V3_Large_Weights.IMAGENET1K_V1 if config.backbone == MOBILENET else "IMAGENET1K_V1"
         whole = get_model(config.backbone, weights=kind)

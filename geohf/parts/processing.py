@@ -50,7 +50,9 @@ class PartImageProcessor(GeoImageProcessor):
     # photos are always scaled, to the size that they are padded to
     call_settings = ("size", "resample", "image_mean", "image_std")
 
-    def tensors(self, images: Any) -> dict[str, torch.Tensor]:
+    def tensors(  # type: ignore[override]  # photos are augmented with their boxes, by the collator
+        self, images: Any
+    ) -> dict[str, torch.Tensor]:
         """Prepare one photo or a list of photos, of any kind that `open_image` takes; rows of a dataset, too.
 
         Raises:

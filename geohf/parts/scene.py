@@ -83,14 +83,13 @@ def _pose(rng, width, height):
 
 def _box(strokes, place, width, height) -> np.ndarray:
     matrix, offset = place
-    half = [
-        0.5 * stroke.width * np.linalg.norm(matrix[1]) * np.ones((len(stroke.points), 1))
-        for stroke in strokes
-    ]
-    points, half = (
-        np.concatenate([stroke.points for stroke in strokes]) @ matrix + offset,
-        np.concatenate(half),
+    half = np.concatenate(
+        [
+            0.5 * stroke.width * np.linalg.norm(matrix[1]) * np.ones((len(stroke.points), 1))
+            for stroke in strokes
+        ]
     )
+    points = np.concatenate([stroke.points for stroke in strokes]) @ matrix + offset
     low, high = (points - half).min(0), (points + half).max(0)
     return np.concatenate([low, high]).clip(0, [width, height, width, height]).round(1)
 
@@ -157,9 +156,8 @@ def _cover(rng, image, boxes) -> np.ndarray:
         x0, y0, x1, y1 = x0 - grow, y0 - grow, x1 + grow, y1 + grow
         kind = "leaves" if large else rng.choice(_SMALL_COVER)
         if kind == "paper":
-            color = _rgb(rng.uniform(60, 250, 3))
-            for draw, fill in zip(draws, (color, 255), strict=True):
-                draw.rectangle([x0, y0, x1, y1], fill)
+            draws[0].rectangle([x0, y0, x1, y1], _rgb(rng.uniform(60, 250, 3)))
+            draws[1].rectangle([x0, y0, x1, y1], 255)
         elif kind == "cloth":
             color, turn = _rgb(rng.uniform(30, 220, 3)), np.linspace(0, 2 * np.pi, 12)
             radius = 0.66 + 0.06 * rng.random(12)
@@ -170,8 +168,8 @@ def _cover(rng, image, boxes) -> np.ndarray:
                 ],
                 1,
             )
-            for draw, fill in zip(draws, (color, 255), strict=True):
-                draw.polygon(points.ravel().tolist(), fill)
+            draws[0].polygon(points.ravel().tolist(), color)
+            draws[1].polygon(points.ravel().tolist(), 255)
         else:
             size = max(4.0, 0.2 * min(x1 - x0, y1 - y0))
             count = int(4.5 * (x1 - x0) * (y1 - y0) / (size * size * np.pi)) + 4
@@ -202,4 +200,5 @@ def _develop(rng, image, width, height) -> Image.Image:
 
 
 def _rgb(color) -> tuple[int, int, int]:
-    return tuple(int(value) for value in np.clip(color, 0, 255))
+    red, green, blue = np.clip(color, 0, 255)
+    return int(red), int(green), int(blue)

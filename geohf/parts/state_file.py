@@ -40,8 +40,9 @@ class StateFile:
         self._states: dict[tuple, str] = {}
         self._lines: dict[tuple, int] = {}
         for position, cells in enumerate(table[[*columns, "state"]].itertuples(index=False)):
-            key, state = tuple(map(_text, cells[:-1])), text_of(cells[-1])
-            if state is None or None in key:
+            texts, state = [_text(cell) for cell in cells[:-1]], text_of(cells[-1])
+            key = tuple(text for text in texts if text is not None)
+            if state is None or len(key) < len(texts):
                 raise DataError(f"{path}, row {line_of(table, position)}: a cell is empty")
             if self._states.setdefault(key, state) != state:
                 raise DataError(f"{path}, row {line_of(table, position)}: {', '.join(key)} has two states")

@@ -24,13 +24,13 @@ def stratify(labels: np.ndarray, shares: Sequence[float], seed: int = 42) -> np.
     >>> stratify(np.array([[1, 0], [1, 0], [0, 1], [0, 1]]), [0.5, 0.5]).reshape(2, 2).sum(1)
     array([1, 1])
     """
-    shares = np.asarray(shares, np.float64)
-    if (shares <= 0).any() or abs(shares.sum() - 1) > 1e-6:
-        raise ValueError(f"shares must be positive and sum to 1, got {shares.tolist()}")
+    wanted = np.asarray(shares, np.float64)
+    if (wanted <= 0).any() or abs(wanted.sum() - 1) > 1e-6:
+        raise ValueError(f"shares must be positive and sum to 1, got {wanted.tolist()}")
     labels = np.asarray(labels).reshape(len(labels), -1) > 0
     rng = np.random.default_rng(seed)
-    lacking = shares[:, None] * labels.sum(0)  # of each label in each split
-    room = shares * len(labels)
+    lacking = wanted[:, None] * labels.sum(0)  # of each label in each split
+    room = wanted * len(labels)
     assigned = np.full(len(labels), -1)
     left = labels.sum(0)
     while (assigned < 0).any():

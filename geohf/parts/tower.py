@@ -125,6 +125,7 @@ def replace_batch_norms(module: nn.Module, norm: str, eps: float | None = None) 
             )
         else:
             new = nn.GroupNorm(width // GROUP_WIDTH if width % GROUP_WIDTH == 0 else 1, width)
-        if getattr(child, "act", None) is not None:  # timm joins norm and activation
-            new = nn.Sequential(new, child.act)
+        act = getattr(child, "act", None)
+        if isinstance(act, nn.Module):  # timm joins norm and activation
+            new = nn.Sequential(new, act)
         setattr(module, name, new)

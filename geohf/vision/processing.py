@@ -106,7 +106,7 @@ class GeoImageProcessor(SampleProcessor):
     do_normalize = True
     do_convert_rgb = True
     reduced_decoding = False
-    call_settings = (
+    call_settings: ClassVar[tuple[str, ...]] = (
         "size",
         "crop_size",
         "resample",
