@@ -9,6 +9,7 @@
     plots.py     learning curves, error CDF, scatter
     points.py    points that filters kept and dropped
     tiles.py     errors of image tiles, filmstrips
+    uncertainty.py regions on maps, error of the surest answers
     strips.py    questions with their answers, right and wrong ones framed
     classes.py   confusion and reliability
     tables.py    Markdown and CSV
@@ -32,6 +33,7 @@ from geohf.report.plots import plot_error_cdf, plot_learning_curves, plot_scatte
 from geohf.report.points import plot_dropped
 from geohf.report.tables import format_number, markdown_table, write_csv
 from geohf.report.tiles import plot_filmstrip, plot_occlusion, plot_tile_errors
+from geohf.report.uncertainty import plot_regions, plot_risk_coverage
 
 __all__ = [
     "atomic_write",
@@ -47,7 +49,9 @@ __all__ = [
     "plot_filmstrip",
     "plot_learning_curves",
     "plot_occlusion",
+    "plot_regions",
     "plot_reliability",
+    "plot_risk_coverage",
     "plot_scatter",
     "plot_tile_errors",
     "reliability_bins",

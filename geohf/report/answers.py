@@ -40,8 +40,8 @@ def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) ->
 
     The first two take rows that are read from a file as they are written, twice for CSV; the others hold all in memory.
 
-    HTML is a map where the rows have `latitude` and `longitude`, with circles of `radius_m` where they have it,
-    and a table otherwise; both open without a network.
+    HTML is a map where the rows have `latitude` and `longitude`, with circles of `radius_m` where they have it, or
+    their `regions`, and a table otherwise; both open without a network.
 
     Raises:
         DataError: an unknown ending, or points of rows that have no place.
@@ -97,7 +97,16 @@ def _write_html(path, rows: Iterable[Mapping]) -> None:
     radius = [row.get("radius_m") for row in rows]
     names = [str(row.get("input", i)) for i, row in enumerate(rows)]
     known = None if any(r is None for r in radius) else radius
-    write_map(path, points, labels=names, details=details, radius_m=known, title="Predictions")
+    regions = [row.get("regions") or {} for row in rows]
+    write_map(
+        path,
+        points,
+        labels=names,
+        details=details,
+        radius_m=known,
+        title="Predictions",
+        regions=regions if any(regions) else None,
+    )
 
 
 def _write_table(path, rows: list) -> None:

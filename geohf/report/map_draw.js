@@ -1,7 +1,7 @@
 // The canvas: what is shown, where, and how it is drawn. map_panel.js moves it and tells about points.
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
-const { points, truth, labels, details, distance_km: km, radius_m: radius, headings } = data;
+const { points, truth, labels, details, distance_km: km, radius_m: radius, headings, regions } = data;
 const n = points.length, SHADES = 32, NO_SHADE = SHADES;
 const canvas = $("map"), pen = canvas.getContext("2d");
 
@@ -180,7 +180,8 @@ function drawWorld() { // where the map is wide enough for its outlines
 }
 function highlight(i) {
   const meters = Array.isArray(radius) ? radius[i] : radius;
-  if (meters) {
+  if (hasRegions(i)) drawRegions(i);
+  else if (meters) {
     pen.setLineDash([6, 4]);
     stroke([track(circleAround(points[i], meters), true)], theme.ink, 1.5);
     pen.setLineDash([]);
@@ -191,6 +192,20 @@ function highlight(i) {
     stamp(sprite(theme.halo, theme.ink, dotSize + 1, 2.5), sx(near(tx[i])), sy(ty[i]));
   }
   stamp(sprite(colorOf(i), theme.ink, dotSize + 3, 2.5), sx(near(px[i])), sy(py[i]));
+}
+const hasRegions = (i) => regions !== null && Object.keys(regions[i]).length > 0;
+function drawRegions(i) { // the wide one first, so that the narrow one lies darker on it
+  pen.fillStyle = theme.ink;
+  for (const percent of Object.keys(regions[i]).sort((a, b) => b - a)) {
+    for (const polygon of regions[i][percent]) {
+      pen.globalAlpha = 0.16;
+      pen.beginPath();
+      polygon.forEach((ring) => trace(track(ring, false)));
+      pen.fill("evenodd");
+      pen.globalAlpha = 1;
+      stroke(polygon.flatMap(coasts).map((line) => track(line, false)), theme.ink, 1);
+    }
+  }
 }
 function graticule() {
   const step = degreeStep((110 * 360) / view.scale), digits = Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));

@@ -47,6 +47,7 @@ function tell(i) {
   else if (truth) entry("true", "unknown");
   const meters = Array.isArray(radius) ? radius[i] : radius;
   if (meters) entry("radius", distance(meters / 1000));
+  if (hasRegions(i)) entry("regions", `${Object.keys(regions[i]).join(" and ")} % of places like this`);
   for (const [key, column] of Object.entries(details)) {
     const v = column[i];
     entry(key, v === null ? "–" : typeof v === "number" ? number(v) : typeof v === "object" ? JSON.stringify(v) : String(v));

@@ -53,7 +53,7 @@ def error_map_png(
     known = known[np.argsort(distance_m[known])]  # the worst on top
     predicted, truth, error = predicted[known], truth[known], distance_m[known] / _METERS[unit]
     borders = [ring for polygon in outline_rings(outlines) for ring in polygon]
-    west, south, east, north, aspect = _frame(np.concatenate([predicted, truth]))
+    west, south, east, north, aspect = map_frame(np.concatenate([predicted, truth]))
 
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LogNorm
@@ -71,10 +71,10 @@ def error_map_png(
     height = (_WIDTH - 1.75) * (north - south) * aspect / (east - west) + 0.8
     with drawing(path, _WIDTH, height, tight=True) as figure:
         axes = figure.add_subplot()
-        _draw_world(axes, borders, west, east)
+        draw_world(axes, borders, west, east)
         lines, line_errors = [], []
         for a, b, e in zip(truth, predicted, error, strict=True):
-            copies = _copies(unwrap_path(great_circle_path(a, b)), west, east)
+            copies = copies_within(unwrap_path(great_circle_path(a, b)), west, east)
             lines += copies
             line_errors += [e] * len(copies)
         alpha = float(np.clip(10 / np.sqrt(len(error)), 0.12, 0.8))
@@ -91,8 +91,8 @@ def error_map_png(
         axes.set_ylim(south, north)
         axes.set_aspect(aspect)
         axes.locator_params(axis="x", nbins=5)  # long labels of a small map side by side
-        axes.xaxis.set_major_formatter(lambda x, _: _degrees(float(wrap(x)), "EW"))
-        axes.yaxis.set_major_formatter(lambda y, _: _degrees(y, "NS"))
+        axes.xaxis.set_major_formatter(lambda x, _: degree_label(float(wrap(x)), "EW"))
+        axes.yaxis.set_major_formatter(lambda y, _: degree_label(y, "NS"))
         axes.grid(color=MUTED, linewidth=0.4, alpha=0.5)
         axes.set_title(title)
         axes.legend(loc="lower left")
@@ -105,7 +105,7 @@ def error_map_png(
         bar.set_label(f"error in {unit} (median {median}, n = {len(error):,})")
 
 
-def _frame(points: np.ndarray) -> tuple[float, float, float, float, float]:
+def map_frame(points: np.ndarray) -> tuple[float, float, float, float, float]:
     """West, south, east, north of the picture in degrees, and how long a degree of latitude is in longitudes.
 
     The picture is at most 1.1 times as high, and at least 0.36 times as high, as wide.
@@ -123,7 +123,7 @@ def _frame(points: np.ndarray) -> tuple[float, float, float, float, float]:
     return west, max(south - more_high, -90.0), east, min(north + more_high, 90.0), aspect
 
 
-def _draw_world(axes, borders: list[np.ndarray], west: float, east: float) -> None:
+def draw_world(axes, borders: list[np.ndarray], west: float, east: float) -> None:
     """Land, lakes, coasts and borders where the map is wide enough for them, and the user's own borders."""
     from matplotlib.collections import LineCollection, PolyCollection
 
@@ -136,7 +136,7 @@ def _draw_world(axes, borders: list[np.ndarray], west: float, east: float) -> No
             faces, fills = [], []
             for rings in layers[layer]:
                 for index, ring in enumerate(rings):
-                    copies = _copies(ring, west, east)
+                    copies = copies_within(ring, west, east)
                     faces += copies
                     fills += [hole if index else (LAND if layer == "land" else SEA)] * len(copies)
             # edges in the color of the face: else the cut at the antimeridian shows
@@ -150,19 +150,19 @@ def _draw_world(axes, borders: list[np.ndarray], west: float, east: float) -> No
             *lines,
         ]
     for paths, width, color, style in lines:
-        copies = [copy for path in paths for copy in _copies(path, west, east)]
+        copies = [copy for path in paths for copy in copies_within(path, west, east)]
         axes.add_collection(
             LineCollection(copies, linewidths=width, colors=color, linestyles=style, zorder=1.5)
         )
 
 
-def _copies(path: np.ndarray, west: float, east: float) -> list[np.ndarray]:
+def copies_within(path: np.ndarray, west: float, east: float) -> list[np.ndarray]:
     """The copies of a path, in (x, y), that reach between west and east; the axes clip the rest."""
     copies = [path[:, ::-1] + [turn, 0.0] for turn in (-360.0, 0.0, 360.0)]
     return [copy for copy in copies if copy[:, 0].max() >= west and copy[:, 0].min() <= east]
 
 
-def _degrees(x: float, sides: str) -> str:
+def degree_label(x: float, sides: str) -> str:
     """A tick label; 180° belongs to both sides."""
     side = "" if abs(x) < 1e-9 or abs(x) == 180 else sides[0] if x > 0 else sides[1]
     return f"{abs(x):.9g}°{side}"

@@ -35,6 +35,7 @@ def write_map(
     value: str | None = None,
     splits: Sequence[str] | None = None,
     headings: Sequence[float | None] | None = None,
+    regions: Sequence[Mapping[str, Mapping]] | None = None,
 ) -> None:
     """Write one HTML file that shows predictions on a map that can be panned, zoomed, filtered and sorted.
 
@@ -56,6 +57,8 @@ def write_map(
         splits: n names of the splits that the points belong to. The map opens on the first one, and its numbers
             are those of what is shown; a switch shows the others.
         headings: n degrees clockwise from north, drawn as arrows at the predictions; None or NaN where there is none.
+        regions: n dicts of percent -> GeoJSON MultiPolygon, drawn around the chosen prediction in place of its circle;
+            an empty one where there are none.
 
     Raises:
         DataError: coordinates that are not degrees, lengths that differ, malformed outlines, or a
@@ -65,10 +68,13 @@ def write_map(
     n = len(predicted)
     columns_ = columns(details, n, "details")
     every = predicted if truth is None else np.concatenate([predicted, truth])
+    rings = _regions(regions, n)
     if n == 1:  # so wide that one sees where on earth, and its circle
         every = np.concatenate(
             [every, _around(predicted[0], max(1.2 * float(np.max(radius_m or 0)), LEAST_M))]
         )
+        corners = [np.array(ring) for polygons in (rings or [{}])[0].values() for p in polygons for ring in p]
+        every = np.concatenate([every, *corners])
     data: dict[str, Any] = {
         "points": predicted.round(7),
         "truth": None if truth is None else truth.round(7),
@@ -77,6 +83,7 @@ def write_map(
         "details": columns_,
         "radius_m": _radius(radius_m, n),
         "headings": _headings(headings, n),
+        "regions": rings,
         "value": _value(value, columns_),
         "outlines": [[ring.round(5) for ring in polygon] for polygon in outline_rings(outlines)],
         "views": {
@@ -136,6 +143,21 @@ def _headings(headings, n: int) -> np.ndarray | None:
     if found.shape != (n,):
         raise DataError(f"{len(found)} headings for {n} points")
     return found.round(1)
+
+
+def _regions(regions, n: int) -> list[dict[str, list]] | None:
+    """Percent -> polygons as lists of rings of [latitude, longitude], of each point; the widest region first."""
+    if regions is None:
+        return None
+    if len(regions) != n:
+        raise DataError(f"{len(regions)} regions for {n} points")
+    return [
+        {
+            percent: [[[[y, x] for x, y in ring] for ring in polygon] for polygon in area["coordinates"]]
+            for percent, area in sorted(of_one.items(), key=lambda one: -float(one[0]))
+        }
+        for of_one in regions
+    ]
 
 
 def _value(name: str | None, details: dict[str, list]) -> str | None:

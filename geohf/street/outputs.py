@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +18,30 @@ from geohf.report import (
     error_map_png,
     plot_confusion,
     plot_error_cdf,
+    plot_regions,
     plot_reliability,
+    plot_risk_coverage,
     write_csv,
     write_geojson,
     write_map,
 )
 from geohf.street.answers import StreetPrediction
 from geohf.street.competition import MAPPING, TEMPLATE
+from geohf.street.density import mixture_of, regions_of
 from geohf.street.metrics import constant_baseline
 from geohf.street.submission import check_submission, write_submission
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from geohf.street.configuration import GeoStreetConfig
+    from geohf.street.head import GeoStreetOutput
     from geohf.street.trainer import GeoStreetTrainer
 
 
 CONFUSION_CLASSES = 200  # of more, no row of the plot could be read
+REGION_PLACES = 64  # with regions on the map: each takes a tenth of a second, and some 10 kB
+REGION_PANELS = 6
 
 
 def write_outputs(
@@ -45,6 +53,8 @@ def write_outputs(
 ) -> Mapping[str, Any]:
     """Write predictions.csv, predictions.geojson, map.html and the plots of the card.
 
+    The map draws the regions of the first `REGION_PLACES` measured places, of a model with a calibrated density.
+
     Args:
         outlines: GeoJSON of borders to draw on the maps.
         map_places: places on the map: the measured ones first, then those of validation and training.
@@ -55,13 +65,56 @@ def write_outputs(
     if not trainer.args.should_save:
         return {}
     places, predictions, splits = shown
+    predictions = with_regions(predictions, trainer.model.config, details["outputs"])
     write_predictions(folder, places, predictions, splits, outlines)
+    plot_uncertainty(folder, predictions[: len(truth)], truth)
     baseline_km = None
     if trainer.train_dataset is not None and np.isfinite(truth).all(1).any():
         _, point = constant_baseline([], points_of(trainer.train_dataset), 0)
         baseline_km = great_circle_m(truth[np.isfinite(truth).all(1)], point) / 1000
     plot_run(folder, trainer.model, details["outputs"], labels, truth, baseline_km, outlines)
     return {}
+
+
+def with_regions(
+    predictions: list[StreetPrediction], config: GeoStreetConfig, outputs: GeoStreetOutput
+) -> list[StreetPrediction]:
+    """The predictions; the first ones with their regions, where the model has a calibrated density."""
+    if not config.density or config.region_masses is None:
+        return predictions
+    assert outputs.logits is not None
+    assert outputs.candidates is not None
+    shares = (outputs.logits[:REGION_PLACES].float() / config.temperature).softmax(-1)
+    drawn = regions_of(config, mixture_of(config, shares, outputs.candidates[:REGION_PLACES]))
+    first = [replace(one, regions=regions) for one, regions in zip(predictions, drawn, strict=False)]
+    return first + predictions[len(first) :]
+
+
+def plot_uncertainty(folder: Path, predictions: Sequence[StreetPrediction], truth: np.ndarray) -> None:
+    """How sure the measured answers are: regions.png of a few of them, and risk_coverage.png."""
+    located = np.isfinite(truth).all(1)
+    points = np.array([[p.latitude, p.longitude] for p in predictions])
+    drawn = [i for i, p in enumerate(predictions) if p.regions and located[i]]
+    if drawn:  # from the one that most is known of to the one that least is known of
+        drawn.sort(key=lambda i: -(predictions[i].localizability or 0.0))
+        some = [drawn[i] for i in np.unique(np.linspace(0, len(drawn) - 1, REGION_PANELS).astype(int))]
+        titles = [f"{predictions[i].localizability:.1f} nats" for i in some]
+        plot_regions(
+            folder / "regions.png", points[some], truth[some], [predictions[i].regions for i in some], titles
+        )
+    sureness = {
+        "localizability": [p.localizability for p in predictions],
+        "radius": [None if p.radius_m is None else -p.radius_m for p in predictions],
+        "probability of the first class": [
+            p.states[0].probability if p.states else None for p in predictions
+        ],
+    }
+    known = {
+        name: np.array(values, np.float64)[located] for name, values in sureness.items() if None not in values
+    }
+    if known and located.any():
+        km = great_circle_m(points[located], truth[located]) / 1000
+        plot_risk_coverage(folder / "risk_coverage.png", km, known)
 
 
 def _for_map(trainer, evaluation: Evaluation, limit: int):
@@ -147,6 +200,7 @@ def write_predictions(
         title="Places and predictions",
         splits=splits,
         headings=_only_headings(predictions),
+        regions=[p.regions for p in predictions] if any(p.regions for p in predictions) else None,
     )
 
 

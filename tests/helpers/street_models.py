@@ -93,7 +93,9 @@ def close(found, expected):
         )
 
 
-PLOTS = {"confusion.png", "error_cdf.png", "error_map.png", "learning_curves.png", "reliability.png"}
+PLOTS = {
+    "confusion.png", "error_cdf.png", "error_map.png", "learning_curves.png", "reliability.png", "risk_coverage.png",
+}  # fmt: skip
 FILES = {
     "config.json", "model.safetensors", "preprocessor_config.json", "README.md", "metrics.json", "submission.csv",
     "predictions.csv", "predictions.geojson", "map.html", "log_history.csv", *PLOTS,

@@ -6,7 +6,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from geohf.report.map_png import _draw_world
+from geohf.report.map_png import draw_world
 from geohf.report.world import coasts, encoded_world, world
 
 
@@ -56,7 +56,7 @@ def test_narrow_maps_show_no_outline():
 
     def drawn(west, east):
         axes = Figure().add_subplot()
-        _draw_world(axes, [], west, east)
+        draw_world(axes, [], west, east)
         return sum(len(collection.get_paths()) for collection in axes.collections)
 
     assert drawn(13.0, 13.5) == 0

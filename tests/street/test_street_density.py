@@ -1,16 +1,22 @@
 """A street model's density: fitted on validation places, true to its regions, and through every door."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import torch
 from helpers.street_models import build_model, patches
+from PIL import Image
 
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson
+from geohf.report.answers import write_answers
 from geohf.street import GeoStreetModel
 from geohf.street.density import credibilities, density_metrics, mixture_of
 from geohf.street.head import GeoStreetOutput
 from geohf.street.metrics import measure
+from geohf.street.outputs import plot_uncertainty, with_regions, write_predictions
 from geohf.street.phase import calibrate
 
 CENTROIDS = np.array([[45.0, 0.0], [45.0, 10.0], [50.0, 5.0], [40.0, 179.0]])
@@ -111,6 +117,34 @@ def test_a_saved_model_draws_the_same_regions(calibrated, tmp_path):
         assert set(calibrated.rows_of(answer)[0]) >= {"localizability", "regions"}
     assert calibrated.predict(pictures)[0].regions == {}
     assert calibrated.predict(pictures, states=["a"])[0].localizability > 0
+
+
+def test_the_map_of_a_run_draws_the_regions_of_the_first_places(calibrated, tmp_path):
+    outputs, _, points = drawn(70, 4)
+    predictions = with_regions(calibrated.decode(outputs), calibrated.config, outputs)
+    assert predictions[0].regions == calibrated.decode(outputs, regions=True)[0].regions
+    names = [str(i) for i in range(70)]
+    places = {"sample_id": names, "state": [None] * 70, "latitude": points[:, 0], "longitude": points[:, 1]}
+    write_predictions(tmp_path, places, predictions, ["test"] * 70)
+    data = re.search(
+        r'type="application/json"[^>]*>(.*?)</script>', (tmp_path / "map.html").read_text(), re.S
+    )[1]
+    shown = json.loads(data)["regions"]
+    assert [len(one) for one in shown] == [2] * 64 + [0] * 6
+    longitude, latitude = predictions[3].regions["90"]["coordinates"][0][0][5]
+    assert shown[3]["90"][0][0][5] == [latitude, longitude]
+    plot_uncertainty(tmp_path, predictions, points)
+    for name in ("regions.png", "risk_coverage.png"):
+        assert Image.open(tmp_path / name).size > (500, 300)
+
+
+def test_a_map_of_answers_draws_their_regions(calibrated, tmp_path):
+    answers = calibrated.predict(patches(3, 2), regions=True)
+    write_answers(tmp_path / "a.html", [row for one in answers for row in calibrated.rows_of(one)])
+    data = re.search(r'type="application/json"[^>]*>(.*?)</script>', (tmp_path / "a.html").read_text(), re.S)[
+        1
+    ]
+    assert [sorted(one) for one in json.loads(data)["regions"]] == [["50", "90"]] * 2
 
 
 def test_without_a_density_there_are_no_regions():
