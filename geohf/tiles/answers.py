@@ -27,7 +27,7 @@ class TileSequenceOutput(ModelOutput):
         loss_parts: the loss by its name.
         predictions: (batch, targets, quantiles) in the targets' units, one quantile for other losses; NaN where the
             model knows changes only and no last value was given. (batch, bands, height, width), standardized,
-            for an image.
+            for an image, (batch, prediction_length, bands, height, width) for several.
         region: (batch,) whose margins the intervals have, see `region_numbers`; None: the pooled ones.
     """
 
@@ -50,7 +50,8 @@ class TilePrediction:
     Attributes:
         values: target -> value, in the target's unit; empty for an image.
         low, high: target -> the ends of the interval; None where it was not calibrated.
-        image: (height, width, bands) float32 in the images' unit; None for numbers.
+        image: (height, width, bands) float32 in the images' unit, (frames, height, width, bands) of a model that predicts
+            several; None for numbers.
     """
 
     values: dict[str, float]
@@ -158,7 +159,7 @@ def predictions_of(config: TileSequenceConfig, outputs: TileSequenceOutput) -> l
     """
     values = outputs.raw.float().cpu()
     if config.head == "image":
-        images = values.movedim(1, -1) * torch.tensor(config.band_std) + torch.tensor(config.band_mean)
+        images = values.movedim(-3, -1) * torch.tensor(config.band_std) + torch.tensor(config.band_mean)
         return [TilePrediction({}, image=image.numpy()) for image in images]
     if bool(values.isnan().any()):
         tile = int(values.isnan().any((1, 2)).nonzero()[0])

@@ -65,6 +65,10 @@ class TileArguments(DataArguments, BackboneArguments):
     target_type: str = field(
         default="target", metadata={"help": "target (numbers), or last-image (the whole frame)."}
     )
+    prediction_length: int = field(
+        default=1,
+        metadata={"help": "Frames that --target_type last-image predicts, one step after the other."},
+    )
     target_years: int = field(
         default=3, metadata={"help": "How many of the last labels are targets, where their values are known."}
     )
@@ -151,7 +155,10 @@ class TileArguments(DataArguments, BackboneArguments):
             "help": "bicubic, or nearest for classes; default: nearest for files with a color table, else bicubic."
         },
     )
-    encoder: str = field(default="convlstm", metadata={"help": "convlstm, convgru, attention or ltae."})
+    encoder: str = field(
+        default="convlstm",
+        metadata={"help": "convlstm, convgru, attention or ltae; simvp or tau of --target_type last-image."},
+    )
     dates: bool | None = field(
         default=None,
         metadata={
@@ -167,13 +174,18 @@ class TileArguments(DataArguments, BackboneArguments):
     )
     pretrained: bool = with_default(BackboneArguments, "pretrained", True)
     hidden_sizes: list[int] | None = field(
-        default=None, metadata={"help": "Channels of each recurrent layer; default: 32 32."}
+        default=None,
+        metadata={
+            "help": "Channels of each recurrent layer; default: 32 32. Of simvp and tau those of a frame's maps and of the "
+            "translator: 64 512."
+        },
     )
     kernel_sizes: list[int] | None = field(
         default=None, metadata={"help": "Side of each layer's convolutions; default: 3."}
     )
     peephole: bool = field(default=False, metadata={"help": "Gates of the ConvLSTM see its cell."})
     norm: str = field(default="group", metadata={"help": "After each recurrent layer: group or none."})
+    translator_blocks: int = field(default=8, metadata={"help": "Blocks of simvp's and tau's translator."})
     patch_size: int = field(
         default=4, metadata={"help": "Pixels of a patch become channels (space to depth); 1: none."}
     )

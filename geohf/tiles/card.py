@@ -11,6 +11,7 @@ from geohf.metrics.intervals import DRAWS
 from geohf.metrics.records import CardData, Evaluation
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.metrics import CHIEF, chief_baseline
+from geohf.tiles.outputs import lead_rows
 
 if TYPE_CHECKING:
     from geohf.tiles.trainer import TileSequenceTrainer
@@ -62,5 +63,5 @@ def card_data(trainer: TileSequenceTrainer, evaluation: Evaluation) -> CardData:
         "baseline_words": words[chief],
     }
     numbers = {**baselines, "model": evaluation.values_by_name}
-    context = {"ways": summary_rows(numbers, trainer.config.targets)}
+    context = {"ways": summary_rows(numbers, trainer.config.targets), "leads": lead_rows(evaluation)}
     return CardData({key: TITLES[key] for key in CHIEF}, facts, context)

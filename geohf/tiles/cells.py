@@ -145,7 +145,16 @@ class RecurrentEncoder(nn.Module):
         step_mask: torch.Tensor | None = None,
         planes: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The last layer's output after the last step.
+        """The last layer's output after the last step, see `encode`."""
+        return self.encode(frames, step_mask, planes)[0]
+
+    def encode(
+        self,
+        frames: torch.Tensor,
+        step_mask: torch.Tensor | None = None,
+        planes: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]:
+        """The last layer's output after the last step, and the state of every layer, from which `step` goes on.
 
         Args:
             frames: (batch, steps, bands, height, width).
@@ -153,7 +162,7 @@ class RecurrentEncoder(nn.Module):
             planes: (batch, steps, n) numbers that are constant over a frame, more channels of the first layer.
 
         Returns:
-            (batch, hidden, height / patch_size, width / patch_size).
+            (batch, hidden, height / patch_size, width / patch_size), and a state a layer.
         """
         if step_mask is not None:  # what no tile of the batch sees costs nothing
             seen = step_mask.any(0)
@@ -167,6 +176,7 @@ class RecurrentEncoder(nn.Module):
                 for x, plane in zip(steps, planes.unbind(1), strict=True)
             ]
         steps = [x.contiguous(memory_format=torch.channels_last) for x in steps]
+        states: list[tuple[torch.Tensor, ...]] = []
         for cell, norm in zip(self.cells, self.norms, strict=True):
             state, outputs = None, []
             for t, x in enumerate(steps):
@@ -174,7 +184,16 @@ class RecurrentEncoder(nn.Module):
                 state = new if step_mask is None else _kept(new, state, step_mask[:, t])
                 outputs.append(state[0])
             steps = [norm(outputs[-1])] if cell is self.cells[-1] else [norm(x) for x in outputs]
-        return steps[-1]
+            states.append(state or ())
+        return steps[-1], states
+
+    def step(self, frame: torch.Tensor, states: list[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+        """The last layer's output after one frame more (batch, bands, height, width); `states` go on with it."""
+        x = F.pixel_unshuffle(frame, self.patch_size).contiguous(memory_format=torch.channels_last)
+        for i, (cell, norm) in enumerate(zip(self.cells, self.norms, strict=True)):
+            states[i] = cell(x, states[i])
+            x = norm(states[i][0])
+        return x
 
 
 def _kept(new, state, seen) -> tuple[torch.Tensor, ...]:

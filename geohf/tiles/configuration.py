@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from geohf.models.configuration import GeoConfig
+from geohf.tiles.simvp import SHRINKS, VIDEO
 
 Task = Literal["forecast", "estimate"]
 TASKS = get_args(Task)
@@ -20,14 +21,16 @@ class TileSequenceConfig(GeoConfig):
 
     Args:
         encoder: `convlstm`, `convgru`, or a frame encoder (`vision_config`) with attention over time: `attention`
-            (transformer layers) or `ltae` (one query a head).
+            (transformer layers) or `ltae` (one query a head); `simvp` and `tau` answer with frames alone.
         dates: the model sees when frames were taken and for when it answers, see `geohf.tiles.dates`; else the order
             of the steps alone.
         vision_config: of the frame encoder: a timm name's config; None for the recurrent encoders.
         feature_size: length of the frame encoder's pooled feature.
         backbone_name, backbone_license: where the frame encoder's first weights came from, None for random ones.
         image_size: height and width that tiles are resized to.
-        hidden_sizes, kernel_sizes: of the recurrent layers, first to last.
+        hidden_sizes, kernel_sizes: of the recurrent layers, first to last; for `simvp` and `tau` the channels of a frame's
+            maps and of the translator.
+        translator_blocks: of `simvp` and `tau`.
         peephole: the ConvLSTM's gates see the cell's state, one weight a channel.
         norm: after each recurrent layer: `group` (GroupNorm, which no other step or tile can change) or `none`.
         patch_size: pixels of a patch become channels of one cell (space to depth) before the first layer.
@@ -36,7 +39,7 @@ class TileSequenceConfig(GeoConfig):
         frames: steps that the model was trained to see, masked ones included.
         labels: the steps of its training data, in order.
         task: `forecast` (never saw the target's step) or `estimate` (saw it).
-        head: `numbers`, one for each of `targets`, or `image`: the whole next frame.
+        head: `numbers`, one for each of `targets`, or `image`: whole next frames, `prediction_length` of them.
         targets: names of the numbers.
         band_mean, band_std: of the training pixels.
         level_mean, level_std: (targets,) of the training rows.
@@ -59,7 +62,7 @@ class TileSequenceConfig(GeoConfig):
 
     model_type = "geohf_tiles"
 
-    encoder: Literal["convlstm", "convgru", "attention", "ltae"] = "convlstm"
+    encoder: Literal["convlstm", "convgru", "attention", "ltae", "simvp", "tau"] = "convlstm"
     dates: bool = False
     vision_config: dict | PreTrainedConfig | None = None
     feature_size: int = 512
@@ -70,6 +73,7 @@ class TileSequenceConfig(GeoConfig):
     peephole: bool = False
     norm: Literal["none", "group"] = "group"
     patch_size: int = 1
+    translator_blocks: int = 8
     attention_layers: int = 2
     attention_heads: int = 4
     head_size: int = 64
@@ -78,6 +82,7 @@ class TileSequenceConfig(GeoConfig):
     labels: list | None = None
     task: Task = "forecast"
     head: Literal["numbers", "image"] = "numbers"
+    prediction_length: int = 1
     targets: Any = None
     band_mean: Any = None
     band_std: Any = None
@@ -105,7 +110,7 @@ class TileSequenceConfig(GeoConfig):
             settings = dict(self.vision_config)
             self.vision_config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         self.image_size = list(self.image_size or (64, 64))
-        self.hidden_sizes = list(self.hidden_sizes or (32, 32))
+        self.hidden_sizes = list(self.hidden_sizes or ((64, 512) if self.encoder in VIDEO else (32, 32)))
         self.kernel_sizes = list(self.kernel_sizes or [3] * len(self.hidden_sizes))
         self.targets = list(self.targets or ["target"])
         self.band_mean, self.band_std = list(self.band_mean or [0.0] * 3), list(self.band_std or [1.0] * 3)
@@ -139,6 +144,11 @@ class TileSequenceConfig(GeoConfig):
         """Frames are encoded one by one, and attended to over time."""
         return self.encoder in FRAMEWISE
 
+    @property
+    def video(self) -> bool:
+        """The encoder sees a whole sequence at once and answers with frames alone."""
+        return self.encoder in VIDEO
+
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
         super().validate_architecture()
@@ -163,6 +173,7 @@ class TileSequenceConfig(GeoConfig):
             raise ValueError(
                 f"encoder {self.encoder!r} needs a frame encoder, and cannot answer with an image"
             )
+        self._validate_frames()
         if self.head == "image" and self.loss in ("quantile", "gaussian"):
             raise ValueError("an image is learned with mse, mae or huber")
         if self.loss == "quantile" and (
@@ -174,3 +185,32 @@ class TileSequenceConfig(GeoConfig):
             )
         if not 0 < self.coverage < 1:
             raise ValueError(f"coverage must lie between 0 and 1, got {self.coverage}")
+
+    def _validate_frames(self) -> None:
+        """Of models that answer with frames."""
+        if self.prediction_length < 1 or self.translator_blocks < 2:
+            raise ValueError(
+                f"prediction_length must be at least 1 and translator_blocks 2, got {self.prediction_length} and "
+                f"{self.translator_blocks}"
+            )
+        if self.prediction_length > 1 and (self.head != "image" or self.dates):
+            raise ValueError(
+                "prediction_length counts frames that are predicted without dates: it needs head 'image' "
+                "(--target_type last-image) and no dates"
+            )
+        if not self.video:
+            return
+        if self.head != "image" or self.dates:
+            raise ValueError(
+                f"encoder {self.encoder!r} predicts frames, without dates: it needs head 'image' (--target_type "
+                "last-image) and no dates"
+            )
+        if len(self.hidden_sizes) != 2 or self.patch_size != 1:
+            raise ValueError(
+                f"encoder {self.encoder!r} takes two hidden_sizes, of a frame's maps and of the translator, and patch_size "
+                f"1; got {self.hidden_sizes} and {self.patch_size}"
+            )
+        if any(side % SHRINKS for side in self.image_size):
+            raise ValueError(
+                f"encoder {self.encoder!r} needs sides that {SHRINKS} divides, got {self.image_size}"
+            )

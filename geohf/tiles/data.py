@@ -77,7 +77,8 @@ def load(options: TileArguments, args: TileTrainingArguments | None = None) -> T
     if not len(held_out):
         return _divided(source, options, source.windows, tiles, buffer, HOW[source.how])
     windows = source.windows
-    before, asked = windows.steps < held_out.min(), np.isin(windows.steps, held_out)
+    answered_last = windows.steps + options.prediction_length - 1
+    before, asked = answered_last < held_out.min(), np.isin(windows.steps, held_out)
     unused = int((~before & ~asked).sum())
     if unused:
         logger.warning("%d windows at or after the first of --test_labels are not trained on", unused)
@@ -126,12 +127,21 @@ def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
         table.targets, table.values = [options.target_from], _derived(options, table, cache)[..., None]
     held_out = _held_out_steps(options, table)
     last = held_out.min() if len(held_out) else len(table.labels)
-    years = min(options.target_years, last - 1)
+    years = min(options.target_years, last - options.prediction_length)
     if not image:  # a table without years knows the last label's targets only
         known = np.isfinite(table.values).any((0, 2))[:last]
         years = min(years, int(known[::-1].cumprod().sum()))
     years = max(years, 1) + len(table.labels) - last
-    windows = make_windows(table, cache, options.task, options.frames, years, options.max_nodata, image)
+    windows = make_windows(
+        table,
+        cache,
+        options.task,
+        options.frames,
+        years,
+        options.max_nodata,
+        image,
+        answered=options.prediction_length,
+    )
     how = options.split or default_split(table)
     return _Source(table, cache, windows, how, errors.rows, path, image)
 
@@ -144,9 +154,14 @@ def _held_out_steps(options: TileArguments, table: TileTable) -> np.ndarray:
     if lost:
         raise DataError(f"--test_labels {lost[0]}: the labels are {shorten(table.labels)}")
     steps = np.array(sorted({known[key] for key in keys}), np.int64)
-    if len(steps) and steps[0] < 2:
+    answered = options.prediction_length
+    if len(steps) and steps[0] <= answered:
         raise DataError(
             f"--test_labels {table.labels[steps[0]]}: no label before it can be a target with a frame before it"
+        )
+    if len(steps) and steps[0] + answered > len(table.labels):
+        raise DataError(
+            f"--test_labels {table.labels[steps[0]]}: --prediction_length {answered} needs as many labels from it on"
         )
     return steps
 
@@ -205,6 +220,8 @@ def _check(options: TileArguments) -> None:
         ("task", TASKS),
     ):
         require_choice(allowed, **{name: getattr(options, name)})
+    if options.prediction_length > 1 and options.target_type != "last-image":
+        raise DataError("--prediction_length counts frames: it needs --target_type last-image")
     if not options.validation_share > 0:
         raise DataError("validation_share must be above 0: the model is chosen and calibrated there")
 

@@ -85,7 +85,7 @@ class BoundRows(Dataset):
         raise TypeError(f"{type(self).__name__} does not say what its batches are")
 
     def images(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The true image and the last seen frame of every row, (n, bands, height, width) standardized."""
+        """The true image, or images, and the last seen frame of every row, (n, bands, height, width) standardized."""
         labels, last = [], []
         for rows in torch.arange(len(self)).split(256):
             batch = self.__getitems__(rows.tolist())
@@ -99,7 +99,7 @@ class TileSequences(BoundRows):
 
     A batch holds `pixel_values` (n, steps, bands, height, width) standardized, `step_mask` (n, steps) bool,
     `last_values` (n, targets) and `labels`, (n, targets) in the targets' units or (n, bands, height, width)
-    standardized; for a model that sees dates `dates` (n, steps + 1, 2), see `geohf.tiles.dates.frame_dates`.
+    standardized, (n, prediction_length, ...) for several frames; for a model that sees dates `dates` (n, steps + 1, 2), see `geohf.tiles.dates.frame_dates`.
 
     Args:
         cache: of the table that the windows belong to.
@@ -145,11 +145,12 @@ class TileSequences(BoundRows):
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """The windows as one batch."""
-        image = self.config.head == "image"
+        answered = self.config.prediction_length if self.config.head == "image" else 0
         windows = self.windows.take(np.asarray(indices))
         frames, mask = windows.frames, windows.mask
-        if image:  # the target is one frame more
-            frames, mask = np.c_[frames, windows.steps], np.c_[mask, np.ones(len(mask), bool)]
+        if answered:  # the targets are frames, too
+            frames = np.c_[frames, windows.steps[:, None] + np.arange(answered)]
+            mask = np.c_[mask, np.ones((len(mask), answered), bool)]
         raw, holes = self.cache.read(windows.rows, frames), self.cache.masks(windows.rows, frames)
         sizes = self.cache.sizes[windows.rows]
         pixels = self._prepared(raw, holes, sizes, mask)
@@ -162,9 +163,10 @@ class TileSequences(BoundRows):
             if windows.dates is None:
                 raise DataError("the model sees dates, and the labels of these tiles tell none")
             batch["dates"] = torch.from_numpy(windows.dates)
-        if image:
-            batch["labels"] = self._measured(holes[:, -1], pixels[:, -1], sizes)
-            pixels = pixels[:, :-1]
+        if answered:
+            each = [self._measured(holes[:, t], pixels[:, t], sizes) for t in range(-answered, 0)]
+            batch["labels"] = torch.stack(each, 1) if answered > 1 else each[0]
+            pixels = pixels[:, :-answered]
         batch["pixel_values"] = pixels
         return batch
 

@@ -28,6 +28,17 @@ def last_seen(pixel_values: torch.Tensor, step_mask: torch.Tensor | None) -> tor
     return pixel_values[torch.arange(len(last), device=last.device), last]
 
 
+def carried_forward(frames: torch.Tensor, step_mask: torch.Tensor | None) -> torch.Tensor:
+    """Frames whose masked ones are those seen last before them, or first: (batch, steps, ...), (batch, steps) bool."""
+    if step_mask is None:
+        return frames
+    steps = torch.arange(step_mask.shape[1], device=step_mask.device)
+    newest = torch.where(step_mask, steps, -1).cummax(1).values
+    first = step_mask.int().argmax(1, keepdim=True)
+    rows = torch.arange(len(frames), device=step_mask.device)[:, None]
+    return frames[rows, torch.where(newest < 0, first, newest)]
+
+
 def fill_holes(frames: np.ndarray, holes: np.ndarray, resampling: str = "bicubic") -> np.ndarray:
     """Set pixels that were not measured to the mean of those that were, in their own frame and band.
 

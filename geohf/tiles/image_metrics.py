@@ -61,15 +61,35 @@ def image_measures(
     """PSNR, SSIM and MAE of images in their own unit, with the truth's range as the data range.
 
     Args:
-        values, labels: (n, bands, height, width) standardized; NaN where the truth is not known.
+        values, labels: (n, bands, height, width) standardized, or (n, prediction_length, ...); NaN where the truth is not
+            known.
 
     Returns:
-        `psnr`, `mae`, `nrmse` (in spreads of the training pixels), and `ssim` where the images are large enough.
+        `psnr`, `mae`, `nrmse` (in spreads of the training pixels), and `ssim` where the images are large enough; of several
+        frames these over all, and as `lead_1_psnr` those of each that has a truth.
     """
     mean, std = (torch.tensor(x)[:, None, None] for x in (config.band_mean, config.band_std))
+    span = _span(labels * std + mean)
+    if labels.ndim == 4:
+        return _measures(values, labels, mean, std, span)
+    metrics = _measures(values.flatten(0, 1), labels.flatten(0, 1), mean, std, span)
+    for lead in range(labels.shape[1]):
+        if bool(labels[:, lead].isfinite().any()):
+            found = _measures(values[:, lead], labels[:, lead], mean, std, span)
+            metrics |= {f"lead_{lead + 1}_{name}": value for name, value in found.items()}
+    return metrics
+
+
+def _span(truth: torch.Tensor) -> float:
+    known = truth[truth.isfinite()]
+    return float(known.max() - known.min()) or 1.0
+
+
+def _measures(
+    values: torch.Tensor, labels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, span: float
+) -> dict[str, float]:
     predicted, truth = values * std + mean, labels * std + mean
     known = labels.isfinite()
-    span = float(truth[known].max() - truth[known].min()) or 1.0
     metrics = {
         "psnr": psnr(predicted, truth, span),
         "mae": float((predicted - truth)[known].abs().mean()),
@@ -84,9 +104,9 @@ def image_statistics(
     """From row numbers to the PSNR and MAE of those images, quickly, for intervals; see `image_measures`."""
     mean, std = (torch.tensor(part)[:, None, None] for part in (config.band_mean, config.band_std))
     truth, known = labels * std + mean, labels.isfinite()
-    span = float(truth[known].max() - truth[known].min()) or 1.0
+    span = _span(truth)
     error = torch.where(known, (values - labels) * std, 0.0).double()
-    squared, absolute, count = (part.sum((1, 2, 3)).numpy() for part in (error**2, error.abs(), known))
+    squared, absolute, count = (part.flatten(1).sum(1).numpy() for part in (error**2, error.abs(), known))
 
     def measure(rows: np.ndarray) -> dict[str, float]:
         n = count[rows].sum()

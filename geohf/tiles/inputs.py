@@ -98,7 +98,13 @@ def labeled_tiles(source: str | Path, config: TileSequenceConfig, on_error: str 
     require_trained_table(table, config.pixel_kind)
     cache = build_cache(table)
     windows = make_windows(
-        table, cache, config.task, config.frames, max_nodata=config.max_nodata, image=image
+        table,
+        cache,
+        config.task,
+        config.frames,
+        max_nodata=config.max_nodata,
+        image=image,
+        answered=config.prediction_length,
     )
     return TileSequences(cache, windows, config, table)
 

@@ -49,3 +49,36 @@ def regression_loss(
         rows = losses[kind](predicted, known, reduction="none")
     # a batch without any entry that counts has the loss 0, not 0 / 0
     return torch.where(counts, rows, 0).sum() / (counts.sum() if items is None else items).clamp(min=1)
+
+
+def difference_divergence(
+    predicted: torch.Tensor,
+    truth: torch.Tensor,
+    temperature: float = 0.1,
+    items: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """How differently two sequences change from frame to frame (Tan et al., Temporal Attention Unit, CVPR 2023).
+
+    The differences of a frame to the one before become shares over all its entries by a softmax; told is the
+    Kullback-Leibler divergence of the predicted shares from the true ones, an entry.
+
+    Args:
+        predicted, truth: (batch, frames, ...) of at least two frames; entries whose true difference is not known (NaN) do not
+            count.
+        temperature: of the softmax.
+        items: number to divide by; None: the entries that count.
+
+    >>> same = torch.tensor([[[0.0, 0.0], [0.0, 0.1]]])
+    >>> difference_divergence(same + 3, same)
+    tensor(0.)
+    """
+    change, true = predicted.float().diff(dim=1).flatten(2), truth.float().diff(dim=1).flatten(2)
+    counts = true.isfinite()
+
+    def shares(values: torch.Tensor) -> torch.Tensor:
+        known = torch.where(counts, values, 0) / temperature
+        return known.masked_fill(~counts, torch.finfo(known.dtype).min / 2).log_softmax(-1)
+
+    ours = shares(change)
+    rows = torch.where(counts, ours.exp() * (ours - shares(true)), 0)
+    return rows.sum() / (counts.sum() if items is None else items).clamp(min=1)

@@ -24,6 +24,9 @@ UNIT = MetricInfo(False, "unit of the target")
 SHARES = {"r2": HIGHER, "r2_rate": HIGHER, "skill_persistence": HIGHER, "skill_trend": HIGHER}
 NUMBER_METRICS = {"mae": UNIT, "rmse": UNIT} | SHARES | {"nrmse": LOWER}
 IMAGE_METRICS = {"psnr": MetricInfo(True, "dB"), "ssim": HIGHER, "mae": UNIT, "nrmse": LOWER}
+IMAGE_METRICS |= {
+    f"lead_*_{name}": metric for name, metric in IMAGE_METRICS.items()
+}  # of several frames each
 
 
 def metrics_of(targets: Sequence[str]) -> dict[str, MetricInfo]:
@@ -191,7 +194,8 @@ def baselines_of(
     """
     if config.head == "image":
         labels, last = images or dataset.images()
-        return {"persistence": image_measures(last, labels, config)}
+        same = last if labels.ndim == last.ndim else last[:, None].expand_as(labels)
+        return {"persistence": image_measures(same, labels, config)}
     windows, found = dataset.windows, {}
     mean = config.level_mean if train is None else np.nanmean(train.truth, 0)
     guesses = {
@@ -234,9 +238,10 @@ def measure(
     if config.head == "image":
         labels, _ = images or dataset.images()
         metrics, statistics = image_measures(values, labels, config), image_statistics(values, labels, config)
-        if "nrmse" in baseline:
-            theirs = baseline["nrmse"]
-            metrics["skill_persistence"] = 1 - (metrics["nrmse"] / theirs) ** 2 if theirs > 0 else np.nan
+        for name, theirs in baseline.items():  # of all frames, and of each that is predicted
+            if name.endswith("nrmse"):
+                skill = 1 - (metrics[name] / theirs) ** 2 if theirs > 0 else np.nan
+                metrics[name.replace("nrmse", "skill_persistence")] = skill
     else:
         windows, middle = dataset.windows, intervals_of(config, values)[0].double().numpy()
         metrics = number_measures(config, values, windows, dataset.region_numbers(config))

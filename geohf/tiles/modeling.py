@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
@@ -27,12 +26,14 @@ from geohf.tiles.answers import (
 from geohf.tiles.configuration import FRAMEWISE, TileSequenceConfig
 from geohf.tiles.dates import DATE_FEATURES, date_features, date_planes
 from geohf.tiles.encoders import attention_over_time, recurrent_encoder
+from geohf.tiles.forecast import frames_items, frames_loss, rolled_changes, video_changes
 from geohf.tiles.frames import last_seen
 from geohf.tiles.inputs import labeled_tiles, read_tiles
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.metrics import measure
 from geohf.tiles.processing import TileCollator, TileSequenceProcessor, settings_of
 from geohf.tiles.scales import config_fields
+from geohf.tiles.simvp import SimVP
 from geohf.vision.backbones import (
     build_tower,
     describe_backbone,
@@ -65,7 +66,11 @@ class TileSequenceModel(GeoPreTrainedModel):
     def __init__(self, config: TileSequenceConfig):
         super().__init__(config)
         features = width = config.hidden_sizes[-1]
-        if config.framewise:
+        if config.video:
+            width, hidden = config.hidden_sizes
+            sizes = (config.prediction_length, width, hidden, config.translator_blocks)
+            self.tower = SimVP(config.bands, config.frames, *sizes, config.encoder)
+        elif config.framewise:
             self.tower = build_tower(config.vision_config)
             self.projection = nn.Linear(config.feature_size, width)
             self.temporal = attention_over_time(config)
@@ -157,7 +162,7 @@ class TileSequenceModel(GeoPreTrainedModel):
             step_mask: (batch, steps) bool, False for steps to pass over, whatever they hold; None: all are seen.
             last_values: (batch, targets) the last known values in the targets' units, NaN where unknown.
             labels: (batch, targets) in the targets' units, or (batch, bands, height, width) standardized for an
-                image; NaN entries do not count.
+                image, (batch, prediction_length, ...) for several; NaN entries do not count.
             dates: (batch, steps + 1, 2) of the frames and the answer, see `geohf.tiles.dates.frame_dates`; for a model
                 with `config.dates` alone.
             region: (batch,) which margin of the interval each tile has, see `region_numbers`; answers alone depend on it.
@@ -167,14 +172,10 @@ class TileSequenceModel(GeoPreTrainedModel):
             step_mask = None
         seen = self._seen_dates(pixel_values, step_mask, dates)
         if self.config.head == "image":
-            state = self.tower(pixel_values, step_mask, None if seen is None else date_planes(seen[0]))
-            change = self.head(state if seen is None else state + self.answer_date(seen[1])[..., None, None])
-            raw = F.pixel_shuffle(change, self.config.patch_size).float()
-            base, scale = last_seen(pixel_values, step_mask).float(), torch.ones((), device=raw.device)
-        else:
-            features = self._features(pixel_values, step_mask, None if seen is None else seen[0])
-            features = features if seen is None else features + self.answer_date(seen[1])
-            raw, base, scale = raw_numbers(self.config, self.head(features), last_values)
+            return self._next_frames(pixel_values, step_mask, labels, seen, loss_items)
+        features = self._features(pixel_values, step_mask, None if seen is None else seen[0])
+        features = features if seen is None else features + self.answer_date(seen[1])
+        raw, base, scale = raw_numbers(self.config, self.head(features), last_values)
         loss = parts = None
         if labels is not None:
             truth = (labels.float() - base) / scale
@@ -182,15 +183,36 @@ class TileSequenceModel(GeoPreTrainedModel):
             items = None if loss_items is None else loss_items[self.config.loss]
             loss = regression_loss(self.config.loss, predicted, truth, self.config.quantiles, items)
             parts = {f"{self.config.loss}_loss": loss}
-        if self.config.head == "image":
-            return TileSequenceOutput(loss, parts, base + raw)
         if self.config.loss == "gaussian":
             raw = gaussian_ends(raw, self.config.coverage)
         return TileSequenceOutput(loss, parts, base[..., None] + scale[..., None] * raw, region)
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many entries of a batch count for the loss."""
-        return {self.config.loss: batch["labels"].isfinite().sum()}
+        return frames_items(self.config, batch["labels"])
+
+    def _next_frames(
+        self,
+        pixel_values: torch.Tensor,
+        step_mask: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        seen: tuple[torch.Tensor, torch.Tensor] | None,
+        loss_items: dict[str, torch.Tensor] | None,
+    ) -> TileSequenceOutput:
+        config, base = self.config, last_seen(pixel_values, step_mask).float()
+        if config.video:
+            raw = video_changes(self.tower, self.head, pixel_values, step_mask, config.frames)
+        else:
+            dates = (None, None) if seen is None else (date_planes(seen[0]), self.answer_date(seen[1]))
+            settings = (base, step_mask, config.prediction_length)
+            raw = rolled_changes(self.tower, self.head, pixel_values, *settings, *dates)
+        raw, base = raw.float(), base[:, None]
+        loss = parts = None
+        if labels is not None:
+            truth = labels.float().reshape(raw.shape) - base
+            loss, parts = frames_loss(config, raw, truth, loss_items)
+        frames = base + raw
+        return TileSequenceOutput(loss, parts, frames if config.prediction_length > 1 else frames[:, 0])
 
     def _seen_dates(self, pixel_values, step_mask, dates) -> tuple[torch.Tensor, torch.Tensor] | None:
         """`date_features` of a batch, in the model's own type; None of a model that sees no dates."""

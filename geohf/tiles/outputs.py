@@ -53,9 +53,11 @@ def write_outputs(
     rows, values, config = evaluation.dataset, evaluation.details["outputs"].predictions, trainer.config
     mapped = isinstance(rows, TileSequences) and rows.table is not None
     if config.head == "image":
+        if config.prediction_length > 1:
+            write_csv(folder / "metrics_by_lead.csv", lead_rows(evaluation))
         if mapped:
             labels, _ = evaluation.details["images"]
-            error = (values - labels).square().nanmean((1, 2, 3)).sqrt().numpy()
+            error = (values - labels).square().flatten(1).nanmean(1).sqrt().numpy()
             images = [answer.image for answer in evaluation.predictions]
             image_filmstrip(folder / "filmstrip.png", rows.table, rows.cache, rows.windows, images, error)
     elif mapped:
@@ -74,6 +76,21 @@ def write_outputs(
         ]
         write_csv(folder / "predictions.csv", records)
     return extra
+
+
+def lead_rows(evaluation: Evaluation) -> list[dict[str, float]]:
+    """A row for each frame that is predicted: how good it is, and how good the last image is in its place."""
+    rows: dict[int, dict[str, float]] = {}
+    for metric in evaluation.metrics:
+        word, _, rest = metric.name.partition("_")
+        if word != "lead":
+            continue
+        lead, _, name = rest.partition("_")
+        row = rows.setdefault(int(lead), {"lead": int(lead)})
+        row[name] = metric.value
+        if metric.baseline is not None:
+            row[f"persistence_{name}"] = metric.baseline
+    return list(rows.values())
 
 
 def write_occlusion(folder: Path, trainer: TileSequenceTrainer, rows: TileSequences) -> None:
@@ -251,15 +268,20 @@ def image_filmstrip(
     """Draw windows whose answer is an image: the frames seen, the truth, the prediction.
 
     Args:
-        predicted: n images (height, width, bands) in the images' unit.
+        predicted: n images (height, width, bands) in the images' unit, or sequences (frames, height, width, bands).
         errors: (n,) to sort by.
     """
     strips = []
+    height, width, bands = predicted[0].shape[-3:]
+    answered = len(predicted[0].reshape(-1, height, width, bands))
     for word, i in _worst_and_best(windows.rows, errors):
-        truth = cache.tile(windows.rows[i], windows.steps[[i]])[0]
-        frames = [*seen_frames(cache, windows, i), truth, _as_pixels(predicted[i], truth.dtype)]
+        frames = seen_frames(cache, windows, i)
+        truth = cache.tile(windows.rows[i], windows.steps[i] + np.arange(answered))
+        for true, answer in zip(truth, predicted[i].reshape(-1, height, width, bands), strict=True):
+            frames += [true, _as_pixels(answer, true.dtype)]
         strips.append((f"{word}: {_title(table, windows, i)}", frames))
-    plot_filmstrip(path, strips, [*_headings(windows), "truth", "predicted"])
+    pairs = [("truth", "predicted")] if answered == 1 else [(f"true +{k}", f"+{k}") for k in range(answered)]
+    plot_filmstrip(path, strips, [*_headings(windows), *(name for pair in pairs for name in pair)])
 
 
 def seen_frames(cache: TilePixels, windows: TileWindows, i: int) -> list[np.ndarray | None]:

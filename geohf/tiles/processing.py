@@ -185,7 +185,8 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
     Args:
         rows: each with `frames` as `model.predict` takes them, or `pixel_values` (steps, bands, height, width),
             standardized, and perhaps `step_mask` (steps,) bool. `labels`: a number, one per target, or a dict by
-            target; for a model that answers with images the next frame, as the others are given. `last_values`,
+            target; for a model that answers with images the next frame, as the others are given, or a list of the
+            `prediction_length` next ones, None for a missing one. `last_values`,
             the last known values, where there are any. For a model that sees dates: with `frames` the `dates` and
             the `date` of a sample, with `pixel_values` `dates` (steps + 1, 2), see `geohf.tiles.dates.frame_dates`.
 
@@ -198,8 +199,7 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
         names = ("frames", "last_values", "dates", "date")
         batch = dict(processor([{name: row.get(name) for name in names} for row in rows]))
         if image:
-            plain = TileSequenceProcessor(**settings_of(config) | {"dates": False})
-            batch["labels"] = plain([[row["labels"]] for row in rows])["pixel_values"][:, 0]
+            batch["labels"] = _true_frames(rows, config)
     elif "pixel_values" in rows[0]:
         pixels = [_tensor(row["pixel_values"]) for row in rows]
         shown = [
@@ -227,6 +227,21 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
         labels = [numbers_of(row.get("labels"), config.targets, "labels") for row in rows]
         batch["labels"] = torch.tensor(labels, dtype=torch.float32)
     return batch
+
+
+def _true_frames(rows: Sequence[Mapping], config: TileSequenceConfig) -> torch.Tensor:
+    """The rows' `labels`, frames that the model shall predict; NaN where one is missing."""
+    answered = config.prediction_length
+    frames = [[row["labels"]] if answered == 1 else list(row["labels"]) for row in rows]
+    wrong = [i for i, row in enumerate(frames) if len(row) != answered]
+    if wrong:
+        raise DataError(
+            f"row {wrong[0]} of the batch: {len(frames[wrong[0]])} frames as labels, the model predicts {answered}"
+        )
+    plain = TileSequenceProcessor(**settings_of(config) | {"dates": False})
+    read = plain(frames)
+    labels = read["pixel_values"].masked_fill(~read["step_mask"][..., None, None, None], torch.nan)
+    return labels if answered > 1 else labels[:, 0]
 
 
 def shows_nothing(row: Mapping) -> bool:

@@ -16,6 +16,7 @@ from geohf.tiles.dataset import TileRows, TileSequences, as_sequences
 from geohf.tiles.grid import pixel_kind
 from geohf.tiles.masks import read_frame
 from geohf.tiles.reading import Reading
+from geohf.tiles.simvp import VIDEO
 from geohf.tiles.table import own_resampling
 from geohf.tiles.windows import TileWindows
 
@@ -31,6 +32,8 @@ MODEL_FIELDS = (
     "kernel_sizes",
     "peephole",
     "norm",
+    "translator_blocks",
+    "prediction_length",
     "patch_size",
     "dropout",
     "loss",
@@ -67,6 +70,7 @@ def config_fields(options: TileArguments, data: TaskData) -> dict[str, Any]:
             for part in (train, *others)
         ]
         fields |= {"targets": targets} | target_scales(windows[0], windows[1:], options.predict_change)
+    fields |= {"patch_size": 1} if options.encoder in VIDEO else {}
     return fields | {"encoder": options.encoder, "dates": sees_dates(options, train)}
 
 

@@ -80,6 +80,7 @@ def _rows(
                 max_nodata=config.max_nodata,
                 image=image,
                 may_be_none=True,
+                answered=config.prediction_length,
             )
             sequences = TileSequences(strip, windows, config)
             yield from (sequences[i] for i in range(len(sequences)))

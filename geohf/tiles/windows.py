@@ -23,7 +23,7 @@ class TileWindows:
 
     Attributes:
         rows: (n,) index into the table and the cache.
-        steps: (n,) the step that the truth belongs to.
+        steps: (n,) the step that the truth belongs to, the first one where several frames are predicted.
         frames: (n, length) steps to see, oldest first; clipped to the table's where masked.
         mask: (n, length) bool, False for steps before the first, missing years, and frames without data.
         truth: (n, targets) float64, NaN where unknown.
@@ -60,6 +60,7 @@ def make_windows(
     max_nodata: float = 0.5,
     image: bool = False,
     may_be_none: bool = False,
+    answered: int = 1,
 ) -> TileWindows:
     """A window for every tile and each of the last labels whose target is known.
 
@@ -70,8 +71,8 @@ def make_windows(
         target_years: how many of the last labels are targets; each is a window of its own.
         max_nodata: a frame with a larger share of pixels without data is masked.
         image: the target is the frame itself and not a number; tiles without that frame are left out.
-
         may_be_none: of a part of a table, no window at all is no error.
+        answered: steps that an image model predicts, the window's own and those after it; one of them at least must be there.
 
     Raises:
         DataError: no window is left, or the settings do not go together.
@@ -82,14 +83,21 @@ def make_windows(
         raise DataError(
             "an image that the model has seen needs no prediction: --target_type last-image forecasts"
         )
-    length = frames or total - (not estimate)
+    most = total - answered
+    if not 1 <= answered < total:
+        raise DataError(
+            f"prediction_length must lie between 1 and {total - 1} for {total} labels, got {answered}"
+        )
+    length = frames or total - (not estimate) * answered
     if length < 1:
         raise DataError(f"frames must be at least 1, got {length}")
-    if not 1 <= target_years < total:
+    if not 1 <= target_years <= most:
         raise DataError(
-            f"target_years must lie between 1 and {total - 1} for {total} labels, got {target_years}"
+            f"target_years must lie between 1 and {most} for {total} labels"
+            + (f" and a prediction_length of {answered}" if answered > 1 else "")
+            + f", got {target_years}"
         )
-    asked_steps = np.arange(total - target_years, total)
+    asked_steps = np.arange(most - target_years + 1, most + 1)
     steps, rows = np.repeat(asked_steps, len(table)), np.tile(np.arange(len(table)), target_years)
     seen = steps[:, None] - length + np.arange(length) + estimate
     clipped = seen.clip(0)
@@ -101,7 +109,8 @@ def make_windows(
     shown = np.c_[clipped, steps]
     dates = None if found is None else frame_dates(*(part[shown] for part in found))
     windows = TileWindows(rows, steps, clipped, mask, truth, last, trend, dates)
-    asked = usable[rows, steps] if image else np.isfinite(truth).any(1)
+    ahead = steps[:, None] + np.arange(answered)
+    asked = usable[rows[:, None], ahead].any(1) if image else np.isfinite(truth).any(1)
     good = mask.any(1) & asked
     if not good.any() and not may_be_none:
         raise DataError(
