@@ -35,8 +35,8 @@ WAYS: dict[str, dict] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2])
-    parser.add_argument("--epochs", type=float, default=8)
-    parser.add_argument("--regions", type=int, default=16, help="of the painted sample")
+    parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--regions", type=int, default=8, help="of the painted sample")
     options = parser.parse_args()
     runs: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
