@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geohf.geo import great_circle_m
-from geohf.place.confidence import confidence, evidence
+from geohf.place.confidence import SHOWN_ANSWERS, confidence, evidence
+
+if TYPE_CHECKING:
+    from geohf.place.configuration import GeoPlaceConfig
 
 
 @dataclass
@@ -33,6 +36,8 @@ class PlacePrediction:
         spread_m: meters from the top answer within which at least half of the answers lie: small where they agree.
         confidence: probability that the top answer is within the config's `confidence_m`; None where it was not
             fitted.
+        abstains: whether the confidence is below the config's `abstain_below`, so that the answer should not be relied on;
+            None where the config has none, and for drives that answer as a whole.
         chained: whether the order of its drive's frames was heard; None for a photograph that was asked about alone.
     """
 
@@ -43,6 +48,7 @@ class PlacePrediction:
     spread_m: float | None = None
     confidence: float | None = None
     chained: bool | None = None
+    abstains: bool | None = None
 
     def as_row(self) -> dict[str, Any]:
         """For a table: the point, how sure it is, and the named images with their similarity; or the descriptor."""
@@ -56,7 +62,8 @@ class PlacePrediction:
             "similarity": self.answers[0].similarity,
             "answers": {answer.image: answer.similarity for answer in self.answers},
         }
-        return row if self.chained is None else row | {"chained": self.chained}
+        told = {"abstains": self.abstains, "chained": self.chained}
+        return row | {name: value for name, value in told.items() if value is not None}
 
 
 def predictions_of(
@@ -64,7 +71,8 @@ def predictions_of(
     similarity: np.ndarray,
     points: np.ndarray,
     images: Sequence[Sequence[str]],
-    config,
+    config: GeoPlaceConfig,
+    top_k: int | None = None,
 ) -> list[PlacePrediction]:
     """Predictions from the answers of a search.
 
@@ -73,24 +81,33 @@ def predictions_of(
         similarity: (q, k) cosines, descending.
         points: (q, k, 2) latitude and longitude of the answers, in degrees.
         images: q lists of k names.
-        config: of the model: `negative_m` and `confidence_weights`.
+        top_k: answers to give; None: all k. The confidence looks at five, as it did when it was fitted.
+        config: of the model: `negative_m`, `confidence_weights` and `abstain_below`.
     """
-    away = great_circle_m(points[:, :1], points)
-    spread = np.sort(away, axis=1)[:, away.shape[1] // 2]
     sure: list = [None] * len(points)
     if config.confidence_weights is not None:
-        sure = confidence(evidence(similarity, points, config.negative_m), config.confidence_weights).tolist()
+        seen = evidence(similarity[:, :SHOWN_ANSWERS], points[:, :SHOWN_ANSWERS], config.negative_m)
+        sure = confidence(seen, config.confidence_weights).tolist()
+    similarity, points = similarity[:, :top_k], points[:, :top_k]
+    away = great_circle_m(points[:, :1], points)
+    spread = np.sort(away, axis=1)[:, away.shape[1] // 2]
     return [
         PlacePrediction(
             descriptors[i],
             [
                 PlaceAnswer(name, float(points[i, j, 0]), float(points[i, j, 1]), float(similarity[i, j]))
-                for j, name in enumerate(images[i])
+                for j, name in enumerate(images[i][:top_k])
             ],
             float(points[i, 0, 0]),
             float(points[i, 0, 1]),
             float(spread[i]),
             sure[i],
+            abstains=None if config.abstain_below is None else bool(sure[i] < config.abstain_below),
         )
         for i in range(len(points))
     ]
+
+
+def answers_searched(top_k: int, count: int) -> int:
+    """How many answers to search for among `count` images, for `top_k` and for the confidence."""
+    return max(top_k, min(SHOWN_ANSWERS, count))

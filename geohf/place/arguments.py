@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from geohf.errors import DataError, require_choice
 from geohf.metrics.directions import LOSS
+from geohf.place.confidence import check_precision
 from geohf.place.metrics import METRICS
 from geohf.place.sequences import check_options
 from geohf.training.arguments import GeoTrainingArguments
@@ -161,9 +162,17 @@ class PlaceArguments(DataArguments, PhotoArguments):
         },
     )
 
+    abstain: float | None = field(
+        default=None,
+        metadata={
+            "help": "Precision of answers (0.95) for which the confidence below which the model abstains is chosen on validation queries."
+        },
+    )
+
     def __post_init__(self):
         super().__post_init__()
         check_options(self.center, self.method)
+        check_precision(self.abstain)
         require_choice(AUDITS, audit=self.audit)
         require_choice(FITS, fit=self.fit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -43,6 +44,10 @@ def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
     sure = [prediction.confidence for prediction in evaluation.predictions]
     if None not in sure:
         *_, facts["calibration_error"] = reliability_bins(np.array(sure), retrieval.right[:, 0])
+    names = ("auc_pr", "full_precision_recall", "risk_coverage", "answered", "answered_precision")
+    facts |= {
+        name: retrieval.values[name] for name in names if math.isfinite(retrieval.values.get(name, math.nan))
+    }
     leaks = facts_of(evaluation.dataset).get("leaks")
     if leaks is not None:
         leaks = [

@@ -1,11 +1,26 @@
-"""How sure an answer is: the probability that the top answer lies within the radius, fitted on validation queries."""
+"""How sure an answer is: the probability that the top answer lies within the radius, fitted on validation queries.
+
+And below which probability a model rather gives none.
+"""
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.metrics.selective import threshold_for_precision
 
+if TYPE_CHECKING:
+    from geohf.place.configuration import GeoPlaceConfig
+
+logger = logging.getLogger(__name__)
+
+SHOWN_ANSWERS = 5  # that a confidence looks at, as many as `GeoPlaceModel.decode` gives by default
+NEVER_ANSWERS = 2.0  # a threshold that no probability reaches
 LEAST_QUERIES = 30  # fewer, or all right, or all wrong, say too little to fit three numbers
 
 
@@ -47,3 +62,56 @@ def fit_confidence(evidence_: np.ndarray, right: np.ndarray) -> list[float] | No
 def confidence(evidence_: np.ndarray, weights: list[float]) -> np.ndarray:
     """(q,) probabilities."""
     return 1 / (1 + np.exp(-(evidence_ @ np.asarray(weights[:2]) + weights[2])))
+
+
+def certainty(similarity, points, config: GeoPlaceConfig) -> np.ndarray:
+    """(q,) what answers are ordered by, the surest first: their confidence, or where none was fitted the top cosine.
+
+    Args:
+        similarity, points: see `evidence`.
+        config: of the model: `negative_m` and `confidence_weights`.
+    """
+    seen = evidence(similarity, points, config.negative_m)
+    return seen[:, 0] if config.confidence_weights is None else confidence(seen, config.confidence_weights)
+
+
+def calibrate(
+    config: GeoPlaceConfig, evidence_: np.ndarray, right: np.ndarray, precision: float | None = None
+) -> None:
+    """Fit the config's confidence and, for a precision, the confidence below which the model abstains.
+
+    Args:
+        evidence_, right: see `fit_confidence`; of validation queries.
+        precision: how many of the answers are to be right; None: as the config says already, if it does.
+    """
+    config.abstain_below = None
+    config.confidence_weights = fit_confidence(evidence_, right)
+    config.abstain_precision = precision = precision or config.abstain_precision
+    if precision is None:
+        return
+    if config.confidence_weights is None:
+        config.abstain_precision = None
+        logger.warning(
+            "the model never abstains: no confidence was fitted on %d validation queries, %d of them right; it takes "
+            "%d, right and wrong ones",
+            *(len(right), int(np.sum(right)), LEAST_QUERIES),
+        )
+        return
+    threshold = threshold_for_precision(confidence(evidence_, config.confidence_weights), right, precision)
+    config.abstain_below = NEVER_ANSWERS if threshold is None else threshold
+    if threshold is None:
+        logger.warning(
+            "the model always abstains: at no confidence are %.1f %% of the answers to validation queries right",
+            100 * precision,
+        )
+
+
+def check_precision(abstain: float | None) -> float | None:
+    """The precision, refused where it is none.
+
+    Raises:
+        DataError: not above 0 and at most 1.
+    """
+    if abstain is not None and not 0 < abstain <= 1:
+        raise DataError(f"abstain must be a precision above 0 and at most 1, got {abstain}")
+    return abstain

@@ -68,6 +68,8 @@ class GeoPlaceConfig(GeoConfig):
         confidence_m: an answer is right within so many meters.
         confidence_weights: of similarity, gap and one, from which the confidence is computed; None where there
             were too few queries to fit them, see `geohf.place.confidence`.
+        abstain_precision, abstain_below: the model abstains where its confidence is below `abstain_below`, which was
+            chosen for a precision of `abstain_precision` on validation queries; None: it always answers.
     """
 
     model_type = "geohf_place"
@@ -110,6 +112,8 @@ class GeoPlaceConfig(GeoConfig):
     hard_share: float = 0.5
     confidence_m: float = 25.0
     confidence_weights: list | None = None
+    abstain_precision: float | None = None
+    abstain_below: float | None = None
 
     @property
     def backbone_pool(self) -> str:
@@ -171,6 +175,8 @@ class GeoPlaceConfig(GeoConfig):
             )
         if self.pooling == "boq" and self.boq_channels > 64 and self.boq_channels % 64:
             raise ValueError(f"boq_channels must be a multiple of 64 or below it, got {self.boq_channels}")
+        if self.abstain_below is not None and self.confidence_weights is None:
+            raise ValueError("abstain_below is a confidence, and there are no confidence_weights")
         whitened = self.projected_size
         if self.whitening_dim is not None and not 1 <= self.whitening_dim <= whitened:
             raise ValueError(f"whitening_dim must lie between 1 and {whitened}, got {self.whitening_dim}")

@@ -12,12 +12,14 @@ import torch
 
 from geohf.data.tables import points_of
 from geohf.errors import DataError, require_at_least, require_choice
+from geohf.geo import great_circle_m
 from geohf.io import natural_key
 from geohf.place.audit import audit, judge
+from geohf.place.confidence import SHOWN_ANSWERS, certainty
 from geohf.place.drives import drives_of, files_of, load_drives
 from geohf.place.file_names import PLANAR
 from geohf.place.index import PlaceIndex
-from geohf.place.metrics import RECALLS, RULES, place_metrics
+from geohf.place.metrics import RECALLS, RULES, place_metrics, selective_metrics
 from geohf.place.protocols import BENCHMARKS, check_sizes, find_sets, recalls_of
 from geohf.place.sequences import Center, Method, check_options, in_order
 
@@ -58,6 +60,7 @@ def evaluate_place(
     names = [str(row) for row in rows]
     described = model.encode(files, batch_size)
     index = PlaceIndex(described, points, names, model.fingerprint(), drives.tolist())
+    alone = center == "none" and method is None
     found: dict[str, float] = {}
     for name, queries in asking.items():
         check_sizes(benchmark, len(database), len(queries))
@@ -65,8 +68,9 @@ def evaluate_place(
         queries = queries.select(rows)
         _look_for_leaks(database, queries, radius_m)
         descriptors = model.encode(files_of(queries), batch_size)
-        ranked = rank(index, descriptors, drives, center, method, max(counts))
+        similarity, ranked = rank(index, descriptors, drives, center, method, max(counts))
         values = place_metrics(ranked, points, points_of(queries), [radius_m], counts)
+        values |= _selective(model, similarity, points[ranked], points_of(queries), radius_m, values, alone)
         values |= {f"r{n}": values[f"recall@{n}_{rule}_{radius_m:g}m"] for n in counts}
         values["database"] = len(database)
         found |= {name + key: value for key, value in values.items()}
@@ -112,16 +116,39 @@ def rank(
     center: Center = "none",
     method: Method | None = None,
     most: int = max(RECALLS),
-) -> np.ndarray:
-    """(q, most) rows of the index, best first, for frames in the order of time.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The answers of an index to frames in the order of time.
 
     Args:
         descriptors, drives: (q, d) of the frames, and q names.
         center, method: see `GeoPlaceModel.predict_sequences`; without a method each frame answers alone.
+
+    Returns:
+        (q, most) cosines or, with a method, probabilities, best first; (q, most) rows of the index.
     """
     if method is None:
-        return index.search(descriptors, most, center, drives)[1]
-    return index.match(descriptors, most, center, drives, method=method)[1].rows
+        return index.search(descriptors, most, center, drives)
+    matches = index.match(descriptors, most, center, drives, method=method)[1]
+    return matches.posterior, matches.rows
+
+
+def _selective(
+    model: PlaceRetrieval,
+    similarity: np.ndarray,
+    answer_points: np.ndarray,
+    query_points: np.ndarray,
+    radius_m: float,
+    values: dict[str, float],
+    alone: bool,
+) -> dict[str, float]:
+    """`selective_metrics` of the model's confidence where frames answer alone, else of what `rank` says."""
+    right = great_circle_m(answer_points[:, 0], query_points) <= radius_m
+    shown, threshold = slice(SHOWN_ANSWERS), None
+    sure = similarity[:, 0]
+    if alone:
+        sure = certainty(similarity[:, shown], answer_points[:, shown], model.config)
+        threshold = model.config.abstain_below
+    return selective_metrics(sure, right, int(values["queries_with_match"]), threshold)
 
 
 def drive_recalls(
@@ -149,6 +176,6 @@ def drive_recalls(
     base, asked = (part[rows] for part, rows in zip(descriptors, ordered, strict=True))
     index = PlaceIndex(base, database, [""] * len(base), "", drives[0].tolist())
     values = place_metrics(
-        rank(index, asked, drives[1], center, method), database, queries, [radius_m], RECALLS
+        rank(index, asked, drives[1], center, method)[1], database, queries, [radius_m], RECALLS
     )
     return {f"drive_r{n}": values[f"r{n}"] for n in RECALLS}

@@ -17,7 +17,7 @@ from geohf.data.samples import name_of
 from geohf.data.tables import RowErrors, read_table
 from geohf.data.times import time_ns
 from geohf.errors import DataError, listed
-from geohf.place.answers import PlacePrediction, predictions_of
+from geohf.place.answers import PlacePrediction, answers_searched, predictions_of
 from geohf.place.drives import drive_of, names_of_sources, rows_of_table
 from geohf.place.sequences import Center, Method, in_order
 from geohf.vision.files import image_files
@@ -152,17 +152,19 @@ def answer_drives(
         near: see `PlaceIndex.search`.
     """
     rows, drives = in_order(np.arange(len(frames)), frames.sequences, frames.times_ns)
-    asked, found = descriptors[rows], None
+    asked, found, k = descriptors[rows], None, answers_searched(top_k, len(index))
     if method is None:
-        similarity, ranked = index.search(asked, top_k, center, drives, near)
+        similarity, ranked = index.search(asked, k, center, drives, near)
     else:
-        similarity, found = index.match(asked, top_k, center, drives, near, method=method)
+        similarity, found = index.match(asked, k, center, drives, near, method=method)
         ranked = found.rows
     images = [[index.images[row] for row in some] for some in ranked]
-    answers = predictions_of(asked, similarity, index.points[ranked], images, config)
+    answers = predictions_of(asked, similarity, index.points[ranked], images, config, top_k)
     for i, answer in enumerate(answers):
         if center != "none":
             answer.confidence = None  # it was fitted on cosines of what is not centered
+        if center != "none" or method is not None:
+            answer.abstains = None  # and the threshold on single frames
         if found is not None:
             answer.chained = bool(found.chained[i])
             if answer.chained:

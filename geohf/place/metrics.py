@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,13 +14,13 @@ from geohf.geo import great_circle_m, matches_within_m
 from geohf.metrics.directions import HIGHER, MetricInfo
 from geohf.metrics.intervals import mean_interval
 from geohf.metrics.records import Metric, join_metrics
+from geohf.metrics.selective import average_precision, recall_at_precision, risk_coverage
 from geohf.place.search import top_k
 
 RULES = ("has_match", "all")
 RECALLS = (1, 5, 10)  # what an evaluation while training measures
 FEWEST_DRIVES = 8  # fewer are cut into stretches for an interval
 METRICS = {f"r{n}": HIGHER for n in RECALLS} | {"median_m": MetricInfo(False, "m")}
-DRIVE_METRICS = {f"drive_r{n}": HIGHER for n in RECALLS}  # of a finished run, see `drive_recalls`
 
 
 def recall_at_n(
@@ -150,6 +151,34 @@ def place_metrics(
             metrics |= {f"recall@{count}_{rule}_{radius_m:g}m": value for count, value in recall.items()}
     away = great_circle_m(np.asarray(database_points, np.float64)[ranked[:, 0]], np.asarray(query_points))
     return metrics | {"median_m": float(np.median(away)), "mean_m": float(away.mean())}
+
+
+def selective_metrics(certainty, right, matched: int, abstain_below: float | None = None) -> dict[str, float]:
+    """How well certainty tells right answers from wrong ones, see `geohf.metrics.selective`.
+
+    Args:
+        certainty: (q,) of the top answers.
+        right: (q,) bool.
+        matched: queries with a database image within the radius; recall is of these.
+        abstain_below: answers less certain than this are not given; None: all are.
+
+    Returns:
+        `auc_pr`, the area under precision over recall; `full_precision_recall`, the recall at 100 % precision;
+        `risk_coverage`, the area under risk over coverage, the only one that is better the smaller it is. With a
+        threshold also `answered`, the share of queries that get an answer, and `answered_precision`, that of right ones
+        among these, NaN where there is none.
+    """
+    certainty, right = np.asarray(certainty), np.asarray(right, bool)
+    values = {
+        "auc_pr": average_precision(certainty, right, matched),
+        "full_precision_recall": recall_at_precision(certainty, right, 1.0, matched),
+        "risk_coverage": risk_coverage(certainty, right),
+    }
+    if abstain_below is None:
+        return values
+    answered = certainty >= abstain_below
+    precision = float(right[answered].mean()) if answered.any() else math.nan
+    return values | {"answered": float(answered.mean()), "answered_precision": precision}
 
 
 @dataclass

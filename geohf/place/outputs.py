@@ -85,6 +85,7 @@ def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation
             "predicted_longitude": top[i, 1],
             "similarity": float(retrieval.similarity[i, 0]),
             "confidence": prediction.confidence,
+            **({} if prediction.abstains is None else {"abstains": prediction.abstains}),
             "distance_m": float(retrieval.error_m[i]),
             "right": bool(retrieval.right[i, 0]),
         }

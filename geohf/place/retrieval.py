@@ -15,7 +15,7 @@ from geohf.data.inputs import Inputs
 from geohf.errors import DataError
 from geohf.io import refuse_overwriting
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.place.answers import PlacePrediction, predictions_of
+from geohf.place.answers import PlacePrediction, answers_searched, predictions_of
 from geohf.place.drives import files_of, load_drives, names_of
 from geohf.place.engines import Backend
 from geohf.place.frames import answer_drives, answer_rows, find_frames
@@ -224,6 +224,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
         descriptors = outputs.descriptors.float().cpu().numpy()
         if index is None:
             return [PlacePrediction(descriptor) for descriptor in descriptors]
-        similarity, rows = index.search(descriptors, top_k, near=near, backend=backend)
+        k = answers_searched(top_k, len(index))
+        similarity, rows = index.search(descriptors, k, near=near, backend=backend)
         images = [[index.images[row] for row in some] for some in rows]
-        return predictions_of(descriptors, similarity, index.points[rows], images, self.config)
+        return predictions_of(descriptors, similarity, index.points[rows], images, self.config, top_k)

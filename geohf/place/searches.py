@@ -13,17 +13,16 @@ from geohf.data.samples import undecoded
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError
-from geohf.place.confidence import evidence
+from geohf.place.confidence import SHOWN_ANSWERS, certainty, evidence
+from geohf.place.configuration import GeoPlaceConfig
 from geohf.place.evaluation import drive_recalls
-from geohf.place.metrics import Retrieval, retrieve
+from geohf.place.metrics import Retrieval, retrieve, selective_metrics
 from geohf.place.phase import PlacePhaseTrainer
 from geohf.place.rows import as_drives, images_of
 from geohf.place.sequences import Center, Method
 from geohf.training.trainer import GeoTrainer
 from geohf.vision.features import cached_features
 from geohf.vision.weights import load_tensors
-
-SHOWN_ANSWERS = 5  # that a confidence looks at, as many as `GeoPlaceModel.decode` gives by default
 
 
 class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
@@ -119,6 +118,15 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
 
     def _search_frozen(self, rows) -> Retrieval:
         return self.search(rows, *map(self.frozen_descriptors, (self.database_of(rows), rows)))
+
+    def _note_certainty(self, retrieval: Retrieval, config: GeoPlaceConfig | None = None) -> None:
+        """Add `selective_metrics` of the config's confidence, of the top cosine without one."""
+        shown, sure = slice(SHOWN_ANSWERS), retrieval.similarity[:, 0]
+        if config is not None:
+            sure = certainty(retrieval.similarity[:, shown], retrieval.answer_points[:, shown], config)
+        threshold = None if config is None else config.abstain_below
+        matched = int(retrieval.values["queries_with_match"])
+        retrieval.values |= selective_metrics(sure, retrieval.right[:, 0], matched, threshold)
 
     def _evidence(self, retrieval: Retrieval) -> np.ndarray:
         similarity, points = (

@@ -21,13 +21,13 @@ from geohf.place.arguments import METHODS, PlaceTrainingArguments
 from geohf.place.audit import judge, near_duplicates
 from geohf.place.card import card_data
 from geohf.place.choice import Choice, lowered, score
-from geohf.place.confidence import fit_confidence
+from geohf.place.confidence import SHOWN_ANSWERS, calibrate, check_precision
 from geohf.place.metrics import measure, recall_intervals
 from geohf.place.original import RandomBatches
 from geohf.place.outputs import write_outputs
 from geohf.place.phase import PlacePhaseTrainer, head_descriptors, head_table, make_sampler
 from geohf.place.rows import join_rows, short_names
-from geohf.place.searches import SHOWN_ANSWERS, PlaceSearches
+from geohf.place.searches import PlaceSearches
 from geohf.place.sequences import check_options
 from geohf.training.finetuning import require_finetunable
 from geohf.training.phase import phase_arguments
@@ -64,6 +64,8 @@ class GeoPlaceTrainer(PlaceSearches):
         audit: `report` warns of near-duplicates in the database, `strict` stops at them, `off` does not look.
         center, sequence_method: where one is given, the recall of drives that answer as a whole is measured beside that
             of single frames, see `geohf.place.evaluation.drive_recalls`.
+        abstain: the precision for which the confidence below which the model abstains is chosen on `eval_dataset`; None: the
+            config's `abstain_precision`, if it has one.
         name: what tables call the model; None: as it was loaded, or its backbone.
     """
 
@@ -87,6 +89,7 @@ class GeoPlaceTrainer(PlaceSearches):
         audit: str = "report",
         center: str = "none",
         sequence_method: str | None = None,
+        abstain: float | None = None,
         name: str | None = None,
         **kwargs,
     ):
@@ -103,6 +106,11 @@ class GeoPlaceTrainer(PlaceSearches):
         self.radii_m = list(radii_m or dict.fromkeys([self.config.confidence_m, 25.0, 10.0, 50.0]))
         self.center, self.sequence_method = check_options(center, sequence_method)
         self.whitening_dim = whitening_dim
+        self.abstain = check_precision(abstain)
+        if abstain is not None and eval_dataset is None:
+            raise DataError(
+                "abstain: its threshold is chosen on validation queries, and there are none; give --val_csv"
+            )
         self.name = name or _name_of(self.model)
         self.runs: list[GeoPlaceTrainer] = [self]  # those that are told beside this one, see `keep_best`
         self.log_rows: list[dict] = []  # of the log of batches, see `geohf.place.logs`
@@ -230,8 +238,7 @@ class GeoPlaceTrainer(PlaceSearches):
     def _calibrate(self) -> None:
         rows = self.eval_dataset
         retrieval = self.search(rows, self._described_database(rows), self.outputs(rows))
-        seen = self._evidence(retrieval)
-        self.model.config.confidence_weights = fit_confidence(seen, retrieval.right[:, 0])
+        calibrate(self.model.config, self._evidence(retrieval), retrieval.right[:, 0], self.abstain)
 
     # ---- measuring
 
@@ -262,6 +269,8 @@ class GeoPlaceTrainer(PlaceSearches):
         if not intervals:
             return Evaluation(measure(retrieval), dataset, [], prefix, retrieval=retrieval)
         baseline = self._search_frozen(dataset)
+        self._note_certainty(retrieval, self.model.config)
+        self._note_certainty(baseline)
         duplicates = [] if self.audit == "off" else near_duplicates(baseline.similarity[:, 0])
         judge(duplicates, self.audit == "strict")
         ends = recall_intervals(

@@ -51,6 +51,7 @@ def run(options: PlaceArguments, args: PlaceTrainingArguments) -> GeoPlaceTraine
             audit=options.audit,
             center=options.center,
             sequence_method=options.method,
+            abstain=options.abstain,
             name=variant.models[0] if variant.models else None,
         )
         trainer.train()

@@ -1,0 +1,133 @@
+"""A place model abstains below a confidence that validation queries chose, and says so everywhere."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+from helpers.place_models import along, build_model, parse, write_pictures
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+
+from geohf.errors import DataError
+from geohf.place import GeoPlaceConfig, GeoPlaceModel, PlaceIndex
+from geohf.place.answers import predictions_of
+from geohf.place.confidence import NEVER_ANSWERS, calibrate, confidence
+from geohf.place.drives import load_drives
+from geohf.place.metrics import selective_metrics
+from geohf.place.trainer import GeoPlaceTrainer
+
+
+def simulated(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Evidence of queries, and whether they are answered right, as often as a logistic curve says."""
+    rng = np.random.default_rng(seed)
+    seen = np.stack([rng.uniform(0.2, 1, count), rng.uniform(0, 0.3, count)], 1)
+    return seen, rng.random(count) < 1 / (1 + np.exp(-(8 * seen[:, 0] + 10 * seen[:, 1] - 6)))
+
+
+@pytest.mark.parametrize("precision", [0.8, 0.9, 0.95])
+def test_the_precision_asked_for_is_reached_on_other_queries(precision):
+    config = GeoPlaceConfig(feature_size=8)
+    calibrate(config, *simulated(4000, seed=0), precision)
+    seen, right = simulated(4000, seed=1)
+    values = selective_metrics(confidence(seen, config.confidence_weights), right, 4000, config.abstain_below)
+    assert values["answered_precision"] == pytest.approx(precision, abs=0.02)
+    assert 0.05 < values["answered"] < 1
+    assert config.abstain_precision == precision
+    again = GeoPlaceConfig.from_dict(config.to_dict())
+    assert again.abstain_below == config.abstain_below
+
+
+def test_a_precision_that_is_not_reached_means_no_answer_and_no_confidence_no_abstaining(caplog):
+    config = GeoPlaceConfig(feature_size=8)
+    seen, right = simulated(200, seed=0)
+    seen[:, 1] = 0.0
+    right[seen[:, 0].argmax()] = False  # the surest is wrong
+    with caplog.at_level(logging.WARNING):
+        calibrate(config, seen, right, 1.0)
+    assert config.abstain_below == NEVER_ANSWERS
+    assert "always abstains: at no confidence are 100.0 % of the answers" in caplog.text
+    values = selective_metrics(confidence(seen, config.confidence_weights), right, 200, NEVER_ANSWERS)
+    assert values["answered"] == 0
+    assert math.isnan(values["answered_precision"])
+    calibrate(config, seen[:10], right[:10])  # the precision asked for before holds on
+    assert "never abstains: no confidence was fitted on 10 validation queries" in caplog.text
+    assert (config.confidence_weights, config.abstain_below) == (None, None)
+
+
+def test_selective_metrics_worked_by_hand():
+    values = selective_metrics([0.9, 0.8, 0.7, 0.6], [True, False, True, True], 4, 0.65)
+    assert values == pytest.approx(
+        {
+            "auc_pr": 1 / 4 * (1 + 2 / 3 + 3 / 4),
+            "full_precision_recall": 1 / 4,
+            "risk_coverage": (0 + 1 / 2 + 1 / 3 + 1 / 4) / 4,
+            "answered": 3 / 4,
+            "answered_precision": 2 / 3,
+        }
+    )
+
+
+def test_the_confidence_looks_at_five_answers_however_many_are_given(tmp_path):
+    write_pictures(tmp_path, [f"{i}.png" for i in range(8)])
+    photos = [str(tmp_path / f"{i}.png") for i in range(8)]
+    model = build_model(seed=1).eval()
+    model.config.confidence_weights, model.config.abstain_below = [3.0, 5.0, -2.0], 0.5
+    index = PlaceIndex.build(model, photos, along(np.arange(8) * 200.0))
+    given = {k: model.predict(photos[0], index=index, top_k=k)[0] for k in (1, 5, 8)}
+    assert [len(given[k].answers) for k in given] == [1, 5, 8]
+    assert given[1].confidence == given[5].confidence == given[8].confidence
+    assert given[5].abstains == (given[5].confidence < 0.5)
+    assert given[5].as_row()["abstains"] is given[5].abstains
+    # a drive that answers as a whole has another confidence, which no threshold was chosen for
+    frames = model.predict_sequences(photos, index, method="smooth")
+    assert [answer.abstains for answer in frames] == [None] * 8
+    model.config.abstain_below = None
+    assert "abstains" not in model.predict(photos[0], index=index)[0].as_row()
+
+
+def test_answers_below_the_threshold_abstain():
+    config = GeoPlaceConfig(feature_size=8, confidence_weights=[10.0, 0.0, -5.0], abstain_below=0.9)
+    similarity, points = np.array([[0.8, 0.2], [0.6, 0.1]]), np.zeros((2, 2, 2))
+    answers = predictions_of(np.zeros((2, 8)), similarity, points, [["a", "b"]] * 2, config)
+    assert [round(answer.confidence, 3) for answer in answers] == [0.953, 0.731]
+    assert [answer.abstains for answer in answers] == [False, True]
+
+
+def test_wrong_settings_are_refused(tmp_path):
+    with pytest.raises(DataError, match="abstain must be a precision above 0 and at most 1, got 95"):
+        parse("--abstain", 95)
+    with pytest.raises(
+        StrictDataclassError, match="abstain_below is a confidence, and there are no confidence_weights"
+    ):
+        GeoPlaceConfig(feature_size=8, abstain_below=0.5)
+    rows = [{"image": Image.new("RGB", (32, 32)), "latitude": 0.0, "longitude": 0.0}] * 2
+    with pytest.raises(DataError, match="chosen on validation queries, and there are none"):
+        GeoPlaceTrainer(build_model(), train_dataset=rows, abstain=0.9)
+
+
+def test_a_trained_model_keeps_its_threshold_and_the_card_says_the_operating_point(drives, tmp_path):
+    images, _ = load_drives(drives[0])
+    searched, asking, test = (images.select(range(start, 240, 4)) for start in (0, 1, 2))
+    _, args = parse(
+        *("--num_train_epochs", 0, "--output_dir", tmp_path / "place", "--cache_dir", tmp_path / "cache")
+    )
+    trainer = GeoPlaceTrainer(
+        build_model(seed=1), args, train_dataset=searched, eval_dataset=asking, radii_m=[15.0], abstain=0.15
+    )
+    trainer.train()
+    config = trainer.model.config
+    assert config.confidence_weights is not None
+    values = trainer.evaluate(test).values_by_name
+    assert {"auc_pr", "full_precision_recall", "risk_coverage", "answered"} <= set(values)
+    assert {"auc_pr", "risk_coverage"} <= set(trainer.evaluated.baseline)
+    abstained = [prediction.abstains for prediction in trainer.evaluated.predictions]
+    assert values["answered"] == pytest.approx(1 - np.mean(abstained))
+    trainer.save_model(tmp_path / "saved")
+    trainer.create_model_card(tmp_path / "saved")
+    assert GeoPlaceModel.from_pretrained(tmp_path / "saved").config.abstain_below == config.abstain_below
+    card = (tmp_path / "saved" / "README.md").read_text()
+    assert (
+        f"is below {config.abstain_below:.3f}, chosen on validation queries for\n15.0 % right answers" in card
+    )
+    assert f"it answers {100 * values['answered']:.1f} %" in card
