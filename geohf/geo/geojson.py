@@ -89,6 +89,27 @@ def named_areas(source) -> dict[str, Area]:
     return {name: Area(own) for name, own in polygons.items()}
 
 
+def feature_areas(source) -> list[tuple[dict, Area]]:
+    """The properties of each feature of a GeoJSON, and its area.
+
+    Args:
+        source: path of a file, or the parsed object.
+
+    Raises:
+        DataError: malformed JSON or geometry, no feature, or one without a polygon.
+    """
+    label = "GeoJSON" if isinstance(source, dict) else os.fspath(source)
+    found = []
+    for title, item in _features(source if isinstance(source, dict) else _read(label), label):
+        polygons = _polygons(item, f"{label}: {title}", 0)
+        if not polygons:
+            raise DataError(f"{label}: {title} has no polygon; take it out")
+        found.append((_properties(item), Area(polygons)))
+    if not found:
+        raise DataError(f"{label}: no feature in it")
+    return found
+
+
 def _read(path: str) -> dict:
     try:
         with open(path, encoding="utf-8-sig") as file:

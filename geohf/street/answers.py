@@ -40,6 +40,7 @@ class StreetPrediction:
         localizability: nats that are known of the place, 0 for nothing; None for a model without a density.
         regions: where they were asked for: `50` and `90`, the percent of places that each holds, and a GeoJSON
             MultiPolygon.
+        areas: where levels were asked for: `country`, `region`, `sub-region`, `city` and the point's name there.
         headings: which way each view looks, degrees clockwise from north; empty for a model that does not tell.
     """
 
@@ -51,6 +52,7 @@ class StreetPrediction:
     headings: list[float] = field(default_factory=list)
     localizability: float | None = None
     regions: dict[str, dict] = field(default_factory=dict)
+    areas: dict[str, str] = field(default_factory=dict)
 
 
 def best_matches(points: torch.Tensor, probabilities: torch.Tensor) -> list[MatchPrediction]:
@@ -78,6 +80,7 @@ def row_of(answer: StreetPrediction) -> dict[str, Any]:
     }
     if answer.localizability is not None:
         row["localizability"] = answer.localizability
+    row |= answer.areas
     if answer.regions:
         row["regions"] = answer.regions
     if answer.headings:

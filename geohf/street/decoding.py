@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from geohf.street.configuration import GeoStreetConfig
 from geohf.street.density import mixture_of, regions_of
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
+from geohf.street.levels import Levels, levels_of
 from geohf.street.matching import SPREAD_MATCHES, Matches
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class StreetDecoding:
         gallery: Any = None,
         keep: bool = False,
         regions: bool = False,
+        levels: str | os.PathLike | Levels | None = None,
     ) -> list[StreetPrediction]:
         """Turn outputs into answers.
 
@@ -52,6 +55,7 @@ class StreetDecoding:
             gallery: answer with the best of these positions, for a model with a location encoder, see
                 `geohf.street.gallery.gallery_of`. None: the model's own, where it has no other way.
             regions: draw where 50 and 90 % of places like this lie, for a model with a calibrated density.
+            levels: name the country, region, sub-region and city of each point, see `geohf.street.levels.levels_of`.
             keep: a large gallery's embeddings on disk, for the next time.
 
         Raises:
@@ -89,6 +93,9 @@ class StreetDecoding:
         places = points.double().cpu().tolist()
         headings = view_headings(outputs.directions)
         densities = self._densities(weights, candidates, usual, regions)
+        areas: list[dict[str, str]] = [{}] * len(places)
+        if levels is not None:
+            areas = levels_of(levels).names_of(np.array(places, np.float64).reshape(-1, 2))
         return [
             StreetPrediction(
                 latitude,
@@ -99,7 +106,9 @@ class StreetDecoding:
                 if matches is None
                 else best_matches(matches.points[i, :top_k], matches.probabilities[i, :top_k]),
                 [] if headings is None else headings[i],
-                *((None, {}) if densities is None else densities[i]),
+                None if densities is None else densities[i][0],
+                {} if densities is None else densities[i][1],
+                areas[i],
             )
             for i, (latitude, longitude) in enumerate(places)
         ]

@@ -105,7 +105,7 @@ def _of_array(source: Any) -> np.ndarray:
         raise DataError("gallery: is no table and no (n, 2) degrees") from None
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise DataError(f"gallery: must be (n, 2) degrees with n > 0, got {points.shape}")
-    return _checked(points, "gallery", "position {}".format)
+    return checked_positions(points, "gallery", "position {}".format)
 
 
 @lru_cache(maxsize=4)
@@ -118,10 +118,17 @@ def _of_table(path: str, facts: tuple | None) -> np.ndarray:
     table = read_table(path, numbers=(*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS))
     names = [find_column(table.columns, known, path) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
     points = table[names].to_numpy(np.float64)
-    return _checked(points, path, lambda row: f"row {line_of(table, row)}")
+    return checked_positions(points, path, lambda row: f"row {line_of(table, row)}")
 
 
-def _checked(points: np.ndarray, source: str, name: Callable[[int], str]) -> np.ndarray:
+def checked_positions(
+    points: np.ndarray, source: str, name: Callable[[int], str], holds: str = "a gallery holds"
+) -> np.ndarray:
+    """The (n, 2) degrees, which all are somewhere on earth.
+
+    Raises:
+        DataError: one is not; its `name` stands in the message.
+    """
     reasons = {int(row): "is not finite" for row in np.flatnonzero(~np.isfinite(points).all(1))}
     reasons |= {int(row): f"longitude {points[row, 1]:g} is outside -180..180"
                 for row in np.flatnonzero(np.abs(points[:, 1]) > 180)}  # fmt: skip
@@ -129,9 +136,7 @@ def _checked(points: np.ndarray, source: str, name: Callable[[int], str]) -> np.
     if reasons:
         row = min(reasons)
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        raise DataError(
-            f"{source}, {name(row)}: {reasons[row]}{more}; a gallery holds latitude and longitude"
-        )
+        raise DataError(f"{source}, {name(row)}: {reasons[row]}{more}; {holds} latitude and longitude")
     return points
 
 

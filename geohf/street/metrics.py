@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_in
 from geohf.metrics.records import Metric, join_metrics
 from geohf.models.heading import degrees_of_directions
 from geohf.street.density import density_metrics
+
+if TYPE_CHECKING:
+    from geohf.street.answers import StreetPrediction
+    from geohf.street.levels import Levels
 
 RANK_WEIGHTS = (1.00, 0.60, 0.40, 0.25, 0.15)
 COMPETITION_RADIUS_M = 6_371_000.0
@@ -226,6 +231,19 @@ def measure(
         if train is not None:
             baseline |= heading_metrics(constant_heading(train[2]), headings)
     return join_metrics(values, ends, baseline)
+
+
+def level_metrics(levels: Levels, answers: Sequence[StreetPrediction], truth: np.ndarray) -> dict[str, float]:
+    """`country_accuracy` and so on, and `consistency`, the share of points in the state that is answered.
+
+    Args:
+        truth: (n, 2) degrees, NaN where unknown: such places have no say in the accuracy.
+    """
+    points = np.array([[answer.latitude, answer.longitude] for answer in answers])
+    located = np.isfinite(truth).all(1)
+    found = levels.accuracy(points[located], truth[located])
+    same = levels.consistency(points, [a.states[0].name if a.states else None for a in answers])
+    return found if same is None else found | {"consistency": same}
 
 
 def coverage_of(predictions: Sequence, truth: np.ndarray) -> float | None:

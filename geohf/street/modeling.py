@@ -16,11 +16,13 @@ from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.street.answers import StreetPrediction, row_of
+from geohf.street.benchmarks import BENCHMARKS, load_benchmark
 from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.decoding import StreetDecoding
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
+from geohf.street.levels import Levels, levels_of
 from geohf.street.places import as_places, headings_of
 from geohf.street.processing import GeoStreetImageProcessor, StreetCollator
 from geohf.vision.backbones import build_tower, tower_features
@@ -80,8 +82,20 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
             "default": None,
             "help": "Draw where 50 and 90 %% of places like this lie, as GeoJSON; for a model with --density.",
         },
+        "levels": {
+            "help": "Table of towns or GeoJSON: name the country, region, sub-region and city of each point, too."
+        },
         "gallery": {
             "help": "Positions to look in: a table, cells or grid:KM; for a model that matches positions."
+        },
+    }
+    evaluate_options: ClassVar[dict[str, dict]] = {
+        "levels": {
+            "help": "Table of towns or GeoJSON: accuracy by country, region, sub-region and city, too."
+        },
+        "benchmark": {
+            "choices": tuple(BENCHMARKS),
+            "help": "DATA is the table of this benchmark as published; a warning where it has another number of rows.",
         },
     }
     _no_split_modules = ["StreetHead"]  # noqa: RUF012  transformers declares it so
@@ -180,14 +194,29 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         return found
 
     def evaluate(
-        self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
+        self,
+        data: str | os.PathLike,
+        batch_size: int = 32,
+        on_error: str = "raise",
+        levels: str | os.PathLike | Levels | None = None,
+        benchmark: str | None = None,
     ) -> dict[str, float]:
-        """Score, top-1 and top-5, distances and coverage on all places of `data`; see `street_metrics`."""
+        """Score, top-1 and top-5, distances and coverage on all places of `data`; see `street_metrics`.
+
+        Args:
+            levels: the share of points in the right country, region, sub-region and city, too, and of those in the state
+                that is answered; see `geohf.street.levels`.
+            benchmark: `data` is the table of this benchmark, see `geohf.street.benchmarks.load_benchmark`.
+        """
         from geohf.street.data import load_places
-        from geohf.street.metrics import measure
+        from geohf.street.metrics import level_metrics, measure
 
         path = str(data)
-        rows = of_known_states(load_places(path, on_error)[0]["train"], path, self.config, on_error)
+        named = None if levels is None else levels_of(levels)  # before the work, not after it
+        if benchmark is None:
+            rows = of_known_states(load_places(path, on_error)[0]["train"], path, self.config, on_error)
+        else:
+            rows = load_benchmark(path, benchmark, on_error)
         labels, truth = labels_of(rows, self.config), points_of(rows)
         if (labels < 0).all() and not np.isfinite(truth).any():
             raise DataError(f"{data}: no place has a state that the model knows, or a position")
@@ -195,7 +224,8 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         headings = headings_of(rows, self.config.max_views)
         answers = self.decode(outputs, top_k=1)
         found = measure(self.config, outputs, answers, labels, truth, intervals=False, headings=headings)
-        return {"places": len(rows)} | {metric.name: metric.value for metric in found}
+        values = {"places": len(rows)} | {metric.name: metric.value for metric in found}
+        return values if named is None else values | level_metrics(named, answers, truth)
 
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[StreetPrediction]:
         """Locate places from paths, folders, PIL images, arrays, bytes or datasets; see `decode` for options.

@@ -15,13 +15,16 @@ class StreetGeolocationPipeline(GeoPipeline):
     """Locates photographs: each input is an image, or a dict of views, and each answer a dict.
 
     One place with four views is a dict. Call options: `top_k`, `states`, `area`, `gallery`,
-    `regions`, see `GeoStreetModel.decode`.
+    `regions`, `levels`, see `GeoStreetModel.decode`.
     """
 
     output_class = GeoStreetOutput
 
-    def _sanitize_parameters(self, top_k=None, states=None, area=None, gallery=None, regions=None):
+    def _sanitize_parameters(
+        self, top_k=None, states=None, area=None, gallery=None, regions=None, levels=None
+    ):
         options = {"top_k": top_k, "states": states, "area": area, "gallery": gallery, "regions": regions}
+        options["levels"] = levels
         return {}, {}, {name: value for name, value in options.items() if value is not None}
 
     def preprocess(self, inputs):
