@@ -226,6 +226,13 @@ def test_a_folder_that_is_not_pushed_loads_from_where_it_lies(tmp_path, monkeypa
     assert str(tmp_path) not in write_card(tmp_path / "outputs" / "mine", "parts.md", config).read_text()
 
 
+def test_generated_pictures_are_told_in_a_paragraph_of_its_own(tmp_path):
+    config = PartStateConfig(id2label={0: "bell"}, id2state={0: "intact", 1: "absent"})
+    facts = FACTS | data_source(None)
+    text = write_card(tmp_path, "parts.md", config, data=facts).read_text()
+    assert "\n\n> **Trained on generated pictures.**" in text
+
+
 def test_a_moved_card_keeps_its_numbers(tmp_path):
     card = card_of(tmp_path / "run", repo_id='outputs/"mine"')
     moved = ModelCard(readdressed(str(card), "org/new"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isnan, nan
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,10 @@ SUMMARY = (
 )
 
 
+# COCO's other numbers
+COCO = ("map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100")
+
+
 def card_data(trainer: PartStateTrainer, evaluation: Evaluation) -> CardData:
     """What the template of the parts task asks for, see `model_cards/parts.md`."""
     facts = trainer.data_facts(evaluation, "photos") | {
@@ -40,13 +45,17 @@ def card_data(trainer: PartStateTrainer, evaluation: Evaluation) -> CardData:
         "baseline_words": "every part where it usually is in the training photos, in its most frequent state",
     }
     rows = part_rows(evaluation, trainer.config)
-    return CardData(TITLES, facts, {"summary": summary_rows(evaluation), "parts": rows})
+    return CardData(
+        TITLES,
+        facts,
+        {"summary": summary_rows(evaluation), "coco": summary_rows(evaluation, COCO), "parts": rows},
+    )
 
 
-def summary_rows(evaluation: Evaluation) -> list[dict]:
-    """The numbers that a person asks for first: a row of the constant baseline, where there is one, and one of the model."""
+def summary_rows(evaluation: Evaluation, names: Sequence[str] = SUMMARY) -> list[dict]:
+    """These numbers: a row of the constant baseline, where there is one, and one of the model."""
     rows = {"constant baseline": evaluation.baseline, "model": evaluation.values_by_name}
-    known = [key for key in SUMMARY if any(not isnan(numbers.get(key, nan)) for numbers in rows.values())]
+    known = [key for key in names if any(not isnan(numbers.get(key, nan)) for numbers in rows.values())]
     return [
         {"": name} | {key: numbers.get(key) for key in known} for name, numbers in rows.items() if numbers
     ]

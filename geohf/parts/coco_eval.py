@@ -2,12 +2,11 @@
 
 Photos, parts and thresholds are matched side by side: first the best detection of every part in every photo, then
 the second best, and so on. Source of the rules: cocoapi, `PythonAPI/pycocotools/cocoeval.py`, bounding boxes with
-crowds, all areas.
+crowds; the area of a truth is that of its box.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,6 +15,8 @@ import numpy as np
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS = 100  # of a class in a photo
+# least and largest area of a box in square pixels
+AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 _BLOCK = 1 << 20  # comparisons at once
 
@@ -50,45 +51,93 @@ def coco_precision(found: Found, truths: Truths, classes: int, crowds: Truths | 
     Returns:
         (10 overlaps, 101 recalls, classes) float64, NaN for a class without truths.
     """
-    return photo_precision(found, truths, classes, crowds)()
+    return MatchedBoxes(found, truths, classes, crowds).precision()
 
 
-def photo_precision(
-    found: Found, truths: Truths, classes: int, crowds: Truths | None = None
-) -> Callable[..., np.ndarray]:
-    """`coco_precision` of photos that are drawn with replacement, matched once for all draws.
+class MatchedBoxes:
+    """Detections dealt out to truths once, for the numbers of all photos and of photos drawn with replacement.
 
-    Returns:
-        A function of (photos,) int: how often each photo counts, once each where nothing is given.
+    Args:
+        found, truths, classes, crowds: see `coco_precision`.
+        area: least and largest area in square pixels of the truths that are asked for, both included. A detection that finds
+            one of the others, or finds nothing and is no such box itself, counts neither as right nor as wrong.
     """
-    ranking = _rank(found, classes)
-    matched = _match(found, truths, classes, IOU_THRESHOLDS, ranking) >= 0
-    counted = matched | ~_in_crowd(found, crowds, classes, IOU_THRESHOLDS)
-    order = ranking[0]
 
-    def precision(counts: np.ndarray | None = None) -> np.ndarray:
-        rows, labels = order, truths.label
+    def __init__(
+        self,
+        found: Found,
+        truths: Truths,
+        classes: int,
+        crowds: Truths | None = None,
+        area: tuple[float, float] | None = None,
+    ):
+        self.found, self.classes = found, classes
+        ranking = _rank(found, classes)
+        self.matched, self.counted, asked = _judged(
+            found, truths, classes, crowds, IOU_THRESHOLDS, ranking, area
+        )
+        self.truths = Truths(*(column[asked] for column in truths))
+        self.order, rows, rank = ranking
+        self.rank = np.full(len(found.score), MAX_DETECTIONS)
+        self.rank[rows] = rank
+
+    def precision(self, counts: np.ndarray | None = None) -> np.ndarray:
+        """(10 overlaps, 101 recalls, classes), see `coco_precision`.
+
+        Args:
+            counts: (photos,) int, how often each photo counts; once each where None.
+        """
+        rows, labels = self.order, self.truths.label
         if counts is not None:
-            rows = np.repeat(order, counts[found.photo[order]])
-            labels = np.repeat(labels, counts[truths.photo])
-        ends = np.searchsorted(found.label[rows], np.arange(classes + 1))
-        wanted = np.bincount(labels, minlength=classes)
-        curves = np.full((len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), classes), np.nan)
+            rows = np.repeat(self.order, counts[self.found.photo[self.order]])
+            labels = np.repeat(labels, counts[self.truths.photo])
+        ends = np.searchsorted(self.found.label[rows], np.arange(self.classes + 1))
+        wanted = np.bincount(labels, minlength=self.classes)
+        curves = np.full((len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), self.classes), np.nan)
         for label in np.flatnonzero(wanted):
             chosen = rows[ends[label] : ends[label + 1]]
-            curves[:, :, label] = _curves(matched[chosen].T, counted[chosen].T, int(wanted[label]))
+            curves[:, :, label] = _curves(self.matched[chosen].T, self.counted[chosen].T, int(wanted[label]))
         return curves
 
-    return precision
+    def recall(self, detections: int = MAX_DETECTIONS) -> np.ndarray:
+        """(10 overlaps, classes) share of the truths that the best so many detections of a class in a photo find."""
+        right = self.matched & (self.rank < detections)[:, None]
+        hits = [np.bincount(self.found.label, column, self.classes) for column in right.T]
+        wanted = np.bincount(self.truths.label, minlength=self.classes)
+        return np.divide(hits, wanted, out=np.full((right.shape[1], self.classes), np.nan), where=wanted > 0)
 
 
 def match_and_count(
     found: Found, truths: Truths, classes: int, crowds: Truths, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(detections,) whether each finds a truth at an overlap, and whether it counts: what lies in a crowd does not."""
-    levels = np.array([threshold])
-    matched = match(found, truths, classes, levels)[:, 0] >= 0
-    return matched, matched | ~_in_crowd(found, crowds, classes, levels)[:, 0]
+    levels, ranking = np.array([threshold]), _rank(found, classes)
+    matched, counted, _ = _judged(found, truths, classes, crowds, levels, ranking)
+    return matched[:, 0], counted[:, 0]
+
+
+def _judged(
+    found: Found, truths: Truths, classes: int, crowds: Truths | None, thresholds, ranking, area=None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(detections, thresholds) whether each is right and whether it counts, and (truths,) which truths are asked for.
+
+    A detection takes a truth that is not asked for, or a crowd, only where it finds no other.
+    """
+    asked = _within(truths.box, area)
+    matched = _match(found, Truths(*(column[asked] for column in truths)), classes, thresholds, ranking) >= 0
+    parts = [Truths(*(column[~asked] for column in truths)), *([] if crowds is None else [crowds])]
+    others = Truths(*map(np.concatenate, zip(*parts, strict=True)))
+    crowd = np.repeat([False, True], [len(parts[0].label), len(others.label) - len(parts[0].label)])
+    left = ~(matched | (_match(found, others, classes, thresholds, ranking, ~matched, crowd) >= 0))
+    return matched, matched | (left & _within(found.box, area)[:, None]), asked
+
+
+def _within(boxes: np.ndarray, area: tuple[float, float] | None) -> np.ndarray:
+    """(boxes,) whether each has such an area."""
+    if area is None:
+        return np.ones(len(boxes), bool)
+    sizes = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return (sizes >= area[0]) & (sizes <= area[1])
 
 
 def match(found: Found, truths: Truths, classes: int, thresholds) -> np.ndarray:
@@ -103,7 +152,8 @@ def match(found: Found, truths: Truths, classes: int, thresholds) -> np.ndarray:
     return _match(found, truths, classes, np.asarray(thresholds), _rank(found, classes))
 
 
-def _match(found, truths, classes, thresholds, ranking) -> np.ndarray:
+def _match(found, truths, classes, thresholds, ranking, open_=None, crowd=None) -> np.ndarray:
+    """As `match`, for the detections that are open (detections, thresholds); a crowd (truths,) is never taken."""
     result = np.full((len(found.score), len(thresholds)), -1)
     key = _group(truths, classes)
     truth_order = np.argsort(key, kind="stable")
@@ -115,7 +165,7 @@ def _match(found, truths, classes, thresholds, ranking) -> np.ndarray:
     group = np.searchsorted(groups, keys).clip(0, len(groups) - 1)
     known = groups[group] == keys
     rows, group, rank = rows[known], group[known], rank[known]
-    single = counts[group] == 1
+    single = (counts[group] == 1) & (open_ is None)
     result[rows[single]] = _match_single(
         found.box[rows[single]], truths.box, truth_order[first[group[single]]], thresholds
     )
@@ -124,7 +174,9 @@ def _match(found, truths, classes, thresholds, ranking) -> np.ndarray:
     for exponent in np.unique(size[~single]):
         here = size == exponent
         members = truth_order, first, counts
-        _match_block(found, truths, members, (rows[here], group[here], rank[here]), thresholds, result)
+        _match_block(
+            found, truths, members, (rows[here], group[here], rank[here]), thresholds, result, open_, crowd
+        )
     return result
 
 
@@ -143,7 +195,7 @@ def _match_single(boxes, truth_boxes, truth, thresholds) -> np.ndarray:
     return np.where((column >= taken[:, None]) & (column < reached[:, None]), truth[:, None], -1)
 
 
-def _match_block(found, truths, members, detections, thresholds, result) -> None:
+def _match_block(found, truths, members, detections, thresholds, result, open_, crowd) -> None:
     """Fill in `result` for groups of some truths each, the best detections of all groups first."""
     (truth_order, first, counts), (rows, group, rank) = members, detections
     present, slot = np.unique(group, return_inverse=True)
@@ -161,12 +213,18 @@ def _match_block(found, truths, members, detections, thresholds, result) -> None
         for low, high in pairwise(ends):
             turn = inside[low:high]
             places = slot[turn] - start
-            overlap = overlaps(found.box[rows[turn]][:, None], truths.box[truth[places]])[:, :, None]
-            value = np.where(free[places] & (overlap >= thresholds), overlap, -1.0)
+            boxes, others = found.box[rows[turn]][:, None], truths.box[truth[places]]
+            overlap, here = overlaps(boxes, others), free[places]
+            if crowd is not None:
+                overlap = np.where(crowd[truth[places]], overlaps(boxes, others, of_first=True), overlap)
+            if open_ is not None:
+                here &= open_[rows[turn]][:, None]
+            overlap = overlap[:, :, None]
+            value = np.where(here & (overlap >= thresholds), overlap, -1.0)
             best = widest - 1 - value[:, ::-1].argmax(1)
             hit, threshold = np.nonzero(value.max(1) >= 0)
             at = best[hit, threshold]
-            free[places[hit], at, threshold] = False
+            free[places[hit], at, threshold] = False if crowd is None else crowd[truth[places[hit], at]]
             result[rows[turn[hit]], threshold] = truth[places[hit], at]
 
 
@@ -183,17 +241,6 @@ def overlaps(first: np.ndarray, second: np.ndarray, of_first: bool = False) -> n
     shared = shared * np.maximum(np.minimum(y0 + height, v0 + other_height) - np.maximum(y0, v0), 0)
     whole = width * height if of_first else width * height + other_width * other_height - shared
     return np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
-
-
-def _in_crowd(found: Found, crowds: Truths | None, classes: int, thresholds: np.ndarray) -> np.ndarray:
-    """(detections, thresholds) whether so large a share of the detection lies in a crowd of its class and photo."""
-    share = np.zeros(len(found.score))
-    if crowds is not None and len(crowds.label):
-        keys = _group(found, classes)
-        for key, box in zip(_group(crowds, classes), crowds.box, strict=True):
-            own = np.flatnonzero(keys == key)
-            share[own] = np.maximum(share[own], overlaps(found.box[own], box, of_first=True))
-    return share[:, None] >= thresholds
 
 
 def _curves(matched: np.ndarray, counted: np.ndarray, wanted: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.parts.coco_eval import IOU_THRESHOLDS, Found, Truths, photo_precision
+from geohf.parts.coco_eval import AREAS, IOU_THRESHOLDS, Found, MatchedBoxes, Truths
 from geohf.parts.state_metrics import (
     STATE_NUMBERS,
     confusion_counts,
@@ -111,18 +111,24 @@ class PartEvaluator:
         """All metrics, as floats; NaN where there is nothing to count.
 
         - `map`, `map_50`, `map_75`, `ap/<part>`: COCO's average precision on parts that are not absent
+        - `map_small`, `map_medium`, `map_large`: the same on parts whose boxes cover up to 32 x 32 pixels of the photo, up to
+          96 x 96, and more; `mar_1`, `mar_10`, `mar_100`: COCO's average recall with so many boxes of a part in a photo
         - `joint_map`: the same over pairs of part and state, with score times state score
         - `state_accuracy`, `state_f1` (macro), `state_recall`: see `state_metrics`
         - `hallucination`, `hallucination_iou`, `present_recall`, `absent_recall`: see `verification_metrics`
         """
         found, truths, crowds = self._tables()
         parts, states = self._sizes(found, truths, crowds)
-        whole, pairs = self._precisions(found, truths, crowds, parts, states)
-        precision = whole()
+        whole, pairs = self._matched(found, truths, crowds, parts, states)
+        precision = whole.precision()
         metrics = {"map": _mean(precision)}
         for name, threshold in (("map_50", 0.5), ("map_75", 0.75)):
             metrics[name] = _mean(precision[np.isclose(IOU_THRESHOLDS, threshold)])
-        metrics["joint_map"] = _mean(pairs())
+        boxes = self._boxes(found, truths, crowds)
+        for size, area in AREAS.items():
+            metrics[f"map_{size}"] = _mean(MatchedBoxes(*boxes[:2], parts, boxes[2], area).precision())
+        metrics |= {f"mar_{count}": _mean(whole.recall(count)) for count in (1, 10, 100)}
+        metrics["joint_map"] = _mean(pairs.precision())
         sure = self._sure(found)
         metrics |= state_metrics(self._confusion(sure, truths, parts, states), self.absent_state)
         if self.num_states == 1:  # there is nothing to tell
@@ -140,7 +146,7 @@ class PartEvaluator:
         """
         found, truths, crowds = self._tables()
         parts, states = self._sizes(found, truths, crowds)
-        precisions = self._precisions(found, truths, crowds, parts, states)
+        whole, pairs = self._matched(found, truths, crowds, parts, states)
         sure = self._sure(found)
         told = match_states(sure, truths, parts)
         unlisted = self._unlisted(truths, crowds, parts)
@@ -155,8 +161,8 @@ class PartEvaluator:
             }
             verified = verification_metrics(sure, drawn, parts, self.absent_state, crowds, missing)
             numbers = {
-                "map": _mean(precisions[0](counts)),
-                "joint_map": _mean(precisions[1](counts)),
+                "map": _mean(whole.precision(counts)),
+                "joint_map": _mean(pairs.precision(counts)),
                 "state_f1": state_metrics(confusion, self.absent_state)["state_f1"],
                 "hallucination": verified["hallucination"],
             }
@@ -171,6 +177,12 @@ class PartEvaluator:
         found, truths, crowds = self._tables()
         return self._confusion(self._sure(found), truths, *self._sizes(found, truths, crowds))
 
+    def precision_curves(self) -> np.ndarray:
+        """(10 overlaps, 101 recalls, parts) precision at COCO's recalls from 0 to 1; NaN of a part that is never there."""
+        found, truths, crowds = self._tables()
+        boxes, (parts, _) = self._boxes(found, truths, crowds), self._sizes(found, truths, crowds)
+        return MatchedBoxes(*boxes[:2], parts, boxes[2]).precision()
+
     def _unlisted(self, truths, crowds, parts) -> dict[str, np.ndarray] | None:
         return unlisted_parts(truths, crowds, len(self), parts) if self.absent_state is None else None
 
@@ -183,24 +195,31 @@ class PartEvaluator:
         sure = found["scores"] >= (limit[found["labels"]] if limit.ndim else limit)
         return {key: values[sure] for key, values in found.items()}
 
-    def _precisions(self, found, truths, crowds, parts, states):
-        """`photo_precision` of parts, and of pairs of part and state."""
+    def _boxes(self, found, truths, crowds) -> tuple[Found, Truths, Truths]:
+        """Detections, parts that are not absent, and crowds, for average precision."""
         present = truths["states"] != (-1 if self.absent_state is None else self.absent_state)
-        truth = Truths(truths["photo"][present], truths["labels"][present], truths["boxes"][present])
-        detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
+        return (
+            Found(found["photo"], found["labels"], found["boxes"], found["scores"]),
+            Truths(truths["photo"][present], truths["labels"][present], truths["boxes"][present]),
+            Truths(crowds["photo"], crowds["labels"], crowds["boxes"]),
+        )
+
+    def _matched(self, found, truths, crowds, parts, states) -> tuple[MatchedBoxes, MatchedBoxes]:
+        """Boxes matched by their parts, and by their pairs of part and state."""
+        detections, truth, crowd = self._boxes(found, truths, crowds)
+        present = truths["states"] != (-1 if self.absent_state is None else self.absent_state)
         pairs = detections._replace(
             label=found["labels"] * states + found["states"], score=found["scores"] * found["state_scores"]
         )
         true_pairs = truth._replace(label=truth.label * states + truths["states"][present])
-        crowd = Truths(crowds["photo"], crowds["labels"], crowds["boxes"])
         crowd_pairs = Truths(  # a crowd holds its part in every state
             np.repeat(crowd.photo, states),
             (crowd.label[:, None] * states + np.arange(states)).ravel(),
             np.repeat(crowd.box, states, axis=0),
         )
         return (
-            photo_precision(detections, truth, parts, crowd),
-            photo_precision(pairs, true_pairs, parts * states, crowd_pairs),
+            MatchedBoxes(detections, truth, parts, crowd),
+            MatchedBoxes(pairs, true_pairs, parts * states, crowd_pairs),
         )
 
     def _confusion(self, found, truths, parts, states) -> np.ndarray:

@@ -10,13 +10,14 @@ import numpy as np
 
 from geohf.io import atomic_write
 from geohf.metrics.records import Evaluation
+from geohf.parts.coco_eval import IOU_THRESHOLDS, RECALL_THRESHOLDS
 from geohf.parts.decisions import presence_of
 from geohf.parts.export import export_onnx as write_onnx
 from geohf.parts.inspection import inspection_rows
 from geohf.parts.metrics import part_evaluator
 from geohf.parts.overlays import write_overlays
 from geohf.report import plot_reliability, write_csv
-from geohf.report.style import INK, TRAIN, drawing
+from geohf.report.style import EVAL, INK, MUTED, TRAIN, drawing
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
@@ -47,13 +48,14 @@ def write_outputs(
     config = trainer.config
     write_predictions(folder, photos, predictions, targets, config)
     told = {}
+    evaluator = part_evaluator(config)
+    evaluator.add(predictions, targets)
     if config.tells_states:
-        evaluator = part_evaluator(config)
-        evaluator.add(predictions, targets)
         told["confusion"] = evaluator.confusion()
         plot_states(folder / "confusion.png", told["confusion"], config)
     plot_presence(folder / "reliability.png", predictions, targets, config)
     plot_precision(folder / "average_precision.png", evaluation.values_by_name)
+    plot_curves(folder / "precision_recall.png", evaluator.precision_curves())
     write_photos(folder, photos, predictions, targets, config, overlays)
     if export_onnx:
         write_onnx(trainer.model, folder / "model.onnx")
@@ -155,6 +157,31 @@ def plot_precision(path: Path, metrics: Mapping[str, float]) -> None:
         axes.set_xlabel(f"average precision, IoU 0.50 to 0.95 (mean {metrics['map']:.3f})")
         axes.set_title("Parts that are there")
         axes.grid(True, axis="x")
+
+
+def plot_curves(path: Path, precision: np.ndarray) -> None:
+    """Draw precision over recall at IoU 0.5, a thin line for each part, and the mean over parts at IoU 0.5 and 0.75.
+
+    Args:
+        precision: see `PartEvaluator.precision_curves`.
+    """
+    curves = precision[..., ~np.isnan(precision[0, 0])]
+    if not curves.size:
+        return
+    with drawing(path, 5.6, 4.6) as figure:
+        axes = figure.add_subplot()
+        axes.plot(RECALL_THRESHOLDS, curves[0], color=MUTED, linewidth=0.7, alpha=0.6)
+        for overlap, color in ((0.5, TRAIN), (0.75, EVAL)):
+            mean = curves[np.isclose(IOU_THRESHOLDS, overlap)][0].mean(1)
+            label = f"mean of parts, IoU {overlap} (AP {mean.mean():.3f})"
+            axes.plot(RECALL_THRESHOLDS, mean, color=color, linewidth=2.2, label=label)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("recall")
+        axes.set_ylabel("precision")
+        axes.set_title("Precision and recall, thin: each part at IoU 0.5")
+        axes.legend(loc="upper right")
+        axes.grid(True)
 
 
 def write_photos(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from geohf.parts.coco_eval import Found, Truths, coco_precision, match
+from geohf.parts.coco_eval import AREAS, Found, MatchedBoxes, Truths, coco_precision, match
 
 CORNERS = np.array(
     [[x, y, x + w, y + h] for x in (0, 3) for y in (0, 2) for w in (4, 5) for h in (4, 6)], float
@@ -19,6 +19,11 @@ def theirs(
     found: Found, truths: Truths, classes: int, photos: int, crowds: Truths | None = None
 ) -> np.ndarray:
     """pycocotools' precision (10, 101, classes), all areas, 100 detections."""
+    return their_evaluation(found, truths, classes, photos, crowds)["precision"][..., 0, -1]
+
+
+def their_evaluation(found, truths, classes, photos, crowds=None) -> dict[str, np.ndarray]:
+    """pycocotools' `precision` (10, 101, classes, areas, 3) and `recall` (10, classes, areas, 3), NaN where it has -1."""
     whole = truths if crowds is None else Truths(*map(np.concatenate, zip(truths, crowds, strict=True)))
     first_crowd = len(truths.label)
 
@@ -48,8 +53,8 @@ def theirs(
         evaluation = COCOeval(coco, results, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][..., 0, -1]
-    return np.where(precision < 0, np.nan, precision)
+    numbers = {name: evaluation.eval[name] for name in ("precision", "recall")}
+    return {name: np.where(values < 0, np.nan, values) for name, values in numbers.items()}
 
 
 def case(seed: int, photos: int, classes: int, truths_each, detections: int) -> tuple[Found, Truths]:
@@ -101,6 +106,38 @@ def test_equal_to_pycocotools_with_crowds(seed, photos, classes, detections, siz
     ours = coco_precision(found, truths, classes, crowds)
     expected = theirs(found, truths, classes, photos, crowds)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12, equal_nan=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 3), st.sampled_from([1, 3, 12]))
+def test_sizes_and_recalls_are_those_of_pycocotools(seed, photos, classes, truths_each):
+    """Boxes of about 32 x 32 and 96 x 96 pixels, some of them exactly, with crowds among them."""
+    found, truths = case(seed, photos, classes, truths_each, 40 * photos)
+    rng = np.random.default_rng(seed)
+    scales = rng.choice((4.0, 8.0, 24.0), photos)
+    found = found._replace(box=found.box * scales[found.photo][:, None])
+    truths = truths._replace(box=truths.box * scales[truths.photo][:, None])
+    count = int(rng.integers(0, 4))
+    photo = rng.integers(0, photos, count)
+    box = CORNERS[rng.integers(0, len(CORNERS), count)] * scales[photo][:, None]
+    crowds = Truths(photo, rng.integers(0, classes, count), box)
+    expected = their_evaluation(found, truths, classes, photos, crowds)
+    for number, area in enumerate((None, *AREAS.values())):
+        ours = MatchedBoxes(found, truths, classes, crowds, area)
+        close = {"rtol": 0, "atol": 1e-12, "equal_nan": True}
+        np.testing.assert_allclose(ours.precision(), expected["precision"][..., number, -1], **close)
+        for place, limit in enumerate((1, 10, 100)):
+            np.testing.assert_allclose(ours.recall(limit), expected["recall"][..., number, place], **close)
+
+
+def test_the_size_of_a_box_on_the_border_belongs_to_both_sides():
+    """A found box of 32 x 32 is right among small and among medium ones, and a missed large one is of neither."""
+    truths = Truths(np.zeros(2, int), np.zeros(2, int), boxes([0, 0, 32, 32], [50, 0, 150, 100]))
+    found = Found(np.zeros(1, int), np.zeros(1, int), truths.box[:1], np.array([0.5]))
+    means = {
+        size: MatchedBoxes(found, truths, 1, area=area).precision().mean() for size, area in AREAS.items()
+    }
+    assert means == {"small": pytest.approx(1), "medium": pytest.approx(1), "large": pytest.approx(0)}
 
 
 @pytest.mark.parametrize("truths_each", [1, 30])

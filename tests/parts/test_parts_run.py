@@ -26,7 +26,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FILES = {
     "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "metrics.json", "log_history.csv",
     "inspection.csv", "predictions.csv", "learning_curves.png", "confusion.png", "average_precision.png",
-    "examples.png", "reliability.png",
+    "examples.png", "reliability.png", "precision_recall.png",
 }  # fmt: skip
 SMALL = {name: value for name, value in SAMPLE_FIELDS.items() if name != "backbone"}
 SMALL |= {"image_size": [128, 160], "anchor_sizes": [[8], [14], [26], [46], [72]], "pyramid_channels": 32}
@@ -63,6 +63,10 @@ def test_a_run_leaves_a_whole_repo_and_what_people_look_at(run):
     assert "Trained on generated pictures" not in card  # it cannot know where --data comes from
     assert "| saddle" in card
     assert "| constant baseline" in card
+    tables = [[cell.strip() for cell in line.split("|")] for line in card.splitlines()]
+    assert ["", "", "map_75", "map_small", "map_medium", "mar_1", "mar_10", "mar_100", ""] in tables
+    starts = [at for at, line in enumerate(tables) if {*line[2:-1]} and {*"".join(line[2:-1])} == {"-", ":"}]
+    assert all(tables[at - 2] == [""] for at in starts)  # a table without a line before it is no table
 
 
 def test_a_few_epochs_beat_the_answer_that_looks_at_no_photo(run):
