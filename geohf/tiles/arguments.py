@@ -8,7 +8,7 @@ from geohf.errors import DataError
 from geohf.metrics.directions import LOSS
 from geohf.tiles.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.options import BackboneArguments, DataArguments, with_default
+from geohf.training.options import BackboneArguments, DataArguments, FinetuneArguments, with_default
 
 
 @dataclass
@@ -207,7 +207,7 @@ class TileArguments(DataArguments, BackboneArguments):
 
 
 @dataclass
-class TileTrainingArguments(GeoTrainingArguments):
+class TileTrainingArguments(FinetuneArguments):
     """GeoTrainingArguments with the tile task's own."""
 
     metrics = LOSS | METRICS

@@ -154,7 +154,18 @@ class TileSequences(BoundRows):
         raw, holes = self.cache.read(windows.rows, frames), self.cache.masks(windows.rows, frames)
         sizes = self.cache.sizes[windows.rows]
         pixels = self._prepared(raw, holes, sizes, mask)
-        batch = {
+        batch = self.columns(np.asarray(indices))
+        if answered:
+            each = [self._measured(holes[:, t], pixels[:, t], sizes) for t in range(-answered, 0)]
+            batch["labels"] = torch.stack(each, 1) if answered > 1 else each[0]
+            pixels = pixels[:, :-answered]
+        batch["pixel_values"] = pixels
+        return batch
+
+    def columns(self, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """What a batch of the windows of these numbers holds beside pixels; of an image's labels nothing yet."""
+        windows = self.windows.take(rows)
+        columns = {
             "step_mask": torch.from_numpy(windows.mask),
             "last_values": torch.from_numpy(windows.last.astype(np.float32)),
             "labels": torch.from_numpy(windows.truth.astype(np.float32)),
@@ -162,13 +173,8 @@ class TileSequences(BoundRows):
         if self.config.dates:
             if windows.dates is None:
                 raise DataError("the model sees dates, and the labels of these tiles tell none")
-            batch["dates"] = torch.from_numpy(windows.dates)
-        if answered:
-            each = [self._measured(holes[:, t], pixels[:, t], sizes) for t in range(-answered, 0)]
-            batch["labels"] = torch.stack(each, 1) if answered > 1 else each[0]
-            pixels = pixels[:, :-answered]
-        batch["pixel_values"] = pixels
-        return batch
+            columns["dates"] = torch.from_numpy(windows.dates)
+        return columns
 
     def _prepared(
         self, raw: np.ndarray, holes: np.ndarray, sizes: np.ndarray, mask: np.ndarray

@@ -62,6 +62,7 @@ class TileSequenceModel(GeoPreTrainedModel):
     processor_class = TileSequenceProcessor
     card_template = "tiles.md"
     sample_dimensions = 4  # steps, height, width, bands
+    on_tower = ("projection", "temporal", "answer_date", "head")
 
     def __init__(self, config: TileSequenceConfig):
         super().__init__(config)
@@ -147,13 +148,14 @@ class TileSequenceModel(GeoPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         step_mask: torch.Tensor | None = None,
         last_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         dates: torch.Tensor | None = None,
         region: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
+        features: torch.Tensor | None = None,
     ) -> TileSequenceOutput:
         """Predict tiles.
 
@@ -167,15 +169,21 @@ class TileSequenceModel(GeoPreTrainedModel):
                 with `config.dates` alone.
             region: (batch,) which margin of the interval each tile has, see `region_numbers`; answers alone depend on it.
             loss_items: what the loss is divided by, see `PhaseTrainer`.
+            features: (batch, steps, feature_size) what the frame encoder makes of the frames, in place of
+                `pixel_values`; see `geohf.tiles.features`.
         """
+        frames = pixel_values if features is None else features
+        if frames is None:
+            raise DataError("the model needs pixel_values, or the features of its frame encoder")
         if step_mask is not None and bool(step_mask.all()):
             step_mask = None
-        seen = self._seen_dates(pixel_values, step_mask, dates)
+        seen = self._seen_dates(frames, step_mask, dates)
         if self.config.head == "image":
-            return self._next_frames(pixel_values, step_mask, labels, seen, loss_items)
-        features = self._features(pixel_values, step_mask, None if seen is None else seen[0])
-        features = features if seen is None else features + self.answer_date(seen[1])
-        raw, base, scale = raw_numbers(self.config, self.head(features), last_values)
+            return self._next_frames(frames, step_mask, labels, seen, loss_items)
+        of_frames = self._features if features is None else self._over_time
+        state = of_frames(frames, step_mask, None if seen is None else seen[0])
+        state = state if seen is None else state + self.answer_date(seen[1])
+        raw, base, scale = raw_numbers(self.config, self.head(state), last_values)
         loss = parts = None
         if labels is not None:
             truth = (labels.float() - base) / scale
@@ -214,7 +222,7 @@ class TileSequenceModel(GeoPreTrainedModel):
         frames = base + raw
         return TileSequenceOutput(loss, parts, frames if config.prediction_length > 1 else frames[:, 0])
 
-    def _seen_dates(self, pixel_values, step_mask, dates) -> tuple[torch.Tensor, torch.Tensor] | None:
+    def _seen_dates(self, frames, step_mask, dates) -> tuple[torch.Tensor, torch.Tensor] | None:
         """`date_features` of a batch, in the model's own type; None of a model that sees no dates."""
         if not self.config.dates:
             return None
@@ -223,25 +231,33 @@ class TileSequenceModel(GeoPreTrainedModel):
                 "this model sees dates: give every sample the `dates` of its frames and the `date` of its answer"
             )
         if step_mask is None:
-            step_mask = torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=pixel_values.device)
-        frames, answer = date_features(dates, step_mask)
-        return frames.to(self.dtype), answer.to(self.dtype)
+            step_mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        of_frames, of_answer = date_features(dates, step_mask)
+        return of_frames.to(self.dtype), of_answer.to(self.dtype)
 
     def _features(self, pixel_values, step_mask, dates) -> torch.Tensor:
         if not self.config.framewise:
             state = self.tower(pixel_values, step_mask, None if dates is None else date_planes(dates))
             return torch.cat([state.mean((-2, -1)), state.amax((-2, -1))], -1)
-        if pixel_values.shape[1] > self.config.frames and not self.config.dates:
-            raise DataError(
-                f"{pixel_values.shape[1]} frames, but the model's attention knows {self.config.frames} at most"
-            )
         if step_mask is None:
             step_mask = torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=pixel_values.device)
-        # missing frames cost nothing
-        seen = self.projection(tower_features(self.tower, pixel_values[step_mask]))
+        seen = tower_features(self.tower, pixel_values[step_mask])  # missing frames cost nothing
         features = seen.new_zeros(*step_mask.shape, seen.shape[-1])
         features[step_mask] = seen
-        return self.temporal(features, step_mask, dates)
+        return self._over_time(features, step_mask, dates)
+
+    def _over_time(self, features, step_mask, dates) -> torch.Tensor:
+        """(batch, steps, feature_size) of frames to (batch, width)."""
+        if features.shape[1] > self.config.frames and not self.config.dates:
+            raise DataError(
+                f"{features.shape[1]} frames, but the model's attention knows {self.config.frames} at most"
+            )
+        if step_mask is None:
+            step_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        seen = self.projection(features[step_mask].to(self.dtype))
+        hidden = seen.new_zeros(*step_mask.shape, seen.shape[-1])
+        hidden[step_mask] = seen
+        return self.temporal(hidden, step_mask, dates)
 
     # ---- answers
 

@@ -111,6 +111,14 @@ class TileSequenceProcessor(SampleProcessor):
             batch["dates"] = _in_front([torch.from_numpy(dates) for *_, dates in samples])
         return batch
 
+    def pixel_values(self, frames: Sequence[np.ma.MaskedArray]) -> torch.Tensor:
+        """(n, bands, height, width) of single frames (height, width, bands), each masked where it was not measured."""
+        masks = [np.ma.getmaskarray(frame)[..., 0] for frame in frames]
+        pairs = zip(frames, masks, strict=True)
+        return torch.stack(
+            [self._prepare(frame.data, mask, f"frame {i}") for i, (frame, mask) in enumerate(pairs)]
+        )
+
     def _prepare(self, frame: np.ndarray, holes: np.ndarray, where: str) -> torch.Tensor:
         if frame.shape[-1] != len(self.image_mean):
             raise DataError(
@@ -176,7 +184,9 @@ class TileCollator:
         batch = rows if isinstance(rows, dict) else batch_of_rows(rows, self.config)
         if self.frame_dropout:
             batch = batch | {"step_mask": fewer_seen(batch["step_mask"], self.frame_dropout)}
-        return turned(batch, self.config.head == "image") if self.augment else batch
+        if self.augment and "pixel_values" in batch:  # features of frames are as they are
+            return turned(batch, self.config.head == "image")
+        return batch
 
 
 def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[str, torch.Tensor]:

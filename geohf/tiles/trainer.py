@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from geohf.data.streaming import is_stream
+from geohf.errors import DataError
 from geohf.metrics.records import CardData, Evaluation
 from geohf.tiles.answers import TileSequenceOutput
 from geohf.tiles.arguments import TileTrainingArguments
 from geohf.tiles.card import card_data
 from geohf.tiles.dataset import BoundRows, as_sequences, bound_to
+from geohf.tiles.features import feature_rows
 from geohf.tiles.metrics import baselines_of, measure
 from geohf.tiles.outputs import write_outputs
 from geohf.tiles.phase import TilePhaseTrainer, calibrate
+from geohf.training.finetuning import require_finetunable, unfreeze
 from geohf.training.trainer import GeoTrainer
+
+logger = logging.getLogger(__name__)
 
 
 class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
@@ -39,7 +46,30 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
         return as_sequences(rows)
 
     def run_phases(self, resume: bool) -> None:
-        self.run_phase("train", resume=resume, default_metric="nrmse")
+        if self.args.finetune == "all":
+            self.run_phase("train", resume=resume, default_metric="nrmse")
+            return
+        if not self.config.framewise:
+            raise DataError(
+                f"--finetune {self.args.finetune} is of a frame encoder (--encoder attention or ltae), and "
+                f"{self.config.encoder} has none: it learns as a whole"
+            )
+        if is_stream(self.train_dataset):
+            self.finetune("train", resume, default_metric="nrmse")
+            return
+        if self.args.finetune != "none":
+            require_finetunable(self.model, self.args, len(self.train_dataset))
+            self.finetune("train", resume, default_metric="nrmse")
+            return
+        if self.args.augment:
+            logger.info(
+                "--finetune none: the frame encoder sees each frame once, so tiles are not turned or mirrored"
+            )
+        unfreeze(self.model, self.args)
+        train, validation = (
+            feature_rows(self.model, rows, self.args) for rows in (self.train_dataset, self.eval_dataset)
+        )
+        self.run_phase("train", train=train, evaluation=validation, resume=resume, default_metric="nrmse")
 
     def _calibrate(self) -> None:
         if self.config.head != "image" and isinstance(self.eval_dataset, BoundRows):
@@ -58,6 +88,8 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
 
     def outputs(self, dataset) -> TileSequenceOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
+        if self.args.finetune == "none" and self.config.framewise:
+            dataset = feature_rows(self.model, bound_to(dataset, self.config), self.args)
         return TileSequenceOutput(predictions=torch.from_numpy(np.asarray(self.predict(dataset).predictions)))
 
     def measure(

@@ -17,17 +17,18 @@ LEAST_SHARE = 0.1  # of a tower's weights in such layers
 
 
 def unfreeze(model: Any, args: Any) -> nn.Module:
-    """Let the head learn, and as much of the tower as `args.finetune` says.
+    """Let what stands on the tower learn, and as much of the tower as `args.finetune` says.
 
     Args:
-        model: has a `tower` and a `head`.
+        model: has a `tower`, and names in `on_tower` what stands on it.
         args: with `finetune` (`all`, `last`, `lora` or `none`), `finetune_blocks` and `lora_rank`.
 
     Returns:
         The model, with LoRA wrapped by peft.
     """
     model.requires_grad_(args.finetune == "all")
-    model.head.requires_grad_(True)
+    for module in _on_tower(model).values():
+        module.requires_grad_(True)
     if args.finetune == "last":
         unfreeze_last(model.tower, args.finetune_blocks)
     return with_adapters(model, args.lora_rank) if args.finetune == "lora" else model
@@ -79,9 +80,16 @@ def require_finetunable(model: nn.Module, args, rows: int) -> None:
         require_adapters(model)
 
 
-def with_adapters(model: nn.Module, rank: int) -> nn.Module:
-    """The model with LoRA on its tower (Hu et al. 2021) and its head as it is, wrapped by peft."""
+def with_adapters(model: Any, rank: int) -> nn.Module:
+    """The model with LoRA on its tower (Hu et al. 2021) and what stands on it as it is, wrapped by peft."""
     from peft import LoraConfig, get_peft_model
 
-    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=["head"])
+    # peft compares ends of names: a tower may have a `projection` of its own
+    whole = [name if name == "head" else f"model.{name}" for name in _on_tower(model)]
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=whole)
     return get_peft_model(model, lora)
+
+
+def _on_tower(model: Any) -> dict[str, nn.Module]:
+    """What stands on the tower, by name."""
+    return {name: getattr(model, name) for name in model.on_tower if hasattr(model, name)}

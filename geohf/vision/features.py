@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from geohf.errors import DataError
 from geohf.io import atomic_path, cache_folder
 from geohf.vision.contents import content_key
 from geohf.vision.inference import feature_function
-from geohf.vision.processing import GeoImageProcessor
 from geohf.vision.weights import in_eval_mode, weights_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -30,9 +29,19 @@ logger = logging.getLogger(__name__)
 SHARD_IMAGES = 2048
 
 
+class Preparing(Protocol):
+    """What turns images into the pixels that a tower sees, and says how."""
+
+    def pixel_values(self, images: list[Any]) -> torch.Tensor:
+        """(n, channels, height, width) of images."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its settings, which are part of the features' key."""
+
+
 def cached_features(
     tower: nn.Module,
-    processor: GeoImageProcessor,
+    processor: Preparing,
     images: Sequence[Any],
     cache_dir: str | Path | None = None,
     batch_size: int = 32,
