@@ -41,6 +41,7 @@ class StreetPrediction:
         regions: where they were asked for: `50` and `90`, the percent of places that each holds, and a GeoJSON
             MultiPolygon.
         areas: where levels were asked for: `country`, `region`, `sub-region`, `city` and the point's name there.
+        captions: those that were asked for, most probable first, with their probabilities among them.
         headings: which way each view looks, degrees clockwise from north; empty for a model that does not tell.
     """
 
@@ -53,6 +54,7 @@ class StreetPrediction:
     localizability: float | None = None
     regions: dict[str, dict] = field(default_factory=dict)
     areas: dict[str, str] = field(default_factory=dict)
+    captions: dict[str, float] = field(default_factory=dict)
 
 
 def best_matches(points: torch.Tensor, probabilities: torch.Tensor) -> list[MatchPrediction]:
@@ -81,6 +83,8 @@ def row_of(answer: StreetPrediction) -> dict[str, Any]:
     if answer.localizability is not None:
         row["localizability"] = answer.localizability
     row |= answer.areas
+    if answer.captions:
+        row["captions"] = answer.captions
     if answer.regions:
         row["regions"] = answer.regions
     if answer.headings:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
 from geohf.data.samples import undecoded
@@ -17,6 +19,7 @@ from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.street.answers import StreetPrediction, row_of
 from geohf.street.benchmarks import BENCHMARKS, load_benchmark
+from geohf.street.captions import caption_step, read_captions
 from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.decoding import StreetDecoding
@@ -26,6 +29,7 @@ from geohf.street.levels import Levels, levels_of
 from geohf.street.places import as_places, headings_of
 from geohf.street.processing import GeoStreetImageProcessor, StreetCollator
 from geohf.vision.backbones import build_tower, tower_features
+from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Part
@@ -85,6 +89,11 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         "levels": {
             "help": "Table of towns or GeoJSON: name the country, region, sub-region and city of each point, too."
         },
+        "captions": {
+            "nargs": "+",
+            "help": "Tell how well each of these captions fits, or name states by one with {} for their names; for a CLIP.",
+        },
+        "text_model": {"help": "Repo or folder of the CLIP that reads captions; default: the backbone's."},
         "gallery": {
             "help": "Positions to look in: a table, cells or grid:KM; for a model that matches positions."
         },
@@ -227,10 +236,25 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         values = {"places": len(rows)} | {metric.name: metric.value for metric in found}
         return values if named is None else values | level_metrics(named, answers, truth)
 
+    def steps(
+        self, captions: str | Sequence[str] | None = None, text_model: str | None = None, **options: Any
+    ) -> tuple[Callable[[list], BatchFeature], Callable[[BatchFeature], list]]:
+        """See `GeoPreTrainedModel.steps`; captions are read before the first batch."""
+        prepare, answer = super().steps(**options)
+        if captions is None:
+            return prepare, answer
+        model = in_eval_mode(self)
+        return prepare, caption_step(model, read_captions(model, captions, text_model), options)
+
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[StreetPrediction]:
         """Locate places from paths, folders, PIL images, arrays, bytes or datasets; see `decode` for options.
 
         One place with several views is a dict (`{"north": ..., "east": ...}`) or a list within the list.
+
+        Args:
+            options: `captions`, two or more: the answers tell how well each fits, by the text model of the CLIP that the
+                model stands on (`text_model`, its repo or folder, where that is not the backbone's). One caption with `{}`
+                for the name of a class answers with these classes in place of the trained ones, zero-shot.
         """
         if self.config.location_encoder != "none":
             options = {"keep": True} | options

@@ -39,7 +39,7 @@ def test_one_image_is_one_dict(locate, model, photos):
     answer = locate(str(photos[0]))
     assert set(answer) == {
         *("latitude", "longitude", "radius_m", "states", "matches", "headings"),
-        *("localizability", "regions", "areas"),
+        *("localizability", "regions", "areas", "captions"),
     }
     assert set(answer["states"][0]) == {"name", "probability", "index"}
     close([answer], flat(model.predict(photos[0])))

@@ -1,0 +1,118 @@
+"""Zero-shot answers: how well captions fit a photograph, by the text model of the CLIP that a street model stands on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from geohf.errors import DataError
+from geohf.street.answers import StreetPrediction
+from geohf.vision.text import load_text_model
+
+if TYPE_CHECKING:
+    from geohf.street.modeling import GeoStreetModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Captions:
+    """Captions that photographs are compared with.
+
+    Attributes:
+        texts: n of them.
+        vectors: (n, features) of length 1, times CLIP's scale.
+        classes: they stand for the model's classes, in their order.
+    """
+
+    texts: list[str]
+    vectors: torch.Tensor
+    classes: bool
+
+    def logits(self, features: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
+        """(batch, n) the mean over a place's views of how alike each is to each caption.
+
+        Args:
+            features: (batch, views, features) of the backbone.
+            view_mask: (batch, views).
+        """
+        unit = nn.functional.normalize(features.float(), dim=-1)
+        mean = torch.where(view_mask[..., None], unit, 0.0).sum(1) / view_mask.sum(1, keepdim=True)
+        return mean @ self.vectors.to(mean.device).T
+
+
+def read_captions(model: GeoStreetModel, captions: str | Sequence[str], text_model: str | None) -> Captions:
+    """Captions as the model's photographs are compared with them.
+
+    Args:
+        captions: two or more; or one with `{}`, where the name of each class is put.
+        text_model: the repo or folder of the CLIP; the backbone's where None.
+
+    Raises:
+        DataError: the backbone is no CLIP, or its text model is not found; one caption alone; `{}` of a model without
+            classes.
+    """
+    texts = [captions] if isinstance(captions, str) else list(captions)
+    config = model.config
+    named = len(texts) == 1 and "{}" in texts[0]
+    if named and not config.num_classes:
+        raise DataError("this model has no classes whose names could be put into the caption")
+    if not named and len(texts) < 2:
+        raise DataError(
+            "captions are compared with each other: give two or more, or one with {} for the classes"
+        )
+    if len(set(texts)) < len(texts):
+        raise DataError("a caption is there twice")
+    if config.vision_config.model_type != "clip_vision_model":
+        raise DataError(
+            "captions need a backbone that is a CLIP of transformers, such as geolocal/StreetCLIP; this one "
+            f"({config.backbone_name or config.vision_config.model_type}) has no text model"
+        )
+    name = text_model or config.backbone_name
+    if name is None:
+        raise DataError("the backbone began with random weights: no text model belongs to it")
+    text = load_text_model(name)
+    if text.model.config.projection_dim != config.feature_size:
+        raise DataError(
+            f"{name}: its captions have {text.model.config.projection_dim} numbers, the model's features {config.feature_size}"
+        )
+    if not text.is_of(model.tower):
+        logger.warning("the backbone's weights are not those of %s any more: captions fit it less", name)
+    if named:
+        texts = [texts[0].replace("{}", config.id2label[i]) for i in range(config.num_classes)]
+    return Captions(texts, text.encode(texts) * text.scale, named)
+
+
+def caption_step(
+    model: GeoStreetModel, captions: Captions, options: dict[str, Any]
+) -> Callable[[Any], list[StreetPrediction]]:
+    """From the tensors of a batch to answers that tell of captions; see `GeoStreetModel.predict`."""
+    if captions.classes and options.get("regions"):
+        raise DataError("regions were calibrated for the model's own classes, not for captions")
+
+    @torch.inference_mode()
+    def answer(tensors: Any) -> list[StreetPrediction]:
+        tensors = tensors.to(model.device)
+        features = model.view_features(tensors["pixel_values"].to(model.dtype), tensors["view_mask"])
+        outputs = model.head(features, tensors["view_mask"], tensors["headings"])
+        logits = captions.logits(features, tensors["view_mask"])
+        if captions.classes:
+            outputs.logits = logits * model.config.temperature  # which decoding divides by
+            # neither was calibrated for captions
+            return [
+                replace(one, radius_m=None, localizability=None) for one in model.decode(outputs, **options)
+            ]
+        ranked = logits.softmax(-1).sort(descending=True)
+        return [
+            replace(one, captions={captions.texts[i]: p for i, p in zip(order, shares, strict=True)})
+            for one, order, shares in zip(
+                model.decode(outputs, **options), ranked.indices.tolist(), ranked.values.tolist(), strict=True
+            )
+        ]
+
+    return answer
