@@ -99,12 +99,20 @@ def test_the_example_of_street_loads(tmp_path):
     assert not skipped.rows
 
 
-def test_the_example_of_parts_loads(tmp_path):
-    photos, _ = load_parts(with_photos(tmp_path, "parts.json", ["a.jpg"]))
+@pytest.mark.parametrize(
+    "file", ["parts.json", "parts_cvat.xml", "parts_label_studio.json", "parts_voc.xml", "parts_yolo.yaml"]
+)
+def test_the_examples_of_parts_load(tmp_path, file):
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    (tmp_path / "labels" / "train").mkdir(parents=True)
+    path = with_photos(tmp_path, file, ["images/train/a.jpg"])
+    (tmp_path / "labels" / "train" / "a.txt").write_bytes((FILES / "parts_yolo.txt").read_bytes())
+    photos, _ = load_parts(path)
     (row,) = photos["train"]
-    states = photos["train"].features["states"].feature.names
-    assert [states[state] for state in row["states"]] == ["intact", "damaged"]
-    assert row["boxes"][0] == [220, 60, 310, 100]
+    names = {key: photos["train"].features[key].feature.names for key in ("parts", "states")}
+    assert [names["parts"][part] for part in row["parts"]] == ["saddle", "bell"]
+    assert [names["states"][state] for state in row["states"]] == ["intact", "damaged"]
+    assert np.allclose(row["boxes"], [[220, 60, 310, 100], [400, 70, 420, 90]], atol=1e-3)
 
 
 def test_the_example_of_place_loads(tmp_path):

@@ -22,14 +22,15 @@ class PartArguments(DataArguments, BackboneArguments):
     data: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or JSON in the layout of DelftBikes or COCO, or dataset name; default: the built-in sample."
+            "help": "Folder or file in the layout of COCO, DelftBikes, CVAT, Label Studio, YOLO or VOC, or dataset name; "
+            "default: the built-in sample."
         },
     )
     state_attribute: str | None = field(
         default=None,
         metadata={
-            "help": "What the state of a box is called in COCO files, in it or in its `attributes`; "
-            "default: state or condition. none: states are not read."
+            "help": "The attribute of a box that is its state; default: state or condition. "
+            "none: states are not read."
         },
     )
     state_file: str | None = field(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +10,10 @@ import numpy as np
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
-from geohf.parts.records import JsonObject, PartRecord, PhotoRecord
+from geohf.parts.attributes import state_names, state_of, tells_no_state
+from geohf.parts.records import JsonObject, PartRecord, PhotoRecord, Source
 from geohf.parts.segments import box_of_segmentation
 from geohf.parts.vocabulary import NO_STATES, PRESENT, STATES
-
-logger = logging.getLogger(__name__)
-
-STATE_NAMES = ("state", "condition")  # what people call it, the first one found counts
-# attributes that annotation tools write of themselves
-_TOOL_ATTRIBUTES = {"occluded", "outside", "keyframe", "track_id", "rotation", "z_order", "group_id"}
-
-
-@dataclass
-class CocoFile:
-    """What stands in a COCO file: its photos, and the names of parts and states in the order of their ids.
-
-    `groups` are names of parts that are another's supercategory and have no annotation here, or the background.
-    """
-
-    photos: list[PhotoRecord]
-    parts: list[str]
-    states: list[str]
-    groups: frozenset[str]
 
 
 def is_coco(content: dict) -> bool:
@@ -47,8 +27,8 @@ def read_coco(
     errors: RowErrors,
     states: Sequence[str] | None = None,
     state_attribute: str | None = None,
-) -> CocoFile:
-    """The photos of a COCO file; an annotation that cannot be read is noted in `errors`.
+) -> Source:
+    """The photos of a COCO file, and the names in the order of their ids; an annotation that cannot be read is noted in `errors`.
 
     A box's state stands in the annotation or among its `attributes`, as a name or as an id of the file's `states`
     (a list of id and name, like `categories`). A box that is `iscrowd`, or to `ignore`, needs none. Without `bbox`
@@ -56,21 +36,21 @@ def read_coco(
 
     Args:
         states: where the file has no list `states`; by default those of the bicycle.
-        state_attribute: the name of the state; by default the first of `STATE_NAMES` that a box has, and where no box
-            of the file has one, each is `PRESENT`; `NO_STATES`: states are not read, a box without one is `PRESENT`.
+        state_attribute: the name of the state; by default the first of `attributes.STATE_NAMES` that a box has, and where no
+            box of the file has one, each is `PRESENT`; `NO_STATES`: states are not read, a box without one is `PRESENT`.
 
     Raises:
         DataError: no categories, ids that stand there twice, or a list whose entries lack `id` or `name`.
     """
-    names = STATE_NAMES if state_attribute in (None, NO_STATES) else (state_attribute,)
+    names = state_names(state_attribute)
     used = {_id(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict)}
     parts, groups = _categories(content.get("categories"), path, used)
     if content.get("states"):
         state_ids = _names(content["states"], "states", path)
     else:
         state_ids = dict(enumerate(states or STATES))
-        if state_attribute is None and _tells_no_state(content["annotations"], names):
-            logger.warning("%s: no box has a `%s`: parts are found, and no states told", path, names[0])
+        boxes = (_attributes(a, names) for a in content["annotations"] if isinstance(a, dict))
+        if state_attribute is None and tells_no_state(boxes, path):
             state_attribute, state_ids = NO_STATES, {0: PRESENT}
     photos = _photos(content["images"], path)
     for annotation in content["annotations"]:
@@ -91,8 +71,11 @@ def read_coco(
         try:
             part.crowd = _flag(annotation, "iscrowd", where) or _flag(annotation, "ignore", where)
             if not part.crowd:
-                missing = PRESENT if state_attribute == NO_STATES else None
-                part.state = _state(annotation, names, state_ids, where, missing)
+                attributes = _attributes(annotation, names)
+                if state_attribute == NO_STATES and all(attributes.get(name) is None for name in names):
+                    attributes = {names[0]: PRESENT}
+                value = state_of(attributes, names, where)
+                part.state = value if value in state_ids.values() else state_ids.get(_id(value), value)
             if _id(category) not in parts:
                 raise DataError(
                     f"unknown part: `category_id` {category!r} of {where} is no category of the file"
@@ -103,7 +86,7 @@ def read_coco(
         except DataError as error:
             part.problem = str(error)
     _require_sizes(content["annotations"], path)
-    return CocoFile(list(photos.values()), list(parts.values()), list(state_ids.values()), groups)
+    return Source(path, list(photos.values()), list(parts.values()), list(state_ids.values()), groups=groups)
 
 
 def _require_sizes(annotations: list[dict], path: Path) -> None:
@@ -129,7 +112,7 @@ def _photos(images: list, path: Path) -> dict[Any, PhotoRecord]:
     photos: dict[Any, PhotoRecord] = {}
     for image in images:
         name = (image.get("file_name") or image.get("path")) if isinstance(image, dict) else None
-        if not _is_name(name) or _id(image.get("id")) is None:
+        if not isinstance(name, str) or not name or _id(image.get("id")) is None:
             raise DataError(f"{path}: an entry of `images` lacks `id` or `file_name`: {image!r}")
         if _id(image["id"]) in photos:
             raise DataError(f"{path}: `images` holds the id {image['id']!r} twice")
@@ -138,34 +121,11 @@ def _photos(images: list, path: Path) -> dict[Any, PhotoRecord]:
     return photos
 
 
-def _tells_no_state(annotations: list, names: Sequence[str]) -> bool:
-    """No box has a state, or an attribute that might be it."""
-    for annotation in annotations:
-        if isinstance(annotation, dict):
-            attributes = annotation.get("attributes")
-            own = set(attributes) - _TOOL_ATTRIBUTES if isinstance(attributes, dict) else set()
-            if own or any(annotation.get(name) is not None for name in names):
-                return False
-    return True
-
-
-def _state(annotation: dict, names: Sequence[str], ids: dict, where: str, missing: str | None) -> Any:
+def _attributes(annotation: dict, names: Sequence[str]) -> dict[str, Any]:
+    """The attributes of a box, and what stands in the annotation itself under one of the names."""
     attributes = annotation.get("attributes")
-    attributes = attributes if isinstance(attributes, dict) else {}
-    value = next(
-        (found[name] for name in names for found in (annotation, attributes) if found.get(name) is not None),
-        missing,
-    )
-    if value is None:
-        has = (
-            f"; its attributes are {', '.join(attributes)} (--state_attribute names it, or is {NO_STATES})"
-            if attributes
-            else ""
-        )
-        raise DataError(f"{where} has no `{names[0]}`{has}")
-    if isinstance(value, bool):  # a box that is ticked, as CVAT has it
-        return str(value).lower()
-    return value if value in ids.values() else ids.get(_id(value), value)
+    own = {name: annotation[name] for name in names if annotation.get(name) is not None}
+    return (attributes if isinstance(attributes, dict) else {}) | own
 
 
 def _flag(annotation: dict, key: str, where: str) -> bool:

@@ -1,22 +1,31 @@
-"""Annotations from one layout to the other: DelftBikes to COCO with a state for each box, and back."""
+"""Annotations from any layout that is read to any that is written, with a state for each box."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.data.tables import file_in
+from geohf.errors import DataError, require_choice
+from geohf.io import atomic_write
 from geohf.parts.boxes import xyxy_to_xywh
+from geohf.parts.cvat import write_cvat
 from geohf.parts.data import load_parts, split_parts
+from geohf.parts.label_studio import write_label_studio
+from geohf.parts.records import PartRecord, PhotoRecord, Source
+from geohf.parts.voc import unique_stems, write_voc
 from geohf.parts.vocabulary import names_of
-from geohf.report import atomic_write
+from geohf.parts.yolo import write_yolo
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    Splits = Mapping[str, Dataset]
 
 DECIMALS = 3  # of a pixel, and of trust; float32 coordinates below 8192 keep them
 FILES = {
@@ -35,7 +44,8 @@ def write_coco(path: str | Path, dataset: Dataset) -> dict:
         Statistics, see `statistics_of`.
     """
     parts, states = names_of(dataset)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number, row in enumerate(_rows(dataset), 1):
         images.append(
             {"id": number, "file_name": row["image_id"], "width": row["width"], "height": row["height"]}
@@ -118,38 +128,95 @@ def convert(
     layout: str = "coco",
     validation: float = 0.0,
     seed: int = 42,
-    **loading,
+    **loading: Any,
 ) -> dict[str, dict]:
-    """Load annotations, check them, and write each split as `train_coco.json`, `val_coco.json` and so on.
+    """Load annotations, check them, and write each split in a layout, `train_coco.json` and so on.
 
     Args:
         source: see `load_parts`, as for `loading`.
-        folder: where the JSON files go; photos stay where they are.
-        layout: `coco`, or `delftbikes` for `train_annotations.json` and so on.
+        folder: where the files go; photos stay where they are, but those of YOLO and VOC are copied into its folders
+            of images, by whose names these layouts know them.
+        layout: one of `LAYOUTS`.
         validation: share of train that becomes validation, stratified by state; only where the source has none.
 
     Returns:
         split -> statistics.
+
+    Raises:
+        DataError: an unknown layout, or one that cannot say what the source does.
     """
+    require_choice(LAYOUTS, layout=layout)
     splits, _ = load_parts(source, **loading)
     if validation:
         if "validation" in splits:
             raise DataError(f"{source}: has a validation split already; leave out the share for validation")
         splits = {**splits, **split_parts(splits["train"], validation=validation, test=0.0, seed=seed)}
-    if layout not in ("coco", "delftbikes"):
-        raise DataError(f"layout must be coco or delftbikes, got {layout!r}")
-    write, ending = (write_coco, "coco") if layout == "coco" else (write_delftbikes, "annotations")
-    return {
-        split: write(Path(folder) / f"{FILES[split]}_{ending}.json", dataset)
-        for split, dataset in splits.items()
-    }
+    LAYOUTS[layout](Path(folder), splits)
+    return {split: statistics_of(dataset) for split, dataset in splits.items()}
 
 
-def _rows(dataset: Dataset):
+def records_of(dataset: Dataset) -> Source:
+    """The photos of a split as records, boxes rounded to `DECIMALS`."""
+    parts, states = names_of(dataset)
+    photos = []
+    for row in _rows(dataset):
+        photo = PhotoRecord(row["image_id"], row["width"], row["height"])
+        for box, part, state, trust, crowd in _parts(row):
+            photo.parts.append(PartRecord(parts[part], states.get(state), box, trust, crowd=crowd))
+        photos.append(photo)
+    return Source(Path(), photos, list(parts.values()), list(states.values()))
+
+
+def _each(ending: str, write: Callable[[Path, Dataset], Any]) -> Callable[[Path, Splits], None]:
+    """Writes a file a split, called after it."""
+
+    def write_splits(folder: Path, splits: Splits) -> None:
+        for split, dataset in splits.items():
+            write(folder / f"{FILES[split]}_{ending}", dataset)
+
+    return write_splits
+
+
+def _yolo(folder: Path, splits: Splits) -> None:
+    write_yolo(folder, {split: records_of(dataset) for split, dataset in splits.items()})
+    for split, dataset in splits.items():
+        _copy_photos(dataset, folder / "images" / FILES[split])
+
+
+def _voc(folder: Path, splits: Splits) -> None:
+    unique_stems(name for dataset in splits.values() for name in dataset["image_id"])
+    for split, dataset in splits.items():
+        write_voc(folder, FILES[split], records_of(dataset))
+        _copy_photos(dataset, folder / "JPEGImages")
+
+
+def _copy_photos(dataset: Dataset, folder: Path) -> None:
+    for name, image in zip(dataset["image_id"], dataset["image"], strict=True):
+        target = Path(file_in(folder, name))
+        content = image["bytes"] or Path(image["path"]).read_bytes()
+        if not target.is_file() or target.read_bytes() != content:
+            with atomic_write(target, binary=True) as file:
+                file.write(content)
+
+
+LAYOUTS: dict[str, Callable[[Path, Splits], None]] = {
+    "coco": _each("coco.json", write_coco),
+    "delftbikes": _each("annotations.json", write_delftbikes),
+    "cvat": _each("cvat.xml", lambda path, dataset: write_cvat(path, records_of(dataset))),
+    "label_studio": _each(
+        "label_studio.json", lambda path, dataset: write_label_studio(path, records_of(dataset))
+    ),
+    "yolo": _yolo,
+    "voc": _voc,
+}
+
+
+def _rows(dataset: Dataset) -> Dataset:
+    """Without the column that holds the pictures."""
     return dataset.remove_columns("image")
 
 
-def _parts(row: dict):
+def _parts(row: dict) -> Iterator[tuple[list[float], int, int, float, bool]]:
     """(left, top, width, height), part, state, trust and iscrowd of each part."""
     boxes = xyxy_to_xywh(row["boxes"]).round(DECIMALS).tolist()
     trust = np.round(row["trust"], DECIMALS).tolist()

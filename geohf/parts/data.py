@@ -21,15 +21,13 @@ from geohf.data.task_data import TaskData, with_facts
 from geohf.errors import DataError
 from geohf.hub.card import data_source
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
-from geohf.parts.coco import is_coco, read_coco
-from geohf.parts.delftbikes import read_delftbikes
-from geohf.parts.folders import annotation_files, image_folder
+from geohf.parts.formats import Reader
 from geohf.parts.hub_data import load_hub_dataset
-from geohf.parts.records import Source, dataset_of, note_unlisted, read_json
+from geohf.parts.records import Source, dataset_of, note_unlisted
 from geohf.parts.sample import write_sample
-from geohf.parts.state_file import StateFile, without_states
+from geohf.parts.state_file import StateFile
 from geohf.parts.stratify import stratify
-from geohf.parts.vocabulary import BIKE_PARTS, NO_STATES, PRESENT, STATES, names_of
+from geohf.parts.vocabulary import NO_STATES, PRESENT, names_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -90,17 +88,18 @@ def load_parts(
     """Load photos with parts from a folder, a JSON file, or a dataset's name on the Hub.
 
     Args:
-        source: a JSON file in the layout of DelftBikes, or of COCO, with a `state` for each box or for none; a folder with
-            `train_annotations.json`, `train_coco.json`, `annotations/instances_train2017.json` or
-            `train/_annotations.coco.json` (and the same for validation and test); or the name of a dataset with the
-            columns of `part_features`.
+        source: a file in the layout of COCO, DelftBikes, Label Studio (JSON), CVAT (XML of images), YOLO (data.yaml) or
+            Pascal VOC (XML), told by its content, with a state for each box or for none; a folder with one, or with
+            `train_annotations.json`, `train_coco.json`, `annotations/instances_train2017.json`,
+            `train/_annotations.coco.json` (and the same for validation and test), `Annotations/*.xml` or others, see
+            `geohf.parts.folders`; or the name of a dataset with the columns of `part_features`.
         on_error: `raise` stops at photos and parts that cannot be used, `skip` leaves them out.
         min_trust: leave out parts that are trusted less than this, 0 to 1. To a detector they are then background;
             weighting the loss by `trust` keeps them.
         images: folder of the photos; by default it is looked for beside the JSON (`train`, `train_images`,
             `train2017`, `images` and others).
         parts, states: the names where the file does not tell them and they are not the bicycle's.
-        state_attribute: in COCO's layout, what a box's state is called; by default `state` or `condition`. `none`:
+        state_attribute: what the attribute of a box that is its state is called; by default `state` or `condition`. `none`:
             states are not read; what is absent is left out, and all else is `present`.
         state_file: a table that tells the states instead, see `StateFile`.
 
@@ -130,11 +129,8 @@ def load_parts(
             )
         splits = load_hub_dataset(str(source), errors, min_trust)
     else:
-        files = annotation_files(path) if path.is_dir() else {"train": path}
-        sources = {
-            split: _source(file, split, errors, images, parts, states, state_attribute)
-            for split, file in files.items()
-        }
+        reader = Reader(errors, parts, states, state_attribute)
+        sources = reader.read(path, None if images is None else Path(images))
         if state_file is not None:
             StateFile(state_file).apply(list(sources.values()), errors)
         _drop_groups(list(sources.values()))
@@ -240,30 +236,9 @@ def state_table(dataset: Dataset) -> np.ndarray:
     return table
 
 
-def _source(
-    path: Path, split: str, errors: RowErrors, images, parts, states, state_attribute: str | None
-) -> Source:
-    content = read_json(path)
-    groups: frozenset[str] = frozenset()
-    if is_coco(content):
-        found = read_coco(content, path, errors, states, state_attribute)
-        photos, parts, states, groups = found.photos, found.parts, found.states, found.groups
-    else:
-        parts, states = list(parts or BIKE_PARTS), list(states or STATES)
-        photos = read_delftbikes(content, path, errors, states)
-    if state_attribute == NO_STATES:
-        without_states(photos)
-        states = [PRESENT]
-    if images is not None:  # the user knows better than the file
-        for photo in photos:
-            photo.place = None
-    folder = Path(images) if images is not None else image_folder(path, split, (p.name for p in photos))
-    return Source(path, photos, parts, states, folder, several=is_coco(content), groups=groups)
-
-
 def _drop_groups(sources: list[Source]) -> None:
     """Leave out the parts that only group others, in every file of the source."""
-    groups = frozenset.intersection(*(source.groups for source in sources))
+    groups: frozenset[str] = frozenset.intersection(*(source.groups for source in sources))
     for source in sources:
         source.parts = [name for name in source.parts if name not in groups]
     if groups:

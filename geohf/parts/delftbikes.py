@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ _BOX = ("left", "top", "width", "height")
 
 
 def read_delftbikes(
-    content: JsonObject, path: Path, errors: RowErrors, states: tuple[str, ...] = STATES
+    content: JsonObject, path: Path, errors: RowErrors, states: Sequence[str] = STATES
 ) -> list[PhotoRecord]:
     """The photos of a file in that layout; a photo that has no such form is noted in `errors`.
 

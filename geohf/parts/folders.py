@@ -24,13 +24,22 @@ _FILES = (
     "{}/_annotations.coco.json",
     "{}/annotations.json",
     "{}.json",
+    "{}_label_studio.json",
+    "{}_cvat.xml",
+    "{}.xml",
 )
-_ALONE = ("annotations.json", "_annotations.coco.json")
+_ALONE = ("annotations.json", "_annotations.coco.json", "annotations.xml", "data.yaml", "dataset.yaml")
+# of Pascal VOC
+_XML = (
+    "[Aa]nnotations/**/*.xml",
+    "*.xml",
+    *(f"{name}/*.xml" for names in SPLITS.values() for name in names),
+)
 _ASKED = 100  # so many photos are looked for in a folder before another is tried
 
 
 def annotation_files(folder: Path) -> dict[str, Path]:
-    """The annotations of each split in a folder; gzipped ones (`.json.gz`) too.
+    """The annotations of each split in a folder, gzipped ones (`.json.gz`) too; the folder itself where a photo has one each.
 
     Raises:
         DataError: it holds none.
@@ -41,9 +50,11 @@ def annotation_files(folder: Path) -> dict[str, Path]:
     alone = [folder / name for name in _ALONE if (folder / name).is_file()]
     if not found and alone:
         found = {"train": alone[0]}
+    if not found and any(next(folder.glob(pattern), None) for pattern in _XML):
+        found = {"train": folder}
     if not found:
         wanted = ", ".join([pattern.format("train") for pattern in _FILES] + [*_ALONE])
-        raise DataError(f"{folder}: holds no annotations; looked for {wanted}")
+        raise DataError(f"{folder}: holds no annotations; looked for {wanted}, Annotations/*.xml")
     return found
 
 

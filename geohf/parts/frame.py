@@ -53,6 +53,10 @@ class Frame:
             "its boxes belong to another version of the photo"
         )
 
+    def of_shares(self, box: Sequence[float]) -> list[float]:
+        """left, top, width, height in pixels of a box that is given in shares of the upright photo."""
+        return [share * side for share, side in zip(box, (self.width, self.height) * 2, strict=True)]
+
     def box(self, given: Any) -> list[float]:
         """The upright xyxy box of left, top, width, height; raises DataError where it cannot be one."""
         box = four_numbers(given)

@@ -33,7 +33,8 @@ class PartRecord:
     """One part as a file describes it, nothing checked: `box` is left, top, width, height.
 
     A `crowd` is a region with several of the part that were not told apart, in no one state.
-    `problem` says what the reader could not make sense of, `number` is the part's id in the file.
+    `problem` says what the reader could not make sense of, `number` is the part's id in the file, `attributes` are
+    what a tool wrote beside the box, one of which may be its state.
     """
 
     name: Any
@@ -43,13 +44,15 @@ class PartRecord:
     problem: str = ""
     crowd: bool = False
     number: Any = field(default=None, compare=False)
+    attributes: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass
 class PhotoRecord:
     """One photo as a file describes it; `width` and `height` may be None.
 
-    `place` is the path that the file gives beside the name, from the file's own folder.
+    `place` is the path that the file gives beside the name, from the file's own folder. Where `shares`, boxes are
+    shares of the upright photo's width and height.
     """
 
     name: str
@@ -57,19 +60,21 @@ class PhotoRecord:
     height: Any
     parts: list[PartRecord] = field(default_factory=list)
     place: str | None = None
+    shares: bool = False
 
 
 @dataclass
 class Source:
-    """A file of annotations: its photos, the folder they lie in, and the names that it knows."""
+    """Annotations of one split: their file, its photos, the names that it knows, and the folder that photos lie in."""
 
     path: Path
     photos: list[PhotoRecord]
     parts: Sequence[str]
     states: Sequence[str]
-    folder: Path
-    several: bool = False  # a photo may show a part more than once
+    folder: Path = Path()
+    several: bool = True  # a photo may show a part more than once
     groups: frozenset[str] = frozenset()  # parts that only group others
+    selects: bool = False  # which photos of a folder count; others are no fault
     files: list[Path] = field(default_factory=list)  # of the photos, as they are found
 
 
@@ -85,23 +90,22 @@ class JsonObject(dict):
         return self.items() if self.pairs is None else self.pairs
 
 
-def read_json(path: str | Path) -> JsonObject:
-    """The object in a JSON file, gzipped or not.
-
-    Raises:
-        DataError: there is no such file, it is not JSON, or not an object.
-    """
+def read_text(path: str | Path) -> str:
+    """The text of a file, gzipped or not; raises DataError where it cannot be read."""
     try:
         data = Path(path).read_bytes()
         data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
-        content = json.loads(data.decode("utf-8-sig"), object_pairs_hook=JsonObject)
+        return data.decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from None
+
+
+def parse_json(text: str, path: str | Path) -> Any:
+    """What a JSON file holds, its objects as `JsonObject`; raises DataError where it is not JSON."""
+    try:
+        return json.loads(text, object_pairs_hook=JsonObject)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: must be a JSON object, but is a {type(content).__name__}")
-    return content
 
 
 def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tuple[Dataset, int]:
@@ -125,18 +129,20 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
     _require_pixels(source, photos, headers)
     rows, distrusted = [], 0
     for path, photo in photos.items():
-        if path not in present or path in broken or isinstance(headers[path], str):
-            missing = f"the photo is not on disk, in {source.folder}"
-            reason = missing if path not in present else broken.get(path) or headers[path]
-            errors.add(source.path, photo.name, reason)
+        missing = f"the photo is not on disk, in {source.folder}"
+        header = missing if path not in present else broken.get(path) or headers[path]
+        if isinstance(header, str):  # why there is none
+            errors.add(source.path, photo.name, header)
             continue
         try:
-            frame = Frame.of(photo.width, photo.height, *headers[path])
+            frame = Frame.of(photo.width, photo.height, *header)
         except DataError as error:
             errors.add(source.path, photo.name, str(error))
             continue
-        row = {"image": {"path": str(path), "bytes": None}, "image_id": photo.name}
-        row |= {"width": frame.width, "height": frame.height}
+        row = {"image": {"path": str(path), "bytes": None}, "image_id": photo.name} | {
+            "width": frame.width,
+            "height": frame.height,
+        }
         found = _parts(source, photo, frame, errors)
         trusted = [part for part in found if part["trust"] >= min_trust]
         distrusted += len(found) - len(trusted)
@@ -151,9 +157,9 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
 def note_unlisted(sources: Iterable[Source], errors: RowErrors) -> None:
     """Note the photos that lie beside listed ones, but that none of the files names."""
     listed = defaultdict(set)
-    owner = {}
+    owner: dict[Path, Path] = {}
     for source in sources:
-        for path in source.files:
+        for path in source.files if not source.selects else ():
             listed[path.parent].add(path.name)
             owner.setdefault(path.parent, source.path)
     for folder, names in listed.items():
@@ -174,15 +180,16 @@ def suggest(name: Any, known: Sequence[str]) -> str:
 def _require_pixels(source: Source, photos: Mapping[Path, PhotoRecord], headers: dict) -> None:
     boxes, sizes = [], []
     for path, photo in photos.items():
-        if isinstance(headers.get(path), tuple):
+        if isinstance(headers.get(path), tuple) and not photo.shares:
             boxes += [part.box for part in photo.parts]
             sizes += [headers[path][:2]] * len(photo.parts)
     require_pixels(boxes, sizes, source.path)
 
 
 def _parts(source: Source, photo: PhotoRecord, frame: Frame, errors: RowErrors) -> list[dict]:
-    numbers = ({name: i for i, name in enumerate(names)} for names in (source.parts, source.states))
-    part_number, state_number = numbers
+    part_number, state_number = (
+        {name: i for i, name in enumerate(names)} for names in (source.parts, source.states)
+    )
     good = []
     for part in photo.parts:
         try:
@@ -194,7 +201,8 @@ def _parts(source: Source, photo: PhotoRecord, frame: Frame, errors: RowErrors) 
                 raise DataError(f"unknown state {part.state!r}{suggest(part.state, source.states)}")
             state = UNKNOWN_STATE if part.crowd else state_number[part.state]
             row = {"part": part_number[part.name], "state": state, "crowd": part.crowd}
-            good.append(row | {"box": frame.box(part.box), "trust": trust_of(part.trust)})
+            box = frame.of_shares(part.box) if photo.shares else part.box
+            good.append(row | {"box": frame.box(box), "trust": trust_of(part.trust)})
         except DataError as error:
             errors.add(source.path, f"{photo.name}, {part.name}", str(error))
     return _without_doubles(source, photo, good, errors)

@@ -1,15 +1,16 @@
-"""Annotations of parts from one layout to the other: DelftBikes to COCO with a state for each box, and back.
+"""Annotations of parts from one layout to another: COCO, DelftBikes, CVAT, Label Studio, YOLO and Pascal VOC, states too.
 
     python recipes/convert_parts.py data/delftbikes --to coco --validation 0.125   # train_coco.json, val_coco.json
-    python recipes/convert_parts.py data/delftbikes --to delftbikes
+    python recipes/convert_parts.py export.xml --images photos --to yolo --folder data/yolo
 
-Prints what was written: photos, boxes, and how many of them are in which state. The photos stay where they are.
+Prints what was written: photos, boxes, and how many of them are in which state. The photos stay where they are; those of
+YOLO and VOC are copied into the folders that these layouts want.
 """
 
 import argparse
 from pathlib import Path
 
-from geohf.parts.convert import convert
+from geohf.parts.convert import LAYOUTS, convert
 from geohf.recipes.parsing import add_on_error, command_parser
 from geohf.recipes.running import run_recipe
 from geohf.report import markdown_table
@@ -18,12 +19,12 @@ from geohf.report import markdown_table
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = command_parser(__doc__)
-    parser.add_argument("source", help="A folder or a JSON file of annotations.")
-    parser.add_argument("--to", default="coco", choices=("coco", "delftbikes"), help="The layout to write.")
+    parser.add_argument("source", help="A folder or a file of annotations.")
+    parser.add_argument("--to", default="coco", choices=tuple(LAYOUTS), help="The layout to write.")
     parser.add_argument("--folder", help="Where the files go; by default the source's own folder.")
     parser.add_argument("--images", help="Folder of the photos, where it is not beside the annotations.")
     parser.add_argument(
-        "--state_attribute", help="What a box's state is called; default: state or condition."
+        "--state_attribute", help="The attribute that is a box's state; default: state or condition."
     )
     parser.add_argument("--validation", type=float, default=0.0, help="Share of train to hold out.")
     parser.add_argument("--seed", type=int, default=42, help="Of the held-out share.")

@@ -198,8 +198,8 @@ def test_conversion_with_a_validation_share(bikes, tmp_path):
     assert statistics_of(train) == found["train"]
     assert sum(found["train"]["states"].values()) == found["train"]["annotations"] == 18 * 22
     assert found["train"]["parts"] == dict.fromkeys(BIKE_PARTS, 18)
-    with pytest.raises(DataError, match="layout must be coco or delftbikes"):
-        convert(bikes, tmp_path, "yolo")
+    with pytest.raises(DataError, match="layout must be one of coco, delftbikes, cvat"):
+        convert(bikes, tmp_path, "pickle")
 
 
 def test_conversion_beside_the_photos(bikes, tmp_path):

@@ -1,0 +1,88 @@
+"""The attribute of a box that is its state, under whatever name a tool wrote it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from geohf.errors import DataError
+from geohf.parts.records import PartRecord, Source
+from geohf.parts.vocabulary import NO_STATES, PRESENT, STATES
+
+logger = logging.getLogger(__name__)
+
+STATE_NAMES = ("state", "condition")  # what people call it, the first one found counts
+# attributes that annotation tools write of themselves
+_TOOL_ATTRIBUTES = {"occluded", "outside", "keyframe", "track_id", "rotation", "z_order", "group_id"}
+
+
+def state_names(state_attribute: str | None) -> Sequence[str]:
+    """The names that are looked for, where a user named this one or none."""
+    return STATE_NAMES if state_attribute is None or state_attribute == NO_STATES else (state_attribute,)
+
+
+def state_of(attributes: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
+    """The state among the attributes of a box; a box that is ticked, as CVAT has it, is `true`.
+
+    Raises:
+        DataError: no attribute has one of the names.
+    """
+    value = next((attributes[name] for name in names if attributes.get(name) is not None), None)
+    if value is None:
+        hint = f"; its attributes are {', '.join(attributes)} (--state_attribute names it, or is {NO_STATES})"
+        raise DataError(f"{where} has no `{names[0]}`{hint if attributes else ''}")
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def tells_no_state(boxes: Iterable[Mapping[str, Any]], path: Path) -> bool:
+    """Whether no box has an attribute that is or might be its state; says so."""
+    if any(not set(attributes) <= _TOOL_ATTRIBUTES for attributes in boxes):
+        return False
+    logger.warning("%s: no box has a `%s`: parts are found, and no states told", path, STATE_NAMES[0])
+    return True
+
+
+def read_states(
+    sources: Sequence[Source],
+    state_attribute: str | None,
+    known: Sequence[str] | None,
+    declared: Mapping[str, Sequence[str]],
+) -> None:
+    """Give every box of the sources its state from its attributes, and the sources the names of their states.
+
+    Those are in the order of `known` or of the file; else in the bicycle's where they are its states, else by the alphabet.
+
+    Args:
+        state_attribute: see `geohf.parts.data.load_parts`.
+        known: the states that there are; None: those of the file.
+        declared: attribute -> its values, where the file lists them.
+    """
+    parts = [
+        part for source in sources for photo in source.photos for part in photo.parts if not part.problem
+    ]
+    names, silent = state_names(state_attribute), state_attribute == NO_STATES
+    if state_attribute is None and tells_no_state((part.attributes for part in parts), sources[0].path):
+        silent = True
+    for number, part in enumerate(parts, 1):
+        if not part.crowd:
+            _read_state(part, names, silent, f"box {part.number or number}")
+    found = {part.state for part in parts if isinstance(part.state, str)}
+    listed = next((list(declared[name]) for name in names if name in declared), None)
+    if silent and found <= {PRESENT}:
+        states = [PRESENT]
+    else:
+        states = list(known or listed or (STATES if found <= set(STATES) else sorted(found)))
+    for source in sources:
+        source.states = states
+
+
+def _read_state(part: PartRecord, names: Sequence[str], silent: bool, where: str) -> None:
+    try:
+        part.state = str(state_of(part.attributes, names, where))
+    except DataError as error:
+        if silent:
+            part.state = PRESENT
+        else:
+            part.problem = str(error)

@@ -1,0 +1,108 @@
+"""Annotations as CVAT exports them: XML 1.1 of images, with attributes of boxes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from geohf.errors import DataError
+from geohf.parts.markup import add, attributes_of, numbers, require_upright, write_xml
+from geohf.parts.records import PartRecord, PhotoRecord, Source
+
+_SUBSETS = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+}
+
+
+def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source], dict[str, list[str]]]:
+    """The photos of each split, and the values of the attributes that the file lists.
+
+    Boxes count, and what surrounds polygons and masks. An image's `subset` says its split; without one it is `split`.
+
+    Raises:
+        DataError: the file is empty, or that of a video.
+    """
+    if root.find("track") is not None:
+        raise DataError(f"{path}: holds tracks of a video; export it as 'CVAT for images 1.1'")
+    photos: dict[str, list[PhotoRecord]] = defaultdict(list)
+    for image in root.iter("image"):
+        if not image.get("name"):
+            raise DataError(f"{path}: image {image.get('id')} has no name")
+        photo = PhotoRecord(image.attrib["name"], image.get("width"), image.get("height"))
+        photo.parts = [_part(shape) for shape in image if shape.tag != "tag"]
+        photos[_SUBSETS.get((image.get("subset") or split).lower(), split)].append(photo)
+    if not photos:
+        raise DataError(f"{path}: holds no image")
+    labels = [label for label in root.iter("label") if label.find("name") is not None]
+    parts = [(label.findtext("name") or "").strip() for label in labels]
+    values: dict[str, list[str]] = defaultdict(list)
+    for attribute in (found for label in labels for found in label.iter("attribute")):
+        listed = [value.strip() for value in (attribute.findtext("values") or "").splitlines()]
+        known = values[(attribute.findtext("name") or "").strip()]
+        known += [value for value in listed if value and value not in known]
+    sources = {name: Source(path, found, list(dict.fromkeys(parts)), []) for name, found in photos.items()}
+    return sources, {name: found for name, found in values.items() if found}
+
+
+def _part(shape: Element) -> PartRecord:
+    attributes = {found.get("name", ""): (found.text or "").strip() for found in shape.iter("attribute")}
+    part = PartRecord(shape.get("label"), trust=attributes.pop("trust", 1.0), attributes=attributes)
+    part.crowd = attributes.pop("iscrowd", "false") == "true"
+    try:
+        part.box = _box(shape)
+        require_upright(shape.get("rotation"))
+    except DataError as error:
+        part.problem = str(error)
+    return part
+
+
+def _box(shape: Element) -> list[float]:
+    if shape.tag == "mask":
+        return numbers(shape.attrib, ("left", "top", "width", "height"))
+    if shape.tag == "box":
+        left, top, right, bottom = numbers(shape.attrib, ("xtl", "ytl", "xbr", "ybr"))
+        return [left, top, right - left, bottom - top]
+    if shape.tag == "polygon":
+        try:
+            points = [
+                [float(side) for side in point.split(",")] for point in shape.get("points", "").split(";")
+            ]
+            x, y = zip(*points, strict=True)
+        except ValueError:
+            raise DataError(f"the polygon's points are {shape.get('points')!r}") from None
+        return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+    raise DataError(f"a {shape.tag} is no box, polygon or mask")
+
+
+def write_cvat(path: str | Path, source: Source) -> None:
+    """Write one split as XML 1.1 of images; the state is an attribute, and so are trust and the mark of a crowd."""
+    root = Element("annotations")
+    add(root, "version", "1.1")
+    labels = add(add(add(root, "meta"), "task"), "labels")
+    kinds = [("state", "select", source.states), ("trust", "text", []), ("iscrowd", "checkbox", ["false"])]
+    for name in source.parts:
+        label = add(labels, "label")
+        add(label, "name", name)
+        attributes = add(label, "attributes")
+        for key, kind, values in kinds:
+            attribute = add(attributes, "attribute")
+            add(attribute, "name", key)
+            add(attribute, "mutable", "False")
+            add(attribute, "input_type", kind)
+            add(attribute, "default_value", values[0] if values else "1")
+            add(attribute, "values", "\n".join(values))
+    for number, photo in enumerate(source.photos):
+        image = add(root, "image", id=number, name=photo.name, width=photo.width, height=photo.height)
+        for part in photo.parts:
+            left, top, width, height = part.box
+            corners = {"xtl": left, "ytl": top, "xbr": left + width, "ybr": top + height}
+            sides = {key: f"{side:.4f}" for key, side in corners.items()}
+            box = add(image, "box", label=part.name, source="manual", occluded=0, **sides, z_order=0)
+            for key, value in (attributes_of(part) | ({"iscrowd": "true"} if part.crowd else {})).items():
+                add(box, "attribute", value, name=key)
+    write_xml(path, root)

@@ -1,0 +1,150 @@
+"""Annotations in any of the layouts that are read, told apart by their content."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from geohf.data.tables import RowErrors
+from geohf.errors import DataError
+from geohf.parts.attributes import read_states
+from geohf.parts.coco import is_coco, read_coco
+from geohf.parts.cvat import read_cvat
+from geohf.parts.delftbikes import read_delftbikes
+from geohf.parts.folders import annotation_files, image_folder
+from geohf.parts.label_studio import is_label_studio, read_label_studio, uploaded_names
+from geohf.parts.markup import parse_xml
+from geohf.parts.records import JsonObject, Source, parse_json, read_text
+from geohf.parts.state_file import without_states
+from geohf.parts.voc import read_voc, voc_files
+from geohf.parts.vocabulary import BIKE_PARTS, NO_STATES, PRESENT, STATES
+from geohf.parts.yolo import read_yolo
+
+logger = logging.getLogger(__name__)
+
+YAML = (".yaml", ".yml")
+
+
+class Reader:
+    """Reads the files of a source, whatever their layout.
+
+    Args:
+        errors: notes what cannot be read of a file that can.
+        parts, states, state_attribute: see `geohf.parts.data.load_parts`.
+    """
+
+    def __init__(
+        self,
+        errors: RowErrors,
+        parts: Sequence[str] | None = None,
+        states: Sequence[str] | None = None,
+        state_attribute: str | None = None,
+    ):
+        self.errors, self.parts, self.states, self.state_attribute = errors, parts, states, state_attribute
+        self._values: dict[str, list[str]] = {}  # of attributes, as files list them
+        self._open: list[Source] = []  # whose states still lie among attributes
+
+    def read(self, path: Path, images: Path | None = None) -> dict[str, Source]:
+        """split -> the photos of its annotations, with the folder that they lie in, and the names of all splits.
+
+        Args:
+            images: the folder of the photos, where it is not to be looked for.
+
+        Raises:
+            DataError: a file that cannot be read, or in no layout that is known.
+        """
+        sources: dict[str, Source] = {}
+        files = annotation_files(path) if path.is_dir() else {"train": path}
+        for split, file in files.items():
+            layout, found = self._of_file(file, split)
+            logger.info("%s: is in the layout of %s", file, layout)
+            if sources.keys() & found.keys():
+                raise DataError(f"{file}: tells of photos for {', '.join(found)}, as another file does")
+            sources |= found
+        if self._open:
+            self._name_parts_and_states(path)
+        for split, source in sources.items():
+            self._finish(source, split, images)
+        return sources
+
+    def _name_parts_and_states(self, path: Path) -> None:
+        """The names where no file lists them all: those of every split together."""
+        read_states(self._open, self.state_attribute, self.states, self._values)
+        parts = [part for source in self._open for photo in source.photos for part in photo.parts]
+        listed = list(dict.fromkeys(name for source in self._open for name in source.parts))
+        names = list(
+            self.parts or listed or sorted({part.name for part in parts if isinstance(part.name, str)})
+        )
+        if not names:
+            self.errors.settle(kept=0)
+            raise DataError(f"{path}: no photo has a part")
+        for source in self._open:
+            source.parts = names
+
+    def _of_file(self, path: Path, split: str) -> tuple[str, dict[str, Source]]:
+        if path.is_dir():
+            return "Pascal VOC", self._with_attributes(read_voc(path, voc_files(path)))
+        if path.suffix.lower() in YAML:
+            return "YOLO", read_yolo(path, self.errors, self.state_attribute)
+        text = read_text(path)
+        if text.lstrip().startswith("<"):
+            return self._of_xml(text, path, split)
+        content = parse_json(text, path)
+        if is_label_studio(content):
+            source = read_label_studio(content, path, self.errors)
+            return "Label Studio", self._with_attributes({split: source})
+        if not isinstance(content, JsonObject):
+            raise DataError(f"{path}: must be a JSON object, but is a {type(content).__name__}")
+        if is_coco(content):
+            return "COCO", {split: read_coco(content, path, self.errors, self.states, self.state_attribute)}
+        states = list(self.states or STATES)
+        photos = read_delftbikes(content, path, self.errors, states)
+        source = Source(path, photos, list(self.parts or BIKE_PARTS), states, several=False)
+        return "DelftBikes", {split: source}
+
+    def _of_xml(self, text: str, path: Path, split: str) -> tuple[str, dict[str, Source]]:
+        root = parse_xml(text, path)
+        if root.tag == "annotations":
+            sources, values = read_cvat(root, path, split)
+            for name, listed in values.items():
+                known = self._values.setdefault(name, [])
+                known += [value for value in listed if value not in known]
+            return "CVAT", self._with_attributes(sources)
+        if root.tag == "annotation":
+            return "Pascal VOC", self._with_attributes(read_voc(path, {split: [path]}))
+        raise DataError(f"{path}: is neither CVAT's XML of images nor Pascal VOC's; its root is {root.tag!r}")
+
+    def _with_attributes(self, sources: dict[str, Source]) -> dict[str, Source]:
+        self._open += sources.values()
+        return sources
+
+    def _finish(self, source: Source, split: str, images: Path | None) -> None:
+        if self.state_attribute == NO_STATES:
+            without_states(source.photos)
+            source.states = [PRESENT]
+        if images is not None:  # the user knows better than the file
+            source.folder = images
+            for photo in source.photos:
+                photo.place = None
+        elif source.folder == Path():
+            source.folder = _folder_of(source, split)
+
+
+def _folder_of(source: Source, split: str) -> Path:
+    """The folder of the photos; names that Label Studio gave to uploaded files are undone where that finds them."""
+    names = [photo.name for photo in source.photos]
+    path = source.path / "Annotations" if source.path.is_dir() else source.path
+    folder = image_folder(path, split, names)
+    before = uploaded_names(names)
+    if before != names and not _any_in(folder, names):
+        other = image_folder(path, split, before)
+        if _any_in(other, before):
+            for photo, name in zip(source.photos, before, strict=True):
+                photo.name = name
+            return other
+    return folder
+
+
+def _any_in(folder: Path, names: Iterable[str]) -> bool:
+    return any((folder / name).is_file() for name in names)

@@ -1,0 +1,175 @@
+"""Annotations in the layout of Pascal VOC: an XML a photo, whose boxes name their first and last pixels, counted from 1.
+
+So the left edge lies at xmin - 1, and the right one at xmax.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from geohf.data.tables import file_in
+from geohf.errors import DataError
+from geohf.parts.folders import SPLITS
+from geohf.parts.markup import add, attributes_of, numbers, read_xml, require_upright, text_in, write_xml
+from geohf.parts.records import PartRecord, PhotoRecord, Source, read_text
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# what the layout itself says of an object; all else is an attribute
+_OWN = {
+    "name",
+    "pose",
+    "truncated",
+    "occluded",
+    "difficult",
+    "bndbox",
+    "robndbox",
+    "part",
+    "attributes",
+    "polygon",
+}
+
+
+def voc_files(folder: Path) -> dict[str, list[Path]]:
+    """The XML files of each split: of the lists in `ImageSets/Main` over `Annotations`, of folders named after splits, or all.
+
+    Raises:
+        DataError: a list names a photo that has no XML.
+    """
+    inside = next(
+        (path for path in (folder / "Annotations", folder / "annotations") if path.is_dir()), folder
+    )
+    lists = folder / "ImageSets" / "Main"
+    splits = {}
+    for split, names in SPLITS.items():
+        listed = next((lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()), None)
+        if listed is not None:
+            lines = read_text(listed).splitlines()
+            splits[split] = [_listed(line.strip(), inside, listed) for line in lines if line.strip()]
+        else:
+            files = [
+                path
+                for name in names
+                for base in (folder, inside)
+                for path in sorted((base / name).glob("*.xml"))
+            ]
+            splits[split] = list(dict.fromkeys(files))
+    splits = {split: files for split, files in splits.items() if files}
+    alone = sorted(inside.glob("*.xml" if inside == folder else "**/*.xml"))
+    return splits or ({"train": alone} if alone else {})
+
+
+def _listed(line: str, folder: Path, source: Path) -> Path:
+    """The XML of a line: a photo's name, perhaps with a number behind it."""
+    for name in (line, line.split()[0]):
+        path = Path(file_in(folder, f"{name}.xml"))
+        if path.is_file():
+            return path
+    raise DataError(f"{source}: names {line}, which has no XML in {folder}")
+
+
+def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:
+    """The photos of XML files, each split's.
+
+    An object that is `difficult` is to be ignored, like a crowd of COCO. Pixels count from 1, unless one of the boxes
+    begins below. What stands in an object beside the layout's own elements, or among its `attributes`, are its attributes.
+
+    Args:
+        path: what the user named, for messages.
+
+    Raises:
+        DataError: a file that cannot be read, or is none of this layout.
+    """
+    sources = {}
+    for split, listed in files.items():
+        photos = [_photo(read_xml(file), file) for file in listed]
+        sources[split] = Source(path, photos, [], [], selects=(path / "ImageSets").is_dir())
+    parts = [part for source in sources.values() for photo in source.photos for part in photo.parts]
+    boxes = [part.box for part in parts if part.box is not None]
+    first = 0 if any(min(box[:2]) < 1 for box in boxes) else 1
+    for part in parts:
+        if part.box is not None:
+            left, top, right, bottom = part.box
+            left, top = left - first, top - first
+            part.box = [left, top, right - left, bottom - top]
+    return sources
+
+
+def _photo(root: Element, file: Path) -> PhotoRecord:
+    if root.tag != "annotation":
+        raise DataError(f"{file}: its root is {root.tag!r}, not `annotation` as in Pascal VOC")
+    size = root.find("size")
+    sides = (None, None) if size is None else (text_in(size, "width"), text_in(size, "height"))
+    photo = PhotoRecord(text_in(root, "filename") or f"{file.stem}.jpg", *sides)
+    photo.parts = [_part(found, number) for number, found in enumerate(root.iter("object"), 1)]
+    return photo
+
+
+def _part(element: Element, number: int) -> PartRecord:
+    attributes = {
+        child.tag: (child.text or "").strip() for child in element if child.tag not in _OWN and not len(child)
+    }
+    for found in element.iter("attribute"):
+        attributes[text_in(found, "name") or ""] = text_in(found, "value") or ""
+    trust = attributes.pop("trust", 1.0)
+    part = PartRecord(text_in(element, "name"), trust=trust, number=number, attributes=attributes)
+    try:
+        part.crowd = text_in(element, "difficult") not in (None, "0")
+        if element.find("robndbox") is not None:
+            raise DataError("the box is rotated (`robndbox`); boxes must be upright")
+        box = element.find("bndbox")
+        if box is None:
+            raise DataError("the object has no `bndbox`")
+        require_upright(text_in(box, "angle"))
+        part.box = numbers({name: text_in(box, name) for name in _CORNERS}, _CORNERS)
+    except DataError as error:
+        part.problem = str(error)
+    return part
+
+
+def write_voc(folder: Path, split: str, source: Source) -> None:
+    """Write `Annotations/NAME.xml` of each photo and the list `ImageSets/Main/<split>.txt`.
+
+    Raises:
+        DataError: two photos have one name but for its ending.
+    """
+    stems = unique_stems(photo.name for photo in source.photos)
+    for stem, photo in zip(stems, source.photos, strict=True):
+        root = Element("annotation")
+        add(root, "folder", "JPEGImages")
+        add(root, "filename", photo.name)
+        size = add(root, "size")
+        for key, value in (("width", photo.width), ("height", photo.height), ("depth", 3)):
+            add(size, key, value)
+        add(root, "segmented", 0)
+        for part in photo.parts:
+            element = add(root, "object")
+            for key, value in (("name", part.name), ("pose", "Unspecified"), ("truncated", 0)):
+                add(element, key, value)
+            add(element, "difficult", int(part.crowd))
+            left, top, width, height = part.box
+            box = add(element, "bndbox")
+            for key, side in zip(_CORNERS, (left + 1, top + 1, left + width, top + height), strict=True):
+                add(box, key, f"{side:.4f}".rstrip("0").rstrip("."))
+            attributes = add(element, "attributes")
+            for key, told in attributes_of(part).items():
+                attribute = add(attributes, "attribute")
+                add(attribute, "name", key)
+                add(attribute, "value", told)
+        write_xml(folder / "Annotations" / f"{stem}.xml", root)
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True, exist_ok=True)
+    (lists / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+
+
+def unique_stems(names: Iterable[str]) -> list[str]:
+    """The names without their endings; raises DataError where two are then one."""
+    stems: dict[str, str] = {}
+    for name in names:
+        stem = os.path.splitext(name)[0]
+        if stem in stems:
+            raise DataError(f"{stems[stem]} and {name} would share one file of annotations")
+        stems[stem] = name
+    return list(stems)
