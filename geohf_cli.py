@@ -74,6 +74,8 @@ def main(words: Sequence[str] | None = None) -> int:
         return train(words)
     if command == "convert" and words and words[0] in PUBLISHED and len(words) > 2:
         return run_here("convert_weights", "geohf convert", words)
+    if command == "convert" and words[:1] == ["timm"] and len(words) > 1:
+        return run_here("convert_backbone", "geohf convert", words)
     return run_here(command.replace("-", "_"), f"geohf {command}", words)
 
 

@@ -173,6 +173,13 @@ class TileArguments(DataArguments, BackboneArguments):
         },
     )
     pretrained: bool = with_default(BackboneArguments, "pretrained", True)
+    normalize: str = field(
+        default="data",
+        metadata={
+            "help": "Mean and spread that bands are standardized by: the training pixels' (data), or those that the "
+            "backbone was published with (backbone)."
+        },
+    )
     hidden_sizes: list[int] | None = field(
         default=None,
         metadata={

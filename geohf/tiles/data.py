@@ -24,6 +24,7 @@ from geohf.tiles.images import found_labels
 from geohf.tiles.points import load_table
 from geohf.tiles.reading import Reading
 from geohf.tiles.sample import BUILT, write_sample
+from geohf.tiles.scales import NORMALIZE
 from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, table_in
 from geohf.tiles.windows import TileWindows, make_windows, unmeasured
@@ -218,6 +219,7 @@ def _check(options: TileArguments) -> None:
         ("target_type", TARGET_TYPES),
         ("target_from", DERIVED),
         ("task", TASKS),
+        ("normalize", NORMALIZE),
     ):
         require_choice(allowed, **{name: getattr(options, name)})
     if options.prediction_length > 1 and options.target_type != "last-image":

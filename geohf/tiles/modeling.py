@@ -24,6 +24,7 @@ from geohf.tiles.answers import (
     region_numbers,
 )
 from geohf.tiles.configuration import FRAMEWISE, TileSequenceConfig
+from geohf.tiles.dataset import as_sequences
 from geohf.tiles.dates import DATE_FEATURES, date_features, date_planes
 from geohf.tiles.encoders import attention_over_time, recurrent_encoder
 from geohf.tiles.forecast import frames_items, frames_loss, rolled_changes, video_changes
@@ -32,7 +33,7 @@ from geohf.tiles.inputs import labeled_tiles, read_tiles
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.metrics import measure
 from geohf.tiles.processing import TileCollator, TileSequenceProcessor, settings_of
-from geohf.tiles.scales import config_fields
+from geohf.tiles.scales import backbone_scales, config_fields
 from geohf.tiles.simvp import SimVP
 from geohf.vision.backbones import (
     build_tower,
@@ -331,6 +332,8 @@ def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
     fields = config_fields(options, data)
     with settings_refused():
         if options.encoder not in FRAMEWISE:
+            if options.normalize == "backbone":
+                raise DataError(f"--normalize backbone needs a frame encoder, {options.encoder} is none")
             return TileSequenceModel(TileSequenceConfig(**fields))
         if options.backbone is None:
             raise DataError(
@@ -341,6 +344,8 @@ def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
             raise DataError(
                 f"--encoder {options.encoder} takes square tiles, --image_size is {height} x {width}"
             )
+        if options.normalize == "backbone":
+            fields |= backbone_scales(options.backbone, fields, as_sequences(data.train))
         return TileSequenceModel.from_backbone(
             options.backbone,
             pretrained=options.pretrained,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +19,14 @@ from geohf.tiles.reading import Reading
 from geohf.tiles.simvp import VIDEO
 from geohf.tiles.table import own_resampling
 from geohf.tiles.windows import TileWindows
+from geohf.vision.backbones import describe_backbone
 
 if TYPE_CHECKING:
     from geohf.data.task_data import TaskData
     from geohf.tiles.arguments import TileArguments
 
 logger = logging.getLogger(__name__)
+NORMALIZE = ("data", "backbone")
 STATISTICS_TILES = 1024  # so many training windows tell the bands' mean and spread
 MOST_CLASSES = 32  # more different numbers are a measurement
 MODEL_FIELDS = (
@@ -153,6 +155,45 @@ def sees_dates(options: TileArguments, train: TileSequences | TileRows) -> bool:
     if options.dates and not dated:
         raise DataError(f"{source}--dates true needs dates, and {where}")
     return dated and (options.encoder in FRAMEWISE if options.dates is None else options.dates)
+
+
+def backbone_scales(name: str, fields: Mapping[str, Any], train: TileSequences | TileRows) -> dict[str, Any]:
+    """Mean and spread of the pixels that a backbone was published for, in the place of the training pixels'.
+
+    Published numbers up to 1 are of pixels from 0 to 1, as timm and torchvision have them; of uint8 they are 255 times as
+    large. Others are of pixels as they are.
+
+    Raises:
+        DataError: it was published for another number of bands, or of what range the pixels are is not known.
+    """
+    processing, bands = describe_backbone(name).image_processor, len(fields["band_mean"])
+    mean, std = np.array(processing["image_mean"], float), np.array(processing["image_std"], float)
+    if len(mean) != bands:
+        raise DataError(
+            f"--normalize backbone: {name} was published for {len(mean)} bands, and the frames have {bands}; choose them "
+            "with --bands, or take --normalize data"
+        )
+    if max(mean.max(), std.max()) <= 1 and (kind := _pixel_type(train)) != "uint8":
+        if not np.max(fields["band_mean"]) <= 1:
+            raise DataError(
+                f"--normalize backbone: the published mean of {name} is of pixels from 0 to 1, and these are {kind} around "
+                f"{np.max(fields['band_mean']):.3g}; take --normalize data"
+            )
+    elif max(mean.max(), std.max()) <= 1:
+        mean, std = 255 * mean, 255 * std
+    return {"band_mean": mean.tolist(), "band_std": std.tolist()}
+
+
+def _pixel_type(train: TileSequences | TileRows) -> str:
+    if isinstance(train, TileSequences):
+        return str(train.cache.array.dtype)
+    frames = train.rows[0].get("frames")
+    if frames is None:
+        raise DataError(
+            "--normalize backbone is of frames, and these rows hold pixel_values that are standardized"
+        )
+    frames = frames.values() if isinstance(frames, dict) else frames
+    return str(next(read_frame(frame)[0].dtype for frame in frames if frame is not None))
 
 
 def _measured(frames: Any, nodata: float | None, reading: Reading) -> np.ndarray:

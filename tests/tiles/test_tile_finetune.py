@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.utils.data import default_collate
 from transformers import set_seed
 
@@ -15,6 +17,7 @@ from geohf.tiles.data import load
 from geohf.tiles.dataset import TileRows
 from geohf.tiles.features import feature_rows
 from geohf.tiles.modeling import make_model
+from geohf.vision.converted import convert_timm
 
 
 @pytest.fixture
@@ -150,3 +153,22 @@ def test_batches_of_features_are_dicts_of_rows(place):
     rows = feature_rows(trainer.model, data.validation.bound_to(trainer.model.config), trainer.args)
     one = default_collate([rows[i] for i in range(3)])
     torch.testing.assert_close(one, rows.__getitems__([0, 1, 2]), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [((0.5, 0.25), (127.5, 63.75)), ((800.0, 400.0), (800.0, 400.0))],
+)
+def test_bands_are_standardized_as_the_backbone_was_published(place, tmp_path, published, expected):
+    weights = tmp_path / "two.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0, in_chans=2).state_dict(), weights)
+    convert_timm(
+        weights, tmp_path / "two", "test_resnet", ["RED", "NIR"], *([value] * 2 for value in published)
+    )
+    data, _ = made(place, arguments(place))
+    chosen = {"backbone": str(tmp_path / "two"), "pretrained": True, "normalize": "backbone"}
+    config = make_model(options(place, **chosen), data).config
+    assert config.band_mean == [expected[0]] * 2
+    assert config.band_std == [expected[1]] * 2
+    with pytest.raises(DataError, match=r"test_vit was published for 3 bands, and the frames have 2"):
+        make_model(options(place, normalize="backbone"), data)
