@@ -98,7 +98,9 @@ def caption_step(
     @torch.inference_mode()
     def answer(tensors: Any) -> list[StreetPrediction]:
         tensors = tensors.to(model.device)
-        features = model.view_features(tensors["pixel_values"].to(model.dtype), tensors["view_mask"])
+        features = model.view_features(
+            tensors["pixel_values"].to(model.dtype), tensors["view_mask"], tensors.get("test_time")
+        )
         outputs = model.head(features, tensors["view_mask"], tensors["headings"])
         logits = captions.logits(features, tensors["view_mask"])
         if captions.classes:

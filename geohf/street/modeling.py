@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.street.answers import StreetPrediction, row_of
-from geohf.street.benchmarks import BENCHMARKS, load_benchmark
+from geohf.street.benchmarks import load_benchmark
 from geohf.street.captions import caption_step, read_captions
 from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
@@ -26,8 +26,10 @@ from geohf.street.decoding import StreetDecoding
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.levels import Levels, levels_of
+from geohf.street.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
 from geohf.street.places import as_places, headings_of
 from geohf.street.processing import GeoStreetImageProcessor, StreetCollator
+from geohf.vision.augmentation import variants
 from geohf.vision.backbones import build_tower, tower_features
 from geohf.vision.weights import in_eval_mode
 
@@ -77,36 +79,8 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
     config_class = GeoStreetConfig
     processor_class = GeoStreetImageProcessor
     card_template = "street.md"
-    predict_options: ClassVar[dict[str, dict]] = {
-        "top_k": {"type": int, "help": "States to name."},
-        "states": {"nargs": "+", "help": "Answer within these states only."},
-        "area": {"help": "GeoJSON file: answer within its polygons only."},
-        "regions": {
-            "action": "store_true",
-            "default": None,
-            "help": "Draw where 50 and 90 %% of places like this lie, as GeoJSON; for a model with --density.",
-        },
-        "levels": {
-            "help": "Table of towns or GeoJSON: name the country, region, sub-region and city of each point, too."
-        },
-        "captions": {
-            "nargs": "+",
-            "help": "Tell how well each of these captions fits, or name states by one with {} for their names; for a CLIP.",
-        },
-        "text_model": {"help": "Repo or folder of the CLIP that reads captions; default: the backbone's."},
-        "gallery": {
-            "help": "Positions to look in: a table, cells or grid:KM; for a model that matches positions."
-        },
-    }
-    evaluate_options: ClassVar[dict[str, dict]] = {
-        "levels": {
-            "help": "Table of towns or GeoJSON: accuracy by country, region, sub-region and city, too."
-        },
-        "benchmark": {
-            "choices": tuple(BENCHMARKS),
-            "help": "DATA is the table of this benchmark as published; a warning where it has another number of rows.",
-        },
-    }
+    predict_options = PREDICT_OPTIONS
+    evaluate_options = EVALUATE_OPTIONS
     _no_split_modules = ["StreetHead"]  # noqa: RUF012  transformers declares it so
     _keep_in_fp32_modules_strict = {"standardize", "location", "gallery", "queue", "prototypes"}  # noqa: RUF012
 
@@ -144,20 +118,33 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         labels: torch.Tensor | None = None,
         coordinates: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
+        test_time: str | None = None,
     ) -> GeoStreetOutput:
         """Locate places.
 
         Args:
             pixel_values: (batch, views, 3, height, width), or (batch, 3, height, width) for one view.
             view_mask, headings, labels, coordinates, loss_items: see `StreetHead.forward`.
+            test_time: see `view_features`.
         """
-        features = self.view_features(pixel_values, view_mask)
+        features = self.view_features(pixel_values, view_mask, test_time)
         return self.head(features, view_mask, headings, labels, coordinates, loss_items)
 
     def view_features(
-        self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None
+        self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None, test_time: str | None = None
     ) -> torch.Tensor:
-        """The tower's features of every view, (batch, views, features); missing views are not computed."""
+        """The tower's features of every view, (batch, views, features); missing views are not computed.
+
+        Args:
+            test_time: the mean of those of each picture and of its mirror image (`flip`) or of its corners (`crops`).
+        """
+        if test_time is not None:
+            if test_time == "flip" and self.config.predict_heading:
+                raise DataError(
+                    "a mirror image looks another way, so headings are not averaged over it: take 'crops'"
+                )
+            several = [self.view_features(pixels, view_mask) for pixels in variants(pixel_values, test_time)]
+            return torch.stack(several).mean(0)
         if pixel_values.ndim == 4:
             pixel_values = pixel_values[:, None]
         if view_mask is None or bool(view_mask.all()):
@@ -209,12 +196,14 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         on_error: str = "raise",
         levels: str | os.PathLike | Levels | None = None,
         benchmark: str | None = None,
+        test_time: str | None = None,
     ) -> dict[str, float]:
         """Score, top-1 and top-5, distances and coverage on all places of `data`; see `street_metrics`.
 
         Args:
             levels: the share of points in the right country, region, sub-region and city, too, and of those in the state
                 that is answered; see `geohf.street.levels`.
+            test_time: see `view_features`.
             benchmark: `data` is the table of this benchmark, see `geohf.street.benchmarks.load_benchmark`.
         """
         from geohf.street.data import load_places
@@ -229,7 +218,9 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         labels, truth = labels_of(rows, self.config), points_of(rows)
         if (labels < 0).all() and not np.isfinite(truth).any():
             raise DataError(f"{data}: no place has a state that the model knows, or a position")
-        outputs = self.outputs_on(rows, StreetCollator(self), batch_size)
+        collator = StreetCollator(self)
+        batch = collator if test_time is None else lambda rows: collator(rows) | {"test_time": test_time}
+        outputs = self.outputs_on(rows, batch, batch_size)
         headings = headings_of(rows, self.config.max_views)
         answers = self.decode(outputs, top_k=1)
         found = measure(self.config, outputs, answers, labels, truth, intervals=False, headings=headings)
@@ -237,14 +228,20 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         return values if named is None else values | level_metrics(named, answers, truth)
 
     def steps(
-        self, captions: str | Sequence[str] | None = None, text_model: str | None = None, **options: Any
+        self,
+        captions: str | Sequence[str] | None = None,
+        text_model: str | None = None,
+        test_time: str | None = None,
+        **options: Any,
     ) -> tuple[Callable[[list], BatchFeature], Callable[[BatchFeature], list]]:
         """See `GeoPreTrainedModel.steps`; captions are read before the first batch."""
         prepare, answer = super().steps(**options)
-        if captions is None:
+        if captions is not None:
+            model = in_eval_mode(self)
+            answer = caption_step(model, read_captions(model, captions, text_model), options)
+        if test_time is None:
             return prepare, answer
-        model = in_eval_mode(self)
-        return prepare, caption_step(model, read_captions(model, captions, text_model), options)
+        return lambda samples: BatchFeature({**prepare(samples), "test_time": test_time}), answer
 
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[StreetPrediction]:
         """Locate places from paths, folders, PIL images, arrays, bytes or datasets; see `decode` for options.
@@ -254,7 +251,8 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         Args:
             options: `captions`, two or more: the answers tell how well each fits, by the text model of the CLIP that the
                 model stands on (`text_model`, its repo or folder, where that is not the backbone's). One caption with `{}`
-                for the name of a class answers with these classes in place of the trained ones, zero-shot.
+                for the name of a class answers with these classes in place of the trained ones, zero-shot. `test_time`:
+                the features are the mean of several, see `view_features`; the radius was calibrated without.
         """
         if self.config.location_encoder != "none":
             options = {"keep": True} | options

@@ -1,9 +1,13 @@
-"""Random changes of training images, as large as they come."""
+"""Changes of pictures: random ones for training, as large as they come, and a few to average answers over."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
+
+from geohf.errors import require_choice
 
 
 class RandomAreaCrop(nn.Module):
@@ -26,3 +30,32 @@ class RandomAreaCrop(nn.Module):
         w = min(width, round(width * (share * ratio) ** 0.5))
         top, left = (int(torch.randint(rest + 1, ())) for rest in (height - h, width - w))
         return image[..., top : top + h, left : left + w]
+
+
+AVERAGED = ("flip", "crops")
+CORNER = 7 / 8  # of a side, as large is a crop of a corner
+
+
+def variants(pixel_values: torch.Tensor, kind: str | None) -> Iterator[torch.Tensor]:
+    """A batch of prepared pictures, and what else a model looks at where its features are averaged.
+
+    Args:
+        pixel_values: (..., 3, height, width).
+        kind: one of `AVERAGED`: `flip`, the mirror image too; `crops`, the four corners, at the size of the whole, too; None: nothing.
+
+    Yields:
+        Tensors of the same shape, the pictures themselves first.
+    """
+    require_choice(AVERAGED, test_time=kind)
+    yield pixel_values
+    if kind == "flip":
+        yield pixel_values.flip(-1)
+    elif kind == "crops":
+        size = pixel_values.shape[-2:]
+        height, width = (round(CORNER * side) for side in size)
+        flat = pixel_values.flatten(0, -4)
+        for top in (0, size[0] - height):
+            for left in (0, size[1] - width):
+                corner = flat[..., top : top + height, left : left + width]
+                resized = nn.functional.interpolate(corner.float(), size, mode="bilinear", antialias=True)
+                yield resized.to(pixel_values).view_as(pixel_values)
