@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
     from geohf.tiles.masks import Box
 
 EDGE_POINTS = 9  # of a window's edge, which another CRS may bend
+PLACE = ("height", "width", "crs", "transform", "gcps")  # what a header says of it
 MARGIN_PX = 3  # that an interpolation looks beyond a window
 
 
 def same_grid(one: RasterInfo, other: RasterInfo) -> bool:
     """They lie pixel by pixel on each other, to the last digit of their headers."""
-    names = ("height", "width", "crs", "transform", "gcps")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+    return all(getattr(one, name) == getattr(other, name) for name in PLACE)
+
+
+def on_grid(raster: RasterInfo, grid: RasterInfo) -> RasterInfo:
+    """The header of a raster that is read onto another one's grid."""
+    return replace(raster, **{name: getattr(grid, name) for name in PLACE})
 
 
 def share_ground(one: RasterInfo, other: RasterInfo) -> bool:

@@ -93,6 +93,12 @@ class TileArguments(DataArguments, BackboneArguments):
             "help": "Read rasters of another CRS, resolution or origin onto the first one's grid; else they are refused."
         },
     )
+    grid: str | None = field(
+        default=None,
+        metadata={
+            "help": "Raster whose grid --align reads the others onto; default: the first of each place."
+        },
+    )
     bands: list[int] | None = field(
         default=None,
         metadata={

@@ -23,6 +23,7 @@ import torch
 from torch.utils.data import Dataset
 
 from geohf.errors import DataError
+from geohf.tiles.align import PLACE
 from geohf.tiles.rasters import SIDECARS
 from geohf.tiles.table import TileTable
 
@@ -158,7 +159,9 @@ def cache_key(table: TileTable) -> str:
     """A digest of the tiles' places, the labels, and the path, size and time of change of each image and its mask."""
     digest = hashlib.blake2b(digest_size=16)
     how = table.reading.as_config()
-    read = [] if how is None else [how]
+    read: list = [] if how is None else [how]
+    if table.reading.grid is not None:
+        read.append([getattr(table.reading.grid[1], name) for name in PLACE])
     digest.update(json.dumps([LAYOUT, table.labels, table.regions, table.nodata, *read]).encode())
     digest.update(table.region.tobytes() + table.boxes.tobytes())
     for path in (path for files in table.files for path in files):

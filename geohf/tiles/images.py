@@ -11,6 +11,7 @@ import numpy as np
 from geohf.data.tables import resolve_inside
 from geohf.data.times import order_labels
 from geohf.errors import DataError
+from geohf.tiles.align import on_grid
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 from geohf.tiles.reading import Reading
@@ -110,11 +111,13 @@ def fit_together(region: str, files: list[Path | None], reading: Reading | None 
         nodata |= {value for value in raster.nodata if value is not None}
         silent = silent if raster.says_nodata else silent or path
         reading.require_possible(path, raster)
-        if first is None:
-            first = path, raster
-            continue
-        require_same_kind(path, raster, *first)
-        (require_alignable if reading.align else require_same_grid)(path, raster, *first)
+        if first is not None:
+            require_same_kind(path, raster, *first)
+            if not reading.align:
+                require_same_grid(path, raster, *first)
+        first = first or (path, raster if reading.grid is None else on_grid(raster, reading.grid[1]))
+        if reading.align:
+            require_alignable(path, raster, *(reading.grid or first))
     return RegionImages(files, first and first[1], nodata, silent)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geohf.errors import DataError, require_choice
+from geohf.tiles.rasters import RasterInfo, inspect_raster
 
 if TYPE_CHECKING:
     from geohf.tiles.arguments import TileArguments
-    from geohf.tiles.rasters import RasterInfo
 
 DEQUANTIZE = ("aef",)
 AEF_NODATA = -128
@@ -30,6 +30,7 @@ class Reading:
         qa_bits: bits of it, from 0, any of which says so, as in Landsat's QA_PIXEL.
         dequantize: `aef`: int8 embeddings of AlphaEarth, x becomes sign(x) (x / 127.5)^2, and -128 was not measured.
         align: rasters on other grids are read onto the first one's: `bilinear`, or `nearest` for classes; None: refused.
+        grid: the name and the header of the raster whose grid they are read onto instead; a model does not keep it.
     """
 
     bands: tuple[int, ...] | None = None
@@ -38,6 +39,7 @@ class Reading:
     qa_bits: tuple[int, ...] | None = None
     dequantize: str | None = None
     align: str | None = None
+    grid: tuple[str, RasterInfo] | None = None
 
     @classmethod
     def from_options(cls, options: TileArguments) -> Reading:
@@ -54,6 +56,8 @@ class Reading:
             )
         if options.dequantize is not None:
             require_choice(DEQUANTIZE, dequantize=options.dequantize)
+        if options.grid is not None and not options.align:
+            raise DataError("--grid names the grid that --align true reads rasters onto; say both")
         nearest = options.resampling == "nearest"
         return cls(
             _numbers(options.bands),
@@ -62,6 +66,7 @@ class Reading:
             _numbers(options.qa_bits),
             options.dequantize,
             None if not options.align else "nearest" if nearest else "bilinear",
+            None if options.grid is None else (options.grid, inspect_raster(options.grid)),
         )
 
     @classmethod
@@ -72,9 +77,11 @@ class Reading:
 
     def as_config(self) -> dict[str, Any] | None:
         """For a config: plain lists; None where a raster is read as it is."""
-        if self == Reading():
+        kept = asdict(replace(self, grid=None))
+        del kept["grid"]
+        if not any(value is not None for value in kept.values()):
             return None
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
     def chosen(self, bands: int) -> list[int]:
         """Positions, from 0, of the bands that a model sees, of a raster with so many."""

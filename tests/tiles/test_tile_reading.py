@@ -122,6 +122,36 @@ def test_holes_of_another_grid_stay_holes_and_bleed_nowhere(tmp_path, tiff):
     assert not whole[2:38, 2:].any()
 
 
+def test_a_named_grid_takes_the_place_of_the_first_ones(tmp_path, tiff):
+    """Both years onto a third raster's grid: as though that one were the first."""
+    there, transform = elsewhere(smooth(), "EPSG:32633", Resampling.cubic)
+    here = {"crs": UTM32, "transform": ORIGIN, "nodata": 0}
+    tiff(tmp_path / "2019.tif", smooth(), **here)
+    tiff(tmp_path / "2020.tif", there, crs="EPSG:32633", transform=transform, nodata=0)
+    shift = {"crs": UTM32, "transform": ORIGIN @ Affine.translation(8.5, 4.25) @ Affine.scale(2)}
+    named = tiff(tmp_path / "2018.tif", np.ones((32, 40, 2), np.uint8), nodata=0, **shift)
+    options = TileArguments(data=str(tmp_path), align=True, grid=str(named))
+    tables = [
+        grid_tiles(tmp_path, ["2018", "2019", "2020"], 16, reading=ALIGN),
+        grid_tiles(tmp_path, ["2019", "2020"], 16, reading=Reading.from_options(options)),
+        grid_tiles(tmp_path, ["2019", "2020"], 16, reading=ALIGN),
+    ]
+    first, second, other = (build_cache(table, tmp_path / "cache", 1) for table in tables)
+    assert (tables[1].rasters[0].width, tables[1].rasters[0].height) == (40, 32)
+    assert len(second) == 4
+    np.testing.assert_array_equal(first.array[:, 1:], second.array)
+    np.testing.assert_array_equal(first.holes[:, 1:], second.holes)
+    assert second.holes.max() < 0.1
+    assert other.folder != second.folder
+    assert Reading.from_config(tables[1].reading.as_config()) == ALIGN  # a model keeps no path
+    with pytest.raises(DataError, match="--grid names the grid that --align true reads rasters onto"):
+        Reading.from_options(TileArguments(data=str(tmp_path), grid=str(named)))
+    away = tiff(tmp_path / "away.tif", np.ones((32, 40, 2), np.uint8), crs="EPSG:32601", transform=ORIGIN)
+    reading = Reading.from_options(TileArguments(data=str(tmp_path), align=True, grid=str(away)))
+    with pytest.raises(DataError, match=r"2019.tif: shows no ground that .*away.tif shows"):
+        grid_tiles(tmp_path, ["2019", "2020"], 16, reading=reading)
+
+
 def test_rasters_that_cannot_be_aligned(tmp_path, tiff):
     here = smooth()
     tiff(tmp_path / "2019.tif", here, crs=UTM32, transform=ORIGIN)
