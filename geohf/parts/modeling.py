@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -26,6 +27,7 @@ from geohf.parts.queries import query_answers, run_queries
 from geohf.parts.regions import RegionDetector
 from geohf.parts.starting import StartingDetector, start_of
 from geohf.parts.tower import FeatureTower
+from geohf.parts.views import steps_of_views
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
@@ -51,7 +53,10 @@ class PartStateModel(StartingDetector, RegionDetector):
         "threshold": {
             "type": float,
             "help": "Score from which a part is there; default: the model's, of each part.",
-        }
+        },
+        "slice_size": {"type": int, "help": "See larger photos also in squares of this many pixels."},
+        "overlap": {"type": float, "help": "Share that two slices have in common; default: 0.2."},
+        "tta": {"choices": ("flip",), "help": "flip: see every photo mirrored, too, and average."},
     }
     supports_gradient_checkpointing = False
 
@@ -282,8 +287,18 @@ class PartStateModel(StartingDetector, RegionDetector):
             scores.add(model(**batch), [batch[name] for name in ("labels", "boxes", "states", "iscrowd")])
         return scores.compute()
 
+    def steps(self, **options: Any) -> tuple[Callable[[list], Any], Callable[[Any], list]]:
+        """The two steps of `predict`; with options of `steps_of_views` over several views of each photo."""
+        if options.keys() & {"slice_size", "overlap", "tta"}:
+            return steps_of_views(self, **options)
+        return super().steps(**options)
+
     def predict(self, inputs: Any, batch_size: int = 8, **options) -> list[PhotoPrediction]:
-        """Find parts in photos: paths, folders, PIL images, arrays, bytes or datasets; see `decode` for options."""
+        """Find parts in photos: paths, folders, PIL images, arrays, bytes or datasets.
+
+        Args:
+            options: of `decode`, and of `geohf.parts.views.steps_of_views`: `slice_size`, `overlap`, `tta`.
+        """
         return super().predict(inputs, batch_size, **options)
 
 

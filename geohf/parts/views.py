@@ -1,0 +1,228 @@
+"""A photo seen several times, in slices and mirrored, and the boxes of all views as those of the photo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torchvision.ops import box_area, box_convert, box_iou
+
+from geohf.errors import DataError, require_at_least, require_choice
+from geohf.parts.answers import PartStateOutput, PhotoPrediction
+from geohf.parts.processing import open_photo
+from geohf.vision.weights import in_eval_mode
+
+if TYPE_CHECKING:
+    from geohf.parts.modeling import PartStateModel
+
+SAME = 0.5  # boxes of one part that overlap more, by IoU, are one
+AT_ONCE = 8  # views in one pass
+_EDGE_PX = 2.0  # a box that ends so near to the inner edge of a slice is cut by it
+Found = dict[
+    str, torch.Tensor
+]  # `boxes` (n, 4) xyxy in pixels, `labels`, `scores` (n,), `state_probs` (n, states)
+
+
+class Window(NamedTuple):
+    """A part of a photo, in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def windows_of(width: int, height: int, size: int | None, overlap: float = 0.2) -> list[Window]:
+    """The whole photo, and where that is larger than `size` pixels, square slices over all of it.
+
+    Args:
+        overlap: share of its side that a slice has in common with the next, at least.
+
+    >>> [window[0] for window in windows_of(1000, 400, 400, 0.25)[1:]]
+    [0, 300, 600]
+    """
+    whole = Window(0, 0, width, height)
+    if size is None or max(width, height) <= size:
+        return [whole]
+    columns, rows = (_starts(side, size, overlap) for side in (width, height))
+    return [
+        whole,
+        *(Window(x, y, min(x + size, width), min(y + size, height)) for y in rows for x in columns),
+    ]
+
+
+def _starts(side: int, size: int, overlap: float) -> list[int]:
+    if side <= size:
+        return [0]
+    steps = -(-(side - size) // max(1, int(size * (1 - overlap))))
+    return [round(i * (side - size) / steps) for i in range(steps + 1)]
+
+
+def steps_of_views(
+    model: PartStateModel,
+    slice_size: int | None = None,
+    overlap: float = 0.2,
+    tta: str | None = None,
+    **options: Any,
+) -> tuple[Callable[[list], list[torch.Tensor]], Callable[[list[torch.Tensor]], list[PhotoPrediction]]]:
+    """The steps of `predict`, see `GeoPreTrainedModel.steps`, over several views of each photo.
+
+    Args:
+        slice_size: a larger photo is also seen in squares of this many pixels.
+        overlap: see `windows_of`.
+        tta: `flip`: each view is seen mirrored, too.
+        options: of `decode`.
+
+    Raises:
+        DataError: an option that cannot be.
+    """
+    require_choice(("flip",), tta=tta)
+    if slice_size is not None:
+        require_at_least(1, slice_size=slice_size)
+    if not 0 <= overlap < 1:
+        raise DataError(f"overlap must be from 0 to below 1, got {overlap}")
+    whole = in_eval_mode(model)
+
+    @torch.inference_mode()
+    def answer(photos: list[torch.Tensor]) -> list[PhotoPrediction]:
+        answers = []
+        for photo in photos:
+            height, width = photo.shape[-2:]
+            windows = windows_of(width, height, slice_size, overlap)
+            views = [photo[:, w.top : w.bottom, w.left : w.right] for w in windows]
+            found = _found(model, whole, views)
+            if tta == "flip":
+                mirrored = _found(model, whole, [view.flip(-1) for view in views])
+                swapped = mirrored_labels(model.config.id2label)
+                found = [
+                    averaged(seen, unmirrored(other, w.right - w.left, swapped))
+                    for seen, other, w in zip(found, mirrored, windows, strict=True)
+                ]
+            one = found[0] if len(windows) == 1 else merged(found, windows, model.config.one_per_part)
+            answers += model.decode(_output(one, width, height), **options)
+        return answers
+
+    return lambda samples: [open_photo(sample) for sample in samples], answer
+
+
+def _found(model: PartStateModel, whole: nn.Module, views: Sequence[torch.Tensor]) -> list[Found]:
+    """The boxes of every view, in its pixels, whatever their scores."""
+    found: list[Found] = []
+    for start in range(0, len(views), AT_ONCE):
+        tensors = model.processor.fit(views[start : start + AT_ONCE])
+        batch = {name: values.to(model.device) for name, values in tensors.items()}
+        batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+        outputs = whole(**batch, return_dict=True)
+        for one in model.processor.post_process_object_detection(outputs, 0.0, outputs.original_sizes):
+            found.append({name: one[name].cpu() for name in ("boxes", "labels", "scores", "state_probs")})
+    return found
+
+
+def merged(found: Sequence[Found], windows: Sequence[Window], one_per_part: bool) -> Found:
+    """The boxes of several windows of a photo, each part once, in pixels of the photo, by falling score.
+
+    The better of two boxes of a part is kept, with its states, where they are in different windows and overlap; of one that
+    the edge of a slice cuts it is enough that most of the smaller box lies in the other, and the uncut one is the better.
+    """
+    whole, shifted, cuts = torch.tensor(windows[0]), [], []
+    for one, window in zip(found, windows, strict=True):
+        edges = torch.tensor(window)
+        boxes = one["boxes"] + edges[[0, 1, 0, 1]]
+        cuts.append((((boxes - edges).abs() < _EDGE_PX) & (edges != whole)).any(1))
+        shifted.append(one | {"boxes": boxes, "view": torch.full((len(boxes),), len(shifted))})
+    joined = {name: torch.cat([one[name] for one in shifted]) for name in shifted[0]}
+    joined["cut"] = torch.cat(cuts)
+    order = (joined["scores"] - 2.0 * joined["cut"]).argsort(descending=True, stable=True)
+    joined = {name: values[order] for name, values in joined.items()}
+    view, cut = joined.pop("view"), joined.pop("cut")
+    keep = _first_of_each(joined["boxes"], joined["labels"], cut, view)
+    joined = {name: values[keep] for name, values in joined.items()}
+    order = joined["scores"].argsort(descending=True, stable=True)
+    joined = {name: values[order] for name, values in joined.items()}
+    if one_per_part:
+        labels = joined["labels"].tolist()
+        joined = {
+            name: values[[labels.index(label) for label in dict.fromkeys(labels)]]
+            for name, values in joined.items()
+        }
+    return joined
+
+
+def _first_of_each(
+    boxes: torch.Tensor, labels: torch.Tensor, cut: torch.Tensor, view: torch.Tensor
+) -> torch.Tensor:
+    """(n,) which boxes, the better ones first, are not told by another one before."""
+    areas, keep = box_area(boxes), torch.ones(len(boxes), dtype=torch.bool)
+    for label in labels.unique():
+        rows = (labels == label).nonzero()[:, 0]
+        for place, row in enumerate(rows):
+            if not keep[row]:
+                continue
+            rest = rows[place + 1 :]
+            shared = torch.minimum(boxes[row, 2:], boxes[rest, 2:]) - torch.maximum(
+                boxes[row, :2], boxes[rest, :2]
+            )
+            inside = shared.clamp(min=0).prod(1)
+            iou = inside / (areas[row] + areas[rest] - inside)
+            of_smaller = inside / torch.minimum(areas[row], areas[rest])
+            same = (iou > SAME) | ((cut[row] | cut[rest]) & (of_smaller > SAME))
+            keep[rest[same & (view[rest] != view[row])]] = False
+    return keep
+
+
+def averaged(seen: Found, mirrored: Found) -> Found:
+    """Boxes that both of two views tell with the mean of their sides, scores and states; a box of one alone has half its score."""
+    overlap = box_iou(seen["boxes"], mirrored["boxes"])
+    overlap[seen["labels"][:, None] != mirrored["labels"]] = 0.0
+    pairs: list[tuple[int, int]] = []
+    left = overlap.clone()
+    while left.numel() and left.max() > SAME:
+        row, column = divmod(int(left.argmax()), left.shape[1])
+        pairs.append((row, column))
+        left[row], left[:, column] = 0.0, 0.0
+    first, second = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
+    both = {
+        name: (seen[name][first] + mirrored[name][second]) / 2 for name in ("boxes", "scores", "state_probs")
+    }
+    parts = [both | {"labels": seen["labels"][first]}]
+    for one, taken in ((seen, first), (mirrored, second)):
+        alone = torch.ones(len(one["labels"]), dtype=torch.bool)
+        alone[taken] = False
+        parts.append({name: values[alone] for name, values in (one | {"scores": one["scores"] / 2}).items()})
+    joined = {name: torch.cat([part[name] for part in parts]) for name in seen}
+    order = joined["scores"].argsort(descending=True, stable=True)
+    return {name: values[order] for name, values in joined.items()}
+
+
+def unmirrored(found: Found, width: int, swapped: Sequence[int]) -> Found:
+    """The boxes of a mirrored view in the view itself; `swapped` names each part's mirror image."""
+    left, top, right, bottom = found["boxes"].T
+    boxes = torch.stack([width - right, top, width - left, bottom], 1)
+    return found | {"boxes": boxes, "labels": torch.tensor(swapped)[found["labels"]]}
+
+
+def mirrored_labels(id2label: dict[int, str]) -> list[int]:
+    """For each part the number of the one that a mirror makes of it: left and right in the names are exchanged.
+
+    >>> mirrored_labels({0: "left_door", 1: "bell", 2: "right_door", 3: "left_lamp"})
+    [2, 1, 0, 3]
+    """
+    numbers = {name: number for number, name in id2label.items()}
+    exchanged = {
+        name: name.replace("left", "\0").replace("right", "left").replace("\0", "right") for name in numbers
+    }
+    return [numbers.get(exchanged[id2label[number]], number) for number in sorted(id2label)]
+
+
+def _output(found: Found, width: int, height: int) -> PartStateOutput:
+    """The boxes of one photo as a batch of one."""
+    shares = found["boxes"] / torch.tensor([width, height, width, height])
+    return PartStateOutput(
+        pred_boxes=box_convert(shares, "xyxy", "cxcywh")[None],
+        pred_labels=found["labels"][None],
+        scores=found["scores"][None],
+        state_probs=found["state_probs"][None],
+        original_sizes=torch.tensor([[height, width]]),
+    )
