@@ -126,7 +126,8 @@ def merged(found: Sequence[Found], windows: Sequence[Window], one_per_part: bool
     The better of two boxes of a part is kept, with its states, where they are in different windows and overlap; of one that
     the edge of a slice cuts it is enough that most of the smaller box lies in the other, and the uncut one is the better.
     """
-    whole, shifted, cuts = torch.tensor(windows[0]), [], []
+    whole, cuts = torch.tensor(windows[0]), []
+    shifted: list[Found] = []
     for one, window in zip(found, windows, strict=True):
         edges = torch.tensor(window)
         boxes = one["boxes"] + edges[[0, 1, 0, 1]]
