@@ -90,14 +90,14 @@ class PlaceArguments(DataArguments, PhotoArguments):
     pooling: str | None = field(
         default=None,
         metadata={
-            "help": "tower, cls, avg, gem, gem_linear, mixvpr, netvlad, salad or boq; default: tower, for the sample mixvpr."
+            "help": "tower, cls, avg, gem, gem_linear, mixvpr, netvlad, supervlad, salad or boq; default: tower, for the sample mixvpr."
         },
     )
     head: str | None = field(
         default=None,
         metadata={
             "help": "residual (begins as the pooled feature itself), mlp (the seed's projection) or none; default: "
-            "residual, none behind gem_linear, mixvpr, netvlad, salad and boq, for the method original the mlp."
+            "residual, none behind gem_linear, mixvpr, netvlad, supervlad, salad and boq, for the method original the mlp."
         },
     )
     projection_dim: int | None = field(
@@ -109,7 +109,10 @@ class PlaceArguments(DataArguments, PhotoArguments):
     mix_depth: int = field(default=4, metadata={"help": "Feature mixers of mixvpr."})
     mix_channels: int = field(default=512, metadata={"help": "Channels that mixvpr gives."})
     mix_rows: int = field(default=4, metadata={"help": "Rows that mixvpr gives."})
-    clusters: int = field(default=64, metadata={"help": "Clusters of salad and netvlad."})
+    clusters: int | None = field(
+        default=None,
+        metadata={"help": "Clusters of salad, netvlad (default: 64) and supervlad (default: 4)."},
+    )
     cluster_dim: int = field(default=128, metadata={"help": "Length of what a cluster of salad sums."})
     token_dim: int = field(default=256, metadata={"help": "Length of what salad takes of the class token."})
     boq_channels: int = field(default=384, metadata={"help": "Channels inside boq."})
@@ -121,6 +124,16 @@ class PlaceArguments(DataArguments, PhotoArguments):
         metadata={
             "help": "Length of descriptors behind PCA whitening, 0 for none; default: whitened where that helps on "
             "validation queries."
+        },
+    )
+    truncate_dim: int | None = field(
+        default=None,
+        metadata={"help": "Numbers of the projected descriptor to keep, its first ones; default: all."},
+    )
+    matryoshka_dims: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Lengths at which descriptors may be cut later: the loss is taken of their first numbers, too."
         },
     )
     positive_m: float = field(
@@ -206,6 +219,12 @@ class PlaceTrainingArguments(FinetuneArguments):
         default=0, metadata={"help": "Evaluations without a better recall before training stops; 0: never."}
     )
     images_per_place: int = field(default=4, metadata={"help": "Images of one place in a batch."})
+    clique_m: float | None = field(
+        default=None,
+        metadata={
+            "help": "Images of a place in a batch lie within so many meters of each other; default: within positive_m of one of them."
+        },
+    )
     hard_place_share: float = field(
         default=0.5,
         metadata={"help": "Share of a batch's places that are chosen for being mistaken for each other."},

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from geohf.place.trainer import GeoPlaceTrainer
 
 LONGEST_WHITENED = 4096  # beyond it the axes take minutes
-HEAD_FIELDS = ("pooling", "head", "projection_dim", "whitening_dim")
+HEAD_FIELDS = ("pooling", "head", "projection_dim", "whitening_dim", "truncate_dim", "matryoshka_dims")
 
 
 @dataclass
@@ -109,6 +109,7 @@ def frozen_head(config: GeoPlaceConfig) -> PlaceHead:
     config = copy.deepcopy(config)
     config.pooling = "avg" if config.pooling in MAP_POOLINGS else config.pooling
     config.head, config.projection_dim, config.whitening_dim = "mlp", None, None
+    config.truncate_dim, config.matryoshka_dims = None, None
     return PlaceHead(config)
 
 

@@ -20,11 +20,12 @@ ENCODERS = {
     "resnet50": "resnet50.a1_in1k",
 }
 # pooled by the head, which learns how
-MAP_POOLINGS = ("gem", "gem_linear", "mixvpr", "netvlad", "salad", "boq")
+MAP_POOLINGS = ("gem", "gem_linear", "mixvpr", "netvlad", "supervlad", "salad", "boq")
 PROJECTING_POOLINGS = (
     "gem_linear",
     "mixvpr",
     "netvlad",
+    "supervlad",
     "salad",
     "boq",
 )  # they give a descriptor, and no head stands behind them
@@ -38,12 +39,12 @@ class GeoPlaceConfig(GeoConfig):
         vision_config: the backbone's own config; any model type of transformers, or `geohf_timm`.
         feature_size: length of the backbone's own pooled feature.
         backbone_name, backbone_license: where the backbone's first weights came from, None for random ones.
-        pooling: `tower` (the backbone's own feature), `cls`, `avg`, `gem`, `gem_linear`, `mixvpr`, `netvlad`, `salad` or
-            `boq`, see `geohf.place.aggregation`.
+        pooling: `tower` (the backbone's own feature), `cls`, `avg`, `gem`, `gem_linear`, `mixvpr`, `netvlad`,
+            `supervlad`, `salad` or `boq`, see `geohf.place.aggregation`.
         feature_map: channels, rows and columns of the tower's map; None with the pooling `tower`.
         gem_dim: length of what the pooling `gem_linear` gives.
         mix_depth, mix_channels, mix_rows: of MixVPR: feature mixers, and the two sides of what it gives.
-        clusters: of `salad` and `netvlad`.
+        clusters: of `salad`, `netvlad` and `supervlad`.
         cluster_dim, token_dim, salad_linear_dim: of `salad`: lengths of what a cluster sums, of what is taken of the
             class token, and of what MegaLoc's last layer gives; None for no such layer.
         boq_channels, boq_queries, boq_blocks, boq_rows: of `boq`: channels inside, queries of a block, blocks, and
@@ -54,6 +55,10 @@ class GeoPlaceConfig(GeoConfig):
             None), or `residual`, which begins as the feature itself.
         projection_dim: length of the descriptor behind the `mlp`; None for no projection.
         dropout: in the `mlp`.
+        truncate_dim: numbers of the projected descriptor that are kept, its first ones; None: all. A trained model is cut by
+            `from_pretrained(..., truncate_dim=128)`.
+        matryoshka_dims: lengths that the loss is also taken of, each of the descriptor's first numbers, so that it may be
+            cut there; None: of the whole alone.
         whitening_dim: length of the descriptor behind PCA whitening; None for none.
         positive_m, negative_m: pairs up to `positive_m` apart are the same place, pairs beyond `negative_m` are
             not, and what lies between counts for neither.
@@ -79,9 +84,9 @@ class GeoPlaceConfig(GeoConfig):
 
     vision_config: dict | PreTrainedConfig | None = None
     feature_size: int = 768
-    pooling: Literal["tower", "cls", "avg", "gem", "gem_linear", "mixvpr", "netvlad", "salad", "boq"] = (
-        "tower"
-    )
+    pooling: Literal[
+        "tower", "cls", "avg", "gem", "gem_linear", "mixvpr", "netvlad", "supervlad", "salad", "boq"
+    ] = "tower"
     feature_map: list | None = None
     gem_dim: int = 512
     mix_depth: int = 4
@@ -100,6 +105,8 @@ class GeoPlaceConfig(GeoConfig):
     projection_dim: int | None = 256
     dropout: float = 0.1
     whitening_dim: int | None = None
+    truncate_dim: int | None = None
+    matryoshka_dims: list[int] | None = None
     positive_m: float = 25.0
     negative_m: float = 100.0
     heading_deg: float | None = None
@@ -140,15 +147,21 @@ class GeoPlaceConfig(GeoConfig):
             "mixvpr": self.mix_channels * self.mix_rows,
             "gem_linear": self.gem_dim,
             "netvlad": self.channels * self.clusters,
+            "supervlad": self.channels * self.clusters,
             "salad": self.salad_linear_dim or self.token_dim + self.clusters * self.cluster_dim,
             "boq": self.boq_channels * self.boq_rows,
         }
         return sizes.get(self.pooling) or self.channels
 
     @property
+    def whole_size(self) -> int:
+        """Length of the projected descriptor before it is cut."""
+        return (self.projection_dim if self.head == "mlp" else None) or self.aggregated_size
+
+    @property
     def projected_size(self) -> int:
         """Length of the descriptor before whitening."""
-        return (self.projection_dim if self.head == "mlp" else None) or self.aggregated_size
+        return self.truncate_dim or self.whole_size
 
     @property
     def descriptor_size(self) -> int:
@@ -177,6 +190,15 @@ class GeoPlaceConfig(GeoConfig):
             raise ValueError(f"boq_channels must be a multiple of 64 or below it, got {self.boq_channels}")
         if self.abstain_below is not None and self.confidence_weights is None:
             raise ValueError("abstain_below is a confidence, and there are no confidence_weights")
+        whole = self.whole_size
+        for name, dims in (
+            ("truncate_dim", [self.truncate_dim or 1]),
+            ("matryoshka_dims", self.matryoshka_dims or []),
+        ):
+            if not all(1 <= dim <= whole for dim in dims):
+                raise ValueError(
+                    f"{name} must lie between 1 and {whole}, the descriptor's length, got {getattr(self, name)}"
+                )
         whitened = self.projected_size
         if self.whitening_dim is not None and not 1 <= self.whitening_dim <= whitened:
             raise ValueError(f"whitening_dim must lie between 1 and {whitened}, got {self.whitening_dim}")

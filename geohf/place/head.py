@@ -108,7 +108,7 @@ class PlaceHead(nn.Module):
         self.config = config
         # GeM takes what lies above zero, which standardised features do not; a residual begins at the feature as it is
         # and NetVLAD lengths of 1
-        as_it_is = config.pooling in ("gem", "gem_linear", "netvlad") or not config.standardize
+        as_it_is = config.pooling in ("gem", "gem_linear", "netvlad", "supervlad") or not config.standardize
         as_it_is |= config.head == "residual" and config.pooling not in PROJECTING_POOLINGS
         self.standardize: nn.Module = nn.Identity() if as_it_is else FeatureStandardizer(config.channels)
         self.aggregate = make_aggregator(config)
@@ -203,7 +203,7 @@ class PlaceHead(nn.Module):
                 None if tensor is None else gather_rows(tensor)
                 for tensor in (rows, coordinates, headings, clusters)
             )
-        descriptors = F.normalize(self.descriptor_norm(rows), dim=-1)
+        descriptors = F.normalize(self.descriptor_norm(rows)[:, : self.config.truncate_dim], dim=-1)
         loss, parts = None, None
         if coordinates is not None:
             loss, parts = self.losses(descriptors, coordinates, headings, clusters)
@@ -211,8 +211,26 @@ class PlaceHead(nn.Module):
             descriptors = self.whiten(descriptors)
         return GeoPlaceOutput(loss, descriptors, parts)
 
-    def losses(self, descriptors, coordinates, headings=None, clusters=None):
-        """The total loss of (n, d) descriptors, and its parts."""
+    def losses(
+        self,
+        descriptors: torch.Tensor,
+        coordinates: torch.Tensor,
+        headings: torch.Tensor | None = None,
+        clusters: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The total loss of (n, d) descriptors, and its parts.
+
+        With `matryoshka_dims` the mean over the whole and the first numbers of it (Kusupati et al., Matryoshka Representation
+        Learning, NeurIPS 2022); the parts are those of the whole.
+        """
+        total, parts = self._losses(descriptors, coordinates, headings, clusters)
+        shorter = [dim for dim in self.config.matryoshka_dims or () if dim < descriptors.shape[1]]
+        for dim in shorter:
+            cut = F.normalize(descriptors[:, :dim], dim=-1)
+            total = total + self._losses(cut, coordinates, headings, clusters)[0]
+        return total / (1 + len(shorter)), parts
+
+    def _losses(self, descriptors, coordinates, headings, clusters):
         config = self.config
         positive, negative = metre_masks(
             coordinates, config.positive_m, config.negative_m, headings, config.heading_deg

@@ -11,6 +11,7 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from geohf.models.settings import settings_refused
+from geohf.place.aggregation.supervlad import CLUSTERS as SUPERVLAD_CLUSTERS
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
@@ -40,6 +41,8 @@ MODEL_FIELDS = (
     "margin",
     "mining",
     "hard_share",
+    "truncate_dim",
+    "matryoshka_dims",
 )
 POOLING_FIELDS = (
     *("mix_depth", "mix_channels", "mix_rows", "clusters", "cluster_dim", "token_dim"),
@@ -103,6 +106,8 @@ class GeoPlaceModel(PlaceRetrieval):
             backbone = describe_backbone(name, image_size)
             crop = backbone.image_processor["crop_size"]
             config_fields["feature_map"] = map_size(backbone.config, (crop["height"], crop["width"]))
+        if config_fields.get("pooling") == "supervlad":
+            config_fields = {"clusters": SUPERVLAD_CLUSTERS} | config_fields
         if not {"head", "projection_dim"} & set(config_fields):
             projects = config_fields.get("pooling") in PROJECTING_POOLINGS
             config_fields |= {"projection_dim": None} if projects else {"head": "residual"}
@@ -172,12 +177,14 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
     is_sample = options.train_csv is None and options.models is None
     name = (options.models or [SAMPLE_MODEL if is_sample else REAL_MODEL])[0]
     if _is_place_model(name):
-        model = GeoPlaceModel.from_pretrained(name)
+        cut = {} if options.truncate_dim is None else {"truncate_dim": options.truncate_dim}
+        model = GeoPlaceModel.from_pretrained(name, **cut)
         if options.fit is not None:
             model.config.image_processor = with_fit(model.processor_settings, options.fit)
         return model
     fields = {field: getattr(options, field) for field in (*MODEL_FIELDS, *POOLING_FIELDS)}
     pooling = options.pooling or ("mixvpr" if is_sample else "tower")
+    fields = {name: value for name, value in fields.items() if value is not None}
     fields |= {"pooling": pooling, "confidence_m": options.radii_m[0], **_head_fields(options, pooling)}
     pretrained, image_size = options.pretrained is not False, options.image_size
     if is_sample:

@@ -139,13 +139,14 @@ def make_sampler(rows, config, args: PlaceTrainingArguments) -> PlaceSampler:
         points_of(rows),
         args.train_batch_size * args.world_size,
         args.images_per_place,
-        config.positive_m,
+        config.positive_m if args.clique_m is None else args.clique_m,
         config.negative_m,
         np.array(rows["sequence"][:]),
         headings_of(rows),
         config.heading_deg,
         args.hard_place_share,
         args.seed,
+        cliques=args.clique_m is not None,
     )
 
 

@@ -38,6 +38,9 @@ class PlaceSampler(Sampler[int]):
         hard_share: share of a batch's places that are taken for being mistaken for each other, once
             `set_descriptors` was called.
         seed: of the lot; each epoch draws anew.
+        cliques: images of one place lie within the radius of each other, and not only of the one that was drawn, as in
+            Izquierdo and Civera, Close, But Not There: Boosting Geographic Distance Sensitivity in Visual Place
+            Recognition, ECCV 2024; `hard_share` is what makes the places of a batch alike.
 
     Raises:
         DataError: no two images lie within the radius of each other.
@@ -55,6 +58,7 @@ class PlaceSampler(Sampler[int]):
         heading_deg: float | None = None,
         hard_share: float = 0.5,
         seed: int = 42,
+        cliques: bool = False,
     ):
         if images_per_place < 2 or batch_size < 2 * images_per_place:
             raise DataError(
@@ -81,6 +85,7 @@ class PlaceSampler(Sampler[int]):
                 "nothing to learn from; is the radius too small, or are the positions wrong?"
             )
         both = np.concatenate([pairs, pairs[:, ::-1]])
+        self._keys = np.sort(both[:, 0] * len(points) + both[:, 1]) if cliques else None
         order = np.argsort(both[:, 0], kind="stable")
         self._neighbors = both[order, 1]
         self._offsets = np.searchsorted(both[order, 0], np.arange(len(points) + 1))
@@ -133,9 +138,26 @@ class PlaceSampler(Sampler[int]):
     def _images(self, rng, anchor: int, taken: list[int]) -> list[int]:
         near = rng.permutation(self._neighbors[self._offsets[anchor] : self._offsets[anchor + 1]])
         near = near[~np.isin(near, taken)]  # a picture says nothing beside itself
+        if self._keys is not None:
+            return self._clique(anchor, near)
         others = near[self.sequences[near] != self.sequences[anchor]][: self.images_per_place // 2]
         rest = near[~np.isin(near, others)][: self.images_per_place - 1 - len(others)]
         return [anchor, *others.tolist(), *rest.tolist()]
+
+    def _clique(self, anchor: int, near: np.ndarray) -> list[int]:
+        """The anchor and neighbors that are neighbors of each other, taken in their order, other drives' first for a half."""
+        assert self._keys is not None
+        other = self.sequences[near] != self.sequences[anchor]
+        first = near[other][: self.images_per_place // 2]
+        clique = [anchor]
+        for row in [*first.tolist(), *near[~np.isin(near, first)].tolist()]:
+            if len(clique) == self.images_per_place:
+                break
+            keys = np.array(clique) * len(self.sequences) + row
+            at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+            if (self._keys[at] == keys).all():
+                clique.append(row)
+        return clique
 
     def _hard(self, rng, count: int) -> list[int]:
         """Places, far apart from each other, that the descriptors hold for near: the first by lot, the others by it."""

@@ -122,6 +122,12 @@ class GeoTrainingArguments(TrainingArguments):
             "help": "Peak learning rate of the vision tower; default: 1e-5, or a third of the heads' for a random one."
         },
     )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Learning rate of each block of the vision tower, relative to that of the block behind it."
+        },
+    )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Evaluations without a better score before training stops; 0: never."}
     )
@@ -158,6 +164,8 @@ class GeoTrainingArguments(TrainingArguments):
             )
         for least, names in AT_LEAST.items():
             require_at_least(least, **{name: getattr(self, name, None) for name in names})
+        if not 0 < self.layer_decay <= 1:
+            raise DataError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
         if self.seed >= 2**32:
             raise DataError(f"seed must be below 2**32, got {self.seed}")
         trackers = {*self.report_to} - {*get_available_reporting_integrations(), "none"}

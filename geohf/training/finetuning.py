@@ -45,6 +45,27 @@ def unfreeze_last(tower: nn.Module, blocks: int) -> None:
         parameter.requires_grad_(inside or behind)
 
 
+def layer_shares(model: nn.Module, decay: float) -> dict[int, float]:
+    """The share of the tower's learning rate that each of its parameters takes, by the parameter's id.
+
+    A block takes `decay` times what the one behind it takes, and what stands before the first block one time more; what
+    stands behind the last takes all (Clark et al., ELECTRA, ICLR 2020, as BEiT and DINOv2 are fine-tuned).
+
+    Args:
+        model: has a `tower`; one that has none, or a decay of 1, gives an empty dict.
+    """
+    tower = getattr(model, "tower", None)
+    if decay == 1.0 or tower is None:
+        return {}
+    blocks = tower_blocks(tower)
+    depth = {id(p): len(blocks) - 1 - i for i, block in enumerate(blocks) for p in block.parameters()}
+    shares, behind = {}, False
+    for parameter in tower.parameters():
+        behind = behind or id(parameter) in depth
+        shares[id(parameter)] = decay ** depth.get(id(parameter), 0 if behind else len(blocks))
+    return shares
+
+
 def require_adapters(model: Any) -> None:
     """Raise DataError where LoRA has nothing to adapt in the model's tower, or hardly anything.
 

@@ -22,6 +22,7 @@ from geohf.data.tensor_table import TensorTable, batch_as_is
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.batches import BatchWithoutRows, StreamBatches, own_rows
+from geohf.training.finetuning import layer_shares
 from geohf.training.phases import Phases
 from geohf.training.progress import BriefLog, BriefProgress
 from geohf.training.rehearsal import refused, rehearse
@@ -43,7 +44,8 @@ class PhaseTrainer(Phases):
       processes. It divides its sums by them, and the gradient is that of one large batch, whatever the
       accumulation, the number of processes, and the rows that lack a label. Each tensor or list of such a
       model's batches has one entry a row.
-    - **Two learning rates**: parameters below `tower` take `backbone_learning_rate`.
+    - **Two learning rates**: parameters below `tower` take `backbone_learning_rate`, times `layer_decay` for every block
+      that follows theirs.
     - **Two collators**: `eval_collator`, where given, makes the batches of evaluation, which augments nothing.
     - **Streams.** `train_dataset` may be a `datasets.IterableDataset`; with `max_steps` it is read as often as that
       takes, each process its share (see `EndlessStream`). Images of any dataset stay undecoded until a collator
@@ -280,10 +282,11 @@ class PhaseTrainer(Phases):
             model = self.accelerator.unwrap_model(self.model)
             decayed = set(self.get_decay_parameter_names(model)) - self._vectors
             groups = defaultdict(list)
+            shares = layer_shares(model, getattr(self.args, "layer_decay", 1.0))
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     in_tower = not TOWERS.isdisjoint(name.split("."))
-                    groups[in_tower, name in decayed].append(parameter)
+                    groups[in_tower, name in decayed, shares.get(id(parameter), 1.0)].append(parameter)
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
             settings.pop("params", None)
             tower_rate = self.args.backbone_learning_rate
@@ -298,9 +301,11 @@ class PhaseTrainer(Phases):
                     {
                         "params": parameters,
                         "weight_decay": self.args.weight_decay if decay else 0.0,
-                        "lr": tower_rate if in_tower else self.args.learning_rate,
+                        "lr": share * tower_rate if in_tower else self.args.learning_rate,
                     }
-                    for (in_tower, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+                    for (in_tower, decay, share), parameters in sorted(
+                        groups.items(), key=lambda item: item[0]
+                    )
                 ],
                 **settings,
             )

@@ -67,7 +67,7 @@ FREE = [
     "phase1_min_steps",
     "ignore_data_skip",
 ]
-OF_TOWERS = ("finetune", "finetune_blocks", "lora_rank", "backbone_learning_rate")
+OF_TOWERS = ("finetune", "finetune_blocks", "lora_rank", "backbone_learning_rate", "layer_decay")
 GOALS = ("max_steps", "num_train_epochs")
 
 

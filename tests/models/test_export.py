@@ -32,6 +32,7 @@ MODELS = {
     "place boq": lambda: place(pooling="boq"),
     "place salad": lambda: place(pooling="salad", clusters=3),
     "place netvlad": lambda: place(pooling="netvlad"),
+    "place supervlad": lambda: place(pooling="supervlad"),
     "region": lambda: region_models.build_model("separate", temperature=1.7),
     "region shared": lambda: region_models.build_model("shared", temperature=1.7),
     "region planar": lambda: region_models.build_model("shared", "planar"),

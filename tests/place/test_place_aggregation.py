@@ -1,4 +1,4 @@
-"""SALAD, BoQ and NetVLAD against plain forms of their papers, in numpy and loops."""
+"""SALAD, BoQ, NetVLAD and SuperVLAD against plain forms of their papers, in numpy and loops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helpers.plain_aggregators import plain_boq, plain_salad, unit_rows, weights
 from geohf.errors import DataError
 from geohf.models.settings import settings_refused
 from geohf.place import GeoPlaceModel
-from geohf.place.aggregation import SALAD, BoQ, NetVLAD
+from geohf.place.aggregation import SALAD, BoQ, NetVLAD, SuperVLAD
 from geohf.place.aggregation.netvlad import k_means
 from geohf.place.aggregation.salad import transport
 from geohf.vision.pooling import pooled
@@ -79,6 +79,23 @@ def test_netvlad_is_its_plain_form():
             for cluster, share in enumerate(scores / scores.sum()):
                 sums[cluster] += share * (place - w["centers"][cluster])
         np.testing.assert_allclose(found, unit_rows(unit_rows(sums).ravel()), atol=1e-5)
+
+
+def test_supervlad_is_its_plain_form_and_the_ghost_takes_what_it_likes():
+    module = random_start(SuperVLAD(6, 4))
+    features = torch.randn(2, 6, 3, 4)
+    w = weights_of(module)
+    for found, picture in zip(module(features).detach().numpy(), features.double().numpy(), strict=True):
+        sums = np.zeros((4, 6))
+        for place in picture.reshape(6, -1).T:
+            scores = np.exp(w["assign.weight"] @ place + w["assign.bias"])
+            for cluster in range(4):  # the fifth is the ghost
+                sums[cluster] += scores[cluster] / scores.sum() * place
+        np.testing.assert_allclose(found, unit_rows(unit_rows(sums).ravel()), atol=1e-5)
+    model = build_model(pooling="supervlad", projection_dim=None)
+    assert model.config.clusters == 4
+    assert model.config.descriptor_size == 4 * model.config.channels
+    assert build_model(pooling="supervlad", projection_dim=None, clusters=2).config.clusters == 2
 
 
 def test_k_means_finds_what_lies_together():

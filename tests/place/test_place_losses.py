@@ -2,12 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers.place_models import along, build_model, unit
+from huggingface_hub.errors import StrictDataclassError
 from torch.nn.functional import normalize
 
 from geohf.geo import great_circle_m
+from geohf.hub.card import write_card
+from geohf.place import GeoPlaceConfig, GeoPlaceModel
+from geohf.place.head import PlaceHead
 from geohf.place.losses import hybrid, info_nce, metre_masks, multi_similarity, triplet
 from geohf.place.original import greedy_clusters, original_loss
 
@@ -210,7 +215,7 @@ def test_triplets_equal_a_loop_over_anchors(mining):
 
 
 def test_triplet_gradient_is_finite_for_identical_pictures():
-    x = torch.nn.functional.normalize(torch.ones(4, 3), dim=-1).requires_grad_()
+    x = normalize(torch.ones(4, 3), dim=-1).requires_grad_()
     same = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]).bool()
     far = ~same & ~torch.eye(4, dtype=torch.bool)
     triplet(x, same, far).backward()
@@ -272,3 +277,33 @@ def test_a_model_takes_the_loss_that_its_config_names():
     loss, parts = head.losses(x, points)
     assert parts == {}
     assert loss.item() == pytest.approx(multi_similarity(x, *metre_masks(points)).item(), abs=1e-6)
+
+
+def test_the_matryoshka_loss_is_the_mean_over_the_first_numbers():
+    config = GeoPlaceConfig(
+        feature_size=12, projection_dim=8, matryoshka_dims=[2, 4], loss="multi_similarity"
+    )
+    torch.manual_seed(0)
+    head = PlaceHead(config).train()
+    features, points = torch.randn(16, 12), torch.from_numpy(along(np.repeat([0.0, 300.0, 600.0, 900.0], 4)))
+    out = head(features, points)
+    same, far = metre_masks(points)
+    expected = [multi_similarity(normalize(out.descriptors[:, :dim], dim=1), same, far) for dim in (2, 4, 8)]
+    torch.testing.assert_close(out.loss, torch.stack(expected).mean(), atol=1e-6, rtol=0)
+
+
+def test_a_trained_model_is_cut_to_its_first_numbers(tmp_path):
+    model = build_model(projection_dim=8, matryoshka_dims=[2, 4]).eval()
+    model.save_pretrained(tmp_path)
+    cut = GeoPlaceModel.from_pretrained(tmp_path, truncate_dim=4).eval()
+    pictures = torch.randn(3, 3, 64, 64)
+    whole = model(pictures).descriptors[:, :4]
+    torch.testing.assert_close(cut(pictures).descriptors, normalize(whole, dim=1))
+    assert cut.config.descriptor_size == 4
+    cut.save_pretrained(tmp_path / "cut")
+    again = GeoPlaceModel.from_pretrained(tmp_path / "cut").eval()
+    assert torch.equal(again(pictures).descriptors, cut(pictures).descriptors)
+    write_card(tmp_path / "cut", "place.md", cut.config)
+    assert "Cut to the first 4 numbers" in (tmp_path / "cut" / "README.md").read_text()
+    with pytest.raises(StrictDataclassError, match="truncate_dim must lie between 1 and 8"):
+        GeoPlaceConfig(feature_size=12, projection_dim=8, truncate_dim=9)

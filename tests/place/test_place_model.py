@@ -190,7 +190,7 @@ def test_lora_merges_to_the_same_answers(photos, tmp_path):
     [
         (
             {"pooling": "delg"},
-            "pooling must be one of tower, cls, avg, gem, gem_linear, mixvpr, netvlad, salad, boq; got 'delg'",
+            "pooling must be one of tower, cls, avg, gem, gem_linear, mixvpr, netvlad, supervlad, salad, boq; got 'delg'",
         ),
         ({"mining": "easy"}, "mining must be one of"),
         (

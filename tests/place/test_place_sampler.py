@@ -37,6 +37,32 @@ def test_a_batch_holds_places_apart_with_images_together():
     assert len(set(place[rows.ravel()])) > 40  # an epoch gets about
 
 
+def test_images_of_a_clique_lie_within_the_radius_of_each_other():
+    rng = np.random.default_rng(0)
+    points = along(np.sort(rng.uniform(0, 3000, 500)))  # one every 6 m: no gap divides places
+    headings = np.where(rng.random(500) < 0.5, 0.0, 180.0)
+    drives = rng.integers(0, 2, 500)
+    told = {"sequences": drives, "headings": headings, "heading_deg": 40.0}
+    sampler = PlaceSampler(points, 32, 4, radius_m=20.0, cliques=True, **told)
+    rng, sizes = np.random.default_rng(1), []
+    for anchor in sampler.anchors:
+        clique = sampler._images(rng, anchor, [])
+        sizes.append(len(clique))
+        assert clique[0] == anchor
+        assert great_circle_m(points[clique][:, None], points[clique][None]).max() <= 20
+        assert len(set(headings[clique])) == 1
+        if len(clique) < 4:  # nobody else fits in
+            fits = (great_circle_m(points[clique][:, None], points[None]) <= 20).all(0)
+            assert set(np.flatnonzero(fits & (headings == headings[anchor]))) == set(clique)
+    assert np.mean(np.array(sizes) == 4) > 0.4
+    sampler.set_descriptors(unit(500, 8))
+    assert all(len(set(batch)) == 32 for batch in batches(sampler))
+    # the neighbors of one image are up to twice as far from each other
+    loose = PlaceSampler(points, 32, 4, radius_m=20.0, **told)
+    fours = [loose._images(rng, anchor, []) for anchor in loose.anchors]
+    assert max(great_circle_m(points[four][:, None], points[four][None]).max() for four in fours) > 20
+
+
 def test_every_image_of_a_dense_drive_gets_its_turn():
     sampler = PlaceSampler(along(5.0 * np.arange(400)), 16, 4, hard_share=0)
     seen = set()

@@ -13,6 +13,7 @@ from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.street import GeoStreetConfig, GeoStreetModel
 from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.finetuning import layer_shares
 from geohf.training.phase import PhaseTrainer, phase_arguments
 from geohf.training.phases import FINISHED
 from geohf.vision.backbones import TimmTowerConfig
@@ -207,6 +208,31 @@ def test_the_tower_learns_at_its_own_rate_and_only_matrices_decay(tmp_path):
         rate, decay = settings[id(parameter)]
         assert rate == (1e-6 if name.startswith("tower.") else 1e-2), name
         assert decay == (0.1 if parameter.ndim > 1 else 0.0), name
+
+
+def test_each_block_of_the_tower_learns_slower_than_the_one_behind_it(tmp_path):
+    torch.manual_seed(0)
+    tower = nn.Module()
+    tower.embed, tower.blocks = nn.Linear(2, 2), nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    tower.norm = nn.LayerNorm(2)
+    model = nn.Module()
+    model.tower, model.head = tower, nn.Linear(2, 2)
+    shares = layer_shares(model, 0.5)
+    expected = {"embed": 1 / 8, "blocks.0": 1 / 4, "blocks.1": 1 / 2, "blocks.2": 1.0, "norm": 1.0}
+    for name, share in expected.items():
+        assert [shares[id(p)] for p in tower.get_submodule(name).parameters()] == [share] * 2, name
+    assert not {*map(id, model.head.parameters())} & {*shares}
+    assert layer_shares(model, 1.0) == layer_shares(model.head, 0.5) == {}
+    model.tower.embed.requires_grad_(False)
+    settings = {"use_cpu": True, "eval_strategy": "no", "load_best_model_at_end": False, "layer_decay": 0.5}
+    args = GeoTrainingArguments(str(tmp_path), learning_rate=1.0, backbone_learning_rate=0.1, **settings)
+    optimizer = PhaseTrainer(model, args).create_optimizer()
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        rate = 1.0 if name.startswith("head") else 0.1 * shares[id(parameter)]
+        assert rates.get(id(parameter)) == (None if "embed" in name else pytest.approx(rate)), name
+    with pytest.raises(DataError, match="layer_decay must be above 0 and at most 1"):
+        GeoTrainingArguments(str(tmp_path), use_cpu=True, layer_decay=1.5)
 
 
 # Phases and files

@@ -9,9 +9,10 @@ from geohf.place.aggregation.gem import GeM, GeMLinear
 from geohf.place.aggregation.mixvpr import MixVPR
 from geohf.place.aggregation.netvlad import NetVLAD
 from geohf.place.aggregation.salad import SALAD
+from geohf.place.aggregation.supervlad import SuperVLAD
 from geohf.place.configuration import GeoPlaceConfig
 
-__all__ = ["SALAD", "BoQ", "GeM", "GeMLinear", "MixVPR", "NetVLAD", "make_aggregator"]
+__all__ = ["SALAD", "BoQ", "GeM", "GeMLinear", "MixVPR", "NetVLAD", "SuperVLAD", "make_aggregator"]
 
 
 def make_aggregator(config: GeoPlaceConfig) -> nn.Module:
@@ -24,6 +25,8 @@ def make_aggregator(config: GeoPlaceConfig) -> nn.Module:
         return MixVPR(config.map_shape, config.mix_depth, config.mix_channels, config.mix_rows)
     if config.pooling == "netvlad":
         return NetVLAD(config.channels, config.clusters)
+    if config.pooling == "supervlad":
+        return SuperVLAD(config.channels, config.clusters)
     if config.pooling == "salad":
         return SALAD(
             config.channels, config.clusters, config.cluster_dim, config.token_dim, config.salad_linear_dim
