@@ -165,10 +165,15 @@ def cache_key(table: TileTable) -> str:
     digest.update(json.dumps([LAYOUT, table.labels, table.regions, table.nodata, *read]).encode())
     digest.update(table.region.tobytes() + table.boxes.tobytes())
     for path in (path for files in table.files for path in files):
-        facts = "none" if path is None else os.path.abspath(path)
-        for file in () if path is None else (path, *(Path(f"{path}{ending}") for ending in SIDECARS)):
-            if file == path or file.exists():
-                stat = file.stat()
-                facts += f" {stat.st_size} {stat.st_mtime_ns}"
-        digest.update(facts.encode() + b"\0")
+        digest.update(("none" if path is None else file_facts(path)).encode() + b"\0")
     return digest.hexdigest()
+
+
+def file_facts(path: str | os.PathLike) -> str:
+    """An image's path, and its and its mask's size and time of change."""
+    facts = os.path.abspath(path)
+    for number, file in enumerate((Path(path), *(Path(f"{path}{ending}") for ending in SIDECARS))):
+        if number == 0 or file.exists():
+            stat = file.stat()
+            facts += f" {stat.st_size} {stat.st_mtime_ns}"
+    return facts

@@ -45,7 +45,56 @@ def write_geotiff(
             with rasterio.open(temporary, "w", **profile) as file:
                 file.descriptions = tuple(names)
                 yield file
-            for ending in SIDECARS:  # of an older file under this name
-                Path(f"{path}{ending}").unlink(missing_ok=True)
+            _without_sidecars(path)
     except gdal_errors() as error:
         raise DataError(f"{path}: cannot be written ({error.__cause__ or error})") from None
+
+
+def write_cog(
+    path: str | Path,
+    grid: RasterInfo,
+    names: Sequence[str],
+    strips: Iterable[tuple[int, np.ndarray]],
+    folder: Path,
+    inputs: Iterable[str | Path | None] = (),
+    resampling: str = "bicubic",
+) -> None:
+    """Write a float32 cloud-optimized GeoTIFF, tiled and with overviews, from lines in their order.
+
+    Args:
+        path, grid, names, inputs: see `write_geotiff`.
+        strips: (first line, (bands, lines, width)).
+        folder: for the plain GeoTIFF that it is made of.
+        resampling: `nearest`, for classes, makes overviews of the nearest pixels; others of means.
+
+    Raises:
+        DataError: see `write_geotiff`.
+    """
+    import rasterio.shutil
+    from rasterio.windows import Window
+
+    path, whole = Path(path), folder / "whole.tif"
+    refuse_overwriting(path, inputs)
+    with write_geotiff(whole, grid, names) as file:
+        for line, strip in strips:
+            file.write(strip, window=Window(0, line, grid.width, strip.shape[1]))
+    overviews = "nearest" if resampling == "nearest" else "average"
+    try:
+        with atomic_path(path) as temporary:
+            rasterio.shutil.copy(
+                whole,
+                temporary,
+                driver="COG",
+                compress="deflate",
+                overview_resampling=overviews,
+                bigtiff="if_safer",
+            )
+    except gdal_errors() as error:
+        raise DataError(f"{path}: cannot be written ({error.__cause__ or error})") from None
+    _without_sidecars(path)
+
+
+def _without_sidecars(path: Path) -> None:
+    """Remove those of an older file under this name."""
+    for ending in SIDECARS:
+        Path(f"{path}{ending}").unlink(missing_ok=True)

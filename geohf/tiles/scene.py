@@ -1,25 +1,32 @@
-"""Prediction over a whole scene, larger than memory: window by window from disk to disk."""
+"""Prediction over a whole scene, larger than memory: row by row of tiles from disk to disk."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.utils.data import DataLoader
 
+from geohf.data.tensor_table import batch_as_is
 from geohf.data.times import check_frames, times_of_frames
-from geohf.errors import DataError
-from geohf.tiles.frames import can_be_seen
-from geohf.tiles.geotiff import write_geotiff
+from geohf.errors import DataError, require_at_least
+from geohf.io import atomic_write, plain, refuse_overwriting
+from geohf.models.work import Work
+from geohf.tiles.cache import file_facts
+from geohf.tiles.geotiff import write_cog
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
-from geohf.tiles.masks import read_numbers, read_window, with_mask
 from geohf.tiles.modeling import TileSequenceModel
-from geohf.tiles.rasters import RasterInfo, inspect_raster, open_raster
+from geohf.tiles.rasters import RasterInfo, inspect_raster
 from geohf.tiles.reading import Reading
 from geohf.tiles.samples import dates_of
+from geohf.tiles.strips import Blend, Layout, SceneTiles, band_names, bands_of, rows_of_chunks
+
+RULES = 1  # raise it when rows of an older version can no longer be gone on with
 
 
 def predict_scene(
@@ -31,22 +38,30 @@ def predict_scene(
     batch_size: int = 64,
     dates: Sequence[Any] | None = None,
     date: Any = None,
+    overlap: float | None = None,
+    workers: int = 0,
 ) -> Path:
-    """Predict every tile of a scene and write a GeoTIFF with one pixel a tile.
+    """Predict every tile of a scene and write a cloud-optimized GeoTIFF, with a pixel a tile or a pixel a pixel.
 
-    Memory holds one batch of tiles at a time, whatever the scene's size. Rows and columns at the right and lower rim
-    that do not fill a tile are left out.
+    Memory holds the answers of one row of tiles and one batch of tiles at a time, whatever the scene's size. Rows that are
+    finished lie in the folder `<output>.parts` until all are: a run that was killed goes on from there, to the same file. A
+    change of the model, of a file or of another argument starts anew.
 
     Args:
         frames: rasters on one grid, oldest first, None for a missing one.
         output: the file, replaced only when all of it is written; a band for each target, then, where the model is calibrated, each `low` and each `high`.
-            Float32; NaN where all frames lack data, or the last value does.
+            Of a model that answers with images the bands of each frame. Float32; NaN where all frames lack data, or the last
+            value does.
         tile_size: side of a tile in pixels.
-        last_values: raster with a pixel a tile and a band a target, the last known values, on the tiles' grid; a
-            model that predicts changes needs it.
+        last_values: raster with a band a target, the last known values, which a model that predicts changes needs: a pixel a
+            tile, on the tiles' grid; with `overlap` a pixel a pixel, on the frames' grid, whose mean over a tile is taken.
         batch_size: tiles in one pass.
         dates, date: of the frames and of the answer, for a model that sees dates; frames are dated by their files'
             names where `dates` is None.
+        overlap: None: a pixel a tile, without the rows and columns at the right and lower rim that do not fill one. Else a
+            pixel a pixel, and the share, at least 0 and below 1, of a tile's side that the next tile shares; there the answers
+            are averaged, those of pixels near a tile's middle with more weight.
+        workers: processes that read the frames ahead; 0: this one.
 
     Returns:
         The file's path.
@@ -55,43 +70,126 @@ def predict_scene(
         DataError: a raster cannot be read, lies on another grid or is of another kind than the first or than those
             that the model was trained on; their names go back in time; or the output is one of them.
     """
-    from rasterio.windows import Window
-    from tqdm.auto import tqdm
-
-    there = [path for path in frames if path is not None]
+    output, there = Path(output), [path for path in frames if path is not None]
     if not there or tile_size < 1:
         raise DataError("a scene needs at least one frame, and tiles of at least one pixel")
-    check_frames(there)
-    first, reading = inspect_raster(there[0]), Reading.from_config(model.config.reading)
-    for path in there:
-        raster = inspect_raster(path)
-        require_trained_kind(path, raster, model.config.pixel_kind)
-        require_same_kind(path, raster, there[0], first)
-        reading.require_possible(path, raster)
-        (require_alignable if reading.align else require_same_grid)(path, raster, there[0], first)
-    names, grid = _band_names(model), _tile_grid(first, tile_size)
+    require_at_least(1, batch_size=batch_size)
+    require_at_least(0, workers=workers)
+    first = _require_fitting(model, there)
+    layout = _layout(model, first, tile_size, overlap)
     dated: dict[str, Any] = {}
     if model.config.dates:
         dated = {"dates": times_of_frames(frames) if dates is None else dates, "date": date}
         dates_of(frames, dated["dates"], date, str(output))
-    if not grid.height or not grid.width:
+    if not layout.tops or not layout.lefts:
         raise DataError(f"{there[0]}: no tile of {tile_size} x {tile_size} pixels fits in")
+    grid = first if layout.stride is not None else _tile_grid(first, tile_size)
     if last_values is not None:
-        _require_last_values(last_values, grid, there[0], len(model.config.targets))
-    with ExitStack() as stack:
-        rasters = [None if path is None else stack.enter_context(open_raster(path)) for path in frames]
-        known = None if last_values is None else stack.enter_context(open_raster(last_values))
-        written = stack.enter_context(write_geotiff(output, grid, names, inputs=(*there, last_values)))
-        for row in tqdm(range(grid.height), desc="scene", unit="row"):
-            line = np.full((len(names), 1, grid.width), np.nan, np.float32)
-            for start in range(0, grid.width, batch_size):
-                chosen = range(start, min(start + batch_size, grid.width))
-                samples = dict(_samples(model, rasters, first, known, row, chosen, tile_size, dated))
-                answers = model.predict(list(samples.values()), batch_size) if samples else []
-                for column, answer in zip(samples, answers, strict=True):
-                    line[:, 0, column] = _bands(answer)
-            written.write(line, window=Window(0, row, grid.width, 1))
-    return Path(output)
+        what = "tiles" if layout.stride is None else "pixels"
+        _require_last_values(last_values, grid, there[0], len(model.config.targets), what)
+    inputs = [*there, *([] if last_values is None else [last_values])]
+    refuse_overwriting(output, inputs)
+    settings = [tile_size, overlap, [None if p is None else str(p) for p in frames], dated]
+    key = [
+        RULES,
+        Work(model, batch_size, "raise", {}).fingerprint(),
+        plain(settings),
+        [*map(file_facts, inputs)],
+    ]
+    folder = _begun(output, json.dumps(key, default=str))
+    names, done = band_names(model.config), _finished(folder)
+    rows = range(layout.first_row(done) if done < len(layout.tops) else done, len(layout.tops))
+    tiles = SceneTiles(model.config, frames, last_values, layout, first, dated, rows, batch_size)
+    for row, lines in _predicted(model, tiles, len(names), workers):
+        if row >= done:
+            with atomic_write(folder / f"{row}.npy", binary=True) as file:
+                np.save(file, lines)
+    write_cog(output, grid, names, _strips(folder, layout), folder, inputs, model.config.resampling)
+    shutil.rmtree(folder)
+    return output
+
+
+def _predicted(
+    model: TileSequenceModel, tiles: SceneTiles, bands: int, workers: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(row of tiles, its finished lines), row by row."""
+    from tqdm.auto import tqdm
+
+    layout, resampling = tiles.layout, model.config.resampling
+    blend = Blend(layout, bands)
+    loader = DataLoader(tiles, batch_size=None, num_workers=workers, collate_fn=batch_as_is)
+    try:
+        with tqdm(total=len(tiles), desc="scene", unit="batch") as bar:
+            for chunk in rows_of_chunks(loader):
+                samples = list(chunk.samples.values())
+                found = model.predict(samples, len(samples)) if samples else []
+                answers = [bands_of(answer, layout.side, resampling) for answer in found]
+                blend.add(chunk, dict(zip(chunk.samples, answers, strict=True)))
+                if chunk.last:
+                    yield chunk.row, blend.finish(chunk.row)
+                bar.update()
+    finally:
+        tiles.close()
+
+
+def _require_fitting(model: TileSequenceModel, paths: Sequence[str | Path]) -> RasterInfo:
+    """The first raster's header; all are on its grid, and of the kind that the model was trained on."""
+    check_frames(paths)
+    first, reading = inspect_raster(paths[0]), Reading.from_config(model.config.reading)
+    for path in paths:
+        raster = inspect_raster(path)
+        require_trained_kind(path, raster, model.config.pixel_kind)
+        require_same_kind(path, raster, paths[0], first)
+        reading.require_possible(path, raster)
+        (require_alignable if reading.align else require_same_grid)(path, raster, paths[0], first)
+    return first
+
+
+def _layout(model: TileSequenceModel, scene: RasterInfo, side: int, overlap: float | None) -> Layout:
+    if overlap is None:
+        if model.config.head == "image":
+            raise DataError("the model answers with images, a pixel a pixel: say overlap=0 or more")
+        return Layout(scene.height, scene.width, side)
+    if not 0 <= overlap < 1:
+        raise DataError(f"overlap is the share of a tile's side, at least 0 and below 1, got {overlap:g}")
+    if model.config.head == "image" and model.config.resampling == "nearest" and overlap > 0:
+        raise DataError("the model answers with classes, whose numbers cannot be averaged: say overlap=0")
+    return Layout(scene.height, scene.width, side, max(1, round(side * (1 - overlap))))
+
+
+def _begun(output: Path, key: str) -> Path:
+    """The folder of a scene's finished rows, emptied where they are of another scene, model or setting."""
+    folder = output.with_name(f"{output.name}.parts")
+    file = folder / "key.json"
+    if folder.exists() and not (file.exists() and file.read_text(encoding="utf-8") == key):
+        strange = sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.suffix not in (".npy", ".tmp", ".tif") and path != file
+        )
+        if strange or not folder.is_dir():
+            raise DataError(
+                f"{folder}: holds {strange[0]}, which no scene wrote; give the output another name"
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as written:
+        written.write(key)
+    return folder
+
+
+def _finished(folder: Path) -> int:
+    """How many rows of tiles are finished, from the first on."""
+    row = 0
+    while (folder / f"{row}.npy").exists():
+        row += 1
+    return row
+
+
+def _strips(folder: Path, layout: Layout) -> Iterator[tuple[int, np.ndarray]]:
+    """(first line, lines) of the finished rows."""
+    for row in range(len(layout.tops)):
+        yield layout.lines(row).start, np.load(folder / f"{row}.npy", allow_pickle=False)
 
 
 def _tile_grid(raster: RasterInfo, side: int) -> RasterInfo:
@@ -104,53 +202,14 @@ def _tile_grid(raster: RasterInfo, side: int) -> RasterInfo:
     return replace(raster, height=raster.height // side, width=raster.width // side, transform=transform)
 
 
-def _require_last_values(path: str | Path, grid: RasterInfo, start: str | Path, targets: int) -> None:
+def _require_last_values(
+    path: str | Path, grid: RasterInfo, start: str | Path, targets: int, what: str
+) -> None:
     known = inspect_raster(path)
     if (known.height, known.width) != (grid.height, grid.width):
         raise DataError(
-            f"{path}: is {known.width} x {known.height} pixels, the scene has {grid.width} x {grid.height} tiles"
+            f"{path}: is {known.width} x {known.height} pixels, the scene has {grid.width} x {grid.height} {what}"
         )
     if known.bands != targets:
         raise DataError(f"{path}: has {known.bands} bands, the model has {targets} targets")
-    require_same_grid(path, known, f"the grid of tiles in {start}", grid)
-
-
-def _samples(model, rasters, grid, known, row, columns, side, dated) -> Iterator[tuple[int, dict]]:
-    """Column -> sample, of the tiles that have something to see and to count from."""
-    config, reading = model.config, Reading.from_config(model.config.reading)
-    box = columns[0] * side, row * side, (columns[-1] + 1) * side, (row + 1) * side
-    strips = [
-        None if raster is None else read_window(raster, box, config.nodata, reading, grid)
-        for raster in rasters
-    ]
-    last = None if known is None else read_numbers(known, (columns[0], row, columns[-1] + 1, row + 1))[0]
-    for i, column in enumerate(columns):
-        here = slice(i * side, (i + 1) * side)
-        tiles = [
-            None if strip is None else with_mask(strip[0][:, here], strip[1][:, here]) for strip in strips
-        ]
-        tiles = [tile if tile is not None and _has_data(tile, config) else None for tile in tiles]
-        sample = {"frames": tiles} | dated
-        if last is not None:
-            if config.answers == "change" and not np.isfinite(last[i]).all():
-                continue
-            sample["last_values"] = last[i]
-        if any(tile is not None for tile in tiles):
-            yield column, sample
-
-
-def _has_data(tile: np.ma.MaskedArray, config) -> bool:
-    return bool(can_be_seen(np.ma.getmaskarray(tile)[..., 0].mean(), config.max_nodata))
-
-
-def _band_names(model: TileSequenceModel) -> list[str]:
-    targets = model.config.targets
-    if model.config.head == "image":
-        raise DataError("a scene of images is not written: the model must answer with numbers")
-    ends = ("low", "high") if model.config.interval_margin is not None else ()
-    return [*targets, *(f"{end}_{name}" for end in ends for name in targets)]
-
-
-def _bands(answer) -> list[float]:
-    parts = [answer.values, answer.low, answer.high]
-    return [value for part in parts if part is not None for value in part.values()]
+    require_same_grid(path, known, f"the grid of {what} in {start}", grid)
