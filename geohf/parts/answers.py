@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.utils import ModelOutput
+
+from geohf.errors import DataError
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -64,6 +67,30 @@ class PhotoPrediction:
     height: int
     parts: list[PartPrediction] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+
+    def to_supervision(self) -> Any:
+        """The parts as `supervision.Detections`: boxes, scores, and for each a number, its name, state and state's score.
+
+        Numbers are those of the names in their alphabetical order, of all parts that the model knows.
+
+        Raises:
+            DataError: the package supervision is missing.
+        """
+        try:
+            from supervision import Detections
+        except ImportError:
+            raise DataError("this needs the package supervision: pip install 'geohf[supervision]'") from None
+        names = sorted({part.part for part in self.parts} | set(self.missing))
+        return Detections(
+            xyxy=np.array([part.box for part in self.parts], np.float32).reshape(-1, 4),
+            confidence=np.array([part.score for part in self.parts], np.float32),
+            class_id=np.array([names.index(part.part) for part in self.parts], int),
+            data={
+                "class_name": np.array([part.part for part in self.parts], str),
+                "state": np.array([part.state for part in self.parts], str),
+                "state_score": np.array([part.state_score for part in self.parts], np.float32),
+            },
+        )
 
     def as_rows(self, absent: str | None) -> list[dict[str, Any]]:
         """Flat rows for a table: the parts that were found, then the missing ones in the state called `absent`."""

@@ -13,11 +13,13 @@ import numpy as np
 from geohf.data.tables import file_in
 from geohf.errors import DataError, require_choice
 from geohf.io import atomic_write
+from geohf.parts.answer_table import is_answer_table
 from geohf.parts.boxes import xyxy_to_xywh
+from geohf.parts.coco import is_coco
 from geohf.parts.cvat import write_cvat
 from geohf.parts.data import load_parts, split_parts
 from geohf.parts.label_studio import write_label_studio
-from geohf.parts.records import PartRecord, PhotoRecord, Source
+from geohf.parts.records import PartRecord, PhotoRecord, Source, parse_json, read_text
 from geohf.parts.voc import unique_stems, write_voc
 from geohf.parts.vocabulary import names_of
 from geohf.parts.yolo import write_yolo
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     Splits = Mapping[str, Dataset]
+    Writer = Callable[[Path, Splits, bool], None]
 
 DECIMALS = 3  # of a pixel, and of trust; float32 coordinates below 8192 keep them
 FILES = {
@@ -35,10 +38,13 @@ FILES = {
 }  # as the reference implementation names its files
 
 
-def write_coco(path: str | Path, dataset: Dataset) -> dict:
+def write_coco(path: str | Path, dataset: Dataset, predicted: bool = False) -> dict:
     """Write a split as COCO JSON, with `state` and `trust` in each annotation and a list `states` like `categories`.
 
     Category ids start at 1 in the order of the parts, state ids at 0.
+
+    Args:
+        predicted: boxes are answers, and trust is their `score`.
 
     Returns:
         Statistics, see `statistics_of`.
@@ -59,7 +65,7 @@ def write_coco(path: str | Path, dataset: Dataset) -> dict:
                 "area": round(box[2] * box[3], DECIMALS),
                 "iscrowd": int(crowd),
                 "state": state,
-                "trust": trust,
+                "score" if predicted else "trust": trust,
             }
             annotations.append({key: v for key, v in annotation.items() if key != "state" or not crowd})
     content = {
@@ -71,6 +77,37 @@ def write_coco(path: str | Path, dataset: Dataset) -> dict:
     with atomic_write(path) as file:
         json.dump(content, file)
     return statistics_of(dataset)
+
+
+def write_coco_results(path: str | Path, dataset: Dataset, truths: str | Path) -> None:
+    """Write answers as COCO's list of results, with the ids of photos and categories of a file of truths, as COCO's tools want.
+
+    Raises:
+        DataError: the file is not COCO's, or does not know a photo or a part.
+    """
+    content = parse_json(read_text(truths), truths)
+    if not isinstance(content, dict) or not is_coco(content):
+        raise DataError(f"{truths}: is no COCO file, whose ids the results must have")
+    photos = {image["file_name"]: image["id"] for image in content["images"]}
+    categories = {category["name"]: category["id"] for category in content["categories"]}
+    parts, states = names_of(dataset)
+    unknown = [name for name in dataset["image_id"] if name not in photos]
+    unknown += [name for name in parts.values() if name not in categories]
+    if unknown:
+        raise DataError(f"{truths}: does not know {', '.join(unknown[:5])}")
+    results = [
+        {
+            "image_id": photos[row["image_id"]],
+            "category_id": categories[parts[part]],
+            "bbox": box,
+            "score": score,
+        }
+        | {"state": states[state]}
+        for row in _rows(dataset)
+        for box, part, state, score, _ in _parts(row)
+    ]
+    with atomic_write(path) as file:
+        json.dump(results, file)
 
 
 def write_delftbikes(path: str | Path, dataset: Dataset) -> dict:
@@ -128,6 +165,7 @@ def convert(
     layout: str = "coco",
     validation: float = 0.0,
     seed: int = 42,
+    truths: str | Path | None = None,
     **loading: Any,
 ) -> dict[str, dict]:
     """Load annotations, check them, and write each split in a layout, `train_coco.json` and so on.
@@ -136,7 +174,10 @@ def convert(
         source: see `load_parts`, as for `loading`.
         folder: where the files go; photos stay where they are, but those of YOLO and VOC are copied into its folders
             of images, by whose names these layouts know them.
+            Of a table of answers, see `geohf.parts.answer_table`, trust is the score, COCO's boxes have it as such, and
+            Label Studio's tasks show predictions.
         layout: one of `LAYOUTS`.
+        truths: a COCO file: answers become its results, `results.json`, with its ids.
         validation: share of train that becomes validation, stratified by state; only where the source has none.
 
     Returns:
@@ -151,7 +192,15 @@ def convert(
         if "validation" in splits:
             raise DataError(f"{source}: has a validation split already; leave out the share for validation")
         splits = {**splits, **split_parts(splits["train"], validation=validation, test=0.0, seed=seed)}
-    LAYOUTS[layout](Path(folder), splits)
+    predicted = is_answer_table(Path(source))
+    if truths is not None:
+        if layout != "coco" or not predicted:
+            raise DataError(
+                "truths give their ids to answers that are written in the layout coco, and to nothing else"
+            )
+        write_coco_results(Path(folder) / "results.json", splits["train"], truths)
+    else:
+        LAYOUTS[layout](Path(folder), splits, predicted)
     return {split: statistics_of(dataset) for split, dataset in splits.items()}
 
 
@@ -167,23 +216,24 @@ def records_of(dataset: Dataset) -> Source:
     return Source(Path(), photos, list(parts.values()), list(states.values()))
 
 
-def _each(ending: str, write: Callable[[Path, Dataset], Any]) -> Callable[[Path, Splits], None]:
+def _each(ending: str, write: Callable[[Path, Dataset, bool], Any]) -> Writer:
     """Writes a file a split, called after it."""
 
-    def write_splits(folder: Path, splits: Splits) -> None:
+    def write_splits(folder: Path, splits: Splits, predicted: bool) -> None:
         for split, dataset in splits.items():
-            write(folder / f"{FILES[split]}_{ending}", dataset)
+            name = "predictions" if predicted else FILES[split]
+            write(folder / f"{name}_{ending}", dataset, predicted)
 
     return write_splits
 
 
-def _yolo(folder: Path, splits: Splits) -> None:
+def _yolo(folder: Path, splits: Splits, predicted: bool) -> None:
     write_yolo(folder, {split: records_of(dataset) for split, dataset in splits.items()})
     for split, dataset in splits.items():
         _copy_photos(dataset, folder / "images" / FILES[split])
 
 
-def _voc(folder: Path, splits: Splits) -> None:
+def _voc(folder: Path, splits: Splits, predicted: bool) -> None:
     unique_stems(name for dataset in splits.values() for name in dataset["image_id"])
     for split, dataset in splits.items():
         write_voc(folder, FILES[split], records_of(dataset))
@@ -199,12 +249,13 @@ def _copy_photos(dataset: Dataset, folder: Path) -> None:
                 file.write(content)
 
 
-LAYOUTS: dict[str, Callable[[Path, Splits], None]] = {
+LAYOUTS: dict[str, Writer] = {
     "coco": _each("coco.json", write_coco),
-    "delftbikes": _each("annotations.json", write_delftbikes),
-    "cvat": _each("cvat.xml", lambda path, dataset: write_cvat(path, records_of(dataset))),
+    "delftbikes": _each("annotations.json", lambda path, dataset, _: write_delftbikes(path, dataset)),
+    "cvat": _each("cvat.xml", lambda path, dataset, _: write_cvat(path, records_of(dataset))),
     "label_studio": _each(
-        "label_studio.json", lambda path, dataset: write_label_studio(path, records_of(dataset))
+        "label_studio.json",
+        lambda path, dataset, predicted: write_label_studio(path, records_of(dataset), predicted),
     ),
     "yolo": _yolo,
     "voc": _voc,

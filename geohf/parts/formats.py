@@ -8,6 +8,7 @@ from pathlib import Path
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
+from geohf.parts.answer_table import is_answer_table, read_answer_table
 from geohf.parts.attributes import read_states
 from geohf.parts.coco import is_coco, read_coco
 from geohf.parts.cvat import read_cvat
@@ -57,7 +58,7 @@ class Reader:
         sources: dict[str, Source] = {}
         files = annotation_files(path) if path.is_dir() else {"train": path}
         for split, file in files.items():
-            layout, found = self._of_file(file, split)
+            layout, found = self._of_file(file, split, images)
             logger.info("%s: is in the layout of %s", file, layout)
             if sources.keys() & found.keys():
                 raise DataError(f"{file}: tells of photos for {', '.join(found)}, as another file does")
@@ -82,11 +83,13 @@ class Reader:
         for source in self._open:
             source.parts = names
 
-    def _of_file(self, path: Path, split: str) -> tuple[str, dict[str, Source]]:
+    def _of_file(self, path: Path, split: str, images: Path | None) -> tuple[str, dict[str, Source]]:
         if path.is_dir():
             return "Pascal VOC", self._with_attributes(read_voc(path, voc_files(path)))
         if path.suffix.lower() in YAML:
             return "YOLO", read_yolo(path, self.errors, self.state_attribute)
+        if is_answer_table(path):
+            return "a table of answers", self._with_attributes({split: read_answer_table(path, images)})
         text = read_text(path)
         if text.lstrip().startswith("<"):
             return self._of_xml(text, path, split)
