@@ -62,13 +62,16 @@ class StartingDetector(GeoPreTrainedModel):
         Raises:
             DataError: an unknown backbone, weights that cannot be loaded, or settings that do not go together.
         """
-        from geohf.parts.pretrained import coco_fields, load_published
+        from geohf.parts.pretrained import coco_fields, load_published, own_normalization
 
         if backbone_weights is None and names_detector(name):
             return cls.from_detector(name, pretrained=pretrained, **config_fields)
         require_weights(backbone_weights, pretrained)
         with settings_refused():
-            config = cls.config_class(**coco_fields(name) | config_fields)
+            fields = coco_fields(name)
+            if pretrained:
+                fields |= own_normalization(name, backbone_weights)
+            config = cls.config_class(**fields | config_fields)
             if pretrained:
                 config.backbone_name = published_name(str(backbone_weights or name))
             model = cls(config)

@@ -416,6 +416,26 @@ def test_published_weights_of_a_detector_are_taken_but_for_the_classes(pair, tmp
         load_coco_weights(model, old)
 
 
+def test_photos_are_normalized_as_the_weights_of_timm_were_trained(tmp_path):
+    import timm
+
+    published = timm.create_model("test_resnet")
+    published.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    timm.models.save_for_hf(published, tmp_path / "timm", safe_serialization=True)
+    fields = {"id2label": PARTS, "id2state": STATES, "image_size": [64, 64]}
+    model = PartStateModel.from_backbone(str(tmp_path / "timm"), **fields)
+    model.save_pretrained(tmp_path / "parts")
+    again = PartStateModel.from_backbone(str(tmp_path / "parts"), **fields)
+    for one in (model, again, PartStateModel.from_pretrained(tmp_path / "parts")):
+        assert one.processor.image_mean == pytest.approx([0.1, 0.2, 0.3])
+        assert one.processor.image_std == pytest.approx([0.4, 0.5, 0.6])
+    random = PartStateModel.from_backbone(str(tmp_path / "timm"), pretrained=False, **fields)
+    assert random.config.image_processor is None
+    given = {"image_processor": {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}}
+    chosen = PartStateModel.from_backbone(str(tmp_path / "timm"), **fields | given)
+    assert list(chosen.processor.image_mean) == [0.0] * 3
+
+
 def test_weights_that_cannot_be_fetched_are_an_error():
     with pytest.raises(DataError, match="fasterrcnn_resnet50_fpn: the published weights cannot be loaded"):
         PartStateModel.from_backbone(
