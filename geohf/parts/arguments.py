@@ -165,6 +165,13 @@ class PartTrainingArguments(GeoTrainingArguments):
             "help": "Choose the threshold so that of the absent parts no larger share is seen, on average."
         },
     )
+    repeat_threshold: float = field(
+        default=0.0,
+        metadata={
+            "help": "Show a photo more often, where fewer than this share of the photos show one of its parts in its state: by "
+            "the square root of what it lacks. 0: every photo once an epoch."
+        },
+    )
     trained_stages: int | None = field(
         default=None,
         metadata={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from geohf.parts.detectors import keep_constants
 from geohf.parts.metrics import Detections, dataset_targets, measure
 from geohf.parts.outputs import write_outputs
 from geohf.parts.phase import PartPhaseTrainer
+from geohf.parts.repeats import repeat_factors, repeated_rows
 from geohf.parts.rows import as_photos
 from geohf.parts.state_balance import COUNTED, count_states
 from geohf.training.finetuning import unfreeze_last
 from geohf.training.trainer import GeoTrainer
+
+logger = logging.getLogger(__name__)
 
 # torchvision's own number of stages that learn when it starts from published weights
 TRAINED_STAGES = 3
@@ -63,17 +67,30 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
             model.tower.requires_grad_(False)
             if stages:
                 unfreeze_last(model.tower, stages)
-        if model.config.state_balance in COUNTED:
-            if is_stream(self.train_dataset):
-                raise DataError(
-                    f"state_balance {model.config.state_balance} counts the states of all training photos, and a stream is "
-                    "not read beforehand: use focal"
-                )
-            model.config.state_counts = count_states(
-                dataset_targets(self.train_dataset, model.config), model.config
-            )
         extras = {"augment": self.augment, "trust_weighted": self.trust_weighted}
-        self.run_phase("train", resume=resume, extras=extras)
+        self.run_phase("train", train=self._photos_of_an_epoch(), resume=resume, extras=extras)
+
+    def _photos_of_an_epoch(self) -> Any:
+        """The training photos, some several times; what is done for rare states needs their counts."""
+        photos, config, threshold = self.train_dataset, self.config, self.args.repeat_threshold
+        if not 0 <= threshold <= 1:
+            raise DataError(f"--repeat_threshold must be a share from 0 to 1, got {threshold}")
+        if config.state_balance not in COUNTED and not threshold:
+            return photos
+        if is_stream(photos):
+            asked = "repeat_threshold" if threshold else f"state_balance {config.state_balance}"
+            raise DataError(
+                f"{asked} counts the states of all training photos, and a stream is not read beforehand: use state_balance "
+                "focal"
+            )
+        targets = dataset_targets(photos, config)
+        if config.state_balance in COUNTED:
+            config.state_counts = count_states(targets, config)
+        if not threshold:
+            return photos
+        rows = repeated_rows(repeat_factors(targets, config, threshold), self.args.seed)
+        logger.info("an epoch shows %d photos %d times, for their rare states", len(photos), len(rows))
+        return photos.select(rows)
 
     def _require_promises(self, limits: Mapping[str, float | None]) -> None:
         """Refuse, before hours of training, limits that nothing could promise afterwards."""
