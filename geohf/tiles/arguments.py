@@ -20,12 +20,19 @@ class TileArguments(DataArguments, BackboneArguments):
     data: str | None = field(
         default=None,
         metadata={
-            "help": "Table of tiles (CSV, Parquet), its folder, or a folder of one place's images; default: the sample."
+            "help": "Table of tiles (CSV, Parquet), its folder, or one place's images: a folder, a zip file, a STAC item "
+            "collection; default: the sample."
         },
     )
     image_dir: str | None = field(
         default=None,
         metadata={"help": "Folder with <label>/<region_id><extension>; default: Images beside the table."},
+    )
+    asset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Asset of the items of a STAC collection as --data; default: the only one, or that with the role data."
+        },
     )
     labels: list[str] | None = field(
         default=None,

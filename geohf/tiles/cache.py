@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from geohf.errors import DataError
 from geohf.tiles.align import PLACE
 from geohf.tiles.rasters import SIDECARS
+from geohf.tiles.sources import local_file
 from geohf.tiles.table import TileTable
 
 LAYOUT = 3  # raise it when files of an older version can no longer be read
@@ -170,10 +171,10 @@ def cache_key(table: TileTable) -> str:
 
 
 def file_facts(path: str | os.PathLike) -> str:
-    """An image's path, and its and its mask's size and time of change."""
-    facts = os.path.abspath(path)
-    for number, file in enumerate((Path(path), *(Path(f"{path}{ending}") for ending in SIDECARS))):
-        if number == 0 or file.exists():
+    """An image's path, and its and its mask's size and time of change; of what lies in a zip file the zip's, elsewhere none."""
+    facts, held = os.path.abspath(path), local_file(path)
+    for file in () if held is None else (held, *(Path(f"{path}{ending}") for ending in SIDECARS)):
+        if file == held or file.exists():
             stat = file.stat()
             facts += f" {stat.st_size} {stat.st_mtime_ns}"
     return facts

@@ -183,7 +183,7 @@ def hole_shares(mask: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.stack(shares).astype(np.float32)
 
 
-def _cut_strip(path: Path, table: TileTable, rows, strip: tuple[int, int], out, mask) -> None:
+def _cut_strip(path: str | Path, table: TileTable, rows, strip: tuple[int, int], out, mask) -> None:
     """One step of some tiles into `out` (tiles, height, width, bands), what was not measured into `mask`."""
     top, bottom = strip
     grid = table.rasters[table.region[rows[0]]]

@@ -20,7 +20,7 @@ from geohf.tiles.configuration import TASKS
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.derive import colour_share, ndvi_fall
-from geohf.tiles.images import found_labels
+from geohf.tiles.images import ITEMS, found_labels, mosaic_files
 from geohf.tiles.points import load_table
 from geohf.tiles.reading import Reading
 from geohf.tiles.sample import BUILT, write_sample
@@ -230,20 +230,20 @@ def _check(options: TileArguments) -> None:
 
 def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors) -> TileTable:
     reading = Reading.from_options(options)
-    if source.is_dir():
+    if source.is_dir() or source.suffix in (*ITEMS, ".zip"):
         if options.target_from is None and not image:
             raise DataError(
                 f"{source}: a folder of images has no targets; say --target_from ndvi_fall or colour_share, or "
                 "--target_type last-image"
             )
-        labels = options.labels or order_labels(
-            [path.stem for path in source.glob(f"[!.]*{options.extension}")]
-        )
+        labels = options.labels or order_labels(list(mosaic_files(source, options.extension, options.asset)))
         if not labels:
             raise DataError(
                 f"{source}: holds no *{options.extension}; give a table of tiles, or the images' folder"
             )
-        return grid_tiles(source, labels, options.tile_size, options.extension, options.nodata, reading)
+        return grid_tiles(
+            source, labels, options.tile_size, options.extension, options.nodata, reading, options.asset
+        )
     if not source.is_file():
         raise DataError(f"{source}: no such table, and no folder of images either")
     images = Path(options.image_dir or source.parent / "Images")

@@ -10,11 +10,14 @@ import numpy as np
 
 from geohf.data.tables import resolve_inside
 from geohf.data.times import order_labels
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.tiles.align import on_grid
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 from geohf.tiles.reading import Reading
+from geohf.tiles.sources import RasterFile, items_of, names_in, raster_folder, raster_in
+
+ITEMS = (".json", ".geojson")
 
 
 @dataclass
@@ -29,10 +32,10 @@ class RegionImages:
         reason: why they cannot be used; None where they can.
     """
 
-    files: list[Path | None]
+    files: list[RasterFile | None]
     raster: RasterInfo | None
     nodata: set[float]
-    silent: Path | None = None
+    silent: RasterFile | None = None
     reason: str | None = None
 
     @property
@@ -59,17 +62,15 @@ def find_images(
         DataError: a folder is missing, a name leads out of it, or images cannot be read or do not fit together, or
             not with the first region's.
     """
-    folder = Path(image_dir)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+    folder = raster_folder(image_dir)
     for label in labels:
-        if not resolve_inside(folder, label).is_dir():
-            raise DataError(f"{folder / label}: no such folder, so there is no image of the label {label}")
+        inside = resolve_inside(folder, label) if isinstance(folder, Path) else folder / label
+        if not inside.is_dir():
+            raise DataError(f"{inside}: no such folder, so there is no image of the label {label}")
     found: dict[str, RegionImages] = {}
-    first: tuple[Path, RasterInfo] | None = None
+    first: tuple[RasterFile, RasterInfo] | None = None
     for region in regions:
-        paths = [resolve_inside(folder, f"{label}/{region}{extension}") for label in labels]
-        files = [path if path.is_file() else None for path in paths]
+        files = [raster_in(folder, f"{label}/{region}{extension}") for label in labels]
         try:
             images = fit_together(region, files, reading)
             if images.raster is not None:
@@ -85,28 +86,54 @@ def find_images(
 
 
 def mosaic_images(
-    image_dir: str | Path, labels: Sequence[str], extension: str, reading: Reading | None = None
+    source: str | Path,
+    labels: Sequence[str],
+    extension: str,
+    reading: Reading | None = None,
+    asset: str | None = None,
 ) -> RegionImages:
-    """The images of one place, `image_dir/<label><extension>`.
+    """The images of one place, see `mosaic_files`.
 
     Raises:
         DataError: an image is missing, cannot be read, or does not fit the others.
     """
-    folder = Path(image_dir)
-    files: list[Path | None] = [folder / f"{label}{dotted(extension)}" for label in labels]
-    return fit_together(folder.resolve().name, files, reading)
+    known = mosaic_files(source, extension, asset)
+    lost = [label for label in labels if label not in known]
+    if lost:
+        raise DataError(f"{source}: holds no image of the label {lost[0]}; there are {listed(list(known))}")
+    return fit_together(place_of(source), [known[label] for label in labels], reading)
 
 
-def fit_together(region: str, files: list[Path | None], reading: Reading | None = None) -> RegionImages:
+def place_of(source: str | Path) -> str:
+    """What the one place that a folder or a file shows is called: as that is."""
+    path = Path(source).resolve()
+    return path.stem if path.is_file() else path.name
+
+
+def mosaic_files(source: str | Path, extension: str, asset: str | None = None) -> dict[str, RasterFile]:
+    """The images of one place by label: `<label><extension>` in a folder or a zip file, or the items of a STAC collection.
+
+    Raises:
+        DataError: there is no such folder, or see `items_of`.
+    """
+    if Path(source).suffix in ITEMS and Path(source).is_file():
+        return items_of(source, asset)
+    folder, extension = raster_folder(source), dotted(extension)
+    files = {name: raster_in(folder, f"{name}{extension}") for name in names_in(folder, extension)}
+    return {name: file for name, file in files.items() if file is not None}
+
+
+def fit_together(region: str, files: list[RasterFile | None], reading: Reading | None = None) -> RegionImages:
     """The images of a region, which must be of one kind, and lie on one grid, unless the reading aligns them.
 
     Raises:
         DataError: an image cannot be read or differs from the first one.
     """
-    first: tuple[Path, RasterInfo] | None = None
+    first: tuple[RasterFile, RasterInfo] | None = None
     nodata: set[float] = set()
-    silent, reading = None, reading or Reading()
-    for path in filter(None, files):
+    silent: RasterFile | None = None
+    reading = reading or Reading()
+    for path in (file for file in files if file is not None):
         raster = inspect_raster(path)
         nodata |= {value for value in raster.nodata if value is not None}
         silent = silent if raster.says_nodata else silent or path
@@ -139,7 +166,7 @@ def common_nodata(images: Sequence[RegionImages]) -> float | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _any(images: RegionImages) -> Path:
+def _any(images: RegionImages) -> RasterFile:
     return next(path for path in images.files if path is not None)
 
 
@@ -149,9 +176,10 @@ def found_labels(image_dir: str | Path) -> list[str]:
     Raises:
         DataError: there is no such folder, or the labels are times that do not go together.
     """
-    folder = Path(image_dir)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; say where the images lie with --image_dir")
+    try:
+        folder = raster_folder(image_dir)
+    except DataError as error:
+        raise DataError(f"{error}; say where the images lie with --image_dir") from None
     return order_labels(
         [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     )

@@ -24,6 +24,7 @@ from geohf.tiles.images import RegionImages, common_nodata, dotted, find_images
 from geohf.tiles.rasters import gdal_errors
 from geohf.tiles.reading import Reading
 from geohf.tiles.rows import check_regions, name_of
+from geohf.tiles.sources import names_in, raster_folder
 from geohf.tiles.table import TARGET, TileTable, columns_of, labels_of, load_tiles
 
 if TYPE_CHECKING:
@@ -51,11 +52,9 @@ def regions_in(image_dir: str | Path, labels: Sequence[str], extension: str) -> 
     Raises:
         DataError: there is none.
     """
-    found = {
-        path.name[: -len(extension)]
-        for label in labels
-        for path in Path(image_dir, label).glob(f"[!.]*{extension}")
-    }
+    folder = raster_folder(image_dir)
+    there = [folder / label for label in labels]
+    found = {name for inside in there if inside.is_dir() for name in names_in(inside, extension)}
     if not found:
         raise DataError(f"{image_dir}: holds no <label>/<region>{extension}, in which points could lie")
     return sorted(found)

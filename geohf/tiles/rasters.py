@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geohf.errors import DataError
+from geohf.tiles.sources import local_file
 
 if TYPE_CHECKING:
     from rasterio import Affine
@@ -92,14 +92,15 @@ def open_raster(path: str | os.PathLike | bytes) -> Iterator[DatasetReader]:
     import rasterio
     from rasterio.io import MemoryFile
 
+    size: int | None
     if isinstance(path, bytes):
         name, size = "image bytes", len(path)
     else:
-        name, file = str(path), Path(path)
-        if not file.is_file():
+        name, file = str(path), local_file(path)
+        if file is not None and not file.is_file():
             raise DataError(f"{name}: no such file")
-        size = file.stat().st_size
-    if not size:
+        size = None if file is None else file.stat().st_size  # what lies elsewhere is opened first
+    if size == 0:
         raise DataError(f"{name}: the file is empty (0 bytes)")
     try:
         with (

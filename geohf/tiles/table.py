@@ -12,10 +12,11 @@ import numpy as np
 from geohf.data.tables import RowErrors, read_table, read_table_in_chunks, require_columns
 from geohf.data.times import StepTimes, step_times
 from geohf.errors import DataError
-from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images
+from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images, place_of
 from geohf.tiles.rasters import RasterInfo
 from geohf.tiles.reading import Reading
 from geohf.tiles.rows import LABEL, boxes_of, check_regions, check_rows, history_of, name_of, steps_of_rows
+from geohf.tiles.sources import RasterFile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ class TileTable:
     steps: StepTimes
     targets: list[str]
     values: np.ndarray
-    files: list[list[Path | None]]
+    files: list[list[RasterFile | None]]
     rasters: list[RasterInfo]
     nodata: float | None = None
     reading: Reading = field(default_factory=Reading)
@@ -171,9 +172,11 @@ def grid_tiles(
     extension: str = ".tif",
     nodata: float | None = None,
     reading: Reading | None = None,
+    asset: str | None = None,
 ) -> TileTable:
     """Tiles of equal size over one place whose images are `image_dir/<label><extension>`; no targets.
 
+    The folder may be a zip file, or a STAC item collection whose `asset` is meant, see `mosaic_files`.
     Rows and columns at the right and lower rim that do not fill a tile are left out.
 
     Raises:
@@ -181,7 +184,7 @@ def grid_tiles(
     """
     labels = labels_of(labels)
     times = step_times(labels)
-    images = mosaic_images(image_dir, labels, extension, reading)
+    images = mosaic_images(image_dir, labels, extension, reading, asset)
     raster = images.header
     if tile_size < 1 or tile_size > min(raster.height, raster.width):
         raise DataError(
@@ -193,7 +196,7 @@ def grid_tiles(
     return TileTable(
         source=str(image_dir),
         tile_ids=np.arange(len(boxes)).astype(str).astype(object),
-        regions=[Path(image_dir).resolve().name],
+        regions=[place_of(image_dir)],
         region=np.zeros(len(boxes), np.int32),
         boxes=boxes,
         labels=labels,

@@ -1,0 +1,116 @@
+"""Where rasters lie: in folders, in zip files, at the addresses of a STAC item collection."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from geohf.data.tables import resolve_inside
+from geohf.errors import DataError, listed
+
+Folder = Path | zipfile.Path
+RasterFile = str | Path  # text of what only GDAL opens
+VIRTUAL = "/vsi"  # how GDAL's names of files begin that no folder holds
+SCHEMES = {
+    "https://": "/vsicurl/https://",
+    "http://": "/vsicurl/http://",
+    "s3://": "/vsis3/",
+    "gs://": "/vsigs/",
+}
+
+
+def raster_folder(path: str | Path) -> Folder:
+    """A folder of rasters: one on the disk, a zip file, or a folder in it, `rasters.zip/Images`.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return path
+    for above in (path, *path.parents):
+        if above.is_file() and zipfile.is_zipfile(above):
+            inner = "" if path == above else f"{path.relative_to(above).as_posix()}/"
+            folder = zipfile.Path(above, inner)
+            if not inner or folder.exists():
+                return folder
+    raise DataError(f"{path}: no such folder")
+
+
+def raster_in(folder: Folder, name: str) -> RasterFile | None:
+    """The file of this name in a folder of rasters, as GDAL opens it; None where there is none.
+
+    Raises:
+        DataError: the name leads out of the folder.
+    """
+    if isinstance(folder, Path):
+        path = resolve_inside(folder, name)
+        return path if path.is_file() else None
+    member = folder / name
+    archive = Path(str(folder.root.filename)).absolute()
+    return f"/vsizip/{{{archive}}}/{member.at}" if member.is_file() else None
+
+
+def names_in(folder: Folder, extension: str) -> list[str]:
+    """Names, without the extension, of the rasters that lie in a folder."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    return [n[: -len(extension)] for n in names if n.endswith(extension) and not n.startswith(".")]
+
+
+def local_file(path: str | os.PathLike) -> Path | None:
+    """The file on the disk that holds a raster: itself, or its zip file; None of what lies elsewhere."""
+    name = os.fspath(path)
+    if name.startswith("/vsizip/{"):
+        return Path(name[len("/vsizip/{") :].partition("}")[0])
+    return None if name.startswith(VIRTUAL) else Path(path)
+
+
+def items_of(path: str | Path, asset: str | None = None) -> dict[str, RasterFile]:
+    """The rasters of a STAC item collection (a GeoJSON file), by their dates, oldest first: one a date, of one place.
+
+    Addresses are opened by GDAL (`/vsicurl/`, `/vsis3/`, `/vsigs/`), relative ones lie beside the file.
+
+    Args:
+        asset: the name of the items' asset; None: the only one, or the only one with the role `data`.
+
+    Raises:
+        DataError: it is no item collection, an item has no date or no such asset, or two are of one date.
+    """
+    path = Path(path)
+    try:
+        items = json.loads(path.read_text(encoding="utf-8"))["features"]
+        dated = sorted((_date(item), str(item.get("id", number)), item) for number, item in enumerate(items))
+        assets = [item["assets"] for *_, item in dated]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: is no STAC item collection with dates and assets ({error!r})") from None
+    found: dict[str, RasterFile] = {}
+    for (date, name, _), held in zip(dated, assets, strict=True):
+        if date in found:
+            raise DataError(f"{path}: the item {name} is of {date}, as another one; keep one of a date")
+        found[date] = _opened(_chosen(held, asset, f"{path}, item {name}"), path.parent)
+    return found
+
+
+def _date(item: dict[str, Any]) -> str:
+    properties = item["properties"]
+    return (properties.get("datetime") or properties["start_datetime"])[:10]
+
+
+def _chosen(assets: dict[str, Any], name: str | None, where: str) -> str:
+    data = [key for key, value in assets.items() if "data" in (value.get("roles") or ())]
+    candidates = [name] if name else list(assets) if len(assets) == 1 else data
+    if len(candidates) != 1 or candidates[0] not in assets:
+        raise DataError(f"{where}: has the assets {listed(list(assets))}; name one of them with --asset")
+    return str(assets[candidates[0]]["href"])
+
+
+def _opened(href: str, folder: Path) -> RasterFile:
+    if href.startswith(VIRTUAL):
+        return href
+    for scheme, prefix in SCHEMES.items():
+        if href.startswith(scheme):
+            return prefix + href[len(scheme) :]
+    return folder / href.removeprefix("file://")

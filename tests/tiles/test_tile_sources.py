@@ -1,0 +1,147 @@
+"""Where rasters lie: zip files and STAC item collections give what folders give."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from geohf import DataError
+from geohf.tiles.arguments import TileArguments, TileTrainingArguments
+from geohf.tiles.cutting import build_cache
+from geohf.tiles.data import load
+from geohf.tiles.images import found_labels, mosaic_files
+from geohf.tiles.points import regions_in
+from geohf.tiles.sources import items_of
+from geohf.tiles.table import grid_tiles, load_tiles
+
+
+def zipped(folder, path, below=""):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*.*")):
+            archive.write(file, f"{below}{file.relative_to(folder)}")
+    return path
+
+
+def same_tiles(one, other):
+    np.testing.assert_array_equal(one.array, other.array)
+    np.testing.assert_array_equal(one.holes, other.holes)
+
+
+@pytest.mark.parametrize("below", ["", "data/Images/"])
+def test_a_zip_file_gives_what_the_folder_gives(world, tmp_path, below):
+    plain = build_cache(load_tiles(world.csv, world.images, world.labels), tmp_path / "cache", 1)
+    path = zipped(world.images, tmp_path / "all.zip", below)
+    images = path / below.rstrip("/")
+    assert found_labels(images) == world.labels
+    assert regions_in(images, world.labels, ".tif") == ["7", "8"]
+    table = load_tiles(world.csv, images, world.labels)
+    cache = build_cache(table, tmp_path / "cache", 1)
+    same_tiles(cache, plain)
+    assert table.rasters == load_tiles(world.csv, world.images, world.labels).rasters
+    path.touch()
+    world.path("2019", "7").unlink()
+    path = zipped(world.images, tmp_path / "all.zip", below)
+    fewer = load_tiles(world.csv, images, world.labels)
+    assert fewer.files[0][0] is None
+    assert build_cache(fewer, tmp_path / "cache", 1).folder != cache.folder
+
+
+def test_what_a_zip_file_lacks_is_named(world, tmp_path):
+    path = zipped(world.images, tmp_path / "all.zip")
+    with pytest.raises(DataError, match=r"all.zip/Images: no such folder; say where .* --image_dir"):
+        found_labels(path / "Images")
+    with pytest.raises(DataError, match=r"2018/?: no such folder, so there is no image of the label 2018"):
+        load_tiles(world.csv, path, ["2018", *world.labels])
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"all.zip: no such folder"):
+        load_tiles(world.csv, path, world.labels)
+
+
+@pytest.fixture
+def place(tmp_path, tiff):
+    """One place on three dates."""
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 48, 64, 2), np.uint8)
+    for date, frame in zip(("2020-03-01", "2020-05-11", "2021-02-03"), pixels, strict=True):
+        tiff(tmp_path / "place" / f"{date}.tif", frame, crs="EPSG:32632")
+    return tmp_path / "place"
+
+
+def item(number, date, **assets):
+    times = {"datetime": date} if date else {"datetime": None, "start_datetime": "2020-05-11T00:00:00Z"}
+    return {"type": "Feature", "id": f"item-{number}", "properties": times, "assets": assets}
+
+
+def collection(path, *items):
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    return path
+
+
+def test_a_stac_collection_and_a_zip_file_give_what_the_folder_gives(place, tmp_path):
+    def data(date):
+        return {"href": f"place/{date}.tif", "roles": ["data"]}
+
+    thumbnail = {"href": "none.png", "roles": ["thumbnail"]}
+    items = collection(
+        tmp_path / "place.json",
+        item(0, "2021-02-03T10:00:00Z", B=data("2021-02-03"), preview=thumbnail),
+        item(1, "2020-03-01T10:00:00Z", B=data("2020-03-01"), preview=thumbnail),
+        item(2, None, B=data("2020-05-11"), preview=thumbnail),
+    )
+    archive = zipped(place, tmp_path / "place.zip")
+    labels = ["2020-03-01", "2020-05-11", "2021-02-03"]
+    caches = []
+    for source in (place, items, archive):
+        options = TileArguments(data=str(source), target_from="ndvi_fall", nir=1, red=2, tile_size=8)
+        args = TileTrainingArguments(
+            output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "c"), cache_workers=1
+        )
+        found = load(options, args).train
+        assert found.table.labels == labels
+        assert found.table.regions == ["place"]
+        caches.append(found.cache)
+    same_tiles(caches[1], caches[0])
+    same_tiles(caches[2], caches[0])
+    with pytest.raises(
+        DataError, match=r"holds no image of the label 2022-01-01; there are 2020-03-01, 2020-05-11"
+    ):
+        grid_tiles(items, ["2020-03-01", "2022-01-01"], 8)
+
+
+def test_addresses_are_gdals(tmp_path):
+    hrefs = ["https://a.org/x.tif", "s3://bucket/x.tif", "gs://bucket/x.tif", "/vsicurl/https://b.org/x.tif"]
+    items = [item(i, f"202{i}-01-01", B={"href": href}) for i, href in enumerate(hrefs)]
+    assert list(items_of(collection(tmp_path / "items.json", *items)).values()) == [
+        "/vsicurl/https://a.org/x.tif",
+        "/vsis3/bucket/x.tif",
+        "/vsigs/bucket/x.tif",
+        "/vsicurl/https://b.org/x.tif",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (
+            [item(0, "2020-01-01", A={"href": "a"}, B={"href": "b"})],
+            r"has the assets A, B; name one of them with --asset",
+        ),
+        (
+            [item(0, "2020-01-01T01", A={"href": "a"}), item(1, "2020-01-01T09", A={"href": "b"})],
+            "is of 2020-01-01, as",
+        ),
+        ([{"assets": {}}], "is no STAC item collection with dates and assets"),
+    ],
+)
+def test_what_a_collection_does_not_tell_is_refused(tmp_path, items, message):
+    with pytest.raises(DataError, match=message):
+        mosaic_files(collection(tmp_path / "items.json", *items), ".tif")
+
+
+def test_a_raster_that_is_not_at_its_address_is_named(tmp_path):
+    missing = {"href": "/vsizip/{/none.zip}/a.tif"}
+    path = collection(tmp_path / "items.json", *(item(i, f"202{i}-01-01", A=missing) for i in range(2)))
+    with pytest.raises(DataError, match=r"/vsizip/\{/none.zip\}/a.tif: no such file"):
+        grid_tiles(path, ["2020-01-01", "2021-01-01"], 8)
