@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -27,10 +27,12 @@ from geohf.parts.queries import query_answers, run_queries
 from geohf.parts.regions import RegionDetector
 from geohf.parts.starting import StartingDetector, start_of
 from geohf.parts.tower import FeatureTower
+from geohf.parts.video import VideoFrames, is_video, tracked_rows
 from geohf.parts.views import steps_of_views
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
+    from geohf.data.inputs import Part
     from geohf.data.task_data import TaskData
     from geohf.parts.arguments import PartArguments
 
@@ -57,6 +59,11 @@ class PartStateModel(StartingDetector, RegionDetector):
         "slice_size": {"type": int, "help": "See larger photos also in squares of this many pixels."},
         "overlap": {"type": float, "help": "Share that two slices have in common; default: 0.2."},
         "tta": {"choices": ("flip",), "help": "flip: see every photo mirrored, too, and average."},
+        "track": {
+            "action": "store_const",
+            "const": True,
+            "help": "Inputs are a video or frames in order: number the parts through them.",
+        },
     }
     supports_gradient_checkpointing = False
 
@@ -294,12 +301,32 @@ class PartStateModel(StartingDetector, RegionDetector):
         return super().steps(**options)
 
     def predict(self, inputs: Any, batch_size: int = 8, **options) -> list[PhotoPrediction]:
-        """Find parts in photos: paths, folders, PIL images, arrays, bytes or datasets.
+        """Find parts in photos: paths, folders, videos, PIL images, arrays, bytes or datasets.
 
         Args:
             options: of `decode`, and of `geohf.parts.views.steps_of_views`: `slice_size`, `overlap`, `tta`.
         """
         return super().predict(inputs, batch_size, **options)
+
+    def samples(self, inputs: Any) -> Sequence | Iterable:
+        """As every task's, and the frames of a video."""
+        return VideoFrames(inputs) if is_video(inputs) else super().samples(inputs)
+
+    def read_source(self, source: str) -> Part | None:
+        """The frames of a video."""
+        return (None, VideoFrames(source)) if is_video(source) else None
+
+    def predict_to_file(
+        self,
+        sources: Any,
+        output: str | os.PathLike,
+        batch_size: int = 32,
+        track: bool = False,
+        **options: Any,
+    ) -> int:
+        """As every task's; with `track`, each box of a video or of frames in order has the number of its part's track."""
+        finish = {"finish": tracked_rows} if track else {}
+        return super().predict_to_file(sources, output, batch_size, **finish, **options)
 
 
 _KEYS = ("labels", "scores", "states", "state_scores", "boxes")
