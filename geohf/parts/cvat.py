@@ -7,25 +7,22 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from geohf.errors import DataError
+from geohf.parts.folders import SPLITS
 from geohf.parts.markup import add, attributes_of, numbers, require_upright, write_xml
 from geohf.parts.records import PartRecord, PhotoRecord, Source
 
-_SUBSETS = {
-    "train": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-}
+_SUBSETS = {name: split for split, names in SPLITS.items() for name in names}
+_NO_SUBSET = ("", "default")
 
 
 def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source], dict[str, list[str]]]:
     """The photos of each split, and the values of the attributes that the file lists.
 
     Boxes count, and what surrounds polygons and masks. An image's `subset` says its split; without one it is `split`.
+    Photos of a project lie in `images/SUBSET`, and those of two subsets may have one name.
 
     Raises:
-        DataError: the file is empty, or that of a video.
+        DataError: the file is empty, that of a video, or has a subset that is no split.
     """
     if root.find("track") is not None:
         raise DataError(f"{path}: holds tracks of a video; export it as 'CVAT for images 1.1'")
@@ -33,9 +30,13 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
     for image in root.iter("image"):
         if not image.get("name"):
             raise DataError(f"{path}: image {image.get('id')} has no name")
-        photo = PhotoRecord(image.attrib["name"], image.get("width"), image.get("height"))
+        name, subset = image.attrib["name"], image.get("subset", "")
+        if subset.lower() not in _SUBSETS and subset.lower() not in _NO_SUBSET:
+            raise DataError(f"{path}: {name} is of the subset {subset!r}, and not of {', '.join(SPLITS)}")
+        place = f"images/{subset}/{name}" if subset else None
+        photo = PhotoRecord(name, image.get("width"), image.get("height"), place=place)
         photo.parts = [_part(shape) for shape in image if shape.tag != "tag"]
-        photos[_SUBSETS.get((image.get("subset") or split).lower(), split)].append(photo)
+        photos[_SUBSETS.get(subset.lower(), split)].append(photo)
     if not photos:
         raise DataError(f"{path}: holds no image")
     labels = [label for label in root.iter("label") if label.find("name") is not None]

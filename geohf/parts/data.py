@@ -252,7 +252,11 @@ def _drop_groups(sources: list[Source]) -> None:
 def _same_names(sources: list[Source]) -> None:
     for source in sources[1:]:
         for key in ("parts", "states"):
-            if list(getattr(source, key)) != list(getattr(sources[0], key)):
+            names, first = (list(getattr(found, key)) for found in (source, sources[0]))
+            if names != first:
+                told, known = (", ".join(map(repr, given[:5])) for given in (names, first))
+                hint = "; --state_attribute names what tells it, or is none" if key == "states" else ""
                 raise DataError(
-                    f"{source.path}: names other {key} than {sources[0].path}, or in another order"
+                    f"{source.path}: its {key} are {told}, and those of {sources[0].path} {known}: they must be the "
+                    f"same in the same order{hint}"
                 )

@@ -28,7 +28,14 @@ _FILES = (
     "{}_cvat.xml",
     "{}.xml",
 )
-_ALONE = ("annotations.json", "_annotations.coco.json", "annotations.xml", "data.yaml", "dataset.yaml")
+_ALONE = (
+    "annotations.json",
+    "_annotations.coco.json",
+    "annotations.xml",
+    "data.yaml",
+    "dataset.yaml",
+    "obj.data",
+)
 # of Pascal VOC
 _XML = (
     "[Aa]nnotations/**/*.xml",

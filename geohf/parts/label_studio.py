@@ -16,13 +16,15 @@ from geohf.io import atomic_write
 from geohf.parts.frame import four_numbers
 from geohf.parts.markup import require_upright
 from geohf.parts.records import PartRecord, PhotoRecord, Source
+from geohf.parts.segments import box_of_segmentation
 from geohf.vision.formats import is_image_name
 
 _UPLOADED = re.compile(
     r"[0-9a-f]{8}-(?=.)"
 )  # Label Studio puts it before the name of a file that was uploaded
 _SIDES = ("x", "y", "width", "height")
-_LABELS = ("rectanglelabels", "labels")
+_PLACE = {"x", "points"}  # of a box, of a polygon
+_LABELS = ("rectanglelabels", "polygonlabels", "labels")
 _ATTRIBUTES = ("choices", "text", "number", "rating")
 _OF_PHOTOS = ("choices", "textarea", "number", "rating", "taxonomy", "datetime")  # unless they have a box
 
@@ -75,14 +77,16 @@ def _photo(task: Any) -> PhotoRecord:
             regions[result["id"]].append(result)
     photo = PhotoRecord(name, None, None)
     for key, results in regions.items():
-        if not all(result.get("type") in _OF_PHOTOS and "x" not in result["value"] for result in results):
+        if not all(
+            result.get("type") in _OF_PHOTOS and not _PLACE & result["value"].keys() for result in results
+        ):
             photo.parts.append(_part(key, results, photo))
     return photo
 
 
 def _part(key: str, results: list[dict], photo: PhotoRecord) -> PartRecord:
     part = PartRecord(None, number=key, problem=f"region {key} has no label")
-    place = next((result for result in results if "x" in result["value"]), results[0])
+    place = next((result for result in results if _PLACE & result["value"].keys()), results[0])
     for result in results:
         value = result["value"]
         names = next((value[kind] for kind in _LABELS if value.get(kind)), None)
@@ -109,8 +113,10 @@ def _part(key: str, results: list[dict], photo: PhotoRecord) -> PartRecord:
 
 
 def _pixels(result: dict, photo: PhotoRecord) -> list[float]:
-    """A box of percent in pixels; the photo gets the size that the result tells."""
+    """A box of percent, or that around a polygon, in pixels; the photo gets the size that the result tells."""
     value = result["value"]
+    if "points" in value:
+        value = dict(zip(_SIDES, box_of_segmentation([value["points"]]), strict=True))
     if any(side not in value for side in _SIDES):
         raise DataError(f"{result.get('type')} is no box: it must have {', '.join(_SIDES)}")
     size = [result.get("original_width") or 0, result.get("original_height") or 0]

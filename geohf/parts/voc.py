@@ -5,6 +5,7 @@ So the left edge lies at xmin - 1, and the right one at xmax.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,8 @@ from geohf.errors import DataError
 from geohf.parts.folders import SPLITS
 from geohf.parts.markup import add, attributes_of, numbers, read_xml, require_upright, text_in, write_xml
 from geohf.parts.records import PartRecord, PhotoRecord, Source, read_text
+
+logger = logging.getLogger(__name__)
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # what the layout itself says of an object; all else is an attribute
@@ -35,6 +38,8 @@ _OWN = {
 def voc_files(folder: Path) -> dict[str, list[Path]]:
     """The XML files of each split: of the lists in `ImageSets/Main` over `Annotations`, of folders named after splits, or all.
 
+    A test of which no photo has an XML, as competitions keep it, is left out with a warning.
+
     Raises:
         DataError: a list names a photo that has no XML.
     """
@@ -46,8 +51,15 @@ def voc_files(folder: Path) -> dict[str, list[Path]]:
     for split, names in SPLITS.items():
         listed = next((lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()), None)
         if listed is not None:
-            lines = read_text(listed).splitlines()
-            splits[split] = [_listed(line.strip(), inside, listed) for line in lines if line.strip()]
+            lines = [line.strip() for line in read_text(listed).splitlines() if line.strip()]
+            files = [_listed(line, inside) for line in lines]
+            if split == "test" and not any(files):
+                logger.warning("%s: no photo has an XML in %s: there is no test split", listed, inside)
+                continue
+            for line, file in zip(lines, files, strict=True):
+                if file is None:
+                    raise DataError(f"{listed}: names {line}, which has no XML in {inside}")
+            splits[split] = [file for file in files if file is not None]
         else:
             files = [
                 path
@@ -61,13 +73,13 @@ def voc_files(folder: Path) -> dict[str, list[Path]]:
     return splits or ({"train": alone} if alone else {})
 
 
-def _listed(line: str, folder: Path, source: Path) -> Path:
-    """The XML of a line: a photo's name, perhaps with a number behind it."""
+def _listed(line: str, folder: Path) -> Path | None:
+    """The XML of a line: a photo's name, perhaps with a number behind it; None where there is none."""
     for name in (line, line.split()[0]):
         path = Path(file_in(folder, f"{name}.xml"))
         if path.is_file():
             return path
-    raise DataError(f"{source}: names {line}, which has no XML in {folder}")
+    return None
 
 
 def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:

@@ -1,4 +1,7 @@
-"""Annotations in YOLO's layout: data.yaml, a folder of photos a split, and a text file of shares beside each photo."""
+"""Annotations in YOLO's layout: data.yaml, a folder of photos a split, and a text file of shares beside each photo.
+
+Darknet's obj.data, which CVAT writes as "YOLO 1.1", says the same in lines of `key = value`.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,13 @@ from geohf.parts.voc import unique_stems
 from geohf.parts.vocabulary import NO_STATES, PRESENT
 from geohf.vision.files import image_files
 
+DARKNET = ".data"
 _BETWEEN = "__"  # of a part's name and its state's, which the layout itself has no place for
 _BEYOND = 0.01  # shares may lie this far outside the photo before they are taken for pixels
 
 
 def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None) -> dict[str, Source]:
-    """The photos of each split that a data.yaml names; a photo without a file of labels shows no part.
+    """The photos of each split that a data.yaml or obj.data names; a photo without a file of labels shows no part.
 
     Where every class is called `PART__STATE`, boxes have states. Of a polygon the box around it counts.
 
@@ -32,7 +36,7 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
     Raises:
         DataError: no names, no photos, keypoints, or a folder outside that of the file.
     """
-    content = _yaml(path)
+    content = _darknet(path) if path.suffix.lower() == DARKNET else _yaml(path)
     names = _names(content.get("names"), path)
     if content.get("kpt_shape"):
         raise DataError(f"{path}: is of keypoints (`kpt_shape`), not of boxes")
@@ -77,6 +81,16 @@ def _yaml(path: Path) -> dict:
     return content
 
 
+def _darknet(path: Path) -> dict:
+    """What a data.yaml would say: the names stand in a file of their own, a line each."""
+    lines = [line.partition("=") for line in read_text(path).splitlines() if "=" in line]
+    content: dict[str, Any] = {key.strip(): value.strip() for key, _, value in lines if value.strip()}
+    if "names" not in content:
+        raise DataError(f"{path}: has no `names` of classes, as Darknet's obj.data does")
+    names = read_text(_place(content["names"], None, path)).splitlines()
+    return content | {"names": [name.strip() for name in names if name.strip()]}
+
+
 def _names(given: Any, path: Path) -> list[str]:
     names = given
     if isinstance(given, dict):
@@ -99,10 +113,15 @@ def _photos(entry: Any, base: Any, path: Path) -> tuple[Path, list[str]]:
         if place.is_dir():
             photos += [str((place / name).relative_to(path.parent)) for name in _names_in(place)]
         else:  # a list of photos
-            photos += [
-                line.strip().removeprefix("./") for line in read_text(place).splitlines() if line.strip()
-            ]
+            lines = [line.strip() for line in read_text(place).splitlines() if line.strip()]
+            photos += [_listed(line, path.parent) for line in lines]
     return path.parent, photos
+
+
+def _listed(line: str, folder: Path) -> str:
+    """The name of a photo of a list; CVAT puts `data/` before those of the folder itself."""
+    name = line.removeprefix("./")
+    return name if (folder / name).is_file() else name.removeprefix("data/")
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -110,12 +129,12 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _place(name: str, base: Any, path: Path) -> Path:
-    """Where a folder or list of data.yaml lies; Roboflow writes `../train/images` for `train/images`."""
+    """Where a folder or list lies; Roboflow writes `../train/images` for `train/images`, CVAT `data/train.txt` for `train.txt`."""
     roots = (
         [path.parent] if not base or Path(str(base)).is_absolute() else [path.parent / str(base), path.parent]
     )
     for root in roots:
-        for form in (name, name.removeprefix("../")):
+        for form in (name, name.removeprefix("../"), name.removeprefix("data/")):
             try:
                 place = Path(file_in(path.parent, str((root / form).relative_to(path.parent))))
             except (DataError, ValueError):

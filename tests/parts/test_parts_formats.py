@@ -41,6 +41,28 @@ def test_subsets_of_cvat_are_splits(tmp_path):
     }
 
 
+def test_photos_of_one_name_in_the_folders_of_a_project_of_cvat(tmp_path):
+    for split, width in (("Test", 30), ("Train", 40)):
+        photos(tmp_path / "images" / split, "1.png", size=(width, 30))
+    one, two = (
+        f'<image id="{n}" name="1.png" subset="{subset}" width="{width}" height="30">{shape(inside=f"state:{state}")}</image>'
+        for n, (subset, width, state) in enumerate((("Test", 30, "worn"), ("Train", 40, "new")))
+    )
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{one}{two}</annotations>")
+    splits, _ = load_parts(tmp_path)
+    for split, state in (("train", "new"), ("test", "worn")):
+        states = names_of(splits[split])[1]
+        assert [states[number] for number in splits[split][0]["states"]] == [state]
+        assert splits[split][0]["image"]["path"].endswith(f"images/{split.title()}/1.png")
+    (tmp_path / "annotations.xml").write_text(
+        f"<annotations>{one}{two}</annotations>".replace("Test", "spare")
+    )
+    with pytest.raises(
+        DataError, match=r"1\.png is of the subset 'spare', and not of train, validation, test"
+    ):
+        load_parts(tmp_path)
+
+
 def test_a_state_of_any_name_and_none(tmp_path, caplog):
     worn = cvat(shape(inside="wear:high"), values="")
     assert names_of(load(tmp_path, "a.xml", worn, state_attribute="wear"))[1] == {0: "high"}
@@ -66,6 +88,15 @@ def test_percent_and_choices_of_label_studio(tmp_path):
     assert named(rows) == {
         "1.png": [("bell", "broken", 1, False, 0, 0, 40, 30), ("wheel", "intact", 1, False, 4, 6, 24, 18)]
     }
+
+
+def test_polygons_of_label_studio_are_boxed(tmp_path):
+    sizes = {"original_width": 40, "original_height": 30}
+    polygon = {"points": [[10, 20], [50, 30], [40, 80]], "polygonlabels": ["bell"]}
+    results = [{"id": "p", "type": "polygonlabels", "value": polygon, **sizes}]
+    results.append({"id": "p", "type": "choices", "from_name": "state", "value": {"choices": ["new"]}})
+    rows = load(tmp_path, "export.json", json.dumps([task(results)]))
+    assert named(rows) == {"1.png": [("bell", "new", 1, False, 4, 6, 20, 24)]}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +151,8 @@ def test_lists_of_voc_choose_photos_and_splits(tmp_path):
         "train": ["1.png"],
         "validation": ["3.png"],
     }
+    (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("4\n5\n")  # as a competition keeps them
+    assert set(load_parts(tmp_path)[0]) == {"train", "validation"}
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("4\n")
     with pytest.raises(DataError, match=r"val.txt: names 4, which has no XML in .*Annotations"):
         load_parts(tmp_path)
@@ -141,3 +174,18 @@ def test_states_in_the_names_of_yolo(tmp_path):
     assert (rows[0]["parts"], rows[0]["states"]) == ([0], [1])
     whole = load_parts(tmp_path, state_attribute="none")[0]["train"]
     assert names_of(whole)[0][1] == "side__door__old"
+
+
+def test_yolo_of_darknet_as_cvat_writes_it(tmp_path):
+    photos(tmp_path / "obj_train_data", "1.png", "2.png")
+    (tmp_path / "obj_train_data" / "1.txt").write_text("1 0.5 0.5 0.5 0.4\n")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/1.png\ndata/obj_train_data/2.png\n")
+    (tmp_path / "obj.names").write_text("wheel\nbell\n")
+    (tmp_path / "obj.data").write_text(
+        "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n"
+    )
+    rows = load_parts(tmp_path)[0]["train"]
+    assert [(row["parts"], row["boxes"]) for row in rows] == [([1], [[10, 9, 30, 21]]), ([], [])]
+    (tmp_path / "obj.data").write_text("train = data/train.txt\n")
+    with pytest.raises(DataError, match=r"obj\.data: has no `names` of classes"):
+        load_parts(tmp_path)
