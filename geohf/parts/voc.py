@@ -52,14 +52,14 @@ def voc_files(folder: Path) -> dict[str, list[Path]]:
         listed = next((lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()), None)
         if listed is not None:
             lines = [line.strip() for line in read_text(listed).splitlines() if line.strip()]
-            files = [_listed(line, inside) for line in lines]
-            if split == "test" and not any(files):
+            named = [(line, _listed(line, inside)) for line in lines]
+            if split == "test" and not any(file for _, file in named):
                 logger.warning("%s: no photo has an XML in %s: there is no test split", listed, inside)
                 continue
-            for line, file in zip(lines, files, strict=True):
+            for line, file in named:
                 if file is None:
                     raise DataError(f"{listed}: names {line}, which has no XML in {inside}")
-            splits[split] = [file for file in files if file is not None]
+            splits[split] = [file for _, file in named if file is not None]
         else:
             files = [
                 path
