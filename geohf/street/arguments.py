@@ -81,10 +81,12 @@ class StreetArguments(DataArguments, PhotoArguments, HeadingArguments):
     gps_head: str = field(
         default="offset",
         metadata={
-            "help": "offset (from the class centroid), bounded (the reference implementation's) or gallery (the position "
-            "that matches best, needs --location_encoder; with --max_cells 0 without any class)."
+            "help": "offset (from the class centroid), bounded (the reference implementation's), gallery (the position "
+            "that matches best, needs --location_encoder; with --max_cells 0 without any class) or vmf (a mixture of von "
+            "Mises-Fisher distributions, with --density)."
         },
     )
+    vmf_components: int = field(default=4, metadata={"help": "Components of the mixture of --gps_head vmf."})
     location_encoder: str = field(
         default="none",
         metadata={

@@ -13,7 +13,7 @@ from geohf.geo.quadtree import CellTree
 from geohf.models.configuration import GeoConfig
 
 Fusion = Literal["mean", "concat", "attention", "weighted"]
-GpsHead = Literal["offset", "bounded", "gallery"]
+GpsHead = Literal["offset", "bounded", "gallery", "vmf"]
 GpsLoss = Literal["smooth_l1", "mse", "mae", "haversine"]
 LocationFrame = Literal["none", "equal_earth", "sphere", "spherical_harmonics"]
 Smoothing = Literal["cell", "point", "none"]
@@ -34,8 +34,9 @@ class GeoStreetConfig(GeoConfig):
         fusion: how views become one: `mean` (PIGEON found it best), `concat`, `attention` or `weighted`.
         hidden_size, gps_hidden_size, dropout: of the heads.
         gps_head: `offset` (a step from each class centroid, classify then regress as in OSV-5M), `bounded`
-            (the reference implementation's: a point in the bounding box) or `gallery` (the position that matches best,
-            see `location_encoder`).
+            (the reference implementation's: a point in the bounding box), `gallery` (the position that matches best,
+            see `location_encoder`) or `vmf` (a mixture of von Mises-Fisher distributions, see `geohf.street.mixture`).
+        vmf_components: of the mixture.
         point_estimate: how class probabilities become one point with the `offset` head: `medoid` (the
             candidate with the least expected distance; of hundreds of classes, among the most probable), `mean`
             (weighted mean on the sphere), `top`, or `hierarchical` (the class with the greatest product of the
@@ -68,10 +69,11 @@ class GeoStreetConfig(GeoConfig):
         radius_coverage: share of places that `radius_m` shall hold.
         radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for areas without training
             places; otherwise only among them.
-        density: answer with a density, too, for the `offset` head: the probabilities of classes, spread around their
-            points.
-        density_scale, region_masses: how far, in extents of a class, and the masses of the regions that hold 50 and
-            90 % of places; fitted on validation, None where that was not possible.
+        density: answer with a density, too: of the `offset` head the probabilities of classes, spread around their
+            points; of the `vmf` head its mixture.
+        density_scale, region_masses: how far, in extents of a class or in standard deviations of the mixture's
+            components, and the masses of the regions that hold 50 and 90 % of places; fitted on validation, None where that
+            was not possible.
         radius_factor, radius_floor_m: the calibrated radius is factor * (expected distance + floor); None
             where validation was too small to promise the coverage.
     """
@@ -90,6 +92,7 @@ class GeoStreetConfig(GeoConfig):
     gps_hidden_size: int = 256
     dropout: float = 0.1
     gps_head: GpsHead = "offset"
+    vmf_components: int = 4
     point_estimate: Literal["medoid", "mean", "top", "hierarchical"] = "medoid"
     class_centroids: list | None = None
     class_extents: list | None = None
@@ -154,8 +157,14 @@ class GeoStreetConfig(GeoConfig):
         for name in ("class_centroids", "class_extents"):
             if getattr(self, name) is not None and not _are_pairs(getattr(self, name)):
                 raise ValueError(f"{name} must be pairs of finite degrees")
-        if self.density and (self.class_centroids is None or self.gps_head != "offset"):
-            raise ValueError("density needs classes and gps_head 'offset'")
+        if self.vmf_components < 1:
+            raise ValueError(f"vmf_components must be at least 1, got {self.vmf_components}")
+        if (
+            self.density
+            and self.gps_head != "vmf"
+            and (self.class_centroids is None or self.gps_head != "offset")
+        ):
+            raise ValueError("density needs gps_head 'vmf', or classes and gps_head 'offset'")
         if self.class_centroids is not None:
             n = len(self.class_centroids)
             for name in ("class_extents", "class_indices", "id2label"):
@@ -168,7 +177,9 @@ class GeoStreetConfig(GeoConfig):
             raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
         if self.gps_head == "gallery" and self.location_encoder == "none":
             raise ValueError("gps_head 'gallery' needs a location_encoder: " + ", ".join(LOCATION_FRAMES[1:]))
-        if self.refine < 0 or (self.refine and (self.class_centroids is None or self.gps_head == "gallery")):
+        if self.refine < 0 or (
+            self.refine and (self.class_centroids is None or self.gps_head in ("gallery", "vmf"))
+        ):
             raise ValueError("refine needs classes, and a point that comes from these")
         if self.queue_size < 0 or not self.noise_m >= 0 or not self.queue_noise_m >= 0:
             raise ValueError("queue_size, noise_m and queue_noise_m must not be negative")

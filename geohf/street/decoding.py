@@ -21,6 +21,7 @@ from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.levels import Levels, levels_of
 from geohf.street.matching import SPREAD_MATCHES, Matches
+from geohf.street.mixture import components_of
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +195,9 @@ def points_and_candidates(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Each place's point, (batch, 2) degrees; the candidates that it was chosen from, (batch, k, 2); their weights.
 
+    Of the `vmf` head these are its components, (batch, k, 3) with kappa.
+
+
     Args:
         probabilities: (batch, classes), calibrated; None for a model without classes.
         matches: the gallery's best positions, which then are the candidates.
@@ -203,6 +207,11 @@ def points_and_candidates(
         return matches.points[:, 0], matches.points, matches.shares
     points, candidates = outputs.coordinates, outputs.candidates
     assert points is not None  # only a model that looks in a gallery has none
+    if outputs.mixture is not None:
+        probabilities, candidates = components_of(outputs.mixture)
+        if area is not None:
+            points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
+        return points, candidates, probabilities
     if candidates is not None and probabilities is not None:
         points = head.estimate(probabilities, candidates)
     if head.config.prototypes and outputs.place is not None and probabilities is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
@@ -9,10 +11,13 @@ from geohf.geo.density import SphericalMixture
 from geohf.geo.regions import credible_region
 from geohf.metrics.calibration import conformal_quantile
 from geohf.street.configuration import GeoStreetConfig
+from geohf.street.mixture import NOWHERE, components_of
+
+if TYPE_CHECKING:
+    from geohf.street.head import GeoStreetOutput
 
 REGION_MASSES = (0.5, 0.9)
 MOST_PARTS = 256  # of the most probable classes
-NOWHERE = 0.01  # of the mass lies anywhere on earth: a photograph may come from where no class is
 SCALES = np.geomspace(0.02, 5.0, 29)
 PLACES = 2000  # that the scale is fitted on, and that are looked at at once
 
@@ -24,18 +29,21 @@ def mixture_of(
 
     Args:
         probabilities: (batch, classes).
-        candidates: (batch, classes, 2) degrees.
+        candidates: (batch, classes, 2) degrees; (batch, components, 3) of the `vmf` head, with their own kappa.
         scale: in place of the config's.
     """
     spread = config.density_scale if scale is None else scale
     assert spread is not None  # fitted, or given
     top = probabilities.double().topk(min(MOST_PARTS, probabilities.shape[-1]))
-    centroids = torch.tensor(config.class_centroids, dtype=torch.float64)
-    extents = torch.tensor(config.class_extents, dtype=torch.float64).deg2rad()
-    east = extents[:, 1] * centroids[:, 0].deg2rad().cos()
-    sigma = spread * ((extents[:, 0] ** 2 + east**2) / 2).sqrt()
-    kappas = (1.0 / sigma.clamp(min=1e-4) ** 2).to(top.indices.device)[top.indices]
-    points = candidates.double().gather(1, top.indices[..., None].expand(-1, -1, 2))
+    if config.gps_head == "vmf":
+        kappas = candidates[..., 2].double().gather(1, top.indices) / spread**2
+    else:
+        centroids = torch.tensor(config.class_centroids, dtype=torch.float64)
+        extents = torch.tensor(config.class_extents, dtype=torch.float64).deg2rad()
+        east = extents[:, 1] * centroids[:, 0].deg2rad().cos()
+        sigma = spread * ((extents[:, 0] ** 2 + east**2) / 2).sqrt()
+        kappas = (1.0 / sigma.clamp(min=1e-4) ** 2).to(top.indices.device)[top.indices]
+    points = candidates[..., :2].double().gather(1, top.indices[..., None].expand(-1, -1, 2))
     mixture = SphericalMixture.around(top.values / top.values.sum(-1, keepdim=True), points, kappas)
     north = mixture.means.new_tensor([0.0, 0.0, 1.0]).expand(len(probabilities), 1, 3)
     anywhere = mixture.weights.new_full((len(probabilities), 1), NOWHERE)
@@ -44,6 +52,17 @@ def mixture_of(
         torch.cat([mixture.means, north], 1),
         torch.cat([mixture.kappas, torch.zeros_like(anywhere)], 1),
     )
+
+
+def weighted_candidates(
+    config: GeoStreetConfig, outputs: GeoStreetOutput
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `mixture_of` takes of a model's outputs: calibrated probabilities and candidates of classes or components."""
+    if outputs.mixture is not None:
+        return components_of(outputs.mixture)
+    assert outputs.logits is not None
+    assert outputs.candidates is not None
+    return (outputs.logits.float() / config.temperature).softmax(-1), outputs.candidates
 
 
 def calibrate_density(config, probabilities, candidates, truth: np.ndarray, blocks=None) -> None:

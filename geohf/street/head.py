@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from geohf.geo import cell_soft_targets, distance_matrix_m, great_circle_m, spherical_mean
+from geohf.geo import EARTH_RADIUS_M, cell_soft_targets, distance_matrix_m, great_circle_m, spherical_mean
 from geohf.models.heading import HeadingHead
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head_losses import StreetLosses
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
 from geohf.street.matching import MatchHead
+from geohf.street.mixture import MixtureHead, components_of
 from geohf.street.prototypes import Prototypes
 from geohf.vision.standardize import FeatureStandardizer
 
@@ -33,6 +34,7 @@ class GeoStreetOutput(ModelOutput):
             `decode` looks for.
         candidates: (batch, classes, 2) the point that belongs to each class, with the `offset` head.
         embeddings: (batch, location_size) of length 1, to be matched with positions; None without a location encoder.
+        mixture: (batch, components, 5), of the `vmf` head, see `geohf.street.mixture.MixtureHead`.
         directions: (batch, max_views, 2) where each view looks, sine and cosine of the degrees clockwise from north, NaN
             for views that are not there; None where the model does not tell.
         place: (batch, features) what the heads see, for a model that refines its points by prototypes.
@@ -44,6 +46,7 @@ class GeoStreetOutput(ModelOutput):
     coordinates: torch.Tensor | None = None
     candidates: torch.Tensor | None = None
     embeddings: torch.Tensor | None = None
+    mixture: torch.Tensor | None = None
     directions: torch.Tensor | None = None
     place: torch.Tensor | None = None
     loss_parts: dict[str, torch.Tensor] | None = None
@@ -80,7 +83,9 @@ class StreetHead(StreetLosses, nn.Module):
                 nn.Dropout(config.dropout),
                 nn.Linear(hidden, classes),
             )
-        if config.gps_head != "gallery":
+        if config.gps_head == "vmf":
+            self.mix = MixtureHead(config)
+        elif config.gps_head != "gallery":
             outputs = 2 * classes if config.gps_head == "offset" else 2
             self.locate = nn.Sequential(
                 nn.LayerNorm(size),
@@ -161,20 +166,24 @@ class StreetHead(StreetLosses, nn.Module):
         """
         place = self.fuse_views(features, view_mask, headings)
         logits = self.classify(place).float() if self.config.num_classes else None
-        points, candidates = self._points(place, logits)
+        mixture = self.mix(place) if self.config.gps_head == "vmf" else None
+        points, candidates = self._points(place, logits, mixture)
         embeddings = self.match.embed(place) if self.config.location_encoder != "none" else None
         directions = self._directions(features, view_mask) if self.config.predict_heading else None
         loss, parts = None, None
         if labels is not None or coordinates is not None:
-            found = GeoStreetOutput(None, logits, points, candidates, embeddings, directions)
+            found = GeoStreetOutput(None, logits, points, candidates, embeddings, mixture, directions)
             loss, parts = self.losses(found, labels, coordinates, headings, loss_items)
         kept = place.float() if self.config.refine else None
-        return GeoStreetOutput(loss, logits, points, candidates, embeddings, directions, kept, parts)
+        return GeoStreetOutput(loss, logits, points, candidates, embeddings, mixture, directions, kept, parts)
 
-    def _points(self, place, logits) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _points(self, place, logits, mixture) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Points (batch, 2), and the candidates (batch, classes, 2) where each class has one."""
         if self.config.gps_head == "gallery":
             return None, None
+        if mixture is not None:
+            weights, components = components_of(mixture.detach())
+            return most_central(weights, components[..., :2]), None
         located = self.locate(place).float().tanh()
         if self.config.gps_head == "offset":
             candidates = self.candidates(located.unflatten(-1, (-1, 2)))
@@ -256,7 +265,16 @@ class StreetHead(StreetLosses, nn.Module):
         """The distance in meters that the model itself expects between its point and the truth, (batch,)."""
         if candidates is None:
             return torch.zeros(len(points), device=points.device)
-        return (probabilities * great_circle_m(points[:, None], candidates)).sum(-1)
+        away = great_circle_m(points[:, None], candidates[..., :2])
+        if candidates.shape[-1] == 3:  # a component of a mixture lies around its mean, too
+            away = torch.hypot(away, EARTH_RADIUS_M * (2.0 / candidates[..., 2]).sqrt())
+        return (probabilities * away).sum(-1)
+
+
+def most_central(weights: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """(batch, 2) degrees: of (batch, k, 2) the point with the least mean distance to all, by their (batch, k) weights."""
+    expected = (great_circle_m(points[:, :, None], points[:, None]) @ weights[..., None])[..., 0]
+    return points.gather(1, expected.argmin(-1)[:, None, None].expand(-1, 1, 2))[:, 0]
 
 
 def wrap_degrees(points: torch.Tensor) -> torch.Tensor:

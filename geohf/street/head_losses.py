@@ -14,6 +14,7 @@ from geohf.models.heading import heading_loss
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.hierarchy import Levels
 from geohf.street.losses import gps_loss, hierarchical_cross_entropy
+from geohf.street.mixture import mixture_loss
 
 if TYPE_CHECKING:
     from geohf.street.head import GeoStreetOutput
@@ -76,7 +77,9 @@ class StreetLosses:
             parts["class_loss"] = hierarchical_cross_entropy(
                 logits, targets.to(logits), counts, self.levels(device), items.get("class_loss")
             )
-        if points is not None:
+        if outputs.mixture is not None:
+            parts["gps_loss"] = mixture_loss(outputs.mixture, coordinates, items.get("gps_loss"))
+        elif points is not None:
             parts["gps_loss"] = self._gps_loss(points, candidates, labels, coordinates, items.get("gps_loss"))
         if outputs.embeddings is not None:
             parts["match_loss"] = self.match.loss(outputs.embeddings, coordinates, items.get("match_loss"))

@@ -15,7 +15,7 @@ from geohf.metrics.headings import HEADING_METRICS, constant_heading, heading_me
 from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
 from geohf.metrics.records import Metric, join_metrics
 from geohf.models.heading import degrees_of_directions
-from geohf.street.density import density_metrics
+from geohf.street.density import density_metrics, weighted_candidates
 
 if TYPE_CHECKING:
     from geohf.street.answers import StreetPrediction
@@ -217,9 +217,9 @@ def measure(
     located = np.isfinite(truth).all(1)
     if config.density and config.density_scale is not None and located.any():
         own = torch.from_numpy(located)
-        shares = (outputs.logits[own] / config.temperature).softmax(-1)
+        shares, candidates = weighted_candidates(config, outputs)
         missed_km = great_circle_m(points[located], truth[located]) / 1000
-        values |= density_metrics(config, shares, outputs.candidates[own], truth[located], missed_km)
+        values |= density_metrics(config, shares[own], candidates[own], truth[located], missed_km)
     ends = street_intervals(logits, points, labels, truth, scored) if intervals else {}
     baseline = {}
     if train is not None:

@@ -53,6 +53,7 @@ MODEL_FIELDS = (
     "gps_weight",
     "radius_coverage",
     "density",
+    "vmf_components",
     "location_encoder",
     "match_weight",
     "noise_m",
@@ -269,9 +270,10 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
     train = as_places(data.train)
     how = {name: getattr(options, name) for name in ("max_cells", "cells", "cell_points", "polygons")}
     classes = describe_classes(train, **how)
-    if options.gps_head == "gallery" and not options.max_cells:  # the point needs no classes
+    if options.gps_head in ("gallery", "vmf") and not options.max_cells:  # the point needs no classes
         classes = {"gps_box": classes["gps_box"]}
     fields |= {"gps_head": options.gps_head} | classes
+    fields["density"] = options.density or options.gps_head == "vmf"
     if fields["smoothing_km"] is None:
         # the published temperatures: 300 km for states, 75 km for PIGEON's geocells
         fields["smoothing_km"] = 300.0 if options.smoothing == "cell" and not fields.get("cells") else 75.0

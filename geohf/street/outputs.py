@@ -27,7 +27,7 @@ from geohf.report import (
 )
 from geohf.street.answers import StreetPrediction
 from geohf.street.competition import MAPPING, TEMPLATE
-from geohf.street.density import mixture_of, regions_of
+from geohf.street.density import mixture_of, regions_of, weighted_candidates
 from geohf.street.metrics import constant_baseline
 from geohf.street.submission import check_submission, write_submission
 
@@ -82,10 +82,8 @@ def with_regions(
     """The predictions; the first ones with their regions, where the model has a calibrated density."""
     if not config.density or config.region_masses is None:
         return predictions
-    assert outputs.logits is not None
-    assert outputs.candidates is not None
-    shares = (outputs.logits[:REGION_PLACES].float() / config.temperature).softmax(-1)
-    drawn = regions_of(config, mixture_of(config, shares, outputs.candidates[:REGION_PLACES]))
+    shares, candidates = weighted_candidates(config, outputs)
+    drawn = regions_of(config, mixture_of(config, shares[:REGION_PLACES], candidates[:REGION_PLACES]))
     first = [replace(one, regions=regions) for one, regions in zip(predictions, drawn, strict=False)]
     return first + predictions[len(first) :]
 

@@ -80,6 +80,7 @@ class StreetPhaseTrainer(PhaseTrainer):
         names = ["logits"] * bool(config.num_classes) + ["coordinates"] * (config.gps_head != "gallery")
         names += ["candidates"] * (config.gps_head == "offset")
         names += ["embeddings"] * (config.location_encoder != "none")
+        names += ["mixture"] * (config.gps_head == "vmf")
         names += ["directions"] * config.predict_heading
         names += ["place"] * bool(config.refine)
         named: dict[str, Any] = dict(zip(names, map(torch.from_numpy, arrays), strict=True))

@@ -119,18 +119,19 @@ def test_a_saved_model_draws_the_same_regions(calibrated, tmp_path):
     assert calibrated.predict(pictures, states=["a"])[0].localizability > 0
 
 
-def test_the_map_of_a_run_draws_the_regions_of_the_first_places(calibrated, tmp_path):
-    outputs, _, points = drawn(70, 4)
+def test_the_map_of_a_run_draws_the_regions_of_the_first_places(calibrated, tmp_path, monkeypatch):
+    monkeypatch.setattr("geohf.street.outputs.REGION_PLACES", 6)
+    outputs, _, points = drawn(9, 4)
     predictions = with_regions(calibrated.decode(outputs), calibrated.config, outputs)
     assert predictions[0].regions == calibrated.decode(outputs, regions=True)[0].regions
-    names = [str(i) for i in range(70)]
-    places = {"sample_id": names, "state": [None] * 70, "latitude": points[:, 0], "longitude": points[:, 1]}
-    write_predictions(tmp_path, places, predictions, ["test"] * 70)
+    names = [str(i) for i in range(9)]
+    places = {"sample_id": names, "state": [None] * 9, "latitude": points[:, 0], "longitude": points[:, 1]}
+    write_predictions(tmp_path, places, predictions, ["test"] * 9)
     data = re.search(
         r'type="application/json"[^>]*>(.*?)</script>', (tmp_path / "map.html").read_text(), re.S
     )[1]
     shown = json.loads(data)["regions"]
-    assert [len(one) for one in shown] == [2] * 64 + [0] * 6
+    assert [len(one) for one in shown] == [2] * 6 + [0] * 3
     longitude, latitude = predictions[3].regions["90"]["coordinates"][0][0][5]
     assert shown[3]["90"][0][0][5] == [latitude, longitude]
     plot_uncertainty(tmp_path, predictions, points)
@@ -157,5 +158,5 @@ def test_without_a_density_there_are_no_regions():
     assert few.config.region_masses is None
     with pytest.raises(DataError, match="no calibrated density"):
         few.predict(patches(3, 1), regions=True)
-    with pytest.raises(Exception, match="density needs classes and gps_head 'offset'"):
+    with pytest.raises(Exception, match="density needs gps_head 'vmf', or classes"):
         build_model(classes=False, density=True)
