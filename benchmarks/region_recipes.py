@@ -1,8 +1,10 @@
 """Shared next to separate experts, with the region given and routed, trained on the generated sample.
 
     python benchmarks/region_recipes.py --seeds 0 1
+    python benchmarks/region_recipes.py --seeds 0 1 2 --experts shared --backbone tf_efficientnet_lite0 \\
+        --finetune none last all --image_size 96 --epochs 10 --sample_size 80     # how much of a published backbone learns
 
-Prints the table that docs/region.md shows: held-out photographs, mean over seeds and their range.
+Prints the tables that docs/region.md shows: held-out photographs, mean over seeds and their range.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +20,32 @@ from transformers.utils import logging as transformers_logging
 
 from geohf.recipes.train_region import run as run_region
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
+from geohf.region.configuration import EXPERTS
 from geohf.report import markdown_table
+from geohf.training.options import FINETUNE
 
 
 def numbers_of(
-    experts: str, seed: int, epochs: float, frame: str, folder: str
+    experts: str, finetune: str, seed: int, options: argparse.Namespace, folder: str
 ) -> dict[str, dict[str, float]]:
     """Answer -> its mean, median and 90th percentile error, and the router's accuracy where it has one."""
     args = RegionTrainingArguments(
         output_dir=f"{folder}/{experts}",
         seed=seed,
-        num_train_epochs=epochs,
+        num_train_epochs=options.epochs,
+        finetune=finetune,
+        cache_dir=f"{folder}/cache",
         disable_tqdm=True,
         logging_strategy="no",
     )
-    trainer = run_region(RegionArguments(experts=experts, frame=frame), args)
+    data = RegionArguments(
+        experts=experts,
+        frame=options.frame,
+        backbone=options.backbone,
+        sample_size=options.sample_size,
+        image_size=options.image_size,
+    )
+    trainer = run_region(data, args)
     every, baseline, unit = (
         trainer.evaluated.values_by_name,
         trainer.evaluated.baseline,
@@ -41,11 +55,12 @@ def numbers_of(
     def errors(numbers: dict, prefix: str) -> dict[str, float]:
         return {f"{name} {unit}": numbers[f"{prefix}_{name}_{unit}"] for name in ("mean", "median", "p90")}
 
+    name = experts if finetune == "all" else f"{experts}, {finetune}"
     return {
         "center of all": errors(baseline, "routed"),
         "center of the region given": errors(baseline, "given"),
-        f"{experts}, routed": errors(every, "routed") | {"router right": every["router_accuracy"]},
-        f"{experts}, region given": errors(every, "given"),
+        f"{name}, routed": errors(every, "routed") | {"router right": every["router_accuracy"]},
+        f"{name}, region given": errors(every, "given"),
     }
 
 
@@ -54,14 +69,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--frame", choices=["wgs84", "planar"], default="wgs84")
+    parser.add_argument("--experts", nargs="+", choices=EXPERTS, default=["shared", "separate"])
+    parser.add_argument("--finetune", nargs="+", choices=FINETUNE, default=["all"])
+    parser.add_argument("--backbone", help="default: the sample's tiny one, with random weights")
+    parser.add_argument("--image_size", type=int, help="default: the backbone's own")
+    parser.add_argument("--sample_size", type=int, default=240, help="training photographs a region")
     parser.add_argument("--json", type=Path, help="also write every number here")
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()  # of writing files
     runs: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in options.seeds:
-            for experts in ("shared", "separate"):
-                for name, numbers in numbers_of(experts, seed, options.epochs, options.frame, folder).items():
+            for experts, finetune in product(options.experts, options.finetune):
+                for name, numbers in numbers_of(experts, finetune, seed, options, folder).items():
                     if len(runs.setdefault(name, [])) <= options.seeds.index(seed):
                         runs[name].append(numbers)
     rows = []
@@ -73,12 +93,13 @@ def main() -> None:
         rows.append(row)
     print(f"\nHeld-out photographs of the generated sample, mean of seeds {options.seeds} (range):\n")
     print(markdown_table(rows))
-    names = ("center of the region given", "shared, region given", "separate, region given")
-    center, shared, separate = (np.mean([next(iter(run.values())) for run in runs[name]]) for name in names)
-    print(
-        f"\nMean error of the region's center to that of its expert: {center / shared:.1f} (shared), "
-        f"{center / separate:.1f} (separate)."
+    center, *others = (
+        (name.removesuffix(", region given"), np.mean([next(iter(run.values())) for run in numbers]))
+        for name, numbers in runs.items()
+        if name.endswith("region given")
     )
+    told = ", ".join(f"{center[1] / mean:.1f} ({name})" for name, mean in others)
+    print(f"\nMean error of the region's center to that of its expert: {told}.")
     if options.json:
         options.json.write_text(json.dumps(runs, indent=2))
 

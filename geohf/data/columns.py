@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,25 @@ if TYPE_CHECKING:
 def stored_column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     """A column as Arrow stores it, digits and all; of rows that were selected, no other column is gathered."""
     return dataset.select_columns([name]).with_format("arrow")[:][name]
+
+
+def numbers_of(cells: Sequence) -> np.ndarray:
+    """(n,) float64 of a column's cells, NaN for None.
+
+    Raises:
+        TypeError, ValueError: a cell is no number; true and false are none, which numpy takes for 1 and 0.
+
+    >>> numbers_of(["48.5", None, 2])
+    array([48.5,  nan,  2. ])
+    """
+    plain = isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu"
+    if not plain and any(_is_boolean(cell) for cell in cells):
+        raise TypeError("true and false are not numbers")
+    return np.array(cells, np.float64)
+
+
+def _is_boolean(cell: Any) -> bool:
+    return isinstance(cell, (bool, np.bool_)) or str(getattr(cell, "dtype", "")).endswith("bool")
 
 
 def image_column(images: Sequence[str | Mapping]) -> pa.StructArray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from geohf.data.columns import numbers_of
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
 from geohf.vision.contents import content_key
@@ -28,7 +29,7 @@ def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | N
     """
     cells = [[row.get(name) for name in ("latitude", "longitude")] for row in rows]
     try:
-        points = np.array(cells, np.float64).reshape(-1, 2)
+        points = numbers_of([cell for pair in cells for cell in pair]).reshape(-1, 2)
     except (TypeError, ValueError):
         raise DataError(f"latitude and longitude must be numbers, got {cells}"[:300]) from None
     reasons = impossible_points(points) if frame == "wgs84" else {}

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from geohf.data.columns import stored_column
+from geohf.data.columns import numbers_of, stored_column
 from geohf.data.formats import is_saved_dataset, read_frames, require_different, table_file
 from geohf.errors import DataError
 from geohf.geo import bad_points
@@ -158,11 +158,15 @@ def bad_point_reasons(points: np.ndarray, source: str | Path, frame: str = "wgs8
 
 def points_of(dataset: Dataset) -> np.ndarray:
     """(n, 2) float64 `latitude` and `longitude`, NaN where unknown, without touching the images."""
-    names = ["latitude", "longitude"]
-    if not hasattr(dataset, "with_format"):  # a view of a user's own rows
-        return np.stack([np.array(dataset[name], np.float64) for name in names], 1)
-    # the numpy format would round floats to float32
-    return np.stack([stored_column(dataset, name).to_numpy().astype(np.float64) for name in names], 1)
+    columns = []
+    for name in ("latitude", "longitude"):
+        # the numpy format would round floats to float32; a view of a user's own rows has no formats
+        cells = stored_column(dataset, name).to_numpy() if hasattr(dataset, "with_format") else dataset[name]
+        try:
+            columns.append(numbers_of(cells))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"column {name} must hold numbers: {error}") from None
+    return np.stack(columns, 1)
 
 
 def wrap_degrees(longitude: float) -> float:

@@ -51,7 +51,6 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     tower: Any  # of transformers or timm
     processor_class: ClassVar[type[SampleProcessor]] = GeoImageProcessor
     card_template: ClassVar[str]  # a file of model_cards/
-    on_tower: ClassVar[tuple[str, ...]] = ("head",)  # what learns whatever `--finetune` says of the tower
     sample_dimensions: ClassVar[int] = 3  # of one sample as an array; one more are many samples
     # what `predict` takes beside inputs: name -> keyword arguments of argparse's add_argument, for recipes/predict.py
     predict_options: ClassVar[dict[str, dict]] = {}

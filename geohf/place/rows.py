@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
+from geohf.data.columns import numbers_of
 from geohf.data.rows import RowView, positions_of
 from geohf.data.samples import undecoded
 from geohf.data.times import time_ns
@@ -37,7 +37,7 @@ def _read_image(row: dict, number: int) -> dict:
         raise DataError(f"row {number} has no {' and no '.join(lacking)}; its columns are {', '.join(row)}")
     latitude, longitude = positions_of([row], names=[number])[0].tolist()
     try:
-        heading = math.nan if row.get("heading") is None else float(row["heading"])
+        heading = numbers_of([row.get("heading")])[0].item()
         taken = row.get("time_ns")
         taken = taken if isinstance(taken, (int, np.integer)) else time_ns(taken)
     except (DataError, TypeError, ValueError) as error:

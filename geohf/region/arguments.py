@@ -11,8 +11,13 @@ from geohf.geo.scalers import SCALERS
 from geohf.metrics.directions import LOSS
 from geohf.region.configuration import EXPERTS, POINT_LOSSES
 from geohf.region.metrics import METRICS
-from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.options import DataArguments, HeadingArguments, PhotoArguments, with_default
+from geohf.training.options import (
+    DataArguments,
+    FinetuneArguments,
+    HeadingArguments,
+    PhotoArguments,
+    with_default,
+)
 from geohf.vision.preprocessing import FITS
 
 AUGMENTATIONS = ("none", "light", "full")
@@ -137,12 +142,12 @@ class RegionArguments(DataArguments, PhotoArguments, HeadingArguments):
 
 
 @dataclass
-class RegionTrainingArguments(GeoTrainingArguments):
-    """GeoTrainingArguments with cosine warm restarts."""
+class RegionTrainingArguments(FinetuneArguments):
+    """FinetuneArguments with cosine warm restarts."""
 
     metrics = LOSS | METRICS
 
-    output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/region")
+    output_dir: str = with_default(FinetuneArguments, "output_dir", "outputs/region")
     num_train_epochs: float = field(default=20.0, metadata={"help": "Epochs of every expert and the router."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Photographs in a batch."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of the heads."})
@@ -152,7 +157,7 @@ class RegionTrainingArguments(GeoTrainingArguments):
             "help": "Peak learning rate of the towers; default: 1e-5 for published weights, else the heads'."
         },
     )
-    weight_decay: float = with_default(GeoTrainingArguments, "weight_decay", 1e-4)
+    weight_decay: float = with_default(FinetuneArguments, "weight_decay", 1e-4)
     early_stopping_patience: int = field(
         default=10, metadata={"help": "Evaluations without a better loss before training stops; 0: never."}
     )
@@ -170,7 +175,7 @@ class RegionTrainingArguments(GeoTrainingArguments):
     augment: str = field(
         default="light",
         metadata={
-            "help": "Images in training: none, light (crop, color) or full (the reference implementation's, with flips and rotation)."
+            "help": "Images in training: none, light (crop, color) or full (the reference implementation's, with flips and rotation); never those of a frozen backbone's cached features."
         },
     )
 

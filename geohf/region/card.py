@@ -31,7 +31,9 @@ def card_data(trainer: GeoRegionTrainer, evaluation: Evaluation) -> CardData:
         "baseline_words": "the center of all training points, or of the region's where the region is given",
         "warm_restarts": bool(trainer.args.t_0),
     }
-    return CardData(titles(unit), facts, {"regions": summary_rows(table, unit), "final": table[-1]})
+    stages = trainer.stage_rows([*titles(unit)])
+    tables = {"regions": summary_rows(table, unit), "stages": stages, "kept": trainer.kept}
+    return CardData(titles(unit), facts, tables | {"final": table[-1], "finetune": trainer.args.finetune})
 
 
 def summary_rows(table: Sequence[Mapping], unit: str) -> list[dict]:

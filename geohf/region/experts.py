@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from geohf.vision.backbones import build_tower, tower_features
 
 # of degrees and of projected meters: what float32 leaves of a number
 _ROUNDING = 1e-6
+
+Part = TypeVar("Part", "RegionExpert", "RegionRouter")
 
 
 @dataclass
@@ -77,6 +80,11 @@ class RegionExpert(nn.Module):
         self.register_buffer("scaler_scale", torch.ones(2))
         self.store_scaler()
 
+    def train(self, mode: bool = True):
+        """As torch's; what does not learn keeps its statistics, see `frozen_norms`."""
+        super().train(mode)
+        return frozen_norms(self)
+
     @property
     def scaler(self) -> CoordinateScaler:
         """The region's scaler."""
@@ -108,11 +116,11 @@ class RegionExpert(nn.Module):
 
         Args:
             pixel_values: (batch, 3, height, width), for an expert with a tower of its own.
-            features: (batch, features) of the shared tower, for one without.
+            features: (batch, features) of its tower, instead; of the shared one, for an expert without.
             coordinates: (batch, 2) true latitude and longitude, NaN where unknown.
             loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
         """
-        if self.tower is not None:
+        if features is None:
             assert pixel_values is not None
             features = tower_features(self.tower, pixel_values)
         scaled = self.head(features).float()
@@ -147,6 +155,8 @@ class RegionRouter(nn.Module):
             looks, None where nobody asks.
     """
 
+    tower: nn.Module
+
     accepts_loss_kwargs = False
 
     def __init__(
@@ -156,15 +166,23 @@ class RegionRouter(nn.Module):
         self.config, self.tower, self.head, self.direct = config, tower, head, direct
         self.targets = ("labels",) if direct is None else ("labels", "headings")
 
+    def train(self, mode: bool = True):
+        """As torch's; what does not learn keeps its statistics, see `frozen_norms`."""
+        super().train(mode)
+        return frozen_norms(self)
+
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         headings: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
+        features: torch.Tensor | None = None,
     ) -> RegionOutput:
-        """Name regions: (batch, 3, height, width) pixels to (batch, regions) logits."""
-        features = tower_features(self.tower, pixel_values)
+        """Name regions: (batch, 3, height, width) pixels, or (batch, features) of the tower, to (batch, regions) logits."""
+        if features is None:
+            assert pixel_values is not None
+            features = tower_features(self.tower, pixel_values)
         logits = self.head(features).float()
         directions = None if self.direct is None else self.direct(features)
         if labels is None:
@@ -202,6 +220,23 @@ def measured_headings(directions: torch.Tensor | None, headings: torch.Tensor | 
     if directions is None or headings is None:
         return {}
     return dict(heading_metrics(degrees_of_directions(directions).numpy(), headings.numpy()))
+
+
+def frozen_norms(part: Part) -> Part:
+    """Set the batch norms that do not learn to use the statistics they have, as `GeoPreTrainedModel` does."""
+    for module in part.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
+            p.requires_grad for p in module.parameters()
+        ):
+            module.eval()
+    return part
+
+
+def without_tower(part: Part) -> Part:
+    """An expert or a router for features alone; all but the tower is shared with the part, not copied."""
+    heads = copy.copy(part)
+    heads._modules = part._modules | {"tower": None}
+    return heads
 
 
 def make_head(config: GeoRegionConfig, outputs: int) -> nn.Sequential:

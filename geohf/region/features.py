@@ -1,26 +1,35 @@
-"""The shared backbone's features of photographs, for experts that have no backbone of their own."""
+"""A frozen backbone's features of photographs, on which experts and the router learn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from geohf.data.samples import undecoded
 from geohf.data.tensor_table import TensorTable
-from geohf.region.rows import located
+from geohf.region.rows import headings_of, labels_of, located
 from geohf.vision.features import cached_features
 
 if TYPE_CHECKING:
     from geohf.region.arguments import RegionTrainingArguments
+    from geohf.region.experts import RegionExpert, RegionRouter
     from geohf.region.modeling import GeoRegionModel
 
 
-def feature_table(model: GeoRegionModel, dataset: Any, args: RegionTrainingArguments) -> TensorTable:
-    """The shared backbone's features of every photograph, from the cache, with the coordinates."""
+def feature_table(
+    part: RegionExpert | RegionRouter, model: GeoRegionModel, dataset: Any, args: RegionTrainingArguments
+) -> TensorTable:
+    """The features of every photograph, from the cache, with the part's targets.
+
+    Args:
+        part: an expert or a router; an expert without a backbone sees those of the model's.
+    """
+    tower = model.tower if part.tower is None else part.tower
     features = cached_features(
-        model.tower.to(args.device),
+        tower.to(args.device),
         model.processor,
         _images_of(dataset),
         cache_dir=args.cache_dir,
@@ -29,7 +38,13 @@ def feature_table(model: GeoRegionModel, dataset: Any, args: RegionTrainingArgum
         autocast=torch.bfloat16 if args.bf16 else None,
         mode=args.feature_mode,
     )
-    return TensorTable(features=features, coordinates=torch.from_numpy(located(dataset, model.config.frame)))
+    targets: dict[str, Callable[[], np.ndarray | None]] = {
+        "labels": lambda: labels_of(dataset, model.config),
+        "coordinates": lambda: located(dataset, model.config.frame),
+        "headings": lambda: headings_of(dataset, model.config),
+    }
+    columns = {name: torch.as_tensor(targets[name]()) for name in part.targets}
+    return TensorTable(features=features, **columns)
 
 
 class RowImages(Sequence):

@@ -14,18 +14,17 @@ from transformers.utils import can_return_tuple
 
 from geohf.data.classes import class_number
 from geohf.errors import DataError
-from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
-from geohf.models.heading import HeadingHead, heading_loss
+from geohf.models.heading import HeadingHead
 from geohf.models.loading import load_model
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.region.answers import RegionPrediction
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.decoding import both_answers, decode, locate
-from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head, measured_headings
-from geohf.region.losses import point_loss, region_loss
-from geohf.region.metrics import error_summary, measure, region_accuracy
+from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
+from geohf.region.metrics import measure
+from geohf.region.objective import RegionObjective
 from geohf.region.processing import GeoRegionImageProcessor, RegionCollator, split_sample
 from geohf.region.rows import as_photos, headings_of, load_labeled, located, truth_of
 from geohf.region.selection import names_of, region_order
@@ -41,7 +40,7 @@ REAL_BACKBONE = "convnext_small"
 MODEL_FIELDS = ("frame", "experts", "scaler", "point_loss", "radius_coverage", "predict_heading")
 
 
-class GeoRegionModel(GeoPreTrainedModel):
+class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
     """Coordinates of photographs by regions: a router, and an expert a region.
 
     >>> from geohf.region import GeoRegionConfig
@@ -120,6 +119,12 @@ class GeoRegionModel(GeoPreTrainedModel):
         """The router with its tower, to be trained without the experts."""
         return RegionRouter(self.config, self.tower, self.router, getattr(self, "direct", None))
 
+    def take_router(self, router: RegionRouter) -> None:
+        """Put back what `router_module` gave; adapters leave heads that are other objects."""
+        self.tower, self.router = router.tower, router.head
+        if router.direct is not None:
+            self.direct = router.direct
+
     @property
     def scaler(self) -> CoordinateScaler:
         """All regions' scalers as one."""
@@ -189,49 +194,6 @@ class GeoRegionModel(GeoPreTrainedModel):
                 answer = answer.index_put((rows.nonzero()[:, 0],), expert(**{name: inputs[rows]}).scaled)
             answers.append(answer)
         return torch.stack(answers, 1)
-
-    def losses(self, logits, scaled, labels, coordinates, items=None, directions=None, headings=None):
-        """The total loss and its parts: the true region's expert is measured, and the router."""
-        items, own = items or {}, labels.clamp(min=0)
-        mine = scaled[torch.arange(len(own), device=own.device), own]
-        truth = torch.where((labels >= 0)[:, None], coordinates, torch.nan)
-        own_scaler = self.scaler[np.array(own.tolist(), np.int64)]
-        parts = {
-            "point_loss": point_loss(
-                self.config.point_loss, mine, truth, own_scaler, items.get("point_loss")
-            ),
-            "region_loss": region_loss(logits, labels, items.get("region_loss")),
-        }
-        if directions is not None and headings is not None:
-            parts["heading_loss"] = heading_loss(directions, headings, items.get("heading_loss"))
-        return sum(parts.values()), parts
-
-    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
-        """How many rows of a batch count for each part of the loss."""
-        labeled = batch["labels"] >= 0
-        located = batch["coordinates"].isfinite().all(-1) & labeled
-        counts = {"point_loss": located.sum(), "region_loss": labeled.sum()}
-        return counts | (
-            {"heading_loss": batch["headings"].isfinite().sum()} if self.config.predict_heading else {}
-        )
-
-    def measure(
-        self,
-        outputs: RegionOutput,
-        labels: torch.Tensor,
-        coordinates: torch.Tensor,
-        headings: torch.Tensor | None = None,
-    ) -> dict[str, float]:
-        """Loss, its parts, the router's accuracy, the routed errors and those of headings over a whole dataset."""
-        # over all rows at once: the mean of the batches' means would depend on their sizes
-        logits, scaled = outputs.routed()
-        loss, parts = self.losses(logits, scaled, labels, coordinates, None, outputs.directions, headings)
-        points = self.locate(logits, scaled)
-        errors = frame_distance(points, coordinates, self.config.frame)[coordinates.isfinite().all(-1)]
-        metrics = {"loss": float(loss)} | {name: float(part) for name, part in parts.items()}
-        metrics["accuracy"] = region_accuracy(logits, labels)
-        metrics |= error_summary(errors.numpy(), self.config.unit, "routed_")
-        return metrics | measured_headings(outputs.directions, headings)
 
     # ---- answers
 

@@ -45,9 +45,15 @@ class RegionPhaseTrainer(PhaseTrainer):
             return None
         return RegionCollator(whole, model.targets, self.args.augment if training else "none")
 
+    @property
+    def module(self):
+        """The module that learns, without what wraps it."""
+        module = self.accelerator.unwrap_model(self.model)
+        return module.get_base_model() if hasattr(module, "peft_config") else module
+
     def measured(self):
         """As `METRICS`, of what this module does, in the frame's unit."""
-        whole, routed = super().measured(), isinstance(self.model, GeoRegionModel)
+        whole, routed = super().measured(), isinstance(self.module, GeoRegionModel)
         names = {"loss"} | ({"point_loss", "region_loss"} if routed else set())
         if "labels" in self.model.targets:
             names.add("accuracy")
@@ -84,7 +90,7 @@ class RegionPhaseTrainer(PhaseTrainer):
 
     def _named(self, predictions) -> RegionOutput:
         arrays = [predictions] if isinstance(predictions, np.ndarray) else list(predictions)
-        module = self.accelerator.unwrap_model(self.model)
+        module = self.module
         parts = {RegionRouter: ["logits"], RegionExpert: ["scaled"]}
         names = parts.get(type(module), ["logits", "scaled", "coordinates"])
         if "headings" in module.targets:
@@ -95,6 +101,6 @@ class RegionPhaseTrainer(PhaseTrainer):
         return output
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        outputs, module = self._named(prediction.predictions), self.accelerator.unwrap_model(self.model)
+        outputs = self._named(prediction.predictions)
         truth = prediction.label_ids if isinstance(prediction.label_ids, tuple) else [prediction.label_ids]
-        return module.measure(outputs, *map(torch.from_numpy, truth))
+        return self.module.measure(outputs, *map(torch.from_numpy, truth))

@@ -217,8 +217,9 @@ def _degrees(cells: Sequence[Any]) -> np.ndarray:
     """Degrees in [0, 360) of the cells of a column; what is no number is unknown, as an empty cell is."""
     import pandas as pd
 
-    found = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64)
-    return np.where(np.isfinite(found), found, np.nan) % 360
+    numbers = [None if isinstance(cell, (bool, np.bool_)) else cell for cell in cells]
+    degrees = pd.to_numeric(pd.Series(numbers, dtype=object), errors="coerce").to_numpy(np.float64)
+    return np.where(np.isfinite(degrees), degrees, np.nan) % 360
 
 
 def labels_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import torch
 
 from geohf.data.splits import calibration_blocks
 from geohf.data.streaming import is_stream
@@ -17,14 +20,26 @@ from geohf.region.arguments import RegionTrainingArguments
 from geohf.region.calibration import calibrate
 from geohf.region.card import card_data
 from geohf.region.decoding import both_answers
-from geohf.region.experts import RegionExpert, RegionOutput
+from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, without_tower
 from geohf.region.features import feature_table
 from geohf.region.metrics import measure, region_centers, region_table
 from geohf.region.outputs import write_outputs
 from geohf.region.phase import RegionPhaseTrainer
 from geohf.region.rows import as_photos, headings_of, labels_of, located, truth_of
+from geohf.training.finetuning import require_finetunable
 from geohf.training.phase import phase_arguments
-from geohf.training.trainer import GeoTrainer
+from geohf.training.trainer import GeoTrainer, logger
+
+
+@dataclass(eq=False)
+class Learner:
+    """An expert or the router, and the rows that it learns from and is chosen on; None where there are none."""
+
+    title: str
+    phase: str
+    module: RegionExpert | RegionRouter
+    rows: Any
+    checked: Any
 
 
 class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
@@ -32,6 +47,9 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
 
     Experts with backbones of their own are trained one after the other, each on its own region's rows, and then the
     router; shared experts are trained together with the router. A stream trains the whole model in one phase.
+
+    `args.finetune` says how much of the backbones learns. On a published backbone the heads learn first, on its
+    cached features; what is worse on validation photographs after fine-tuning is as it was before it (`kept`).
 
     Args:
         model: a `GeoRegionModel`, whose scalers were fitted on the training rows, see `make_model`.
@@ -68,7 +86,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
 
     def _together(self) -> bool:
         """Whether one phase trains the whole model."""
-        return is_stream(self.train_dataset) or (self.config.experts == "shared" and not self.regions)
+        shared = self.config.experts == "shared" and not self.regions and self.args.finetune != "none"
+        return is_stream(self.train_dataset) or shared
 
     def _trains_router(self) -> bool:
         # the router's backbone also tells which way a photograph looks
@@ -77,58 +96,152 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
     # ---- training
 
     def run_phases(self, resume: bool) -> None:
-        model, train = self.model, self.train_dataset
+        model, train, finetune = self.model, self.train_dataset, self.args.finetune
         if self.eval_dataset is None:  # what was promised of other weights does not hold for these
             model.config.routed_factor = model.config.given_factor = None
-        if is_stream(train) and self.regions:
-            raise DataError(
-                "regions: a stream trains the whole model; give rows of these regions to retrain some"
-            )
-        if not is_stream(train):
-            located(train, model.config.frame)
-        if self._together():
-            self.run_phase("all", resume=resume, default_metric="loss", **self._unused(True))
-            for expert in model.experts:
-                _require_own_scaler(expert)
+        if is_stream(train):
+            if self.regions:
+                raise DataError(
+                    "regions: a stream trains the whole model; give rows of these regions to retrain some"
+                )
+            self._finetune_whole(resume)
             return
+        located(train, model.config.frame)
+        learners = self._learners()
+        unfrozen = [one for one in learners if self._together() or one.module.tower is not None]
+        unfrozen = unfrozen if finetune != "none" else []
+        if unfrozen:
+            require_finetunable(model, self.args, len(train))
+        # a backbone with random weights knows nothing that heads could learn from first
+        compared = bool(unfrozen) and model.config.backbone_name is not None
+        for learner in learners:
+            if compared or learner not in unfrozen:
+                self._train_heads(learner, resume, first=learner in unfrozen)
+        if compared:
+            self.note_stage("frozen")
+        if unfrozen and self._together():
+            self._finetune_whole(resume, compared)
+        elif unfrozen:
+            worse = [one.title for one in unfrozen if not self._finetune_part(one, resume, compared)]
+            if compared:
+                self.note_stage("fine-tuned")
+                self._tell_kept(worse, len(unfrozen))
+
+    def _learners(self) -> list[Learner]:
+        """The experts and the router that this training is about, with the rows of each."""
+        train, model = self.train_dataset, self.model
         labels = labels_of(train, model.config)
-        for name in self.regions or [
-            name for i, name in enumerate(model.config.regions) if (labels == i).any()
-        ]:
-            self._train_expert(name, labels, resume)
+        held_out = None if self.eval_dataset is None else labels_of(self.eval_dataset, model.config)
+        learners = []
+        for name in self.regions or model.config.regions:
+            number = model.region_number(name)
+            if not (labels == number).any():
+                if self.regions:
+                    raise DataError(f"regions: no training row is of region {name}")
+                continue
+            checked = [] if held_out is None else np.flatnonzero(held_out == number)
+            checked = self.eval_dataset.select(checked) if len(checked) else None
+            rows = train.select(np.flatnonzero(labels == number))
+            phase = f"region-{quote(name, safe='')}"
+            learners.append(Learner(f"region {name}", phase, model.experts[number], rows, checked))
         if self._trains_router():
-            router = model.router_module()
-            whole = {"whole": model}
-            self.run_phase(
-                "router", router, resume=resume, default_metric="loss", extras=whole, **self._unused(False)
+            learners.append(Learner("router", "router", model.router_module(), train, self.eval_dataset))
+        return learners
+
+    def _train_heads(self, learner: Learner, resume: bool, first: bool) -> None:
+        """Train what stands on a backbone, whose features are cached, and nothing else.
+
+        Args:
+            first: the backbone learns afterwards, and may be chosen by another metric.
+        """
+        changes = self._changes(learner) | {"activation_checkpointing": None}
+        extras: dict[str, Any] = {"whole": self.model}
+        if first:
+            changes |= {"metric_for_best_model": "loss", "greater_is_better": False}
+            extras |= {"compute_metrics": None} if self._together() else {}
+        rows, checked = (
+            rows and feature_table(learner.module, self.model, rows, self.args)
+            for rows in (learner.rows, learner.checked)
+        )
+        phase = learner.phase + "-heads" * first
+        heads = without_tower(learner.module)
+        self.run_phase(phase, heads, rows, checked or [], resume, "loss", extras, **changes)
+        self._finish(learner, phase, ", heads" * first)
+
+    def _finetune_part(self, learner: Learner, resume: bool, compared: bool) -> bool:
+        """Train an expert or the router with its own backbone.
+
+        Nothing else of the model changes, not even a batch norm's statistics.
+
+        Returns:
+            False where the part was better before, and is so again.
+        """
+        part, before, score = learner.module, {}, -math.inf
+        if compared and learner.checked is not None:
+            before = {name: value.detach().cpu().clone() for name, value in part.state_dict().items()}
+            score = self._score(part, learner.checked)
+        phase = self.finetune(
+            learner.phase,
+            resume,
+            "loss",
+            part,
+            train=learner.rows,
+            evaluation=learner.checked or [],
+            extras={"whole": self.model},
+            **self._changes(learner),
+        )
+        worse = phase.best_score() < score
+        if worse:
+            part.load_state_dict(before)
+        if isinstance(part, RegionRouter):
+            self.model.take_router(part)
+        self._finish(learner, learner.phase)
+        return not worse
+
+    def _finetune_whole(self, resume: bool, compared: bool = False) -> None:
+        checked = self.eval_dataset if compared else None
+        score = -math.inf if checked is None else self._score(self.model, checked)
+        phase = self.finetune("all", resume, "loss", **self._unused(True))
+        for expert in self.model.experts:
+            _require_own_scaler(expert)
+        if checked is None:
+            return
+        self.note_stage("fine-tuned")
+        worse = phase.best_score() < score
+        if worse:
+            self.restore("all")
+        self._tell_kept(["the model"] * worse, 1)
+
+    def _score(self, module: torch.nn.Module, rows: Any) -> float:
+        """The metric that chooses, before any step, as large-is-better."""
+        plain = phase_arguments(self.args, "", "loss", eval_strategy="no", save_strategy="no")
+        phase = self.phase_class(module, plain, eval_dataset=rows, whole=self.model, **self._given)
+        phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics]
+        return phase.best_score()
+
+    def _tell_kept(self, worse: list[str], learned: int) -> None:
+        """Say where training a backbone did not help on validation photographs, so that the frozen one is kept."""
+        if self.eval_dataset is None:
+            return
+        self.kept = "frozen" if len(worse) == learned else "fine-tuned"
+        if worse and len(worse) < learned:
+            self.kept += f", frozen for {', '.join(worse)}"
+        if worse:
+            logger.warning(
+                "fine-tuning made %s no better on validation photographs: the frozen backbone is kept there",
+                ", ".join(worse),
             )
 
-    def _train_expert(self, name: str, labels: np.ndarray, resume: bool) -> None:
-        """Train one region's expert on its own rows.
+    def _finish(self, learner: Learner, phase: str, what: str = "") -> None:
+        if isinstance(learner.module, RegionExpert):
+            _require_own_scaler(learner.module)
+        self.histories[learner.title + what] = self.histories.pop(phase)
 
-        Nothing else of the model changes, not even a batch norm's statistics. An expert without a backbone of its own
-        learns from the shared one's cached features.
-        """
-        number = self.model.region_number(name)
-        if not (labels == number).any():
-            raise DataError(f"regions: no training row is of region {name}")
-        expert, changes = self.model.experts[number], self._unused(False)
-        rows: Any = self.train_dataset.select(np.flatnonzero(labels == number))
-        checked: Any = []
-        if self.eval_dataset is not None:
-            mine = labels_of(self.eval_dataset, self.config) == number
-            checked = self.eval_dataset.select(np.flatnonzero(mine))
-        if not len(checked):  # a region too small to hold anything out: its last weights count
-            changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
-        if expert.tower is None:
-            changes["activation_checkpointing"] = None
-            rows = feature_table(self.model, rows, self.args)
-            checked = feature_table(self.model, checked, self.args) if len(checked) else []
-        phase = f"region-{quote(name, safe='')}"
-        extras = {"whole": self.model}
-        self.run_phase(phase, expert, rows, checked, resume, "loss", extras, **changes)
-        _require_own_scaler(expert)
-        self.histories[f"region {name}"] = self.histories.pop(phase)
+    def _changes(self, learner: Learner) -> dict[str, Any]:
+        if learner.checked is not None:
+            return self._unused(False)
+        # a region too small to hold anything out: its last weights count
+        return self._unused(False) | {"eval_strategy": "no", "load_best_model_at_end": False}
 
     def _unused(self, whole: bool) -> dict[str, Any]:
         """Only of the whole model a batch may leave an expert out."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geohf.data.classes import column_of
+from geohf.data.columns import numbers_of
 from geohf.data.formats import is_saved_dataset
 from geohf.data.samples import undecoded
 from geohf.data.tables import (
@@ -72,7 +73,7 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     if latitude or longitude:
         axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
         try:
-            points = np.stack([np.array(dataset[axis][:], np.float64) for axis in axes], 1)
+            points = np.stack([numbers_of(dataset[axis][:]) for axis in axes], 1)
         except (TypeError, ValueError) as error:
             raise DataError(f"{source}: columns {axes} must hold numbers ({error})") from None
         reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)

@@ -63,7 +63,6 @@ class TileSequenceModel(GeoPreTrainedModel):
     processor_class = TileSequenceProcessor
     card_template = "tiles.md"
     sample_dimensions = 4  # steps, height, width, bands
-    on_tower = ("projection", "temporal", "answer_date", "head")
 
     def __init__(self, config: TileSequenceConfig):
         super().__init__(config)

@@ -17,20 +17,21 @@ LEAST_SHARE = 0.1  # of a tower's weights in such layers
 
 
 def unfreeze(model: Any, args: Any) -> nn.Module:
-    """Let what stands on the tower learn, and as much of the tower as `args.finetune` says.
+    """Let the heads learn, and as much of the backbones as `args.finetune` says.
 
     Args:
-        model: has a `tower`, and names in `on_tower` what stands on it.
+        model: its backbones are its modules named `tower`, its heads all the others.
         args: with `finetune` (`all`, `last`, `lora` or `none`), `finetune_blocks` and `lora_rank`.
 
     Returns:
         The model, with LoRA wrapped by peft.
     """
-    model.requires_grad_(args.finetune == "all")
-    for module in _on_tower(model).values():
-        module.requires_grad_(True)
-    if args.finetune == "last":
-        unfreeze_last(model.tower, args.finetune_blocks)
+    model.requires_grad_(True)
+    if args.finetune != "all":
+        for tower in _towers(model):
+            tower.requires_grad_(False)
+            if args.finetune == "last":
+                unfreeze_last(tower, args.finetune_blocks)
     return with_adapters(model, args.lora_rank) if args.finetune == "lora" else model
 
 
@@ -101,16 +102,26 @@ def require_finetunable(model: nn.Module, args, rows: int) -> None:
         require_adapters(model)
 
 
-def with_adapters(model: Any, rank: int) -> nn.Module:
-    """The model with LoRA on its tower (Hu et al. 2021) and what stands on it as it is, wrapped by peft."""
+def with_adapters(model: nn.Module, rank: int) -> nn.Module:
+    """The model with LoRA on its backbones (Hu et al. 2021) and its heads as they are, wrapped by peft."""
     from peft import LoraConfig, get_peft_model
 
     # peft compares ends of names: a tower may have a `projection` of its own
-    whole = [name if name == "head" else f"model.{name}" for name in _on_tower(model)]
+    whole = [name if name == "head" else f"model.{name}" for name in _heads(model)]
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=whole)
     return get_peft_model(model, lora)
 
 
-def _on_tower(model: Any) -> dict[str, nn.Module]:
-    """What stands on the tower, by name."""
-    return {name: getattr(model, name) for name in model.on_tower if hasattr(model, name)}
+def _towers(model: nn.Module) -> list[nn.Module]:
+    return [module for name, module in model.named_modules() if name.split(".")[-1] == "tower"]
+
+
+def _heads(model: nn.Module, prefix: str = "") -> list[str]:
+    """Names of the largest modules with a state that hold no backbone; a list of modules is none itself."""
+    names = []
+    for name, child in model.named_children():
+        if name == "tower" or not child.state_dict():
+            continue
+        whole = not isinstance(child, nn.ModuleList) and not _towers(child)
+        names += [prefix + name] if whole else _heads(child, f"{prefix}{name}.")
+    return names

@@ -196,14 +196,16 @@ class GeoTrainer(PhaseTrainer):
             Its Trainer, of `phase_class`, whose module has the weights to keep.
         """
         given = dict(self._given)
-        if module is None or hasattr(module, "config_class") or hasattr(module, "peft_config"):
+        learner = self.model if module is None else module
+        adapted: Any = learner if hasattr(learner, "peft_config") else None
+        if hasattr(learner if adapted is None else adapted.get_base_model(), "config_class"):
             given |= self._of_whole_model
             changes |= {"push_to_hub": self.args.push_to_hub}
             changes |= {"hub_model_id": self.args.hub_model_id or self.run_folder.name}
         if self.eval_dataset is None:
             changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
         phase = self.phase_class(
-            self.model if module is None else module,
+            learner,
             phase_arguments(self.args, name, default_metric, **changes),
             train_dataset=self.train_dataset if train is None else train,
             eval_dataset=self.eval_dataset if evaluation is None else evaluation,
@@ -214,28 +216,36 @@ class GeoTrainer(PhaseTrainer):
         return phase
 
     def finetune(
-        self, name: str, resume: bool = False, default_metric: str | None = None, **changes: Any
+        self,
+        name: str,
+        resume: bool = False,
+        default_metric: str | None = None,
+        part: torch.nn.Module | None = None,
+        **changes: Any,
     ) -> Any:
         """The phase in which as much of the backbone learns as `args.finetune` says, with what stands on it.
 
         The model as it was before is saved first, in `output_dir/checkpoints/before-<phase>`: adapters belong to it, and it
         is taken again where the phase does not help.
+
+        Args:
+            part: of the model, learns alone; nothing is saved then.
         """
-        base = self.base_folder(name)
-        if self.args.should_save:
+        base, lora = self.base_folder(name), self.args.finetune == "lora"
+        if part is None and self.args.should_save:
             self.model.save_pretrained(base)
-        lora = self.args.finetune == "lora"
-        if lora:
-            self.model.name_or_path = str(
-                base
-            )  # peft writes it into the adapter, as the model that it belongs to
-        trained: Any = unfreeze(self.model, self.args)
+        if part is None and lora:
+            # peft writes it into the adapter, as the model that it belongs to
+            self.model.name_or_path = str(base)
+        trained: Any = unfreeze(self.model if part is None else part, self.args)
         phase = self.run_phase(name, trained, resume=resume, default_metric=default_metric, **changes)
         if lora:
-            if self.is_world_process_zero():
+            if part is None and self.is_world_process_zero():
                 trained.save_pretrained(self.run_folder / "adapter")
-            self._take(trained.merge_and_unload())
-            self.adapter_of = name
+            merged = trained.merge_and_unload()
+            if part is None:
+                self._take(merged)
+                self.adapter_of = name
         self.model.requires_grad_(True).eval()
         self.frozen = False
         return phase
