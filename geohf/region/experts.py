@@ -23,7 +23,7 @@ from geohf.vision.backbones import build_tower, tower_features
 # of degrees and of projected meters: what float32 leaves of a number
 _ROUNDING = 1e-6
 
-Part = TypeVar("Part", "RegionExpert", "RegionRouter")
+Part = TypeVar("Part", bound=nn.Module)
 
 
 @dataclass
@@ -122,6 +122,7 @@ class RegionExpert(nn.Module):
         """
         if features is None:
             assert pixel_values is not None
+            assert self.tower is not None
             features = tower_features(self.tower, pixel_values)
         scaled = self.head(features).float()
         if coordinates is None:

@@ -67,7 +67,7 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
     def __init__(self, config: GeoRegionConfig):
         super().__init__(config)
         self.tower = build_tower(config.vision_config)
-        self.router = make_head(config, config.num_regions)
+        self.router: nn.Module = make_head(config, config.num_regions)
         experts = nn.ModuleList(RegionExpert(config, i) for i in range(config.num_regions))
         self.experts: Sequence[RegionExpert] = experts  # type: ignore[assignment]  # torch does not say of what
         self.targets: tuple[str, ...] = ("labels", "coordinates")
@@ -111,8 +111,9 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
 
     def set_scaler(self, region: str, scaler: CoordinateScaler) -> None:
         """Give a region another scaler, before its expert is trained anew."""
-        number = self.region_number(region)
-        self.config.scalers[number] = scaler.to_dict()
+        number, scalers = self.region_number(region), self.config.scalers
+        assert scalers is not None
+        scalers[number] = scaler.to_dict()
         self.experts[number].store_scaler()
 
     def router_module(self) -> RegionRouter:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from geohf.geo import frame_distance
 from geohf.models.heading import heading_loss
-from geohf.region.configuration import GeoRegionConfig
 from geohf.region.decoding import locate
 from geohf.region.experts import RegionOutput, measured_headings
 from geohf.region.losses import point_loss, region_loss
@@ -17,7 +18,7 @@ from geohf.region.metrics import error_summary, region_accuracy
 class RegionObjective:
     """The losses of `GeoRegionModel`, and its numbers on a whole dataset."""
 
-    config: GeoRegionConfig
+    config: Any  # GeoRegionConfig, as transformers declares it otherwise
 
     def losses(self, logits, scaled, labels, coordinates, items=None, directions=None, headings=None):
         """The total loss and its parts: the true region's expert is measured, and the router."""

@@ -139,8 +139,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
                 if self.regions:
                     raise DataError(f"regions: no training row is of region {name}")
                 continue
-            checked = [] if held_out is None else np.flatnonzero(held_out == number)
-            checked = self.eval_dataset.select(checked) if len(checked) else None
+            mine = [] if held_out is None else np.flatnonzero(held_out == number).tolist()
+            checked = self.eval_dataset.select(mine) if mine else None
             rows = train.select(np.flatnonzero(labels == number))
             phase = f"region-{quote(name, safe='')}"
             learners.append(Learner(f"region {name}", phase, model.experts[number], rows, checked))
@@ -216,7 +216,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         """The metric that chooses, before any step, as large-is-better."""
         plain = phase_arguments(self.args, "", "loss", eval_strategy="no", save_strategy="no")
         phase = self.phase_class(module, plain, eval_dataset=rows, whole=self.model, **self._given)
-        phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics]
+        phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics or {}]
         return phase.best_score()
 
     def _tell_kept(self, worse: list[str], learned: int) -> None:
