@@ -65,7 +65,6 @@ class PartStateModel(StartingDetector, RegionDetector):
             "help": "Inputs are a video or frames in order: number the parts through them.",
         },
     }
-    supports_gradient_checkpointing = False
 
     def __init__(self, config: PartStateConfig):
         super().__init__(config)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.parts_models import PARTS, STATES, build_query_model, photos, truths
+from helpers.parts_models import PARTS, STATES, build_model, build_query_model, photos, truths
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
@@ -10,11 +10,13 @@ from transformers.models.lw_detr.modeling_lw_detr import refine_bboxes
 
 from geohf.errors import DataError
 from geohf.parts import PartStateConfig, PartStateModel
+from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.configuration import DETECTORS
 from geohf.parts.detectors import require_transformers
 from geohf.parts.heads import StateHead
 from geohf.parts.losses import IGNORED
 from geohf.parts.queries import query_answers
+from geohf.training.settings import require_recomputing
 
 DENOISING = ("rt_detr_v2", "d_fine", "deimv2")
 
@@ -306,3 +308,27 @@ def test_what_these_detectors_cannot_do_is_refused():
     with pytest.raises(DataError, match=r"need transformers 5\.24 or newer, this is 5\.23\.1"):
         require_transformers("5.23.1")
     require_transformers("5.24.0")
+
+
+@pytest.mark.parametrize("name", ["rf_detr", "lw_detr"])
+def test_activations_that_are_computed_again_give_the_same_gradients(name):
+    model = build_query_model(name).train()
+    x = torch.randn(2, 3, *model.config.image_size, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for again in (False, True):
+        if again:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(x, **truths()).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient)
+
+
+def test_detectors_without_such_layers_refuse_to_compute_them_again(tmp_path):
+    args = PartTrainingArguments(output_dir=str(tmp_path), gradient_checkpointing=True)
+    for model in (build_model(), build_query_model("d_fine")):
+        with pytest.raises(DataError, match="this PartStateModel cannot recompute its activations"):
+            require_recomputing(model, args)
