@@ -116,7 +116,7 @@ def margins_of(config: TileSequenceConfig, region: torch.Tensor | None) -> torch
     if region is None or not config.region_margins:
         return pooled
     own = torch.tensor(list(config.region_margins.values()), dtype=torch.float64)
-    return torch.cat([pooled[None], own])[region.cpu()]
+    return torch.cat([pooled[None], own])[region.cpu().long()]
 
 
 def intervals_of(

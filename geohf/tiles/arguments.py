@@ -221,7 +221,8 @@ class TileArguments(DataArguments, BackboneArguments):
     interval_groups: str = field(
         default="none",
         metadata={
-            "help": "region: a margin for each region with enough validation tiles, or one for all: none."
+            "help": "A margin for each region with enough validation tiles (region), for tiles that the model sees alike "
+            "(cluster), or one for all (none)."
         },
     )
 

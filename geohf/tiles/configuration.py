@@ -50,7 +50,8 @@ class TileSequenceConfig(GeoConfig):
         quantiles: ascending, the middle one is the answer; for the quantile loss.
         coverage: share of tiles whose truth the interval shall hold.
         interval_margin: (targets,) by which calibration widened the interval; None where it was not possible.
-        interval_groups: `region`: regions with enough validation tiles have margins of their own, `region_margins`,
+        interval_groups: `cluster`: as `region`, for tiles that the model sees alike, `clusters`, see
+            `geohf.tiles.clusters`. `region`: regions with enough validation tiles have margins of their own, `region_margins`,
             name -> (targets,); the others have the pooled one.
         nodata, max_nodata: the pixel value that means "not measured" where a file does not say it, and the share of
             such pixels above which a frame is masked.
@@ -96,7 +97,8 @@ class TileSequenceConfig(GeoConfig):
     quantiles: Any = None
     coverage: float = 0.9
     interval_margin: list | None = None
-    interval_groups: Literal["none", "region"] = "none"
+    interval_groups: Literal["none", "region", "cluster"] = "none"
+    clusters: dict | None = None
     region_margins: dict | None = None
     nodata: float | None = None
     max_nodata: float = 0.5

@@ -142,7 +142,7 @@ def cross_validate(options: TileArguments, args: TileTrainingArguments) -> Cross
         trainer.train()
         result = trainer.evaluate(data.test)
         config, rows = trainer.model.config, data.test
-        answers = answers_of(config, result.details["outputs"].raw, rows.region_numbers(config))
+        answers = answers_of(config, result.details["outputs"].raw, result.details["outputs"].region)
         metrics = {"model": result.values_by_name, **result.details["baselines"]}
         found.append(Fold(rows.windows, answers, metrics))
         table = rows.known_table

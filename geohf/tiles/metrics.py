@@ -224,6 +224,7 @@ def measure(
     baselines: Mapping[str, Mapping[str, float]] | None = None,
     intervals: bool = True,
     images: tuple[torch.Tensor, torch.Tensor] | None = None,
+    region: torch.Tensor | None = None,
 ) -> list[Metric]:
     """The numbers of a model's outputs, their intervals, and the baseline's.
 
@@ -233,6 +234,7 @@ def measure(
         baselines: see `baselines_of`; None: there is none.
         intervals: draw 95 % intervals of `CHIEF`, region by region, or tile by tile where regions are few.
         images: see `baselines_of`.
+        region: (n,) whose margins the rows' intervals have, see `region_numbers`.
     """
     baseline = {} if baselines is None else baselines[chief_baseline(baselines)]
     if config.head == "image":
@@ -244,7 +246,7 @@ def measure(
                 metrics[name.replace("nrmse", "skill_persistence")] = skill
     else:
         windows, middle = dataset.windows, intervals_of(config, values)[0].double().numpy()
-        metrics = number_measures(config, values, windows, dataset.region_numbers(config))
+        metrics = number_measures(config, values, windows, region)
 
         def statistics(rows: np.ndarray) -> dict[str, float]:
             part = windows.take(rows)

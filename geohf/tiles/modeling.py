@@ -23,10 +23,11 @@ from geohf.tiles.answers import (
     raw_numbers,
     region_numbers,
 )
+from geohf.tiles.clusters import cluster_names, nearest_clusters
 from geohf.tiles.configuration import FRAMEWISE, TileSequenceConfig
 from geohf.tiles.dataset import as_sequences
-from geohf.tiles.dates import DATE_FEATURES, date_features, date_planes
-from geohf.tiles.encoders import attention_over_time, recurrent_encoder
+from geohf.tiles.dates import DATE_FEATURES, date_planes
+from geohf.tiles.encoders import EncodesTiles, attention_over_time, recurrent_encoder
 from geohf.tiles.forecast import frames_items, frames_loss, rolled_changes, video_changes
 from geohf.tiles.frames import last_seen
 from geohf.tiles.inputs import labeled_tiles, read_tiles
@@ -40,7 +41,6 @@ from geohf.vision.backbones import (
     describe_backbone,
     load_tower,
     require_weights,
-    tower_features,
 )
 from geohf.vision.licenses import published_name
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from geohf.tiles.arguments import TileArguments
 
 
-class TileSequenceModel(GeoPreTrainedModel):
+class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
     """Regression on sequences of tiles.
 
     >>> from geohf.tiles import TileSequenceConfig
@@ -172,17 +172,9 @@ class TileSequenceModel(GeoPreTrainedModel):
             features: (batch, steps, feature_size) what the frame encoder makes of the frames, in place of
                 `pixel_values`; see `geohf.tiles.features`.
         """
-        frames = pixel_values if features is None else features
-        if frames is None:
-            raise DataError("the model needs pixel_values, or the features of its frame encoder")
-        if step_mask is not None and bool(step_mask.all()):
-            step_mask = None
-        seen = self._seen_dates(frames, step_mask, dates)
         if self.config.head == "image":
-            return self._next_frames(frames, step_mask, labels, seen, loss_items)
-        of_frames = self._features if features is None else self._over_time
-        state = of_frames(frames, step_mask, None if seen is None else seen[0])
-        state = state if seen is None else state + self.answer_date(seen[1])
+            return self._next_frames(pixel_values, step_mask, labels, dates, loss_items)
+        state = self.state(pixel_values, step_mask, dates, features)
         raw, base, scale = raw_numbers(self.config, self.head(state), last_values)
         loss = parts = None
         if labels is not None:
@@ -193,6 +185,9 @@ class TileSequenceModel(GeoPreTrainedModel):
             parts = {f"{self.config.loss}_loss": loss}
         if self.config.loss == "gaussian":
             raw = gaussian_ends(raw, self.config.coverage)
+        if self.config.clusters is not None:
+            region = region_numbers(self.config, cluster_names(nearest_clusters(self.config.clusters, state)))
+            region = None if region is None else region.to(raw.device)
         return TileSequenceOutput(loss, parts, base[..., None] + scale[..., None] * raw, region)
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
@@ -201,19 +196,23 @@ class TileSequenceModel(GeoPreTrainedModel):
 
     def _next_frames(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None,
         step_mask: torch.Tensor | None,
         labels: torch.Tensor | None,
-        seen: tuple[torch.Tensor, torch.Tensor] | None,
+        dates: torch.Tensor | None,
         loss_items: dict[str, torch.Tensor] | None,
     ) -> TileSequenceOutput:
+        if pixel_values is None:
+            raise DataError("the model needs pixel_values")
+        step_mask = None if step_mask is not None and bool(step_mask.all()) else step_mask
+        seen = self._seen_dates(pixel_values, step_mask, dates)
         config, base = self.config, last_seen(pixel_values, step_mask).float()
         if config.video:
             raw = video_changes(self.tower, self.head, pixel_values, step_mask, config.frames)
         else:
-            dates = (None, None) if seen is None else (date_planes(seen[0]), self.answer_date(seen[1]))
+            planes = (None, None) if seen is None else (date_planes(seen[0]), self.answer_date(seen[1]))
             settings = (base, step_mask, config.prediction_length)
-            raw = rolled_changes(self.tower, self.head, pixel_values, *settings, *dates)
+            raw = rolled_changes(self.tower, self.head, pixel_values, *settings, *planes)
         raw, base = raw.float(), base[:, None]
         loss = parts = None
         if labels is not None:
@@ -221,43 +220,6 @@ class TileSequenceModel(GeoPreTrainedModel):
             loss, parts = frames_loss(config, raw, truth, loss_items)
         frames = base + raw
         return TileSequenceOutput(loss, parts, frames if config.prediction_length > 1 else frames[:, 0])
-
-    def _seen_dates(self, frames, step_mask, dates) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """`date_features` of a batch, in the model's own type; None of a model that sees no dates."""
-        if not self.config.dates:
-            return None
-        if dates is None:
-            raise DataError(
-                "this model sees dates: give every sample the `dates` of its frames and the `date` of its answer"
-            )
-        if step_mask is None:
-            step_mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-        of_frames, of_answer = date_features(dates, step_mask)
-        return of_frames.to(self.dtype), of_answer.to(self.dtype)
-
-    def _features(self, pixel_values, step_mask, dates) -> torch.Tensor:
-        if not self.config.framewise:
-            state = self.tower(pixel_values, step_mask, None if dates is None else date_planes(dates))
-            return torch.cat([state.mean((-2, -1)), state.amax((-2, -1))], -1)
-        if step_mask is None:
-            step_mask = torch.ones(pixel_values.shape[:2], dtype=torch.bool, device=pixel_values.device)
-        seen = tower_features(self.tower, pixel_values[step_mask])  # missing frames cost nothing
-        features = seen.new_zeros(*step_mask.shape, seen.shape[-1])
-        features[step_mask] = seen
-        return self._over_time(features, step_mask, dates)
-
-    def _over_time(self, features, step_mask, dates) -> torch.Tensor:
-        """(batch, steps, feature_size) of frames to (batch, width)."""
-        if features.shape[1] > self.config.frames and not self.config.dates:
-            raise DataError(
-                f"{features.shape[1]} frames, but the model's attention knows {self.config.frames} at most"
-            )
-        if step_mask is None:
-            step_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        seen = self.projection(features[step_mask].to(self.dtype))
-        hidden = seen.new_zeros(*step_mask.shape, seen.shape[-1])
-        hidden[step_mask] = seen
-        return self.temporal(hidden, step_mask, dates)
 
     # ---- answers
 
@@ -311,14 +273,16 @@ class TileSequenceModel(GeoPreTrainedModel):
             DataError: data that cannot be used, or without truth.
         """
         dataset = labeled_tiles(os.fspath(data), self.config, on_error)
-        values = self.outputs_on(dataset, TileCollator(self.config), batch_size).raw
+        outputs = self.outputs_on(dataset, TileCollator(self.config), batch_size)
+        values, region = outputs.raw, outputs.region
         if self.config.head != "image" and bool(values.isnan().any()):
             row = dataset.windows.rows[int(values.isnan().any((1, 2)).nonzero()[0])]
             raise DataError(
                 f"{data}: tile {dataset.known_table.tile_ids[row]} has no value before the last label, which the model "
                 "counts from"
             )
-        found = measure(self.config, values, dataset, intervals=False)
+        region = dataset.region_numbers(self.config) if region is None else region
+        found = measure(self.config, values, dataset, intervals=False, region=region)
         return {metric.name: metric.value for metric in found}
 
 

@@ -61,10 +61,15 @@ def write_outputs(
             images = [answer.image for answer in evaluation.predictions]
             image_filmstrip(folder / "filmstrip.png", rows.table, rows.cache, rows.windows, images, error)
     elif mapped:
-        answers = answers_of(config, values, rows.region_numbers(config))
+        answers = answers_of(config, values, evaluation.details["outputs"].region)
         split = trainer.data_facts(evaluation, "samples")["split_name"]
         write_numbers(folder, rows.table, rows.cache, rows.windows, split, answers)
         write_occlusion(folder, trainer, rows)
+        region, (_, low, high) = evaluation.details["outputs"].region, answers
+        if config.clusters is not None and region is not None and low is not None:
+            names = np.array(["the others", *(config.region_margins or {})])[region.long().numpy()]
+            covered = coverage_by(names, config.targets, low, high, rows.windows.truth)
+            write_csv(folder / "coverage_by_cluster.csv", covered)
     else:
         records = [
             {"row": i}

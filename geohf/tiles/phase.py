@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from transformers import EvalPrediction
@@ -66,13 +68,15 @@ class TilePhaseTrainer(PhaseTrainer):
         return super().get_test_dataloader(self._measured_rows)
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        values, labels = (
-            torch.from_numpy(np.asarray(part)) for part in (prediction.predictions, prediction.label_ids)
-        )
+        predicted: Any = prediction.predictions  # with clusters, also whose margins each row has
+        of_cluster = predicted[1] if isinstance(predicted, tuple) else None
+        predicted = predicted[0] if isinstance(predicted, tuple) else predicted
+        values, labels = (torch.from_numpy(np.asarray(part)) for part in (predicted, prediction.label_ids))
         if self.config.head == "image":
             return image_measures(values, labels, self.config)
         rows = self._measured_rows
-        return number_measures(self.config, values, rows.windows, rows.region_numbers(self.config))
+        region = rows.region_numbers(self.config) if of_cluster is None else torch.from_numpy(of_cluster)
+        return number_measures(self.config, values, rows.windows, region)
 
 
 def calibrate(
@@ -96,6 +100,9 @@ def calibrate(
     config.interval_margin = _margins(missed, config.coverage)
     config.region_margins = None
     if config.interval_groups == "none" or config.interval_margin is None:
+        config.clusters = None
+        return
+    if regions is None and config.interval_groups == "cluster":
         return
     if regions is None:
         raise DataError(

@@ -16,6 +16,14 @@ from geohf.metrics.records import CardData, Evaluation
 from geohf.tiles.answers import TileSequenceOutput
 from geohf.tiles.arguments import TileTrainingArguments
 from geohf.tiles.card import card_data
+from geohf.tiles.clusters import (
+    MOST_ROWS,
+    cluster_count,
+    cluster_names,
+    fit_clusters,
+    nearest_clusters,
+    states_of,
+)
 from geohf.tiles.dataset import BoundRows, as_sequences, bound_to
 from geohf.tiles.features import feature_rows
 from geohf.tiles.metrics import baselines_of, measure
@@ -46,6 +54,9 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
         return as_sequences(rows)
 
     def run_phases(self, resume: bool) -> None:
+        self.config.clusters = None  # of an earlier training
+        if self.config.interval_groups == "cluster" and not isinstance(self.train_dataset, BoundRows):
+            raise DataError("--interval_groups cluster needs the training rows at hand, not a stream of them")
         if self.args.finetune == "all":
             self.run_phase("train", resume=resume, default_metric="nrmse")
             return
@@ -71,11 +82,35 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
         )
         self.run_phase("train", train=train, evaluation=validation, resume=resume, default_metric="nrmse")
 
+    def _encoded(self, rows: Any) -> Any:
+        """Rows bound to the model; of a frozen frame encoder with its features."""
+        rows = bound_to(rows, self.config)
+        frozen = self.args.finetune == "none" and self.config.framewise
+        return feature_rows(self.model, rows, self.args) if frozen else rows
+
+    def _clusters_of_validation(self) -> np.ndarray | None:
+        """Fit the clusters on training rows; the validation rows' names, None where they are too few."""
+        config, model = self.model.config, self.model
+        count = cluster_count(len(self.eval_dataset), config.coverage)
+        if not count:
+            logger.warning(
+                "%d validation rows are too few for margins by cluster: all have one", len(self.eval_dataset)
+            )
+            return None
+        train, validation = self._encoded(self.train_dataset), self._encoded(self.eval_dataset)
+        clusters = fit_clusters(states_of(model, train, MOST_ROWS), count)
+        config.clusters = clusters
+        return np.array(cluster_names(nearest_clusters(clusters, states_of(model, validation))))
+
     def _calibrate(self) -> None:
         if self.config.head != "image" and isinstance(self.eval_dataset, BoundRows):
             outputs = self.outputs(self.eval_dataset)
             rows, config = self.eval_dataset, self.model.config
-            regions = rows.region_names() if config.interval_groups != "none" else None
+            regions = None
+            if config.interval_groups == "region":
+                regions = rows.region_names()
+            elif config.interval_groups == "cluster":
+                regions = self._clusters_of_validation()
             calibrate(config, outputs.raw, rows.windows.truth, regions)
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
@@ -88,21 +123,24 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
 
     def outputs(self, dataset) -> TileSequenceOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
-        if self.args.finetune == "none" and self.config.framewise:
-            dataset = feature_rows(self.model, bound_to(dataset, self.config), self.args)
-        return TileSequenceOutput(predictions=torch.from_numpy(np.asarray(self.predict(dataset).predictions)))
+        dataset = self._encoded(dataset)
+        found: Any = self.predict(dataset).predictions
+        values, region = found if isinstance(found, tuple) else (found, None)
+        region = None if region is None else torch.from_numpy(region)
+        return TileSequenceOutput(predictions=torch.from_numpy(np.asarray(values)), region=region)
 
     def measure(
         self, dataset, outputs: TileSequenceOutput, prefix: str = "eval", intervals: bool = True
     ) -> Evaluation:
         """See `geohf.tiles.metrics.measure`."""
         config, rows, values = self.model.config, bound_to(dataset, self.config), outputs.raw
-        outputs.region = rows.region_numbers(config)
+        if outputs.region is None:
+            outputs.region = rows.region_numbers(config)
         answers = self.model.decode(outputs)
         images = rows.images() if config.head == "image" else None
         train = self.train_dataset.windows if isinstance(self.train_dataset, BoundRows) else None
         baselines = baselines_of(config, rows, train, images)
-        found = measure(config, values, rows, baselines, intervals, images)
+        found = measure(config, values, rows, baselines, intervals, images, outputs.region)
         return Evaluation(
             found, dataset, answers, prefix, outputs=outputs, baselines=baselines, images=images
         )

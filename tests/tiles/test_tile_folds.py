@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from geohf import DataError, TileSequenceConfig, TileSequenceModel
+from geohf import DataError, TileSequenceConfig, TileSequenceModel, TileSequenceTrainer
 from geohf.recipes import train_tiles
-from geohf.tiles.answers import TileSequenceOutput, gaussian_ends, predictions_of, region_numbers
+from geohf.tiles.answers import TileSequenceOutput, gaussian_ends, margins_of, predictions_of, region_numbers
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
+from geohf.tiles.clusters import cluster_count, cluster_names, fit_clusters, nearest_clusters
 from geohf.tiles.data import load, load_folds
 from geohf.tiles.losses import regression_loss
 from geohf.tiles.metrics import coverage_by
@@ -228,3 +229,98 @@ def test_a_gaussian_model_has_an_interval_a_tile():
     # mean 5 + 2 x 1, standard deviation 2 x 2, 1.645 of them on both sides
     assert output.predictions[0, 0].tolist() == pytest.approx([7 - 6.5794, 7, 7 + 6.5794], abs=1e-3)
     assert output.loss.item() == pytest.approx(np.log(4) / 2)
+
+
+class SeesOneNumber(TileSequenceModel):
+    """The head sees the mean of the newest frame, and answers 0."""
+
+    def _features(self, pixel_values, step_mask, dates):
+        return pixel_values[:, -1].mean((-3, -2, -1))[:, None]
+
+
+def kinds_of_tiles(n, seed):
+    """What three kinds of tiles look like, which kind each is of, and errors, three times as large in the third."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(0, 3, n)
+    return kind, 10.0 * kind + rng.normal(size=n), rng.normal(size=n) * np.array([1, 1, 3])[kind]
+
+
+def as_rows(n, seed):
+    kind, looks, labels = kinds_of_tiles(n, seed)
+    frames = (looks[:, None, None, None, None] * np.ones((1, 3, 4, 4))).astype(np.float32)
+    rows = [{"pixel_values": p, "labels": y} for p, y in zip(frames, labels, strict=True)]
+    return kind, labels, rows
+
+
+def clustered(model=SeesOneNumber):
+    config = TileSequenceConfig(
+        hidden_sizes=[4], image_size=[4, 4], answers="level", interval_groups="cluster", frames=1
+    )
+    made = model(config)
+    if model is SeesOneNumber:
+        made.head = torch.nn.Linear(1, 1)
+        torch.nn.init.zeros_(made.head.weight)
+        torch.nn.init.zeros_(made.head.bias)
+    return made
+
+
+def test_margins_by_cluster_hold_for_every_kind_of_tile_that_nobody_named():
+    states = [torch.from_numpy(kinds_of_tiles(n, n)[1])[:, None] for n in (3000, 30_000, 12_000)]
+    (_, _, truth), (kind, _, new) = kinds_of_tiles(30_000, 30_000), kinds_of_tiles(12_000, 12_000)
+    config = clustered().config
+    config.clusters = fit_clusters(states[0], cluster_count(30_000, 0.9))
+    names = [cluster_names(nearest_clusters(config.clusters, x)) for x in states[1:]]
+    calibrate(config, torch.zeros(30_000, 1, 1), truth[:, None], np.array(names[0]))
+    margin = margins_of(config, region_numbers(config, names[1]))[:, 0].numpy()
+    covered = np.abs(new) <= margin
+    assert len(config.region_margins) == len(set(names[0])) == 8
+    assert all(0.88 <= covered[kind == k].mean() <= 0.92 for k in range(3))
+    assert (np.abs(new) <= config.interval_margin[0])[kind == 2].mean() < 0.75
+
+
+def test_a_model_with_clusters_tells_whose_margins_each_answer_has(tmp_path):
+    args = TileTrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, report_to="none")
+    (*_, train), (*_, validation), (kind, truth, new) = (as_rows(n, n) for n in (120, 400, 100))
+    trainer = TileSequenceTrainer(clustered(), args, train_dataset=train, eval_dataset=validation)
+    trainer._calibrate()
+    config = trainer.model.config
+    assert len(config.clusters["centers"]) == 8
+    result = trainer.evaluate(new)
+    low, high = (np.array([getattr(a, end)["target"] for a in result.predictions]) for end in ("low", "high"))
+    assert np.median((high - low)[kind == 2]) > 1.5 * np.median((high - low)[kind < 2])
+    assert result["eval_coverage"] == pytest.approx(((low <= truth) & (truth <= high)).mean())
+    again = TileSequenceConfig.from_dict(json.loads(config.to_json_string()))
+    assert (again.clusters, again.region_margins) == (config.clusters, config.region_margins)
+
+
+def test_few_validation_tiles_have_one_margin(tmp_path, caplog):
+    args = TileTrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, report_to="none")
+    *_, rows = as_rows(60, 0)
+    trainer = TileSequenceTrainer(clustered(TileSequenceModel), args, train_dataset=rows, eval_dataset=rows)
+    with caplog.at_level("WARNING"):
+        trainer._calibrate()
+    assert "60 validation rows are too few for margins by cluster" in caplog.text
+    assert trainer.model.config.clusters is None
+    assert trainer.model.config.interval_margin is not None
+
+
+def test_a_run_tells_coverage_and_width_of_every_cluster(plain, tmp_path):
+    options = TileArguments(
+        data=str(plain), target_from="ndvi_fall", nir=1, red=2, tile_size=4, target_years=1, hidden_sizes=[4],
+        interval_groups="cluster", coverage=0.8, split="blocks",
+    )  # fmt: skip
+    args = TileTrainingArguments(
+        output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), cache_workers=1, use_cpu=True,
+        disable_tqdm=True, num_train_epochs=1, report_to="none",
+    )  # fmt: skip
+    train_tiles.run(options, args)
+    with open(tmp_path / "out" / "coverage_by_cluster.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        predicted = list(csv.DictReader(file))
+    config = TileSequenceConfig.from_pretrained(tmp_path / "out")
+    assert len(config.clusters["centers"]) > 1
+    assert {row["group"] for row in rows} <= {"the others", *config.region_margins}
+    assert sum(int(row["samples"]) for row in rows) == len(predicted)
+    widths = {round(float(row["high_ndvi_fall"]) - float(row["low_ndvi_fall"]), 5) for row in predicted}
+    assert widths == {round(float(row["mean_width"]), 5) for row in rows}
