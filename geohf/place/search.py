@@ -111,7 +111,10 @@ def best_of_blocks(
     """(q, k) best scores, descending, and their rows, of (q, rows) scores at a time of `count` rows."""
     best = where = None
     for start in range(0, count, rows):
-        found, at = top_columns(scores(slice(start, start + rows)), k)
+        full = best is not None and best.shape[1] == k
+        found, at = top_columns(scores(slice(start, start + rows)), k, best[:, -1:] if full else None)
+        if not found.shape[1]:
+            continue
         at = at + start
         if best is not None and where is not None:
             found, at = torch.cat([best, found], 1), torch.cat([where, at], 1)
@@ -144,8 +147,15 @@ def rows_near(points: np.ndarray, near: Any) -> np.ndarray:
     return np.flatnonzero(inside)
 
 
-def top_columns(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k best columns of each row, or all where there are fewer: they lie in the k groups of columns with the best maxima."""
+def top_columns(
+    block: torch.Tensor, k: int, beyond: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k best columns of each row, or all where there are fewer: they lie in the k groups of columns with the best maxima.
+
+    Args:
+        beyond: (rows, 1) what a column must exceed to count: most groups need not be looked into then, and fewer
+            than k columns, or none, may come back.
+    """
     rows, columns = block.shape
     groups = columns // _GROUP
     if columns % _GROUP or groups < k:
@@ -153,9 +163,15 @@ def top_columns(block: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor
     members = block.view(
         rows, _GROUP, groups
     )  # a group is every so-manieth column, so maxima run along memory
-    best = members.amax(1).topk(k, dim=1).indices
-    values, at = members.gather(2, best[:, None].expand(rows, _GROUP, k)).flatten(1).topk(k, dim=1)
-    return values, at // k * groups + best.gather(1, at % k)
+    largest, looked_into = members.amax(1), k
+    if beyond is not None:
+        looked_into = min(k, int((largest > beyond).sum(1).max()))
+    best = largest.topk(looked_into, dim=1).indices
+    several = members.gather(2, best[:, None].expand(rows, _GROUP, looked_into)).flatten(1)
+    values, at = several.topk(min(k, several.shape[1]), dim=1)
+    if not looked_into:
+        return values, at
+    return values, at // looked_into * groups + best.gather(1, at % looked_into)
 
 
 def _faiss(database, queries, k) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,8 @@ from geohf.errors import DataError, require_choice
 from geohf.place.search import best_of_blocks, blockwise_top_k
 
 RERANKED = 100  # best by their signs whose exact cosines are taken
-_SIGN_ROWS = 16384  # rows of a block of Hamming distances
+# queries and rows of a block of Hamming distances, 16 MiB, and rows of a product that stays in the cache
+_SIGN_QUERIES, _SIGN_ROWS, _PRODUCT_ROWS = 64, 131_072, 4096
 
 
 class FloatRows:
@@ -123,10 +124,15 @@ class SignRows(FloatRows):
         """As `FloatRows.top_k`, among the `RERANKED` rows whose signs are the nearest."""
         count = min(max(k, RERANKED), len(self))
         near = self._nearest(queries - self.tensors["mean"], count)
-        exact = self[near.flatten()].view(*near.shape, -1)
-        similarity = torch.bmm(exact, queries[:, :, None])[:, :, 0]
+        blocks = zip(near.split(_SIGN_QUERIES), queries.split(_SIGN_QUERIES), strict=True)
+        similarity = torch.cat([self._cosines(rows, asked) for rows, asked in blocks])
         similarity, order = similarity.topk(k, dim=1)
         return similarity, near.gather(1, order)
+
+    def _cosines(self, rows: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """(q, k) of each query with its own (q, k) rows."""
+        exact = self.tensors["exact"].index_select(0, rows.flatten()).view(*rows.shape, -1)
+        return (exact * queries[:, None]).sum(2)  # float16 times float32 is float32
 
     def _nearest(self, moved: torch.Tensor, count: int) -> torch.Tensor:
         """(q, count) rows by Hamming distance."""
@@ -137,12 +143,23 @@ class SignRows(FloatRows):
             index = faiss.IndexBinaryFlat(8 * signs.shape[1])
             index.add(signs)  # a copy, of a bit a number
             return torch.from_numpy(index.search(_signs(moved).numpy(), count)[1])
+        blocks = moved.split(_SIGN_QUERIES)
+        return torch.cat([self._nearest_by_products(signs, block, count) for block in blocks])
+
+    def _nearest_by_products(self, signs: np.ndarray, moved: torch.Tensor, count: int) -> torch.Tensor:
         # the product of bits and signs of a query is the number of its ones less their distance
         asked = torch.where(moved > 0, 1, -1).to(torch.int8)
 
         def agreement(rows: slice) -> torch.Tensor:
-            bits = np.unpackbits(signs[rows], axis=1, count=self.size).view(np.int8)
-            return torch._int_mm(asked, torch.from_numpy(bits).T)
+            part = signs[rows]
+            counts = torch.empty(
+                len(asked), len(part), dtype=torch.int16 if self.size < 2**15 else torch.int32
+            )
+            for start in range(0, len(part), _PRODUCT_ROWS):
+                some = slice(start, start + _PRODUCT_ROWS)
+                bits = np.unpackbits(part[some], axis=1, count=self.size).view(np.int8)
+                counts[:, some] = torch._int_mm(asked, torch.from_numpy(bits).T)
+            return counts
 
         return best_of_blocks(len(signs), agreement, count, _SIGN_ROWS)[1]
 

@@ -105,6 +105,9 @@ def test_signs_rank_by_hamming_distance(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "faiss" else find_spec(name)
     )
+    found_with.append(signs._nearest(queries - mean, 20))
+    for name, size in (("_SIGN_QUERIES", 3), ("_SIGN_ROWS", 48), ("_PRODUCT_ROWS", 20)):
+        monkeypatch.setattr(f"geohf.place.storage.{name}", size)
     for near in [*found_with, signs._nearest(queries - mean, 20)]:
         assert torch.equal(distance.gather(1, near).sort(1).values, distance.sort(1).values[:, :20])
     monkeypatch.setattr("geohf.place.storage.RERANKED", 1)

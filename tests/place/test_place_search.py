@@ -32,6 +32,20 @@ def test_blocks_give_what_the_whole_matrix_gives(monkeypatch, k, rows):
     assert torch.equal(indices, order[:, :k])
 
 
+@pytest.mark.parametrize("order", ["random", "ascending", "descending", "equal"])
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_later_blocks_are_looked_into_only_where_they_can_be_better(order, k):
+    scores = torch.randint(-50, 50, (5, 640), generator=torch.Generator().manual_seed(0), dtype=torch.int16)
+    if order in ("ascending", "descending"):
+        scores = scores.sort(dim=1, descending=order == "descending").values
+    elif order == "equal":
+        scores[:] = 7
+    best, rows = search_module.best_of_blocks(640, lambda part: scores[:, part], k, 64)
+    assert torch.equal(best, scores.sort(dim=1, descending=True).values[:, :k])
+    assert torch.equal(scores.gather(1, rows), best)
+    assert all(len(set(row)) == k for row in rows.tolist())
+
+
 def test_search_never_holds_the_whole_matrix():
     database, queries = unit(9000, 8), unit(3000, 8, seed=1)
     largest = 0
