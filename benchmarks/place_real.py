@@ -1,4 +1,4 @@
-"""Place on real photographs: the frozen backbone, whitened, trained, and the reference recipe, on sets of pairs.
+"""Place on real photographs: the frozen backbone, whitened, trained, and the reference recipe, on sets of pairs; and drives.
 
     python benchmarks/place_real.py --backbone towers/lite0 --train sped:0 --test gardens:2 essex:0 corridor:2
 
@@ -18,12 +18,14 @@ import torch
 from transformers import set_seed
 
 from geohf.data.tables import points_of
+from geohf.geo import great_circle_m
 from geohf.io import natural_key
 from geohf.metrics.intervals import mean_interval
-from geohf.place import GeoPlaceModel
+from geohf.place import GeoPlaceModel, PlaceIndex
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
 from geohf.place.data import load
 from geohf.place.drives import load_drives, names_of
+from geohf.place.evaluation import rank
 from geohf.place.metrics import retrieve
 from geohf.place.phase import head_descriptors
 from geohf.place.trainer import GeoPlaceTrainer
@@ -88,6 +90,17 @@ def heads_of(trainer: GeoPlaceTrainer) -> dict:
     return heads | {"kept": trainer.model.head}
 
 
+def as_drive(described: list[torch.Tensor], parts: tuple) -> dict[str, np.ndarray]:
+    """(q,) bool, whether the top answer is right, where the queries are frames of one drive."""
+    database, queries = map(points_of, parts)
+    index = PlaceIndex(described[0], database, [""] * len(database), "")
+    right = {}
+    for way, center, method in (("centered", "sequence", None), ("online filter", "online", "filter")):
+        _, rows = rank(index, described[1], [""] * len(queries), center, method, most=1)
+        right[way] = great_circle_m(database[rows[:, 0]], queries) <= RADIUS_M
+    return right
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--backbone", required=True)
@@ -113,12 +126,15 @@ def main() -> None:
                 for name, parts in zip(names, pairs, strict=True):
                     features = [trainer.frozen_features(part) for part in parts]
                     for head_name, head in heads_of(trainer).items():
-                        found = retrieve(
-                            *(head_descriptors(head, part) for part in features),
-                            *map(points_of, parts),
-                            [RADIUS_M],
-                        )
-                        right.setdefault(head_name, {}).setdefault(name, []).append(found.right[:, 0])
+                        described = [head_descriptors(head, part) for part in features]
+                        found = retrieve(*described, *map(points_of, parts), [RADIUS_M])
+                        hits = {head_name: found.right[:, 0]}
+                        if head_name in ("frozen", "kept"):
+                            hits |= {
+                                f"{head_name}, {way}": r for way, r in as_drive(described, parts).items()
+                            }
+                        for way, several in hits.items():
+                            right.setdefault(way, {}).setdefault(name, []).append(several)
                     asked.setdefault(name, {})[seed] = np.array(names_of(parts[1]))
                 print(f"seed {seed}, {method}: kept {trainer.kept}", flush=True)
     rows = [

@@ -111,8 +111,8 @@ def best_of_blocks(
     """(q, k) best scores, descending, and their rows, of (q, rows) scores at a time of `count` rows."""
     best = where = None
     for start in range(0, count, rows):
-        full = best is not None and best.shape[1] == k
-        found, at = top_columns(scores(slice(start, start + rows)), k, best[:, -1:] if full else None)
+        beyond = best[:, -1:] if best is not None and best.shape[1] == k else None
+        found, at = top_columns(scores(slice(start, start + rows)), k, beyond)
         if not found.shape[1]:
             continue
         at = at + start
