@@ -109,7 +109,8 @@ def best_of_blocks(
     count: int, scores: Callable[[slice], torch.Tensor], k: int, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(q, k) best scores, descending, and their rows, of (q, rows) scores at a time of `count` rows."""
-    best = where = None
+    best: torch.Tensor | None = None
+    where: torch.Tensor | None = None
     for start in range(0, count, rows):
         beyond = best[:, -1:] if best is not None and best.shape[1] == k else None
         found, at = top_columns(scores(slice(start, start + rows)), k, beyond)
