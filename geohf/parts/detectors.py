@@ -12,10 +12,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedModel
 
 from geohf.errors import DataError
+from geohf.parts.backbone import replace_batch_norms
 from geohf.parts.configuration import DETECTORS, PartStateConfig, side_multiple
 from geohf.parts.pretrained import is_place
 from geohf.parts.query_losses import PhotoLosses
-from geohf.parts.tower import replace_batch_norms
 from geohf.vision.backbones import backbone_config
 from geohf.vision.licenses import published_license
 from geohf.vision.repos import hub_weights, reason_of
@@ -74,7 +74,7 @@ def build_detector(architecture: str, fields: dict | None, num_labels: int, norm
     return detector
 
 
-def detector_tower(detector: PreTrainedModel) -> nn.Module:
+def detector_backbone(detector: PreTrainedModel) -> nn.Module:
     """A detector's backbone."""
     inner: Any = detector.model
     return inner.conv_encoder if hasattr(inner, "conv_encoder") else inner.backbone

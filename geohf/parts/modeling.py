@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,10 +14,12 @@ from transformers.utils import can_return_tuple
 
 from geohf.data.classes import NamedClasses, class_names
 from geohf.errors import DataError
-from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
+from geohf.parts.answering import AnsweringDetector
+from geohf.parts.answers import PartStateOutput
+from geohf.parts.backbone import FeatureBackbone
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.decisions import with_temperatures
-from geohf.parts.detectors import build_detector, detector_tower
+from geohf.parts.detectors import build_detector, detector_backbone
 from geohf.parts.heads import PartRoIHeads, PartRPN, StateHead
 from geohf.parts.losses import IGNORED
 from geohf.parts.metrics import BatchScores
@@ -26,18 +27,14 @@ from geohf.parts.processing import PartCollator, PartImageProcessor
 from geohf.parts.queries import query_answers, run_queries
 from geohf.parts.regions import RegionDetector
 from geohf.parts.starting import StartingDetector, start_of
-from geohf.parts.tower import FeatureTower
-from geohf.parts.video import VideoFrames, is_video, tracked_rows
-from geohf.parts.views import steps_of_views
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
-    from geohf.data.inputs import Part
     from geohf.data.task_data import TaskData
     from geohf.parts.arguments import PartArguments
 
 
-class PartStateModel(StartingDetector, RegionDetector):
+class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
     """Faster R-CNN, or a detector of transformers that answers with queries, with a state for every box.
 
     >>> from geohf.parts import PartStateConfig
@@ -77,7 +74,7 @@ class PartStateModel(StartingDetector, RegionDetector):
             self.state_head = StateHead(config, self.detector.config.d_model)
             self.finish_init()
             return
-        tower = FeatureTower(config)
+        tower = FeatureBackbone(config)
         self.tower = tower  # type: ignore[misc]  # torch takes it before the property does
         self.pyramid = FeaturePyramidNetwork(
             tower.channels,
@@ -98,7 +95,7 @@ class PartStateModel(StartingDetector, RegionDetector):
     @property  # where it lies depends on the architecture
     def tower(self) -> Any:  # type: ignore[override]  # torch keeps it among its modules
         """The backbone."""
-        return detector_tower(self.detector) if self.answers_with_queries else self._modules["tower"]
+        return detector_backbone(self.detector) if self.answers_with_queries else self._modules["tower"]
 
     def _init_weights(self, module):
         # nothing is drawn anew, see GeoPreTrainedModel; what is not saved must be computed again
@@ -212,8 +209,6 @@ class PartStateModel(StartingDetector, RegionDetector):
             "photo_weights": weights,
         }
 
-    # ---- answers
-
     def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """`boxes` (batch, n, 4) left, top, right, bottom in pixels of the input, `labels`, `scores`, `state_probs`.
 
@@ -242,36 +237,6 @@ class PartStateModel(StartingDetector, RegionDetector):
             name: answers[name] for name in ("scores", "state_probs")
         }
 
-    def decode(self, outputs: PartStateOutput, threshold: float | None = None) -> list[PhotoPrediction]:
-        """Turn outputs into answers.
-
-        Args:
-            threshold: score from which a part is there; default: that of each part, the config's `thresholds`.
-        """
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise DataError(f"threshold must be from 0 to 1, got {threshold}")
-        limits = self.config.thresholds if threshold is None else threshold
-        names, states = self.config.id2label, self.config.id2state
-        sizes = outputs.original_sizes
-        found = self.processor.post_process_object_detection(outputs, limits, sizes)
-        answers = []
-        for parts, size in zip(
-            found, [[1, 1]] * len(found) if sizes is None else sizes.tolist(), strict=True
-        ):
-            rows = zip(*(parts[key].tolist() for key in _KEYS), strict=True)
-            shown = [
-                PartPrediction(names[label], score, states[state], sure, tuple(box))
-                for label, score, state, sure, box in rows
-            ]
-            seen = set(parts["labels"].tolist())
-            missing = [name for i, name in sorted(names.items()) if i not in seen]
-            answers.append(PhotoPrediction(int(size[1]), int(size[0]), shown, missing))
-        return answers
-
-    def rows_of(self, answer: PhotoPrediction) -> list[dict[str, Any]]:
-        """A row for every part that the model knows: those that were found, then the missing ones."""
-        return answer.as_rows(self.config.absent_state)
-
     def evaluate(
         self, data: str | os.PathLike, batch_size: int = 8, on_error: str = "raise"
     ) -> dict[str, float]:
@@ -292,43 +257,6 @@ class PartStateModel(StartingDetector, RegionDetector):
             batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
             scores.add(model(**batch), [batch[name] for name in ("labels", "boxes", "states", "iscrowd")])
         return scores.compute()
-
-    def steps(self, **options: Any) -> tuple[Callable[[list], Any], Callable[[Any], list]]:
-        """The two steps of `predict`; with options of `steps_of_views` over several views of each photo."""
-        if options.keys() & {"slice_size", "overlap", "tta"}:
-            return steps_of_views(self, **options)
-        return super().steps(**options)
-
-    def predict(self, inputs: Any, batch_size: int = 8, **options) -> list[PhotoPrediction]:
-        """Find parts in photos: paths, folders, videos, PIL images, arrays, bytes or datasets.
-
-        Args:
-            options: of `decode`, and of `geohf.parts.views.steps_of_views`: `slice_size`, `overlap`, `tta`.
-        """
-        return super().predict(inputs, batch_size, **options)
-
-    def samples(self, inputs: Any) -> Sequence | Iterable:
-        """As every task's, and the frames of a video."""
-        return VideoFrames(inputs) if is_video(inputs) else super().samples(inputs)
-
-    def read_source(self, source: str) -> Part | None:
-        """The frames of a video."""
-        return (None, VideoFrames(source)) if is_video(source) else None
-
-    def predict_to_file(
-        self,
-        sources: Any,
-        output: str | os.PathLike,
-        batch_size: int = 32,
-        track: bool = False,
-        **options: Any,
-    ) -> int:
-        """As every task's; with `track`, each box of a video or of frames in order has the number of its part's track."""
-        finish = {"finish": tracked_rows} if track else {}
-        return super().predict_to_file(sources, output, batch_size, **finish, **options)
-
-
-_KEYS = ("labels", "scores", "states", "state_scores", "boxes")
 
 
 def make_model(options: PartArguments, data: TaskData) -> PartStateModel:

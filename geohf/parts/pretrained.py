@@ -11,8 +11,8 @@ from torch import nn
 from torchvision.models import MobileNet_V3_Large_Weights, detection, get_model, get_model_weights
 
 from geohf.errors import DataError
+from geohf.parts.backbone import MOBILENET, RESNETS, FeatureBackbone, replace_batch_norms
 from geohf.parts.configuration import PartStateConfig
-from geohf.parts.tower import MOBILENET, RESNETS, FeatureTower, replace_batch_norms
 from geohf.vision.backbones import backbone_config, describe_backbone, load_tower
 from geohf.vision.repos import hub_weights, read_tensors, reason_of
 from geohf.vision.timm_towers import TimmTowerConfig, timm_name, timm_source, whole_timm
@@ -133,7 +133,7 @@ def load_published(model: StartingDetector, name: str, weights: str | os.PathLik
             folder = Path(name) if Path(name).is_dir() else hub_weights(name)
             load_coco_weights(model, read_tensors(weights or folder), _same_classes(model, name))
         else:
-            _load_tower(model.tower, model.config, name, weights)
+            _load_backbone(model.tower, model.config, name, weights)
     except DataError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
@@ -197,8 +197,8 @@ def load_coco_weights(
         )
 
 
-def _load_tower(
-    tower: FeatureTower, config: PartStateConfig, name: str, weights: str | os.PathLike | None
+def _load_backbone(
+    tower: FeatureBackbone, config: PartStateConfig, name: str, weights: str | os.PathLike | None
 ) -> None:
     if config.norm == "group":
         raise ValueError("they have batch norms: use norm batch or frozen, or pretrained=False")

@@ -15,7 +15,7 @@ from geohf.parts.processing import open_photo
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
-    from geohf.parts.modeling import PartStateModel
+    from geohf.parts.answering import AnsweringDetector
 
 SAME = 0.5  # boxes of one part that overlap more, by IoU, are one
 AT_ONCE = 8  # views in one pass
@@ -61,7 +61,7 @@ def _starts(side: int, size: int, overlap: float) -> list[int]:
 
 
 def steps_of_views(
-    model: PartStateModel,
+    model: AnsweringDetector,
     slice_size: int | None = None,
     overlap: float = 0.2,
     tta: str | None = None,
@@ -107,7 +107,7 @@ def steps_of_views(
     return lambda samples: [open_photo(sample) for sample in samples], answer
 
 
-def _found(model: PartStateModel, whole: nn.Module, views: Sequence[torch.Tensor]) -> list[Found]:
+def _found(model: AnsweringDetector, whole: nn.Module, views: Sequence[torch.Tensor]) -> list[Found]:
     """The boxes of every view, in its pixels, whatever their scores."""
     found: list[Found] = []
     for start in range(0, len(views), AT_ONCE):

@@ -18,7 +18,7 @@ MOBILENET = "mobilenet_v3_large"
 GROUP_WIDTH = 8  # channels a group
 
 
-class FeatureTower(nn.Module):
+class FeatureBackbone(nn.Module):
     """(batch, 3, H, W) to a dict of feature maps named "0", "1", ..., fine to coarse.
 
     Attributes:
