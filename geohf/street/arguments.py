@@ -48,11 +48,11 @@ class StreetArguments(DataArguments, PhotoArguments, HeadingArguments):
     backbone: str | None = field(
         default=None,
         metadata={
-            "help": "Vision tower: a timm name, or a repo or folder; default: geolocal/StreetCLIP, for the sample a tiny one."
+            "help": "Vision backbone: a timm name, or a repo or folder; default: geolocal/StreetCLIP, for the sample a tiny one."
         },
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Input side in pixels; default: the tower's own."}
+        default=None, metadata={"help": "Input side in pixels; default: the backbone's own."}
     )
     max_cells: int = field(
         default=64,
@@ -176,9 +176,9 @@ class StreetTrainingArguments(FinetuneArguments):
         default=5, metadata={"help": "Evaluations without a better score before a phase stops; 0: never."}
     )
     phase1_epochs: float = field(
-        default=5.0, metadata={"help": "Epochs of the heads on the frozen tower's features."}
+        default=5.0, metadata={"help": "Epochs of the heads on the frozen backbone's features."}
     )
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Epochs of phase 2, with the tower."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Epochs of phase 2, with the backbone."})
     phase1_min_steps: int = field(
         default=200, metadata={"help": "Steps of phase 1 at least, where few places make few steps an epoch."}
     )

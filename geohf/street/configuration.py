@@ -26,9 +26,9 @@ class GeoStreetConfig(GeoConfig):
     """Everything that a street model needs to answer in states and degrees.
 
     Args:
-        vision_config: the tower's own config; any model type of transformers, or `geohf_timm`.
-        feature_size: length of the tower's pooled feature.
-        backbone_name, backbone_license: where the tower's first weights came from, None for random ones.
+        vision_config: the backbone's own config; any model type of transformers, or `geohf_timm`.
+        feature_size: length of the backbone's pooled feature.
+        backbone_name, backbone_license: where the backbone's first weights came from, None for random ones.
         max_views: views of one place at the most, 1 to 8.
         heading_aware: tell the model which way each view looks.
         fusion: how views become one: `mean` (PIGEON found it best), `concat`, `attention` or `weighted`.

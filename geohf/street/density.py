@@ -90,13 +90,13 @@ def calibrate_density(config, probabilities, candidates, truth: np.ndarray, bloc
 
 def credibilities(config, probabilities, candidates, truth: np.ndarray) -> np.ndarray:
     """(n,) the mass of where each place's density is greater than at the truth, see `SphericalMixture.credibility`."""
-    found = [
+    masses = [
         mixture_of(config, probabilities[i : i + 64], candidates[i : i + 64]).credibility(
             torch.from_numpy(truth[i : i + 64])
         )
         for i in range(0, len(truth), 64)
     ]
-    return torch.cat(found).numpy()
+    return torch.cat(masses).numpy()
 
 
 def regions_of(config: GeoStreetConfig, mixture: SphericalMixture) -> list[dict[str, dict]]:

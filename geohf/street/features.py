@@ -69,7 +69,7 @@ class FlatViews(Sequence):
 
 
 def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingArguments) -> TensorTable:
-    """The frozen tower's features of every view of every place, from the cache, with labels and coordinates."""
+    """The frozen backbone's features of every view of every place, from the cache, with labels and coordinates."""
     views = FlatViews(dataset)
     flat = cached_features(
         model.tower,
@@ -103,12 +103,12 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
 def fused_features(head: StreetHead, table: TensorTable, batch_size: int = 1024) -> torch.Tensor:
     """(places, features) what the heads see of each place of a table, on the CPU."""
     device = next(head.parameters()).device
-    head, found = in_eval_mode(head), []
+    head, fused = in_eval_mode(head), []
     for start in range(0, len(table), batch_size):
         rows = table.__getitems__(list(range(start, min(start + batch_size, len(table)))))
         inputs = (rows[name].to(device) for name in ("features", "view_mask", "headings"))
-        found.append(head.fuse_views(*inputs).float().cpu())
-    return torch.cat(found)
+        fused.append(head.fuse_views(*inputs).float().cpu())
+    return torch.cat(fused)
 
 
 @torch.inference_mode()

@@ -174,12 +174,12 @@ def kept_on_disk(
         return encode(points)
     key = hashlib.blake2b(weights_fingerprint(encoder).encode() + points.tobytes(), digest_size=16)
     path = cache_folder("galleries") / f"{key.hexdigest()}.safetensors"
-    found = _kept(path)
-    if found is None:
-        found = encode(points)
+    embeddings = _kept(path)
+    if embeddings is None:
+        embeddings = encode(points)
         with atomic_path(path) as temporary:
-            save_file({"embeddings": found.cpu()}, temporary)
-    return found
+            save_file({"embeddings": embeddings.cpu()}, temporary)
+    return embeddings
 
 
 def _kept(path: Path) -> torch.Tensor | None:

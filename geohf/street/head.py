@@ -53,7 +53,7 @@ class GeoStreetOutput(ModelOutput):
 
 
 class StreetHead(StreetLosses, nn.Module):
-    """Everything of the street model behind the tower; phase 1 trains it alone on cached features."""
+    """Everything of the street model behind the backbone; phase 1 trains it alone on cached features."""
 
     accepts_loss_kwargs = False
 
@@ -172,8 +172,8 @@ class StreetHead(StreetLosses, nn.Module):
         directions = self._directions(features, view_mask) if self.config.predict_heading else None
         loss, parts = None, None
         if labels is not None or coordinates is not None:
-            found = GeoStreetOutput(None, logits, points, candidates, embeddings, mixture, directions)
-            loss, parts = self.losses(found, labels, coordinates, headings, loss_items)
+            outputs = GeoStreetOutput(None, logits, points, candidates, embeddings, mixture, directions)
+            loss, parts = self.losses(outputs, labels, coordinates, headings, loss_items)
         kept = place.float() if self.config.refine else None
         return GeoStreetOutput(loss, logits, points, candidates, embeddings, mixture, directions, kept, parts)
 
@@ -183,7 +183,7 @@ class StreetHead(StreetLosses, nn.Module):
             return None, None
         if mixture is not None:
             weights, components = components_of(mixture.detach())
-            return most_central(weights, components[..., :2]), None
+            return rows_at(components[..., :2], most_central(weights, components[..., :2])), None
         located = self.locate(place).float().tanh()
         if self.config.gps_head == "offset":
             candidates = self.candidates(located.unflatten(-1, (-1, 2)))
@@ -197,8 +197,10 @@ class StreetHead(StreetLosses, nn.Module):
         if view_mask is None:
             view_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
         seen = torch.where(view_mask[..., None], self.standardize(features), 0.0)
-        found = torch.where(view_mask[..., None], self.direct(seen), math.nan)
-        return nn.functional.pad(found, (0, 0, 0, self.config.max_views - found.shape[1]), value=math.nan)
+        directions = torch.where(view_mask[..., None], self.direct(seen), math.nan)
+        return nn.functional.pad(
+            directions, (0, 0, 0, self.config.max_views - directions.shape[1]), value=math.nan
+        )
 
     def fuse_views(self, features, view_mask=None, headings=None) -> torch.Tensor:
         """(batch, views, features) to (batch, features); views that are missing change nothing."""
@@ -247,7 +249,7 @@ class StreetHead(StreetLosses, nn.Module):
             best = joint_logarithms(probabilities, self.levels(probabilities.device)).argmax(-1)
         else:
             best = probabilities.argmax(-1)
-        return candidates.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
+        return rows_at(candidates, best)
 
     def _medoid(self, probabilities: torch.Tensor) -> torch.Tensor:
         """(batch,) the class with the least expected distance to all others, or to the most probable of many."""
@@ -257,9 +259,7 @@ class StreetHead(StreetLosses, nn.Module):
             return expected.masked_fill(probabilities <= 0, math.inf).argmin(-1)
         top = probabilities.topk(MEDOID_AMONG)
         points = self.constant("centroids", probabilities.device)[top.indices]
-        expected = (great_circle_m(points[:, :, None], points[:, None]) @ top.values[..., None])[..., 0]
-        best = expected.masked_fill(top.values <= 0, math.inf).argmin(-1, keepdim=True)
-        return top.indices.gather(-1, best)[:, 0]
+        return top.indices.gather(-1, most_central(top.values, points)[:, None])[:, 0]
 
     def spread_m(self, probabilities, candidates, points) -> torch.Tensor:
         """The distance in meters that the model itself expects between its point and the truth, (batch,)."""
@@ -272,9 +272,15 @@ class StreetHead(StreetLosses, nn.Module):
 
 
 def most_central(weights: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """(batch, 2) degrees: of (batch, k, 2) the point with the least mean distance to all, by their (batch, k) weights."""
+    """(batch,) which of (batch, k, 2) degrees has the least mean distance to all, by their (batch, k) weights."""
     expected = (great_circle_m(points[:, :, None], points[:, None]) @ weights[..., None])[..., 0]
-    return points.gather(1, expected.argmin(-1)[:, None, None].expand(-1, 1, 2))[:, 0]
+    # a class that is ruled out must not be answered, however central it lies
+    return expected.masked_fill(weights <= 0, math.inf).argmin(-1)
+
+
+def rows_at(points: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """(batch, 2): of (batch, k, 2) the points of these (batch,) numbers."""
+    return points.gather(1, numbers[:, None, None].expand(-1, 1, 2))[:, 0]
 
 
 def wrap_degrees(points: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,7 @@ class Levels:
             points, truth: (n, 2) degrees.
         """
         answers, known = self.names_of(points), self.names_of(truth)
-        found, wider = {}, []
+        shares, wider = {}, []
         for level in self.names:
             wider.append(level)
             rights = [
@@ -68,8 +68,8 @@ class Levels:
                 if level in true
             ]
             if rights:
-                found[f"{level.replace('-', '_')}_accuracy"] = float(np.mean(rights))
-        return found
+                shares[f"{level.replace('-', '_')}_accuracy"] = float(np.mean(rights))
+        return shares
 
     def consistency(self, points: np.ndarray, states: Sequence[str | None]) -> float | None:
         """The share of points that lie where the class that is answered with them says.

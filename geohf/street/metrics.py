@@ -174,21 +174,21 @@ def street_intervals(logits, points, labels, truth, scored: bool = True) -> dict
         logits, points, labels, truth, scored: see `street_metrics`.
     """
     labels, points, truth = np.asarray(labels), np.asarray(points, np.float64), np.asarray(truth, np.float64)
-    located, labeled, found = np.isfinite(truth).all(1), labels >= 0, {}
+    located, labeled, intervals = np.isfinite(truth).all(1), labels >= 0, {}
     if logits is not None and labeled.any():
         top5 = np.argsort(-np.asarray(logits, np.float64), 1, kind="stable")[:, :5]
-        found["top1"] = share_interval(top5[labeled, 0] == labels[labeled])
+        intervals["top1"] = share_interval(top5[labeled, 0] == labels[labeled])
         if scored:
             both = labeled & located
             columns = [column[both] for column in (top5, points, labels, truth)]
-            found |= bootstrap_intervals(
+            intervals |= bootstrap_intervals(
                 lambda rows: {"score": competition_score(*(column[rows] for column in columns))},
                 np.arange(both.sum()),
             )
     km = great_circle_m(points[located], truth[located]) / 1000
-    found["mean_km"] = mean_interval(km)
-    found |= bootstrap_intervals(lambda rows: {"median_km": np.median(km[rows])}, np.arange(len(km)))
-    return {name: ends for name, ends in found.items() if ends is not None}
+    intervals["mean_km"] = mean_interval(km)
+    intervals |= bootstrap_intervals(lambda rows: {"median_km": np.median(km[rows])}, np.arange(len(km)))
+    return {name: ends for name, ends in intervals.items() if ends is not None}
 
 
 def measure(
@@ -241,9 +241,9 @@ def level_metrics(levels: Levels, answers: Sequence[StreetPrediction], truth: np
     """
     points = np.array([[answer.latitude, answer.longitude] for answer in answers])
     located = np.isfinite(truth).all(1)
-    found = levels.accuracy(points[located], truth[located])
+    values = levels.accuracy(points[located], truth[located])
     same = levels.consistency(points, [a.states[0].name if a.states else None for a in answers])
-    return found if same is None else found | {"consistency": same}
+    return values if same is None else values | {"consistency": same}
 
 
 def coverage_of(predictions: Sequence, truth: np.ndarray) -> float | None:

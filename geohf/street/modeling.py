@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from geohf.data.task_data import TaskData
     from geohf.street.arguments import StreetArguments
 
-# what the sample is trained with: a tower that learns in seconds on a CPU, from random weights
+# what the sample is trained with: a backbone that learns in seconds on a CPU, from random weights
 SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_byobnet", 64
 REAL_BACKBONE = "geolocal/StreetCLIP"
 MODEL_FIELDS = (
@@ -134,7 +134,7 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
     def view_features(
         self, pixel_values: torch.Tensor, view_mask: torch.Tensor | None = None, test_time: str | None = None
     ) -> torch.Tensor:
-        """The tower's features of every view, (batch, views, features); missing views are not computed.
+        """The backbone's features of every view, (batch, views, features); missing views are not computed.
 
         Args:
             test_time: the mean of those of each picture and of its mirror image (`flip`) or of its corners (`crops`).
@@ -178,17 +178,17 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         """
         features = tower_features(self.tower, pixel_values)[:, None]
         outputs = self.head(features, torch.ones_like(features[..., 0], dtype=torch.bool))
-        found = {}
+        exported = {}
         points = outputs.coordinates
         if outputs.logits is not None:
-            found["probabilities"] = (outputs.logits.float() / self.config.temperature).softmax(-1)
+            exported["probabilities"] = (outputs.logits.float() / self.config.temperature).softmax(-1)
             if outputs.candidates is not None:
-                points = self.head.estimate(found["probabilities"], outputs.candidates)
+                points = self.head.estimate(exported["probabilities"], outputs.candidates)
         if points is not None and self.config.gps_head != "gallery":
-            found["coordinates"] = points
+            exported["coordinates"] = points
         if outputs.embeddings is not None:
-            found["embeddings"] = outputs.embeddings
-        return found
+            exported["embeddings"] = outputs.embeddings
+        return exported
 
     def evaluate(
         self,
@@ -224,8 +224,8 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         outputs = self.outputs_on(rows, batch, batch_size)
         headings = headings_of(rows, self.config.max_views)
         answers = self.decode(outputs, top_k=1)
-        found = measure(self.config, outputs, answers, labels, truth, intervals=False, headings=headings)
-        values = {"places": len(rows)} | {metric.name: metric.value for metric in found}
+        measured = measure(self.config, outputs, answers, labels, truth, intervals=False, headings=headings)
+        values = {"places": len(rows)} | {metric.name: metric.value for metric in measured}
         return values if named is None else values | level_metrics(named, answers, truth)
 
     def steps(
@@ -261,7 +261,7 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
 
 
 def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
-    """A model for these training places: their classes and box, and the tower that the options name.
+    """A model for these training places: their classes and box, and the backbone that the options name.
 
     Raises:
         DataError: options that do not go together, or a backbone that is not found.

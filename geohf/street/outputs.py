@@ -204,8 +204,8 @@ def write_predictions(
 
 def _only_headings(predictions: Sequence[StreetPrediction]) -> list[float | None] | None:
     """Where the camera looked, of places with one view; None where the model does not tell, or there are no such places."""
-    found = [answer.headings[0] if len(answer.headings) == 1 else None for answer in predictions]
-    return found if any(heading is not None for heading in found) else None
+    headings = [answer.headings[0] if len(answer.headings) == 1 else None for answer in predictions]
+    return headings if any(heading is not None for heading in headings) else None
 
 
 def submit(trainer, source: str | Path, template: Dataset) -> None:

@@ -122,7 +122,7 @@ class StreetPhaseTrainer(PhaseTrainer):
 
 
 def train_heads(model, train, validation, args, resume=False, **kwargs) -> StreetPhaseTrainer:
-    """Phase 1: the heads on the frozen tower's cached features."""
+    """Phase 1: the heads on the frozen backbone's cached features."""
     device = args.device
     model.tower.to(device)
     table = feature_table(model, train, args)
@@ -249,10 +249,10 @@ def refine(
         means = []
         for count in (0, len(prototypes.points)):
             config.prototypes = count
-            found = np.array([[a.latitude, a.longitude] for a in model.decode(validation[0], top_k=1)])
+            answered = np.array([[a.latitude, a.longitude] for a in model.decode(validation[0], top_k=1)])
             known = np.isfinite(validation[1]).all(1)
             means.append(
-                float(great_circle_m(found[known], validation[1][known]).mean()) if known.any() else 0.0
+                float(great_circle_m(answered[known], validation[1][known]).mean()) if known.any() else 0.0
             )
         if means[1] >= means[0]:
             logger.info("prototypes do not bring validation places nearer: they are left out")
@@ -271,7 +271,7 @@ def place_outputs(model: GeoStreetModel, dataset: Dataset, args, frozen: bool) -
     """The model's outputs on a dataset of places, on the CPU and on every process.
 
     Args:
-        frozen: the tower is as it was when its features were cached; they are used then.
+        frozen: the backbone is as it was when its features were cached; they are used then.
     """
     if frozen:
         return head_outputs(model.head, feature_table(model, dataset, args))

@@ -57,7 +57,7 @@ class Published:
         tensors: under the names of a release folder.
         gallery: (n, 2) degrees.
         sigmas: of the location encoder's scales.
-        backbone: the repo whose vision tower it stands on.
+        backbone: the repo whose vision backbone it stands on.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -75,26 +75,26 @@ def load_published(
             f"no published model {name!r}{did_you_mean(name, PUBLISHED)}; there are {', '.join(PUBLISHED)}"
         )
     where = _installed() if folder is None else Path(folder)
-    found = _read_release(where) if (where / "config.json").is_file() else _read_package(where)
+    release = _read_release(where) if (where / "config.json").is_file() else _read_package(where)
     hidden, last = (
-        found.tensors.get(f"location_encoder.LocEnc0.{name}.weight") for name in ("capsule.1", "head.0")
+        release.tensors.get(f"location_encoder.LocEnc0.{name}.weight") for name in ("capsule.1", "head.0")
     )
     if hidden is None or last is None or hidden.ndim != 2 or last.ndim != 2:
         raise DataError(f"{where}: lacks the location encoder of {name}")
     model = kind.from_backbone(
-        backbone or found.backbone,
+        backbone or release.backbone,
         gps_head="gallery",
         location_encoder="equal_earth",
         location_size=len(last),
         location_hidden_size=len(hidden),
-        location_sigmas=found.sigmas,
+        location_sigmas=release.sigmas,
         noise_m=150.0,
     )
     match = model.head.match
     parts = nn.Module()
     parts.location, parts.image, parts.logit_scale = match.location, match.image, match.logit_scale
-    fill_published(parts, found.tensors, _our_name, _their_name, where)
-    match.set_gallery(found.gallery)
+    fill_published(parts, release.tensors, _our_name, _their_name, where)
+    match.set_gallery(release.gallery)
     config = model.config
     config.backbone_license = (
         config.backbone_license if is_noncommercial(config.backbone_license) else LICENSE
