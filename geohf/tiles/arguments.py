@@ -112,6 +112,12 @@ class TileArguments(DataArguments, BackboneArguments):
             "help": "Numbers of the bands to see, from 1, in this order; default: all but the cloud band."
         },
     )
+    class_values: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Numbers of the classes of class maps (0 to 8 of Dynamic World); each becomes a band of ones and zeros."
+        },
+    )
     cloud_band: int | None = field(
         default=None,
         metadata={"help": "Number of the band that says which pixels were not measured; it is not seen."},

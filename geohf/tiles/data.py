@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -222,6 +222,10 @@ def _check(options: TileArguments) -> None:
         ("normalize", NORMALIZE),
     ):
         require_choice(allowed, **{name: getattr(options, name)})
+    if options.class_values and (options.target_type == "last-image" or options.target_from == "ndvi_fall"):
+        raise DataError(
+            "--class_values make inputs of class maps: their targets are numbers, of the table or --target_from colour_share"
+        )
     if options.prediction_length > 1 and options.target_type != "last-image":
         raise DataError("--prediction_length counts frames: it needs --target_type last-image")
     if not options.validation_share > 0:
@@ -283,4 +287,16 @@ def _derived(options: TileArguments, table: TileTable, cache: TileCache) -> np.n
                 )
         nir, red = (chosen.index(n - 1) + 1 if n - 1 in chosen else n for n in (options.nir, options.red))
         return ndvi_fall(cache, nir, red)
-    return colour_share(cache, options.colour or BUILT)
+    return colour_share(cache, _counted(options))
+
+
+def _counted(options: TileArguments) -> Sequence[int]:
+    """The color whose share is the target, as frames hold it: of a class map the class's band alone."""
+    colour, classes = options.colour or BUILT, options.class_values
+    if classes is None:
+        return colour
+    if len(colour) != 1 or colour[0] not in classes:
+        raise DataError(
+            f"--colour names the class whose share is the target, one of --class_values; got {colour}"
+        )
+    return [int(number == colour[0]) for number in classes]

@@ -12,7 +12,7 @@ import numpy as np
 from geohf.errors import DataError
 from geohf.tiles.align import same_grid, source_box, warped
 from geohf.tiles.rasters import CONVERTED, RasterInfo, gdal_errors, mask_bands, open_raster, raster_info
-from geohf.tiles.reading import AEF_NODATA, Reading, dequantized
+from geohf.tiles.reading import AEF_NODATA, Reading, dequantized, one_hot
 from geohf.vision.images import held_by
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ def read_window(
         return _read_own(raster, box, nodata)
     own = None if grid is None or not reading.align else raster_info(raster, raster.name)
     if own is None or grid is None or same_grid(own, grid):
-        return reading.frame(*_read_own(raster, box, nodata))
+        return reading.frame(*_read_own(raster, box, nodata), raster.name)
     at = source_box(grid, own, box)
     if at is None:
         shape = box[3] - box[1], box[2] - box[0]
-        bands = len(reading.chosen(raster.count))
+        bands = reading.frame_bands(raster.count)
         return np.zeros((*shape, bands), reading.dtype(own)), np.ones(shape, bool)
     how = "nearest" if own.palette is not None else reading.align or "bilinear"
-    return warped(*reading.frame(*_read_own(raster, at, nodata)), at, raster, grid, box, how)
+    return warped(*reading.frame(*_read_own(raster, at, nodata), raster.name), at, raster, grid, box, how)
 
 
 def _read_own(raster: DatasetReader, box: Box, nodata: float | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -137,6 +137,9 @@ def read_frame(
     if reading is not None and reading.dequantize and frame.dtype == np.int8:
         own = frame == AEF_NODATA if own is np.ma.nomask else own.reshape(frame.shape) | (frame == AEF_NODATA)
         frame = dequantized(frame)
+    if reading is not None and reading.class_values and frame.shape[-1] == 1:
+        holes = nodata_pixels(frame, nodata) if own is np.ma.nomask else own.reshape(frame.shape)[..., 0]
+        return one_hot(frame[..., 0], holes, reading.class_values, name or "an array"), holes, None
     if own is not np.ma.nomask:
         own = own.reshape(frame.shape)
         holes = nodata_pixels(frame, None) | own.all(-1)

@@ -104,7 +104,9 @@ def write_occlusion(folder: Path, trainer: TileSequenceTrainer, rows: TileSequen
     table, model = rows.table, trainer.model
     moved = occlusion(model, rows.bound_to(model.config))
     names = table.rasters[0].names
+    classes = table.reading.class_values
     bands = [names[i] or f"band {i + 1}" for i in table.reading.chosen(len(names))]
+    bands = bands if classes is None else [f"class {number}" for number in classes]
     frames, columns = _headings(rows.windows), [*bands, "the frame"]
     write_csv(
         folder / "occlusion.csv",

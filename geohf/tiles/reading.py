@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.errors import DataError, require_choice
+from geohf.errors import DataError, listed, require_choice
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Reading:
         qa_bits: bits of it, from 0, any of which says so, as in Landsat's QA_PIXEL.
         dequantize: `aef`: int8 embeddings of AlphaEarth, x becomes sign(x) (x / 127.5)^2, and -128 was not measured.
         align: rasters on other grids are read onto the first one's: `bilinear`, or `nearest` for classes; None: refused.
+        class_values: the numbers of a class map's classes; each becomes a band of ones and zeros, in this order.
         grid: the name and the header of the raster whose grid they are read onto instead; a model does not keep it.
     """
 
@@ -39,6 +40,7 @@ class Reading:
     qa_bits: tuple[int, ...] | None = None
     dequantize: str | None = None
     align: str | None = None
+    class_values: tuple[int, ...] | None = None
     grid: tuple[str, RasterInfo] | None = None
 
     @classmethod
@@ -58,7 +60,12 @@ class Reading:
             require_choice(DEQUANTIZE, dequantize=options.dequantize)
         if options.grid is not None and not options.align:
             raise DataError("--grid names the grid that --align true reads rasters onto; say both")
-        nearest = options.resampling == "nearest"
+        classes = options.class_values
+        if classes is not None and (len(classes) < 2 or len(set(classes)) < len(classes)):
+            raise DataError(
+                f"--class_values are the numbers of two classes or more, each once, got {classes}"
+            )
+        nearest = options.resampling == "nearest" or classes is not None
         return cls(
             _numbers(options.bands),
             options.cloud_band,
@@ -66,6 +73,7 @@ class Reading:
             _numbers(options.qa_bits),
             options.dequantize,
             None if not options.align else "nearest" if nearest else "bilinear",
+            _numbers(classes),
             None if options.grid is None else (options.grid, inspect_raster(options.grid)),
         )
 
@@ -89,8 +97,14 @@ class Reading:
             return [number - 1 for number in self.bands]
         return [position for position in range(bands) if position + 1 != self.cloud_band]
 
+    def frame_bands(self, bands: int) -> int:
+        """How many bands a frame has, of a raster with so many."""
+        return len(self.class_values or self.chosen(bands))
+
     def dtype(self, raster: RasterInfo) -> str:
         """The type of a frame's pixels."""
+        if self.class_values:
+            return "uint8"
         return "float32" if self.dequantize else raster.dtype
 
     def require_possible(self, path: str | os.PathLike, raster: RasterInfo) -> None:
@@ -108,6 +122,11 @@ class Reading:
             raise DataError(f"{path}: has no band beside the --cloud_band {self.cloud_band}")
         if self.qa_bits and raster.dtype.startswith("float"):
             raise DataError(f"{path}: --qa_bits are of whole numbers, its pixels are {raster.dtype}")
+        if self.class_values and (len(self.chosen(raster.bands)) > 1 or raster.dtype.startswith("float")):
+            raise DataError(
+                f"{path}: --class_values are of one band of whole numbers, and it has {raster.bands} of {raster.dtype}; "
+                "choose one with --bands"
+            )
         if self.dequantize and raster.dtype != "int8":
             raise DataError(f"{path}: --dequantize aef takes int8 embeddings, its pixels are {raster.dtype}")
 
@@ -121,15 +140,41 @@ class Reading:
             return (band.astype(np.int64) & bits) != 0
         return np.isin(band, self.cloud_values) if self.cloud_values else band != 0
 
-    def frame(self, pixels: np.ndarray, holes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A frame and what of it was not measured, of all bands of a raster and its own mask."""
+    def frame(self, pixels: np.ndarray, holes: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A frame and what of it was not measured, of all bands of a raster and its own mask.
+
+        Raises:
+            DataError: a measured pixel is of no class that `class_values` names; `name` is that of the raster.
+        """
         holes = holes | self.clouds(pixels)
         chosen = self.chosen(pixels.shape[-1])
         if chosen != list(range(pixels.shape[-1])):
             pixels = np.ascontiguousarray(pixels[..., chosen])
+        if self.class_values:
+            return one_hot(pixels[..., 0], holes, self.class_values, name), holes
         if self.dequantize is None:
             return pixels, holes
         return dequantized(pixels), holes | (pixels == AEF_NODATA).any(-1)
+
+
+def one_hot(numbers: np.ndarray, holes: np.ndarray, classes: Sequence[int], name: str) -> np.ndarray:
+    """(..., height, width) numbers of classes as (..., height, width, classes) uint8, 0 throughout in holes.
+
+    Raises:
+        DataError: a number is none of the classes, outside of holes.
+
+    >>> one_hot(np.array([10, 30, 0]), np.array([False, False, True]), (10, 20, 30), "map.tif").tolist()
+    [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    """
+    bands = (numbers[..., None] == np.array(classes)) & ~holes[..., None]
+    strange = ~holes & ~bands.any(-1)
+    if strange.any():
+        found = sorted(set(numbers[strange].tolist()))
+        raise DataError(
+            f"{name}: holds the numbers {listed(found)}, which are none of --class_values {' '.join(map(str, classes))}; "
+            "name them, or say with --nodata which number was not measured"
+        )
+    return bands.astype(np.uint8)
 
 
 def dequantized(pixels: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ class TileTable:
     @property
     def bands(self) -> int:
         """Bands of a frame."""
-        return len(self.reading.chosen(self.rasters[0].bands))
+        return self.reading.frame_bands(self.rasters[0].bands)
 
     @property
     def dtype(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import rasterio
+import torch
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 
@@ -13,6 +14,7 @@ from geohf.recipes import train_tiles
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
+from geohf.tiles.modeling import make_model
 from geohf.tiles.reading import Reading, dequantized, quantized
 from geohf.tiles.scene import predict_scene
 from geohf.tiles.table import grid_tiles, load_tiles
@@ -277,3 +279,75 @@ def test_embeddings_are_dequantized_and_come_back_within_one_in_127(world, tiff,
     x = world.crop(1, "2019").astype(np.float64)
     np.testing.assert_allclose(cache.tile(1)[0], np.sign(x) * (x / 127.5) ** 2, atol=1e-6)
     assert cache.tile_mask(0, np.array([0]))[0].sum() == 1
+
+
+def class_maps(folder, tiff, numbers=(10, 50, 90)):
+    """Four years of a map of three classes, whose first row of pixels was not measured."""
+    rng = np.random.default_rng(0)
+    maps = rng.choice(numbers, (4, 48, 64, 1)).astype(np.uint8)
+    maps[:, 0] = 255
+    for year, pixels in zip(range(2018, 2022), maps, strict=True):
+        tiff(folder / f"{year}.tif", pixels, nodata=255, crs=UTM32, transform=ORIGIN)
+    return maps
+
+
+def of_classes(folder, **changes):
+    fields = {
+        "data": str(folder), "class_values": [10, 50, 90], "target_from": "colour_share", "colour": [50],
+        "tile_size": 8, "target_years": 1, "hidden_sizes": [4], "image_size": [8, 8],
+    }  # fmt: skip
+    return TileArguments(**fields | changes)
+
+
+def test_class_maps_become_a_band_a_class_in_training_and_in_predict(tmp_path, tiff):
+    maps = class_maps(tmp_path / "maps", tiff)
+    args = TileTrainingArguments(
+        output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), cache_workers=1
+    )
+    options = of_classes(tmp_path / "maps")
+    data = load(options, args)
+    model = make_model(options, data)
+    torch.nn.init.normal_(model.head[-1].weight)
+    model.save_pretrained(tmp_path / "out")
+    cache, table = data.train.cache, data.train.table
+    expected = np.stack([(maps[..., 0] == number) for number in (10, 50, 90)], -1)
+    for row, (x0, y0, x1, y1) in enumerate(table.boxes.tolist()):
+        np.testing.assert_array_equal(cache.tile(row), expected[:, y0:y1, x0:x1])
+        share = expected[3, y0:y1, x0:x1, 1][y0 == 0 :].mean()
+        assert table.values[row, 3, 0] == pytest.approx(share)
+    assert model.config.bands == 3
+    row = int(np.flatnonzero(table.boxes[:, 1])[0])
+    x0, y0, x1, y1 = table.boxes[row]
+    model = TileSequenceModel.from_pretrained(tmp_path / "out")
+    files = [tiff(tmp_path / f"{i}.tif", maps[i, y0:y1, x0:x1], nodata=255) for i in range(3)]
+    samples = [files, list(maps[:3, y0:y1, x0:x1]), list(expected[:3, y0:y1, x0:x1].astype(np.uint8))]
+    answers = model.predict([{"frames": frames, "last_values": 0.3} for frames in samples])
+    assert len({answer.values["colour_share"] for answer in answers}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"class_values": [10, 50]},
+            r"holds the numbers 90, which are none of --class_values 10 50; name them",
+        ),
+        ({"class_values": [10]}, "two classes or more"),
+        ({"colour": [11]}, "--colour names the class whose share"),
+        ({"target_from": "ndvi_fall"}, "--class_values make inputs of class maps"),
+    ],
+)
+def test_classes_that_are_not_named_are_refused(tmp_path, tiff, changes, message):
+    class_maps(tmp_path / "maps", tiff)
+    args = TileTrainingArguments(
+        output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "c"), cache_workers=1
+    )
+    with pytest.raises(DataError, match=message):
+        load(of_classes(tmp_path / "maps", **changes), args)
+
+
+def test_a_class_map_has_one_band(world):
+    with pytest.raises(
+        DataError, match=r"--class_values are of one band of whole numbers, and it has 3 of uint8"
+    ):
+        load_tiles(world.csv, world.images, world.labels, reading=Reading(class_values=(1, 2)))
