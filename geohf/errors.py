@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Collection, Iterable
 
 ON_ERROR = ("raise", "skip")  # what becomes of rows that cannot be used
@@ -15,6 +16,13 @@ class DataError(ValueError):
     The message names the file, the row where there is one, and what to do about it. Recipes print it
     without a traceback and end with exit code 2.
     """
+
+    def __init__(self, message: object = ""):
+        text = str(message)
+        # torch makes the error of a loader's worker anew, of the whole traceback as text, whose last line is the message
+        if text.startswith(f"Caught {type(self).__name__} in DataLoader worker"):
+            text = re.split(rf"^(?:\w+\.)*{type(self).__name__}: ", text, flags=re.MULTILINE)[-1].strip()
+        super().__init__(text)
 
 
 def require_at_least(least: float, **values: float | None) -> None:

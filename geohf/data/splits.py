@@ -10,7 +10,7 @@ import numpy as np
 
 from geohf.data.tables import points_of
 from geohf.data.task_data import facts_of, with_facts
-from geohf.errors import DataError
+from geohf.errors import DataError, require_at_least
 from geohf.geo import block_split, dbscan, random_split, stratified_split
 from geohf.geo.splits import block_numbers
 
@@ -109,6 +109,7 @@ def place_numbers(points: np.ndarray, radius: float = 0.0, frame: str = "wgs84")
     >>> place_numbers([[52.0, 13.0], [52.0, 13.1], [52.0, 13.0], [np.nan, np.nan]]).tolist()
     [0, 1, 0, 2]
     """
+    require_at_least(0, place_radius=radius)
     points = np.asarray(points, np.float64).reshape(-1, 2)
     known = np.isfinite(points).all(1)
     numbers = np.arange(len(points)) + len(points)

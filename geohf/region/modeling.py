@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -265,6 +265,8 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         """
         if region is None or isinstance(region, str) or not isinstance(region, Iterable):
             return super().predict(inputs, batch_size, region=region, **options)
+        if isinstance(region, (Set, Mapping)):
+            raise DataError("the regions of photographs are a list in their order, not a set or a dict")
         samples, names = self.samples(inputs), list(region)
         if isinstance(samples, Sized) and len(names) != len(samples):
             raise DataError(f"{len(names)} regions for {len(samples)} photographs")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from geohf.region.modeling import GeoRegionModel
 
 
+REGION_KEYS = ("region", "Region_ID")  # of a user's own rows
+
+
 class GeoRegionImageProcessor(GeoImageProcessor):
     """Turns samples into `pixel_values` (batch, 3, height, width) and `regions` (batch,), -1 where unknown.
 
@@ -37,9 +40,10 @@ class GeoRegionImageProcessor(GeoImageProcessor):
 
 
 def split_sample(sample: Any) -> tuple[Any, Any]:
-    """The image of a sample, and its region or None."""
+    """The image of a sample, and its region (`region` or `Region_ID`) or None."""
     if isinstance(sample, Mapping) and not sample.keys() <= {"bytes", "path"}:
-        return picture_of(sample), sample.get("region")
+        key = next((key for key in REGION_KEYS if key in sample), "region")
+        return picture_of(sample), sample.get(key)
     return sample, None
 
 

@@ -36,7 +36,7 @@ from geohf.data.tables import (
 from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
-from geohf.region.processing import split_sample
+from geohf.region.processing import REGION_KEYS, split_sample
 from geohf.region.selection import excluded_names, of_known_regions
 from geohf.vision.checks import broken_images
 
@@ -53,7 +53,6 @@ REGION_COLUMNS = ("region_id", "region", "regionid")
 TRAIN_TABLE, TRAIN_IMAGES = "labels_train.csv", "images_train/images_train"
 VAL_TABLE, VAL_IMAGES = "labels_val.csv", "images_val/images_val"
 EXCLUDE = "exclude.txt"
-REGION_KEYS = ("region", "Region_ID")  # of a user's own rows
 NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS)
 
 
@@ -131,7 +130,7 @@ def usable_rows(
     regions = [label_of(cell) for cell in rows[region]]
     points = rows[[latitude, longitude]].to_numpy(np.float64)
     angle = find_column(rows.columns, HEADING_COLUMNS)
-    headings = _degrees(rows[angle].tolist()) if angle else np.full(len(rows), np.nan)
+    headings = _headings(rows, angle, source) if angle else np.full(len(rows), np.nan)
     folder = Path(source).parent if images is None else Path(images)
     wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
     bad_points = bad_point_reasons(points[wanted], source, frame) if wanted else {}
@@ -211,6 +210,21 @@ def _read_photo(row: dict, number: int, names: dict[str, list[str]]) -> dict:
 def headings_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray | None:
     """(n,) degrees in [0, 360) of photographs, NaN where unknown; None for a model that does not tell them."""
     return _degrees(column_of(dataset, "heading")) if config.predict_heading else None
+
+
+def _headings(rows: pd.DataFrame, column: str, source: str | Path) -> np.ndarray:
+    """(n,) `_degrees` of a table's column; cells that are no numbers are unknown, and told of."""
+    cells = rows[column].tolist()
+    if rows.attrs.get("decimal_comma"):
+        cells = [cell.replace(",", ".") if isinstance(cell, str) else cell for cell in cells]
+    headings = _degrees(cells)
+    odd = [i for i in np.flatnonzero(np.isnan(headings)).tolist() if text_of(cells[i]) is not None]
+    if odd:
+        logger.warning(
+            "%s: %d of %d cells of %s are no numbers, so that no heading is known there, first %r in row %s",
+            source, len(odd), len(rows), column, cells[odd[0]], rows.index[odd[0]],
+        )  # fmt: skip
+    return headings
 
 
 def _degrees(cells: Sequence[Any]) -> np.ndarray:

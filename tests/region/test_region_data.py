@@ -8,12 +8,13 @@ import pytest
 from helpers.region_models import build_model, options_of
 from PIL import Image
 
+from geohf.data.splits import place_numbers
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
 from geohf.region.data import load
 from geohf.region.filtering import clip_dataset, filter_dataset
-from geohf.region.rows import load_region_table
+from geohf.region.rows import TRAIN_IMAGES, TRAIN_TABLE, load_region_table
 from geohf.region.selection import excluded_names, region_order
 
 COLUMNS = ["filename", "latitude", "longitude", "Region_ID"]
@@ -436,3 +437,23 @@ def test_photographs_in_tables_are_compared_by_their_content(samples, tmp_path):
     other.to_parquet(tmp_path / "val.parquet")
     with pytest.raises(DataError, match=r"'other\.jpg' stands in the training table too"):
         load(options)
+
+
+def test_headings_that_are_no_numbers_are_told_of(samples, tmp_path, caplog):
+    folder = samples("wgs84")
+    table = pd.read_csv(folder / TRAIN_TABLE, dtype=str).head(4)
+    table["angle"] = ["45,5", "N", "", "725,0"]
+    for name in ("latitude", "longitude"):
+        table[name] = table[name].str.replace(".", ",")
+    table.to_csv(tmp_path / "labels.csv", sep=";", index=False)
+    rows = load_region_table(tmp_path / "labels.csv", folder / TRAIN_IMAGES)
+    assert rows["heading"][0] == 45.5
+    assert rows["heading"][3] == 5.0
+    assert np.isnan([rows["heading"][1], rows["heading"][2]]).all()
+    assert "1 of 4 cells of angle are no numbers" in caplog.text
+    assert "first 'N' in row 3" in caplog.text
+
+
+def test_a_radius_of_places_below_zero_is_refused():
+    with pytest.raises(DataError, match="place_radius must be at least 0"):
+        place_numbers([[1.0, 2.0]], -1.0)

@@ -353,3 +353,12 @@ def test_every_expert_starts_from_the_backbones_weights():
 def test_settings_that_do_not_go_together_are_refused(settings, message):
     with pytest.raises(Exception, match=message):
         GeoRegionConfig(**({"id2label": {0: "1", 1: "3"}} | copy.deepcopy(settings)))
+
+
+def test_regions_have_an_order_and_rows_their_own_names(photos):
+    model = build_model()
+    with pytest.raises(DataError, match="a list in their order"):
+        model.predict(photos[:2], region={"1", "3"})
+    named = model.predict([{"image": photos[0], "Region_ID": "5"}])[0]
+    assert named.regions[0].name == "5"
+    assert named == model.predict(photos[:1], region="5")[0]
