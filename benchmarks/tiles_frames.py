@@ -35,20 +35,23 @@ WAYS: dict[str, dict] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2])
-    parser.add_argument("--epochs", type=float, default=6)
-    parser.add_argument("--regions", type=int, default=8, help="of the painted sample")
+    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--regions", type=int, default=6, help="of the painted sample")
     options = parser.parse_args()
     runs: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         sample = write_sample(Path(folder) / "sample", size=options.regions)
-        for seed in options.seeds:
+        for number, seed in enumerate(options.seeds, start=1):
             for way, fields in WAYS.items():
                 found, theirs = run(Path(folder), sample, seed, options.epochs, fields)
                 runs.setdefault(way, []).append(found)
                 if way == next(iter(WAYS)):
                     runs.setdefault("persistence", []).append(theirs)
                 print(f"seed {seed}, {way}: {found}", flush=True)
-    print(f"\nMean of seeds {options.seeds} (range):\n\n{markdown_table(rows_of(runs))}\n")
+            print(
+                f"\nMean of seeds {options.seeds[:number]} (range):\n\n{markdown_table(rows_of(runs))}\n",
+                flush=True,
+            )
 
 
 def run(
