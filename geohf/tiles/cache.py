@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from geohf.errors import DataError
 from geohf.tiles.align import PLACE
-from geohf.tiles.rasters import SIDECARS
+from geohf.tiles.rasters import SIDECARS, open_raster
 from geohf.tiles.sources import local_file
 from geohf.tiles.table import TileTable
 
@@ -171,9 +171,15 @@ def cache_key(table: TileTable) -> str:
 
 
 def file_facts(path: str | os.PathLike) -> str:
-    """An image's path, and its and its mask's size and time of change; of what lies in a zip file the zip's, elsewhere none."""
+    """An image's path, and its and its mask's size and time of change; of a VRT those of the files that it shows, too; of what
+    lies in a zip file the zip's, elsewhere none.
+    """
     facts, held = os.path.abspath(path), local_file(path)
-    for file in () if held is None else (held, *(Path(f"{path}{ending}") for ending in SIDECARS)):
+    files = [] if held is None else [held, *(Path(f"{path}{ending}") for ending in SIDECARS)]
+    if held is not None and held.suffix.lower() == ".vrt":
+        with open_raster(path) as raster:
+            files += [Path(file) for file in raster.files]
+    for file in files:
         if file == held or file.exists():
             stat = file.stat()
             facts += f" {stat.st_size} {stat.st_mtime_ns}"

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from geohf.data.streaming import is_stream
@@ -15,7 +14,7 @@ from geohf.errors import DataError
 from geohf.tiles.answers import region_numbers
 from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TileSequenceConfig
-from geohf.tiles.frames import last_seen, prepare_frames
+from geohf.tiles.frames import known_alone, last_seen, prepare_frames
 from geohf.tiles.processing import batch_of_rows, shows_nothing
 from geohf.tiles.samples import numbers_of
 from geohf.tiles.table import TileTable
@@ -195,13 +194,10 @@ class TileSequences(BoundRows):
 
     def _measured(self, holes: np.ndarray, target: torch.Tensor, sizes: np.ndarray) -> torch.Tensor:
         """The target frames with NaN where nothing was measured."""
-        labels = target.clone()
-        for i, (height, width) in enumerate(sizes.tolist()):
-            hole = torch.from_numpy(holes[i, :height, :width]).float()[None, None]
-            if hole.any():
-                size = tuple(self.config.image_size)
-                labels[i, :, F.interpolate(hole, size, mode="bilinear")[0, 0] > 0] = torch.nan
-        return labels
+        each = zip(target, holes, sizes.tolist(), strict=True)
+        return torch.stack(
+            [known_alone(frame, hole[:height, :width]) for frame, hole, (height, width) in each]
+        )
 
 
 class TileRows(BoundRows):

@@ -39,6 +39,14 @@ def carried_forward(frames: torch.Tensor, step_mask: torch.Tensor | None) -> tor
     return frames[rows, torch.where(newest < 0, first, newest)]
 
 
+def known_alone(frame: torch.Tensor, holes: np.ndarray) -> torch.Tensor:
+    """A true frame (bands, height, width) with NaN where a pixel (height, width) that it was made of was not measured."""
+    if not holes.any():
+        return frame
+    hole = torch.from_numpy(holes).float()[None, None]
+    return frame.masked_fill(F.interpolate(hole, frame.shape[-2:], mode="bilinear")[0] > 0, torch.nan)
+
+
 def fill_holes(frames: np.ndarray, holes: np.ndarray, resampling: str = "bicubic") -> np.ndarray:
     """Set pixels that were not measured to the mean of those that were, in their own frame and band.
 

@@ -129,11 +129,20 @@ def read_frame(
                 reading.require_possible(called, info)
             whole = info if grid is None or reading is None or not reading.align else grid
             return *read_window(raster, (0, 0, whole.width, whole.height), nodata, reading, grid), info
+    if getattr(source, "mode", None) in ("YCbCr", "LAB", "HSV"):
+        raise DataError(
+            f"a picture is in {source.mode}, not in the bands of a raster; convert('RGB') makes it one"
+        )
+    if hasattr(source, "detach"):  # a tensor
+        source = source.detach().cpu()
+        source = source.float() if str(source.dtype) == "torch.bfloat16" else source  # numpy has none
     own = source.mask if isinstance(source, np.ma.MaskedArray) else np.ma.nomask
     frame = source.data if isinstance(source, np.ma.MaskedArray) else np.asarray(source)
     frame = frame[..., None] if frame.ndim == 2 else frame
     if frame.ndim != 3 or not frame.size:
         raise DataError(f"a frame must be (height, width) or (height, width, bands), got {frame.shape}")
+    if frame.dtype.kind not in "buif":
+        raise DataError(f"a frame must hold real numbers, got an array of {frame.dtype}")
     if reading is not None and reading.dequantize and frame.dtype == np.int8:
         own = frame == AEF_NODATA if own is np.ma.nomask else own.reshape(frame.shape) | (frame == AEF_NODATA)
         frame = dequantized(frame)
@@ -145,8 +154,9 @@ def read_frame(
         holes = nodata_pixels(frame, None) | own.all(-1)
         if frame.dtype != np.uint8:  # of masks by band, the same rule
             holes |= (own & (frame != 0)).any(-1)
-        return frame, holes, None
-    return frame, nodata_pixels(frame, nodata) | _transparent(source, frame), None
+    else:
+        holes = nodata_pixels(frame, nodata) | _transparent(source, frame)
+    return _as_float32(frame, holes, "an array") if frame.dtype in CONVERTED else frame, holes, None
 
 
 def _transparent(source: Any, frame: np.ndarray) -> np.ndarray | bool:

@@ -49,6 +49,11 @@ if TYPE_CHECKING:
     from geohf.data.task_data import TaskData
     from geohf.tiles.arguments import TileArguments
 
+NO_TABLE = (
+    "this model answers with images, which no table holds; predict gives them as arrays, and "
+    "geohf.tiles.scene.predict_scene as a GeoTIFF"
+)
+
 
 class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
     """Regression on sequences of tiles.
@@ -230,9 +235,7 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
     def read_source(self, source: str) -> Part:
         """The tiles of a table; see `geohf.tiles.inputs`."""
         if self.config.head == "image":
-            raise DataError(
-                "this model answers with images, which no table holds; predict gives them as arrays"
-            )
+            raise DataError(NO_TABLE)
         return read_tiles(source, self.config)
 
     def prepare(self, samples: list) -> BatchFeature:
@@ -245,7 +248,13 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         return batch
 
     def rows_of(self, answer: TilePrediction) -> list[dict[str, Any]]:
-        """See `TilePrediction.as_row`."""
+        """See `TilePrediction.as_row`.
+
+        Raises:
+            DataError: the answer is an image.
+        """
+        if answer.image is not None:
+            raise DataError(NO_TABLE)
         return [answer.as_row()]
 
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[TilePrediction]:

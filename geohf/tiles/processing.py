@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,17 @@ from geohf.data.samples import samples_of
 from geohf.data.times import check_frames
 from geohf.errors import DataError
 from geohf.tiles.augmentation import fewer_seen, turned
-from geohf.tiles.frames import can_be_seen, prepare_frames
+from geohf.tiles.frames import can_be_seen, known_alone, prepare_frames
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
-from geohf.tiles.masks import read_frame
+from geohf.tiles.masks import read_frame, with_mask
 from geohf.tiles.reading import Reading
-from geohf.tiles.samples import dates_of, numbers_of
+from geohf.tiles.samples import dates_of, numbers_of, require_known_keys
 from geohf.vision.processing import SampleProcessor
 
 if TYPE_CHECKING:
     from geohf.tiles.configuration import TileSequenceConfig
+
+logger = logging.getLogger(__name__)
 
 
 class TileSequenceProcessor(SampleProcessor):
@@ -90,6 +93,7 @@ class TileSequenceProcessor(SampleProcessor):
         size, reading = (self.size["height"], self.size["width"]), Reading.from_config(self.reading)
         pixels = torch.zeros(len(samples), steps, len(self.image_mean), *size)
         mask = torch.zeros(len(samples), steps, dtype=torch.bool)
+        shares = False
         for i, (frames, *_) in enumerate(samples):
             first = None
             for t, frame in enumerate(frames, start=steps - len(frames)):
@@ -101,15 +105,28 @@ class TileSequenceProcessor(SampleProcessor):
                     first = first or (frame, raster)
                     require_same_kind(frame, raster, *first)
                     (require_alignable if reading.align else require_same_grid)(frame, raster, *first)
+                shares = shares or (raster is None and self._may_be_shares(read, holes))
                 mask[i, t] = bool(can_be_seen(holes.mean(), self.max_nodata))
                 pixels[i, t] = self._prepare(read, holes, where=f"sample {i}, step {t}")
             if not mask[i].any():
                 raise DataError(f"sample {i}: no frame is left to see, all are missing or without data")
+        if shares:
+            logger.warning(
+                "arrays of fractions hold nothing above 1, and the model was trained on pixels of %s in the mean: give them "
+                "in the unit of the training images",
+                ", ".join(f"{mean:.4g}" for mean in self.image_mean),
+            )
         last = torch.tensor([values for _, values, *_ in samples], dtype=torch.float32)
         batch = {"pixel_values": pixels, "step_mask": mask, "last_values": last}
         if self.dates:
             batch["dates"] = _in_front([torch.from_numpy(dates) for *_, dates in samples])
         return batch
+
+    def _may_be_shares(self, frame: np.ndarray, holes: np.ndarray) -> bool:
+        """Pixels that someone divided by their largest value, which the training's were not."""
+        if frame.dtype.kind != "f" or max(map(abs, self.image_mean)) <= 10:
+            return False
+        return bool(np.abs(frame[~holes]).max(initial=0) <= 1)
 
     def pixel_values(self, frames: Sequence[np.ma.MaskedArray]) -> torch.Tensor:
         """(n, bands, height, width) of single frames (height, width, bands), each masked where it was not measured."""
@@ -131,6 +148,7 @@ class TileSequenceProcessor(SampleProcessor):
         """Frames, last values, and (frames + 1, 2) dates, None where the model sees none."""
         last = dates = answered = None
         if isinstance(sample, Mapping):
+            require_known_keys(sample, where)
             if "frames" not in sample:
                 raise DataError(f"a sample needs 'frames'; it has {', '.join(map(str, sample))}")
             last, dates, answered = (sample.get(name) for name in ("last_values", "dates", "date"))
@@ -248,9 +266,19 @@ def _true_frames(rows: Sequence[Mapping], config: TileSequenceConfig) -> torch.T
         raise DataError(
             f"row {wrong[0]} of the batch: {len(frames[wrong[0]])} frames as labels, the model predicts {answered}"
         )
-    plain = TileSequenceProcessor(**settings_of(config) | {"dates": False})
-    read = plain(frames)
-    labels = read["pixel_values"].masked_fill(~read["step_mask"][..., None, None, None], torch.nan)
+    processor, reading = TileSequenceProcessor(**settings_of(config)), Reading.from_config(config.reading)
+    labels = torch.full((len(rows), answered, config.bands, *config.image_size), torch.nan)
+    for i, row in enumerate(frames):
+        for t, frame in enumerate(row):
+            if frame is None:
+                continue
+            pixels, holes, raster = read_frame(frame, config.nodata, reading)
+            if raster is not None:
+                require_trained_kind(frame, raster, config.pixel_kind)
+            (label,) = processor.pixel_values([with_mask(pixels, holes)])
+            labels[i, t] = known_alone(label, holes)
+        if labels[i].isnan().all():
+            raise DataError(f"row {i} of the batch: its labels are missing or without data; leave it out")
     return labels if answered > 1 else labels[:, 0]
 
 

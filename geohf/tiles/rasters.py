@@ -131,6 +131,11 @@ def raster_info(raster: DatasetReader, path: str | os.PathLike) -> RasterInfo:
         raise DataError(
             f"{path}: pixels are {found}; bands must all be one of {', '.join((*KEPT, *CONVERTED))}"
         )
+    if len(raster.subdatasets) > 1:
+        raise DataError(
+            f"{path}: holds {len(raster.subdatasets)} images (pages), and a frame is one: write each to a file of its own, "
+            f"gdal_translate {raster.subdatasets[0]} FILE"
+        )
     colors = tuple(color.name for color in raster.colorinterp)
     palette = None
     if colors[0] == "palette":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,8 +57,26 @@ def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -
         unknown = [target for target in values if target not in targets]
         if unknown:
             raise DataError(f"{name}: no target {unknown[0]!r}; the targets are {', '.join(targets)}")
-        return [float(values.get(target, math.nan)) for target in targets]
-    numbers = np.atleast_1d(np.asarray(values, np.float64))
+        values = [values.get(target) for target in targets]
+    try:  # of None NaN
+        numbers = np.atleast_1d(np.asarray(values, np.float64))
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: {values!r} are no numbers") from None
     if numbers.shape != (len(targets),):
         raise DataError(f"{name}: {numbers.size} numbers for {len(targets)} targets")
+    if np.isinf(numbers).any():
+        raise DataError(f"{name}: infinite; None or NaN stands for what is not known")
     return numbers.tolist()
+
+
+def require_known_keys(sample: Mapping, where: str) -> None:
+    """Refuse a key of a sample that is nearly one that counts; others are the user's own.
+
+    Raises:
+        DataError: there is one.
+    """
+    known = ("frames", "last_values", "dates", "date", "region")
+    for key in sample:
+        close = [] if key in known else difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
+        if close and close[0] not in sample:
+            raise DataError(f"{where}: has {key!r}, which is not looked at; is it {close[0]!r}?")

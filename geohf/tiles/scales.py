@@ -93,6 +93,11 @@ def fields_of_table(train: TileSequences, options: TileArguments) -> dict[str, A
         "reading": table.reading.as_config(),
         "window": table.window,
     }
+    if options.target_type == "last-image" and fields["resampling"] == "nearest":
+        logger.warning(
+            "%s: the frames hold classes, and their numbers are predicted as measurements: between two classes lies a third",
+            table.source,
+        )
     resized = options.encoder in FRAMEWISE or (table.sizes != fields["image_size"]).any()
     numbers = class_numbers(cache, windows) if fields["resampling"] == "bicubic" and resized else []
     if numbers:

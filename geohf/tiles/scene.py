@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from geohf.tiles.reading import Reading
 from geohf.tiles.samples import dates_of
 from geohf.tiles.strips import Blend, Layout, SceneTiles, band_names, bands_of, rows_of_chunks
 
+logger = logging.getLogger(__name__)
 RULES = 1  # raise it when rows of an older version can no longer be gone on with
 
 
@@ -70,12 +72,22 @@ def predict_scene(
         DataError: a raster cannot be read, lies on another grid or is of another kind than the first or than those
             that the model was trained on; their names go back in time; or the output is one of them.
     """
+    if isinstance(frames, (str, Path)):
+        raise DataError(f"a scene's frames are a list of rasters, oldest first, got {frames}")
     output, there = Path(output), [path for path in frames if path is not None]
+    if output.suffix.lower() not in (".tif", ".tiff") or output.is_dir():
+        raise DataError(f"{output}: a scene is written as a GeoTIFF; name a file that ends in .tif")
     if not there or tile_size < 1:
         raise DataError("a scene needs at least one frame, and tiles of at least one pixel")
     require_at_least(1, batch_size=batch_size)
     require_at_least(0, workers=workers)
     first = _require_fitting(model, there)
+    if first.gcps and not first.located:
+        logger.warning(
+            "%s: says where it lies by ground control points alone, so %s does not say it; warp the frames first (gdalwarp)",
+            there[0],
+            output,
+        )
     layout = _layout(model, first, tile_size, overlap)
     dated: dict[str, Any] = {}
     if model.config.dates:

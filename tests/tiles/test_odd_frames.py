@@ -1,0 +1,160 @@
+"""Frames, samples and files that would give a wrong answer without a word: an error, a warning, or the right answer."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.shutil import copy
+from rasterio.transform import from_origin
+
+from geohf.errors import DataError
+from geohf.tiles import TileSequenceConfig, TileSequenceModel
+from geohf.tiles.cache import file_facts
+from geohf.tiles.processing import batch_of_rows
+from geohf.tiles.scene import predict_scene
+
+HERE = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, 10, 10)}
+PIXELS = np.random.default_rng(0).integers(1, 255, (16, 16, 3), np.uint8)
+
+
+def make(**fields) -> TileSequenceModel:
+    torch.manual_seed(0)
+    scales = {"band_mean": [120.0] * 3, "band_std": [60.0] * 3, "image_size": [8, 8], "hidden_sizes": [4]}
+    return TileSequenceModel(TileSequenceConfig(**scales | {"answers": "level"} | fields)).eval()
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (PIXELS.astype(np.complex64), "real numbers, got an array of complex64"),
+        (PIXELS.astype(str), "real numbers, got an array of <U3"),
+        (PIXELS.astype(object), "real numbers, got an array of object"),
+        (PIXELS * 1e300, "which float32 does not hold exactly"),
+        (PIXELS.astype(np.int64) * 2**40, "which float32 does not hold exactly"),
+        (Image.fromarray(PIXELS).convert("YCbCr"), r"a picture is in YCbCr.*convert\('RGB'\)"),
+        (Image.fromarray(PIXELS).convert("LAB"), "a picture is in LAB"),
+    ],
+)
+def test_arrays_that_are_no_measurements_are_refused(frame, message):
+    with pytest.raises(DataError, match=message):
+        make().predict([[frame]])
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        torch.tensor(PIXELS).bfloat16(),
+        torch.tensor(PIXELS).double().requires_grad_(),
+        PIXELS.astype(np.float64),
+        PIXELS.astype(np.int64),
+        PIXELS.tolist(),
+    ],
+    ids=["bfloat16", "with gradient", "float64", "int64", "list"],
+)
+def test_other_types_of_the_same_numbers_give_the_same_answer(frame):
+    model = make(head="image", image_size=[16, 16])  # a resize of uint8 rounds
+    (answer,) = model.predict([[frame]])
+    coarse = getattr(frame, "dtype", None) == torch.bfloat16
+    np.testing.assert_allclose(answer.image, PIXELS, atol=0.5 if coarse else 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ("0,5", "last_values: '0,5' are no numbers"),
+        ({"target": "n/a"}, r"last_values: \['n/a'\] are no numbers"),
+        (float("inf"), "last_values: infinite"),
+        ({"target": None}, "has no last value"),
+    ],
+)
+def test_last_values_that_are_no_numbers(last, message):
+    with pytest.raises(DataError, match=message):
+        make(answers="change").predict([{"frames": [PIXELS], "last_values": last}])
+
+
+def test_a_key_that_is_nearly_one_is_not_passed_over():
+    with pytest.raises(
+        DataError, match="sample 0: has 'last_value', which is not looked at; is it 'last_values'"
+    ):
+        make(answers="both").predict([{"frames": [PIXELS], "last_value": 0.4}])
+    assert make().predict([{"frames": [PIXELS], "id": 7, "name": "a", "data": 1}])[0].values
+
+
+def test_pixels_divided_by_255_get_a_word(caplog):
+    with caplog.at_level(logging.WARNING):
+        make().predict([[PIXELS / 255]])
+    assert "hold nothing above 1" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        make().predict([[PIXELS.astype(np.float32)], [PIXELS]])
+        make(band_mean=[0.5] * 3, band_std=[0.2] * 3).predict([[PIXELS / 255]])
+    assert not caplog.text
+
+
+def test_what_a_label_frame_did_not_measure_is_not_learned():
+    holed = np.ma.MaskedArray(PIXELS, np.zeros(PIXELS.shape, bool))
+    holed[:8] = np.ma.masked
+    config = make(head="image").config
+    labels = batch_of_rows([{"frames": [PIXELS], "labels": holed}], config)["labels"]
+    assert labels[0, :, :4].isnan().all()
+    assert labels[0, :, 5:].isfinite().all()
+    holed[:] = np.ma.masked
+    with pytest.raises(DataError, match="row 0 of the batch: its labels are missing or without data"):
+        batch_of_rows([{"frames": [PIXELS], "labels": holed}], config)
+
+
+def test_answers_that_are_images_are_not_written_as_empty_rows(tmp_path):
+    with pytest.raises(DataError, match="this model answers with images, which no table holds"):
+        make(head="image").predict_to_file([{"frames": [PIXELS]}], tmp_path / "answers.csv")
+
+
+def test_a_file_of_several_pages_is_not_its_first(tmp_path):
+    path = tmp_path / "pages.tif"
+    Image.fromarray(PIXELS).save(path, save_all=True, append_images=[Image.fromarray(255 - PIXELS)])
+    for ask in (
+        lambda: make().predict([[path]]),
+        lambda: predict_scene(make(), [path], tmp_path / "out.tif", 8),
+    ):
+        with pytest.raises(DataError, match=r"pages.tif: holds 2 images \(pages\), and a frame is one"):
+            ask()
+
+
+def test_a_vrt_is_as_new_as_the_files_that_it_shows(tmp_path, tiff):
+    path = tiff(tmp_path / "a.tif", PIXELS, **HERE)
+    copy(path, tmp_path / "a.vrt", driver="VRT")
+    before, plain = file_facts(tmp_path / "a.vrt"), file_facts(path)
+    tiff(tmp_path / "a.tif", 255 - PIXELS[:, :, :1].repeat(3, 2), compress="deflate", **HERE)
+    assert file_facts(tmp_path / "a.vrt") != before
+    assert file_facts(path) != plain
+
+
+def test_a_scene_that_only_control_points_place_gets_a_word(tmp_path, caplog):
+    path = tmp_path / "gcps.tif"
+    points = [GroundControlPoint(0, 0, 9.0, 45.0), GroundControlPoint(0, 16, 9.1, 45.0)]
+    points.append(GroundControlPoint(16, 0, 9.0, 44.9))
+    with rasterio.open(path, "w", driver="GTiff", height=16, width=16, count=3, dtype="uint8") as file:
+        file.write(PIXELS.transpose(2, 0, 1))
+        file.gcps = points, rasterio.CRS.from_epsg(4326)
+    with caplog.at_level(logging.WARNING):
+        predict_scene(make(), [path], tmp_path / "out.tif", 8)
+    assert "ground control points alone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("frames", "output", "message"),
+    [
+        ("a.tif", "out.tif", "a scene's frames are a list of rasters, oldest first, got a.tif"),
+        (["a.tif"], "out.png", r"out.png: a scene is written as a GeoTIFF"),
+        (["a.tif"], "folder.tif", r"folder.tif: a scene is written as a GeoTIFF"),
+    ],
+)
+def test_scenes_that_cannot_be_meant(tmp_path, frames, output, message):
+    (tmp_path / "folder.tif").mkdir()
+    with pytest.raises(DataError, match=message):
+        predict_scene(make(), frames, tmp_path / output, 8)
