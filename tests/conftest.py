@@ -94,8 +94,8 @@ def _clear_hf_caches() -> None:
         from huggingface_hub import HfFileSystem
 
         HfFileSystem.clear_instance_cache()  # it remembers which repositories exist, and their listings
-    if "geohf.data.streaming" in sys.modules:
-        sys.modules["geohf.data.streaming"]._hub_stream.cache_clear()
+    if "geohf.data.shards" in sys.modules:
+        sys.modules["geohf.data.shards"]._hub_stream.cache_clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,35 +2,137 @@
 
 from __future__ import annotations
 
-import glob
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from geohf.data.formats import (
-    FIRST_ROW,
-    TABLES,
-    dataset_frames,
-    is_parquet,
-    is_saved_dataset,
-    named_classes,
-    parquet_features,
-    saved_dataset,
-)
-from geohf.data.samples import undecoded
-from geohf.data.tables import RowErrors, clean_table, read_table_in_chunks
+from geohf.data.shards import CHUNK_ROWS, Shard, chunks_of, shards_of
+from geohf.data.tables import RowErrors, clean_table
+from geohf.data.task_data import facts_of, with_facts
 from geohf.errors import DataError
+from geohf.vision.contents import content_digest
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset, Features, IterableDataset
 
-CHUNK_ROWS = 512  # rows may hold their images: 512 photographs of 200 KB are 100 MB
 RowsOf = Callable[["pd.DataFrame", str, RowErrors], Mapping[str, list]]
+ROW = "stream_row"  # the column that counts the rows of `StreamedTable.read_labels`
+
+
+class StreamedTable:
+    """A table that is never whole in memory: a stream of its rows, and its labels, by which rows are chosen.
+
+    Args:
+        source, rows_of, features, numbers, on_error: see `stream_rows`.
+
+    Raises:
+        DataError: there is no such file or dataset.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[str | Path],
+        rows_of: RowsOf,
+        features: Features,
+        numbers: Sequence[str] = (),
+        on_error: str = "raise",
+    ):
+        sources = [source] if isinstance(source, (str, Path)) else list(source)
+        self.shards = [shard for name in map(str, sources) for shard in shards_of(name)]
+        self.features = features
+        self.errors = RowErrors(on_error)  # what `read_labels` left out
+        self._reading = {"rows_of": rows_of, "numbers": tuple(numbers), "on_error": on_error}
+        self._lengths: list[int] = []
+
+    def read_labels(self) -> Dataset:
+        """Read the table once: what its rows say, with a digest of 16 bytes in place of each picture.
+
+        `stream` and `take` choose rows by the column `stream_row` of what this gives.
+
+        Raises:
+            DataError: a row that cannot be used, or none that can.
+        """
+        from datasets import Dataset, Value, concatenate_datasets
+
+        features, parts, first = type(self.features)(self.features | {ROW: Value("int64")}), [], 0
+        pictures = [name for name, column in self.features.items() if _holds_pictures(column)]
+        self.errors, self._lengths = RowErrors(self.errors.on_error), []
+        for shard in self.shards:
+            begin = first
+            for columns in _columns(shard, self._reading["rows_of"], self._reading["numbers"], self.errors):
+                marked = {name: [_marked(value) for value in columns[name]] for name in pictures}
+                rows = len(next(iter(columns.values())))
+                numbers = {ROW: list(range(first, first + rows))}
+                parts.append(Dataset.from_dict({**columns, **marked, **numbers}, features=features))
+                first += rows
+            self._lengths.append(first - begin)
+        self.errors.settle(kept=first)
+        if not first:
+            raise DataError(f"{self.shards[0][0]}: holds no row")
+        return concatenate_datasets(parts)
+
+    def stream(self, rows: Dataset | None = None) -> IterableDataset:
+        """The rows as a stream, in the table's order.
+
+        Args:
+            rows: some of those that `read_labels` gave; all where None.
+        """
+        from datasets import IterableDataset
+
+        return IterableDataset.from_generator(
+            _rows, features=self.features, gen_kwargs={"shards": self._chosen(rows)} | self._reading
+        )
+
+    def take(self, rows: Dataset) -> Dataset:
+        """Some of the rows, with their pictures, on the disk in the cache of `datasets`.
+
+        Args:
+            rows: of those that `read_labels` gave.
+        """
+        from datasets import Dataset
+
+        taken = Dataset.from_generator(
+            _rows,
+            features=self.features,
+            gen_kwargs={"shards": self._chosen(rows)} | self._reading,
+            fingerprint=_fingerprint(rows),  # another one as soon as a picture is
+        )
+        return taken.select(np.argsort(np.argsort(rows[ROW][:], kind="stable"), kind="stable"))
+
+    def divide(
+        self, splits: Mapping[str, Dataset | None], buffer_size: int = 0, seed: int = 42
+    ) -> dict[str, Any]:
+        """A stream of the split `train`, and the others as datasets on the disk; each has the facts of its labels.
+
+        Args:
+            splits: of the rows that `read_labels` gave; None stays None.
+            buffer_size: the stream is shuffled by a buffer of so many rows; 0: it is not.
+            seed: of the order.
+        """
+        parts: dict[str, Any] = {}
+        for name, rows in splits.items():
+            if rows is None:
+                parts[name] = None
+                continue
+            part = self.stream(rows) if name == "train" else self.take(rows)
+            if name == "train" and buffer_size:
+                part = part.shuffle(seed=seed, buffer_size=buffer_size)
+            parts[name] = with_facts(part, **facts_of(rows))
+        return parts
+
+    def _chosen(self, rows: Dataset | None) -> list[tuple[Shard, np.ndarray | None]]:
+        if rows is None:
+            return [(shard, None) for shard in self.shards]
+        kept = np.zeros(sum(self._lengths), bool)
+        kept[rows[ROW][:]] = True
+        masks = np.split(kept, np.cumsum(self._lengths)[:-1])
+        return [(shard, mask) for shard, mask in zip(self.shards, masks, strict=True) if mask.any()]
 
 
 def stream_rows(
@@ -44,7 +146,8 @@ def stream_rows(
 
     Its shards are the row groups of Parquet files, whole CSV files, and the dataset's own: that many processes and
     workers read apart from each other (`datasets.distributed.split_dataset_by_node`, `DataLoader(num_workers=)`).
-    Rows are held out as files of their own: `take` and `skip` count anew for each of those who share.
+    Rows are held out as files of their own, or by `StreamedTable`: `take` and `skip` count anew for each of those who
+    share.
 
     Args:
         source: files; folders, of which every table counts, or that `save_to_disk` wrote; globs; or the name of a
@@ -58,13 +161,7 @@ def stream_rows(
     Raises:
         DataError: there is no such file or dataset; later, as rows are read: a row that cannot be used.
     """
-    from datasets import IterableDataset
-
-    RowErrors(on_error)  # now, and not when the first row is read
-    sources = [source] if isinstance(source, (str, Path)) else list(source)
-    shards = [shard for name in map(str, sources) for shard in _shards_of(name)]
-    settings = {"rows_of": rows_of, "numbers": tuple(numbers), "on_error": on_error}
-    return IterableDataset.from_generator(_rows, features=features, gen_kwargs={"shards": shards} | settings)
+    return StreamedTable(source, rows_of, features, numbers, on_error).stream()
 
 
 def write_shards(dataset: Dataset, folder: str | Path, num_shards: int = 8) -> None:
@@ -123,21 +220,6 @@ def _passes(stream: IterableDataset) -> Iterator[dict]:
             return
 
 
-def features_of(source: str | Path | Sequence[str | Path]) -> Mapping[str, Any]:
-    """What the first file, if datasets wrote it as Parquet, or the Hub says of the columns; {} where nothing.
-
-    Args:
-        source: see `stream_rows`.
-    """
-    first = str(source if isinstance(source, (str, Path)) else source[0])
-    name = _shards_of(first)[0][0]
-    if is_saved_dataset(name):
-        return undecoded(saved_dataset(name)).features
-    if not Path(name).is_file():
-        return _hub_stream(name).features or {}
-    return parquet_features(name) if is_parquet(name) else {}
-
-
 def is_stream(dataset: Any) -> bool:
     """Whether this is a `datasets.IterableDataset`."""
     from datasets import IterableDataset
@@ -145,105 +227,45 @@ def is_stream(dataset: Any) -> bool:
     return isinstance(dataset, IterableDataset)
 
 
-def tables_of(source: str) -> list[Path]:
-    """The files that a source of a stream stands for, see `stream_rows`; none for a dataset of the Hub.
-
-    Raises:
-        DataError: there is no such file or folder.
-    """
-    path = Path(source)
-    if is_saved_dataset(path):
-        return [path]
-    if path.is_dir():
-        files = sorted(p for kind in TABLES for p in path.rglob(f"*{kind}"))
-        if not files:
-            raise DataError(f"{source}: holds no table ({', '.join(TABLES)})")
-        return files
-    if path.is_file():
-        return [path]
-    if glob.has_magic(source):
-        files = sorted(Path(file) for file in glob.glob(source, recursive=True))
-        if not files:
-            raise DataError(f"{source}: no file is called so")
-        return files
-    if path.suffix.lower() in TABLES or source.count("/") != 1:
-        raise DataError(f"{source}: no such file or folder")
-    return []
-
-
-def _shards_of(source: str) -> list[tuple[str, int | None]]:
-    """(file, row group) of each shard, or (name of a dataset, number of the shard)."""
-    if is_saved_dataset(source):
-        return [(source, number) for number in range(len(_row_ranges(source)))]
-    files = tables_of(source)
-    if not files:
-        return [(source, number) for number in range(_hub_stream(source).num_shards)]
-    return [(str(file), group) for file in files for group in _row_groups(file)]
-
-
-def _row_ranges(source: str) -> list[range]:
-    """The rows of each shard of a saved dataset."""
-    dataset = saved_dataset(source)
-    rows, count = len(dataset), max(len(dataset.cache_files), 1)
-    return [range(rows * i // count, rows * (i + 1) // count) for i in range(count)]
-
-
-def _row_groups(file: Path) -> Sequence[int | None]:
-    if not is_parquet(file):
-        return [None]
-    import pyarrow.parquet
-
-    try:
-        return range(pyarrow.parquet.ParquetFile(file).num_row_groups)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as a table ({error})") from None
-
-
-@lru_cache(maxsize=2)  # every shard of every pass asks for it
-def _hub_stream(name: str) -> IterableDataset:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        splits = load_dataset(name, streaming=True)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise DataError(f"{name}: no such file, and no dataset that can be loaded ({error})") from None
-    if "train" not in splits:
-        raise DataError(f"{name}: has no split 'train' but {', '.join(splits)}")
-    stream = splits["train"]
-    if stream.features is None:  # of a folder of images: its rows tell
-        stream = stream._resolve_features()
-    return undecoded(stream)
-
-
-def _rows(shards, rows_of: RowsOf, numbers: Sequence[str], on_error: str) -> Iterator[dict]:
-    for shard in shards:
-        for name, chunk in _chunks(*shard):
-            table, errors = clean_table(chunk, name, numbers=numbers), RowErrors(on_error)
-            if table.empty:  # blank lines at the end of a file
-                continue
-            columns = rows_of(table, name, errors)
+def _rows(
+    shards: Sequence[tuple[Shard, np.ndarray | None]], rows_of: RowsOf, numbers: Sequence[str], on_error: str
+) -> Iterator[dict]:
+    """The rows of shards, of each those of its mask."""
+    for shard, kept in shards:
+        number = count()
+        errors = RowErrors(on_error)
+        for columns in _columns(shard, rows_of, numbers, errors):
             errors.settle(kept=1)  # a chunk, or a whole shard, may lose all of its rows
+            errors.rows.clear()
             for row in zip(*columns.values(), strict=True):
-                yield dict(zip(columns, row, strict=True))
+                if kept is None or kept[next(number)]:
+                    yield dict(zip(columns, row, strict=True))
 
 
-def _chunks(source: str, number: int | None) -> Iterator[tuple[str, pd.DataFrame]]:
-    if Path(source).is_file():
-        for chunk in read_table_in_chunks(source, CHUNK_ROWS, number):
-            yield source, chunk
-        return
-    if is_saved_dataset(source):
-        rows = _row_ranges(source)[number or 0]
-        for chunk in dataset_frames(saved_dataset(source).select(rows), CHUNK_ROWS):
-            yield source, chunk.set_axis(chunk.index + rows.start)
-        return
-    import pandas as pd
+def _columns(
+    shard: Shard, rows_of: RowsOf, numbers: Sequence[str], errors: RowErrors
+) -> Iterator[Mapping[str, list]]:
+    for name, chunk in chunks_of(*shard):
+        table = clean_table(chunk, name, numbers=numbers)
+        if not table.empty:  # blank lines at the end of a file
+            yield rows_of(table, name, errors)
 
-    stream, first = _hub_stream(source), 0
-    shard = stream.shard(num_shards=stream.num_shards, index=number)
-    for batch in shard.iter(batch_size=CHUNK_ROWS):
-        size = len(next(iter(batch.values())))
-        chunk = pd.DataFrame(batch, index=range(first + FIRST_ROW, first + FIRST_ROW + size))
-        yield f"{source} [train, shard {number}]", named_classes(chunk, stream.features or {})
-        first += size
+
+def _holds_pictures(feature: Any) -> bool:
+    from datasets import Image
+
+    return isinstance(getattr(feature, "feature", feature), Image)
+
+
+def _marked(picture: Any) -> Any:
+    """A picture, or a list of them, by digest and name."""
+    if isinstance(picture, (list, tuple)):
+        return [_marked(one) for one in picture]
+    return {"bytes": content_digest(picture), "path": picture["path"]}
+
+
+def _fingerprint(rows: Dataset) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for table in rows.with_format("arrow").iter(batch_size=CHUNK_ROWS):
+        digest.update(repr(table.to_pylist()).encode())
+    return digest.hexdigest()

@@ -16,6 +16,7 @@ class TaskData:
         train, validation, test: datasets; `validation` and `test` may be None, where nothing was held out.
         skipped: rows that could not be used: source, row, reason.
         source: what the user named; None for the painted sample.
+        labels: where `train` is a stream, its rows without their pictures, see `StreamedTable.read_labels`.
     """
 
     train: Any
@@ -23,6 +24,12 @@ class TaskData:
     test: Any = None
     skipped: list[dict] = field(default_factory=list)
     source: str | Path | None = None
+    labels: Any = None
+
+    @property
+    def labeled(self) -> Any:
+        """The training rows, for what their labels tell."""
+        return self.train if self.labels is None else self.labels
 
     @property
     def held_out(self) -> Any:

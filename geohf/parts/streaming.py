@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geohf.data.streaming import features_of, stream_rows
+from geohf.data.shards import features_of
+from geohf.data.streaming import StreamedTable
 from geohf.data.tables import RowErrors, image_in, require_columns, text_of
 from geohf.errors import DataError
 from geohf.parts.hub_data import trusted_parts, usable_row
@@ -33,10 +34,16 @@ def stream_parts(
     Raises:
         DataError: the names are not known; as rows are read: a photo whose picture, boxes or labels cannot be used.
     """
+    return streamed_parts(source, on_error, min_trust).stream()
+
+
+def streamed_parts(
+    source: str | Path | Sequence[str | Path], on_error: str = "raise", min_trust: float = 0.0
+) -> StreamedTable:
+    """The table of `stream_parts`."""
     features = part_features(*(list(names.values()) for names in names_of(features_of(source))))
-    return stream_rows(
-        source, partial(_usable, features=features, min_trust=min_trust), features, (), on_error
-    )
+    rows_of = partial(_usable, features=features, min_trust=min_trust)
+    return StreamedTable(source, rows_of, features, (), on_error)
 
 
 def _usable(

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geohf.data.streaming import stream_rows, tables_of
+from geohf.data.shards import tables_of
+from geohf.data.streaming import StreamedTable
 from geohf.data.tables import RowErrors
 from geohf.place.columns import NUMBERS
 from geohf.place.drives import columns_of, drive_features, names_of_sources, rows_of_table, usable_rows
@@ -30,11 +31,21 @@ def stream_drives(
     Raises:
         DataError: as rows are read, see `load_drives`.
     """
+    return streamed_drives(source, camera_id, utm, on_error).stream()
+
+
+def streamed_drives(
+    source: str | Path | Sequence[str | Path],
+    camera_id: str | None = None,
+    utm: str | None = None,
+    on_error: str = "raise",
+) -> StreamedTable:
+    """The table of `stream_drives`."""
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     files = [str(file) for name in sources for file in tables_of(str(name))]
     names = dict(zip(files, names_of_sources(files), strict=True))
     rows_of = partial(_usable_of_table, camera_id=camera_id, utm=utm, names=names)
-    return stream_rows(source, rows_of, drive_features(), NUMBERS, on_error)
+    return StreamedTable(source, rows_of, drive_features(), NUMBERS, on_error)
 
 
 def _usable_of_table(

@@ -33,7 +33,8 @@ def run(options: StreetArguments, args: StreetTrainingArguments) -> GeoStreetTra
     data = load(options, args)
     set_seed(args.seed)
     model = make_model(options, data)
-    trainer = GeoStreetTrainer(model, args, train_dataset=data.train, eval_dataset=data.validation)
+    rows = {"train_dataset": data.train, "eval_dataset": data.validation, "train_labels": data.labels}
+    trainer = GeoStreetTrainer(model, args, **rows)
     trainer.train()
     result = trainer.evaluate(data.held_out)
     if data.template is not None and data.source and model.config.class_indices is not None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geohf.data.streaming import stream_rows
+from geohf.data.streaming import StreamedTable
 from geohf.region.rows import NUMBERS, region_features, usable_rows
 
 if TYPE_CHECKING:
@@ -29,5 +29,16 @@ def stream_regions(
     Raises:
         DataError: as rows are read, see `load_region_table`.
     """
+    return streamed_regions(source, images, frame, exclude, on_error).stream()
+
+
+def streamed_regions(
+    source: str | Path | Sequence[str | Path],
+    images: str | Path | None = None,
+    frame: str = "wgs84",
+    exclude: Iterable[str] = (),
+    on_error: str = "raise",
+) -> StreamedTable:
+    """The table of `stream_regions`."""
     rows_of = partial(usable_rows, images=images, frame=frame, exclude=frozenset(exclude))
-    return stream_rows(source, rows_of, region_features(), NUMBERS, on_error)
+    return StreamedTable(source, rows_of, region_features(), NUMBERS, on_error)

@@ -14,13 +14,14 @@ from geohf.training.options import (
     FinetuneArguments,
     HeadingArguments,
     PhotoArguments,
+    StreamingArguments,
     with_default,
 )
 from geohf.vision.preprocessing import FITS
 
 
 @dataclass
-class StreetArguments(DataArguments, PhotoArguments, HeadingArguments):
+class StreetArguments(DataArguments, PhotoArguments, HeadingArguments, StreamingArguments):
     """Data and model of the street task."""
 
     row_word = "places"

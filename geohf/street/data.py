@@ -28,6 +28,7 @@ from geohf.street.competition import COMPETITION, TEMPLATE, load_competition
 from geohf.street.hub_data import load_hub_dataset
 from geohf.street.photos import load_photos
 from geohf.street.sample import write_sample
+from geohf.street.streaming import streamed_places
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -63,7 +64,12 @@ def load(options: StreetArguments, args: StreetTrainingArguments | None = None) 
         source = Path(args.output_dir).parent / "street-sample"
         with args.main_process_first(desc="writing the sample"):
             write_sample(source, seed=0, size=options.sample_size)
-    places, errors = load_places(source, options.on_error)
+    options.require_steps(args)
+    if options.streaming:
+        table = streamed_places(source, on_error=options.on_error)
+        places, errors = {"train": table.read_labels()}, table.errors
+    else:
+        places, errors = load_places(source, options.on_error)
     splits, buffer = split_places(
         places["train"],
         options.split,
@@ -84,8 +90,11 @@ def load(options: StreetArguments, args: StreetTrainingArguments | None = None) 
     for name, rows in splits.items():
         with_facts(rows, **facts, split_name=name)
     template = places.get("test") if (Path(source) / TEMPLATE).is_file() else None
+    labels = None
+    if options.streaming:
+        labels, splits = splits["train"], table.divide(splits, options.buffer_size, args.seed)
     return StreetData(
-        splits["train"], splits["validation"], splits.get("test"), errors.rows, source, template=template
+        splits["train"], splits["validation"], splits.get("test"), errors.rows, source, labels, template
     )
 
 

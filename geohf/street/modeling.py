@@ -267,7 +267,7 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
         DataError: options that do not go together, or a backbone that is not found.
     """
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
-    train = as_places(data.train)
+    train = as_places(data.labeled)
     how = {name: getattr(options, name) for name in ("max_cells", "cells", "cell_points", "polygons")}
     classes = describe_classes(train, **how)
     if options.gps_head in ("gallery", "vmf") and not options.max_cells:  # the point needs no classes

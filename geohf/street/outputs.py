@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
@@ -69,8 +70,8 @@ def write_outputs(
     write_predictions(folder, places, predictions, splits, outlines)
     plot_uncertainty(folder, predictions[: len(truth)], truth)
     baseline_km = None
-    if trainer.train_dataset is not None and np.isfinite(truth).all(1).any():
-        _, point = constant_baseline([], points_of(trainer.train_dataset), 0)
+    if trainer.train_rows is not None and np.isfinite(truth).all(1).any():
+        _, point = constant_baseline([], points_of(trainer.train_rows), 0)
         baseline_km = great_circle_m(truth[np.isfinite(truth).all(1)], point) / 1000
     plot_run(folder, trainer.model, details["outputs"], labels, truth, baseline_km, outlines)
     return {}
@@ -121,7 +122,7 @@ def _for_map(trainer, evaluation: Evaluation, limit: int):
     origin = [trainer.data_facts(evaluation, "places")["split_name"]] * len(predictions)
     for name, rows in (("validation", trainer.eval_dataset), ("train", trainer.train_dataset)):
         room = limit - len(origin)
-        if name in origin or room <= 0 or rows is None:
+        if name in origin or room <= 0 or rows is None or is_stream(rows):
             continue
         part = rows.select(range(min(room, len(rows))))
         parts.append(part)

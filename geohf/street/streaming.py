@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.streaming import stream_rows
+from geohf.data.streaming import StreamedTable
 from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
@@ -25,7 +25,7 @@ from geohf.data.tables import (
     wrap_degrees,
 )
 from geohf.errors import DataError
-from geohf.street.competition import VIEW_COLUMNS
+from geohf.street.competition import TRAIN_TABLE, VIEW_COLUMNS
 from geohf.street.places import STATE_COLUMNS, place_features, point_reasons
 from geohf.street.processing import COMPASS, split_views
 from geohf.vision.checks import broken_images
@@ -51,8 +51,17 @@ def stream_places(
     Raises:
         DataError: as rows are read: a column is missing, or a row cannot be used.
     """
+    return streamed_places(source, images, on_error).stream()
+
+
+def streamed_places(
+    source: str | Path | Sequence[str | Path], images: str | Path | None = None, on_error: str = "raise"
+) -> StreamedTable:
+    """The table of `stream_places`; a folder in the competition's layout counts, too."""
+    if isinstance(source, (str, Path)) and (Path(source) / TRAIN_TABLE).is_file():
+        source, images = Path(source) / TRAIN_TABLE, Path(source) / "train_images"
     rows_of = partial(_usable, images=images)
-    return stream_rows(source, rows_of, _features(), NUMBERS, on_error)
+    return StreamedTable(source, rows_of, _features(), NUMBERS, on_error)
 
 
 def _features():

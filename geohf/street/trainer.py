@@ -66,14 +66,14 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
 
     def _run_phases(self, resume: bool) -> None:
         train, validation, args = self.train_dataset, self.eval_dataset, self.args
+        if validation is not None:
+            validation = self.eval_dataset = without_strange_states(validation, self.config, "validation")
         if is_stream(train):
             self.finetune("phase2", resume)
             return
         require_a_batch(args, len(train), args.phase1_batch_size)
         if args.num_train_epochs:
             require_finetunable(self.model, args, len(train))
-        if validation is not None:
-            validation = self.eval_dataset = without_strange_states(validation, self.config, "validation")
         best = best_metric(self.model, validation, args, "compute_metrics" in self._given)
         self.note_stage("before training")
         first = train_heads(self.model, train, validation, args, resume, **self._given)
@@ -122,8 +122,8 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         """See `geohf.street.metrics.measure`."""
         labels, truth = labels_of(dataset, self.model.config), points_of(dataset)
         answers = self.model.decode(outputs)
-        config, train, rows = self.model.config, None, self.train_dataset
-        if rows is not None and not is_stream(rows):
+        config, train, rows = self.model.config, None, self.train_rows
+        if rows is not None:
             train = labels_of(rows, config), points_of(rows), headings_of(rows, config.max_views)
         headings = headings_of(dataset, config.max_views)
         found = measure(config, outputs, answers, labels, truth, train, intervals, headings)

@@ -68,6 +68,28 @@ class DataArguments(SplitArguments):
 
 
 @dataclass
+class StreamingArguments:
+    """Whether training rows are read as they are needed, instead of all beforehand."""
+
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read training rows as they are needed, until --max_steps, from tables that memory does not hold; "
+            "held-out rows are kept on the disk."
+        },
+    )
+    buffer_size: int = field(
+        default=1000,
+        metadata={"help": "Rows that --streaming true draws the next one from; 0: in the table's order."},
+    )
+
+    def require_steps(self, args: GeoTrainingArguments) -> None:
+        """Raise DataError, before anything is read, where a stream's end is not said."""
+        if self.streaming and args.max_steps <= 0:
+            raise DataError("--streaming true needs --max_steps: a stream is read as often as these take")
+
+
+@dataclass
 class BackboneArguments:
     """Where the weights of the backbone come from."""
 

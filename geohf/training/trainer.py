@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, enable_full_determinism, set_see
 from transformers.trainer_utils import HubStrategy, TrainOutput
 
 from geohf.data.splits import warn_of_shared_places
+from geohf.data.streaming import is_stream
 from geohf.data.task_data import facts_of
 from geohf.errors import DataError
 from geohf.hub.card import write_card
@@ -48,6 +49,8 @@ class GeoTrainer(PhaseTrainer):
         model, args, data_collator, train_dataset, eval_dataset, processing_class, model_init, compute_metrics,
             callbacks, optimizers: as transformers'. Without `eval_dataset` the last weights are the model, and nothing is
             calibrated.
+        train_labels: where `train_dataset` is a stream, its rows without pictures, if they are known: they tell the
+            constant baseline, and how many there are.
     """
 
     phase_class: ClassVar[type[PhaseTrainer]]
@@ -66,6 +69,7 @@ class GeoTrainer(PhaseTrainer):
         compute_metrics=None,
         callbacks=None,
         optimizers=(None, None),
+        train_labels=None,
         **extras,
     ):
         if eval_dataset is None and args is not None:  # what evaluates by default need not be switched off
@@ -86,6 +90,7 @@ class GeoTrainer(PhaseTrainer):
         )
         self.pop_callback(EarlyStoppingCallback)  # the phases stop, each by its own
         self._validation = eval_dataset  # as the user knows it
+        self._train_labels = train_labels
         self._given: dict[str, Any] = {"callbacks": callbacks}
         # what a user gave for the model does not fit a head alone
         self._of_whole_model: dict[str, Any] = {"data_collator": data_collator, "optimizers": optimizers}
@@ -133,6 +138,11 @@ class GeoTrainer(PhaseTrainer):
         """What the card says of these numbers."""
         raise TypeError(f"{type(self).__name__} does not say what its card tells")
 
+    @property
+    def train_rows(self) -> Any:
+        """The training rows, for what their labels tell: of a stream those that it came with, or None."""
+        return self._train_labels if is_stream(self.train_dataset) else self.train_dataset
+
     # ---- training
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None) -> TrainOutput:
@@ -153,7 +163,7 @@ class GeoTrainer(PhaseTrainer):
             self._take(self.call_model_init(trial))
             self._hp_search_setup(trial)
         if self.shows_places:
-            warn_of_shared_places(self.eval_dataset, self.train_dataset)
+            warn_of_shared_places(self.eval_dataset, self.train_rows)
         resume = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         self.histories, self.stages, self.kept, self.evaluated = {}, {}, None, None
         self.run_phases(_own_run(resume, self.run_folder))
@@ -293,7 +303,7 @@ class GeoTrainer(PhaseTrainer):
         if isinstance(dataset, dict) or "compute_metrics" in self._given or not hasattr(dataset, "__len__"):
             return super().evaluate(None if eval_dataset is None else dataset, ignore_keys, metric_key_prefix)
         if self.shows_places and not mine:
-            warn_of_shared_places(dataset, self.train_dataset)
+            warn_of_shared_places(dataset, self.train_rows)
         outputs = self.outputs(dataset)
         self.evaluated = self.measure(dataset, outputs, metric_key_prefix)
         self.log(dict(self.evaluated))
@@ -350,7 +360,7 @@ class GeoTrainer(PhaseTrainer):
         on_validation = any(evaluation.dataset is rows for rows in (self.eval_dataset, self._validation))
         facts: dict[str, Any] = UNKNOWN_DATA | {"split_name": "validation" if on_validation else "test"}
         facts |= facts_of(evaluation.dataset)
-        counts: dict[str, Any] = {"train": self.train_dataset, "validation": self.eval_dataset}
+        counts: dict[str, Any] = {"train": self.train_rows, "validation": self.eval_dataset}
         counts[facts["split_name"]] = evaluation.dataset
         rows = [f"{len(part)} {name}" for name, part in counts.items() if hasattr(part, "__len__")]
         return facts | {

@@ -59,6 +59,18 @@ def contents_of(images: Sequence[Any]) -> list[tuple]:
     return [keys[name] for name in named]
 
 
+def content_digest(image: Any) -> bytes:
+    """16 bytes that stand for a picture's content.
+
+    Args:
+        image: as `contents_of` takes it.
+
+    Raises:
+        OSError, ImageError: a file or an address that cannot be read.
+    """
+    return bytes.fromhex(_whole(_without_name(image)))
+
+
 def _without_name(image: Any) -> bytes | str:
     if isinstance(image, Mapping):
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
