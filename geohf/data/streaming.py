@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from geohf.data.columns import image_column, image_lists
 from geohf.data.shards import CHUNK_ROWS, Shard, chunks_of, shards_of
 from geohf.data.tables import RowErrors, clean_table
 from geohf.data.task_data import facts_of, with_facts
@@ -44,7 +45,9 @@ class StreamedTable:
         on_error: str = "raise",
     ):
         sources = [source] if isinstance(source, (str, Path)) else list(source)
-        self.shards = [shard for name in map(str, sources) for shard in shards_of(name)]
+        of_sources = [shards_of(str(name)) for name in sources]
+        self.shards = [shard for shards in of_sources for shard in shards]
+        self._ends = np.cumsum([len(shards) for shards in of_sources])  # of each source, counted in shards
         self.features = features
         self.errors = RowErrors(on_error)  # what `read_labels` left out
         self._reading = {"rows_of": rows_of, "numbers": tuple(numbers), "on_error": on_error}
@@ -58,24 +61,29 @@ class StreamedTable:
         Raises:
             DataError: a row that cannot be used, or none that can.
         """
-        from datasets import Dataset, Value, concatenate_datasets
+        from datasets import Dataset, Features, Value, concatenate_datasets
 
-        features, parts, first = type(self.features)(self.features | {ROW: Value("int64")}), [], 0
-        pictures = [name for name, column in self.features.items() if _holds_pictures(column)]
+        features, parts, first = Features(self.features | {ROW: Value("int64")}), [], 0
         self.errors, self._lengths = RowErrors(self.errors.on_error), []
         for shard in self.shards:
             begin = first
             for columns in _columns(shard, self._reading["rows_of"], self._reading["numbers"], self.errors):
-                marked = {name: [_marked(value) for value in columns[name]] for name in pictures}
                 rows = len(next(iter(columns.values())))
-                numbers = {ROW: list(range(first, first + rows))}
-                parts.append(Dataset.from_dict({**columns, **marked, **numbers}, features=features))
+                marked = {name: _marked(values, features[name]) for name, values in columns.items()}
+                marked[ROW] = list(range(first, first + rows))
+                parts.append(Dataset.from_dict(marked, features=features))
                 first += rows
             self._lengths.append(first - begin)
         self.errors.settle(kept=first)
         if not first:
             raise DataError(f"{self.shards[0][0]}: holds no row")
         return concatenate_datasets(parts)
+
+    def rows_of_sources(self) -> list[np.ndarray]:
+        """Which of the rows that `read_labels` gave each source holds."""
+        first = np.cumsum([0, *self._lengths])
+        begins = [0, *self._ends[:-1]]
+        return [np.arange(first[a], first[b]) for a, b in zip(begins, self._ends, strict=True)]
 
     def stream(self, rows: Dataset | None = None) -> IterableDataset:
         """The rows as a stream, in the table's order.
@@ -251,17 +259,18 @@ def _columns(
             yield rows_of(table, name, errors)
 
 
-def _holds_pictures(feature: Any) -> bool:
-    from datasets import Image
+def _marked(values: list, feature: Any) -> Any:
+    """A column whose pictures are a digest and a name each; others as they are."""
+    from datasets import Image, List
 
-    return isinstance(getattr(feature, "feature", feature), Image)
+    def mark(picture: Mapping[str, Any]) -> dict[str, Any]:
+        return {"bytes": content_digest(picture), "path": picture["path"]}
 
-
-def _marked(picture: Any) -> Any:
-    """A picture, or a list of them, by digest and name."""
-    if isinstance(picture, (list, tuple)):
-        return [_marked(one) for one in picture]
-    return {"bytes": content_digest(picture), "path": picture["path"]}
+    if isinstance(feature, Image):
+        return image_column([mark(picture) for picture in values])
+    if isinstance(feature, List) and isinstance(feature.feature, Image):
+        return image_lists([[mark(picture) for picture in pictures] for pictures in values])
+    return values
 
 
 def _fingerprint(rows: Dataset) -> str:

@@ -10,11 +10,11 @@ from geohf.metrics.directions import LOSS
 from geohf.parts.configuration import DETECTORS, PartStateConfig
 from geohf.parts.metrics import METRICS
 from geohf.training.arguments import NOT_HONORED, GeoTrainingArguments
-from geohf.training.options import BackboneArguments, DataArguments, with_default
+from geohf.training.options import BackboneArguments, DataArguments, StreamingArguments, with_default
 
 
 @dataclass
-class PartArguments(DataArguments, BackboneArguments):
+class PartArguments(DataArguments, BackboneArguments, StreamingArguments):
     """Data and model of the parts task."""
 
     row_word = "photos"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.splits import split_dataset
+from geohf.data.streaming import StreamedTable
 from geohf.data.tables import RowErrors
 from geohf.data.task_data import TaskData, with_facts
 from geohf.errors import DataError
@@ -27,6 +28,7 @@ from geohf.parts.records import Source, dataset_of, note_unlisted
 from geohf.parts.sample import write_sample
 from geohf.parts.state_file import StateFile
 from geohf.parts.stratify import stratify
+from geohf.parts.streaming import streamed_parts
 from geohf.parts.vocabulary import NO_STATES, PRESENT, names_of
 
 if TYPE_CHECKING:
@@ -55,15 +57,20 @@ def load(options: PartArguments, args: PartTrainingArguments | None = None) -> T
         source = str(Path(args.output_dir).parent / "parts-sample")
         with args.main_process_first(desc="writing the sample"):
             write_sample(source, seed=0, size=options.sample_size)
+    options.require_steps(args)
+    table = _streamed(options) if options.streaming else None
     with args.main_process_first(desc="reading the photos"):
-        loaded, errors = load_parts(
-            source,
-            options.on_error,
-            options.min_trust,
-            state_attribute=options.state_attribute,
-            state_file=options.state_file,
-        )
-    splits = dict(loaded)
+        if table is not None:
+            loaded, errors = {"train": table.read_labels()}, table.errors
+        else:
+            loaded, errors = load_parts(
+                source,
+                options.on_error,
+                options.min_trust,
+                state_attribute=options.state_attribute,
+                state_file=options.state_file,
+            )
+    splits, labels = dict(loaded), None
     if "validation" not in splits:
         if not options.validation_share:
             raise DataError("--validation_share must be above 0: the best weights are chosen on these photos")
@@ -72,7 +79,18 @@ def load(options: PartArguments, args: PartTrainingArguments | None = None) -> T
     how = "as the data come" if {"validation", "test"} <= set(loaded) else _HOW[options.split]
     for name, photos in splits.items():
         with_facts(photos, **data_source(options.data), split=how, split_name=name)
-    return TaskData(splits["train"], splits["validation"], splits.get("test"), errors.rows, source)
+    if table is not None:
+        labels, splits = splits["train"], table.divide(splits, options.buffer_size, args.seed)
+    return TaskData(splits["train"], splits["validation"], splits.get("test"), errors.rows, source, labels)
+
+
+def _streamed(options: PartArguments) -> StreamedTable:
+    if options.data is None or options.state_attribute is not None or options.state_file is not None:
+        raise DataError(
+            "--streaming true takes photos from Parquet files or a dataset of the Hub (--data), whose columns tell the "
+            "states: no sample, no --state_attribute, no --state_file"
+        )
+    return streamed_parts(options.data, options.on_error, options.min_trust)
 
 
 def load_parts(

@@ -122,7 +122,7 @@ def start_of(options: PartArguments, data: TaskData) -> tuple[str, bool, dict[st
     default = SAMPLE_FIELDS["backbone"] if is_sample else REAL_BACKBONE
     name = options.backbone or architecture or str(default)
     pretrained = not is_sample if options.pretrained is None else options.pretrained
-    train = as_photos(data.train)
+    train = as_photos(data.labeled)
     id2label, id2state = names_of(train)
     one = options.one_per_part
     fields: dict[str, Any] = {

@@ -77,13 +77,14 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
             raise DataError(f"--repeat_threshold must be a share from 0 to 1, got {threshold}")
         if config.state_balance not in COUNTED and not threshold:
             return photos
-        if is_stream(photos):
-            asked = "repeat_threshold" if threshold else f"state_balance {config.state_balance}"
+        if threshold and is_stream(photos):
+            raise DataError("--repeat_threshold shows photos again, and a stream comes as it is: leave it at 0")
+        if self.train_rows is None:
             raise DataError(
-                f"{asked} counts the states of all training photos, and a stream is not read beforehand: use state_balance "
-                "focal"
+                f"state_balance {config.state_balance} counts the states of all training photos, and a stream is not read "
+                "beforehand: use focal, or give train_labels"
             )
-        targets = dataset_targets(photos, config)
+        targets = dataset_targets(self.train_rows, config)
         if config.state_balance in COUNTED:
             config.state_counts = count_states(targets, config)
         if not threshold:
@@ -124,9 +125,9 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
 
     def measure(self, dataset, outputs: Detections, prefix="eval", intervals=True) -> Evaluation:
         """See `geohf.parts.metrics.measure`."""
-        config, train, constant = self.config, self.train_dataset, None
+        config, train, constant = self.config, self.train_rows, None
         targets = dataset_targets(dataset, config)
-        if train is not None and not is_stream(train):
+        if train is not None:
             constant = constant_predictions(train, dataset, config)
         found = measure(config, outputs, targets, constant, intervals)
         return Evaluation(found, dataset, outputs.predictions, prefix, targets=targets)

@@ -11,7 +11,13 @@ from geohf.place.confidence import check_precision
 from geohf.place.metrics import METRICS
 from geohf.place.sequences import check_options
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.options import DataArguments, FinetuneArguments, PhotoArguments, with_default
+from geohf.training.options import (
+    DataArguments,
+    FinetuneArguments,
+    PhotoArguments,
+    StreamingArguments,
+    with_default,
+)
 from geohf.vision.preprocessing import FITS
 
 LOSSES = ("hybrid", "multi_similarity")
@@ -21,7 +27,7 @@ AUDITS = ("report", "strict", "off")
 
 
 @dataclass
-class PlaceArguments(DataArguments, PhotoArguments):
+class PlaceArguments(DataArguments, PhotoArguments, StreamingArguments):
     """Data and model of the place task."""
 
     row_word = "places"
@@ -50,6 +56,8 @@ class PlaceArguments(DataArguments, PhotoArguments):
             "help": "Images to search in; default: the training tables, or the first drive where blocks are held out."
         },
     )
+    # neighbors that follow each other are the pairs of a stream's batches
+    buffer_size: int = with_default(StreamingArguments, "buffer_size", 0)
     camera_id: str | None = field(default=None, metadata={"help": "Take only the rows of this camera."})
     utm: str | None = field(
         default=None,
@@ -190,6 +198,8 @@ class PlaceArguments(DataArguments, PhotoArguments):
         require_choice(FITS, fit=self.fit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
             require_choice(METHODS, methods=method)
+        if self.streaming and "original" in self.methods:
+            raise DataError("--methods original draws its batches of all training images, not of a stream: add --methods ours")
         require_choice(HEADS, head=self.head)
         require_choice(LOSSES, loss=self.loss)
         if self.head in ("residual", "none") and self.projection_dim:

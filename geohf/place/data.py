@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geohf.data.splits import split_rows
+from geohf.data.streaming import StreamedTable
 from geohf.data.tables import RowErrors, points_of
 from geohf.data.task_data import TaskData, with_facts
 from geohf.errors import DataError
@@ -21,6 +22,7 @@ from geohf.place.audit import audit, judge
 from geohf.place.drives import files_of, load_drives, names_of_sources
 from geohf.place.protocols import expand
 from geohf.place.sample import write_sample
+from geohf.place.streaming import streamed_drives
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,7 +75,8 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
         with args.main_process_first(desc="writing the sample"):
             write_sample(folder, seed=0, size=options.sample_size)
         sources["train"] = [str(folder / name / "poses.csv") for name in ("noon", "dusk")]
-    images, rows, skipped = _load_sources(sources, options)
+    options.require_steps(args)
+    images, rows, skipped, table = _load_sources(sources, options)
     if not len(rows["database"]):
         rows["database"] = rows["train"]
     how = f"queries from {_words(sources['test'])}, database from {_words(sources['database'] or sources['train'])}"
@@ -89,16 +92,20 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     facts = data_source(None if generated else str(source.absolute().parent)) | {"split": how}
     facts["leaks"] = None if findings is None else [asdict(finding) for finding in findings]
     parts = {name: images.select(numbers) for name, numbers in rows.items() if len(numbers)}
+    labels = None if table is None else parts["train"]
     for name, part in parts.items():
         with_facts(part, **facts, split_name={"val": "validation"}.get(name, name))
     apart = not np.array_equal(rows["validation_database"], rows["database"])
-    same = np.array_equal(rows["database"], rows["train"])
+    same = table is None and np.array_equal(rows["database"], rows["train"])
+    if table is not None:
+        parts = table.divide(parts, options.buffer_size, args.seed)
     return PlaceData(
         parts["train"],
         parts.get("val"),
         parts["test"],
         skipped.rows,
         None if generated else sources["train"][0],
+        labels,
         database=parts["train"] if same else parts["database"],
         validation_database=parts["validation_database"] if apart else None,
     )
@@ -106,12 +113,18 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
 
 def _load_sources(
     sources: dict[str, list], options: PlaceArguments
-) -> tuple[Dataset, dict[str, np.ndarray], RowErrors]:
-    """All images, the row numbers of each part, and the rows that were left out."""
+) -> tuple[Dataset, dict[str, np.ndarray], RowErrors, StreamedTable | None]:
+    """All images, the row numbers of each part, and the rows that were left out; of a stream its labels, and itself."""
     from datasets import concatenate_datasets
 
     skipped, loaded, rows, count = RowErrors(options.on_error), [], {}, 0
     listed = [source for some in sources.values() for source in some]
+    if options.streaming:
+        table = streamed_drives(listed, options.camera_id, options.utm, options.on_error)
+        labels, of_sources = table.read_labels(), iter(table.rows_of_sources())
+        for name, some in sources.items():
+            rows[name] = np.concatenate([np.arange(0), *(next(of_sources) for _ in some)])
+        return labels, rows, table.errors, table
     drives = dict(zip(listed, names_of_sources(listed), strict=True))
     for name, some in sources.items():
         rows[name] = np.arange(0)
@@ -122,7 +135,7 @@ def _load_sources(
             rows[name] = np.arange(count, count + len(images))
             count += len(images)
             loaded.append(images)
-    return concatenate_datasets(loaded), rows, skipped
+    return concatenate_datasets(loaded), rows, skipped, None
 
 
 def _hold_out(

@@ -32,7 +32,8 @@ def run(options: PartArguments, args: PartTrainingArguments) -> PartStateTrainer
     data = load(options, args)
     set_seed(args.seed)
     model = make_model(options, data)
-    trainer = PartStateTrainer(model, args, train_dataset=data.train, eval_dataset=data.validation)
+    rows = {"train_dataset": data.train, "eval_dataset": data.validation, "train_labels": data.labels}
+    trainer = PartStateTrainer(model, args, **rows)
     trainer.train()
     result = trainer.evaluate(data.held_out)
     write_report(trainer, result, data.skipped, overlays=options.overlays, export_onnx=options.export_onnx)

@@ -43,6 +43,7 @@ def run(options: PlaceArguments, args: PlaceTrainingArguments) -> GeoPlaceTraine
             own,
             train_dataset=data.train,
             eval_dataset=data.validation,
+            train_labels=data.labels,
             database=data.database,
             validation_database=data.validation_database,
             method=variant.methods[0],

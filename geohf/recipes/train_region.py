@@ -35,7 +35,7 @@ def run(options: RegionArguments, args: RegionTrainingArguments) -> GeoRegionTra
     set_seed(args.seed)
     model = make_model(options, data)
     retrained = options.regions if options.start_from else None
-    rows = {"train_dataset": data.train, "eval_dataset": data.validation}
+    rows = {"train_dataset": data.train, "eval_dataset": data.validation, "train_labels": data.labels}
     trainer = GeoRegionTrainer(model, args, **rows, regions=retrained)
     trainer.train()
     result = trainer.evaluate(data.held_out)

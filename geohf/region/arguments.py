@@ -16,6 +16,7 @@ from geohf.training.options import (
     FinetuneArguments,
     HeadingArguments,
     PhotoArguments,
+    StreamingArguments,
     with_default,
 )
 from geohf.vision.preprocessing import FITS
@@ -24,7 +25,7 @@ AUGMENTATIONS = ("none", "light", "full")
 
 
 @dataclass
-class RegionArguments(DataArguments, PhotoArguments, HeadingArguments):
+class RegionArguments(DataArguments, PhotoArguments, HeadingArguments, StreamingArguments):
     """Data, filters and model of the region task."""
 
     train_csv: str | None = field(

@@ -12,6 +12,7 @@ import numpy as np
 
 from geohf.data.classes import class_number
 from geohf.data.splits import split_dataset
+from geohf.data.streaming import ROW, StreamedTable
 from geohf.data.tables import RowErrors, points_of
 from geohf.data.task_data import TaskData, with_facts
 from geohf.errors import DataError
@@ -30,7 +31,8 @@ from geohf.region.rows import (
 )
 from geohf.region.sample import write_sample
 from geohf.region.selection import excluded_names, of_known_regions, of_regions, region_order
-from geohf.vision.contents import contents_of
+from geohf.region.streaming import streamed_regions
+from geohf.vision.contents import content_digest, contents_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -71,8 +73,14 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
     if source is None:
         with args.main_process_first(desc="writing the sample"):
             options = _with_sample(options, Path(args.output_dir).parent / f"region-sample-{options.frame}")
-    errors = RowErrors(options.on_error)
-    train, test = _tables(options, known, errors)
+    options.require_steps(args)
+    errors, table = RowErrors(options.on_error), None
+    if options.streaming:
+        exclude = excluded_names(options.exclude or ())
+        table = streamed_regions(
+            options.train_csv, options.train_dir, options.frame, exclude, options.on_error
+        )
+    train, test = _tables(options, known, errors, table)
     train, dropped = filter_dataset(train, options)
     regions = _chosen(train, options, known)
     train = of_regions(train, regions)
@@ -101,6 +109,9 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
         if rows is not None:
             with_facts(rows, **facts, split_name=name)
     with_facts(train, dropped_rows=dropped)
+    if table is not None:
+        own = {name: rows for name, rows in parts.items() if rows is not None and ROW in rows.column_names}
+        parts |= {"labels": train} | table.divide(own, options.buffer_size, args.seed)
     return RegionData(
         **parts, skipped=errors.rows, source=source, regions=regions, dropped=dropped, buffer=buffer
     )
@@ -133,12 +144,16 @@ def _with_sample(options: RegionArguments, folder: Path) -> RegionArguments:
 
 
 def _tables(
-    options: RegionArguments, known: Sequence[str] | None, errors: RowErrors
+    options: RegionArguments, known: Sequence[str] | None, errors: RowErrors, streamed: StreamedTable | None
 ) -> tuple[Dataset, Dataset | None]:
-    """The rows to train on and, where they have a table of their own, those to measure on."""
-    exclude, table = excluded_names(options.exclude or ()), options.train_csv
+    """The rows to train on, of a streamed table its labels, and, where they have a table, those to measure on."""
+    exclude, table, test = excluded_names(options.exclude or ()), options.train_csv, None
     assert table is not None
-    train, test = load_region_table(table, options.train_dir, options.frame, exclude, errors), None
+    if streamed is None:
+        train = load_region_table(table, options.train_dir, options.frame, exclude, errors)
+    else:
+        train = streamed.read_labels()
+        errors.rows += streamed.errors.rows
     if known is not None:
         train = of_known_regions(train, table, known, "the model has no", errors)
     if options.val_csv is not None:
@@ -165,7 +180,10 @@ def _how(options: RegionArguments) -> str:
 
 def _unseen(test: Dataset, table: str, train: Dataset, errors: RowErrors) -> Dataset:
     """Without photographs that stand in the training table too: numbers measured on them would be too good."""
-    contents = contents_of([*train["image"][:], *test["image"][:]])
+    measured = test["image"][:]
+    if ROW in train.column_names:  # its labels hold digests
+        measured = [content_digest(image) for image in measured]
+    contents = contents_of([*train["image"][:], *measured])
     trained = set(contents[: len(train)])
     seen = [content in trained for content in contents[len(train) :]]
     for row in test.select(np.flatnonzero(seen)).select_columns(["filename", "row"]):

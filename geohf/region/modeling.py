@@ -291,7 +291,7 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
     Raises:
         DataError: options that do not go together, or a backbone that is not found.
     """
-    train = as_photos(data.train)
+    train = as_photos(data.labeled)
     named, points = np.array(names_of(train), object), located(train, options.frame)
     named[~np.isfinite(points).all(1)] = None
     found = region_order(name for name in named if name is not None)

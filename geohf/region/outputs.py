@@ -40,9 +40,9 @@ def write_outputs(folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluatio
     config, details = trainer.model.config, evaluation.details
     facts, table = facts_of(evaluation.dataset), details["table"]
     if trainer.args.should_save:
-        dropped = facts_of(trainer.train_dataset).get("dropped_rows")
+        dropped = facts_of(trainer.train_rows).get("dropped_rows")
         if dropped:
-            write_dropped(folder, trainer.train_dataset, dropped, config.frame)
+            write_dropped(folder, trainer.train_rows, dropped, config.frame)
         write_csv(folder / "evaluation.csv", table)
         write_predictions(folder, evaluation.dataset, details["answers"], config.frame)
         plot_run(folder, config, details["answers"], details["centers"])

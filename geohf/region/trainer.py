@@ -267,8 +267,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         train: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
         headings = headings_of(dataset, config)
         answers = both_answers(config, outputs, *truth_of(dataset, config), headings)
-        if self.train_dataset is not None and not is_stream(self.train_dataset):
-            rows = self.train_dataset
+        rows = self.train_rows
+        if rows is not None:
             train = labels_of(rows, config), located(rows, config.frame), headings_of(rows, config)
             centers = region_centers(config, *train[:2])
         found = measure(config, answers, train, intervals)
