@@ -50,7 +50,7 @@ class StreamedTable:
         self._ends = np.cumsum([len(shards) for shards in of_sources])  # of each source, counted in shards
         self.features = features
         self.errors = RowErrors(on_error)  # what `read_labels` left out
-        self._reading = {"rows_of": rows_of, "numbers": tuple(numbers), "on_error": on_error}
+        self._reading: dict[str, Any] = {"rows_of": rows_of, "numbers": tuple(numbers), "on_error": on_error}
         self._lengths: list[int] = []
 
     def read_labels(self) -> Dataset:
@@ -62,10 +62,11 @@ class StreamedTable:
             DataError: a row that cannot be used, or none that can.
         """
         from datasets import Dataset, Features, Value, concatenate_datasets
+        from tqdm.auto import tqdm
 
         features, parts, first = Features(self.features | {ROW: Value("int64")}), [], 0
         self.errors, self._lengths = RowErrors(self.errors.on_error), []
-        for shard in self.shards:
+        for shard in tqdm(self.shards, desc="reading labels", unit="shard"):
             begin = first
             for columns in _columns(shard, self._reading["rows_of"], self._reading["numbers"], self.errors):
                 rows = len(next(iter(columns.values())))

@@ -199,7 +199,9 @@ class PlaceArguments(DataArguments, PhotoArguments, StreamingArguments):
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
             require_choice(METHODS, methods=method)
         if self.streaming and "original" in self.methods:
-            raise DataError("--methods original draws its batches of all training images, not of a stream: add --methods ours")
+            raise DataError(
+                "--methods original draws its batches of all training images, not of a stream: add --methods ours"
+            )
         require_choice(HEADS, head=self.head)
         require_choice(LOSSES, loss=self.loss)
         if self.head in ("residual", "none") and self.projection_dim:

@@ -36,7 +36,8 @@ def run(options: TileArguments, args: TileTrainingArguments) -> TileSequenceTrai
     data = load(options, args)
     set_seed(args.seed)
     model = make_model(options, data)
-    trainer = TileSequenceTrainer(model, args, train_dataset=data.train, eval_dataset=data.validation)
+    rows = {"train_dataset": data.train, "eval_dataset": data.validation, "train_labels": data.labels}
+    trainer = TileSequenceTrainer(model, args, **rows)
     trainer.train()
     result = trainer.evaluate(data.held_out)
     write_report(trainer, result, data.skipped, folds=folds)

@@ -8,11 +8,17 @@ from geohf.errors import DataError
 from geohf.metrics.directions import LOSS
 from geohf.tiles.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.options import BackboneArguments, DataArguments, FinetuneArguments, with_default
+from geohf.training.options import (
+    BackboneArguments,
+    DataArguments,
+    FinetuneArguments,
+    StreamingArguments,
+    with_default,
+)
 
 
 @dataclass
-class TileArguments(DataArguments, BackboneArguments):
+class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
     """Data and model of the tile task."""
 
     row_word = "tiles"

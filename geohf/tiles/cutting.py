@@ -60,7 +60,7 @@ def build_cache(
                     _cut(folder, table, region, wait=True)
                     bar.update()
     except OSError as error:
-        need = np.prod(_shape(table), dtype=np.float64) * np.dtype(table.dtype).itemsize / 2**30
+        need = np.prod(tiles_shape(table), dtype=np.float64) * np.dtype(table.dtype).itemsize / 2**30
         raise DataError(
             f"{folder}: {need:.3g} GiB of tiles cannot be stored there ({error.strerror}); free some space or "
             "choose another folder with --cache_dir"
@@ -92,7 +92,8 @@ def _done(folder: Path, region: int) -> Path:
     return folder / "done" / str(region)
 
 
-def _shape(table: TileTable) -> tuple[int, ...]:
+def tiles_shape(table: TileTable) -> tuple[int, ...]:
+    """(tiles, steps, height, width, bands) of all tiles, padded to the largest."""
     height, width = table.sizes.max(0).tolist()
     return len(table), len(table.labels), height, width, table.bands
 
@@ -104,9 +105,9 @@ def _lay_out(folder: Path, table: TileTable) -> None:
         if (folder / "index.json").exists():
             return
         try:
-            _reserve(folder / "tiles.npy", _shape(table), table.dtype)
-            _reserve(folder / "holes.npy", _shape(table)[:2], "float32")
-            _reserve(folder / "masks.npy", (*_shape(table)[:3], -(-_shape(table)[3] // 8)), "uint8")
+            _reserve(folder / "tiles.npy", tiles_shape(table), table.dtype)
+            _reserve(folder / "holes.npy", tiles_shape(table)[:2], "float32")
+            _reserve(folder / "masks.npy", (*tiles_shape(table)[:3], -(-tiles_shape(table)[3] // 8)), "uint8")
             np.save(folder / "sizes.npy", table.sizes)
         except OSError:
             (folder / "tiles.npy").unlink(missing_ok=True)
@@ -160,7 +161,7 @@ def cut_region(table: TileTable, region: int) -> Iterator[tuple[np.ndarray, np.n
         (rows of the table, ascending; native pixels (rows, steps, height, width, bands), padded to the largest tile;
         which of them were not measured, (rows, steps, height, width) bool: all of a missing year).
     """
-    shape = _shape(table)[1:]
+    shape = tiles_shape(table)[1:]
     for rows, top, bottom in _strips(np.flatnonzero(table.region == region), table, region):
         block = np.zeros((len(rows), *shape), table.dtype)
         mask = np.ones((len(rows), *shape[:3]), bool)
@@ -192,6 +193,23 @@ def _cut_strip(path: str | Path, table: TileTable, rows, strip: tuple[int, int],
     for i, (x0, y0, x1, y1) in enumerate(table.boxes[rows].tolist()):
         out[i, : y1 - y0, : x1 - x0] = pixels[y0 - top : y1 - top, x0:x1]
         mask[i, : y1 - y0, : x1 - x0] = holes[y0 - top : y1 - top, x0:x1]
+
+
+def cut_tiles(path: Path, table: TileTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some tiles of one image, (n, height, width, bands) padded, and which of their pixels were not measured.
+
+    Args:
+        rows: of the table, all of the image's region.
+    """
+    frame = tiles_shape(table)[2:]
+    pixels, masks = np.empty((len(rows), *frame), table.dtype), np.empty((len(rows), *frame[:2]), bool)
+    for here, top, bottom in _strips(np.unique(rows), table, table.region[rows[0]]):
+        out, mask = np.zeros((len(here), *frame), table.dtype), np.ones((len(here), *frame[:2]), bool)
+        _cut_strip(path, table, here, (top, bottom), out, mask)
+        wanted = np.isin(rows, here)
+        position = np.searchsorted(here, rows[wanted])
+        pixels[wanted], masks[wanted] = out[position], mask[position]
+    return pixels, masks
 
 
 def _write_all(file, block: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from geohf.data.times import order_labels, shorten, step_key
 from geohf.errors import DataError, require_choice
 from geohf.hub.card import data_source
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
-from geohf.tiles.cache import TileCache
+from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TASKS
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
@@ -26,6 +26,7 @@ from geohf.tiles.reading import Reading
 from geohf.tiles.sample import BUILT, write_sample
 from geohf.tiles.scales import NORMALIZE
 from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
+from geohf.tiles.streaming import ImageTiles, StreamedSequences
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, table_in
 from geohf.tiles.windows import TileWindows, make_windows, unmeasured
 
@@ -41,12 +42,13 @@ class _Source:
     """What a run's data are before they are divided: the windows that may be asked, and how they are held out."""
 
     table: TileTable
-    cache: TileCache
+    cache: TilePixels
     windows: TileWindows
     how: str
     skipped: list[dict]
     path: Path
     image: bool
+    seed: int
 
 
 def load(options: TileArguments, args: TileTrainingArguments | None = None) -> TaskData:
@@ -94,6 +96,8 @@ def load_folds(options: TileArguments, args: TileTrainingArguments) -> Iterator[
         DataError: see `load`; or there are too few regions or blocks.
     """
     source, folds = _load(options, args), options.folds or 0
+    if options.streaming:
+        raise DataError("--folds reads the tiles again and again: without --streaming")
     if options.test_labels:
         raise DataError("--folds holds out places and --test_labels times; take one of them")
     fold = fold_tiles(source.table, source.how, folds, args.seed, options.block_px)
@@ -113,6 +117,7 @@ def load_folds(options: TileArguments, args: TileTrainingArguments) -> Iterator[
 
 def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
     _check(options)
+    options.require_steps(args)
     if options.data is None:
         folder = Path(args.output_dir).parent / "tiles-sample"
         with args.main_process_first(desc="writing the sample"):
@@ -123,7 +128,7 @@ def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
     errors = RowErrors(options.on_error)
     image = options.target_type == "last-image"
     table = _table(table_in(path), options, image, errors)
-    cache = build_cache(table, args.cache_dir, args.cache_workers)
+    cache = ImageTiles(table) if options.streaming else build_cache(table, args.cache_dir, args.cache_workers)
     if options.target_from is not None:
         table.targets, table.values = [options.target_from], _derived(options, table, cache)[..., None]
     held_out = _held_out_steps(options, table)
@@ -144,7 +149,7 @@ def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
         answered=options.prediction_length,
     )
     how = options.split or default_split(table)
-    return _Source(table, cache, windows, how, errors.rows, path, image)
+    return _Source(table, cache, windows, how, errors.rows, path, image, args.seed)
 
 
 def _held_out_steps(options: TileArguments, table: TileTable) -> np.ndarray:
@@ -193,14 +198,19 @@ def _divided(
         "left_out_for_buffer": buffer,
         "steps": table.steps.unit,
     }
-    parts = {
-        name: with_facts(TileSequences(source.cache, part, table=table), **facts, split_name=name)
-        for name, part in splits.items()
-    }
-    return TaskData(parts["train"], parts["validation"], parts.get("test"), source.skipped, source.path)
+    parts = {name: TileSequences(source.cache, part, table=table) for name, part in splits.items()}
+    labels = None
+    if options.streaming:
+        labels = StreamedSequences(source.cache, splits["train"], table, options.buffer_size, source.seed)
+        parts["train"] = labels
+    for name, rows in parts.items():
+        with_facts(rows, **facts, split_name=name)
+    return TaskData(
+        parts["train"], parts["validation"], parts.get("test"), source.skipped, source.path, labels
+    )
 
 
-def _require_spread(table: TileTable, train: TileWindows, cache: TileCache) -> None:
+def _require_spread(table: TileTable, train: TileWindows, cache: TilePixels) -> None:
     """Refuse targets that are the same in every training tile: there is nothing to learn."""
     for name, truth in zip(table.targets, train.truth.T, strict=True):
         known = truth[np.isfinite(truth)]
@@ -267,7 +277,7 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
     )
 
 
-def _derived(options: TileArguments, table: TileTable, cache: TileCache) -> np.ndarray:
+def _derived(options: TileArguments, table: TileTable, cache: TilePixels) -> np.ndarray:
     if options.target_from == "ndvi_fall":
         colors = table.rasters[0].colors
         for number in (options.nir, options.red):

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.tiles.cache import TileCache
+from geohf.tiles.cache import TilePixels
 
 
-def ndvi_fall(cache: TileCache, nir: int, red: int) -> np.ndarray:
+def ndvi_fall(cache: TilePixels, nir: int, red: int) -> np.ndarray:
     """The share of each tile's pixels whose NDVI, (NIR - red) / (NIR + red), is lower than in the step before.
 
     Args:
@@ -34,7 +34,7 @@ def ndvi_fall(cache: TileCache, nir: int, red: int) -> np.ndarray:
     return _each_tile(cache, one_tile)
 
 
-def colour_share(cache: TileCache, color: Sequence[int]) -> np.ndarray:
+def colour_share(cache: TilePixels, color: Sequence[int]) -> np.ndarray:
     """The share of each tile's pixels of one color, as the reference implementation measures built-up land: (196, 40, 27) there.
 
     Returns:
@@ -53,7 +53,7 @@ def colour_share(cache: TileCache, color: Sequence[int]) -> np.ndarray:
     return _each_tile(cache, one_tile)
 
 
-def _band(cache: TileCache, number: int) -> int:
+def _band(cache: TilePixels, number: int) -> int:
     bands = cache.array.shape[-1]
     if not 1 <= number <= bands:
         raise DataError(f"there is no band {number}, the images have {bands} (counted from 1)")
@@ -65,7 +65,7 @@ def _shares(hits: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.divide(hits.sum((1, 2)), counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
-def _each_tile(cache: TileCache, one_tile) -> np.ndarray:
+def _each_tile(cache: TilePixels, one_tile) -> np.ndarray:
     values, steps = np.empty(cache.holes.shape), np.arange(cache.holes.shape[1])
     for row in range(len(cache)):
         values[row] = one_tile(cache.tile(row), cache.tile_mask(row, steps))

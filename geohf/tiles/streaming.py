@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +11,11 @@ import torch
 
 from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TileSequenceConfig
-from geohf.tiles.cutting import cut_region, hole_shares
+from geohf.tiles.cutting import cut_region, cut_tiles, hole_shares, tiles_shape
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.grid import require_trained_table
 from geohf.tiles.table import TileTable
-from geohf.tiles.windows import make_windows
+from geohf.tiles.windows import TileWindows, make_windows
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -45,6 +45,82 @@ def stream_tiles(table: TileTable, config: TileSequenceConfig) -> IterableDatase
     settings = {"table": table, "config": config}
     regions = list(range(len(table.regions)))
     return IterableDataset.from_generator(_rows, gen_kwargs={"regions": regions} | settings)
+
+
+class ImageTiles(TilePixels):
+    """Tiles that are kept nowhere, but cut from their images whenever they are asked for.
+
+    Args:
+        table: whose images are read once for `holes`.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+
+    def __init__(self, table: TileTable):
+        from tqdm.auto import tqdm
+
+        self.table, self.sizes, self.nodata = table, table.sizes, table.nodata
+        self.array = np.broadcast_to(np.zeros((), table.dtype), tiles_shape(table))  # for its shape alone
+        self.holes = np.ones(self.array.shape[:2], np.float32)
+        for region in tqdm(range(len(table.regions)), desc="reading tiles", unit="region"):
+            for rows, _, mask in cut_region(table, region):
+                self.holes[rows] = hole_shares(mask, table.sizes[rows])
+        self._last: tuple[bytes, np.ndarray, np.ndarray] = (b"", self.array, self.array)
+
+    def read(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None = None) -> np.ndarray:
+        return self._cut(rows, steps)[0]
+
+    def masks(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray) -> np.ndarray:
+        return self._cut(rows, steps)[1]
+
+    def _cut(
+        self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and masks of some frames; each image is opened once, and what was asked last is at hand."""
+        every = np.arange(self.array.shape[1])
+        tiles, frames = np.broadcast_arrays(np.asarray(rows)[:, None], every if steps is None else steps)
+        asked = tiles.tobytes() + frames.tobytes()
+        if asked != self._last[0]:
+            pixels = np.zeros((*tiles.shape, *self.array.shape[2:]), self.array.dtype)
+            masks = np.ones(pixels.shape[:-1], bool)
+            for region, step in np.unique(
+                np.stack([self.table.region[tiles], frames], -1).reshape(-1, 2), axis=0
+            ):
+                path = self.table.files[region][step]
+                if path is not None:
+                    here = (self.table.region[tiles] == region) & (frames == step)
+                    pixels[here], masks[here] = cut_tiles(path, self.table, tiles[here])
+            self._last = (asked, pixels, masks)
+        return self._last[1], self._last[2]
+
+
+class StreamedSequences(TileSequences):
+    """Windows of a table whose tiles are not cached: bound to a model they are a stream, region by region.
+
+    Args:
+        tiles: of the table.
+        windows, table: as `TileSequences` takes them.
+        buffer_size: the stream is shuffled by a buffer of so many windows; 0: it is not.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, tiles: TilePixels, windows: TileWindows, table: TileTable, buffer_size: int = 0, seed: int = 42
+    ):
+        super().__init__(tiles, windows, table=table)
+        self.buffer_size, self.seed = buffer_size, seed
+
+    def bound_to(self, config: TileSequenceConfig) -> IterableDataset:  # type: ignore[override]  # no rows by number
+        """The windows as a stream for the model of this config."""
+        from datasets import IterableDataset
+
+        chosen, rows = np.unique(self.windows.rows, return_inverse=True)
+        table, windows = self.known_table.take(chosen), replace(self.windows, rows=rows)
+        settings = {"table": table, "windows": windows, "config": config}
+        regions = np.unique(table.region).tolist()
+        stream = IterableDataset.from_generator(_windows, gen_kwargs={"regions": regions} | settings)
+        return stream.shuffle(seed=self.seed, buffer_size=self.buffer_size) if self.buffer_size else stream
 
 
 @dataclass
@@ -82,5 +158,18 @@ def _rows(
                 may_be_none=True,
                 answered=config.prediction_length,
             )
-            sequences = TileSequences(strip, windows, config)
-            yield from (sequences[i] for i in range(len(sequences)))
+            yield from _each(TileSequences(strip, windows, config))
+
+
+def _windows(
+    regions: Sequence[int], table: TileTable, windows: TileWindows, config: TileSequenceConfig
+) -> Iterator[dict[str, torch.Tensor]]:
+    for region in regions:
+        for rows, block, mask in cut_region(table, region):
+            strip = _Strip(block, mask, table.sizes[rows], hole_shares(mask, table.sizes[rows]))
+            own = windows.take(np.isin(windows.rows, rows))
+            yield from _each(TileSequences(strip, replace(own, rows=np.searchsorted(rows, own.rows)), config))
+
+
+def _each(sequences: TileSequences) -> Iterator[dict[str, torch.Tensor]]:
+    return (sequences[i] for i in range(len(sequences)))

@@ -138,7 +138,7 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
             outputs.region = rows.region_numbers(config)
         answers = self.model.decode(outputs)
         images = rows.images() if config.head == "image" else None
-        train = self.train_dataset.windows if isinstance(self.train_dataset, BoundRows) else None
+        train = self.train_rows.windows if isinstance(self.train_rows, BoundRows) else None
         baselines = baselines_of(config, rows, train, images)
         found = measure(config, values, rows, baselines, intervals, images, outputs.region)
         return Evaluation(

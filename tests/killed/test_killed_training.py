@@ -67,6 +67,15 @@ TASKS = {
         ),
         ("train",),
     ),
+    "streamed": (
+        "train_tiles",
+        (
+            *("--data", "{}/tiles/tiles.csv", "--hidden_sizes", 4, "--target_years", 1, "--split", "blocks"),
+            *("--streaming", "true", "--buffer_size", 20, "--max_steps", 12, "--dropout", 0.2),
+            *("--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 3, "--save_steps", 3),
+        ),
+        ("train",),
+    ),
 }
 # transformers counts these from the last start
 SESSION = ("runtime", "per_second", "preparation_time", "train_loss", "total_flos")
