@@ -67,6 +67,6 @@ def _shares(hits: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _each_tile(cache: TilePixels, one_tile) -> np.ndarray:
     values, steps = np.empty(cache.holes.shape), np.arange(cache.holes.shape[1])
-    for row in range(len(cache)):
+    for row in range(len(cache.holes)):
         values[row] = one_tile(cache.tile(row), cache.tile_mask(row, steps))
     return values

@@ -72,7 +72,8 @@ TASKS = {
         (
             *("--data", "{}/tiles/tiles.csv", "--hidden_sizes", 4, "--target_years", 1, "--split", "blocks"),
             *("--streaming", "true", "--buffer_size", 20, "--max_steps", 12, "--dropout", 0.2),
-            *("--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", 3, "--save_steps", 3),
+            *("--eval_strategy", "steps", "--save_strategy", "steps"),
+            *("--eval_steps", 3, "--save_steps", 3, "--logging_strategy", "steps", "--logging_steps", 3),
         ),
         ("train",),
     ),
