@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from helpers.parts_models import TINY
 from torch.utils.data import SequentialSampler
 from transformers import set_seed
 
@@ -125,18 +126,9 @@ def test_parts(hub, tmp_path):
     photos = load_parts(write_parts(tmp_path / "sample", seed=0, size=24, width=96))[0]["train"]
     write_shards(photos, tmp_path / "shards", num_shards=3)
     photos.push_to_hub("org/bikes")
-    words = (
-        "--backbone",
-        "test_byobnet",
-        "--pretrained",
-        "false",
-        "--image_size",
-        96,
-        96,
-        "--augment",
-        "false",
-    )
-    words += ("--per_device_train_batch_size", 3, "--state_balance", "effective", "--buffer_size", 0)
+    words = ("--backbone", "test_resnet", "--pretrained", "false", "--config_overrides", json.dumps(TINY))
+    words += ("--augment", "false", "--overlays", 1, "--per_device_train_batch_size", 3)
+    words += ("--state_balance", "effective", "--buffer_size", 0)
     runs = [
         train_parts.run(
             *options_of(train_parts, *words, *more, "--output_dir", tmp_path / data.name, "--data", data)
@@ -155,20 +147,8 @@ def test_place(tmp_path):
     sample = write_place(tmp_path / "sample", seed=0, size=120)
     tables = [sample / name / "poses.csv" for name in ("noon", "dusk")]
     words = ("--train_csv", *tables, "--models", "test_byobnet", "--pretrained", "false", "--image_size", 32)
-    words += (
-        "--block_m",
-        100,
-        "--negative_m",
-        30,
-        "--methods",
-        "ours",
-        "--pooling",
-        "gem",
-        "--finetune",
-        "all",
-        "--per_device_train_batch_size",
-        24,
-    )
+    words += ("--block_m", 100, "--negative_m", 30, "--methods", "ours", "--pooling", "gem")
+    words += ("--finetune", "all", "--per_device_train_batch_size", 24)
     words += ("--cache_dir", tmp_path / "cache", "--buffer_size", 0)
     streaming = ("--streaming", "true", "--output_dir", tmp_path / "streamed")
     streamed = train_place.run(*options_of(train_place, *words, *streaming))
