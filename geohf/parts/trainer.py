@@ -78,7 +78,9 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
         if config.state_balance not in COUNTED and not threshold:
             return photos
         if threshold and is_stream(photos):
-            raise DataError("--repeat_threshold shows photos again, and a stream comes as it is: leave it at 0")
+            raise DataError(
+                "--repeat_threshold shows photos again, and a stream comes as it is: leave it at 0"
+            )
         if self.train_rows is None:
             raise DataError(
                 f"state_balance {config.state_balance} counts the states of all training photos, and a stream is not read "

@@ -76,6 +76,7 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
     options.require_steps(args)
     errors, table = RowErrors(options.on_error), None
     if options.streaming:
+        assert options.train_csv is not None
         exclude = excluded_names(options.exclude or ())
         table = streamed_regions(
             options.train_csv, options.train_dir, options.frame, exclude, options.on_error
