@@ -150,7 +150,7 @@ OF_TASKS = [
     Case("evaluate: no samples in a batch", flags(World.evaluate, "--batch_size", "0"), ["batch_size", "0"]),
     Case("index: a model of another task", lambda w: Command("index_places", [w.model("street"), w.photos_table(), "--output", "a.parquet"]), ["street", "GeoStreetModel", "GeoPlaceModel"]),
     Case("convert: a share beyond 1", flags(World.convert_parts, "--validation", "1.5"), ["validation", "1.5"]),
-    Case("convert: a layout that is none", flags(World.convert_parts, "--to", "voc"), ["--to", "voc"]),
+    Case("convert: a layout that is none", flags(World.convert_parts, "--to", "tfrecord"), ["--to", "tfrecord"]),
     Case("convert: a source that is not there", lambda w: Command("convert_parts", [w.folder / "gone"]), ["gone"]),
     Case("push: a repo's name that is none", lambda w: Command("push", [w.model("street"), "a/b/c"]), ["a/b/c"]),
 ]  # fmt: skip
