@@ -102,8 +102,8 @@ def two_places(n, seed):
     return torch.from_numpy(features).float()[:, None], torch.from_numpy(points)
 
 
-def trained(components):
-    torch.manual_seed(0)
+def trained(components, seed=0):
+    torch.manual_seed(seed)
     head = StreetHead(config(components))
     features, points = two_places(200, 0)
     head.standardize.fit(features[:, 0])
@@ -122,9 +122,9 @@ def test_two_places_that_look_alike_are_both_answered():
         losses = [float(mixture_loss(head(features).mixture, points)) for head in (several, single)]
         weights, components = components_of(several(features).mixture)
     assert losses[0] < losses[1] - 0.5
-    near = great_circle_m(components[0, :, :2], components[0, :1, :2]) < 200_000
-    share = float(weights[0, near].sum())
-    assert 0.3 < share < 0.7
+    # half of it lies where the place is, half where the one that looks like it is
+    near = great_circle_m(components[..., :2], points[:, None]) < 300_000
+    assert 0.35 < float((weights * near).sum(-1).mean()) < 0.65
 
 
 def street_model(**fields):
