@@ -77,7 +77,8 @@ def items_of(path: str | Path, asset: str | None = None) -> dict[str, RasterFile
         asset: the name of the items' asset; None: the only one, or the only one with the role `data`.
 
     Raises:
-        DataError: it is no item collection, an item has no date or no such asset, or two are of one date.
+        DataError: it is no item collection, an item has no date or no such asset, or an address that leads out of the
+            file's folder, or two are of one date.
     """
     path = Path(path)
     try:
@@ -90,7 +91,10 @@ def items_of(path: str | Path, asset: str | None = None) -> dict[str, RasterFile
     for (date, name, _), held in zip(dated, assets, strict=True):
         if date in found:
             raise DataError(f"{path}: the item {name} is of {date}, as another one; keep one of a date")
-        found[date] = _opened(_chosen(held, asset, f"{path}, item {name}"), path.parent)
+        try:
+            found[date] = _opened(_chosen(held, asset), path.parent)
+        except DataError as error:
+            raise DataError(f"{path}, item {name}: {error}") from None
     return found
 
 
@@ -99,18 +103,19 @@ def _date(item: dict[str, Any]) -> str:
     return (properties.get("datetime") or properties["start_datetime"])[:10]
 
 
-def _chosen(assets: dict[str, Any], name: str | None, where: str) -> str:
+def _chosen(assets: dict[str, Any], name: str | None) -> str:
     data = [key for key, value in assets.items() if "data" in (value.get("roles") or ())]
     candidates = [name] if name else list(assets) if len(assets) == 1 else data
     if len(candidates) != 1 or candidates[0] not in assets:
-        raise DataError(f"{where}: has the assets {listed(list(assets))}; name one of them with --asset")
+        raise DataError(f"has the assets {listed(list(assets))}; name one of them with --asset")
     return str(assets[candidates[0]]["href"])
 
 
 def _opened(href: str, folder: Path) -> RasterFile:
-    if href.startswith(VIRTUAL):
-        return href
+    """What GDAL opens: what lies at an address, or below the folder, which a name may not leave."""
     for scheme, prefix in SCHEMES.items():
         if href.startswith(scheme):
             return prefix + href[len(scheme) :]
-    return folder / href.removeprefix("file://")
+        if href.startswith(prefix):
+            return href
+    return resolve_inside(folder, href.removeprefix("file://"))
