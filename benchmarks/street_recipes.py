@@ -22,6 +22,7 @@ ALONE = {"gps_head": "gallery", "max_cells": 0}
 RECIPES: dict[str, dict] = {
     "original: bounded GPS head": {"gps_head": "bounded", "gps_scale": [46.0, 59.0]},
     "ours: class plus offset": {},
+    "mixture of von Mises-Fisher": {"gps_head": "vmf"},
     "matching on the sphere, no classes": ALONE | {"location_encoder": "sphere"},
     "matching by harmonics, no classes": ALONE | {"location_encoder": "spherical_harmonics"},
     "matching on the sphere beside classes": {"gps_head": "gallery", "location_encoder": "sphere"},
