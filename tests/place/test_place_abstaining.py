@@ -131,3 +131,4 @@ def test_a_trained_model_keeps_its_threshold_and_the_card_says_the_operating_poi
         f"is below {config.abstain_below:.3f}, chosen on validation queries for\n15.0 % right answers" in card
     )
     assert f"it answers {100 * values['answered']:.1f} %" in card
+    assert f"area under precision and recall {values['auc_pr']:.3f}" in card
