@@ -31,6 +31,8 @@ SUMMARY = (
     "present_recall",
     "absent_recall",
     "joint_map",
+    "presence_ece",
+    "state_ece",
 )
 
 

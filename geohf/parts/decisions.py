@@ -189,12 +189,18 @@ def presence_of(
     predictions: Sequence[Mapping], targets: Sequence[Mapping], parts: int, absent_state: int | None
 ) -> Presence:
     """What is said of each part of each photo, and what is true; a crowd is there, in no known number."""
-    score, there = np.zeros((len(targets), parts)), np.full((len(targets), parts), -1)
-    found, truths, crowds = joined(predictions, targets)
+    return presence_in(*joined(predictions, targets), len(targets), parts, absent_state)
+
+
+def presence_in(
+    found: Mapping, truths: Mapping, crowds: Mapping, photos: int, parts: int, absent_state: int | None
+) -> Presence:
+    """As `presence_of`, of tables of detections, truths and crowds with the number of each one's `photo`."""
+    score, there = np.zeros((photos, parts)), np.full((photos, parts), -1)
     claims = found["states"] != (-1 if absent_state is None else absent_state)
     np.maximum.at(score, (found["photo"][claims], found["labels"][claims]), found["scores"][claims])
     if absent_state is None:
-        absent = unlisted_parts(truths, crowds, len(targets), parts)
+        absent = unlisted_parts(truths, crowds, photos, parts)
     else:
         absent = {key: truths[key][truths["states"] == absent_state] for key in ("photo", "labels")}
     there[absent["photo"], absent["labels"]] = 0

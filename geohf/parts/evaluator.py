@@ -9,10 +9,13 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.parts.coco_eval import AREAS, IOU_THRESHOLDS, Found, MatchedBoxes, Truths
+from geohf.parts.decisions import presence_in
 from geohf.parts.state_metrics import (
     STATE_NUMBERS,
+    calibration_error,
     confusion_counts,
     match_states,
+    state_error,
     state_metrics,
     unlisted_parts,
     verification_metrics,
@@ -116,6 +119,8 @@ class PartEvaluator:
         - `joint_map`: the same over pairs of part and state, with score times state score
         - `state_accuracy`, `state_f1` (macro), `state_recall`: see `state_metrics`
         - `hallucination`, `hallucination_iou`, `present_recall`, `absent_recall`: see `verification_metrics`
+        - `presence_ece`, `state_ece`: how far the score of a part's best detection lies from how often the part is there, and
+          the score of a state from how often it is right (expected calibration error, 15 bins)
         """
         found, truths, crowds = self._tables()
         parts, states = self._sizes(found, truths, crowds)
@@ -131,8 +136,10 @@ class PartEvaluator:
         metrics["joint_map"] = _mean(pairs.precision())
         sure = self._sure(found)
         metrics |= state_metrics(self._confusion(sure, truths, parts, states), self.absent_state)
+        metrics["state_ece"] = state_error(sure, truths, parts, self.absent_state)
+        metrics["presence_ece"] = self._presence_error(found, truths, crowds, parts)
         if self.num_states == 1:  # there is nothing to tell
-            metrics |= dict.fromkeys(("joint_map", *STATE_NUMBERS), float("nan"))
+            metrics |= dict.fromkeys(("joint_map", "state_ece", *STATE_NUMBERS), float("nan"))
         unlisted = self._unlisted(truths, crowds, parts)
         metrics |= verification_metrics(sure, truths, parts, self.absent_state, crowds, unlisted)
         for part in range(parts):
@@ -182,6 +189,11 @@ class PartEvaluator:
         found, truths, crowds = self._tables()
         boxes, (parts, _) = self._boxes(found, truths, crowds), self._sizes(found, truths, crowds)
         return MatchedBoxes(*boxes[:2], parts, boxes[2]).precision()
+
+    def _presence_error(self, found, truths, crowds, parts) -> float:
+        presence = presence_in(found, truths, crowds, len(self), parts, self.absent_state)
+        known = (presence.score > 0) & (presence.there >= 0)
+        return calibration_error(presence.score[known], presence.there[known])
 
     def _unlisted(self, truths, crowds, parts) -> dict[str, np.ndarray] | None:
         return unlisted_parts(truths, crowds, len(self), parts) if self.absent_state is None else None

@@ -6,11 +6,12 @@ import numpy as np
 
 from geohf.metrics.directions import HIGHER, LOWER
 from geohf.parts.coco_eval import Found, Truths, match, overlaps
+from geohf.report.classes import reliability_bins
 
 MATCH_IOU = 0.5
 STATE_NUMBERS = ("state_accuracy", "state_f1", "state_recall")
 METRICS = dict.fromkeys((*STATE_NUMBERS, "present_recall", "absent_recall"), HIGHER)
-METRICS |= {"hallucination": LOWER, "hallucination_iou": LOWER}
+METRICS |= dict.fromkeys(("hallucination", "hallucination_iou", "presence_ece", "state_ece"), LOWER)
 
 
 def match_states(found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int) -> np.ndarray:
@@ -68,6 +69,33 @@ def state_metrics(confusion, absent_state: int | None = 2) -> dict[str, float]:
         "state_f1": float(np.mean(scores)) if scores else float("nan"),
         "state_recall": _ratio(right, rows.sum()),
     }
+
+
+def state_error(
+    found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int, absent_state: int | None = 2
+) -> float:
+    """How far `state_scores` lie from the share of states that are right, of parts that are there and were found.
+
+    The expected calibration error, 0 to 1; NaN where no part was found.
+    """
+    boxes = Truths(truths["photo"], truths["labels"], truths["boxes"])
+    detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
+    rows = match(detections, boxes, parts, np.array([MATCH_IOU]))[:, 0]
+    states = truths["states"][rows[rows >= 0]]
+    own = states != (-1 if absent_state is None else absent_state)
+    right, scores = (found["states"][rows >= 0] == states)[own], found["state_scores"][rows >= 0][own]
+    return calibration_error(scores, right)
+
+
+def calibration_error(scores: np.ndarray, right: np.ndarray) -> float:
+    """The expected calibration error, 0 to 1; NaN of no scores, or of some that are no probabilities.
+
+    >>> calibration_error(np.array([0.9, 0.9]), np.array([True, False]))
+    0.4
+    """
+    if not len(scores) or scores.min() < 0 or scores.max() > 1 + 1e-6:
+        return float("nan")
+    return reliability_bins(scores, right)[3]
 
 
 def verification_metrics(

@@ -328,3 +328,20 @@ def test_drawn_photos_measure_as_if_they_had_been_added_as_often():
     expected = again.compute()
     assert measure(drawn) == pytest.approx({name: expected[name] for name in once}, abs=1e-12)
     assert measure(drawn) != once
+
+
+def test_scores_are_compared_with_how_often_they_are_right():
+    """Of four photos with a detection two show the part, and one of the two states that were found is right."""
+    box = [[0, 0, 9, 9]]
+    found = [
+        {"boxes": box, "labels": [0], "scores": [s], "states": [0], "state_scores": [0.8]}
+        for s in (0.9, 0.9, 0.9, 0.1)
+    ]
+    truths = [{"boxes": box, "labels": [0], "states": [state]} for state in (0, 1, 2, 2)]
+    numbers = evaluate_detections(found, truths, num_parts=1, num_states=3)
+    # presence: three of 0.9, of which two are there, and one of 0.1, which is not
+    assert numbers["presence_ece"] == pytest.approx((3 * (0.9 - 2 / 3) + 0.1) / 4)
+    assert numbers["state_ece"] == pytest.approx(0.8 - 0.5)
+    logits = [row | {"scores": [3.0]} for row in found]
+    assert math.isnan(evaluate_detections(logits, truths, 1, 3)["presence_ece"])
+    assert math.isnan(evaluate_detections([], [], 1, 3)["state_ece"])
