@@ -98,15 +98,15 @@ def coco_fields(name: str) -> dict:
     return {"backbone": architecture, "backbone_args": args or None, "norm": "batch"}
 
 
-def own_normalization(name: str, weights: str | os.PathLike | None) -> dict:
-    """The config field with the mean and standard deviation that the weights were trained with; none for torchvision's."""
+def own_normalization(name: str, weights: str | os.PathLike | None) -> dict | None:
+    """The mean and standard deviation that weights of timm were trained with, as `image_processor`; None for torchvision's."""
     if name in (*COCO_DETECTORS, *RESNETS, MOBILENET):
-        return {}
+        return None
     raw = backbone_config(name)[1] if is_place(name) else {}
     if raw.get("model_type") == PartStateConfig.model_type:
-        return {"image_processor": raw.get("image_processor")}
+        return raw.get("image_processor")
     settings = describe_backbone(name, weights=weights).image_processor
-    return {"image_processor": {key: list(settings[key]) for key in ("image_mean", "image_std")}}
+    return {key: list(settings[key]) for key in ("image_mean", "image_std")}
 
 
 def is_place(name: str) -> bool:

@@ -68,15 +68,14 @@ class StartingDetector(GeoPreTrainedModel):
             return cls.from_detector(name, pretrained=pretrained, **config_fields)
         require_weights(backbone_weights, pretrained)
         with settings_refused():
-            fields = coco_fields(name)
-            if pretrained:
-                fields |= own_normalization(name, backbone_weights)
-            config = cls.config_class(**fields | config_fields)
+            config = cls.config_class(**coco_fields(name) | config_fields)
             if pretrained:
                 config.backbone_name = published_name(str(backbone_weights or name))
             model = cls(config)
         if pretrained:
             load_published(model, name, backbone_weights)
+            if "image_processor" not in config_fields:
+                config.image_processor = own_normalization(name, backbone_weights)
         return model.eval()
 
     @classmethod
