@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Table = dict[str, np.ndarray]
 FEW = 10  # a part with fewer truths takes the threshold of all parts
 _EPS = 1e-12
 
@@ -193,7 +194,7 @@ def presence_of(
 
 
 def presence_in(
-    found: Mapping, truths: Mapping, crowds: Mapping, photos: int, parts: int, absent_state: int | None
+    found: Table, truths: Table, crowds: Table, photos: int, parts: int, absent_state: int | None
 ) -> Presence:
     """As `presence_of`, of tables of detections, truths and crowds with the number of each one's `photo`."""
     score, there = np.zeros((photos, parts)), np.full((photos, parts), -1)
