@@ -241,7 +241,7 @@ def _head(config, name: str, task: str, data: Mapping, measured: list[dict], tag
 
 
 def _tower(config: PreTrainedConfig) -> str | None:
-    """The vision tower's architecture, where the model has one that is made by its config."""
+    """The backbone's architecture, where the model has one that is made by its config."""
     tower = getattr(config, "vision_config", None)
     return tower and getattr(tower, "architecture", tower.model_type)
 

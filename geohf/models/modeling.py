@@ -70,7 +70,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         pass  # what is not in a checkpoint keeps the values it was built with, see finish_init
 
     def train(self, mode: bool = True):
-        """Set training mode, but leave the tower's batch norms as they are.
+        """Set training mode, but leave the backbone's batch norms as they are.
 
         Statistics of a batch would differ from those that the frozen features were computed with, and would make
         the gradient depend on how a batch is spread over processes and micro-batches.
@@ -108,14 +108,14 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         fit: str | None = None,
         **config_fields,
     ) -> Model:
-        """A new model around a vision tower.
+        """A new model around a backbone.
 
         Args:
             name: any timm name, a repo or folder of transformers or timm (`"geolocal/StreetCLIP"`), or a geohf model,
                 whose tower is taken.
-            pretrained: load the tower's published weights; False builds it with random ones.
-            image_size: input side in pixels, where the tower allows another than its own.
-            backbone_weights: a file of weights for the tower (`.safetensors`, or `.pth` and `.bin` as tensors alone),
+            pretrained: load the backbone's published weights; False builds it with random ones.
+            image_size: input side in pixels, where the backbone allows another than its own.
+            backbone_weights: a file of weights for the backbone (`.safetensors`, or `.pth` and `.bin` as tensors alone),
                 instead of its published ones.
             fit: how a picture is brought to the input's sides: `squeeze`, `crop` or `pad`, see
                 `geohf.vision.preprocessing.with_fit`; None: as the backbone was published.

@@ -119,13 +119,13 @@ class GeoTrainingArguments(TrainingArguments):
     backbone_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Peak learning rate of the vision tower; default: 1e-5, or a third of the heads' for a random one."
+            "help": "Peak learning rate of the backbone; default: 1e-5, or a third of the heads' for a random one."
         },
     )
     layer_decay: float = field(
         default=1.0,
         metadata={
-            "help": "Learning rate of each block of the vision tower, relative to that of the block behind it."
+            "help": "Learning rate of each block of the backbone, relative to that of the block behind it."
         },
     )
     early_stopping_patience: int = field(
@@ -135,10 +135,10 @@ class GeoTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Folder of cached features; default: $GEOHF_CACHE or the Hugging Face cache."},
     )
-    feature_batch_size: int = field(default=32, metadata={"help": "Images in one pass of a frozen tower."})
+    feature_batch_size: int = field(default=32, metadata={"help": "Images in one pass of a frozen backbone."})
     feature_mode: Literal["eager", "compile", "int8"] = field(
         default="eager",
-        metadata={"help": "How a frozen tower computes features; int8 is for CPUs, close but not exact."},
+        metadata={"help": "How a frozen backbone computes features; int8 is for CPUs, close but not exact."},
     )
 
     metrics: ClassVar[Mapping[str, MetricInfo]] = LOSS  # what an evaluation measures

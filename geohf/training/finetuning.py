@@ -1,4 +1,4 @@
-"""How much of a tower learns: nothing, its last blocks, adapters, or all of it."""
+"""How much of a backbone learns: nothing, its last blocks, adapters, or all of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geohf.vision.backbones import tower_blocks
 
 # the linear layers of attention and MLP under the names that transformers and timm give them
 LORA_TARGETS = r".*tower\..*\.(q_proj|k_proj|v_proj|out_proj|qkv|proj|query|key|value|dense|fc1|fc2)"
-LEAST_SHARE = 0.1  # of a tower's weights in such layers
+LEAST_SHARE = 0.1  # of a backbone's weights in such layers
 
 
 def unfreeze(model: Any, args: Any) -> nn.Module:
@@ -47,7 +47,7 @@ def unfreeze_last(tower: nn.Module, blocks: int) -> None:
 
 
 def layer_shares(model: nn.Module, decay: float) -> dict[int, float]:
-    """The share of the tower's learning rate that each of its parameters takes, by the parameter's id.
+    """The share of the backbone's learning rate that each of its parameters takes, by the parameter's id.
 
     A block takes `decay` times what the one behind it takes, and what stands before the first block one time more; what
     stands behind the last takes all (Clark et al., ELECTRA, ICLR 2020, as BEiT and DINOv2 are fine-tuned).
@@ -68,10 +68,10 @@ def layer_shares(model: nn.Module, decay: float) -> dict[int, float]:
 
 
 def require_adapters(model: Any) -> None:
-    """Raise DataError where LoRA has nothing to adapt in the model's tower, or hardly anything.
+    """Raise DataError where LoRA has nothing to adapt in the model's backbone, or hardly anything.
 
     Raises:
-        DataError: the layers that `LORA_TARGETS` names hold less than `LEAST_SHARE` of the tower's weights, as in
+        DataError: the layers that `LORA_TARGETS` names hold less than `LEAST_SHARE` of the backbone's weights, as in
             convolutional towers, whose attention over channels alone has such names.
     """
     adapted = {
@@ -106,7 +106,7 @@ def with_adapters(model: nn.Module, rank: int) -> nn.Module:
     """The model with LoRA on its backbones (Hu et al. 2021) and its heads as they are, wrapped by peft."""
     from peft import LoraConfig, get_peft_model
 
-    # peft compares ends of names: a tower may have a `projection` of its own
+    # peft compares ends of names: a backbone may have a `projection` of its own
     whole = [name if name == "head" else f"model.{name}" for name in _heads(model)]
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, modules_to_save=whole)
     return get_peft_model(model, lora)

@@ -273,7 +273,7 @@ class PhaseTrainer(Phases):
     # ---- the optimizer
 
     def create_optimizer(self, *args, **kwargs):
-        """AdamW with weight decay on matrices only, and the tower at its own learning rate."""
+        """AdamW with weight decay on matrices only, and the backbone at its own learning rate."""
         with refused():
             return self._create_optimizer()
 

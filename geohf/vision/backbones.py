@@ -1,6 +1,6 @@
 """Vision towers, from timm and from transformers, behind one builder.
 
-A tower is always made in two steps: `describe_backbone` reads its configuration only, `build_tower` makes it
+A backbone is always made in two steps: `describe_backbone` reads its configuration only, `build_tower` makes it
 with random weights, and `load_tower` makes it with its published ones. A model that was saved once is built
 from its own config and never asks for the backbone's repo again.
 """
@@ -37,17 +37,17 @@ DESCRIBED_BY = ("config.json", "preprocessor_config.json", "README.md")
 
 @dataclass
 class Backbone:
-    """What a task's config needs to know of a tower.
+    """What a task's config needs to know of a backbone.
 
     Attributes:
         name: as the user gave it.
-        config: of the tower, complete: `build_tower` needs nothing else.
+        config: of the backbone, complete: `build_tower` needs nothing else.
         image_processor: keyword arguments of a transformers image processor (size, crop_size, resample,
             image_mean, image_std).
         feature_size: length of the pooled feature.
         license: of the published weights, where the repo or timm states one.
         published_bands: bands of the images that the published weights of a transformers tower take.
-        timm: where a tower of timm's has its weights.
+        timm: where a backbone of timm's has its weights.
         weights: a file of weights to take instead of the published ones, or the folder of a geohf model.
     """
 
@@ -69,15 +69,15 @@ UNUSED = (rf"{UNUSED_NAME}$",)
 def describe_backbone(
     name: str, image_size: int | None = None, weights: str | os.PathLike | None = None, **model_args
 ) -> Backbone:
-    """Find a tower by name, reading configuration only.
+    """Find a backbone by name, reading configuration only.
 
     Args:
         name: a timm name (`"resnet50.a1_in1k"`, `"timm/resnet50.a1_in1k"`), a repo of the Hub or a folder in
             transformers' or timm's format (`"geolocal/StreetCLIP"`), or a geohf model, whose tower is meant.
-        image_size: input side in pixels where it shall differ from the tower's own.
+        image_size: input side in pixels where it shall differ from the backbone's own.
         weights: a file of weights for this tower, instead of those that the name stands for.
         model_args: further keyword arguments for `timm.create_model`; `in_chans`, the number of bands, holds for
-            transformers towers too.
+            transformers backbones too.
 
     Raises:
         DataError: nothing is found under this name, or it cannot take so many bands or images of this size; there is
@@ -164,7 +164,7 @@ def _transformers_config(name: str, folder: Path) -> PreTrainedConfig:
 
 
 def _tower_of_ours(name: str, folder: Path, raw: dict) -> tuple[PreTrainedConfig, dict]:
-    """Config and image processing of the tower of a geohf model."""
+    """Config and image processing of the backbone of a geohf model."""
     tower = raw.get("vision_config")
     if not tower:
         raise DataError(f"{name}: is a {raw['model_type']} model whose backbone cannot start another")
@@ -190,15 +190,15 @@ def require_weights(weights: str | os.PathLike | None, pretrained: bool) -> None
 
 
 def build_tower(config: Any) -> PreTrainedModel:
-    """A tower with random weights."""
+    """A backbone with random weights."""
     return _tower_class(config)._from_config(config, **_without_pooler(config))
 
 
 def load_tower(backbone: Backbone) -> PreTrainedModel:
-    """A tower with its published weights, in float32.
+    """A backbone with its published weights, in float32.
 
     Raises:
-        DataError: the weights cannot be read, or are not, name by name and shape by shape, those of the tower.
+        DataError: the weights cannot be read, or are not, name by name and shape by shape, those of the backbone.
     """
     if backbone.timm is not None:
         return load_timm(backbone.timm, backbone.config)
@@ -208,7 +208,7 @@ def load_tower(backbone: Backbone) -> PreTrainedModel:
         raise
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise DataError(
-            f"{backbone.name}: the tower's weights cannot be loaded: {reason_of(error)}"
+            f"{backbone.name}: the backbone's weights cannot be loaded: {reason_of(error)}"
         ) from error
 
 
@@ -219,7 +219,7 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         published.num_channels = backbone.published_bands
     kind: Any = _tower_class(backbone.config)
     # a CLIP repo holds a text tower too, and each of its weights would be reported; what carries the name of a part
-    # of the tower must find its place
+    # of the backbone must find its place
     with torch.device("meta"):
         parts = "|".join(re.escape(part) for part, _ in build_tower(published).named_children())
     prefix = re.escape(kind.base_model_prefix)
@@ -250,9 +250,9 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
     missing = sorted(key for key in info["missing_keys"] if not key.endswith(UNUSED_NAME))
     misshapen = sorted(f"{key} {tuple(old)}, not {tuple(new)}" for key, old, new in info["mismatched_keys"])
     for keys, problem in (
-        (misshapen, "the tower's weights cannot be loaded, they have another shape"),
-        (missing, "the repo lacks weights of the tower"),
-        (sorted(info["unexpected_keys"]), "the tower has no place for these weights of the repo"),
+        (misshapen, "the backbone's weights cannot be loaded, they have another shape"),
+        (missing, "the repo lacks weights of the backbone"),
+        (sorted(info["unexpected_keys"]), "the backbone has no place for these weights of the repo"),
     ):
         if keys:
             more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
@@ -300,7 +300,7 @@ def _set_bands(name: str, config: PreTrainedConfig, bands: int) -> None:
 def tower_features(tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     """The pooled feature of each image: (batch, 3, height, width) to (batch, features).
 
-    CLIP gives its projected feature, others their pooled output, and a tower without one its class token
+    CLIP gives its projected feature, others their pooled output, and a backbone without one its class token
     (sequences) or the average over the map (convolutional).
     """
     output = tower(pixel_values)
@@ -313,7 +313,7 @@ def tower_features(tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor
 
 
 def feature_size(config: PreTrainedConfig, side: int | None = None) -> int:
-    """Length of a tower's pooled feature, found by a pass without storage, of images of its own size or this side."""
+    """Length of a backbone's pooled feature, found by a pass without storage, of images of its own size or this side."""
     with torch.device("meta"):
         tower = build_tower(config)
         size = side or getattr(config, "image_size", None) or 224
@@ -326,7 +326,7 @@ def feature_size(config: PreTrainedConfig, side: int | None = None) -> int:
 
 
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:
-    """The tower's blocks from input to output, for unfreezing the last ones.
+    """The backbone's blocks from input to output, for unfreezing the last ones.
 
     They are the layers of a transformer or the stages of a convolutional net: the outermost row of modules
     that holds most parameters. A row is a list, or siblings that are numbered (`layer1`, `layer2`, ...).
@@ -350,7 +350,7 @@ def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
     model_class: Any = MODEL_MAPPING.get(type(config), None)
     if model_class is None or model_class.main_input_name != "pixel_values":
-        raise DataError(f"transformers has no vision tower of the type {config.model_type!r}")
+        raise DataError(f"transformers has no backbone of the type {config.model_type!r}")
     return model_class
 
 

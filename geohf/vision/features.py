@@ -1,4 +1,4 @@
-"""The frozen-feature cache: a tower that does not learn sees every image once, ever."""
+"""The frozen-feature cache: a backbone that does not learn sees every image once, ever."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHARD_IMAGES = 2048
 
 
 class Preparing(Protocol):
-    """What turns images into the pixels that a tower sees, and says how."""
+    """What turns images into the pixels that a backbone sees, and says how."""
 
     def pixel_values(self, images: list[Any]) -> torch.Tensor:
         """(n, channels, height, width) of images."""
@@ -53,7 +53,7 @@ def cached_features(
     """The pooled features of images, computed where they are not cached yet.
 
     Every image is cached by itself: another order, split or seed computes nothing, and one more photograph costs one.
-    Its key holds its path, size and time of change (its bytes, where it is not a file), the tower's weights, the
+    Its key holds its path, size and time of change (its bytes, where it is not a file), the backbone's weights, the
     processor's settings, the number format and mode: a change of any of them computes anew. Finished shards survive
     a kill, and are read memory-mapped. Under `torchrun` or `accelerate launch` the missing images are shared out.
 
@@ -61,14 +61,14 @@ def cached_features(
         images: paths, or anything that `open_image` takes; one that is there twice is computed once.
         cache_dir: where the safetensors shards lie; `cache_folder("features")` where None.
         autocast: compute in this type (e.g. bfloat16 on a GPU that has it); features are float32 all the same.
-        pool: what is taken of the tower's output, see `geohf.vision.pooling.pooled`.
+        pool: what is taken of the backbone's output, see `geohf.vision.pooling.pooled`.
         mode: `eager`, `compile` or `int8`, see `geohf.vision.inference.feature_function`.
 
     Returns:
         (images, features) float32 on the CPU, (images, channels, rows, columns) for the pool `map`.
 
     Raises:
-        DataError: there is no image, or one cannot be opened; the message names it. The tower or the machine
+        DataError: there is no image, or one cannot be opened; the message names it. The backbone or the machine
             cannot compute in this mode.
     """
     if not len(images):

@@ -1,4 +1,4 @@
-"""How a frozen tower computes: exactly, compiled, or with its linear layers in 8-bit integers."""
+"""How a frozen backbone computes: exactly, compiled, or with its linear layers in 8-bit integers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MODES = ("eager", "compile", "int8")
 def feature_function(
     tower: nn.Module, pool: str = "tower", mode: str = "eager", batch_size: int = 32
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function from images to the features of a tower that is in eval mode and does not change any more.
+    """A function from images to the features of a backbone that is in eval mode and does not change any more.
 
     Args:
-        pool: what is taken of the tower's output, see `geohf.vision.pooling.pooled`.
+        pool: what is taken of the backbone's output, see `geohf.vision.pooling.pooled`.
         mode: `eager`; `compile` (`torch.compile` with frozen weights: the same up to rounding, needs a C++ compiler
             on a CPU, and some seconds once); `int8` (dynamic quantization of the linear layers, CPU only: close to
             the exact features, not equal).
@@ -29,7 +29,7 @@ def feature_function(
         (batch, 3, height, width) to what `pooled` gives. To be called without gradients.
 
     Raises:
-        DataError: the tower or the machine cannot compute in this way.
+        DataError: the backbone or the machine cannot compute in this way.
         ValueError: an unknown mode.
     """
     if mode == "eager":
@@ -55,14 +55,14 @@ def _compiled(tower: nn.Module, pool: str, batch_size: int) -> Callable[[torch.T
         except TorchDynamoException as error:
             reason = str(error).partition("\n")[0]
             raise DataError(
-                f"torch.compile cannot compile the tower; use the mode eager: {reason}"
+                f"torch.compile cannot compile the backbone; use the mode eager: {reason}"
             ) from error
 
     return features
 
 
 def _int8(tower: nn.Module) -> nn.Module:
-    """A copy of the tower whose linear layers hold 8-bit weights and quantize their inputs as they come."""
+    """A copy of the backbone whose linear layers hold 8-bit weights and quantize their inputs as they come."""
     if next(tower.parameters()).device.type != "cpu":
         raise DataError("the mode int8 computes on a CPU only; on a GPU use bf16")
     if not any(type(module) is nn.Linear for module in tower.modules()):

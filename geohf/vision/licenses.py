@@ -30,7 +30,7 @@ def published_license(name: str, folder: str | Path | None = None) -> str | None
 
     try:
         stated = ModelCard.load(Path(folder or name, "README.md")).data.to_dict()
-    except Exception:  # a card is not needed to build a tower: none, or a broken one
+    except Exception:  # a card is not needed to build a backbone: none, or a broken one
         return known_license(name)
     bases = stated.get("base_model") or []
     inherited = [known_license(str(base)) for base in ([bases] if isinstance(bases, str) else bases)]

@@ -1,4 +1,4 @@
-"""What is taken of a tower's output: its own pooled feature, the class token, an average, or the whole map."""
+"""What is taken of a backbone's output: its own pooled feature, the class token, an average, or the whole map."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ POOLS = ("tower", "cls", "avg", "map", "tokens")
 
 
 def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch.Tensor:
-    """A tower's features of images, pooled in one of the ways of `POOLS`.
+    """A backbone's features of images, pooled in one of the ways of `POOLS`.
 
     Args:
         pixel_values: (batch, 3, height, width).
-        pool: `tower` (what the tower itself calls its feature, see `tower_features`), `cls` (class token),
+        pool: `tower` (what the backbone itself calls its feature, see `tower_features`), `cls` (class token),
             `avg` (mean over the map), `map`, or `tokens` (the class token, or the mean where there is none, then the
             map).
 
@@ -26,7 +26,7 @@ def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch
         `tokens`.
 
     Raises:
-        DataError: the tower has no class token.
+        DataError: the backbone has no class token.
         ValueError: an unknown way.
     """
     if pool == "tower":
@@ -47,7 +47,7 @@ def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch
 
 
 def map_size(config, image_size: tuple[int, int]) -> list[int]:
-    """Channels, rows and columns of a tower's map for images of (height, width), by a pass without storage."""
+    """Channels, rows and columns of a backbone's map for images of (height, width), by a pass without storage."""
     with torch.device("meta"), torch.no_grad():
         return list(pooled(build_tower(config).eval(), torch.empty(1, 3, *image_size), "map").shape[1:])
 

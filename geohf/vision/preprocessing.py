@@ -37,7 +37,7 @@ FED = {
 
 
 def default_processing(name: str, config: PreTrainedConfig) -> dict:
-    """How images are prepared for a tower whose repo does not say it."""
+    """How images are prepared for a backbone whose repo does not say it."""
     (mean, std), shortest, crop = FED.get(config.model_type, (([0.5] * 3, [0.5] * 3), None, None))
     size = getattr(config, "image_size", None) or 224
     size = size if isinstance(size, int) else size[0]
@@ -79,7 +79,7 @@ def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> d
         if value is not None:
             processing[key] = int(value) if key == "resample" else _plain(value)
     if not getattr(published, "do_center_crop", False) and "height" in processing["size"]:
-        # a tower that squeezes its images takes them squeezed
+        # a backbone that squeezes its images takes them squeezed
         processing["crop_size"] = {k: processing["size"][k] for k in ("height", "width")}
     return processing
 

@@ -9,7 +9,7 @@ from torch import nn
 class FeatureStandardizer(nn.Module):
     """Subtracts the training features' mean and divides by their standard deviation.
 
-    Pooled features of a frozen tower share a large mean, beside which their differences are small, and a head
+    Pooled features of a frozen backbone share a large mean, beside which their differences are small, and a head
     spends its first epochs on finding that out. Does nothing before `fit`.
 
     Args:

@@ -146,7 +146,7 @@ def timm_source(name: str, folder: Path | None, weights: Path | None = None) -> 
 def describe_timm(
     source: TimmSource, image_size: int | None, model_args: dict
 ) -> tuple[TimmTowerConfig, dict, str | None]:
-    """The config of a tower, the settings of its image processor, and the license of its weights."""
+    """The config of a backbone, the settings of its image processor, and the license of its weights."""
     from timm.data import resolve_data_config
     from torchvision.transforms import InterpolationMode
     from transformers.image_utils import pil_torch_interpolation_mapping
@@ -173,7 +173,7 @@ def describe_timm(
 
 
 def load_timm(source: TimmSource, config: PreTrainedConfig) -> TimmTower:
-    """A tower with its published weights, in float32.
+    """A backbone with its published weights, in float32.
 
     Raises:
         DataError: the weights are not, name by name and shape by shape, those of the model.
@@ -187,7 +187,9 @@ def load_timm(source: TimmSource, config: PreTrainedConfig) -> TimmTower:
     try:
         tower.timm.load_state_dict(weights)
     except RuntimeError as error:
-        raise DataError(f"{source.name}: the tower's weights cannot be loaded: {reason_of(error)}") from None
+        raise DataError(
+            f"{source.name}: the backbone's weights cannot be loaded: {reason_of(error)}"
+        ) from None
     return tower
 
 
@@ -197,7 +199,7 @@ def whole_timm(source: TimmSource, model_args: Mapping) -> nn.Module:
     timm itself would pass over what is missing or left over as soon as the number of classes is another one.
 
     Args:
-        model_args: of the tower; the bands are those of the weights.
+        model_args: of the backbone; the bands are those of the weights.
     """
     import timm
 
@@ -229,7 +231,7 @@ def whole_timm(source: TimmSource, model_args: Mapping) -> nn.Module:
             )
         except BROKEN as error:
             first = first or error
-    raise DataError(f"{source.name}: the tower's weights cannot be loaded: {reason_of(first)}") from None
+    raise DataError(f"{source.name}: the backbone's weights cannot be loaded: {reason_of(first)}") from None
 
 
 def _by_timm(source: TimmSource, args: dict) -> nn.Module:
@@ -243,4 +245,6 @@ def _by_timm(source: TimmSource, args: dict) -> nn.Module:
         classes = source.published.get("num_classes", 1000)
         return timm.create_model(source.architecture, pretrained=True, num_classes=classes, **args)
     except (*BROKEN, OSError) as error:
-        raise DataError(f"{source.name}: the tower's weights cannot be loaded: {reason_of(error)}") from None
+        raise DataError(
+            f"{source.name}: the backbone's weights cannot be loaded: {reason_of(error)}"
+        ) from None

@@ -403,7 +403,7 @@ def test_a_tower_that_cannot_take_so_many_bands_is_named(tmp_path):
     build_tower(CONFIGS["vit"]).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_channels": 5}))
-    with pytest.raises(DataError, match="tower's weights"):
+    with pytest.raises(DataError, match="backbone's weights"):
         load_tower(describe_backbone(str(tmp_path), in_chans=4))
 
 

@@ -50,7 +50,7 @@ def test_a_compiled_tower_is_exact_for_full_and_short_batches(tower, pixels):
 def test_without_a_compiler_the_mode_is_named(tower, pixels, monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
-    with pytest.raises(DataError, match=r"torch\.compile cannot compile the tower; use the mode eager"):
+    with pytest.raises(DataError, match=r"torch\.compile cannot compile the backbone; use the mode eager"):
         run(feature_function(tower, mode="compile", batch_size=4), pixels[:4])
 
 

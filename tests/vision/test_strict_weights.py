@@ -122,7 +122,7 @@ def test_a_file_of_weights_starts_a_named_backbone(ending, timm_folder, tmp_path
     model = GeoStreetModel.from_backbone("test_resnet", backbone_weights=file, class_centroids=CENTROIDS)
     assert torch.equal(model.tower.timm.conv1[0].weight, weights["conv1.0.weight"])
     assert model.config.backbone_name == file.name
-    with pytest.raises(DataError, match="test_convnext: the tower's weights cannot be loaded"):
+    with pytest.raises(DataError, match="test_convnext: the backbone's weights cannot be loaded"):
         GeoStreetModel.from_backbone("test_convnext", backbone_weights=file, class_centroids=CENTROIDS)
 
 
@@ -133,7 +133,7 @@ def test_a_file_of_weights_starts_a_transformers_backbone(vit_folder, tmp_path):
     tower = load_tower(describe_backbone(str(vit_folder), weights=tmp_path / "mine.pth"))
     assert torch.equal(tower.embeddings.cls_token, weights["vit.embeddings.cls_token"])
     torch.save(without_a_stage(weights), tmp_path / "less.pth")
-    with pytest.raises(DataError, match=r"less.pth: the repo lacks weights of the tower: .*layers?.2"):
+    with pytest.raises(DataError, match=r"less.pth: the repo lacks weights of the backbone: .*layers?.2"):
         load_tower(describe_backbone(str(vit_folder), weights=tmp_path / "less.pth"))
 
 
