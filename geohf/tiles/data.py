@@ -28,7 +28,8 @@ from geohf.tiles.scales import NORMALIZE
 from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
 from geohf.tiles.streaming import ImageTiles, StreamedSequences
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, table_in
-from geohf.tiles.windows import TileWindows, make_windows, unmeasured
+from geohf.tiles.targets import look_at_targets, require_spread
+from geohf.tiles.windows import TileWindows, make_windows
 
 logger = logging.getLogger(__name__)
 DERIVED = ("ndvi_fall", "colour_share")
@@ -131,6 +132,7 @@ def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
     cache = ImageTiles(table) if options.streaming else build_cache(table, args.cache_dir, args.cache_workers)
     if options.target_from is not None:
         table.targets, table.values = [options.target_from], _derived(options, table, cache)[..., None]
+    look_at_targets(table)
     held_out = _held_out_steps(options, table)
     last = held_out.min() if len(held_out) else len(table.labels)
     years = min(options.target_years, last - options.prediction_length)
@@ -191,7 +193,7 @@ def _divided(
                 f"{table.source}: the split {name} holds no usable sample; use another --seed or share"
             )
     if not source.image:
-        _require_spread(table, splits["train"], source.cache)
+        require_spread(table, splits["train"], source.cache)
     facts = data_source(options.data) | {
         "split": how,
         "leaks": source.how == "random",
@@ -210,20 +212,6 @@ def _divided(
     )
 
 
-def _require_spread(table: TileTable, train: TileWindows, cache: TilePixels) -> None:
-    """Refuse targets that are the same in every training tile: there is nothing to learn."""
-    for name, truth in zip(table.targets, train.truth.T, strict=True):
-        known = truth[np.isfinite(truth)]
-        if len(known) and np.ptp(known) > 0:
-            continue
-        what = (
-            f"is {known[0]:g} in all {len(known)} training windows" if len(known) else "is not known in any"
-        )
-        raise DataError(
-            f"{table.source}: the target {name} {what}, so there is nothing to learn; {unmeasured(table, cache)}"
-        )
-
-
 def _check(options: TileArguments) -> None:
     for name, allowed in (
         ("target_type", TARGET_TYPES),
@@ -238,6 +226,8 @@ def _check(options: TileArguments) -> None:
         )
     if options.prediction_length > 1 and options.target_type != "last-image":
         raise DataError("--prediction_length counts frames: it needs --target_type last-image")
+    if options.targets and len(set(options.targets)) < len(options.targets):
+        raise DataError(f"--targets {' '.join(options.targets)}: name each column once")
     if not options.validation_share > 0:
         raise DataError("validation_share must be above 0: the model is chosen and calibrated there")
 

@@ -88,7 +88,7 @@ def make_windows(
         raise DataError(
             f"prediction_length must lie between 1 and {total - 1} for {total} labels, got {answered}"
         )
-    length = frames or total - (not estimate) * answered
+    length = total - (not estimate) * answered if frames is None else frames
     if length < 1:
         raise DataError(f"frames must be at least 1, got {length}")
     if not 1 <= target_years <= most:

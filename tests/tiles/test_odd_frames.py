@@ -15,7 +15,9 @@ from rasterio.transform import from_origin
 
 from geohf.errors import DataError
 from geohf.tiles import TileSequenceConfig, TileSequenceModel
+from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import file_facts
+from geohf.tiles.data import load
 from geohf.tiles.processing import batch_of_rows
 from geohf.tiles.scene import predict_scene
 
@@ -144,6 +146,40 @@ def test_a_scene_that_only_control_points_place_gets_a_word(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         predict_scene(make(), [path], tmp_path / "out.tif", 8)
     assert "ground control points alone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "message"),
+    [
+        ({"target": 1e300}, {}, "the target target holds 1e"),
+        ({}, {"targets": ["target", "target"]}, "--targets target target: name each column once"),
+        ({}, {"frames": 0}, "frames must be at least 1, got 0"),
+    ],
+)
+def test_tables_and_settings_that_cannot_be_meant(world, tmp_path, changes, settings, message):
+    world.frame = world.frame.assign(**changes)
+    world.save()
+    with pytest.raises(DataError, match=message):
+        load(TileArguments(data=str(world.csv), **settings), arguments(tmp_path))
+
+
+def test_a_filler_in_a_target_gets_a_word(world, tmp_path, caplog):
+    fields = {"data": str(world.csv), "split": "random", "allow_leaks": True}
+    fields |= {"validation_share": 0.25, "test_share": 0.25}
+    with caplog.at_level(logging.WARNING):
+        load(TileArguments(**fields), arguments(tmp_path))
+    assert "stands for no value" not in caplog.text
+    world.frame.loc[:5, "target"] = -9999
+    world.save()
+    with caplog.at_level(logging.WARNING):
+        load(TileArguments(**fields), arguments(tmp_path))
+    assert "the target target is -9999 in 6 of 24 values" in caplog.text
+
+
+def arguments(folder) -> TileTrainingArguments:
+    return TileTrainingArguments(
+        output_dir=str(folder / "out"), cache_dir=str(folder / "cache"), cache_workers=1, disable_tqdm=True
+    )
 
 
 @pytest.mark.parametrize(
