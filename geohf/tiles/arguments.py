@@ -53,12 +53,12 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
     target_from: str | None = field(
         default=None,
         metadata={
-            "help": "Compute the target from the images: ndvi_fall (see --nir, --red) or colour_share (see --colour)."
+            "help": "Compute the target from the images: ndvi_fall (see --nir, --red) or color_share (see --color)."
         },
     )
     nir: int = field(default=4, metadata={"help": "Number of the near-infrared band, from 1."})
     red: int = field(default=3, metadata={"help": "Number of the red band, from 1."})
-    colour: list[int] | None = field(
+    color: list[int] | None = field(
         default=None,
         metadata={
             "help": "Color to count; default: 196 40 27, the reference implementation's built-up land."

@@ -19,7 +19,7 @@ from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TASKS
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
-from geohf.tiles.derive import colour_share, ndvi_fall
+from geohf.tiles.derive import color_share, ndvi_fall
 from geohf.tiles.images import ITEMS, found_labels, mosaic_files
 from geohf.tiles.points import load_table
 from geohf.tiles.reading import Reading
@@ -32,7 +32,7 @@ from geohf.tiles.targets import look_at_targets, require_spread
 from geohf.tiles.windows import TileWindows, make_windows
 
 logger = logging.getLogger(__name__)
-DERIVED = ("ndvi_fall", "colour_share")
+DERIVED = ("ndvi_fall", "color_share")
 
 
 HOW = {"region": "whole regions", "blocks": "whole blocks of a region", "random": "tile by tile at random"}
@@ -222,7 +222,7 @@ def _check(options: TileArguments) -> None:
         require_choice(allowed, **{name: getattr(options, name)})
     if options.class_values and (options.target_type == "last-image" or options.target_from == "ndvi_fall"):
         raise DataError(
-            "--class_values make inputs of class maps: their targets are numbers, of the table or --target_from colour_share"
+            "--class_values make inputs of class maps: their targets are numbers, of the table or --target_from color_share"
         )
     if options.prediction_length > 1 and options.target_type != "last-image":
         raise DataError("--prediction_length counts frames: it needs --target_type last-image")
@@ -237,7 +237,7 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
     if source.is_dir() or source.suffix in (*ITEMS, ".zip"):
         if options.target_from is None and not image:
             raise DataError(
-                f"{source}: a folder of images has no targets; say --target_from ndvi_fall or colour_share, or "
+                f"{source}: a folder of images has no targets; say --target_from ndvi_fall or color_share, or "
                 "--target_type last-image"
             )
         labels = options.labels or order_labels(list(mosaic_files(source, options.extension, options.asset)))
@@ -287,16 +287,16 @@ def _derived(options: TileArguments, table: TileTable, cache: TilePixels) -> np.
                 )
         nir, red = (chosen.index(n - 1) + 1 if n - 1 in chosen else n for n in (options.nir, options.red))
         return ndvi_fall(cache, nir, red)
-    return colour_share(cache, _counted(options))
+    return color_share(cache, _counted(options))
 
 
 def _counted(options: TileArguments) -> Sequence[int]:
     """The color whose share is the target, as frames hold it: of a class map the class's band alone."""
-    colour, classes = options.colour or BUILT, options.class_values
+    color, classes = options.color or BUILT, options.class_values
     if classes is None:
-        return colour
-    if len(colour) != 1 or colour[0] not in classes:
+        return color
+    if len(color) != 1 or color[0] not in classes:
         raise DataError(
-            f"--colour names the class whose share is the target, one of --class_values; got {colour}"
+            f"--color names the class whose share is the target, one of --class_values; got {color}"
         )
-    return [int(number == colour[0]) for number in classes]
+    return [int(number == color[0]) for number in classes]

@@ -34,7 +34,7 @@ def ndvi_fall(cache: TilePixels, nir: int, red: int) -> np.ndarray:
     return _each_tile(cache, one_tile)
 
 
-def colour_share(cache: TilePixels, color: Sequence[int]) -> np.ndarray:
+def color_share(cache: TilePixels, color: Sequence[int]) -> np.ndarray:
     """The share of each tile's pixels of one color, as the reference implementation measures built-up land: (196, 40, 27) there.
 
     Returns:

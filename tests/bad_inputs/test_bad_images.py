@@ -195,11 +195,11 @@ RASTERS = [
     Case("a raster cut in its pixels", damaged("2020/8.tif", lambda old: old[:-700]), ["2020/8.tif", "truncated"]),
     Case("a photograph that is called .tif", damaged("2020/8.tif", lambda old: b"GIF89a"), ["2020/8.tif"]),
     Case("scenes without a target", mosaic(), ["tiles/Images", "--target_from"]),
-    Case("a scene of another size", mosaic("--target_from", "colour_share", size=(24, 24)), ["2020.tif", "height is 24"]),
-    Case("a scene smaller than a tile", mosaic("--target_from", "colour_share"), ["2019.tif", "no tile of 32 x 32"]),
+    Case("a scene of another size", mosaic("--target_from", "color_share", size=(24, 24)), ["2020.tif", "height is 24"]),
+    Case("a scene smaller than a tile", mosaic("--target_from", "color_share"), ["2019.tif", "no tile of 32 x 32"]),
     Case("a band that is not there", mosaic("--target_from", "ndvi_fall", "--tile_size", 4), ["band 4"]),
-    Case("a color of two bands", mosaic("--target_from", "colour_share", "--tile_size", 4, "--colour", 1, 2), ["color"]),
-    Case("a scene that is missing", mosaic("--target_from", "colour_share", "--tile_size", 4, "--labels", 2018, 2019), ["2018.tif", "no such file"]),
+    Case("a color of two bands", mosaic("--target_from", "color_share", "--tile_size", 4, "--color", 1, 2), ["color"]),
+    Case("a scene that is missing", mosaic("--target_from", "color_share", "--tile_size", 4, "--labels", 2018, 2019), ["2018.tif", "no such file"]),
 ]  # fmt: skip
 
 

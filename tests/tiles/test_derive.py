@@ -7,7 +7,7 @@ import pytest
 
 from geohf import DataError
 from geohf.tiles.cutting import build_cache
-from geohf.tiles.derive import colour_share, ndvi_fall
+from geohf.tiles.derive import color_share, ndvi_fall
 from geohf.tiles.table import load_tiles
 
 
@@ -25,6 +25,6 @@ def test_derived_targets_by_hand(world, tiff, tmp_path):
     fall = ndvi_fall(cache, nir=2, red=1)
     # the first pixel falls, the second rises, the third stays, the fourth was not measured in 2019
     np.testing.assert_allclose(fall, [[np.nan, 1 / 3]])
-    np.testing.assert_allclose(colour_share(cache, (10, 20)), [[0, 0.5]])
+    np.testing.assert_allclose(color_share(cache, (10, 20)), [[0, 0.5]])
     with pytest.raises(DataError, match="there is no band 4, the images have 2"):
         ndvi_fall(cache, nir=4, red=1)

@@ -239,7 +239,7 @@ def test_real_landsat_mosaics_are_read_as_they_are(shared_data, sample, tmp_path
     [
         ({"data": "IMAGES"}, "a folder of images has no targets; say --target_from"),
         ({"task": "forcast"}, "task must be one of forecast, estimate, got 'forcast'"),
-        ({"target_from": "ndvi"}, "target_from must be one of ndvi_fall, colour_share"),
+        ({"target_from": "ndvi"}, "target_from must be one of ndvi_fall, color_share"),
         ({"target_type": "last-image", "task": "estimate"}, "forecasts"),
         ({"target_years": 9, "split": "random"}, "--allow_leaks"),
         ({"encoder": "attention"}, "--backbone with any timm name"),

@@ -63,7 +63,7 @@ def test_folds_by_region_hold_out_whole_regions(tiles):
 
 
 def options_of(folder, **fields):
-    settings = {"data": str(folder), "target_from": "colour_share", "colour": [1, 1, 1], "tile_size": 8}
+    settings = {"data": str(folder), "target_from": "color_share", "color": [1, 1, 1], "tile_size": 8}
     return TileArguments(**settings | fields)
 
 
@@ -107,7 +107,7 @@ def test_every_tile_is_predicted_once_by_a_model_that_never_saw_it(growing, tmp_
     each = [float(row["mae"]) for row in numbers if row["way"] == "model" and row["fold"] in "123"]
     assert found["mean"] == pytest.approx(np.mean(each))
     assert found["std"] == pytest.approx(np.std(each, ddof=1))
-    errors = [abs(float(r["predicted_colour_share"]) - float(r["colour_share"])) for r in rows]
+    errors = [abs(float(r["predicted_color_share"]) - float(r["color_share"])) for r in rows]
     sizes = [list(fold.values()).count(f"fold {number}") for number in (1, 2, 3)]
     assert np.average(each, weights=sizes) == pytest.approx(np.mean(errors))
     assert {

@@ -172,9 +172,9 @@ def test_a_target_that_is_the_same_everywhere_is_an_error(tmp_path, tiff, world,
     urban = np.where(PIXELS[..., :1] > 240, 100, 0).astype(np.uint8)
     for i in range(4):
         tiff(tmp_path / "wb" / f"{i}.tif", urban[i], nodata=0)
-    chosen = options(tmp_path / "wb", target_from="colour_share", colour=[100], max_nodata=1.0)
+    chosen = options(tmp_path / "wb", target_from="color_share", color=[100], max_nodata=1.0)
     message = (
-        r"colour_share is 1 in all \d+ training windows, so there is nothing to learn; 9\d\.\d% of the pixels"
+        r"color_share is 1 in all \d+ training windows, so there is nothing to learn; 9\d\.\d% of the pixels"
     )
     if kind == "table":
         world.frame["target"] = 0.25
@@ -218,7 +218,7 @@ def test_pixels_that_look_like_classes_get_a_word(tmp_path, tiff, caplog):
     numbers = np.where(PIXELS[..., :1] > 128, 10, 12).astype(np.uint8)
     for i in range(4):
         tiff(tmp_path / "classes" / f"{i}.tif", numbers[i], **HERE)
-    chosen = {"target_from": "colour_share", "colour": [10]}
+    chosen = {"target_from": "color_share", "color": [10]}
     with caplog.at_level(logging.WARNING):
         result = train_tiles.run(options(tmp_path / "classes", **chosen), arguments(tmp_path))
     assert "hold the 2 numbers 10, 12 alone; if these are classes, say --resampling nearest" in caplog.text

@@ -293,7 +293,7 @@ def class_maps(folder, tiff, numbers=(10, 50, 90)):
 
 def of_classes(folder, **changes):
     fields = {
-        "data": str(folder), "class_values": [10, 50, 90], "target_from": "colour_share", "colour": [50],
+        "data": str(folder), "class_values": [10, 50, 90], "target_from": "color_share", "color": [50],
         "tile_size": 8, "target_years": 1, "hidden_sizes": [4], "image_size": [8, 8],
     }  # fmt: skip
     return TileArguments(**fields | changes)
@@ -322,7 +322,7 @@ def test_class_maps_become_a_band_a_class_in_training_and_in_predict(tmp_path, t
     files = [tiff(tmp_path / f"{i}.tif", maps[i, y0:y1, x0:x1], nodata=255) for i in range(3)]
     samples = [files, list(maps[:3, y0:y1, x0:x1]), list(expected[:3, y0:y1, x0:x1].astype(np.uint8))]
     answers = model.predict([{"frames": frames, "last_values": 0.3} for frames in samples])
-    assert len({answer.values["colour_share"] for answer in answers}) == 1
+    assert len({answer.values["color_share"] for answer in answers}) == 1
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_class_maps_become_a_band_a_class_in_training_and_in_predict(tmp_path, t
             r"holds the numbers 90, which are none of --class_values 10 50; name them",
         ),
         ({"class_values": [10]}, "two classes or more"),
-        ({"colour": [11]}, "--colour names the class whose share"),
+        ({"color": [11]}, "--color names the class whose share"),
         ({"target_from": "ndvi_fall"}, "--class_values make inputs of class maps"),
     ],
 )
