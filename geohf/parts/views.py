@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 SAME = 0.5  # boxes of one part that overlap more, by IoU, are one
 AT_ONCE = 8  # views in one pass
+_OTHER = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
+_OTHER |= {right: left for left, right in _OTHER.items()}
+_SIDE = re.compile("|".join(_OTHER))
 _EDGE_PX = 2.0  # a box that ends so near to the inner edge of a slice is cut by it
 Found = dict[
     str, torch.Tensor
@@ -63,7 +67,7 @@ def _starts(side: int, size: int, overlap: float) -> list[int]:
 def steps_of_views(
     model: AnsweringDetector,
     slice_size: int | None = None,
-    overlap: float = 0.2,
+    overlap: float | None = None,
     tta: str | None = None,
     **options: Any,
 ) -> tuple[Callable[[list], list[torch.Tensor]], Callable[[list[torch.Tensor]], list[PhotoPrediction]]]:
@@ -71,7 +75,7 @@ def steps_of_views(
 
     Args:
         slice_size: a larger photo is also seen in squares of this many pixels.
-        overlap: see `windows_of`.
+        overlap: of slices, see `windows_of`; default: 0.2.
         tta: `flip`: each view is seen mirrored, too.
         options: of `decode`.
 
@@ -81,6 +85,9 @@ def steps_of_views(
     require_choice(("flip",), tta=tta)
     if slice_size is not None:
         require_at_least(1, slice_size=slice_size)
+    if overlap is not None and slice_size is None:
+        raise DataError("overlap is that of slices: give slice_size, too")
+    overlap = 0.2 if overlap is None else overlap
     if not 0 <= overlap < 1:
         raise DataError(f"overlap must be from 0 to below 1, got {overlap}")
     whole = in_eval_mode(model)
@@ -100,7 +107,8 @@ def steps_of_views(
                     averaged(seen, unmirrored(other, w.right - w.left, swapped))
                     for seen, other, w in zip(found, mirrored, windows, strict=True)
                 ]
-            one = found[0] if len(windows) == 1 else merged(found, windows, model.config.one_per_part)
+            one_each = model.config.one_per_part
+            one = merged(found, windows, one_each) if len(windows) > 1 or one_each else found[0]
             answers += model.decode(_output(one, width, height), **options)
         return answers
 
@@ -209,11 +217,11 @@ def mirrored_labels(id2label: dict[int, str]) -> list[int]:
 
     >>> mirrored_labels({0: "left_door", 1: "bell", 2: "right_door", 3: "left_lamp"})
     [2, 1, 0, 3]
+    >>> mirrored_labels({0: "Left door", 1: "Right door"})
+    [1, 0]
     """
     numbers = {name: number for number, name in id2label.items()}
-    exchanged = {
-        name: name.replace("left", "\0").replace("right", "left").replace("\0", "right") for name in numbers
-    }
+    exchanged = {name: _SIDE.sub(lambda side: _OTHER[side.group()], name) for name in numbers}
     return [numbers.get(exchanged[id2label[number]], number) for number in sorted(id2label)]
 
 

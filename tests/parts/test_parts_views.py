@@ -12,7 +12,15 @@ from scipy.ndimage import label as connected
 
 from geohf.errors import DataError
 from geohf.parts.answers import PartStateOutput
-from geohf.parts.views import Window, averaged, merged, steps_of_views, unmirrored, windows_of
+from geohf.parts.views import (
+    Window,
+    averaged,
+    merged,
+    mirrored_labels,
+    steps_of_views,
+    unmirrored,
+    windows_of,
+)
 
 SQUARE = 40
 COLORS = {(255, 0, 0): 0, (0, 255, 0): 1}  # of wheel and bell
@@ -148,6 +156,21 @@ def test_mirrored_views_are_averaged():
     assert len(nothing["scores"]) == 0
 
 
+def test_mirrored_names_keep_their_case():
+    names = ["Left door", "Right door", "LEFT", "RIGHT", "bell", "left lamp"]
+    assert mirrored_labels(dict(enumerate(names))) == [1, 0, 3, 2, 4, 5]
+
+
+@pytest.mark.parametrize("slice_size", [None, 50])
+def test_a_photo_that_shows_one_of_each_part_shows_it_once_mirrored_too(slice_size):
+    model = build_model(one_per_part=True)
+    for answer in model.predict(
+        [noise(i, 90, 60) for i in range(4)], threshold=0.0, tta="flip", slice_size=slice_size
+    ):
+        names = [part.part for part in answer.parts]
+        assert len(names) == len(set(names)) > 0
+
+
 ARCHITECTURES = ["faster_rcnn", "rt_detr_v2"]
 
 
@@ -206,6 +229,7 @@ def test_a_symmetric_photo_is_seen_alike_mirrored():
     [
         ({"slice_size": 0}, "slice_size must be at least 1"),
         ({"slice_size": 64, "overlap": 1.0}, "overlap must be from 0 to below 1, got 1.0"),
+        ({"overlap": 0.5}, "overlap is that of slices: give slice_size"),
         ({"tta": "turn"}, "tta must be one of flip"),
     ],
 )
