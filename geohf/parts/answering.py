@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from geohf.data.inputs import Inputs
 from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
-from geohf.parts.video import VideoFrames, is_video, tracked_rows
+from geohf.parts.video import VideoFrames, is_video, require_apart, tracked_rows
 from geohf.parts.views import steps_of_views
 
 if TYPE_CHECKING:
@@ -82,5 +83,7 @@ class AnsweringDetector(GeoPreTrainedModel):
         **options: Any,
     ) -> int:
         """As every task's; with `track`, each box of a video or of frames in order has the number of its part's track."""
-        finish = {"finish": tracked_rows} if track else {}
-        return super().predict_to_file(sources, output, batch_size, **finish, **options)
+        if not track:
+            return super().predict_to_file(sources, output, batch_size, **options)
+        require_apart(sources if isinstance(sources, Inputs) else self.find_inputs(sources))
+        return super().predict_to_file(sources, output, batch_size, finish=tracked_rows, **options)

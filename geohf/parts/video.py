@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torchvision.ops import box_iou
 
 from geohf.errors import DataError
 from geohf.parts.answers import SIDES
+
+if TYPE_CHECKING:
+    from geohf.data.inputs import Inputs
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 MOVED, LOST = 0.3, 5  # a box overlaps its last one by this IoU; a part unseen for more frames is another one
@@ -103,6 +106,26 @@ class Tracker:
         return numbers
 
 
+def source_of(name: str) -> str:
+    """The video that a frame is of, or its folder."""
+    video, _, number = name.rpartition(_FRAME)
+    return video if number.isdecimal() and Path(video).suffix.lower() in VIDEOS else os.path.dirname(name)
+
+
+def require_apart(inputs: Inputs) -> None:
+    """Raise DataError where frames of two folders have names of one, which are told without their folder."""
+    seen: set[str] = set()
+    for names, _ in inputs.parts:
+        if names is None or len(names) == 1:
+            continue
+        sources = {source_of(name) for name in names}
+        if sources & seen:
+            raise DataError(
+                f"the names of frames, such as {names[0]}, do not tell the inputs apart: track one folder at a time"
+            )
+        seen |= sources
+
+
 def tracked_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of `predict_to_file` in the order of their frames, each box with its `track`; every video, and every folder, begins anew."""
     frames: dict[str, list[dict[str, Any]]] = {}
@@ -111,9 +134,8 @@ def tracked_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     trackers: dict[str, Tracker] = {}
     tracked = []
     for name, found in frames.items():
-        source = name.rpartition(_FRAME)[0] or os.path.dirname(name)
         boxes = [row for row in found if row.get(SIDES[0]) is not None]
-        numbers = trackers.setdefault(source, Tracker()).add(
+        numbers = trackers.setdefault(source_of(name), Tracker()).add(
             [row["part"] for row in boxes], [[row[side] for side in SIDES] for row in boxes]
         )
         number_of: Mapping[int, int] = {id(row): number for row, number in zip(boxes, numbers, strict=True)}

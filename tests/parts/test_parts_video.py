@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from helpers.parts_formats import photos
 from helpers.parts_models import build_model
 
 from geohf.errors import DataError
@@ -47,6 +48,23 @@ def test_every_video_begins_anew_and_missing_parts_have_no_track():
     ]
     rows += [row("c/1.jpg", "wheel", 0.0), row("c/2.jpg", "bell", 0.0)]
     assert [found["track"] for found in tracked_rows(rows)] == [1, None, 1, 1, 1, 2]
+
+
+def test_a_number_sign_in_the_name_of_a_photo_makes_no_video_of_it():
+    rows = [row("take#1/a/1.jpg", "wheel", 0.0), row("take#1/b/1.jpg", "wheel", 4.0)]
+    assert [found["track"] for found in tracked_rows(rows)] == [1, 1]  # two folders
+    rows = [row("c/a#1.jpg", "wheel", 0.0), row("c/b#1.jpg", "wheel", 4.0), row("c/b#2.jpg", "wheel", 40.0)]
+    assert [found["track"] for found in tracked_rows(rows)] == [1, 1, 2]
+
+
+def test_two_folders_whose_frames_are_called_alike_are_not_tracked_as_one(tmp_path):
+    for folder in ("one", "two"):
+        photos(tmp_path / folder, "0.png", "1.png")
+    model, folders = build_model(), [str(tmp_path / "one"), str(tmp_path / "two")]
+    with pytest.raises(DataError, match=r"such as 0.png, do not tell the inputs apart: track one folder"):
+        model.predict_to_file(folders, tmp_path / "a.csv", track=True, threshold=0.2)
+    for sources in (folders[:1], [f"{folder}/*.png" for folder in folders]):
+        assert model.predict_to_file(sources, tmp_path / "a.csv", track=True, threshold=0.2)
 
 
 def write_video(path, frames=6):
