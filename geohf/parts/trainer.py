@@ -87,13 +87,13 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
                 "beforehand: use focal, or give train_labels"
             )
         targets = dataset_targets(self.train_rows, config)
-        if config.state_balance in COUNTED:
+        if threshold:
+            rows = repeated_rows(repeat_factors(targets, config, threshold), self.args.seed)
+            logger.info("an epoch shows %d photos %d times, for their rare states", len(photos), len(rows))
+            photos, targets = photos.select(rows), [targets[row] for row in rows]
+        if config.state_balance in COUNTED:  # of what is shown, as often as it is
             config.state_counts = count_states(targets, config)
-        if not threshold:
-            return photos
-        rows = repeated_rows(repeat_factors(targets, config, threshold), self.args.seed)
-        logger.info("an epoch shows %d photos %d times, for their rare states", len(photos), len(rows))
-        return photos.select(rows)
+        return photos
 
     def _require_promises(self, limits: Mapping[str, float | None]) -> None:
         """Refuse, before hours of training, limits that nothing could promise afterwards."""

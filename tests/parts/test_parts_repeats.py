@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 from helpers.parts_models import parse
 
+from geohf import PartStateTrainer
 from geohf.errors import DataError
 from geohf.parts import PartStateConfig
+from geohf.parts.data import load
+from geohf.parts.metrics import dataset_targets
+from geohf.parts.modeling import make_model
 from geohf.parts.repeats import repeat_factors, repeated_rows
+from geohf.parts.state_balance import count_states
 from geohf.recipes.train_parts import run
 
 
@@ -50,3 +55,15 @@ def test_the_recipe_trains_on_the_repeated_photos(bikes, tmp_path, caplog):
     assert photos == len(trainer.train_dataset) < times
     with pytest.raises(DataError, match="repeat_threshold must be a share from 0 to 1"):
         run(*parse(*words, "--repeat_threshold", 2))
+
+
+def test_states_are_counted_as_often_as_they_are_shown(bikes, tmp_path):
+    words = ["--data", bikes, "--backbone", "test_resnet", "--pretrained", "false", "--image_size", 64, 96]
+    words += ["--output_dir", tmp_path, "--state_balance", "logit_adjust", "--repeat_threshold", 0.9]
+    options, args = parse(*words)
+    data = load(options, args)
+    model = make_model(options, data)
+    trainer = PartStateTrainer(model, args, train_dataset=data.train, eval_dataset=data.validation)
+    shown = trainer._photos_of_an_epoch()
+    assert len(shown) > len(data.train)
+    assert model.config.state_counts == count_states(dataset_targets(shown, model.config), model.config)
