@@ -27,9 +27,9 @@ def state_of(attributes: Mapping[str, Any], names: Sequence[str], where: str) ->
     """The state among the attributes of a box; a box that is ticked, as CVAT has it, is `true`.
 
     Raises:
-        DataError: no attribute has one of the names.
+        DataError: no attribute has one of the names, or it is empty.
     """
-    value = next((attributes[name] for name in names if attributes.get(name) is not None), None)
+    value = next((attributes[name] for name in names if attributes.get(name) not in (None, "")), None)
     if value is None:
         hint = f"; its attributes are {', '.join(attributes)} (--state_attribute names it, or is {NO_STATES})"
         raise DataError(f"{where} has no `{names[0]}`{hint if attributes else ''}")

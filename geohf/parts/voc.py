@@ -19,6 +19,7 @@ from geohf.parts.records import PartRecord, PhotoRecord, Source, read_text
 
 logger = logging.getLogger(__name__)
 
+_FLAGS = {"0": False, "false": False, "1": True, "true": True}
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # what the layout itself says of an object; all else is an attribute
 _OWN = {
@@ -128,7 +129,10 @@ def _part(element: Element, number: int) -> PartRecord:
     trust = attributes.pop("trust", 1.0)
     part = PartRecord(text_in(element, "name"), trust=trust, number=number, attributes=attributes)
     try:
-        part.crowd = text_in(element, "difficult") not in (None, "0")
+        difficult = text_in(element, "difficult") or "0"
+        if difficult.lower() not in _FLAGS:
+            raise DataError(f"`difficult` is {difficult!r}, neither 0 nor 1")
+        part.crowd = _FLAGS[difficult.lower()]
         if element.find("robndbox") is not None:
             raise DataError("the box is rotated (`robndbox`); boxes must be upright")
         box = element.find("bndbox")

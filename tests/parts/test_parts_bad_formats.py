@@ -123,3 +123,27 @@ def test_two_photos_of_one_name_but_for_the_ending(tmp_path):
     for layout in ("yolo", "voc"):
         with pytest.raises(DataError, match=r"1.png and 1.jpg would share one file of annotations"):
             convert(tmp_path / "train.json", tmp_path / layout, layout)
+
+
+def test_an_empty_attribute_is_no_state(tmp_path):
+    for name, text in (
+        (
+            "a.xml",
+            voc(
+                VOC.format("wheel", 0, 2, "<state> </state>"), VOC.format("bell", 0, 2, "<state>new</state>")
+            ),
+        ),
+        ("b.xml", cvat(shape(inside="state:"), shape("bell"), values="")),
+        ("c.json", json.dumps([task(region("a", state=""), region("b", "bell"))])),
+    ):
+        with pytest.raises(DataError, match=r"1.png, wheel: box \w+ has no `state`"):
+            load(tmp_path / name[0], name, text)
+
+
+def test_difficult_is_yes_or_no(tmp_path):
+    told = {"0": False, "1": True, "false": False, "True": True}
+    for word, crowd in told.items():
+        rows = load(tmp_path / word, "a.xml", voc(VOC.format("wheel", word, 2, "<state>new</state>")))
+        assert rows["iscrowd"][:] == [[crowd]]
+    with pytest.raises(DataError, match="`difficult` is 'Unspecified', neither 0 nor 1"):
+        load(tmp_path / "x", "a.xml", voc(VOC.format("wheel", "Unspecified", 2, "")))
