@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from geohf.parts.records import PartRecord, PhotoRecord, Source, parse_json, rea
 from geohf.parts.voc import unique_stems, write_voc
 from geohf.parts.vocabulary import names_of
 from geohf.parts.yolo import write_yolo
+from geohf.vision.formats import is_image_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,13 +84,13 @@ def write_coco_results(path: str | Path, dataset: Dataset, truths: str | Path) -
     """Write answers as COCO's list of results, with the ids of photos and categories of a file of truths, as COCO's tools want.
 
     Raises:
-        DataError: the file is not COCO's, or does not know a photo or a part.
+        DataError: the file is not COCO's, does not know a photo or a part, or has two of a name.
     """
     content = parse_json(read_text(truths), truths)
     if not isinstance(content, dict) or not is_coco(content):
         raise DataError(f"{truths}: is no COCO file, whose ids the results must have")
-    photos = {image["file_name"]: image["id"] for image in content["images"]}
-    categories = {category["name"]: category["id"] for category in content["categories"]}
+    photos = _ids(content["images"], "file_name", truths)
+    categories = _ids(content.get("categories"), "name", truths)
     parts, states = names_of(dataset)
     unknown = [name for name in dataset["image_id"] if name not in photos]
     unknown += [name for name in parts.values() if name not in categories]
@@ -108,6 +109,18 @@ def write_coco_results(path: str | Path, dataset: Dataset, truths: str | Path) -
     ]
     with atomic_write(path) as file:
         json.dump(results, file)
+
+
+def _ids(entries: Any, key: str, path: str | Path) -> dict[str, Any]:
+    """The id of each entry of a COCO file by its name, which stands under a key."""
+    ids: dict[str, Any] = {}
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict) or entry.get("id") is None or not isinstance(entry.get(key), str):
+            raise DataError(f"{path}: an entry lacks `id` or `{key}`: {entry!r}")
+        if entry[key] in ids:
+            raise DataError(f"{path}: two entries have the {key} {entry[key]!r}, so that it names no id")
+        ids[entry[key]] = entry["id"]
+    return ids
 
 
 def write_delftbikes(path: str | Path, dataset: Dataset) -> dict:
@@ -187,12 +200,14 @@ def convert(
         DataError: an unknown layout, or one that cannot say what the source does.
     """
     require_choice(LAYOUTS, layout=layout)
+    predicted = is_answer_table(Path(source))
+    if predicted and validation:
+        raise DataError(f"{source}: is a table of answers, of which none is held out for validation")
     splits, _ = load_parts(source, **loading)
     if validation:
         if "validation" in splits:
             raise DataError(f"{source}: has a validation split already; leave out the share for validation")
         splits = {**splits, **split_parts(splits["train"], validation=validation, test=0.0, seed=seed)}
-    predicted = is_answer_table(Path(source))
     if truths is not None:
         if layout != "coco" or not predicted:
             raise DataError(
@@ -228,9 +243,21 @@ def _each(ending: str, write: Callable[[Path, Dataset, bool], Any]) -> Writer:
 
 
 def _yolo(folder: Path, splits: Splits, predicted: bool) -> None:
+    for split, dataset in splits.items():
+        _require_no_others(folder / "images" / FILES[split], dataset["image_id"][:])
     write_yolo(folder, {split: records_of(dataset) for split, dataset in splits.items()})
     for split, dataset in splits.items():
         _copy_photos(dataset, folder / "images" / FILES[split])
+
+
+def _require_no_others(folder: Path, names: Iterable[str]) -> None:
+    """Raise DataError where a folder, of which YOLO takes every photo, holds some that are not of the split."""
+    others = {path for path in folder.rglob("*") if is_image_name(path)} - {folder / name for name in names}
+    if others:
+        raise DataError(
+            f"{folder}: {len(others)} photos there, such as {min(others).relative_to(folder)}, are not of this split, and YOLO takes "
+            "every photo of the folder: write to an empty one (--folder)"
+        )
 
 
 def _voc(folder: Path, splits: Splits, predicted: bool) -> None:

@@ -40,9 +40,7 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
     names = _names(content.get("names"), path)
     if content.get("kpt_shape"):
         raise DataError(f"{path}: is of keypoints (`kpt_shape`), not of boxes")
-    pairs = [name.rpartition(_BETWEEN)[::2] for name in names]
-    if state_attribute == NO_STATES or not all(part and state for part, state in pairs):
-        pairs = [(name, PRESENT) for name in names]
+    pairs = [(name, PRESENT) for name in names] if state_attribute == NO_STATES else _pairs(names)
     parts, states = (list(dict.fromkeys(found)) for found in zip(*pairs, strict=True))
     sources = {}
     for split, aliases in SPLITS.items():
@@ -69,6 +67,13 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
         raise DataError(f"{path}: names no folder of photos as `train`, `val` or `test`")
     _refuse_rotated([part for found in sources.values() for photo in found.photos for part in photo.parts])
     return sources
+
+
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Part and state of each class; the name whole where not every class names both."""
+    pairs = [name.rpartition(_BETWEEN)[::2] for name in names]
+    told = all(part and state for part, state in pairs)
+    return pairs if told else [(name, PRESENT) for name in names]
 
 
 def _yaml(path: Path) -> dict:
@@ -209,11 +214,19 @@ def write_yolo(folder: Path, splits: Mapping[str, Source]) -> None:
     """Write data.yaml and `labels/<split>/NAME.txt` beside `images/<split>`; with states a class is `PART__STATE`.
 
     Raises:
-        DataError: a crowd, which the layout cannot say, or two photos whose labels would be one file.
+        DataError: a crowd, which the layout cannot say, two photos whose labels would be one file, or names that would be read as
+            others.
     """
     first = next(iter(splits.values()))
     silent = list(first.states) == [PRESENT]
     pairs = [(part, state) for part in first.parts for state in first.states]
+    names = [part if silent else f"{part}{_BETWEEN}{state}" for part, state in pairs]
+    for name, pair, read in zip(names, pairs, _pairs(names), strict=True):
+        if pair != read:
+            raise DataError(
+                f"{name!r} would be read as the part {read[0]!r} in the state {read[1]!r}: in YOLO {_BETWEEN!r} stands "
+                "between the two"
+            )
     number_of = {pair: number for number, pair in enumerate(pairs)}
     content: dict[str, Any] = {}
     for split, source in splits.items():
@@ -234,8 +247,6 @@ def write_yolo(folder: Path, splits: Mapping[str, Source]) -> None:
                 lines.append(f"{number_of[part.name, part.state]} {' '.join(shares)}\n")
             with atomic_write(_labels_of(folder / "images" / name / photo.name, folder)) as file:
                 file.writelines(lines)
-    content["names"] = {
-        n: part if silent else f"{part}{_BETWEEN}{state}" for n, (part, state) in enumerate(pairs)
-    }
+    content["names"] = dict(enumerate(names))
     with atomic_write(folder / "data.yaml") as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)

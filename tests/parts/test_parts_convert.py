@@ -263,3 +263,84 @@ def test_an_answer_as_detections_of_supervision():
     assert found.class_id.tolist() == [2, 0]  # bell, chain, wheel
     assert found[found.data["state"] == "new"].confidence.tolist() == [0.5]
     assert len(PhotoPrediction(40, 30, [], ["chain"]).to_supervision()) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [{"id": 1}]}, "an entry lacks `id` or `file_name`"),
+        ({"categories": None}, "does not know wheel, bell|does not know bell, wheel"),
+        (
+            {"categories": [{"id": 1, "name": "wheel"}, {"id": 2, "name": "wheel"}]},
+            "two entries have the name 'wheel'",
+        ),
+    ],
+)
+def test_truths_that_give_no_ids(answers, changes, message):
+    truth = coco_of(["a/1.png", "a/2.png"], (40, 30)) | changes
+    (answers / "truth.json").write_text(json.dumps(truth))
+    with pytest.raises(DataError, match=message):
+        convert(answers / "answers.csv", answers, images=answers / "photos", truths=answers / "truth.json")
+
+
+def test_answers_are_not_divided(answers):
+    """Both shares would be one file of predictions."""
+    with pytest.raises(DataError, match="is a table of answers, of which none is held out"):
+        convert(answers / "answers.csv", answers, images=answers / "photos", validation=0.5)
+
+
+# --- what would be read as something else ---
+
+
+def made(folder, *names, states=("new", "worn"), parts=("wheel", "bell")):
+    """A COCO file with a box a photo."""
+    photos(folder, *names)
+    truth = coco_of(names, (40, 30))
+    truth["categories"] = [{"id": i, "name": name} for i, name in enumerate(parts)]
+    truth["states"] = [{"id": i, "name": name} for i, name in enumerate(states)]
+    truth["annotations"] = [
+        {
+            "id": i,
+            "image_id": i,
+            "category_id": i % len(parts),
+            "bbox": [1, 2, 10, 9],
+            "state": i % len(states),
+        }
+        for i in range(len(names))
+    ]
+    (folder / "train.json").write_text(json.dumps(truth))
+    return folder / "train.json"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            {"states": ("new", "not__worn")},
+            "'wheel__not__worn' would be read as the part 'wheel__not' in the state",
+        ),
+        ({"states": ("_new", "worn")}, "'wheel___new' would be read as the part 'wheel_' in the state 'new'"),
+        (
+            {"states": ("present",), "parts": ("a__b", "c__d")},
+            "'a__b' would be read as the part 'a' in the state 'b'",
+        ),
+    ],
+)
+def test_names_that_yolo_would_divide_elsewhere_are_refused(tmp_path, names, message):
+    with pytest.raises(DataError, match=message):
+        convert(made(tmp_path, "1.png", "2.png", **names), tmp_path / "yolo", "yolo")
+    assert not (tmp_path / "yolo").exists()
+
+
+def test_yolo_is_not_written_among_other_photos(tmp_path):
+    """It takes every photo of a folder, and one without labels shows nothing."""
+    path = made(tmp_path / "images" / "train", *(f"{i}.png" for i in range(8)))
+    with pytest.raises(
+        DataError, match=r"images/train: 2 photos there, such as \d.png, are not of this split"
+    ):
+        convert(path, tmp_path, "yolo", validation=0.25)
+    assert not (tmp_path / "labels").exists()
+    convert(path, tmp_path / "out", "yolo", validation=0.25)
+    convert(path, tmp_path / "out", "yolo", validation=0.25)
+    with pytest.raises(DataError, match="are not of this split"):
+        convert(path, tmp_path / "out", "yolo", validation=0.25, seed=1)
