@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,6 +156,7 @@ def load_parts(
         _same_names(list(sources.values()))
         loaded = {split: dataset_of(found, errors, min_trust) for split, found in sources.items()}
         note_unlisted(sources.values(), errors)
+        _warn_of_shared(sources)
         splits = DatasetDict({split: dataset for split, (dataset, _) in loaded.items()})
         distrusted = sum(count for _, count in loaded.values())
         if distrusted:
@@ -265,6 +267,21 @@ def _drop_groups(sources: list[Source]) -> None:
             sources[0].path,
             ", ".join(sorted(groups)),
         )
+
+
+def _warn_of_shared(sources: dict[str, Source]) -> None:
+    """Say where photos of one split are those of another, too."""
+    for (one, first), (other, second) in combinations(sources.items(), 2):
+        shared = {*first.files} & {*second.files}
+        if shared:
+            logger.warning(
+                "%s: %d photos, such as %s, are in %s and in %s: numbers are then not those of new photos",
+                second.path,
+                len(shared),
+                min(shared),
+                one,
+                other,
+            )
 
 
 def _same_names(sources: list[Source]) -> None:

@@ -147,10 +147,11 @@ def _name_of(data: dict) -> str:
 def _path(address: str) -> str:
     """The file that an address of a task stands for: of what was uploaded, and of the web, the name alone."""
     parts = urlsplit(address)
+    if not parts.scheme and not address.startswith("/"):
+        return address  # a name, in which # and % are what they are
     if "d" in parse_qs(parts.query):
         return parse_qs(parts.query)["d"][0].lstrip("/")
-    path = unquote(parts.path)
-    return PurePosixPath(path).name if parts.scheme or path.startswith("/") else path
+    return PurePosixPath(unquote(parts.path)).name
 
 
 def write_label_studio(path: str | Path, source: Source, predicted: bool = False) -> None:

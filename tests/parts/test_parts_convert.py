@@ -344,3 +344,21 @@ def test_yolo_is_not_written_among_other_photos(tmp_path):
     convert(path, tmp_path / "out", "yolo", validation=0.25)
     with pytest.raises(DataError, match="are not of this split"):
         convert(path, tmp_path / "out", "yolo", validation=0.25, seed=1)
+
+
+def test_photos_of_two_splits_are_told(tmp_path, caplog):
+    """Such as those of an earlier conversion that lies in the same folder."""
+    path = made(tmp_path, *(f"{i}.png" for i in range(8)))
+    convert(path, tmp_path / "out", validation=0.25)
+    assert not [record for record in caplog.records if "not those of new photos" in record.message]
+    convert(path, tmp_path / "out")
+    load_parts(tmp_path / "out", images=tmp_path)
+    assert "2 photos, such as" in caplog.text
+    assert "are in train and in validation: numbers are then not those of new photos" in caplog.text
+
+
+def test_names_of_photos_that_look_like_parts_of_addresses(tmp_path):
+    names = ["a#1.png", "b%20c.png", "d?.png"]
+    convert(made(tmp_path, *names), tmp_path / "out", "label_studio")
+    rows = load_parts(tmp_path / "out", images=tmp_path)[0]["train"]
+    assert rows["image_id"][:] == names
