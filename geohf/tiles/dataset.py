@@ -14,7 +14,7 @@ from geohf.errors import DataError
 from geohf.tiles.answers import region_numbers
 from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TileSequenceConfig
-from geohf.tiles.frames import known_alone, last_seen, prepare_frames
+from geohf.tiles.frames import known_alone, last_seen, prepare_frames, resizable
 from geohf.tiles.processing import batch_of_rows, shows_nothing
 from geohf.tiles.samples import numbers_of
 from geohf.tiles.table import TileTable
@@ -187,7 +187,8 @@ class TileSequences(BoundRows):
             frames = raw[here, :, :height, :width].reshape(-1, height, width, bands)
             unmeasured = holes[here, :, :height, :width].reshape(-1, height, width)
             scaling = config.band_mean, config.band_std
-            ready = prepare_frames(frames, size, *scaling, unmeasured, config.resampling)
+            own = resizable(frames, config.reading)
+            ready = prepare_frames(own, size, *scaling, unmeasured, config.resampling)
             out[here] = ready.unflatten(0, (len(here), steps))
         out[~torch.from_numpy(mask)] = 0
         return out

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from geohf.tiles.modeling import TileSequenceModel
 
 BY_STEP = ("step_mask", "dates")  # (n, steps, ...)
-OF_PIXELS = ("size", "image_mean", "image_std", "resampling")  # what a prepared frame depends on
+OF_PIXELS = ("size", "image_mean", "image_std", "resampling", "reading")  # what a prepared frame depends on
 
 
 class FeatureRows(BoundRows):

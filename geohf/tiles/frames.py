@@ -5,7 +5,8 @@ The cache's batches and `model.predict` go through these same functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,15 @@ def known_alone(frame: torch.Tensor, holes: np.ndarray) -> torch.Tensor:
         return frame
     hole = torch.from_numpy(holes).float()[None, None]
     return frame.masked_fill(F.interpolate(hole, frame.shape[-2:], mode="bilinear")[0] > 0, torch.nan)
+
+
+def resizable(frames: np.ndarray, reading: Mapping[str, Any] | None) -> np.ndarray:
+    """Frames in a type that holds their means: uint8 would round the ones and zeros of classes to one or zero again.
+
+    Args:
+        reading: of the config.
+    """
+    return frames.astype(np.float32) if reading and reading.get("class_values") else frames
 
 
 def fill_holes(frames: np.ndarray, holes: np.ndarray, resampling: str = "bicubic") -> np.ndarray:

@@ -13,7 +13,7 @@ from geohf.data.samples import samples_of
 from geohf.data.times import check_frames
 from geohf.errors import DataError
 from geohf.tiles.augmentation import fewer_seen, turned
-from geohf.tiles.frames import can_be_seen, known_alone, prepare_frames
+from geohf.tiles.frames import can_be_seen, known_alone, prepare_frames, resizable
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
 from geohf.tiles.masks import read_frame, with_mask
 from geohf.tiles.reading import Reading
@@ -142,7 +142,8 @@ class TileSequenceProcessor(SampleProcessor):
                 f"{where}: has {frame.shape[-1]} bands, the model was trained on {len(self.image_mean)}"
             )
         size, scaling = (self.size["height"], self.size["width"]), (self.image_mean, self.image_std)
-        return prepare_frames(frame[None].copy(), size, *scaling, holes[None], self.resampling)[0]
+        own = resizable(frame[None].copy(), self.reading)
+        return prepare_frames(own, size, *scaling, holes[None], self.resampling)[0]
 
     def _sample(self, sample: Any, where: str) -> tuple[list, list[float], Any]:
         """Frames, last values, and (frames + 1, 2) dates, None where the model sees none."""

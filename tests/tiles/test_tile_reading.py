@@ -15,6 +15,7 @@ from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
 from geohf.tiles.modeling import make_model
+from geohf.tiles.processing import TileSequenceProcessor, settings_of
 from geohf.tiles.reading import Reading, dequantized, quantized
 from geohf.tiles.scene import predict_scene
 from geohf.tiles.table import grid_tiles, load_tiles
@@ -323,6 +324,28 @@ def test_class_maps_become_a_band_a_class_in_training_and_in_predict(tmp_path, t
     samples = [files, list(maps[:3, y0:y1, x0:x1]), list(expected[:3, y0:y1, x0:x1].astype(np.uint8))]
     answers = model.predict([{"frames": frames, "last_values": 0.3} for frames in samples])
     assert len({answer.values["color_share"] for answer in answers}) == 1
+
+
+def test_classes_of_resized_tiles_keep_their_shares(tmp_path, tiff):
+    maps = class_maps(tmp_path / "maps", tiff)
+    args = TileTrainingArguments(
+        output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), cache_workers=1
+    )
+    data = load(of_classes(tmp_path / "maps", image_size=[2, 2], patch_size=1), args)
+    config = make_model(of_classes(tmp_path / "maps", image_size=[2, 2], patch_size=1), data).config
+    rows = data.train.bound_to(config)
+    row = int(np.flatnonzero(data.train.table.boxes[data.train.windows.rows, 1])[0])
+    x0, y0, x1, y1 = data.train.table.boxes[data.train.windows.rows[row]]
+    expected = np.stack([(maps[:3, y0:y1, x0:x1, 0] == number).mean((1, 2)) for number in (10, 50, 90)], 1)
+    processor = TileSequenceProcessor(**settings_of(config))
+    for seen in (
+        rows[row]["pixel_values"],
+        processor([list(maps[:3, y0:y1, x0:x1])])["pixel_values"][0],
+    ):
+        shares = seen * torch.tensor(config.band_std)[:, None, None]
+        shares = shares + torch.tensor(config.band_mean)[:, None, None]
+        torch.testing.assert_close(shares.sum(1), torch.ones(3, 2, 2), atol=1e-5, rtol=0)
+        np.testing.assert_allclose(shares.mean((2, 3)), expected, atol=0.06)
 
 
 @pytest.mark.parametrize(
