@@ -207,9 +207,10 @@ class TileSequenceConfig(GeoConfig):
                 f"encoder {self.encoder!r} predicts frames, without dates: it needs head 'image' (--target_type "
                 "last-image) and no dates"
             )
-        if len(self.hidden_sizes) != 2 or self.patch_size != 1:
+        odd = any(size % 2 for size in self.hidden_sizes)  # GroupNorm has two groups
+        if len(self.hidden_sizes) != 2 or odd or self.patch_size != 1:
             raise ValueError(
-                f"encoder {self.encoder!r} takes two hidden_sizes, of a frame's maps and of the translator, and patch_size "
+                f"encoder {self.encoder!r} takes two even hidden_sizes, of a frame's maps and of the translator, and patch_size "
                 f"1; got {self.hidden_sizes} and {self.patch_size}"
             )
         if any(side % SHRINKS for side in self.image_size):

@@ -159,6 +159,19 @@ def read_frame(
     return _as_float32(frame, holes, "an array") if frame.dtype in CONVERTED else frame, holes, None
 
 
+def read_header(source: Any) -> RasterInfo | None:
+    """The header of a frame as `read_frame` takes it; None of what is no file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    source, name = held_by(source)
+    if not isinstance(source, (str, os.PathLike, bytes)):
+        return None
+    with open_raster(source) as raster:
+        return raster_info(raster, name if isinstance(source, bytes) else os.fspath(source))
+
+
 def _transparent(source: Any, frame: np.ndarray) -> np.ndarray | bool:
     """Where a PIL image shows nothing."""
     if not hasattr(source, "getbands"):

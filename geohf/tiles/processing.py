@@ -15,13 +15,14 @@ from geohf.errors import DataError
 from geohf.tiles.augmentation import fewer_seen, turned
 from geohf.tiles.frames import can_be_seen, known_alone, prepare_frames, resizable
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
-from geohf.tiles.masks import read_frame, with_mask
+from geohf.tiles.masks import read_frame, read_header, with_mask
 from geohf.tiles.reading import Reading
 from geohf.tiles.samples import dates_of, numbers_of, require_known_keys
 from geohf.vision.processing import SampleProcessor
 
 if TYPE_CHECKING:
     from geohf.tiles.configuration import TileSequenceConfig
+    from geohf.tiles.rasters import RasterInfo
 
 logger = logging.getLogger(__name__)
 
@@ -249,7 +250,7 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
                 raise DataError("the model sees dates: rows of pixel_values need dates, (steps + 1, 2)")
             batch["dates"] = _in_front([_tensor(row["dates"]) for row in rows])
         if image:
-            batch["labels"] = torch.stack([_tensor(row["labels"]) for row in rows])
+            batch["labels"] = torch.stack([_true_pixels(row, i, config) for i, row in enumerate(rows)])
     else:
         raise DataError(f"a row needs 'frames' or 'pixel_values'; it has {', '.join(map(str, rows[0]))}")
     if not image:
@@ -261,7 +262,8 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
 def _true_frames(rows: Sequence[Mapping], config: TileSequenceConfig) -> torch.Tensor:
     """The rows' `labels`, frames that the model shall predict; NaN where one is missing."""
     answered = config.prediction_length
-    frames = [[row["labels"]] if answered == 1 else list(row["labels"]) for row in rows]
+    given = [_labels_of(row, i) for i, row in enumerate(rows)]
+    frames = [[labels] if answered == 1 else list(labels) for labels in given]
     wrong = [i for i, row in enumerate(frames) if len(row) != answered]
     if wrong:
         raise DataError(
@@ -270,17 +272,47 @@ def _true_frames(rows: Sequence[Mapping], config: TileSequenceConfig) -> torch.T
     processor, reading = TileSequenceProcessor(**settings_of(config)), Reading.from_config(config.reading)
     labels = torch.full((len(rows), answered, config.bands, *config.image_size), torch.nan)
     for i, row in enumerate(frames):
+        first = _first_header(rows[i]["frames"])
         for t, frame in enumerate(row):
             if frame is None:
                 continue
-            pixels, holes, raster = read_frame(frame, config.nodata, reading)
+            pixels, holes, raster = read_frame(frame, config.nodata, reading, first and first[1])
             if raster is not None:
                 require_trained_kind(frame, raster, config.pixel_kind)
+                if first is not None:
+                    (require_alignable if reading.align else require_same_grid)(frame, raster, *first)
             (label,) = processor.pixel_values([with_mask(pixels, holes)])
             labels[i, t] = known_alone(label, holes)
         if labels[i].isnan().all():
             raise DataError(f"row {i} of the batch: its labels are missing or without data; leave it out")
     return labels if answered > 1 else labels[:, 0]
+
+
+def _labels_of(row: Mapping, number: int) -> Any:
+    if row.get("labels") is None:
+        raise DataError(f"row {number} of the batch: has no labels, the frames that the model shall predict")
+    return row["labels"]
+
+
+def _true_pixels(row: Mapping, number: int, config: TileSequenceConfig) -> torch.Tensor:
+    """A row's `labels` that are standardized, (bands, height, width), or so many in front."""
+    labels, frame = _tensor(_labels_of(row, number)), tuple(_tensor(row["pixel_values"]).shape[1:])
+    wanted = frame if config.prediction_length == 1 else (config.prediction_length, *frame)
+    if tuple(labels.shape) != wanted:
+        raise DataError(
+            f"row {number} of the batch: labels have the shape {tuple(labels.shape)}, and the model predicts {wanted}; NaN "
+            "stands for what is not known"
+        )
+    return labels
+
+
+def _first_header(frames: Any) -> tuple[Any, RasterInfo] | None:
+    """The first frame that is a raster, and its header, whose grid the others lie on; None where there is none."""
+    for frame in frames.values() if isinstance(frames, Mapping) else frames:
+        raster = None if frame is None else read_header(frame)
+        if raster is not None:
+            return frame, raster
+    return None
 
 
 def shows_nothing(row: Mapping) -> bool:

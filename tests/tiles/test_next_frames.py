@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from rasterio.transform import from_origin
 from torch.nn import functional as F
 from transformers import AutoModel
 
@@ -194,7 +195,8 @@ def test_an_untrained_model_says_the_newest_frame_at_every_lead(encoder):
     [
         ({"encoder": "simvp", "head": "numbers"}, "predicts frames, without dates"),
         ({"encoder": "tau", "dates": True}, "predicts frames, without dates"),
-        ({"encoder": "simvp", "hidden_sizes": [8]}, "takes two hidden_sizes"),
+        ({"encoder": "simvp", "hidden_sizes": [8]}, "takes two even hidden_sizes"),
+        ({"encoder": "simvp", "hidden_sizes": [3, 5], "norm": "none"}, "takes two even hidden_sizes"),
         ({"encoder": "simvp", "image_size": [16, 18]}, "needs sides that 4 divides"),
         ({"prediction_length": 2, "head": "numbers"}, "prediction_length counts frames"),
         ({"prediction_length": 0}, "prediction_length must be at least 1"),
@@ -245,6 +247,38 @@ def test_rows_of_ones_own_name_every_frame():
     assert batch["labels"][0, 1].isnan().all()
     with pytest.raises(DataError, match="row 0 of the batch: 1 frames as labels, the model predicts 2"):
         batch_of_rows([{"frames": pixels[:1], "labels": [pixels[1]]}], config)
+
+
+@pytest.mark.parametrize(
+    ("length", "row", "message"),
+    [
+        (2, {"labels": np.zeros((3, 2, 8, 8))}, r"shape \(3, 2, 8, 8\), and the model predicts \(2, 3, 8, 8\)"),
+        (1, {"labels": np.zeros((1, 3, 8, 8))}, r"shape \(1, 3, 8, 8\), and the model predicts \(3, 8, 8\)"),
+        (2, {}, "row 0 of the batch: has no labels"),
+        (1, {"pixel_values": None, "frames": [np.ones((8, 8, 3))]}, "row 0 of the batch: has no labels"),
+    ],
+)
+def test_labels_of_another_shape_are_not_taken_for_frames(length, row, message):
+    config = TileSequenceConfig(head="image", prediction_length=length, image_size=[8, 8])
+    row = {name: part for name, part in ({"pixel_values": np.zeros((4, 3, 8, 8))} | row).items() if part is not None}
+    with pytest.raises(DataError, match=message):
+        batch_of_rows([row], config)
+
+
+def test_a_true_frame_lies_on_the_grid_of_the_frames(tmp_path, tiff):
+    pixels = np.random.default_rng(0).integers(1, 255, (8, 8, 3), np.uint8)
+    here, there = (
+        tiff(tmp_path / f"{x}.tif", pixels, crs="EPSG:32632", transform=from_origin(x, 5_000_000, 10, 10))
+        for x in (500_000, 500_020)
+    )
+    rows = [{"frames": [None, here, there], "labels": there}]
+    fields = {"head": "image", "image_size": [8, 8]}
+    with pytest.raises(DataError, match=f"{there}: "):
+        batch_of_rows([{"frames": [here], "labels": there}], TileSequenceConfig(**fields))
+    batch = batch_of_rows(rows, TileSequenceConfig(**fields, reading={"align": "nearest"}))
+    known = batch["labels"][0].isfinite()
+    assert torch.equal(batch["labels"][0][known], batch["pixel_values"][0, -1][known])
+    assert 0.5 < known.float().mean() < 1
 
 
 def test_numbers_of_each_lead_are_those_of_its_frames_alone():
