@@ -13,6 +13,7 @@ from geohf.errors import DataError, listed
 
 Folder = Path | zipfile.Path
 RasterFile = str | Path  # text of what only GDAL opens
+OF_MAC = "__MACOSX"  # a folder in zip files that holds no data
 VIRTUAL = "/vsi"  # how GDAL's names of files begin that no folder holds
 SCHEMES = {
     "https://": "/vsicurl/https://",
@@ -83,7 +84,8 @@ def items_of(path: str | Path, asset: str | None = None) -> dict[str, RasterFile
     path = Path(path)
     try:
         items = json.loads(path.read_text(encoding="utf-8"))["features"]
-        dated = sorted((_date(item), str(item.get("id", number)), item) for number, item in enumerate(items))
+        named = ((_date(item), str(item.get("id", number)), item) for number, item in enumerate(items))
+        dated = sorted(named, key=lambda row: row[:2])
         assets = [item["assets"] for *_, item in dated]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is no STAC item collection with dates and assets ({error!r})") from None

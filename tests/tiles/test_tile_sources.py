@@ -49,6 +49,14 @@ def test_a_zip_file_gives_what_the_folder_gives(world, tmp_path, below):
     assert build_cache(fewer, tmp_path / "cache", 1).folder != cache.folder
 
 
+def test_a_zip_file_of_a_mac_has_the_labels_of_its_folder(world, tmp_path):
+    path = zipped(world.images, tmp_path / "mac.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        for label in world.labels:
+            archive.writestr(f"__MACOSX/{label}/._7.tif", b"x")
+    assert found_labels(path) == world.labels
+
+
 def test_what_a_zip_file_lacks_is_named(world, tmp_path):
     path = zipped(world.images, tmp_path / "all.zip")
     with pytest.raises(DataError, match=r"all.zip/Images: no such folder; say where .* --image_dir"):
@@ -132,6 +140,7 @@ def test_addresses_are_gdals(tmp_path):
             [item(0, "2020-01-01T01", A={"href": "a"}), item(1, "2020-01-01T09", A={"href": "b"})],
             "is of 2020-01-01, as",
         ),
+        ([item(0, "2020-01-01", A={"href": "a"})] * 2, "the item item-0 is of 2020-01-01, as another one"),
         ([item(0, "2020-01-01", A={"href": "../a.tif"})], "item-0: .*leads out of"),
         ([item(0, "2020-01-01", A={"href": "file:///etc/a.tif"})], "item-0: .*leads out of"),
         ([item(0, "2020-01-01", A={"href": "/vsizip/{/etc/a.zip}/a.tif"})], "item-0: .*leads out of"),
