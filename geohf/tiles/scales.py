@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 NORMALIZE = ("data", "backbone")
 STATISTICS_TILES = 1024  # so many training windows tell the bands' mean and spread
+MOST_WIDER = 100  # times that pixels of the same unit may spread as far
 MOST_CLASSES = 32  # more different numbers are a measurement
 MODEL_FIELDS = (
     "hidden_sizes",
@@ -179,13 +180,21 @@ def backbone_scales(name: str, fields: Mapping[str, Any], train: TileSequences |
             "with --bands, or take --normalize data"
         )
     if max(mean.max(), std.max()) <= 1 and (kind := _pixel_type(train)) != "uint8":
-        if not np.max(fields["band_mean"]) <= 1:
+        if not (np.min(fields["band_mean"]) >= 0 and np.max(fields["band_mean"]) <= 1):
             raise DataError(
                 f"--normalize backbone: the published mean of {name} is of pixels from 0 to 1, and these are {kind} around "
-                f"{np.max(fields['band_mean']):.3g}; take --normalize data"
+                f"{max(fields['band_mean'], key=abs):.3g}; take --normalize data"
             )
     elif max(mean.max(), std.max()) <= 1:
         mean, std = 255 * mean, 255 * std
+    else:  # reflectance from 0 to 1 or uint8, and a mean of thousands
+        wider = float(np.median(std / np.array(fields["band_std"], float)))
+        if wider > MOST_WIDER or (_pixel_type(train) == "uint8" and mean.max() > 255):
+            raise DataError(
+                f"--normalize backbone: the published mean of {name} is {mean.max():.3g}, of pixels that spread {wider:.3g} times "
+                f"as far as these, around {np.max(fields['band_mean']):.3g}; give pixels in the published unit, or take "
+                "--normalize data"
+            )
     return {"band_mean": mean.tolist(), "band_std": std.tolist()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from geohf.errors import DataError, did_you_mean
+from geohf.errors import DataError, did_you_mean, listed
 from geohf.io import json_text
 from geohf.vision.repos import read_tensors
 
@@ -42,7 +43,7 @@ def convert_timm(
         Names of what was left out: the classifier, and what lies beside the model.
 
     Raises:
-        DataError: the folder is there, timm has no such model, the numbers of bands differ, or a weight is missing,
+        DataError: the folder is there, timm has no such model, the numbers of bands differ, a spread is not above 0, or a weight is missing,
             left over, or of another shape.
     """
     import timm
@@ -55,6 +56,10 @@ def convert_timm(
     if not len(bands) == len(mean) == len(std):
         raise DataError(
             f"{len(bands)} bands, {len(mean)} means and {len(std)} spreads: one of each for every band"
+        )
+    if not all(map(math.isfinite, mean)) or not all(0 < spread < math.inf for spread in std):
+        raise DataError(
+            f"means must be finite and spreads above 0, got {listed(list(mean))} and {listed(list(std))}"
         )
     tensors = read_tensors(file)
     with torch.device("meta"):

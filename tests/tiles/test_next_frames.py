@@ -252,7 +252,11 @@ def test_rows_of_ones_own_name_every_frame():
 @pytest.mark.parametrize(
     ("length", "row", "message"),
     [
-        (2, {"labels": np.zeros((3, 2, 8, 8))}, r"shape \(3, 2, 8, 8\), and the model predicts \(2, 3, 8, 8\)"),
+        (
+            2,
+            {"labels": np.zeros((3, 2, 8, 8))},
+            r"shape \(3, 2, 8, 8\), and the model predicts \(2, 3, 8, 8\)",
+        ),
         (1, {"labels": np.zeros((1, 3, 8, 8))}, r"shape \(1, 3, 8, 8\), and the model predicts \(3, 8, 8\)"),
         (2, {}, "row 0 of the batch: has no labels"),
         (1, {"pixel_values": None, "frames": [np.ones((8, 8, 3))]}, "row 0 of the batch: has no labels"),
@@ -260,7 +264,11 @@ def test_rows_of_ones_own_name_every_frame():
 )
 def test_labels_of_another_shape_are_not_taken_for_frames(length, row, message):
     config = TileSequenceConfig(head="image", prediction_length=length, image_size=[8, 8])
-    row = {name: part for name, part in ({"pixel_values": np.zeros((4, 3, 8, 8))} | row).items() if part is not None}
+    row = {
+        name: part
+        for name, part in ({"pixel_values": np.zeros((4, 3, 8, 8))} | row).items()
+        if part is not None
+    }
     with pytest.raises(DataError, match=message):
         batch_of_rows([row], config)
 

@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from transformers import set_seed
 
 from geohf import DataError, TileSequenceModel, TileSequenceTrainer
+from geohf.data.task_data import TaskData
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.data import load
 from geohf.tiles.dataset import TileRows
@@ -157,7 +158,7 @@ def test_batches_of_features_are_dicts_of_rows(place):
 
 @pytest.mark.parametrize(
     ("published", "expected"),
-    [((0.5, 0.25), (127.5, 63.75)), ((800.0, 400.0), (800.0, 400.0))],
+    [((0.5, 0.25), (127.5, 63.75)), ((120.0, 60.0), (120.0, 60.0))],
 )
 def test_bands_are_standardized_as_the_backbone_was_published(place, tmp_path, published, expected):
     weights = tmp_path / "two.safetensors"
@@ -172,3 +173,28 @@ def test_bands_are_standardized_as_the_backbone_was_published(place, tmp_path, p
     assert config.band_std == [expected[1]] * 2
     with pytest.raises(DataError, match=r"test_vit was published for 3 bands, and the frames have 2"):
         make_model(options(place, normalize="backbone"), data)
+
+
+@pytest.mark.parametrize(
+    ("published", "pixels", "message"),
+    [
+        ([1500.0, 800.0], lambda x: np.uint8(255 * x), "is 1.5e[+]03, of pixels that spread"),
+        ([1500.0, 800.0], lambda x: np.float32(0.4 * x), "is 1.5e[+]03, of pixels that spread"),
+        (
+            [0.5, 0.25],
+            lambda x: np.float32(-25 * x),
+            "is of pixels from 0 to 1, and these are float32 around -1",
+        ),
+    ],
+)
+def test_a_published_mean_of_another_unit_is_refused(tmp_path, published, pixels, message):
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    scales = ([value] * 3 for value in published)
+    convert_timm(tmp_path / "w.safetensors", tmp_path / "w", "test_resnet", list("rgb"), *scales)
+    frame = pixels(np.random.default_rng(0).random((8, 8, 3)))
+    rows = [{"frames": [frame], "labels": 0.1}, {"frames": [frame], "labels": 0.2}]
+    chosen = TileArguments(
+        encoder="attention", backbone=str(tmp_path / "w"), normalize="backbone", image_size=[32, 32]
+    )
+    with pytest.raises(DataError, match=message):
+        make_model(chosen, TaskData(rows, rows, None))

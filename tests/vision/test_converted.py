@@ -64,6 +64,8 @@ def test_a_prefix_and_ten_bands_convert_with_no_missing_key(published, tmp_path,
         ({"architecture": "test_vit"}, r"lacks \d+ weights of test_vit"),
         ({"bands": BANDS[:4], "mean": MEAN[:4], "std": STD[:4]}, r"has the shape .* of 4 bands needs"),
         ({"std": STD[:4]}, "10 bands, 10 means and 4 spreads"),
+        ({"std": [0.0, *STD[1:]]}, "means must be finite and spreads above 0"),
+        ({"mean": [float("nan"), *MEAN[1:]]}, "means must be finite and spreads above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(published, tmp_path, change, message):
