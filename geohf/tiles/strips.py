@@ -230,10 +230,11 @@ class Blend:
 
     Args:
         bands: of the answers.
+        classes: these are no measurements: a pixel of two tiles, at the right and lower rim, has the first one's answer.
     """
 
-    def __init__(self, layout: Layout, bands: int):
-        self.layout, side = layout, layout.side
+    def __init__(self, layout: Layout, bands: int, classes: bool = False):
+        self.layout, self.classes, side = layout, classes, layout.side
         ramp = np.minimum(np.arange(1, side + 1), np.arange(side, 0, -1)) / ((side + 1) // 2)
         self.shares = np.outer(ramp, ramp).astype(np.float32)
         pixels = layout.stride is not None
@@ -255,8 +256,10 @@ class Blend:
         self.seen[:, chunk.left : chunk.left + chunk.seen.shape[1]] |= chunk.seen
         for column, answer in answers.items():
             left = self.layout.lefts[column]
-            self.total[:, :, left : left + side] += self.shares * answer
-            self.weight[:, left : left + side] += self.shares
+            weight = self.weight[:, left : left + side]
+            shares = np.where(weight > 0, 0, 1).astype(np.float32) if self.classes else self.shares
+            self.total[:, :, left : left + side] += shares * answer
+            weight += shares
 
     def finish(self, row: int) -> np.ndarray:
         """(bands, lines, width) float32 the lines that are finished with a row; those below go on with the next."""

@@ -97,6 +97,16 @@ def test_frames_are_predicted_pixel_by_pixel(scene, tmp_path):
         predict_scene(model, paths, tmp_path / "out.tif", 8)
 
 
+def test_classes_of_two_tiles_at_the_rim_are_those_of_one(scene, tmp_path):
+    pixels, paths = scene
+    model = make(head="image", resampling="nearest")
+    out = read(predict_scene(model, paths, tmp_path / "out.tif", 8, overlap=0, batch_size=2))
+    for top, left, lines, columns in ((8, 8, 8, 8), (8, 19, 8, 3), (12, 0, 4, 8), (12, 19, 4, 3)):
+        (answer,) = model.predict([list(pixels[:, top : top + 8, left : left + 8])])
+        here = out[:, top + 8 - lines : top + 8, left + 8 - columns : left + 8]
+        np.testing.assert_allclose(here, answer.image[-lines:, -columns:].transpose(2, 0, 1), atol=1e-3)
+
+
 def test_an_untrained_frame_model_gives_back_the_newest_frame_of_larger_tiles(scene, tmp_path):
     pixels, paths = scene
     torch.manual_seed(0)
