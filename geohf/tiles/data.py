@@ -228,6 +228,10 @@ def _check(options: TileArguments) -> None:
         raise DataError("--prediction_length counts frames: it needs --target_type last-image")
     if options.targets and len(set(options.targets)) < len(options.targets):
         raise DataError(f"--targets {' '.join(options.targets)}: name each column once")
+    if options.interval_groups != "none" and options.target_type == "last-image":
+        raise DataError(
+            "--interval_groups is of intervals, and --target_type last-image predicts frames, which have none"
+        )
     if not options.validation_share > 0:
         raise DataError("validation_share must be above 0: the model is chosen and calibrated there")
 

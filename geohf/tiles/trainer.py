@@ -98,7 +98,13 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
             )
             return None
         train, validation = self._encoded(self.train_dataset), self._encoded(self.eval_dataset)
-        clusters = fit_clusters(states_of(model, train, MOST_ROWS), count)
+        states = states_of(model, train, MOST_ROWS)
+        if len(states.unique(dim=0)) < count:
+            logger.warning(
+                "the training rows look alike to the model, so that clusters cannot be told apart: all have one margin"
+            )
+            return None
+        clusters = fit_clusters(states, count)
         config.clusters = clusters
         return np.array(cluster_names(nearest_clusters(clusters, states_of(model, validation))))
 

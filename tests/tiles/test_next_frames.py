@@ -14,6 +14,7 @@ from transformers import AutoModel
 
 from geohf.errors import DataError
 from geohf.tiles import TileSequenceConfig, TileSequenceModel
+from geohf.tiles.arguments import TileArguments
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
 from geohf.tiles.dataset import TileSequences
@@ -205,6 +206,11 @@ def test_an_untrained_model_says_the_newest_frame_at_every_lead(encoder):
 def test_settings_that_do_not_go_together(fields, message):
     with pytest.raises(Exception, match=message):
         TileSequenceConfig(**SMALL | fields)
+
+
+def test_frames_have_no_intervals_to_group():
+    with pytest.raises(DataError, match="--interval_groups is of intervals, and --target_type last-image"):
+        load(TileArguments(target_type="last-image", interval_groups="cluster"))
 
 
 # ---- windows, rows and numbers of several frames

@@ -304,6 +304,19 @@ def test_few_validation_tiles_have_one_margin(tmp_path, caplog):
     assert trainer.model.config.interval_margin is not None
 
 
+def test_training_rows_that_look_alike_have_one_margin(tmp_path, caplog):
+    row = {"frames": [np.ones((4, 4, 3), np.uint8)], "labels": 0.5}
+    args = TileTrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=1, report_to="none", disable_tqdm=True, use_cpu=True
+    )
+    trainer = TileSequenceTrainer(
+        clustered(TileSequenceModel), args, train_dataset=[row], eval_dataset=[row] * 90
+    )
+    trainer.train()
+    assert "the training rows look alike to the model" in caplog.text
+    assert trainer.model.config.clusters is None
+
+
 def test_a_run_tells_coverage_and_width_of_every_cluster(plain, tmp_path):
     options = TileArguments(
         data=str(plain), target_from="ndvi_fall", nir=1, red=2, tile_size=4, target_years=1, hidden_sizes=[4],
