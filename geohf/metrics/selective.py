@@ -43,17 +43,29 @@ def recall_at_precision(confidence, correct, precision: float = 1.0, possible: i
     return float(recall[precisions >= precision].max(initial=0.0))
 
 
+def risk_curve(confidence, losses) -> np.ndarray:
+    """(n,) the mean loss of the k surest answers, k = 1 to n.
+
+    Args:
+        confidence: (n,) numbers, of any scale; answers of one confidence count as the mean of them, whatever their order.
+        losses: (n,) numbers.
+
+    >>> risk_curve([2, 1, 1], [0.0, 9.0, 3.0]).tolist()
+    [0.0, 3.0, 4.0]
+    """
+    confidence, losses = np.asarray(confidence, np.float64), np.asarray(losses, np.float64)
+    values, groups, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    ordered = (np.bincount(groups, losses, len(values)) / counts)[np.sort(groups)]
+    return np.cumsum(ordered) / np.arange(1, len(losses) + 1)
+
+
 def risk_coverage(confidence, correct) -> float:
     """Area under the curve of risk over coverage: the share of wrong answers among the k surest, averaged over k.
 
     >>> risk_coverage([0.9, 0.5, 0.5, 0.1], [True, True, False, False])  # 0, 1/4, 1/3 and 1/2
     0.2708333333333333
     """
-    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, bool)
-    values, groups, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
-    # within answers of one confidence the wrong ones are spread evenly, whatever their order
-    wrong = (np.bincount(groups, ~correct, len(values)) / counts)[np.sort(groups)]
-    return float((np.cumsum(wrong) / np.arange(1, len(wrong) + 1)).mean())
+    return float(risk_curve(confidence, ~np.asarray(correct, bool)).mean())
 
 
 def threshold_for_precision(confidence, correct, precision: float) -> float | None:

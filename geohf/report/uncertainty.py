@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.metrics.selective import risk_curve
 from geohf.report.map_png import copies_within, degree_label, draw_world, map_frame
 from geohf.report.paths import check_pairs, wrap
 from geohf.report.style import INK, MUTED, SERIES, drawing
@@ -110,8 +111,7 @@ def plot_risk_coverage(
     with drawing(path, 6.4, 4.2) as figure:
         axes = figure.add_subplot()
         for index, (name, values) in enumerate(sureness.items()):
-            order = np.argsort(-np.asarray(values, np.float64), kind="stable")
-            risk = np.cumsum(km[order]) / kept
+            risk = risk_curve(values, km)  # a radius that is one for all places says nothing: a level line
             label = f"{name} (mean of the curve {format_number(risk.mean())} km)"
             axes.plot(100 * kept / len(km), risk, color=SERIES[index % len(SERIES)], label=label)
         axes.axhline(km.mean(), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="all answers")

@@ -10,6 +10,7 @@ import torch
 from geohf.geo.density import SphericalMixture
 from geohf.geo.regions import credible_region
 from geohf.metrics.calibration import conformal_quantile
+from geohf.metrics.selective import risk_curve
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.mixture import NOWHERE, components_of
 
@@ -132,5 +133,4 @@ def density_metrics(
         held = credibilities(config, probabilities, candidates, truth)
         for share, mass in zip(REGION_MASSES, config.region_masses, strict=True):
             values[f"region_{100 * share:g}"] = float((held <= mass).mean())
-    risks = np.cumsum(missed_km[np.argsort(-sure, kind="stable")]) / np.arange(1, len(sure) + 1)
-    return values | {"risk_coverage_km": float(risks.mean())}
+    return values | {"risk_coverage_km": float(risk_curve(sure, missed_km).mean())}

@@ -8,6 +8,7 @@ from geohf.metrics.selective import (
     precision_recall,
     recall_at_precision,
     risk_coverage,
+    risk_curve,
     threshold_for_precision,
 )
 
@@ -57,3 +58,7 @@ def test_average_precision_is_that_of_scikit_learn():
 def test_nothing_is_recalled_where_the_surest_is_wrong():
     assert recall_at_precision([0.9, 0.5], [False, True]) == 0
     assert risk_coverage([0.9, 0.5], [False, True]) == 0.75
+
+
+def test_a_confidence_that_is_the_same_for_all_has_a_level_curve():
+    assert risk_curve([7, 7, 7], [3.0, 6.0, 0.0]).tolist() == [3.0, 3.0, 3.0]

@@ -37,5 +37,8 @@ def test_the_curve_is_labeled_with_its_own_mean(tmp_path, monkeypatch):
 
     labels = []
     monkeypatch.setattr(Axes, "plot", lambda self, *a, **k: labels.append((a[1].tolist(), k["label"])))
-    plot_risk_coverage(tmp_path / "a.png", [3.0, 1.0], {"sure": [0.2, 0.9]})
-    assert labels == [([1.0, 2.0], "sure (mean of the curve 1.5 km)")]
+    plot_risk_coverage(tmp_path / "a.png", [3.0, 1.0], {"sure": [0.2, 0.9], "all alike": [5.0, 5.0]})
+    assert labels == [
+        ([1.0, 2.0], "sure (mean of the curve 1.5 km)"),
+        ([2.0, 2.0], "all alike (mean of the curve 2 km)"),
+    ]
