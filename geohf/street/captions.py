@@ -54,14 +54,16 @@ def read_captions(model: GeoStreetModel, captions: str | Sequence[str], text_mod
         text_model: the repo or folder of the CLIP; the backbone's where None.
 
     Raises:
-        DataError: the backbone is no CLIP, or its text model is not found; one caption alone; `{}` of a model without
-            classes.
+        DataError: the backbone is no CLIP, or its text model is not found; one caption alone; `{}` in one of several, or
+            of a model without classes.
     """
     texts = [captions] if isinstance(captions, str) else list(captions)
     config = model.config
     named = len(texts) == 1 and "{}" in texts[0]
     if named and not config.num_classes:
         raise DataError("this model has no classes whose names could be put into the caption")
+    if len(texts) > 1 and any("{}" in text for text in texts):
+        raise DataError("{} stands for the names of the classes in one caption alone, not in one of several")
     if not named and len(texts) < 2:
         raise DataError(
             "captions are compared with each other: give two or more, or one with {} for the classes"
@@ -83,6 +85,10 @@ def read_captions(model: GeoStreetModel, captions: str | Sequence[str], text_mod
         )
     if not text.is_of(model.tower):
         logger.warning("the backbone's weights are not those of %s any more: captions fit it less", name)
+    if named and config.cells:
+        logger.warning(
+            "the classes are geocells, called such as %r: captions may not fit", config.id2label[0]
+        )
     if named:
         texts = [texts[0].replace("{}", config.id2label[i]) for i in range(config.num_classes)]
     return Captions(texts, text.encode(texts) * text.scale, named)

@@ -236,6 +236,8 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         **options: Any,
     ) -> tuple[Callable[[list], BatchFeature], Callable[[BatchFeature], list]]:
         """See `GeoPreTrainedModel.steps`; captions are read before the first batch."""
+        if text_model is not None and captions is None:
+            raise DataError("text_model reads captions, and there are none")
         prepare, answer = super().steps(**options)
         if captions is not None:
             model = in_eval_mode(self)

@@ -97,3 +97,19 @@ def test_backbones_without_a_text_model_are_refused(model, clip, tmp_path):
         model.predict(patches(3, 1), captions=CAPTIONS, text_model=str(tmp_path))
     with pytest.raises(DataError, match="regions were calibrated for the model's own classes"):
         model.predict(patches(3, 1), captions="in {}", text_model=str(clip), regions=True)
+
+
+def test_names_of_classes_in_one_of_several_captions_are_refused(model, clip):
+    with pytest.raises(DataError, match="in one caption alone"):
+        model.predict(patches(3, 1), captions=["sun in {}", "rain in {}"], text_model=str(clip))
+
+
+def test_a_text_model_without_captions_is_refused(model, clip):
+    with pytest.raises(DataError, match="text_model reads captions, and there are none"):
+        model.predict(patches(3, 1), text_model=str(clip))
+
+
+def test_names_of_geocells_in_a_caption_are_told_of(clip, caplog):
+    cells = GeoStreetModel.from_backbone(str(clip), **CLASSES, hidden_size=24, cells=True)
+    cells.predict(patches(3, 1), captions="sun in {}", text_model=str(clip))
+    assert "the classes are geocells, called such as 'California'" in caplog.text
