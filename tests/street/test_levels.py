@@ -150,3 +150,20 @@ def test_unknown_benchmarks_and_folders_of_many_tables_are_refused(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=r"holds 2 tables .* name the benchmark's table itself"):
         load_benchmark(tmp_path, "im2gps")
+
+
+def test_the_name_of_an_area_stands_beside_its_country(tmp_path):
+    path = geojson(tmp_path / "a.geojson", square(0, 0, name="x", country="A"), square(4, 0, country="B"))
+    names = levels_of(path).names_of(np.array([[2.0, 2.0], [2.0, 6.0]]))
+    assert names == [{"country": "A", "area": "x"}, {"country": "B"}]
+    assert levels_of(path).consistency(np.array([[2.0, 2.0]]), ["x"]) == 1.0
+
+
+def test_of_two_photographs_of_one_name_none_is_taken(tmp_path):
+    for folder, picture in zip("ab", patches(3, 2), strict=True):
+        (tmp_path / folder).mkdir()
+        picture.save(tmp_path / folder / "0.png")
+    (tmp_path / "test.csv").write_text("IMG_ID,LAT,LON\n0.png,48.5,2.25\na/0.png,48.5,2.25\n")
+    with pytest.raises(DataError, match=r"row 2: there are 2 photographs '0\.png' below"):
+        load_benchmark(tmp_path, "im2gps")
+    assert len(load_benchmark(tmp_path, "im2gps", "skip")) == 1  # the one whose folder is told
