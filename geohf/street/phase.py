@@ -20,6 +20,7 @@ from geohf.metrics.headings import HEADING_METRICS, heading_metrics
 from geohf.models.heading import degrees_of_directions
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import labels_of
+from geohf.street.configuration import GeoStreetConfig
 from geohf.street.decoding import points_and_candidates
 from geohf.street.density import calibrate_density
 from geohf.street.features import feature_table, head_outputs
@@ -187,6 +188,12 @@ def best_metric(model: GeoStreetModel, validation, args, by_user: bool = False) 
     return "score" if (labeled & located).any() and not model.config.cells else "mean_km"
 
 
+def forget_calibration(config: GeoStreetConfig) -> None:
+    """What was fitted belonged to other weights: it must not stand beside new ones where nothing is fitted."""
+    config.temperature, config.radius_factor, config.radius_floor_m = 1.0, None, 0.0
+    config.radius_new_area, config.density_scale, config.region_masses = False, None, None
+
+
 def calibrate(
     model: GeoStreetModel,
     outputs: GeoStreetOutput,
@@ -204,6 +211,7 @@ def calibrate(
             for areas that the model never saw, or not at all, where there are too few blocks.
     """
     config, head = model.config, model.head.cpu()
+    forget_calibration(config)
     probabilities = None
     if outputs.logits is not None:
         config.temperature = round(fit_temperature(outputs.logits.numpy(), labels), 6)

@@ -22,6 +22,7 @@ from geohf.street.phase import (
     StreetPhaseTrainer,
     best_metric,
     calibrate,
+    forget_calibration,
     place_outputs,
     refine,
     train_heads,
@@ -58,6 +59,7 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         config = self.model.config
         if config.refine and is_stream(self.train_dataset):
             raise DataError("refine needs the training places at hand, not a stream of them")
+        forget_calibration(config)
         if config.prototypes:  # of an earlier training
             self.model.head.prototypes.clear()
             config.prototypes = 0

@@ -13,11 +13,13 @@ from geohf.errors import DataError
 from geohf.geo import area_from_geojson
 from geohf.report.answers import write_answers
 from geohf.street import GeoStreetModel
+from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.density import credibilities, density_metrics, mixture_of
 from geohf.street.head import GeoStreetOutput
 from geohf.street.metrics import measure
 from geohf.street.outputs import plot_uncertainty, with_regions, write_predictions
 from geohf.street.phase import calibrate
+from geohf.street.trainer import GeoStreetTrainer
 
 CENTROIDS = np.array([[45.0, 0.0], [45.0, 10.0], [50.0, 5.0], [40.0, 179.0]])
 
@@ -160,3 +162,21 @@ def test_without_a_density_there_are_no_regions():
         few.predict(patches(3, 1), regions=True)
     with pytest.raises(Exception, match="density needs gps_head 'vmf', or classes"):
         build_model(classes=False, density=True)
+
+
+def test_what_was_fitted_to_other_weights_is_forgotten(tmp_path):
+    fitted = {"temperature": 2.0, "radius_factor": 3.0, "density_scale": 1.0, "region_masses": [0.5, 0.9]}
+    model = build_model(density=True, **fitted)
+    outputs = GeoStreetOutput(
+        logits=torch.randn(2, 5), coordinates=torch.zeros(2, 2), candidates=torch.zeros(2, 5, 2)
+    )
+    calibrate(model, outputs, np.full(2, -100), np.full((2, 2), np.nan))  # no validation place has a position
+    config = model.config
+    assert (config.radius_factor, config.density_scale, config.region_masses) == (None, None, None)
+    rows = [{"image": p, "state": "Maine", "latitude": 45.0, "longitude": -69.0} for p in patches(3, 8)]
+    few = {"phase1_min_steps": 1, "phase1_epochs": 1, "phase1_batch_size": 8, "finetune": "none"}
+    args = StreetTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **few)
+    model = build_model(density=True, **fitted)
+    GeoStreetTrainer(model, args, train_dataset=rows).train()  # without validation places
+    assert (model.config.temperature, model.config.radius_factor) == (1.0, None)
+    assert model.predict(patches(3, 1))[0].radius_m is None
