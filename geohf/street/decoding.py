@@ -51,8 +51,10 @@ class StreetDecoding:
 
         Args:
             top_k: states and matches to name.
-            states: answer within these states only (names, or the competition's indices).
-            area: answer within this `geohf.geo.Area`, GeoJSON dict or GeoJSON file only.
+            states: answer within these states only (names, or the competition's indices); only `offset` heads have their
+                point from them, too.
+            area: answer within this `geohf.geo.Area`, GeoJSON dict or GeoJSON file only; the point, and the states of
+                `offset` heads.
             gallery: answer with the best of these positions, for a model with a location encoder, see
                 `geohf.street.gallery.gallery_of`. None: the model's own, where it has no other way.
             regions: draw where 50 and 90 % of places like this lie, for a model with a calibrated density.
@@ -61,7 +63,7 @@ class StreetDecoding:
 
         Raises:
             DataError: an unknown state, a GeoJSON file that cannot be read, a gallery that is none, or that has no
-                position in the area.
+                position in the area; regions of the `vmf` head in an area.
         """
         require_at_least(1, top_k=top_k)
         area = area if area is None or isinstance(area, Area) else area_from_geojson(area)
@@ -69,6 +71,8 @@ class StreetDecoding:
         candidates = outputs.candidates
         matches = self._matches(outputs, gallery, states, area, max(top_k, SPREAD_MATCHES), keep)
         probabilities = None
+        if outputs.logits is not None and candidates is None and (states is not None or area is not None):
+            _warn_of_one_part(config.gps_head)
         if outputs.logits is not None:
             logits = outputs.logits.float() / config.temperature
             if states is not None:
@@ -93,6 +97,10 @@ class StreetDecoding:
         best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
         places = points.double().cpu().tolist()
         headings = view_headings(outputs.directions)
+        if regions and area is not None and outputs.mixture is not None:
+            raise DataError(
+                "an area moves the point of gps_head 'vmf', not its regions: ask for one without the other"
+            )
         densities = self._densities(weights, candidates, usual, regions)
         areas: list[dict[str, str]] = [{}] * len(places)
         if levels is not None:
@@ -222,6 +230,15 @@ def points_and_candidates(
 
 
 @lru_cache  # once, and not for each batch
+def _warn_of_one_part(gps_head: str) -> None:
+    logger.warning(
+        "the point of gps_head %r does not come from the classes: states restrict the state that is answered alone, "
+        "an area the point alone, so that the one may lie outside the other",
+        gps_head,
+    )
+
+
+@lru_cache
 def _warn_of_area(latitudes: str, longitudes: str, far: bool) -> None:
     swapped = "; are latitude and longitude swapped?" if far else ""
     logger.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from geohf.data.task_data import TaskData
     from geohf.street.arguments import StreetArguments
 
+logger = logging.getLogger(__name__)
+
 # what the sample is trained with: a backbone that learns in seconds on a CPU, from random weights
 SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_byobnet", 64
 REAL_BACKBONE = "geolocal/StreetCLIP"
@@ -61,6 +64,7 @@ MODEL_FIELDS = (
     "heading_weight",
     "refine",
 )
+UNHEARD_BY_VMF = ("gps_loss", "gps_scale", "point_estimate")  # it has a loss and a central point of its own
 # what the encoder of positions is trained with, and on the sample, where it is to learn in minutes on a CPU
 LOCATION_FIELDS = {"location_hidden_size": (1024, 128), "queue_size": (4096, 256)}
 
@@ -269,6 +273,11 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
         DataError: options that do not go together, or a backbone that is not found.
     """
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
+    others = UNHEARD_BY_VMF if options.gps_head == "vmf" else ("vmf_components",)
+    unheard = [name for name in others if fields[name] != type(options).__dataclass_fields__[name].default]
+    if unheard:
+        named = ", ".join(f"--{name}" for name in unheard)
+        logger.warning("%s: without effect on --gps_head %s", named, options.gps_head)
     train = as_places(data.labeled)
     how = {name: getattr(options, name) for name in ("max_cells", "cells", "cell_points", "polygons")}
     classes = describe_classes(train, **how)

@@ -5,13 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.street_models import build_model, patches
+from helpers.street_models import STATES, build_model, patches
 
+from geohf.data.task_data import TaskData
+from geohf.errors import DataError
 from geohf.geo import area_from_geojson, great_circle_m, unit_vectors
 from geohf.street import GeoStreetConfig, GeoStreetModel
+from geohf.street.arguments import StreetArguments
+from geohf.street.decoding import _warn_of_one_part
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.mixture import NOWHERE, MixtureHead, components_of, mixture_log_density, mixture_loss
+from geohf.street.modeling import make_model
 from geohf.street.phase import calibrate
+from geohf.street.places import as_places
 
 BOX = [35.0, -10.0, 55.0, 20.0]
 
@@ -156,3 +162,40 @@ def test_settings_that_do_not_go_together_are_refused():
         build_model(gps_head="vmf", refine=2)
     with pytest.raises(Exception, match="vmf_components must be at least 1"):
         street_model(vmf_components=0)
+
+
+@pytest.mark.parametrize("gps_head", ["bounded", "vmf"])
+def test_it_is_told_that_states_and_areas_restrict_one_part_of_the_answer(gps_head, caplog):
+    model = build_model(gps_head=gps_head).eval()
+    _warn_of_one_part.cache_clear()
+    model.predict(patches(3, 1))
+    assert not caplog.records
+    model.predict(patches(3, 3), states=["Maine"], batch_size=1)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        f"the point of gps_head '{gps_head}' does not come from the classes"
+    )
+
+
+def test_regions_are_not_drawn_outside_the_area_that_was_asked_for():
+    model = build_model(gps_head="vmf", density=True, density_scale=1.0, region_masses=[0.5, 0.9]).eval()
+    ring = [[0, 0], [4, 0], [4, 4], [0, 4], [0, 0]]
+    area = {"type": "Polygon", "coordinates": [ring]}
+    with pytest.raises(DataError, match="moves the point of gps_head 'vmf', not its regions"):
+        model.predict(patches(3, 1), area=area, regions=True)
+    assert model.predict(patches(3, 1), area=area)[0].latitude <= 4
+
+
+def test_options_that_a_head_does_not_hear_are_told_of(caplog):
+    rows = [{"state": state, "latitude": row[0], "longitude": row[1]} for state, row in STATES.items()]
+    for picture, row in zip(patches(3, len(rows)), rows, strict=True):
+        row["image"] = picture
+    small = {"backbone": "test_resnet", "pretrained": False, "image_size": 32}
+    data = TaskData(as_places(rows))
+    make_model(StreetArguments(gps_head="vmf", point_estimate="mean", gps_loss="mae", **small), data)
+    make_model(StreetArguments(vmf_components=2, **small), data)
+    make_model(StreetArguments(gps_head="vmf", vmf_components=2, **small), data)
+    assert [record.getMessage() for record in caplog.records if "without effect" in record.getMessage()] == [
+        "--gps_loss, --point_estimate: without effect on --gps_head vmf",
+        "--vmf_components: without effect on --gps_head offset",
+    ]
