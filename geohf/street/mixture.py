@@ -16,7 +16,8 @@ from geohf.geo.density import log_normalizer
 from geohf.street.configuration import GeoStreetConfig
 
 NOWHERE = 0.01  # of the mass lies anywhere on earth: a photograph may come from where no other has
-LEAST_LOG_KAPPA, MOST_LOG_KAPPA = -4.0, 14.0  # nearly uniform, and a standard deviation of 6 km
+# nearly uniform, and a standard deviation of 6 km, or of 1/30 of the box where it is a city's
+LEAST_LOG_KAPPA, MOST_LOG_KAPPA, MOST_OF_BOX = -4.0, 14.0, 4.0
 
 
 class MixtureHead(nn.Module):
@@ -45,13 +46,14 @@ class MixtureHead(nn.Module):
         self.middle = [(south + north) / 2, west + width / 2]
         across = math.hypot(height, width * math.cos(math.radians(self.middle[0])))
         self.unit = math.radians(across) / 4  # a box is about four standard deviations wide
+        self.most = max(MOST_LOG_KAPPA, MOST_OF_BOX - 2 * math.log(self.unit))
 
     def forward(self, place: torch.Tensor) -> torch.Tensor:
         """(batch, features) to (batch, components, 5): the logarithm of the weight, the mean, that of kappa; float32."""
         raw = self.layers(place).float().unflatten(-1, (-1, 5))
         middle = unit_vectors(raw.new_tensor(self.middle))
         means = nn.functional.normalize(middle + self.unit * raw[..., 1:4], dim=-1)
-        log_kappas = (raw[..., 4:] - 2 * math.log(self.unit)).clamp(LEAST_LOG_KAPPA, MOST_LOG_KAPPA)
+        log_kappas = (raw[..., 4:] - 2 * math.log(self.unit)).clamp(LEAST_LOG_KAPPA, self.most)
         return torch.cat([raw[..., :1].log_softmax(-2), means, log_kappas], -1)
 
 

@@ -199,3 +199,15 @@ def test_options_that_a_head_does_not_hear_are_told_of(caplog):
         "--gps_loss, --point_estimate: without effect on --gps_head vmf",
         "--vmf_components: without effect on --gps_head offset",
     ]
+
+
+def test_the_spread_of_a_city_is_learned():
+    model = build_model(gps_head="vmf", gps_box=[48.80, 2.25, 48.90, 2.42])
+    head = MixtureHead(model.config)
+    mixture = head(torch.randn(4, model.config.feature_size))
+    assert (mixture[..., 4] > 14).all()  # narrower than 6 km
+    head.zero_grad()
+    mixture_loss(mixture, torch.tensor([48.85, 2.3]).expand(4, 2)).backward()
+    slopes = head.layers[-1].bias.grad.unflatten(0, (-1, 5))[:, 4]
+    assert slopes.isfinite().all()
+    assert (slopes != 0).all()  # a spread at its bound would not move
