@@ -40,7 +40,8 @@ def mixture_of(
         kappas = candidates[..., 2].double().gather(1, top.indices) / spread**2
     else:
         centroids = torch.tensor(config.class_centroids, dtype=torch.float64)
-        extents = torch.tensor(config.class_extents, dtype=torch.float64).deg2rad()
+        sides = config.class_extents or [[1.0, 1.0]] * len(centroids)  # as the head takes them
+        extents = torch.tensor(sides, dtype=torch.float64).deg2rad()
         east = extents[:, 1] * centroids[:, 0].deg2rad().cos()
         sigma = spread * ((extents[:, 0] ** 2 + east**2) / 2).sqrt()
         kappas = (1.0 / sigma.clamp(min=1e-4) ** 2).to(top.indices.device)[top.indices]

@@ -180,3 +180,12 @@ def test_what_was_fitted_to_other_weights_is_forgotten(tmp_path):
     GeoStreetTrainer(model, args, train_dataset=rows).train()  # without validation places
     assert (model.config.temperature, model.config.radius_factor) == (1.0, None)
     assert model.predict(patches(3, 1))[0].radius_m is None
+
+
+def test_classes_without_extents_spread_as_the_head_takes_them():
+    fitted = {"density": True, "density_scale": 1.0, "region_masses": [0.5, 0.9]}
+    found = [
+        build_model(class_extents=extents, **fitted).eval().predict(patches(3, 1), regions=True)
+        for extents in (None, [[1.0, 1.0]] * 5)
+    ]
+    assert found[0] == found[1]
