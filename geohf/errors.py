@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 import re
 from collections.abc import Collection, Iterable
+from typing import Any
 
 ON_ERROR = ("raise", "skip")  # what becomes of rows that cannot be used
 
@@ -35,6 +37,22 @@ def require_at_least(least: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not least <= value < math.inf:
             raise DataError(f"{name} must be at least {least}, got {value}")
+
+
+def require_whole(least: int, **values: Any) -> None:
+    """Raise DataError for the first of these that is no whole number, or smaller; true and false are none.
+
+    >>> require_whole(1, top_k=1.5)
+    Traceback (most recent call last):
+    geohf.errors.DataError: top_k must be a whole number of at least 1, got 1.5
+    """
+    for name, value in values.items():
+        try:
+            fits = not isinstance(value, bool) and operator.index(value) >= least
+        except TypeError:
+            fits = False
+        if not fits:
+            raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def require_choice(allowed: Collection[str], **values: str | None) -> None:

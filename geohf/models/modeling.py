@@ -19,7 +19,7 @@ from transformers import BatchFeature, PreTrainedModel
 
 from geohf.data.inputs import find_images, names_one
 from geohf.data.samples import samples_of
-from geohf.errors import DataError, require_at_least
+from geohf.errors import DataError, require_whole
 from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.repo import ModelRepo
 from geohf.vision.backbones import describe_backbone, load_tower, require_weights
@@ -250,7 +250,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         """
         from tqdm.auto import tqdm
 
-        require_at_least(1, batch_size=batch_size)
+        require_whole(1, batch_size=batch_size)
         answers = []
         samples = self.samples(inputs)
         prepare, answer = self.steps(**options)
@@ -324,7 +324,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
         Returns:
             An output whose tensors have an entry a row; its losses are left out.
         """
-        require_at_least(1, batch_size=batch_size)
+        require_whole(1, batch_size=batch_size)
         model, batches = in_eval_mode(self), []
         for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collator):
             batch = {

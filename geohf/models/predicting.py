@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from geohf.data.addresses import upload
 from geohf.data.inputs import Inputs
 from geohf.data.tables import RowErrors
-from geohf.errors import DataError, require_at_least
+from geohf.errors import DataError, require_whole
 from geohf.io import cache_folder, refuse_overwriting
 from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.partial import Line, Partial, PartialRows
@@ -67,7 +67,7 @@ def predict_to_file(
     """
     from tqdm.auto import tqdm
 
-    require_at_least(1, batch_size=batch_size)
+    require_whole(1, batch_size=batch_size)
     if str(output).endswith("/"):
         if finish is not None:
             raise DataError(

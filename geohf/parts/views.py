@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torchvision.ops import box_area, box_convert, box_iou
 
-from geohf.errors import DataError, require_at_least, require_choice
+from geohf.errors import DataError, require_choice, require_whole
 from geohf.parts.answers import PartStateOutput, PhotoPrediction
 from geohf.parts.processing import open_photo
 from geohf.vision.weights import in_eval_mode
@@ -84,7 +84,7 @@ def steps_of_views(
     """
     require_choice(("flip",), tta=tta)
     if slice_size is not None:
-        require_at_least(1, slice_size=slice_size)
+        require_whole(1, slice_size=slice_size)
     if overlap is not None and slice_size is None:
         raise DataError("overlap is that of slices: give slice_size, too")
     overlap = 0.2 if overlap is None else overlap

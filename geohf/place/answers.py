@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.errors import require_whole
 from geohf.geo import great_circle_m
 from geohf.place.confidence import SHOWN_ANSWERS, confidence, evidence
 
@@ -109,5 +110,10 @@ def predictions_of(
 
 
 def answers_searched(top_k: int, count: int) -> int:
-    """How many answers to search for among `count` images, for `top_k` and for the confidence."""
+    """How many answers to search for among `count` images, for `top_k` and for the confidence.
+
+    Raises:
+        DataError: `top_k` is no whole number, or none above 0.
+    """
+    require_whole(1, top_k=top_k)
     return max(top_k, min(SHOWN_ANSWERS, count))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from geohf.data.inputs import Inputs
-from geohf.errors import DataError
+from geohf.errors import DataError, require_whole
 from geohf.io import refuse_overwriting
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.place.answers import PlacePrediction, answers_searched, predictions_of
@@ -221,6 +221,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
             near, backend: see `PlaceIndex.search`.
         """
         assert outputs.descriptors is not None  # a forward pass gives them
+        require_whole(1, top_k=top_k)
         descriptors = outputs.descriptors.float().cpu().numpy()
         if index is None:
             return [PlacePrediction(descriptor) for descriptor in descriptors]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from geohf.errors import require_at_least
+from geohf.errors import require_whole
 from geohf.geo import frame_distance, frame_mean
 from geohf.models.heading import degrees_of_directions
 from geohf.region.answers import RegionAnswers, RegionPrediction, RegionProbability
@@ -30,7 +30,7 @@ def expected_error(
 
 def decode(config: GeoRegionConfig, outputs: RegionOutput, top_k: int = 5) -> list[RegionPrediction]:
     """See `GeoRegionModel.decode`."""
-    require_at_least(1, top_k=top_k)
+    require_whole(1, top_k=top_k)
     logits, scaled = outputs.routed()
     points = locate(config, logits, scaled)
     radius = _radius(config, logits, scaled, points)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from geohf.errors import DataError, did_you_mean, require_at_least
+from geohf.errors import DataError, did_you_mean, require_whole
 from geohf.geo import Area, area_from_geojson, great_circle_m
 from geohf.street.answers import StatePrediction, StreetPrediction, best_matches, view_headings
 from geohf.street.configuration import GeoStreetConfig
@@ -65,7 +65,7 @@ class StreetDecoding:
             DataError: an unknown state, a GeoJSON file that cannot be read, a gallery that is none, or that has no
                 position in the area; regions of the `vmf` head in an area.
         """
-        require_at_least(1, top_k=top_k)
+        require_whole(1, top_k=top_k)
         area = area if area is None or isinstance(area, Area) else area_from_geojson(area)
         config: GeoStreetConfig = self.config
         candidates = outputs.candidates

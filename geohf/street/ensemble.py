@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_whole
 from geohf.geo import spherical_mean
 from geohf.street.answers import StatePrediction, StreetPrediction
 from geohf.street.modeling import GeoStreetModel
@@ -44,6 +44,7 @@ def combine(
     """
     if method not in METHODS:
         raise DataError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    require_whole(1, top_k=top_k)
     counts = {len(answers) for answers in predictions}
     if not predictions or len(counts) != 1:
         raise DataError(f"every model must answer for the same places; got {sorted(counts) or 'no model'}")

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from geohf.data.tensor_table import batch_as_is
 from geohf.data.times import check_frames, times_of_frames
-from geohf.errors import DataError, require_at_least
+from geohf.errors import DataError, require_at_least, require_whole
 from geohf.io import atomic_write, plain, refuse_overwriting
 from geohf.models.work import Work
 from geohf.tiles.cache import file_facts
@@ -79,7 +79,7 @@ def predict_scene(
         raise DataError(f"{output}: a scene is written as a GeoTIFF; name a file that ends in .tif")
     if not there or tile_size < 1:
         raise DataError("a scene needs at least one frame, and tiles of at least one pixel")
-    require_at_least(1, batch_size=batch_size)
+    require_whole(1, batch_size=batch_size)
     require_at_least(0, workers=workers)
     first = _require_fitting(model, there)
     if first.gcps and not first.located:
