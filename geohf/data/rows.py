@@ -10,29 +10,44 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from geohf.data.columns import numbers_of
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
 from geohf.vision.contents import content_key
 
 
+def cell_of(row: Mapping, names: Sequence[str]) -> Any:
+    """The cell of the first of these names that a row has, as `find_column` finds it in a table; None without one."""
+    if names[0] in row:
+        return row[names[0]]
+    found = find_column((key for key in row if isinstance(key, str)), names)
+    return None if found is None else row[found]
+
+
 def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | None = None) -> np.ndarray:
     """(n, 2) float64 `latitude` and `longitude` of a user's rows; NaN where they are unknown.
+
+    Columns may have the names that tables' have, as `lat` and `lon`.
 
     Args:
         names: of the rows, for messages; by default their ids or positions.
 
     Raises:
-        DataError: a row holds no numbers, or in `wgs84` a position that cannot be: no loader has judged these rows.
+        DataError: a row holds no numbers, or in `wgs84` a position that cannot be, or half of one: no loader has judged these rows.
 
     >>> positions_of([{"latitude": "48.5", "longitude": 2}, {"latitude": None}]).tolist()
     [[48.5, 2.0], [nan, nan]]
+    >>> positions_of([{"Lat": 48.5, "lng": 2}]).tolist()
+    [[48.5, 2.0]]
     """
-    cells = [[row.get(name) for name in ("latitude", "longitude")] for row in rows]
+    cells = [[cell_of(row, columns) for columns in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)] for row in rows]
     try:
         points = numbers_of([cell for pair in cells for cell in pair]).reshape(-1, 2)
     except (TypeError, ValueError):
         raise DataError(f"latitude and longitude must be numbers, got {cells}"[:300]) from None
     reasons = impossible_points(points) if frame == "wgs84" else {}
+    half = np.flatnonzero(np.isnan(points).sum(1) == 1).tolist()
+    reasons |= dict.fromkeys(half, "has only one of latitude and longitude")
     if np.isinf(points).any():
         reasons = (
             dict.fromkeys(np.flatnonzero(np.isinf(points).any(1)).tolist(), "is infinitely far") | reasons

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from geohf.data.columns import numbers_of
-from geohf.data.rows import RowView, positions_of
+from geohf.data.rows import RowView, cell_of, positions_of
 from geohf.data.samples import undecoded
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS
 from geohf.data.times import time_ns
 from geohf.errors import DataError
 from geohf.place.drives import files_of, names_of
@@ -32,7 +33,8 @@ def as_drives(rows):
 
 
 def _read_image(row: dict, number: int) -> dict:
-    lacking = [name for name in ("image", "latitude", "longitude") if row.get(name) is None]
+    wanted = {"image": ("image",), "latitude": LATITUDE_COLUMNS, "longitude": LONGITUDE_COLUMNS}
+    lacking = [name for name, names in wanted.items() if cell_of(row, names) is None]
     if lacking:
         raise DataError(f"row {number} has no {' and no '.join(lacking)}; its columns are {', '.join(row)}")
     latitude, longitude = positions_of([row], names=[number])[0].tolist()

@@ -11,6 +11,7 @@ import torch
 from geohf.data.classes import class_numbers
 from geohf.data.rows import positions_of
 from geohf.data.samples import samples_of
+from geohf.data.tables import find_column
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.images import picture_of
 from geohf.vision.processing import GeoImageProcessor
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from geohf.region.modeling import GeoRegionModel
 
 
-REGION_KEYS = ("region", "Region_ID")  # of a user's own rows
+REGION_KEYS = ("region", "region_id", "regionid")  # in any case of letters, of a user's own rows
 
 
 class GeoRegionImageProcessor(GeoImageProcessor):
@@ -42,9 +43,13 @@ class GeoRegionImageProcessor(GeoImageProcessor):
 def split_sample(sample: Any) -> tuple[Any, Any]:
     """The image of a sample, and its region (`region` or `Region_ID`) or None."""
     if isinstance(sample, Mapping) and not sample.keys() <= {"bytes", "path"}:
-        key = next((key for key in REGION_KEYS if key in sample), "region")
-        return picture_of(sample), sample.get(key)
+        return picture_of(sample), sample.get(region_key(sample))
     return sample, None
+
+
+def region_key(row: Mapping) -> str:
+    """The key of a row or a sample under which its region stands."""
+    return find_column((key for key in row if isinstance(key, str)), REGION_KEYS) or "region"
 
 
 class RegionCollator:

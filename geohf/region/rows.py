@@ -15,7 +15,7 @@ import numpy as np
 from geohf.data.classes import class_names, class_numbers, class_of, column_of
 from geohf.data.columns import image_column
 from geohf.data.formats import table_file
-from geohf.data.rows import RowView, positions_of
+from geohf.data.rows import RowView, cell_of, positions_of
 from geohf.data.samples import undecoded
 from geohf.data.tables import (
     FILE_COLUMNS,
@@ -36,7 +36,7 @@ from geohf.data.tables import (
 from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
-from geohf.region.processing import REGION_KEYS, split_sample
+from geohf.region.processing import region_key, split_sample
 from geohf.region.selection import excluded_names, of_known_regions
 from geohf.vision.checks import broken_images
 
@@ -184,26 +184,26 @@ def as_photos(rows: Any) -> Any:
 
     Args:
         rows: a dataset or list of dicts with `image`, `latitude`, `longitude`, `region` (or `Region_ID`), and perhaps
-            `filename` and `heading` (or `angle`). A region or coordinate that is None is unknown.
+            `filename` and `heading` (or `angle`); names as tables may have them, as `lat`. A region or coordinate that is None is unknown.
     """
     known = getattr(rows, "column_names", None)
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorTable)):
         return rows
     if known is not None and {"filename", "image", "region", "latitude", "longitude"} <= set(known):
         return rows
-    names = class_names(rows, REGION_KEYS)
+    names = class_names(rows)
     labels = ["filename", "region", "latitude", "longitude", "heading"]
     rows = undecoded(rows) if hasattr(rows, "cast_column") else rows
     return RowView(rows, partial(_read_photo, names=names), labels)
 
 
 def _read_photo(row: dict, number: int, names: dict[str, list[str]]) -> dict:
-    key = next((key for key in REGION_KEYS if key in row), "region")
-    region = class_of(names[key], row.get(key)) if key in names else row.get(key)
-    photo = {"filename": str(row.get("filename", number)), "image": split_sample(row)[0], "region": region}
+    key, (image, region) = region_key(row), split_sample(row)
+    region = class_of(names[key], region) if key in names else region
+    photo = {"filename": str(row.get("filename", number)), "image": image, "region": region}
     # whether they can be depends on the model's frame, see `located`
     photo["latitude"], photo["longitude"] = positions_of([row], "planar", [number])[0].tolist()
-    photo["heading"] = float(_degrees([row.get("heading", row.get("angle"))])[0])
+    photo["heading"] = float(_degrees([cell_of(row, HEADING_COLUMNS)])[0])
     return photo
 
 
