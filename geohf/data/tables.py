@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,9 +224,14 @@ def text_of(cell) -> str | None:
 def label_of(cell) -> str | None:
     """What a cell calls a class, a region or a drive; `3.0` is `3`, which pandas writes so where a column has holes.
 
+    Raises:
+        DataError: the cell holds a list, a dict or the like, which is no name.
+
     >>> label_of(3.0), label_of("3.0"), label_of("03"), label_of("v3.0"), label_of("")
     ('3', '3', '03', 'v3.0', None)
     """
+    if isinstance(cell, (Mapping, list, tuple, set)) or getattr(cell, "ndim", 0):
+        raise DataError(f"a name was expected, got {cell!r}"[:200])
     text = text_of(cell)
     whole, dot, rest = (text or "").partition(".")
     return whole if dot and whole.removeprefix("-").isdecimal() and not rest.strip("0") else text
@@ -280,10 +285,12 @@ class RowErrors:
 
     Args:
         on_error: `"raise"` or `"skip"`.
+        excluded: names of rows that were left out because the user named them.
     """
 
     on_error: str = "raise"
     rows: list[dict] = field(default_factory=list)
+    excluded: set[str] = field(default_factory=set)
 
     def __post_init__(self):
         if self.on_error not in ("raise", "skip"):

@@ -30,7 +30,7 @@ from geohf.region.rows import (
     load_region_table,
 )
 from geohf.region.sample import write_sample
-from geohf.region.selection import excluded_names, of_known_regions, of_regions, region_order
+from geohf.region.selection import excluded_names, of_known_regions, of_regions, region_order, warn_of_unknown
 from geohf.region.streaming import streamed_regions
 from geohf.vision.contents import content_digest, contents_of
 
@@ -155,16 +155,20 @@ def _tables(
     else:
         train = streamed.read_labels()
         errors.rows += streamed.errors.rows
+        errors.excluded |= streamed.errors.excluded
+    files = train["filename"][:]
     if known is not None:
         train = of_known_regions(train, table, known, "the model has no", errors)
     if options.val_csv is not None:
         test = load_region_table(options.val_csv, options.val_dir, options.frame, exclude, errors)
+        files = [*files, *test["filename"][:]]
         if known is None:
             seen = set(train["region"][:])
             test = of_known_regions(test, options.val_csv, seen, "no training row is of", errors)
         else:
             test = of_known_regions(test, options.val_csv, known, "the model has no", errors)
         test = _unseen(test, options.val_csv, train, errors)
+    warn_of_unknown(exclude, errors.excluded, files)
     errors.settle(kept=min(len(dataset) for dataset in (train, test) if dataset is not None))
     _require_rows(train, table)
     return train, test

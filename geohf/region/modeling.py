@@ -27,7 +27,7 @@ from geohf.region.metrics import measure
 from geohf.region.objective import RegionObjective
 from geohf.region.processing import GeoRegionImageProcessor, RegionCollator, split_sample
 from geohf.region.rows import as_photos, headings_of, load_labeled, located, truth_of
-from geohf.region.selection import names_of, region_order
+from geohf.region.selection import names_of, region_order, warn_of_spellings
 from geohf.vision.backbones import build_tower, tower_features
 
 if TYPE_CHECKING:
@@ -300,6 +300,7 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
         for name in options.regions or found:
             model.set_scaler(name, fit_scaler(points[named == name], model.config.scaler, model.config.frame))
         return model
+    warn_of_spellings(found)
     scalers = [fit_scaler(points[named == name], options.scaler, options.frame).to_dict() for name in found]
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
     tiny = options.train_csv is None and options.backbone is None

@@ -127,15 +127,16 @@ def usable_rows(
     lines = rows.index.tolist()
     cells = rows[name].tolist()
     files = [file_name(cell) for cell in cells]
-    regions = [label_of(cell) for cell in rows[region]]
+    regions, no_names = _region_names(rows[region])
     points = rows[[latitude, longitude]].to_numpy(np.float64)
     angle = find_column(rows.columns, HEADING_COLUMNS)
     headings = _headings(rows, angle, source) if angle else np.full(len(rows), np.nan)
     folder = Path(source).parent if images is None else Path(images)
     wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
+    errors.excluded |= {file for file in files if file in exclude}
     bad_points = bad_point_reasons(points[wanted], source, frame) if wanted else {}
     reasons = {wanted[i]: reason for i, reason in bad_points.items()}
-    reasons |= {i: "the region is empty" for i in wanted if regions[i] is None}
+    reasons |= {i: no_names.get(i, "the region is empty") for i in wanted if regions[i] is None}
     found = {}
     for i in wanted:
         try:
@@ -160,6 +161,19 @@ def usable_rows(
         "heading": headings[kept].tolist(),
         "row": [lines[i] for i in kept],
     }
+
+
+def _region_names(cells: Iterable) -> tuple[list[str | None], dict[int, str]]:
+    """The names of regions, and position -> why a cell is none."""
+    names: list[str | None] = []
+    reasons = {}
+    for i, cell in enumerate(cells):
+        try:
+            names.append(label_of(cell))
+        except DataError as error:
+            names.append(None)
+            reasons[i] = f"region: {error}"
+    return names, reasons
 
 
 def region_features() -> Features:

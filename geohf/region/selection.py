@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import unicodedata
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +13,27 @@ import numpy as np
 
 from geohf.data.classes import column_of
 from geohf.data.tables import RowErrors, label_of
-from geohf.errors import DataError
+from geohf.errors import DataError, did_you_mean, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
+
 
 def names_of(dataset: Any) -> list[str | None]:
-    """The names of photographs' regions, whatever type they have; None where unknown."""
-    return [label_of(cell) for cell in column_of(dataset, "region")]
+    """The names of photographs' regions, whatever type they have; None where unknown.
+
+    Raises:
+        DataError: a region that is a list or the like.
+    """
+    names = []
+    for row, cell in enumerate(column_of(dataset, "region")):
+        try:
+            names.append(label_of(cell))
+        except DataError as error:
+            raise DataError(f"row {row}, region: {error}") from None
+    return names
 
 
 def excluded_names(exclude: Sequence[str]) -> list[str]:
@@ -40,6 +55,20 @@ def excluded_names(exclude: Sequence[str]) -> list[str]:
     return names
 
 
+def warn_of_unknown(exclude: Sequence[str], met: Collection[str], files: Collection[str]) -> None:
+    """Tell of names to leave out that no row has.
+
+    Args:
+        met: the names that were left out.
+        files: the names of the rows that stay.
+    """
+    lost = [name for name in dict.fromkeys(exclude) if name not in met]
+    if lost:
+        logger.warning(
+            "exclude: no row has the file name %s%s", listed(lost), did_you_mean(lost[0], sorted(set(files)))
+        )
+
+
 def region_order(names: Iterable[str]) -> list[str]:
     """The different names in order: by number where all are whole numbers, else by text.
 
@@ -50,6 +79,17 @@ def region_order(names: Iterable[str]) -> list[str]:
     numbers = all(_is_whole(name) for name in names)
     # "3" and "03" are two names of one number, and every process must put them into one order
     return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
+
+
+def warn_of_spellings(regions: Iterable[str]) -> None:
+    """Tell of regions whose names differ only in leading zeros, in the case of letters or in how Unicode writes them."""
+    spellings = defaultdict(list)
+    for name in regions:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        spellings[str(int(plain)) if _is_whole(plain) else plain].append(name)
+    alike = [" and ".join(map(ascii, names)) for names in spellings.values() if len(names) > 1]
+    if alike:
+        logger.warning("regions that may be one, written differently: %s", listed(alike))
 
 
 def of_regions(dataset: Dataset, regions: Collection[str]) -> Dataset:

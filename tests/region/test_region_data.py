@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.region_models import build_model, options_of
+from helpers.region_models import arguments_of, build_model, options_of
 from PIL import Image
 
 from geohf.data.splits import place_numbers
@@ -14,8 +14,8 @@ from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
 from geohf.region.data import load
 from geohf.region.filtering import clip_dataset, filter_dataset
-from geohf.region.rows import TRAIN_IMAGES, TRAIN_TABLE, load_region_table
-from geohf.region.selection import excluded_names, region_order
+from geohf.region.rows import TRAIN_IMAGES, TRAIN_TABLE, as_photos, load_region_table
+from geohf.region.selection import excluded_names, names_of, region_order, warn_of_spellings
 
 COLUMNS = ["filename", "latitude", "longitude", "Region_ID"]
 
@@ -457,3 +457,41 @@ def test_headings_that_are_no_numbers_are_told_of(samples, tmp_path, caplog):
 def test_a_radius_of_places_below_zero_is_refused():
     with pytest.raises(DataError, match="place_radius must be at least 0"):
         place_numbers([[1.0, 2.0]], -1.0)
+
+
+@pytest.mark.parametrize("cell", [["3"], {"name": "3"}])
+def test_a_region_that_is_a_list_is_refused(table, tmp_path, cell):
+    table()
+    rows = [good(), good("b.jpg", region="5")]
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame["Region_ID"] = [cell, cell]
+    frame.to_parquet(tmp_path / "labels.parquet")
+    dataset, reasons = skipped(tmp_path / "labels.parquet")
+    assert len(dataset) == 0
+    assert all(reason.startswith("region: a name was expected, got ") for reason in reasons.values())
+    with pytest.raises(DataError, match="row 0, region: a name was expected"):
+        names_of(as_photos([{"image": tmp_path / "a.jpg", "region": cell}]))
+
+
+@pytest.mark.parametrize("pair", [("3", "03"), ("Orl\u00e9ans", "Orle\u0301ans"), ("Lund", "lund")])
+def test_regions_that_are_written_in_two_ways_are_told_of(pair, caplog):
+    warn_of_spellings(["1", *pair, "30"])
+    assert f"written differently: {pair[0]!a} and {pair[1]!a}" in caplog.text
+    caplog.clear()
+    warn_of_spellings(["1", pair[0], "30", "-3"])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_name_to_exclude_that_no_row_has_is_told_of(samples, caplog, streaming):
+    folder = samples("wgs84")
+    kept = load_region_table(folder / TRAIN_TABLE, folder / TRAIN_IMAGES, errors=RowErrors("skip"))[
+        "filename"
+    ]
+    exclude = [str(folder / "exclude.txt"), kept[-1], f"x{kept[-2]}"]
+    options = options_of(folder, exclude=exclude[:-1], streaming=streaming, on_error="skip")
+    load(options, arguments_of(folder, max_steps=1))
+    assert "exclude: no row" not in caplog.text
+    options = options_of(folder, exclude=exclude, streaming=streaming, on_error="skip")
+    load(options, arguments_of(folder, max_steps=1))
+    assert f"no row has the file name x{kept[-2]} (did you mean '{kept[-2]}'?)" in caplog.text
