@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -167,6 +167,39 @@ class NamedClasses:
             }
             named.append({**row, **classes})
         return self.collator(named)
+
+
+def with_names(rows: Any, names: Mapping[str, Sequence[str]]) -> Any:
+    """Rows that give the names of their classes in place of the numbers.
+
+    Args:
+        rows: dicts, by number or one after the other.
+        names: see `class_names`.
+
+    >>> [*with_names([{"region": 1}], {"region": ["Maine", "Texas"]})]
+    [{'region': 'Texas'}]
+    """
+    return _NamedRows(rows, names) if hasattr(rows, "__len__") else _NamedStream(rows, names)
+
+
+class _NamedStream:
+    def __init__(self, rows: Any, names: Mapping[str, Sequence[str]]):
+        self.rows, self.names = rows, names
+
+    def __iter__(self) -> Iterator[dict]:
+        return map(self._named, self.rows)
+
+    def _named(self, row: Mapping) -> dict:
+        classes = {name: class_of(names, row[name]) for name, names in self.names.items() if name in row}
+        return {**row, **classes}
+
+
+class _NamedRows(_NamedStream, Sequence):
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._named(self.rows[index])
 
 
 @lru_cache(maxsize=4096)  # asked of every name for every number

@@ -123,11 +123,11 @@ class _Lazy(Sequence):
 class _Splits:
     """Streams one after the other."""
 
-    def __init__(self, streams: Sequence[Iterable]):
-        self.streams = streams
+    def __init__(self, datasets: Sequence[Iterable]):
+        self.datasets = datasets
 
     def __iter__(self) -> Iterator:
-        return chain.from_iterable(self.streams)
+        return chain.from_iterable(self.datasets)
 
 
 def _is_splits(inputs: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import nn
 from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
-from geohf.data.classes import class_number
+from geohf.data.classes import class_names, class_number, with_names
+from geohf.data.inputs import Inputs
 from geohf.errors import DataError
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
 from geohf.models.heading import HeadingHead
@@ -25,7 +26,7 @@ from geohf.region.decoding import both_answers, decode, locate
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
 from geohf.region.metrics import measure
 from geohf.region.objective import RegionObjective
-from geohf.region.processing import GeoRegionImageProcessor, RegionCollator, split_sample
+from geohf.region.processing import REGION_KEYS, GeoRegionImageProcessor, RegionCollator, split_sample
 from geohf.region.rows import as_photos, headings_of, load_labeled, located, truth_of
 from geohf.region.selection import names_of, region_order, warn_of_spellings
 from geohf.vision.backbones import build_tower, tower_features
@@ -251,6 +252,15 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
             [{"image": image, "region": self.region_number(region)} for image, region in split]
         )
 
+    def samples(self, inputs: Any) -> Sequence | Iterable:
+        """As every task's; a dataset that numbers its regions names them, for numbers may be other regions' names."""
+        return _with_named_regions(super().samples(inputs))
+
+    def find_inputs(self, sources: Any) -> Inputs:
+        """As every task's, with the names of regions, see `samples`."""
+        inputs = super().find_inputs(sources)
+        return Inputs([(names, _with_named_regions(samples)) for names, samples in inputs.parts])
+
     def predict(
         self, inputs: Any, batch_size: int = 32, region: str | int | Sequence | None = None, **options
     ) -> list[RegionPrediction]:
@@ -270,7 +280,7 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         samples, names = self.samples(inputs), list(region)
         if isinstance(samples, Sized) and len(names) != len(samples):
             raise DataError(f"{len(names)} regions for {len(samples)} photographs")
-        named = (_of_region(sample, name) for sample, name in zip(samples, names, strict=True))
+        named = _of_regions(samples, names)
         return super().predict(list(named) if isinstance(samples, list) else named, batch_size, **options)
 
     def steps(self, region: str | int | None = None, **options):
@@ -279,6 +289,22 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         if region is None:
             return prepare, answer
         return lambda samples: prepare([_of_region(sample, region) for sample in samples]), answer
+
+
+def _with_named_regions(samples: Any) -> Any:
+    names = class_names(getattr(samples, "rows", samples))
+    names = {column: named for column, named in names.items() if column.lower() in REGION_KEYS}
+    return with_names(samples, names) if names else samples
+
+
+def _of_regions(samples: Iterable, names: Sequence) -> Iterator[dict]:
+    count = 0
+    for count, sample in enumerate(samples, 1):
+        if count > len(names):
+            raise DataError(f"{len(names)} regions for more photographs")
+        yield _of_region(sample, names[count - 1])
+    if count < len(names):
+        raise DataError(f"{len(names)} regions for {count} photographs")
 
 
 def _of_region(sample: Any, region: str | int | None) -> dict:

@@ -2,11 +2,15 @@ import copy
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDatasetDict
+from datasets import Image as ImageFeature
 from helpers.region_models import PLANAR, WGS84, build_model, tensors
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import Subset
 
 from geohf.errors import DataError
 from geohf.geo import frame_distance, spherical_mean
@@ -362,3 +366,36 @@ def test_regions_have_an_order_and_rows_their_own_names(photos):
     named = model.predict([{"image": photos[0], "Region_ID": "5"}])[0]
     assert named.regions[0].name == "5"
     assert named == model.predict(photos[:1], region="5")[0]
+
+
+@pytest.mark.parametrize("kind", ["dataset", "subset", "stream", "splits", "streams", "file"])
+def test_numbers_of_a_datasets_classes_are_the_regions_that_it_names(photos, kind, tmp_path):
+    """Class 1 of a dataset is region 3, and not the region that is called 1."""
+    names = ["1", "3", "5"]
+    features = Features({"image": ImageFeature(), "Region_ID": ClassLabel(names=names)})
+    rows = Dataset.from_dict({"image": photos[:3], "Region_ID": [1, 2, -1]}, features=features)
+    model = build_model()
+    if kind == "file":
+        rows.save_to_disk(tmp_path / "saved")
+        model.predict_to_file(str(tmp_path / "saved"), tmp_path / "a.csv")
+        told = pd.read_csv(tmp_path / "a.csv").to_dict("records")
+        expected = model.predict(photos[:2], region=["3", "5"])
+        assert [row["latitude"] for row in told[:2]] == pytest.approx([one.latitude for one in expected])
+        return
+    given = {
+        "dataset": rows,
+        "subset": Subset(rows, [0, 1, 2]),
+        "stream": rows.to_iterable_dataset(),
+        "splits": DatasetDict(train=rows),
+        "streams": IterableDatasetDict(train=rows.to_iterable_dataset()),
+    }[kind]
+    found = model.predict(given)
+    assert [[region.name for region in answer.regions] for answer in found[:2]] == [["3"], ["5"]]
+    assert len(found[2].regions) == 3
+
+
+def test_photographs_without_end_and_too_few_regions_are_refused(photos):
+    with pytest.raises(DataError, match="1 regions for more photographs"):
+        build_model().predict((path for path in photos[:2]), region=["3"])
+    with pytest.raises(DataError, match="3 regions for 2 photographs"):
+        build_model().predict((path for path in photos[:2]), region=["3"] * 3)
