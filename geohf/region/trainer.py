@@ -63,8 +63,13 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
     arguments_class = RegionTrainingArguments
 
     def __init__(self, *args, regions: Sequence[str] | None = None, **kwargs):
-        self.regions = list(regions or ())
+        named = [regions] if isinstance(regions, str) else list(regions or ())
+        self.regions = list(map(str, named))
         super().__init__(*args, **kwargs)
+        numbers = dict.fromkeys(self.model.region_number(name) for name in named)
+        if -1 in numbers:
+            raise DataError(f"regions: an empty name is no region, got {named}")
+        self.regions = [self.config.id2label[number] for number in numbers]
         if self.config.predict_heading and self.args.augment == "full":
             raise DataError(
                 "augment full mirrors and turns pictures, so that they look another way: take light or none with predict_heading"
@@ -190,7 +195,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
             extras={"whole": self.model},
             **self._changes(learner),
         )
-        worse = phase.best_score() < score
+        worse = self._score_after(phase, part, learner.checked) < score
         if worse:
             part.load_state_dict(before)
         if isinstance(part, RegionRouter):
@@ -207,7 +212,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         if checked is None:
             return
         self.note_stage("fine-tuned")
-        worse = phase.best_score() < score
+        worse = self._score_after(phase, self.model, checked) < score
         if worse:
             self.restore("all")
         self._tell_kept(["the model"] * worse, 1)
@@ -218,6 +223,12 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         phase = self.phase_class(module, plain, eval_dataset=rows, whole=self.model, **self._given)
         phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics or {}]
         return phase.best_score()
+
+    def _score_after(self, phase: Any, module: torch.nn.Module, rows: Any) -> float:
+        """As `_score`, of the weights that a phase left: its best ones, where it evaluated and took them again."""
+        if phase.args.load_best_model_at_end and phase.best_row() is not None:
+            return phase.best_score()
+        return self._score(module, rows)
 
     def _tell_kept(self, worse: list[str], learned: int) -> None:
         """Say where training a backbone did not help on validation photographs, so that the frozen one is kept."""

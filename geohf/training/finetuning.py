@@ -25,7 +25,12 @@ def unfreeze(model: Any, args: Any) -> nn.Module:
 
     Returns:
         The model, with LoRA wrapped by peft.
+
+    Raises:
+        DataError: LoRA, see `require_adapters`.
     """
+    if args.finetune == "lora":
+        require_adapters(model)
     model.requires_grad_(True)
     if args.finetune != "all":
         for tower in _towers(model):
@@ -53,17 +58,15 @@ def layer_shares(model: nn.Module, decay: float) -> dict[int, float]:
     stands behind the last takes all (Clark et al., ELECTRA, ICLR 2020, as BEiT and DINOv2 are fine-tuned).
 
     Args:
-        model: has a `tower`; one that has none, or a decay of 1, gives an empty dict.
+        model: its backbones are its modules named `tower`; without any, or with a decay of 1, the dict is empty.
     """
-    tower = getattr(model, "tower", None)
-    if decay == 1.0 or tower is None:
-        return {}
-    blocks = tower_blocks(tower)
-    depth = {id(p): len(blocks) - 1 - i for i, block in enumerate(blocks) for p in block.parameters()}
-    shares, behind = {}, False
-    for parameter in tower.parameters():
-        behind = behind or id(parameter) in depth
-        shares[id(parameter)] = decay ** depth.get(id(parameter), 0 if behind else len(blocks))
+    shares: dict[int, float] = {}
+    for tower in _towers(model) if decay != 1.0 else ():
+        blocks, behind = tower_blocks(tower), False
+        depth = {id(p): len(blocks) - 1 - i for i, block in enumerate(blocks) for p in block.parameters()}
+        for parameter in tower.parameters():
+            behind = behind or id(parameter) in depth
+            shares[id(parameter)] = decay ** depth.get(id(parameter), 0 if behind else len(blocks))
     return shares
 
 

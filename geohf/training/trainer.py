@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -158,6 +158,10 @@ class GeoTrainer(PhaseTrainer):
         args = self.args
         if self.train_dataset is None:
             raise DataError("there is nothing to train on: give the Trainer a train_dataset")
+        if isinstance(self.train_dataset, Sized) and not len(self.train_dataset):
+            raise DataError("there is nothing to train on: the train_dataset holds no row")
+        if isinstance(self.eval_dataset, Sized) and not len(self.eval_dataset):
+            raise DataError("the eval_dataset holds no row to choose and calibrate on: leave it out")
         if self.model_init is not None:
             (enable_full_determinism if args.full_determinism else set_seed)(args.seed)
             self._take(self.call_model_init(trial))

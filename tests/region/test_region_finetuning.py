@@ -17,7 +17,7 @@ from geohf.region.features import feature_table
 from geohf.region.modeling import make_model
 from geohf.region.phase import RegionPhaseTrainer
 from geohf.region.trainer import GeoRegionTrainer
-from geohf.training.finetuning import unfreeze
+from geohf.training.finetuning import layer_shares, unfreeze
 from geohf.training.report import write_report
 
 
@@ -154,3 +154,57 @@ def test_features_have_what_each_part_learns_from(data, tmp_path):
     assert router.keys() == {"features", "labels", "headings"}
     assert router["headings"].tolist() == rows["heading"][:]
     assert torch.equal(expert["features"], router["features"])
+
+
+@pytest.mark.parametrize("evaluated", ["no", "epoch"])
+@pytest.mark.parametrize(("scores", "kept"), [((0.0, 1.0), "fine-tuned"), ((1.0, 0.0), "frozen")])
+def test_the_weights_that_are_left_are_compared_where_no_best_ones_are_taken(
+    trainer_of, evaluated, scores, kept
+):
+    changes = {"eval_strategy": evaluated, "load_best_model_at_end": False, "max_steps": 1}
+    trainer = trainer_of("shared", finetune="last", backbone_learning_rate=1e-4, **changes)
+    found = iter(scores)
+    trainer._score = lambda *_: next(found)
+    trainer.train()
+    assert trainer.kept == kept
+
+
+def test_adapters_of_a_stream_need_attention_too(data, tmp_path):
+    args = arguments_of(tmp_path / "run", finetune="lora", max_steps=1)
+    rows = data.train.to_iterable_dataset()
+    trainer = GeoRegionTrainer(build_model(), args, train_dataset=rows, eval_dataset=data.validation)
+    with pytest.raises(DataError, match="finetune lora adapts the linear layers"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("regions", [["3"], "3", [3], [3.0, "3"]])
+def test_regions_to_retrain_are_named_as_people_name_them(data, tmp_path, regions):
+    trainer = GeoRegionTrainer(
+        build_model(), arguments_of(tmp_path), train_dataset=data.train, regions=regions
+    )
+    assert [learner.title for learner in trainer._learners()] == ["region 3"]
+
+
+@pytest.mark.parametrize("regions", [[None], [""], ["33"]])
+def test_regions_to_retrain_that_are_none_are_refused(data, tmp_path, regions):
+    with pytest.raises(DataError, match=r"regions: an empty name|no region '33'"):
+        GeoRegionTrainer(build_model(), arguments_of(tmp_path), train_dataset=data.train, regions=regions)
+
+
+def test_every_backbone_has_its_shares_of_the_learning_rate():
+    model = build_model()
+    shares = layer_shares(model, 0.5)
+    for tower in (model.tower, *(expert.tower for expert in model.experts)):
+        found = {shares[id(parameter)] for parameter in tower.parameters()}
+        assert len(found) > 2
+        assert found == {shares[id(parameter)] for parameter in model.tower.parameters()}
+    assert layer_shares(model, 1.0) == layer_shares(model.router, 0.5) == {}
+
+
+@pytest.mark.parametrize("empty", ["train_dataset", "eval_dataset"])
+def test_no_rows_are_refused_before_the_work(data, tmp_path, empty):
+    rows = {"train_dataset": data.train, "eval_dataset": data.validation} | {empty: []}
+    trainer = GeoRegionTrainer(build_model(), arguments_of(tmp_path / "run"), **rows)
+    with pytest.raises(DataError, match=f"the {empty} holds no row"):
+        trainer.train()
+    assert not (tmp_path / "run" / "checkpoints").exists()
