@@ -230,7 +230,7 @@ def label_of(cell) -> str | None:
     >>> label_of(3.0), label_of("3.0"), label_of("03"), label_of("v3.0"), label_of("")
     ('3', '3', '03', 'v3.0', None)
     """
-    if isinstance(cell, (Mapping, list, tuple, set)) or getattr(cell, "ndim", 0):
+    if isinstance(cell, (Mapping, list, tuple, set)) or getattr(cell, "ndim", False):
         raise DataError(f"a name was expected, got {cell!r}"[:200])
     text = text_of(cell)
     whole, dot, rest = (text or "").partition(".")
