@@ -29,7 +29,7 @@ SIZES: dict[str, dict[str, tuple[str, int, int]]] = {
     "tiny": {
         "region": ("test_resnet", 32, 6),
         "street": ("test_resnet", 32, 4),
-        "parts": ("resnet18", 128, 2),
+        "parts": ("resnet18", 96, 1),
         "place": ("test_resnet", 32, 4),
         "tiles": ("test_resnet", 32, 2),
     },

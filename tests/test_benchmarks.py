@@ -95,3 +95,55 @@ def test_a_benchmark_runs_on_small_tables(tmp_path):
     subprocess.run([*command, "--json", str(tmp_path / "rows.json")], check=True, capture_output=True)
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert 0 < rows[2]["value"] < 5  # meters that float32 is off
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_gpus_compares_every_task_on_a_cpu(tmp_path):
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("memory on a CPU is measured on Linux only")
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "gpu.py"),
+        "--device",
+        "cpu",
+        "--rounds",
+        "1",
+        "--ways",
+        "bf16",
+    ]
+    done = subprocess.run([*command, "--json", str(tmp_path / "rows.json")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    for task in ("region", "street", "parts", "place", "tiles"):
+        for what in ("training step", "prediction"):
+            speed, memory = (
+                row for row in rows if f"{what} of {task}, " in row["what"] and "bf16" in row["what"]
+            )
+            assert speed["value"] > 0
+            assert memory["unit"] == "× the memory"
+    for peer in ("torchvision", "sentence-transformers"):  # one that is not installed has a row, too
+        assert any(peer in row["against"] for row in rows)
+
+
+def test_the_benchmark_of_gpus_stops_where_answers_differ():
+    import gpu
+    import torch
+
+    exact = torch.tensor([3.0, 4.0])
+    gpu.require_close("here", exact + torch.tensor([0.0, 0.4]), exact, 0.1)
+    with pytest.raises(SystemExit, match=r"results differ: here: 0\.12 of the norm apart, 0\.1 is allowed"):
+        gpu.require_close("here", exact + torch.tensor([0.0, 0.6]), exact, 0.1)
+
+
+@pytest.mark.parametrize("task", ("region", "street", "place", "tiles"))
+def test_the_batch_of_the_benchmark_of_gpus_has_a_gradient_in_every_way(task):
+    import gpu
+    import gpu_models
+    import torch
+
+    backbone, side, batch = gpu_models.SIZES["tiny"][task]
+    inputs = gpu_models.make_batch(task, side, batch)
+    ways = gpu.Ways(gpu_models.make_model(task, backbone, side), inputs, ["float32", "bf16"])
+    losses = [float(ways.step(name)) for name in ("float32", "bf16")]
+    assert all(0 < loss < 100 for loss in losses)
+    assert all(torch.isfinite(p).all() for p in ways.model.parameters())
