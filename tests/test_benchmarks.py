@@ -135,7 +135,7 @@ def test_the_benchmark_of_gpus_stops_where_answers_differ():
         gpu.require_close("here", exact + torch.tensor([0.0, 0.6]), exact, 0.1)
 
 
-@pytest.mark.parametrize("task", ("region", "street", "place", "tiles"))
+@pytest.mark.parametrize("task", ["region", "street", "place", "tiles"])
 def test_the_batch_of_the_benchmark_of_gpus_has_a_gradient_in_every_way(task):
     import gpu
     import gpu_models
