@@ -14,6 +14,7 @@ from geohf.data.tables import points_of
 from geohf.errors import DataError, require_at_least, require_choice
 from geohf.geo import great_circle_m
 from geohf.io import natural_key
+from geohf.place.answers import answers_searched
 from geohf.place.audit import audit, judge
 from geohf.place.confidence import SHOWN_ANSWERS, certainty
 from geohf.place.drives import drives_of, files_of, load_drives
@@ -68,7 +69,8 @@ def evaluate_place(
         queries = queries.select(rows)
         _look_for_leaks(database, queries, radius_m)
         descriptors = model.encode(files_of(queries), batch_size)
-        similarity, ranked = rank(index, descriptors, drives, center, method, max(counts))
+        most = answers_searched(max(counts), len(index))
+        similarity, ranked = rank(index, descriptors, drives, center, method, most)
         values = place_metrics(ranked, points, points_of(queries), [radius_m], counts)
         values |= _selective(model, similarity, points[ranked], points_of(queries), radius_m, values, alone)
         values |= {f"r{n}": values[f"recall@{n}_{rule}_{radius_m:g}m"] for n in counts}

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers.place_models import along, build_model, parse, write_pictures
+from helpers.place_models import along, build_model, parse, write_csv, write_pictures
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 
@@ -132,3 +132,31 @@ def test_a_trained_model_keeps_its_threshold_and_the_card_says_the_operating_poi
     )
     assert f"it answers {100 * values['answered']:.1f} %" in card
     assert f"area under precision and recall {values['auc_pr']:.3f}" in card
+
+
+def test_no_answers_or_fewer_are_refused(tmp_path):
+    write_pictures(tmp_path, ["0.png", "1.png"])
+    photos = [str(tmp_path / f"{i}.png") for i in range(2)]
+    model = build_model(seed=1).eval()
+    index = PlaceIndex.build(model, photos, along(np.arange(2) * 200.0))
+    for top_k in (0, -1):
+        with pytest.raises(DataError, match=f"top_k must be at least 1, got {top_k}"):
+            model.predict(photos, index=index, top_k=top_k)
+        with pytest.raises(DataError, match=f"top_k must be at least 1, got {top_k}"):
+            model.predict_sequences(photos, index, top_k=top_k)
+
+
+def test_an_evaluation_of_the_top_answer_alone_has_the_confidence_of_five(tmp_path):
+    for drive, seed in (("a", 0), ("b", 3)):
+        write_pictures(tmp_path / drive / drive, [f"{i}.png" for i in range(12)], seed)
+        points = along(np.arange(12) * 200.0)
+        rows = [
+            f"{drive}/{i}.png,{latitude:.7f},{longitude:.7f}"
+            for i, (latitude, longitude) in enumerate(points)
+        ]
+        write_csv(tmp_path / drive / "poses.csv", "img_relpath,lat,lon", *rows)
+    model = build_model(seed=1).eval()
+    model.config.confidence_weights, model.config.abstain_below = [3.0, 500.0, -2.0], 0.74
+    names = ("auc_pr", "risk_coverage", "answered")
+    one, five = (model.evaluate(tmp_path, recalls=recalls) for recalls in ((1,), (1, 5)))
+    assert [one[name] for name in names] == [five[name] for name in names]
