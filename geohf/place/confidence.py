@@ -106,6 +106,20 @@ def calibrate(
         )
 
 
+def forget_confidence(config: GeoPlaceConfig, change: str) -> None:
+    """Take the fitted confidence, and its threshold, off a model whose descriptors are others now, with a warning.
+
+    Args:
+        change: what was done to the descriptors.
+    """
+    if config.confidence_weights is not None:
+        config.abstain_below = config.confidence_weights = None
+        logger.warning(
+            "%s, and the confidence was fitted before: answers come without one until validation queries fit it anew",
+            change,
+        )
+
+
 def check_precision(abstain: float | None) -> float | None:
     """The precision, refused where it is none.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from geohf.models.configuration import GeoConfig
+from geohf.models.settings import settings_refused
+from geohf.place.confidence import forget_confidence
 
 # The reference implementation's six encoders; any other timm or transformers name serves as well.
 ENCODERS = {
@@ -168,6 +170,30 @@ class GeoPlaceConfig(GeoConfig):
         """Length of the descriptor."""
         return self.whitening_dim or self.projected_size
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers; what is given beside the dict is checked, too.
+
+        Descriptors that are cut to another length lose the confidence that was fitted on them.
+
+        Raises:
+            DataError: settings that do not go together, or descriptors to cut that are whitened.
+        """
+        made = super().from_dict(config_dict, **kwargs)
+        config = made[0] if isinstance(made, tuple) else made
+        cut = config.truncate_dim != config_dict.get("truncate_dim")
+        with settings_refused():
+            if cut and config.whitening_dim is not None:
+                raise ValueError(
+                    f"truncate_dim: the descriptors are whitened to {config.whitening_dim} numbers and cannot be cut; "
+                    "train with whitening_dim 0"
+                )
+            if kwargs:
+                config.validate_architecture()
+        if cut:
+            forget_confidence(config, f"descriptors are cut to {config.projected_size} numbers")
+        return made
+
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
         super().validate_architecture()
@@ -190,9 +216,11 @@ class GeoPlaceConfig(GeoConfig):
             raise ValueError(f"boq_channels must be a multiple of 64 or below it, got {self.boq_channels}")
         if self.abstain_below is not None and self.confidence_weights is None:
             raise ValueError("abstain_below is a confidence, and there are no confidence_weights")
+        if self.clusters < 1:
+            raise ValueError(f"clusters must be at least 1, got {self.clusters}")
         whole = self.whole_size
         for name, dims in (
-            ("truncate_dim", [self.truncate_dim or 1]),
+            ("truncate_dim", [] if self.truncate_dim is None else [self.truncate_dim]),
             ("matryoshka_dims", self.matryoshka_dims or []),
         ):
             if not all(1 <= dim <= whole for dim in dims):

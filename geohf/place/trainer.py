@@ -21,7 +21,7 @@ from geohf.place.arguments import METHODS, PlaceTrainingArguments
 from geohf.place.audit import judge, near_duplicates
 from geohf.place.card import card_data
 from geohf.place.choice import Choice, lowered, score
-from geohf.place.confidence import SHOWN_ANSWERS, calibrate, check_precision
+from geohf.place.confidence import SHOWN_ANSWERS, calibrate, check_precision, forget_confidence
 from geohf.place.metrics import measure, recall_intervals
 from geohf.place.original import RandomBatches
 from geohf.place.outputs import write_outputs
@@ -129,6 +129,9 @@ class GeoPlaceTrainer(PlaceSearches):
     def run_phases(self, resume: bool) -> None:
         train, validation, args = self.train_dataset, self.eval_dataset, self.args
         self.log_rows, self.validation_r1, self.validation_score = [], None, -math.inf
+        learns, finetunes = args.num_train_epochs > 0, args.finetune != "none" and self.method == "ours"
+        if validation is None and (is_stream(train) or learns or finetunes or self.whitening_dim):
+            forget_confidence(self.model.config, "the model is trained further without validation queries")
         if is_stream(train):
             self._finetune(resume)
             return
@@ -136,7 +139,6 @@ class GeoPlaceTrainer(PlaceSearches):
         self.choice = choice
         if choice is not None:
             self.stages["frozen"] = self._search_frozen(validation).values
-        learns, finetunes = args.num_train_epochs > 0, args.finetune != "none" and self.method == "ours"
         if learns or finetunes:
             if choice is not None and self.method == "ours":
                 self._offer_untrained(choice)
@@ -238,6 +240,7 @@ class GeoPlaceTrainer(PlaceSearches):
     def _calibrate(self) -> None:
         rows = self.eval_dataset
         retrieval = self.search(rows, self._described_database(rows), self.outputs(rows))
+        self.model.config.confidence_m = self.radii_m[0]
         calibrate(self.model.config, self._evidence(retrieval), retrieval.right[:, 0], self.abstain)
 
     # ---- measuring

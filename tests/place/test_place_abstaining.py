@@ -8,12 +8,14 @@ import pytest
 from helpers.place_models import along, build_model, parse, write_csv, write_pictures
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
+from transformers import AutoModel
 
 from geohf.errors import DataError
 from geohf.place import GeoPlaceConfig, GeoPlaceModel, PlaceIndex
 from geohf.place.answers import predictions_of
 from geohf.place.confidence import NEVER_ANSWERS, calibrate, confidence
 from geohf.place.drives import load_drives
+from geohf.place.head import PlaceHead
 from geohf.place.metrics import selective_metrics
 from geohf.place.trainer import GeoPlaceTrainer
 
@@ -160,3 +162,42 @@ def test_an_evaluation_of_the_top_answer_alone_has_the_confidence_of_five(tmp_pa
     names = ("auc_pr", "risk_coverage", "answered")
     one, five = (model.evaluate(tmp_path, recalls=recalls) for recalls in ((1,), (1, 5)))
     assert [one[name] for name in names] == [five[name] for name in names]
+
+
+def test_descriptors_of_another_length_have_no_confidence_and_no_threshold(tmp_path, caplog):
+    model = build_model(seed=1)
+    model.config.confidence_weights = [3.0, 5.0, -2.0]
+    model.config.abstain_precision, model.config.abstain_below = 0.9, 0.5
+    model.save_pretrained(tmp_path)
+    same = AutoModel.from_pretrained(tmp_path, truncate_dim=None).config
+    assert same.abstain_below == 0.5
+    with caplog.at_level(logging.WARNING):
+        cut = AutoModel.from_pretrained(tmp_path, truncate_dim=8).config
+    assert (cut.confidence_weights, cut.abstain_below, cut.abstain_precision) == (None, None, 0.9)
+    assert "descriptors are cut to 8 numbers, and the confidence was fitted before" in caplog.text
+    for dim in (0, -1, 17):
+        with pytest.raises(DataError, match=f"truncate_dim must lie between 1 and 16.* got .*{dim}"):
+            GeoPlaceModel.from_pretrained(tmp_path, truncate_dim=dim)
+    model.config.whitening_dim = 8
+    model.head = PlaceHead(model.config)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(
+        DataError, match="whitened to 8 numbers and cannot be cut; train with whitening_dim 0"
+    ):
+        AutoModel.from_pretrained(tmp_path, truncate_dim=8)
+
+
+def test_a_confidence_belongs_to_the_radius_and_the_weights_that_it_was_fitted_with(drives, tmp_path, caplog):
+    images, _ = load_drives(drives[0])
+    searched, asking = images.select(range(0, 80, 4)), images.select(range(1, 160, 4))
+    always = "--cache_dir", tmp_path / "cache", "--per_device_train_batch_size", 8
+    _, args = parse("--num_train_epochs", 0, "--output_dir", tmp_path / "fitted", *always)
+    model = build_model(seed=1)
+    GeoPlaceTrainer(model, args, train_dataset=searched, eval_dataset=asking, radii_m=[15.0]).train()
+    assert model.config.confidence_weights is not None
+    assert model.config.confidence_m == 15.0
+    _, args = parse("--num_train_epochs", 1, "--output_dir", tmp_path / "further", *always)
+    with caplog.at_level(logging.WARNING):
+        GeoPlaceTrainer(model, args, train_dataset=searched).train()
+    assert model.config.confidence_weights is None
+    assert "the model is trained further without validation queries" in caplog.text
