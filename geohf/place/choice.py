@@ -39,7 +39,8 @@ class Choice:
 
     Args:
         trainer: searches for its `eval_dataset`; its `whitening_dim` is the length of the whitened descriptors: None
-            keeps the length, 0 whitens none, and any other length admits whitened candidates alone.
+            keeps the length, 0 whitens none, and any other length admits whitened candidates alone. So does its model's
+            `truncate_dim` with those that are cut, or whitened to a length that was asked for.
     """
 
     def __init__(self, trainer: GeoPlaceTrainer):
@@ -59,7 +60,11 @@ class Choice:
         trainer = self.trainer
         queries, asked = trainer.eval_dataset, trainer.whitening_dim
         parts = [outputs(rows) for rows in (trainer.database_of(queries), queries)]
-        self._note(name, head, parts, eligible=not asked or head.config.whitening_dim is not None)
+        cut, whitened = (
+            head.config.truncate_dim == trainer.model.config.truncate_dim,
+            head.config.whitening_dim,
+        )
+        self._note(name, head, parts, eligible=(cut and not asked) or whitened is not None)
         if asked == 0 or head.config.whitening_dim is not None:
             return
         train = outputs(trainer.train_dataset)
@@ -71,7 +76,7 @@ class Choice:
             return
         head = copy.deepcopy(head)
         head.fit_whitening(train, asked)
-        self._note(f"{name}, whitened", head, [head.whiten(part) for part in parts])
+        self._note(f"{name}, whitened", head, [head.whiten(part) for part in parts], bool(cut or asked))
 
     def take_best(self) -> Candidate:
         """Give the trainer's model the best candidate's head."""

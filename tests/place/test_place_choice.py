@@ -181,3 +181,20 @@ def test_a_head_that_was_whitened_in_full_describes_like_its_parts():
     model.head.fit_whitening(rows)
     assert model.config.whitening_dim == model.config.descriptor_size == rows.shape[1]
     torch.testing.assert_close(model.head(rows).descriptors, model.head.whiten(rows), atol=1e-5, rtol=0)
+
+
+def test_a_length_that_was_asked_for_is_the_kept_model_s(drives, tmp_path):
+    images, _ = load_drives(drives[0])
+    searched, asking = images.select(range(0, 80, 4)), images.select(range(1, 80, 4))
+    _, args = parse(
+        *("--num_train_epochs", 1, "--learning_rate", 30, "--per_device_train_batch_size", 8),
+        *("--output_dir", tmp_path / "place", "--cache_dir", tmp_path / "cache"),
+    )
+    model = build_model(seed=1, truncate_dim=2)
+    trainer = GeoPlaceTrainer(model, args, train_dataset=searched, eval_dataset=asking)
+    trainer.train()
+    assert trainer.stages["frozen"]["r1"] > max(
+        trainer.stages[name]["r1"] for name in ("trained", "trained, whitened")
+    )
+    assert trainer.kept.startswith("trained")
+    assert trainer.model.config.descriptor_size == 2
