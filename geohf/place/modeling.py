@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from geohf.errors import DataError
 from geohf.models.settings import settings_refused
 from geohf.place.aggregation.supervlad import CLUSTERS as SUPERVLAD_CLUSTERS
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
@@ -24,6 +27,8 @@ from geohf.vision.preprocessing import with_fit
 if TYPE_CHECKING:
     from geohf.data.task_data import TaskData
     from geohf.place.arguments import PlaceArguments
+
+logger = logging.getLogger(__name__)
 
 # what the sample is trained with: a backbone of random weights that takes seconds on a CPU
 SAMPLE_MODEL, SAMPLE_IMAGE_SIZE = "test_resnet", 160
@@ -177,18 +182,14 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
     is_sample = options.train_csv is None and options.models is None
     name = (options.models or [SAMPLE_MODEL if is_sample else REAL_MODEL])[0]
     if _is_place_model(name):
-        cut = {} if options.truncate_dim is None else {"truncate_dim": options.truncate_dim}
-        model = GeoPlaceModel.from_pretrained(name, **cut)
-        if options.fit is not None:
-            model.config.image_processor = with_fit(model.processor_settings, options.fit)
-        return model
-    fields = {field: getattr(options, field) for field in (*MODEL_FIELDS, *POOLING_FIELDS)}
+        return _trained_model(name, options)
+    given = {field: getattr(options, field) for field in (*MODEL_FIELDS, *POOLING_FIELDS)}
     pooling = options.pooling or ("mixvpr" if is_sample else "tower")
-    fields = {name: value for name, value in fields.items() if value is not None}
-    fields |= {"pooling": pooling, "confidence_m": options.radii_m[0], **_head_fields(options, pooling)}
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {"pooling": pooling, "confidence_m": options.radii_m[0], **_head_fields(options, pooling)}
     pretrained, image_size = options.pretrained is not False, options.image_size
     if is_sample:
-        fields |= SAMPLE_MIX
+        given |= SAMPLE_MIX
         pretrained, image_size = bool(options.pretrained), image_size or SAMPLE_IMAGE_SIZE
     with settings_refused():
         return GeoPlaceModel.from_backbone(
@@ -197,8 +198,32 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
             image_size=image_size,
             backbone_weights=options.backbone_weights,
             fit=options.fit or "squeeze",
-            **fields,
+            **given,
         )
+
+
+def _trained_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
+    """A trained place model with the loss and the length of descriptors that are asked for; its network stays as it is."""
+    asked = {
+        f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default
+    }
+    model = GeoPlaceModel.from_pretrained(name, **{f: asked[f] for f in MODEL_FIELDS if f in asked})
+    side, (height, width) = options.image_size, model.dummy_inputs["pixel_values"].shape[-2:]
+    if side is not None and not height == width == side:
+        raise DataError(
+            f"--image_size {side}: {name} is trained and sees {height} x {width} pixels; leave --image_size out, or "
+            "begin with a backbone"
+        )
+    unused = [
+        f"--{f}"
+        for f in ("backbone_weights", "pooling", "head", "projection_dim", *POOLING_FIELDS)
+        if asked.get(f) not in (None, 0, "none", getattr(model.config, f, None))
+    ]
+    if unused:
+        logger.warning("%s is trained and keeps its network: %s not used", name, ", ".join(unused))
+    if options.fit is not None:
+        model.config.image_processor = with_fit(model.processor_settings, options.fit)
+    return model
 
 
 def _head_fields(options: PlaceArguments, pooling: str) -> dict[str, Any]:

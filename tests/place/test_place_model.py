@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.place_models import along, build_model, unit, write_pictures
+from helpers.place_models import along, build_model, parse, unit, write_pictures
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torch.nn import functional as F
@@ -16,6 +16,7 @@ from geohf.place.aggregation import GeM, MixVPR
 from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.configuration import ENCODERS
 from geohf.place.head import Whitening
+from geohf.place.modeling import make_model
 from geohf.training.finetuning import unfreeze
 
 
@@ -321,3 +322,23 @@ def test_the_pipeline_answers_as_the_model(model, photos, index, tmp_path):
         recognize(str(photos[0]), index=str(tmp_path / "other.parquet"))
     with pytest.raises(TypeError, match="topk"):
         recognize(str(photos[0]), topk=2)
+
+
+def test_a_trained_model_hears_of_its_loss_and_says_what_its_network_cannot_hear(tmp_path, caplog):
+    build_model().save_pretrained(tmp_path)
+
+    def trained(*words):
+        return make_model(parse("--models", tmp_path, "--train_csv", "poses.csv", *words)[0])
+
+    config = trained("--loss", "multi_similarity", "--positive_m", 5, "--matryoshka_dims", 8, 4).config
+    assert (config.loss, config.positive_m, config.matryoshka_dims) == ("multi_similarity", 5, [8, 4])
+    assert trained("--image_size", 64).processor_settings["crop_size"] == {"height": 64, "width": 64}
+    with pytest.raises(DataError, match=r"--image_size 96: .* is trained and sees 64 x 64 pixels"):
+        trained("--image_size", 96)
+    with pytest.raises(
+        DataError, match=r"positive_m \(25.0\) must be above 0 and at most negative_m \(5.0\)"
+    ):
+        trained("--negative_m", 5)
+    assert not caplog.records
+    trained("--pooling", "gem", "--clusters", 8)
+    assert "is trained and keeps its network: --pooling, --clusters not used" in caplog.text

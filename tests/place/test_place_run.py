@@ -281,7 +281,7 @@ def test_flags_that_cannot_be(words, message):
 
 
 def test_a_finished_model_is_measured_without_training_and_whitened(tmp_path, finished):
-    words = ("--train_csv", *finished.options.train_csv, "--models", finished.folder, "--num_train_epochs", 0,
+    words = ("--train_csv", *finished.options.train_csv, "--models", finished.folder, "--num_train_epochs", 0, "--image_size", 96,
              "--positive_m", 10, "--negative_m", 25, "--radii_m", 10, 25, "--block_m", 150,
              "--validation_share", 0.15, "--test_share", 0.2)  # fmt: skip
     result = run(tmp_path, *words)
