@@ -12,6 +12,7 @@ from transformers import EvalPrediction, TrainerCallback
 
 from geohf.data.tables import points_of
 from geohf.data.tensor_table import TensorTable
+from geohf.errors import DataError
 from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.drives import headings_of
 from geohf.place.head import PlaceHead
@@ -133,8 +134,13 @@ def make_sampler(rows, config, args: PlaceTrainingArguments) -> PlaceSampler:
         rows: a dataset of drives.
 
     Raises:
-        DataError: no two images lie within `positive_m`.
+        DataError: no two images lie within `positive_m`, or a `clique_m` beyond it.
     """
+    if args.clique_m is not None and not 0 < args.clique_m <= config.positive_m:
+        raise DataError(
+            f"clique_m must be above 0 and at most positive_m ({config.positive_m:g}), within which images are of one "
+            f"place, got {args.clique_m:g}"
+        )
     return PlaceSampler(
         points_of(rows),
         args.train_batch_size * args.world_size,

@@ -7,7 +7,10 @@ from helpers.place_models import along, unit
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.place import GeoPlaceConfig
+from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.original import RandomBatches
+from geohf.place.phase import make_sampler
 from geohf.place.sampler import PlaceSampler
 
 
@@ -129,3 +132,10 @@ def test_random_batches_take_every_image_once():
     assert len(set(first)) == 8
     sampler.set_epoch(1)
     assert list(sampler) != first
+
+
+@pytest.mark.parametrize("clique_m", [0, 26])
+def test_cliques_wider_than_a_place_are_refused(clique_m):
+    args = PlaceTrainingArguments(clique_m=clique_m, use_cpu=True)
+    with pytest.raises(DataError, match=r"clique_m must be above 0 and at most positive_m \(25\)"):
+        make_sampler([], GeoPlaceConfig(), args)
