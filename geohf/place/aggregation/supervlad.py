@@ -14,6 +14,7 @@ class SuperVLAD(nn.Module):
     """Places of a map summed over soft clusters, each sum and then the whole of length 1.
 
     Lu et al.: SuperVLAD: Compact and Robust Image Descriptors for Visual Place Recognition, NeurIPS 2024.
+    Unlike theirs, places come with the lengths that they have, and the assignment begins at random, not with k-means.
 
     Args:
         channels: of the map that comes in.
