@@ -142,9 +142,9 @@ def test_no_answers_or_fewer_are_refused(tmp_path):
     model = build_model(seed=1).eval()
     index = PlaceIndex.build(model, photos, along(np.arange(2) * 200.0))
     for top_k in (0, -1):
-        with pytest.raises(DataError, match=f"top_k must be at least 1, got {top_k}"):
+        with pytest.raises(DataError, match=f"top_k must be a whole number of at least 1, got {top_k}"):
             model.predict(photos, index=index, top_k=top_k)
-        with pytest.raises(DataError, match=f"top_k must be at least 1, got {top_k}"):
+        with pytest.raises(DataError, match=f"top_k must be a whole number of at least 1, got {top_k}"):
             model.predict_sequences(photos, index, top_k=top_k)
 
 
