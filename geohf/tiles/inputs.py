@@ -116,6 +116,12 @@ def _load(path: Path, config: TileSequenceConfig, targets: list[str], errors: Ro
         raise DataError(
             f"{path}: names points, and the model was trained on tiles that have boxes; give region_coordinates"
         )
+    reading = Reading.from_config(config.reading)
+    if reading.named_grid and config.window is None:
+        raise DataError(
+            f"{path}: the model was trained with --grid, and its boxes count pixels of that grid, which a model does not "
+            "keep: warp the images onto it, with gdalwarp for example, and give them as samples of `frames`"
+        )
     return load_table(
         path,
         images,
@@ -124,7 +130,7 @@ def _load(path: Path, config: TileSequenceConfig, targets: list[str], errors: Ro
         targets=targets,
         nodata=config.nodata,
         errors=errors,
-        reading=Reading.from_config(config.reading),
+        reading=reading,
     )
 
 

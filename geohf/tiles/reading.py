@@ -32,6 +32,7 @@ class Reading:
         align: rasters on other grids are read onto the first one's: `bilinear`, or `nearest` for classes; None: refused.
         class_values: the numbers of a class map's classes; each becomes a band of ones and zeros, in this order.
         grid: the name and the header of the raster whose grid they are read onto instead; a model does not keep it.
+        named_grid: there was one, which the boxes of tables count pixels of.
     """
 
     bands: tuple[int, ...] | None = None
@@ -42,6 +43,7 @@ class Reading:
     align: str | None = None
     class_values: tuple[int, ...] | None = None
     grid: tuple[str, RasterInfo] | None = None
+    named_grid: bool | None = None
 
     @classmethod
     def from_options(cls, options: TileArguments) -> Reading:
@@ -75,6 +77,7 @@ class Reading:
             None if not options.align else "nearest" if nearest else "bilinear",
             _numbers(classes),
             None if options.grid is None else (options.grid, inspect_raster(options.grid)),
+            None if options.grid is None else True,
         )
 
     @classmethod
@@ -87,6 +90,8 @@ class Reading:
         """For a config: plain lists; None where a raster is read as it is."""
         kept = asdict(replace(self, grid=None))
         del kept["grid"]
+        if not self.named_grid:
+            del kept["named_grid"]
         if not any(value is not None for value in kept.values()):
             return None
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -9,11 +11,12 @@ import torch
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import Resampling, calculate_default_transform, reproject
 
-from geohf import DataError, TileSequenceModel
+from geohf import DataError, TileSequenceConfig, TileSequenceModel
 from geohf.recipes import train_tiles
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
+from geohf.tiles.inputs import labeled_tiles, read_tiles
 from geohf.tiles.modeling import make_model
 from geohf.tiles.processing import TileSequenceProcessor, settings_of
 from geohf.tiles.reading import Reading, dequantized, quantized
@@ -146,7 +149,15 @@ def test_a_named_grid_takes_the_place_of_the_first_ones(tmp_path, tiff):
     np.testing.assert_array_equal(first.holes[:, 1:], second.holes)
     assert second.holes.max() < 0.1
     assert other.folder != second.folder
-    assert Reading.from_config(tables[1].reading.as_config()) == ALIGN  # a model keeps no path
+    kept = tables[1].reading.as_config()
+    assert Reading.from_config(kept) == replace(ALIGN, named_grid=True)  # a model keeps no path
+    (tmp_path / "tiles.csv").write_text('region_id,region_coordinates,built\nhere,"[0, 0, 16, 16]",0.5\n')
+    model = TileSequenceConfig(targets=["built"], reading=kept)
+    for read in (read_tiles, labeled_tiles):  # the boxes would be cut from the first image's grid
+        with pytest.raises(
+            DataError, match="the model was trained with --grid, and its boxes count pixels of that grid"
+        ):
+            read(tmp_path / "tiles.csv", model)
     with pytest.raises(DataError, match="--grid names the grid that --align true reads rasters onto"):
         Reading.from_options(TileArguments(data=str(tmp_path), grid=str(named)))
     away = tiff(tmp_path / "away.tif", np.ones((32, 40, 2), np.uint8), crs="EPSG:32601", transform=ORIGIN)
