@@ -252,6 +252,39 @@ print(type(model).__name__, len(model.predict(ASKED)))
 """
 
 
+FITTED = {
+    "street": {"temperature": (3.0, 1.0), "radius_factor": (2.0, None), "density_scale": (2.0, None)},
+    "parts": {"state_temperature": (3.0, 1.0), "presence_thresholds": ([0.9, 0.9], None)},
+    "tiles": {"interval_margin": ([0.25], None)},
+    "region": {"temperature": (3.0, 1.0), "expert_errors": ([9.0, 9.0], None), "given_factor": (2.0, None)},
+}
+
+
+@pytest.mark.parametrize("name", FITTED)  # place: see test_place_abstaining
+def test_what_an_earlier_training_fitted_is_forgotten_where_nothing_is_fitted(name, tmp_path, monkeypatch):
+    task = TASKS[name]
+    monkeypatch.setenv("GEOHF_CACHE", str(tmp_path / "cache"))
+    rows = [task.row(image, i) for i, image in enumerate(pictures(16))]
+    words = (
+        *task.own_words,
+        "--max_steps",
+        "1",
+        "--eval_strategy",
+        "no",
+        "--load_best_model_at_end",
+        "false",
+    )
+    recipe, options, args = parsed(task, words, tmp_path / "out")
+    set_seed(0)
+    model = recipe.make_model(options, TaskData(rows))
+    for field, (fitted, _) in FITTED[name].items():
+        setattr(model.config, field, fitted)
+    getattr(recipe, task.trainer)(model, args, train_dataset=rows).train()
+    assert {field: getattr(model.config, field) for field in FITTED[name]} == {
+        field: start for field, (_, start) in FITTED[name].items()
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["list", "torch"])
 @pytest.mark.parametrize("name", TASKS)

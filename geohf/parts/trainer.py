@@ -106,6 +106,9 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
         if hasattr(self.eval_dataset, "__len__"):
             require_enough_photos(len(self.eval_dataset), **limits)
 
+    def _forget_calibration(self) -> None:
+        reset_decisions(self.config)
+
     def _calibrate(self) -> None:
         """Fit temperatures and thresholds on the validation photos, see `fit_decisions`."""
         reset_decisions(self.config)

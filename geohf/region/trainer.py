@@ -259,6 +259,12 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         asked = self.args.ddp_find_unused_parameters
         return {"ddp_find_unused_parameters": whole if asked is None else asked}
 
+    def _forget_calibration(self) -> None:
+        config = self.model.config
+        config.expert_errors = config.given_factor = config.routed_factor = None
+        if self._trains_router():
+            config.temperature = 1.0
+
     def _calibrate(self) -> None:
         rows = self.eval_dataset
         truth = truth_of(rows, self.model.config)

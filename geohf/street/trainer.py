@@ -59,7 +59,6 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         config = self.model.config
         if config.refine and is_stream(self.train_dataset):
             raise DataError("refine needs the training places at hand, not a stream of them")
-        forget_calibration(config)
         if config.prototypes:  # of an earlier training
             self.model.head.prototypes.clear()
             config.prototypes = 0
@@ -100,6 +99,9 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         checked = None if validation is None else (self.outputs(validation), points_of(validation))
         refine(model.cpu(), (places, labels_of(rows, model.config), points_of(rows)), checked)
         model.to(self.args.device)
+
+    def _forget_calibration(self) -> None:
+        forget_calibration(self.model.config)
 
     def _calibrate(self) -> None:
         rows = self.eval_dataset

@@ -108,6 +108,10 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
         config.clusters = clusters
         return np.array(cluster_names(nearest_clusters(clusters, states_of(model, validation))))
 
+    def _forget_calibration(self) -> None:
+        config = self.model.config
+        config.interval_margin = config.region_margins = config.clusters = None
+
     def _calibrate(self) -> None:
         if self.config.head != "image" and isinstance(self.eval_dataset, BoundRows):
             outputs = self.outputs(self.eval_dataset)

@@ -122,6 +122,9 @@ class GeoTrainer(PhaseTrainer):
     def _calibrate(self) -> None:
         """Fit on `eval_dataset` what the config promises: temperatures, radii, margins."""
 
+    def _forget_calibration(self) -> None:
+        """Take back what was fitted on the weights of an earlier training: nothing fits these."""
+
     def outputs(self, dataset) -> Any:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
         raise TypeError(f"{type(self).__name__} does not say what its outputs are")
@@ -175,6 +178,7 @@ class GeoTrainer(PhaseTrainer):
         if self.eval_dataset is not None:
             self._calibrate()
         else:
+            self._forget_calibration()
             logger.info("there is no eval_dataset: the last weights are the model, and nothing is calibrated")
         self.state.log_history = phase_history(**self.histories)
         self.state.global_step = max((int(row["step"]) for row in self.state.log_history), default=0)
