@@ -195,7 +195,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
             extras={"whole": self.model},
             **self._changes(learner),
         )
-        worse = self._score_after(phase, part, learner.checked) < score
+        worse = bool(before) and self._score_after(phase, part, learner.checked) < score
         if worse:
             part.load_state_dict(before)
         if isinstance(part, RegionRouter):

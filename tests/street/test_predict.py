@@ -149,7 +149,7 @@ def test_top_k_names_as_many_states(model, photos):
     for top_k in (1, 3):
         assert model.predict(photos[0], top_k=top_k)[0].states == everything[:top_k]
     assert len(model.predict(photos[0], top_k=50)[0].states) == 5
-    with pytest.raises(DataError, match="top_k must be at least 1, got 0"):
+    with pytest.raises(DataError, match="top_k must be a whole number of at least 1, got 0"):
         model.predict(photos[0], top_k=0)
 
 
