@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import torch
 
 from geohf.data.splits import calibration_blocks
 from geohf.data.streaming import is_stream
@@ -102,8 +101,6 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
 
     def run_phases(self, resume: bool) -> None:
         model, train, finetune = self.model, self.train_dataset, self.args.finetune
-        if self.eval_dataset is None:  # what was promised of other weights does not hold for these
-            model.config.routed_factor = model.config.given_factor = None
         if is_stream(train):
             if self.regions:
                 raise DataError(
@@ -184,7 +181,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         part, before, score = learner.module, {}, -math.inf
         if compared and learner.checked is not None:
             before = {name: value.detach().cpu().clone() for name, value in part.state_dict().items()}
-            score = self._score(part, learner.checked)
+            score = self.score(part, learner.checked, "loss", whole=self.model)
         phase = self.finetune(
             learner.phase,
             resume,
@@ -195,7 +192,9 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
             extras={"whole": self.model},
             **self._changes(learner),
         )
-        worse = bool(before) and self._score_after(phase, part, learner.checked) < score
+        worse = (
+            bool(before) and self.score_after(phase, part, learner.checked, "loss", whole=self.model) < score
+        )
         if worse:
             part.load_state_dict(before)
         if isinstance(part, RegionRouter):
@@ -205,30 +204,17 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
 
     def _finetune_whole(self, resume: bool, compared: bool = False) -> None:
         checked = self.eval_dataset if compared else None
-        score = -math.inf if checked is None else self._score(self.model, checked)
+        score = -math.inf if checked is None else self.score(self.model, checked, "loss", whole=self.model)
         phase = self.finetune("all", resume, "loss", **self._unused(True))
         for expert in self.model.experts:
             _require_own_scaler(expert)
         if checked is None:
             return
         self.note_stage("fine-tuned")
-        worse = self._score_after(phase, self.model, checked) < score
+        worse = self.score_after(phase, self.model, checked, "loss", whole=self.model) < score
         if worse:
             self.restore("all")
         self._tell_kept(["the model"] * worse, 1)
-
-    def _score(self, module: torch.nn.Module, rows: Any) -> float:
-        """The metric that chooses, before any step, as large-is-better."""
-        plain = phase_arguments(self.args, "", "loss", eval_strategy="no", save_strategy="no")
-        phase = self.phase_class(module, plain, eval_dataset=rows, whole=self.model, **self._given)
-        phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics or {}]
-        return phase.best_score()
-
-    def _score_after(self, phase: Any, module: torch.nn.Module, rows: Any) -> float:
-        """As `_score`, of the weights that a phase left: its best ones, where it evaluated and took them again."""
-        if phase.args.load_best_model_at_end and phase.best_row() is not None:
-            return phase.best_score()
-        return self._score(module, rows)
 
     def _tell_kept(self, worse: list[str], learned: int) -> None:
         """Say where training a backbone did not help on validation photographs, so that the frozen one is kept."""

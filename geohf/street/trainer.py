@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,11 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         self.note_stage("after phase 1")
         if args.finetune == "none" or not args.num_train_epochs:
             return
+        learned = -math.inf if validation is None else self.score_after(first, self.model, validation, best)
         second = self.finetune("phase2", resume, best)
         self.note_stage("after phase 2")
         self.kept = "phase 2"
-        if second.best_score() < first.best_score():
+        if validation is not None and self.score_after(second, self.model, validation, best) < learned:
             self.restore("phase2")
             self.kept = "phase 1"
             logger.info("phase 2 did not beat phase 1 on validation places: the model of phase 1 is kept")

@@ -268,6 +268,27 @@ class GeoTrainer(PhaseTrainer):
         self.frozen = False
         return phase
 
+    def score(
+        self, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
+    ) -> float:
+        """The metric that chooses checkpoints, of a module as it is on these rows, as large-is-better.
+
+        Args:
+            default_metric, extras: see `run_phase`.
+        """
+        plain = phase_arguments(self.args, "", default_metric, eval_strategy="no", save_strategy="no")
+        phase = self.phase_class(module, plain, eval_dataset=rows, **self._given | extras)
+        phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics or {}]
+        return phase.best_score()
+
+    def score_after(
+        self, phase: Any, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
+    ) -> float:
+        """As `score`, of the weights that a phase left: its best ones, where it evaluated and took them again."""
+        if phase.args.load_best_model_at_end and phase.best_row() is not None:
+            return phase.best_score()
+        return self.score(module, rows, default_metric, **extras)
+
     def base_folder(self, name: str) -> Path:
         """Where `finetune` saves the model as it was before the phase."""
         return self.run_folder / "checkpoints" / f"before-{name}"

@@ -74,7 +74,7 @@ def changed_of(before, model) -> set[str]:
 def test_as_much_of_the_backbones_learns_as_is_asked_for(trainer_of, tmp_path, experts, finetune):
     trainer = trainer_of(experts, finetune=finetune, backbone_learning_rate=1e-4)
     before = tensors(trainer.model)
-    trainer._score = lambda *_: -math.inf  # what was trained is kept, better or not
+    trainer.score = lambda *_, **__: -math.inf  # what was trained is kept, better or not
     trainer.train()
     changed = changed_of(before, trainer.model)
     towers = {name for name in changed if "tower." in name}
@@ -108,7 +108,9 @@ def test_frozen_with_the_cache_is_frozen_without(data, tmp_path, part):
     before = tensors(module)
     trainer._train_heads(learner, resume=False, first=False)
     losses = [row["eval_loss"] for row in trainer.histories[learner.title] if "eval_loss" in row]
-    assert trainer._score(learner.module, learner.checked) == pytest.approx(-min(losses), abs=1e-5)
+    assert trainer.score(learner.module, learner.checked, "loss", whole=trainer.model) == pytest.approx(
+        -min(losses), abs=1e-5
+    )
     unfreeze(module, SimpleNamespace(finetune="none"))
     rows = {"train_dataset": learner.rows, "eval_dataset": learner.checked}
     arguments = arguments_of(tmp_path / "plain", augment="none", t_0=0, metric_for_best_model="loss")
@@ -122,7 +124,7 @@ def test_frozen_with_the_cache_is_frozen_without(data, tmp_path, part):
 @pytest.mark.parametrize("experts", ["shared", "separate"])
 def test_what_fine_tuning_made_worse_is_not_kept(trainer_of, data, caplog, experts):
     trainer = trainer_of(experts, backbone_learning_rate=1e-3)
-    trainer._score = lambda *_: math.inf  # nothing is as good as what was there
+    trainer.score = lambda *_, **__: math.inf  # nothing is as good as what was there
     before = tensors(trainer.model)
     trainer.train()
     assert not any("tower." in name for name in changed_of(before, trainer.model))
@@ -164,7 +166,7 @@ def test_the_weights_that_are_left_are_compared_where_no_best_ones_are_taken(
     changes = {"eval_strategy": evaluated, "load_best_model_at_end": False, "max_steps": 1}
     trainer = trainer_of("shared", finetune="last", backbone_learning_rate=1e-4, **changes)
     found = iter(scores)
-    trainer._score = lambda *_: next(found)
+    trainer.score = lambda *_, **__: next(found)
     trainer.train()
     assert trainer.kept == kept
 

@@ -370,6 +370,24 @@ def test_the_better_phase_is_kept(whole):
     assert result.model.config.temperature != 1.0  # calibrated all the same
 
 
+@pytest.mark.parametrize("evaluated", ["no", "epoch"])
+@pytest.mark.parametrize(("scores", "kept"), [((0.0, 1.0), "phase 2"), ((1.0, 0.0), "phase 1")])
+def test_the_weights_that_phases_left_are_compared_where_no_best_ones_are_taken(
+    places, clip, tmp_path, evaluated, scores, kept
+):
+    words = ("--eval_strategy", evaluated, "--load_best_model_at_end", "false", "--num_train_epochs", 1)
+    model, args = prepared(
+        tmp_path, places["train"], clip, *words, "--phase1_epochs", 1, "--phase1_min_steps", 1
+    )
+    rows = {"train_dataset": places["train"], "eval_dataset": places["validation"]}
+    trainer = GeoStreetTrainer(model, args, **rows)
+    assert np.isfinite(trainer.score(model, places["validation"], "mean_km"))
+    told = iter(scores)
+    trainer.score = lambda *_: next(told)
+    trainer.train()
+    assert trainer.kept == kept
+
+
 def test_options_that_do_not_go_together_are_refused(places, tmp_path):
     train = places["train"]
     for words, message in (
