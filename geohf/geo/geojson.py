@@ -50,12 +50,9 @@ def area_from_geojson(source, names: str | Iterable[str] | None = None) -> Area:
     >>> area_from_geojson({"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [0, 4], [0, 0]]]})
     Area(1 polygons, 3 edges)
     """
-    label = "GeoJSON"
-    if not isinstance(source, dict):
-        label = os.fspath(source)
-        source = _read(label)
+    document, label = _document(source)
     wanted = None if names is None else [names] if isinstance(names, str) else list(names)
-    features = _features(source, label)
+    features = _features(document, label)
     if wanted is not None:
         features = _pick(features, wanted, label)
     polygons = []
@@ -75,9 +72,9 @@ def named_areas(source) -> dict[str, Area]:
     Raises:
         DataError: malformed JSON or geometry, a feature without a name or without a polygon.
     """
-    label = "GeoJSON" if isinstance(source, dict) else os.fspath(source)
+    document, label = _document(source)
     polygons: dict[str, list] = {}
-    for title, item in _features(source if isinstance(source, dict) else _read(label), label):
+    for title, item in _features(document, label):
         names, own = _names_of(item), _polygons(item, f"{label}: {title}", 0)
         if not names:
             raise DataError(f"{label}: {title} has no name; its properties need 'name', or it an id")
@@ -98,9 +95,9 @@ def feature_areas(source) -> list[tuple[dict, Area]]:
     Raises:
         DataError: malformed JSON or geometry, no feature, or one without a polygon.
     """
-    label = "GeoJSON" if isinstance(source, dict) else os.fspath(source)
+    document, label = _document(source)
     found = []
-    for title, item in _features(source if isinstance(source, dict) else _read(label), label):
+    for title, item in _features(document, label):
         polygons = _polygons(item, f"{label}: {title}", 0)
         if not polygons:
             raise DataError(f"{label}: {title} has no polygon; take it out")
@@ -108,6 +105,16 @@ def feature_areas(source) -> list[tuple[dict, Area]]:
     if not found:
         raise DataError(f"{label}: no feature in it")
     return found
+
+
+def _document(source) -> tuple[dict, str]:
+    """The parsed object, and what it is called in messages."""
+    if isinstance(source, dict):
+        return source, "GeoJSON"
+    if not isinstance(source, (str, os.PathLike)):
+        raise DataError(f"GeoJSON is a file's path or the parsed object, not a {type(source).__name__}")
+    label = os.fspath(source)
+    return _read(label), label
 
 
 def _read(path: str) -> dict:

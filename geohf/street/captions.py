@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,9 @@ def read_captions(model: GeoStreetModel, captions: str | Sequence[str], text_mod
         DataError: the backbone is no CLIP, or its text model is not found; one caption alone; `{}` in one of several, or
             of a model without classes.
     """
-    texts = [captions] if isinstance(captions, str) else list(captions)
+    texts = list(captions) if isinstance(captions, Iterable) and not isinstance(captions, str) else [captions]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"captions are texts, got {captions!r}")
     config = model.config
     named = len(texts) == 1 and "{}" in texts[0]
     if named and not config.num_classes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from geohf.geo.geojson import feature_areas, named_areas
 from geohf.geo.quadtree import nearest_areas
 from geohf.street.gallery import checked_positions
 
+logger = logging.getLogger(__name__)
+
 # OpenStreetView-5M's names; reverse_geocoder's (cc, admin1, admin2, name) and GADM's stand for the same
 LEVELS: dict[str, tuple[str, ...]] = {
     "country": ("country", "cc", "name_0"),
@@ -25,7 +28,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "sub-region": ("sub-region", "sub_region", "admin2", "name_2"),
     "city": ("city", "town", "name_3"),
 }
-FAR_M = 100_000.0  # a point so far from every polygon lies in none of them
+FAR_M = 100_000.0  # a point so far from every polygon lies in none of them; of towns the nearest counts, with a word
 
 
 @dataclass
@@ -102,6 +105,10 @@ def levels_of(source: str | os.PathLike | Levels) -> Levels:
     """
     if isinstance(source, Levels):
         return source
+    if not isinstance(source, (str, os.PathLike)):
+        raise DataError(
+            f"levels are the path of a table of towns or of a GeoJSON, not a {type(source).__name__}"
+        )
     path = os.fspath(source)
     if not os.path.isfile(path):
         raise DataError(f"{path}: no such file; levels are a table of towns or a GeoJSON")
@@ -128,7 +135,23 @@ def _of_towns(path: str) -> Levels:
         raise DataError(
             f"{path}: towns need some of the columns {', '.join(LEVELS)}; the columns are: {', '.join(table.columns)}"
         )
-    return Levels(names, lambda asked: nearest_centroids(asked, points))
+
+    def entry_of(asked: np.ndarray) -> np.ndarray:
+        entries = nearest_centroids(asked, points)
+        if (great_circle_m(asked, points[entries]) > FAR_M).any():
+            _tell_of_far_points(path)
+        return entries
+
+    return Levels(names, entry_of)
+
+
+@cache  # once, not for every batch
+def _tell_of_far_points(path: str) -> None:
+    logger.warning(
+        "%s: some points lie more than %g km from every town, and have the names of the nearest one",
+        path,
+        FAR_M / 1000,
+    )
 
 
 def _of_polygons(path: str) -> Levels:

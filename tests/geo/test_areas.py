@@ -8,6 +8,7 @@ import pytest
 
 from geohf.errors import DataError
 from geohf.geo import Area, area_from_geojson, box, distance_matrix_m, great_circle_m
+from geohf.geo.geojson import feature_areas, named_areas
 
 STATES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "us_states" / "us_states.json"
 needs_states = pytest.mark.skipif(not STATES.is_file(), reason="the outlines of the US states are not here")
@@ -303,3 +304,9 @@ def test_us_states():
     # A guess in the Gulf of Mexico is moved to the coast, which is a few hundred kilometers away.
     moved = country.nearest([[27.5, -90.0]])
     assert 100e3 < great_circle_m(moved[0], [27.5, -90.0]) < 250e3
+
+
+@pytest.mark.parametrize("read", [area_from_geojson, named_areas, feature_areas])
+def test_what_is_no_path_and_no_object_is_refused(read):
+    with pytest.raises(DataError, match="GeoJSON is a file's path or the parsed object, not a list"):
+        read([])

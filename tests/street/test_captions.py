@@ -80,6 +80,8 @@ def test_a_backbone_that_was_trained_further_is_told_of(clip, model, caplog):
     [
         (["sun"], "give two or more"),
         (["sun", "sun"], "a caption is there twice"),
+        (5, "captions are texts, got 5"),
+        (b"sun", "captions are texts, got b'sun'"),
         (["sun", " "], "a caption is empty"),
         (["sun", "a very long caption indeed"], r"has 24 tokens, and .* reads 20"),
     ],

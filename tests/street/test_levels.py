@@ -48,6 +48,23 @@ def test_a_point_has_the_names_of_the_nearest_town(towns):
     ]
 
 
+def test_a_town_far_away_is_told_of_once(towns, caplog):
+    levels = levels_of(towns)
+    for _ in range(2):
+        assert levels.names_of(np.array([[21.0, -157.0]]))[0][
+            "country"
+        ]  # of Hawaii the nearest one, all the same
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{towns}: some points lie more than 100 km from every town, and have the names of the nearest one"
+    ]
+
+
+@pytest.mark.parametrize("source", [5, [], {"type": "FeatureCollection"}])
+def test_levels_are_a_path(source):
+    with pytest.raises(DataError, match="levels are the path of a table of towns or of a GeoJSON, not a"):
+        levels_of(source)
+
+
 def test_a_name_counts_together_with_those_of_the_wider_levels(towns):
     points = np.array([[51.0, 5.9], [51.0, 5.9], [50.9, 5.3]])
     truth = np.array([[51.0, 5.9], [50.9, 5.3], [51.2, 4.4]])  # right, the other Limburg, the other region
