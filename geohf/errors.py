@@ -7,6 +7,7 @@ import math
 import operator
 import re
 from collections.abc import Collection, Iterable
+from numbers import Real
 from typing import Any
 
 ON_ERROR = ("raise", "skip")  # what becomes of rows that cannot be used
@@ -53,6 +54,18 @@ def require_whole(least: int, **values: Any) -> None:
             fits = False
         if not fits:
             raise DataError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def require_share(**values: Any) -> None:
+    """Raise DataError for the first of these that is no number from 0 to 1; true, false and None are none.
+
+    >>> require_share(threshold="high")
+    Traceback (most recent call last):
+    geohf.errors.DataError: threshold must be a number from 0 to 1, got 'high'
+    """
+    for name, value in values.items():
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
+            raise DataError(f"{name} must be a number from 0 to 1, got {value!r}")
 
 
 def require_choice(allowed: Collection[str], **values: str | None) -> None:

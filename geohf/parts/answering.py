@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geohf.data.inputs import Inputs
-from geohf.errors import DataError
+from geohf.errors import require_share
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
 from geohf.parts.video import VideoFrames, is_video, require_apart, tracked_rows
@@ -28,8 +28,8 @@ class AnsweringDetector(GeoPreTrainedModel):
         Args:
             threshold: score from which a part is there; default: that of each part, the config's `thresholds`.
         """
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise DataError(f"threshold must be from 0 to 1, got {threshold}")
+        if threshold is not None:
+            require_share(threshold=threshold)
         limits = self.config.thresholds if threshold is None else threshold
         names, states = self.config.id2label, self.config.id2state
         sizes = outputs.original_sizes

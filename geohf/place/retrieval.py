@@ -200,6 +200,8 @@ class PlaceRetrieval(GeoPreTrainedModel):
         if index is None:
             return None
         if not isinstance(index, PlaceIndex):
+            if not isinstance(index, (str, os.PathLike)):
+                raise DataError(f"index is a PlaceIndex or a file's path, not a {type(index).__name__}")
             path = Path(index)
             index = load_once(path, path.stat().st_mtime_ns if path.exists() else 0)
         index.check_model(self)

@@ -10,6 +10,7 @@ from helpers.parts_models import build_model, photos
 from transformers import pipeline
 
 import geohf  # noqa: F401  registers the pipeline
+from geohf.errors import DataError
 from geohf.parts.data import load_parts
 from geohf.vision.images import ImageError
 
@@ -106,3 +107,9 @@ def test_the_pipeline_answers_as_the_model(model, files, tmp_path):
     ]
     dataset = Dataset.from_dict({"image": names}).cast_column("image", Image())
     assert list(find(dataset)) == expected
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, "high", [0.5], True, np.zeros(2)])
+def test_a_threshold_is_one_number(model, threshold):
+    with pytest.raises(DataError, match="threshold must be a number from 0 to 1, got"):
+        model.predict(photos(1), threshold=threshold)

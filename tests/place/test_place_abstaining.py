@@ -201,3 +201,9 @@ def test_a_confidence_belongs_to_the_radius_and_the_weights_that_it_was_fitted_w
         GeoPlaceTrainer(model, args, train_dataset=searched).train()
     assert model.config.confidence_weights is None
     assert "the model is trained further without validation queries" in caplog.text
+
+
+@pytest.mark.parametrize("index", [5, [], {}, b"area.parquet"])
+def test_an_index_is_an_index_or_a_path(index):
+    with pytest.raises(DataError, match="index is a PlaceIndex or a file's path, not a"):
+        build_model().open_index(index)
