@@ -12,7 +12,7 @@ import numpy as np
 from geohf.data.tables import RowErrors
 from geohf.data.task_data import TaskData, with_facts
 from geohf.data.times import order_labels, shorten, step_key
-from geohf.errors import DataError, require_choice
+from geohf.errors import DataError, listed, require_choice
 from geohf.hub.card import data_source
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import TilePixels
@@ -25,6 +25,7 @@ from geohf.tiles.points import load_table
 from geohf.tiles.reading import Reading
 from geohf.tiles.sample import BUILT, write_sample
 from geohf.tiles.scales import NORMALIZE
+from geohf.tiles.sources import raster_folder, shown_in
 from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
 from geohf.tiles.streaming import ImageTiles, StreamedSequences
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, table_in
@@ -246,8 +247,10 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
             )
         labels = options.labels or order_labels(list(mosaic_files(source, options.extension, options.asset)))
         if not labels:
+            found = listed(sorted(inside.name for inside in shown_in(raster_folder(source))))
             raise DataError(
-                f"{source}: holds no *{options.extension}; give a table of tiles, or the images' folder"
+                f"{source}: holds no *{options.extension}, but {found or 'nothing'}; give a table of tiles, or the "
+                "folder of the images"
             )
         return grid_tiles(
             source, labels, options.tile_size, options.extension, options.nodata, reading, options.asset

@@ -15,7 +15,7 @@ from geohf.tiles.align import on_grid
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 from geohf.tiles.reading import Reading
-from geohf.tiles.sources import OF_MAC, RasterFile, items_of, names_in, raster_folder, raster_in
+from geohf.tiles.sources import RasterFile, items_of, names_in, raster_folder, raster_in, shown_in
 
 ITEMS = (".json", ".geojson")
 
@@ -180,8 +180,7 @@ def found_labels(image_dir: str | Path) -> list[str]:
         folder = raster_folder(image_dir)
     except DataError as error:
         raise DataError(f"{error}; say where the images lie with --image_dir") from None
-    names = [path.name for path in folder.iterdir() if path.is_dir()]
-    return order_labels([name for name in names if not name.startswith(".") and name != OF_MAC])
+    return order_labels([path.name for path in shown_in(folder) if path.is_dir()])
 
 
 def dotted(extension: str) -> str:

@@ -26,6 +26,8 @@ SCHEMES = {
 def raster_folder(path: str | Path) -> Folder:
     """A folder of rasters: one on the disk, a zip file, or a folder in it, `rasters.zip/Images`.
 
+    Of a zip file that holds one folder and nothing beside it, as a folder is zipped, that folder is meant.
+
     Raises:
         DataError: there is none.
     """
@@ -36,9 +38,24 @@ def raster_folder(path: str | Path) -> Folder:
         if above.is_file() and zipfile.is_zipfile(above):
             inner = "" if path == above else f"{path.relative_to(above).as_posix()}/"
             folder = zipfile.Path(above, inner)
-            if not inner or folder.exists():
+            if not inner:
+                return _below_lone_folders(folder)
+            if folder.exists():
                 return folder
     raise DataError(f"{path}: no such folder")
+
+
+def _below_lone_folders(folder: zipfile.Path) -> zipfile.Path:
+    inside = shown_in(folder)
+    while len(inside) == 1 and inside[0].is_dir():
+        folder = inside[0]
+        inside = shown_in(folder)
+    return folder
+
+
+def shown_in(folder: Folder) -> list[Path] | list[zipfile.Path]:
+    """What a folder holds, without hidden files and what a Mac adds to zip files."""
+    return [x for x in folder.iterdir() if not x.name.startswith(".") and x.name != OF_MAC]
 
 
 def raster_in(folder: Folder, name: str) -> RasterFile | None:

@@ -57,6 +57,27 @@ def test_a_zip_file_of_a_mac_has_the_labels_of_its_folder(world, tmp_path):
     assert found_labels(path) == world.labels
 
 
+@pytest.mark.parametrize("top", ["Images/", "data/Images/"])
+def test_a_zipped_folder_is_read_as_what_it_holds(world, tmp_path, top):
+    path = zipped(world.images, tmp_path / "all.zip", top)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/Images/._2019", b"x")
+        archive.writestr(".DS_Store", b"x")
+    assert found_labels(path) == world.labels
+    caches = [
+        build_cache(load_tiles(world.csv, images, world.labels), tmp_path / "cache", 1)
+        for images in (world.images, path)
+    ]
+    same_tiles(*caches)
+
+
+def test_a_zip_file_of_several_folders_says_which(world, tmp_path):
+    path = zipped(world.images, tmp_path / "place.zip")
+    options = TileArguments(data=str(path), target_from="color_share")
+    with pytest.raises(DataError, match=r"place.zip: holds no \*.tif, but 2019, 2020, 2021; give a table"):
+        load(options, TileTrainingArguments(output_dir=str(tmp_path / "out")))
+
+
 def test_what_a_zip_file_lacks_is_named(world, tmp_path):
     path = zipped(world.images, tmp_path / "all.zip")
     with pytest.raises(DataError, match=r"all.zip/Images: no such folder; say where .* --image_dir"):
