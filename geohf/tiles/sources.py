@@ -45,7 +45,7 @@ def raster_folder(path: str | Path) -> Folder:
     raise DataError(f"{path}: no such folder")
 
 
-def _below_lone_folders(folder: zipfile.Path) -> zipfile.Path:
+def _below_lone_folders(folder: Folder) -> Folder:
     inside = shown_in(folder)
     while len(inside) == 1 and inside[0].is_dir():
         folder = inside[0]
@@ -53,7 +53,7 @@ def _below_lone_folders(folder: zipfile.Path) -> zipfile.Path:
     return folder
 
 
-def shown_in(folder: Folder) -> list[Path] | list[zipfile.Path]:
+def shown_in(folder: Folder) -> list[Folder]:
     """What a folder holds, without hidden files and what a Mac adds to zip files."""
     return [x for x in folder.iterdir() if not x.name.startswith(".") and x.name != OF_MAC]
 
