@@ -34,7 +34,7 @@ def run(options: StreetArguments, args: StreetTrainingArguments) -> GeoStreetTra
     set_seed(args.seed)
     model = make_model(options, data)
     rows = {"train_dataset": data.train, "eval_dataset": data.validation, "train_labels": data.labels}
-    trainer = GeoStreetTrainer(model, args, **rows)
+    trainer = GeoStreetTrainer(model, args, **rows, levels=options.levels)
     trainer.train()
     result = trainer.evaluate(data.held_out)
     if data.template is not None and data.source and model.config.class_indices is not None:

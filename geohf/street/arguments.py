@@ -153,6 +153,12 @@ class StreetArguments(DataArguments, PhotoArguments, HeadingArguments, Streaming
             "help": "Answer with a density, too: regions that hold 50 and 90 %% of places, and localizability."
         },
     )
+    levels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Table of towns or GeoJSON: accuracy by country, region, sub-region and city, too."
+        },
+    )
     outlines: str | None = field(default=None, metadata={"help": "GeoJSON of borders to draw on the map."})
     map_places: int = field(
         default=2000,

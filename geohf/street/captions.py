@@ -15,6 +15,7 @@ from geohf.street.answers import StreetPrediction
 from geohf.vision.text import load_text_model
 
 if TYPE_CHECKING:
+    from geohf.street.head import GeoStreetOutput
     from geohf.street.modeling import GeoStreetModel
 
 logger = logging.getLogger(__name__)
@@ -96,33 +97,55 @@ def read_captions(model: GeoStreetModel, captions: str | Sequence[str], text_mod
     return Captions(texts, text.encode(texts) * text.scale, named)
 
 
+def caption_outputs(
+    model: GeoStreetModel, captions: Captions, tensors: Any, test_time: str | None = None
+) -> tuple[GeoStreetOutput, torch.Tensor]:
+    """The model's outputs on the tensors of a batch, and (batch, captions) how alike each place is to each caption.
+
+    Args:
+        test_time: see `GeoStreetModel.view_features`.
+    """
+    features = model.view_features(tensors["pixel_values"], tensors["view_mask"], test_time)
+    outputs = model.head(features, tensors["view_mask"], tensors["headings"])
+    return outputs, captions.logits(features, tensors["view_mask"])
+
+
+def caption_answers(
+    model: GeoStreetModel, captions: Captions, outputs: GeoStreetOutput, logits: torch.Tensor, **options: Any
+) -> list[StreetPrediction]:
+    """Answers that tell of captions, from what `caption_outputs` returned.
+
+    Args:
+        options: of the model's `decode`.
+
+    Raises:
+        DataError: regions of classes that come from captions.
+    """
+    if captions.classes:
+        if options.get("regions"):
+            raise DataError("regions were calibrated for the model's own classes, not for captions")
+        outputs.logits = logits * model.config.temperature  # which decoding divides by
+        # neither was calibrated for captions
+        return [replace(one, radius_m=None, localizability=None) for one in model.decode(outputs, **options)]
+    ranked = logits.softmax(-1).sort(descending=True)
+    return [
+        replace(one, captions={captions.texts[i]: p for i, p in zip(order, shares, strict=True)})
+        for one, order, shares in zip(
+            model.decode(outputs, **options), ranked.indices.tolist(), ranked.values.tolist(), strict=True
+        )
+    ]
+
+
 def caption_step(
     model: GeoStreetModel, captions: Captions, options: dict[str, Any]
 ) -> Callable[[Any], list[StreetPrediction]]:
     """From the tensors of a batch to answers that tell of captions; see `GeoStreetModel.predict`."""
-    if captions.classes and options.get("regions"):
-        raise DataError("regions were calibrated for the model's own classes, not for captions")
 
     @torch.inference_mode()
     def answer(tensors: Any) -> list[StreetPrediction]:
         tensors = tensors.to(model.device)
-        features = model.view_features(
-            tensors["pixel_values"].to(model.dtype), tensors["view_mask"], tensors.get("test_time")
-        )
-        outputs = model.head(features, tensors["view_mask"], tensors["headings"])
-        logits = captions.logits(features, tensors["view_mask"])
-        if captions.classes:
-            outputs.logits = logits * model.config.temperature  # which decoding divides by
-            # neither was calibrated for captions
-            return [
-                replace(one, radius_m=None, localizability=None) for one in model.decode(outputs, **options)
-            ]
-        ranked = logits.softmax(-1).sort(descending=True)
-        return [
-            replace(one, captions={captions.texts[i]: p for i, p in zip(order, shares, strict=True)})
-            for one, order, shares in zip(
-                model.decode(outputs, **options), ranked.indices.tolist(), ranked.values.tolist(), strict=True
-            )
-        ]
+        tensors["pixel_values"] = tensors["pixel_values"].to(model.dtype)
+        outputs, logits = caption_outputs(model, captions, tensors, tensors.get("test_time"))
+        return caption_answers(model, captions, outputs, logits, **options)
 
     return answer

@@ -53,8 +53,8 @@ class Levels:
             for entry in entries
         ]
 
-    def accuracy(self, points: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """`LEVEL_accuracy`: the share of points with the name of the true one, of those whose truth has a name.
+    def hits(self, points: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+        """`LEVEL_accuracy`: whether points have the name of the true one, of those whose truth has a name, (m,) bool.
 
         A name counts together with those of the wider levels: there is a Limburg in two countries.
 
@@ -62,7 +62,7 @@ class Levels:
             points, truth: (n, 2) degrees.
         """
         answers, known = self.names_of(points), self.names_of(truth)
-        shares, wider = {}, []
+        found, wider = {}, []
         for level in self.names:
             wider.append(level)
             rights = [
@@ -71,8 +71,8 @@ class Levels:
                 if level in true
             ]
             if rights:
-                shares[f"{level.replace('-', '_')}_accuracy"] = float(np.mean(rights))
-        return shares
+                found[f"{level.replace('-', '_')}_accuracy"] = np.array(rights)
+        return found
 
     def consistency(self, points: np.ndarray, states: Sequence[str | None]) -> float | None:
         """The share of points that lie where the class that is answered with them says.

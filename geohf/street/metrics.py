@@ -192,7 +192,15 @@ def street_intervals(logits, points, labels, truth, scored: bool = True) -> dict
 
 
 def measure(
-    config, outputs, answers, labels, truth, train=None, intervals: bool = True, headings=None
+    config,
+    outputs,
+    answers,
+    labels,
+    truth,
+    train=None,
+    intervals: bool = True,
+    headings=None,
+    levels: Levels | None = None,
 ) -> list[Metric]:
     """The numbers of a model's answers, their intervals, and the constant baseline's.
 
@@ -206,6 +214,7 @@ def measure(
             is none.
         intervals: compute them.
         headings: (n, max_views) true degrees of the views, NaN where unknown, for a model that tells them.
+        levels: names of points, whose right shares are told, too.
     """
     logits = None if outputs.logits is None else outputs.logits.numpy()
     points = np.array([[answer.latitude, answer.longitude] for answer in answers])
@@ -221,7 +230,7 @@ def measure(
         missed_km = great_circle_m(points[located], truth[located]) / 1000
         values |= density_metrics(config, shares[own], candidates[own], truth[located], missed_km)
     ends = street_intervals(logits, points, labels, truth, scored) if intervals else {}
-    baseline = {}
+    baseline, point = {}, None
     if train is not None:
         frequencies, point = constant_baseline(train[0], train[1], config.num_classes)
         frequencies = None if frequencies is None else np.tile(frequencies, (len(labels), 1))
@@ -230,20 +239,38 @@ def measure(
         values |= heading_metrics(degrees_of_directions(outputs.directions).numpy(), headings)
         if train is not None:
             baseline |= heading_metrics(constant_heading(train[2]), headings)
-    return join_metrics(values, ends, baseline)
+    named = [] if levels is None else level_metrics(levels, answers, truth, point, intervals)
+    return join_metrics(values, ends, baseline) + named
 
 
-def level_metrics(levels: Levels, answers: Sequence[StreetPrediction], truth: np.ndarray) -> dict[str, float]:
+def level_metrics(
+    levels: Levels,
+    answers: Sequence[StreetPrediction],
+    truth: np.ndarray,
+    constant: np.ndarray | None = None,
+    intervals: bool = True,
+) -> list[Metric]:
     """`country_accuracy` and so on, and `consistency`, the share of points in the state that is answered.
 
     Args:
         truth: (n, 2) degrees, NaN where unknown: such places have no say in the accuracy.
+        constant: (2,) degrees of the constant baseline.
+        intervals: compute them.
     """
     points = np.array([[answer.latitude, answer.longitude] for answer in answers])
     located = np.isfinite(truth).all(1)
-    values = levels.accuracy(points[located], truth[located])
+    if not located.any():
+        return []
+    hits = levels.hits(points[located], truth[located])
+    shares = {name: float(own.mean()) for name, own in hits.items()}
     same = levels.consistency(points, [a.states[0].name if a.states else None for a in answers])
-    return values if same is None else values | {"consistency": same}
+    shares |= {} if same is None else {"consistency": same}
+    ends = {name: share_interval(own) for name, own in hits.items()} if intervals else {}
+    baseline = {}
+    if constant is not None:
+        always = levels.hits(np.broadcast_to(constant, truth[located].shape), truth[located])
+        baseline = {name: float(own.mean()) for name, own in always.items()}
+    return join_metrics(shares, ends, baseline)
 
 
 def coverage_of(predictions: Sequence, truth: np.ndarray) -> float | None:

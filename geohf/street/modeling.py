@@ -212,7 +212,7 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
             benchmark: `data` is the table of this benchmark, see `geohf.street.benchmarks.load_benchmark`.
         """
         from geohf.street.data import load_places
-        from geohf.street.metrics import level_metrics, measure
+        from geohf.street.metrics import measure
 
         path = str(data)
         named = None if levels is None else levels_of(levels)  # before the work, not after it
@@ -228,9 +228,9 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         outputs = self.outputs_on(rows, batch, batch_size)
         headings = headings_of(rows, self.config.max_views)
         answers = self.decode(outputs, top_k=1)
-        measured = measure(self.config, outputs, answers, labels, truth, intervals=False, headings=headings)
-        values = {"places": len(rows)} | {metric.name: metric.value for metric in measured}
-        return values if named is None else values | level_metrics(named, answers, truth)
+        ways = {"intervals": False, "headings": headings, "levels": named}
+        measured = measure(self.config, outputs, answers, labels, truth, **ways)
+        return {"places": len(rows)} | {metric.name: metric.value for metric in measured}
 
     def steps(
         self,

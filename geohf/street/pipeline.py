@@ -3,35 +3,61 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
 
+from geohf.errors import DataError
 from geohf.models.pipelines import GeoPipeline
+from geohf.street.captions import Captions, caption_answers, caption_outputs, read_captions
 from geohf.street.head import GeoStreetOutput
 
 
 class StreetGeolocationPipeline(GeoPipeline):
     """Locates photographs: each input is an image, or a dict of views, and each answer a dict.
 
-    One place with four views is a dict. Call options: `top_k`, `states`, `area`, `gallery`,
-    `regions`, `levels`, see `GeoStreetModel.decode`.
+    One place with four views is a dict. Options of a call, or of all calls where the pipeline is made with them: `top_k`,
+    `states`, `area`, `gallery`, `regions`, `levels`, `captions`, `text_model` and `test_time`, see
+    `GeoStreetModel.predict`.
     """
 
     output_class = GeoStreetOutput
+    _read: tuple[tuple, Captions] | None = None  # the captions of the last call: a text model is large
 
     def _sanitize_parameters(
-        self, top_k=None, states=None, area=None, gallery=None, regions=None, levels=None
+        self,
+        top_k=None,
+        states=None,
+        area=None,
+        gallery=None,
+        regions=None,
+        levels=None,
+        captions=None,
+        text_model=None,
+        test_time=None,
     ):
         options = {"top_k": top_k, "states": states, "area": area, "gallery": gallery, "regions": regions}
-        options["levels"] = levels
-        return {}, {}, {name: value for name, value in options.items() if value is not None}
+        options = {name: value for name, value in (options | {"levels": levels}).items() if value is not None}
+        looks = {} if test_time is None else {"test_time": test_time}
+        if captions is not None:
+            looks["captions"] = options["captions"] = self._captions(captions, text_model)
+        elif text_model is not None:
+            raise DataError("text_model reads captions, and there are none")
+        return {}, looks, options
+
+    def _captions(self, captions: Any, text_model: str | None) -> Captions:
+        asked = captions if isinstance(captions, str) else tuple(captions), text_model
+        if self._read is None or self._read[0] != asked:
+            self._read = asked, read_captions(self.model, captions, text_model)
+        return self._read[1]
 
     def preprocess(self, inputs):
         # in a list, which transformers hands over as it is: it cannot join samples with other numbers of views
         return {"samples": [dict(self.image_processor([inputs]))]}
 
-    def _forward(self, model_inputs):
+    def _forward(self, model_inputs, captions: Captions | None = None, test_time: str | None = None):
         samples = []
         for part in model_inputs["samples"]:  # a list of lists, where the loader made a batch
             samples += part if isinstance(part, list) else [part]
@@ -42,4 +68,14 @@ class StreetGeolocationPipeline(GeoPipeline):
             padding = [(0, 0) * (tensor.ndim - 2) + (0, width - tensor.shape[1]) for tensor in tensors]
             batch[name] = torch.cat([pad(t, p, value=value) for t, p in zip(tensors, padding, strict=True)])
         batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
-        return self.model(**batch)
+        if captions is None:
+            return self.model(**batch, test_time=test_time)
+        outputs, logits = caption_outputs(self.model, captions, batch, test_time)
+        return {**outputs, "caption_logits": logits}
+
+    def postprocess(self, model_outputs, captions: Captions | None = None, **options):
+        if captions is None:
+            return super().postprocess(model_outputs, **options)
+        logits = model_outputs.pop("caption_logits")
+        outputs = self.output_class(**model_outputs)
+        return asdict(caption_answers(self.model, captions, outputs, logits, **options)[0])

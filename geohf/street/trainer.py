@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from geohf.street.card import card_data
 from geohf.street.classes import labels_of, without_strange_states
 from geohf.street.features import feature_table, fused_features
 from geohf.street.head import GeoStreetOutput
+from geohf.street.levels import Levels, levels_of
 from geohf.street.metrics import measure
 from geohf.street.outputs import write_outputs
 from geohf.street.phase import (
@@ -44,12 +46,18 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         model: a `GeoStreetModel`.
         train_dataset, eval_dataset: rows with the columns of `geohf.street.data.load`. A stream trains the whole
             model in one phase.
+        levels: a table of towns or a GeoJSON: `evaluate` tells the share of points in the right country, region,
+            sub-region and city, too; see `geohf.street.levels.levels_of`.
         The others: as transformers', see `GeoTrainer`.
     """
 
     phase_class = StreetPhaseTrainer
     shows_places = True
     arguments_class = StreetTrainingArguments
+
+    def __init__(self, *args, levels: str | os.PathLike | Levels | None = None, **kwargs):
+        self.levels = None if levels is None else levels_of(levels)
+        super().__init__(*args, **kwargs)
 
     @staticmethod
     def read_rows(rows):
@@ -132,7 +140,7 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         if rows is not None:
             train = labels_of(rows, config), points_of(rows), headings_of(rows, config.max_views)
         headings = headings_of(dataset, config.max_views)
-        found = measure(config, outputs, answers, labels, truth, train, intervals, headings)
+        found = measure(config, outputs, answers, labels, truth, train, intervals, headings, self.levels)
         return Evaluation(found, dataset, answers, prefix, outputs=outputs, labels=labels, truth=truth)
 
     def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:

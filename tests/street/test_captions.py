@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from helpers.street_models import CLASSES, STATES, build_model, patches
+from helpers.street_models import CLASSES, STATES, build_model, close, flat, patches
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from geohf.errors import DataError
 from geohf.street import GeoStreetModel
+from geohf.street.pipeline import StreetGeolocationPipeline
 
 LETTERS = [chr(code) for code in range(97, 123)]
 WORDS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
@@ -73,6 +74,31 @@ def test_a_backbone_that_was_trained_further_is_told_of(clip, model, caplog):
         other.tower.visual_projection.weight.mul_(1.1)
     other.predict(patches(3, 1), captions=CAPTIONS, text_model=str(clip))
     assert "the backbone's weights are not those of" in caplog.text
+
+
+def test_the_pipeline_reads_captions_too(model, clip):
+    locate = StreetGeolocationPipeline(model=model, image_processor=model.processor)
+    places = [patches(3, 2), patches(4, 1)[0], patches(5, 1)[0]]
+    for captions in (CAPTIONS, "sun in {}"):
+        options = {"captions": captions, "text_model": str(clip), "test_time": "flip"}
+        expected = flat(model.predict(places, **options))
+        found = locate(places, batch_size=2, **options)
+        close(found, expected)
+        for one, other in zip(found, expected, strict=True):
+            assert one["captions"] == pytest.approx(other["captions"], abs=1e-5)
+            assert one["radius_m"] is None
+    read = locate._read
+    locate(places[1], captions="sun in {}", text_model=str(clip))
+    assert locate._read is read  # the text model is read once for the same captions
+    assert locate(places[1])["captions"] == {}
+    with pytest.raises(DataError, match="text_model reads captions, and there are none"):
+        locate(places[1], text_model=str(clip))
+    with pytest.raises(DataError, match="regions were calibrated for the model's own classes"):
+        locate(places[1], captions="sun in {}", text_model=str(clip), regions=True)
+    fixed = StreetGeolocationPipeline(
+        model=model, image_processor=model.processor, captions=CAPTIONS, text_model=str(clip)
+    )
+    assert set(fixed(places[1])["captions"]) == set(CAPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.street_models import STATES, build_model, patches, spread_out
+from helpers.street_models import STATES, build_model, parse, patches, spread_out
 
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson
+from geohf.recipes.train_street import run
 from geohf.street.benchmarks import BENCHMARKS, load_benchmark
 from geohf.street.levels import levels_of
+from geohf.street.trainer import GeoStreetTrainer
 
 TOWNS = """latitude,longitude,country,region,city
 51.0,5.9,NL,Limburg,Sittard
@@ -68,10 +70,10 @@ def test_levels_are_a_path(source):
 def test_a_name_counts_together_with_those_of_the_wider_levels(towns):
     points = np.array([[51.0, 5.9], [51.0, 5.9], [50.9, 5.3]])
     truth = np.array([[51.0, 5.9], [50.9, 5.3], [51.2, 4.4]])  # right, the other Limburg, the other region
-    assert levels_of(towns).accuracy(points, truth) == {
-        "country_accuracy": pytest.approx(2 / 3),
-        "region_accuracy": pytest.approx(1 / 3),
-        "city_accuracy": 0.5,  # the third place has no town
+    assert {name: own.tolist() for name, own in levels_of(towns).hits(points, truth).items()} == {
+        "country_accuracy": [True, False, True],
+        "region_accuracy": [True, False, False],
+        "city_accuracy": [True, False],  # the third place has no town
     }
 
 
@@ -133,6 +135,40 @@ def test_predict_and_evaluate_name_levels(tmp_path, towns):
     assert {"country_accuracy", "region_accuracy"} <= set(
         model.evaluate(tmp_path / "metadata.csv", levels=towns)
     )
+
+
+def test_a_training_run_tells_of_levels_in_its_metrics_and_card(tmp_path):
+    """Two towns, five pictures in each; the better half of the points lies in the right one."""
+    rows = []
+    for i, picture in enumerate(patches(3, 40)):
+        picture.save(tmp_path / f"{i}.png")
+        rows.append({"file": f"{i}.png", "lat": 51.0 + i * 1e-3, "lon": 5.9 - 1.5 * (i % 2)})
+    pd.DataFrame(rows).to_csv(tmp_path / "metadata.csv", index=False)
+    (tmp_path / "towns.csv").write_text(TOWNS)
+    options, args = parse(
+        *("--data", tmp_path / "metadata.csv", "--backbone", "test_resnet", "--pretrained", "false"),
+        *("--image_size", 32, "--finetune", "none", "--phase1_min_steps", 4, "--split", "random", "--test_share", 0.3),
+        *("--output_dir", tmp_path / "run", "--levels", tmp_path / "towns.csv", "--max_cells", 2),
+    )  # fmt: skip
+    trainer = run(options, args)
+    written = json.loads((tmp_path / "run/metrics.json").read_text())
+    answers, truth = trainer.evaluated.predictions, trainer.evaluated.details["truth"]
+    points = np.array([[a.latitude, a.longitude] for a in answers])
+    hits = levels_of(tmp_path / "towns.csv").hits(points, truth)
+    assert written["eval"]["country_accuracy"] == pytest.approx(hits["country_accuracy"].mean())
+    low, high = written["intervals"]["country_accuracy"]
+    assert 0 <= low < written["eval"]["country_accuracy"] + 1e-9 < high + 1e-8
+    # the constant point is a training place, so it has the name of one of the two towns
+    share = np.mean([name["country"] == "NL" for name in levels_of(tmp_path / "towns.csv").names_of(truth)])
+    assert written["baseline"]["country_accuracy"] in (pytest.approx(share), pytest.approx(1 - share))
+    card = (tmp_path / "run/README.md").read_text()
+    assert "| Right country" in card
+    assert "A name is right where the nearest town" in card
+
+
+def test_levels_that_are_none_are_refused_before_the_training(tmp_path):
+    with pytest.raises(DataError, match="no such file; levels are a table of towns or a GeoJSON"):
+        GeoStreetTrainer(build_model(), levels=tmp_path / "towns.csv")
 
 
 @pytest.mark.parametrize(

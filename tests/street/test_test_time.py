@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from helpers.street_models import build_model, flat, patches, spread_out
+from helpers.street_models import build_model, close, flat, patches, spread_out
 from PIL import ImageOps
 
 from geohf.errors import DataError
+from geohf.street.pipeline import StreetGeolocationPipeline
 from geohf.vision.augmentation import variants
 
 
@@ -52,6 +53,14 @@ def test_evaluate_averages_too(model, tmp_path):
     (tmp_path / "metadata.csv").write_text("file,latitude,longitude,state\n" + rows)
     plain, averaged = (model.evaluate(tmp_path, test_time=kind)["mean_km"] for kind in (None, "crops"))
     assert plain != averaged
+
+
+def test_the_pipeline_averages_too(model):
+    locate = StreetGeolocationPipeline(model=model, image_processor=model.processor)
+    pictures = patches(5, 3)
+    close(locate(pictures, test_time="flip", batch_size=2), flat(model.predict(pictures, test_time="flip")))
+    with pytest.raises(DataError, match="test_time must be one of flip, crops"):
+        locate(pictures[0], test_time="flop")
 
 
 def test_a_mirror_image_tells_no_heading_and_unknown_words_are_refused(model):
