@@ -17,9 +17,9 @@ TITLES = {
     "mean_km": "Mean distance (km)",
     "median_km": "Median distance (km)",
 }
-LEVEL_TITLES = {
-    f"{level.replace('-', '_')}_accuracy": f"Right {level}" for level in ("area", *LEVELS)
-} | {"consistency": "Points within the state that is answered"}
+LEVEL_TITLES = {f"{level.replace('-', '_')}_accuracy": f"Right {level}" for level in ("area", *LEVELS)} | {
+    "consistency": "Points within the state that is answered"
+}
 STAGE_COLUMNS = (
     "score",
     "top1",
