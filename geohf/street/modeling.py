@@ -228,8 +228,9 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         outputs = self.outputs_on(rows, batch, batch_size)
         headings = headings_of(rows, self.config.max_views)
         answers = self.decode(outputs, top_k=1)
-        ways = {"intervals": False, "headings": headings, "levels": named}
-        measured = measure(self.config, outputs, answers, labels, truth, **ways)
+        measured = measure(
+            self.config, outputs, answers, labels, truth, intervals=False, headings=headings, levels=named
+        )
         return {"places": len(rows)} | {metric.name: metric.value for metric in measured}
 
     def steps(

@@ -57,7 +57,7 @@ class StreetGeolocationPipeline(GeoPipeline):
         # in a list, which transformers hands over as it is: it cannot join samples with other numbers of views
         return {"samples": [dict(self.image_processor([inputs]))]}
 
-    def _forward(self, model_inputs, captions: Captions | None = None, test_time: str | None = None):
+    def _forward(self, model_inputs, captions=None, test_time=None):
         samples = []
         for part in model_inputs["samples"]:  # a list of lists, where the loader made a batch
             samples += part if isinstance(part, list) else [part]
@@ -73,7 +73,7 @@ class StreetGeolocationPipeline(GeoPipeline):
         outputs, logits = caption_outputs(self.model, captions, batch, test_time)
         return {**outputs, "caption_logits": logits}
 
-    def postprocess(self, model_outputs, captions: Captions | None = None, **options):
+    def postprocess(self, model_outputs, captions=None, **options):
         if captions is None:
             return super().postprocess(model_outputs, **options)
         logits = model_outputs.pop("caption_logits")
