@@ -10,6 +10,7 @@ import torch
 from geohf.geo.sphere import points_from_vectors, unit_vectors
 
 DRAWS = 1024
+NOWHERE = 0.01  # of the mass lies anywhere on earth: a photograph may come from where no other has
 
 
 def log_normalizer(kappa: torch.Tensor) -> torch.Tensor:
@@ -51,6 +52,16 @@ class SphericalMixture:
             rows = slice(rows, rows + 1 or None)
         return SphericalMixture(self.weights[rows], self.means[rows], self.kappas[rows])
 
+    def or_anywhere(self) -> SphericalMixture:
+        """With one part more: `NOWHERE` of the mass, spread over all the earth."""
+        uniform = self.weights.new_full((len(self), 1), NOWHERE)
+        north = self.means.new_tensor([0.0, 0.0, 1.0]).expand(len(self), 1, 3)
+        return SphericalMixture(
+            torch.cat([self.weights * (1.0 - NOWHERE), uniform], 1),
+            torch.cat([self.means, north], 1),
+            torch.cat([self.kappas, torch.zeros_like(uniform)], 1),
+        )
+
     def log_prob(self, points: torch.Tensor) -> torch.Tensor:
         """(batch, n) log density at (batch, n, 2) or (n, 2) degrees, in nats per steradian, with a gradient.
 
@@ -58,8 +69,9 @@ class SphericalMixture:
         """
         vectors = unit_vectors(points.double())
         vectors = vectors.expand(len(self), *vectors.shape[-2:])
-        # in float64 even kappa = 1e5 leaves eleven digits of kappa (cos - 1)
-        falls = (vectors @ self.means.transpose(1, 2) - 1.0) * self.kappas[:, None]
+        # cos - 1 from the chord: the cosine of two places a meter apart is 1 to the fourteenth digit
+        chords = torch.cdist(vectors, self.means, compute_mode="donot_use_mm_for_euclid_dist")
+        falls = chords.square() * (-0.5 * self.kappas[:, None])
         heights = self.weights.log() + log_normalizer(self.kappas)
         return (falls + heights[:, None]).logsumexp(-1)
 

@@ -37,7 +37,9 @@ def _windows(mixture: SphericalMixture, edge: float) -> list[tuple[np.ndarray, f
     there = spare > 0
     if not there.any():
         return []
-    reach = torch.rad2deg(torch.acos((1.0 - spare[there] / kappas[there]).clamp(min=-1.0))).numpy()
+    # an angle of cosine 1 - h has a chord of sqrt(2 h), which is not lost in rounding where kappa is large
+    falls = (spare[there] / kappas[there]).clamp(max=2.0)
+    reach = torch.rad2deg(2.0 * torch.asin((falls / 2.0).sqrt())).numpy()
     steps = np.rad2deg(1.0 / np.sqrt(kappas[there].numpy())) / 4.0
     x, y, z = means[there].numpy().T
     latitude, longitude = np.rad2deg(np.arctan2(z, np.hypot(x, y))), np.rad2deg(np.arctan2(y, x))
@@ -75,7 +77,9 @@ def _outlines(mixture: SphericalMixture, edge: float, box: np.ndarray, step: flo
     """The region within a box: polygons as lists of rings of [longitude, latitude]."""
     from contourpy import FillType, contour_generator
 
-    counts = np.clip(np.ceil((box[2:] - box[:2]) / max(step, 1e-6)), 8, MOST_STEPS).astype(int) + 1
+    counts = np.clip(np.ceil((box[2:] - box[:2]) / step), 8, MOST_STEPS).astype(int) + 1
+    spacing = float(((box[2:] - box[:2]) / counts).min())
+    digits = int(np.clip(np.ceil(1.0 - np.log10(spacing)), 5, 9))  # of degrees; the fifth is a meter
     latitude, longitude = (np.linspace(box[i], box[2 + i], counts[i]) for i in (0, 1))
     grid = np.stack(np.meshgrid(latitude, longitude, indexing="ij"), -1).reshape(-1, 2)
     heights = mixture.log_prob(torch.from_numpy(grid))[0].numpy().reshape(counts)
@@ -83,5 +87,5 @@ def _outlines(mixture: SphericalMixture, edge: float, box: np.ndarray, step: flo
     polygons = []
     for corners, offsets in zip(*drawn.filled(edge, np.inf), strict=True):
         rings = [corners[a:b] for a, b in pairwise(offsets)]
-        polygons.append([ring.round(5).tolist() for ring in rings])
+        polygons.append([ring.round(digits).tolist() for ring in rings])
     return polygons

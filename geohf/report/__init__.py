@@ -33,7 +33,7 @@ from geohf.report.plots import plot_error_cdf, plot_learning_curves, plot_scatte
 from geohf.report.points import plot_dropped
 from geohf.report.tables import format_number, markdown_table, write_csv
 from geohf.report.tiles import plot_filmstrip, plot_occlusion, plot_tile_errors
-from geohf.report.uncertainty import plot_regions, plot_risk_coverage
+from geohf.report.uncertainty import plot_regions, plot_risk_coverage, plot_uncertainty
 
 __all__ = [
     "atomic_write",
@@ -54,6 +54,7 @@ __all__ = [
     "plot_risk_coverage",
     "plot_scatter",
     "plot_tile_errors",
+    "plot_uncertainty",
     "reliability_bins",
     "write_csv",
     "write_geojson",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.geo import great_circle_m
 from geohf.metrics.selective import risk_curve
 from geohf.report.map_png import copies_within, degree_label, draw_world, map_frame
 from geohf.report.paths import check_pairs, wrap
@@ -15,7 +17,38 @@ from geohf.report.style import INK, MUTED, SERIES, drawing
 from geohf.report.tables import format_number
 from geohf.report.world import coasts
 
-ACROSS = 3  # panels side by side
+ACROSS, PANELS = 3, 6  # maps side by side, and in all
+
+
+def plot_uncertainty(
+    folder: Path,
+    predicted,
+    truth,
+    regions: Sequence[Mapping[str, Mapping]],
+    sureness: Mapping[str, Sequence[float | None]],
+) -> None:
+    """How sure answers are: regions.png of a few of them, and risk_coverage.png; each where there is what to draw.
+
+    Args:
+        predicted: (n, 2) latitude, longitude in degrees.
+        truth: (n, 2) likewise, NaN rows where unknown.
+        regions: n dicts of percent -> GeoJSON MultiPolygon, empty ones for answers without.
+        sureness: name -> n numbers, the greater the surer, or None; `localizability` stands on the maps of regions.
+    """
+    located = np.isfinite(truth).all(1)
+    known = sureness["localizability"]
+    drawn = [i for i, areas in enumerate(regions) if areas and located[i]]
+    if drawn:  # from the one that most is known of to the one that least is known of
+        drawn.sort(key=lambda i: -(known[i] or 0.0))
+        some = [drawn[i] for i in np.unique(np.linspace(0, len(drawn) - 1, PANELS).astype(int))]
+        titles = [f"{known[i]:.1f} nats" for i in some]
+        plot_regions(folder / "regions.png", predicted[some], truth[some], [regions[i] for i in some], titles)
+    numbers = {
+        name: np.array(values, np.float64)[located] for name, values in sureness.items() if None not in values
+    }
+    if numbers and located.any():
+        km = great_circle_m(predicted[located], truth[located]) / 1000
+        plot_risk_coverage(folder / "risk_coverage.png", km, numbers)
 
 
 def plot_regions(

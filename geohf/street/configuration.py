@@ -63,7 +63,7 @@ class GeoStreetConfig(GeoConfig):
         noise_m, queue_noise_m: how far the batch's and the queue's positions are moved in training; nearer ones are no
             negatives.
         predict_heading: tell which way each view looks.
-        refine: prototypes a class at most, of which the best is answered, see `geohf.street.prototypes`; 0: none.
+        refine: prototypes a class at most, of which the best is answered, see `geohf.models.prototypes`; 0: none.
         prototypes: how many there are.
         temperature: fitted on validation, divides the logits.
         radius_coverage: share of places that `radius_m` shall hold.

@@ -14,9 +14,10 @@ import torch
 
 from geohf.errors import DataError, did_you_mean, require_whole
 from geohf.geo import Area, area_from_geojson, great_circle_m
+from geohf.metrics.density import regions_of
 from geohf.street.answers import StatePrediction, StreetPrediction, best_matches, view_headings
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.density import mixture_of, regions_of
+from geohf.street.density import mixture_of
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.levels import Levels, levels_of
@@ -148,7 +149,7 @@ class StreetDecoding:
         if not ready:
             return None
         mixture = mixture_of(config, probabilities.cpu(), candidates.cpu())
-        drawn = regions_of(config, mixture) if regions else [{}] * len(mixture)
+        drawn = regions_of(mixture, config.region_masses) if regions else [{}] * len(mixture)
         return list(zip(mixture.localizability().tolist(), drawn, strict=True))
 
     def class_numbers(self, states: Sequence[str | int]) -> list[int]:

@@ -16,7 +16,7 @@ from geohf.street.head_losses import StreetLosses
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
 from geohf.street.matching import MatchHead
 from geohf.street.mixture import MixtureHead, components_of
-from geohf.street.prototypes import Prototypes
+from geohf.models.prototypes import Prototypes
 from geohf.vision.standardize import FeatureStandardizer
 
 # Of more classes than this, the medoid is looked for among the most probable ones: a matrix of all distances is large.

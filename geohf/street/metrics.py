@@ -10,12 +10,13 @@ import torch
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.metrics.density import density_metrics
 from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
 from geohf.metrics.headings import HEADING_METRICS, constant_heading, heading_metrics
 from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
 from geohf.metrics.records import Metric, join_metrics
 from geohf.models.heading import degrees_of_directions
-from geohf.street.density import density_metrics, weighted_candidates
+from geohf.street.density import mixtures_of, weighted_candidates
 
 if TYPE_CHECKING:
     from geohf.street.answers import StreetPrediction
@@ -228,7 +229,8 @@ def measure(
         own = torch.from_numpy(located)
         shares, candidates = weighted_candidates(config, outputs)
         missed_km = great_circle_m(points[located], truth[located]) / 1000
-        values |= density_metrics(config, shares[own], candidates[own], truth[located], missed_km)
+        mixtures = mixtures_of(config, shares[own], candidates[own])
+        values |= density_metrics(mixtures, truth[located], missed_km, config.region_masses, "km")
     ends = street_intervals(logits, points, labels, truth, scored) if intervals else {}
     baseline, point = {}, None
     if train is not None:

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from geohf.geo import points_from_vectors, unit_vectors
-from geohf.geo.density import log_normalizer
+from geohf.geo.density import NOWHERE, log_normalizer
 from geohf.street.configuration import GeoStreetConfig
 
-NOWHERE = 0.01  # of the mass lies anywhere on earth: a photograph may come from where no other has
 # nearly uniform, and a standard deviation of 6 km, or of 1/30 of the box where it is a city's
 LEAST_LOG_KAPPA, MOST_LOG_KAPPA, MOST_OF_BOX = -4.0, 14.0, 4.0
 

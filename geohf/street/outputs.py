@@ -14,21 +14,21 @@ from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.io import plain
+from geohf.metrics.density import regions_of
 from geohf.metrics.records import Evaluation
 from geohf.report import (
     error_map_png,
     plot_confusion,
     plot_error_cdf,
-    plot_regions,
     plot_reliability,
-    plot_risk_coverage,
+    plot_uncertainty,
     write_csv,
     write_geojson,
     write_map,
 )
 from geohf.street.answers import StreetPrediction
 from geohf.street.competition import MAPPING, TEMPLATE
-from geohf.street.density import mixture_of, regions_of, weighted_candidates
+from geohf.street.density import mixture_of, weighted_candidates
 from geohf.street.metrics import constant_baseline
 from geohf.street.submission import check_submission, write_submission
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 CONFUSION_CLASSES = 200  # of more, no row of the plot could be read
 REGION_PLACES = 64  # with regions on the map: each takes a tenth of a second, and some 10 kB
-REGION_PANELS = 6
 
 
 def write_outputs(
@@ -68,7 +67,7 @@ def write_outputs(
     places, predictions, splits = shown
     predictions = with_regions(predictions, trainer.model.config, details["outputs"])
     write_predictions(folder, places, predictions, splits, outlines)
-    plot_uncertainty(folder, predictions[: len(truth)], truth)
+    _plot_uncertainty(folder, predictions[: len(truth)], truth)
     baseline_km = None
     if trainer.train_rows is not None and np.isfinite(truth).all(1).any():
         _, point = constant_baseline([], points_of(trainer.train_rows), 0)
@@ -84,23 +83,13 @@ def with_regions(
     if not config.density or config.region_masses is None:
         return predictions
     shares, candidates = weighted_candidates(config, outputs)
-    drawn = regions_of(config, mixture_of(config, shares[:REGION_PLACES], candidates[:REGION_PLACES]))
-    first = [replace(one, regions=regions) for one, regions in zip(predictions, drawn, strict=False)]
-    return first + predictions[len(first) :]
+    first = mixture_of(config, shares[:REGION_PLACES], candidates[:REGION_PLACES])
+    drawn = regions_of(first, config.region_masses)
+    mapped = [replace(one, regions=regions) for one, regions in zip(predictions, drawn, strict=False)]
+    return mapped + predictions[len(mapped) :]
 
 
-def plot_uncertainty(folder: Path, predictions: Sequence[StreetPrediction], truth: np.ndarray) -> None:
-    """How sure the measured answers are: regions.png of a few of them, and risk_coverage.png."""
-    located = np.isfinite(truth).all(1)
-    points = np.array([[p.latitude, p.longitude] for p in predictions])
-    drawn = [i for i, p in enumerate(predictions) if p.regions and located[i]]
-    if drawn:  # from the one that most is known of to the one that least is known of
-        drawn.sort(key=lambda i: -(predictions[i].localizability or 0.0))
-        some = [drawn[i] for i in np.unique(np.linspace(0, len(drawn) - 1, REGION_PANELS).astype(int))]
-        titles = [f"{predictions[i].localizability:.1f} nats" for i in some]
-        plot_regions(
-            folder / "regions.png", points[some], truth[some], [predictions[i].regions for i in some], titles
-        )
+def _plot_uncertainty(folder: Path, predictions: Sequence[StreetPrediction], truth: np.ndarray) -> None:
     sureness = {
         "localizability": [p.localizability for p in predictions],
         "radius": [None if p.radius_m is None else -p.radius_m for p in predictions],
@@ -108,12 +97,8 @@ def plot_uncertainty(folder: Path, predictions: Sequence[StreetPrediction], trut
             p.states[0].probability if p.states else None for p in predictions
         ],
     }
-    known = {
-        name: np.array(values, np.float64)[located] for name, values in sureness.items() if None not in values
-    }
-    if known and located.any():
-        km = great_circle_m(points[located], truth[located]) / 1000
-        plot_risk_coverage(folder / "risk_coverage.png", km, known)
+    points = np.array([[p.latitude, p.longitude] for p in predictions])
+    plot_uncertainty(folder, points, truth, [p.regions for p in predictions], sureness)
 
 
 def _for_map(trainer, evaluation: Evaluation, limit: int):

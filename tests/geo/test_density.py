@@ -63,6 +63,47 @@ def test_a_hundred_thousand_is_stable_and_the_gradient_is_right():
     assert torch.autograd.gradcheck(negative, inputs, atol=1e-4)
 
 
+@pytest.mark.parametrize("kappa", [4e9, 4e13])  # 100 m, 1 m
+def test_meters_are_stable(kappa):
+    sigma = 1 / math.sqrt(kappa)  # radians
+    for latitude, longitude in ((36.4, 127.4), (-20.0, 180.0)):
+        bump = mixture((1.0, latitude, longitude, kappa))
+        # on squares of a tenth of a standard deviation, seen flat, it integrates to one
+        steps = np.degrees(np.arange(-60, 61) * sigma / 10)
+        north, east = np.meshgrid(steps, steps / math.cos(math.radians(latitude)), indexing="ij")
+        grid = torch.from_numpy(np.stack([latitude + north, longitude + east], -1).reshape(-1, 2))
+        total = float(bump.log_prob(grid).exp().sum()) * (sigma / 10) ** 2
+        assert total == pytest.approx(1.0, abs=1e-3)
+        # two standard deviations north cost two nats
+        north = np.array([[latitude, longitude], [latitude + math.degrees(2 * sigma), longitude]])
+        top, low = bump.log_prob(torch.from_numpy(north))[0].tolist()
+        assert top - low == pytest.approx(2.0, abs=1e-6)
+        drawn = bump.sample(4000)[0].numpy()
+        away = great_circle_m(drawn, np.array([latitude, longitude])) / 6371008.8 / sigma
+        assert (away**2).mean() == pytest.approx(2.0, abs=0.15)
+        region = area_from_geojson(credible_region(bump, 0.9))
+        assert region.contains(drawn).mean() == pytest.approx(0.9, abs=0.02)
+        bound = np.array([latitude + math.degrees(3 * sigma), longitude])
+        assert not region.contains(bound[None]).any()
+
+
+def test_the_gradient_is_right_at_a_hundred_meters():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.tensor([36.4, 127.4]).double() + torch.rand(2, 3, 2, generator=generator).double() * 1e-3
+    truth = torch.tensor([[[36.4005, 127.4004]]]).double().expand(2, 1, 2)
+
+    def negative(logits, meters, log_kappas):
+        around = SphericalMixture.around(logits.softmax(-1), points + meters * 9e-6, log_kappas.exp())
+        return -around.log_prob(truth).sum()
+
+    inputs = (
+        torch.randn(2, 3, generator=generator).double().requires_grad_(),
+        torch.zeros(2, 3, 2, dtype=torch.float64, requires_grad=True),
+        (torch.full((2, 3), 22.0, dtype=torch.float64)).requires_grad_(),
+    )
+    assert torch.autograd.gradcheck(negative, inputs, eps=1e-3, atol=1e-4)
+
+
 def test_there_is_no_seam():
     for kappa in (10.0, 1e4):
         one, other = mixture((1.0, 10.0, 180.0, kappa)), mixture((1.0, 10.0, -180.0, kappa))

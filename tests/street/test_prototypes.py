@@ -9,7 +9,7 @@ from PIL import Image
 from geohf.geo import box, great_circle_m
 from geohf.recipes.train_street import run
 from geohf.street import GeoStreetConfig
-from geohf.street.prototypes import Prototypes
+from geohf.models.prototypes import Prototypes
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from PIL import Image
 
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson
+from geohf.metrics.density import credibilities, density_metrics
 from geohf.report.answers import write_answers
 from geohf.street import GeoStreetModel
 from geohf.street.arguments import StreetTrainingArguments
-from geohf.street.density import credibilities, density_metrics, mixture_of
+from geohf.street.density import mixture_of, mixtures_of
 from geohf.street.head import GeoStreetOutput
 from geohf.street.metrics import measure
-from geohf.street.outputs import plot_uncertainty, with_regions, write_predictions
+from geohf.street.outputs import _plot_uncertainty, with_regions, write_predictions
 from geohf.street.phase import calibrate
 from geohf.street.trainer import GeoStreetTrainer
 
@@ -58,10 +59,16 @@ def calibrated():
     return model
 
 
+def numbers(model, outputs, points, missed):
+    shares = (outputs.logits / model.config.temperature).softmax(-1)
+    mixtures = mixtures_of(model.config, shares, outputs.candidates)
+    return density_metrics(mixtures, points, missed, model.config.region_masses, "km")
+
+
 def test_regions_hold_as_many_new_places_as_they_say(calibrated):
     outputs, _, points = drawn(1000, 1)
     shares = (outputs.logits / calibrated.config.temperature).softmax(-1)
-    found = density_metrics(calibrated.config, shares, outputs.candidates, points, np.ones(1000))
+    found = numbers(calibrated, outputs, points, np.ones(1000))
     assert found["region_90"] == pytest.approx(0.9, abs=0.03)
     assert found["region_50"] == pytest.approx(0.5, abs=0.06)
     assert found["risk_coverage_km"] == pytest.approx(1.0)
@@ -80,7 +87,8 @@ def test_the_density_is_the_sum_of_classes_and_of_anywhere(calibrated):
     assert sorted(mixture.weights[0].tolist()) == pytest.approx([0.0, 0.01, 0.099, 0.198, 0.693])
     sigma = config.density_scale * np.radians(np.sqrt((9 + (4 * np.cos(np.radians(45))) ** 2) / 2))
     assert float(mixture.kappas.max()) > float(mixture.kappas[0, 1]) == pytest.approx(1 / sigma**2)
-    held = credibilities(config, probabilities, torch.from_numpy(CENTROIDS)[None], np.array([[50.0, 5.0]]))
+    mixtures = mixtures_of(config, probabilities, torch.from_numpy(CENTROIDS)[None])
+    held = credibilities(mixtures, np.array([[50.0, 5.0]]))
     assert held[0] < 0.01
 
 
@@ -102,7 +110,7 @@ def test_risk_falls_where_the_sure_places_are_right(calibrated):
     shares = (outputs.logits / calibrated.config.temperature).softmax(-1)
     sure = mixture_of(calibrated.config, shares, outputs.candidates).localizability().numpy()
     missed = -sure
-    found = density_metrics(calibrated.config, shares, outputs.candidates, points, missed)
+    found = numbers(calibrated, outputs, points, missed)
     by_hand = [np.mean(sorted(missed)[: k + 1]) for k in range(30)]
     assert found["risk_coverage_km"] == pytest.approx(np.mean(by_hand))
 
@@ -136,7 +144,7 @@ def test_the_map_of_a_run_draws_the_regions_of_the_first_places(calibrated, tmp_
     assert [len(one) for one in shown] == [2] * 6 + [0] * 3
     longitude, latitude = predictions[3].regions["90"]["coordinates"][0][0][5]
     assert shown[3]["90"][0][0][5] == [latitude, longitude]
-    plot_uncertainty(tmp_path, predictions, points)
+    _plot_uncertainty(tmp_path, predictions, points)
     for name in ("regions.png", "risk_coverage.png"):
         assert Image.open(tmp_path / name).size > (500, 300)
 
