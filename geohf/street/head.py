@@ -11,12 +11,12 @@ from transformers.utils import ModelOutput
 
 from geohf.geo import EARTH_RADIUS_M, cell_soft_targets, distance_matrix_m, great_circle_m, spherical_mean
 from geohf.models.heading import HeadingHead
+from geohf.models.prototypes import Prototypes
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head_losses import StreetLosses
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
 from geohf.street.matching import MatchHead
 from geohf.street.mixture import MixtureHead, components_of
-from geohf.models.prototypes import Prototypes
 from geohf.vision.standardize import FeatureStandardizer
 
 # Of more classes than this, the medoid is looked for among the most probable ones: a matrix of all distances is large.

@@ -7,9 +7,9 @@ from helpers.street_models import build_model, parse, patches
 from PIL import Image
 
 from geohf.geo import box, great_circle_m
+from geohf.models.prototypes import Prototypes
 from geohf.recipes.train_street import run
 from geohf.street import GeoStreetConfig
-from geohf.models.prototypes import Prototypes
 
 
 @pytest.fixture
