@@ -211,6 +211,13 @@ class PlaceArguments(DataArguments, PhotoArguments, StreamingArguments):
         if not self.radii_m or not all(0 < radius < math.inf for radius in self.radii_m):
             raise DataError(f"radii_m must be meters above 0, got {self.radii_m}")
 
+    def require_places(self, args: PlaceTrainingArguments) -> None:
+        """Raise DataError, before anything is read, where no run would make the batches that are asked for."""
+        if "ours" not in self.methods:
+            args.require_places("--methods original draws its batches at random")
+        if self.streaming:
+            args.require_places("--streaming true takes rows in the table's order")
+
 
 @dataclass
 class PlaceTrainingArguments(FinetuneArguments):
@@ -234,7 +241,7 @@ class PlaceTrainingArguments(FinetuneArguments):
     clique_m: float | None = field(
         default=None,
         metadata={
-            "help": "Images of a place in a batch lie within so many meters of each other; default: within positive_m of one of them."
+            "help": "Images of a place in a batch lie within so many meters of each other; default: within positive_m of one of them; original has its own batches."
         },
     )
     hard_place_share: float = field(
@@ -244,3 +251,8 @@ class PlaceTrainingArguments(FinetuneArguments):
     finetune: str = with_default(FinetuneArguments, "finetune", "none")
     finetune_epochs: float = field(default=5.0, metadata={"help": "Epochs of that."})
     finetune_blocks: int = with_default(FinetuneArguments, "finetune_blocks", 4)
+
+    def require_places(self, instead: str) -> None:
+        """Raise DataError where batches of places are asked for, and others are made instead."""
+        if self.clique_m is not None:
+            raise DataError(f"{instead}, and --clique_m is of batches of places: leave it out")

@@ -23,7 +23,7 @@ def variants(
     """The options and arguments of every run that `models`, `seeds` and `methods` ask for.
 
     Of several runs each has a folder of its own in `output_dir/trained_models`, and none is pushed. The reference
-    implementation's recipe has its head, unless another one is named. With no epochs to train, a new model has no head,
+    implementation's recipe has its batches, and its head, unless another one is named. With no epochs to train, a new model has no head,
     and there is one method.
     """
     methods = options.methods
@@ -35,6 +35,7 @@ def variants(
     for name, seed, method in every:
         own = copy.copy(args)
         own.seed = seed
+        own.clique_m = args.clique_m if method == "ours" else None
         if len(every) > 1:
             own.output_dir = str(
                 Path(args.output_dir) / "trained_models" / _label(name or "sample", seed, method)

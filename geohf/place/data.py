@@ -69,6 +69,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
             which `options.audit` stops.
     """
     args = args or PlaceTrainingArguments()
+    options.require_places(args)
     sources = expand({name: _listed_sources(getattr(options, f"{name}_csv")) for name in PARTS})
     if not sources["train"]:
         folder = Path(args.output_dir).parent / "place-sample"

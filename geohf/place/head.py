@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from geohf.errors import DataError
-from geohf.place.aggregation import NetVLAD, make_aggregator
+from geohf.place.aggregation import NetVLAD, SuperVLAD, make_aggregator
 from geohf.place.configuration import PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.losses import hybrid, metre_masks, multi_similarity
 from geohf.place.original import original_loss
@@ -107,7 +107,7 @@ class PlaceHead(nn.Module):
         super().__init__()
         self.config = config
         # GeM takes what lies above zero, which standardised features do not; a residual begins at the feature as it is
-        # and NetVLAD lengths of 1
+        # and NetVLAD and SuperVLAD lengths of 1
         as_it_is = config.pooling in ("gem", "gem_linear", "netvlad", "supervlad") or not config.standardize
         as_it_is |= config.head == "residual" and config.pooling not in PROJECTING_POOLINGS
         self.standardize: nn.Module = nn.Identity() if as_it_is else FeatureStandardizer(config.channels)
@@ -129,13 +129,13 @@ class PlaceHead(nn.Module):
             self.whiten = Whitening(config.projected_size, config.whitening_dim)
 
     def fit_features(self, features: torch.Tensor) -> None:
-        """Take the mean and scale of training features, (n, features) or (n, channels, rows, columns), and NetVLAD its clusters.
+        """Take the mean and scale of training features, (n, features) or (n, channels, rows, columns), and NetVLAD and SuperVLAD their clusters.
 
         A head that has them already keeps them: it was trained with them.
         """
         if isinstance(self.standardize, FeatureStandardizer) and not self.standardize.mean.any():
             self.standardize.fit(features.movedim(1, -1).flatten(0, -2))
-        if isinstance(self.aggregate, NetVLAD):
+        if isinstance(self.aggregate, (NetVLAD, SuperVLAD)):
             self.aggregate.fit(features)
 
     def fit_whitening(self, descriptors: torch.Tensor, size: int | None = None) -> None:

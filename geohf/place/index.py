@@ -18,6 +18,7 @@ from geohf.geo import check_points
 from geohf.place.drives import drives_of, files_of, load_drives, names_of
 from geohf.place.encoding import Encoder, encode_rows
 from geohf.place.engines import Engine
+from geohf.place.fingerprints import require_same_model
 from geohf.place.index_files import Contents, read_index, write_index
 from geohf.place.index_search import IndexSearch
 from geohf.place.search import unit_descriptors
@@ -152,10 +153,9 @@ class PlaceIndex(IndexSearch):
         """Take in the images of another index by the same model; its descriptors are kept as those here are.
 
         Raises:
-            DataError: an index of another model or other axes, or an image that is here already.
+            DataError: an index of another model, size of pictures or axes, or an image that is here already.
         """
-        if self.model != other.model:
-            raise DataError("the other index was built with another model; build it anew with this one's")
+        require_same_model(self.model, other.model)
         if other.axes is not None and (self.axes is None or not torch.equal(self.axes, other.axes)):
             raise DataError("the other index keeps other axes of its descriptors; build it with whole ones")
         twice = sorted({*self.images} & {*other.images})

@@ -11,6 +11,7 @@ import torch
 from geohf.errors import DataError
 from geohf.place.encoding import Encoder
 from geohf.place.engines import Backend, Engine, check_backend, make_engine
+from geohf.place.fingerprints import require_same_model
 from geohf.place.search import blockwise_top_k, check_question, rows_near, unit_descriptors
 from geohf.place.sequences import Center, SequenceMatches, center_descriptors, match_sequences
 from geohf.place.storage import FloatRows, project
@@ -38,7 +39,7 @@ class IndexSearch:
         """Refuse a model whose descriptors do not compare with these.
 
         Raises:
-            DataError: descriptors of another length, or of a model with other weights.
+            DataError: descriptors of another length, see `geohf.place.fingerprints.require_same_model`.
         """
         size, held = model.config.descriptor_size, self._size
         if size != held:
@@ -46,20 +47,7 @@ class IndexSearch:
                 f"the index holds descriptors of length {held} and this model gives {size}: it "
                 "was built with another model; build it anew"
             )
-        (built, _, built_in), (asked, _, asked_in) = (
-            self.model.partition(" "),
-            model.fingerprint().partition(" "),
-        )
-        if built == asked:
-            return
-        if built_in and built_in != asked_in:
-            raise DataError(
-                f"the index was built in {built_in} and this model is in {asked_in}: load it with "
-                f"dtype=torch.{built_in}, or build the index anew"
-            )
-        raise DataError(
-            "the index was built with another model, or before this one was trained further; build it anew"
-        )
+        require_same_model(self.model, model.fingerprint())
 
     @property
     def _size(self) -> int:

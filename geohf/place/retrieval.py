@@ -18,6 +18,7 @@ from geohf.models.modeling import GeoPreTrainedModel
 from geohf.place.answers import PlacePrediction, answers_searched, predictions_of
 from geohf.place.drives import files_of, load_drives, names_of
 from geohf.place.engines import Backend
+from geohf.place.fingerprints import sight_of
 from geohf.place.frames import answer_drives, answer_rows, find_frames
 from geohf.place.index import PlaceIndex, load_once
 from geohf.place.sequences import Center, Method, check_options
@@ -34,14 +35,14 @@ class PlaceRetrieval(GeoPreTrainedModel):
     _hashed: tuple[list | None, str] = (None, "")  # checksum and fingerprint of the weights as they were last
 
     def fingerprint(self) -> str:
-        """A digest of all weights and their type: descriptors compare only where the digest is the same."""
+        """A digest of all weights, their type, and how pictures are made ready: descriptors compare only where all are the same."""
         # hashing takes as long as a photograph, so it is done again only where a tensor was changed or replaced
         state = weights_checksum(self)
         known, fingerprint = self._hashed
         if known != state:
             fingerprint = f"{weights_fingerprint(self)} {str(self.dtype).removeprefix('torch.')}"
             self._hashed = (state, fingerprint)
-        return fingerprint
+        return f"{fingerprint} {sight_of(self.processor, self.config.pooling)}"
 
     def encode(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """(n, d) float32 descriptors of length 1, of anything that `predict` takes."""

@@ -98,6 +98,10 @@ class GeoPlaceTrainer(PlaceSearches):
         if args is not None and eval_dataset is None:  # tables of queries may come without any to choose by
             args = copy.copy(args)
             args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        if args is not None and method == "original":
+            args.require_places("the method original draws its batches at random")
+        if args is not None and is_stream(train_dataset):
+            args.require_places("a stream comes in its own order")
         searched = train_dataset if database is None else database
         kwargs["database_rows"] = len(searched) if hasattr(searched, "__len__") else 0
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, *standard, **kwargs)

@@ -19,6 +19,7 @@ from geohf.vision.pooling import pooled
 SALAD_FIELDS = {"pooling": "salad", "clusters": 3, "cluster_dim": 4, "token_dim": 6}
 BOQ_FIELDS = {"pooling": "boq", "boq_channels": 16, "boq_queries": 5, "boq_rows": 3}
 NETVLAD_FIELDS = {"pooling": "netvlad", "clusters": 3}
+SUPERVLAD_FIELDS = {"pooling": "supervlad", "clusters": 2}
 
 
 def random_start(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -87,8 +88,8 @@ def test_supervlad_is_its_plain_form_and_the_ghost_takes_what_it_likes():
     w = weights_of(module)
     for found, picture in zip(module(features).detach().numpy(), features.double().numpy(), strict=True):
         sums = np.zeros((4, 6))
-        for place in picture.reshape(6, -1).T:
-            scores = np.exp(w["assign.weight"] @ place + w["assign.bias"])
+        for place in unit_rows(picture.reshape(6, -1).T):
+            scores = np.exp(w["assign.weight"] @ place)
             for cluster in range(4):  # the fifth is the ghost
                 sums[cluster] += scores[cluster] / scores.sum() * place
         np.testing.assert_allclose(found, unit_rows(unit_rows(sums).ravel()), atol=1e-5)
@@ -127,10 +128,28 @@ def test_netvlad_begins_with_the_training_places_and_begins_once():
     torch.testing.assert_close(module.centers, before, rtol=0, atol=0)
 
 
+def test_supervlad_begins_with_the_training_places_and_begins_once():
+    module = SuperVLAD(8, 3)
+    maps = 5 * unit(30, 2, 3, 8).movedim(-1, 1)
+    module.fit(maps)
+    weight = module.assign.weight.detach()
+    torch.testing.assert_close(weight.norm(dim=1), weight[0].norm().expand(4))  # three clusters and the ghost
+    scores = (
+        unit_rows(maps.movedim(1, -1).flatten(0, -2).double().numpy()) @ weight.double().numpy().T
+    ).tolist()
+    best, second = np.array([sorted(row)[:-3:-1] for row in scores]).T
+    assert np.exp((best - second).mean()) == pytest.approx(100, rel=1e-3)
+    module.fit(maps[:10])
+    assert torch.equal(module.assign.weight, weight)
+
+
 # ---- in the model
 
 
-@pytest.mark.parametrize(("fields", "size"), [(SALAD_FIELDS, 18), (BOQ_FIELDS, 48), (NETVLAD_FIELDS, 3 * 96)])
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [(SALAD_FIELDS, 18), (BOQ_FIELDS, 48), (NETVLAD_FIELDS, 3 * 96), (SUPERVLAD_FIELDS, 2 * 96)],
+)
 def test_a_model_with_it_is_saved_and_learns(fields, size, tmp_path):
     model = build_model(projection_dim=None, **fields).eval()
     assert model.config.descriptor_size == size

@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from helpers.place_models import along, unit
+from datasets import IterableDataset
+from helpers.place_models import along, build_model, parse, unit
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.place import GeoPlaceConfig
 from geohf.place.arguments import PlaceTrainingArguments
+from geohf.place.comparison import variants
+from geohf.place.data import load
 from geohf.place.original import RandomBatches
 from geohf.place.phase import make_sampler
 from geohf.place.sampler import PlaceSampler
+from geohf.place.trainer import GeoPlaceTrainer
 
 
 def town(places=60, images=6, seed=0):
@@ -139,3 +143,33 @@ def test_cliques_wider_than_a_place_are_refused(clique_m):
     args = PlaceTrainingArguments(clique_m=clique_m, use_cpu=True)
     with pytest.raises(DataError, match=r"clique_m must be above 0 and at most positive_m \(25\)"):
         make_sampler([], GeoPlaceConfig(), args)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--methods", "original"),
+            "--methods original draws its batches at random, and --clique_m is of batches",
+        ),
+        (
+            ("--methods", "ours", "--streaming", "true", "--max_steps", 3),
+            "--streaming true takes rows in the table's",
+        ),
+    ],
+)
+def test_cliques_that_no_run_would_draw_are_refused_before_anything_is_read(words, message, tmp_path):
+    options, args = parse("--clique_m", 20, "--train_csv", tmp_path / "none.csv", *words)
+    with pytest.raises(DataError, match=message):
+        load(options, args)
+
+
+def test_of_two_recipes_ours_alone_draws_cliques():
+    options, args = parse("--clique_m", 20)
+    assert [own.clique_m for _, own in variants(options, args)] == [20, None]
+    assert args.clique_m == 20
+    rows, model = [{"image": "a.png", "latitude": 1.0, "longitude": 2.0}], build_model()
+    with pytest.raises(DataError, match="the method original draws its batches at random"):
+        GeoPlaceTrainer(model, args, train_dataset=rows, method="original")
+    with pytest.raises(DataError, match="a stream comes in its own order"):
+        GeoPlaceTrainer(model, args, train_dataset=IterableDataset.from_generator(lambda: iter(rows)))

@@ -36,13 +36,9 @@ class NetVLAD(nn.Module):
         """Start from k-means of the places of training maps, (n, channels, rows, columns); once."""
         if self.fitted:
             return
-        places = F.normalize(features.float().movedim(1, -1).flatten(0, -2), dim=-1).to(self.centers.device)
-        generator = torch.Generator().manual_seed(0)
-        order = torch.randperm(len(places), generator=generator)[:MOST_FITTED].to(places.device)
-        centers = k_means(places[order], len(self.centers))
-        nearest = (
-            torch.cdist(places[order], centers).square().topk(min(2, len(centers)), largest=False).values
-        )
+        places = some_places(features, self.centers.device)
+        centers = k_means(places, len(self.centers))
+        nearest = torch.cdist(places, centers).square().topk(min(2, len(centers)), largest=False).values
         gap = (nearest[:, -1] - nearest[:, 0]).mean().clamp(min=1e-6)
         sharpness = math.log(NEAREST_SHARE) / gap
         self.centers.copy_(centers)
@@ -56,6 +52,13 @@ class NetVLAD(nn.Module):
         shares = self.assign(places).softmax(-1)
         sums = shares.mT @ places - shares.sum(1)[..., None] * self.centers
         return F.normalize(F.normalize(sums, dim=-1).flatten(1), dim=-1)
+
+
+def some_places(features: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(n, channels) places of length 1 of maps (m, channels, rows, columns), at most `MOST_FITTED` by lot."""
+    places = F.normalize(features.float().movedim(1, -1).flatten(0, -2), dim=-1).to(device)
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]
+    return places[order.to(device)]
 
 
 def k_means(points: torch.Tensor, clusters: int) -> torch.Tensor:
