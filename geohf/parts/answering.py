@@ -10,7 +10,7 @@ from geohf.data.inputs import Inputs
 from geohf.errors import require_share
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
-from geohf.parts.video import VideoFrames, is_video, require_apart, tracked_rows
+from geohf.parts.video import VideoFrames, is_video, require_apart, require_no_video, tracked_rows
 from geohf.parts.views import steps_of_views
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class AnsweringDetector(GeoPreTrainedModel):
 
     def samples(self, inputs: Any) -> Sequence | Iterable:
         """As every task's, and the frames of a video."""
+        require_no_video(inputs)
         return VideoFrames(inputs) if is_video(inputs) else super().samples(inputs)
 
     def read_source(self, source: str) -> Part | None:

@@ -30,6 +30,12 @@ def is_video(source: Any) -> bool:
     return named and Path(source).suffix.lower() in VIDEOS and Path(source).is_file()
 
 
+def require_no_video(inputs: Any) -> None:
+    """Raise DataError where a list names a video, which has an answer a frame, among samples, which have one each."""
+    for video in filter(is_video, inputs if isinstance(inputs, (list, tuple)) else ()):
+        raise DataError(f"{video}: in a list each entry is one photo; give a video by itself")
+
+
 class VideoFrames(Iterable):
     """The frames of a video in order, upright, each with the `filename` `ride.mp4#12`; they are decoded as they are asked for.
 
@@ -113,8 +119,12 @@ def source_of(name: str) -> str:
 
 
 def require_apart(inputs: Inputs) -> None:
-    """Raise DataError where frames of two folders have names of one, which are told without their folder."""
+    """Raise DataError where a video is given twice, or frames of two folders have names of one, told without their folder."""
     seen: set[str] = set()
+    videos = [os.fspath(samples.path) for _, samples in inputs.parts if isinstance(samples, VideoFrames)]
+    for video in videos:
+        if videos.count(video) > 1:
+            raise DataError(f"{video}: is given more than once, and would be tracked as one: give it once")
     for names, _ in inputs.parts:
         if names is None or len(names) == 1:
             continue

@@ -8,6 +8,7 @@ from helpers.parts_formats import photos
 from helpers.parts_models import build_model
 
 from geohf.errors import DataError
+from geohf.parts.pipeline import PartStatePipeline
 from geohf.parts.video import LOST, Tracker, VideoFrames, tracked_rows
 
 
@@ -104,6 +105,17 @@ def test_a_video_is_answered_frame_by_frame(tmp_path):
         assert {found["track"] for found in rows} - {""}
     model.predict_to_file([str(path)], tmp_path / "b.csv", threshold=0.2)
     assert "track" not in (tmp_path / "b.csv").read_text().splitlines()[0]
+
+
+def test_a_video_stands_alone_where_answers_are_told_apart_by_frames(tmp_path):
+    path = write_video(tmp_path / "ride.mp4", frames=2)
+    model = build_model()
+    with pytest.raises(DataError, match=r"ride.mp4: is given more than once, and would be tracked as one"):
+        model.predict_to_file([str(path), str(path)], tmp_path / "a.csv", track=True)
+    with pytest.raises(DataError, match=r"ride.mp4: in a list each entry is one photo; give a video by itself"):
+        model.predict([path])
+    answers = PartStatePipeline(model=model, image_processor=model.processor)(str(path))
+    assert [(answer["width"], answer["height"]) for answer in answers] == [(96, 64)] * 2
 
 
 def test_what_is_no_video(tmp_path):
