@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from geohf.parts.boxes import xyxy_to_xywh
 from geohf.parts.coco import is_coco
 from geohf.parts.cvat import write_cvat
 from geohf.parts.data import load_parts, split_parts
-from geohf.parts.label_studio import write_label_studio
+from geohf.parts.label_studio import LABEL_CONFIG, write_label_config, write_label_studio
 from geohf.parts.records import PartRecord, PhotoRecord, Source, parse_json, read_text
 from geohf.parts.voc import unique_stems, write_voc
 from geohf.parts.vocabulary import names_of
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     Splits = Mapping[str, Dataset]
     Writer = Callable[[Path, Splits, bool], None]
+
+logger = logging.getLogger(__name__)
 
 DECIMALS = 3  # of a pixel, and of trust; float32 coordinates below 8192 keep them
 FILES = {
@@ -260,8 +263,20 @@ def _require_no_others(folder: Path, names: Iterable[str]) -> None:
         )
 
 
+def _label_studio(folder: Path, splits: Splits, predicted: bool) -> None:
+    sources = {split: records_of(dataset) for split, dataset in splits.items()}
+    for split, source in sources.items():
+        name = "predictions" if predicted else FILES[split]
+        write_label_studio(folder / f"{name}_label_studio.json", source, predicted)
+    write_label_config(folder / LABEL_CONFIG, next(iter(sources.values())))
+
+
 def _voc(folder: Path, splits: Splits, predicted: bool) -> None:
     unique_stems(name for dataset in splits.values() for name in dataset["image_id"])
+    counts = [statistics_of(dataset)["states"] for dataset in splits.values()]
+    unused = [state for state in counts[0] if not any(count[state] for count in counts)]
+    if unused:
+        logger.warning("Pascal VOC has no list of states: %s, which no box has, is lost", ", ".join(unused))
     for split, dataset in splits.items():
         write_voc(folder, FILES[split], records_of(dataset))
         _copy_photos(dataset, folder / "JPEGImages")
@@ -280,10 +295,7 @@ LAYOUTS: dict[str, Writer] = {
     "coco": _each("coco.json", write_coco),
     "delftbikes": _each("annotations.json", lambda path, dataset, _: write_delftbikes(path, dataset)),
     "cvat": _each("cvat.xml", lambda path, dataset, _: write_cvat(path, records_of(dataset))),
-    "label_studio": _each(
-        "label_studio.json",
-        lambda path, dataset, predicted: write_label_studio(path, records_of(dataset), predicted),
-    ),
+    "label_studio": _label_studio,
     "yolo": _yolo,
     "voc": _voc,
 }

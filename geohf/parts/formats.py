@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from geohf.data.tables import RowErrors
@@ -14,7 +14,13 @@ from geohf.parts.coco import is_coco, read_coco
 from geohf.parts.cvat import read_cvat
 from geohf.parts.delftbikes import read_delftbikes
 from geohf.parts.folders import annotation_files, image_folder
-from geohf.parts.label_studio import is_label_studio, read_label_studio, uploaded_names
+from geohf.parts.label_studio import (
+    LABEL_CONFIG,
+    is_label_studio,
+    read_label_config,
+    read_label_studio,
+    uploaded_names,
+)
 from geohf.parts.markup import parse_xml
 from geohf.parts.records import JsonObject, Source, parse_json, read_text
 from geohf.parts.state_file import without_states
@@ -96,6 +102,10 @@ class Reader:
         content = parse_json(text, path)
         if is_label_studio(content):
             source = read_label_studio(content, path, self.errors)
+            config = path.parent / LABEL_CONFIG
+            if config.is_file():
+                source.parts, values = read_label_config(config)
+                self._declare(values)
             return "Label Studio", self._with_attributes({split: source})
         if not isinstance(content, JsonObject):
             raise DataError(f"{path}: must be a JSON object, but is a {type(content).__name__}")
@@ -110,13 +120,16 @@ class Reader:
         root = parse_xml(text, path)
         if root.tag == "annotations":
             sources, values = read_cvat(root, path, split)
-            for name, listed in values.items():
-                known = self._values.setdefault(name, [])
-                known += [value for value in listed if value not in known]
+            self._declare(values)
             return "CVAT", self._with_attributes(sources)
         if root.tag == "annotation":
             return "Pascal VOC", self._with_attributes(read_voc(path, {split: [path]}))
         raise DataError(f"{path}: is neither CVAT's XML of images nor Pascal VOC's; its root is {root.tag!r}")
+
+    def _declare(self, values: Mapping[str, Sequence[str]]) -> None:
+        for name, listed in values.items():
+            known = self._values.setdefault(name, [])
+            known += [value for value in listed if value not in known]
 
     def _with_attributes(self, sources: dict[str, Source]) -> dict[str, Source]:
         self._open += sources.values()

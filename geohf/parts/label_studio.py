@@ -9,16 +9,18 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.etree.ElementTree import Element
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.io import atomic_write
 from geohf.parts.frame import four_numbers
-from geohf.parts.markup import require_upright
+from geohf.parts.markup import add, read_xml, require_upright, write_xml
 from geohf.parts.records import PartRecord, PhotoRecord, Source
 from geohf.parts.segments import box_of_segmentation
 from geohf.vision.formats import is_image_name
 
+LABEL_CONFIG = "label_config.xml"  # beside the tasks: their JSON says nothing of labels that no box has
 _UPLOADED = re.compile(
     r"[0-9a-f]{8}-(?=.)"
 )  # Label Studio puts it before the name of a file that was uploaded
@@ -50,6 +52,32 @@ def read_label_studio(content: list, path: Path, errors: RowErrors) -> Source:
         except DataError as error:
             errors.add(path, where, str(error))
     return Source(path, photos, [], [])
+
+
+def read_label_config(path: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """The labels of a labeling configuration, and the values of its choices by their names."""
+    root = read_xml(path)
+    labels = [label.get("value", "") for label in root.iter("Label")]
+    choices = {
+        found.get("name", ""): [choice.get("value", "") for choice in found.iter("Choice")]
+        for found in root.iter("Choices")
+    }
+    return list(dict.fromkeys(labels)), {name: values for name, values in choices.items() if values}
+
+
+def write_label_config(path: Path, source: Source) -> None:
+    """Write the labeling configuration that the tasks of `write_label_studio` need, which lists every part and state."""
+    view = Element("View")
+    add(view, "Image", name="image", value="$image")
+    labels = add(view, "RectangleLabels", name="label", toName="image")
+    for name in source.parts:
+        add(labels, "Label", value=name)
+    for key, values in {"state": source.states, "iscrowd": ["true"]}.items():
+        choices = add(view, "Choices", name=key, toName="image", perRegion="true")
+        for value in values:
+            add(choices, "Choice", value=value)
+    add(view, "Number", name="trust", toName="image", perRegion="true", min=0, max=1)
+    write_xml(path, view)
 
 
 def uploaded_names(names: list[str]) -> list[str]:
@@ -157,8 +185,7 @@ def _path(address: str) -> str:
 def write_label_studio(path: str | Path, source: Source, predicted: bool = False) -> None:
     """Write tasks with annotations, or with predictions and their scores, which Label Studio shows as a start.
 
-    Its labeling needs `<RectangleLabels name="label" toName="image">` and `<Choices name="state" toName="image"
-    perRegion="true">`; `data` names each photo's file.
+    Its labeling is that of `write_label_config`; `data` names each photo's file.
     """
     tasks = []
     for number, photo in enumerate(source.photos, 1):

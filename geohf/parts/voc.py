@@ -19,6 +19,7 @@ from geohf.parts.records import PartRecord, PhotoRecord, Source, read_text
 
 logger = logging.getLogger(__name__)
 
+LABEL_MAP = "labelmap.txt"
 _FLAGS = {"0": False, "false": False, "1": True, "true": True}
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # what the layout itself says of an object; all else is an attribute
@@ -95,10 +96,10 @@ def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:
     Raises:
         DataError: a file that cannot be read, or is none of this layout.
     """
-    sources = {}
+    sources, names = {}, _class_names(path / LABEL_MAP)
     for split, listed in files.items():
         photos = [_photo(read_xml(file), file) for file in listed]
-        sources[split] = Source(path, photos, [], [], selects=(path / "ImageSets").is_dir())
+        sources[split] = Source(path, photos, names, [], selects=(path / "ImageSets").is_dir())
     parts = [part for source in sources.values() for photo in source.photos for part in photo.parts]
     boxes = [part.box for part in parts if part.box is not None]
     first = 0 if any(min(box[:2]) < 1 for box in boxes) else 1
@@ -108,6 +109,13 @@ def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:
             left, top = left - first, top - first
             part.box = [left, top, right - left, bottom - top]
     return sources
+
+
+def _class_names(path: Path) -> list[str]:
+    """The names of `labelmap.txt`, lines of `name:color:parts:actions`, as CVAT writes it; none where there is no such file."""
+    lines = [line.strip() for line in read_text(path).splitlines()] if path.is_file() else []
+    names = [line.split(":")[0] for line in lines if line and not line.startswith("#")]
+    return [name for name in dict.fromkeys(names) if name != "background"]
 
 
 def _photo(root: Element, file: Path) -> PhotoRecord:
@@ -146,7 +154,9 @@ def _part(element: Element, number: int) -> PartRecord:
 
 
 def write_voc(folder: Path, split: str, source: Source) -> None:
-    """Write `Annotations/NAME.xml` of each photo and the list `ImageSets/Main/<split>.txt`.
+    """Write `Annotations/NAME.xml` of each photo, the list `ImageSets/Main/<split>.txt`, and the parts' names as `labelmap.txt`.
+
+    The layout has no list of states: one that no box has is lost, which is said.
 
     Raises:
         DataError: two photos have one name but for its ending.
@@ -178,6 +188,8 @@ def write_voc(folder: Path, split: str, source: Source) -> None:
     lists = folder / "ImageSets" / "Main"
     lists.mkdir(parents=True, exist_ok=True)
     (lists / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+    names = "".join(f"{name}:::\n" for name in source.parts)
+    (folder / LABEL_MAP).write_text(f"# label:color_rgb:parts:actions\n{names}", encoding="utf-8")
 
 
 def unique_stems(names: Iterable[str]) -> list[str]:

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.parts_formats import (
+    VOC,
     assert_equal,
     coco_of,
     named,
     photos,
+    voc,
 )
 from helpers.parts_models import build_model
 
@@ -121,8 +123,7 @@ def test_supervision_reads_yolo_and_voc(bikes, tmp_path):
 def test_the_converter_of_label_studio_reads_what_is_written(bikes, tmp_path):
     converter = pytest.importorskip("label_studio_sdk.converter", reason="an independent reader")
     convert(bikes, tmp_path, "label_studio")
-    config = '<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image"/>'
-    config += '<Choices name="state" toName="image" perRegion="true"/></View>'
+    config = (tmp_path / "label_config.xml").read_text()
     converter.Converter(config, str(bikes / "train")).convert_to_coco(
         str(tmp_path / "train_label_studio.json"),
         str(tmp_path / "coco"),
@@ -330,6 +331,30 @@ def test_names_that_yolo_would_divide_elsewhere_are_refused(tmp_path, names, mes
     with pytest.raises(DataError, match=message):
         convert(made(tmp_path, "1.png", "2.png", **names), tmp_path / "yolo", "yolo")
     assert not (tmp_path / "yolo").exists()
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "delftbikes"])
+def test_names_that_no_box_has_are_kept_where_the_layout_has_a_list(tmp_path, layout, caplog):
+    path = made(tmp_path, "1.png", states=("new", "worn", "gone"), parts=("wheel", "bell", "lamp"))
+    convert(path, tmp_path / "out", layout)
+    kept = {} if layout in ("yolo", "voc") else {"images": tmp_path}
+    parts, states = names_of(load_parts(tmp_path / "out", **kept)[0])
+    assert list(parts.values()) == ["wheel", "bell", "lamp"]
+    assert list(states.values()) == (["new"] if layout == "voc" else ["new", "worn", "gone"])
+    lost = "Pascal VOC has no list of states: worn, gone, which no box has, is lost"
+    assert (lost in caplog.text) == (layout == "voc")
+
+
+def test_class_lists_as_the_tools_write_them(tmp_path):
+    photos(tmp_path / "JPEGImages", "1.png")
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "1.xml").write_text(voc(VOC.format("wheel", 0, 2, "")))
+    cvat_file = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nlamp:1,2,3:glass,bulb:\nwheel:4,5,6::\n"
+    (tmp_path / "labelmap.txt").write_text(cvat_file)
+    assert names_of(load_parts(tmp_path)[0])[0] == {0: "lamp", 1: "wheel"}
+    (tmp_path / "labelmap.txt").write_text("lamp:::\n")
+    with pytest.raises(DataError, match="unknown part 'wheel'; known are: lamp"):
+        load_parts(tmp_path)
 
 
 def test_yolo_is_not_written_among_other_photos(tmp_path):

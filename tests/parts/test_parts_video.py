@@ -112,7 +112,9 @@ def test_a_video_stands_alone_where_answers_are_told_apart_by_frames(tmp_path):
     model = build_model()
     with pytest.raises(DataError, match=r"ride.mp4: is given more than once, and would be tracked as one"):
         model.predict_to_file([str(path), str(path)], tmp_path / "a.csv", track=True)
-    with pytest.raises(DataError, match=r"ride.mp4: in a list each entry is one photo; give a video by itself"):
+    with pytest.raises(
+        DataError, match=r"ride.mp4: in a list each entry is one photo; give a video by itself"
+    ):
         model.predict([path])
     answers = PartStatePipeline(model=model, image_processor=model.processor)(str(path))
     assert [(answer["width"], answer["height"]) for answer in answers] == [(96, 64)] * 2
