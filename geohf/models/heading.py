@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from geohf.errors import DataError
+
 
 class HeadingHead(nn.Module):
     """From a feature to a direction, a vector of length 1: its sine towards the east, its cosine towards the north.
@@ -59,3 +61,11 @@ def degrees_of_directions(directions: torch.Tensor) -> torch.Tensor:
     [0.0, 270.0]
     """
     return torch.rad2deg(torch.atan2(directions[..., 0], directions[..., 1])) % 360
+
+
+def refuse_mirrors(predict_heading: bool, test_time: str | None) -> None:
+    """Raise DataError where a model that tells headings shall average over mirror images, see `geohf.vision.augmentation`."""
+    if test_time == "flip" and predict_heading:
+        raise DataError(
+            "a mirror image looks another way, so headings are not averaged over it: take 'crops'"
+        )

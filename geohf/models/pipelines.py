@@ -73,9 +73,9 @@ class GeoPipeline(Pipeline):
     def preprocess(self, inputs):
         return self.image_processor([inputs])
 
-    def _forward(self, model_inputs):
+    def _forward(self, model_inputs, **looks):
         model_inputs["pixel_values"] = model_inputs["pixel_values"].to(self.model.dtype)
-        return self.model(**model_inputs)
+        return self.model(**model_inputs, **looks)
 
     def postprocess(self, model_outputs, **options):
         return asdict(self.model.decode(self.output_class(**model_outputs), **options)[0])

@@ -18,6 +18,7 @@ from geohf.models.heading import HeadingHead, degrees_of_directions, heading_los
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.losses import point_loss, region_loss
 from geohf.region.metrics import error_summary, region_accuracy
+from geohf.vision.augmentation import averaged_features
 from geohf.vision.backbones import build_tower, tower_features
 
 # of degrees and of projected meters: what float32 leaves of a number
@@ -111,6 +112,7 @@ class RegionExpert(nn.Module):
         features: torch.Tensor | None = None,
         coordinates: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
+        test_time: str | None = None,
     ) -> RegionOutput:
         """Locate photographs within the region.
 
@@ -119,11 +121,12 @@ class RegionExpert(nn.Module):
             features: (batch, features) of its tower, instead; of the shared one, for an expert without.
             coordinates: (batch, 2) true latitude and longitude, NaN where unknown.
             loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
+            test_time: see `geohf.vision.augmentation.averaged_features`.
         """
         if features is None:
             assert pixel_values is not None
             assert self.tower is not None
-            features = tower_features(self.tower, pixel_values)
+            features = averaged_features(self.tower, pixel_values, test_time)
         scaled = self.head(features).float()
         if coordinates is None:
             return RegionOutput(scaled=scaled)

@@ -16,7 +16,7 @@ from geohf.data.classes import class_names, class_number, with_names
 from geohf.data.inputs import Inputs
 from geohf.errors import DataError
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
-from geohf.models.heading import HeadingHead
+from geohf.models.heading import HeadingHead, refuse_mirrors
 from geohf.models.loading import load_model
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
@@ -29,7 +29,8 @@ from geohf.region.objective import RegionObjective
 from geohf.region.processing import REGION_KEYS, GeoRegionImageProcessor, RegionCollator, split_sample
 from geohf.region.rows import as_photos, headings_of, load_labeled, located, truth_of
 from geohf.region.selection import names_of, region_order, warn_of_spellings
-from geohf.vision.backbones import build_tower, tower_features
+from geohf.vision.augmentation import TEST_TIME_OPTION, averaged_features
+from geohf.vision.backbones import build_tower
 
 if TYPE_CHECKING:
     from geohf.data.task_data import TaskData
@@ -61,7 +62,9 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
     predict_options: ClassVar[dict[str, dict]] = {
         "region": {"help": "The region of all inputs, where it is known."},
         "top_k": {"type": int, "help": "Regions to name."},
+        "test_time": TEST_TIME_OPTION,
     }
+    evaluate_options: ClassVar[dict[str, dict]] = {"test_time": TEST_TIME_OPTION}
     _no_split_modules = ["RegionExpert"]  # noqa: RUF012  transformers declares it so
     _keep_in_fp32_modules_strict = {"scaler_center", "scaler_scale"}  # noqa: RUF012
 
@@ -143,6 +146,7 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         coordinates: torch.Tensor | None = None,
         headings: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
+        test_time: str | None = None,
     ) -> RegionOutput:
         """Locate photographs.
 
@@ -154,18 +158,21 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
             coordinates: (batch, 2) true latitude and longitude, NaN where unknown.
             headings: (batch,) true degrees clockwise from north, NaN where unknown.
             loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
+            test_time: the features are the mean of those of each picture and of its mirror image (`flip`) or of its
+                corners (`crops`).
         """
+        refuse_mirrors(self.config.predict_heading, test_time)
         given = torch.full((len(pixel_values),), -1) if regions is None else regions
         given = given.to(pixel_values.device)
         asked = labels if self.training and labels is not None else given
         routed = labels is not None or bool((given < 0).any())
         shared = self.config.experts == "shared"
         told = self.config.predict_heading
-        features = tower_features(self.tower, pixel_values) if shared or routed or told else None
+        looked = shared or routed or told
+        features = averaged_features(self.tower, pixel_values, test_time) if looked else None
         directions = self.direct(features) if told else None
-        inputs = features if shared else pixel_values
-        assert inputs is not None
-        scaled = self._ask_experts(inputs, asked)
+        inputs = {"features": features} if shared else {"pixel_values": pixel_values}
+        scaled = self._ask_experts(inputs, asked, None if shared else test_time)
         logits = (
             self.router(features).float()
             if features is not None
@@ -182,18 +189,21 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
             coordinates = None if self.training else self.locate(logits, scaled)
         return RegionOutput(loss, logits, scaled, coordinates, parts, directions)
 
-    def _ask_experts(self, inputs: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    def _ask_experts(
+        self, inputs: dict[str, torch.Tensor], asked: torch.Tensor, test_time: str | None
+    ) -> torch.Tensor:
         """(batch, regions, 2): every row of its own expert, or of all where that is unknown; else NaN."""
-        name = "features" if self.config.experts == "shared" else "pixel_values"
         answers = []
         for expert in self.experts:
             rows = (asked == expert.number) | (asked < 0)
             if bool(rows.all()):
-                answers.append(expert(**{name: inputs}).scaled)
+                answers.append(expert(**inputs, test_time=test_time).scaled)
                 continue
-            answer = torch.full((len(inputs), 2), torch.nan, device=inputs.device)
+            answer = torch.full((len(asked), 2), torch.nan, device=asked.device)
             if bool(rows.any()):
-                answer = answer.index_put((rows.nonzero()[:, 0],), expert(**{name: inputs[rows]}).scaled)
+                own = {name: values[rows] for name, values in inputs.items()}
+                found = expert(**own, test_time=test_time).scaled
+                answer = answer.index_put((rows.nonzero()[:, 0],), found)
             answers.append(answer)
         return torch.stack(answers, 1)
 
@@ -230,16 +240,22 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         return {"probabilities": probabilities, "coordinates": outputs.coordinates}
 
     def evaluate(
-        self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
+        self,
+        data: str | os.PathLike,
+        batch_size: int = 32,
+        on_error: str = "raise",
+        test_time: str | None = None,
     ) -> dict[str, float]:
         """Errors with the region given and routed, MSE, router accuracy and coverage; see `evaluation_rows`.
 
         Args:
             data: a table as `load_region_table` takes it, or a folder in the reference implementation's layout, whose validation
                 table is measured.
+            test_time: see `predict`.
         """
-        dataset = load_labeled(data, self.config, on_error)
-        outputs = self.outputs_on(dataset, RegionCollator(self, ()), batch_size)
+        dataset, collator = load_labeled(data, self.config, on_error), RegionCollator(self, ())
+        batch = collator if test_time is None else lambda rows: collator(rows) | {"test_time": test_time}
+        outputs = self.outputs_on(dataset, batch, batch_size)
         answers = both_answers(
             self.config, outputs, *truth_of(dataset, self.config), headings_of(dataset, self.config)
         )
@@ -269,6 +285,8 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         Args:
             inputs: as in `GeoPreTrainedModel.predict`; a sample may be a dict with `image` and `region`.
             region: the region of all photographs, or one a photograph (None where it is unknown).
+            options: of `decode`, and `test_time`: `flip` or `crops`, the features are the mean of those of each picture and
+                of its mirror image or its corners; the radius was calibrated without.
 
         Raises:
             DataError: a region that the model does not know, or not one region a photograph.
@@ -283,12 +301,16 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         named = _of_regions(samples, names)
         return super().predict(list(named) if isinstance(samples, list) else named, batch_size, **options)
 
-    def steps(self, region: str | int | None = None, **options):
+    def steps(self, region: str | int | None = None, test_time: str | None = None, **options):
         """As `GeoPreTrainedModel.steps`, for photographs that all are of one region, where one is named."""
         prepare, answer = super().steps(**options)
-        if region is None:
-            return prepare, answer
-        return lambda samples: prepare([_of_region(sample, region) for sample in samples]), answer
+        looks = {} if test_time is None else {"test_time": test_time}
+
+        def prepared(samples: list) -> BatchFeature:
+            named = samples if region is None else [_of_region(sample, region) for sample in samples]
+            return BatchFeature({**prepare(named), **looks})
+
+        return prepared, answer
 
 
 def _with_named_regions(samples: Any) -> Any:

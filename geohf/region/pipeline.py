@@ -9,13 +9,15 @@ from geohf.region.experts import RegionOutput
 class RegionPipeline(GeoPipeline):
     """Locates photographs: each input is an image, or a dict with `image` and `region`, and each answer a dict.
 
-    Call option: `top_k`, see `GeoRegionModel.decode`.
+    Options of a call, or of all calls where the pipeline is made with them: `top_k`, see `GeoRegionModel.decode`, and
+    `test_time`, see `GeoRegionModel.predict`.
     """
 
     output_class = RegionOutput
 
-    def _sanitize_parameters(self, top_k=None):
-        return {}, {}, {} if top_k is None else {"top_k": top_k}
+    def _sanitize_parameters(self, top_k=None, test_time=None):
+        looks = {} if test_time is None else {"test_time": test_time}
+        return {}, looks, {} if top_k is None else {"top_k": top_k}
 
     def preprocess(self, inputs):
         return dict(self.model.prepare([inputs]))

@@ -16,6 +16,7 @@ from transformers.utils import can_return_tuple
 from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
 from geohf.errors import DataError
+from geohf.models.heading import refuse_mirrors
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.models.settings import settings_refused
 from geohf.street.answers import StreetPrediction, row_of
@@ -144,10 +145,7 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
             test_time: the mean of those of each picture and of its mirror image (`flip`) or of its corners (`crops`).
         """
         if test_time is not None:
-            if test_time == "flip" and self.config.predict_heading:
-                raise DataError(
-                    "a mirror image looks another way, so headings are not averaged over it: take 'crops'"
-                )
+            refuse_mirrors(self.config.predict_heading, test_time)
             several = [self.view_features(pixels, view_mask) for pixels in variants(pixel_values, test_time)]
             return torch.stack(several).mean(0)
         if pixel_values.ndim == 4:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from geohf.street.benchmarks import BENCHMARKS
-from geohf.vision.augmentation import AVERAGED
+from geohf.vision.augmentation import TEST_TIME_OPTION
 
-_TEST_TIME = {
-    "choices": AVERAGED,
-    "help": "Average the features of each picture and of its mirror image (flip), or of its four corners (crops).",
-}
 PREDICT_OPTIONS: dict[str, dict] = {
     "top_k": {"type": int, "help": "States to name."},
     "states": {"nargs": "+", "help": "Answer within these states only."},
@@ -21,7 +17,7 @@ PREDICT_OPTIONS: dict[str, dict] = {
     "levels": {
         "help": "Table of towns or GeoJSON: name the country, region, sub-region and city of each point, too."
     },
-    "test_time": _TEST_TIME,
+    "test_time": TEST_TIME_OPTION,
     "captions": {
         "nargs": "+",
         "help": "Tell how well each of these captions fits, or name states by one with {} for their names; for a CLIP.",
@@ -33,7 +29,7 @@ PREDICT_OPTIONS: dict[str, dict] = {
 }
 EVALUATE_OPTIONS: dict[str, dict] = {
     "levels": {"help": "Table of towns or GeoJSON: accuracy by country, region, sub-region and city, too."},
-    "test_time": _TEST_TIME,
+    "test_time": TEST_TIME_OPTION,
     "benchmark": {
         "choices": tuple(BENCHMARKS),
         "help": "DATA is the table of this benchmark as published; a warning where it has another number of rows.",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from geohf.errors import require_choice
+from geohf.vision.backbones import tower_features
 
 
 class RandomAreaCrop(nn.Module):
@@ -33,6 +34,11 @@ class RandomAreaCrop(nn.Module):
 
 
 AVERAGED = ("flip", "crops")
+# keyword arguments of argparse's add_argument, for `geohf predict` and `geohf evaluate`
+TEST_TIME_OPTION = {
+    "choices": AVERAGED,
+    "help": "Average the features of each picture and of its mirror image (flip), or of its four corners (crops).",
+}
 CORNER = 7 / 8  # of a side, as large is a crop of a corner
 
 
@@ -59,3 +65,9 @@ def variants(pixel_values: torch.Tensor, kind: str | None) -> Iterator[torch.Ten
                 corner = flat[..., top : top + height, left : left + width]
                 resized = nn.functional.interpolate(corner.float(), size, mode="bilinear", antialias=True)
                 yield resized.to(pixel_values).view_as(pixel_values)
+
+
+def averaged_features(tower: nn.Module, pixel_values: torch.Tensor, kind: str | None) -> torch.Tensor:
+    """(batch, features) of (batch, 3, height, width): the mean of those of a picture's `variants`, of itself where `kind` is None."""
+    several = [tower_features(tower, pixels) for pixels in variants(pixel_values, kind)]
+    return several[0] if kind is None else torch.stack(several).mean(0)
