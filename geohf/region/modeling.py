@@ -171,7 +171,10 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         looked = shared or routed or told
         features = averaged_features(self.tower, pixel_values, test_time) if looked else None
         directions = self.direct(features) if told else None
-        inputs = {"features": features} if shared else {"pixel_values": pixel_values}
+        inputs = {"pixel_values": pixel_values}
+        if shared:
+            assert features is not None
+            inputs = {"features": features}
         scaled = self._ask_experts(inputs, asked, None if shared else test_time)
         logits = (
             self.router(features).float()
