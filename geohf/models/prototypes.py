@@ -84,11 +84,16 @@ class Prototypes(nn.Module):
             points: (batch, 2) what is answered without refinement.
             area: only prototypes within it.
         """
+        best, found = self.scores(place, probabilities, area).max(-1)
+        return torch.where(best.isfinite()[:, None], self.points[found].to(points), points)
+
+    def scores(
+        self, place: torch.Tensor, probabilities: torch.Tensor, area: Area | None = None
+    ) -> torch.Tensor:
+        """(batch, prototypes) how well each fits, see the class; -inf where it is ruled out. As `refine`."""
         top = probabilities.topk(min(BEST_CELLS, probabilities.shape[-1]))
         allowed = torch.zeros_like(probabilities).scatter(-1, top.indices, top.values)[:, self.classes]
         if area is not None:
             inside = torch.from_numpy(area.contains(self.points.double().cpu().numpy()))
             allowed = torch.where(inside.to(allowed.device), allowed, 0.0)
-        scores = allowed.log() - torch.cdist(place.float(), self.features.float()) / self.unit
-        best, found = scores.max(-1)
-        return torch.where(best.isfinite()[:, None], self.points[found].to(points), points)
+        return allowed.log() - torch.cdist(place.float(), self.features.float()) / self.unit

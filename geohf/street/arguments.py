@@ -119,6 +119,13 @@ class StreetArguments(DataArguments, PhotoArguments, HeadingArguments, Streaming
             "help": "Prototypes a class at most: the best of the best classes is answered, where that helps; 0: none."
         },
     )
+    rank: int = field(
+        default=0,
+        metadata={
+            "help": "Candidates (classes, prototypes or positions of the gallery) that a ranker puts into order, where "
+            "that helps; 0: none."
+        },
+    )
     match_weight: float = field(default=1.0, metadata={"help": "Weight of the matching loss."})
     heading_weight: float = field(default=1.0, metadata={"help": "Weight of the heading loss."})
     point_estimate: str = field(

@@ -65,6 +65,9 @@ class GeoStreetConfig(GeoConfig):
         predict_heading: tell which way each view looks.
         refine: prototypes a class at most, of which the best is answered, see `geohf.models.prototypes`; 0: none.
         prototypes: how many there are.
+        rank: candidates (classes, prototypes or positions of the gallery) at most that a ranker puts into order, see
+            `geohf.street.ranker`; 0: none.
+        ranked: there is such a ranker.
         temperature: fitted on validation, divides the logits.
         radius_coverage: share of places that `radius_m` shall hold.
         radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for areas without training
@@ -121,6 +124,8 @@ class GeoStreetConfig(GeoConfig):
     predict_heading: bool = False
     refine: int = 0
     prototypes: int = 0
+    rank: int = 0
+    ranked: bool = False
     temperature: float = 1.0
     radius_coverage: float = 0.9
     radius_factor: float | None = None
@@ -145,6 +150,14 @@ class GeoStreetConfig(GeoConfig):
         """Name -> number of every class."""
         return {name: int(number) for name, number in (self.label2id or {}).items()}
 
+    @property
+    def keeps_places(self) -> bool:
+        """Whether decoding needs what the heads see of each place."""
+        return bool(self.refine or self.rank)
+
+    def _has_candidates(self) -> bool:
+        return self.class_centroids is not None and self.gps_head == "offset"
+
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
         super().validate_architecture()
@@ -159,11 +172,7 @@ class GeoStreetConfig(GeoConfig):
                 raise ValueError(f"{name} must be pairs of finite degrees")
         if self.vmf_components < 1:
             raise ValueError(f"vmf_components must be at least 1, got {self.vmf_components}")
-        if (
-            self.density
-            and self.gps_head != "vmf"
-            and (self.class_centroids is None or self.gps_head != "offset")
-        ):
+        if self.density and self.gps_head != "vmf" and not self._has_candidates():
             raise ValueError("density needs gps_head 'vmf', or classes and gps_head 'offset'")
         if self.class_centroids is not None:
             n = len(self.class_centroids)
@@ -181,6 +190,10 @@ class GeoStreetConfig(GeoConfig):
             self.refine and (self.class_centroids is None or self.gps_head in ("gallery", "vmf"))
         ):
             raise ValueError("refine needs classes, and a point that comes from these")
+        if self.rank and (self.rank < 2 or (self.gps_head != "gallery" and not self._has_candidates())):
+            raise ValueError("rank needs two candidates or more, of the gps_head 'offset' or 'gallery'")
+        if self.ranked and not self.rank:
+            raise ValueError("a model with a ranker says of how many candidates: rank")
         if self.queue_size < 0 or not self.noise_m >= 0 or not self.queue_noise_m >= 0:
             raise ValueError("queue_size, noise_m and queue_noise_m must not be negative")
 

@@ -91,9 +91,11 @@ class StreetDecoding:
             probabilities = logits.softmax(-1)
         elif states is not None:
             raise DataError("this model has no classes, so its answers cannot be restricted to states")
-        points, candidates, weights = points_and_candidates(self.head, outputs, probabilities, matches, area)
-        # the radius was calibrated for the model's own way of answering
         usual = gallery is None
+        points, candidates, weights = points_and_candidates(
+            self.head, outputs, probabilities, matches, area, usual
+        )
+        # the radius was calibrated for the model's own way of answering
         radius = self._radius_m(weights, candidates, points) if usual else None
         best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
         places = points.double().cpu().tolist()
@@ -201,19 +203,24 @@ def points_and_candidates(
     probabilities: torch.Tensor | None,
     matches: Matches | None,
     area: Area | None = None,
+    usual: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Each place's point, (batch, 2) degrees; the candidates that it was chosen from, (batch, k, 2); their weights.
 
     Of the `vmf` head these are its components, (batch, k, 3) with kappa.
 
-
     Args:
         probabilities: (batch, classes), calibrated; None for a model without classes.
         matches: the gallery's best positions, which then are the candidates.
         area: the points lie within it.
+        usual: the candidates are those that the model was trained with, so that its ranker knows them.
     """
+    first = None
+    if usual and head.config.ranked:
+        first = first_candidates(head, outputs, probabilities, matches, area)
     if matches is not None:
-        return matches.points[:, 0], matches.points, matches.shares
+        best = matches.points[:, 0] if first is None else ranked(head, outputs, first, matches.points[:, 0])
+        return best, matches.points, matches.shares
     points, candidates = outputs.coordinates, outputs.candidates
     assert points is not None  # only a model that looks in a gallery has none
     if outputs.mixture is not None:
@@ -225,9 +232,56 @@ def points_and_candidates(
         points = head.estimate(probabilities, candidates)
     if head.config.prototypes and outputs.place is not None and probabilities is not None:
         points = head.prototypes.refine(outputs.place, probabilities, points, area)
+    points = points if first is None else ranked(head, outputs, first, points)
     if area is not None:
         points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
     return points, candidates, probabilities
+
+
+def first_candidates(
+    head: StreetHead,
+    outputs: GeoStreetOutput,
+    probabilities: torch.Tensor | None,
+    matches: Matches | None,
+    area: Area | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a ranker chooses from: the `rank` best candidates, (batch, k, 2) degrees, and the logarithms of their weights.
+
+    These are the gallery's best positions, or else prototypes, or else the points of classes.
+
+    Args:
+        The others: see `points_and_candidates`.
+    """
+    most = head.config.rank
+    if matches is not None:
+        return matches.points[:, :most].float(), matches.probabilities[:, :most].log()
+    assert probabilities is not None
+    scores, points = probabilities.log(), outputs.candidates
+    if head.config.prototypes:
+        assert outputs.place is not None
+        scores = head.prototypes.scores(outputs.place, probabilities, area)
+        points = head.prototypes.points.expand(len(scores), -1, -1)
+    assert points is not None
+    top = scores.topk(min(most, scores.shape[-1]))
+    return points.gather(1, top.indices[..., None].expand(-1, -1, 2)), top.values
+
+
+def ranked(
+    head: StreetHead,
+    outputs: GeoStreetOutput,
+    first: tuple[torch.Tensor, torch.Tensor],
+    points: torch.Tensor,
+) -> torch.Tensor:
+    """(batch, 2) degrees: the candidate that the ranker puts first, or the place's point where none is left.
+
+    Args:
+        first: see `first_candidates`.
+        points: (batch, 2) what is answered without.
+    """
+    assert outputs.place is not None
+    candidates, scores = (part.to(outputs.place.device) for part in first)
+    best = head.ranker.best(outputs.place, candidates, scores).to(points)
+    return torch.where(scores.isfinite().any(-1)[:, None].to(points.device), best, points)
 
 
 @lru_cache  # once, and not for each batch

@@ -17,6 +17,7 @@ from geohf.street.head_losses import StreetLosses
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
 from geohf.street.matching import MatchHead
 from geohf.street.mixture import MixtureHead, components_of
+from geohf.street.ranker import Ranker
 from geohf.vision.standardize import FeatureStandardizer
 
 # Of more classes than this, the medoid is looked for among the most probable ones: a matrix of all distances is large.
@@ -37,7 +38,7 @@ class GeoStreetOutput(ModelOutput):
         mixture: (batch, components, 5), of the `vmf` head, see `geohf.street.mixture.MixtureHead`.
         directions: (batch, max_views, 2) where each view looks, sine and cosine of the degrees clockwise from north, NaN
             for views that are not there; None where the model does not tell.
-        place: (batch, features) what the heads see, for a model that refines its points by prototypes.
+        place: (batch, features) what the heads see, for a model that refines its points by prototypes or a ranker.
         loss_parts: the loss by its parts, before weighting.
     """
 
@@ -102,6 +103,8 @@ class StreetHead(StreetLosses, nn.Module):
             self.direct = HeadingHead(size, hidden, config.dropout)
         if config.refine:
             self.prototypes = Prototypes(config.prototypes, size)
+        if config.ranked:
+            self.ranker = Ranker(size)
         self._constants: dict = {}
         self._levels: dict[torch.device, Levels] = {}
 
@@ -174,7 +177,7 @@ class StreetHead(StreetLosses, nn.Module):
         if labels is not None or coordinates is not None:
             outputs = GeoStreetOutput(None, logits, points, candidates, embeddings, mixture, directions)
             loss, parts = self.losses(outputs, labels, coordinates, headings, loss_items)
-        kept = place.float() if self.config.refine else None
+        kept = place.float() if self.config.keeps_places else None
         return GeoStreetOutput(loss, logits, points, candidates, embeddings, mixture, directions, kept, parts)
 
     def _points(self, place, logits, mixture) -> tuple[torch.Tensor | None, torch.Tensor | None]:

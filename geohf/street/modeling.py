@@ -64,6 +64,7 @@ MODEL_FIELDS = (
     "predict_heading",
     "heading_weight",
     "refine",
+    "rank",
 )
 UNHEARD_BY_VMF = ("gps_loss", "gps_scale", "point_estimate")  # it has a loss and a central point of its own
 # what the encoder of positions is trained with, and on the sample, where it is to learn in minutes on a CPU
@@ -88,7 +89,7 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
     predict_options = PREDICT_OPTIONS
     evaluate_options = EVALUATE_OPTIONS
     _no_split_modules = ["StreetHead"]  # noqa: RUF012  transformers declares it so
-    _keep_in_fp32_modules_strict = {"standardize", "location", "gallery", "queue", "prototypes"}  # noqa: RUF012
+    _keep_in_fp32_modules_strict = {"standardize", "location", "gallery", "queue", "prototypes", "ranker"}  # noqa: RUF012
 
     def __init__(self, config: GeoStreetConfig):
         super().__init__(config)

@@ -83,7 +83,7 @@ class StreetPhaseTrainer(PhaseTrainer):
         names += ["embeddings"] * (config.location_encoder != "none")
         names += ["mixture"] * (config.gps_head == "vmf")
         names += ["directions"] * config.predict_heading
-        names += ["place"] * bool(config.refine)
+        names += ["place"] * config.keeps_places
         named: dict[str, Any] = dict(zip(names, map(torch.from_numpy, arrays), strict=True))
         return GeoStreetOutput(**named)
 
@@ -237,42 +237,6 @@ def calibrate(
         own = torch.from_numpy(located)
         apart = None if blocks is None else blocks[located]
         calibrate_density(config, weights[own], candidates[own], points[located], apart)
-
-
-def refine(
-    model: GeoStreetModel,
-    train: tuple[torch.Tensor, np.ndarray, np.ndarray],
-    validation: tuple[GeoStreetOutput, np.ndarray] | None,
-) -> None:
-    """Give the model prototypes of its training places, and keep them where they bring validation places nearer.
-
-    Args:
-        train: (n, features) what the heads see, (n,) class numbers and (n, 2) degrees of the training places.
-        validation: outputs and (m, 2) degrees of the validation places; None: they are kept.
-    """
-    prototypes, config = model.head.prototypes, model.config
-    features, labels, points = train
-    prototypes.fit(features, points, labels, config.refine)
-    if validation is not None:
-        means = []
-        for count in (0, len(prototypes.points)):
-            config.prototypes = count
-            answered = np.array([[a.latitude, a.longitude] for a in model.decode(validation[0], top_k=1)])
-            known = np.isfinite(validation[1]).all(1)
-            means.append(
-                float(great_circle_m(answered[known], validation[1][known]).mean()) if known.any() else 0.0
-            )
-        if means[1] >= means[0]:
-            logger.info("prototypes do not bring validation places nearer: they are left out")
-            prototypes.clear()
-            config.refine = config.prototypes = 0
-            del model.head.prototypes
-            return
-        logger.info(
-            "%d prototypes bring validation places from %.0f to %.0f km on the mean",
-            config.prototypes, *(mean / 1000 for mean in means),
-        )  # fmt: skip
-    config.prototypes = len(prototypes.points)
 
 
 def place_outputs(model: GeoStreetModel, dataset: Dataset, args, frozen: bool) -> GeoStreetOutput:

@@ -27,10 +27,10 @@ from geohf.street.phase import (
     calibrate,
     forget_calibration,
     place_outputs,
-    refine,
     train_heads,
 )
 from geohf.street.places import as_places, headings_of
+from geohf.street.refining import forget_refinement, rank, refine
 from geohf.training.finetuning import require_finetunable
 from geohf.training.settings import require_a_batch
 from geohf.training.trainer import GeoTrainer, logger
@@ -66,11 +66,9 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
 
     def run_phases(self, resume: bool) -> None:
         config = self.model.config
-        if config.refine and is_stream(self.train_dataset):
-            raise DataError("refine needs the training places at hand, not a stream of them")
-        if config.prototypes:  # of an earlier training
-            self.model.head.prototypes.clear()
-            config.prototypes = 0
+        if config.keeps_places and is_stream(self.train_dataset):
+            raise DataError("refine and rank need the training places at hand, not a stream of them")
+        forget_refinement(self.model)
         self._run_phases(resume)
         self._refine()
 
@@ -101,13 +99,19 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
             logger.info("phase 2 did not beat phase 1 on validation places: the model of phase 1 is kept")
 
     def _refine(self) -> None:
-        """Prototypes of the training places, in the features of the weights that were kept."""
+        """Prototypes and a ranker by the training places, in the features of the weights that were kept."""
         model, rows, validation = self.model, self.train_dataset, self.eval_dataset
-        if not model.config.refine:
+        if not model.config.keeps_places:
             return
-        places = fused_features(model.head, feature_table(model, rows, self.args))
+        table = feature_table(model, rows, self.args)
         checked = None if validation is None else (self.outputs(validation), points_of(validation))
-        refine(model.cpu(), (places, labels_of(rows, model.config), points_of(rows)), checked)
+        if model.config.refine:
+            places = fused_features(model.head, table)
+            refine(model.cpu(), (places, labels_of(rows, model.config), points_of(rows)), checked)
+        if model.config.rank:
+            # by the probabilities that it will see
+            self._forget_calibration() if validation is None else self._calibrate()
+            rank(model.cpu(), table, checked)
         model.to(self.args.device)
 
     def _forget_calibration(self) -> None:
