@@ -4,7 +4,7 @@
     python benchmarks/street_heads.py --seeds 0 1 2 --photos FOLDER
 
 Prints the two tables that docs/street.md shows: held-out places of the generated sample, and held-out photographs of FOLDER
-with their positions in EXIF, mean over seeds and their range. Nothing of the photographs is kept.
+with their positions in EXIF, mean over seeds and their range. Features of the backbone stay in the cache ($GEOHF_CACHE).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import set_seed
 from geohf.report import markdown_table
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.data import load
-from geohf.street.modeling import make_model
+from geohf.street.modeling import SAMPLE_IMAGE_SIZE, make_model
 from geohf.street.trainer import GeoStreetTrainer
 
 TREE = {"cells": "quadtree", "point_estimate": "hierarchical"}
@@ -45,8 +45,7 @@ def numbers_of(fields: dict, seed: int, folder: str) -> tuple[dict, dict, GeoStr
     """The numbers of the model and of the constant baseline on the held-out places, and the Trainer."""
     options = StreetArguments(**fields)
     args = StreetTrainingArguments(
-        output_dir=f"{folder}/run", cache_dir=f"{folder}/cache", seed=seed, finetune="none", disable_tqdm=True,
-        logging_strategy="no", use_cpu=True,
+        output_dir=f"{folder}/run", seed=seed, finetune="none", disable_tqdm=True, logging_strategy="no", use_cpu=True,
     )  # fmt: skip
     data = load(options, args)
     set_seed(seed)
@@ -99,7 +98,8 @@ def main() -> None:
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     options = parser.parse_args()
     common = {"backbone": options.backbone}
-    print(f"\nGenerated sample:\n\n{markdown_table(table_of(common, options.seeds, 25))}\n", flush=True)
+    sample = common | {"image_size": SAMPLE_IMAGE_SIZE}
+    print(f"\nGenerated sample:\n\n{markdown_table(table_of(sample, options.seeds, 25))}\n", flush=True)
     if options.photos:
         photos = common | FEW | {"data": str(options.photos)}
         print(
