@@ -65,7 +65,7 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
 
 @dataclass
 class GeoTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with other defaults and five fields more.
+    """transformers' TrainingArguments with other defaults and six fields more.
 
     Other defaults: evaluation, saving and logging every epoch, the best checkpoint at the end, one checkpoint
     kept beside the best, fused AdamW, warm-up over the first tenth, cosine decay, no tracker unless asked for.
@@ -128,6 +128,12 @@ class GeoTrainingArguments(TrainingArguments):
             "help": "Learning rate of each block of the backbone, relative to that of the block behind it."
         },
     )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate, save and keep a moving average of the weights that forgets so slowly, as 0.999; default: none."
+        },
+    )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Evaluations without a better score before training stops; 0: never."}
     )
@@ -166,6 +172,8 @@ class GeoTrainingArguments(TrainingArguments):
             require_at_least(least, **{name: getattr(self, name, None) for name in names})
         if not 0 < self.layer_decay <= 1:
             raise DataError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise DataError(f"ema_decay must be above 0 and below 1, got {self.ema_decay}")
         if self.seed >= 2**32:
             raise DataError(f"seed must be below 2**32, got {self.seed}")
         trackers = {*self.report_to} - {*get_available_reporting_integrations(), "none"}

@@ -35,7 +35,7 @@ TOWERS = {"tower", "backbone", "conv_encoder"}
 
 
 class PhaseTrainer(Phases):
-    """transformers' Trainer with seven things more.
+    """transformers' Trainer with eight things more.
 
     - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
       name beside `loss`.
@@ -50,6 +50,7 @@ class PhaseTrainer(Phases):
     - **Streams.** `train_dataset` may be a `datasets.IterableDataset`; with `max_steps` it is read as often as that
       takes, each process its share (see `EndlessStream`). Images of any dataset stay undecoded until a collator
       opens them.
+    - **A moving average of the weights** where `ema_decay` asks for it: it is evaluated, saved and kept.
     - **Checkpoints without pickle** that are only used when they are whole, so that a run killed at any moment
       resumes to the same weights as an uninterrupted one.
     - **Pushes of data alone**: the task's card, no pickle, no token, and only numbers of the weights that are pushed.
@@ -90,6 +91,7 @@ class PhaseTrainer(Phases):
         if isinstance(self.train_dataset, Sized):
             require_a_batch(self.args, len(self.train_dataset))
         self._settle_metric()
+        self._average_weights()
         if self.args.early_stopping_patience and self.args.load_best_model_at_end:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 

@@ -15,8 +15,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from geohf.errors import DataError
 from geohf.io import atomic_write
 from geohf.metrics.directions import LOSS, MetricInfo, bare_name, find_metric, not_measured, wrong_direction
+from geohf.training.averaging import AveragedWeights
 from geohf.training.checkpoints import last_complete_checkpoint
-from geohf.training.pushing import SafePushes
 from geohf.training.record import differences, goal_words, is_longer, record_of
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 FINISHED, RECORD = "finished.safetensors", "run.json"
 
 
-class Phases(SafePushes):
+class Phases(AveragedWeights):
     """What `PhaseTrainer` has beyond transformers' `train`: resumed runs, and the metric that chooses the best weights."""
 
     def run(self, resume: bool = False) -> None:
@@ -132,7 +132,9 @@ class Phases(SafePushes):
             DataError: there are evaluations, and none of them has the metric.
         """
         name = f"eval_{bare_name(self.args.metric_for_best_model or 'loss')}"
-        evaluated = [row for row in self.state.log_history if any(key.startswith("eval_") for key in row)]
+        # what `eval_on_start` sees are no checkpoint's weights
+        rows = [row for row in self.state.log_history if row.get("step") != 0]
+        evaluated = [row for row in rows if any(key.startswith("eval_") for key in row)]
         rows = [row for row in evaluated if name in row]
         if evaluated and not rows:
             raise DataError(not_measured(bare_name(name), [*map(bare_name, evaluated[-1])]))
