@@ -19,6 +19,8 @@ import geohf
 # method of transformers -> its parameters
 OVERRIDDEN = {
     "Trainer._determine_best_metric": "self metrics trial",
+    "Trainer._evaluate": "self trial ignore_keys_for_eval skip_scheduler",
+    "Trainer._finalize_training": "self trial num_train_samples start_time",
     "Trainer._get_grad_norm": "self model grad_norm",
     "Trainer._get_num_items_in_batch": "self batch_samples device",
     "Trainer._get_train_sampler": "self train_dataset",
@@ -28,6 +30,7 @@ OVERRIDDEN = {
     "Trainer._load_optimizer_and_scheduler": "self checkpoint",
     "Trainer._load_rng_state": "self checkpoint",
     "Trainer._load_scaler": "self checkpoint",
+    "Trainer._prepare_for_training": "self max_steps train_dataloader resume_from_checkpoint",
     "Trainer._push_from_checkpoint": "self checkpoint_folder",
     "Trainer._save": "self output_dir state_dict",
     "Trainer._save_checkpoint": "self model trial",

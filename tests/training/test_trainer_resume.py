@@ -33,7 +33,12 @@ SCENES = {
     # learns nothing, so it stops after the third evaluation, and must do so after a resume as well
     "patience": {"num_train_epochs": 9, "learning_rate": 0.0, "early_stopping_patience": 2},
     # saves between evaluations, too, and ends with the last average
-    "averaged": {"num_train_epochs": 2, "ema_decay": 0.9, "eval_strategy": "no", "load_best_model_at_end": False},
+    "averaged": {
+        "num_train_epochs": 2,
+        "ema_decay": 0.9,
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+    },
 }
 
 
