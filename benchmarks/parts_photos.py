@@ -16,13 +16,17 @@ import time
 from pathlib import Path
 
 import numpy as np
+from transformers import set_seed
 
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
+from geohf.parts.data import load
+from geohf.parts.modeling import make_model
+from geohf.parts.outputs import write_photos
 from geohf.parts.trainer import PartStateTrainer
-from geohf.recipes.train_parts import run
 from geohf.report import markdown_table
 
 STARTS = {"ImageNet weights": True, "random weights": False}
+DRAWN = 24  # photos
 BACKBONE = "tf_efficientnet_lite0"
 SHOWN = {
     "map": "mAP",
@@ -43,8 +47,8 @@ FIELDS = {
 }
 
 
-def trained(pretrained: bool, seed: int, options: argparse.Namespace, output: Path) -> PartStateTrainer:
-    """One run, as `geohf train parts` does it; names of parts tell left from right, so no photo is mirrored."""
+def measured(pretrained: bool, seed: int, options: argparse.Namespace, output: Path) -> dict[str, float]:
+    """The numbers of one run on the held-out photos; names of parts tell left from right, so no photo is mirrored."""
     args = PartTrainingArguments(
         output_dir=str(output),
         seed=seed,
@@ -54,7 +58,6 @@ def trained(pretrained: bool, seed: int, options: argparse.Namespace, output: Pa
         flip=0.0,
         eval_strategy="no",
         save_strategy="no",
-        logging_strategy="no",
         dataloader_num_workers=0,
         disable_tqdm=True,
     )
@@ -64,17 +67,19 @@ def trained(pretrained: bool, seed: int, options: argparse.Namespace, output: Pa
         pretrained=pretrained,
         image_size=[options.image_size] * 2,
         config_overrides=json.dumps(FIELDS),
-        overlays=options.overlays,
     )
-    return run(photos, args)
-
-
-def numbers_of(trainer: PartStateTrainer) -> dict[str, float]:
-    """The numbers of a run on the held-out photos; of each part its average precision and threshold."""
-    values, config = trainer.evaluated.values_by_name, trainer.config
-    numbers = {text: values[name] for name, text in SHOWN.items()}
+    data, start = load(photos, args), time.process_time()
+    set_seed(seed)
+    trainer = PartStateTrainer(make_model(photos, data), args, None, data.train, data.validation)
+    trainer.train()
+    seconds = time.process_time() - start
+    found, config = trainer.outputs(data.held_out), trainer.config
+    if options.overlays:
+        write_photos(output, data.held_out, found.predictions, trainer.kept_targets, config, DRAWN)
+    numbers = {text: found.numbers[name] for name, text in SHOWN.items()} | {"CPU seconds": seconds}
     for number, name in config.id2label.items():
-        numbers |= {f"AP of {name}": values[f"ap/{name}"], f"threshold of {name}": config.thresholds[number]}
+        numbers |= {f"AP of {name}": found.numbers[f"ap/{name}"]}
+        numbers |= {f"threshold of {name}": config.thresholds[number]}
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -91,23 +96,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--image_size", type=int, default=320)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--overlays", type=int, default=0, help="held-out photos to draw with their parts")
-    parser.add_argument("--keep", type=Path, help="folder where the models and overlays stay")
+    parser.add_argument("--overlays", type=Path, help="folder for some held-out photos with their parts")
     options = parser.parse_args()
     found: dict[str, dict[str, list[float]]] = {name: {} for name in options.starts}
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.starts:
             for seed in options.seeds:
-                start = time.process_time()
-                output = (options.keep or Path(temporary)) / f"{name.split()[0]}{seed}"
-                numbers = numbers_of(trained(STARTS[name], seed, options, output))
-                numbers["CPU seconds"] = time.process_time() - start
-                print(
-                    name,
-                    seed,
-                    json.dumps({key: round(value, 4) for key, value in numbers.items()}),
-                    flush=True,
-                )
+                output = (options.overlays or Path(temporary)) / f"{name.split()[0]}-{seed}"
+                numbers = measured(STARTS[name], seed, options, output)
+                rounded = {key: round(value, 4) for key, value in numbers.items()}
+                print(name, seed, json.dumps(rounded), flush=True)
                 for key, value in numbers.items():
                     found[name].setdefault(key, []).append(value)
     columns = [*SHOWN.values(), "CPU seconds"]
@@ -116,20 +114,15 @@ def main() -> None:
             [{"start": name} | {key: shown(found[name][key]) for key in columns} for name in found]
         )
     )
-    parts = [key.removeprefix("AP of ") for key in found[options.starts[0]] if key.startswith("AP of ")]
-    print(
-        markdown_table(
-            [
-                {"part": part}
-                | {
-                    f"{what}, {name}": shown(found[name][f"{what} of {part}"])
-                    for name in found
-                    for what in ("AP", "threshold")
-                }
-                for part in parts
-            ]
-        )
-    )
+    first = found[options.starts[0]]
+    parts = [key.removeprefix("AP of ") for key in first if key.startswith("AP of ")]
+    rows: list[dict[str, str]] = []
+    for part in parts:
+        row = {"part": part}
+        for name, values in found.items():
+            row |= {f"{what}, {name}": shown(values[f"{what} of {part}"]) for what in ("AP", "threshold")}
+        rows.append(row)
+    print(f"\n{markdown_table(rows)}")
 
 
 if __name__ == "__main__":
