@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from transformers import EarlyStoppingCallback, enable_full_determinism, set_seed
 from transformers.trainer_utils import HubStrategy, TrainOutput
 
@@ -19,8 +18,7 @@ from geohf.errors import DataError
 from geohf.hub.card import write_card
 from geohf.metrics.records import CardData, Evaluation
 from geohf.training.adapters import push_adapter
-from geohf.training.finetuning import unfreeze
-from geohf.training.phase import PhaseTrainer, phase_arguments
+from geohf.training.phase_runs import RunsPhases
 from geohf.training.report import write_report
 from geohf.training.settings import own_arguments
 
@@ -30,7 +28,7 @@ logger = logging.getLogger(__name__)
 UNKNOWN_DATA = {"name": "own data", "generated": False, "dataset": None, "split": "as given to the Trainer"}
 
 
-class GeoTrainer(PhaseTrainer):
+class GeoTrainer(RunsPhases):
     """transformers' Trainer, whose `train()` is all the training of a task.
 
     ```python
@@ -53,7 +51,6 @@ class GeoTrainer(PhaseTrainer):
             constant baseline, and how many there are.
     """
 
-    phase_class: ClassVar[type[PhaseTrainer]]
     # rows are photographs of places: one that training shows, too, says little of places that nobody has seen
     shows_places: ClassVar[bool] = False
 
@@ -91,22 +88,20 @@ class GeoTrainer(PhaseTrainer):
         self.pop_callback(EarlyStoppingCallback)  # the phases stop, each by its own
         self._validation = eval_dataset  # as the user knows it
         self._train_labels = train_labels
-        self._given: dict[str, Any] = {"callbacks": callbacks}
+        self._given = {"callbacks": callbacks}
         # what a user gave for the model does not fit a head alone
-        self._of_whole_model: dict[str, Any] = {"data_collator": data_collator, "optimizers": optimizers}
+        self._of_whole_model = {"data_collator": data_collator, "optimizers": optimizers}
         if compute_metrics is not None:
             self._given["compute_metrics"] = compute_metrics
-        self.histories: dict[str, list[dict]] = {}  # phase -> rows of its log
+        self.histories = {}
         self.stages: dict[
             str, dict[str, float]
         ] = {}  # before and after each phase: the numbers on eval_dataset
         self.kept: str | None = None  # the phase whose weights the model has, where there was a choice
         self.evaluated: Evaluation | None = None  # the last numbers of the model as it is
         self.reported: Evaluation | None = None  # the numbers whose report lies in `output_dir`
-        self.adapter_of: str | None = (
-            None  # the phase that trained the adapter which is merged into the model
-        )
-        self.frozen = True  # the backbone is as it was when its features were cached
+        self.adapter_of = None
+        self.frozen = True
 
     # ---- what a task fills in
 
@@ -189,122 +184,6 @@ class GeoTrainer(PhaseTrainer):
                 logger.warning("%s: the trained model was not pushed: %s", self.args.hub_model_id, error)
         losses = [row["train_loss"] for row in self.state.log_history if "train_loss" in row]
         return TrainOutput(self.state.global_step, losses[-1] if losses else float("nan"), {})
-
-    def run_phase(
-        self,
-        name: str,
-        module: torch.nn.Module | None = None,
-        train=None,
-        evaluation=None,
-        resume: bool = False,
-        default_metric: str | None = None,
-        extras: Mapping[str, Any] | None = None,
-        **changes: Any,
-    ) -> Any:
-        """Train one phase to its end.
-
-        Args:
-            module: what learns; the model where None.
-            train, evaluation: the phase's datasets; the Trainer's own where None.
-            default_metric: chooses the best checkpoint where the user named none.
-            extras: more keyword arguments of `phase_class`.
-            changes: arguments that differ in this phase.
-
-        Returns:
-            Its Trainer, of `phase_class`, whose module has the weights to keep.
-        """
-        given = dict(self._given)
-        learner = self.model if module is None else module
-        adapted: Any = learner if hasattr(learner, "peft_config") else None
-        if hasattr(learner if adapted is None else adapted.get_base_model(), "config_class"):
-            given |= self._of_whole_model
-            changes |= {"push_to_hub": self.args.push_to_hub}
-            changes |= {"hub_model_id": self.args.hub_model_id or self.run_folder.name}
-        if self.eval_dataset is None:
-            changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
-        phase = self.phase_class(
-            learner,
-            phase_arguments(self.args, name, default_metric, **changes),
-            train_dataset=self.train_dataset if train is None else train,
-            eval_dataset=self.eval_dataset if evaluation is None else evaluation,
-            **given | dict(extras or {}),
-        )
-        phase.run(resume)
-        self.histories[name] = phase.state.log_history
-        return phase
-
-    def finetune(
-        self,
-        name: str,
-        resume: bool = False,
-        default_metric: str | None = None,
-        part: torch.nn.Module | None = None,
-        **changes: Any,
-    ) -> Any:
-        """The phase in which as much of the backbone learns as `args.finetune` says, with what stands on it.
-
-        The model as it was before is saved first, in `output_dir/checkpoints/before-<phase>`: adapters belong to it, and it
-        is taken again where the phase does not help.
-
-        Args:
-            part: of the model, learns alone; nothing is saved then.
-        """
-        base, lora = self.base_folder(name), self.args.finetune == "lora"
-        if part is None and self.args.should_save:
-            self.model.save_pretrained(base)
-        if part is None and lora:
-            # peft writes it into the adapter, as the model that it belongs to
-            self.model.name_or_path = str(base)
-        trained: Any = unfreeze(self.model if part is None else part, self.args)
-        phase = self.run_phase(name, trained, resume=resume, default_metric=default_metric, **changes)
-        if lora:
-            if part is None and self.is_world_process_zero():
-                trained.save_pretrained(self.run_folder / "adapter")
-            merged = trained.merge_and_unload()
-            if part is None:
-                self._take(merged)
-                self.adapter_of = name
-        self.model.requires_grad_(True).eval()
-        self.frozen = False
-        return phase
-
-    def score(
-        self, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
-    ) -> float:
-        """The metric that chooses checkpoints, of a module as it is on these rows, as large-is-better.
-
-        Args:
-            default_metric, extras: see `run_phase`.
-        """
-        plain = phase_arguments(self.args, "", default_metric, eval_strategy="no", save_strategy="no")
-        phase = self.phase_class(module, plain, eval_dataset=rows, **self._given | extras)
-        phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics or {}]
-        return phase.best_score()
-
-    def score_after(
-        self, phase: Any, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
-    ) -> float:
-        """As `score`, of the weights that a phase left: its best ones, where it evaluated and took them again."""
-        if phase.args.load_best_model_at_end and phase.best_row() is not None:
-            return phase.best_score()
-        return self.score(module, rows, default_metric, **extras)
-
-    def base_folder(self, name: str) -> Path:
-        """Where `finetune` saves the model as it was before the phase."""
-        return self.run_folder / "checkpoints" / f"before-{name}"
-
-    def restore(self, name: str) -> None:
-        """Take the weights of before a phase again; the object stays the same."""
-        from safetensors.torch import load_file
-
-        weights = load_file(self.base_folder(name) / "model.safetensors")
-        self.model.load_state_dict(weights)
-        self.frozen, self.adapter_of = True, None
-
-    def _take(self, model) -> None:
-        self.model = self.model_wrapped = model
-        if self.place_model_on_device:
-            self._move_model_to_device(model, self.args.device)
 
     # ---- measuring
 

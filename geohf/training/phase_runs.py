@@ -1,0 +1,152 @@
+"""The phases of a training: each a Trainer of its own, what of the backbone learns in it, and whether it helped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from geohf.training.finetuning import unfreeze
+from geohf.training.phase import PhaseTrainer, phase_arguments
+
+
+class RunsPhases(PhaseTrainer):
+    """The part of `GeoTrainer` that a task's `run_phases` calls.
+
+    Attributes:
+        histories: phase -> rows of its log.
+        adapter_of: the phase that trained the adapter which is merged into the model.
+        frozen: the backbone is as it was when its features were cached.
+    """
+
+    phase_class: ClassVar[type[PhaseTrainer]]
+    histories: dict[str, list[dict]]
+    adapter_of: str | None
+    frozen: bool
+    _given: dict[str, Any]
+    _of_whole_model: dict[str, Any]
+
+    def _given_for(self, module: torch.nn.Module) -> dict[str, Any]:
+        """What the user gave: a collator and optimizers for the model do not fit a part of it."""
+        return self._given | (self._of_whole_model if _is_whole(module) else {})
+
+    def run_phase(
+        self,
+        name: str,
+        module: torch.nn.Module | None = None,
+        train=None,
+        evaluation=None,
+        resume: bool = False,
+        default_metric: str | None = None,
+        extras: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Any:
+        """Train one phase to its end.
+
+        Args:
+            module: what learns; the model where None.
+            train, evaluation: the phase's datasets; the Trainer's own where None.
+            default_metric: chooses the best checkpoint where the user named none.
+            extras: more keyword arguments of `phase_class`.
+            changes: arguments that differ in this phase.
+
+        Returns:
+            Its Trainer, of `phase_class`, whose module has the weights to keep.
+        """
+        learner = self.model if module is None else module
+        if _is_whole(learner):
+            changes |= {"push_to_hub": self.args.push_to_hub}
+            changes |= {"hub_model_id": self.args.hub_model_id or self.run_folder.name}
+        if self.eval_dataset is None:
+            changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
+        phase = self.phase_class(
+            learner,
+            phase_arguments(self.args, name, default_metric, **changes),
+            train_dataset=self.train_dataset if train is None else train,
+            eval_dataset=self.eval_dataset if evaluation is None else evaluation,
+            **self._given_for(learner) | dict(extras or {}),
+        )
+        phase.run(resume)
+        self.histories[name] = phase.state.log_history
+        return phase
+
+    def finetune(
+        self,
+        name: str,
+        resume: bool = False,
+        default_metric: str | None = None,
+        part: torch.nn.Module | None = None,
+        **changes: Any,
+    ) -> Any:
+        """The phase in which as much of the backbone learns as `args.finetune` says, with what stands on it.
+
+        The model as it was before is saved first, in `output_dir/checkpoints/before-<phase>`: adapters belong to it, and it
+        is taken again where the phase does not help.
+
+        Args:
+            part: of the model, learns alone; nothing is saved then.
+        """
+        base, lora = self.base_folder(name), self.args.finetune == "lora"
+        if part is None and self.args.should_save:
+            self.model.save_pretrained(base)
+        if part is None and lora:
+            # peft writes it into the adapter, as the model that it belongs to
+            self.model.name_or_path = str(base)
+        trained: Any = unfreeze(self.model if part is None else part, self.args)
+        phase = self.run_phase(name, trained, resume=resume, default_metric=default_metric, **changes)
+        if lora:
+            if part is None and self.is_world_process_zero():
+                trained.save_pretrained(self.run_folder / "adapter")
+            merged = trained.merge_and_unload()
+            if part is None:
+                self._take(merged)
+                self.adapter_of = name
+        self.model.requires_grad_(True).eval()
+        self.frozen = False
+        return phase
+
+    def score(
+        self, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
+    ) -> float:
+        """The metric that chooses checkpoints, of a module as it is on these rows, as large-is-better.
+
+        Args:
+            default_metric, extras: see `run_phase`.
+        """
+        plain = phase_arguments(self.args, "", default_metric, eval_strategy="no", save_strategy="no")
+        phase = self.phase_class(module, plain, eval_dataset=rows, **self._given_for(module) | extras)
+        phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics or {}]
+        return phase.best_score()
+
+    def score_after(
+        self, phase: Any, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
+    ) -> float:
+        """As `score`, of the weights that a phase left: its best ones, where it evaluated and took them again."""
+        if phase.args.load_best_model_at_end and phase.best_row() is not None:
+            return phase.best_score()
+        return self.score(module, rows, default_metric, **extras)
+
+    def base_folder(self, name: str) -> Path:
+        """Where `finetune` saves the model as it was before the phase."""
+        return self.run_folder / "checkpoints" / f"before-{name}"
+
+    def restore(self, name: str) -> None:
+        """Take the weights of before a phase again; the object stays the same."""
+        from safetensors.torch import load_file
+
+        weights = load_file(self.base_folder(name) / "model.safetensors")
+        self.model.load_state_dict(weights)
+        self.frozen, self.adapter_of = True, None
+
+    def _take(self, model) -> None:
+        self.model = self.model_wrapped = model
+        if self.place_model_on_device:
+            self._move_model_to_device(model, self.args.device)
+
+
+def _is_whole(module: Any) -> bool:
+    """Whether a module is a model, perhaps with adapters, and no part of one."""
+    base = module.get_base_model() if hasattr(module, "peft_config") else module
+    return hasattr(base, "config_class")
