@@ -32,6 +32,7 @@ def numbers_of(
     args = RegionTrainingArguments(
         output_dir=f"{folder}/{experts}",
         seed=seed,
+        head_epochs=options.epochs,
         num_train_epochs=options.epochs,
         finetune=finetune,
         cache_dir=f"{folder}/cache",

@@ -213,7 +213,7 @@ def tiles_until_2021(run: Path, sample: Path, data: Path) -> list:
 TASKS = {
     "street": Task(
         "train_streetclip",
-        ("--sample_size", 2, "--num_train_epochs", 0, "--phase1_min_steps", 60, "--map_places", 20),
+        ("--sample_size", 2, "--num_train_epochs", 0, "--head_min_steps", 60, "--map_places", 20),
         "street-geolocation",
         ("GeoStreetModel", "GeoStreetImageProcessor"),
         street_asked,

@@ -32,7 +32,7 @@ BLOCKS = [
     for number, code in enumerate(blocks(path.read_text(encoding="utf-8"), "python"))
 ]
 STEP = {"max_steps": 1, "use_cpu": True, "disable_tqdm": True, "dataloader_num_workers": 0}
-QUICK = {"street": STEP | {"phase1_epochs": 1, "phase1_min_steps": 1}, "tiles": STEP | {"cache_workers": 1}}
+QUICK = {"street": STEP | {"head_epochs": 1, "head_min_steps": 1}, "tiles": STEP | {"cache_workers": 1}}
 SMALL = json.dumps({name: value for name, value in TINY.items() if name not in ("norm", "image_size")})
 # what needs a network or hours -> what stands in for it
 STAND_INS = {

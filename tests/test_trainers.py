@@ -123,7 +123,7 @@ TASKS = {
         small_street,
         (
             *("--data", "{sample}", "--backbone", "test_byobnet", "--pretrained", "false", "--image_size", "32"),
-            *("--phase1_min_steps", "60", "--num_train_epochs", "1", "--backbone_learning_rate", "0.002"),
+            *("--head_min_steps", "60", "--num_train_epochs", "1", "--backbone_learning_rate", "0.002"),
         ),
         street_row,
         ("--backbone", "test_resnet", "--pretrained", "false", "--image_size", "32"),
@@ -155,7 +155,7 @@ TASKS = {
         (
             *("--train_csv", "{sample}/noon/poses.csv", "{sample}/dusk/poses.csv", "--methods", "ours"),
             *("--models", "test_resnet", "--pretrained", "false", "--image_size", "64", "--block_m", "150"),
-            *("--negative_m", "50", "--num_train_epochs", "2", "--finetune", "all", "--finetune_epochs", "1"),
+            *("--negative_m", "50", "--head_epochs", "2", "--finetune", "all", "--num_train_epochs", "1"),
         ),
         place_row,
         ("--models", "test_resnet", "--pretrained", "false", "--image_size", "32"),

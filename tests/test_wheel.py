@@ -121,7 +121,7 @@ def test_train_predict_and_evaluate_without_a_checkout(geohf_command, tmp_path):
             "--pretrained",
             "false",
         ),
-        *("--image_size", 32, "--phase1_epochs", 1, "--phase1_min_steps", 2, "--num_train_epochs", 0),
+        *("--image_size", 32, "--head_epochs", 1, "--head_min_steps", 2, "--num_train_epochs", 0),
         *("--map_places", 3, "--use_cpu", "true"),
         cwd=tmp_path,
     )

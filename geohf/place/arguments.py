@@ -14,6 +14,7 @@ from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.options import (
     DataArguments,
     FinetuneArguments,
+    HeadFirstArguments,
     PhotoArguments,
     StreamingArguments,
     with_default,
@@ -220,15 +221,14 @@ class PlaceArguments(DataArguments, PhotoArguments, StreamingArguments):
 
 
 @dataclass
-class PlaceTrainingArguments(FinetuneArguments):
+class PlaceTrainingArguments(HeadFirstArguments):
     """GeoTrainingArguments with batches of places, and what of the backbone learns."""
 
     metrics = LOSS | METRICS
+    backbone_epochs = 5.0
 
     output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/place")
-    num_train_epochs: float = field(
-        default=30.0, metadata={"help": "Epochs of the head on the frozen backbone's features."}
-    )
+    head_epochs: float = with_default(HeadFirstArguments, "head_epochs", 30.0)
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
     per_device_eval_batch_size: int = field(
         default=256, metadata={"help": "Images in a batch of evaluation."}
@@ -249,7 +249,6 @@ class PlaceTrainingArguments(FinetuneArguments):
         metadata={"help": "Share of a batch's places that are chosen for being mistaken for each other."},
     )
     finetune: str = with_default(FinetuneArguments, "finetune", "none")
-    finetune_epochs: float = field(default=5.0, metadata={"help": "Epochs of that."})
     finetune_blocks: int = with_default(FinetuneArguments, "finetune_blocks", 4)
 
     def require_places(self, instead: str) -> None:

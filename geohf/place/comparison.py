@@ -27,7 +27,7 @@ def variants(
     and there is one method.
     """
     methods = options.methods
-    if args.num_train_epochs <= 0:
+    if args.epochs_of_heads <= 0 and not args.finetunes:
         methods, options = methods[:1], replace(options, head="none", projection_dim=None)
     # the sample's own model is told by no name
     names: list[str | None] = list(options.models) if options.models else [None]
@@ -104,7 +104,7 @@ def _stage(run: GeoPlaceTrainer) -> str:
         return "trained by the original recipe"
     if run.kept is not None:
         return "trained" if run.kept == "trained" else f"kept: {run.kept}"
-    if run.args.num_train_epochs > 0 or run.args.finetune != "none":
+    if run.args.epochs_of_heads > 0 or run.args.finetunes:
         return "trained"
     return "not trained" if run.model.config.whitening_dim is None else "whitened"
 

@@ -38,8 +38,9 @@ from geohf.training.trainer import logger
 class GeoPlaceTrainer(PlaceSearches):
     """Trains a place model in two phases, keeps the best one, and calibrates it.
 
-    The phase `head` (`args.num_train_epochs`) trains the head on the frozen backbone's features, which are computed
-    once; `finetune` (`args.finetune`, `args.finetune_epochs`) trains as much of the backbone as is asked for with it.
+    The phase `head` trains the head on the frozen backbone's features, which are computed once; `finetune`
+    (`args.finetune`) trains as much of the backbone as is asked for with it. `args.num_train_epochs` are those of the
+    last phase, `args.head_epochs` those of a head before a backbone that learns.
     With an `eval_dataset` the frozen backbone, what was trained, and either of them behind PCA whitening of the
     training images are compared on its queries, and the best one is the model (`kept`): training never lowers its
     recall@1 there.
@@ -133,7 +134,7 @@ class GeoPlaceTrainer(PlaceSearches):
     def run_phases(self, resume: bool) -> None:
         train, validation, args = self.train_dataset, self.eval_dataset, self.args
         self.log_rows, self.validation_r1, self.validation_score = [], None, -math.inf
-        learns, finetunes = args.num_train_epochs > 0, args.finetune != "none" and self.method == "ours"
+        learns, finetunes = args.epochs_of_heads > 0, args.finetunes and self.method == "ours"
         if validation is None and (is_stream(train) or learns or finetunes or self.whitening_dim):
             forget_confidence(self.model.config, "the model is trained further without validation queries")
         if is_stream(train):
@@ -214,6 +215,7 @@ class GeoPlaceTrainer(PlaceSearches):
             resume,
             "r1",
             {"database_rows": len(self.database_of(self.eval_dataset)), "sampler": sampler},
+            num_train_epochs=args.epochs_of_heads,
             activation_checkpointing=None,  # the backbone does not run
         )
         self._note_best(phase)
@@ -225,7 +227,6 @@ class GeoPlaceTrainer(PlaceSearches):
         sampler = self._own_sampler
         if not is_stream(train):
             sampler = sampler or make_sampler(train, self.model.config, args)
-            changes["num_train_epochs"] = args.finetune_epochs
         extras: dict[str, Any] = {"sampler": sampler}
         if validation is not None:
             database = self.database_of(validation)

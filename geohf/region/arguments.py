@@ -13,7 +13,7 @@ from geohf.region.configuration import EXPERTS, POINT_LOSSES
 from geohf.region.metrics import METRICS
 from geohf.training.options import (
     DataArguments,
-    FinetuneArguments,
+    HeadFirstArguments,
     HeadingArguments,
     PhotoArguments,
     StreamingArguments,
@@ -143,13 +143,14 @@ class RegionArguments(DataArguments, PhotoArguments, HeadingArguments, Streaming
 
 
 @dataclass
-class RegionTrainingArguments(FinetuneArguments):
-    """FinetuneArguments with cosine warm restarts."""
+class RegionTrainingArguments(HeadFirstArguments):
+    """HeadFirstArguments with cosine warm restarts."""
 
     metrics = LOSS | METRICS
+    backbone_epochs = 20.0
 
-    output_dir: str = with_default(FinetuneArguments, "output_dir", "outputs/region")
-    num_train_epochs: float = field(default=20.0, metadata={"help": "Epochs of every expert and the router."})
+    output_dir: str = with_default(HeadFirstArguments, "output_dir", "outputs/region")
+    head_epochs: float = with_default(HeadFirstArguments, "head_epochs", 20.0)
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Photographs in a batch."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of the heads."})
     backbone_learning_rate: float | None = field(
@@ -158,7 +159,7 @@ class RegionTrainingArguments(FinetuneArguments):
             "help": "Peak learning rate of the towers; default: 1e-5 for published weights, else the heads'."
         },
     )
-    weight_decay: float = with_default(FinetuneArguments, "weight_decay", 1e-4)
+    weight_decay: float = with_default(HeadFirstArguments, "weight_decay", 1e-4)
     early_stopping_patience: int = field(
         default=10, metadata={"help": "Evaluations without a better loss before training stops; 0: never."}
     )

@@ -160,6 +160,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         extras: dict[str, Any] = {"whole": self.model}
         if first:
             changes |= {"metric_for_best_model": "loss", "greater_is_better": False}
+            changes |= {"num_train_epochs": self.args.head_epochs}
             extras |= {"compute_metrics": None} if self._together() else {}
         rows, checked = (
             rows and feature_table(learner.module, self.model, rows, self.args)

@@ -11,7 +11,7 @@ from geohf.street.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.options import (
     DataArguments,
-    FinetuneArguments,
+    HeadFirstArguments,
     HeadingArguments,
     PhotoArguments,
     StreamingArguments,
@@ -179,22 +179,22 @@ class StreetArguments(DataArguments, PhotoArguments, HeadingArguments, Streaming
 
 
 @dataclass
-class StreetTrainingArguments(FinetuneArguments):
+class StreetTrainingArguments(HeadFirstArguments):
     """GeoTrainingArguments with the two phases of the street task."""
 
     metrics = LOSS | METRICS
+    backbone_epochs = 10.0
 
     output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/street")
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Places in a batch of phase 2."})
     early_stopping_patience: int = field(
         default=5, metadata={"help": "Evaluations without a better score before a phase stops; 0: never."}
     )
-    phase1_epochs: float = field(
-        default=5.0, metadata={"help": "Epochs of the heads on the frozen backbone's features."}
+    head_min_steps: int = field(
+        default=200,
+        metadata={"help": "Steps of the heads alone at least, where few places make few steps an epoch."},
     )
-    num_train_epochs: float = field(default=10.0, metadata={"help": "Epochs of phase 2, with the backbone."})
-    phase1_min_steps: int = field(
-        default=200, metadata={"help": "Steps of phase 1 at least, where few places make few steps an epoch."}
+    head_batch_size: int = field(
+        default=64, metadata={"help": "Places in a batch where the heads learn alone."}
     )
-    phase1_batch_size: int = field(default=64, metadata={"help": "Places in a batch of phase 1."})
     augment: bool = field(default=False, metadata={"help": "Crop and color jitter in phase 2."})

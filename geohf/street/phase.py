@@ -122,20 +122,22 @@ class StreetPhaseTrainer(PhaseTrainer):
         return {"loss": float(loss)} | {name: float(part) for name, part in parts.items()} | metrics
 
 
-def train_heads(model, train, validation, args, resume=False, **kwargs) -> StreetPhaseTrainer:
-    """Phase 1: the heads on the frozen backbone's cached features."""
+def train_heads(model, train, validation, args, resume=False, **kwargs) -> StreetPhaseTrainer | None:
+    """Phase 1: the heads on the frozen backbone's cached features; None where it has no epochs."""
     device = args.device
     model.tower.to(device)
     table = feature_table(model, train, args)
+    if args.epochs_of_heads == 0:
+        return None
     model.head.standardize.fit(table.columns["features"][table.columns["view_mask"]])
     checked = None if validation is None else feature_table(model, validation, args)
     unchecked = {"eval_strategy": "no", "load_best_model_at_end": False} if validation is None else {}
     phase = phase_arguments(
         args,
         "phase1",
-        num_train_epochs=args.phase1_epochs,
-        per_device_train_batch_size=args.phase1_batch_size,
-        per_device_eval_batch_size=max(256, args.phase1_batch_size),
+        num_train_epochs=args.epochs_of_heads,
+        per_device_train_batch_size=args.head_batch_size,
+        per_device_eval_batch_size=max(256, args.head_batch_size),
         gradient_accumulation_steps=1,
         activation_checkpointing=None,  # the backbone does not run
         default_metric=best_metric(model, validation, args, "compute_metrics" in kwargs),
@@ -149,12 +151,12 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> Stree
 def _enough_steps(places: int, args) -> dict:
     """Few places make few steps an epoch; on cached features more of them cost nothing.
 
-    Each of the `phase1_epochs` is then stretched to its share of `phase1_min_steps`.
+    Each of their epochs is then stretched to its share of `head_min_steps`.
     """
-    steps = math.ceil(places / (args.phase1_batch_size * args.world_size)) * args.phase1_epochs
-    if steps >= args.phase1_min_steps:
+    steps = math.ceil(places / (args.head_batch_size * args.world_size)) * args.epochs_of_heads
+    if steps >= args.head_min_steps:
         return {}
-    changes: dict = {"max_steps": args.phase1_min_steps}
+    changes: dict = {"max_steps": args.head_min_steps}
     for what, steps_strategy in (
         ("eval", IntervalStrategy),
         ("save", SaveStrategy),
@@ -162,7 +164,7 @@ def _enough_steps(places: int, args) -> dict:
     ):
         if getattr(args, f"{what}_strategy") == "epoch":
             changes[f"{what}_strategy"] = steps_strategy.STEPS
-            changes[f"{what}_steps"] = math.ceil(args.phase1_min_steps / args.phase1_epochs)
+            changes[f"{what}_steps"] = math.ceil(args.head_min_steps / args.epochs_of_heads)
     return changes
 
 

@@ -39,8 +39,9 @@ from geohf.training.trainer import GeoTrainer, logger
 class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
     """Trains a street model in two phases, keeps the better one, and calibrates it.
 
-    Phase 1 trains the heads on the frozen backbone's features, which are computed once; phase 2 (`args.finetune`,
-    `args.num_train_epochs`) trains as much of the backbone as is asked for with them.
+    Phase 1 trains the heads on the frozen backbone's features, which are computed once; phase 2 (`args.finetune`)
+    trains as much of the backbone as is asked for with them. `args.num_train_epochs` are those of the last phase,
+    `args.head_epochs` those of heads before a backbone that learns.
 
     Args:
         model: a `GeoStreetModel`.
@@ -79,17 +80,20 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         if is_stream(train):
             self.finetune("phase2", resume)
             return
-        require_a_batch(args, len(train), args.phase1_batch_size)
-        if args.num_train_epochs:
+        require_a_batch(args, len(train), args.head_batch_size)
+        if args.finetunes:
             require_finetunable(self.model, args, len(train))
         best = best_metric(self.model, validation, args, "compute_metrics" in self._given)
         self.note_stage("before training")
         first = train_heads(self.model, train, validation, args, resume, **self._given)
-        self.histories["phase1"] = first.state.log_history
-        self.note_stage("after phase 1")
-        if args.finetune == "none" or not args.num_train_epochs:
+        if first is not None:
+            self.histories["phase1"] = first.state.log_history
+            self.note_stage("after phase 1")
+        if not args.finetunes:
             return
-        learned = -math.inf if validation is None else self.score_after(first, self.model, validation, best)
+        learned = -math.inf
+        if validation is not None:
+            learned = self.score_after(first, self.model, validation, best)
         second = self.finetune("phase2", resume, best)
         self.note_stage("after phase 2")
         self.kept = "phase 2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -18,12 +19,14 @@ from transformers.integrations import get_available_reporting_integrations
 from geohf.errors import DataError, did_you_mean, require_at_least
 from geohf.metrics.directions import LOSS, MetricInfo, find_metric, not_measured, wrong_direction
 
+logger = logging.getLogger(__name__)
+
 # what no run can do with less, of all tasks; by the least that it takes
 AT_LEAST = {
     1: (
         "per_device_train_batch_size",
         "per_device_eval_batch_size",
-        "phase1_batch_size",
+        "head_batch_size",
         "feature_batch_size",
         "gradient_accumulation_steps",
         "images_per_place",
@@ -33,8 +36,7 @@ AT_LEAST = {
     ),
     0: (
         "num_train_epochs",
-        "phase1_epochs",
-        "finetune_epochs",
+        "head_epochs",
         "learning_rate",
         "backbone_learning_rate",
         "weight_decay",
@@ -60,6 +62,14 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
     "batch_eval_metrics": (False, "metrics are of a whole dataset"),
     "label_names": (None, "a task's Trainer knows which columns hold its labels"),
     "debug": ([], "its hooks do not know geohf's outputs"),
+}
+
+# flags of version 0.1 that go on for one release: name -> the one that has taken its place
+RENAMED = {
+    "phase1_epochs": "head_epochs",
+    "phase1_min_steps": "head_min_steps",
+    "phase1_batch_size": "head_batch_size",
+    "finetune_epochs": "num_train_epochs",
 }
 
 
@@ -236,7 +246,7 @@ class GeoArgumentParser(HfArgumentParser):
             DataError: a flag that no argument has, or values that the dataclasses refuse; the YAML file is missing,
                 is not a mapping, or holds a key that no argument has.
         """
-        words = list(sys.argv[1:] if arguments is None else arguments)
+        words = self._renamed(list(sys.argv[1:] if arguments is None else arguments))
         config = self._config_of(words)
         # the file's values stand before the flags, and argparse lets the last one win
         words = (self._words_of_yaml(Path(config)) if config else []) + words
@@ -264,6 +274,24 @@ class GeoArgumentParser(HfArgumentParser):
         ]
         return did_you_mean(name.removeprefix("--"), known)
 
+    def _renamed(self, words: list[str]) -> list[str]:
+        """The words with today's names of flags for those of `RENAMED`.
+
+        Raises:
+            DataError: one that is given under both names.
+        """
+        given = [word.partition("=") for word in words]
+        names = {name.removeprefix("--") for name, *_ in given if name.startswith("--")}
+        for old in sorted(names & RENAMED.keys()):
+            new = RENAMED[old]
+            if f"--{old}" in self._option_string_actions or f"--{new}" not in self._option_string_actions:
+                continue
+            if new in names:
+                raise DataError(f"{old} is now called {new}, and both are given; see --help of {new}")
+            logger.warning("%s is now called %s; the old name goes with the next version", old, new)
+            given = [(f"--{new}" if name == f"--{old}" else name, sign, value) for name, sign, value in given]
+        return ["".join(parts) for parts in given]
+
     @staticmethod
     def _config_of(words):
         for position, word in enumerate(words):
@@ -288,6 +316,8 @@ class GeoArgumentParser(HfArgumentParser):
             raise DataError(f"{path}: must hold `name: value` lines")
         words = []
         for key, value in content.items():
+            (option,) = self._renamed([f"--{key}"])
+            key = option.removeprefix("--")
             if f"--{key}" not in self._option_string_actions or key == "config":
                 raise DataError(f"{path}: unknown key {key!r}{self._near(str(key))}")
             if value is None:  # no flag can say so

@@ -144,3 +144,40 @@ class FinetuneArguments(GeoTrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(FINETUNE, finetune=self.finetune)
+
+
+@dataclass
+class HeadFirstArguments(FinetuneArguments):
+    """FinetuneArguments of a task whose heads learn alone before a backbone that learns with them."""
+
+    backbone_epochs: ClassVar[float]  # what `num_train_epochs` is where the backbone learns and nobody said
+
+    head_epochs: float = field(
+        default=5.0,
+        metadata={
+            "help": "Epochs of the heads alone, on the frozen backbone's features, before a backbone that learns."
+        },
+    )
+    # transformers declares it as float: None is settled before it is read
+    num_train_epochs: float | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Epochs of the training with what --finetune lets learn. By default as many as --head_epochs "
+            "where that is the heads alone, and fewer or more, as the task needs, where the backbone learns."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_train_epochs is None:
+            self.num_train_epochs = self.head_epochs if self.finetune == "none" else self.backbone_epochs
+        super().__post_init__()
+
+    @property
+    def epochs_of_heads(self) -> float:
+        """Of the phase in which the heads learn alone: the whole training, where the backbone is frozen."""
+        return (self.num_train_epochs or 0.0) if self.finetune == "none" else self.head_epochs
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether a phase with the backbone follows."""
+        return self.finetune != "none" and bool(self.num_train_epochs)

@@ -123,8 +123,12 @@ class RunsPhases(PhaseTrainer):
     def score_after(
         self, phase: Any, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
     ) -> float:
-        """As `score`, of the weights that a phase left: its best ones, where it evaluated and took them again."""
-        if phase.args.load_best_model_at_end and phase.best_row() is not None:
+        """As `score`, of the weights that a phase left: its best ones, where it evaluated and took them again.
+
+        Args:
+            phase: None where none was trained.
+        """
+        if phase is not None and phase.args.load_best_model_at_end and phase.best_row() is not None:
             return phase.best_score()
         return self.score(module, rows, default_metric, **extras)
 

@@ -64,7 +64,7 @@ FREE = [
     "num_train_epochs",
     "max_steps",
     "*_epochs",
-    "phase1_min_steps",
+    "head_min_steps",
     "ignore_data_skip",
 ]
 OF_TOWERS = ("finetune", "finetune_blocks", "lora_rank", "backbone_learning_rate", "layer_decay")

@@ -30,7 +30,7 @@ PLACES = {
 }
 # no training starts where a case is caught; where one is not, it shall not take long to see it
 TRAINING = ("--use_cpu", "--disable_tqdm", "true", "--max_steps", 1, "--report_to", "none")
-ONE_PHASE = ("--phase1_epochs", 1, "--phase1_min_steps", 1, "--finetune", "none")
+ONE_PHASE = ("--head_epochs", 1, "--head_min_steps", 1, "--finetune", "none")
 TINY = (*TRAINING, "--backbone", "test_resnet", "--pretrained", "false")
 REGIONS = "789abc"
 ENDING = re.compile(r"^(?:\w+\.py: )?error: ", re.MULTILINE)

@@ -84,6 +84,6 @@ def trainer_of(name: str, folder, model=None, **arguments):
         "load_best_model_at_end": False,
     } | arguments
     if name == "place":  # by default its head alone learns, which has no card to push
-        arguments = {"finetune": "all", "finetune_epochs": 1} | arguments
+        arguments = {"finetune": "all", "head_epochs": arguments["num_train_epochs"]} | arguments
     args = options(output_dir=str(folder), **arguments)
     return kind(model or TASKS[name].make(), args, train_dataset=rows_of(name))

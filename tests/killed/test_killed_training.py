@@ -16,7 +16,7 @@ TASKS = {
         "train_streetclip",
         (
             *("--data", "{}/street", *ALWAYS, "--image_size", 32, "--map_places", 10, "--augment", "true"),
-            *("--phase1_min_steps", 40, "--phase1_epochs", 4, "--num_train_epochs", 3),
+            *("--head_min_steps", 40, "--head_epochs", 4, "--num_train_epochs", 3),
             *("--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2),
         ),
         ("phase1", "phase2"),
@@ -38,7 +38,7 @@ TASKS = {
             *("--train_csv", "{}/place/noon/poses.csv", "{}/place/dusk/poses.csv", "--pretrained", "false"),
             *("--models", "test_resnet", "--image_size", 32, "--pooling", "avg", "--projection_dim", 16),
             *("--block_m", 150, "--positive_m", 10, "--negative_m", 25, "--radii_m", 10, 25),
-            *("--methods", "ours", "--num_train_epochs", 3, "--finetune", "last", "--finetune_epochs", 2),
+            *("--methods", "ours", "--head_epochs", 3, "--finetune", "last", "--num_train_epochs", 2),
         ),
         ("head", "finetune"),
     ),

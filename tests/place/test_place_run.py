@@ -304,7 +304,7 @@ def test_a_finished_model_is_measured_without_training_and_whitened(tmp_path, fi
 def test_the_tower_learns_on(tmp_path, drives):
     torch.manual_seed(0)
     result = run(tmp_path, "--train_csv", drives[0], "--test_csv", drives[1], "--methods", "ours", "--finetune", "all",
-                 "--finetune_epochs", 1, "--backbone_learning_rate", 1e-3, "--audit", "off")  # fmt: skip
+                 "--head_epochs", 1, "--num_train_epochs", 1, "--backbone_learning_rate", 1e-3, "--audit", "off")  # fmt: skip
     head, whole = (
         load_file(tmp_path / "out" / "checkpoints" / phase / "finished.safetensors")
         for phase in ("head", "finetune")

@@ -19,10 +19,10 @@ def test_two_processes_leave_what_one_leaves(drives, recipe, monkeypatch, tmp_pa
             *("--train_csv", *drives, "--models", "test_resnet", "--pretrained", "false", "--image_size", 64),
             *("--pooling", "avg", "--projection_dim", 16, "--methods", "ours", "--mining", "batch_hard"),
             *("--positive_m", 10, "--negative_m", 25, "--radii_m", 10, 25, "--block_m", 150),
-            *("--validation_share", 0.15, "--test_share", 0.2, "--num_train_epochs", 3),
+            *("--validation_share", 0.15, "--test_share", 0.2, "--head_epochs", 3),
             # AdamW would blow up the rounding of gradients that are zero, those of the biases before a batch norm
             *("--optim", "sgd", "--learning_rate", 0.02, "--backbone_learning_rate", 0.002),
-            *("--finetune", "last", "--finetune_blocks", 2, "--finetune_epochs", 1),
+            *("--finetune", "last", "--finetune_blocks", 2, "--num_train_epochs", 1),
             *("--output_dir", tmp_path / name / "run", "--cache_dir", tmp_path / f"cache-{name}"),
         )
 

@@ -49,6 +49,7 @@ def trainer_of(data, published, samples, tmp_path):
         )
         settings = {
             "num_train_epochs": 1,
+            "head_epochs": 1,
             "t_0": 0,
             "cache_dir": str(tmp_path / "cache"),
             "finetune_blocks": 1,

@@ -358,7 +358,7 @@ def lora_run(hub, tmp_path):
         *("--finetune", "lora", "--lora_rank", 4),
         *("--validation_share", 0.2, "--map_places", 10, "--cache_dir", tmp_path / "cache"),
         # a weak first phase, so that the second one is the better one and is kept
-        *("--phase1_epochs", 1, "--phase1_min_steps", 1, "--num_train_epochs", 4, "--learning_rate", 3e-3),
+        *("--head_epochs", 1, "--head_min_steps", 1, "--num_train_epochs", 4, "--learning_rate", 3e-3),
         *("--backbone_learning_rate", 3e-3, "--push_to_hub", "--hub_model_id", "org/geo-street"),
     ]
     return run_street(*parse(*words)), tmp_path / "run"

@@ -70,7 +70,7 @@ def trained(table, tmp_path_factory):
     options, args = parse(
         *("--data", table, "--backbone", "test_byobnet", "--pretrained", "false", "--image_size", 40, "--max_cells", 0),
         *("--location_encoder", "sphere", "--gps_head", "gallery", "--location_hidden_size", 64, "--queue_size", 32),
-        *("--predict_heading", "true", "--finetune", "none", "--phase1_min_steps", 240, "--output_dir", folder),
+        *("--predict_heading", "true", "--finetune", "none", "--head_min_steps", 240, "--output_dir", folder),
         *("--report_to", "none", "--place_radius_m", 0, "--learning_rate", 2e-3),
     )  # fmt: skip
     return run(options, args)

@@ -435,7 +435,7 @@ def test_a_run_on_a_dataset_that_has_a_test_split(hub, tmp_path, recipe):
     load_places(tmp_path / "sample")[0].push_to_hub(REPO)
     done = recipe(
         "train_streetclip", "--data", REPO, "--backbone", "test_resnet", "--pretrained", "false", "--image_size", 32,
-        "--phase1_min_steps", 1, "--phase1_epochs", 1, "--num_train_epochs", 0, "--map_places", 5, "--use_cpu",
+        "--head_min_steps", 1, "--head_epochs", 1, "--num_train_epochs", 0, "--map_places", 5, "--use_cpu",
         "--output_dir", tmp_path / "out", "--cache_dir", tmp_path / "cache",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

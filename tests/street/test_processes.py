@@ -82,7 +82,7 @@ def interrupted(sample, tmp_path_factory):
         return [
             *(sys.executable, RECIPE, "--data", sample, "--backbone", "test_resnet", "--pretrained", "false"),
             *("--image_size", 32, "--output_dir", folder / name, "--cache_dir", folder / f"cache-{name}"),
-            *("--use_cpu", "--augment", "true", "--phase1_min_steps", 400, "--phase1_epochs", 8),
+            *("--use_cpu", "--augment", "true", "--head_min_steps", 400, "--head_epochs", 8),
             *(
                 "--num_train_epochs",
                 8,
@@ -158,8 +158,8 @@ def shared_out(sample, tmp_path_factory):
         return [
             *("--data", sample, "--backbone", "test_resnet", "--pretrained", "false", "--image_size", 32),
             *("--output_dir", folder / name, "--cache_dir", folder / f"cache-{name}", "--use_cpu"),
-            *("--phase1_min_steps", 30, "--phase1_epochs", 3, "--num_train_epochs", 2, "--augment", "false"),
-            *("--phase1_batch_size", 32 // processes, "--per_device_train_batch_size", 8 // processes),
+            *("--head_min_steps", 30, "--head_epochs", 3, "--num_train_epochs", 2, "--augment", "false"),
+            *("--head_batch_size", 32 // processes, "--per_device_train_batch_size", 8 // processes),
             *("--backbone_learning_rate", 1e-3, "--map_places", 20),
         ]
 

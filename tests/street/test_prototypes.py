@@ -93,7 +93,7 @@ def test_a_fine_position_in_the_picture_is_found_inside_the_cells(tmp_path):
     for most in (0, 8):
         options, args = parse(
             *("--data", tmp_path / "table.csv", "--backbone", "test_resnet", "--pretrained", "false", "--image_size", 32),
-            *("--finetune", "none", "--phase1_min_steps", 60, "--refine", most, "--output_dir", tmp_path / f"run{most}"),
+            *("--finetune", "none", "--head_min_steps", 60, "--refine", most, "--output_dir", tmp_path / f"run{most}"),
             *("--report_to", "none", "--point_estimate", "top", "--place_radius_m", 0),
         )  # fmt: skip
         trainer = run(options, args)

@@ -182,7 +182,7 @@ def test_what_was_fitted_to_other_weights_is_forgotten(tmp_path):
     config = model.config
     assert (config.radius_factor, config.density_scale, config.region_masses) == (None, None, None)
     rows = [{"image": p, "state": "Maine", "latitude": 45.0, "longitude": -69.0} for p in patches(3, 8)]
-    few = {"phase1_min_steps": 1, "phase1_epochs": 1, "phase1_batch_size": 8, "finetune": "none"}
+    few = {"head_min_steps": 1, "head_epochs": 1, "head_batch_size": 8, "finetune": "none"}
     args = StreetTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **few)
     model = build_model(density=True, **fitted)
     GeoStreetTrainer(model, args, train_dataset=rows).train()  # without validation places

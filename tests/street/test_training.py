@@ -38,7 +38,7 @@ def whole(sample, tmp_path_factory):
         *("--metric_for_best_model", "eval_score"),  # transformers takes this name, too
         # the second phase takes steps that are far too large, and ruins the model
         *(
-            "--phase1_min_steps",
+            "--head_min_steps",
             150,
             "--num_train_epochs",
             1,
@@ -197,7 +197,7 @@ def test_without_test_places_the_card_says_that_numbers_flatter(sample, tmp_path
     words = (
         *("--data", sample, "--backbone", "test_resnet", "--pretrained", "false", "--image_size", 32),
         *("--output_dir", tmp_path / "run", "--cache_dir", tmp_path / "cache", "--finetune", "none"),
-        *("--test_share", 0, "--validation_share", 0.3, "--phase1_min_steps", 40, "--map_places", 5),
+        *("--test_share", 0, "--validation_share", 0.3, "--head_min_steps", 40, "--map_places", 5),
     )
     run_street(*parse(*words))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -242,9 +242,9 @@ def prepared(tmp_path, train, backbone, *words):
             tmp_path / "cache",
         ),
         *(
-            "--phase1_min_steps",
+            "--head_min_steps",
             6,
-            "--phase1_epochs",
+            "--head_epochs",
             2,
             "--num_train_epochs",
             1,
@@ -376,9 +376,7 @@ def test_the_weights_that_phases_left_are_compared_where_no_best_ones_are_taken(
     places, clip, tmp_path, evaluated, scores, kept
 ):
     words = ("--eval_strategy", evaluated, "--load_best_model_at_end", "false", "--num_train_epochs", 1)
-    model, args = prepared(
-        tmp_path, places["train"], clip, *words, "--phase1_epochs", 1, "--phase1_min_steps", 1
-    )
+    model, args = prepared(tmp_path, places["train"], clip, *words, "--head_epochs", 1, "--head_min_steps", 1)
     rows = {"train_dataset": places["train"], "eval_dataset": places["validation"]}
     trainer = GeoStreetTrainer(model, args, **rows)
     assert np.isfinite(trainer.score(model, places["validation"], "mean_km"))

@@ -27,7 +27,7 @@ def rows(count=12):
 def trainer_of(folder, model=None, evaluated=True, **given):
     settings = {
         "output_dir": str(folder / "run"), "cache_dir": str(folder / "cache"), "use_cpu": True, "disable_tqdm": True,
-        "num_train_epochs": 2, "phase1_min_steps": 4, "phase1_epochs": 2, "report_to": "none",
+        "num_train_epochs": 2, "head_min_steps": 4, "head_epochs": 2, "report_to": "none",
     } | given.pop("settings", {})  # fmt: skip
     if evaluated:
         given["eval_dataset"] = rows(8)
