@@ -147,7 +147,7 @@ def test_a_training_run_tells_of_levels_in_its_metrics_and_card(tmp_path):
     (tmp_path / "towns.csv").write_text(TOWNS)
     options, args = parse(
         *("--data", tmp_path / "metadata.csv", "--backbone", "test_resnet", "--pretrained", "false"),
-        *("--image_size", 32, "--finetune", "none", "--phase1_min_steps", 4, "--split", "random", "--test_share", 0.3),
+        *("--image_size", 32, "--finetune", "none", "--head_min_steps", 4, "--split", "random", "--test_share", 0.3),
         *("--output_dir", tmp_path / "run", "--levels", tmp_path / "towns.csv", "--max_cells", 2),
     )  # fmt: skip
     trainer = run(options, args)
