@@ -3,7 +3,8 @@
     python benchmarks/place_real.py --backbone towers/lite0 --train sped:0 --test gardens:2 essex:0 corridor:2
 
 A set is a folder with `ref/` and `query/`, whose images correspond in the order of their names, and how many frames
-beside the right one still are right. Nothing is downloaded.
+beside the right one still are right; 0 says that its pairs are no drive. `centered` takes from the references and from
+the queries the mean of each, the others hear the order of a drive. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ from geohf.place.trainer import GeoPlaceTrainer
 from geohf.report import markdown_table
 
 RADIUS_M, DEGREE_M = 25.0, 111_195.0
+# name -> center and method of `geohf.place.evaluation.rank`
+CENTERED = {"centered": ("sequence", None)}
+DRIVES = {"online, filter": ("online", "filter"), "centered, smooth": ("sequence", "smooth")}
 
 
 def write_tables(named: str, folder: Path) -> list[Path]:
@@ -90,12 +94,12 @@ def heads_of(trainer: GeoPlaceTrainer) -> dict:
     return heads | {"kept": trainer.model.head}
 
 
-def as_drive(described: list[torch.Tensor], parts: tuple) -> dict[str, np.ndarray]:
-    """(q,) bool, whether the top answer is right, where the queries are frames of one drive."""
+def as_one(described: list[torch.Tensor], parts: tuple, ways: dict) -> dict[str, np.ndarray]:
+    """(q,) bool of each way to answer all queries together, whether the top answer is right."""
     database, queries = map(points_of, parts)
     index = PlaceIndex(described[0], database, [""] * len(database), "")
     right = {}
-    for way, center, method in (("centered", "sequence", None), ("online filter", "online", "filter")):
+    for way, (center, method) in ways.items():
         _, rows = rank(index, described[1], [""] * len(queries), center, method, most=1)
         right[way] = great_circle_m(database[rows[:, 0]], queries) <= RADIUS_M
     return right
@@ -123,16 +127,17 @@ def main() -> None:
                 pairs += [tuple(load_drives([table])[0] for table in tables) for tables in others]
                 names = [f"{Path(options.train.rpartition(':')[0]).name}, held out"]
                 names += [Path(test.rpartition(":")[0]).name for test in options.test]
-                for name, parts in zip(names, pairs, strict=True):
+                drives = [not named.endswith(":0") for named in (options.train, *options.test)]
+                for name, parts, drive in zip(names, pairs, drives, strict=True):
                     features = [trainer.frozen_features(part) for part in parts]
                     for head_name, head in heads_of(trainer).items():
                         described = [head_descriptors(head, part) for part in features]
                         found = retrieve(*described, *map(points_of, parts), [RADIUS_M])
                         hits = {head_name: found.right[:, 0]}
                         if head_name in ("frozen", "kept"):
-                            hits |= {
-                                f"{head_name}, {way}": r for way, r in as_drive(described, parts).items()
-                            }
+                            ways = CENTERED | (DRIVES if drive else {})
+                            together = as_one(described, parts, ways)
+                            hits |= {f"{head_name}, {way}": r for way, r in together.items()}
                         for way, several in hits.items():
                             right.setdefault(way, {}).setdefault(name, []).append(several)
                     asked.setdefault(name, {})[seed] = np.array(names_of(parts[1]))
