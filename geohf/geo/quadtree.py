@@ -13,6 +13,8 @@ from geohf.geo._arrays import as_numpy, wrap_longitude
 from geohf.geo.areas import Area
 from geohf.geo.distance import great_circle_m
 
+_EDGE = 1e-9  # degrees by which edges that are one may differ as they are written
+
 
 @dataclass
 class CellTree:
@@ -117,6 +119,51 @@ def quadtree(points, split: int = 1000, depth: int = 10) -> tuple[CellTree, np.n
     ([0, 1, 2, 3, 3], 4, [])
     """
     return cell_tree([points], split, depth)
+
+
+def tree_of_boxes(low, high) -> CellTree:
+    """The tree whose cell i is the i-th of some boxes that do not overlap, as published cells are given.
+
+    It is cut where the boxes on both sides are as many as can be. What lies in none of them belongs to one nearby.
+
+    Args:
+        low, high: (n, 2) their southwestern and northeastern corners in degrees.
+
+    Raises:
+        ValueError: boxes that no cuts from side to side tell apart.
+    """
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    roots, nodes = [0], []
+    todo: list[tuple[np.ndarray, list, int]] = [
+        (np.arange(len(low)), roots, 0)
+    ]  # boxes, and who calls them what
+    while todo:
+        boxes, parent, side = todo.pop()
+        if len(boxes) == 1:
+            parent[side] = -1 - int(boxes[0])
+            continue
+        axis, threshold = _between(low[boxes], high[boxes])
+        parent[side] = len(nodes)
+        nodes.append([axis, threshold, 0, 0])
+        below = high[boxes, axis] <= threshold + _EDGE
+        todo += [(boxes[~below], nodes[-1], 3), (boxes[below], nodes[-1], 2)]
+    columns = map(list, zip(*nodes, strict=True)) if nodes else ([], [], [], [])
+    return CellTree(roots, *columns, [])
+
+
+def _between(low: np.ndarray, high: np.ndarray) -> tuple[int, float]:
+    """The axis and threshold that leave these boxes whole and divide them most evenly."""
+    best: tuple[float, int, float] | None = None
+    for axis in (0, 1):
+        cuts = np.unique(low[:, axis])[1:]
+        begun = np.searchsorted(np.sort(low[:, axis]), cuts - _EDGE)
+        ended = np.searchsorted(np.sort(high[:, axis]), cuts + _EDGE, side="right")
+        for cut, count in zip(cuts[begun == ended], begun[begun == ended], strict=True):
+            found = (abs(2 * count - len(low)), axis, float(cut))
+            best = min(best or found, found) if 0 < count < len(low) else best
+    if best is None:
+        raise ValueError("the boxes of cells overlap, or no cut from side to side tells them apart")
+    return best[1:]
 
 
 def cell_tree(

@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="Of what a model of place recognition sees; default: what it was published for.",
     )
     parser.add_argument(
-        "--backbone", help="Folder of the CLIP that GeoCLIP stands on; default: from the Hub."
+        "--backbone", help="Folder of the CLIP that GeoCLIP or OSV-5M stands on; default: from the Hub."
     )
     return parser
 
@@ -50,7 +50,10 @@ def main() -> None:
         raise DataError(f"{folder}: is there already; name a new folder for the model")
     if args.name in street.PUBLISHED:
         model: GeoPreTrainedModel = GeoStreetModel.from_published(args.name, args.file, args.backbone)
-        what = f"a gallery of {model.config.gallery_size} positions"
+        config = model.config
+        what = (
+            f"{config.num_classes} cells" if config.cells else f"a gallery of {config.gallery_size} positions"
+        )
     else:
         size = args.image_size and tuple(args.image_size)
         model = GeoPlaceModel.from_published(args.name, args.file, size)

@@ -65,7 +65,7 @@ def describe_cells(
                 f"take {change} --cell_points than {cell_points}"
             )
         centroids = class_centroids(points, labels, tree.cells)
-    fields: dict[str, Any] = {"cells": True, "id2label": dict(enumerate(names or _names(centroids)))}
+    fields: dict[str, Any] = {"cells": True, "id2label": dict(enumerate(names or cell_names(centroids)))}
     if tree is not None:
         fields["cell_tree"] = tree.to_dict()
         logger.info("%d cells, and %s parts that they make up", tree.cells, [1 + max(p) for p in tree.levels])
@@ -89,7 +89,7 @@ def _tree_of(saved: dict) -> CellTree:
     return _last[0][1]
 
 
-def _names(centroids: np.ndarray) -> list[str]:
+def cell_names(centroids: np.ndarray) -> list[str]:
     """Where each cell lies, in as many digits as tell them apart."""
     for digits in (2, 4, 6):
         names = [_name(centroid, digits) for centroid in centroids]

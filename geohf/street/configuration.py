@@ -43,6 +43,10 @@ class GeoStreetConfig(GeoConfig):
             probabilities of all levels).
         class_centroids: (classes, 2) latitude and longitude of every class; None for a model without classes.
         class_extents: (classes, 2) degrees that an offset may reach.
+        class_extents_southwest: (classes, 2) degrees that it may reach to the south and west, where these differ from those
+            to the north and east, as in the baseline of OSV-5M.
+        head_norm_groups: of a group norm behind each hidden layer of the class and offset heads, which then have two of them,
+            `hidden_size` and `gps_hidden_size`, as in the baseline of OSV-5M; 0: none.
         class_indices: the competition's `state_idx` of every class; None where there is none.
         cells: the classes are geocells made from the training points, not named states.
         cell_tree: how the earth is divided into these cells and what they are parts of, see
@@ -94,11 +98,13 @@ class GeoStreetConfig(GeoConfig):
     hidden_size: int = 512
     gps_hidden_size: int = 256
     dropout: float = 0.1
+    head_norm_groups: int = 0
     gps_head: GpsHead = "offset"
     vmf_components: int = 4
     point_estimate: Literal["medoid", "mean", "top", "hierarchical"] = "medoid"
     class_centroids: list | None = None
     class_extents: list | None = None
+    class_extents_southwest: list | None = None
     class_indices: list | None = None
     cells: bool = False
     cell_tree: dict | None = None
@@ -167,16 +173,24 @@ class GeoStreetConfig(GeoConfig):
             raise ValueError(f"temperature must be positive, got {self.temperature}")
         if self.gps_box is not None and len(self.gps_box) != 4:
             raise ValueError("gps_box must be [south, west, north, east]")
-        for name in ("class_centroids", "class_extents"):
+        for name in ("class_centroids", "class_extents", "class_extents_southwest"):
             if getattr(self, name) is not None and not _are_pairs(getattr(self, name)):
                 raise ValueError(f"{name} must be pairs of finite degrees")
+        if self.head_norm_groups and (
+            self.class_centroids is None
+            or self.gps_head != "offset"
+            or any(size % self.head_norm_groups for size in (self.hidden_size, self.gps_hidden_size))
+        ):
+            raise ValueError(
+                "head_norm_groups needs classes, gps_head 'offset', and a hidden_size and gps_hidden_size that it divides"
+            )
         if self.vmf_components < 1:
             raise ValueError(f"vmf_components must be at least 1, got {self.vmf_components}")
         if self.density and self.gps_head != "vmf" and not self._has_candidates():
             raise ValueError("density needs gps_head 'vmf', or classes and gps_head 'offset'")
         if self.class_centroids is not None:
             n = len(self.class_centroids)
-            for name in ("class_extents", "class_indices", "id2label"):
+            for name in ("class_extents", "class_extents_southwest", "class_indices", "id2label"):
                 value = getattr(self, name)
                 if value is not None and len(value) != n:
                     raise ValueError(f"{name} has {len(value)} entries for {n} classes")

@@ -76,7 +76,9 @@ class StreetHead(StreetLosses, nn.Module):
         classes = config.num_classes
         if config.gps_head == "offset" and not classes:
             raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
-        if classes:
+        if config.head_norm_groups:
+            self.classify, self.locate = (grouped_layers(config, out) for out in (classes, 2 * classes))
+        elif classes:
             self.classify = nn.Sequential(
                 nn.LayerNorm(size),
                 nn.Linear(size, hidden),
@@ -86,7 +88,7 @@ class StreetHead(StreetLosses, nn.Module):
             )
         if config.gps_head == "vmf":
             self.mix = MixtureHead(config)
-        elif config.gps_head != "gallery":
+        elif config.gps_head != "gallery" and not config.head_norm_groups:
             outputs = 2 * classes if config.gps_head == "offset" else 2
             self.locate = nn.Sequential(
                 nn.LayerNorm(size),
@@ -135,8 +137,9 @@ class StreetHead(StreetLosses, nn.Module):
         centroids = torch.tensor(config.class_centroids or [], dtype=torch.float64).reshape(-1, 2)
         if name == "centroids":
             return centroids
-        if name == "extents":
-            return torch.tensor(config.class_extents or [[1.0, 1.0]] * len(centroids))
+        if name in ("extents", "extents_southwest"):
+            own = config.class_extents_southwest if name == "extents_southwest" else None
+            return torch.tensor(own or config.class_extents or [[1.0, 1.0]] * len(centroids))
         if name == "distances_m":
             return distance_matrix_m(centroids, centroids)
         if name == "soft_targets":
@@ -237,9 +240,10 @@ class StreetHead(StreetLosses, nn.Module):
 
     def candidates(self, offsets: torch.Tensor) -> torch.Tensor:
         """Each class's point: its centroid moved by (batch, classes, 2) shares of its extent."""
-        return wrap_degrees(
-            self.constant("centroids", offsets.device) + offsets * self.constant("extents", offsets.device)
-        )
+        reach = self.constant("extents", offsets.device)
+        if self.config.class_extents_southwest is not None:
+            reach = torch.where(offsets > 0, reach, self.constant("extents_southwest", offsets.device))
+        return wrap_degrees(self.constant("centroids", offsets.device) + offsets * reach)
 
     def estimate(self, probabilities: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """(batch, classes) and (batch, classes, 2) to the (batch, 2) point that is answered."""
@@ -272,6 +276,16 @@ class StreetHead(StreetLosses, nn.Module):
         if candidates.shape[-1] == 3:  # a component of a mixture lies around its mean, too
             away = torch.hypot(away, EARTH_RADIUS_M * (2.0 / candidates[..., 2]).sqrt())
         return (probabilities * away).sum(-1)
+
+
+def grouped_layers(config: GeoStreetConfig, outputs: int) -> nn.Sequential:
+    """Two hidden layers, each with a group norm: the heads of OSV-5M's baseline, Astruc et al., 2404.18873."""
+    layers: list[nn.Module] = [nn.LayerNorm(config.feature_size)]
+    size = config.feature_size
+    for width in (config.hidden_size, config.gps_hidden_size):
+        layers += [nn.Linear(size, width), nn.GroupNorm(config.head_norm_groups, width), nn.GELU()]
+        size = width
+    return nn.Sequential(*layers, nn.Linear(size, outputs))
 
 
 def most_central(weights: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

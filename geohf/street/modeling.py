@@ -104,8 +104,8 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         """The model that its authors published, see `geohf.street.published`.
 
         Args:
-            name: `geoclip`.
-            folder: where it lies: a release folder of the Hub, or the package's; the installed package where None.
+            name: `geoclip` or `osv5m`.
+            folder: where it lies: a release folder of the Hub, or GeoCLIP's package; the installed package where None.
             backbone: a folder of the CLIP that it stands on; fetched from the Hub where None.
 
         Raises:

@@ -2,7 +2,8 @@
 
 GeoCLIP: two layers behind CLIP's projected feature, a location encoder on the Equal Earth map, the scale of their cosines,
 and a gallery of positions. They lie in the package `geoclip` of the package index, as three files and a table, or in a
-folder of the Hub with a config.json; CLIP itself is fetched from its own repo, or read from a folder.
+folder of the Hub with a config.json; CLIP itself is fetched from its own repo, or read from a folder. OSV-5M's baseline:
+see `geohf.street.published_osv5m`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from torch import nn
 from geohf.errors import DataError, did_you_mean
 from geohf.models.published import fill_published
 from geohf.street.gallery import gallery_points
+from geohf.street.published_osv5m import TITLE as OSV5M
+from geohf.street.published_osv5m import load_osv5m
 from geohf.vision.licenses import is_noncommercial
 from geohf.vision.repos import read_tensors
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from geohf.street.modeling import GeoStreetModel
 
 # as cards name them
-PUBLISHED = {"geoclip": "GeoCLIP (github.com/VicenteVivan/geo-clip)"}
+PUBLISHED = {"geoclip": "GeoCLIP (github.com/VicenteVivan/geo-clip)", "osv5m": OSV5M}
 LICENSE = "mit"
 BACKBONE = "openai/clip-vit-large-patch14"
 RELEASE, VERSION = "geoclip-geolocation", 1
@@ -74,6 +77,10 @@ def load_published(
         raise DataError(
             f"no published model {name!r}{did_you_mean(name, PUBLISHED)}; there are {', '.join(PUBLISHED)}"
         )
+    if name == "osv5m":
+        if folder is None:
+            raise DataError("osv5m: name the folder that holds it")
+        return load_osv5m(kind, Path(folder), backbone)
     where = _installed() if folder is None else Path(folder)
     release = _read_release(where) if (where / "config.json").is_file() else _read_package(where)
     hidden, last = (
