@@ -133,7 +133,8 @@ def tree_of_boxes(low, high) -> CellTree:
         ValueError: boxes that no cuts from side to side tell apart.
     """
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
-    roots, nodes = [0], []
+    roots: list[int] = [0]
+    nodes: list[list] = []
     todo: list[tuple[np.ndarray, list, int]] = [
         (np.arange(len(low)), roots, 0)
     ]  # boxes, and who calls them what
@@ -147,8 +148,8 @@ def tree_of_boxes(low, high) -> CellTree:
         nodes.append([axis, threshold, 0, 0])
         below = high[boxes, axis] <= threshold + _EDGE
         todo += [(boxes[~below], nodes[-1], 3), (boxes[below], nodes[-1], 2)]
-    columns = map(list, zip(*nodes, strict=True)) if nodes else ([], [], [], [])
-    return CellTree(roots, *columns, [])
+    axes, thresholds, lower, upper = map(list, zip(*nodes, strict=True)) if nodes else ([], [], [], [])
+    return CellTree(roots, axes, thresholds, lower, upper, [])
 
 
 def _between(low: np.ndarray, high: np.ndarray) -> tuple[int, float]:
