@@ -34,10 +34,11 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
         default=None,
         metadata={"help": "Folder with <label>/<region_id><extension>; default: Images beside the table."},
     )
-    asset: str | None = field(
+    asset: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Asset of the items of a STAC collection as --data; default: the only one, or that with the role data."
+            "help": "Asset of the items of a STAC collection as --data, or several of one band each, which become bands in this "
+            "order; default: the only one, or that with the role data."
         },
     )
     labels: list[str] | None = field(

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from geohf.errors import DataError
 from geohf.tiles.align import PLACE
 from geohf.tiles.rasters import SIDECARS, open_raster
-from geohf.tiles.sources import local_file
+from geohf.tiles.sources import BandFiles, RasterFile, local_file
 from geohf.tiles.table import TileTable
 
 LAYOUT = 3  # raise it when files of an older version can no longer be read
@@ -170,10 +170,12 @@ def cache_key(table: TileTable) -> str:
     return digest.hexdigest()
 
 
-def file_facts(path: str | os.PathLike) -> str:
-    """An image's path, and its and its mask's size and time of change; of a VRT those of the files that it shows, too; of what
+def file_facts(path: RasterFile | os.PathLike) -> str:
+    """An image's path (of a stack those of all its files), and its and its mask's size and time of change; of a VRT those of the files that it shows, too; of what
     lies in a zip file the zip's, elsewhere none.
     """
+    if isinstance(path, BandFiles):
+        return " ".join(map(file_facts, path.files))
     facts, held = os.path.abspath(path), local_file(path)
     files = [] if held is None else [held, *(Path(f"{path}{ending}") for ending in SIDECARS)]
     if held is not None and held.suffix.lower() == ".vrt":

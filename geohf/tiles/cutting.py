@@ -25,6 +25,7 @@ from geohf.io import cache_folder
 from geohf.tiles.cache import LAYOUT, TileCache, cache_key
 from geohf.tiles.masks import read_window
 from geohf.tiles.rasters import open_raster
+from geohf.tiles.sources import RasterFile
 from geohf.tiles.table import TileTable
 
 STRIP_BYTES = 256 * 2**20  # the most that is decoded at once of one region, all steps together
@@ -184,7 +185,7 @@ def hole_shares(mask: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.stack(shares).astype(np.float32)
 
 
-def _cut_strip(path: str | Path, table: TileTable, rows, strip: tuple[int, int], out, mask) -> None:
+def _cut_strip(path: RasterFile, table: TileTable, rows, strip: tuple[int, int], out, mask) -> None:
     """One step of some tiles into `out` (tiles, height, width, bands), what was not measured into `mask`."""
     top, bottom = strip
     grid = table.rasters[table.region[rows[0]]]
@@ -195,7 +196,7 @@ def _cut_strip(path: str | Path, table: TileTable, rows, strip: tuple[int, int],
         mask[i, : y1 - y0, : x1 - x0] = holes[y0 - top : y1 - top, x0:x1]
 
 
-def cut_tiles(path: Path, table: TileTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def cut_tiles(path: RasterFile, table: TileTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Some tiles of one image, (n, height, width, bands) padded, and which of their pixels were not measured.
 
     Args:

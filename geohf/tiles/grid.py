@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ from geohf.errors import DataError
 from geohf.tiles.align import same_grid, share_ground
 from geohf.tiles.masks import read_window
 from geohf.tiles.rasters import RasterInfo, open_raster
+from geohf.tiles.sources import RasterFile
 
 if TYPE_CHECKING:
     from geohf.tiles.table import TileTable
@@ -21,11 +21,16 @@ WARP = "warp them to one grid, with gdalwarp for example, or train with --align 
 RGB = ("red", "green", "blue")
 
 
-def require_same_grid(path: str | Path, raster: RasterInfo, start: str | Path, first: RasterInfo) -> None:
+def require_same_grid(
+    path: RasterFile, raster: RasterInfo, start: RasterFile, first: RasterInfo, advice: str = WARP
+) -> None:
     """Refuse a raster that does not lie, pixel by pixel, where another one lies.
 
     Compared are the size, the CRS, and the places of the four corners in pixels of the first. Without a CRS the
     transforms alone are compared. Ground control points must be the same.
+
+    Args:
+        advice: the end of the message, what to do.
 
     Raises:
         DataError: they differ; says in what, and to warp them.
@@ -33,7 +38,7 @@ def require_same_grid(path: str | Path, raster: RasterInfo, start: str | Path, f
     for word, name in (("width", "width"), ("height", "height")):
         one, other = getattr(first, name), getattr(raster, name)
         if one != other:
-            raise DataError(f"{path}: its {word} is {other}, but {start} has {one}; {WARP}")
+            raise DataError(f"{path}: its {word} is {other}, but {start} has {one}; {advice}")
     if (first.crs is None) != (raster.crs is None):
         without, given = (path, start) if raster.crs is None else (start, path)
         raise DataError(
@@ -41,20 +46,20 @@ def require_same_grid(path: str | Path, raster: RasterInfo, start: str | Path, f
             "write the CRS and the transform into it (gdal_edit.py -a_srs, -a_ullr), or remove both from all"
         )
     if first.gcps != raster.gcps:
-        raise DataError(f"{path}: its ground control points are not those of {start}; {WARP}")
+        raise DataError(f"{path}: its ground control points are not those of {start}; {advice}")
     if first.crs is not None and raster.crs is not None and not _same_crs(first.crs, raster.crs):
         raise DataError(
-            f"{path}: its CRS is {_crs_name(raster.crs)}, but {start} has {_crs_name(first.crs)}; {WARP}"
+            f"{path}: its CRS is {_crs_name(raster.crs)}, but {start} has {_crs_name(first.crs)}; {advice}"
         )
     far = _farthest_corner_px(first, raster)
     if not far <= TOLERANCE_PX:
         raise DataError(
             f"{path}: lies elsewhere than {start}, a corner is {far:.3g} pixels away from that of the first "
-            f"(at most {TOLERANCE_PX} are allowed); {WARP}"
+            f"(at most {TOLERANCE_PX} are allowed); {advice}"
         )
 
 
-def require_alignable(path: str | Path, raster: RasterInfo, start: str | Path, first: RasterInfo) -> None:
+def require_alignable(path: RasterFile, raster: RasterInfo, start: RasterFile, first: RasterInfo) -> None:
     """Refuse a raster that cannot be read onto another one's grid.
 
     Raises:
@@ -69,7 +74,7 @@ def require_alignable(path: str | Path, raster: RasterInfo, start: str | Path, f
         raise DataError(f"{path}: shows no ground that {start} shows, whose grid --align reads it onto")
 
 
-def require_same_kind(path: str | Path, raster: RasterInfo, start: str | Path, first: RasterInfo) -> None:
+def require_same_kind(path: RasterFile, raster: RasterInfo, start: RasterFile, first: RasterInfo) -> None:
     """Refuse a raster whose pixels mean something else than those of another one, as their headers say.
 
     Raises:
@@ -93,7 +98,7 @@ def pixel_kind(raster: RasterInfo) -> dict:
     return kind | {"paletted": raster.palette is not None}
 
 
-def require_trained_kind(path: str | Path, raster: RasterInfo, kind: dict | None) -> None:
+def require_trained_kind(path: RasterFile, raster: RasterInfo, kind: dict | None) -> None:
     """Refuse a raster whose pixels mean something else than those a model was trained on.
 
     Args:

@@ -15,7 +15,8 @@ from geohf.tiles.align import on_grid
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 from geohf.tiles.reading import Reading
-from geohf.tiles.sources import RasterFile, items_of, names_in, raster_folder, raster_in, shown_in
+from geohf.tiles.sources import BandFiles, RasterFile, items_of, names_in, raster_folder, raster_in, shown_in
+from geohf.tiles.stacks import stacked
 
 ITEMS = (".json", ".geojson")
 
@@ -90,7 +91,7 @@ def mosaic_images(
     labels: Sequence[str],
     extension: str,
     reading: Reading | None = None,
-    asset: str | None = None,
+    asset: str | Sequence[str] | None = None,
 ) -> RegionImages:
     """The images of one place, see `mosaic_files`.
 
@@ -110,7 +111,9 @@ def place_of(source: str | Path) -> str:
     return path.stem if path.is_file() else path.name
 
 
-def mosaic_files(source: str | Path, extension: str, asset: str | None = None) -> dict[str, RasterFile]:
+def mosaic_files(
+    source: str | Path, extension: str, asset: str | Sequence[str] | None = None
+) -> dict[str, RasterFile]:
     """The images of one place by label: `<label><extension>` in a folder or a zip file, or the items of a STAC collection.
 
     Raises:
@@ -133,6 +136,7 @@ def fit_together(region: str, files: list[RasterFile | None], reading: Reading |
     nodata: set[float] = set()
     silent: RasterFile | None = None
     reading = reading or Reading()
+    files = [stacked(file, reading) if isinstance(file, BandFiles) else file for file in files]
     for path in (file for file in files if file is not None):
         raster = inspect_raster(path)
         nodata |= {value for value in raster.nodata if value is not None}

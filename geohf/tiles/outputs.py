@@ -19,6 +19,7 @@ from geohf.tiles.geotiff import write_geotiff
 from geohf.tiles.ground import transformed
 from geohf.tiles.metrics import coverage_by, metrics_by
 from geohf.tiles.occlusion import occlusion
+from geohf.tiles.sources import files_of
 from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows
 
@@ -237,7 +238,7 @@ def write_mosaic(
     for row, value in zip(rows.tolist(), values, strict=True):
         x0, y0, x1, y1 = table.boxes[row].tolist()
         bands[:, y0:y1, x0:x1] = value[:, None, None]
-    with write_geotiff(path, raster, names, table.files[region]) as file:
+    with write_geotiff(path, raster, names, files_of(table.files[region])) as file:
         file.write(bands)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from geohf.errors import DataError
-from geohf.tiles.sources import local_file
+from geohf.tiles.sources import BandFiles, RasterFile, local_file
 
 if TYPE_CHECKING:
     from rasterio import Affine
@@ -83,8 +83,8 @@ def gdal_errors() -> tuple[type[Exception], ...]:
 
 
 @contextmanager
-def open_raster(path: str | os.PathLike | bytes) -> Iterator[DatasetReader]:
-    """Open a raster, a file or its bytes, for reading.
+def open_raster(path: RasterFile | os.PathLike | bytes) -> Iterator[DatasetReader]:
+    """Open a raster, a file, its bytes, or a stack of files, for reading.
 
     Raises:
         DataError: there is no such file, it is empty, or GDAL cannot read it, be it now or within the block.
@@ -93,10 +93,12 @@ def open_raster(path: str | os.PathLike | bytes) -> Iterator[DatasetReader]:
     from rasterio.io import MemoryFile
 
     size: int | None
+    name = "image bytes" if isinstance(path, bytes) else str(path)
+    path = path.vrt if isinstance(path, BandFiles) else path
     if isinstance(path, bytes):
-        name, size = "image bytes", len(path)
+        size = len(path)
     else:
-        name, file = str(path), local_file(path)
+        file = local_file(path)
         if file is not None and not file.is_file():
             raise DataError(f"{name}: no such file")
         size = None if file is None else file.stat().st_size  # what lies elsewhere is opened first
@@ -113,7 +115,7 @@ def open_raster(path: str | os.PathLike | bytes) -> Iterator[DatasetReader]:
         raise DataError(f"{name}: cannot be read, it is truncated or no image ({cause})") from None
 
 
-def inspect_raster(path: str | os.PathLike) -> RasterInfo:
+def inspect_raster(path: RasterFile | os.PathLike) -> RasterInfo:
     """A raster's header.
 
     Raises:
@@ -123,7 +125,7 @@ def inspect_raster(path: str | os.PathLike) -> RasterInfo:
         return raster_info(raster, path)
 
 
-def raster_info(raster: DatasetReader, path: str | os.PathLike) -> RasterInfo:
+def raster_info(raster: DatasetReader, path: RasterFile | os.PathLike) -> RasterInfo:
     """The header of an open raster, see `inspect_raster`."""
     dtype = raster.dtypes[0]
     if dtype not in (*KEPT, *CONVERTED) or len(set(raster.dtypes)) > 1:

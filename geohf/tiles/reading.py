@@ -11,6 +11,7 @@ import numpy as np
 
 from geohf.errors import DataError, listed, require_choice
 from geohf.tiles.rasters import RasterInfo, inspect_raster
+from geohf.tiles.sources import RasterFile
 
 if TYPE_CHECKING:
     from geohf.tiles.arguments import TileArguments
@@ -112,7 +113,7 @@ class Reading:
             return "uint8"
         return "float32" if self.dequantize else raster.dtype
 
-    def require_possible(self, path: str | os.PathLike, raster: RasterInfo) -> None:
+    def require_possible(self, path: RasterFile | os.PathLike, raster: RasterInfo) -> None:
         """Refuse a raster that cannot be read so.
 
         Raises:

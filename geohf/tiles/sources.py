@@ -5,14 +5,37 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geohf.data.tables import resolve_inside
 from geohf.errors import DataError, listed
 
+
+@dataclass(frozen=True)
+class BandFiles:
+    """One image whose bands lie in files of their own.
+
+    Attributes:
+        name: of the image, for messages.
+        names: of the bands, in order.
+        files: of one band each.
+        vrt: the raster that they make together, see `geohf.tiles.stacks.stacked`.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    files: tuple[str | Path, ...]
+    vrt: bytes = b""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.names)})"
+
+
 Folder = Path | zipfile.Path
-RasterFile = str | Path  # text of what only GDAL opens
+RasterFile = str | Path | BandFiles  # text of what only GDAL opens
 OF_MAC = "__MACOSX"  # a folder in zip files that holds no data
 VIRTUAL = "/vsi"  # how GDAL's names of files begin that no folder holds
 SCHEMES = {
@@ -78,6 +101,12 @@ def names_in(folder: Folder, extension: str) -> list[str]:
     return [n[: -len(extension)] for n in names if n.endswith(extension) and not n.startswith(".")]
 
 
+def files_of(images: Iterable[RasterFile | None]) -> list[str | Path]:
+    """The single files of some images."""
+    there = (image for image in images if image is not None)
+    return [file for image in there for file in (image.files if isinstance(image, BandFiles) else (image,))]
+
+
 def local_file(path: str | os.PathLike) -> Path | None:
     """The file on the disk that holds a raster: itself, or its zip file; None of what lies elsewhere."""
     name = os.fspath(path)
@@ -86,13 +115,14 @@ def local_file(path: str | os.PathLike) -> Path | None:
     return None if name.startswith(VIRTUAL) else Path(path)
 
 
-def items_of(path: str | Path, asset: str | None = None) -> dict[str, RasterFile]:
+def items_of(path: str | Path, asset: str | Sequence[str] | None = None) -> dict[str, RasterFile]:
     """The rasters of a STAC item collection (a GeoJSON file), by their dates, oldest first: one a date, of one place.
 
     Addresses are opened by GDAL (`/vsicurl/`, `/vsis3/`, `/vsigs/`), relative ones lie beside the file.
 
     Args:
-        asset: the name of the items' asset; None: the only one, or the only one with the role `data`.
+        asset: the name of the items' asset, or several of one band each, which become bands in this order; None: the only
+            one, or the only one with the role `data`.
 
     Raises:
         DataError: it is no item collection, an item has no date or no such asset, or an address that leads out of the
@@ -111,7 +141,11 @@ def items_of(path: str | Path, asset: str | None = None) -> dict[str, RasterFile
         if date in found:
             raise DataError(f"{path}: the item {name} is of {date}, as another one; keep one of a date")
         try:
-            found[date] = _opened(_chosen(held, asset), path.parent)
+            chosen = _chosen(held, [asset] if isinstance(asset, str) else asset)
+            files = tuple(_opened(str(held[key]["href"]), path.parent) for key in chosen)
+            found[date] = (
+                files[0] if len(files) == 1 else BandFiles(f"{path}, item {name}", tuple(chosen), files)
+            )
         except DataError as error:
             raise DataError(f"{path}, item {name}: {error}") from None
     return found
@@ -122,15 +156,18 @@ def _date(item: dict[str, Any]) -> str:
     return (properties.get("datetime") or properties["start_datetime"])[:10]
 
 
-def _chosen(assets: dict[str, Any], name: str | None) -> str:
+def _chosen(assets: dict[str, Any], names: Sequence[str] | None) -> list[str]:
     data = [key for key, value in assets.items() if "data" in (value.get("roles") or ())]
-    candidates = [name] if name else list(assets) if len(assets) == 1 else data
-    if len(candidates) != 1 or candidates[0] not in assets:
-        raise DataError(f"has the assets {listed(list(assets))}; name one of them with --asset")
-    return str(assets[candidates[0]]["href"])
+    candidates = list(names or (assets if len(assets) == 1 else data))
+    lost = [name for name in candidates if name not in assets]
+    if lost or not candidates or (len(candidates) > 1 and not names):
+        raise DataError(f"has the assets {listed(list(assets), 12)}; name those that you mean with --asset")
+    if len(set(candidates)) < len(candidates):
+        raise DataError(f"--asset {' '.join(candidates)}: name each asset once")
+    return candidates
 
 
-def _opened(href: str, folder: Path) -> RasterFile:
+def _opened(href: str, folder: Path) -> str | Path:
     """What GDAL opens: what lies at an address, or below the folder, which a name may not leave."""
     for scheme, prefix in SCHEMES.items():
         if href.startswith(scheme):

@@ -172,7 +172,7 @@ def grid_tiles(
     extension: str = ".tif",
     nodata: float | None = None,
     reading: Reading | None = None,
-    asset: str | None = None,
+    asset: str | Sequence[str] | None = None,
 ) -> TileTable:
     """Tiles of equal size over one place whose images are `image_dir/<label><extension>`; no targets.
 

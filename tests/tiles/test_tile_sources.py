@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import from_origin
 
 from geohf import DataError
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
+from geohf.tiles.cache import cache_key
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
 from geohf.tiles.images import found_labels, mosaic_files
 from geohf.tiles.points import regions_in
+from geohf.tiles.reading import Reading
 from geohf.tiles.sources import items_of
 from geohf.tiles.table import grid_tiles, load_tiles
 
@@ -155,7 +160,7 @@ def test_addresses_are_gdals(tmp_path):
     [
         (
             [item(0, "2020-01-01", A={"href": "a"}, B={"href": "b"})],
-            r"has the assets A, B; name one of them with --asset",
+            r"has the assets A, B; name those that you mean with --asset",
         ),
         (
             [item(0, "2020-01-01T01", A={"href": "a"}), item(1, "2020-01-01T09", A={"href": "b"})],
@@ -178,3 +183,110 @@ def test_a_raster_that_is_not_at_its_address_is_named(tmp_path):
     path = collection(tmp_path / "items.json", *(item(i, f"202{i}-01-01", A=missing) for i in range(2)))
     with pytest.raises(DataError, match=r"/a.tif: no such file"):
         grid_tiles(path, ["2020-01-01", "2021-01-01"], 8)
+
+
+def single_bands(folder, tiff, coarse=(), **profile):
+    """A collection of three dates whose assets red, nir and scl lie in a file each; the coarse ones at half the resolution."""
+    rng, items, frames = np.random.default_rng(0), [], {}
+    for i, date in enumerate(("2020-03-01", "2020-05-11", "2021-02-03")):
+        fine = rng.integers(1, 4000, (24, 32, 3)).repeat(2, 0).repeat(2, 1).astype(np.uint16)
+        fine[..., 2] = rng.choice([4, 5, 9], (24, 32)).repeat(2, 0).repeat(2, 1)
+        fine[:6, :6] = 0
+        assets = {}
+        for number, name in enumerate(("red", "nir", "scl")):
+            pixels, cell = fine[..., number : number + 1], 10
+            if name in coarse:
+                pixels, cell = pixels[::2, ::2], 20
+            kind = np.uint8 if name == "scl" else np.uint16
+            where = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, cell, cell)}
+            tiff(folder / f"{date}_{name}.tif", pixels.astype(kind), **where | {"nodata": 0} | profile)
+            assets[name] = {"href": f"{date}_{name}.tif", "roles": ["data"]}
+        items.append(item(i, date, **assets))
+        frames[date] = fine
+    return collection(folder / "place.json", *items), frames
+
+
+CLOUDS = Reading(cloud_band=3, cloud_values=(8, 9))
+
+
+def test_assets_of_a_band_each_give_what_a_file_of_all_bands_gives(tmp_path, tiff):
+    items, frames = single_bands(tmp_path, tiff)
+    for date, pixels in frames.items():
+        where = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, 10, 10), "nodata": 0}
+        tiff(tmp_path / "place" / f"{date}.tif", pixels, **where)
+    one = grid_tiles(items, list(frames), 8, reading=CLOUDS, asset=["red", "nir", "scl"])
+    other = grid_tiles(tmp_path / "place", list(frames), 8, reading=CLOUDS)
+    caches = [build_cache(table, tmp_path / "cache", 1) for table in (one, other)]
+    same_tiles(*caches)
+    assert 0 < caches[0].holes.mean() < 1
+    assert one.rasters[0].names == ("red", "nir", "scl")
+    assert one.bands == 2
+    turned = grid_tiles(items, list(frames), 8, reading=Reading(bands=(2, 1)), asset=["nir", "red"])
+    np.testing.assert_array_equal(build_cache(turned, tmp_path / "cache", 1).array, caches[0].array)
+    key = cache_key(one)
+    tiff(tmp_path / "2020-03-01_nir.tif", frames["2020-03-01"][..., :1], compress="deflate", **where)
+    again = grid_tiles(items, list(frames), 8, reading=CLOUDS, asset=["red", "nir", "scl"])
+    assert cache_key(again) != key
+
+
+def test_assets_of_other_resolutions_are_read_on_request(tmp_path, tiff):
+    assets = ["red", "nir", "scl"]
+    items, frames = single_bands(tmp_path, tiff, coarse=("nir", "scl"))
+    with pytest.raises(
+        DataError, match=r"2020-03-01_nir.tif: its width is 32, but .*red.tif has 64; .* --align"
+    ):
+        grid_tiles(items, list(frames), 8, asset=assets)
+    reading = replace(CLOUDS, align="bilinear")
+    cache = build_cache(
+        grid_tiles(items, list(frames), 8, reading=reading, asset=assets), tmp_path / "cache", 1
+    )
+    tile, hole = cache.tile(20), cache.tile_mask(20, np.arange(3))
+    y, x = 8 * 2, 8 * 4
+    for step, frame in enumerate(frames.values()):
+        here = frame[y : y + 8, x : x + 8]
+        np.testing.assert_array_equal(hole[step], here[..., 2] == 9)  # classes stay classes
+        np.testing.assert_array_equal(tile[step, ..., 0], here[..., 0])
+        mixed = frame[y - 2 : y + 10 : 2, x - 2 : x + 10 : 2, 1].astype(float)
+        for _ in range(2):  # bilinear by hand: three quarters of the pixel, one of its neighbor
+            before, after = 0.75 * mixed[1:-1] + 0.25 * mixed[:-2], 0.75 * mixed[1:-1] + 0.25 * mixed[2:]
+            mixed = np.stack([before, after], 1).reshape(-1, mixed.shape[1]).T
+        np.testing.assert_allclose(tile[step, ..., 1], mixed, atol=1)
+    assert cache.tile_mask(0, np.arange(3))[:, :6, :6].all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"crs": "EPSG:32633"},
+            r"its CRS is EPSG:32632, but .*red.tif has EPSG:32633; of one image --align true",
+        ),
+        ({"transform": from_origin(500_040, 5_000_000, 10, 10)}, r"a corner is 4 pixels away"),
+        ({"bands": 2}, r"red.tif: has 2 bands; of several assets each is one band"),
+        ({"palette": True}, r"red.tif: has a color table \(classes\), and among several assets only"),
+    ],
+)
+def test_assets_that_do_not_lie_on_each_other_are_refused(tmp_path, tiff, changes, message):
+    items, frames = single_bands(tmp_path, tiff, coarse=("nir",))
+    where = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, 10, 10)}
+    bands, palette = changes.pop("bands", 1), changes.pop("palette", False)
+    path = tiff(tmp_path / "2020-03-01_red.tif", np.ones((48, 64, bands), np.uint8), **where | changes)
+    if palette:
+        with rasterio.open(path, "r+") as file:
+            file.write_colormap(1, {1: (1, 2, 3, 255)})
+    with pytest.raises(DataError, match=message):
+        grid_tiles(items, list(frames), 8, reading=Reading(align="bilinear"), asset=["red", "nir"])
+
+
+@pytest.mark.parametrize(
+    ("asset", "message"),
+    [
+        (["red", "blue"], r"item-0: has the assets red, nir, scl; name those that you mean with --asset"),
+        (["red", "red"], r"--asset red red: name each asset once"),
+        (None, r"has the assets red, nir, scl; name those"),
+    ],
+)
+def test_assets_are_named(tmp_path, tiff, asset, message):
+    items, frames = single_bands(tmp_path, tiff)
+    with pytest.raises(DataError, match=message):
+        grid_tiles(items, list(frames), 8, asset=asset)
