@@ -254,6 +254,18 @@ def test_assets_of_other_resolutions_are_read_on_request(tmp_path, tiff):
     assert cache.tile_mask(0, np.arange(3))[:, :6, :6].all()
 
 
+def test_a_pixel_that_one_asset_did_not_measure_was_not_measured(tmp_path, tiff):
+    items, frames = single_bands(tmp_path, tiff, nodata=None)
+    pixels = frames["2020-05-11"][..., 1:2].copy()
+    pixels[8:10, 8:11] = 0
+    where = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, 10, 10), "nodata": 0}
+    tiff(tmp_path / "2020-05-11_nir.tif", pixels, **where)
+    for reading in (Reading(), Reading(align="bilinear")):
+        table = grid_tiles(items, list(frames), 8, reading=reading, asset=["red", "nir"])
+        holes = build_cache(table, tmp_path / "cache", 1).tile_mask(9, np.arange(3))
+        assert holes.sum() == holes[1, :2, :3].sum() == 6
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
