@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from geohf.metrics.density import Mixtures
 
 
 @dataclass
@@ -27,6 +29,9 @@ class RegionPrediction:
         unit: of the radius: `m`, or `units` of planar data.
         regions: the most probable regions, most probable first.
         heading: which way the photograph looks, degrees clockwise from north; None for a model that does not tell.
+        localizability: nats that are known of the place, 0 for nothing; None for a model without a density.
+        credible_regions: `50` and `90`, the percent of photographs like this that each holds, as GeoJSON; empty where they
+            were not asked for.
     """
 
     latitude: float
@@ -35,6 +40,8 @@ class RegionPrediction:
     unit: str
     regions: list[RegionProbability]
     heading: float | None = None
+    localizability: float | None = None
+    credible_regions: dict[str, dict] = field(default_factory=dict)
 
     def as_row(self) -> dict[str, Any]:
         """Point, radius, the first region, and all named regions with their probabilities, for a table."""
@@ -48,7 +55,9 @@ class RegionPrediction:
             "probability": self.regions[0].probability,
             "regions": {region.name: region.probability for region in self.regions},
         }
-        return row if self.heading is None else row | {"heading": self.heading}
+        more = {"heading": self.heading, "localizability": self.localizability}
+        row |= {name: value for name, value in more.items() if value is not None}
+        return row | {"credible_regions": self.credible_regions} if self.credible_regions else row
 
 
 def points_array(answers: Sequence[RegionPrediction]) -> np.ndarray:
@@ -65,6 +74,7 @@ class RegionAnswers:
         truth: (n, 2) true points.
         routed, given: answers without and with the region.
         headings: (n,) true degrees, NaN where unknown; None where nobody asks.
+        densities: `routed` and `given` of a model with a density, see `geohf.metrics.density.Mixtures`.
     """
 
     labels: np.ndarray
@@ -72,6 +82,7 @@ class RegionAnswers:
     routed: list[RegionPrediction]
     given: list[RegionPrediction]
     headings: np.ndarray | None = None
+    densities: dict[str, Mixtures] = field(default_factory=dict)
 
     def named(self, label2id: Mapping[str, int]) -> np.ndarray:
         """(n,) numbers of the regions that the router named."""

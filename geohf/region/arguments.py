@@ -125,6 +125,12 @@ class RegionArguments(DataArguments, PhotoArguments, HeadingArguments, Streaming
     radius_coverage: float = field(
         default=0.9, metadata={"help": "Share of photographs that the answered radius shall hold."}
     )
+    density: bool = field(
+        default=False,
+        metadata={
+            "help": "Answer with a density, too: regions that hold 50 and 90 %% of photographs, and localizability (wgs84)."
+        },
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -138,6 +144,8 @@ class RegionArguments(DataArguments, PhotoArguments, HeadingArguments, Streaming
             raise DataError(
                 f"point_loss must be one of {', '.join(losses)} with frame {self.frame}, got {self.point_loss!r}"
             )
+        if self.density and self.frame != "wgs84":
+            raise DataError("density needs frame wgs84: it lies on the sphere, and its regions are GeoJSON")
         if not 0 < self.radius_coverage < 1:
             raise DataError(f"radius_coverage must lie between 0 and 1, got {self.radius_coverage}")
 

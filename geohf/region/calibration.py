@@ -8,7 +8,8 @@ import torch
 from geohf.geo import frame_distance
 from geohf.metrics.calibration import conformal_quantile, fit_temperature
 from geohf.region.configuration import GeoRegionConfig
-from geohf.region.decoding import expected_error, locate
+from geohf.region.decoding import expected_error, locate, weighted_points
+from geohf.region.density import calibrate_density
 from geohf.region.experts import RegionOutput, given_logits
 
 _SMALLEST_ERROR = (
@@ -54,3 +55,6 @@ def calibrate(
         missed = frame_distance(answers, truth, config.frame)
         scores = missed / expected_error(config, weights, scaled, answers)
         setattr(config, name, conformal_quantile(scores.numpy(), config.radius_coverage, blocks))
+    if config.density:
+        routed, own = (weighted_points(config, weights, scaled) for weights in (logits, given))
+        calibrate_density(config, routed, own, points, blocks)

@@ -30,6 +30,7 @@ def card_data(trainer: GeoRegionTrainer, evaluation: Evaluation) -> CardData:
         "interval": f"95 %, bootstrap of {DRAWS} draws over photographs; Wilson's for the region",
         "baseline_words": "the center of all training points, or of the region's where the region is given",
         "warm_restarts": bool(trainer.args.t_0),
+        "region_90": evaluation.values_by_name.get("routed_region_90"),
     }
     stages = trainer.stage_rows([*titles(unit)])
     tables = {"regions": summary_rows(table, unit), "stages": stages, "kept": trainer.kept}

@@ -41,6 +41,10 @@ class GeoRegionConfig(GeoConfig):
         radius_coverage: share of photographs that `radius` shall hold.
         expert_errors: each expert's median error on validation photographs of its region, meters or units of
             the data; None before calibration.
+        density: answer with a density, too: the experts' points, spread around; for `wgs84`.
+        density_scale: how far, in expected errors of an expert; fitted on validation, None where that was not possible.
+        routed_masses, given_masses: of the regions that hold 50 and 90 % of photographs, whose region is found by the router
+            and whose region is given; None where validation was too small to promise that.
         predict_heading: tell which way each photograph looks.
         radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for ground without training
             photographs; otherwise only among them.
@@ -63,6 +67,10 @@ class GeoRegionConfig(GeoConfig):
     scaler: Literal["robust", "standard", "minmax"] = "robust"
     scalers: list | None = None
     point_loss: str = "mse"
+    density: bool = False
+    density_scale: float | None = None
+    routed_masses: list | None = None
+    given_masses: list | None = None
     predict_heading: bool = False
     temperature: float = 1.0
     radius_coverage: float = 0.9
@@ -100,6 +108,10 @@ class GeoRegionConfig(GeoConfig):
         super().validate_architecture()
         if self.point_loss not in POINT_LOSSES[self.frame]:
             raise ValueError(f"point_loss {self.point_loss!r} does not go with frame={self.frame!r}")
+        if self.density and self.frame != "wgs84":
+            raise ValueError(
+                "density needs frame 'wgs84': it lies on the sphere, and its regions are GeoJSON"
+            )
         if not 0 < self.radius_coverage < 1:
             raise ValueError(f"radius_coverage must lie between 0 and 1, got {self.radius_coverage}")
         if not self.temperature > 0:

@@ -10,6 +10,7 @@ import torch
 from geohf.errors import DataError
 from geohf.geo import frame_distance, frame_mean
 from geohf.geo.scalers import CoordinateScaler
+from geohf.metrics.density import density_metrics
 from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
 from geohf.metrics.headings import HEADING_METRICS, constant_heading, heading_metrics
 from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
@@ -136,6 +137,10 @@ def measure(
         ):
             errors = frame_distance(points, answers.truth, config.frame)
             baseline |= error_summary(errors, config.unit, prefix)
+    for name, mixtures in answers.densities.items():
+        missed = frame_distance(points_array(getattr(answers, name)), answers.truth, config.frame)
+        masses = getattr(config, f"{name}_masses")
+        values |= density_metrics(mixtures, answers.truth, missed, masses, config.unit, f"{name}_")
     if config.predict_heading and answers.headings is not None:
         found = [answer.heading for answer in answers.routed]
         values |= heading_metrics(np.array(found, np.float64), answers.headings)

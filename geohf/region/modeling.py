@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # what the sample is trained with: a backbone that learns in seconds on a CPU, from random weights
 SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_resnet", 48
 REAL_BACKBONE = "convnext_small"
-MODEL_FIELDS = ("frame", "experts", "scaler", "point_loss", "radius_coverage", "predict_heading")
+MODEL_FIELDS = ("frame", "experts", "scaler", "point_loss", "radius_coverage", "density", "predict_heading")
 
 
 class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
@@ -62,6 +62,11 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
     predict_options: ClassVar[dict[str, dict]] = {
         "region": {"help": "The region of all inputs, where it is known."},
         "top_k": {"type": int, "help": "Regions to name."},
+        "credible_regions": {
+            "action": "store_true",
+            "default": None,
+            "help": "Draw where 50 and 90 %% of photographs like this were taken, as GeoJSON; for a model with --density.",
+        },
         "test_time": TEST_TIME_OPTION,
     }
     evaluate_options: ClassVar[dict[str, dict]] = {"test_time": TEST_TIME_OPTION}
@@ -216,13 +221,16 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         """(batch, regions) logits and (batch, regions, 2) answers to (batch, 2) points, averaged in the frame."""
         return locate(self.config, logits, scaled)
 
-    def decode(self, outputs: RegionOutput, top_k: int = 5) -> list[RegionPrediction]:
+    def decode(
+        self, outputs: RegionOutput, top_k: int = 5, credible_regions: bool = False
+    ) -> list[RegionPrediction]:
         """Turn outputs into answers.
 
         Args:
             top_k: regions to name; those that are ruled out are never named.
+            credible_regions: draw where 50 and 90 % of photographs like this were taken, for a model with a calibrated density.
         """
-        return decode(self.config, outputs, top_k)
+        return decode(self.config, outputs, top_k, credible_regions)
 
     def region_number(self, region: str | int | None) -> int:
         """The number of a region by its name, -1 for None, NaN or an empty one; see `class_number`.

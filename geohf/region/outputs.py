@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,20 @@ import numpy as np
 from geohf.data.tables import points_of
 from geohf.data.task_data import facts_of
 from geohf.geo import frame_distance
+from geohf.metrics.density import regions_of
 from geohf.metrics.records import Evaluation
 from geohf.region.answers import RegionAnswers, points_array
 from geohf.region.configuration import GeoRegionConfig
+from geohf.region.decoding import weighted_points
+from geohf.region.density import has_density, mixture_of
+from geohf.region.experts import RegionOutput
 from geohf.report import (
     error_map_png,
     plot_confusion,
     plot_dropped,
     plot_error_cdf,
     plot_scatter,
+    plot_uncertainty,
     write_csv,
     write_geojson,
     write_map,
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from geohf.region.trainer import GeoRegionTrainer
+
+REGION_PHOTOS = 64  # with regions on the map: each takes a tenth of a second, and some 10 kB
 
 
 def write_outputs(folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluation) -> Mapping[str, Any]:
@@ -44,10 +52,36 @@ def write_outputs(folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluatio
         if dropped:
             write_dropped(folder, trainer.train_rows, dropped, config.frame)
         write_csv(folder / "evaluation.csv", table)
-        write_predictions(folder, evaluation.dataset, details["answers"], config.frame)
+        answers = with_regions(details["answers"], config, details["outputs"])
+        write_predictions(folder, evaluation.dataset, answers, config.frame)
+        if config.frame == "wgs84":
+            _plot_uncertainty(folder, answers)
         plot_run(folder, config, details["answers"], details["centers"])
     extra = {name: facts[name] for name in ("left_out_for_buffer", "dropped") if name in facts}
     return {"regions": table[:-1]} | extra
+
+
+def with_regions(answers: RegionAnswers, config: GeoRegionConfig, outputs: RegionOutput) -> RegionAnswers:
+    """The answers; the first ones with their credible regions, where the model has a calibrated density."""
+    if not has_density(config) or config.routed_masses is None:
+        return answers
+    first = RegionOutput(**{name: part[:REGION_PHOTOS] for name, part in outputs.items()})
+    logits, scaled = first.routed()
+    mixture = mixture_of(config, *weighted_points(config, logits, scaled))
+    drawn = regions_of(mixture, config.routed_masses)
+    mapped = [replace(one, credible_regions=areas) for one, areas in zip(answers.routed, drawn, strict=False)]
+    return replace(answers, routed=mapped + answers.routed[len(mapped) :])
+
+
+def _plot_uncertainty(folder: Path, answers: RegionAnswers) -> None:
+    routed = answers.routed
+    sureness: dict[str, list[float | None]] = {
+        "localizability": [answer.localizability for answer in routed],
+        "radius": [None if answer.radius is None else -answer.radius for answer in routed],
+        "probability of the first region": [answer.regions[0].probability for answer in routed],
+    }
+    regions = [answer.credible_regions for answer in routed]
+    plot_uncertainty(folder, points_array(routed), answers.truth, regions, sureness)
 
 
 def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, frame: str) -> None:
@@ -85,10 +119,14 @@ def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, fr
         headings = [answer.heading for answer in routed]
         for row, found, true in zip(rows, headings, answers.headings.tolist(), strict=True):
             row |= {"predicted_heading": found, "heading": true}
+    if routed[0].localizability is not None:
+        for row, answer in zip(rows, routed, strict=True):
+            row["localizability"] = answer.localizability
     write_csv(folder / "predictions.csv", rows)
     if frame == "planar":  # a planar frame has no place on a map of the earth
         return
     write_geojson(folder / "predictions.geojson", points, rows, truth=truth)
+    regions = [answer.credible_regions for answer in routed]
     shown = ("Region_ID", "predicted_region", "probability", "given_region_distance_m")
     write_map(
         folder / "map.html",
@@ -98,6 +136,7 @@ def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, fr
         details={name: [row[name] for row in rows] for name in shown},
         radius_m=None if routed[0].radius is None else [answer.radius for answer in routed],
         headings=headings,
+        regions=regions if any(regions) else None,
         title=f"{len(rows)} photographs: where they are and where the model puts them",
     )
 

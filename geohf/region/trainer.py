@@ -249,6 +249,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
     def _forget_calibration(self) -> None:
         config = self.model.config
         config.expert_errors = config.given_factor = config.routed_factor = None
+        config.density_scale = config.routed_masses = config.given_masses = None
         if self._trains_router():
             config.temperature = 1.0
 
@@ -278,7 +279,14 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         found = measure(config, answers, train, intervals)
         table = region_table(config, answers, centers)
         return Evaluation(
-            found, dataset, answers.routed, prefix, answers=answers, table=table, centers=centers
+            found,
+            dataset,
+            answers.routed,
+            prefix,
+            outputs=outputs,
+            answers=answers,
+            table=table,
+            centers=centers,
         )
 
     def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:

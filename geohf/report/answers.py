@@ -41,7 +41,7 @@ def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) ->
     The first two take rows that are read from a file as they are written, twice for CSV; the others hold all in memory.
 
     HTML is a map where the rows have `latitude` and `longitude`, with circles of `radius_m` where they have it, or
-    their `regions`, and a table otherwise; both open without a network.
+    their areas (`credible_regions`, `regions`), and a table otherwise; both open without a network.
 
     Raises:
         DataError: an unknown ending, or points of rows that have no place.
@@ -97,7 +97,7 @@ def _write_html(path, rows: Iterable[Mapping]) -> None:
     radius = [row.get("radius_m") for row in rows]
     names = [str(row.get("input", i)) for i, row in enumerate(rows)]
     known = None if any(r is None for r in radius) else radius
-    regions = [row.get("regions") or {} for row in rows]
+    regions = [_areas(row) for row in rows]
     write_map(
         path,
         points,
@@ -107,6 +107,12 @@ def _write_html(path, rows: Iterable[Mapping]) -> None:
         title="Predictions",
         regions=regions if any(regions) else None,
     )
+
+
+def _areas(row: Mapping) -> Mapping[str, Mapping]:
+    """Percent -> GeoJSON of a row; the `regions` of a region model are names with their probabilities, and no areas."""
+    areas = row.get("credible_regions") or row.get("regions") or {}
+    return areas if all(isinstance(area, Mapping) for area in areas.values()) else {}
 
 
 def _write_table(path, rows: list) -> None:

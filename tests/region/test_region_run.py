@@ -32,7 +32,7 @@ ALWAYS = {
     "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "metrics.json", "log_history.csv",
     "learning_curves.png", "evaluation.csv", "dropped.csv", "dropped.png", "predictions.csv", "confusion.png",
 }  # fmt: skip
-OF_DEGREES = {"predictions.geojson", "map.html", "error_map.png", "error_cdf.png"}
+OF_DEGREES = {"predictions.geojson", "map.html", "error_map.png", "error_cdf.png", "risk_coverage.png"}
 
 FRESH = """
 import json, sys
