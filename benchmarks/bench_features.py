@@ -22,9 +22,10 @@ from PIL import Image
 
 from geohf.geo import random_split
 from geohf.vision import features
-from geohf.vision.backbones import TimmTowerConfig, build_tower
+from geohf.vision.backbones import TimmTowerConfig
 from geohf.vision.features import cached_features
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.towers import build_tower
 
 SEEDS, WIDTH = 5, 768
 

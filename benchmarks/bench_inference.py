@@ -16,8 +16,9 @@ import torch._inductor.config
 from measure import Row, make_parser, medians, report, require
 from memory import alone, peak_added
 
-from geohf.vision.backbones import TimmTowerConfig, build_tower
+from geohf.vision.backbones import TimmTowerConfig
 from geohf.vision.inference import feature_function
+from geohf.vision.towers import build_tower
 
 COSINES = {"compile": 0.9999, "int8": 0.98, "bf16": 0.99}  # far from these a way would be broken
 SIDE = 224

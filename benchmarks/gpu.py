@@ -30,7 +30,7 @@ from measure import Row, installed, make_parser, report, require
 from memory import MIB, peak_added
 from torch import nn
 
-from geohf.vision.backbones import tower_features
+from geohf.vision.towers import tower_features
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

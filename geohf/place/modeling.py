@@ -20,9 +20,10 @@ from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
 from geohf.place.processing import GeoPlaceImageProcessor
 from geohf.place.retrieval import PlaceRetrieval
-from geohf.vision.backbones import backbone_config, build_tower, describe_backbone
+from geohf.vision.backbones import backbone_config, describe_backbone
 from geohf.vision.pooling import map_size, pooled
 from geohf.vision.preprocessing import with_fit
+from geohf.vision.towers import build_tower
 
 if TYPE_CHECKING:
     from geohf.data.task_data import TaskData

@@ -19,7 +19,7 @@ from geohf.region.configuration import GeoRegionConfig
 from geohf.region.losses import point_loss, region_loss
 from geohf.region.metrics import error_summary, region_accuracy
 from geohf.vision.augmentation import averaged_features
-from geohf.vision.backbones import build_tower, tower_features
+from geohf.vision.towers import build_tower, tower_features
 
 # of degrees and of projected meters: what float32 leaves of a number
 _ROUNDING = 1e-6

@@ -30,7 +30,7 @@ from geohf.region.processing import REGION_KEYS, GeoRegionImageProcessor, Region
 from geohf.region.rows import as_photos, headings_of, load_labeled, located, truth_of
 from geohf.region.selection import names_of, region_order, warn_of_spellings
 from geohf.vision.augmentation import TEST_TIME_OPTION, averaged_features
-from geohf.vision.backbones import build_tower
+from geohf.vision.towers import build_tower
 
 if TYPE_CHECKING:
     from geohf.data.task_data import TaskData

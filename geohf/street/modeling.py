@@ -32,7 +32,7 @@ from geohf.street.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
 from geohf.street.places import as_places, headings_of
 from geohf.street.processing import GeoStreetImageProcessor, StreetCollator
 from geohf.vision.augmentation import variants
-from geohf.vision.backbones import build_tower, tower_features
+from geohf.vision.towers import build_tower, tower_features
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from geohf.tiles.attention import LightTemporalAttention, TemporalAttention
 from geohf.tiles.cells import Cell, ConvGRUCell, ConvLSTMCell, RecurrentEncoder
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.dates import DATE_FEATURES, PLANES, date_features, date_planes
-from geohf.vision.backbones import tower_features
+from geohf.vision.towers import tower_features
 
 
 def attention_over_time(config: TileSequenceConfig) -> LightTemporalAttention | TemporalAttention:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from geohf.tiles.dataset import BoundRows, TileSequences
 from geohf.tiles.masks import with_mask
 from geohf.tiles.processing import TileSequenceProcessor, settings_of
-from geohf.vision.backbones import tower_features
 from geohf.vision.features import cached_features
+from geohf.vision.towers import tower_features
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:

@@ -36,13 +36,9 @@ from geohf.tiles.metrics import measure
 from geohf.tiles.processing import TileCollator, TileSequenceProcessor, settings_of
 from geohf.tiles.scales import backbone_scales, config_fields
 from geohf.tiles.simvp import SimVP
-from geohf.vision.backbones import (
-    build_tower,
-    describe_backbone,
-    load_tower,
-    require_weights,
-)
+from geohf.vision.backbones import describe_backbone, load_tower, require_weights
 from geohf.vision.licenses import published_name
+from geohf.vision.towers import build_tower
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Part

@@ -9,7 +9,7 @@ from torch import nn
 
 from geohf.errors import DataError
 from geohf.training.settings import require_a_batch, require_recomputing
-from geohf.vision.backbones import tower_blocks
+from geohf.vision.towers import tower_blocks
 
 # the linear layers of attention and MLP under the names that transformers and timm give them
 LORA_TARGETS = r".*tower\..*\.(q_proj|k_proj|v_proj|out_proj|qkv|proj|query|key|value|dense|fc1|fc2)"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from geohf.errors import require_choice
-from geohf.vision.backbones import tower_features
+from geohf.vision.towers import tower_features
 
 
 class RandomAreaCrop(nn.Module):

@@ -8,18 +8,15 @@ from its own config and never asks for the backbone's repo again.
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import os
 import re
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from geohf.errors import DataError, require_at_least
@@ -30,6 +27,7 @@ from geohf.vision.repos import PICKLED, hub_files, hub_weights, read_tensors, re
 from geohf.vision.timm_towers import TimmSource, describe_timm, load_timm, timm_name, timm_source
 from geohf.vision.timm_towers import TimmTower as TimmTower
 from geohf.vision.timm_towers import TimmTowerConfig as TimmTowerConfig
+from geohf.vision.towers import build_tower, feature_size, tower_class, without_pooler
 from geohf.vision.weights import align_weights
 
 DESCRIBED_BY = ("config.json", "preprocessor_config.json", "README.md")
@@ -189,11 +187,6 @@ def require_weights(weights: str | os.PathLike | None, pretrained: bool) -> None
         raise DataError(f"{weights}: no such file of weights")
 
 
-def build_tower(config: Any) -> PreTrainedModel:
-    """A backbone with random weights."""
-    return _tower_class(config)._from_config(config, **_without_pooler(config))
-
-
 def load_tower(backbone: Backbone) -> PreTrainedModel:
     """A backbone with its published weights, in float32.
 
@@ -217,7 +210,7 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
     if getattr(published, "num_channels", backbone.published_bands) != backbone.published_bands:
         published = copy.deepcopy(published)
         published.num_channels = backbone.published_bands
-    kind: Any = _tower_class(backbone.config)
+    kind: Any = tower_class(backbone.config)
     # a CLIP repo holds a text tower too, and each of its weights would be reported; what carries the name of a part
     # of the backbone must find its place
     with torch.device("meta"):
@@ -243,7 +236,7 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
         **({} if tensors is None else {"state_dict": tensors}),
-        **_without_pooler(backbone.config),
+        **without_pooler(backbone.config),
     )
     tower.__class__ = kind
     tower._keys_to_ignore_on_load_unexpected = set(kind._keys_to_ignore_on_load_unexpected or ())
@@ -295,66 +288,3 @@ def _set_bands(name: str, config: PreTrainedConfig, bands: int) -> None:
         raise DataError(
             f"{name}: this tower cannot take images of {bands} bands ({reason}); take one of timm's, which can"
         ) from None
-
-
-def tower_features(tower: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-    """The pooled feature of each image: (batch, 3, height, width) to (batch, features).
-
-    CLIP gives its projected feature, others their pooled output, and a backbone without one its class token
-    (sequences) or the average over the map (convolutional).
-    """
-    output = tower(pixel_values)
-    for name in ("image_embeds", "pooler_output"):
-        pooled = getattr(output, name, None)
-        if pooled is not None:
-            return pooled.flatten(1)
-    hidden = output.last_hidden_state
-    return hidden.mean((-2, -1)) if hidden.ndim == 4 else hidden[:, 0]
-
-
-def feature_size(config: PreTrainedConfig, side: int | None = None) -> int:
-    """Length of a backbone's pooled feature, found by a pass without storage, of images of its own size or this side."""
-    with torch.device("meta"):
-        tower = build_tower(config)
-        size = side or getattr(config, "image_size", None) or 224
-        height, width = (size, size) if isinstance(size, int) else size
-        channels = (getattr(config, "model_args", None) or {}).get(
-            "in_chans", getattr(config, "num_channels", 3)
-        )
-        with torch.no_grad():
-            return tower_features(tower.eval(), torch.empty(1, channels, height, width)).shape[-1]
-
-
-def tower_blocks(tower: nn.Module) -> list[nn.Module]:
-    """The backbone's blocks from input to output, for unfreezing the last ones.
-
-    They are the layers of a transformer or the stages of a convolutional net: the outermost row of modules
-    that holds most parameters. A row is a list, or siblings that are numbered (`layer1`, `layer2`, ...).
-    """
-    rows = []
-    for module in tower.modules():
-        numbered = defaultdict(list)
-        for name, child in module.named_children():
-            if name[-1].isdigit():
-                numbered[name.rstrip("0123456789")].append(child)
-        rows += [row for row in numbered.values() if len(row) > 1]
-    return max(rows, key=lambda row: sum(p.numel() for m in row for p in m.parameters()), default=[tower])
-
-
-def _tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    if config.model_type == "clip_vision_model":
-        from transformers import CLIPVisionModelWithProjection
-
-        return CLIPVisionModelWithProjection
-    from transformers import MODEL_MAPPING
-
-    model_class: Any = MODEL_MAPPING.get(type(config), None)
-    if model_class is None or model_class.main_input_name != "pixel_values":
-        raise DataError(f"transformers has no backbone of the type {config.model_type!r}")
-    return model_class
-
-
-def _without_pooler(config) -> dict:
-    """ViT's and its relatives' extra pooler is random in most repos: leave it out, take the class token."""
-    accepts = "add_pooling_layer" in inspect.signature(_tower_class(config).__init__).parameters
-    return {"add_pooling_layer": False} if accepts else {}

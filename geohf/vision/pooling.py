@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from geohf.errors import DataError
-from geohf.vision.backbones import TimmTower, build_tower, tower_features
+from geohf.vision.backbones import TimmTower
+from geohf.vision.towers import build_tower, tower_features
 
 POOLS = ("tower", "cls", "avg", "map", "tokens")
 

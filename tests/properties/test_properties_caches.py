@@ -14,8 +14,9 @@ from PIL import Image
 import geohf.vision.features as cache
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.table import load_tiles
-from geohf.vision.backbones import TimmTowerConfig, build_tower, tower_features
+from geohf.vision.backbones import TimmTowerConfig
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.towers import build_tower, tower_features
 
 PHOTOS = 9
 

@@ -14,16 +14,9 @@ from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig, Sigli
 
 from geohf.errors import DataError
 from geohf.street import GeoStreetConfig, GeoStreetModel
-from geohf.vision.backbones import (
-    TimmTowerConfig,
-    build_tower,
-    describe_backbone,
-    feature_size,
-    load_tower,
-    tower_blocks,
-    tower_features,
-)
+from geohf.vision.backbones import TimmTowerConfig, describe_backbone, load_tower
 from geohf.vision.licenses import published_license, published_name
+from geohf.vision.towers import build_tower, feature_size, tower_blocks, tower_features
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 PATCHES = {"image_size": 32, "patch_size": 16, "intermediate_size": 64}

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 import geohf.vision.features as cache
 from geohf.errors import DataError
 from geohf.io import cache_folder
-from geohf.vision.backbones import TimmTowerConfig, build_tower, tower_features
+from geohf.vision.backbones import TimmTowerConfig
 from geohf.vision.features import cached_features
 from geohf.vision.images import ImageError
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.towers import build_tower, tower_features
 from geohf.vision.weights import weights_fingerprint
 
 

@@ -9,9 +9,10 @@ from timm.data import create_transform, resolve_data_config
 from transformers import CLIPImageProcessor, ViTImageProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 
-from geohf.vision.backbones import build_tower, describe_backbone
+from geohf.vision.backbones import describe_backbone
 from geohf.vision.images import ImageError
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.towers import build_tower
 
 
 def photo(width, height):

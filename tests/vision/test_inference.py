@@ -6,10 +6,11 @@ from torch.nn.functional import cosine_similarity
 
 from geohf.errors import DataError
 from geohf.training.arguments import GeoArgumentParser, GeoTrainingArguments
-from geohf.vision.backbones import TimmTowerConfig, build_tower, tower_features
+from geohf.vision.backbones import TimmTowerConfig
 from geohf.vision.features import cached_features
 from geohf.vision.inference import feature_function
 from geohf.vision.processing import GeoImageProcessor
+from geohf.vision.towers import build_tower, tower_features
 from geohf.vision.weights import weights_fingerprint
 
 

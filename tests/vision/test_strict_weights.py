@@ -18,8 +18,9 @@ from geohf.errors import DataError
 from geohf.parts import PartStateModel
 from geohf.street import GeoStreetModel
 from geohf.tiles import TileSequenceModel
-from geohf.vision.backbones import build_tower, describe_backbone, load_tower, tower_features
+from geohf.vision.backbones import describe_backbone, load_tower
 from geohf.vision.repos import read_tensors
+from geohf.vision.towers import build_tower, tower_features
 
 PATCHES = {
     "hidden_size": 32,

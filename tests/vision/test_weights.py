@@ -10,7 +10,8 @@ from transformers import AutoModel
 
 import geohf  # noqa: F401  registers the tower
 from geohf.training.checkpoints import load_tree, save_tree
-from geohf.vision.backbones import TimmTowerConfig, build_tower, describe_backbone, load_tower
+from geohf.vision.backbones import TimmTowerConfig, describe_backbone, load_tower
+from geohf.vision.towers import build_tower
 from geohf.vision.weights import align_weights, aligned, load_tensors
 
 pytestmark = pytest.mark.case("first-aligned")
