@@ -14,7 +14,7 @@ from geohf.parts.data import load
 from geohf.parts.modeling import make_model
 from geohf.parts.trainer import PartStateTrainer
 from geohf.recipes.running import leave_cores, run_recipe, show
-from geohf.training.arguments import GeoArgumentParser
+from geohf.training.parser import GeoArgumentParser
 from geohf.training.report import write_report
 
 

@@ -16,7 +16,7 @@ from geohf.region.arguments import RegionArguments, RegionTrainingArguments
 from geohf.region.data import load
 from geohf.region.modeling import make_model
 from geohf.region.trainer import GeoRegionTrainer
-from geohf.training.arguments import GeoArgumentParser
+from geohf.training.parser import GeoArgumentParser
 from geohf.training.report import write_report
 
 

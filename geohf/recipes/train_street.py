@@ -15,7 +15,7 @@ from geohf.street.data import load
 from geohf.street.modeling import make_model
 from geohf.street.outputs import submit
 from geohf.street.trainer import GeoStreetTrainer
-from geohf.training.arguments import GeoArgumentParser
+from geohf.training.parser import GeoArgumentParser
 from geohf.training.report import write_report
 
 

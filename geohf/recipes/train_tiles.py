@@ -17,7 +17,7 @@ from geohf.tiles.data import load
 from geohf.tiles.folds import cross_validate
 from geohf.tiles.modeling import make_model
 from geohf.tiles.trainer import TileSequenceTrainer
-from geohf.training.arguments import GeoArgumentParser
+from geohf.training.parser import GeoArgumentParser
 from geohf.training.report import write_report
 
 

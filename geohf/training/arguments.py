@@ -1,25 +1,18 @@
-"""One parser for flags and YAML, and the arguments that every task's training shares."""
+"""The arguments that every task's training shares."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.utils import validate_repo_id
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from geohf.errors import DataError, did_you_mean, require_at_least
+from geohf.errors import DataError, require_at_least
 from geohf.metrics.directions import LOSS, MetricInfo, find_metric, not_measured, wrong_direction
-
-logger = logging.getLogger(__name__)
 
 # what no run can do with less, of all tasks; by the least that it takes
 AT_LEAST = {
@@ -62,14 +55,6 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
     "batch_eval_metrics": (False, "metrics are of a whole dataset"),
     "label_names": (None, "a task's Trainer knows which columns hold its labels"),
     "debug": ([], "its hooks do not know geohf's outputs"),
-}
-
-# flags of version 0.1 that go on for one release: name -> the one that has taken its place
-RENAMED = {
-    "phase1_epochs": "head_epochs",
-    "phase1_min_steps": "head_min_steps",
-    "phase1_batch_size": "head_batch_size",
-    "finetune_epochs": "num_train_epochs",
 }
 
 
@@ -229,122 +214,3 @@ def _yes_or_no(name: str, value) -> bool | None:
     if str(value).lower() not in words:
         raise DataError(f"{name} is true or false, got {value!r}: a run goes on from its own output_dir")
     return words[str(value).lower()]
-
-
-class GeoArgumentParser(HfArgumentParser):
-    """transformers' parser with `--config file.yaml`; flags win over the file, unknown keys are errors."""
-
-    def __init__(self, *dataclass_types, **kwargs):
-        kwargs.setdefault("allow_abbrev", False)  # a shortened --config would be accepted and never read
-        super().__init__(list(dataclass_types), **kwargs)
-        self.add_argument("--config", help="YAML file of arguments; flags on the command line win over it.")
-
-    def parse(self, arguments: Sequence[str] | None = None) -> tuple:
-        """The dataclasses' instances, from the command line or a list of words.
-
-        Raises:
-            DataError: a flag that no argument has, or values that the dataclasses refuse; the YAML file is missing,
-                is not a mapping, or holds a key that no argument has.
-        """
-        words = self._renamed(list(sys.argv[1:] if arguments is None else arguments))
-        config = self._config_of(words)
-        # the file's values stand before the flags, and argparse lets the last one win
-        words = (self._words_of_yaml(Path(config)) if config else []) + words
-        try:
-            *parsed, _, unknown = self.parse_args_into_dataclasses(
-                args=words, look_for_args_file=False, return_remaining_strings=True
-            )
-        except DataError:
-            raise
-        except (ValueError, ImportError) as error:  # what transformers says of values that it refuses
-            raise DataError(str(error)) from None
-        if unknown:
-            raise DataError(f"unknown argument {unknown[0]!r}{self._near(unknown[0].partition('=')[0])}")
-        for args in parsed:
-            if isinstance(args, GeoTrainingArguments):
-                from geohf.training.rehearsal import rehearse
-
-                args.require_known_metric()
-                rehearse(args)
-        return tuple(parsed)
-
-    def _near(self, name: str) -> str:
-        known = [
-            option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")
-        ]
-        return did_you_mean(name.removeprefix("--"), known)
-
-    def _renamed(self, words: list[str]) -> list[str]:
-        """The words with today's names of flags for those of `RENAMED`.
-
-        Raises:
-            DataError: one that is given under both names.
-        """
-        given = [word.partition("=") for word in words]
-        names = {name.removeprefix("--") for name, *_ in given if name.startswith("--")}
-        for old in sorted(names & RENAMED.keys()):
-            new = RENAMED[old]
-            if f"--{old}" in self._option_string_actions or f"--{new}" not in self._option_string_actions:
-                continue
-            if new in names:
-                raise DataError(f"{old} is now called {new}, and both are given; see --help of {new}")
-            logger.warning("%s is now called %s; the old name goes with the next version", old, new)
-            given = [(f"--{new}" if name == f"--{old}" else name, sign, value) for name, sign, value in given]
-        return ["".join(parts) for parts in given]
-
-    @staticmethod
-    def _config_of(words):
-        for position, word in enumerate(words):
-            if word == "--config" and position + 1 < len(words):
-                return words[position + 1]
-            if word.startswith("--config="):
-                return word.partition("=")[2]
-        return None
-
-    def _words_of_yaml(self, path: Path) -> list[str]:
-        import yaml
-
-        try:
-            content = yaml.load(path.read_text(encoding="utf-8"), _yaml_loader())
-        except UnicodeDecodeError:
-            raise DataError(f"{path}: is not UTF-8 text") from None
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        except yaml.YAMLError as error:
-            raise DataError(f"{path}: is not YAML: {error}") from None
-        if not isinstance(content, dict):
-            raise DataError(f"{path}: must hold `name: value` lines")
-        words = []
-        for key, value in content.items():
-            (option,) = self._renamed([f"--{key}"])
-            key = option.removeprefix("--")
-            if f"--{key}" not in self._option_string_actions or key == "config":
-                raise DataError(f"{path}: unknown key {key!r}{self._near(str(key))}")
-            if value is None:  # no flag can say so
-                self.set_defaults(**{str(key).replace("-", "_"): None})
-            elif isinstance(value, list):
-                words += [f"--{key}", *map(str, value)]
-            else:
-                # in one word, or a value that begins with a minus would be taken for a flag
-                text = json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
-                words.append(f"--{key}={text}")
-        return words
-
-
-def _yaml_loader():
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """PyYAML reads 1e-4 as text and `eval_strategy: no` as False; here they are as in YAML 1.2."""
-
-    tag = "tag:yaml.org,2002:"
-    Loader.yaml_implicit_resolvers = {
-        first: [(kind, pattern) for kind, pattern in resolvers if kind != tag + "bool"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    Loader.add_implicit_resolver(
-        tag + "bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-    )
-    number = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver(tag + "float", number, list("-+0123456789"))
-    return Loader

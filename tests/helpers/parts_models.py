@@ -9,7 +9,7 @@ from PIL import Image
 from geohf.parts import PartStateModel
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.sample import SAMPLE_DETECTORS
-from geohf.training.arguments import GeoArgumentParser
+from geohf.training.parser import GeoArgumentParser
 
 PARTS = {0: "wheel", 1: "bell", 2: "lamp"}
 STATES = {0: "intact", 1: "damaged", 2: "absent"}

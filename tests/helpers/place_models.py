@@ -12,7 +12,7 @@ from PIL import Image
 from geohf.geo import EARTH_RADIUS_M
 from geohf.place import GeoPlaceModel
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
-from geohf.training.arguments import GeoArgumentParser
+from geohf.training.parser import GeoArgumentParser
 
 ORIGIN = np.array([36.2748, -115.0130])
 

@@ -13,7 +13,7 @@ from transformers import CLIPConfig, CLIPModel
 from geohf.geo import great_circle_m
 from geohf.street import GeoStreetModel
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
-from geohf.training.arguments import GeoArgumentParser
+from geohf.training.parser import GeoArgumentParser
 
 # far apart, two of them at the antimeridian's side, one whose extent crosses it
 STATES = {

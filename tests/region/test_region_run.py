@@ -24,7 +24,7 @@ from geohf.region import GeoRegionModel
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
 from geohf.region.card import summary_rows
 from geohf.region.trainer import GeoRegionTrainer
-from geohf.training.arguments import GeoArgumentParser
+from geohf.training.parser import GeoArgumentParser
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes/train_region.py"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from geohf.errors import DataError
-from geohf.training.arguments import GeoArgumentParser, GeoTrainingArguments
+from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.parser import GeoArgumentParser
 
 
 @dataclass

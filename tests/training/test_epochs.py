@@ -8,7 +8,7 @@ from geohf.errors import DataError
 from geohf.place.arguments import PlaceTrainingArguments
 from geohf.region.arguments import RegionTrainingArguments
 from geohf.street.arguments import StreetTrainingArguments
-from geohf.training.arguments import GeoArgumentParser
+from geohf.training.parser import GeoArgumentParser
 
 TASKS = [(StreetTrainingArguments, 5, 10), (PlaceTrainingArguments, 30, 5), (RegionTrainingArguments, 20, 20)]
 

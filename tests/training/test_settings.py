@@ -18,7 +18,8 @@ from geohf.region.phase import RegionPhaseTrainer
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.phase import StreetPhaseTrainer
 from geohf.tiles.arguments import TileTrainingArguments
-from geohf.training.arguments import GeoArgumentParser, GeoTrainingArguments
+from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.parser import GeoArgumentParser
 from geohf.training.rehearsal import rehearse
 
 ARGUMENTS = [

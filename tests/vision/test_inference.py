@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from geohf.errors import DataError
-from geohf.training.arguments import GeoArgumentParser, GeoTrainingArguments
+from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.parser import GeoArgumentParser
 from geohf.vision.backbones import TimmTowerConfig
 from geohf.vision.features import cached_features
 from geohf.vision.inference import feature_function
