@@ -27,7 +27,7 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
         default=None,
         metadata={
             "help": "Table of tiles (CSV, Parquet), its folder, or one place's images: a folder, a zip file, a STAC item "
-            "collection; default: the sample."
+            "collection, a zarr store; default: the sample."
         },
     )
     image_dir: str | None = field(
@@ -37,8 +37,8 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
     asset: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Asset of the items of a STAC collection as --data, or several of one band each, which become bands in this "
-            "order; default: the only one, or that with the role data."
+            "help": "Asset of the items of a STAC collection as --data (variable of a zarr store), or several of one band each, "
+            "which become bands in this order; default: the only one, or that with the role data."
         },
     )
     labels: list[str] | None = field(

@@ -26,6 +26,7 @@ from geohf.errors import DataError
 from geohf.tiles.align import PLACE
 from geohf.tiles.rasters import SIDECARS, open_raster
 from geohf.tiles.sources import BandFiles, RasterFile, local_file
+from geohf.tiles.stores import StoreFrame
 from geohf.tiles.table import TileTable
 
 LAYOUT = 3  # raise it when files of an older version can no longer be read
@@ -176,6 +177,8 @@ def file_facts(path: RasterFile | os.PathLike) -> str:
     """
     if isinstance(path, BandFiles):
         return " ".join(map(file_facts, path.files))
+    if isinstance(path, StoreFrame):
+        return f"{os.path.abspath(path.store)} {path.names} {path.step} {path.facts}"
     facts, held = os.path.abspath(path), local_file(path)
     files = [] if held is None else [held, *(Path(f"{path}{ending}") for ending in SIDECARS)]
     if held is not None and held.suffix.lower() == ".vrt":

@@ -17,6 +17,7 @@ from geohf.tiles.rasters import RasterInfo, inspect_raster
 from geohf.tiles.reading import Reading
 from geohf.tiles.sources import BandFiles, RasterFile, items_of, names_in, raster_folder, raster_in, shown_in
 from geohf.tiles.stacks import stacked
+from geohf.tiles.stores import is_store, store_frames
 
 ITEMS = (".json", ".geojson")
 
@@ -114,13 +115,20 @@ def place_of(source: str | Path) -> str:
 def mosaic_files(
     source: str | Path, extension: str, asset: str | Sequence[str] | None = None
 ) -> dict[str, RasterFile]:
-    """The images of one place by label: `<label><extension>` in a folder or a zip file, or the items of a STAC collection.
+    """The images of one place by label: `<label><extension>` in a folder or a zip file, the items of a STAC collection, or
+    the times of a zarr store.
 
     Raises:
-        DataError: there is no such folder, or see `items_of`.
+        DataError: there is no such folder, or see `items_of` and `store_frames`.
     """
     if Path(source).suffix in ITEMS and Path(source).is_file():
         return items_of(source, asset)
+    if is_store(source):
+        return dict(store_frames(source, asset))
+    if asset:
+        raise DataError(
+            f"{source}: --asset is of a STAC item collection (.json) or a zarr store, and this is neither"
+        )
     folder, extension = raster_folder(source), dotted(extension)
     files = {name: raster_in(folder, f"{name}{extension}") for name in names_in(folder, extension)}
     return {name: file for name, file in files.items() if file is not None}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from geohf.errors import DataError
 from geohf.tiles.sources import BandFiles, RasterFile, local_file
+from geohf.tiles.stores import StoreFrame
 
 if TYPE_CHECKING:
     from rasterio import Affine
@@ -84,7 +85,7 @@ def gdal_errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def open_raster(path: RasterFile | os.PathLike | bytes) -> Iterator[DatasetReader]:
-    """Open a raster, a file, its bytes, or a stack of files, for reading.
+    """Open a raster, a file, its bytes, a stack of files or a store's image, for reading.
 
     Raises:
         DataError: there is no such file, it is empty, or GDAL cannot read it, be it now or within the block.
@@ -94,7 +95,7 @@ def open_raster(path: RasterFile | os.PathLike | bytes) -> Iterator[DatasetReade
 
     size: int | None
     name = "image bytes" if isinstance(path, bytes) else str(path)
-    path = path.vrt if isinstance(path, BandFiles) else path
+    path = path.raster() if isinstance(path, (BandFiles, StoreFrame)) else path
     if isinstance(path, bytes):
         size = len(path)
     else:

@@ -12,6 +12,7 @@ from typing import Any
 
 from geohf.data.tables import resolve_inside
 from geohf.errors import DataError, listed
+from geohf.tiles.stores import StoreFrame
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,16 @@ class BandFiles:
     files: tuple[str | Path, ...]
     vrt: bytes = b""
 
+    def raster(self) -> bytes:
+        """What GDAL opens."""
+        return self.vrt
+
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(self.names)})"
 
 
 Folder = Path | zipfile.Path
-RasterFile = str | Path | BandFiles  # text of what only GDAL opens
+RasterFile = str | Path | BandFiles | StoreFrame  # text of what only GDAL opens
 OF_MAC = "__MACOSX"  # a folder in zip files that holds no data
 VIRTUAL = "/vsi"  # how GDAL's names of files begin that no folder holds
 SCHEMES = {
@@ -103,8 +108,13 @@ def names_in(folder: Folder, extension: str) -> list[str]:
 
 def files_of(images: Iterable[RasterFile | None]) -> list[str | Path]:
     """The single files of some images."""
-    there = (image for image in images if image is not None)
-    return [file for image in there for file in (image.files if isinstance(image, BandFiles) else (image,))]
+    files: list[str | Path] = []
+    for image in images:
+        if isinstance(image, BandFiles):
+            files += image.files
+        elif image is not None:
+            files.append(image.store if isinstance(image, StoreFrame) else image)
+    return files
 
 
 def local_file(path: str | os.PathLike) -> Path | None:

@@ -178,6 +178,13 @@ def test_what_a_collection_does_not_tell_is_refused(tmp_path, items, message):
         mosaic_files(collection(tmp_path / "items.json", *items), ".tif")
 
 
+def test_assets_of_what_has_none_are_refused(place):
+    with pytest.raises(
+        DataError, match=r"--asset is of a STAC item collection .* or a zarr store, and this is neither"
+    ):
+        mosaic_files(place, ".tif", "red")
+
+
 def test_a_raster_that_is_not_at_its_address_is_named(tmp_path):
     missing = {"href": "./a.tif"}
     path = collection(tmp_path / "items.json", *(item(i, f"202{i}-01-01", A=missing) for i in range(2)))
