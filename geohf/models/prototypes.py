@@ -8,6 +8,7 @@ from torch import nn
 
 from geohf.geo import Area, spherical_mean
 from geohf.geo.cells import geo_cells
+from geohf.geo.scalers import CoordinateScaler
 
 BEST_CELLS = 5
 SPREAD_M = 1000.0  # a prototype of nearer places is not divided
@@ -36,7 +37,15 @@ class Prototypes(nn.Module):
         self.register_buffer("classes", torch.zeros(count, dtype=torch.int64))
         self.register_buffer("unit", torch.ones(()))
 
-    def fit(self, features: torch.Tensor, points: np.ndarray, labels: np.ndarray, most: int) -> None:
+    def fit(
+        self,
+        features: torch.Tensor,
+        points: np.ndarray,
+        labels: np.ndarray,
+        most: int,
+        spread_m: float = SPREAD_M,
+        scaler: CoordinateScaler | None = None,
+    ) -> None:
         """Take the prototypes of training places.
 
         Args:
@@ -44,6 +53,8 @@ class Prototypes(nn.Module):
             points: (n, 2) degrees, NaN where unknown: such places are left out, as those without a class are.
             labels: (n,) class numbers, negative where unknown.
             most: prototypes a class.
+            spread_m: places that are nearer to their middle than this are not divided.
+            scaler: the positions are kept in its scaled coordinates, which float32 holds to more than a meter.
         """
         known = np.isfinite(points).all(1) & (labels >= 0)
         features, points, labels = (
@@ -54,7 +65,7 @@ class Prototypes(nn.Module):
         means, places, classes, away = [], [], [], []
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
-            groups, _ = geo_cells(points[rows], most, min_points=1, min_radius_m=SPREAD_M)
+            groups, _ = geo_cells(points[rows], most, min_points=1, min_radius_m=spread_m)
             for group in range(groups.max() + 1):
                 mine = rows[groups == group]
                 mean = features[mine].mean(0)
@@ -64,7 +75,8 @@ class Prototypes(nn.Module):
                 away.append((features[mine] - mean).norm(dim=1))
         device = self.features.device
         self.features = torch.stack(means).to(device)
-        self.points = torch.from_numpy(np.stack(places)).float().to(device)
+        kept = np.stack(places)
+        self.points = torch.from_numpy(kept if scaler is None else scaler.transform(kept)).float().to(device)
         self.classes = torch.from_numpy(np.array(classes, np.int64)).to(device)
         self.unit = torch.cat(away).mean().clamp(min=1e-6).to(device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from geohf.data.splits import SPLITS
-from geohf.errors import DataError, require_choice
+from geohf.errors import DataError, require_choice, require_whole
 from geohf.geo import FRAMES
 from geohf.geo.scalers import SCALERS
 from geohf.metrics.directions import LOSS
@@ -125,6 +125,13 @@ class RegionArguments(DataArguments, PhotoArguments, HeadingArguments, Streaming
     radius_coverage: float = field(
         default=0.9, metadata={"help": "Share of photographs that the answered radius shall hold."}
     )
+    refine: int = field(
+        default=0,
+        metadata={
+            "help": "Prototypes a region at most: the place of the one that looks most alike is answered, where that helps "
+            "(wgs84); 0: none."
+        },
+    )
     density: bool = field(
         default=False,
         metadata={
@@ -144,6 +151,11 @@ class RegionArguments(DataArguments, PhotoArguments, HeadingArguments, Streaming
             raise DataError(
                 f"point_loss must be one of {', '.join(losses)} with frame {self.frame}, got {self.point_loss!r}"
             )
+        require_whole(0, refine=self.refine)
+        if self.refine and self.frame != "wgs84":
+            raise DataError("refine needs frame wgs84: prototypes are places of the earth that lie together")
+        if self.refine and self.streaming:
+            raise DataError("refine needs the training photographs at hand, not a stream of them")
         if self.density and self.frame != "wgs84":
             raise DataError("density needs frame wgs84: it lies on the sphere, and its regions are GeoJSON")
         if not 0 < self.radius_coverage < 1:

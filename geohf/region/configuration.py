@@ -41,6 +41,9 @@ class GeoRegionConfig(GeoConfig):
         radius_coverage: share of photographs that `radius` shall hold.
         expert_errors: each expert's median error on validation photographs of its region, meters or units of
             the data; None before calibration.
+        refine: prototypes a region at most, of which the one that looks most alike is answered, see
+            `geohf.models.prototypes`; 0: none; for `wgs84`.
+        prototypes: how many each region has; None before training.
         density: answer with a density, too: the experts' points, spread around; for `wgs84`.
         density_scale: how far, in expected errors of an expert; fitted on validation, None where that was not possible.
         routed_masses, given_masses: of the regions that hold 50 and 90 % of photographs, whose region is found by the router
@@ -67,6 +70,8 @@ class GeoRegionConfig(GeoConfig):
     scaler: Literal["robust", "standard", "minmax"] = "robust"
     scalers: list | None = None
     point_loss: str = "mse"
+    refine: int = 0
+    prototypes: list | None = None
     density: bool = False
     density_scale: float | None = None
     routed_masses: list | None = None
@@ -108,6 +113,10 @@ class GeoRegionConfig(GeoConfig):
         super().validate_architecture()
         if self.point_loss not in POINT_LOSSES[self.frame]:
             raise ValueError(f"point_loss {self.point_loss!r} does not go with frame={self.frame!r}")
+        if self.refine < 0 or (self.refine and self.frame != "wgs84"):
+            raise ValueError(
+                f"refine must be 0 or, with frame 'wgs84', more prototypes a region, got {self.refine}"
+            )
         if self.density and self.frame != "wgs84":
             raise ValueError(
                 "density needs frame 'wgs84': it lies on the sphere, and its regions are GeoJSON"
@@ -116,7 +125,7 @@ class GeoRegionConfig(GeoConfig):
             raise ValueError(f"radius_coverage must lie between 0 and 1, got {self.radius_coverage}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
-        for name in ("scalers", "expert_errors"):
+        for name in ("scalers", "expert_errors", "prototypes"):
             value = getattr(self, name)
             if value is not None and len(value) != self.num_regions:
                 raise ValueError(f"{name} has {len(value)} entries for {self.num_regions} regions")

@@ -15,6 +15,7 @@ from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler
 from geohf.metrics.headings import heading_metrics
 from geohf.models.heading import HeadingHead, degrees_of_directions, heading_loss
+from geohf.models.prototypes import Prototypes
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.losses import point_loss, region_loss
 from geohf.region.metrics import error_summary, region_accuracy
@@ -77,6 +78,8 @@ class RegionExpert(nn.Module):
         self.config, self.number = config, number
         self.tower = build_tower(config.vision_config) if config.experts == "separate" else None
         self.head = make_head(config, 2)
+        counts = config.prototypes or [0] * config.num_regions
+        self.prototypes = Prototypes(counts[number], config.feature_size) if config.refine else None
         self.register_buffer("scaler_center", torch.zeros(2))
         self.register_buffer("scaler_scale", torch.ones(2))
         self.store_scaler()
@@ -128,6 +131,8 @@ class RegionExpert(nn.Module):
             assert self.tower is not None
             features = averaged_features(self.tower, pixel_values, test_time)
         scaled = self.head(features).float()
+        if self.prototypes is not None and len(self.prototypes.points) and not self.training:
+            scaled = self.prototypes.refine(features, features.new_ones(len(features), 1), scaled)
         if coordinates is None:
             return RegionOutput(scaled=scaled)
         loss = self.loss(scaled, coordinates, (loss_items or {}).get("point_loss"))

@@ -39,7 +39,16 @@ if TYPE_CHECKING:
 # what the sample is trained with: a backbone that learns in seconds on a CPU, from random weights
 SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_resnet", 48
 REAL_BACKBONE = "convnext_small"
-MODEL_FIELDS = ("frame", "experts", "scaler", "point_loss", "radius_coverage", "density", "predict_heading")
+MODEL_FIELDS = (
+    "frame",
+    "experts",
+    "scaler",
+    "point_loss",
+    "radius_coverage",
+    "refine",
+    "density",
+    "predict_heading",
+)
 
 
 class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
@@ -71,7 +80,7 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
     }
     evaluate_options: ClassVar[dict[str, dict]] = {"test_time": TEST_TIME_OPTION}
     _no_split_modules = ["RegionExpert"]  # noqa: RUF012  transformers declares it so
-    _keep_in_fp32_modules_strict = {"scaler_center", "scaler_scale"}  # noqa: RUF012
+    _keep_in_fp32_modules_strict = {"scaler_center", "scaler_scale", "prototypes"}  # noqa: RUF012
 
     def __init__(self, config: GeoRegionConfig):
         super().__init__(config)

@@ -24,6 +24,7 @@ from geohf.region.features import feature_table
 from geohf.region.metrics import measure, region_centers, region_table
 from geohf.region.outputs import write_outputs
 from geohf.region.phase import RegionPhaseTrainer
+from geohf.region.refining import refine
 from geohf.region.rows import as_photos, headings_of, labels_of, located, truth_of
 from geohf.training.finetuning import require_finetunable
 from geohf.training.phase import phase_arguments
@@ -100,6 +101,34 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
     # ---- training
 
     def run_phases(self, resume: bool) -> None:
+        config = self.model.config
+        if config.refine and is_stream(self.train_dataset):
+            raise DataError("refine needs the training photographs at hand, not a stream of them")
+        for name in (self.regions or config.regions) if config.prototypes else ():  # of an earlier training
+            number = self.model.region_number(name)
+            self.model.experts[number].prototypes.clear()
+            config.prototypes[number] = 0
+        self._run_phases(resume)
+        if config.refine:
+            self._refine()
+
+    def _refine(self) -> None:
+        """Prototypes of each region's training photographs, in the features of the weights that were kept."""
+        model = self.model
+        for learner in self._learners():
+            expert = learner.module
+            if isinstance(expert, RegionExpert):
+                rows, checked = (
+                    rows and feature_table(expert, model, rows, self.args)
+                    for rows in (learner.rows, learner.checked)
+                )
+                refine(expert.to(self.args.device), rows, checked)
+        if not any(model.config.prototypes or ()):
+            model.config.refine, model.config.prototypes = 0, None
+            for expert in model.experts:
+                expert.prototypes = None
+
+    def _run_phases(self, resume: bool) -> None:
         model, train, finetune = self.model, self.train_dataset, self.args.finetune
         if is_stream(train):
             if self.regions:
