@@ -22,6 +22,7 @@ WAYS: dict[str, dict] = {
     "nothing": {},
     "--state_balance logit_adjust": {"state_balance": "logit_adjust"},
     "--repeat_threshold 0.3": {"repeat_threshold": 0.3},
+    "--paste_rare 0.5": {"paste_rare": 0.5},
 }
 RARE = "damaged"
 
@@ -34,6 +35,7 @@ def measured(way: dict, seed: int, options: argparse.Namespace, folder: str) -> 
         seed=seed,
         num_train_epochs=options.epochs,
         repeat_threshold=way.get("repeat_threshold", 0.0),
+        paste_rare=way.get("paste_rare", 0.0),
         disable_tqdm=True,
         logging_strategy="no",
         dataloader_num_workers=0,

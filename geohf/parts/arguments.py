@@ -172,6 +172,13 @@ class PartTrainingArguments(GeoTrainingArguments):
             "the square root of what it lacks. 0: every photo once an epoch."
         },
     )
+    paste_rare: float = field(
+        default=0.0,
+        metadata={
+            "help": "In this share of the training photos one part takes the pixels and the state of the same part in another "
+            "photo, where it is in a rarer state."
+        },
+    )
     trained_stages: int | None = field(
         default=None,
         metadata={

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
+from geohf.data.streaming import is_stream
 from geohf.errors import DataError
 from geohf.parts.answers import PartStateOutput
 from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.augment import make_augmentation
 from geohf.parts.metrics import BatchScores, Detections
+from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
 from geohf.training.batches import BatchWithoutRows
 from geohf.training.phase import PhaseTrainer
@@ -72,7 +74,16 @@ class PartPhaseTrainer(PhaseTrainer):
         augment = self.augment
         if augment is None and self.args.augment:
             augment = make_augmentation(flip=self.args.flip, part_names=model.config.id2label.values())
-        return PartCollator(model, augment, self.trust_weighted)
+        return PartCollator(model, augment, self.trust_weighted, self._paste(model))
+
+    def _paste(self, model) -> StatePaste | None:
+        if not self.args.paste_rare or self.train_dataset is None:
+            return None
+        if is_stream(self.train_dataset):
+            raise DataError(
+                "--paste_rare takes parts from any training photo, and a stream comes as it is: leave it at 0"
+            )
+        return StatePaste(self.train_dataset, model.config, self.args.paste_rare)
 
     def run_settings(self):
         """As `PhaseTrainer`'s."""

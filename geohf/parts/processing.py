@@ -160,10 +160,17 @@ class PartCollator:
         model: gives the processor.
         augment: `(image, boxes) -> (image, boxes, kept rows)` on (3, h, w) uint8 and (n, 4) pixels, for training.
         trust: hand over how far each truth is trusted, as its weight in the loss.
+        paste: `(photo, truths) -> (photo, truths)` before that, see `geohf.parts.paste`.
     """
 
-    def __init__(self, model: PartStateModel, augment: Callable | None = None, trust: bool = False):
-        self.processor, self.augment, self.trust = model.processor, augment, trust
+    def __init__(
+        self,
+        model: PartStateModel,
+        augment: Callable | None = None,
+        trust: bool = False,
+        paste: Callable | None = None,
+    ):
+        self.processor, self.augment, self.trust, self.paste = model.processor, augment, trust, paste
         self.parts, self.states = map(numbers_of, (model.config.id2label, model.config.id2state))
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
@@ -177,6 +184,8 @@ class PartCollator:
             except DataError as error:
                 raise DataError(f"photo {photo_name(row, number)}, {error}") from None
             truth = {name: torch.from_numpy(found[column]) for name, column in _COLUMNS.items()}
+            if self.paste is not None:
+                photo, truth = self.paste(photo, truth)
             if self.augment is not None:
                 photo, boxes, kept = self.augment(photo, truth["boxes"])
                 truth = {name: values[kept] for name, values in truth.items()} | {"boxes": boxes}

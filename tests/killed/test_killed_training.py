@@ -56,6 +56,7 @@ TASKS = {
                 "--dataloader_num_workers",
                 0,
             ),
+            *("--ema_decay", 0.9, "--paste_rare", 0.5),
         ),
         ("train",),
     ),
