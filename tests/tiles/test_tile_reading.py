@@ -221,6 +221,43 @@ def test_shifted_dates_run_in_one_command_and_the_model_aligns_what_it_is_given(
         assert np.isfinite(raster.read(1)).all()
 
 
+def test_dates_of_other_origins_resolutions_and_systems_are_data_of_one_run(tmp_path, tiff):
+    """Names, grids and gaps are of the kind of NAIP's ten dates of one quarter quad."""
+    folder, scene = tmp_path / "quad", smooth(4)
+    coarse = scene.reshape(SIDE // 2, 2, SIDE // 2, 2, 4).mean((1, 3)).round().astype(np.uint8)
+    warped, there = elsewhere(scene, "EPSG:32633", Resampling.bilinear)
+    frames = {
+        "20090818": (scene, UTM32, ORIGIN),
+        "20100629": (scene[3:, 2:], UTM32, ORIGIN @ Affine.translation(2, 3)),
+        "20120731": (coarse, UTM32, ORIGIN @ Affine.scale(2)),
+        "20140720": (warped, "EPSG:32633", there),
+    }
+    for date, (pixels, crs, transform) in frames.items():
+        path = folder / f"m_4709963_se_14_1_{date}.tif"
+        where = {"crs": crs, "transform": transform, "nodata": 0, "photometric": "minisblack"}
+        tiff(path, np.maximum(pixels, 1), **where)
+    options = TileArguments(
+        data=str(folder), align=True, target_type="last-image", tile_size=16, max_nodata=0.05
+    )
+    args = TileTrainingArguments(
+        output_dir=str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), cache_workers=1
+    )
+    found = load(options, args).train
+    assert found.table.steps.unit == "dates"
+    np.testing.assert_allclose(np.diff(found.table.steps.times), [0.8624, 2.0892, 1.9683], atol=1e-3)
+    tile, holes = found.cache.tile(14), found.cache.tile_mask(14, np.arange(4))
+    assert not holes.any()
+    y, x = 2 * 16, 2 * 16
+    apart = np.abs(tile.astype(int) - scene[y : y + 16, x : x + 16])
+    assert apart[1].max() == 0
+    assert apart.max() <= 2
+    assert found.cache.holes[0, 1] > 0.2  # what the second date does not show
+    with pytest.raises(
+        DataError, match=r"20100629.tif: its width is 94, but .*20090818.tif has 96; .*--align"
+    ):
+        load(TileArguments(data=str(folder), target_type="last-image"), args)
+
+
 @pytest.mark.parametrize(
     ("band", "reading"),
     [
