@@ -33,7 +33,7 @@ HELP = ("-h", "--help")
 # what `geohf convert` takes weights of, see `published` in place and street; known before torch is imported
 PUBLISHED = (
     *("cosplace", "eigenplaces", "mixvpr", "salad", "cliquemining"),
-    *("boq-dinov2", "boq-resnet50", "megaloc", "geoclip", "osv5m"),
+    *("boq-dinov2", "boq-resnet50", "megaloc", "fol", "geoclip", "osv5m"),
 )
 
 USAGE = f"""usage: geohf COMMAND ...

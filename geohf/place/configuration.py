@@ -49,6 +49,7 @@ class GeoPlaceConfig(GeoConfig):
         clusters: of `salad`, `netvlad` and `supervlad`.
         cluster_dim, token_dim, salad_linear_dim: of `salad`: lengths of what a cluster sums, of what is taken of the
             class token, and of what MegaLoc's last layer gives; None for no such layer.
+        salad_attention: of `salad`: the class token's attention to a patch scores its bin, as in FoL.
         boq_channels, boq_queries, boq_blocks, boq_rows: of `boq`: channels inside, queries of a block, blocks, and
             rows that their answers are mixed to.
         standardize: whether `mixvpr`, `salad`, `boq` and the `mlp` take features of mean 0 and variance 1, by the
@@ -98,6 +99,7 @@ class GeoPlaceConfig(GeoConfig):
     cluster_dim: int = 128
     token_dim: int = 256
     salad_linear_dim: int | None = None
+    salad_attention: bool = False
     boq_channels: int = 384
     boq_queries: int = 64
     boq_blocks: int = 2
@@ -128,7 +130,7 @@ class GeoPlaceConfig(GeoConfig):
     def backbone_pool(self) -> str:
         """What is taken of the backbone's output, see `geohf.vision.pooling`."""
         if self.pooling == "salad":
-            return "tokens"
+            return "attended" if self.salad_attention else "tokens"
         return "map" if self.pooling in MAP_POOLINGS else self.pooling
 
     @property
@@ -212,6 +214,8 @@ class GeoPlaceConfig(GeoConfig):
                 f"salad needs fewer clusters ({self.clusters}) than the map has places "
                 f"({self.feature_map[1]} x {self.feature_map[2]})"
             )
+        if self.salad_attention and (self.pooling != "salad" or self.standardize):
+            raise ValueError("salad_attention needs the pooling 'salad', and standardize False")
         if self.pooling == "boq" and self.boq_channels > 64 and self.boq_channels % 64:
             raise ValueError(f"boq_channels must be a multiple of 64 or below it, got {self.boq_channels}")
         if self.abstain_below is not None and self.confidence_weights is None:

@@ -203,6 +203,22 @@ def read_megaloc(tensors: Tensors, size: Size, file: str | os.PathLike) -> Conte
     return contents
 
 
+def read_fol(tensors: Tensors, size: Size, file: str | os.PathLike) -> Contents:
+    """FoL's global descriptor: SALAD whose bin is scored by attention. Its local features are left out."""
+    layers = [f"upconv{i}.{kind}" for i in ("", "2") for kind in ("weight", "bias")]
+    for name in layers:
+        _shape(tensors, name, 4 if name.endswith("weight") else 1, file)
+    contents = _salad(
+        {name: t for name, t in tensors.items() if name not in layers},
+        "backbone.model.",
+        "aggregator.",
+        size,
+        file,
+    )
+    contents.fields["salad_attention"] = True
+    return contents
+
+
 def _salad(tensors: Tensors, backbone: str, head: str, size: Size, file: str | os.PathLike) -> Contents:
     tower, feature_map, prefixes, kept = _dinov2(tensors, backbone, True, size, file)
     fields = {
@@ -255,5 +271,6 @@ LAYOUTS = {
     "boq-resnet50": Layout(
         "BoQ (github.com/amaralibey/Bag-of-Queries)", "mit", (384, 384), BICUBIC, read_boq
     ),
+    "fol": Layout("FoL (github.com/chenshunpeng/FoL)", "apache-2.0", (504, 504), BILINEAR, read_fol),
     "megaloc": Layout("MegaLoc (github.com/gmberton/MegaLoc)", "mit", (322, 322), BILINEAR, read_megaloc),
 }

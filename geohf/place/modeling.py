@@ -131,7 +131,7 @@ class GeoPlaceModel(PlaceRetrieval):
 
         Args:
             name: one of `geohf.place.layouts.LAYOUTS`: `cosplace`, `eigenplaces`, `mixvpr`, `salad`, `cliquemining`,
-                `boq-dinov2`, `boq-resnet50`, `megaloc`.
+                `boq-dinov2`, `boq-resnet50`, `megaloc`, `fol`.
             file: the checkpoint, read as tensors alone.
             image_size: height and width that photographs are resized to, without a crop; None: those that it was
                 published for. DINOv2 takes any multiples of 14, its position embeddings are brought to the size.

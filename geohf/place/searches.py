@@ -94,8 +94,8 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
     def frozen_descriptors(self, dataset) -> torch.Tensor:
         """(n, d) of length 1: the backbone's feature as it was before training, of a map its average."""
         features = self.frozen_features(dataset)
-        if features.ndim == 3:  # tokens
-            features = features[..., 1:].mean(-1)
+        if features.ndim == 3:  # tokens, perhaps with the attention to them
+            features = features[:, : self.model.config.channels, 1:].mean(-1)
         return F.normalize(features.mean((-2, -1)) if features.ndim == 4 else features, dim=-1)
 
     def search(self, rows, database: torch.Tensor, queries: torch.Tensor) -> Retrieval:

@@ -10,7 +10,7 @@ from geohf.errors import DataError
 from geohf.vision.backbones import TimmTower
 from geohf.vision.towers import build_tower, tower_features
 
-POOLS = ("tower", "cls", "avg", "map", "tokens")
+POOLS = ("tower", "cls", "avg", "map", "tokens", "attended")
 
 
 def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch.Tensor:
@@ -19,19 +19,22 @@ def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch
     Args:
         pixel_values: (batch, 3, height, width).
         pool: `tower` (what the backbone itself calls its feature, see `tower_features`), `cls` (class token),
-            `avg` (mean over the map), `map`, or `tokens` (the class token, or the mean where there is none, then the
-            map).
+            `avg` (mean over the map), `map`, `tokens` (the class token, or the mean where there is none, then the
+            map), or `attended` (the tokens, and how much the class token attends to each in the last block, summed over
+            its heads, as a last channel; 0 for the class token).
 
     Returns:
         (batch, features), or (batch, channels, rows, columns) for `map`, (batch, channels, 1 + rows x columns) for
-        `tokens`.
+        `tokens`, with a channel more for `attended`.
 
     Raises:
-        DataError: the backbone has no class token.
+        DataError: the backbone has no class token; for `attended`, it is no vision transformer of timm.
         ValueError: an unknown way.
     """
     if pool == "tower":
         return tower_features(tower, pixel_values)
+    if pool == "attended":
+        return _attended(tower, pixel_values)
     prefix, grid = _tokens(tower, pixel_values)
     if pool == "cls":
         if prefix is None:
@@ -45,6 +48,24 @@ def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch
         first = grid.mean((-2, -1)) if prefix is None else prefix[:, 0]
         return torch.cat([first[..., None], grid.flatten(2)], -1)
     raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
+
+
+def _attended(tower: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    timm = getattr(tower, "timm", None)
+    last = timm.blocks[-1] if timm is not None and hasattr(timm, "blocks") else None
+    if last is None or not hasattr(getattr(last, "attn", None), "qkv") or timm.num_prefix_tokens < 1:
+        raise DataError("the attention of a class token is read of the vision transformers of timm alone")
+    hidden, [(patches, prefix)] = timm.forward_intermediates(
+        pixel_values, indices=[len(timm.blocks) - 2], return_prefix_tokens=True, output_fmt="NLC"
+    )
+    before = last.norm1(torch.cat([prefix, patches], 1))
+    queries, keys, _ = (
+        last.attn.qkv(before).unflatten(-1, (3, last.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    )
+    scores = (queries[:, :, :1] @ keys.mT * last.attn.scale).softmax(-1)[:, :, 0, prefix.shape[1] :].sum(1)
+    attention = torch.nn.functional.pad(scores, (1, 0))[:, None]
+    tokens = torch.cat([hidden[:, :1], hidden[:, prefix.shape[1] :]], 1).mT
+    return torch.cat([tokens, attention.to(tokens.dtype)], 1)
 
 
 def map_size(config, image_size: tuple[int, int]) -> list[int]:

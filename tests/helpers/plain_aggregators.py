@@ -14,10 +14,10 @@ def weights_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.detach().double().numpy() for name, tensor in module.state_dict().items()}
 
 
-def plain_transport(scores: np.ndarray, bin_score: float) -> np.ndarray:
+def plain_transport(scores: np.ndarray, bin_score: float | np.ndarray) -> np.ndarray:
     """Sinkhorn on the masses themselves, of one picture."""
     clusters, patches = scores.shape
-    kernel = np.exp(np.vstack([scores, np.full(patches, bin_score)]))
+    kernel = np.exp(np.vstack([scores, np.broadcast_to(bin_score, patches)]))
     rows = np.array([1.0] * clusters + [patches - clusters])
     v = np.ones(patches)
     for _ in range(3):
@@ -26,15 +26,16 @@ def plain_transport(scores: np.ndarray, bin_score: float) -> np.ndarray:
     return u[:, None] * kernel * v
 
 
-def plain_salad(w: dict, tokens: np.ndarray) -> np.ndarray:
-    """One picture, (channels, 1 + patches)."""
+def plain_salad(w: dict, tokens: np.ndarray, attention: np.ndarray | None = None) -> np.ndarray:
+    """One picture, (channels, 1 + patches); with FoL's (patches,) attention in place of the bin's own score."""
 
     def layers(name: str, x: np.ndarray, last: int) -> np.ndarray:
         hidden = np.maximum(x @ w[f"{name}.0.weight"].T + w[f"{name}.0.bias"], 0)
         return hidden @ w[f"{name}.{last}.weight"].T + w[f"{name}.{last}.bias"]
 
     token, patches = tokens.T[0], tokens.T[1:]
-    shares = plain_transport(layers("score", patches, 3).T, w["dust_bin"])
+    bin_score = w["dust_bin"] if attention is None else 1 - attention * (attention >= 0.01)
+    shares = plain_transport(layers("score", patches, 3).T, bin_score)
     features = layers("cluster_features", patches, 3)
     sums = np.zeros((features.shape[1], len(shares) - 1))
     for cluster in range(sums.shape[1]):

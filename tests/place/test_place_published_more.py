@@ -58,6 +58,13 @@ def dinov2() -> dict[str, torch.Tensor]:
 
 def plain_dinov2(w: dict[str, torch.Tensor], pixels: torch.Tensor, norm: bool) -> torch.Tensor:
     """(batch, 1 + patches, channels) tokens."""
+    return attended_dinov2(w, pixels, norm)[0]
+
+
+def attended_dinov2(
+    w: dict[str, torch.Tensor], pixels: torch.Tensor, norm: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, 1 + patches, channels) tokens, and (batch, patches) the last block's attention of the class token."""
     rows, columns = (side // 14 for side in pixels.shape[-2:])
     patches = F.unfold(pixels, 14, stride=14).mT @ w["patch_embed.proj.weight"].flatten(1).T
     grid = w["pos_embed"][0, 1:].T.reshape(1, WIDTH, SIDE, SIDE)
@@ -69,12 +76,14 @@ def plain_dinov2(w: dict[str, torch.Tensor], pixels: torch.Tensor, norm: bool) -
         y = F.layer_norm(x, (WIDTH,), w[b + "norm1.weight"], w[b + "norm1.bias"], 1e-6)
         heads = (y @ w[b + "attn.qkv.weight"].T + w[b + "attn.qkv.bias"]).unflatten(-1, (3, 6, WIDTH // 6))
         q, k, v = heads.permute(2, 0, 3, 1, 4)
-        y = ((q @ k.mT / (WIDTH // 6) ** 0.5).softmax(-1) @ v).movedim(1, 2).flatten(2)
+        attention = (q @ k.mT / (WIDTH // 6) ** 0.5).softmax(-1)
+        y = (attention @ v).movedim(1, 2).flatten(2)
         x = x + w[b + "ls1.gamma"] * (y @ w[b + "attn.proj.weight"].T + w[b + "attn.proj.bias"])
         y = F.layer_norm(x, (WIDTH,), w[b + "norm2.weight"], w[b + "norm2.bias"], 1e-6)
         y = F.gelu(y @ w[b + "mlp.fc1.weight"].T + w[b + "mlp.fc1.bias"])
         x = x + w[b + "ls2.gamma"] * (y @ w[b + "mlp.fc2.weight"].T + w[b + "mlp.fc2.bias"])
-    return F.layer_norm(x, (WIDTH,), w["norm.weight"], w["norm.bias"], 1e-6) if norm else x
+    x = F.layer_norm(x, (WIDTH,), w["norm.weight"], w["norm.bias"], 1e-6) if norm else x
+    return x, attention[:, :, 0, 1:].sum(1)
 
 
 def resnet() -> nn.Module:
@@ -107,6 +116,27 @@ def salad_file(prefix: str = "backbone.model.", head: str = "aggregator.", dim: 
     def plain(pixels: torch.Tensor) -> np.ndarray:
         tokens = plain_dinov2(tower, pixels, norm=True).mT.double().numpy()
         return np.stack([plain_salad(double(tensors, head), picture) for picture in tokens])
+
+    return tensors, plain
+
+
+def fol_file():
+    tensors, _ = salad_file()
+    del tensors["aggregator.dust_bin"]
+    tower = {n.removeprefix("backbone.model."): t for n, t in tensors.items() if n.startswith("backbone.")}
+    # attention on both sides of the share that counts as none
+    tower[f"blocks.{DEPTH - 1}.attn.qkv.weight"].mul_(32)
+    upconv = nn.ConvTranspose2d(WIDTH, 8, 3), nn.ConvTranspose2d(8, 4, 3)
+    tensors |= under("upconv.", upconv[0]) | under("upconv2.", upconv[1])
+
+    def plain(pixels: torch.Tensor) -> np.ndarray:
+        tokens, attention = attended_dinov2(tower, pixels, norm=True)
+        assert 0.1 < (attention < 0.01).float().mean() < 0.9
+        w, parts = (
+            double(tensors, "aggregator."),
+            zip(tokens.mT.double().numpy(), attention.numpy(), strict=True),
+        )
+        return np.stack([plain_salad(w, *part) for part in parts])
 
     return tensors, plain
 
@@ -171,6 +201,7 @@ FILES = {
     "salad": salad_file,
     "cliquemining": salad_file,
     "megaloc": megaloc_file,
+    "fol": fol_file,
     "boq-dinov2": boq_dinov2_file,
     "boq-resnet50": boq_resnet_file,
     "mixvpr": mixvpr_file,
@@ -183,6 +214,8 @@ def test_a_published_file_gives_the_descriptors_of_its_plain_form(name, tmp_path
     torch.manual_seed(0)
     tensors, plain = FILES[name]()
     nested = {"state_dict": tensors} if name == "cliquemining" else tensors
+    if name == "fol":
+        nested = {"model_state_dict": {f"module.{n}": t for n, t in tensors.items()}}
     torch.save(nested, tmp_path / "their.pth")
     model = GeoPlaceModel.from_published(name, tmp_path / "their.pth", image_size=SIZE)
     pixels = torch.randn(2, 3, *SIZE)
@@ -196,7 +229,9 @@ def test_a_published_file_gives_the_descriptors_of_its_plain_form(name, tmp_path
     assert seen.shape[-2:] == SIZE
     card = write_card(tmp_path / "model", model.card_template, model.config).read_text()
     assert model.config.backbone_name in card
-    license = {"salad": "gpl-3.0", "cliquemining": "unknown", "mixvpr": "unknown"}.get(name, "mit")
+    license = {"salad": "gpl-3.0", "cliquemining": "unknown", "mixvpr": "unknown", "fol": "apache-2.0"}.get(
+        name, "mit"
+    )
     assert f"license: {license}\n" in card
     assert ("state no license" in card) == (license == "unknown")
     assert ("GNU General Public License" in card) == (license == "gpl-3.0")
@@ -210,6 +245,8 @@ SPOILED = [
     ("salad", "aggregator.score.0.weight"),
     ("salad", "aggregator.dust_bin"),
     ("salad", "backbone.model.norm.weight"),
+    ("fol", "aggregator.cluster_features.3.bias"),
+    ("fol", "backbone.model.blocks.1.attn.qkv.bias"),
     ("megaloc", "aggregator.linear.bias"),
     ("megaloc", "aggregator.agg.token_features.0.bias"),
     ("boq-dinov2", "backbone.dino.blocks.1.ls2.gamma"),
@@ -247,6 +284,13 @@ def test_a_tensor_that_is_renamed_missing_or_misshapen_is_refused_by_name(name, 
         ("salad", {"aggregator.score.3.weight": None}, SIZE, "lacks the weights aggregator.score.3.weight"),
         ("boq-dinov2", {"backbone.dino.pos_embed": torch.zeros(1, 30, 384)}, SIZE, "no ViT of DINOv2"),
         ("salad", {}, (14, 14), "salad needs fewer clusters"),
+        ("fol", {"upconv2.bias": None}, SIZE, "lacks the weights upconv2.bias"),
+        (
+            "fol",
+            {"aggregator.dust_bin": torch.tensor(1.0)},
+            SIZE,
+            "no place for these weights: aggregator.dust_bin",
+        ),
     ],
 )
 def test_files_and_sizes_that_cannot_be_are_refused(name, change, size, message, tmp_path):

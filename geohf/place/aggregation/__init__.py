@@ -29,7 +29,9 @@ def make_aggregator(config: GeoPlaceConfig) -> nn.Module:
         return SuperVLAD(config.channels, config.clusters)
     if config.pooling == "salad":
         return SALAD(
-            config.channels, config.clusters, config.cluster_dim, config.token_dim, config.salad_linear_dim
+            *(config.channels, config.clusters, config.cluster_dim, config.token_dim),
+            linear_dim=config.salad_linear_dim,
+            attention=config.salad_attention,
         )
     if config.pooling == "boq":
         return BoQ(

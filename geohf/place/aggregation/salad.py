@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 HIDDEN, DROPOUT, STEPS = 512, 0.3, 3  # as published
+LEAST_ATTENTION = 0.01  # FoL takes less for none
 
 
 def transport(scores: torch.Tensor, bin_score: torch.Tensor, steps: int = STEPS) -> torch.Tensor:
@@ -18,7 +19,7 @@ def transport(scores: torch.Tensor, bin_score: torch.Tensor, steps: int = STEPS)
 
     Args:
         scores: (batch, clusters, patches), with fewer clusters than patches.
-        bin_score: a scalar, the bin's score for every patch.
+        bin_score: the bin's score, a scalar for every patch, or (batch, 1, patches).
         steps: how often rows and columns are scaled.
 
     Returns:
@@ -39,7 +40,8 @@ class SALAD(nn.Module):
     """Features of patches summed over the clusters that they are transported to, beside a token of the whole picture.
 
     Izquierdo and Civera: Optimal Transport Aggregation for Visual Place Recognition, CVPR 2024. With `linear_dim` the
-    last layer of MegaLoc (Berton and Masone 2025) stands behind it.
+    last layer of MegaLoc (Berton and Masone 2025) stands behind it. With `attention` a patch's score of the bin is what the
+    class token's attention to it lacks to 1, as in FoL (Wang et al., Focus on Local, AAAI 2025).
 
     Args:
         channels: of the tokens that come in.
@@ -47,10 +49,17 @@ class SALAD(nn.Module):
         cluster_dim: length of what a cluster sums.
         token_dim: length of what is taken of the class token.
         linear_dim: length behind a last linear layer; None: there is none.
+        attention: the tokens that come in have the attention to them as a channel more.
     """
 
     def __init__(
-        self, channels: int, clusters: int, cluster_dim: int, token_dim: int, linear_dim: int | None = None
+        self,
+        channels: int,
+        clusters: int,
+        cluster_dim: int,
+        token_dim: int,
+        linear_dim: int | None = None,
+        attention: bool = False,
     ):
         super().__init__()
         self.token_features = nn.Sequential(
@@ -60,7 +69,7 @@ class SALAD(nn.Module):
             nn.Sequential(nn.Linear(channels, HIDDEN), nn.Dropout(DROPOUT), nn.ReLU(), nn.Linear(HIDDEN, out))
             for out in (cluster_dim, clusters)
         )
-        self.dust_bin = nn.Parameter(torch.tensor(1.0))
+        self.dust_bin = None if attention else nn.Parameter(torch.tensor(1.0))
         whole = token_dim + clusters * cluster_dim
         self.linear = nn.Identity() if linear_dim is None else nn.Linear(whole, linear_dim)
 
@@ -69,9 +78,12 @@ class SALAD(nn.Module):
 
         The number of feature f and cluster c is token_dim + f x clusters + c.
         """
-        tokens = tokens.mT
+        tokens, bin_score = tokens.mT, self.dust_bin
+        if bin_score is None:
+            tokens, attention = tokens[..., :-1], tokens[:, 1:, -1]
+            bin_score = (1 - torch.where(attention >= LEAST_ATTENTION, attention, 0.0))[:, None]
         patches = tokens[:, 1:]
-        shares = transport(self.score(patches).mT, self.dust_bin)[:, :-1]
+        shares = transport(self.score(patches).mT, bin_score)[:, :-1]
         features = self.cluster_features(patches)
         sums = features.mT @ shares.mT.to(features.dtype)  # (batch, cluster_dim, clusters)
         parts = F.normalize(self.token_features(tokens[:, 0]), dim=-1), F.normalize(sums, dim=1).flatten(1)
