@@ -45,8 +45,8 @@ def write_tables(named: str, folder: Path) -> list[Path]:
     step_m = 1000.0 if int(frames) == 0 else (RADIUS_M - 1) / int(frames)
     tables = []
     for part in ("ref", "query"):
-        if not (folder / name / part).exists():  # a table lies above its images
-            shutil.copytree(Path(source) / part, folder / name / part)
+        # a table lies above its images
+        shutil.copytree(Path(source) / part, folder / name / part, dirs_exist_ok=True)
         images = sorted((folder / name / part).iterdir(), key=natural_key)
         rows = [
             f"{name}/{part}/{image.name},{10 + i * step_m / DEGREE_M:.9f},10,{part}"
@@ -118,7 +118,8 @@ def main() -> None:
     right: dict[str, dict[str, list]] = {}  # head -> set -> (q,) bool of each seed
     asked: dict[str, dict[int, np.ndarray]] = {}  # set -> seed -> names of its queries
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        # beside their features, which are kept by path
+        folder = Path(options.cache_dir or scratch) / "photographs"
         others = [write_tables(test, folder) for test in options.test]
         for seed in options.seeds:
             for method in ("ours", "original"):
@@ -152,8 +153,11 @@ def main() -> None:
 def shown(hits: list[np.ndarray], queries: list[np.ndarray]) -> str:
     """The mean over seeds, their range, and the 95 % bootstrap interval: a query is drawn with its answers under all seeds."""
     shares = [float(part.mean()) for part in hits]
-    low, high = mean_interval(np.concatenate(hits).astype(float), np.concatenate(queries))
-    return f"{np.mean(shares):.3f} ({min(shares):.3f}-{max(shares):.3f}; 95 %: {low:.3f}-{high:.3f})"
+    interval = mean_interval(np.concatenate(hits).astype(float), np.concatenate(queries))
+    told = (
+        "none" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
+    )  # none of answers that are all right
+    return f"{np.mean(shares):.3f} ({min(shares):.3f}-{max(shares):.3f}; 95 %: {told})"
 
 
 if __name__ == "__main__":

@@ -51,9 +51,9 @@ def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch
 
 
 def _attended(tower: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    timm = getattr(tower, "timm", None)
-    last = timm.blocks[-1] if timm is not None and hasattr(timm, "blocks") else None
-    if last is None or not hasattr(getattr(last, "attn", None), "qkv") or timm.num_prefix_tokens < 1:
+    timm: Any = getattr(tower, "timm", None)
+    last: Any = timm.blocks[-1] if hasattr(timm, "blocks") else None
+    if not hasattr(getattr(last, "attn", None), "qkv") or timm.num_prefix_tokens < 1:
         raise DataError("the attention of a class token is read of the vision transformers of timm alone")
     hidden, [(patches, prefix)] = timm.forward_intermediates(
         pixel_values, indices=[len(timm.blocks) - 2], return_prefix_tokens=True, output_fmt="NLC"

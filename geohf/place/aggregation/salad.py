@@ -78,8 +78,10 @@ class SALAD(nn.Module):
 
         The number of feature f and cluster c is token_dim + f x clusters + c.
         """
-        tokens, bin_score = tokens.mT, self.dust_bin
-        if bin_score is None:
+        tokens = tokens.mT
+        if self.dust_bin is not None:
+            bin_score: torch.Tensor = self.dust_bin
+        else:
             tokens, attention = tokens[..., :-1], tokens[:, 1:, -1]
             bin_score = (1 - torch.where(attention >= LEAST_ATTENTION, attention, 0.0))[:, None]
         patches = tokens[:, 1:]
