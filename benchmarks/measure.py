@@ -8,7 +8,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,6 +91,18 @@ def require(holds: bool, message: str) -> None:
     """Stop the benchmark where results differ: a ratio of two different answers says nothing."""
     if not holds:
         sys.exit(f"results differ: {message}")
+
+
+def mean_and_range(values: Sequence[float], digits: int = 3) -> str:
+    """What a table says of several runs.
+
+    >>> mean_and_range([0.25, 0.5])
+    '0.375 (0.250 to 0.500)'
+    """
+    mean, low, high = (
+        f"{value:.{digits}f}" for value in (statistics.fmean(values), min(values), max(values))
+    )
+    return f"{mean} ({low} to {high})"
 
 
 def installed(module: str) -> bool:

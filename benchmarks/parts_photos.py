@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/parts_photos.py FOLDER --seeds 42 1 2
 
 FOLDER is a checkout of github.com/dsmlr/Car-Parts-Segmentation: 400 photos for training, a tenth of which is held out for
-validation, and 100 of other sources for the numbers. Prints the tables that docs/parts.md shows, means over seeds with ranges.
+validation, and 100 of other sources for the numbers. Prints two tables of means over seeds with ranges.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from measure import mean_and_range
 from transformers import set_seed
 
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
@@ -83,11 +83,6 @@ def measured(pretrained: bool, seed: int, options: argparse.Namespace, output: P
     return {name: float(value) for name, value in numbers.items()}
 
 
-def shown(values: list[float]) -> str:
-    """Mean and range."""
-    return f"{np.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
@@ -111,7 +106,7 @@ def main() -> None:
     columns = [*SHOWN.values(), "CPU seconds"]
     print(
         markdown_table(
-            [{"start": name} | {key: shown(found[name][key]) for key in columns} for name in found]
+            [{"start": name} | {key: mean_and_range(found[name][key]) for key in columns} for name in found]
         )
     )
     first = found[options.starts[0]]
@@ -120,7 +115,9 @@ def main() -> None:
     for part in parts:
         row = {"part": part}
         for name, values in found.items():
-            row |= {f"{what}, {name}": shown(values[f"{what} of {part}"]) for what in ("AP", "threshold")}
+            row |= {
+                f"{what}, {name}": mean_and_range(values[f"{what} of {part}"]) for what in ("AP", "threshold")
+            }
         rows.append(row)
     print(f"\n{markdown_table(rows)}")
 

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/parts_rare_states.py --seeds 42 1 2
 
-Recall is end to end: a damaged part counts where its box is found at IoU 0.5 and its state is told. Prints the table that
-docs/parts.md shows, means over seeds with ranges.
+Recall is end to end: a damaged part counts where its box is found at IoU 0.5 and its state is told. Prints a table
+of means over seeds with ranges.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 
-import numpy as np
+from measure import mean_and_range
 
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.metrics import part_evaluator
@@ -50,11 +50,6 @@ def measured(way: dict, seed: int, options: argparse.Namespace, folder: str) -> 
     return numbers | {name: evaluation.values_by_name[name] for name in ("state_accuracy", "state_f1", "map")}
 
 
-def shown(values: list[float]) -> str:
-    """Mean and range."""
-    return f"{np.mean(values):.3f} ({min(values):.3f}-{max(values):.3f})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2])
@@ -71,7 +66,9 @@ def main() -> None:
             print(name, seed, {key: round(float(value), 4) for key, value in numbers.items()}, flush=True)
             for key, value in numbers.items():
                 found.setdefault(key, []).append(float(value))
-        rows.append({"for rare states": name} | {key: shown(values) for key, values in found.items()})
+        rows.append(
+            {"for rare states": name} | {key: mean_and_range(values) for key, values in found.items()}
+        )
     print(markdown_table(rows))
 
 

@@ -1,13 +1,13 @@
 """The reference implementation's choices beside ours, trained on the generated sample with the same data, backbone and budget.
 
-    python benchmarks/parts_recipes.py --seeds 42
+    OMP_NUM_THREADS=1 python benchmarks/parts_recipes.py --seeds 42 1 2 --epochs 10
 
 - pairing: states of the first n regions are taken from the first n truths, as in the original, or each from the truth
   that it overlaps.
 - absent parts: found like all others (the original), background, found and then judged by their state (`detect`), or
   ignored.
 
-Prints the two tables that docs/parts.md shows: held-out numbers, mean over seeds.
+Prints two tables of held-out numbers, means over seeds with ranges.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
+from measure import mean_and_range
 
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.heads import PartRoIHeads, StateHead
@@ -86,7 +86,7 @@ ABSENT = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2])
     parser.add_argument(
         "--epochs", type=float, default=PartTrainingArguments(output_dir=".").num_train_epochs
     )
@@ -115,14 +115,11 @@ def main() -> None:
                     shown = {k: round(done[key][k], 4) for k in SHOWN}
                     print(f"seed {seed}, {name}: {json.dumps(shown)}", flush=True)
                 numbers.setdefault(name, []).append(done[key])
-    print(f"\nHeld-out photos of the generated sample, mean of seeds {options.seeds}:")
+    print(f"\nHeld-out photos of the generated sample, means and ranges of seeds {options.seeds}:")
     for title, recipes in (("pairing of states", PAIRINGS), ("absent parts in training", ABSENT)):
         rows = [
             {title: name}
-            | {
-                text: round(float(np.mean([run[key] for run in numbers[name]])), 3)
-                for key, text in SHOWN.items()
-            }
+            | {text: mean_and_range([run[key] for run in numbers[name]]) for key, text in SHOWN.items()}
             for name in recipes
         ]
         print(f"\n{markdown_table(rows)}")

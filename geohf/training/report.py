@@ -11,7 +11,7 @@ from geohf.data.task_data import facts_of
 from geohf.hub.files import MEASURED_WEIGHTS
 from geohf.io import atomic_write, plain
 from geohf.metrics.records import Evaluation
-from geohf.report.plots import plot_learning_curves
+from geohf.report.plots import learning_panels, plot_learning_curves
 from geohf.report.tables import write_csv
 from geohf.vision.weights import weights_fingerprint
 
@@ -78,7 +78,7 @@ def write_history(folder: Path, history: Sequence[Mapping], curves: Sequence[str
         row for row in history if "phase" in row
     ]  # what was logged after the training is in metrics.json
     write_csv(folder / "log_history.csv", history)
-    if history:
+    if learning_panels(history):  # a run may log and evaluate nothing on its way
         plotted = {"phase", "step", "epoch", "learning_rate", *(f"eval_{name}" for name in curves)}
         rows = [{k: v for k, v in row.items() if k in plotted or k.endswith("loss")} for row in history]
         plot_learning_curves(folder / "learning_curves.png", rows)

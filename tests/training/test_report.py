@@ -1,0 +1,13 @@
+"""What a run leaves of its way."""
+
+from geohf.training.report import write_history
+
+
+def test_a_run_that_logged_and_evaluated_nothing_has_a_history_and_no_curves(tmp_path):
+    """As with `--eval_strategy no --logging_strategy no`: only the end is a row."""
+    end = {"phase": "train", "step": 5, "epoch": 1.0, "train_loss": 1.25, "total_flos": 0.0}
+    write_history(tmp_path, [end], ("map",))
+    assert (tmp_path / "log_history.csv").read_text().splitlines()[1].startswith("train,5,1")
+    assert not (tmp_path / "learning_curves.png").exists()
+    write_history(tmp_path, [{"phase": "train", "step": 5, "loss": 2.5}, end], ("map",))
+    assert (tmp_path / "learning_curves.png").is_file()
