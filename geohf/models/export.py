@@ -18,7 +18,7 @@ from geohf.errors import DataError
 from geohf.io import atomic_path, json_text
 
 if TYPE_CHECKING:
-    from geohf.models.modeling import GeoPreTrainedModel
+    from geohf.models.answering import AnsweringModel
 
 INPUT = "images"
 
@@ -62,12 +62,12 @@ def attention(
 
 
 class OfPixels(nn.Module):
-    """(batch, 3, height, width) of pixels from 0 to 1, red first, to the outputs of `GeoPreTrainedModel.export_outputs`."""
+    """(batch, 3, height, width) of pixels from 0 to 1, red first, to the outputs of `AnsweringModel.export_outputs`."""
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, model: GeoPreTrainedModel):
+    def __init__(self, model: AnsweringModel):
         super().__init__()
         self.model = model
         processor = model.processor
@@ -79,7 +79,7 @@ class OfPixels(nn.Module):
         return tuple(self.model.export_outputs((images - self.mean) / self.std).values())
 
 
-def export_onnx(model: GeoPreTrainedModel, path: str | os.PathLike) -> Path:
+def export_onnx(model: AnsweringModel, path: str | os.PathLike) -> Path:
     """Write a model as ONNX, opset 18.
 
     The file has one input, `images`, (batch, 3, height, width) of float32 from 0 to 1, red first, any number of them,

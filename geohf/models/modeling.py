@@ -1,41 +1,29 @@
-"""The base of every geohf model: how it starts, loads, saves, predicts and is pushed."""
+"""The base of every geohf model: how it starts, loads and is made; how it answers stands in `answering.py`."""
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Callable, Iterable, Sequence, Sized
-from contextlib import closing
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader
-from transformers import BatchFeature, PreTrainedModel
+from transformers import PreTrainedModel
 
-from geohf.data.inputs import find_images, names_one
-from geohf.data.samples import samples_of
-from geohf.errors import DataError, require_whole
-from geohf.models.ahead import batches_of, prepared_ahead
+from geohf.errors import DataError
+from geohf.models.answering import AnsweringModel
 from geohf.models.repo import ModelRepo
 from geohf.vision.backbones import describe_backbone, load_tower, require_weights
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.licenses import published_name
 from geohf.vision.preprocessing import with_fit
-from geohf.vision.processing import GeoImageProcessor, SampleProcessor
-from geohf.vision.weights import AlignedLoading, in_eval_mode
-
-if TYPE_CHECKING:
-    from geohf.data.inputs import Inputs, Part
+from geohf.vision.weights import AlignedLoading
 
 Model = TypeVar("Model", bound="GeoPreTrainedModel")
 
 
-class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
+class GeoPreTrainedModel(ModelRepo, AlignedLoading, AnsweringModel):
     """A transformers model that answers in the user's units.
 
     A subclass has a `tower` (its vision backbone), calls `self.finish_init()` at the end of `__init__`, and
@@ -49,12 +37,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
     if TYPE_CHECKING:
         config_class: Any  # the task's
     tower: Any  # of transformers or timm
-    processor_class: ClassVar[type[SampleProcessor]] = GeoImageProcessor
     card_template: ClassVar[str]  # a file of model_cards/
-    sample_dimensions: ClassVar[int] = 3  # of one sample as an array; one more are many samples
-    # what `predict` takes beside inputs: name -> keyword arguments of argparse's add_argument, for recipes/predict.py
-    predict_options: ClassVar[dict[str, dict]] = {}
-    evaluate_options: ClassVar[dict[str, dict]] = {}  # what `evaluate` takes beside data, likewise
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -191,148 +174,3 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, PreTrainedModel):
             if not str(file).endswith(".safetensors"):
                 raise DataError(f"{file}: is no safetensors file; geohf loads no others")
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
-
-    # ---- answering
-
-    @property
-    def processor(self) -> Any:  # of `processor_class`
-        """The image processor that belongs to this model: one, as long as its settings in the config stay the same."""
-        settings = self.processor_settings
-        made = vars(self).get("_processor")
-        if made is None or made[0] != settings:
-            made = self._processor = (copy.deepcopy(settings), self.processor_class(**settings))
-        return made[1]
-
-    @property
-    def processor_settings(self) -> dict[str, Any]:
-        """What the processor is made with, from the config."""
-        return self.config.image_processor or {}
-
-    def decode(self, outputs: Any, *args: Any, **options: Any) -> list:
-        """Turn one batch of outputs into a list of the task's answers."""
-        raise TypeError(f"{type(self).__name__} does not say how its outputs are decoded")
-
-    def prepare(self, samples: list) -> BatchFeature:
-        """One batch of samples as `forward` takes it; a task whose samples name classes looks them up here."""
-        return self.processor(samples)
-
-    def steps(self, **options) -> tuple[Callable[[list], BatchFeature], Callable[[BatchFeature], list]]:
-        """The two steps of `predict` for a batch of samples: to tensors, which threads may do, and to answers.
-
-        Args:
-            options: of `predict`; a task whose options need work before the first batch does it here.
-        """
-        model = in_eval_mode(self)
-
-        @torch.inference_mode()
-        def answer(tensors: BatchFeature) -> list:
-            tensors = tensors.to(self.device)
-            tensors["pixel_values"] = tensors["pixel_values"].to(self.dtype)
-            return model.decode(model(**tensors, return_dict=True), **options)
-
-        return model.prepare, answer
-
-    def predict(self, inputs: Any, batch_size: int = 32, **options) -> list:
-        """Answer for images of any kind.
-
-        Threads prepare the next batches while the model computes.
-
-        Args:
-            batch_size: samples in one pass.
-            options: the task's own, see its `decode`.
-
-        Returns:
-            One dataclass for each sample, in the order of the inputs.
-
-        Raises:
-            ImageError: an image cannot be opened; the message names it.
-            DataError: a batch of no samples.
-        """
-        from tqdm.auto import tqdm
-
-        require_whole(1, batch_size=batch_size)
-        answers = []
-        samples = self.samples(inputs)
-        prepare, answer = self.steps(**options)
-        total = len(samples) if isinstance(samples, Sized) else None
-        bar = tqdm(total=total, desc="predict", disable=total is not None and total <= batch_size)
-        with bar, closing(prepared_ahead(prepare, batches_of(samples, batch_size))) as ahead:
-            for batch, tensors in ahead:
-                answers += answer(tensors.result())
-                bar.update(len(batch))
-        return answers
-
-    def samples(self, inputs: Any) -> Sequence | Iterable:
-        """The samples of whatever `predict` and pipelines are given; a name means what it means to `find_inputs`."""
-        if isinstance(inputs, (str, os.PathLike)):
-            return [inputs] if names_one(inputs) else self.find_inputs(inputs).parts[0][1]
-        return samples_of(inputs, self.sample_dimensions)
-
-    def find_inputs(self, sources: Any) -> Inputs:
-        """Samples with their names: of files, folders, globs, tables, datasets, or as they are; see `find_images`."""
-        return find_images(sources, self.read_source, self.sample_dimensions)
-
-    def read_source(self, source: str) -> Part | None:
-        """What a task reads in its own way: names and samples; None for what every task reads alike."""
-        return None
-
-    def rows_of(self, answer: Any) -> list[dict[str, Any]]:
-        """One answer as flat rows for a table: one row, where a task does not say otherwise.
-
-        `latitude` and `longitude` in a row are degrees: such rows can be put on a map.
-        """
-        return [asdict(answer)]
-
-    def predict_to_file(self, sources, output: str | os.PathLike, batch_size: int = 32, **options) -> int:
-        """Predict many inputs into a CSV, JSON Lines, GeoJSON or HTML file; see `geohf.models.predicting`."""
-        from geohf.models.predicting import predict_to_file
-
-        return predict_to_file(self, sources, output, batch_size, **options)
-
-    def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What an exported file answers to (batch, 3, height, width) prepared pixels, by name, each (batch, ...)."""
-        raise DataError(f"{type(self).__name__} has no outputs for ONNX yet")
-
-    def export_onnx(self, path: str | os.PathLike) -> Path:
-        """Write the model as ONNX, with all that stands before and behind it; see `geohf.models.export`."""
-        from geohf.models.export import export_onnx
-
-        return export_onnx(self, path)
-
-    def evaluate(
-        self, data: str | os.PathLike, batch_size: int = 32, on_error: str = "raise"
-    ) -> dict[str, float]:
-        """The task's metrics on data with a truth.
-
-        Args:
-            data: a source as the task's recipe takes it; all its rows are measured.
-            on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
-
-        Raises:
-            DataError: data that cannot be used, or without truth.
-        """
-        raise TypeError(f"{type(self).__name__} does not say how it is evaluated")
-
-    @torch.inference_mode()
-    def outputs_on(self, dataset, collator: Callable[[list], dict], batch_size: int = 32):
-        """The outputs of `forward` on rows with labels, on the CPU; the model itself stays in its mode.
-
-        Args:
-            dataset: rows by number.
-            collator: makes a batch of a list of rows, as `forward` takes it.
-
-        Returns:
-            An output whose tensors have an entry a row; its losses are left out.
-        """
-        require_whole(1, batch_size=batch_size)
-        model, batches = in_eval_mode(self), []
-        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collator):
-            batch = {
-                name: part.to(self.device) if isinstance(part, torch.Tensor) else part
-                for name, part in batch.items()
-            }
-            batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
-            batches.append(model(**batch))
-        names = [name for name, part in batches[0].items() if isinstance(part, torch.Tensor) and part.ndim]
-        joined = {name: torch.cat([batch[name].float().cpu() for batch in batches]) for name in names}
-        return type(batches[0])(**joined)

@@ -28,11 +28,11 @@ from geohf.vision.images import is_address
 if TYPE_CHECKING:
     from accelerate.state import PartialState
 
-    from geohf.models.modeling import GeoPreTrainedModel
+    from geohf.models.answering import AnsweringModel
 
 
 def predict_to_file(
-    model: GeoPreTrainedModel,
+    model: AnsweringModel,
     sources: Any,
     output: str | os.PathLike,
     batch_size: int = 32,

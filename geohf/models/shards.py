@@ -23,7 +23,7 @@ from geohf.vision.contents import content_key
 if TYPE_CHECKING:
     from accelerate.state import PartialState
 
-    from geohf.models.modeling import GeoPreTrainedModel
+    from geohf.models.answering import AnsweringModel
 
 SHARD_BATCHES = (
     64  # inputs of a file, in batches: with photographs it is some minutes' work that a kill may cost
@@ -32,7 +32,7 @@ KEY, SKIPPED = "geohf.key", "geohf.skipped"  # in a file's metadata
 
 
 def predict_to_shards(
-    model: GeoPreTrainedModel,
+    model: AnsweringModel,
     sources: Any,
     folder: str | os.PathLike,
     batch_size: int = 32,

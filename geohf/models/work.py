@@ -12,7 +12,7 @@ from geohf.vision.contents import content_key
 from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
-    from geohf.models.modeling import GeoPreTrainedModel
+    from geohf.models.answering import AnsweringModel
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Work:
         options: of the model's `predict`.
     """
 
-    model: GeoPreTrainedModel
+    model: AnsweringModel
     batch_size: int
     on_error: str
     options: Mapping[str, Any]
