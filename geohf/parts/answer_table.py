@@ -34,6 +34,8 @@ def read_answer_table(path: Path, images: Path | None = None) -> Source:
         raise DataError(f"{path}: has no column {' or '.join(_PHOTO)} that names the photos")
     photos: dict[str, PhotoRecord] = {}
     parts = set()
+    further = [name.removesuffix("_score") for name in table.columns if name.endswith("_score")]
+    further = [name for name in further if name != "state" and name in table.columns]
     for position, row in enumerate(table.to_dict("records")):
         name, part, state = (text_of(row[key]) for key in (column, "part", "state"))
         if name is None or part is None:
@@ -42,7 +44,7 @@ def read_answer_table(path: Path, images: Path | None = None) -> Source:
         photo = photos.setdefault(name, PhotoRecord(_inside(name, images), None, None))
         left, top, right, bottom = (row[side] for side in SIDES)
         if left == left:  # not NaN, which a missing part has
-            found: dict[str, Any] = {"state": state}
+            found: dict[str, Any] = {name: text_of(row[name]) for name in further} | {"state": state}
             box = [left, top, right - left, bottom - top]
             photo.parts.append(PartRecord(part, box=box, trust=row["score"], attributes=found))
     return Source(path, list(photos.values()), sorted(parts), [])

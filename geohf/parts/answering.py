@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from geohf.data.inputs import Inputs
 from geohf.errors import require_share
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.parts.answers import PartPrediction, PartStateOutput, PhotoPrediction
+from geohf.parts.answers import AttributedPart, PartPrediction, PartStateOutput, PhotoPrediction
+from geohf.parts.attribute_values import attributes_told
 from geohf.parts.video import VideoFrames, is_video, require_apart, require_no_video, tracked_rows
 from geohf.parts.views import steps_of_views
 
@@ -43,6 +44,11 @@ class AnsweringDetector(GeoPreTrainedModel):
                 PartPrediction(names[label], score, states[state], sure, tuple(box))
                 for label, score, state, sure, box in rows
             ]
+            if self.config.attributes:
+                told = attributes_told(parts["attribute_probs"], self.config)
+                shown = [
+                    AttributedPart(*vars(part).values(), *own) for part, own in zip(shown, told, strict=True)
+                ]
             seen = set(parts["labels"].tolist())
             missing = [name for i, name in sorted(names.items()) if i not in seen]
             answers.append(PhotoPrediction(int(size[1]), int(size[0]), shown, missing))

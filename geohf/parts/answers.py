@@ -27,6 +27,7 @@ class PartStateOutput(ModelOutput):
         pred_labels: (batch, n) parts, -1 where the list has ended.
         scores: (batch, n), 0 there.
         state_probs: (batch, n, states).
+        attribute_probs: (batch, n, values of all attributes of the config, one after the other); None where it has none.
         original_sizes: (batch, 2) height and width of the photos, as they were given.
     """
 
@@ -39,6 +40,7 @@ class PartStateOutput(ModelOutput):
     scores: torch.Tensor | None = None
     state_probs: torch.Tensor | None = None
     original_sizes: torch.Tensor | None = None
+    attribute_probs: torch.Tensor | None = None
 
 
 @dataclass
@@ -58,6 +60,33 @@ class PartPrediction:
     state_score: float
     box: tuple[float, float, float, float]
 
+    @property
+    def further(self) -> dict[str, Any]:
+        """Cells of a table for the attributes beside the state: the value of each, and its score."""
+        return {}
+
+
+@dataclass
+class AttributedPart(PartPrediction):
+    """One part in a photo, of a model that tells attributes of it beside its state.
+
+    Attributes:
+        attributes: the value of each by its name, given that the part is there.
+        attribute_scores: the probability of each.
+    """
+
+    attributes: dict[str, str]
+    attribute_scores: dict[str, float]
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """As `PartPrediction.further`."""
+        return {
+            key: cell
+            for name, value in self.attributes.items()
+            for key, cell in ((name, value), (f"{name}_score", self.attribute_scores[name]))
+        }
+
 
 @dataclass
 class PhotoPrediction:
@@ -69,7 +98,7 @@ class PhotoPrediction:
     missing: list[str] = field(default_factory=list)
 
     def to_supervision(self) -> Any:
-        """The parts as `supervision.Detections`: boxes, scores, and for each a number, its name, state and state's score.
+        """The parts as `supervision.Detections`: boxes, scores, and for each a number, its name, state, state's score, and attributes.
 
         Numbers are those of the names in their alphabetical order, of all parts that the model knows.
 
@@ -81,6 +110,7 @@ class PhotoPrediction:
         except ImportError:
             raise DataError("this needs the package supervision: pip install 'geohf[supervision]'") from None
         names = sorted({part.part for part in self.parts} | set(self.missing))
+        further = self.parts[0].further if self.parts else {}
         return Detections(
             xyxy=np.array([part.box for part in self.parts], np.float32).reshape(-1, 4),
             confidence=np.array([part.score for part in self.parts], np.float32),
@@ -89,6 +119,7 @@ class PhotoPrediction:
                 "class_name": np.array([part.part for part in self.parts], str),
                 "state": np.array([part.state for part in self.parts], str),
                 "state_score": np.array([part.state_score for part in self.parts], np.float32),
+                **{name: np.array([part.further[name] for part in self.parts]) for name in further},
             },
         )
 
@@ -97,6 +128,7 @@ class PhotoPrediction:
         rows = [
             {"part": part.part, "present": part.state != absent, "state": part.state, "score": part.score}
             | {"state_score": part.state_score}
+            | part.further
             | dict(zip(SIDES, part.box, strict=True))
             for part in self.parts
         ]

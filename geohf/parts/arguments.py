@@ -39,6 +39,12 @@ class PartArguments(DataArguments, BackboneArguments, StreamingArguments):
             "help": "Table with the states of the boxes: annotation_id and state, or image_id, part and state."
         },
     )
+    attributes: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Attributes of a box to tell beside its state, such as color; a box may lack them."
+        },
+    )
     min_trust: float = field(default=0.0, metadata={"help": "Leave out annotations that are trusted less."})
     sample_size: int = field(default=320, metadata={"help": "Photos in the built-in sample."})
     split: str = field(

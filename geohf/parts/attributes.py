@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from geohf.errors import DataError
-from geohf.parts.records import PartRecord, Source
-from geohf.parts.vocabulary import NO_STATES, PRESENT, STATES
+from geohf.parts.records import PartRecord, Source, value_of
+from geohf.parts.vocabulary import NO_STATES, PRESENT, STATES, require_attributes
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,10 @@ def state_of(attributes: Mapping[str, Any], names: Sequence[str], where: str) ->
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def tells_no_state(boxes: Iterable[Mapping[str, Any]], path: Path) -> bool:
-    """Whether no box has an attribute that is or might be its state; says so."""
-    if any(not set(attributes) <= _TOOL_ATTRIBUTES for attributes in boxes):
+def tells_no_state(boxes: Iterable[Mapping[str, Any]], path: Path, others: Iterable[str] = ()) -> bool:
+    """Whether no box has an attribute that is or might be its state, besides these others; says so."""
+    known = _TOOL_ATTRIBUTES | {*others}
+    if any(not set(attributes) <= known for attributes in boxes):
         return False
     logger.warning("%s: no box has a `%s`: parts are found, and no states told", path, STATE_NAMES[0])
     return True
@@ -49,6 +50,7 @@ def read_states(
     state_attribute: str | None,
     known: Sequence[str] | None,
     declared: Mapping[str, Sequence[str]],
+    others: Iterable[str] = (),
 ) -> None:
     """Give every box of the sources its state from its attributes, and the sources the names of their states.
 
@@ -58,12 +60,15 @@ def read_states(
         state_attribute: see `geohf.parts.data.load_parts`.
         known: the states that there are; None: those of the file.
         declared: attribute -> its values, where the file lists them.
+        others: names of attributes that are no states.
     """
     parts = [
         part for source in sources for photo in source.photos for part in photo.parts if not part.problem
     ]
     names, silent = state_names(state_attribute), state_attribute == NO_STATES
-    if state_attribute is None and tells_no_state((part.attributes for part in parts), sources[0].path):
+    if state_attribute is None and tells_no_state(
+        (part.attributes for part in parts), sources[0].path, others
+    ):
         silent = True
     for number, part in enumerate(parts, 1):
         if not part.crowd:
@@ -86,3 +91,33 @@ def _read_state(part: PartRecord, names: Sequence[str], silent: bool, where: str
             part.state = PRESENT
         else:
             part.problem = str(error)
+
+
+def read_attributes(
+    sources: Sequence[Source],
+    asked: Mapping[str, Sequence[str] | None],
+    declared: Mapping[str, Sequence[str]],
+) -> None:
+    """Tell the sources which attributes are asked for, and their values: those asked for, or of the file, or by the alphabet.
+
+    Args:
+        asked: name -> its values, None where the files say them.
+        declared: as of `read_states`.
+
+    Raises:
+        DataError: an attribute that no box has; where its values are asked for, too, that is said and no more.
+    """
+    boxes = [part.attributes for source in sources for photo in source.photos for part in photo.parts]
+    for name, values in asked.items():
+        found = {value_of(attributes.get(name)) for attributes in boxes} - {None}
+        if not found:
+            others = sorted({other for attributes in boxes for other in attributes} - {name})
+            hint = f"; there are {', '.join(others[:10])}" if others else ""
+            if values is None:
+                raise DataError(f"{sources[0].path}: no box has the attribute {name!r}{hint}")
+            logger.warning(
+                "%s: no box has the attribute %r, so it is not measured%s", sources[0].path, name, hint
+            )
+        for source in sources:
+            source.attributes[name] = list(values or declared.get(name) or sorted(map(str, found)))
+    require_attributes({name: sources[0].attributes[name] for name in asked})

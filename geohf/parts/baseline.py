@@ -20,16 +20,24 @@ def constant_answer(train: Any, config: PartStateConfig) -> dict[str, np.ndarray
 
     Returns:
         boxes (n, 4) as shares of width and height (the median of each side), labels, scores (share of the photos
-        that show the part), states (the commonest) and state_scores, for each part that was ever seen.
+        that show the part), states (the commonest) and state_scores, perhaps attributes, for each part that was ever seen.
     """
     sizes = np.array([train["width"][:], train["height"][:]], np.float64).T
+    targets = dataset_targets(train, config)
     rows = [
         (part, state, *box / np.tile(size, 2))
-        for target, size in zip(dataset_targets(train, config), sizes, strict=True)
+        for target, size in zip(targets, sizes, strict=True)
         for box, part, state in zip(target["boxes"], target["labels"], target["states"], strict=True)
         if state != config.absent_index and state >= 0  # a crowd has none
     ]
     table = np.array(rows, np.float64).reshape(-1, 6)
+    usual = np.zeros((config.num_labels, len(config.attribute_sizes)), np.int64)
+    for column, size in enumerate(config.attribute_sizes):
+        counts = np.zeros((config.num_labels, size), np.int64)
+        for target in targets:
+            value = target["attributes"][:, column]
+            np.add.at(counts, (target["labels"][value >= 0], value[value >= 0]), 1)
+        usual[:, column] = counts.argmax(1)
     found: dict[str, list] = {name: [] for name in ("boxes", "labels", "scores", "states", "state_scores")}
     for part in range(config.num_labels):
         own = table[table[:, 0] == part]
@@ -42,7 +50,8 @@ def constant_answer(train: Any, config: PartStateConfig) -> dict[str, np.ndarray
         found["states"].append(int(counts.argmax()))
         found["state_scores"].append(counts.max() / len(own))
     arrays = {name: np.array(values) for name, values in found.items()}
-    return arrays | {"boxes": arrays["boxes"].reshape(-1, 4)}
+    arrays |= {"boxes": arrays["boxes"].reshape(-1, 4), "labels": arrays["labels"].astype(np.int64)}
+    return arrays | ({"attributes": usual[arrays["labels"]]} if config.attributes else {})
 
 
 def constant_predictions(train: Any, photos: Any, config: PartStateConfig) -> list[dict]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from geohf.metrics.records import CardData, Evaluation
 from geohf.parts.decisions import part_scores
 from geohf.parts.metrics import DRAWS
+from geohf.parts.state_metrics import STATE_NUMBERS
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
@@ -50,7 +51,8 @@ def card_data(trainer: PartStateTrainer, evaluation: Evaluation) -> CardData:
     return CardData(
         TITLES,
         facts,
-        {"summary": summary_rows(evaluation), "coco": summary_rows(evaluation, COCO), "parts": rows},
+        {"summary": summary_rows(evaluation), "coco": summary_rows(evaluation, COCO), "parts": rows}
+        | {"attributes": attribute_rows(evaluation, trainer.config)},
     )
 
 
@@ -70,4 +72,14 @@ def part_rows(evaluation: Evaluation, config: PartStateConfig) -> list[dict]:
     return [
         {"part": name, "AP": precision.get(f"ap/{name}")} | row
         for name, row in zip((config.id2label[i] for i in range(config.num_labels)), numbers, strict=True)
+    ]
+
+
+def attribute_rows(evaluation: Evaluation, config: PartStateConfig) -> list[dict]:
+    """A row for each attribute: how well it is told, and how well the constant baseline tells it."""
+    return [
+        {"attribute": name, "values": ", ".join(values)}
+        | {key: evaluation.values_by_name.get(f"{key}/{name}") for key in STATE_NUMBERS}
+        | {"baseline state_f1": evaluation.baseline.get(f"state_f1/{name}")}
+        for name, values in (config.attributes or {}).items()
     ]

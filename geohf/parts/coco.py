@@ -27,6 +27,7 @@ def read_coco(
     errors: RowErrors,
     states: Sequence[str] | None = None,
     state_attribute: str | None = None,
+    further: Sequence[str] = (),
 ) -> Source:
     """The photos of a COCO file, and the names in the order of their ids; an annotation that cannot be read is noted in `errors`.
 
@@ -38,6 +39,7 @@ def read_coco(
         states: where the file has no list `states`; by default those of the bicycle.
         state_attribute: the name of the state; by default the first of `attributes.STATE_NAMES` that a box has, and where no
             box of the file has one, each is `PRESENT`; `NO_STATES`: states are not read, a box without one is `PRESENT`.
+        further: attributes beside the state, which stand where it does.
 
     Raises:
         DataError: no categories, ids that stand there twice, or a list whose entries lack `id` or `name`.
@@ -50,7 +52,7 @@ def read_coco(
     else:
         state_ids = dict(enumerate(states or STATES))
         boxes = (_attributes(a, names) for a in content["annotations"] if isinstance(a, dict))
-        if state_attribute is None and tells_no_state(boxes, path):
+        if state_attribute is None and tells_no_state(boxes, path, further):
             state_attribute, state_ids = NO_STATES, {0: PRESENT}
     photos = _photos(content["images"], path)
     for annotation in content["annotations"]:
@@ -68,6 +70,7 @@ def read_coco(
             number=_id(annotation.get("id")),
         )
         photo.parts.append(part)
+        part.attributes = _attributes(annotation, further)
         try:
             part.crowd = _flag(annotation, "iscrowd", where) or _flag(annotation, "ignore", where)
             if not part.crowd:
@@ -87,6 +90,13 @@ def read_coco(
             part.problem = str(error)
     _require_sizes(content["annotations"], path)
     return Source(path, list(photos.values()), list(parts.values()), list(state_ids.values()), groups=groups)
+
+
+def attribute_values(content: JsonObject, path: Path) -> dict[str, list[str]]:
+    """The values of attributes that a file lists, as we write it: `attributes`, an object of names and lists."""
+    listed = content.get("attributes")
+    found = listed.items() if isinstance(listed, dict) else ()
+    return {name: list(map(str, values)) for name, values in found if isinstance(values, list)}
 
 
 def _require_sizes(annotations: list[dict], path: Path) -> None:

@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 
 from geohf.models.configuration import GeoConfig
 from geohf.parts.losses import LOSS_PARTS, QUERY_LOSS_PARTS
-from geohf.parts.vocabulary import PRESENT
+from geohf.parts.vocabulary import PRESENT, require_attributes
 
 # the stride of a pyramid's coarsest map, in whole numbers of which images are padded
 STRIDE = 32
@@ -26,6 +26,8 @@ class PartStateConfig(GeoConfig):
     Args:
         id2state: number -> name of every state.
         absent_state: the state of parts that are not there; None where the vocabulary has none.
+        attributes: name -> values of what is told of a part beside its state, such as its color; whether it is absent or occluded
+            is its state. None: nothing.
         state_attribute: what a box's state is called in COCO files that it is evaluated on, see `load_parts`.
         architecture: `faster_rcnn`, or one of transformers' detectors that answer with queries, `DETECTORS`, with the
             state head on each query. Of the fields below, `feature_levels` to `box_head` but `image_size`, and `box_*`
@@ -81,6 +83,7 @@ class PartStateConfig(GeoConfig):
     else:
         id2state: dict | None = None
     absent_state: str | None = "absent"
+    attributes: dict | None = None
     state_attribute: str | None = None
     architecture: Literal["faster_rcnn", "rt_detr_v2", "d_fine", "rf_detr", "deimv2", "lw_detr"] = (
         "faster_rcnn"
@@ -148,6 +151,16 @@ class PartStateConfig(GeoConfig):
         return len(self.id2state or ())
 
     @property
+    def attribute_sizes(self) -> list[int]:
+        """How many values each of the `attributes` has."""
+        return [len(values) for values in (self.attributes or {}).values()]
+
+    @property
+    def state_width(self) -> int:
+        """How many logits the state head gives: of the states, and of each attribute."""
+        return self.num_states + sum(self.attribute_sizes)
+
+    @property
     def tells_states(self) -> bool:
         """Whether parts have states; a detector that learned from boxes alone answers `PRESENT`."""
         return set((self.id2state or {}).values()) != {PRESENT}
@@ -197,6 +210,7 @@ class PartStateConfig(GeoConfig):
             names = getattr(self, name)
             if names is not None and sorted(map(int, names)) != list(range(len(names))):
                 raise ValueError(f"{name} must number its names from 0 on, got {sorted(names)}")
+        require_attributes(self.attributes or {})
         for name in ("presence_threshold", "box_score_threshold", "rpn_score_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")

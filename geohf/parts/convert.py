@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from geohf.parts.data import load_parts, split_parts
 from geohf.parts.label_studio import LABEL_CONFIG, write_label_config, write_label_studio
 from geohf.parts.records import PartRecord, PhotoRecord, Source, parse_json, read_text
 from geohf.parts.voc import unique_stems, write_voc
-from geohf.parts.vocabulary import names_of
+from geohf.parts.vocabulary import attributes_of, names_of
 from geohf.parts.yolo import write_yolo
 from geohf.vision.formats import is_image_name
 
@@ -53,14 +53,14 @@ def write_coco(path: str | Path, dataset: Dataset, predicted: bool = False) -> d
     Returns:
         Statistics, see `statistics_of`.
     """
-    parts, states = names_of(dataset)
+    (parts, states), attributes = names_of(dataset), attributes_of(dataset)
     images: list[dict] = []
     annotations: list[dict] = []
     for number, row in enumerate(_rows(dataset), 1):
         images.append(
             {"id": number, "file_name": row["image_id"], "width": row["width"], "height": row["height"]}
         )
-        for box, part, state, trust, crowd in _parts(row):
+        for box, part, state, trust, crowd, values in _parts(row, attributes):
             annotation = {
                 "id": len(annotations) + 1,
                 "image_id": number,
@@ -70,14 +70,14 @@ def write_coco(path: str | Path, dataset: Dataset, predicted: bool = False) -> d
                 "iscrowd": int(crowd),
                 "state": state,
                 "score" if predicted else "trust": trust,
-            }
+            } | ({"attributes": values} if values else {})
             annotations.append({key: v for key, v in annotation.items() if key != "state" or not crowd})
     content = {
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": name} for i, name in parts.items()],
         "states": [{"id": i, "name": name} for i, name in states.items()],
-    }
+    } | ({"attributes": attributes} if attributes else {})
     with atomic_write(path) as file:
         json.dump(content, file)
     return statistics_of(dataset)
@@ -108,7 +108,7 @@ def write_coco_results(path: str | Path, dataset: Dataset, truths: str | Path) -
         }
         | {"state": states[state]}
         for row in _rows(dataset)
-        for box, part, state, score, _ in _parts(row)
+        for box, part, state, score, _, _ in _parts(row)
     ]
     with atomic_write(path) as file:
         json.dump(results, file)
@@ -140,7 +140,7 @@ def write_delftbikes(path: str | Path, dataset: Dataset) -> dict:
     for row in _rows(dataset):
         size = {"filename": row["image_id"], "width": row["width"], "height": row["height"], "channels": 3}
         parts = {}
-        for box, part, state, trust, crowd in _parts(row):
+        for box, part, state, trust, crowd, _ in _parts(row):
             if names[part] in parts or crowd:
                 how = "as a crowd" if crowd else "twice"
                 raise DataError(
@@ -207,6 +207,11 @@ def convert(
     if predicted and validation:
         raise DataError(f"{source}: is a table of answers, of which none is held out for validation")
     splits, _ = load_parts(source, **loading)
+    attributes = attributes_of(splits)
+    if attributes and layout in ("yolo", "delftbikes"):
+        raise DataError(
+            f"{layout} holds one state a box, and no {', '.join(attributes)}: leave out --attributes"
+        )
     if validation:
         if "validation" in splits:
             raise DataError(f"{source}: has a validation split already; leave out the share for validation")
@@ -224,14 +229,15 @@ def convert(
 
 def records_of(dataset: Dataset) -> Source:
     """The photos of a split as records, boxes rounded to `DECIMALS`."""
-    parts, states = names_of(dataset)
+    (parts, states), attributes = names_of(dataset), attributes_of(dataset)
     photos = []
     for row in _rows(dataset):
         photo = PhotoRecord(row["image_id"], row["width"], row["height"])
-        for box, part, state, trust, crowd in _parts(row):
-            photo.parts.append(PartRecord(parts[part], states.get(state), box, trust, crowd=crowd))
+        for box, part, state, trust, crowd, values in _parts(row, attributes):
+            told = PartRecord(parts[part], states.get(state), box, trust, crowd=crowd, attributes=values)
+            photo.parts.append(told)
         photos.append(photo)
-    return Source(Path(), photos, list(parts.values()), list(states.values()))
+    return Source(Path(), photos, list(parts.values()), list(states.values()), attributes=attributes)
 
 
 def _each(ending: str, write: Callable[[Path, Dataset, bool], Any]) -> Writer:
@@ -306,8 +312,14 @@ def _rows(dataset: Dataset) -> Dataset:
     return dataset.remove_columns("image")
 
 
-def _parts(row: dict) -> Iterator[tuple[list[float], int, int, float, bool]]:
-    """(left, top, width, height), part, state, trust and iscrowd of each part."""
+def _parts(
+    row: dict, attributes: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[tuple[list[float], int, int, float, bool, dict[str, str]]]:
+    """(left, top, width, height), part, state, trust, iscrowd, and the attributes that somebody told, of each part."""
     boxes = xyxy_to_xywh(row["boxes"]).round(DECIMALS).tolist()
     trust = np.round(row["trust"], DECIMALS).tolist()
-    return zip(boxes, row["parts"], row["states"], trust, row["iscrowd"], strict=True)
+    named = [
+        {name: values[row[name][i]] for name, values in (attributes or {}).items() if row[name][i] >= 0}
+        for i in range(len(boxes))
+    ]
+    return zip(boxes, row["parts"], row["states"], trust, row["iscrowd"], named, strict=True)

@@ -12,6 +12,7 @@ from geohf.parts.markup import add, attributes_of, numbers, require_upright, wri
 from geohf.parts.records import PartRecord, PhotoRecord, Source
 
 _SUBSETS = {name: split for split, names in SPLITS.items() for name in names}
+UNDEFINED = "__undefined__"  # what CVAT calls the value of an attribute that nobody chose
 _NO_SUBSET = ("", "default")
 
 
@@ -45,13 +46,14 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
     for attribute in (found for label in labels for found in label.iter("attribute")):
         listed = [value.strip() for value in (attribute.findtext("values") or "").splitlines()]
         known = values[(attribute.findtext("name") or "").strip()]
-        known += [value for value in listed if value and value not in known]
+        known += [value for value in listed if value not in ("", UNDEFINED, *known)]
     sources = {name: Source(path, found, list(dict.fromkeys(parts)), []) for name, found in photos.items()}
     return sources, {name: found for name, found in values.items() if found}
 
 
 def _part(shape: Element) -> PartRecord:
     attributes = {found.get("name", ""): (found.text or "").strip() for found in shape.iter("attribute")}
+    attributes = {name: value for name, value in attributes.items() if value != UNDEFINED}
     part = PartRecord(shape.get("label"), trust=attributes.pop("trust", 1.0), attributes=attributes)
     part.crowd = attributes.pop("iscrowd", "false") == "true"
     try:
@@ -86,6 +88,7 @@ def write_cvat(path: str | Path, source: Source) -> None:
     add(root, "version", "1.1")
     labels = add(add(add(root, "meta"), "task"), "labels")
     kinds = [("state", "select", source.states), ("trust", "text", []), ("iscrowd", "checkbox", ["false"])]
+    kinds += [(name, "select", [UNDEFINED, *values]) for name, values in source.attributes.items()]
     for name in source.parts:
         label = add(labels, "label")
         add(label, "name", name)

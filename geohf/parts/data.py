@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ from geohf.parts.sample import write_sample
 from geohf.parts.state_file import StateFile
 from geohf.parts.stratify import stratify
 from geohf.parts.streaming import streamed_parts
-from geohf.parts.vocabulary import NO_STATES, PRESENT, names_of
+from geohf.parts.vocabulary import NO_STATES, PRESENT, names_of, require_attributes
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -70,6 +70,7 @@ def load(options: PartArguments, args: PartTrainingArguments | None = None) -> T
                 options.min_trust,
                 state_attribute=options.state_attribute,
                 state_file=options.state_file,
+                attributes=options.attributes or (),
             )
     splits, labels = dict(loaded), None
     if "validation" not in splits:
@@ -91,7 +92,7 @@ def _streamed(options: PartArguments) -> StreamedTable:
             "--streaming true takes photos from Parquet files or a dataset of the Hub (--data), whose columns tell the "
             "states: no sample, no --state_attribute, no --state_file"
         )
-    return streamed_parts(options.data, options.on_error, options.min_trust)
+    return streamed_parts(options.data, options.on_error, options.min_trust, options.attributes or ())
 
 
 def load_parts(
@@ -103,6 +104,7 @@ def load_parts(
     states: Sequence[str] | None = None,
     state_attribute: str | None = None,
     state_file: str | Path | None = None,
+    attributes: Sequence[str] | Mapping[str, Sequence[str]] = (),
 ) -> tuple[DatasetDict, RowErrors]:
     """Load photos with parts from a folder, a JSON file, or a dataset's name on the Hub.
 
@@ -121,6 +123,8 @@ def load_parts(
         state_attribute: what the attribute of a box that is its state is called; by default `state` or `condition`. `none`:
             states are not read; what is absent is left out, and all else is `present`.
         state_file: a table that tells the states instead, see `StateFile`.
+        attributes: names of what a box has beside its state, such as its color; each becomes a column. As a mapping, with
+            the values of each. A box may lack any of them.
 
     Returns:
         (a DatasetDict with `train`, and `validation` and `test` where the source has them, with the columns of
@@ -138,6 +142,8 @@ def load_parts(
     if not 0 <= min_trust <= 1:
         raise DataError(f"min_trust must be from 0 to 1, got {min_trust}")
     path, errors = Path(source), RowErrors(on_error)
+    asked = dict(attributes) if isinstance(attributes, Mapping) else dict.fromkeys(attributes)
+    require_attributes({name: [name] for name in asked}, state_attribute)
     if state_file is not None:
         state_attribute = NO_STATES
     if not path.exists():
@@ -146,9 +152,9 @@ def load_parts(
                 f"{source}: is no file or folder; states of a dataset of the Hub stand in its column `states`, "
                 "and without that column none are told"
             )
-        splits = load_hub_dataset(str(source), errors, min_trust)
+        splits = load_hub_dataset(str(source), errors, min_trust, list(asked))
     else:
-        reader = Reader(errors, parts, states, state_attribute)
+        reader = Reader(errors, parts, states, state_attribute, asked)
         sources = reader.read(path, None if images is None else Path(images))
         if state_file is not None:
             StateFile(state_file).apply(list(sources.values()), errors)
@@ -195,7 +201,14 @@ def load_for_evaluation(
     parts, states = ([table[number] for number in sorted(table)] for table in tables)
     on_disk = Path(source).exists()
     attribute = NO_STATES if on_disk and not config.tells_states else config.state_attribute
-    loaded, _ = load_parts(source, on_error, parts=parts, states=states, state_attribute=attribute)
+    loaded, _ = load_parts(
+        source,
+        on_error,
+        parts=parts,
+        states=states,
+        state_attribute=attribute,
+        attributes=config.attributes or (),
+    )
     split = next(name for name in ("test", "validation", "train") if name in loaded)
     for column, own, names in zip(("parts", "states"), names_of(loaded[split]), tables, strict=True):
         unknown = [name for name in own.values() if name not in names.values()]
@@ -286,7 +299,7 @@ def _warn_of_shared(sources: dict[str, Source]) -> None:
 
 def _same_names(sources: list[Source]) -> None:
     for source in sources[1:]:
-        for key in ("parts", "states"):
+        for key in ("parts", "states", "attributes"):
             names, first = (list(getattr(found, key)) for found in (source, sources[0]))
             if names != first:
                 told, known = (", ".join(map(repr, given[:5])) for given in (names, first))

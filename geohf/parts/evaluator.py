@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.parts.attribute_metrics import attribute_metrics, match_attributes
 from geohf.parts.coco_eval import AREAS, IOU_THRESHOLDS, Found, MatchedBoxes, Truths
 from geohf.parts.decisions import presence_in
 from geohf.parts.state_metrics import (
@@ -30,6 +31,7 @@ def evaluate_detections(
     absent_state: int | None = 2,
     part_names: Sequence[str] | None = None,
     score_threshold: float | Sequence[float] = 0.5,
+    attributes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, float]:
     """The metrics of `PartEvaluator` for the predictions of all photos at once.
 
@@ -38,7 +40,7 @@ def evaluate_detections(
     >>> [round(found[name], 6) for name in ("map", "state_accuracy", "joint_map")]
     [1.0, 1.0, 1.0]
     """
-    evaluator = PartEvaluator(num_parts, num_states, absent_state, part_names, score_threshold)
+    evaluator = PartEvaluator(num_parts, num_states, absent_state, part_names, score_threshold, attributes)
     evaluator.add(predictions, targets)
     return evaluator.compute()
 
@@ -53,6 +55,8 @@ class PartEvaluator:
         part_names: for the names of metrics, by default the indices.
         score_threshold: all metrics but the average precisions count detections with at least this score; one for all
             parts, or one for each.
+        attributes: name -> values of what is told of a part beside its state; predictions and targets then have `attributes`
+            (n, attributes), the numbers of the values, in targets below 0 where unlabeled.
 
     A prediction is a mapping of arrays or tensors with `boxes` (n, 4) xyxy in pixels, `labels` (n,) part indices
     from 0, `scores` (n,), `states` (n,) and `state_scores` (n,). A target has `boxes`, `labels` and `states`, absent
@@ -68,7 +72,9 @@ class PartEvaluator:
         absent_state: int | None = 2,
         part_names: Sequence[str] | None = None,
         score_threshold: float | Sequence[float] = 0.5,
+        attributes: Mapping[str, Sequence[str]] | None = None,
     ):
+        self.attributes = attributes or {}
         self.num_parts = num_parts if num_parts is not None else (len(part_names) if part_names else None)
         self.num_states = num_states
         self.absent_state = absent_state
@@ -96,10 +102,9 @@ class PartEvaluator:
             raise DataError(f"{len(predictions)} predictions for {len(targets)} targets")
         for prediction, target in zip(predictions, targets, strict=True):
             name = target.get("image_id", f"number {len(self._photos)}")
-            found = _checked(
-                prediction, ("labels", "states"), ("scores", "state_scores"), f"prediction of photo {name}"
-            )
-            truth, crowds = _checked_target(target, f"target of photo {name}")
+            scores, further = ("scores", "state_scores"), len(self.attributes)
+            found = _checked(prediction, scores, f"prediction of photo {name}", further)
+            truth, crowds = _checked_target(target, f"target of photo {name}", further)
             for part in (found, truth, crowds):
                 for key, limit in (("labels", self.num_parts), ("states", self.num_states)):
                     if limit is not None and (part[key] >= limit).any():
@@ -118,6 +123,7 @@ class PartEvaluator:
           96 x 96, and more; `mar_1`, `mar_10`, `mar_100`: COCO's average recall with so many boxes of a part in a photo
         - `joint_map`: the same over pairs of part and state, with score times state score
         - `state_accuracy`, `state_f1` (macro), `state_recall`: see `state_metrics`
+        - `state_accuracy/NAME`, `state_f1/NAME`, `state_recall/NAME`: of each attribute, see `attribute_metrics`
         - `hallucination`, `hallucination_iou`, `present_recall`, `absent_recall`: see `verification_metrics`
         - `presence_ece`, `state_ece`: how far the score of a part's best detection lies from how often the part is there, and
           the score of a state from how often it is right (expected calibration error, 15 bins)
@@ -140,6 +146,9 @@ class PartEvaluator:
         metrics["presence_ece"] = self._presence_error(found, truths, crowds, parts)
         if self.num_states == 1:  # there is nothing to tell
             metrics |= dict.fromkeys(("joint_map", "state_ece", *STATE_NUMBERS), float("nan"))
+        if self.attributes:
+            told = match_attributes(sure, truths, parts)
+            metrics |= attribute_metrics(told, truths, self.attributes, self.absent_state)
         unlisted = self._unlisted(truths, crowds, parts)
         metrics |= verification_metrics(sure, truths, parts, self.absent_state, crowds, unlisted)
         for part in range(parts):
@@ -156,6 +165,7 @@ class PartEvaluator:
         whole, pairs = self._matched(found, truths, crowds, parts, states)
         sure = self._sure(found)
         told = match_states(sure, truths, parts)
+        values = match_attributes(sure, truths, parts) if self.attributes else None
         unlisted = self._unlisted(truths, crowds, parts)
 
         def measure(photos: np.ndarray) -> dict[str, float]:
@@ -173,7 +183,12 @@ class PartEvaluator:
                 "state_f1": state_metrics(confusion, self.absent_state)["state_f1"],
                 "hallucination": verified["hallucination"],
             }
-            return (
+            if values is not None:
+                of_each = attribute_metrics(values[rows], drawn, self.attributes, self.absent_state)
+                further = {key: value for key, value in of_each.items() if key.startswith("state_f1/")}
+            else:
+                further = {}
+            return further | (
                 numbers if self.num_states != 1 else {key: numbers[key] for key in ("map", "hallucination")}
             )
 
@@ -249,14 +264,14 @@ class PartEvaluator:
 
 def _table(photos: list[dict]) -> dict[str, np.ndarray]:
     empty = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, np.int64), "states": np.zeros(0, np.int64)}
-    empty |= {"scores": np.zeros(0), "state_scores": np.zeros(0)}
+    empty |= {"scores": np.zeros(0), "state_scores": np.zeros(0), "attributes": np.zeros((0, 1), np.int64)}
     keys = photos[0] if photos else empty
     table = {key: np.concatenate([photo[key] for photo in photos] or [empty[key]]) for key in keys}
     lengths = [len(photo["labels"]) for photo in photos]
     return table | {"photo": np.repeat(np.arange(len(photos)), lengths)}
 
 
-def _checked_target(target: Mapping, name: str) -> tuple[dict, dict]:
+def _checked_target(target: Mapping, name: str, attributes: int) -> tuple[dict, dict]:
     """A target's truths and its crowds; a crowd needs no state."""
     states = _array(target, "states", name, np.int64)
     crowd = np.zeros(len(states), bool)
@@ -264,14 +279,17 @@ def _checked_target(target: Mapping, name: str) -> tuple[dict, dict]:
         crowd = _array(target, "iscrowd", name, np.int64) > 0
         if len(crowd) != len(states):
             raise DataError(f"{name}: lengths differ: states {len(states)}, iscrowd {len(crowd)}")
-    whole = _checked({**target, "states": np.where(crowd, 0, states)}, ("labels", "states"), (), name)
+    whole = _checked({**target, "states": np.where(crowd, 0, states)}, (), name, attributes)
     return {key: v[~crowd] for key, v in whole.items()}, {key: v[crowd] for key, v in whole.items()}
 
 
-def _checked(values: Mapping, indices, scores, name: str) -> dict[str, np.ndarray]:
+def _checked(values: Mapping, scores: Sequence[str], name: str, attributes: int) -> dict[str, np.ndarray]:
+    indices = ("labels", "states")
     arrays = {"boxes": _array(values, "boxes", name, np.float64).reshape(-1, 4)}
     arrays |= {key: _array(values, key, name, np.int64) for key in indices}
     arrays |= {key: _array(values, key, name, np.float64) for key in scores}
+    if attributes:
+        arrays["attributes"] = _array(values, "attributes", name, np.int64).reshape(-1, attributes)
     lengths = {key: len(array) for key, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{name}: lengths differ: {lengths}")

@@ -28,13 +28,18 @@ class OnePhoto(nn.Module):
         images = ImageList(pixel_values, [(height, width)])
         (found,) = self.model.detect(images, self.model.feature_maps(pixel_values), (height, width))
         found = with_temperatures(found, self.model.config)
-        return tuple(found[name] for name in OUTPUTS)
+        return tuple(found[name] for name in output_names(self.model))
+
+
+def output_names(model: PartStateModel) -> list[str]:
+    """What a Faster R-CNN's file answers with."""
+    return [*OUTPUTS, *(["attribute_probs"] if model.config.attributes else [])]
 
 
 def export_onnx(model: PartStateModel, path: str | Path) -> Path:
     """Write a detector as ONNX; one that answers with queries as `geohf.models.export` does, for any number of photos.
 
-    Of Faster R-CNN: `pixel_values` (1, 3, H, W) of the config's `image_size` to the outputs `OUTPUTS`.
+    Of Faster R-CNN: `pixel_values` (1, 3, H, W) of the config's `image_size` to the `output_names`.
 
     The photo is prepared as the model's image processor does. Boxes are in pixels of the tensor: divide them by the
     photo's share of it, `image_sizes / original_sizes`.
@@ -55,8 +60,8 @@ def export_onnx(model: PartStateModel, path: str | Path) -> Path:
             (torch.zeros(1, 3, *model.config.image_size),),
             str(path),
             input_names=["pixel_values"],
-            output_names=list(OUTPUTS),
-            dynamic_axes={name: {0: "parts"} for name in OUTPUTS},
+            output_names=output_names(model),
+            dynamic_axes={name: {0: "parts"} for name in output_names(model)},
             opset_version=17,
             # the newer exporter cannot follow how proposals are chosen
             dynamo=False,

@@ -9,8 +9,8 @@ from pathlib import Path
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.answer_table import is_answer_table, read_answer_table
-from geohf.parts.attributes import read_states
-from geohf.parts.coco import is_coco, read_coco
+from geohf.parts.attributes import read_attributes, read_states
+from geohf.parts.coco import attribute_values, is_coco, read_coco
 from geohf.parts.cvat import read_cvat
 from geohf.parts.delftbikes import read_delftbikes
 from geohf.parts.folders import annotation_files, image_folder
@@ -39,6 +39,7 @@ class Reader:
     Args:
         errors: notes what cannot be read of a file that can.
         parts, states, state_attribute: see `geohf.parts.data.load_parts`.
+        attributes: name -> values of what is asked for beside the state; None: the values of the files.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Reader:
         parts: Sequence[str] | None = None,
         states: Sequence[str] | None = None,
         state_attribute: str | None = None,
+        attributes: Mapping[str, Sequence[str] | None] | None = None,
     ):
         self.errors, self.parts, self.states, self.state_attribute = errors, parts, states, state_attribute
+        self.attributes = attributes or {}
         self._values: dict[str, list[str]] = {}  # of attributes, as files list them
         self._open: list[Source] = []  # whose states still lie among attributes
 
@@ -71,13 +74,15 @@ class Reader:
             sources |= found
         if self._open:
             self._name_parts_and_states(path)
+        if self.attributes:
+            read_attributes(list(sources.values()), self.attributes, self._values)
         for split, source in sources.items():
             self._finish(source, split, images)
         return sources
 
     def _name_parts_and_states(self, path: Path) -> None:
         """The names where no file lists them all: those of every split together."""
-        read_states(self._open, self.state_attribute, self.states, self._values)
+        read_states(self._open, self.state_attribute, self.states, self._values, self.attributes)
         parts = [part for source in self._open for photo in source.photos for part in photo.parts]
         listed = list(dict.fromkeys(name for source in self._open for name in source.parts))
         names = list(
@@ -110,7 +115,10 @@ class Reader:
         if not isinstance(content, JsonObject):
             raise DataError(f"{path}: must be a JSON object, but is a {type(content).__name__}")
         if is_coco(content):
-            return "COCO", {split: read_coco(content, path, self.errors, self.states, self.state_attribute)}
+            self._declare(attribute_values(content, path))
+            further = tuple(self.attributes)
+            source = read_coco(content, path, self.errors, self.states, self.state_attribute, further)
+            return "COCO", {split: source}
         states = list(self.states or STATES)
         photos = read_delftbikes(content, path, self.errors, states)
         source = Source(path, photos, list(self.parts or BIKE_PARTS), states, several=False)

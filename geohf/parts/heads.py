@@ -13,6 +13,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, box_iou
 
+from geohf.parts.attribute_values import attribute_misses, attribute_probabilities, state_logits
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.losses import IGNORED, proposal_losses, region_losses, state_loss
 from geohf.parts.state_balance import state_misses
@@ -105,10 +106,13 @@ class PartRPN(RegionProposalNetwork):
 
 
 class StateHead(nn.Sequential):
-    """(n, width) features of regions or queries to (n, states), or (n, parts x states) with logits a part."""
+    """(n, width) features of regions or queries to (n, states), or (n, parts x states) with logits a part.
+
+    Where the config has attributes, their values stand behind the states, see `geohf.parts.attribute_values`.
+    """
 
     def __init__(self, config: PartStateConfig, width: int):
-        outputs = config.num_states * (config.num_labels if config.state_per_part else 1)
+        outputs = config.state_width * (config.num_labels if config.state_per_part else 1)
         super().__init__(
             nn.Linear(width, config.state_hidden_size),
             nn.ReLU(),
@@ -118,17 +122,17 @@ class StateHead(nn.Sequential):
         self.config = config
 
     def logits(self, features: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
-        """(..., states) float32 of features (..., width); with logits a part, those of each one's own part (...)."""
+        """(..., config.state_width) float32 of features (..., width); with logits a part, those of each one's own part (...)."""
         logits = self(features).float()
         if not self.config.state_per_part:
             return logits
-        every = logits.unflatten(-1, (self.config.num_labels, self.config.num_states))
-        own = parts.clamp(min=0)[..., None, None].expand(*parts.shape, 1, self.config.num_states)
+        every = logits.unflatten(-1, (self.config.num_labels, self.config.state_width))
+        own = parts.clamp(min=0)[..., None, None].expand(*parts.shape, 1, self.config.state_width)
         return every.gather(-2, own).squeeze(-2)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Softmax over the states that a box can have: where absent parts are no objects, no box is absent."""
-        absent = self.config.absent_index
+        absent, logits = self.config.absent_index, state_logits(logits, self.config)
         if absent is not None and self.config.absent != "detect":
             outside = torch.arange(self.config.num_states, device=logits.device) == absent
             logits = logits.masked_fill(outside, -torch.inf)
@@ -200,18 +204,25 @@ class PartRoIHeads(RoIHeads):
         classes, boxes = region_losses(logits.float(), deltas.float(), labels, wanted, weights)
         parts = torch.cat(labels) - 1
         own = self.state_head.logits(regions, parts)
-        misses = state_misses(own, torch.cat(states), parts, self.config)
-        return classes, boxes, state_loss(misses, states, weights)
+        misses = state_misses(state_logits(own, self.config), torch.cat(states), parts, self.config)
+        loss = state_loss(misses, states, weights)
+        if self.config.attributes:
+            values = self.match_states(matched, labels, targets, "attributes")
+            for column, miss in enumerate(attribute_misses(own, torch.cat(values), self.config).unbind(1)):
+                loss = loss + state_loss(miss, [own_values[:, column] for own_values in values], weights)
+        return classes, boxes, loss
 
     def _outside_crowds(self, proposals: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
         low = self.proposal_matcher.low_threshold
         inside = _reaches(share_within(proposals, target["crowds"]), low)
         return proposals[~inside | _reaches(box_iou(proposals, target["boxes"]), low)]
 
-    def match_states(self, matched, labels, targets) -> list[torch.Tensor]:
-        """The state that each sampled region shall have: that of its own truth, `IGNORED` for background."""
+    def match_states(self, matched, labels, targets, key: str = "states") -> list[torch.Tensor]:
+        """The state, or the attributes, that each sampled region shall have: of its own truth, `IGNORED` for background."""
         return [
-            torch.where(label > 0, _take(target["states"], rows), IGNORED)
+            _take(target[key], rows).masked_fill(
+                (label <= 0).view(-1, *[1] * (target[key].ndim - 1)), IGNORED
+            )
             for rows, label, target in zip(matched, labels, targets, strict=True)
         ]
 
@@ -222,7 +233,7 @@ class PartRoIHeads(RoIHeads):
         padded: tuple[int, int],
         image_sizes: list[tuple[int, int]],
     ) -> list[dict[str, torch.Tensor]]:
-        """The parts of every image: boxes (n, 4) in pixels, labels from 0, scores and state_probs (n, states).
+        """The parts of every image: boxes (n, 4) in pixels, labels from 0, scores, state_probs (n, states), perhaps attribute_probs.
 
         Features are pooled again at the final boxes: the state is that of what the answer shows, not of the
         proposal that it was made from.
@@ -242,10 +253,14 @@ class PartRoIHeads(RoIHeads):
             )
         states = self.state_head.logits(self.region_features(features, boxes, padded), torch.cat(labels))
         # not len(), which would be a constant of the exported graph
-        probabilities = self.state_head.probabilities(states).split([label.shape[0] for label in labels])
+        told = {"state_probs": self.state_head.probabilities(states)} | attribute_probabilities(
+            states, self.config
+        )
+        counts = [label.shape[0] for label in labels]
+        each = zip(*(values.split(counts) for values in told.values()), strict=True)
         return [
-            self._presence({"boxes": b, "labels": n, "scores": s, "state_probs": p})
-            for b, n, s, p in zip(boxes, labels, scores, probabilities, strict=True)
+            self._presence({"boxes": b, "labels": n, "scores": s} | dict(zip(told, own, strict=True)))
+            for b, n, s, own in zip(boxes, labels, scores, each, strict=True)
         ]
 
     def region_features(self, features, boxes, padded) -> torch.Tensor:
@@ -294,4 +309,4 @@ def _reaches(overlaps: torch.Tensor, low: float) -> torch.Tensor:
 
 def _take(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """`values[rows]`; a photo without truths has rows of 0 all the same."""
-    return values[rows] if len(values) else values.new_zeros(len(rows))
+    return values[rows] if len(values) else values.new_zeros(len(rows), *values.shape[1:])

@@ -13,20 +13,25 @@ from geohf.errors import DataError
 from geohf.parts.boxes import xyxy_to_xywh
 from geohf.parts.frame import require_pixels
 from geohf.parts.rows import REQUIRED, truths_of, upright_size
-from geohf.parts.vocabulary import names_of, part_features
+from geohf.parts.vocabulary import attributes_of, names_of, part_features
 from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasets import Dataset, DatasetDict, Features
 
 
 logger = logging.getLogger(__name__)
 
 
-def load_hub_dataset(name: str, errors: RowErrors, min_trust: float) -> DatasetDict:
+def load_hub_dataset(
+    name: str, errors: RowErrors, min_trust: float, attributes: Sequence[str] = ()
+) -> DatasetDict:
     """A dataset with the columns of `part_features`, as `push_to_hub` leaves it there, or the first of them.
 
-    `REQUIRED` columns must be there, the others are filled in. A photo whose picture, boxes or labels cannot be used is noted in `errors`.
+    `REQUIRED` columns must be there, and those of the attributes; the others are filled in. A photo whose picture, boxes or labels
+    cannot be used is noted in `errors`.
 
     Raises:
         DataError: there is no such dataset, or it lacks a column.
@@ -49,12 +54,15 @@ def load_hub_dataset(name: str, errors: RowErrors, min_trust: float) -> DatasetD
             )
         if "states" not in dataset.features:
             logger.warning("%s [%s]: has no column states: parts are found, and no states told", name, split)
-        splits[split] = _checked(undecoded(dataset), f"{name} [{split}]", errors, min_trust)
+        splits[split] = _checked(undecoded(dataset), f"{name} [{split}]", errors, min_trust, attributes)
     return DatasetDict(splits)
 
 
-def _checked(dataset: Dataset, source: str, errors: RowErrors, min_trust: float) -> Dataset:
-    features = part_features(*(list(names.values()) for names in names_of(dataset)))
+def _checked(
+    dataset: Dataset, source: str, errors: RowErrors, min_trust: float, attributes: Sequence[str]
+) -> Dataset:
+    parts, states = (list(names.values()) for names in names_of(dataset))
+    features = part_features(parts, states, attributes_of(dataset, attributes))
     columns: dict[str, list] = {name: [] for name in features if name != "image"}
     good, given, sizes = [], [], []
     for (position, row), (broken,) in checked_rows(enumerate(dataset), lambda pair: [pair[1]["image"]]):
@@ -98,7 +106,8 @@ def usable_row(row: dict, features: Features, size: tuple[int, int]) -> dict[str
     parts, states = (
         {name: i for i, name in enumerate(features[column].feature.names)} for column in ("parts", "states")
     )
-    return {name: values.tolist() for name, values in truths_of(row, parts, states, size).items()}
+    attributes = attributes_of(features)
+    return {name: values.tolist() for name, values in truths_of(row, parts, states, size, attributes).items()}
 
 
 def trusted_parts(row: dict[str, list], min_trust: float) -> dict[str, list] | None:

@@ -72,7 +72,7 @@ def write_label_config(path: Path, source: Source) -> None:
     labels = add(view, "RectangleLabels", name="label", toName="image")
     for name in source.parts:
         add(labels, "Label", value=name)
-    for key, values in {"state": source.states, "iscrowd": ["true"]}.items():
+    for key, values in {"state": source.states, **source.attributes, "iscrowd": ["true"]}.items():
         choices = add(view, "Choices", name=key, toName="image", perRegion="true")
         for value in values:
             add(choices, "Choice", value=value)
@@ -208,7 +208,8 @@ def _results(number: int, part: PartRecord, photo: PhotoRecord, predicted: bool)
     shared |= {"original_width": photo.width, "original_height": photo.height}
     told: list[tuple[str, str, dict]] = [("label", "rectanglelabels", {"rectanglelabels": [part.name]})]
     if not part.crowd:
-        told.append(("state", "choices", {"choices": [part.state]}))
+        values = {"state": part.state, **part.attributes}
+        told += [(name, "choices", {"choices": [value]}) for name, value in values.items()]
     else:
         told.append(("iscrowd", "choices", {"choices": ["true"]}))
     if part.trust != 1 and not predicted:

@@ -62,8 +62,8 @@ def require_upright(rotation: Any) -> None:
 
 
 def attributes_of(part: PartRecord) -> dict[str, str]:
-    """What formats with attributes hold of a part beside its box: its state, and its trust where that is not 1."""
-    told = {} if part.crowd else {"state": str(part.state)}
+    """What formats with attributes hold of a part beside its box: its state, attributes, and its trust where that is not 1."""
+    told = {} if part.crowd else {"state": str(part.state), **part.attributes}
     return told if part.trust == 1 else told | {"trust": f"{part.trust:g}"}
 
 

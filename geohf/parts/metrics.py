@@ -15,10 +15,12 @@ from geohf.metrics.directions import HIGHER, LOWER
 from geohf.metrics.intervals import bootstrap_intervals
 from geohf.metrics.records import Metric, join_metrics
 from geohf.parts.answers import PartStateOutput
+from geohf.parts.attribute_values import best_values
 from geohf.parts.evaluator import PartEvaluator
 from geohf.parts.processing import post_process
 from geohf.parts.rows import LABELS, numbers_of, truths_of
 from geohf.parts.state_metrics import METRICS as STATE_METRICS
+from geohf.parts.state_metrics import STATE_NUMBERS
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
 RECALLS = ("mar_1", "mar_10", "mar_100")
 METRICS = dict.fromkeys((*PRECISIONS, *RECALLS, "joint_map", "ap/*"), HIGHER) | STATE_METRICS
+METRICS |= {f"{name}/*": HIGHER for name in STATE_NUMBERS}  # of each attribute
 METRICS |= {f"{name}_loss": LOWER for name in ("classifier", "box_reg", "objectness", "rpn_box_reg", "state")}
 BASELINE_THRESHOLD = 0.5  # the constant answer says a part is there where half of the training photos show it
 DRAWS = 200  # for intervals: every draw computes average precision anew
@@ -62,18 +65,15 @@ class BatchScores:
         """Add a batch.
 
         Args:
-            truths: `labels`, `boxes`, `states` and `iscrowd` as `PartStateModel.forward` takes them.
+            truths: the tensors of `truth_names`, as `PartStateModel.forward` takes them.
         """
         losses, weights = outputs.losses, outputs.photo_weights
         assert losses is not None  # truths were given
         assert weights is not None
         self._losses.append(losses.double().cpu())
         self._weights.append(weights.double().cpu())
-        labels, boxes, states, iscrowd = truths
-        found, targets = (
-            predictions_of(outputs),
-            targets_of(labels, boxes, states, iscrowd, outputs.original_sizes),
-        )
+        given = dict(zip(truth_names(self.config), truths, strict=True))
+        found, targets = predictions_of(outputs, self.config), targets_of(given, outputs.original_sizes)
         self.evaluator.add(found, targets)
         if self.keep:
             self.predictions += found
@@ -121,29 +121,36 @@ def part_evaluator(config: PartStateConfig, threshold: float | None = None) -> P
         absent_state=config.absent_index,
         score_threshold=config.thresholds if threshold is None else threshold,
         part_names=[config.id2label[i] for i in range(config.num_labels)],
+        attributes=config.attributes,
     )
 
 
-def predictions_of(outputs: PartStateOutput) -> list[dict[str, np.ndarray]]:
+def truth_names(config: PartStateConfig) -> list[str]:
+    """What of a batch are truths."""
+    return ["labels", "boxes", "states", "iscrowd", *(["attributes"] if config.attributes else [])]
+
+
+def predictions_of(outputs: PartStateOutput, config: PartStateConfig) -> list[dict[str, np.ndarray]]:
     """Outputs as the evaluator takes them: all boxes, in pixels of the upright photos."""
-    return [
-        {name: values.cpu().numpy() for name, values in parts.items()}
-        for parts in post_process(outputs, 0.0, outputs.original_sizes)
-    ]
+    found = post_process(outputs, 0.0, outputs.original_sizes)
+    for parts in found if config.attributes else ():
+        parts["attributes"], parts["attribute_scores"] = best_values(parts.pop("attribute_probs"), config)
+    return [{name: values.cpu().numpy() for name, values in parts.items()} for parts in found]
 
 
-def targets_of(labels, boxes, states, iscrowd, sizes) -> list[dict[str, np.ndarray]]:
+def targets_of(truths: Mapping[str, Any], sizes: torch.Tensor) -> list[dict[str, np.ndarray]]:
     """Padded truths as the evaluator takes them.
 
     Args:
+        truths: the tensors of `truth_names`, by name.
         sizes: (batch, 2) height and width of the upright photos.
     """
-    pixels = box_convert(boxes.float(), "cxcywh", "xyxy") * sizes[:, None, [1, 0, 1, 0]]
-    known = labels >= 0
-    columns = {"boxes": pixels, "labels": labels, "states": states, "iscrowd": iscrowd}
+    pixels = box_convert(truths["boxes"].float(), "cxcywh", "xyxy") * sizes[:, None, [1, 0, 1, 0]]
+    known = truths["labels"] >= 0
+    columns = {**truths, "boxes": pixels}
     return [
         {name: values[i][known[i]].cpu().numpy() for name, values in columns.items()}
-        for i in range(len(labels))
+        for i in range(len(known))
     ]
 
 
@@ -154,19 +161,22 @@ def dataset_targets(dataset: Any, config: PartStateConfig) -> list[dict[str, Any
         DataError: a part or a state that the model does not know.
     """
     parts, states = numbers_of(config.id2label), numbers_of(config.id2state)
-    names = class_names(dataset, ("parts", "states"))
-    columns = {name: dataset[name][:] for name in ("image_id", "width", "height", *LABELS)}
+    attributes = config.attributes or {}
+    names = class_names(dataset, ("parts", "states", *attributes))
+    known = [name for name in attributes if name in dataset.column_names]
+    columns = {name: dataset[name][:] for name in ("image_id", "width", "height", *LABELS, *known)}
     targets = []
     for cells in zip(*columns.values(), strict=True):
         row = dict(zip(columns, cells, strict=True))
-        row |= {column: classes_of(known, row[column]) for column, known in names.items()}
+        row |= {column: classes_of(listed, row[column]) for column, listed in names.items()}
         try:
-            found = truths_of(row, parts, states, (row["width"], row["height"]))
+            found = truths_of(row, parts, states, (row["width"], row["height"]), attributes)
         except DataError as error:
             raise DataError(f"photo {row['image_id']}, {error}") from None
         targets.append(
             {"boxes": found["boxes"].astype(np.float64), "labels": found["parts"]}
             | {name: found[name] for name in ("states", "iscrowd")}
+            | ({"attributes": np.stack([found[name] for name in attributes], 1)} if attributes else {})
             | {"image_id": row["image_id"]}
         )
     return targets

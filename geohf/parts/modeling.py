@@ -22,7 +22,7 @@ from geohf.parts.decisions import with_temperatures
 from geohf.parts.detectors import build_detector, detector_backbone
 from geohf.parts.heads import PartRoIHeads, PartRPN, StateHead
 from geohf.parts.losses import IGNORED
-from geohf.parts.metrics import BatchScores
+from geohf.parts.metrics import BatchScores, truth_names
 from geohf.parts.processing import PartCollator, PartImageProcessor
 from geohf.parts.queries import query_answers, run_queries
 from geohf.parts.regions import RegionDetector
@@ -140,6 +140,7 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
         states: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
         iscrowd: torch.Tensor | None = None,
+        attributes: torch.Tensor | None = None,
         loss_items: dict[str, torch.Tensor] | None = None,
     ) -> PartStateOutput:
         """Find parts; with truths, also the losses. In training mode the losses alone.
@@ -154,6 +155,7 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
             weights: (batch, m) of each truth in the losses of regions, for labels that are trusted more or less.
             iscrowd: (batch, m) 1 for a box that is a region with several of its part: nothing in it is taken for
                 right or wrong.
+            attributes: (batch, m, attributes) number of each one's value, -100 where it is unlabeled.
             loss_items: `images` over which the loss is averaged; None: those of this batch.
         """
         if weights is not None and self.answers_with_queries:
@@ -164,7 +166,7 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
         sizes = [(height, width) for height, width in given]
         targets = None
         if labels is not None:
-            targets = self.targets_of(sizes, labels, boxes, states, weights, iscrowd)
+            targets = self.targets_of(sizes, labels, boxes, states, weights, iscrowd, attributes)
         if self.answers_with_queries:
             losses, found = run_queries(self.detector, self.state_head, pixel_values, sizes, targets)
         else:
@@ -175,10 +177,12 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
         return PartStateOutput(**outputs, original_sizes=original_sizes)
 
     def targets_of(
-        self, sizes, labels, boxes, states, weights=None, iscrowd=None
+        self, sizes, labels, boxes, states, weights=None, iscrowd=None, attributes=None
     ) -> list[dict[str, torch.Tensor]]:
-        """Padded truths to a list of dicts: boxes in pixels, labels from 1 (-1: ignored), states, weights, crowds."""
+        """Padded truths to a list of dicts: boxes in pixels, labels from 1 (-1: ignored), states, attributes, weights, crowds."""
         config, targets = self.config, []
+        if attributes is None and config.attributes:
+            attributes = states.new_full((*states.shape, len(config.attributes)), IGNORED)
         for i, (height, width) in enumerate(sizes):
             crowd = torch.zeros_like(labels[i], dtype=torch.bool) if iscrowd is None else iscrowd[i] > 0
             known = (labels[i] >= 0) & ~crowd
@@ -191,6 +195,8 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
             }
             if weights is not None:
                 target["weights"] = weights[i][known]
+            if attributes is not None:
+                target["attributes"] = attributes[i][known]
             absent = target["states"] == (IGNORED if config.absent_index is None else config.absent_index)
             if config.absent == "ignore":
                 target["labels"] = torch.where(absent, -1, target["labels"])
@@ -210,7 +216,8 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
         }
 
     def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`boxes` (batch, n, 4) left, top, right, bottom in pixels of the input, `labels`, `scores`, `state_probs`.
+        """`boxes` (batch, n, 4) left, top, right, bottom in pixels of the input, `labels`, `scores`, `state_probs`, and of a model
+        with attributes `attribute_probs`.
 
         Raises:
             DataError: the model is a Faster R-CNN, which `geohf.parts.export` writes for one photo at a time, or a detector
@@ -234,7 +241,7 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
         corners = box_convert(answers["pred_boxes"], "cxcywh", "xyxy").clamp(0, 1)
         boxes = corners * corners.new_tensor([width, height, width, height])
         return {"boxes": boxes, "labels": answers["pred_labels"]} | {
-            name: answers[name] for name in ("scores", "state_probs")
+            name: answers[name] for name in ("scores", "state_probs", "attribute_probs") if name in answers
         }
 
     def evaluate(
@@ -250,12 +257,13 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
     def scores_on(self, photos: Any, batch_size: int = 8) -> dict[str, float]:
         """The losses and metrics of `BatchScores` on a dataset with the columns of `part_features`."""
         scores, model = BatchScores(self.config), in_eval_mode(self)
-        collator = NamedClasses(PartCollator(self), class_names(photos, ("parts", "states")))
+        columns = ("parts", "states", *(self.config.attributes or ()))
+        collator = NamedClasses(PartCollator(self), class_names(photos, columns))
         for batch in DataLoader(photos, batch_size, collate_fn=collator):
             del batch["image_ids"]
             batch = {name: part.to(self.device) for name, part in batch.items()}
             batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
-            scores.add(model(**batch), [batch[name] for name in ("labels", "boxes", "states", "iscrowd")])
+            scores.add(model(**batch), [batch[name] for name in truth_names(self.config)])
         return scores.compute()
 
 

@@ -13,7 +13,7 @@ from geohf.metrics.records import Evaluation
 from geohf.parts.coco_eval import IOU_THRESHOLDS, RECALL_THRESHOLDS
 from geohf.parts.decisions import presence_of
 from geohf.parts.export import export_onnx as write_onnx
-from geohf.parts.inspection import inspection_rows
+from geohf.parts.inspection import attribute_cells, inspection_rows
 from geohf.parts.metrics import part_evaluator
 from geohf.parts.overlays import write_overlays
 from geohf.report import plot_reliability, write_csv
@@ -75,7 +75,10 @@ def write_predictions(
         photos: in the order of the predictions and targets.
     """
     names, limits = photos["image_id"][:], np.asarray(config.thresholds)
-    rows = inspection_rows(predictions, config.id2label, config.id2state, names, config.thresholds)
+    attributes = config.attributes
+    rows = inspection_rows(
+        predictions, config.id2label, config.id2state, names, config.thresholds, attributes
+    )
     truth = {
         (name, int(part)): config.id2state[int(state)]
         for name, target in zip(names, targets, strict=True)
@@ -97,6 +100,7 @@ def write_predictions(
                     "state": config.id2state[int(found["states"][i])],
                     "state_score": float(found["state_scores"][i]),
                 }
+                | attribute_cells(found, i, attributes)
                 | sides
             )
     write_csv(folder / "predictions.csv", boxes or [{"image_id": None, "part": None, "score": None}])
@@ -207,6 +211,7 @@ def write_photos(
         photos["image_id"][:count],
         targets[:count],
         config.thresholds,
+        config.attributes,
     )
     pictures = [Image.open(path) for path in files[:SHEET]]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)

@@ -27,6 +27,7 @@ def write_overlays(
     image_ids: Sequence[str] | None = None,
     targets: Sequence[Mapping] | None = None,
     score_threshold: float | Sequence[float] = 0.5,
+    attributes: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Path]:
     """Write `<image_id>.png` for each photo: box, name and score (percent) of each part found, colored by state.
 
@@ -37,6 +38,7 @@ def write_overlays(
         image_ids: names of the photos, by default their numbers.
         targets: with them, detections of parts that are absent (`hallucinated`) are drawn dashed.
         score_threshold: of the detections that are drawn; one for all parts, or one for each.
+        attributes: as for `inspection_rows`; their values stand behind the part's name.
 
     Returns:
         The files.
@@ -45,7 +47,7 @@ def write_overlays(
     for number, (image, prediction) in enumerate(zip(images, predictions, strict=True)):
         name = str(number) if image_ids is None else str(image_ids[number])
         absent = _absent_parts(targets[number], id2state) if targets is not None else frozenset()
-        picture = overlay(image, prediction, id2label, id2state, absent, score_threshold)
+        picture = overlay(image, prediction, id2label, id2state, absent, score_threshold, attributes)
         name = name.replace("/", "_").replace("\\", "_")
         path = Path(folder) / f"{Path(name).stem}.png"
         if path in paths:  # a.jpg after a.png
@@ -63,6 +65,7 @@ def overlay(
     id2state: Mapping[int, str],
     hallucinated: Iterable[int] = (),
     score_threshold: float | Sequence[float] = 0.5,
+    attributes: Mapping[str, Sequence[str]] | None = None,
 ) -> Image.Image:
     """One photo with its parts, and a legend of the states below; see `write_overlays`."""
     photo = open_image(image)
@@ -82,7 +85,11 @@ def overlay(
         _rectangle(draw, boxes[i].tolist(), colors[int(states[i])], int(labels[i]) in set(hallucinated))
     placed: list[tuple] = []
     for i in reversed(large_first):  # the names of small parts have the least choice of places
-        text = f"{id2label[int(labels[i])]} {100 * scores[i]:.0f}"
+        values = [
+            values[int(prediction["attributes"][i][k])]
+            for k, values in enumerate((attributes or {}).values())
+        ]
+        text = " ".join([id2label[int(labels[i])], *values, f"{100 * scores[i]:.0f}"])
         _tag(draw, font, text, boxes[i].tolist(), colors[int(states[i])], placed, size)
     left = 6
     for state, name in id2state.items():

@@ -12,6 +12,7 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from geohf.errors import DataError
+from geohf.parts.losses import IGNORED
 from geohf.parts.metrics import dataset_targets
 from geohf.parts.processing import open_photo
 from geohf.parts.state_balance import count_states
@@ -26,7 +27,7 @@ HIDDEN = 0.1  # a box that covers more of another part would hide it, and bring 
 class StatePaste:
     """`paste(photo, truth)` for one training photo, drawn from torch's generator.
 
-    In a share of the photos one part takes the pixels and the state of the same part elsewhere, which is in a state that
+    In a share of the photos one part takes the pixels, the state and the attributes of the same part elsewhere, which is in a state that
     fewer boxes of this part are in. Both are there, no crowd, cover no other part, and their sides differ by less than
     `LARGEST_RATIO`; a photo without such a pair stays as it is.
 
@@ -53,6 +54,9 @@ class StatePaste:
             )
             for name in ("boxes", "labels", "states")
         )
+        if config.attributes:
+            values = [target["attributes"][found] for target, found in zip(targets, free, strict=True)]
+            self.attributes = torch.from_numpy(np.concatenate(values))
 
     def __call__(
         self, photo: torch.Tensor, truth: dict[str, torch.Tensor]
@@ -76,7 +80,12 @@ class StatePaste:
                 donor = donors[int(torch.randint(len(donors), ()))]
                 given = truth["states"].clone()
                 given[number] = int(self.states[donor])
-                return self._pasted(photo, boxes[number], donor), truth | {"states": given}
+                told = {"states": given}
+                if "attributes" in truth:
+                    values = self.attributes[donor]
+                    told["attributes"] = truth["attributes"].clone()
+                    told["attributes"][number] = torch.where(values < 0, IGNORED, values)
+                return self._pasted(photo, boxes[number], donor), truth | told
         return photo, truth
 
     def _free(self, boxes: np.ndarray, states: np.ndarray, crowd: np.ndarray) -> np.ndarray:

@@ -12,16 +12,16 @@ from geohf.errors import DataError
 from geohf.parts.answers import PartStateOutput
 from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.augment import make_augmentation
-from geohf.parts.metrics import BatchScores, Detections
+from geohf.parts.metrics import BatchScores, Detections, truth_names
 from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
+from geohf.parts.state_metrics import STATE_NUMBERS
 from geohf.training.batches import BatchWithoutRows
 from geohf.training.phase import PhaseTrainer
 
 # of random and of published weights
 RATES = (1e-3, 1e-4)
 QUERY_BACKBONE_SHARE = 0.1  # of the rate, as these detectors are trained by their authors
-TRUTHS = ("labels", "boxes", "states", "iscrowd")
 
 
 class PartPhaseTrainer(PhaseTrainer):
@@ -40,7 +40,6 @@ class PartPhaseTrainer(PhaseTrainer):
     """
 
     shown_metrics = ("map", "state_f1", "hallucination")
-    class_columns = ("parts", "states")
     arguments_class = PartTrainingArguments
 
     def __init__(
@@ -60,7 +59,12 @@ class PartPhaseTrainer(PhaseTrainer):
         self.augment, self._trust_weighted = augment, trust_weighted
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(model, args, data_collator, **kwargs)
-        self.label_names = list(TRUTHS)
+        self.label_names = truth_names(self.config)
+
+    @property
+    def class_columns(self) -> tuple[str, ...]:  # type: ignore[override]  # each attribute is one
+        """The columns of rows that name a class, or number it."""
+        return ("parts", "states", *(self.config.attributes or ()))
 
     @property
     def trust_weighted(self) -> bool:
@@ -92,8 +96,14 @@ class PartPhaseTrainer(PhaseTrainer):
     def measured(self):
         """As `METRICS`, with each part by its name."""
         metrics = super().measured()
-        parts = {f"ap/{name}": metrics["ap/*"] for name in self.config.id2label.values()}
-        return {name: metric for name, metric in metrics.items() if name != "ap/*"} | parts
+        names = {"ap/*": self.config.id2label.values()}
+        names |= {f"{name}/*": list(self.config.attributes or ()) for name in STATE_NUMBERS}
+        each = {
+            pattern.replace("*", name): metrics[pattern]
+            for pattern, listed in names.items()
+            for name in listed
+        }
+        return {name: metric for name, metric in metrics.items() if name not in names} | each
 
     def create_optimizer(self, *args, **kwargs):
         """As PhaseTrainer's, with one learning rate for all, and a lower one for published weights."""
@@ -160,6 +170,7 @@ class PartPhaseTrainer(PhaseTrainer):
             "scores",
             "state_probs",
             "original_sizes",
+            *(["attribute_probs"] if self.config.attributes else []),
         )
         tensors: dict[str, Any] = dict(zip(names, map(torch.as_tensor, predictions), strict=True))
         return PartStateOutput(**tensors)

@@ -53,7 +53,15 @@ CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.state_head.")
 
 # of a parts model that another starts from: all but these, which belong to its classes and its training
 NOT_STRUCTURE = (
-    *("id2state", "absent_state", "state_attribute", "absent", "one_per_part", "state_per_part"),
+    *(
+        "id2state",
+        "absent_state",
+        "state_attribute",
+        "attributes",
+        "absent",
+        "one_per_part",
+        "state_per_part",
+    ),
     *("backbone_name", "backbone_license", "image_processor", "presence_threshold", "norm"),
     *(
         "state_balance",
@@ -152,6 +160,7 @@ def _same_classes(model: StartingDetector, name: str) -> tuple[str, ...]:
     raw = backbone_config(name)[1]
     same_parts = raw.get("id2label") == {str(i): part for i, part in model.config.id2label.items()}
     same_states = raw.get("id2state") == {str(i): state for i, state in model.config.id2state.items()}
+    same_states = same_states and (raw.get("attributes") or {}) == (model.config.attributes or {})
     per_part = raw.get("state_per_part") or model.config.state_per_part
     return CLASS_LAYERS[:1] * same_parts + CLASS_LAYERS[1:] * (same_states and (same_parts or not per_part))
 

@@ -102,7 +102,7 @@ def post_process(
 
     Returns:
         A dict a photo: boxes (n, 4) left, top, right, bottom; labels, scores, states, state_scores (n,);
-        state_probs (n, states), by falling score.
+        state_probs (n, states), and of a model with attributes attribute_probs; by falling score.
     """
     boxes = box_convert(outputs.pred_boxes.float(), "cxcywh", "xyxy")
     if target_sizes is not None:
@@ -117,8 +117,10 @@ def post_process(
         keep = (labels >= 0) & (outputs.scores[i] >= limit)
         probabilities = outputs.state_probs[i][keep]
         sure, states = probabilities.max(-1)
+        further = getattr(outputs, "attribute_probs", None)
         found.append(
-            {
+            ({} if further is None else {"attribute_probs": further[i][keep]})
+            | {
                 "boxes": boxes[i][keep],
                 "labels": labels[keep],
                 "scores": outputs.scores[i][keep],
@@ -172,6 +174,7 @@ class PartCollator:
     ):
         self.processor, self.augment, self.trust, self.paste = model.processor, augment, trust, paste
         self.parts, self.states = map(numbers_of, (model.config.id2label, model.config.id2state))
+        self.attributes = model.config.attributes or {}
 
     def __call__(self, rows: list[dict]) -> dict[str, Any]:
         photos, truths = [], []
@@ -180,10 +183,13 @@ class PartCollator:
                 require_columns(row)
                 photo = open_photo(row)
                 height, width = photo.shape[-2:]
-                found = truths_of(row, self.parts, self.states, (width, height))
+                found = truths_of(row, self.parts, self.states, (width, height), self.attributes)
             except DataError as error:
                 raise DataError(f"photo {photo_name(row, number)}, {error}") from None
             truth = {name: torch.from_numpy(found[column]) for name, column in _COLUMNS.items()}
+            if self.attributes:
+                values = torch.stack([torch.from_numpy(found[name]) for name in self.attributes], 1)
+                truth["attributes"] = torch.where(values < 0, IGNORED, values)
             if self.paste is not None:
                 photo, truth = self.paste(photo, truth)
             if self.augment is not None:
@@ -197,8 +203,8 @@ class PartCollator:
             truths.append(truth)
         batch: dict[str, Any] = dict(self.processor.fit(photos))
         longest = max(1, *(len(truth["labels"]) for truth in truths))
-        empty = {"labels": IGNORED, "states": IGNORED}
-        for name in _COLUMNS:
+        empty = {"labels": IGNORED, "states": IGNORED, "attributes": IGNORED}
+        for name in truths[0]:
             if name != "weights" or self.trust:
                 batch[name] = torch.stack(
                     [_padded(truth[name], longest, empty.get(name, 0)) for truth in truths]

@@ -10,6 +10,7 @@ from torchvision.ops import box_convert
 from transformers import PreTrainedModel
 
 from geohf.errors import DataError
+from geohf.parts.attribute_values import attribute_probabilities
 from geohf.parts.heads import StateHead
 from geohf.parts.query_losses import Target, query_state_losses
 
@@ -54,34 +55,35 @@ def run_queries(
 
 
 def query_answers(
-    head: StateHead, logits: torch.Tensor, boxes: torch.Tensor, hidden: torch.Tensor
+    head: StateHead, class_logits: torch.Tensor, boxes: torch.Tensor, hidden: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """The best pairs of query and part of every photo, by falling score; a query may stand for several parts.
 
     Args:
-        logits: (photos, queries, parts).
+        class_logits: (photos, queries, parts).
         boxes: (photos, queries, 4).
         hidden: (photos, queries, width).
 
     Returns:
-        `pred_boxes` (photos, n, 4), `pred_labels`, `scores` (photos, n) and `state_probs` (photos, n, states).
+        `pred_boxes` (photos, n, 4), `pred_labels`, `scores` (photos, n) and `state_probs` (photos, n, states), perhaps `attribute_probs`.
     """
-    probabilities, limit = logits.float().sigmoid(), head.config.box_detections_per_image
-    parts = logits.shape[-1]
+    probabilities, limit = class_logits.float().sigmoid(), head.config.box_detections_per_image
+    parts = class_logits.shape[-1]
     if head.config.one_per_part:
         scores, queries = probabilities.max(1)
-        labels = torch.arange(parts, device=logits.device).expand_as(queries)
+        labels = torch.arange(parts, device=class_logits.device).expand_as(queries)
     else:
-        scores, places = probabilities.flatten(1).topk(min(limit, logits.shape[1] * parts), dim=1)
+        scores, places = probabilities.flatten(1).topk(min(limit, class_logits.shape[1] * parts), dim=1)
         queries, labels = places.div(parts, rounding_mode="floor"), places % parts
-    states = head.probabilities(head.logits(_rows(hidden, queries), labels))
+    logits = head.logits(_rows(hidden, queries), labels)
+    states = head.probabilities(logits)
     scores, order = head.presence(scores, states).topk(min(limit, scores.shape[1]), dim=1)
     return {
         "pred_boxes": _rows(_rows(boxes.float(), queries), order),
         "pred_labels": labels.gather(1, order),
         "scores": scores,
         "state_probs": _rows(states, order),
-    }
+    } | {name: _rows(values, order) for name, values in attribute_probabilities(logits, head.config).items()}
 
 
 def _require_queries(targets: Sequence[Target], config: Any) -> None:
@@ -101,7 +103,7 @@ def _target(target: Target, padded: tuple[Any, ...]) -> Target:
         "class_labels": target["labels"] - 1,
         "boxes": box_convert(target["boxes"], "xyxy", "cxcywh") / scale,
         "states": target["states"],
-    }
+    } | ({"attributes": target["attributes"]} if "attributes" in target else {})
 
 
 def _rows(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

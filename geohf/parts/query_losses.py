@@ -14,6 +14,7 @@ import torch
 from transformers.loss.loss_lw_detr import LwDetrHungarianMatcher, LwDetrImageLoss
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher, RTDetrLoss
 
+from geohf.parts.attribute_values import attribute_misses, state_logits
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.losses import IGNORED
 from geohf.parts.state_balance import state_misses
@@ -147,8 +148,8 @@ def query_state_losses(
     Args:
         hidden: (photos, queries, width).
         pairs: see `PhotoLosses`.
-        targets: `class_labels` (n,) and `states` (n,), `IGNORED` where a truth has none.
-        judge: features (n, width) and parts (n,) to logits of states (n, states).
+        targets: `class_labels` (n,) and `states` (n,), `IGNORED` where a truth has none; perhaps `attributes` likewise.
+        judge: features (n, width) and parts (n,) to logits (n, config.state_width).
         config: says how states are balanced.
     """
     losses = []
@@ -157,10 +158,17 @@ def query_state_losses(
         loss = judge(features[:1], target["class_labels"].new_zeros(1)).sum() * 0
         for queries, truths in sets:
             queries, truths = queries.to(features.device), truths.to(features.device)
-            states = target["states"][truths]
-            if (states != IGNORED).any():
-                parts = target["class_labels"][truths]
-                misses = state_misses(judge(features[queries], parts), states, parts, config)
-                loss = loss + misses.sum() / (states != IGNORED).sum()
+            if len(truths):
+                parts, states = target["class_labels"][truths], target["states"][truths]
+                logits = judge(features[queries], parts)
+                loss = loss + _mean(state_misses(state_logits(logits, config), states, parts, config), states)
+                if config.attributes:
+                    values = target["attributes"][truths]
+                    loss = loss + _mean(attribute_misses(logits, values, config), values).sum()
         losses.append(loss)
     return torch.stack(losses)
+
+
+def _mean(misses: torch.Tensor, truths: torch.Tensor) -> torch.Tensor:
+    """Of misses (n, ...) over the first axis, of truths that are labeled; 0 where none is."""
+    return misses.sum(0) / (truths != IGNORED).sum(0).clamp(min=1)

@@ -74,6 +74,9 @@ class Source:
     folder: Path = Path()
     several: bool = True  # a photo may show a part more than once
     groups: frozenset[str] = frozenset()  # parts that only group others
+    attributes: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # name -> values of those that are asked for
     selects: bool = False  # which photos of a folder count; others are no fault
     files: list[Path] = field(default_factory=list)  # of the photos, as they are found
 
@@ -148,9 +151,9 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
         distrusted += len(found) - len(trusted)
         if trusted or not photo.parts:
             columns = {"boxes": "box", "parts": "part", "states": "state", "trust": "trust"}
-            columns |= {"iscrowd": "crowd"}
+            columns |= {"iscrowd": "crowd"} | {name: name for name in source.attributes}
             rows.append(row | {name: [part[key] for part in trusted] for name, key in columns.items()})
-    features = part_features(source.parts, source.states)
+    features = part_features(source.parts, source.states, source.attributes)
     return Dataset.from_list(rows, features=features) if rows else _empty(features), distrusted
 
 
@@ -201,11 +204,29 @@ def _parts(source: Source, photo: PhotoRecord, frame: Frame, errors: RowErrors) 
                 raise DataError(f"unknown state {part.state!r}{suggest(part.state, source.states)}")
             state = UNKNOWN_STATE if part.crowd else state_number[part.state]
             row = {"part": part_number[part.name], "state": state, "crowd": part.crowd}
+            row |= _values(part, source.attributes)
             box = frame.of_shares(part.box) if photo.shares else part.box
             good.append(row | {"box": frame.box(box), "trust": trust_of(part.trust)})
         except DataError as error:
             errors.add(source.path, f"{photo.name}, {part.name}", str(error))
     return _without_doubles(source, photo, good, errors)
+
+
+def _values(part: PartRecord, attributes: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """The number of the value of each attribute of a box, -1 where nobody told it."""
+    found = {}
+    for name, values in attributes.items():
+        told = value_of(part.attributes.get(name))
+        if told is not None and told not in values:
+            raise DataError(f"unknown {name} {told!r}{suggest(told, values)}")
+        found[name] = UNKNOWN_STATE if told is None or part.crowd else values.index(told)
+    return found
+
+
+def value_of(told: Any) -> str | None:
+    """The value of an attribute as text, None where it is empty; what is ticked, as CVAT has it, is `true`."""
+    text = "" if told is None else str(told).strip()
+    return (text.lower() if isinstance(told, bool) else text) or None
 
 
 def _without_doubles(source, photo, parts, errors) -> list[dict]:

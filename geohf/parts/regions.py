@@ -99,14 +99,19 @@ class RegionDetector(GeoPreTrainedModel):
         shape, reference = (len(found), longest), found[0]["boxes"]
         boxes, scores = reference.new_zeros(*shape, 4), reference.new_zeros(shape)
         labels = torch.full(shape, NO_LABEL, device=reference.device)
-        states = reference.new_zeros(*shape, self.config.num_states)
+        told = {
+            name: reference.new_zeros(*shape, found[0][name].shape[-1])
+            for name in ("state_probs", "attribute_probs")
+            if name in found[0]
+        }
         for i, (parts, (height, width)) in enumerate(zip(found, sizes, strict=True)):
             n = len(parts["labels"])
             scale = reference.new_tensor([width, height, width, height])
             boxes[i, :n] = box_convert(parts["boxes"] / scale, "xyxy", "cxcywh")
             labels[i, :n], scores[i, :n] = parts["labels"], parts["scores"]
-            states[i, :n] = parts["state_probs"]
-        return {"pred_boxes": boxes, "pred_labels": labels, "scores": scores, "state_probs": states}
+            for name, values in told.items():
+                values[i, :n] = parts[name]
+        return {"pred_boxes": boxes, "pred_labels": labels, "scores": scores} | told
 
 
 def _sides(pixel_values: torch.Tensor) -> tuple[int, int]:

@@ -38,18 +38,31 @@ def as_photos(rows: Any) -> Any:
     columns = ["image_id", "width", "height", *LABELS]
     if {"image", *columns} <= set(getattr(rows, "column_names", None) or ()):
         return rows
-    names = class_names(rows, ("parts", "states"))
     held = undecoded(rows) if hasattr(rows, "cast_column") else rows
-    return RowView(held, partial(_read_photo, names=names), columns)
+    further = _further_columns(held[0], columns) if len(rows) else []
+    names = class_names(rows, ("parts", "states", *further))
+    return RowView(held, partial(_read_photo, names=names, further=further), [*columns, *further])
 
 
-def _read_photo(row: Mapping[str, Any], number: int, names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _further_columns(row: Any, known: Sequence[str]) -> list[str]:
+    """The columns of a row that have an entry a part, as attributes do."""
+    if not isinstance(row, Mapping) or not isinstance(plain(row.get("boxes")), list):
+        return []
+    n = len(row["boxes"])
+    cells = {name: plain(cell) for name, cell in row.items() if name not in known and name != "image"}
+    return [name for name, cell in cells.items() if isinstance(cell, list) and len(cell) == n]
+
+
+def _read_photo(
+    row: Mapping[str, Any], number: int, names: Mapping[str, Sequence[str]], further: Sequence[str]
+) -> dict[str, Any]:
     try:
         require_columns(row)
         width, height = upright_size(row["image"], None)
         listed = label_lists(row)
     except (DataError, ImageError) as error:
         raise DataError(f"photo {photo_name(row, number)}, {error}") from None
+    listed |= {name: plain(row.get(name)) for name in further}
     listed |= {column: classes_of(known, listed[column]) for column, known in names.items()}
     name = photo_name({**row, "image": None}, number) if row.get("image_id") else str(number)
     return {"image": row["image"], "image_id": name, "width": width, "height": height} | listed
@@ -84,7 +97,11 @@ def _lacking(missing: Sequence[str], row: Mapping[str, Any]) -> DataError:
 
 
 def truths_of(
-    row: Mapping[str, Any], parts: Mapping[str, int], states: Mapping[str, int], size: Sequence[int]
+    row: Mapping[str, Any],
+    parts: Mapping[str, int],
+    states: Mapping[str, int],
+    size: Sequence[int],
+    attributes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, np.ndarray]:
     """The columns of a row as arrays; a photo without any part gives empty ones.
 
@@ -94,10 +111,11 @@ def truths_of(
             `PRESENT` is the only one.
         parts, states: their numbers by their names.
         size: width and height of the upright photo.
+        attributes: name -> values of further columns, (n,) names or numbers; one that is missing, or an empty entry, is unlabeled.
 
     Returns:
         `boxes` (n, 4) and `trust` (n,) float32, `parts` and `states` (n,) int64, -1 where the state is that of a
-        crowd, `iscrowd` (n,) bool.
+        crowd, `iscrowd` (n,) bool; each attribute (n,) int64, -1 where it is unlabeled.
 
     Raises:
         DataError: a column is of another length, a name or number is not known, a box is not in the
@@ -128,7 +146,18 @@ def truths_of(
         "states": np.array(state_numbers, np.int64),
         "trust": np.array(trusts, np.float32),
         "iscrowd": np.array(crowds, bool),
-    }
+    } | {name: _values(row.get(name), name, values, n) for name, values in (attributes or {}).items()}
+
+
+def _values(cell: Any, name: str, values: Sequence[str], n: int) -> np.ndarray:
+    """(n,) numbers of the values of an attribute."""
+    given = plain(cell)
+    given = [None] * n if given is None else given
+    if not isinstance(given, list) or len(given) != n:
+        raise DataError(f"{name} must be a list with one entry per part, and there are {n}")
+    numbers = {value: number for number, value in enumerate(values)}
+    found = np.array([class_number(value, numbers, name) for value in given], np.int64)
+    return np.where(found == UNLABELED, UNKNOWN_STATE, found)
 
 
 def label_lists(row: Mapping[str, Any]) -> dict[str, list]:

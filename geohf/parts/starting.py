@@ -20,7 +20,7 @@ from geohf.parts.detectors import (
 )
 from geohf.parts.rows import as_photos, shows_one_of_each
 from geohf.parts.sample import SAMPLE_DETECTORS, SAMPLE_FIELDS
-from geohf.parts.vocabulary import absent_index, names_of
+from geohf.parts.vocabulary import absent_index, attributes_of, names_of
 from geohf.vision.backbones import backbone_config, require_weights
 from geohf.vision.licenses import published_name
 
@@ -128,6 +128,7 @@ def start_of(options: PartArguments, data: TaskData) -> tuple[str, bool, dict[st
         "id2label": id2label,
         "id2state": id2state,
         "state_attribute": options.state_attribute,
+        "attributes": attributes_of(train, options.attributes) if options.attributes else None,
         "absent": options.absent,
         "state_per_part": options.state_per_part,
         "one_per_part": shows_one_of_each(train) if one is None else one,

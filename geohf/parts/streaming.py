@@ -13,7 +13,7 @@ from geohf.data.tables import RowErrors, image_in, require_columns, text_of
 from geohf.errors import DataError
 from geohf.parts.hub_data import trusted_parts, usable_row
 from geohf.parts.rows import REQUIRED, upright_size
-from geohf.parts.vocabulary import names_of, part_features
+from geohf.parts.vocabulary import attributes_of, names_of, part_features
 from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
@@ -22,26 +22,34 @@ if TYPE_CHECKING:
 
 
 def stream_parts(
-    source: str | Path | Sequence[str | Path], on_error: str = "raise", min_trust: float = 0.0
+    source: str | Path | Sequence[str | Path],
+    on_error: str = "raise",
+    min_trust: float = 0.0,
+    attributes: Sequence[str] = (),
 ) -> IterableDataset:
     """Photos with parts that are more than memory holds, see `geohf.data.streaming.stream_rows`.
 
     Args:
         source: Parquet files, or a dataset of the Hub, with the columns of `part_features`, as `push_to_hub` and
             `Dataset.to_parquet` write what `load_parts` gives, or those of them that are `REQUIRED`. The names of parts and states are those of the first.
-        min_trust: see `load_parts`.
+        min_trust, attributes: see `load_parts`.
 
     Raises:
         DataError: the names are not known; as rows are read: a photo whose picture, boxes or labels cannot be used.
     """
-    return streamed_parts(source, on_error, min_trust).stream()
+    return streamed_parts(source, on_error, min_trust, attributes).stream()
 
 
 def streamed_parts(
-    source: str | Path | Sequence[str | Path], on_error: str = "raise", min_trust: float = 0.0
+    source: str | Path | Sequence[str | Path],
+    on_error: str = "raise",
+    min_trust: float = 0.0,
+    attributes: Sequence[str] = (),
 ) -> StreamedTable:
     """The table of `stream_parts`."""
-    features = part_features(*(list(names.values()) for names in names_of(features_of(source))))
+    given = features_of(source)
+    parts, states = (list(names.values()) for names in names_of(given))
+    features = part_features(parts, states, attributes_of(given, attributes))
     rows_of = partial(_usable, features=features, min_trust=min_trust)
     return StreamedTable(source, rows_of, features, (), on_error)
 

@@ -24,9 +24,10 @@ _OTHER = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
 _OTHER |= {right: left for left, right in _OTHER.items()}
 _SIDE = re.compile("|".join(_OTHER))
 _EDGE_PX = 2.0  # a box that ends so near to the inner edge of a slice is cut by it
+_KEYS = ("boxes", "labels", "scores", "state_probs", "attribute_probs")
 Found = dict[
     str, torch.Tensor
-]  # `boxes` (n, 4) xyxy in pixels, `labels`, `scores` (n,), `state_probs` (n, states)
+]  # `boxes` (n, 4) xyxy in pixels, `labels`, `scores` (n,), `state_probs` (n, states), perhaps `attribute_probs`
 
 
 class Window(NamedTuple):
@@ -124,7 +125,7 @@ def _found(model: AnsweringDetector, whole: nn.Module, views: Sequence[torch.Ten
         batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
         outputs = whole(**batch, return_dict=True)
         for one in model.processor.post_process_object_detection(outputs, 0.0, outputs.original_sizes):
-            found.append({name: one[name].cpu() for name in ("boxes", "labels", "scores", "state_probs")})
+            found.append({name: one[name].cpu() for name in _KEYS if name in one})
     return found
 
 
@@ -192,9 +193,7 @@ def averaged(seen: Found, mirrored: Found) -> Found:
         pairs.append((row, column))
         left[row], left[:, column] = 0.0, 0.0
     first, second = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
-    both = {
-        name: (seen[name][first] + mirrored[name][second]) / 2 for name in ("boxes", "scores", "state_probs")
-    }
+    both = {name: (seen[name][first] + mirrored[name][second]) / 2 for name in seen if name != "labels"}
     parts = [both | {"labels": seen["labels"][first]}]
     for one, taken in ((seen, first), (mirrored, second)):
         alone = torch.ones(len(one["labels"]), dtype=torch.bool)
@@ -233,5 +232,6 @@ def _output(found: Found, width: int, height: int) -> PartStateOutput:
         pred_labels=found["labels"][None],
         scores=found["scores"][None],
         state_probs=found["state_probs"][None],
+        attribute_probs=found["attribute_probs"][None] if "attribute_probs" in found else None,
         original_sizes=torch.tensor([[height, width]]),
     )

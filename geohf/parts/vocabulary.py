@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from geohf.data.classes import class_names
+from geohf.data.classes import class_names, names_in
 from geohf.data.rows import RowView
 from geohf.errors import DataError
 
@@ -23,6 +23,34 @@ BIKE_PARTS = (
 STATES = ("intact", "damaged", "absent", "occluded")  # their order is `object_state_class`
 ABSENT = "absent"
 PRESENT = "present"  # the only state where nothing tells states: of every part that is there
+# of datasets and of tables of answers; no attribute can be called so
+_COLUMNS = frozenset(
+    [
+        "image",
+        "image_id",
+        "width",
+        "height",
+        "boxes",
+        "parts",
+        "states",
+        "trust",
+        "iscrowd",
+        "input",
+        "part",
+        "present",
+        "state",
+        "true_state",
+        "score",
+        "state_score",
+        "detections",
+        "track",
+        "xmin",
+        "ymin",
+        "xmax",
+        "ymax",
+        "id",
+    ]
+)
 NO_STATES = "none"  # as `state_attribute`: states are not to be read
 
 
@@ -73,6 +101,48 @@ def _names_in_rows(photos: RowView) -> tuple[dict[int, str], dict[int, str]]:
     return found[0], found[1]
 
 
+def attributes_of(
+    source: Dataset | DatasetDict | Features | Mapping | RowView, names: Sequence[str] | None = None
+) -> dict[str, list[str]]:
+    """The values of each attribute of a dataset, of which each is a column beside `states`.
+
+    Args:
+        source: as `names_of` takes it.
+        names: the attributes; None: every column of `part_features` that is one.
+
+    Raises:
+        DataError: there is no such column, or it tells numbers and no names.
+    """
+    source = source.get("train", source) if isinstance(source, dict) else source
+    rows = source if isinstance(source, RowView) else None
+    features = source.rows if rows is not None else getattr(source, "features", source)
+    known = class_names(features, names) if rows is not None else names_in(features)
+    if names is None:
+        return {name: values for name, values in known.items() if name not in _COLUMNS}
+    columns = rows.column_names if rows is not None else features
+    for name in (name for name in names if name not in known):
+        if name not in columns:
+            raise DataError(f"there is no column {name!r}, which --attributes names")
+        cells = [value for cell in source[name][:] for value in cell or () if value not in (None, "")]
+        if any(not isinstance(value, str) for value in cells) or not cells:
+            raise DataError(
+                f"the column {name!r} must hold names" if cells else f"the column {name!r} is empty"
+            )
+        known[name] = sorted(set(cells))
+    return {name: known[name] for name in names}
+
+
+def require_attributes(attributes: Mapping[str, Sequence[str]], state_attribute: str | None = None) -> None:
+    """Raise DataError where an attribute has a name that is taken, no value, or one twice."""
+    for name, values in attributes.items():
+        if name in _COLUMNS or name == state_attribute:
+            raise DataError(f"attributes: {name!r} cannot be one: it is the state, or the name of a column")
+        if not values or len(set(values)) < len(values):
+            raise DataError(
+                f"attributes: the values of {name!r} must be a list of different names, got {values}"
+            )
+
+
 def absent_index(states: Sequence[str]) -> int | None:
     """The index of the state `absent`; None where the vocabulary has none.
 
@@ -82,12 +152,17 @@ def absent_index(states: Sequence[str]) -> int | None:
     return list(states).index(ABSENT) if ABSENT in states else None
 
 
-def part_features(parts: Sequence[str] = BIKE_PARTS, states: Sequence[str] = STATES) -> Features:
+def part_features(
+    parts: Sequence[str] = BIKE_PARTS,
+    states: Sequence[str] = STATES,
+    attributes: Mapping[str, Sequence[str]] | None = None,
+) -> Features:
     """The columns of a dataset of photos with their parts.
 
     `boxes` are xmin, ymin, xmax, ymax in pixels of the upright photo, whose `width` and `height` stand beside them.
     Where `iscrowd`, the box is a region with several of the part that were not told apart, and its state is -1. A
-    photo without any part has empty lists.
+    photo without any part has empty lists. Each of the attributes, name -> values, is a column of its own, -1 where nobody
+    told it.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 
@@ -103,4 +178,5 @@ def part_features(parts: Sequence[str] = BIKE_PARTS, states: Sequence[str] = STA
             "trust": List(Value("float32")),
             "iscrowd": List(Value("bool")),
         }
+        | {name: List(ClassLabel(names=list(values))) for name, values in (attributes or {}).items()}
     )

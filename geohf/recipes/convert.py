@@ -27,6 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--state_attribute", help="The attribute that is a box's state; default: state or condition."
     )
+    parser.add_argument("--attributes", nargs="+", default=(), help="Attributes of a box beside its state.")
     parser.add_argument("--validation", type=float, default=0.0, help="Share of train to hold out.")
     parser.add_argument("--seed", type=int, default=42, help="Of the held-out share.")
     parser.add_argument("--min_trust", type=float, default=0.0, help="Leave out parts trusted less, 0 to 1.")
@@ -40,7 +41,8 @@ def main() -> None:
     args = make_parser().parse_args()
     source = Path(args.source)
     folder = args.folder or (source if source.is_dir() else source.parent)
-    loading = {key: getattr(args, key) for key in ("images", "min_trust", "on_error", "state_attribute")}
+    keys = ("images", "min_trust", "on_error", "state_attribute", "attributes")
+    loading = {key: getattr(args, key) for key in keys}
     found = convert(source, folder, args.to, args.validation, args.seed, args.truths, **loading)
     rows = (
         {"split": split, "images": counts["images"], "annotations": counts["annotations"], **counts["states"]}

@@ -196,7 +196,7 @@ def test_outputs_decode_with_the_temperatures_and_thresholds_of_the_config(tmp_p
     torch.testing.assert_close(warm.state_probs[known], wanted)
     assert not warm.scores[~known].any()
     assert with_temperatures({}, model.config) == {}
-    scores = predictions_of(warm)[0]
+    scores = predictions_of(warm, model.config)[0]
     limit = float(np.median(scores["scores"]))
     model.config.presence_thresholds = [limit, 1.0, 0.0]
     model.save_pretrained(tmp_path)
