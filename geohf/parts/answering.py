@@ -47,7 +47,8 @@ class AnsweringDetector(GeoPreTrainedModel):
             if self.config.attributes:
                 told = attributes_told(parts["attribute_probs"], self.config)
                 shown = [
-                    AttributedPart(*vars(part).values(), *own) for part, own in zip(shown, told, strict=True)
+                    AttributedPart(**vars(part), attributes=own[0], attribute_scores=own[1])
+                    for part, own in zip(shown, told, strict=True)
                 ]
             seen = set(parts["labels"].tolist())
             missing = [name for i, name in sorted(names.items()) if i not in seen]

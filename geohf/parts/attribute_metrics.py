@@ -29,7 +29,7 @@ def attribute_metrics(
         truths: `states` (n,) and `attributes` (n, attributes), below 0 where unlabeled.
     """
     there = truths["states"] != (-1 if absent_state is None else absent_state)
-    numbers = {}
+    numbers: dict[str, float] = {}
     for column, (name, values) in enumerate(attributes.items()):
         true = truths["attributes"][:, column]
         known = there & (true >= 0)

@@ -31,7 +31,6 @@ def evaluate_detections(
     absent_state: int | None = 2,
     part_names: Sequence[str] | None = None,
     score_threshold: float | Sequence[float] = 0.5,
-    attributes: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, float]:
     """The metrics of `PartEvaluator` for the predictions of all photos at once.
 
@@ -40,7 +39,7 @@ def evaluate_detections(
     >>> [round(found[name], 6) for name in ("map", "state_accuracy", "joint_map")]
     [1.0, 1.0, 1.0]
     """
-    evaluator = PartEvaluator(num_parts, num_states, absent_state, part_names, score_threshold, attributes)
+    evaluator = PartEvaluator(num_parts, num_states, absent_state, part_names, score_threshold)
     evaluator.add(predictions, targets)
     return evaluator.compute()
 

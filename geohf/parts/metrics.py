@@ -72,6 +72,7 @@ class BatchScores:
         assert weights is not None
         self._losses.append(losses.double().cpu())
         self._weights.append(weights.double().cpu())
+        assert outputs.original_sizes is not None
         given = dict(zip(truth_names(self.config), truths, strict=True))
         found, targets = predictions_of(outputs, self.config), targets_of(given, outputs.original_sizes)
         self.evaluator.add(found, targets)

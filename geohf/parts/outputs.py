@@ -100,7 +100,7 @@ def write_predictions(
                     "state": config.id2state[int(found["states"][i])],
                     "state_score": float(found["state_scores"][i]),
                 }
-                | attribute_cells(found, i, attributes)
+                | attribute_cells(found, int(i), attributes)
                 | sides
             )
     write_csv(folder / "predictions.csv", boxes or [{"image_id": None, "part": None, "score": None}])

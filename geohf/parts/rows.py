@@ -140,13 +140,16 @@ def truths_of(
             "all boxes lie within the first pixel; boxes must be in pixels: if these are shares, multiply them by the "
             "photo's width and height"
         )
-    return {
+    found: dict[str, np.ndarray] = {
         "boxes": np.array(boxes, np.float32).reshape(-1, 4),
         "parts": np.array(numbers, np.int64),
         "states": np.array(state_numbers, np.int64),
         "trust": np.array(trusts, np.float32),
         "iscrowd": np.array(crowds, bool),
-    } | {name: _values(row.get(name), name, values, n) for name, values in (attributes or {}).items()}
+    }
+    for name, values in (attributes or {}).items():
+        found[name] = _values(row.get(name), name, values, n)
+    return found
 
 
 def _values(cell: Any, name: str, values: Sequence[str], n: int) -> np.ndarray:

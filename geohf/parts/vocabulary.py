@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geohf.data.classes import class_names, names_in
 from geohf.data.rows import RowView
@@ -114,16 +114,19 @@ def attributes_of(
         DataError: there is no such column, or it tells numbers and no names.
     """
     source = source.get("train", source) if isinstance(source, dict) else source
-    rows = source if isinstance(source, RowView) else None
-    features = source.rows if rows is not None else getattr(source, "features", source)
-    known = class_names(features, names) if rows is not None else names_in(features)
+    if isinstance(source, RowView):
+        columns: Any = source.column_names
+        known = class_names(source.rows, names)
+    else:
+        columns = getattr(source, "features", source)
+        known = names_in(columns)
     if names is None:
         return {name: values for name, values in known.items() if name not in _COLUMNS}
-    columns = rows.column_names if rows is not None else features
     for name in (name for name in names if name not in known):
         if name not in columns:
             raise DataError(f"there is no column {name!r}, which --attributes names")
-        cells = [value for cell in source[name][:] for value in cell or () if value not in (None, "")]
+        column: Any = source[name]
+        cells = [value for cell in column[:] for value in cell or () if value not in (None, "")]
         if any(not isinstance(value, str) for value in cells) or not cells:
             raise DataError(
                 f"the column {name!r} must hold names" if cells else f"the column {name!r} is empty"

@@ -29,7 +29,7 @@ from geohf.parts.answers import AttributedPart, PhotoPrediction
 from geohf.parts.attribute_values import attribute_misses
 from geohf.parts.convert import LAYOUTS, convert
 from geohf.parts.data import load_for_evaluation, load_parts
-from geohf.parts.evaluator import evaluate_detections
+from geohf.parts.evaluator import PartEvaluator
 from geohf.parts.hub_data import load_hub_dataset
 from geohf.parts.processing import PartCollator
 from geohf.parts.query_losses import query_state_losses
@@ -164,9 +164,10 @@ def test_numbers_of_each_attribute_by_hand():
     target["attributes"] = [[0, -1], [1, 0], [1, 1], [1, 1]]  # the last part is absent
     found = {"boxes": boxes[:2] + boxes[3:], "labels": [0] * 3, "scores": [0.9] * 3, "states": [0] * 3}
     found |= {"state_scores": [1.0] * 3, "attributes": [[0, 1], [0, 0], [1, 1]]}
-    numbers = evaluate_detections(
-        [found], [target], attributes={"color": ["red", "blue"], "size": ["big", "small"]}
-    )
+    evaluator = PartEvaluator(attributes={"color": ["red", "blue"], "size": ["big", "small"]})
+    evaluator.add([found], [target])
+    numbers = evaluator.compute()
+    assert evaluator.statistics()(np.array([0, 0]))["state_f1/color"] == numbers["state_f1/color"]
     # color: one of two found is right, of three there; size: one of one found, of two there
     assert numbers["state_accuracy/color"] == pytest.approx(1 / 2)
     assert numbers["state_recall/color"] == pytest.approx(1 / 3)
@@ -273,11 +274,12 @@ def test_attributes_of_parquet_read_at_once_and_as_a_stream(tmp_path):
     again = next(iter(load_hub_dataset(str(tmp_path / "hub"), RowErrors("raise"), 0.0, ["size"]).values()))
     assert attributes_of(again) == {"size": ATTRIBUTES["size"]}
     assert again["size"][:] == rows["size"][:] == [[0, -1]]
-    (streamed,) = stream_parts(tmp_path / "hub" / "train.parquet", attributes=["color"])
+    rows.to_parquet(tmp_path / "train.parquet")
+    (streamed,) = stream_parts(tmp_path / "train.parquet", attributes=["color"])
     assert streamed["color"] == [0, 2]
     assert "size" not in streamed
     with pytest.raises(DataError, match="there is no column 'wear', which --attributes names"):
-        stream_parts(tmp_path / "hub" / "train.parquet", attributes=["wear"])
+        stream_parts(tmp_path / "train.parquet", attributes=["wear"])
 
 
 def test_an_answer_with_attributes_as_detections_of_supervision():
@@ -374,7 +376,7 @@ def test_attributes_are_learned(tmp_path):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("attributes")
     options, args = parse(
-        "--data", painted(folder / "data"), "--attributes", "color", "--output_dir", folder / "out",
+        "--data", painted(folder / "data"), "--presence_threshold", "0.01", "--attributes", "color", "--output_dir", folder / "out",
         "--backbone", "test_resnet", "--pretrained", "false", "--config_overrides", json.dumps(TINY), "--augment", "false",
         "--num_train_epochs", 1, "--learning_rate", "3e-3", "--per_device_train_batch_size", 4, "--validation_share", 0.25,
         "--test_share", 0, "--overlays", 2,
@@ -388,7 +390,6 @@ def test_a_run_tells_attributes_wherever_it_tells_states(run):
     numbers = trainer.evaluated.values_by_name
     assert 0 <= numbers["state_recall/color"] <= 1
     assert "state_recall/color" in trainer.evaluated.baseline
-    assert "state_f1/color" in trainer.evaluated.intervals
     for name in ("inspection.csv", "predictions.csv"):
         rows = list(csv.DictReader((folder / "out" / name).open()))
         assert {row["color"] for row in rows} <= {*COLORS, ""}
