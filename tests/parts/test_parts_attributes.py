@@ -31,6 +31,7 @@ from geohf.parts.convert import LAYOUTS, convert
 from geohf.parts.data import load_for_evaluation, load_parts
 from geohf.parts.evaluator import PartEvaluator
 from geohf.parts.hub_data import load_hub_dataset
+from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
 from geohf.parts.query_losses import query_state_losses
 from geohf.parts.rows import as_photos
@@ -315,6 +316,22 @@ def test_rows_of_ones_own(tmp_path):
     rows[0]["color"] = ["pink", None]
     with pytest.raises(DataError, match="the model knows no color 'pink'; it knows: red, green, blue"):
         PartCollator(build_model(attributes=ATTRIBUTES))([dict(as_photos(rows)[0])])
+
+
+def test_a_part_that_is_pasted_brings_its_attributes():
+    picture = Image.new("RGB", (40, 30))
+    whole = {
+        "image": picture,
+        "boxes": [[1, 2, 9, 11]],
+        "parts": ["wheel"],
+        "states": ["intact"],
+        "color": ["red"],
+    }
+    worn = whole | {"states": ["damaged"], "color": ["blue"], "size": ["small"]}
+    rows, model = as_photos([worn, whole, whole]), build_model(attributes=ATTRIBUTES)
+    batch = PartCollator(model, paste=StatePaste(rows, model.config, 1.0))([rows[1]])
+    assert batch["states"].tolist() == [[1]]
+    assert batch["attributes"].tolist() == [[[2, 1]]]
 
 
 # --- a run ---
