@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import importlib.util
+import os
 import runpy
 import subprocess
 import sys
@@ -72,6 +73,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return refuse("command", command, COMMANDS)
     if command == "train":
         return train(words)
+    if (
+        command == "predict"
+    ):  # waiting threads of OpenMP would spin on the cores that decode; read when torch is loaded
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if command == "convert" and words and words[0] in PUBLISHED and len(words) > 2:
         return run_here("convert_weights", "geohf convert", words)
     if command == "convert" and words[:1] == ["timm"] and len(words) > 1:

@@ -23,6 +23,22 @@ def cache_folder(kind: str) -> Path:
     return Path(os.environ.get("GEOHF_CACHE") or Path(HF_HOME) / "geohf") / kind
 
 
+def require_writable(path: str | os.PathLike) -> None:
+    """Raise where no file can be written under a name, so that this is said before the work and not after it.
+
+    Raises:
+        DataError: a folder has that name, or what should be its folder is a file or is not open for writing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file in it")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise DataError(f"{path}: {above.name} is a file, not a folder; give the output another name")
+    if not os.access(above, os.W_OK):
+        raise DataError(f"{path}: {above} may not be written to; give the output another place")
+
+
 def refuse_overwriting(path: str | os.PathLike, inputs: Iterable[Any]) -> None:
     """Raise where an output is one of the files that are read, by whatever name; what is no name is passed over.
 
@@ -70,6 +86,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     If the block raises, the old file stays as it was and the hidden one is removed.
     """
     path = Path(path)
+    require_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Random bytes rather than the process id: two threads, or two hosts on one disk, may write at once.
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")

@@ -1,5 +1,6 @@
 """The command `geohf`: quick help, one line for a wrong word, and the recipes of this package behind it."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -122,3 +123,14 @@ def test_every_command_and_task_has_its_module():
         for name in modules
         if not (ROOT / "geohf" / "recipes" / f"{name.replace('-', '_')}.py").is_file()
     ]
+
+
+def test_predict_lets_waiting_threads_sleep_and_a_user_s_own_choice_stays(run_python):
+    code = (
+        "import os, sys, geohf_cli; geohf_cli.run_here = lambda *words: 0; "
+        "geohf_cli.main(sys.argv[1:]); print(os.environ.get('OMP_WAIT_POLICY'))"
+    )
+    assert run_python(code, "predict").split() == ["passive"]
+    assert run_python(code, "env").split() == [os.environ.get("OMP_WAIT_POLICY", "None")]
+    chosen = f"import os; os.environ['OMP_WAIT_POLICY'] = 'active'; {code}"
+    assert run_python(chosen, "predict").split() == ["active"]

@@ -21,6 +21,7 @@ from geohf.report.maps import write_map
 from geohf.report.strips import Answer, plot_strips
 from geohf.report.tables import format_number
 from geohf.report.tiles import plot_filmstrip
+from geohf.vision.thumbnails import thumbnail
 
 SIDE = 320  # pixels of a photo that is shown
 STRIP = 5  # answers beside a query
@@ -85,10 +86,12 @@ def _located(model, pictures: Mapping[int, Image.Image], positions: Mapping[int,
         cards.append(_card(number, pictures[number], "<br>".join(facts) + _bars(named)))
     if any(getattr(answer, "unit", "m") != "m" for answer in answers.values()):
         return "".join(cards)  # a planar frame has no place on a map of the earth
-    return _map(answers, positions) + "".join(cards)
+    return _map(answers, positions, pictures) + "".join(cards)
 
 
-def _map(answers: Mapping[int, Any], positions: Mapping[int, Any]) -> str:
+def _map(
+    answers: Mapping[int, Any], positions: Mapping[int, Any], pictures: Mapping[int, Image.Image]
+) -> str:
     points = [[answer.latitude, answer.longitude] for answer in answers.values()]
     known = [positions[number] for number in answers]
     truth = [[p.latitude, p.longitude] if p else [np.nan, np.nan] for p in known] if any(known) else None
@@ -101,6 +104,7 @@ def _map(answers: Mapping[int, Any], positions: Mapping[int, Any]) -> str:
         labels=[f"photo {number}" for number in answers],
         radius_m=None if any(r is None for r in radius) else radius,
         title="Where the model puts them",
+        thumbnails=[thumbnail(pictures[number]) for number in answers],
     )
     return (
         '<iframe class="geohf-map" title="map" sandbox="allow-scripts allow-popups" style="width:100%;height:460px;'
@@ -151,7 +155,7 @@ def _place(model, pictures: Mapping[int, Image.Image], index, photos) -> str:
         head += f", half of the answers within {_distance(answer.spread_m)}"
         cards.append(_card(number, pictures[number], head + _table(("image", "place", "cosine"), rows)))
     strip = _drawn(lambda path: plot_strips(path, strips, "Most similar first"))
-    return _map(answers, dict.fromkeys(answers)) + (strip if photos else "") + "".join(cards)
+    return _map(answers, dict.fromkeys(answers), pictures) + (strip if photos else "") + "".join(cards)
 
 
 def _alike(model, pictures: Mapping[int, Image.Image]) -> str:
@@ -225,7 +229,7 @@ def _message(text: str) -> str:
 
 def _card(number: int, picture: Image.Image, body: str, side: int = SIDE) -> str:
     return (
-        '<div class="geohf-answer" style="display:flex;flex-wrap:wrap;gap:16px;padding:12px 0">'
+        '<div class="geohf-answer" style="display:flex;flex-wrap:wrap;align-items:flex-start;gap:16px;padding:12px 0">'
         f'<img alt="photo {number}" style="max-width:100%;border-radius:6px" src="{_data(_small(picture, side))}">'
         f'<div style="flex:1;min-width:240px"><h3>photo {number}</h3>{body}</div></div>'
     )

@@ -56,8 +56,9 @@ def write_space(
     import gradio
 
     import geohf
-    from geohf.demo.uploads import MAX_BYTES, without_tags
+    from geohf.demo.uploads import MAX_BYTES
     from geohf.vision.images import open_image
+    from geohf.vision.thumbnails import without_tags
 
     folder = Path(folder)
     if Path(model).exists():

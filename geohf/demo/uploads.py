@@ -10,6 +10,7 @@ from PIL import Image
 from geohf.errors import DataError
 from geohf.vision.exif import ExifPosition, exif_position
 from geohf.vision.images import BROKEN, open_image
+from geohf.vision.thumbnails import without_tags
 
 MAX_FILES = 16
 MAX_BYTES = 20 * 2**20
@@ -64,11 +65,6 @@ def pictures_of(uploads: Sequence[bytes]) -> tuple[dict[int, Image.Image], list[
         except DataError as error:
             problems.append(str(error))
     return pictures, problems
-
-
-def without_tags(picture: Image.Image) -> Image.Image:
-    """The pixels of an RGB picture: no EXIF, no comment."""
-    return Image.frombytes("RGB", picture.size, picture.tobytes())
 
 
 def position_of(content: bytes) -> ExifPosition | None:

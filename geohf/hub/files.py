@@ -26,7 +26,7 @@ RUN_FILES = (
     "metrics.json",
     "log_history.csv",
     "*.png",
-    "*.html",
+    "map.html",  # not answers about somebody's photographs, which `geohf predict` may have left here
     "*.geojson",
     "predictions.csv",
 )

@@ -123,6 +123,10 @@ class AnsweringModel(PreTrainedModel):
         """
         return [asdict(answer)]
 
+    def photo_of(self, sample: Any) -> Any:
+        """The picture that stands for a sample, as `open_image` takes it; a task whose samples hold several says which."""
+        return sample
+
     def predict_to_file(self, sources, output: str | os.PathLike, batch_size: int = 32, **options) -> int:
         """Predict many inputs into a CSV, JSON Lines, GeoJSON or HTML file; see `geohf.models.predicting`."""
         from geohf.models.predicting import predict_to_file

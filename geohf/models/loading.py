@@ -26,9 +26,10 @@ def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever a foreign config.json may lead to
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
-        raise DataError(
-            f"{name}: no model can be loaded from there ({str(cause or error).partition(chr(10))[0]})"
-        ) from None
+        reason = str(cause or error).partition(chr(10))[0]
+        if not os.path.exists(name) and os.fspath(name).count("/") != 1:
+            reason = "there is no such folder; a repo of the Hub is called org/name"
+        raise DataError(f"{name}: no model can be loaded from there ({reason})") from None
     found = MODEL_MAPPING.get(type(config), None)
     if not isinstance(found, type) or not issubclass(found, GeoPreTrainedModel):
         raise DataError(f"{name}: is a {config.model_type} model, none of geohf's")

@@ -15,7 +15,7 @@ from geohf.data.addresses import upload
 from geohf.data.inputs import Inputs
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError, require_whole
-from geohf.io import cache_folder, refuse_overwriting
+from geohf.io import cache_folder, refuse_overwriting, require_writable
 from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.partial import Line, Partial, PartialRows
 from geohf.models.shards import predict_to_shards
@@ -24,6 +24,7 @@ from geohf.report.answers import check_format, write_answers
 from geohf.report.tables import write_csv
 from geohf.vision.contents import content_key
 from geohf.vision.images import is_address
+from geohf.vision.thumbnails import MOST
 
 if TYPE_CHECKING:
     from accelerate.state import PartialState
@@ -39,6 +40,7 @@ def predict_to_file(
     on_error: str = "raise",
     processes: PartialState | None = None,
     finish: Callable[[list[dict]], list[dict]] | None = None,
+    thumbnails: int = MOST,
     **options: Any,
 ) -> int:
     """Predict whatever `sources` name and write one file, see `write_answers`.
@@ -56,6 +58,8 @@ def predict_to_file(
         processes: accelerate's `PartialState`, where several processes share the work: each calls this with the same
             inputs, and they see one disk.
         finish: makes the rows to write of all rows together, where an answer needs more than its batch.
+        thumbnails: of how many of the first inputs a map (`.html`) holds small photographs, without their tags; 0:
+            of none.
         options: of the model's `predict`.
 
     Returns:
@@ -68,21 +72,23 @@ def predict_to_file(
     from tqdm.auto import tqdm
 
     require_whole(1, batch_size=batch_size)
+    require_whole(0, thumbnails=thumbnails)
     if str(output).endswith("/"):
         if finish is not None:
             raise DataError(
                 f"{output}: answers that depend on each other go into one file, not into a folder"
             )
         return predict_to_shards(model, sources, output, batch_size, on_error, processes, **options)
-    check_format(output)
+    pictured = thumbnails if check_format(output) == ".html" else 0
     named = isinstance(sources, (str, os.PathLike))
     refuse_overwriting(output, [sources] if named else sources if isinstance(sources, (list, tuple)) else [])
     local = _local(output)
+    require_writable(local)
     inputs = sources if isinstance(sources, Inputs) else model.find_inputs(sources)
     errors = RowErrors(on_error)
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
     work = Work(model, batch_size, on_error, options)
-    partial = Partial(local, work.fingerprint(), rank)
+    partial = Partial(local, work.fingerprint() + (f"-{pictured}" if pictured else ""), rank)
     if processes:
         processes.wait_for_everyone()
     partial.take_up()
@@ -95,7 +101,7 @@ def predict_to_file(
     with tqdm(total=inputs.count, desc="predict", disable=rank > 0) as bar, closing(prepared) as ahead:
         for (number, batch, key), tensors in ahead:
             if key not in partial.done:
-                partial.add(key, work.answers(batch, tensors.result))
+                partial.add(key, work.answers(batch, tensors.result, max(0, pictured - number * batch_size)))
             lines.append((number, partial.done[key]))
             bar.update(len(batch) * world)
     kept = 0

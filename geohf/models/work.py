@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from geohf.errors import DataError
+from geohf.report.answers import THUMBNAIL
 from geohf.vision.contents import content_key
+from geohf.vision.thumbnails import thumbnail
 from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -36,15 +38,18 @@ class Work:
         """The tensors of a batch; any thread may ask for them."""
         return self._prepare([sample for _, sample in batch])
 
-    def answers(self, batch: list[tuple[str, Any]], tensors: Callable[[], Any]) -> dict[str, list]:
+    def answers(
+        self, batch: list[tuple[str, Any]], tensors: Callable[[], Any], pictured: int = 0
+    ) -> dict[str, list]:
         """Rows of answers, and the samples that were left out.
 
         Args:
             tensors: gives what `prepare` made of the batch, or raises what it raised.
+            pictured: of how many of its first samples the rows get a thumbnail, where they have a place.
         """
         try:
             found = self._answer(tensors())
-            return {"rows": self._rows(batch, found), "skipped": []}
+            return {"rows": self._rows(batch, found, pictured), "skipped": []}
         except DataError as error:
             if self.on_error == "raise":
                 raise
@@ -54,7 +59,10 @@ class Work:
                     "skipped": [{"source": "inputs", "row": batch[0][0], "reason": str(error)}],
                 }
         # which of them was it?
-        parts = [self.answers([entry], functools.partial(self.prepare, [entry])) for entry in batch]
+        parts = [
+            self.answers([entry], functools.partial(self.prepare, [entry]), max(0, pictured - i))
+            for i, entry in enumerate(batch)
+        ]
         return {key: [row for part in parts for row in part[key]] for key in ("rows", "skipped")}
 
     def fingerprint(self) -> str:
@@ -63,9 +71,12 @@ class Work:
         options = dict(sorted(self.options.items()))
         return content_key([weights, config, self.batch_size, self.on_error, options])
 
-    def _rows(self, batch: list[tuple[str, Any]], answers: list) -> list[dict]:
-        return [
-            {"input": name} | row
-            for (name, _), answer in zip(batch, answers, strict=True)
-            for row in self.model.rows_of(answer)
-        ]
+    def _rows(self, batch: list[tuple[str, Any]], answers: list, pictured: int) -> list[dict]:
+        rows = []
+        for i, ((name, sample), answer) in enumerate(zip(batch, answers, strict=True)):
+            own = [{"input": name} | row for row in self.model.rows_of(answer)]
+            if i < pictured and any(row.get("latitude") is not None for row in own):
+                small = thumbnail(self.model.photo_of(sample))
+                own = [row | {THUMBNAIL: small} for row in own]
+            rows += own
+        return rows

@@ -15,6 +15,7 @@ from geohf.training.options import (
     DataArguments,
     FinetuneArguments,
     HeadFirstArguments,
+    MapArguments,
     PhotoArguments,
     StreamingArguments,
     with_default,
@@ -28,7 +29,7 @@ AUDITS = ("report", "strict", "off")
 
 
 @dataclass
-class PlaceArguments(DataArguments, PhotoArguments, StreamingArguments):
+class PlaceArguments(MapArguments, PhotoArguments, StreamingArguments):
     """Data and model of the place task."""
 
     row_word = "places"

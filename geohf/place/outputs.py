@@ -21,6 +21,7 @@ from geohf.place.plots import plot_run
 from geohf.place.rows import images_of
 from geohf.report import error_map_png, plot_error_cdf, write_csv, write_geojson, write_map
 from geohf.report.strips import Answer, plot_strips
+from geohf.training.report import thumbnails_of
 from geohf.vision.images import open_image
 
 if TYPE_CHECKING:
@@ -29,10 +30,15 @@ if TYPE_CHECKING:
 STRIPS, STRIP_ANSWERS = 8, 5
 
 
-def write_outputs(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation) -> Mapping[str, Any]:
+def write_outputs(
+    folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation, thumbnails: int = 0
+) -> Mapping[str, Any]:
     """Write predictions, the index, logs, comparison.csv and the plots of the card.
 
     The logs and tables tell of all of `trainer.runs`.
+
+    Args:
+        thumbnails: of how many queries map.html holds a small photograph.
     """
     if not trainer.args.should_save:
         return {}
@@ -43,7 +49,7 @@ def write_outputs(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation
             plot_run(folder / "plots" / f"{path.stem}_plots.png", run.log_rows, f"{run.name}: {run.method}")
     write_csv(folder / "logs" / "training_summary.csv", summary_rows(runs))
     write_csv(folder / "comparison.csv", comparison_rows(runs))
-    write_answers(folder, trainer, evaluation)
+    write_answers(folder, trainer, evaluation, thumbnails)
     curves = {"frozen": evaluation.details["frozen"]}
     curves |= {run.method: details_of(run)["retrieval"] for run in runs if _rivals(run, trainer)}
     plot_answers(folder, trainer, evaluation, curves | {"trained": evaluation.details["retrieval"]})
@@ -69,7 +75,7 @@ def _rivals(run: GeoPlaceTrainer, trainer: GeoPlaceTrainer) -> bool:
     return run is not trainer and (run.name, run.args.seed) == (trainer.name, trainer.args.seed)
 
 
-def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation) -> None:
+def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation, thumbnails: int) -> None:
     """Write predictions.csv, predictions.geojson and map.html of the queries."""
     details = evaluation.details
     queries, retrieval = trainer.read_rows(evaluation.dataset), details["retrieval"]
@@ -103,6 +109,7 @@ def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation
         labels=[row["image"] for row in rows],
         details=shown,
         title=f"{len(rows)} queries: where they were taken, and where their top answers were",
+        thumbnails=thumbnails_of(trainer, queries, thumbnails),
     )
 
 

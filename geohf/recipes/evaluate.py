@@ -10,6 +10,7 @@ DATA is what the task's training recipe takes; all its rows are measured, so non
 import argparse
 import json
 
+from geohf.io import require_writable
 from geohf.models.loading import load_model
 from geohf.recipes.parsing import add_device, add_on_error, command_parser, parse_for_model
 from geohf.recipes.running import run_recipe
@@ -33,6 +34,8 @@ def main() -> None:
     parser, args, chosen = parse_for_model(make_parser, "evaluate_options")
     if args.data is None:
         parser.error("name the data to measure on")
+    if args.output:
+        require_writable(args.output)
     model = load_model(args.model, args.device)
     metrics = plain(model.evaluate(args.data, args.batch_size, args.on_error, **chosen))
     print(markdown_table({"metric": name, "value": value} for name, value in metrics.items()))

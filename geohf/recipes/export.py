@@ -7,7 +7,10 @@ Mean, standard deviation, lengths and temperature are inside; the metadata hold 
 """
 
 import argparse
+from pathlib import Path
 
+from geohf.errors import DataError
+from geohf.io import require_writable
 from geohf.models.export import export_onnx
 from geohf.models.loading import load_model
 from geohf.recipes.parsing import command_parser
@@ -25,6 +28,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the command with the arguments of the command line."""
     args = make_parser().parse_args()
+    require_writable(args.output)
+    if Path(args.output).suffix.lower() != ".onnx":
+        raise DataError(f"{args.output}: name a file that ends in .onnx")
     print(f"{export_onnx(load_model(args.model, 'cpu'), args.output)} is written")
 
 

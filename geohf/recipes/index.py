@@ -10,6 +10,7 @@ number, int8 one (and 4 a row), signs a bit, with rows in half precision that ar
 
 import argparse
 
+from geohf.io import require_writable
 from geohf.models.loading import load_model
 from geohf.place.index import PlaceIndex
 from geohf.place.index_files import index_format
@@ -43,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the command with the arguments of the command line."""
     args = make_parser().parse_args()
+    require_writable(args.output)
     known = None if args.add_to is None else PlaceIndex.load(args.add_to)
     if known is None:
         index_format(args.output, args.storage, args.dims)  # before the work, not after it

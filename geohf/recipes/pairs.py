@@ -9,7 +9,7 @@ Names are relative to the folder, as these programs have them. An image is never
 import argparse
 from pathlib import Path
 
-from geohf.io import refuse_overwriting
+from geohf.io import refuse_overwriting, require_writable
 from geohf.models.loading import load_model
 from geohf.place.modeling import GeoPlaceModel
 from geohf.place.pairs import FORMATS, find_pairs, write_features, write_pairs
@@ -43,6 +43,7 @@ def main() -> None:
     files = image_files(args.images)
     for written in filter(None, (args.output, args.features)):
         refuse_overwriting(written, files)
+        require_writable(written)
     names = [file.relative_to(args.images).as_posix() for file in files]
     descriptors = load_model(args.model, args.device, GeoPlaceModel).encode(files, args.batch_size)
     chosen = (args.top, args.min_similarity, args.query_prefix, args.database_prefix)

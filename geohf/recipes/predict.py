@@ -20,6 +20,7 @@ from accelerate.state import PartialState
 from geohf.models.loading import load_model
 from geohf.recipes.parsing import add_device, add_on_error, command_parser, parse_for_model
 from geohf.recipes.running import run_recipe
+from geohf.vision.thumbnails import MOST
 
 
 def make_parser(**kwargs) -> argparse.ArgumentParser:
@@ -29,6 +30,12 @@ def make_parser(**kwargs) -> argparse.ArgumentParser:
     parser.add_argument("inputs", nargs="*", help="Files, folders, zips, globs, tables, datasets, addresses.")
     parser.add_argument("--output", help="The file to write, by its ending (see above), or a folder.")
     parser.add_argument("--batch_size", type=int, default=32, help="Inputs in one pass.")
+    parser.add_argument(
+        "--thumbnails",
+        type=int,
+        default=MOST,
+        help=f"Of how many of the first inputs a map (.html) holds small photographs; 0: of none. Default: {MOST}.",
+    )
     add_on_error(parser)
     add_device(parser)
     return parser
@@ -42,7 +49,13 @@ def main() -> None:
     processes = _processes(args.device)
     model = load_model(args.model, processes.device if processes and not args.device else args.device)
     rows = model.predict_to_file(
-        args.inputs, args.output, args.batch_size, on_error=args.on_error, processes=processes, **chosen
+        args.inputs,
+        args.output,
+        args.batch_size,
+        on_error=args.on_error,
+        processes=processes,
+        thumbnails=args.thumbnails,
+        **chosen,
     )
     if processes is None or processes.is_main_process:
         print(f"{rows} rows lie in {args.output}")

@@ -61,7 +61,7 @@ def run(options: PlaceArguments, args: PlaceTrainingArguments) -> GeoPlaceTraine
         runs.append(trainer)
     trainer = keep_best(runs, args)
     assert trainer.evaluated is not None  # as every run was above
-    write_report(trainer, trainer.evaluated, data.skipped)
+    write_report(trainer, trainer.evaluated, data.skipped, thumbnails=options.thumbnails)
     if args.push_to_hub:
         trainer.push_to_hub()
     return trainer

@@ -39,7 +39,7 @@ def run(options: RegionArguments, args: RegionTrainingArguments) -> GeoRegionTra
     trainer = GeoRegionTrainer(model, args, **rows, regions=retrained)
     trainer.train()
     result = trainer.evaluate(data.held_out)
-    write_report(trainer, result, data.skipped)
+    write_report(trainer, result, data.skipped, thumbnails=options.thumbnails)
     if args.push_to_hub:
         trainer.push_to_hub()
     return trainer

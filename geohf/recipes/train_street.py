@@ -39,7 +39,8 @@ def run(options: StreetArguments, args: StreetTrainingArguments) -> GeoStreetTra
     result = trainer.evaluate(data.held_out)
     if data.template is not None and data.source and model.config.class_indices is not None:
         submit(trainer, data.source, data.template)
-    write_report(trainer, result, data.skipped, outlines=options.outlines, map_places=options.map_places)
+    drawn = {"outlines": options.outlines, "map_places": options.map_places}
+    write_report(trainer, result, data.skipped, thumbnails=options.thumbnails, **drawn)
     if args.push_to_hub:
         trainer.push_to_hub()
     return trainer

@@ -15,6 +15,7 @@ from geohf.training.options import (
     DataArguments,
     HeadFirstArguments,
     HeadingArguments,
+    MapArguments,
     PhotoArguments,
     StreamingArguments,
     with_default,
@@ -25,7 +26,7 @@ AUGMENTATIONS = ("none", "light", "full")
 
 
 @dataclass
-class RegionArguments(DataArguments, PhotoArguments, HeadingArguments, StreamingArguments):
+class RegionArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingArguments):
     """Data, filters and model of the region task."""
 
     train_csv: str | None = field(

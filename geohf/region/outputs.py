@@ -30,6 +30,7 @@ from geohf.report import (
     write_geojson,
     write_map,
 )
+from geohf.training.report import thumbnails_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,8 +40,13 @@ if TYPE_CHECKING:
 REGION_PHOTOS = 64  # with regions on the map: each takes a tenth of a second, and some 10 kB
 
 
-def write_outputs(folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluation) -> Mapping[str, Any]:
+def write_outputs(
+    folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluation, thumbnails: int = 0
+) -> Mapping[str, Any]:
     """Write evaluation.csv, predictions.csv, what the filters dropped, plots and, for `wgs84`, maps.
+
+    Args:
+        thumbnails: of how many photographs map.html holds small copies.
 
     Returns:
         For metrics.json: a row of numbers for every region, and how many rows each filter dropped.
@@ -53,7 +59,8 @@ def write_outputs(folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluatio
             write_dropped(folder, trainer.train_rows, dropped, config.frame)
         write_csv(folder / "evaluation.csv", table)
         answers = with_regions(details["answers"], config, details["outputs"])
-        write_predictions(folder, evaluation.dataset, answers, config.frame)
+        small = thumbnails_of(trainer, evaluation.dataset, thumbnails)
+        write_predictions(folder, evaluation.dataset, answers, config.frame, small)
         if config.frame == "wgs84":
             _plot_uncertainty(folder, answers)
         plot_run(folder, config, details["answers"], details["centers"])
@@ -84,11 +91,18 @@ def _plot_uncertainty(folder: Path, answers: RegionAnswers) -> None:
     plot_uncertainty(folder, points_array(routed), answers.truth, regions, sureness)
 
 
-def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, frame: str) -> None:
+def write_predictions(
+    folder: Path,
+    dataset: Dataset,
+    answers: RegionAnswers,
+    frame: str,
+    thumbnails: Sequence[str | None] | None = None,
+) -> None:
     """Write predictions.csv, and for `wgs84` predictions.geojson and map.html.
 
     Args:
         dataset: the photographs, in the order of the answers.
+        thumbnails: likewise, for the map.
     """
     routed, truth = answers.routed, answers.truth
     points, own = points_array(routed), points_array(answers.given)
@@ -137,6 +151,7 @@ def write_predictions(folder: Path, dataset: Dataset, answers: RegionAnswers, fr
         radius_m=None if routed[0].radius is None else [answer.radius for answer in routed],
         headings=headings,
         regions=regions if any(regions) else None,
+        thumbnails=thumbnails,
         title=f"{len(rows)} photographs: where they are and where the model puts them",
     )
 

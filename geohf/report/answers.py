@@ -18,6 +18,7 @@ from geohf.report.maps import write_map
 from geohf.report.tables import format_number, write_csv
 
 PLACED = ("latitude", "longitude")  # degrees, where a row has both
+THUMBNAIL = "thumbnail"  # of a row for HTML: its photograph as a data URI
 
 
 def check_format(path: str | os.PathLike) -> str:
@@ -41,7 +42,8 @@ def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) ->
     The first two take rows that are read from a file as they are written, twice for CSV; the others hold all in memory.
 
     HTML is a map where the rows have `latitude` and `longitude`, with circles of `radius_m` where they have it, or
-    their areas (`credible_regions`, `regions`), and a table otherwise; both open without a network.
+    their areas (`credible_regions`, `regions`), and the photograph of a row's `thumbnail`, a data URI; and a table
+    otherwise. Both open without a network.
 
     Raises:
         DataError: an unknown ending, or points of rows that have no place.
@@ -89,11 +91,16 @@ def _points_by(write: Callable[..., None]) -> Callable[..., None]:
 
 def _write_html(path, rows: Iterable[Mapping]) -> None:
     rows = list(rows)
+    thumbnails = [row.get(THUMBNAIL) for row in rows]
+    rows = [{k: v for k, v in row.items() if k != THUMBNAIL} for row in rows]
     points = _placed(rows)
     if points is None:
         _write_table(path, rows)
         return
-    details = [{k: v for k, v in row.items() if not isinstance(v, (list, dict))} for row in rows]
+    told = ("input", *PLACED, "radius_m")  # by the map itself
+    details = [
+        {k: v for k, v in row.items() if k not in told and not isinstance(v, (list, dict))} for row in rows
+    ]
     radius = [row.get("radius_m") for row in rows]
     names = [str(row.get("input", i)) for i, row in enumerate(rows)]
     known = None if any(r is None for r in radius) else radius
@@ -106,6 +113,7 @@ def _write_html(path, rows: Iterable[Mapping]) -> None:
         radius_m=known,
         title="Predictions",
         regions=regions if any(regions) else None,
+        thumbnails=thumbnails,
     )
 
 

@@ -1,7 +1,7 @@
 // The canvas: what is shown, where, and how it is drawn. map_panel.js moves it and tells about points.
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
-const { points, truth, labels, details, distance_km: km, radius_m: radius, headings, regions } = data;
+const { points, truth, labels, details, distance_km: km, radius_m: radius, headings, regions, thumbnails } = data;
 const n = points.length, SHADES = 32, NO_SHADE = SHADES;
 const canvas = $("map"), pen = canvas.getContext("2d");
 
@@ -111,14 +111,13 @@ function draw() {
   pen.lineJoin = "round";
   pen.fillStyle = theme.beyond;
   pen.fillRect(0, 0, W, H);
-  const left = sx(view.x - 0.5), top = sy(0), side = view.scale;
-  pen.save();
-  pen.beginPath();
-  pen.rect(left, top, side, side);
-  pen.clip();
+  clipToWorld();
   drawWorld();
   const marks = graticule();
   for (const polygon of borders) stroke(polygon, theme.soft, 1);
+  pen.restore();
+  labelGraticule(marks); // under the points, or a label at the edge would hide one
+  clipToWorld();
   const shown = order.slice(first);
   if ($("show-lines").checked) {
     pen.globalAlpha = Math.max(0.15, Math.min(0.75, 12 / Math.sqrt(n)));
@@ -135,8 +134,13 @@ function draw() {
   const active = hover >= 0 ? hover : pinned;
   if (active >= 0) highlight(active);
   pen.restore();
-  labelGraticule(marks);
   scaleBar();
+}
+function clipToWorld() {
+  pen.save();
+  pen.beginPath();
+  pen.rect(sx(view.x - 0.5), sy(0), view.scale, view.scale);
+  pen.clip();
 }
 function arrows(shown) { // which way the camera looked; north is up
   const length = 4 * dotSize, wing = 1.4 * dotSize;

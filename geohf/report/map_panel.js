@@ -39,6 +39,11 @@ function tell(i) {
   panel.replaceChildren();
   if (i < 0) return void (element("p", "Point at a prediction to see it; click to keep it.", panel).className = "hint");
   element("h2", nameOf(i), panel);
+  if (thumbnails && thumbnails[i]) {
+    const image = element("img", undefined, panel);
+    image.src = thumbnails[i];
+    image.alt = "";
+  } else if (thumbnails) element("p", "This file does not hold its photograph.", panel).className = "hint";
   const list = element("dl", undefined, panel);
   const entry = (key, words) => { element("dt", key, list); return element("dd", words, list); };
   if (km && km[i] !== null) entry("error", distance(km[i]));

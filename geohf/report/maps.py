@@ -36,6 +36,7 @@ def write_map(
     splits: Sequence[str] | None = None,
     headings: Sequence[float | None] | None = None,
     regions: Sequence[Mapping[str, Mapping]] | None = None,
+    thumbnails: Sequence[str | None] | None = None,
 ) -> None:
     """Write one HTML file that shows predictions on a map that can be panned, zoomed, filtered and sorted.
 
@@ -59,6 +60,8 @@ def write_map(
         headings: n degrees clockwise from north, drawn as arrows at the predictions; None or NaN where there is none.
         regions: n dicts of percent -> GeoJSON MultiPolygon, drawn around the chosen prediction in place of its circle;
             an empty one where there are none.
+        thumbnails: n small photographs as data URIs, shown beside the chosen place; None where there is none. The file
+            then holds these photographs, and whoever gets it sees them.
 
     Raises:
         DataError: coordinates that are not degrees, lengths that differ, malformed outlines, or a
@@ -94,7 +97,11 @@ def write_map(
         "world": encoded_world(),
         "narrowest": NARROWEST_DEG,
     }
-    page = _page(title or "Predictions", json_text(data))
+    if thumbnails is not None and len(thumbnails) != n:
+        raise DataError(f"{len(thumbnails)} thumbnails for {n} points")
+    pictured = thumbnails is not None and any(thumbnails)
+    data["thumbnails"] = list(thumbnails) if pictured and thumbnails is not None else None
+    page = _page(title or "Predictions", json_text(data), "img-src data:; " if pictured else "")
     with atomic_write(path) if isinstance(path, (str, os.PathLike)) else nullcontext(path) as file:
         file.write(page)
 
@@ -173,8 +180,8 @@ def _value(name: str | None, details: dict[str, list]) -> str | None:
     return name
 
 
-def _page(title: str, data: str) -> str:
-    """The page with style, script and data put in."""
+def _page(title: str, data: str, policy: str) -> str:
+    """The page with style, script and data put in; `policy` allows what its own script and style do not need."""
     folder = resources.files("geohf.report")
 
     def text(name: str) -> str:
@@ -187,6 +194,7 @@ def _page(title: str, data: str) -> str:
 
     fill = {
         "title": html.escape(title),
+        "policy": policy,
         "css": style,
         "js": script,
         "css_hash": digest(style),

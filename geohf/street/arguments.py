@@ -10,9 +10,9 @@ from geohf.street.cells import CELLS
 from geohf.street.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.options import (
-    DataArguments,
     HeadFirstArguments,
     HeadingArguments,
+    MapArguments,
     PhotoArguments,
     StreamingArguments,
     with_default,
@@ -21,7 +21,7 @@ from geohf.vision.preprocessing import FITS
 
 
 @dataclass
-class StreetArguments(DataArguments, PhotoArguments, HeadingArguments, StreamingArguments):
+class StreetArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingArguments):
     """Data and model of the street task."""
 
     row_word = "places"

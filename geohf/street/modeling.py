@@ -30,7 +30,7 @@ from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.levels import Levels, levels_of
 from geohf.street.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
 from geohf.street.places import as_places, headings_of
-from geohf.street.processing import GeoStreetImageProcessor, StreetCollator
+from geohf.street.processing import GeoStreetImageProcessor, StreetCollator, split_views
 from geohf.vision.augmentation import variants
 from geohf.vision.towers import build_tower, tower_features
 from geohf.vision.weights import in_eval_mode
@@ -161,6 +161,10 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many rows of a batch count for each part of the loss."""
         return self.head.count_loss_items(batch)
+
+    def photo_of(self, sample: Any) -> Any:
+        """The first view of a place."""
+        return split_views(sample)[0][0]
 
     def read_source(self, source: str) -> Part | None:
         """The places to be found of a folder in the competition's layout."""

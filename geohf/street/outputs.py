@@ -31,6 +31,7 @@ from geohf.street.competition import MAPPING, TEMPLATE
 from geohf.street.density import mixture_of, weighted_candidates
 from geohf.street.metrics import constant_baseline
 from geohf.street.submission import check_submission, write_submission
+from geohf.training.report import thumbnails_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,6 +51,7 @@ def write_outputs(
     evaluation: Evaluation,
     outlines: str | None = None,
     map_places: int = 2000,
+    thumbnails: int = 0,
 ) -> Mapping[str, Any]:
     """Write predictions.csv, predictions.geojson, map.html and the plots of the card.
 
@@ -58,6 +60,7 @@ def write_outputs(
     Args:
         outlines: GeoJSON of borders to draw on the maps.
         map_places: places on the map: the measured ones first, then those of validation and training.
+        thumbnails: of how many measured places the map holds a small photograph.
     """
     details = evaluation.details
     labels, truth = details["labels"], details["truth"]
@@ -66,7 +69,8 @@ def write_outputs(
         return {}
     places, predictions, splits = shown
     predictions = with_regions(predictions, trainer.model.config, details["outputs"])
-    write_predictions(folder, places, predictions, splits, outlines)
+    small = thumbnails_of(trainer, evaluation.dataset, thumbnails)
+    write_predictions(folder, places, predictions, splits, outlines, small)
     _plot_uncertainty(folder, predictions[: len(truth)], truth)
     baseline_km = None
     if trainer.train_rows is not None and np.isfinite(truth).all(1).any():
@@ -123,6 +127,7 @@ def write_predictions(
     predictions: Sequence[StreetPrediction],
     splits: Sequence[str],
     outlines=None,
+    thumbnails: Sequence[str | None] | None = None,
 ) -> None:
     """Write predictions.csv, predictions.geojson and map.html for places whose truth may be known.
 
@@ -131,6 +136,7 @@ def write_predictions(
             the order of the predictions.
         splits: the split that each place belongs to.
         outlines: GeoJSON of borders for the map.
+        thumbnails: of the first places, for the map.
     """
     folder = Path(folder)
     truth = np.stack([np.array(places[name], np.float64) for name in ("latitude", "longitude")], 1)
@@ -184,6 +190,7 @@ def write_predictions(
         title="Places and predictions",
         splits=splits,
         headings=_only_headings(predictions),
+        thumbnails=thumbnails and [*thumbnails, *[None] * (len(rows) - len(thumbnails))],
         regions=[p.regions for p in predictions] if any(p.regions for p in predictions) else None,
     )
 

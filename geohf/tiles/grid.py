@@ -107,7 +107,8 @@ def require_trained_kind(path: RasterFile, raster: RasterInfo, kind: dict | None
     Raises:
         DataError: see `require_same_kind`.
     """
-    what = None if kind is None else _difference(kind, pixel_kind(raster))
+    found = pixel_kind(raster)
+    what = None if kind is None else _difference(found | kind, found)  # earlier versions kept less
     if what is not None:
         word, one, other = what
         raise DataError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from geohf.errors import ON_ERROR, DataError, require_choice
+from geohf.errors import ON_ERROR, DataError, require_choice, require_whole
 from geohf.training.arguments import GeoTrainingArguments
 
 FINETUNE = ("all", "last", "lora", "none")
@@ -65,6 +65,22 @@ class DataArguments(SplitArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(ON_ERROR, on_error=self.on_error)
+
+
+@dataclass
+class MapArguments(DataArguments):
+    """Of a task whose run leaves a map: what it shows beside places."""
+
+    thumbnails: int = field(
+        default=0,
+        metadata={
+            "help": "Of how many held-out rows map.html holds small photographs, which a push uploads with it."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_whole(0, thumbnails=self.thumbnails)
 
 
 @dataclass

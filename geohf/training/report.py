@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geohf.data.samples import undecoded
 from geohf.data.task_data import facts_of
 from geohf.hub.files import MEASURED_WEIGHTS
 from geohf.io import atomic_write, plain
 from geohf.metrics.records import Evaluation
 from geohf.report.plots import learning_panels, plot_learning_curves
 from geohf.report.tables import write_csv
+from geohf.vision.thumbnails import thumbnail
 from geohf.vision.weights import weights_fingerprint
 
 if TYPE_CHECKING:
@@ -48,6 +50,14 @@ def write_report(
     )
     write_history(folder, trainer.state.log_history, trainer.shown_metrics)
     trainer.create_model_card()
+
+
+def thumbnails_of(trainer: GeoTrainer, dataset: Any, most: int) -> list[str | None] | None:
+    """Thumbnails for a map: of the first `most` rows, None for the others; None where nobody asks for any."""
+    if not most:
+        return None
+    rows = undecoded(dataset) if hasattr(dataset, "cast_column") else dataset
+    return [thumbnail(trainer.model.photo_of(rows[i])) if i < most else None for i in range(len(rows))]
 
 
 def metrics_of(trainer: GeoTrainer, evaluation: Evaluation) -> dict[str, Any]:

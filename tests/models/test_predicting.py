@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from zipfile import ZipFile
 
 import datasets
 import numpy as np
 import pytest
+from helpers import five_tasks
 from helpers.place_models import build_model, write_pictures
 from PIL import Image
 
 from geohf.errors import DataError
+from geohf.hub.files import repo_files
 from geohf.models.work import Work
 from geohf.vision.contents import content_key, contents_of
 
@@ -160,3 +163,43 @@ def test_of_many_files_of_one_length_the_ends_are_read(tmp_path, monkeypatch):
     assert len({a, b, c, d}) == 4
     assert c == e
     assert read == ["a", "b"]
+
+
+def shown_in(path):
+    page = path.read_text()
+    return page.count("data:image/jpeg;base64,"), "img-src data:" in page
+
+
+@pytest.mark.parametrize("name", ["street", "region"])
+def test_a_map_of_answers_holds_photographs_of_the_first_inputs(name, days, tmp_path):
+    model, output = five_tasks.TASKS[name].make(), tmp_path / "answers.html"
+    (days[0] / NAMES[1]).write_bytes(b"no picture")
+    model.predict_to_file([days[0]], output, 2, on_error="skip", thumbnails=3)
+    assert shown_in(output) == (2, True)  # the first three without the one that is left out
+    model.predict_to_file([days[1]], output, 2)
+    assert shown_in(output) == (len(NAMES), True)
+    model.predict_to_file([days[1]], output, 2, thumbnails=0)
+    assert shown_in(output) == (0, False)
+    model.predict_to_file([days[1]], tmp_path / "answers.jsonl", 2)
+    assert "thumbnail" not in (tmp_path / "answers.jsonl").read_text()
+    with pytest.raises(DataError, match="thumbnails"):
+        model.predict_to_file([days[1]], output, thumbnails=-1)
+
+
+def test_the_photograph_of_a_place_is_its_first_view(days, tmp_path):
+    model = five_tasks.TASKS["street"].make()
+    views = [days[0] / name for name in NAMES[:4]]
+    model.predict_to_file([views], tmp_path / "views.html")
+    model.predict_to_file([[views[0]]], tmp_path / "first.html")
+    pictures = [
+        re.findall(r"data:image/jpeg;base64,[^\"]+", (tmp_path / name).read_text())
+        for name in ("views.html", "first.html")
+    ]
+    assert len(pictures[0]) == 1
+    assert pictures[0] == pictures[1]
+
+
+def test_a_push_leaves_maps_of_answers_at_home(tmp_path):
+    for name in ("map.html", "answers.html", "config.json"):
+        (tmp_path / name).write_text("{}")
+    assert [path.name for path in repo_files(tmp_path)] == ["config.json", "map.html"]

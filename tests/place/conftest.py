@@ -33,7 +33,7 @@ def finished(tmp_path_factory, drives) -> SimpleNamespace:
         *("--positive_m", 10, "--negative_m", 25, "--radii_m", 10, 25, "--block_m", 150),
         *("--validation_share", 0.15, "--test_share", 0.2, "--num_train_epochs", 30),
         *("--output_dir", folder / "place", "--learning_rate", 2e-3),
-        *("--cache_dir", folder / "cache"),
+        *("--cache_dir", folder / "cache", "--thumbnails", 3),
     )
     return SimpleNamespace(
         result=run_place(options, args), folder=folder / "place", options=options, args=args

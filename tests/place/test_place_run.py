@@ -66,6 +66,11 @@ def test_everything_is_left_on_disk(finished):
         assert picture.std() > 5
 
 
+def test_the_map_holds_the_photographs_that_were_asked_for(finished):
+    page = (finished.folder / "map.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 3
+
+
 def test_the_log_has_batches_epochs_and_validations(finished):
     path = next(path for path in (finished.folder / "logs").glob("test_resnet_seed1_2*.csv"))
     rows = rows_of(path)

@@ -20,7 +20,7 @@ def samples(tmp_path_factory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def separate_run(tmp_path_factory, samples):
     """(folder, result) of a run of three epochs with separate experts in degrees."""
-    return small_run(tmp_path_factory.mktemp("separate"), samples("wgs84"), experts="separate")
+    return small_run(tmp_path_factory.mktemp("separate"), samples("wgs84"), experts="separate", thumbnails=3)
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,11 @@ def test_the_numbers_are_those_of_the_predictions(run, request):
     assert sum(int(row["n"]) for row in table[:3]) == len(rows) == metrics["eval"]["n"] == 23
 
 
+def test_the_map_holds_the_photographs_that_were_asked_for(separate_run):
+    page = (separate_run[0] / "map.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 3
+
+
 def test_each_region_and_the_router_have_a_phase_in_the_log(separate_run, planar_run):
     phases = [
         {row["phase"] for row in read(folder / "log_history.csv")} for folder, _ in (separate_run, planar_run)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from geohf.errors import DataError
-from geohf.io import columns
+from geohf.io import columns, require_writable
 from geohf.report import atomic_write, format_number, markdown_table, plain, write_csv
 
 
@@ -36,6 +36,17 @@ def test_atomic_write_keeps_the_old_file_when_the_body_raises(tmp_path, error):
         write()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["b.bin"]
+
+
+def test_a_place_where_nothing_can_be_written_is_named_before_the_work(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    require_writable(tmp_path / "new" / "deep" / "a.csv")
+    require_writable(tmp_path / "taken")  # is replaced
+    with pytest.raises(DataError, match=f"{tmp_path}: is a folder; name a file in it"):
+        require_writable(tmp_path)
+    with pytest.raises(DataError, match=r"a\.csv: taken is a file, not a folder"):
+        require_writable(tmp_path / "taken" / "deep" / "a.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
 
 
 def test_atomic_write_has_the_permissions_of_any_new_file(tmp_path):

@@ -123,6 +123,18 @@ def test_only_the_page_s_own_script_may_run(tmp_path, points):
     assert rules["style-src"] == digest(page.styles[0])
 
 
+def test_photographs_are_in_the_file_only_where_they_are_given(tmp_path, points):
+    path, picture = tmp_path / "map.html", "data:image/jpeg;base64,AAAA"
+    write_map(path, *points)
+    assert "img-src" not in path.read_text()
+    assert Page(path).data["thumbnails"] is None
+    write_map(path, *points, thumbnails=[None] * 30)
+    assert "img-src" not in path.read_text()
+    write_map(path, *points, thumbnails=[picture, *[None] * 29])
+    assert "img-src data:; " in path.read_text()
+    assert Page(path).data["thumbnails"] == [picture, *[None] * 29]
+
+
 def test_no_string_gets_out_of_its_place(tmp_path):
     path = tmp_path / "map.html"
     outlines = {"type": "Feature", "properties": {"name": EVIL}, "geometry": SQUARE}
@@ -179,6 +191,7 @@ def test_the_map_opens_on_the_first_split(tmp_path):
         ({"truth": [[0, 0], [1, 1]]}, "truth has 2 rows for 1"),
         ({"labels": ["a", "b"]}, "2 labels for 1"),
         ({"splits": ["a", "b"]}, "2 splits for 1"),
+        ({"thumbnails": [None, None]}, "2 thumbnails for 1"),
         ({"details": {"a": [1, 2]}}, "details column 'a'"),
         ({"radius_m": [1.0, 2.0]}, "radius_m"),
         ({"radius_m": -1}, "radius_m"),

@@ -35,6 +35,7 @@ def whole(sample, tmp_path_factory):
     words = (
         *("--data", sample, "--backbone", "test_byobnet", "--pretrained", "false", "--image_size", 32),
         *("--output_dir", folder, "--cache_dir", folder.parent / "cache", "--map_places", 50),
+        *("--thumbnails", 3),
         *("--metric_for_best_model", "eval_score"),  # transformers takes this name, too
         # the second phase takes steps that are far too large, and ruins the model
         *(
@@ -81,6 +82,7 @@ def test_a_run_leaves_all_that_it_promises(whole):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     html = (folder / "map.html").read_text(encoding="utf-8")
     assert not re.search(r'(src|href)\s*=\s*["\']?(https?:)?//', html)  # it opens without network
+    assert html.count("data:image/jpeg;base64,") == 3  # of --thumbnails
 
 
 def test_nothing_in_a_run_needs_pickle(whole):
