@@ -29,7 +29,7 @@ from geohf.tiles.sources import raster_folder, shown_in
 from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
 from geohf.tiles.streaming import ImageTiles, StreamedSequences
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, table_in
-from geohf.tiles.targets import look_at_targets, require_spread
+from geohf.tiles.targets import look_at_pixels, look_at_targets, require_spread
 from geohf.tiles.windows import TileWindows, make_windows
 
 logger = logging.getLogger(__name__)
@@ -193,6 +193,7 @@ def _divided(
             raise DataError(
                 f"{table.source}: the split {name} holds no usable sample; use another --seed or share"
             )
+    look_at_pixels(table, source.cache, splits["train"])
     if not source.image:
         require_spread(table, splits["train"], source.cache)
     facts = data_source(options.data) | {

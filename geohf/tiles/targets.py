@@ -1,8 +1,10 @@
-"""What is asked of a table's targets before a model learns them."""
+"""What is asked of a table's targets and pixels before a model learns them."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from geohf.tiles.windows import TileWindows, unmeasured
 
 logger = logging.getLogger(__name__)
 FILLERS = (-99999, -32768, -9999, -999)  # what tables often write where nothing is known
+OF_PIXELS = (*FILLERS, -28672, 32767, 65535, 1e20, 9.969209968386869e36, -3.4028234663852886e38, -1e30)
+LOOKED_AT = 256  # so many training windows' pixels are
 
 
 def look_at_targets(table: TileTable) -> None:
@@ -53,3 +57,37 @@ def require_spread(table: TileTable, train: TileWindows, cache: TilePixels) -> N
         raise DataError(
             f"{table.source}: the target {name} {what}, so there is nothing to learn; {unmeasured(table, cache)}"
         )
+
+
+def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> None:
+    """Tell of measured pixels that may stand for none: a usual filler, far from all others of its band."""
+    if cache.array.dtype == np.uint8:  # all of its values may be measured
+        return
+
+    def parts() -> Iterator[np.ndarray]:
+        for row, frames, seen in zip(train.rows, train.frames, train.mask, strict=True):
+            yield cache.tile(row, frames[seen])[~cache.tile_mask(row, frames[seen])]
+
+    def sample() -> Iterator[np.ndarray]:
+        return islice(parts(), LOOKED_AT)
+
+    ends = [(part.min(0), part.max(0)) for part in sample() if len(part)]
+    if not ends:
+        return
+    for extremes in (np.min([low for low, _ in ends], 0), np.max([high for _, high in ends], 0)):
+        for band, value in enumerate(extremes.astype(np.float64).tolist()):
+            if not np.isclose(value, OF_PIXELS, rtol=1e-6, atol=0).any():
+                continue
+            known = np.concatenate([part[:, band] for part in sample()]).astype(np.float64)
+            others = known[known != value]
+            if len(others) and (others.min() > value / 10 if value < 0 else others.max() < value / 3):
+                logger.warning(
+                    "%s: band %d is %g in %d of %d pixels that were looked at, and far from it in the others; if that stands for "
+                    "no measurement, say --nodata %.17g",
+                    table.source,
+                    band + 1,
+                    value,
+                    len(known) - len(others),
+                    len(known),
+                    value,
+                )

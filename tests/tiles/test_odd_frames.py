@@ -194,3 +194,33 @@ def test_scenes_that_cannot_be_meant(tmp_path, frames, output, message):
     (tmp_path / "folder.tif").mkdir()
     with pytest.raises(DataError, match=message):
         predict_scene(make(), frames, tmp_path / output, 8)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "filler", "told"),
+    [
+        (np.int16, -9999, True),
+        (np.float32, np.finfo(np.float32).min, True),
+        (np.uint16, 65535, True),
+        (np.uint16, 0, False),
+        (np.float32, -99, False),
+        (np.uint8, 255, False),
+    ],
+)
+def test_a_filler_in_pixels_that_no_header_names_gets_a_word(
+    world, tmp_path, tiff, caplog, dtype, filler, told
+):
+    for (label, region), pixels in world.pixels.items():
+        frame = pixels.astype(dtype)
+        frame[:4, :4, 1] = filler
+        tiff(world.path(label, region), frame, **world.geo)
+    fields = {"data": str(world.csv), "split": "random", "allow_leaks": True}
+    fields |= {"validation_share": 0.25, "test_share": 0.25}
+    with caplog.at_level(logging.WARNING):
+        load(TileArguments(**fields), arguments(tmp_path))
+    assert ("tiles.csv: band 2 is" in caplog.text) == told
+    assert caplog.text.count("band ") == told
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        load(TileArguments(**fields, nodata=float(filler)), arguments(tmp_path))
+    assert "tiles.csv: band" not in caplog.text
