@@ -159,6 +159,7 @@ def load_parts(
         if state_file is not None:
             StateFile(state_file).apply(list(sources.values()), errors)
         _drop_groups(list(sources.values()))
+        _warn_of_names(list(sources.values()))
         _same_names(list(sources.values()))
         loaded = {split: dataset_of(found, errors, min_trust) for split, found in sources.items()}
         note_unlisted(sources.values(), errors)
@@ -280,6 +281,15 @@ def _drop_groups(sources: list[Source]) -> None:
             sources[0].path,
             ", ".join(sorted(groups)),
         )
+
+
+def _warn_of_names(sources: list[Source]) -> None:
+    """Say where two parts, or two states, are called alike but for spaces and capitals."""
+    for names in (sources[0].parts, sources[0].states):
+        for one, other in combinations(names, 2):
+            if one.strip().lower() == other.strip().lower():
+                told = "are two names, which differ in spaces or capitals alone"
+                logger.warning("%s: %r and %r %s", sources[0].path, one, other, told)
 
 
 def _warn_of_shared(sources: dict[str, Source]) -> None:

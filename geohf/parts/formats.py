@@ -90,7 +90,8 @@ class Reader:
         )
         if not names:
             self.errors.settle(kept=0)
-            raise DataError(f"{path}: no photo has a part")
+            reason = next((f": {part.problem}" for part in parts if part.problem), "")
+            raise DataError(f"{path}: no photo has a part{reason}")
         for source in self._open:
             source.parts = names
 

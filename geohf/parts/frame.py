@@ -44,6 +44,8 @@ class Frame:
             given = tuple(int(value) for value in (given_width, given_height))
         except (TypeError, ValueError, OverflowError):
             raise DataError(f"width and height are {given_width!r} and {given_height!r}") from None
+        if given == (0, 0):  # as tools write that did not look
+            return cls(*upright)
         if given == upright:
             return cls(*upright)
         if given == (width, height):

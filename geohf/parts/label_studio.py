@@ -27,7 +27,7 @@ _UPLOADED = re.compile(
 _SIDES = ("x", "y", "width", "height")
 _PLACE = {"x", "points"}  # of a box, of a polygon
 _LABELS = ("rectanglelabels", "polygonlabels", "labels")
-_ATTRIBUTES = ("choices", "text", "number", "rating")
+_ATTRIBUTES = ("choices", "text", "number", "rating", "taxonomy")
 _OF_PHOTOS = ("choices", "textarea", "number", "rating", "taxonomy", "datetime")  # unless they have a box
 
 
@@ -130,7 +130,10 @@ def _part(key: str, results: list[dict], photo: PhotoRecord) -> PartRecord:
                     part.problem = (
                         f"{result.get('from_name')} has {len(told)} values: {', '.join(map(str, told))}"
                     )
-                part.attributes[str(result.get("from_name"))] = told[0] if told else None
+                first = told[0] if told else None
+                # a taxonomy gives the way down to its leaf
+                first = " / ".join(map(str, first)) if isinstance(first, list) else first
+                part.attributes[str(result.get("from_name"))] = first
     part.trust = part.attributes.pop("trust", 1.0)
     part.crowd = part.attributes.pop("iscrowd", None) == "true"
     try:

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from geohf.data.tables import file_in
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 LABEL_MAP = "labelmap.txt"
 _FLAGS = {"0": False, "false": False, "1": True, "true": True}
+_INNER = "part"  # an object's own, as PASCAL's people have head, hands and feet
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # what the layout itself says of an object; all else is an attribute
 _OWN = {
@@ -101,6 +103,9 @@ def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:
         photos = [_photo(read_xml(file), file) for file in listed]
         sources[split] = Source(path, photos, names, [], selects=(path / "ImageSets").is_dir())
     parts = [part for source in sources.values() for photo in source.photos for part in photo.parts]
+    inner = sorted({name for part in parts for name in part.attributes.pop(_INNER, ())})
+    if inner:
+        logger.warning("%s: objects have parts of their own (%s), which are not read", path, ", ".join(inner))
     boxes = [part.box for part in parts if part.box is not None]
     first = 0 if any(min(box[:2]) < 1 for box in boxes) else 1
     for part in parts:
@@ -129,11 +134,13 @@ def _photo(root: Element, file: Path) -> PhotoRecord:
 
 
 def _part(element: Element, number: int) -> PartRecord:
-    attributes = {
+    attributes: dict[str, Any] = {
         child.tag: (child.text or "").strip() for child in element if child.tag not in _OWN and not len(child)
     }
     for found in element.iter("attribute"):
         attributes[text_in(found, "name") or ""] = text_in(found, "value") or ""
+    inner = {text_in(found, "name") or "" for found in element.iter("part")}
+    attributes |= {_INNER: inner} if inner else {}
     trust = attributes.pop("trust", 1.0)
     part = PartRecord(text_in(element, "name"), trust=trust, number=number, attributes=attributes)
     try:
