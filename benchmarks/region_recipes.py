@@ -3,6 +3,7 @@
     python benchmarks/region_recipes.py --seeds 0 1
     python benchmarks/region_recipes.py --seeds 0 1 2 --experts shared --backbone tf_efficientnet_lite0 \\
         --finetune none last all --image_size 96 --epochs 10 --sample_size 80     # how much of a published backbone learns
+    python benchmarks/region_recipes.py --seeds 0 1 2 --experts shared --density --refine 0 64     # regions, and prototypes
 
 Prints the tables that docs/region.md shows: held-out photographs, mean over seeds and their range.
 """
@@ -26,9 +27,11 @@ from geohf.training.options import FINETUNE
 
 
 def numbers_of(
-    experts: str, finetune: str, seed: int, options: argparse.Namespace, folder: str
+    experts: str, finetune: str, refine: int, seed: int, options: argparse.Namespace, folder: str
 ) -> dict[str, dict[str, float]]:
-    """Answer -> its mean, median and 90th percentile error, and the router's accuracy where it has one."""
+    """Answer -> its mean, median and 90th percentile error, the share of photographs in their 90 % regions, and the router's
+    accuracy where it has one.
+    """
     args = RegionTrainingArguments(
         output_dir=f"{folder}/{experts}",
         seed=seed,
@@ -45,6 +48,8 @@ def numbers_of(
         backbone=options.backbone,
         sample_size=options.sample_size,
         image_size=options.image_size,
+        refine=refine,
+        density=options.density,
     )
     trainer = run_region(data, args)
     every, baseline, unit = (
@@ -54,9 +59,12 @@ def numbers_of(
     )
 
     def errors(numbers: dict, prefix: str) -> dict[str, float]:
-        return {f"{name} {unit}": numbers[f"{prefix}_{name}_{unit}"] for name in ("mean", "median", "p90")}
+        row = {f"{name} {unit}": numbers[f"{prefix}_{name}_{unit}"] for name in ("mean", "median", "p90")}
+        held = numbers.get(f"{prefix}_region_90")
+        return row if held is None else row | {"in 90 % region": held}
 
     name = experts if finetune == "all" else f"{experts}, {finetune}"
+    name += ", prototypes" * bool(refine)
     return {
         "center of all": errors(baseline, "routed"),
         "center of the region given": errors(baseline, "given"),
@@ -72,6 +80,8 @@ def main() -> None:
     parser.add_argument("--frame", choices=["wgs84", "planar"], default="wgs84")
     parser.add_argument("--experts", nargs="+", choices=EXPERTS, default=["shared", "separate"])
     parser.add_argument("--finetune", nargs="+", choices=FINETUNE, default=["all"])
+    parser.add_argument("--refine", type=int, nargs="+", default=[0], help="prototypes a region")
+    parser.add_argument("--density", action="store_true", help="also tell what the 90 %% regions hold")
     parser.add_argument("--backbone", help="default: the sample's tiny one, with random weights")
     parser.add_argument("--image_size", type=int, help="default: the backbone's own")
     parser.add_argument("--sample_size", type=int, default=240, help="training photographs a region")
@@ -81,15 +91,15 @@ def main() -> None:
     runs: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in options.seeds:
-            for experts, finetune in product(options.experts, options.finetune):
-                for name, numbers in numbers_of(experts, finetune, seed, options, folder).items():
+            for recipe in product(options.experts, options.finetune, options.refine):
+                for name, numbers in numbers_of(*recipe, seed, options, folder).items():
                     if len(runs.setdefault(name, [])) <= options.seeds.index(seed):
                         runs[name].append(numbers)
     rows = []
     for name, numbers in runs.items():
         row = {"answer": name}
         for key in numbers[0]:
-            values, digits = [run[key] for run in numbers], 3 if key == "router right" else 0
+            values, digits = [run[key] for run in numbers], 0 if key[-1] in "ms" else 3
             row[key] = f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
         rows.append(row)
     print(f"\nHeld-out photographs of the generated sample, mean of seeds {options.seeds} (range):\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,8 @@ from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
 from geohf.data.classes import class_names, class_number, with_names
-from geohf.data.inputs import Inputs
+from geohf.data.formats import TABLES, is_parquet
+from geohf.data.inputs import Inputs, find_images
 from geohf.errors import DataError
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
 from geohf.models.heading import HeadingHead, refuse_mirrors
@@ -27,12 +29,13 @@ from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_
 from geohf.region.metrics import measure
 from geohf.region.objective import RegionObjective
 from geohf.region.processing import REGION_KEYS, GeoRegionImageProcessor, RegionCollator, split_sample
-from geohf.region.rows import as_photos, headings_of, load_labeled, located, truth_of
+from geohf.region.rows import as_photos, headings_of, load_labeled, located, region_cells, truth_of
 from geohf.region.selection import names_of, region_order, warn_of_spellings
 from geohf.vision.augmentation import TEST_TIME_OPTION, averaged_features
 from geohf.vision.towers import build_tower
 
 if TYPE_CHECKING:
+    from geohf.data.inputs import Part
     from geohf.data.task_data import TaskData
     from geohf.region.arguments import RegionArguments
 
@@ -296,6 +299,17 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         """As every task's, with the names of regions, see `samples`."""
         inputs = super().find_inputs(sources)
         return Inputs([(names, _with_named_regions(samples)) for names, samples in inputs.parts])
+
+    def read_source(self, source: str) -> Part | None:
+        """The photographs of a table of file names with a column of regions, each with its own, as datasets bring them."""
+        path = Path(source)
+        if path.suffix.lower() not in TABLES or not path.is_file() or is_parquet(path):
+            return None
+        cells = region_cells(path)
+        if cells is None:
+            return None
+        names, files = find_images(source).parts[0]
+        return names, [{"image": file, "region": cell} for file, cell in zip(files, cells, strict=True)]
 
     def predict(
         self, inputs: Any, batch_size: int = 32, region: str | int | Sequence | None = None, **options

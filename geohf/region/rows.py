@@ -176,6 +176,22 @@ def _region_names(cells: Iterable) -> tuple[list[str | None], dict[int, str]]:
     return names, reasons
 
 
+def region_cells(table: str | Path) -> list[str | None] | None:
+    """The names of regions in a table's rows, None where a cell is empty; None for a table without a column of regions.
+
+    Raises:
+        DataError: a cell that is no name.
+    """
+    rows = read_table(table)
+    column = find_column(rows.columns, REGION_COLUMNS)
+    if column is None:
+        return None
+    names, reasons = _region_names(rows[column])
+    for number, reason in reasons.items():
+        raise DataError(f"{table}, row {rows.index[number]}: {reason}")
+    return names
+
+
 def region_features() -> Features:
     """The columns of a dataset of photographs with their regions; `row` is the line in the table."""
     from datasets import Features, Image, Value

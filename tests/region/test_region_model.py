@@ -1,5 +1,7 @@
 import copy
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -399,3 +401,20 @@ def test_photographs_without_end_and_too_few_regions_are_refused(photos):
         build_model().predict((path for path in photos[:2]), region=["3"])
     with pytest.raises(DataError, match="3 regions for 2 photographs"):
         build_model().predict((path for path in photos[:2]), region=["3"] * 3)
+
+
+def test_a_table_of_files_brings_its_regions(tmp_path, photos):
+    model, photos = build_model(), [shutil.copy(photo, tmp_path / Path(photo).name) for photo in photos[:3]]
+    names = [photo.name for photo in photos]
+    rows = "".join(f"{photo},{region}\n" for photo, region in zip(names, ["3", "", "5"], strict=True))
+    for header, known in (("filename,Region_ID\n", True), ("filename,place\n", False)):
+        (tmp_path / "t.csv").write_text(header + rows)
+        found = model.predict(str(tmp_path / "t.csv"))
+        expected = model.predict(photos, region=["3", None, "5"] if known else None)
+        assert found == expected
+        assert model.predict(str(tmp_path / "t.csv"), region="1") == model.predict(photos, region="1")
+    (tmp_path / "t.csv").write_text(f"filename,Region_ID\n{names[0]},3\n{names[1]},77\n")
+    with pytest.raises(DataError, match="knows no region '77'"):
+        model.predict(str(tmp_path / "t.csv"))
+    assert model.predict_to_file(tmp_path / "t.csv", tmp_path / "a.csv", on_error="skip") == 1
+    assert "77" in (tmp_path / "a.csv.skipped.csv").read_text()
