@@ -104,7 +104,8 @@ class Prototypes(nn.Module):
     ) -> torch.Tensor:
         """(batch, prototypes) how well each fits, see the class; -inf where it is ruled out. As `refine`."""
         top = probabilities.topk(min(BEST_CELLS, probabilities.shape[-1]))
-        allowed = torch.zeros_like(probabilities).scatter(-1, top.indices, top.values)[:, self.classes]
+        kept = torch.zeros_like(probabilities).scatter(-1, top.indices, top.values)
+        allowed = kept[:, self.classes.long()]  # a model that is loaded in half precision has them as numbers
         if area is not None:
             inside = torch.from_numpy(area.contains(self.points.double().cpu().numpy()))
             allowed = torch.where(inside.to(allowed.device), allowed, 0.0)

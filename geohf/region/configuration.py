@@ -125,6 +125,12 @@ class GeoRegionConfig(GeoConfig):
             raise ValueError(f"radius_coverage must lie between 0 and 1, got {self.radius_coverage}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if self.density_scale is not None and not self.density_scale > 0:
+            raise ValueError(f"density_scale must be positive, got {self.density_scale}")
+        for name in ("routed_masses", "given_masses"):
+            masses = getattr(self, name)
+            if masses is not None and (len(masses) != 2 or not all(0 <= mass <= 1 for mass in masses)):
+                raise ValueError(f"{name} must be two numbers between 0 and 1, got {masses}")
         for name in ("scalers", "expert_errors", "prototypes"):
             value = getattr(self, name)
             if value is not None and len(value) != self.num_regions:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,9 +13,8 @@ from torch import nn
 from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
-from geohf.data.classes import class_names, class_number, with_names
-from geohf.data.formats import TABLES, is_parquet
-from geohf.data.inputs import Inputs, find_images
+from geohf.data.classes import class_number
+from geohf.data.inputs import Inputs
 from geohf.errors import DataError
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
 from geohf.models.heading import HeadingHead, refuse_mirrors
@@ -26,10 +25,11 @@ from geohf.region.answers import RegionPrediction
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.decoding import both_answers, decode, locate
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
+from geohf.region.inputs import of_region, of_regions, table_with_regions, with_named_regions
 from geohf.region.metrics import measure
 from geohf.region.objective import RegionObjective
-from geohf.region.processing import REGION_KEYS, GeoRegionImageProcessor, RegionCollator, split_sample
-from geohf.region.rows import as_photos, headings_of, load_labeled, located, region_cells, truth_of
+from geohf.region.processing import GeoRegionImageProcessor, RegionCollator, split_sample
+from geohf.region.rows import as_photos, headings_of, load_labeled, located, truth_of
 from geohf.region.selection import names_of, region_order, warn_of_spellings
 from geohf.vision.augmentation import TEST_TIME_OPTION, averaged_features
 from geohf.vision.towers import build_tower
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from geohf.data.inputs import Part
     from geohf.data.task_data import TaskData
     from geohf.region.arguments import RegionArguments
+
+logger = logging.getLogger(__name__)
 
 # what the sample is trained with: a backbone that learns in seconds on a CPU, from random weights
 SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_resnet", 48
@@ -293,23 +295,16 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
 
     def samples(self, inputs: Any) -> Sequence | Iterable:
         """As every task's; a dataset that numbers its regions names them, for numbers may be other regions' names."""
-        return _with_named_regions(super().samples(inputs))
+        return with_named_regions(super().samples(inputs))
 
     def find_inputs(self, sources: Any) -> Inputs:
         """As every task's, with the names of regions, see `samples`."""
         inputs = super().find_inputs(sources)
-        return Inputs([(names, _with_named_regions(samples)) for names, samples in inputs.parts])
+        return Inputs([(names, with_named_regions(samples)) for names, samples in inputs.parts])
 
     def read_source(self, source: str) -> Part | None:
         """The photographs of a table of file names with a column of regions, each with its own, as datasets bring them."""
-        path = Path(source)
-        if path.suffix.lower() not in TABLES or not path.is_file() or is_parquet(path):
-            return None
-        cells = region_cells(path)
-        if cells is None:
-            return None
-        names, files = find_images(source).parts[0]
-        return names, [{"image": file, "region": cell} for file, cell in zip(files, cells, strict=True)]
+        return table_with_regions(source)
 
     def predict(
         self, inputs: Any, batch_size: int = 32, region: str | int | Sequence | None = None, **options
@@ -332,7 +327,7 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         samples, names = self.samples(inputs), list(region)
         if isinstance(samples, Sized) and len(names) != len(samples):
             raise DataError(f"{len(names)} regions for {len(samples)} photographs")
-        named = _of_regions(samples, names)
+        named = of_regions(samples, names)
         return super().predict(list(named) if isinstance(samples, list) else named, batch_size, **options)
 
     def steps(self, region: str | int | None = None, test_time: str | None = None, **options):
@@ -341,30 +336,24 @@ class GeoRegionModel(RegionObjective, GeoPreTrainedModel):
         looks = {} if test_time is None else {"test_time": test_time}
 
         def prepared(samples: list) -> BatchFeature:
-            named = samples if region is None else [_of_region(sample, region) for sample in samples]
+            named = samples if region is None else [of_region(sample, region) for sample in samples]
             return BatchFeature({**prepare(named), **looks})
 
         return prepared, answer
 
 
-def _with_named_regions(samples: Any) -> Any:
-    names = class_names(getattr(samples, "rows", samples))
-    names = {column: named for column, named in names.items() if column.lower() in REGION_KEYS}
-    return with_names(samples, names) if names else samples
-
-
-def _of_regions(samples: Iterable, names: Sequence) -> Iterator[dict]:
-    count = 0
-    for count, sample in enumerate(samples, 1):
-        if count > len(names):
-            raise DataError(f"{len(names)} regions for more photographs")
-        yield _of_region(sample, names[count - 1])
-    if count < len(names):
-        raise DataError(f"{len(names)} regions for {count} photographs")
-
-
-def _of_region(sample: Any, region: str | int | None) -> dict:
-    return {"image": split_sample(sample)[0], "region": region}
+def _tell_kept(options: RegionArguments, config: GeoRegionConfig) -> None:
+    """Say which options the model that training goes on from does not follow."""
+    known = type(options).__dataclass_fields__
+    kept = [
+        f"--{name} {getattr(options, name)} (it has {getattr(config, name)})"
+        for name in MODEL_FIELDS
+        if getattr(options, name) not in (known[name].default, getattr(config, name))
+    ]
+    if kept:
+        logger.warning(
+            "%s stays as it was trained: without effect are %s", options.start_from, ", ".join(kept)
+        )
 
 
 def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
@@ -379,6 +368,7 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
     found = region_order(name for name in named if name is not None)
     if options.start_from is not None:
         model = load_model(options.start_from, "cpu", GeoRegionModel)
+        _tell_kept(options, model.config)
         for name in options.regions or found:
             model.set_scaler(name, fit_scaler(points[named == name], model.config.scaler, model.config.frame))
         return model

@@ -127,6 +127,10 @@ def test_without_a_density_there_are_no_regions():
         few.predict(pictures(1), credible_regions=True)
     with pytest.raises(DataError, match="density needs frame wgs84"):
         RegionArguments(density=True, frame="planar")
+    with pytest.raises(Exception, match="routed_masses must be two numbers between 0 and 1"):
+        build_model(density=True, routed_masses=[0.5])
+    with pytest.raises(Exception, match="density_scale must be positive"):
+        build_model(density=True, density_scale=-1.0)
     with pytest.raises(Exception, match="density needs frame 'wgs84'"):
         build_model(density=True, frame="planar")
 

@@ -14,11 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import Subset
 
+from geohf.data.task_data import TaskData
 from geohf.errors import DataError
 from geohf.geo import frame_distance, spherical_mean
 from geohf.region import GeoRegionConfig, GeoRegionModel
+from geohf.region.arguments import RegionArguments
 from geohf.region.calibration import calibrate
 from geohf.region.experts import RegionOutput, given_logits
+from geohf.region.modeling import make_model
 
 EXPERTS = ["separate", "shared"]
 FRAMES = ["wgs84", "planar"]
@@ -418,3 +421,17 @@ def test_a_table_of_files_brings_its_regions(tmp_path, photos):
         model.predict(str(tmp_path / "t.csv"))
     assert model.predict_to_file(tmp_path / "t.csv", tmp_path / "a.csv", on_error="skip") == 1
     assert "77" in (tmp_path / "a.csv.skipped.csv").read_text()
+
+
+def test_options_that_a_kept_model_does_not_follow_are_told_of(tmp_path, caplog):
+    build_model(regions=1).save_pretrained(tmp_path)
+    rows = [
+        {"image": "a.png", "region": "1", "latitude": 36.36 + i / 1e4, "longitude": 127.36} for i in range(9)
+    ]
+    for changes, told in (({"density": True, "experts": "shared"}, True), ({"frame": "wgs84"}, False)):
+        caplog.clear()
+        options = RegionArguments(train_csv="t.csv", start_from=str(tmp_path), **changes)
+        make_model(options, TaskData(rows, None, None, skipped=[]))
+        assert (
+            "without effect are --experts shared (it has separate), --density True" in caplog.text
+        ) == told

@@ -90,6 +90,9 @@ def test_a_training_brings_prototypes_that_are_saved(experts, tmp_path):
     points = np.array([[one.latitude, one.longitude] for one in answers])
     truth = np.array([[row["latitude"], row["longitude"]] for row in train])
     assert np.median(great_circle_m(points, truth)) < 0.01  # each is its own prototype
+    half = GeoRegionModel.from_pretrained(tmp_path / "model", dtype=torch.bfloat16).predict(photos)
+    near = great_circle_m(np.array([[one.latitude, one.longitude] for one in half]), truth)
+    assert np.median(near) < 30
     again = GeoRegionTrainer(loaded, args, train_dataset=train)  # they are fitted anew
     again.train()
     assert loaded.config.prototypes == [40]
