@@ -57,7 +57,7 @@ def write_tables(named: str, folder: Path) -> list[Path]:
     return tables
 
 
-def trained(method: str, seed: int, options, folder: Path) -> GeoPlaceTrainer:
+def trained(method: str, seed: int, options, tables: list[Path], folder: Path) -> GeoPlaceTrainer:
     """A run of one method and seed on the training set."""
     args = PlaceTrainingArguments(
         output_dir=str(folder / f"{method}{seed}"),
@@ -67,8 +67,8 @@ def trained(method: str, seed: int, options, folder: Path) -> GeoPlaceTrainer:
         disable_tqdm=True,
         cache_dir=options.cache_dir,
     )
-    tables = [str(table) for table in write_tables(options.train, folder)]
-    data = load(PlaceArguments(train_csv=tables, test_share=0.25, methods=[method]), args)
+    named = [str(table) for table in tables]
+    data = load(PlaceArguments(train_csv=named, test_share=0.25, methods=[method]), args)
     set_seed(seed)
     fields = {} if method == "ours" else {"projection_dim": 256}
     model = GeoPlaceModel.from_backbone(options.backbone, fit=options.fit, **fields)
@@ -120,10 +120,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         # beside their features, which are kept by path
         folder = Path(options.cache_dir or scratch) / "photographs"
-        others = [write_tables(test, folder) for test in options.test]
+        own, *others = (write_tables(named, folder) for named in (options.train, *options.test))
         for seed in options.seeds:
             for method in ("ours", "original"):
-                trainer = trained(method, seed, options, folder)
+                trainer = trained(method, seed, options, own, Path(scratch))
                 pairs = [(trainer.database, trainer.held_out)]
                 pairs += [tuple(load_drives([table])[0] for table in tables) for tables in others]
                 names = [f"{Path(options.train.rpartition(':')[0]).name}, held out"]
