@@ -39,6 +39,8 @@ class PlacePrediction:
             fitted.
         abstains: whether the confidence is below the config's `abstain_below`, so that the answer should not be relied on;
             None where the config has none, and for drives that answer as a whole.
+        verified: whether the best answers stand in the order of their local matches; None where nobody asked for it. Then
+            there is no confidence, which was fitted on the order of cosines.
         chained: whether the order of its drive's frames was heard; None for a photograph that was asked about alone.
     """
 
@@ -50,6 +52,7 @@ class PlacePrediction:
     confidence: float | None = None
     chained: bool | None = None
     abstains: bool | None = None
+    verified: bool | None = None
 
     def as_row(self) -> dict[str, Any]:
         """For a table: the point, how sure it is, and the named images with their similarity; or the descriptor."""
@@ -63,7 +66,7 @@ class PlacePrediction:
             "similarity": self.answers[0].similarity,
             "answers": {answer.image: answer.similarity for answer in self.answers},
         }
-        told = {"abstains": self.abstains, "chained": self.chained}
+        told = {"abstains": self.abstains, "chained": self.chained, "verified": self.verified}
         return row | {name: value for name, value in told.items() if value is not None}
 
 
@@ -74,6 +77,7 @@ def predictions_of(
     images: Sequence[Sequence[str]],
     config: GeoPlaceConfig,
     top_k: int | None = None,
+    verified: np.ndarray | None = None,
 ) -> list[PlacePrediction]:
     """Predictions from the answers of a search.
 
@@ -84,6 +88,7 @@ def predictions_of(
         images: q lists of k names.
         top_k: answers to give; None: all k. The confidence looks at five, as it did when it was fitted.
         config: of the model: `negative_m`, `confidence_weights` and `abstain_below`.
+        verified: numbers of the photographs whose answers were verified; None: nobody asked for it.
     """
     sure: list = [None] * len(points)
     if config.confidence_weights is not None:
@@ -92,7 +97,7 @@ def predictions_of(
     similarity, points = similarity[:, :top_k], points[:, :top_k]
     away = great_circle_m(points[:, :1], points)
     spread = np.sort(away, axis=1)[:, away.shape[1] // 2]
-    return [
+    found = [
         PlacePrediction(
             descriptors[i],
             [
@@ -107,6 +112,11 @@ def predictions_of(
         )
         for i in range(len(points))
     ]
+    for answer in found if verified is not None else ():
+        answer.verified = False
+    for row in () if verified is None else verified:
+        found[row].verified, found[row].confidence, found[row].abstains = True, None, None
+    return found
 
 
 def answers_searched(top_k: int, count: int) -> int:

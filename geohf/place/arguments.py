@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from geohf.errors import DataError, require_choice
+from geohf.errors import DataError, require_choice, require_whole
 from geohf.metrics.directions import LOSS
 from geohf.place.confidence import check_precision
 from geohf.place.metrics import METRICS
@@ -185,6 +185,12 @@ class PlaceArguments(MapArguments, PhotoArguments, StreamingArguments):
         },
     )
 
+    verify: int = field(
+        default=0,
+        metadata={
+            "help": "Answers of a doubtful search that local features put in order: what doubtful is, is learned on validation queries, and recall is measured with it, too; 0: none."
+        },
+    )
     abstain: float | None = field(
         default=None,
         metadata={
@@ -196,6 +202,7 @@ class PlaceArguments(MapArguments, PhotoArguments, StreamingArguments):
         super().__post_init__()
         check_options(self.center, self.method)
         check_precision(self.abstain)
+        require_whole(0, verify=self.verify)
         require_choice(AUDITS, audit=self.audit)
         require_choice(FITS, fit=self.fit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
@@ -251,6 +258,11 @@ class PlaceTrainingArguments(HeadFirstArguments):
     )
     finetune: str = with_default(FinetuneArguments, "finetune", "none")
     finetune_blocks: int = with_default(FinetuneArguments, "finetune_blocks", 4)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.hard_place_share <= 1:
+            raise DataError(f"hard_place_share must lie between 0 and 1, got {self.hard_place_share}")
 
     def require_places(self, instead: str) -> None:
         """Raise DataError where batches of places are asked for, and others are made instead."""

@@ -115,6 +115,8 @@ def _shown(retrieval: Retrieval) -> dict:
     every = next(name for name in values if name.startswith("recall@1_all"))
     if "drive_r1" in values:
         shown["R@1, drives"] = values["drive_r1"]
+    if "verified_r1" in values:
+        shown["R@1, verified"] = values["verified_r1"]
     return shown | {"R@1, all queries": values[every], "median m": values["median_m"]}
 
 

@@ -107,11 +107,12 @@ def calibrate(
 
 
 def forget_confidence(config: GeoPlaceConfig, change: str) -> None:
-    """Take the fitted confidence, and its threshold, off a model whose descriptors are others now, with a warning.
+    """Take the fitted confidence, its threshold, and the gate of verification off a model whose descriptors are others now, with a warning.
 
     Args:
         change: what was done to the descriptors.
     """
+    config.verify_below = None
     if config.confidence_weights is not None:
         config.abstain_below = config.confidence_weights = None
         logger.warning(

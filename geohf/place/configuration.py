@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -78,6 +79,8 @@ class GeoPlaceConfig(GeoConfig):
             were too few queries to fit them, see `geohf.place.confidence`.
         abstain_precision, abstain_below: the model abstains where its confidence is below `abstain_below`, which was
             chosen for a precision of `abstain_precision` on validation queries; None: it always answers.
+        verify_below: answers are verified by local features where the best one is ahead of those from elsewhere by less, see
+            `geohf.place.verification`, chosen on validation queries; 0: never; None: it was not chosen, and all are.
     """
 
     model_type = "geohf_place"
@@ -125,6 +128,7 @@ class GeoPlaceConfig(GeoConfig):
     confidence_weights: list | None = None
     abstain_precision: float | None = None
     abstain_below: float | None = None
+    verify_below: float | None = None
 
     @property
     def backbone_pool(self) -> str:
@@ -205,6 +209,10 @@ class GeoPlaceConfig(GeoConfig):
             )
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if self.heading_deg is not None and not 0 <= self.heading_deg <= 180:
+            raise ValueError(f"heading_deg must lie between 0 and 180, got {self.heading_deg}")
+        if not 0 <= self.margin < math.inf:
+            raise ValueError(f"margin must be a number of at least 0, got {self.margin}")
         if not 0 <= self.hard_share <= 1:
             raise ValueError(f"hard_share must lie between 0 and 1, got {self.hard_share}")
         if self.pooling != "tower" and (self.feature_map is None or len(self.feature_map) != 3):

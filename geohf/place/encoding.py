@@ -28,6 +28,8 @@ class Encoder(Protocol):
 
     def fingerprint(self) -> str: ...
 
+    def local_maps(self, images: Any, batch_size: int = 32) -> Iterator[torch.Tensor]: ...
+
 
 def encode_rows(
     model: Encoder, samples: Any, batch_size: int, storage: str, dims: int | None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from geohf.data.tables import points_of
-from geohf.errors import DataError, require_at_least, require_choice
+from geohf.errors import DataError, require_at_least, require_choice, require_whole
 from geohf.geo import great_circle_m
 from geohf.io import natural_key
 from geohf.place.answers import answers_searched
@@ -23,6 +24,7 @@ from geohf.place.index import PlaceIndex
 from geohf.place.metrics import RECALLS, RULES, place_metrics, selective_metrics
 from geohf.place.protocols import BENCHMARKS, check_sizes, find_sets, recalls_of
 from geohf.place.sequences import Center, Method, check_options, in_order
+from geohf.place.verification import LocalFeatures, gap_of, gated, require_local, verified
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,9 +46,13 @@ def evaluate_place(
     recalls: Sequence[int] | None = None,
     rule: str | None = None,
     benchmark: str | None = None,
+    verify: int = 0,
 ) -> dict[str, float]:
     """See `GeoPlaceModel.evaluate`."""
     check_options(center, method)
+    require_whole(0, verify=verify)
+    if verify and (center != "none" or method is not None):
+        raise DataError("frames of a drive are not verified: leave verify, or center and method, out")
     require_choice(RULES, rule=rule)
     require_choice(tuple(BENCHMARKS), benchmark=benchmark)
     require_at_least(0, radius_m=radius_m)
@@ -61,7 +67,9 @@ def evaluate_place(
     names = [str(row) for row in rows]
     described = model.encode(files, batch_size)
     index = PlaceIndex(described, points, names, model.fingerprint(), drives.tolist())
-    alone = center == "none" and method is None
+    alone = center == "none" and method is None and not verify
+    if verify:
+        index.local = require_local(LocalFeatures.of_images(model, files, batch_size), model.config)
     found: dict[str, float] = {}
     for name, queries in asking.items():
         check_sizes(benchmark, len(database), len(queries))
@@ -69,14 +77,26 @@ def evaluate_place(
         queries = queries.select(rows)
         _look_for_leaks(database, queries, radius_m)
         descriptors = model.encode(files_of(queries), batch_size)
-        most = answers_searched(max(counts), len(index))
+        most = max(answers_searched(max(counts), len(index)), min(verify, len(index)))
         similarity, ranked = rank(index, descriptors, drives, center, method, most)
+        if index.local is not None:
+            doubtful = gated(gap_of(similarity, points[ranked], model.config.negative_m), model.config)
+            maps = partial(maps_of_files, model, files_of(queries), batch_size)
+            similarity, ranked = verified(similarity, ranked, index.local, maps, doubtful, verify)
+            found[f"{name}verified"] = len(doubtful)
         values = place_metrics(ranked, points, points_of(queries), [radius_m], counts)
         values |= _selective(model, similarity, points[ranked], points_of(queries), radius_m, values, alone)
         values |= {f"r{n}": values[f"recall@{n}_{rule}_{radius_m:g}m"] for n in counts}
         values["database"] = len(database)
         found |= {name + key: value for key, value in values.items()}
     return found
+
+
+def maps_of_files(
+    model: PlaceRetrieval, files: Sequence, batch_size: int, rows: np.ndarray
+) -> Iterator[torch.Tensor]:
+    """The backbone's maps of the files of some numbers, see `PlaceRetrieval.local_maps`."""
+    return model.local_maps([files[row] for row in rows], batch_size)
 
 
 def _load_sets(data: str | os.PathLike, utm: str | None, on_error: str) -> tuple[Dataset, dict[str, Dataset]]:

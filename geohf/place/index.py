@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +26,10 @@ from geohf.place.index_search import IndexSearch
 from geohf.place.search import unit_descriptors
 from geohf.place.sequences import in_order
 from geohf.place.storage import check_storage, principal_axes, project, storage_of
+from geohf.place.verification import LocalFeatures
 from geohf.vision.weights import aligned
+
+logger = logging.getLogger(__name__)
 
 
 class PlaceIndex(IndexSearch):
@@ -57,21 +62,24 @@ class PlaceIndex(IndexSearch):
         unit = unit_descriptors(aligned(torch.as_tensor(descriptors)))  # from a file or not
         axes = None if dims is None else principal_axes(unit, dims)
         rows = check_storage(storage).of(project(unit, axes))
-        self._hold(Contents(rows, points, list(images), model, list(sequences) if sequences else None, axes))
+        self._hold(Contents(rows, points, list(images), model, _listed_drives(sequences), axes))
 
     def _hold(self, contents: Contents) -> None:
-        rows, points, images, model, sequences, axes = contents
-        points = check_points(points)
-        if len({len(rows), len(points), len(images), len(images if sequences is None else sequences)}) != 1:
+        rows, points, images, model, sequences, axes, local = contents
+        points, images = check_points(points), list(map(str, images))
+        optional = [len(part) for part in (sequences, local) if part is not None]
+        if len({len(rows), len(points), len(images), *optional}) != 1:
             raise DataError(f"{len(rows)} descriptors, {len(points)} points and {len(images)} images")
         self.rows, self.points, self.images, self.model = rows, points, images, model
-        self.sequences, self.axes = sequences, axes
+        self.sequences, self.axes, self.local = sequences, axes, local
         self._engines: dict[tuple[str, bool], Engine] = {}
 
     @property
     def contents(self) -> Contents:
         """All that it holds, as it is written."""
-        return Contents(self.rows, self.points, self.images, self.model, self.sequences, self.axes)
+        return Contents(
+            self.rows, self.points, self.images, self.model, self.sequences, self.axes, self.local
+        )
 
     @property
     def descriptors(self) -> torch.Tensor:
@@ -92,6 +100,7 @@ class PlaceIndex(IndexSearch):
         sequences: Sequence[str] | None = None,
         storage: str = "float32",
         dims: int | None = None,
+        local: bool = False,
     ) -> PlaceIndex:
         """Encode images of known places, 4096 at a time, so that memory holds two times what is kept of them.
 
@@ -101,6 +110,8 @@ class PlaceIndex(IndexSearch):
             names: what answers call the images; by default their paths as given, or their numbers.
             sequences, storage, dims: see `PlaceIndex`. The mean of `signs` and the axes of `dims` are those of 4096 images
                 from all over.
+            local: keep local features, too, which `verify` asks for, see `geohf.place.verification.LocalFeatures`: one more
+                pass of the backbone, and for each place of its map 256 bytes or less, which a loaded index leaves on disk.
 
         Raises:
             DataError: no image, points that are no degrees, an image that cannot be opened.
@@ -110,8 +121,11 @@ class PlaceIndex(IndexSearch):
         rows, axes = encode_rows(model, samples, batch_size, storage, dims)
         if names is None:
             names = [name_of(sample, row) for row, sample in enumerate(samples)]
-        drives = None if sequences is None else list(sequences)
-        return cls._of(Contents(rows, np.asarray(points), list(names), model.fingerprint(), drives, axes))
+        drives = _listed_drives(sequences)
+        features = LocalFeatures.of_images(model, samples, batch_size) if local else None
+        return cls._of(
+            Contents(rows, np.asarray(points), list(names), model.fingerprint(), drives, axes, features)
+        )
 
     @classmethod
     def _of(cls, contents: Contents) -> PlaceIndex:
@@ -127,12 +141,13 @@ class PlaceIndex(IndexSearch):
         batch_size: int = 32,
         storage: str = "float32",
         dims: int | None = None,
+        local: bool = False,
         **options,
     ) -> PlaceIndex:
         """Encode the images of tables and folders that say where they were taken, each drive in the order of time.
 
         Args:
-            storage, dims: see `PlaceIndex`.
+            storage, dims, local: see `build`.
             sources, options: see `geohf.place.drives.load_drives`.
 
         Raises:
@@ -141,10 +156,16 @@ class PlaceIndex(IndexSearch):
         images, _ = load_drives(sources, **options)
         rows, drives = in_order(np.arange(len(images)), drives_of(images), images["time_ns"][:])
         images = images.select(rows)
+        twice = [name for name, count in Counter(names_of(images)).items() if count > 1]
+        if twice:
+            logger.warning(
+                "images that are in the index more than once, and answer so: %s", listed(sorted(twice))
+            )
         return cls.build(
             *(model, files_of(images), points_of(images), batch_size, names_of(images), drives.tolist()),
             storage=storage,
             dims=dims,
+            local=local,
         )
 
     # ---- rows
@@ -156,6 +177,10 @@ class PlaceIndex(IndexSearch):
             DataError: an index of another model, size of pictures or axes, or an image that is here already.
         """
         require_same_model(self.model, other.model)
+        if self.local is not None or other.local is not None:
+            raise DataError(
+                "local features are of one build: build the index anew of all images, or without them"
+            )
         if other.axes is not None and (self.axes is None or not torch.equal(self.axes, other.axes)):
             raise DataError("the other index keeps other axes of its descriptors; build it with whole ones")
         twice = sorted({*self.images} & {*other.images})
@@ -184,9 +209,8 @@ class PlaceIndex(IndexSearch):
             raise DataError("no image would be left in the index")
         sequences = None if self.sequences is None else [self.sequences[row] for row in kept]
         names = [self.images[row] for row in kept]
-        self._hold(
-            Contents(self.rows.select(kept), self.points[kept], names, self.model, sequences, self.axes)
-        )
+        rows, local = self.rows.select(kept), None if self.local is None else self.local.select(kept)
+        self._hold(Contents(rows, self.points[kept], names, self.model, sequences, self.axes, local))
 
     # ---- disk
 
@@ -213,6 +237,12 @@ class PlaceIndex(IndexSearch):
             return cls._of(contents)
         except (KeyError, TypeError, RuntimeError) as error:
             raise DataError(f"{path}: is no place index ({error})") from None
+
+
+def _listed_drives(sequences: Sequence[str] | None) -> list[str] | None:
+    if isinstance(sequences, str):
+        raise DataError(f"sequences must name the drive of each image, got the text {sequences!r}")
+    return None if sequences is None or not len(sequences) else list(map(str, sequences))
 
 
 @lru_cache(maxsize=1)

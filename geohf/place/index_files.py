@@ -13,6 +13,7 @@ import torch
 from geohf.errors import DataError
 from geohf.io import atomic_path
 from geohf.place.storage import FloatRows, check_storage, storage_of
+from geohf.place.verification import LocalFeatures
 from geohf.vision.weights import aligned
 
 FORMATS = (".safetensors", ".parquet")
@@ -28,9 +29,12 @@ class Contents(NamedTuple):
     model: str
     sequences: list[str] | None
     axes: torch.Tensor | None
+    local: LocalFeatures | None = None
 
 
-def index_format(path: str | os.PathLike, storage: str = "float32", dims: int | None = None) -> str:
+def index_format(
+    path: str | os.PathLike, storage: str = "float32", dims: int | None = None, local: bool = False
+) -> str:
     """The ending of an index's file, one of `FORMATS`.
 
     Raises:
@@ -39,8 +43,10 @@ def index_format(path: str | os.PathLike, storage: str = "float32", dims: int | 
     path = Path(path)
     if path.suffix not in FORMATS:
         raise DataError(f"{path}: an index is a file that ends in {' or '.join(FORMATS)}")
-    if path.suffix == ".parquet" and (check_storage(storage) is not FloatRows or dims is not None):
-        raise DataError(f"{path}: a .parquet index holds whole float32 descriptors; name it .safetensors")
+    if path.suffix == ".parquet" and (check_storage(storage) is not FloatRows or dims is not None or local):
+        raise DataError(
+            f"{path}: a .parquet index holds whole float32 descriptors alone; name it .safetensors"
+        )
     return path.suffix
 
 
@@ -51,7 +57,8 @@ def write_index(path: Path, contents: Contents) -> None:
         DataError: see `index_format`.
     """
     axes = contents.axes
-    ending = index_format(path, storage_of(contents.rows), None if axes is None else len(axes))
+    dims, local = None if axes is None else len(axes), contents.local is not None
+    ending = index_format(path, storage_of(contents.rows), dims, local)
     with atomic_path(path) as temporary:
         (_write_safetensors if ending == ".safetensors" else _write_parquet)(temporary, contents)
 
@@ -80,6 +87,10 @@ def _write_safetensors(path: Path, contents: Contents) -> None:
     tensors["points"] = torch.from_numpy(contents.points)
     if contents.axes is not None:
         tensors["axes"] = contents.axes
+    if contents.local is not None:
+        tensors["local"] = contents.local.rows.contiguous()
+        if contents.local.axes is not None:
+            tensors["local_axes"] = contents.local.axes
     metadata = {"model": contents.model, "images": json.dumps(contents.images)}
     metadata["storage"] = storage_of(contents.rows)
     if contents.sequences is not None:
@@ -94,15 +105,18 @@ def _read_safetensors(path: Path) -> Contents:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             names = set(file.keys())
-            tensors = {name: aligned(file.get_tensor(name)) for name in names - {"exact"}}
+            tensors = {name: aligned(file.get_tensor(name)) for name in names - {"exact", "local"}}
     except SafetensorError as error:
         raise DataError(f"{path}: is no place index ({error})") from None
     points, axes = tensors.pop("points").numpy(), tensors.pop("axes", None)
+    local_axes = tensors.pop("local_axes", None)
+    local = LocalFeatures(map_tensor(path, "local"), local_axes) if "local" in names else None
     if "exact" in names:
         tensors["exact"] = map_tensor(path, "exact")
     rows = check_storage(metadata.get("storage", "float32"))(**tensors)
     sequences = json.loads(metadata["sequences"]) if "sequences" in metadata else None
-    return Contents(rows, points, json.loads(metadata["images"]), metadata["model"], sequences, axes)
+    images = json.loads(metadata["images"])
+    return Contents(rows, points, images, metadata["model"], sequences, axes, local)
 
 
 def map_tensor(path: Path, name: str) -> torch.Tensor:

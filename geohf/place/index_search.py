@@ -15,6 +15,7 @@ from geohf.place.fingerprints import require_same_model
 from geohf.place.search import blockwise_top_k, check_question, rows_near, unit_descriptors
 from geohf.place.sequences import Center, SequenceMatches, center_descriptors, match_sequences
 from geohf.place.storage import FloatRows, project
+from geohf.place.verification import LocalFeatures
 
 
 class IndexSearch:
@@ -26,6 +27,7 @@ class IndexSearch:
     model: str
     sequences: list[str] | None
     axes: torch.Tensor | None
+    local: LocalFeatures | None
     _engines: dict[tuple[str, bool], Engine]
 
     def __len__(self) -> int:

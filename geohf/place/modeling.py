@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from geohf.errors import DataError
 from geohf.models.settings import settings_refused
 from geohf.place.aggregation.supervlad import CLUSTERS as SUPERVLAD_CLUSTERS
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
@@ -20,6 +19,7 @@ from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
 from geohf.place.processing import GeoPlaceImageProcessor
 from geohf.place.retrieval import PlaceRetrieval
+from geohf.place.sizes import see_at
 from geohf.vision.backbones import backbone_config, describe_backbone
 from geohf.vision.pooling import map_size, pooled
 from geohf.vision.preprocessing import with_fit
@@ -211,10 +211,7 @@ def _trained_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
     model = GeoPlaceModel.from_pretrained(name, **{f: asked[f] for f in MODEL_FIELDS if f in asked})
     side, (height, width) = options.image_size, model.dummy_inputs["pixel_values"].shape[-2:]
     if side is not None and not height == width == side:
-        raise DataError(
-            f"--image_size {side}: {name} is trained and sees {height} x {width} pixels; leave --image_size out, or "
-            "begin with a backbone"
-        )
+        see_at(model, side, side)
     unused = [
         f"--{f}"
         for f in ("backbone_weights", "pooling", "head", "projection_dim", *POOLING_FIELDS)

@@ -9,6 +9,12 @@ from geohf.place.metrics import RULES
 from geohf.place.protocols import BENCHMARKS
 from geohf.place.sequences import Center, Method
 
+_VERIFY: dict[str, dict] = {
+    "verify": {
+        "type": int,
+        "help": "Answers of a doubtful search to put in the order of their local matches; default: none.",
+    },
+}
 _SEQUENCES: dict[str, dict] = {
     "center": {
         "choices": get_args(Center),
@@ -34,6 +40,7 @@ PREDICT_OPTIONS: dict[str, dict] = {
         "choices": get_args(Backend),
         "help": "How to search: exact (the default), ivf or hnsw of faiss, or usearch.",
     },
+    **_VERIFY,
     **_SEQUENCES,
 }
 EVALUATE_OPTIONS: dict[str, dict] = {
@@ -47,5 +54,6 @@ EVALUATE_OPTIONS: dict[str, dict] = {
         "choices": tuple(BENCHMARKS),
         "help": "Measure as published: 25 m, N of 1 5 10 20, rule all, and a warning where the set has another size.",
     },
+    **_VERIFY,
     **_SEQUENCES,
 }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from geohf.errors import require_choice
+from geohf.errors import require_choice, require_whole
 from geohf.io import natural_key
 
 logger = logging.getLogger(__name__)
@@ -107,5 +107,11 @@ def _source(folder: Path) -> Path:
 
 
 def recalls_of(benchmark: str | None, recalls: Sequence[int] | None, usual: Sequence[int]) -> tuple[int, ...]:
-    """The N of recall at N: those that are asked for, a benchmark's, or the usual ones."""
+    """The N of recall at N: those that are asked for, a benchmark's, or the usual ones.
+
+    Raises:
+        DataError: one that is no whole number above 0.
+    """
+    for count in recalls or ():
+        require_whole(1, recalls=count)
     return tuple(recalls or (RECALLS if benchmark else usual))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import BatchFeature
 
 from geohf.data.inputs import Inputs
 from geohf.errors import DataError, require_whole
 from geohf.io import refuse_overwriting
+from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.place.answers import PlacePrediction, answers_searched, predictions_of
 from geohf.place.drives import files_of, load_drives, names_of
@@ -22,7 +25,9 @@ from geohf.place.fingerprints import sight_of
 from geohf.place.frames import answer_drives, answer_rows, find_frames
 from geohf.place.index import PlaceIndex, load_once
 from geohf.place.sequences import Center, Method, check_options
-from geohf.vision.weights import weights_checksum, weights_fingerprint
+from geohf.place.verification import gap_of, gated, require_local, verified
+from geohf.vision.pooling import pooled
+from geohf.vision.weights import in_eval_mode, weights_checksum, weights_fingerprint
 
 if TYPE_CHECKING:
     from geohf.data.inputs import Part
@@ -70,9 +75,40 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """
         return super().predict(inputs, batch_size, index=index, **options)
 
-    def steps(self, index: PlaceIndex | str | os.PathLike | None = None, **options):
+    def steps(self, index: PlaceIndex | str | os.PathLike | None = None, verify: int = 0, **options):
         """As `GeoPreTrainedModel.steps`; the index is opened once."""
-        return super().steps(index=self.open_index(index), **options)
+        require_whole(0, verify=verify)
+        opened = self.open_index(index)
+        if not verify:
+            return super().steps(index=opened, **options)
+        if opened is None:
+            raise DataError("answers are verified in an index: give one")
+        require_local(opened.local, self.config)
+        prepare, _ = super().steps(index=opened, **options)
+        model = in_eval_mode(self)
+
+        @torch.inference_mode()
+        def answer(tensors: BatchFeature) -> list[PlacePrediction]:
+            pixels = tensors["pixel_values"].to(self.device, self.dtype)
+            outputs = model(pixels, return_dict=True)
+            return model.decode(
+                outputs, opened, verify=verify, maps=lambda rows: [model.maps_of(pixels[rows])], **options
+            )
+
+        return prepare, answer
+
+    def local_maps(self, images: Any, batch_size: int = 32) -> Iterator[torch.Tensor]:
+        """The backbone's maps of images of any kind, (batch, channels, rows, columns) float32 on the CPU, batch by batch."""
+        model, batches = in_eval_mode(self), batches_of(self.samples(images), batch_size)
+        with closing(prepared_ahead(self.prepare, batches)) as ahead:
+            for _, tensors in ahead:
+                pixels = tensors.result()["pixel_values"].to(self.device, self.dtype)
+                with torch.inference_mode():
+                    yield model.maps_of(pixels).float().cpu()
+
+    def maps_of(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, rows, columns) of the backbone alone."""
+        return pooled(self.tower, pixel_values, "map")
 
     def predict_sequences(
         self,
@@ -138,6 +174,10 @@ class PlaceRetrieval(GeoPreTrainedModel):
             raise DataError("drives are searched for in an index: give one with --index")
         if options.pop("backend", "exact") != "exact":
             raise DataError("drives are searched for exactly: leave --backend out")
+        if options.pop("verify", 0):
+            raise DataError(
+                "frames of a drive are not verified: leave --verify, or --center and --method, out"
+            )
         refuse_overwriting(output, sources if isinstance(sources, (list, tuple)) else [sources])
         frames = find_frames(sources, self.samples)
         chosen = {"top_k": options.pop("top_k", 5), "near": options.pop("near", None)}
@@ -183,10 +223,12 @@ class PlaceRetrieval(GeoPreTrainedModel):
                 `queries` has none); `radius_m`, meters within which an answer is right (the config's `confidence_m`);
                 `recalls`, the N of recall; `rule`, which of both `r1`, `r5`, ... follow; `benchmark`, a name of
                 `geohf.place.protocols.BENCHMARKS`: 25 m, the N 1, 5, 10 and 20, the rule `all`, and a warning where the
-                set has another size.
+                set has another size; `verify`, answers of a doubtful search to put in the order of their local matches,
+                which are kept in memory for the database.
 
         Returns:
-            See `geohf.place.metrics.place_metrics`, and `database`, its size; with several sets of queries the names
+            See `geohf.place.metrics.place_metrics`, and `database`, its size, and `verified`, queries whose answers
+            were; with several sets of queries the names
             begin with `NAME/`.
 
         Raises:
@@ -215,6 +257,8 @@ class PlaceRetrieval(GeoPreTrainedModel):
         top_k: int = 5,
         near: Any = None,
         backend: Backend = "exact",
+        verify: int = 0,
+        maps: Callable[[np.ndarray], Iterable[torch.Tensor]] | None = None,
     ) -> list[PlacePrediction]:
         """Turn outputs into answers.
 
@@ -222,13 +266,21 @@ class PlaceRetrieval(GeoPreTrainedModel):
             index: see `open_index`.
             top_k: answers to give, at most as many as the index holds.
             near, backend: see `PlaceIndex.search`.
+            verify: answers of a doubtful search that are put in the order of their local matches, see
+                `geohf.place.verification`; 0: none.
+            maps: gives the backbone's maps of the photographs of some numbers, to verify by; `predict` does.
         """
         assert outputs.descriptors is not None  # a forward pass gives them
         require_whole(1, top_k=top_k)
         descriptors = outputs.descriptors.float().cpu().numpy()
         if index is None:
             return [PlacePrediction(descriptor) for descriptor in descriptors]
-        k = answers_searched(top_k, len(index))
+        k = max(answers_searched(top_k, len(index)), min(verify, len(index)))
         similarity, rows = index.search(descriptors, k, near=near, backend=backend)
+        doubtful = None
+        if verify and maps is not None and index.local is not None:
+            doubtful = gated(gap_of(similarity, index.points[rows], self.config.negative_m), self.config)
+            similarity, rows = verified(similarity, rows, index.local, maps, doubtful, verify)
         images = [[index.images[row] for row in some] for some in rows]
-        return predictions_of(descriptors, similarity, index.points[rows], images, self.config, top_k)
+        points = index.points[rows]
+        return predictions_of(descriptors, similarity, points, images, self.config, top_k, doubtful)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from geohf.errors import DataError, listed
+from geohf.errors import DataError, listed, require_whole
 from geohf.geo import check_points, great_circle_m
 
 # Rows of a block of queries and of the database. Its similarities, 16 MiB, are looked through while they are near.
@@ -87,7 +87,8 @@ def check_question(size: int, count: int, queries: torch.Tensor, k: int) -> None
             f"the database has descriptors of length {size} and the queries of {queries.shape[1]}: they come from "
             "different models"
         )
-    if not 1 <= k <= count:
+    require_whole(1, k=k)
+    if k > count:
         raise DataError(f"cannot give the {k} best answers: the database holds {count} images")
 
 
@@ -137,7 +138,10 @@ def rows_near(points: np.ndarray, near: Any) -> np.ndarray:
     Raises:
         DataError: no such numbers, or no point lies there.
     """
-    priors = np.atleast_2d(np.asarray(near, np.float64))
+    try:
+        priors = np.atleast_2d(np.asarray(near, np.float64))
+    except (TypeError, ValueError):  # text, or rows of several lengths
+        priors = np.empty((0, 0))
     if priors.ndim != 2 or priors.shape[1] != 3 or not (priors[:, 2] > 0).all():
         raise DataError(f"near must be latitude, longitude and meters above 0, got {near}")
     inside = np.zeros(len(points), bool)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import logging
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,21 @@ from geohf.data.samples import undecoded
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError
+from geohf.geo import great_circle_m
 from geohf.place.confidence import SHOWN_ANSWERS, certainty, evidence
 from geohf.place.configuration import GeoPlaceConfig
-from geohf.place.evaluation import drive_recalls
-from geohf.place.metrics import Retrieval, retrieve, selective_metrics
+from geohf.place.evaluation import drive_recalls, maps_of_files
+from geohf.place.metrics import RECALLS, Retrieval, place_metrics, retrieve, selective_metrics
 from geohf.place.phase import PlacePhaseTrainer
 from geohf.place.rows import as_drives, images_of
+from geohf.place.search import top_k
 from geohf.place.sequences import Center, Method
+from geohf.place.verification import LocalFeatures, fit_gate, gap_of, gated, verified
 from geohf.training.trainer import GeoTrainer
 from geohf.vision.features import cached_features
 from geohf.vision.weights import load_tensors
+
+logger = logging.getLogger(__name__)
 
 
 class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
@@ -34,6 +41,7 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
     radii_m: list[float]
     center: Center
     sequence_method: Method | None
+    verify: int
 
     def search_in(self, database: Any, validation_database: Any) -> None:
         """Take the images that queries are searched in, see `GeoPlaceTrainer`."""
@@ -108,6 +116,41 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
                 parts, images, self.radii_m[0], self.center, self.sequence_method
             )
         return retrieval
+
+    def learn_gate(self, rows, database: torch.Tensor, queries: torch.Tensor) -> None:
+        """Learn on validation queries when answers are verified, see `fit_gate`; without `verify` an old gate is forgotten."""
+        config = self.model.config
+        if not self.verify:
+            if config.verify_below is not None:
+                logger.warning("the gate of verification was learned before, and is forgotten: give --verify")
+            config.verify_below = None
+            return
+        gap, before, after = self._verify(rows, database, queries)
+        points, asked = points_of(self.database_of(rows)), points_of(rows)
+        right = [great_circle_m(points[ranked[:, 0]], asked) <= self.radii_m[0] for ranked in (before, after)]
+        fit_gate(config, gap, *right)
+
+    def verified_recalls(self, rows, database: torch.Tensor, queries: torch.Tensor) -> dict[str, float]:
+        """`verified_r1`, `verified_r5`, ... of answers that are verified where the gate is open; nothing without `verify`."""
+        if not self.verify:
+            return {}
+        gap, before, after = self._verify(rows, database, queries)
+        doubtful = gated(gap, self.model.config)
+        before[doubtful] = after[doubtful]
+        points = points_of(self.database_of(rows))
+        values = place_metrics(before, points, points_of(rows), self.radii_m[:1], RECALLS)
+        return {f"verified_r{n}": values[f"r{n}"] for n in RECALLS} | {"verified": len(doubtful)}
+
+    def _verify(self, rows, database: torch.Tensor, queries: torch.Tensor) -> tuple[np.ndarray, ...]:
+        """(q,) the gap of each query, and (q, k) its answers of the search, and all of them verified."""
+        searched, batch = self.database_of(rows), self.args.feature_batch_size
+        k = min(max(self.verify, *RECALLS), len(searched))
+        similarity, ranked = (part.numpy() for part in top_k(database, queries, k))
+        gap = gap_of(similarity, points_of(searched)[ranked], self.model.config.negative_m)
+        local = LocalFeatures.of_images(self.model, images_of(self.read_rows(searched)), batch)
+        maps = partial(maps_of_files, self.model, images_of(self.read_rows(rows)), batch)
+        _, after = verified(similarity, ranked, local, maps, np.arange(len(ranked)), self.verify)
+        return gap, ranked, after
 
     def _described_database(self, queries) -> torch.Tensor:
         fingerprint, rows = self.model.fingerprint(), self.database_of(queries)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from geohf.errors import DataError, require_choice
+from geohf.errors import DataError, require_choice, require_whole
 from geohf.place.search import best_of_blocks, blockwise_top_k
 
 RERANKED = 100  # best by their signs whose exact cosines are taken
@@ -195,7 +195,8 @@ def principal_axes(unit: torch.Tensor, dims: int) -> torch.Tensor:
     Raises:
         DataError: more axes than numbers or rows.
     """
-    if not 1 <= dims <= min(unit.shape):
+    require_whole(1, dims=dims)
+    if dims > min(unit.shape):
         raise DataError(
             f"dims must be between 1 and {min(unit.shape)}, of {len(unit)} descriptors of length {unit.shape[1]}, "
             f"got {dims}"

@@ -14,7 +14,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
-from geohf.errors import DataError
+from geohf.errors import DataError, require_whole
 from geohf.metrics.records import CardData, Evaluation
 from geohf.place.answers import predictions_of
 from geohf.place.arguments import METHODS, PlaceTrainingArguments
@@ -67,6 +67,8 @@ class GeoPlaceTrainer(PlaceSearches):
             of single frames, see `geohf.place.evaluation.drive_recalls`.
         abstain: the precision for which the confidence below which the model abstains is chosen on `eval_dataset`; None: the
             config's `abstain_precision`, if it has one.
+        verify: answers of a doubtful search that local features put in order, see `geohf.place.verification`: its gate is
+            learned on `eval_dataset`, and recall is measured with it, too (`verified_r1`, ...); 0: none.
         name: what tables call the model; None: as it was loaded, or its backbone.
     """
 
@@ -91,6 +93,7 @@ class GeoPlaceTrainer(PlaceSearches):
         center: str = "none",
         sequence_method: str | None = None,
         abstain: float | None = None,
+        verify: int = 0,
         name: str | None = None,
         **kwargs,
     ):
@@ -111,10 +114,15 @@ class GeoPlaceTrainer(PlaceSearches):
         self.radii_m = list(radii_m or dict.fromkeys([self.config.confidence_m, 25.0, 10.0, 50.0]))
         self.center, self.sequence_method = check_options(center, sequence_method)
         self.whitening_dim = whitening_dim
-        self.abstain = check_precision(abstain)
+        self.abstain, self.verify = check_precision(abstain), verify
+        require_whole(0, verify=verify)
         if abstain is not None and eval_dataset is None:
             raise DataError(
                 "abstain: its threshold is chosen on validation queries, and there are none; give --val_csv"
+            )
+        if verify and eval_dataset is None:
+            raise DataError(
+                "verify: its gate is learned on validation queries, and there are none; give --val_csv"
             )
         self.name = name or _name_of(self.model)
         self.runs: list[GeoPlaceTrainer] = [self]  # those that are told beside this one, see `keep_best`
@@ -247,6 +255,7 @@ class GeoPlaceTrainer(PlaceSearches):
         retrieval = self.search(rows, self._described_database(rows), self.outputs(rows))
         self.model.config.confidence_m = self.radii_m[0]
         calibrate(self.model.config, self._evidence(retrieval), retrieval.right[:, 0], self.abstain)
+        self.learn_gate(rows, self._described_database(rows), self.outputs(rows))
 
     # ---- measuring
 
@@ -278,6 +287,7 @@ class GeoPlaceTrainer(PlaceSearches):
             return Evaluation(measure(retrieval), dataset, [], prefix, retrieval=retrieval)
         baseline = self._search_frozen(dataset)
         self._note_certainty(retrieval, self.model.config)
+        retrieval.values |= self.verified_recalls(dataset, self._described_database(dataset), outputs)
         self._note_certainty(baseline)
         duplicates = [] if self.audit == "off" else near_duplicates(baseline.similarity[:, 0])
         judge(duplicates, self.audit == "strict")

@@ -10,6 +10,7 @@ number, int8 one (and 4 a row), signs a bit, with rows in half precision that ar
 
 import argparse
 
+from geohf.errors import DataError
 from geohf.io import require_writable
 from geohf.models.loading import load_model
 from geohf.place.index import PlaceIndex
@@ -33,6 +34,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dims", type=int, help="Numbers of a descriptor to keep; default: all of them.")
     parser.add_argument(
+        "--local",
+        action="store_true",
+        help="Keep local features, too, for --verify of predict; see docs/place.md.",
+    )
+    parser.add_argument(
         "--add_to", help="An index whose images come first in the file, kept as they are in it."
     )
     parser.add_argument("--batch_size", type=int, default=32, help="Images in one pass.")
@@ -46,8 +52,10 @@ def main() -> None:
     args = make_parser().parse_args()
     require_writable(args.output)
     known = None if args.add_to is None else PlaceIndex.load(args.add_to)
+    if known is not None and args.local:
+        raise DataError("local features are of one build: leave --add_to or --local out")
     if known is None:
-        index_format(args.output, args.storage, args.dims)  # before the work, not after it
+        index_format(args.output, args.storage, args.dims, args.local)  # before the work, not after it
     else:
         index_format(args.output, storage_of(known.rows), None if known.axes is None else len(known.axes))
     index = PlaceIndex.from_drives(
@@ -56,6 +64,7 @@ def main() -> None:
         args.batch_size,
         "float32" if known else args.storage,
         None if known else args.dims,
+        args.local,
         camera_id=args.camera_id,
         utm=args.utm,
         on_error=args.on_error,
@@ -65,6 +74,8 @@ def main() -> None:
         index = known
     index.save(args.output)
     print(f"{len(index)} images lie in {args.output}, {index.rows.bytes_per_row:g} bytes of memory each")
+    if index.local is not None:
+        print(f"and {index.local.bytes_per_row} bytes of local features each, which are left on disk")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def run(options: PlaceArguments, args: PlaceTrainingArguments) -> GeoPlaceTraine
             center=options.center,
             sequence_method=options.method,
             abstain=options.abstain,
+            verify=options.verify,
             name=variant.models[0] if variant.models else None,
         )
         trainer.train()
