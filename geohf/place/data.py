@@ -87,12 +87,6 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     elif not sources["val"] and options.validation_share:
         rows, more = _hold_out_validation(images, rows, options, args.seed)
         how += more
-    for name in ("database", "validation_database"):
-        if len(rows[name]) < FEWEST_SEARCHED:
-            raise DataError(
-                f"the database has {len(rows[name])} images, and recall looks at {FEWEST_SEARCHED} answers: give more with "
-                "--database_csv"
-            )
     findings = _audit(images, rows, options)
     generated = options.train_csv is None
     source = Path(sources["train"][0])

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from geohf.errors import DataError
 from geohf.place import GeoPlaceConfig, PlaceIndex
-from geohf.place.data import load
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +142,6 @@ def test_settings_that_are_no_numbers_of_their_kind(fields, message):
 def test_shares_of_hard_places_that_are_none(share):
     with pytest.raises(DataError, match="hard_place_share must lie between 0 and 1"):
         parse("--hard_place_share", share)
-
-
-def test_a_database_that_is_too_small_to_measure_is_told_before_the_work(photos, tmp_path):
-    lines = [f"p{i}.png,{a:.7f},{b:.7f}" for i, (a, b) in enumerate(along(40.0 * np.arange(8)))]
-    train = write_csv(photos[0].parent / "few.csv", "image,lat,lon", *lines[:6])
-    test = write_csv(photos[0].parent / "asked.csv", "image,lat,lon", *lines[6:])
-    options, args = parse("--train_csv", train, "--test_csv", test, "--output_dir", tmp_path)
-    with pytest.raises(DataError, match="the database has 6 images, and recall looks at 10 answers"):
-        load(options, args)
 
 
 def test_recall_of_no_answers_is_refused_by_its_own_name(model, tmp_path):
