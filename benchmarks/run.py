@@ -27,6 +27,7 @@ from geohf.report import atomic_write, markdown_table
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = {
     "all tasks": ("geo", "images", "inference", "trainer", "features", "phase1", "real_size"),
+    "street": ("cells",),
     "region": ("dbscan", "region"),
     "parts": ("parts", "parts_eval"),
     "place": ("pairs", "place"),

@@ -10,8 +10,9 @@ with their positions in EXIF, mean over seeds and their range. Features of the b
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -41,44 +42,48 @@ SHOWN = ("score", "mean_km", "median_km", "coverage", "region_50", "region_90", 
 FEW = {"split": "random", "validation_share": 0.25, "test_share": 0.35}
 
 
-def numbers_of(fields: dict, seed: int, folder: str) -> tuple[dict, dict, GeoStreetTrainer]:
-    """The numbers of the model and of the constant baseline on the held-out places, and the Trainer."""
-    options = StreetArguments(**fields)
-    args = StreetTrainingArguments(
-        output_dir=f"{folder}/run", seed=seed, finetune="none", disable_tqdm=True, logging_strategy="no", use_cpu=True,
-    )  # fmt: skip
-    data = load(options, args)
-    set_seed(seed)
-    trainer = GeoStreetTrainer(
-        make_model(options, data), args, train_dataset=data.train, eval_dataset=data.validation
-    )
-    trainer.train()
-    found = trainer.evaluate(data.held_out)
-    counts = {"train": len(data.train), "validation": len(data.validation), "held out": len(data.held_out)}
-    print(f"seed {seed}, {counts}", end=": ", flush=True)
-    return found.values_by_name, found.baseline, trainer
-
-
-def table_of(common: dict, seeds: list[int], cell_points: int) -> list[dict]:
-    """A row a recipe."""
-    numbers: dict[str, list[dict]] = {}
-    kept: dict[str, int] = {}
+def runs_of(common: dict, seed: int, cell_points: int) -> dict[str, dict]:
+    """Way -> the numbers on the held-out places of this seed's split, and whether what was fitted on top was kept."""
+    runs: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
-            for name, fields in RECIPES.items():
-                began = time.process_time()
-                fields = common | fields | ({"cell_points": cell_points} if "cells" in fields else {})
-                values, baseline, trainer = numbers_of(fields, seed, folder)
-                config = trainer.model.config
-                kept[name] = kept.get(name, 0) + bool(config.prototypes or config.ranked)
-                if name == next(iter(RECIPES)):
-                    numbers.setdefault("constant baseline", []).append(baseline)
-                numbers.setdefault(name, []).append(values)
-                print(f"{name}: {time.process_time() - began:.0f} s of CPU", flush=True)
+        args = StreetTrainingArguments(
+            output_dir=f"{folder}/run",
+            seed=seed,
+            finetune="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            use_cpu=True,
+        )
+        data = load(StreetArguments(**common), args)
+        for name, fields in RECIPES.items():
+            fields = common | fields | ({"cell_points": cell_points} if "cells" in fields else {})
+            set_seed(seed)
+            model = make_model(StreetArguments(**fields), data)
+            trainer = GeoStreetTrainer(model, args, train_dataset=data.train, eval_dataset=data.validation)
+            trainer.train()
+            found = trainer.measure(data.held_out, trainer.outputs(data.held_out), intervals=False)
+            runs.setdefault("constant baseline", found.baseline)
+            runs[name] = found.values_by_name
+            for what, there in (("refine", model.config.prototypes), ("rank", model.config.ranked)):
+                if what in fields:
+                    runs[name][what] = float(bool(there))
+            shown = {key: round(value, 3) for key, value in runs[name].items() if key in SHOWN}
+            print(f"seed {seed}, {len(data.train)} + {len(data.validation)} + {len(data.held_out)} places, {name}: {shown}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+    return runs
+
+
+def table_of(seeds: list[dict[str, dict]]) -> list[dict]:
+    """A row a way, mean over seeds and range."""
     rows = []
-    for name, runs in numbers.items():
-        fitted = "refine" in RECIPES.get(name, {}) or "rank" in RECIPES.get(name, {})
-        row = {"way": name, "kept": f"{kept[name]} of {len(seeds)}" if fitted else ""}
+    for name in seeds[0]:
+        runs = [seed[name] for seed in seeds]
+        kept = [
+            f"{sum(run[what] for run in runs):.0f} of {len(runs)}"
+            for what in ("refine", "rank")
+            if what in runs[0]
+        ]
+        row = {"way": name, "kept": ", ".join(kept)}
         for key in SHOWN:
             values = [run[key] for run in runs if key in run]
             digits = 0 if key.endswith("km") and max(values, default=0) > 100 else 2
@@ -96,15 +101,19 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of photographs with their positions in EXIF")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--json", type=Path, help="also write every number here")
     options = parser.parse_args()
     common = {"backbone": options.backbone}
-    sample = common | {"image_size": SAMPLE_IMAGE_SIZE}
-    print(f"\nGenerated sample:\n\n{markdown_table(table_of(sample, options.seeds, 25))}\n", flush=True)
+    sets = {"the generated sample": (common | {"image_size": SAMPLE_IMAGE_SIZE}, 25)}
     if options.photos:
-        photos = common | FEW | {"data": str(options.photos)}
-        print(
-            f"Photographs of {options.photos.name}:\n\n{markdown_table(table_of(photos, options.seeds, 6))}"
-        )
+        sets[f"photographs of {options.photos.name}"] = (common | FEW | {"data": str(options.photos)}, 6)
+    numbers = {}
+    for name, (fields, cell_points) in sets.items():
+        numbers[name] = [runs_of(fields, seed, cell_points) for seed in options.seeds]
+        print(f"\nHeld-out places of {name}, mean of seeds {options.seeds} (range):\n")
+        print(markdown_table(table_of(numbers[name])), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(numbers, indent=2))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from geohf.data.inputs import names_one
 from geohf.data.samples import is_one
 from geohf.errors import DataError
+from geohf.vision.weights import in_eval_mode
 
 
 class GeoPipeline(Pipeline):
@@ -75,7 +76,7 @@ class GeoPipeline(Pipeline):
 
     def _forward(self, model_inputs, **looks):
         model_inputs["pixel_values"] = model_inputs["pixel_values"].to(self.model.dtype)
-        return self.model(**model_inputs, **looks)
+        return in_eval_mode(self.model)(**model_inputs, **looks)
 
     def postprocess(self, model_outputs, **options):
         return asdict(self.model.decode(self.output_class(**model_outputs), **options)[0])

@@ -171,6 +171,7 @@ class GeoStreetConfig(GeoConfig):
             raise ValueError(f"max_views must lie between 1 and 8, got {self.max_views}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+        self._validate_numbers()
         if self.gps_box is not None and len(self.gps_box) != 4:
             raise ValueError("gps_box must be [south, west, north, east]")
         for name in ("class_centroids", "class_extents", "class_extents_southwest"):
@@ -210,6 +211,18 @@ class GeoStreetConfig(GeoConfig):
             raise ValueError("a model with a ranker says of how many candidates: rank")
         if self.queue_size < 0 or not self.noise_m >= 0 or not self.queue_noise_m >= 0:
             raise ValueError("queue_size, noise_m and queue_noise_m must not be negative")
+
+    def _validate_numbers(self) -> None:
+        for name in ("smoothing_km", "gps_scale_km", "hidden_size", "gps_hidden_size"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("class_weight", "gps_weight", "match_weight", "heading_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.radius_coverage < 1:
+            raise ValueError(f"radius_coverage is a share between 0 and 1, got {self.radius_coverage}")
+        if self.gps_scale is not None and (not _are_pairs([self.gps_scale]) or min(self.gps_scale) <= 0):
+            raise ValueError(f"gps_scale is two positive numbers of degrees, got {self.gps_scale}")
 
 
 def _are_pairs(rows: list) -> bool:

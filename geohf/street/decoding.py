@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,9 @@ class StreetDecoding:
             index: i for i, index in enumerate(self.config.class_indices or range(self.config.num_classes))
         }
         numbers = []
-        for state in [states] if isinstance(states, (str, int)) else states:
-            number = indices.get(state) if isinstance(state, int) else self.config.class_numbers.get(state)
+        for state in [states] if isinstance(states, (str, Integral)) else states:
+            whole = isinstance(state, Integral) and not isinstance(state, bool)  # numpy's, too
+            number = indices.get(int(state)) if whole else self.config.class_numbers.get(state)
             if number is None:
                 raise DataError(
                     f"the model knows no state {state!r}{did_you_mean(state, self.config.class_numbers)}"
@@ -260,7 +262,7 @@ def first_candidates(
     if head.config.prototypes:
         assert outputs.place is not None
         scores = head.prototypes.scores(outputs.place, probabilities, area)
-        points = head.prototypes.points.expand(len(scores), -1, -1)
+        points = head.prototypes.points.expand(scores.shape[0], -1, -1)
     assert points is not None
     top = scores.topk(min(most, scores.shape[-1]))
     return points.gather(1, top.indices[..., None].expand(-1, -1, 2)), top.values

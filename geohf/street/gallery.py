@@ -72,8 +72,8 @@ def gallery_points(source: Any, repeats: bool = False) -> np.ndarray:
     """The positions of a gallery in order.
 
     Args:
-        source: (n, 2) latitude and longitude in degrees, or a table with columns `latitude` and `longitude` (or
-            `LAT` and `LON`, as GeoCLIP's has them).
+        source: (n, 2) latitude and longitude in degrees, or a table, in a file or of pandas, with columns `latitude` and
+            `longitude` (or `LAT` and `LON`, as GeoCLIP's has them).
         repeats: keep positions that are there twice, as a published gallery has them: they count twice among all.
 
     Returns:
@@ -88,6 +88,8 @@ def gallery_points(source: Any, repeats: bool = False) -> np.ndarray:
     if isinstance(source, (str, os.PathLike)):
         facts = os.stat(source) if os.path.isfile(source) else None
         points = _of_table(str(source), facts and (facts.st_mtime_ns, facts.st_size))
+    elif hasattr(source, "columns"):
+        points = _of_columns(source, "gallery", "position {}".format)
     else:
         points = _of_array(source)
     if repeats:
@@ -116,9 +118,17 @@ def _of_table(path: str, facts: tuple | None) -> np.ndarray:
             f"gallery {path!r}: is no table, and none of {', '.join(WORDS)}{did_you_mean(path, WORDS)}"
         )
     table = read_table(path, numbers=(*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS))
-    names = [find_column(table.columns, known, path) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-    points = table[names].to_numpy(np.float64)
-    return checked_positions(points, path, lambda row: f"row {line_of(table, row)}")
+    return _of_columns(table, path, lambda row: f"row {line_of(table, row)}")
+
+
+def _of_columns(table: Any, source: str, name: Callable[[int], str]) -> np.ndarray:
+    """The positions in a table of pandas: by its columns, which may stand in any order."""
+    names = [find_column(table.columns, known, source) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
+    try:
+        points = table[names].to_numpy(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{source}: {' and '.join(map(str, names))} are not numbers: {error}") from None
+    return checked_positions(points, source, name)
 
 
 def checked_positions(

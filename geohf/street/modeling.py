@@ -24,7 +24,7 @@ from geohf.street.benchmarks import load_benchmark
 from geohf.street.captions import caption_step, read_captions
 from geohf.street.classes import describe_classes, labels_of, of_known_states
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.decoding import StreetDecoding
+from geohf.street.decoding import StreetDecoding, points_and_candidates
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.levels import Levels, levels_of
@@ -186,12 +186,10 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         features = tower_features(self.tower, pixel_values)[:, None]
         outputs = self.head(features, torch.ones_like(features[..., 0], dtype=torch.bool))
         exported = {}
-        points = outputs.coordinates
         if outputs.logits is not None:
             exported["probabilities"] = (outputs.logits.float() / self.config.temperature).softmax(-1)
-            if outputs.candidates is not None:
-                points = self.head.estimate(exported["probabilities"], outputs.candidates)
-        if points is not None and self.config.gps_head != "gallery":
+        if self.config.gps_head != "gallery":
+            points, *_ = points_and_candidates(self.head, outputs, exported.get("probabilities"), None)
             exported["coordinates"] = points
         if outputs.embeddings is not None:
             exported["embeddings"] = outputs.embeddings

@@ -13,6 +13,7 @@ from geohf.errors import DataError
 from geohf.models.pipelines import GeoPipeline
 from geohf.street.captions import Captions, caption_answers, caption_outputs, read_captions
 from geohf.street.head import GeoStreetOutput
+from geohf.vision.weights import in_eval_mode
 
 
 class StreetGeolocationPipeline(GeoPipeline):
@@ -68,9 +69,10 @@ class StreetGeolocationPipeline(GeoPipeline):
             padding = [(0, 0) * (tensor.ndim - 2) + (0, width - tensor.shape[1]) for tensor in tensors]
             batch[name] = torch.cat([pad(t, p, value=value) for t, p in zip(tensors, padding, strict=True)])
         batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
+        model = in_eval_mode(self.model)
         if captions is None:
-            return self.model(**batch, test_time=test_time)
-        outputs, logits = caption_outputs(self.model, captions, batch, test_time)
+            return model(**batch, test_time=test_time)
+        outputs, logits = caption_outputs(model, captions, batch, test_time)
         return {**outputs, "caption_logits": logits}
 
     def postprocess(self, model_outputs, captions=None, **options):

@@ -64,6 +64,7 @@ class GeoStreetImageProcessor(GeoImageProcessor):
 def split_views(sample: Any) -> tuple[list, list[float]]:
     """The views of a sample that are there, and the heading of each in degrees (NaN where unknown)."""
     if isinstance(sample, Mapping):
+        _refuse_other_views(sample)
         names = [name for name in COMPASS if name in sample]
         if "views" in sample:
             views = list(sample["views"])
@@ -83,7 +84,7 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     if len(headings) != len(views):
         raise DataError(f"a sample has {len(views)} views but {len(headings)} headings")
     there = [
-        (v, math.nan if h is None else _turned(float(h)))
+        (v, math.nan if h is None else _turned(h))
         for v, h in zip(views, headings, strict=True)
         if v is not None
     ]
@@ -94,8 +95,25 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     return [view for view, _ in there], [heading for _, heading in there]
 
 
-def _turned(heading: float) -> float:
+def _refuse_other_views(sample: Mapping) -> None:
+    """Raise DataError where a picture of a sample would be left out without a word."""
+    for name in sample:
+        bare = str(name).lower().replace("-", "").replace("_", "")
+        if name not in COMPASS and bare in (*COMPASS, "northeast", "southeast", "southwest", "northwest"):
+            raise DataError(
+                f"a sample's views are {', '.join(COMPASS)}, and {name!r} is none of them: give 'views' and 'headings'"
+            )
+    several = [name for name in ("views", *COMPASS) if sample.get(name) is not None]
+    if several and sample.get("image") is not None:
+        raise DataError(f"a sample has 'image' and {several[0]!r}: give one, or all pictures as 'views'")
+
+
+def _turned(value: Any) -> float:
     """A heading in [0, 360), so that -90 and 270 are one."""
+    try:
+        heading = float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"a heading is degrees clockwise from north, got {value!r}") from None
     return heading % 360 if math.isfinite(heading) else heading
 
 

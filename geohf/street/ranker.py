@@ -52,7 +52,7 @@ class Ranker(nn.Module):
         known = (self.known(points, scores) - self.middle) / self.unit
         hidden = self.place(place.float())[:, None] + self.candidate(known)
         changed = scores.log_softmax(-1).clamp(min=LEAST_SCORE) + self.change(hidden)[..., 0]
-        return changed.masked_fill(scores.isneginf(), -math.inf)
+        return changed.masked_fill(scores == -math.inf, -math.inf)
 
     @staticmethod
     def known(points: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class Ranker(nn.Module):
     def best(self, place: torch.Tensor, points: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(batch, 2) degrees: the first candidate of the new order; see `forward`."""
         first = self(place, points, scores).argmax(-1)
-        return points[torch.arange(len(points), device=points.device), first]
+        return points.gather(1, first[:, None, None].expand(-1, 1, 2))[:, 0]
 
     def fit(
         self, place: torch.Tensor, points: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor

@@ -25,6 +25,19 @@ def street(**fields):
     return street_models.spread_out(street_models.build_model(temperature=2.0, **fields))
 
 
+def street_refined(**fields):
+    """With prototypes at two pictures of each class, or with a ranker of these classes, whose weights are random."""
+    model = street(**fields)
+    if model.config.refine:
+        places = torch.randn(10, model.config.feature_size, generator=torch.Generator().manual_seed(1))
+        points = np.array(model.config.class_centroids)[np.arange(10) % 5] + 0.1 * np.arange(10)[:, None]
+        model.head.prototypes.fit(places, points, np.arange(10) % 5, 2)
+        model.config.prototypes = len(model.head.prototypes.points)
+    else:
+        torch.nn.init.normal_(model.head.ranker.change[1].weight)
+    return model
+
+
 MODELS = {
     "place": lambda: place_models.build_model(),
     "place gem": lambda: place(pooling="gem"),
@@ -40,6 +53,8 @@ MODELS = {
     "street mean": lambda: street(point_estimate="mean"),
     "street medoid": lambda: street(point_estimate="medoid"),
     "street attention": lambda: street(fusion="attention"),
+    "street prototypes": lambda: street_refined(refine=2),
+    "street ranker": lambda: street_refined(rank=4, ranked=True),
     "street regresses": lambda: street_models.build_model(classes=False),
     "street gallery": lambda: street_models.build_model(gps_head="gallery", location_encoder="sphere"),
 }

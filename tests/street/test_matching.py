@@ -5,6 +5,7 @@ import math
 from copy import deepcopy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers.street_models import CLASSES, build_model, patches
@@ -48,6 +49,10 @@ def test_a_gallery_is_a_table_or_points_each_once(tmp_path):
     assert gallery_points(torch.tensor(expected, dtype=torch.float64)).tolist() == expected
     table.write_text("LAT,LON\n1,2\n")
     assert gallery_points(table).tolist() == [[1, 2]]  # the file was changed
+    columns = pd.DataFrame({"lon": [2.4, 179.9], "name": ["a", "b"], "lat": [48.9, -12.5]})
+    assert gallery_points(columns).tolist() == expected  # by name, in whatever order
+    with pytest.raises(DataError, match="gallery: needs a column 'latitude'"):
+        gallery_points(columns.drop(columns="lat"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """`pipeline("street-geolocation", ...)` answers as the model does."""
 
+import copy
+
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Image
@@ -85,6 +87,13 @@ def test_options_of_a_call(locate, model, photos):
 def test_options_of_the_pipeline(model, photos):
     locate = pipeline("street-geolocation", model=model, image_processor=model.processor, states=["Maine"])
     assert [state["name"] for state in locate(str(photos[0]))["states"]] == ["Maine"]
+
+
+def test_a_model_in_training_mode_answers_as_ever_and_stays_so(model, photos):
+    training = copy.deepcopy(model).train()
+    locate = StreetGeolocationPipeline(model=training, image_processor=model.processor)
+    close([locate(str(photos[0]))], flat(model.predict(photos[0])))
+    assert training.head.training
 
 
 def test_what_cannot_be_is_said(locate, photos, tmp_path):

@@ -171,6 +171,9 @@ def test_answers_within_states_by_name_and_by_index(model, photos):
     named = model.predict(photos, states=["Texas", "Maine"], top_k=5)
     assert model.predict(photos, states=[18, 42], top_k=5) == named
     assert model.predict(photos, states=(42, "Maine"), top_k=5) == named
+    assert model.predict(photos, states=np.array([18, 42]), top_k=5) == named
+    with pytest.raises(DataError, match="the model knows no state True"):
+        model.predict(photos, states=[True])  # which is no index 1
     for before, after in zip(free, named, strict=True):
         assert {state.name for state in after.states} <= {"Texas", "Maine"}  # the others have probability 0
         assert sum(state.probability for state in after.states) == pytest.approx(1, abs=1e-5)

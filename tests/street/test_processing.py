@@ -91,6 +91,10 @@ def test_augmentation_sees_bytes_before_normalization(processor, photos):
         ({"views": []}, "a sample has no view"),
         ({"views": ["a", "b"], "headings": [1.0]}, "2 views but 1 headings"),
         (["a"] * 9, "a sample has 9 views, at most 8 are possible"),
+        ({"north": "a", "East": "b"}, "views are north, east, south, west, and 'East' is none of them"),
+        ({"north": "a", "north_east": "b"}, "'north_east' is none of them: give 'views' and 'headings'"),
+        ({"image": "a", "views": ["b"]}, "a sample has 'image' and 'views': give one"),
+        ({"views": ["a"], "headings": ["N"]}, "a heading is degrees clockwise from north, got 'N'"),
     ],
 )
 def test_samples_that_cannot_be_are_refused(sample, message):

@@ -71,6 +71,10 @@ def test_a_model_with_prototypes_is_saved_and_answers_alike(tmp_path):
     answers = model.predict(photos)
     known = model.head.prototypes.points.numpy()
     assert all(np.isclose(known, [a.latitude, a.longitude], atol=1e-4).all(1).any() for a in answers)
+    pixels = model.processor(photos)["pixel_values"][:, 0]
+    with torch.inference_mode():  # what an exported file tells
+        points = model.export_outputs(pixels)["coordinates"].numpy()
+    np.testing.assert_allclose(points, [[a.latitude, a.longitude] for a in answers], atol=1e-3)
     model.save_pretrained(tmp_path)
     assert type(model).from_pretrained(tmp_path).predict(photos) == answers
 

@@ -133,6 +133,9 @@ def test_a_model_with_a_ranker_is_saved_and_answers_alike(tmp_path):
     first = np.array([[a.latitude, a.longitude] for a in model.predict(photos)])
     assert np.median(great_circle_m(first, truth)) > 100_000
     model.config.ranked = True
+    with torch.inference_mode():  # what an exported file tells
+        points = model.export_outputs(model.processor(photos)["pixel_values"][:, 0])["coordinates"].numpy()
+    np.testing.assert_allclose(points, found, atol=1e-3)
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path)
     assert loaded.predict(photos) == answers
