@@ -81,6 +81,10 @@ def main(words: Sequence[str] | None = None) -> int:
         return run_here("convert_weights", "geohf convert", words)
     if command == "convert" and words[:1] == ["timm"] and len(words) > 1:
         return run_here("convert_backbone", "geohf convert", words)
+    if command == "convert" and len(words) > 2 and not any(word.startswith("-") for word in words[:3]):
+        return refuse(
+            "kind of weights", words[0], (*PUBLISHED, "timm")
+        )  # annotations are named by one word alone
     return run_here(command.replace("-", "_"), f"geohf {command}", words)
 
 

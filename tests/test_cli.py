@@ -31,6 +31,7 @@ def test_help_waits_for_no_torch(words, run_python):
             ["xyz"],
             "unknown command 'xyz': there are train, predict, evaluate, push, index, pairs, export, convert, demo, push-demo, env",
         ),
+        (["convert", "sald", "a.ckpt", "new"], "unknown kind of weights 'sald': did you mean 'salad'?"),
         (["train", "stret"], "unknown task 'stret': did you mean 'street'?"),
         (["train", "--num_processes", "2", "stret"], "unknown task 'stret': did you mean 'street'?"),
         (
