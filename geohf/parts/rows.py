@@ -39,7 +39,8 @@ def as_photos(rows: Any) -> Any:
     if {"image", *columns} <= set(getattr(rows, "column_names", None) or ()):
         return rows
     held = undecoded(rows) if hasattr(rows, "cast_column") else rows
-    further = _further_columns(held[0], columns) if len(rows) else []
+    shown = held if isinstance(held, (list, tuple)) else [held[0]] if len(rows) else []
+    further = list(dict.fromkeys(name for row in shown for name in _further_columns(row, columns)))
     names = class_names(rows, ("parts", "states", *further))
     return RowView(held, partial(_read_photo, names=names, further=further), [*columns, *further])
 
@@ -66,6 +67,14 @@ def _read_photo(
     listed |= {column: classes_of(known, listed[column]) for column, known in names.items()}
     name = photo_name({**row, "image": None}, number) if row.get("image_id") else str(number)
     return {"image": row["image"], "image_id": name, "width": width, "height": height} | listed
+
+
+def require_attributes_in(rows: Any, attributes: Sequence[str]) -> None:
+    """Raise DataError where rows have no column of an attribute that a model shall learn."""
+    columns = getattr(rows, "column_names", None)
+    for name in attributes if columns is not None else ():
+        if name not in columns:
+            raise DataError(f"the training rows have no column {name!r}, an attribute that the model tells")
 
 
 def upright_size(image: Any, broken: str | None) -> tuple[int, int]:

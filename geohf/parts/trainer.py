@@ -19,7 +19,7 @@ from geohf.parts.metrics import Detections, dataset_targets, measure
 from geohf.parts.outputs import write_outputs
 from geohf.parts.phase import PartPhaseTrainer
 from geohf.parts.repeats import repeat_factors, repeated_rows
-from geohf.parts.rows import as_photos
+from geohf.parts.rows import as_photos, require_attributes_in
 from geohf.parts.state_balance import COUNTED, count_states
 from geohf.training.finetuning import unfreeze_last
 from geohf.training.trainer import GeoTrainer
@@ -53,6 +53,7 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
         limits = {name: getattr(self.args, name) for name in ("max_missed", "max_hallucinated")}
         if any(limit is not None for limit in limits.values()):
             self._require_promises(limits)
+        require_attributes_in(self.train_dataset, self.config.attributes or ())
         reset_decisions(self.config)
         model, stages = self.model, self.args.trained_stages
         if model.answers_with_queries:

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw
 from torch.nn.functional import cross_entropy
 from transformers import AutoModel
 
+from geohf import PartStateTrainer, PartTrainingArguments
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts import PartStateConfig, PartStateModel
@@ -30,6 +31,7 @@ from geohf.parts.attribute_values import attribute_misses
 from geohf.parts.convert import LAYOUTS, convert
 from geohf.parts.data import load_for_evaluation, load_parts
 from geohf.parts.evaluator import PartEvaluator
+from geohf.parts.export import export_onnx
 from geohf.parts.hub_data import load_hub_dataset
 from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
@@ -154,6 +156,37 @@ def test_bad_attributes_of_a_config():
     ):
         with pytest.raises(Exception, match=message):  # transformers' own, with this cause
             PartStateConfig(id2label={0: "a"}, id2state=STATES, attributes=attributes)
+
+
+@pytest.mark.parametrize("architecture", ["faster_rcnn", "rt_detr_v2"])
+def test_onnx_answers_with_attributes(architecture, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="runs the file")
+    pytest.importorskip("onnx", reason="writes the file")
+    faster = architecture == "faster_rcnn"
+    model = (
+        build_model(attributes=ATTRIBUTES)
+        if faster
+        else build_query_model(architecture, attributes=ATTRIBUTES)
+    )
+    session = onnxruntime.InferenceSession(str(export_onnx(model, tmp_path / "model.onnx")))
+    names = [output.name for output in session.get_outputs()]
+    assert names == ["boxes", "labels", "scores", "state_probs", "attribute_probs"]
+    shape = (1, 3, *model.config.image_size)
+    given = np.random.default_rng(0).random(shape, np.float32)
+    found = dict(zip(names, session.run(None, {session.get_inputs()[0].name: given}), strict=True))
+    with torch.no_grad():
+        pixels = torch.from_numpy(given)
+        if not faster:
+            mean, std = (
+                torch.tensor(getattr(model.processor, f"image_{key}"))[:, None, None]
+                for key in ("mean", "std")
+            )
+            pixels = (pixels - mean) / std
+        wanted = model(pixels)
+    told, expected = found["attribute_probs"].reshape(-1, 5), wanted.attribute_probs[0].numpy()
+    assert len(told) == len(expected)
+    away = np.abs(told[:, None] - expected[None]).max(-1)  # as sets: equal scores may change places
+    assert max(away.min(0).max(), away.min(1).max()) < 1e-4
 
 
 # --- numbers ---
@@ -313,6 +346,15 @@ def test_rows_of_ones_own(tmp_path):
         attributes_of(view, ["size"])
     batch = PartCollator(build_model(attributes=ATTRIBUTES))([dict(view[0])])
     assert batch["attributes"].tolist() == [[[2, -100], [-100, -100]]]
+    assert as_photos([{**rows[0], "color": None}, rows[0]])["color"] == [None, ["blue", None]]
+    model, args = (
+        build_model(attributes=ATTRIBUTES),
+        PartTrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+    )
+    with pytest.raises(
+        DataError, match="the training rows have no column 'size', an attribute that the model tells"
+    ):
+        PartStateTrainer(model, args, train_dataset=rows, eval_dataset=rows).train()
     rows[0]["color"] = ["pink", None]
     with pytest.raises(DataError, match="the model knows no color 'pink'; it knows: red, green, blue"):
         PartCollator(build_model(attributes=ATTRIBUTES))([dict(as_photos(rows)[0])])
