@@ -72,8 +72,8 @@ def _read_photo(
 def require_attributes_in(rows: Any, attributes: Sequence[str]) -> None:
     """Raise DataError where rows have no column of an attribute that a model shall learn."""
     columns = getattr(rows, "column_names", None)
-    for name in attributes if columns is not None else ():
-        if name not in columns:
+    for name in attributes:
+        if columns is not None and name not in columns:
             raise DataError(f"the training rows have no column {name!r}, an attribute that the model tells")
 
 
