@@ -3,7 +3,7 @@
     python benchmarks/tiles_frames.py --seeds 42 1 2
 
 Prints the table of docs/tiles.md: error, likeness and skill over persistence of each predicted frame on held-out regions, as the
-mean over seeds and their range. All see the same samples as often; the CPU seconds that this took stand beside.
+mean over seeds and their range, at as many CPU seconds of training: ConvLSTM sees the samples half again as often.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ WAYS: dict[str, dict] = {
     "SimVP (gSTA)": {"encoder": "simvp"} | SIMVP,
     "TAU": {"encoder": "tau"} | SIMVP,
 }
+TIMES_THE_EPOCHS = {"ConvLSTM": 1.5}  # an epoch of it takes two thirds of the others' CPU seconds
 
 
 def main() -> None:
@@ -43,7 +44,8 @@ def main() -> None:
         sample = write_sample(Path(folder) / "sample", size=options.regions)
         for number, seed in enumerate(options.seeds, start=1):
             for way, fields in WAYS.items():
-                found, theirs = run(Path(folder), sample, seed, options.epochs, fields)
+                epochs = options.epochs * TIMES_THE_EPOCHS.get(way, 1)
+                found, theirs = run(Path(folder), sample, seed, epochs, fields)
                 runs.setdefault(way, []).append(found)
                 if way == next(iter(WAYS)):
                     runs.setdefault("persistence", []).append(theirs)
