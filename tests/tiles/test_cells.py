@@ -107,3 +107,28 @@ def test_the_forget_gate_starts_open_and_weights_are_not_tiny():
 def test_patch_size_moves_pixels_into_channels():
     encoder = RecurrentEncoder([ConvLSTMCell(3 * 16, 4)], patch_size=4)
     assert encoder(torch.zeros(2, 2, 3, 16, 24)).shape == (2, 4, 4, 6)
+
+
+def test_the_gradient_written_by_hand_is_that_of_the_sums():
+    torch.manual_seed(0)
+    cell = ConvLSTMCell(2, 3).double()
+    x, h, c = (torch.randn(2, n, 4, 5, dtype=torch.float64, requires_grad=True) for n in (2, 3, 3))
+
+    def two_steps(x, h, c, *weights):
+        names = dict(zip(dict(cell.named_parameters()), weights, strict=True))
+        both = [torch.func.functional_call(cell, names, (x, state)) for state in ((h, c), None)]
+        return (*both[0], *both[1])
+
+    assert torch.autograd.gradcheck(two_steps, (x, h, c, *cell.parameters()))
+
+
+def test_training_and_inference_answer_alike_in_half_precision_too():
+    torch.manual_seed(0)
+    tower, frames = RecurrentEncoder([ConvLSTMCell(3, 16)]), torch.randn(2, 3, 3, 8, 8)
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            trained = tower(frames)
+            with torch.no_grad():
+                asked = tower(frames)
+        assert trained.dtype == asked.dtype
+        torch.testing.assert_close(trained, asked)
