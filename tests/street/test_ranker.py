@@ -142,6 +142,14 @@ def test_a_model_with_a_ranker_is_saved_and_answers_alike(tmp_path):
     assert loaded.half().head.ranker.candidate.weight.dtype == torch.float32
 
 
+def test_outputs_of_inference_mode_are_decoded_outside_of_it():
+    model, photos, _ = ranked_model()
+    model.requires_grad_(True)  # as a training leaves it
+    with torch.inference_mode():
+        outputs = model(**model.processor(photos))
+    assert len(model.decode(outputs)) == len(photos)
+
+
 def test_what_is_ruled_out_is_not_answered():
     model, photos, _ = ranked_model()
     only = model.predict(photos, states=["Texas"])
