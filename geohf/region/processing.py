@@ -17,7 +17,7 @@ from geohf.vision.images import picture_of
 from geohf.vision.processing import GeoImageProcessor
 
 if TYPE_CHECKING:
-    from geohf.region.modeling import GeoRegionModel
+    from geohf.region.answering import RegionAnswering
 
 
 REGION_KEYS = ("region", "region_id", "regionid")  # in any case of letters, of a user's own rows
@@ -61,7 +61,7 @@ class RegionCollator:
         augment: `none`, `light` or `full`, see `region_augmentation`.
     """
 
-    def __init__(self, model: GeoRegionModel, targets: Sequence[str], augment: str = "none"):
+    def __init__(self, model: RegionAnswering, targets: Sequence[str], augment: str = "none"):
         self.processor, self.targets = model.processor, targets
         self.label2id, self.frame = dict(model.config.label2id), model.config.frame
         self.augment = region_augmentation(augment)
