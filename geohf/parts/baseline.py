@@ -36,7 +36,8 @@ def constant_answer(train: Any, config: PartStateConfig) -> dict[str, np.ndarray
         counts = np.zeros((config.num_labels, size), np.int64)
         for target in targets:
             value = target["attributes"][:, column]
-            np.add.at(counts, (target["labels"][value >= 0], value[value >= 0]), 1)
+            known = (value >= 0) & (target["states"] != config.absent_index)
+            np.add.at(counts, (target["labels"][known], value[known]), 1)
         usual[:, column] = counts.argmax(1)
     found: dict[str, list] = {name: [] for name in ("boxes", "labels", "scores", "states", "state_scores")}
     for part in range(config.num_labels):

@@ -104,6 +104,11 @@ class PartEvaluator:
             scores, further = ("scores", "state_scores"), len(self.attributes)
             found = _checked(prediction, scores, f"prediction of photo {name}", further)
             truth, crowds = _checked_target(target, f"target of photo {name}", further)
+            for part in (found, truth):
+                for column, (key, values) in enumerate(self.attributes.items()):
+                    if (part["attributes"][:, column] >= len(values)).any():
+                        told = part["attributes"][:, column].max()
+                        raise DataError(f"photo {name}: {key} hold {told}, there are {len(values)} from 0")
             for part in (found, truth, crowds):
                 for key, limit in (("labels", self.num_parts), ("states", self.num_states)):
                     if limit is not None and (part[key] >= limit).any():

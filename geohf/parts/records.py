@@ -223,6 +223,10 @@ def _values(part: PartRecord, attributes: Mapping[str, Sequence[str]]) -> dict[s
     return found
 
 
+def _told(part: PartRecord, names: Iterable[str]) -> list[str | None]:
+    return [value_of(part.attributes.get(name)) for name in names]
+
+
 def value_of(told: Any) -> str | None:
     """The value of an attribute as text, None where it is empty; what is ticked, as CVAT has it, is `true`."""
     text = "" if told is None else str(told).strip()
@@ -269,9 +273,13 @@ def _unrepeated(source: Source, errors: RowErrors) -> dict[Path, PhotoRecord]:
             errors.add(source.path, photo.name, str(error))
     photos = {}
     for path, found in listed.items():
-        alike = all(photo.parts == found[0].parts for photo in found)
+        first = found[0]
+        told = [[_told(part, source.attributes) for part in photo.parts] for photo in found]
+        alike = all(
+            photo.parts == first.parts and own == told[0] for photo, own in zip(found, told, strict=True)
+        )
         if alike:
-            photos[path] = found[0]
+            photos[path] = first
         if len(found) > 1:
             how = "; the first one counts" if alike else ", and they differ: none counts"
             errors.add(source.path, found[-1].name, f"the photo is listed more than once{how}")

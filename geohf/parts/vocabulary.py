@@ -140,6 +140,8 @@ def require_attributes(attributes: Mapping[str, Sequence[str]], state_attribute:
     for name, values in attributes.items():
         if name in _COLUMNS or name == state_attribute:
             raise DataError(f"attributes: {name!r} cannot be one: it is the state, or the name of a column")
+        if name.endswith("_score") and name.removesuffix("_score") in attributes:
+            raise DataError(f"attributes: {name!r} is the column of another attribute's score")
         if not values or len(set(values)) < len(values):
             raise DataError(
                 f"attributes: the values of {name!r} must be a list of different names, got {values}"
