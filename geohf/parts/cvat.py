@@ -44,7 +44,11 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
     parts = [(label.findtext("name") or "").strip() for label in labels]
     values: dict[str, list[str]] = defaultdict(list)
     for attribute in (found for label in labels for found in label.iter("attribute")):
+        kind = attribute.findtext("input_type") or "select"
+        if kind in ("number", "text"):  # which list their range, or their default
+            continue
         listed = [value.strip() for value in (attribute.findtext("values") or "").splitlines()]
+        listed = ["false", "true"] if kind == "checkbox" else listed  # which lists its default
         known = values[(attribute.findtext("name") or "").strip()]
         known += [value for value in listed if value not in ("", UNDEFINED, *known)]
     sources = {name: Source(path, found, list(dict.fromkeys(parts)), []) for name, found in photos.items()}

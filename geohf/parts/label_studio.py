@@ -57,9 +57,12 @@ def read_label_studio(content: list, path: Path, errors: RowErrors) -> Source:
 def read_label_config(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     """The labels of a labeling configuration, and the values of its choices by their names."""
     root = read_xml(path)
-    labels = [label.get("value", "") for label in root.iter("Label")]
+    # tasks hold the alias where there is one
+    labels = [label.get("alias") or label.get("value", "") for label in root.iter("Label")]
     choices = {
-        found.get("name", ""): [choice.get("value", "") for choice in found.iter("Choice")]
+        found.get("name", ""): [
+            choice.get("alias") or choice.get("value", "") for choice in found.iter("Choice")
+        ]
         for found in root.iter("Choices")
     }
     return list(dict.fromkeys(labels)), {name: values for name, values in choices.items() if values}
