@@ -66,21 +66,26 @@ class StoreFrame:
         pixels = np.stack(bands)[:, ::-1] if turned else np.stack(bands)
         if pixels.dtype.kind not in "buif":
             raise DataError(f"{self}: holds {pixels.dtype}, which are no pixels")
-        pixels = pixels.astype({"b": np.uint8}.get(pixels.dtype.kind, pixels.dtype))
-        values = {_nodata(attributes) for _, attributes in named}
-        if len(values) > 1:
+        kept = {"?": "uint8", "e": "float32"}  # of what GeoTIFF has no type for
+        pixels = pixels.astype(kept.get(pixels.dtype.char, pixels.dtype))
+        values = [_nodata(attributes, pixels.dtype) for _, attributes in named]
+        if len({str(value) for value in values}) > 1:  # NaN is not itself, but its text is
             raise DataError(
-                f"{self}: its variables name different values without data, {listed(list(values))}"
+                f"{self}: its variables name different values without data, {listed(list(dict.fromkeys(values)))}"
             )
         profile = {"driver": "GTiff", "dtype": pixels.dtype, "crs": crs, "transform": transform}
         profile |= {"count": len(pixels), "height": pixels.shape[1], "width": pixels.shape[2]}
-        profile |= {"nodata": values.pop(), "photometric": "minisblack", "bigtiff": "if_safer"}
+        profile |= {"nodata": values[0], "photometric": "minisblack", "bigtiff": "if_safer"}
+        scales, offsets = (
+            [_number(facts, key, default, str(self)) for _, facts in named]
+            for key, default in (("scale_factor", 1), ("add_offset", 0))
+        )
         with MemoryFile() as memory:
             with memory.open(**profile) as file:
                 file.write(pixels)
                 file.descriptions = [word for word, _ in named]
-                file.scales = [float(facts.get("scale_factor", 1)) for _, facts in named]
-                file.offsets = [float(facts.get("add_offset", 0)) for _, facts in named]
+                file.scales, file.offsets = scales, offsets
+                file.units = [str(facts.get("units", "")) for _, facts in named]
             return bytes(memory.getbuffer())
 
 
@@ -104,6 +109,8 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
         maps = [str(name) for name, variable in found.data_vars.items() if variable.ndim >= 3]
         chosen = tuple([names] if isinstance(names, str) else names or maps)
         lost = [name for name in chosen if name not in found.data_vars]
+        if len(set(chosen)) < len(chosen):
+            raise DataError(f"--asset {' '.join(chosen)}: name each variable once")
         if not maps:
             raise DataError(f"{path}: holds no variable with the axes time, y and x")
         if lost or (len(chosen) > 1 and not names):
@@ -128,6 +135,10 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
         _crs(found, chosen[0], path)
         times = found[chosen[0]][_axis(found[chosen[0]], TIME, path)].values
     dates = [str(time)[:10] for time in times]
+    if "NaT" in dates:
+        raise DataError(
+            f"{path}: the image number {dates.index('NaT')}, from 0, has no time; drop it or give it one"
+        )
     facts = _facts(path)
     frames: dict[str, StoreFrame] = {}
     for step in np.argsort(times, kind="stable").tolist():
@@ -212,11 +223,24 @@ def _crs(found: xarray.Dataset, name: str, path: str) -> Any:
         ) from None
 
 
-def _nodata(attributes: dict[str, Any]) -> float | None:
+def _nodata(attributes: dict[str, Any], dtype: np.dtype) -> float | None:
+    """The value that means "not measured"; None also where pixels of this type cannot hold it."""
     value = next(
         (attributes[key] for key in ("_FillValue", "missing_value", "nodata") if key in attributes), None
     )
-    return None if value is None else float(value)
+    if value is None:
+        return None
+    value = float(value)
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    held = limits.min <= value <= limits.max or (dtype.kind == "f" and not np.isfinite(value))
+    return value if held else None
+
+
+def _number(attributes: dict[str, Any], key: str, default: float, name: str) -> float:
+    value = np.asarray(attributes.get(key, default))
+    if value.size != 1 or value.dtype.kind not in "iuf":
+        raise DataError(f"{name}: {key} is {attributes[key]}; read is one number for all bands of a variable")
+    return float(value.item())
 
 
 def _facts(path: str) -> str:

@@ -12,6 +12,8 @@ from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import cache_key
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
+from geohf.tiles.masks import read_window
+from geohf.tiles.rasters import inspect_raster, open_raster
 from geohf.tiles.stores import store_frames
 from geohf.tiles.table import grid_tiles
 
@@ -121,3 +123,48 @@ def test_axes_that_are_not_known_and_broken_stores_are_told(tmp_path):
     (tmp_path / "broken.zarr" / "zarr.json").write_text("{}")
     with pytest.raises(DataError, match=r"broken.zarr: holds no variable with the axes"):
         store_frames(tmp_path / "broken.zarr")
+
+
+def floats(kind="float32", **attributes):
+    """Variables as xarray writes them by default: NaN is their value without data."""
+    found = dataset(np.where(pixels() == 0, np.nan, pixels()).astype(kind))
+    for name in ("image", "red", "nir"):
+        found[name].attrs = {"grid_mapping": "spatial_ref"} | attributes
+    return found
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+@pytest.mark.parametrize("asset", ["image", ["red", "nir"]])
+def test_nan_is_one_value_without_data(tmp_path, version, kind, asset):
+    path = stored(floats(kind), tmp_path / "place.zarr", version)
+    with open_raster(store_frames(path, asset)["2020-05-11"]) as raster:
+        found, holes = read_window(raster, (0, 0, 32, 24))
+    np.testing.assert_array_equal(holes, (pixels()[0] == 0).any(0))
+    np.testing.assert_array_equal(
+        found[~holes], pixels()[0].astype(kind).astype(np.float32).transpose(1, 2, 0)[~holes]
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, -9999.0, 1e20])
+def test_a_value_without_data_that_pixels_cannot_hold_is_none(tmp_path, value):
+    found = dataset(pixels())
+    found["red"].attrs = {"grid_mapping": "spatial_ref", "nodata": value}
+    path = stored(found, tmp_path / "place.zarr", 3)
+    assert inspect_raster(store_frames(path, "red")["2020-05-11"]).nodata == (None,)
+
+
+def test_units_are_kept_as_those_of_rasters_are(tmp_path):
+    path = stored(floats(units="K"), tmp_path / "place.zarr")
+    assert inspect_raster(store_frames(path, ["red", "nir"])["2020-05-11"]).units == ("K", "K")
+
+
+def test_what_else_a_store_says_oddly_is_told(tmp_path):
+    path = stored(floats(scale_factor=[0.1, 0.2]), tmp_path / "place.zarr")
+    with pytest.raises(DataError, match=r"2020-05-11\): scale_factor is .*0.1.*; read is one number for all"):
+        inspect_raster(store_frames(path, "image")["2020-05-11"])
+    with pytest.raises(DataError, match="--asset red red: name each variable once"):
+        store_frames(path, ["red", "red"])
+    times = np.array(["2020-01-01", "NaT", "2021-01-01"], "datetime64[ns]")
+    with pytest.raises(DataError, match=r"place.zarr: the image number 1, from 0, has no time"):
+        store_frames(stored(dataset(pixels(), time=times), tmp_path / "place.zarr"), "red")
