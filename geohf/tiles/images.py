@@ -93,8 +93,12 @@ def mosaic_images(
     extension: str,
     reading: Reading | None = None,
     asset: str | Sequence[str] | None = None,
+    nodata: float | None = None,
 ) -> RegionImages:
     """The images of one place, see `mosaic_files`.
+
+    Args:
+        nodata: see `geohf.tiles.stacks.stacked`.
 
     Raises:
         DataError: an image is missing, cannot be read, or does not fit the others.
@@ -103,7 +107,7 @@ def mosaic_images(
     lost = [label for label in labels if label not in known]
     if lost:
         raise DataError(f"{source}: holds no image of the label {lost[0]}; there are {listed(list(known))}")
-    return fit_together(place_of(source), [known[label] for label in labels], reading)
+    return fit_together(place_of(source), [known[label] for label in labels], reading, nodata)
 
 
 def place_of(source: str | Path) -> str:
@@ -134,7 +138,12 @@ def mosaic_files(
     return {name: file for name, file in files.items() if file is not None}
 
 
-def fit_together(region: str, files: list[RasterFile | None], reading: Reading | None = None) -> RegionImages:
+def fit_together(
+    region: str,
+    files: list[RasterFile | None],
+    reading: Reading | None = None,
+    nodata_of_silent: float | None = None,
+) -> RegionImages:
     """The images of a region, which must be of one kind, and lie on one grid, unless the reading aligns them.
 
     Raises:
@@ -144,7 +153,9 @@ def fit_together(region: str, files: list[RasterFile | None], reading: Reading |
     nodata: set[float] = set()
     silent: RasterFile | None = None
     reading = reading or Reading()
-    files = [stacked(file, reading) if isinstance(file, BandFiles) else file for file in files]
+    files = [
+        stacked(file, reading, nodata_of_silent) if isinstance(file, BandFiles) else file for file in files
+    ]
     for path in (file for file in files if file is not None):
         raster = inspect_raster(path)
         nodata |= {value for value in raster.nodata if value is not None}

@@ -19,14 +19,18 @@ from geohf.tiles.sources import VIRTUAL, BandFiles
 ON_REQUEST = "of one image --align true takes bands of other resolutions, and no others: warp them to one grid, with gdalwarp"
 
 
-def stacked(bands: BandFiles, reading: Reading) -> BandFiles:
+def stacked(bands: BandFiles, reading: Reading, nodata: float | None = None) -> BandFiles:
     """The bands as one raster on the first one's grid, which `open_raster` opens.
 
     Where the reading aligns, bands of another resolution are read onto it: bilinear, the cloud band by the nearest pixel.
     Pixels have the type that holds those of all bands, and one that a file did not measure was not measured.
 
+    Args:
+        nodata: the value that means "not measured" in files that do not say it.
+
     Raises:
-        DataError: a file has several bands or a color table, or lies on another grid.
+        DataError: a file has several bands or a color table, or lies on another grid; or is silent about the pixels that
+            were not measured, which an interpolation would mix with the others.
     """
     infos: list[RasterInfo] = []
     types = []
@@ -41,6 +45,14 @@ def stacked(bands: BandFiles, reading: Reading) -> BandFiles:
         "nearest" if number == reading.cloud_band else reading.align or "bilinear"
         for number in range(1, len(infos) + 1)
     ]
+    for path, info, resampling in zip(bands.files, infos, how, strict=True):
+        resized = (info.height, info.width) != (infos[0].height, infos[0].width)
+        if nodata is not None and not info.says_nodata and resized and resampling != "nearest":
+            raise DataError(
+                f"{path}: has another resolution than {bands.files[0]} and does not say which pixels were not measured, so "
+                f"--nodata {nodata:g} would be mixed with the others; name it in its header (gdal_edit.py -a_nodata), or "
+                "take --resampling nearest"
+            )
     return replace(bands, vrt=_vrt(bands, infos, np.result_type(*types).name, how))
 
 
@@ -77,7 +89,13 @@ def _vrt(bands: BandFiles, infos: Sequence[RasterInfo], dtype: str, how: Sequenc
 
     lines = [f'<VRTDataset rasterXSize="{first.width}" rasterYSize="{first.height}">']
     lines += [] if first.crs is None else [f"<SRS>{escape(first.crs)}</SRS>"]
-    lines += [f"<GeoTransform>{', '.join(map(repr, first.affine.to_gdal()))}</GeoTransform>"]
+    if first.gcps:
+        points = (
+            f'Pixel="{column!r}" Line="{row!r}" X="{x!r}" Y="{y!r}"' for row, column, x, y in first.gcps
+        )
+        lines += ["<GCPList>", *(f"<GCP {point}/>" for point in points), "</GCPList>"]
+    else:
+        lines += [f"<GeoTransform>{', '.join(map(repr, first.affine.to_gdal()))}</GeoTransform>"]
     parts = zip(bands.names, bands.files, infos, how, strict=True)
     for number, (name, path, info, resampling) in enumerate(parts, start=1):
         nodata = info.nodata[0]

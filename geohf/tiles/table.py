@@ -184,7 +184,7 @@ def grid_tiles(
     """
     labels = labels_of(labels)
     times = step_times(labels)
-    images = mosaic_images(image_dir, labels, extension, reading, asset)
+    images = mosaic_images(image_dir, labels, extension, reading, asset, nodata)
     raster = images.header
     if tile_size < 1 or tile_size > min(raster.height, raster.width):
         raise DataError(

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+from rasterio.control import GroundControlPoint
 from rasterio.transform import from_origin
 
 from geohf import DataError
@@ -16,8 +17,9 @@ from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import cache_key
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
-from geohf.tiles.images import found_labels, mosaic_files
+from geohf.tiles.images import fit_together, found_labels, mosaic_files
 from geohf.tiles.points import regions_in
+from geohf.tiles.rasters import inspect_raster
 from geohf.tiles.reading import Reading
 from geohf.tiles.sources import items_of
 from geohf.tiles.table import grid_tiles, load_tiles
@@ -271,6 +273,32 @@ def test_a_pixel_that_one_asset_did_not_measure_was_not_measured(tmp_path, tiff)
         table = grid_tiles(items, list(frames), 8, reading=reading, asset=["red", "nir"])
         holes = build_cache(table, tmp_path / "cache", 1).tile_mask(9, np.arange(3))
         assert holes.sum() == holes[1, :2, :3].sum() == 6
+
+
+def test_a_value_without_data_that_no_header_names_is_not_mixed_with_its_neighbors(tmp_path, tiff):
+    items, frames = single_bands(tmp_path, tiff, coarse=("nir",), nodata=None)
+    asset, labels = ["red", "nir"], list(frames)
+    with pytest.raises(
+        DataError,
+        match=r"03-01_nir.tif: has another resolution .* so --nodata -9999 would be mixed .* nearest",
+    ):
+        grid_tiles(items, labels, 8, nodata=-9999, reading=Reading(align="bilinear"), asset=asset)
+    grid_tiles(items, labels, 8, nodata=-9999, reading=Reading(align="nearest"), asset=asset)
+    grid_tiles(items, labels, 8, reading=Reading(align="bilinear"), asset=asset)
+
+
+def test_assets_with_ground_control_points_on_other_ground_are_refused(tmp_path, tiff):
+    items, frames = single_bands(tmp_path, tiff, transform=None, crs=None)
+    for number, date in enumerate(frames):
+        corners = [(row, column) for row in (0, 48) for column in (0, 64)]
+        points = [GroundControlPoint(r, c, 10 + number + c / 64, 50 - r / 48) for r, c in corners]
+        for name in ("red", "nir"):
+            with rasterio.open(tmp_path / f"{date}_{name}.tif", "r+") as file:
+                file.gcps = points, rasterio.CRS.from_epsg(4326)
+    with pytest.raises(DataError, match=r"item-1 \(red, nir\): its ground control points are not those of"):
+        grid_tiles(items, list(frames), 8, asset=["red", "nir"])
+    first = fit_together("place", [mosaic_files(items, ".tif", ["red", "nir"])["2020-03-01"]])
+    assert first.header.gcps == inspect_raster(tmp_path / "2020-03-01_nir.tif").gcps
 
 
 @pytest.mark.parametrize(
