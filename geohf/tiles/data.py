@@ -258,6 +258,10 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
         )
     if not source.is_file():
         raise DataError(f"{source}: no such table, and no folder of images either")
+    if options.asset:
+        raise DataError(
+            f"{source}: --asset is of a STAC item collection or a zarr store, and this is a table"
+        )
     images = Path(options.image_dir or source.parent / "Images")
     labels = options.labels or found_labels(images)
     targets = [] if image or options.target_from else options.targets or [TARGET]

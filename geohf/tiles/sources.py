@@ -143,16 +143,18 @@ def items_of(path: str | Path, asset: str | Sequence[str] | None = None) -> dict
         items = json.loads(path.read_text(encoding="utf-8"))["features"]
         named = ((_date(item), str(item.get("id", number)), item) for number, item in enumerate(items))
         dated = sorted(named, key=lambda row: row[:2])
-        assets = [item["assets"] for *_, item in dated]
+        assets = [dict(item["assets"]) for *_, item in dated]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is no STAC item collection with dates and assets ({error!r})") from None
+    if not dated:
+        raise DataError(f"{path}: holds no items")
     found: dict[str, RasterFile] = {}
     for (date, name, _), held in zip(dated, assets, strict=True):
         if date in found:
             raise DataError(f"{path}: the item {name} is of {date}, as another one; keep one of a date")
         try:
             chosen = _chosen(held, [asset] if isinstance(asset, str) else asset)
-            files = tuple(_opened(str(held[key]["href"]), path.parent) for key in chosen)
+            files = tuple(_opened(held[key]["href"], path.parent) for key in chosen)
             found[date] = (
                 files[0] if len(files) == 1 else BandFiles(f"{path}, item {name}", tuple(chosen), files)
             )
@@ -172,6 +174,9 @@ def _chosen(assets: dict[str, Any], names: Sequence[str] | None) -> list[str]:
     lost = [name for name in candidates if name not in assets]
     if lost or not candidates or (len(candidates) > 1 and not names):
         raise DataError(f"has the assets {listed(list(assets), 12)}; name those that you mean with --asset")
+    bare = [name for name in candidates if not isinstance(assets[name].get("href"), str)]
+    if bare:
+        raise DataError(f"its asset {bare[0]} has no href")
     if len(set(candidates)) < len(candidates):
         raise DataError(f"--asset {' '.join(candidates)}: name each asset once")
     return candidates

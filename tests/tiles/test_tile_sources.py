@@ -173,6 +173,9 @@ def test_addresses_are_gdals(tmp_path):
         ([item(0, "2020-01-01", A={"href": "file:///etc/a.tif"})], "item-0: .*leads out of"),
         ([item(0, "2020-01-01", A={"href": "/vsizip/{/etc/a.zip}/a.tif"})], "item-0: .*leads out of"),
         ([{"assets": {}}], "is no STAC item collection with dates and assets"),
+        ([item(0, "2020-01-01") | {"assets": None}], "is no STAC item collection with dates and assets"),
+        ([item(0, "2020-01-01", A={"title": "a"})], "item-0: its asset A has no href"),
+        ([], r"items.json: holds no items"),
     ],
 )
 def test_what_a_collection_does_not_tell_is_refused(tmp_path, items, message):
@@ -185,6 +188,14 @@ def test_assets_of_what_has_none_are_refused(place):
         DataError, match=r"--asset is of a STAC item collection .* or a zarr store, and this is neither"
     ):
         mosaic_files(place, ".tif", "red")
+
+
+def test_assets_of_a_table_are_refused(world, tmp_path):
+    options = TileArguments(data=str(world.csv), image_dir=str(world.images), asset=["red"])
+    with pytest.raises(
+        DataError, match=r"--asset is of a STAC item collection or a zarr store, and this is a table"
+    ):
+        load(options, TileTrainingArguments(output_dir=str(tmp_path / "out")))
 
 
 def test_a_raster_that_is_not_at_its_address_is_named(tmp_path):
