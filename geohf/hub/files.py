@@ -27,7 +27,7 @@ RUN_FILES = (
     "log_history.csv",
     "*.png",
     "map.html",  # not answers about somebody's photographs, which `geohf predict` may have left here
-    "*.geojson",
+    "predictions.geojson",
     "predictions.csv",
 )
 # of the model that a run has measured, in its metrics.json

@@ -200,6 +200,7 @@ def test_the_photograph_of_a_place_is_its_first_view(days, tmp_path):
 
 
 def test_a_push_leaves_maps_of_answers_at_home(tmp_path):
-    for name in ("map.html", "answers.html", "config.json"):
+    for name in ("map.html", "answers.html", "config.json", "predictions.geojson", "answers.geojson"):
         (tmp_path / name).write_text("{}")
-    assert [path.name for path in repo_files(tmp_path)] == ["config.json", "map.html"]
+    kept = ["config.json", "map.html", "predictions.geojson"]
+    assert [path.name for path in repo_files(tmp_path)] == kept
