@@ -97,13 +97,13 @@ def _write_html(path, rows: Iterable[Mapping]) -> None:
     if points is None:
         _write_table(path, rows)
         return
-    told = ("input", *PLACED, "radius_m")  # by the map itself
+    radius = [row.get("radius_m") for row in rows]
+    known = None if any(r is None for r in radius) else radius
+    told = ("input", *PLACED, *(() if known is None else ("radius_m",)))  # by the map itself
     details = [
         {k: v for k, v in row.items() if k not in told and not isinstance(v, (list, dict))} for row in rows
     ]
-    radius = [row.get("radius_m") for row in rows]
     names = [str(row.get("input", i)) for i, row in enumerate(rows)]
-    known = None if any(r is None for r in radius) else radius
     regions = [_areas(row) for row in rows]
     write_map(
         path,

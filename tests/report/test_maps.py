@@ -14,6 +14,7 @@ from PIL import Image
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.report import error_map_png, write_map
+from geohf.report.answers import write_answers
 
 SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]}
 EVIL = "</script><script>alert(1)</script><!--"
@@ -290,3 +291,13 @@ def test_error_map_png_refuses(tmp_path):
     with pytest.raises(DataError, match="neither km nor m"):
         error_map_png(tmp_path / "a.png", [[0, 0]], [[0, 1]], "x", unit="ft")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_radius_that_some_answers_have_is_told_where_it_cannot_be_drawn(tmp_path):
+    rows = [{"input": "a", "latitude": 1.0, "longitude": 2.0, "radius_m": 5.0}]
+    rows.append({"input": "b", "latitude": 1.0, "longitude": 2.0, "radius_m": None})
+    write_answers(tmp_path / "a.html", rows)
+    assert Page(tmp_path / "a.html").data["details"] == {"radius_m": [5.0, None]}
+    write_answers(tmp_path / "a.html", rows[:1])
+    data = Page(tmp_path / "a.html").data
+    assert (data["radius_m"], data["details"]) == ([5.0], {})
