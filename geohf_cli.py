@@ -77,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> int:
         command == "predict"
     ):  # waiting threads of OpenMP would spin on the cores that decode; read when torch is loaded
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if command == "convert" and words and words[0] in PUBLISHED and len(words) > 2:
+    if command == "convert" and words and words[0] in PUBLISHED and len(words) > 1:
         return run_here("convert_weights", "geohf convert", words)
     if command == "convert" and words[:1] == ["timm"] and len(words) > 1:
         return run_here("convert_backbone", "geohf convert", words)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from helpers.pages import ROOT, TASKS
+from huggingface_hub import get_session
 from test_readme import SCRIPTS
 
 import geohf
 import geohf_cli
+from geohf.recipes.running import run_recipe
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("train", "--help"), ("train",)])
@@ -43,6 +45,14 @@ def test_help_waits_for_no_torch(words, run_python):
 def test_a_wrong_word_gets_one_line(words, message, capsys):
     assert geohf_cli.main(words) == 2
     assert capsys.readouterr() == ("", f"error: {message}\n")
+
+
+@pytest.mark.parametrize("words", [["salad", "a.ckpt"], ["salad", "--help"]])
+def test_the_name_of_published_weights_is_no_source_of_annotations(words, monkeypatch):
+    runs = []
+    monkeypatch.setattr(geohf_cli, "run_here", lambda module, *_: runs.append(module) or 0)
+    assert geohf_cli.main(["convert", *words]) == 0
+    assert runs == ["convert_weights"]
 
 
 @pytest.fixture
@@ -135,3 +145,13 @@ def test_predict_lets_waiting_threads_sleep_and_a_user_s_own_choice_stays(run_py
     assert run_python(code, "env").split() == [os.environ.get("OMP_WAIT_POLICY", "None")]
     chosen = f"import os; os.environ['OMP_WAIT_POLICY'] = 'active'; {code}"
     assert run_python(chosen, "predict").split() == ["active"]
+
+
+def test_no_connection_to_the_hub_ends_in_words(capsys):
+    def push():
+        get_session().get("http://127.0.0.1:9/")  # nothing listens there
+
+    with pytest.raises(SystemExit) as ended:
+        run_recipe(push)
+    assert ended.value.code == 2
+    assert "error: the Hub cannot be reached (" in capsys.readouterr().err

@@ -48,7 +48,11 @@ def parse_for_model(
 
     if all(word.startswith("-") for word in sys.argv[1:]):
         make_parser().parse_args()  # the help, or that a model is missing
-    name = make_parser(add_help=False, usage=make_parser().format_usage()).parse_known_args()[0].model
+    name = (
+        make_parser(add_help=False, usage=make_parser().format_usage().removeprefix("usage: "))
+        .parse_known_args()[0]
+        .model
+    )
     parser, options = make_parser(), getattr(model_class(name), kind)
     for option, described in options.items():
         parser.add_argument(f"--{option}", **described)

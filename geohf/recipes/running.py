@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 import torch
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from transformers.utils import logging as transformers_logging
 
 from geohf.errors import DataError
@@ -20,6 +20,9 @@ from geohf.report.tables import markdown_table
 from geohf.training.trainer import GeoTrainer
 
 logger = logging.getLogger("geohf")
+
+# of the Hub's HTTP library, which changes with its versions: no connection, which is no OSError
+NO_CONNECTION = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 def run_recipe(main: Callable[[], Any]) -> None:
@@ -33,6 +36,9 @@ def run_recipe(main: Callable[[], Any]) -> None:
         leave_process_group()
     except (DataError, OSError, HFValidationError) as error:  # the Hub's answers are OSErrors, too
         print_error(error)
+        sys.exit(2)
+    except NO_CONNECTION as error:
+        print_error(DataError(f"the Hub cannot be reached ({error})"))
         sys.exit(2)
     except StrictDataclassError as error:  # what a config says of its fields, without the wrapping
         print_error(error.__cause__ or error)
