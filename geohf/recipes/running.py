@@ -22,7 +22,7 @@ from geohf.training.trainer import GeoTrainer
 logger = logging.getLogger("geohf")
 
 # of the Hub's HTTP library, which changes with its versions: no connection, which is no OSError
-NO_CONNECTION = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+NO_CONNECTION: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 
 def run_recipe(main: Callable[[], Any]) -> None:
