@@ -109,4 +109,8 @@ class Prototypes(nn.Module):
         if area is not None:
             inside = torch.from_numpy(area.contains(self.points.double().cpu().numpy()))
             allowed = torch.where(inside.to(allowed.device), allowed, 0.0)
-        return allowed.log() - torch.cdist(place.float(), self.features.float()) / self.unit
+        # as a product of matrices, torch's choice for large batches, near features would lose their distance to rounding
+        exact = "donot_use_mm_for_euclid_dist"
+        return (
+            allowed.log() - torch.cdist(place.float(), self.features.float(), compute_mode=exact) / self.unit
+        )

@@ -111,3 +111,13 @@ def test_what_cannot_be_refined_is_refused(tmp_path):
     args = arguments_of(tmp_path, max_steps=1, report_to="none")
     with pytest.raises(DataError, match="refine needs the training photographs at hand"):
         GeoRegionTrainer(build_model(experts="shared", refine=2), args, train_dataset=rows).train()
+
+
+def test_a_batch_finds_the_same_prototypes_as_one_by_one():
+    """Features share a large mean: distances by a product of matrices, as torch takes them of large batches, lose the rest."""
+    model = build_model(experts="shared", refine=20)
+    draws = torch.Generator().manual_seed(0)
+    features, asked = (torch.randn(n, 96, generator=draws) * 0.01 + 30 for n in (200, 40))
+    refine(model.experts[0], table(features, np.random.default_rng(0).uniform(-200, 200, (200, 2))), None)
+    together = model.experts[0](features=asked).scaled
+    assert torch.equal(together, torch.cat([model.experts[0](features=one[None]).scaled for one in asked]))
