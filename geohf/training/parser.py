@@ -75,7 +75,7 @@ class GeoArgumentParser(HfArgumentParser):
             DataError: one that is given under both names.
         """
         given = [word.partition("=") for word in words]
-        names = {name.removeprefix("--") for name, *_ in given if name.startswith("--")}
+        names = {_plain(name) for name, *_ in given if name.startswith("--")}
         for old in sorted(names & RENAMED.keys()):
             new = RENAMED[old]
             if f"--{old}" in self._option_string_actions or f"--{new}" not in self._option_string_actions:
@@ -83,7 +83,10 @@ class GeoArgumentParser(HfArgumentParser):
             if new in names:
                 raise DataError(f"{old} is now called {new}, and both are given; see --help of {new}")
             logger.warning("%s is now called %s; the old name goes with the next version", old, new)
-            given = [(f"--{new}" if name == f"--{old}" else name, sign, value) for name, sign, value in given]
+            given = [
+                (f"--{new}" if name.startswith("--") and _plain(name) == old else name, sign, value)
+                for name, sign, value in given
+            ]
         return ["".join(parts) for parts in given]
 
     @staticmethod
@@ -122,6 +125,11 @@ class GeoArgumentParser(HfArgumentParser):
                 text = json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
                 words.append(f"{option}={text}")
         return words
+
+
+def _plain(flag: str) -> str:
+    """A flag's name as its field's: transformers takes hyphens, too."""
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _yaml_loader():

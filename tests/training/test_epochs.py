@@ -51,3 +51,11 @@ def test_an_old_name_beside_the_new_one_is_refused(tmp_path):
     words = ("--finetune", "last", "--num_train_epochs", 9, "--finetune_epochs", 2)
     with pytest.raises(DataError, match="finetune_epochs is now called num_train_epochs, and both are given"):
         parse(PlaceTrainingArguments, tmp_path, *words)
+
+
+def test_old_names_go_on_with_hyphens_too(tmp_path):
+    """transformers takes every flag either way."""
+    args = parse(StreetTrainingArguments, tmp_path, "--phase1-epochs", 2, "--phase1-min-steps=7")
+    assert (args.head_epochs, args.head_min_steps) == (2, 7)
+    with pytest.raises(DataError, match="phase1_epochs is now called head_epochs, and both are given"):
+        parse(StreetTrainingArguments, tmp_path, "--phase1_epochs", 2, "--head-epochs", 3)
