@@ -87,7 +87,7 @@ def _unit_places(maps: torch.Tensor) -> torch.Tensor:
 
 def _along(maps: torch.Tensor, axes: torch.Tensor | None) -> torch.Tensor:
     places = _unit_places(maps)
-    return places if axes is None else F.normalize(places @ axes.T, dim=-1)
+    return places if axes is None else F.normalize(places @ axes.to(places.device).T, dim=-1)
 
 
 def count_matches(query: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
