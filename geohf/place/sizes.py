@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from geohf.errors import DataError
@@ -27,30 +28,33 @@ def see_at(model: GeoPlaceModel, height: int, width: int) -> None:
     named = f"{model.name_or_path or config.backbone_name or 'the model'}: pictures of {height} x {width}"
     if config.pooling == "mixvpr":
         raise DataError(f"{named}: the pooling mixvpr is made for its map, and takes no other size")
-    vision = config.vision_config
-    given = dict(getattr(vision, "model_args", None) or {}), getattr(vision, "image_size", None)
     is_timm = isinstance(model.tower, TimmTower)
     resizes = is_timm and hasattr(model.tower.timm, "set_input_size")
+    changed = copy.deepcopy(config)  # nothing is changed of a model that is refused
+    vision = changed.vision_config
     if resizes:
-        vision.model_args = given[0] | {"img_size": [height, width]}
+        vision.model_args = dict(vision.model_args or {}) | {"img_size": [height, width]}
     try:
-        shape = map_size(vision, (height, width))
+        changed.feature_map = shape = map_size(vision, (height, width))
+        with settings_refused():
+            changed.validate_architecture()
         if resizes:
             model.tower.timm.set_input_size((height, width))
+    except DataError as error:
+        raise DataError(f"{named}: {error}") from None
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        if resizes:
-            vision.model_args = given[0] or None
         reason = str(error).partition("\n")[0]
+        seen = getattr(vision, "image_size", None)
         raise DataError(
-            f"{named}: its backbone sees {given[1]} pixels and takes no other size ({reason})"
+            f"{named}: its backbone sees {seen} pixels and takes no other size ({reason})"
         ) from None
+    if resizes:
+        config.vision_config.model_args = vision.model_args
     if is_timm and height == width:
-        vision.image_size = height
+        config.vision_config.image_size = height
     config.image_processor = _at_size(model.processor_settings, height, width)
     if config.feature_map is not None:
         config.feature_map = shape
-    with settings_refused():
-        config.validate_architecture()
     forget_confidence(config, f"pictures are seen at {height} x {width}")
 
 
