@@ -14,6 +14,7 @@ from transformers.utils import can_return_tuple
 
 from geohf.models.settings import settings_refused
 from geohf.place.aggregation.supervlad import CLUSTERS as SUPERVLAD_CLUSTERS
+from geohf.place.confidence import forget_confidence
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.head import GeoPlaceOutput, PlaceHead
 from geohf.place.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
@@ -220,7 +221,10 @@ def _trained_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
     if unused:
         logger.warning("%s is trained and keeps its network: %s not used", name, ", ".join(unused))
     if options.fit is not None:
-        model.config.image_processor = with_fit(model.processor_settings, options.fit)
+        before = model.processor_settings
+        model.config.image_processor = with_fit(before, options.fit)
+        if model.config.image_processor != before:
+            forget_confidence(model.config, f"pictures are fitted by {options.fit}")
     return model
 
 

@@ -94,3 +94,23 @@ def test_the_recipe_s_image_size_is_that_of_a_trained_model(photo, tmp_path, cap
     assert larger.encode([photo]).shape == model.encode([photo]).shape
     with pytest.raises(DataError, match="pictures of 100 x 100"):
         make_model(PlaceArguments(models=[str(tmp_path)], image_size=100))
+
+
+def test_a_refused_size_leaves_the_model_as_it_was(photo):
+    model = vit(pooling="salad", clusters=8, cluster_dim=4, token_dim=8)
+    before, fingerprint, settings = model.encode([photo]), model.fingerprint(), model.config.to_dict()
+    with pytest.raises(DataError, match=r"pictures of 32 x 32: salad needs fewer clusters \(8\)"):
+        see_at(model, 32, 32)
+    assert (model.fingerprint(), model.config.to_dict()) == (fingerprint, settings)
+    assert (model.encode([photo]) == before).all()
+
+
+def test_a_confidence_is_forgotten_with_the_fit_that_it_was_learned_at(tmp_path, caplog):
+    model = vit()
+    model.config.confidence_weights, model.config.verify_below = [1.0, 1.0, 0.0], 0.1
+    model.save_pretrained(tmp_path)
+    same = make_model(PlaceArguments(models=[str(tmp_path)], fit="squeeze"))
+    assert (same.config.confidence_weights, same.config.verify_below) == ([1.0, 1.0, 0.0], 0.1)
+    other = make_model(PlaceArguments(models=[str(tmp_path)], fit="pad"))
+    assert (other.config.confidence_weights, other.config.verify_below) == (None, None)
+    assert "pictures are fitted by pad, and the confidence was fitted before" in caplog.text
