@@ -38,8 +38,18 @@ class PlaceRecognitionPipeline(GeoPipeline):
         return [asdict(answer) for answer in answers]
 
     def _sanitize_parameters(
-        self, index=None, top_k=None, center=None, method=None, sequences=None, near=None, backend=None
+        self,
+        index=None,
+        top_k=None,
+        center=None,
+        method=None,
+        sequences=None,
+        near=None,
+        backend=None,
+        verify=0,
     ):
+        if verify:
+            raise DataError("the pipeline verifies no answers: leave verify out, or ask the model's predict")
         options = {
             "index": self.model.open_index(index),
             "top_k": top_k,

@@ -272,6 +272,8 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """
         assert outputs.descriptors is not None  # a forward pass gives them
         require_whole(1, top_k=top_k)
+        if verify and maps is None:
+            raise DataError("outputs alone hold nothing to verify by: leave verify out, or ask predict")
         descriptors = outputs.descriptors.float().cpu().numpy()
         if index is None:
             return [PlacePrediction(descriptor) for descriptor in descriptors]

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.place_models import along, build_model, parse, unit, write_csv, write_pictures
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from geohf.errors import DataError
 from geohf.place import GeoPlaceConfig, GeoPlaceModel, PlaceIndex
 from geohf.place import verification as module
 from geohf.place.drives import load_drives
+from geohf.place.pipeline import PlaceRecognitionPipeline
 from geohf.place.trainer import GeoPlaceTrainer
 from geohf.place.verification import LocalFeatures, count_matches, fit_gate, gated, verified
 from geohf.vision.pooling import pooled
@@ -80,6 +82,13 @@ def test_local_features_keep_their_principal_axes(monkeypatch):
     torch.testing.assert_close(places, plain / plain.norm(dim=-1, keepdim=True), atol=1e-5, rtol=0)
     with pytest.raises(DataError, match=r"are \(9, 8\) \(places, numbers\) and those of the model \(6, 8\)"):
         local.along_axes([maps[:, :, :2]])
+
+
+def test_axes_are_taken_to_where_the_maps_of_questions_are():
+    local = LocalFeatures(torch.zeros(3, 9, 8, dtype=torch.float16), torch.randn(8, 24))
+    with FakeTensorMode(allow_non_fake_inputs=True):  # a GPU that need not be there
+        places = local.along_axes([torch.empty(2, 24, 3, 3, device="cuda")])
+    assert (places.shape, places.device.type) == ((2, 9, 8), "cuda")
 
 
 # ---- the gate
@@ -214,6 +223,12 @@ def test_what_cannot_be_verified_is_told(model, photos, index, tmp_path):
         index.save(tmp_path / "area.parquet")
     with pytest.raises(DataError, match="local features are of one build"):
         index.add(plain)
+    outputs = model(model.processor([photos[0]])["pixel_values"])
+    with pytest.raises(DataError, match="outputs alone hold nothing to verify by"):
+        model.decode(outputs, index, verify=3)
+    pipe = PlaceRecognitionPipeline(model=model, image_processor=model.processor)
+    with pytest.raises(DataError, match="the pipeline verifies no answers"):
+        pipe(str(photos[0]), index=index, verify=3)
     with pytest.raises(DataError, match="frames of a drive are not verified"):
         model.predict_to_file(photos, tmp_path / "a.csv", index=index, method="filter", verify=3)
     with pytest.raises(DataError, match="frames of a drive are not verified"):
