@@ -52,8 +52,10 @@ def main() -> None:
     args = make_parser().parse_args()
     require_writable(args.output)
     known = None if args.add_to is None else PlaceIndex.load(args.add_to)
-    if known is not None and args.local:
-        raise DataError("local features are of one build: leave --add_to or --local out")
+    if known is not None and (args.local or known.local is not None):
+        raise DataError(
+            "local features are of one build: leave --add_to or --local out, or build the index anew of all images"
+        )
     if known is None:
         index_format(args.output, args.storage, args.dims, args.local)  # before the work, not after it
     else:

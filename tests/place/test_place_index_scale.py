@@ -273,6 +273,12 @@ def test_the_command_makes_small_ones_and_adds(tmp_path, monkeypatch, capsys):
     )
     with pytest.raises(DataError, match=r"name it \.safetensors"):
         index.main()
+    whole = PlaceIndex.build(model, [tmp_path / "0_0.png"], along([0.0]), local=True)
+    whole.save(tmp_path / "local.safetensors")
+    command = ["x", "no/model", str(table), "--output", str(out), "--add_to"]
+    monkeypatch.setattr(sys, "argv", [*command, str(tmp_path / "local.safetensors")])
+    with pytest.raises(DataError, match="local features are of one build"):  # before a picture is encoded
+        index.main()
 
 
 def test_an_index_of_0_1_loads(tmp_path):
