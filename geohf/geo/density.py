@@ -10,6 +10,7 @@ import torch
 from geohf.geo.sphere import points_from_vectors, unit_vectors
 
 DRAWS = 1024
+AT_ONCE = 64  # places whose draws are in memory
 NOWHERE = 0.01  # of the mass lies anywhere on earth: a photograph may come from where no other has
 
 
@@ -113,7 +114,9 @@ class SphericalMixture:
 
         Source: Dufour et al., Around the World in 80 Timesteps (PLONK), arXiv 2412.06781, who take minus the entropy.
         """
-        return self.log_prob(self.sample(draws)).mean(-1) + math.log(4.0 * math.pi)
+        parts = [self[i : i + AT_ONCE] for i in range(0, len(self), AT_ONCE)] or [self]
+        logarithms = [part.log_prob(part.sample(draws)).mean(-1) for part in parts]
+        return torch.cat(logarithms) + math.log(4.0 * math.pi)
 
 
 def _tangents(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from geohf.geo.density import SphericalMixture
+from geohf.geo.density import AT_ONCE, SphericalMixture
 from geohf.geo.regions import credible_region
 from geohf.metrics.calibration import conformal_quantile
 from geohf.metrics.selective import risk_curve
@@ -15,7 +15,6 @@ from geohf.metrics.selective import risk_curve
 REGION_MASSES = (0.5, 0.9)
 SCALES = np.geomspace(0.02, 5.0, 29)
 PLACES = 2000  # that the scale is fitted on
-AT_ONCE = 64  # places whose draws are in memory
 
 Mixtures = Callable[[slice], SphericalMixture]  # the densities of some rows of a dataset
 

@@ -134,6 +134,18 @@ def test_what_is_known_of_a_place_in_nats():
     )
 
 
+def test_what_is_known_of_many_places_needs_the_memory_of_a_few():
+    weights, points = torch.full((512, 32), 1 / 32), torch.rand(512, 32, 2) * 50
+    many = SphericalMixture.around(weights, points, torch.full((512, 32), 100.0))
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        known = many.localizability()
+    assert max(event.self_cpu_memory_usage for event in profile.events()) < 60e6
+    alone = torch.cat([many[i].localizability() for i in (0, 63, 64, 511)])
+    torch.testing.assert_close(known[[0, 63, 64, 511]], alone)
+
+
 def test_credibility_is_a_radius_of_one_bump():
     bump = mixture((1.0, 50.0, 8.0, 1e4))
     away = math.degrees(math.sqrt(2 * math.log(2) / 1e4))  # half of a normal distribution in two dimensions
