@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -41,15 +42,20 @@ class StreetGeolocationPipeline(GeoPipeline):
     ):
         options = {"top_k": top_k, "states": states, "area": area, "gallery": gallery, "regions": regions}
         options = {name: value for name, value in (options | {"levels": levels}).items() if value is not None}
-        looks = {} if test_time is None else {"test_time": test_time}
-        if captions is not None:
-            looks["captions"] = options["captions"] = self._captions(captions, text_model)
-        elif text_model is not None:
-            raise DataError("text_model reads captions, and there are none")
-        return {}, looks, options
+        if captions is not None and not isinstance(captions, str) and isinstance(captions, Iterable):
+            captions = list(captions)
+        # as they are: what was said where the pipeline was made goes on for the one that a call does not name
+        words = {"captions": captions, "text_model": text_model}
+        words = {name: value for name, value in words.items() if value is not None}
+        looks = words if test_time is None else words | {"test_time": test_time}
+        return {}, looks, options | words
 
-    def _captions(self, captions: Any, text_model: str | None) -> Captions:
-        asked = captions if isinstance(captions, str) else tuple(captions), text_model
+    def _captions(self, captions: Any, text_model: str | None) -> Captions | None:
+        if captions is None:
+            if text_model is not None:
+                raise DataError("text_model reads captions, and there are none")
+            return None
+        asked = captions, text_model
         if self._read is None or self._read[0] != asked:
             self._read = asked, read_captions(self.model, captions, text_model)
         return self._read[1]
@@ -58,8 +64,8 @@ class StreetGeolocationPipeline(GeoPipeline):
         # in a list, which transformers hands over as it is: it cannot join samples with other numbers of views
         return {"samples": [dict(self.image_processor([inputs]))]}
 
-    def _forward(self, model_inputs, captions=None, test_time=None):
-        samples = []
+    def _forward(self, model_inputs, captions=None, text_model=None, test_time=None):
+        read, samples = self._captions(captions, text_model), []
         for part in model_inputs["samples"]:  # a list of lists, where the loader made a batch
             samples += part if isinstance(part, list) else [part]
         width = max(sample["view_mask"].shape[1] for sample in samples)
@@ -70,14 +76,15 @@ class StreetGeolocationPipeline(GeoPipeline):
             batch[name] = torch.cat([pad(t, p, value=value) for t, p in zip(tensors, padding, strict=True)])
         batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
         model = in_eval_mode(self.model)
-        if captions is None:
+        if read is None:
             return model(**batch, test_time=test_time)
-        outputs, logits = caption_outputs(model, captions, batch, test_time)
+        outputs, logits = caption_outputs(model, read, batch, test_time)
         return {**outputs, "caption_logits": logits}
 
-    def postprocess(self, model_outputs, captions=None, **options):
-        if captions is None:
+    def postprocess(self, model_outputs, captions=None, text_model=None, **options):
+        read = self._captions(captions, text_model)
+        if read is None:
             return super().postprocess(model_outputs, **options)
         logits = model_outputs.pop("caption_logits")
         outputs = self.output_class(**model_outputs)
-        return asdict(caption_answers(self.model, captions, outputs, logits, **options)[0])
+        return asdict(caption_answers(self.model, read, outputs, logits, **options)[0])

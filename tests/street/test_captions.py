@@ -57,6 +57,26 @@ def test_captions_are_those_of_the_whole_clip(model, clip, caplog):
     assert not caplog.records
 
 
+def test_a_pipeline_keeps_the_text_model_for_other_captions_and_captions_for_another_text_model(
+    model, clip, tmp_path
+):
+    other = tmp_path / "other"
+    torch.manual_seed(5)
+    CLIPModel(CLIPConfig.from_pretrained(clip)).save_pretrained(other)
+    CLIPTokenizer.from_pretrained(clip).save_pretrained(other)
+    photo = patches(3, 1)[0]
+    kinds = {"model": model, "image_processor": model.processor}
+    expected = model.predict([photo], captions=("sun", "a b"), text_model=str(other))[0].captions
+    locate = StreetGeolocationPipeline(**kinds, captions=CAPTIONS, text_model=str(other))
+    assert locate(photo, captions=iter(["sun", "a b"]))["captions"] == pytest.approx(expected)
+    locate = StreetGeolocationPipeline(**kinds, text_model=str(other))
+    assert locate(photo, captions=["sun", "a b"])["captions"] == pytest.approx(expected)
+    locate = StreetGeolocationPipeline(**kinds, captions=["sun", "a b"])
+    assert locate(photo, text_model=str(other))["captions"] == pytest.approx(expected)
+    with pytest.raises(DataError, match="captions are texts, got 5"):
+        locate(photo, captions=5)
+
+
 def test_one_caption_for_all_classes_names_the_state(model, clip):
     views, options = patches(4, 1), {"captions": "sun in {}", "text_model": str(clip)}
     (answer,) = model.predict([views], **options)
