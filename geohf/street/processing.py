@@ -104,6 +104,10 @@ def _refuse_other_views(sample: Mapping) -> None:
                 f"a sample's views are {', '.join(COMPASS)}, and {name!r} is none of them: give 'views' and 'headings'"
             )
     several = [name for name in ("views", *COMPASS) if sample.get(name) is not None]
+    if several[:1] == ["views"] and several[1:]:
+        raise DataError(
+            f"a sample has 'views' and {several[1]!r}: give all pictures as 'views' and 'headings'"
+        )
     if several and sample.get("image") is not None:
         raise DataError(f"a sample has 'image' and {several[0]!r}: give one, or all pictures as 'views'")
 

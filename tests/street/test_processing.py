@@ -93,6 +93,7 @@ def test_augmentation_sees_bytes_before_normalization(processor, photos):
         (["a"] * 9, "a sample has 9 views, at most 8 are possible"),
         ({"north": "a", "East": "b"}, "views are north, east, south, west, and 'East' is none of them"),
         ({"north": "a", "north_east": "b"}, "'north_east' is none of them: give 'views' and 'headings'"),
+        ({"views": ["a"], "north": "b"}, "a sample has 'views' and 'north': give all pictures as 'views'"),
         ({"image": "a", "views": ["b"]}, "a sample has 'image' and 'views': give one"),
         ({"views": ["a"], "headings": ["N"]}, "a heading is degrees clockwise from north, got 'N'"),
     ],
