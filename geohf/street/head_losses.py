@@ -11,6 +11,7 @@ from torch import nn
 from geohf.geo import cell_soft_targets, great_circle_m, point_soft_targets
 from geohf.geo.soft_targets import MANY_CLASSES
 from geohf.models.heading import heading_loss
+from geohf.street.classes import SMALLEST_DEGREES
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.hierarchy import Levels
 from geohf.street.losses import gps_loss, hierarchical_cross_entropy
@@ -100,7 +101,8 @@ class StreetLosses:
             own = self._own_class(labels, coordinates, device)
             points = candidates[torch.arange(len(own), device=device), own]
             if config.gps_scale is None:  # a step within a state is measured by the state, not by the country
-                scale = self.constant("extents", device)[own]
+                sides = (self.constant(name, device)[own] for name in ("extents", "extents_southwest"))
+                scale = torch.maximum(*sides).clamp(min=SMALLEST_DEGREES)  # a cell's mean may lie on its edge
         return gps_loss(config.gps_loss, points, coordinates, scale, items, config.gps_scale_km)
 
     def _label_targets(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

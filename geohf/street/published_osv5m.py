@@ -132,7 +132,11 @@ def read_cells(path: Path) -> dict[str, Any]:
 
 def _backbone_of(folder: Path) -> str:
     """The repo of the CLIP that a published config.json names."""
-    found: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    path = folder / "config.json"
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: is no JSON: {error}") from None
     for name in ("model", "backbone", "instance", "path"):
         found = found.get(name) if isinstance(found, dict) else None
     return str(found or BACKBONE)

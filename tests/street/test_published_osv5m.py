@@ -229,6 +229,25 @@ def test_other_tables_of_cells_are_refused(table, message, folder, clip):
         GeoStreetModel.from_published("osv5m", folder, backbone=str(clip))
 
 
+def test_a_cell_whose_mean_lies_on_its_edge_can_be_trained(folder, clip):
+    # the first cell reaches no further north than its mean, the second is a point
+    table = TABLE.replace("150,-20,30", "150,10,30").replace("1,10,-110,70,40,48,2", "1,48,2,48,2,48,2")
+    (folder / "quadtree_10_1000.csv").write_text(table)
+    model = GeoStreetModel.from_published("osv5m", folder, backbone=str(clip))
+    pixels = torch.zeros(2, 3, 32, 32)
+    truth = torch.tensor([[5.0, 31.0], [48.1, 2.1]])
+    loss = model(pixels, labels=torch.tensor([0, 1]), coordinates=truth).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert all(part.grad is None or part.grad.isfinite().all() for part in model.parameters())
+
+
+def test_a_damaged_config_is_named(folder):
+    (folder / "config.json").write_text("{oops")
+    with pytest.raises(DataError, match=r"config\.json: is no JSON"):
+        GeoStreetModel.from_published("osv5m", folder)
+
+
 def test_boxes_become_the_cells_of_a_tree():
     rng = np.random.default_rng(0)
     low, high = np.array([[-60.0, -170.0]]), np.array([[70.0, 175.0]])
