@@ -109,12 +109,12 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
             return
         table = feature_table(model, rows, self.args)
         checked = None if validation is None else (self.outputs(validation), points_of(validation))
+        # by the probabilities that they will see
+        self._forget_calibration() if validation is None else self._calibrate()
         if model.config.refine:
             places = fused_features(model.head, table)
             refine(model.cpu(), (places, labels_of(rows, model.config), points_of(rows)), checked)
         if model.config.rank:
-            # by the probabilities that it will see
-            self._forget_calibration() if validation is None else self._calibrate()
             rank(model.cpu(), table, checked)
         model.to(self.args.device)
 

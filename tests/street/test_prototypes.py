@@ -1,11 +1,14 @@
 """Refinement by prototypes inside the best cells."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from helpers.street_models import build_model, parse, patches
 from PIL import Image
 
+from geohf.data.tables import points_of
 from geohf.geo import box, great_circle_m
 from geohf.models.prototypes import Prototypes
 from geohf.recipes.train_street import run
@@ -77,6 +80,28 @@ def test_a_model_with_prototypes_is_saved_and_answers_alike(tmp_path):
     np.testing.assert_allclose(points, [[a.latitude, a.longitude] for a in answers], atol=1e-3)
     model.save_pretrained(tmp_path)
     assert type(model).from_pretrained(tmp_path).predict(photos) == answers
+
+
+def test_prototypes_are_kept_or_left_out_by_calibrated_probabilities(tmp_path, caplog):
+    rows = ["image,latitude,longitude,state"]
+    for i, picture in enumerate(patches(3, 60)):
+        picture.save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{45 + i % 4},{9 + i % 7},{'abcd'[i % 4]}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    options, args = parse(
+        *("--data", tmp_path / "table.csv", "--backbone", "test_resnet", "--pretrained", "false", "--image_size", 32),
+        *("--finetune", "none", "--head_min_steps", 40, "--split", "random", "--refine", 4, "--place_radius_m", 0),
+        *("--output_dir", tmp_path / "run", "--validation_share", 0.3, "--point_estimate", "mean"),
+    )  # fmt: skip
+    with caplog.at_level("INFO"):
+        trainer = run(options, args)
+    told = re.search(r"prototypes: validation places [^\d]*(\d+) to (\d+) km", caplog.text)
+    trainer.model.config.prototypes = 0
+    assert trainer.model.config.temperature != 1.0
+    validation = trainer.eval_dataset
+    answers = trainer.model.decode(trainer.outputs(validation))
+    found = np.array([[a.latitude, a.longitude] for a in answers])
+    assert int(told[1]) == pytest.approx(great_circle_m(found, points_of(validation)).mean() / 1000, abs=0.51)
 
 
 @pytest.mark.slow
