@@ -22,7 +22,7 @@ from geohf.street.density import mixture_of
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.levels import Levels, levels_of
-from geohf.street.matching import SPREAD_MATCHES, Matches
+from geohf.street.matching import Matches, listed_matches
 from geohf.street.mixture import components_of
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ class StreetDecoding:
         area = area if area is None or isinstance(area, Area) else area_from_geojson(area)
         config: GeoStreetConfig = self.config
         candidates = outputs.candidates
-        matches = self._matches(outputs, gallery, states, area, max(top_k, SPREAD_MATCHES), keep)
+        listed = max(top_k, listed_matches(config))
+        matches = self._matches(outputs, gallery, states, area, listed, keep)
         probabilities = None
         if outputs.logits is not None and candidates is None and (states is not None or area is not None):
             _warn_of_one_part(config.gps_head)
@@ -222,7 +223,7 @@ def points_and_candidates(
         first = first_candidates(head, outputs, probabilities, matches, area)
     if matches is not None:
         best = matches.points[:, 0] if first is None else ranked(head, outputs, first, matches.points[:, 0])
-        return best, matches.points, matches.shares
+        return best, *matches.spread()
     points, candidates = outputs.coordinates, outputs.candidates
     assert points is not None  # only a model that looks in a gallery has none
     if outputs.mixture is not None:

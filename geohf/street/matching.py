@@ -41,10 +41,15 @@ class Matches:
     points: torch.Tensor
     probabilities: torch.Tensor
 
-    @property
-    def shares(self) -> torch.Tensor:
-        """The probabilities among these positions alone."""
-        return self.probabilities / self.probabilities.sum(-1, keepdim=True)
+    def spread(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `SPREAD_MATCHES` best positions, and the probabilities among these alone."""
+        own = self.probabilities[:, :SPREAD_MATCHES]
+        return self.points[:, :SPREAD_MATCHES], own / own.sum(-1, keepdim=True)
+
+
+def listed_matches(config: GeoStreetConfig) -> int:
+    """How many matches an answer is made of, however many it names: those of its spread, and all that are ranked."""
+    return max(SPREAD_MATCHES, config.rank)
 
 
 class _Encoded:

@@ -25,7 +25,7 @@ from geohf.street.decoding import points_and_candidates
 from geohf.street.density import calibrate_density
 from geohf.street.features import feature_table, head_outputs
 from geohf.street.head import GeoStreetOutput, StreetHead
-from geohf.street.matching import SPREAD_MATCHES
+from geohf.street.matching import listed_matches
 from geohf.street.metrics import CLASS_METRICS, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.processing import StreetCollator
@@ -221,7 +221,7 @@ def calibrate(
     matches = None
     if config.gps_head == "gallery":
         assert outputs.embeddings is not None
-        matches = head.match.matches(outputs.embeddings, k=SPREAD_MATCHES)
+        matches = head.match.matches(outputs.embeddings, k=listed_matches(config))
     answers, candidates, weights = points_and_candidates(head, outputs, probabilities, matches)
     located = np.isfinite(points).all(1)
     if not located.any():

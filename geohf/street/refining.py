@@ -44,6 +44,11 @@ def refine(
     """
     prototypes, config = model.head.prototypes, model.config
     features, labels, points = train
+    if not (np.isfinite(points).all(1) & (labels >= 0)).any():
+        logger.warning("prototypes: no training place has a class and a position: left out")
+        config.refine = 0
+        del model.head.prototypes
+        return
     before = _mean_km(model, validation)
     prototypes.fit(features, points, labels, config.refine)
     config.prototypes = len(prototypes.points)
@@ -65,6 +70,10 @@ def rank(
     """
     head, config = model.head, model.config
     known = table.columns["coordinates"].isfinite().all(-1).nonzero()[:, 0].tolist()
+    if not known:
+        logger.warning("the ranker: no training place has a position: left out")
+        config.rank = 0
+        return
     lists = []
     for start in range(0, len(known), LISTED_AT_ONCE):
         rows = TensorTable(**table.__getitems__(known[start : start + LISTED_AT_ONCE]))

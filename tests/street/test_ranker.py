@@ -15,7 +15,7 @@ from geohf.recipes.train_street import run
 from geohf.street import GeoStreetConfig
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.ranker import Ranker, make_ranker, plackett_luce_loss
-from geohf.street.refining import rank
+from geohf.street.refining import rank, refine
 from geohf.street.trainer import GeoStreetTrainer
 
 
@@ -160,6 +160,45 @@ def test_what_is_ruled_out_is_not_answered():
     model.config.ranked = True
     inside = model.predict(photos, area=box(30.0, -110.0, 40.0, -100.0))
     assert all(30 <= a.latitude <= 40 and -110 <= a.longitude <= -100 for a in inside)
+
+
+def test_the_answer_does_not_depend_on_how_many_matches_are_named():
+    """Not the point of a ranker of more candidates than the radius is taken from, and not the radius."""
+    model = build_model(
+        **{"rank": 100, "gps_head": "gallery", "location_encoder": "sphere", "classes": False},
+        **{"location_hidden_size": 16, "queue_size": 8, "radius_factor": 1.0},
+    ).eval()
+    places = np.random.default_rng(0).uniform([20, -120], [60, 60], (300, 2))
+    model.head.match.set_gallery(places)
+    model.head.ranker, model.config.ranked = Ranker(model.config.feature_size), True
+    with torch.no_grad():
+        model.head.ranker.change[1].weight.normal_(std=3)
+    photos = patches(1, 8)
+    one, many = (model.predict(photos, top_k=k) for k in (1, 200))
+    assert [(a.latitude, a.longitude, a.radius_m) for a in one] == [
+        (a.latitude, a.longitude, a.radius_m) for a in many
+    ]
+
+
+def test_places_without_positions_teach_nothing(caplog):
+    model = build_model(rank=3, refine=2)
+    table = TensorTable(
+        features=torch.zeros(4, 1, model.config.feature_size),
+        view_mask=torch.ones(4, 1, dtype=torch.bool),
+        headings=torch.full((4, 1), math.nan),
+        coordinates=torch.full((4, 2), math.nan, dtype=torch.float64),
+    )
+    with caplog.at_level("WARNING"):
+        refine(
+            model,
+            (torch.zeros(4, model.config.feature_size), np.zeros(4, int), np.full((4, 2), np.nan)),
+            None,
+        )
+        rank(model, table, None)
+    assert (model.config.refine, model.config.rank, model.config.ranked) == (0, 0, False)
+    assert "prototypes: no training place has" in caplog.text
+    assert "the ranker: no training place has" in caplog.text
+    assert len(model.eval().predict(patches(1, 2))) == 2
 
 
 def test_settings_that_do_not_go_together_are_refused():
