@@ -58,10 +58,10 @@ def read_label_config(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     """The labels of a labeling configuration, and the values of its choices by their names."""
     root = read_xml(path)
     # tasks hold the alias where there is one
-    labels = [label.get("alias") or label.get("value", "") for label in root.iter("Label")]
+    labels = [label.get("alias") or label.get("value") or "" for label in root.iter("Label")]
     choices = {
         found.get("name", ""): [
-            choice.get("alias") or choice.get("value", "") for choice in found.iter("Choice")
+            choice.get("alias") or choice.get("value") or "" for choice in found.iter("Choice")
         ]
         for found in root.iter("Choices")
     }
