@@ -17,7 +17,8 @@ from geohf.geo.cells import nearest_centroids
 from geohf.geo.quadtree import quadtree
 from geohf.street.hierarchy import level_tensors
 from geohf.street.losses import hierarchical_cross_entropy
-from geohf.vision.backbones import build_tower, describe_backbone, tower_features
+from geohf.vision.backbones import describe_backbone
+from geohf.vision.towers import build_tower, tower_features
 
 # 4^6 boxes of 244 or 245 places, of which those of 245 are cut once more: 11,398 cells, where OSV-5M has 11,399
 PLACES, SPLIT, CELLS = 4096 * 244 + 2434, 245, 4096 + 3 * 2434

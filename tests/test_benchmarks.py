@@ -1,8 +1,11 @@
 """The benchmarks' table: what a row says, and that one that fails costs no other its rows."""
 
+import ast
+import importlib
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -147,3 +150,19 @@ def test_the_batch_of_the_benchmark_of_gpus_has_a_gradient_in_every_way(task):
     losses = [float(ways.step(name)) for name in ("float32", "bf16")]
     assert all(0 < loss < 100 for loss in losses)
     assert all(torch.isfinite(p).all() for p in ways.model.parameters())
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py")))
+def test_what_a_benchmark_takes_of_geohf_is_there(script):
+    """Nobody runs them all after a move, and an import that fails would be seen by the next who measures."""
+    tree = ast.parse((BENCHMARKS / script).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    for node in imports:
+        if (node.module or "").partition(".")[0] == "geohf":
+            module = importlib.import_module(node.module or "")
+            missing = [
+                name.name
+                for name in node.names
+                if not hasattr(module, name.name) and find_spec(f"{node.module}.{name.name}") is None
+            ]
+            assert not missing, f"{node.module} has no {missing}"
