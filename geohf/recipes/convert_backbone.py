@@ -18,7 +18,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = command_parser(__doc__)
     parser.add_argument("name", choices=("timm",), help="What the file holds.")
-    parser.add_argument("file", help="State dict: .safetensors, or .pth, .pt and .bin as tensors alone.")
+    parser.add_argument(
+        "file", help="State dict: .safetensors, or .pth, .pt, .bin and .ckpt as tensors alone."
+    )
     parser.add_argument("folder", help="A new folder for the backbone.")
     parser.add_argument("--architecture", required=True, help="timm's name of the model.")
     parser.add_argument("--bands", nargs="+", required=True, help="Names of what it sees, in its order.")

@@ -216,8 +216,9 @@ def test_a_published_file_gives_the_descriptors_of_its_plain_form(name, tmp_path
     nested = {"state_dict": tensors} if name == "cliquemining" else tensors
     if name == "fol":
         nested = {"model_state_dict": {f"module.{n}": t for n, t in tensors.items()}}
-    torch.save(nested, tmp_path / "their.pth")
-    model = GeoPlaceModel.from_published(name, tmp_path / "their.pth", image_size=SIZE)
+    file = tmp_path / ("their.ckpt" if name in ("mixvpr", "salad", "cliquemining") else "their.pth")
+    torch.save(nested, file)
+    model = GeoPlaceModel.from_published(name, file, image_size=SIZE)
     pixels = torch.randn(2, 3, *SIZE)
     found = model(pixels).descriptors
     np.testing.assert_allclose(found.numpy(), plain(pixels), atol=1e-5)
