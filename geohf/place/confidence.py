@@ -112,12 +112,12 @@ def forget_confidence(config: GeoPlaceConfig, change: str) -> None:
     Args:
         change: what was done to the descriptors.
     """
-    config.verify_below = None
-    if config.confidence_weights is not None:
-        config.abstain_below = config.confidence_weights = None
+    fitted = {"confidence": config.confidence_weights, "gate of verification": config.verify_below}
+    lost = " and ".join(f"the {name}" for name, value in fitted.items() if value is not None)
+    config.verify_below = config.abstain_below = config.confidence_weights = None
+    if lost:
         logger.warning(
-            "%s, and the confidence was fitted before: answers come without one until validation queries fit it anew",
-            change,
+            "%s: what was fitted before is forgotten, %s; validation queries fit it anew", change, lost
         )
 
 

@@ -19,7 +19,7 @@ from geohf.data.times import time_ns
 from geohf.errors import DataError, listed
 from geohf.place.answers import PlacePrediction, answers_searched, predictions_of
 from geohf.place.drives import drive_of, names_of_sources, rows_of_table
-from geohf.place.sequences import Center, Method, in_order
+from geohf.place.sequences import Center, Method, drive_names, in_order
 from geohf.vision.files import image_files
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def find_frames(sources: Any, samples: Callable[[Any], Any], sequences: Sequence
     if sequences is not None:
         if len(sequences) != len(frames):
             raise DataError(f"{len(sequences)} sequences for {len(frames)} queries")
-        frames.sequences = list(map(str, sequences))
+        frames.sequences = drive_names(sequences)
     return frames
 
 

@@ -21,10 +21,10 @@ from geohf.place.drives import drives_of, files_of, load_drives, names_of
 from geohf.place.encoding import Encoder, encode_rows
 from geohf.place.engines import Engine
 from geohf.place.fingerprints import require_same_model
-from geohf.place.index_files import Contents, read_index, write_index
+from geohf.place.index_files import Contents, reading_index, write_index
 from geohf.place.index_search import IndexSearch
 from geohf.place.search import unit_descriptors
-from geohf.place.sequences import in_order
+from geohf.place.sequences import drive_names, in_order
 from geohf.place.storage import check_storage, principal_axes, project, storage_of
 from geohf.place.verification import LocalFeatures
 from geohf.vision.weights import aligned
@@ -67,9 +67,11 @@ class PlaceIndex(IndexSearch):
     def _hold(self, contents: Contents) -> None:
         rows, points, images, model, sequences, axes, local = contents
         points, images = check_points(points), list(map(str, images))
-        optional = [len(part) for part in (sequences, local) if part is not None]
-        if len({len(rows), len(points), len(images), *optional}) != 1:
-            raise DataError(f"{len(rows)} descriptors, {len(points)} points and {len(images)} images")
+        parts: dict[str, Any] = {"descriptors": rows, "points": points, "images": images}
+        parts |= {"sequences": sequences, "local features": local}
+        counts = {name: len(part) for name, part in parts.items() if part is not None}
+        if len({*counts.values()}) != 1:
+            raise DataError(f"an index of {', '.join(f'{count} {name}' for name, count in counts.items())}")
         self.rows, self.points, self.images, self.model = rows, points, images, model
         self.sequences, self.axes, self.local = sequences, axes, local
         self._engines: dict[tuple[str, bool], Engine] = {}
@@ -229,20 +231,12 @@ class PlaceIndex(IndexSearch):
         Raises:
             DataError: no such file, or one that is no index.
         """
-        path = Path(path)
-        contents = read_index(path)
-        try:
-            if storage_of(contents.rows) == "float32":  # it may come from anywhere
-                contents.rows.tensors["descriptors"] = unit_descriptors(contents.rows[:])
-            return cls._of(contents)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise DataError(f"{path}: is no place index ({error})") from None
+        with reading_index(Path(path)) as read:
+            return cls._of(read(Path(path)))
 
 
 def _listed_drives(sequences: Sequence[str] | None) -> list[str] | None:
-    if isinstance(sequences, str):
-        raise DataError(f"sequences must name the drive of each image, got the text {sequences!r}")
-    return None if sequences is None or not len(sequences) else list(map(str, sequences))
+    return None if sequences is None or not len(sequences) else drive_names(sequences)
 
 
 @lru_cache(maxsize=1)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 
 from geohf.errors import DataError
 from geohf.io import atomic_path
+from geohf.place.search import unit_descriptors
 from geohf.place.storage import FloatRows, check_storage, storage_of
 from geohf.place.verification import LocalFeatures
 from geohf.vision.weights import aligned
@@ -63,21 +67,24 @@ def write_index(path: Path, contents: Contents) -> None:
         (_write_safetensors if ending == ".safetensors" else _write_parquet)(temporary, contents)
 
 
-def read_index(path: Path) -> Contents:
-    """Read what `write_index` wrote, now or in geohf 0.1.
+@contextmanager
+def reading_index(path: Path) -> Iterator[Callable[[Path], Contents]]:
+    """Gives the function that reads what `write_index` wrote, now or in geohf 0.1; what is wrong inside is told of the file.
 
     Raises:
-        DataError: no such file, or one that is no index.
+        DataError: no such file, or one that is no index, in one line.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such index; recipes/index_places.py makes one")
     read = _read_safetensors if index_format(path) == ".safetensors" else _read_parquet
     try:
-        return read(path)
-    except DataError:
-        raise
-    except (KeyError, OSError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise DataError(f"{path}: is no place index ({error})") from None
+        yield read
+    except (
+        *(AttributeError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+        SafetensorError,
+    ) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise DataError(f"{path}: is no place index, or is damaged ({reason}); build it anew") from None
 
 
 def _write_safetensors(path: Path, contents: Contents) -> None:
@@ -99,24 +106,35 @@ def _write_safetensors(path: Path, contents: Contents) -> None:
 
 
 def _read_safetensors(path: Path) -> Contents:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = set(file.keys())
-            tensors = {name: aligned(file.get_tensor(name)) for name in names - {"exact", "local"}}
-    except SafetensorError as error:
-        raise DataError(f"{path}: is no place index ({error})") from None
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        names = set(file.keys())
+        tensors = {name: aligned(file.get_tensor(name)) for name in names - {"exact", "local"}}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity")
     points, axes = tensors.pop("points").numpy(), tensors.pop("axes", None)
     local_axes = tensors.pop("local_axes", None)
     local = LocalFeatures(map_tensor(path, "local"), local_axes) if "local" in names else None
     if "exact" in names:
         tensors["exact"] = map_tensor(path, "exact")
-    rows = check_storage(metadata.get("storage", "float32"))(**tensors)
-    sequences = json.loads(metadata["sequences"]) if "sequences" in metadata else None
-    images = json.loads(metadata["images"])
+    kind = check_storage(metadata.get("storage", "float32"))
+    if kind is FloatRows:
+        tensors["descriptors"] = unit_descriptors(tensors["descriptors"])  # they may come from anywhere
+    images, sequences = (_names(metadata, name) for name in ("images", "sequences"))
+    if images is None:
+        raise KeyError("images")
+    rows = kind(**tensors)
+    if axes is not None and (axes.ndim != 2 or len(axes) != rows.size):
+        raise ValueError(f"axes of the shape {tuple(axes.shape)} for descriptors of {rows.size} numbers")
     return Contents(rows, points, images, metadata["model"], sequences, axes, local)
+
+
+def _names(metadata: Mapping[str, str], name: str) -> list[str] | None:
+    names = json.loads(metadata[name]) if name in metadata else None
+    if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+        raise ValueError(f"{name} is no list of names")
+    return names
 
 
 def map_tensor(path: Path, name: str) -> torch.Tensor:
@@ -125,7 +143,7 @@ def map_tensor(path: Path, name: str) -> torch.Tensor:
         length = int.from_bytes(file.read(8), "little")
         told: dict[str, Any] = json.loads(file.read(length))[name]
     if told["dtype"] != "F16":
-        raise DataError(f"{path}: {name} is {told['dtype']} and not F16")
+        raise ValueError(f"{name} is {told['dtype']} and not F16")
     begin = 8 + length + told["data_offsets"][0]
     # copy-on-write, which torch takes without a warning; nothing is written
     return torch.from_numpy(np.memmap(path, np.float16, "c", begin, tuple(told["shape"])))
@@ -147,13 +165,19 @@ def _write_parquet(path: Path, contents: Contents) -> None:
 
 
 def _read_parquet(path: Path) -> Contents:
+    import pyarrow.compute
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
+    empty = [name for name in table.column_names if table[name].null_count]
+    if empty:
+        raise ValueError(f"rows without {' and '.join(empty)}")
     model = (table.schema.metadata or {})[b"geohf_model"].decode()
     column = table["descriptor"].combine_chunks()
+    if len(pyarrow.compute.list_value_length(column).unique()) != 1:
+        raise ValueError("descriptors of several lengths, or none")
     descriptors = column.flatten().to_numpy().reshape(len(column), -1)
     points = np.stack([table[name].to_numpy() for name in _COLUMNS], 1)
     sequences = table["sequence"].to_pylist() if "sequence" in table.column_names else None
-    rows = FloatRows(descriptors=aligned(torch.from_numpy(descriptors.copy())))
+    rows = FloatRows(descriptors=unit_descriptors(aligned(torch.from_numpy(descriptors.copy()))))
     return Contents(rows, points, table["image"].to_pylist(), model, sequences, None)

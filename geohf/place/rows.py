@@ -10,7 +10,7 @@ import numpy as np
 from geohf.data.columns import numbers_of
 from geohf.data.rows import RowView, cell_of, positions_of
 from geohf.data.samples import undecoded
-from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, label_of
 from geohf.data.times import time_ns
 from geohf.errors import DataError
 from geohf.place.drives import files_of, names_of
@@ -40,16 +40,17 @@ def _read_image(row: dict, number: int) -> dict:
     latitude, longitude = positions_of([row], names=[number])[0].tolist()
     try:
         heading = numbers_of([row.get("heading")])[0].item()
+        sequence = label_of(row.get("sequence")) or ""
         taken = row.get("time_ns")
         taken = taken if isinstance(taken, (int, np.integer)) else time_ns(taken)
     except (DataError, TypeError, ValueError) as error:
-        raise DataError(f"row {number}, heading and time_ns: {error}") from None
+        raise DataError(f"row {number}, heading, sequence and time_ns: {error}") from None
     return {
         "image": row["image"],
         "latitude": latitude,
         "longitude": longitude,
         "heading": heading,
-        "sequence": str(row.get("sequence") or ""),
+        "sequence": sequence,
         "camera": row.get("camera"),
         "time_ns": taken,
     }

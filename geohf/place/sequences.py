@@ -14,6 +14,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 import torch
 
+from geohf.data.tables import label_of, text_of
 from geohf.errors import DataError, listed, require_choice
 from geohf.place.search import unit_descriptors
 
@@ -212,7 +213,9 @@ class _Chain:
         self.likelihood = np.exp((self.z - self.z.max(1, keepdims=True)) / temperature)
         # places of a scratch array, a border as wide as a step between drives, so that nothing moves across
         border = max(abs(steps[0]), abs(steps[1]))
-        names = np.zeros(self.images) if database_sequences is None else np.asarray(database_sequences)
+        names = (
+            np.zeros(self.images) if database_sequences is None else np.array(drive_names(database_sequences))
+        )
         if len(names) != self.images:
             raise DataError(f"{len(names)} database sequences for {self.images} images")
         number = np.cumsum(np.r_[False, names[1:] != names[:-1]])
@@ -301,13 +304,33 @@ class _Chain:
         return arrived * (1 - self.jump) / len(self.steps) + everywhere
 
 
+def drive_names(sequences: Sequence | np.ndarray) -> list[str]:
+    """The name of each image's drive, as text; `3.0` is `3`, which pandas writes so where a column has holes.
+
+    Raises:
+        DataError: a text in place of the names, or images without one.
+
+    >>> drive_names(["a", 7, 3.0])
+    ['a', '7', '3']
+    """
+    if isinstance(sequences, str):
+        raise DataError(f"sequences must name the drive of each image, got the text {sequences!r}")
+    lacking = [row for row, name in enumerate(sequences) if name != "" and text_of(name) is None]
+    if lacking:
+        raise DataError(
+            f"sequences must name the drive of each image, and those of number {listed(lacking)} are without; give them "
+            "names of their own, or leave sequences out"
+        )
+    return [label_of(name) or "" for name in sequences]
+
+
 def _drives(sequences: Sequence | np.ndarray | None, count: int) -> list[np.ndarray]:
     """The rows of each drive, in the order of their first row."""
     if sequences is None:
         return [np.arange(count)]
     if len(sequences) != count:
         raise DataError(f"{len(sequences)} sequences for {count} queries")
-    names = np.asarray([str(name) for name in sequences])
+    names = np.asarray(drive_names(sequences))
     return [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
 
 

@@ -23,26 +23,35 @@ class FloatRows:
     """Descriptors as float32 or float16, 4 or 2 bytes a number.
 
     Attributes:
-        tensors: what is stored, by its name in the file, one for each of `names`; each has a row a descriptor, but for
+        tensors: what is stored, by its name in the file, one for each of `layout`; each has a row a descriptor, but for
             those of `whole`.
+
+    Raises:
+        ValueError: other tensors than these, or of other types, dimensions or numbers of rows.
     """
 
-    names: ClassVar[tuple[str, ...]] = ("descriptors",)
+    layout: ClassVar[dict[str, tuple[torch.dtype, int]]] = {"descriptors": (torch.float32, 2)}
     whole: ClassVar[tuple[str, ...]] = ()
-    dtype: ClassVar[torch.dtype] = torch.float32
 
     def __init__(self, **tensors: torch.Tensor):
-        if tensors.keys() != {*self.names}:
-            raise ValueError(f"holds {', '.join(sorted(tensors))} and not {', '.join(self.names)}")
+        if tensors.keys() != self.layout.keys():
+            raise ValueError(f"holds {', '.join(sorted(tensors))} and not {', '.join(self.layout)}")
+        for name, (dtype, dims) in self.layout.items():
+            if (tensors[name].dtype, tensors[name].ndim) != (dtype, dims):
+                held = f"{tensors[name].ndim} of {tensors[name].dtype}"
+                raise ValueError(f"{name} must have {dims} dimensions of {dtype} and not {held}")
+        counts = {name: len(tensor) for name, tensor in tensors.items() if name not in self.whole}
+        if len({*counts.values()}) != 1:
+            raise ValueError(f"rows of different numbers: {counts}")
         self.tensors = tensors
 
     @classmethod
     def of(cls, unit: torch.Tensor, like: FloatRows | None = None) -> FloatRows:
         """Rows of (n, d) float32 descriptors of length 1, coded as `like` is where that is given."""
-        return cls(descriptors=unit.to(cls.dtype))
+        return cls(descriptors=unit.to(cls.layout["descriptors"][0]))
 
     def __len__(self) -> int:
-        return len(self.tensors[self.names[0]])
+        return len(self.tensors[next(iter(self.layout))])
 
     @property
     def size(self) -> int:
@@ -82,13 +91,13 @@ class FloatRows:
 class HalfRows(FloatRows):
     """Descriptors as float16."""
 
-    dtype = torch.float16
+    layout: ClassVar = {"descriptors": (torch.float16, 2)}
 
 
 class ByteRows(FloatRows):
     """Descriptors as int8, with the scale that makes a row's length 1: a byte a number and 4 a row."""
 
-    names = ("descriptors", "scale")
+    layout: ClassVar = {"descriptors": (torch.int8, 2), "scale": (torch.float32, 1)}
 
     @classmethod
     def of(cls, unit: torch.Tensor, like: FloatRows | None = None) -> FloatRows:
@@ -105,8 +114,18 @@ class SignRows(FloatRows):
     In an index that was loaded these stay on disk, see `geohf.place.index_files`.
     """
 
-    names = ("signs", "mean", "exact")
+    layout: ClassVar = {
+        "signs": (torch.uint8, 2),
+        "mean": (torch.float32, 1),
+        "exact": (torch.float16, 2),
+    }
     whole = ("mean",)
+
+    def __init__(self, **tensors: torch.Tensor):
+        super().__init__(**tensors)
+        widths = [tensors[name].shape[1] for name in ("signs", "exact")]
+        if widths != [-(-self.size // 8), self.size]:
+            raise ValueError(f"signs and exact of {widths} numbers do not fit a mean of {self.size}")
 
     @classmethod
     def of(cls, unit: torch.Tensor, like: FloatRows | None = None) -> FloatRows:

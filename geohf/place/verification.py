@@ -43,9 +43,15 @@ class LocalFeatures:
     Args:
         rows: (n, places, d) float16, in memory or mapped from a file.
         axes: (d, channels) along which places are kept; None: they are whole.
+
+    Raises:
+        ValueError: other dimensions.
     """
 
     def __init__(self, rows: torch.Tensor, axes: torch.Tensor | None = None):
+        if rows.ndim != 3 or (axes is not None and (axes.ndim != 2 or len(axes) != rows.shape[2])):
+            shapes = tuple(rows.shape), None if axes is None else tuple(axes.shape)
+            raise ValueError(f"local features and their axes have the shapes {shapes}")
         self.rows, self.axes = rows, axes
 
     @classmethod

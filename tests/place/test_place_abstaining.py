@@ -174,7 +174,10 @@ def test_descriptors_of_another_length_have_no_confidence_and_no_threshold(tmp_p
     with caplog.at_level(logging.WARNING):
         cut = AutoModel.from_pretrained(tmp_path, truncate_dim=8).config
     assert (cut.confidence_weights, cut.abstain_below, cut.abstain_precision) == (None, None, 0.9)
-    assert "descriptors are cut to 8 numbers, and the confidence was fitted before" in caplog.text
+    assert (
+        "descriptors are cut to 8 numbers: what was fitted before is forgotten, the confidence;"
+        in caplog.text
+    )
     for dim in (0, -1, 17):
         with pytest.raises(DataError, match=f"truncate_dim must lie between 1 and 16.* got .*{dim}"):
             GeoPlaceModel.from_pretrained(tmp_path, truncate_dim=dim)

@@ -301,7 +301,7 @@ def test_questions_that_an_index_refuses(model, photos, index, tmp_path):
         PlaceIndex(np.array([[1.0, 0], [np.nan, 0]]), along([0, 1]), ["a", "b"], "m")
     with pytest.raises(DataError, match="there are no images to index"):
         PlaceIndex.build(model, [], np.empty((0, 2)))
-    with pytest.raises(DataError, match="2 descriptors, 1 points and 2 images"):
+    with pytest.raises(DataError, match="2 descriptors, 1 points, 2 images"):
         PlaceIndex(unit(2, 4), along([0]), ["a", "b"], "m")
 
 

@@ -1,17 +1,22 @@
 """What nobody means to give, and somebody does: an index of one picture, drives that stand, numbers that are none."""
 
+import json
 import logging
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.place_models import along, build_model, parse, unit, write_csv, write_pictures
 from huggingface_hub.errors import StrictDataclassError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from geohf.errors import DataError
 from geohf.place import GeoPlaceConfig, PlaceIndex
+from geohf.place.rows import as_drives
+from geohf.place.sequences import match_sequences
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +103,100 @@ def test_pictures_that_are_indexed_twice_are_named(model, photos, rows, caplog):
 def test_a_file_with_fewer_names_than_rows_is_no_index(tmp_path):
     tensors = {"descriptors": unit(2, 8), "points": torch.from_numpy(along([0.0, 1.0]))}
     save_file(tensors, tmp_path / "a.safetensors", {"model": "m", "images": '["a"]', "storage": "float32"})
-    with pytest.raises(DataError, match="2 descriptors, 2 points and 1 images"):
+    with pytest.raises(
+        DataError, match=r"a\.safetensors: is no place index.*2 descriptors, 2 points, 1 images"
+    ):
         PlaceIndex.load(tmp_path / "a.safetensors")
+
+
+def _change_header(path: Path, **changes: str | None) -> None:
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = {k: v for k, v in (header["__metadata__"] | changes).items() if v is not None}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8", "signs"])
+def test_a_damaged_index_is_named_in_one_line(storage, tmp_path):
+    whole, damaged = tmp_path / "whole.safetensors", tmp_path / "damaged.safetensors"
+    PlaceIndex(unit(9, 16), along(np.arange(9.0)), list("abcdefghi"), "m", list("xxxyyyzzz"), storage).save(
+        whole
+    )
+    content, tensors = whole.read_bytes(), load_file(whole)
+    metadata = {"model": "m", "images": json.dumps(list("abcdefghi")), "storage": storage}
+    changes = [
+        lambda cut=cut: damaged.write_bytes(content[:cut]) for cut in (0, 4, 40, 400, len(content) - 1)
+    ]
+    for name in ("images", "sequences"):
+        for text in ("[1", "3", '"abcdefghi"', "[1, 2, 3, 4, 5, 6, 7, 8, 9]", '["a"]'):
+            changes.append(
+                lambda name=name, text=text: (
+                    damaged.write_bytes(content),
+                    _change_header(damaged, **{name: text}),
+                )
+            )
+    for name in ("images", "model"):
+        changes.append(
+            lambda name=name: (damaged.write_bytes(content), _change_header(damaged, **{name: None}))
+        )
+    for name, tensor in tensors.items():
+        for other in (tensor[None], tensor.flatten()[0].clone(), None):
+            rest = {key: value for key, value in tensors.items() if key != name}
+            rest |= {} if other is None else {name: other}
+            changes.append(lambda rest=rest: save_file(rest, damaged, metadata))
+    nan = {
+        k: torch.full_like(t, np.nan) if t.is_floating_point() and k != "exact" else t
+        for k, t in tensors.items()
+    }
+    changes.append(lambda: save_file(nan, damaged, metadata))
+    for change in changes:
+        change()
+        with pytest.raises(
+            DataError, match=r"damaged\.safetensors: is no place index, or is damaged \(.+\)"
+        ) as told:
+            PlaceIndex.load(damaged)
+        assert "\n" not in str(told.value)
+    with pytest.raises(DataError, match="no such index"):
+        PlaceIndex.load(tmp_path)
+
+
+def test_a_table_that_is_no_whole_index_is_named(tmp_path):
+    whole, damaged = tmp_path / "whole.parquet", tmp_path / "damaged.parquet"
+    PlaceIndex(unit(4, 3), along(np.arange(4.0)), list("abcd"), "m").save(whole)
+    table = pq.read_table(whole)
+    holes = pa.array(["a", None, "c", "d"])
+    ragged = pa.array([[1.0], [1.0, 2.0], [1.0, 2.0, 3.0], [1.0, 2.0]])
+    for changed in (
+        table.drop(["descriptor"]),
+        table.set_column(0, "image", holes),
+        table.set_column(table.column_names.index("descriptor"), "descriptor", ragged),
+        table.set_column(1, "latitude", pa.array(["north"] * 4)),
+        table.replace_schema_metadata({}),
+        table.slice(0, 0),
+    ):
+        pq.write_table(changed, damaged)
+        with pytest.raises(DataError, match=r"damaged\.parquet: is no place index") as told:
+            PlaceIndex.load(damaged)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("nameless", [None, float("nan"), np.datetime64("NaT")])
+def test_frames_without_a_drive_are_none_of_one(model, photos, index, nameless):
+    names, told = ["a", nameless, "a"], "those of number 1 are without"
+    with pytest.raises(DataError, match=told):
+        model.predict_sequences(photos[:3], index, sequences=names)
+    with pytest.raises(DataError, match=told):
+        PlaceIndex(unit(3, 8), along([0, 1, 2]), list("abc"), "m", sequences=names)
+    with pytest.raises(DataError, match=told):
+        index.search(index.descriptors[:3], 1, "sequence", names)
+    with pytest.raises(DataError, match=told):
+        match_sequences(np.eye(3), database_sequences=names, k=1)
+    assert (
+        as_drives([{"image": photos[0], "latitude": 1, "longitude": 2, "sequence": nameless}])[0]["sequence"]
+        == ""
+    )
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,9 @@ def test_the_recipe_s_image_size_is_that_of_a_trained_model(photo, tmp_path, cap
     model.save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
         larger = make_model(PlaceArguments(models=[str(tmp_path)], image_size=128))
-    assert "pictures are seen at 128 x 128, and the confidence was fitted before" in caplog.text
+    assert (
+        "pictures are seen at 128 x 128: what was fitted before is forgotten, the confidence;" in caplog.text
+    )
     assert larger.dummy_inputs["pixel_values"].shape[-2:] == (128, 128)
     assert larger.config.feature_map[1:] == [8, 8]
     assert larger.encode([photo]).shape == model.encode([photo]).shape
@@ -113,4 +115,7 @@ def test_a_confidence_is_forgotten_with_the_fit_that_it_was_learned_at(tmp_path,
     assert (same.config.confidence_weights, same.config.verify_below) == ([1.0, 1.0, 0.0], 0.1)
     other = make_model(PlaceArguments(models=[str(tmp_path)], fit="pad"))
     assert (other.config.confidence_weights, other.config.verify_below) == (None, None)
-    assert "pictures are fitted by pad, and the confidence was fitted before" in caplog.text
+    assert (
+        "pictures are fitted by pad: what was fitted before is forgotten, the confidence and the gate of verification;"
+        in caplog.text
+    )

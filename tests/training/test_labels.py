@@ -259,5 +259,5 @@ def test_headings_and_times_of_ones_own_are_numbers():
     moments = [1_641_321_200_500_000_000, 1641321200.5, "2022-01-04T18:33:20.5"]
     assert as_drives([row | {"time_ns": moment} for moment in moments])["time_ns"] == [moments[0]] * 3
     for change in ({"heading": "north"}, {"time_ns": "noon"}):
-        with pytest.raises(DataError, match="row 0, heading and time_ns: "):
+        with pytest.raises(DataError, match="row 0, heading, sequence and time_ns: "):
             as_drives([row | change])["heading"]
