@@ -24,7 +24,7 @@ from geohf.place.index import PlaceIndex
 from geohf.place.metrics import RECALLS, RULES, place_metrics, selective_metrics
 from geohf.place.protocols import BENCHMARKS, check_sizes, find_sets, recalls_of
 from geohf.place.sequences import Center, Method, check_options, in_order
-from geohf.place.verification import LocalFeatures, gap_of, gated, require_local, verified
+from geohf.place.verification import UNVERIFIED, LocalFeatures, gap_of, gated, require_local, verified
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,7 +52,7 @@ def evaluate_place(
     check_options(center, method)
     require_whole(0, verify=verify)
     if verify and (center != "none" or method is not None):
-        raise DataError("frames of a drive are not verified: leave verify, or center and method, out")
+        raise DataError(f"{UNVERIFIED}: leave verify, or center and method, out")
     require_choice(RULES, rule=rule)
     require_choice(tuple(BENCHMARKS), benchmark=benchmark)
     require_at_least(0, radius_m=radius_m)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_whole
 from geohf.models.pipelines import GeoPipeline
 from geohf.place.head import GeoPlaceOutput
+from geohf.place.verification import UNVERIFIED
+from geohf.vision.weights import in_eval_mode
 
 
 class PlaceRecognitionPipeline(GeoPipeline):
     """Says where photographs were taken: each input is an image and each answer a dict.
 
-    Options: `index`, a `PlaceIndex` or the file that holds one, `top_k`, `near` and `backend`; without an index the answer is the
-    descriptor alone. With `center` or `method` (and perhaps `sequences`) the inputs are frames of drives that answer as
-    a whole, see `GeoPlaceModel.predict_sequences`.
+    Options: `index`, a `PlaceIndex` or the file that holds one, `top_k`, `near`, `backend` and `verify`, see
+    `GeoPlaceModel.decode`; without an index the answer is the descriptor alone. With `center` or `method` (and perhaps
+    `sequences`) the inputs are frames of drives that answer as a whole, see `GeoPlaceModel.predict_sequences`.
     """
 
     output_class = GeoPlaceOutput
@@ -23,6 +25,8 @@ class PlaceRecognitionPipeline(GeoPipeline):
         """As `GeoPipeline.__call__`; a list for drives, whatever holds them."""
         options = self._postprocess_params | self._sanitize_parameters(**kwargs)[2]
         if options.get("center", "none") == "none" and "method" not in options:
+            if options.get("verify"):
+                self.model.check_verifiable(options.get("index"))
             if batch_size is not None:
                 kwargs["batch_size"] = batch_size
             return super().__call__(inputs, *args, images=images, **kwargs)
@@ -30,6 +34,8 @@ class PlaceRecognitionPipeline(GeoPipeline):
             raise DataError("drives are searched for in an index: give one")
         if options.pop("backend", "exact") != "exact":
             raise DataError("drives are searched for exactly: leave the backend out")
+        if options.pop("verify", 0):
+            raise DataError(f"{UNVERIFIED}: leave verify, or center and method, out")
         frames = images if inputs is None else inputs
         options = {"center": "none", "method": None} | options
         answers = self.model.predict_sequences(
@@ -46,10 +52,10 @@ class PlaceRecognitionPipeline(GeoPipeline):
         sequences=None,
         near=None,
         backend=None,
-        verify=0,
+        verify=None,
     ):
-        if verify:
-            raise DataError("the pipeline verifies no answers: leave verify out, or ask the model's predict")
+        if verify is not None:
+            require_whole(0, verify=verify)
         options = {
             "index": self.model.open_index(index),
             "top_k": top_k,
@@ -58,8 +64,20 @@ class PlaceRecognitionPipeline(GeoPipeline):
             "sequences": sequences,
             "near": near,
             "backend": backend,
+            "verify": verify,
         }
-        return {}, {}, {name: value for name, value in options.items() if value is not None}
+        options = {name: value for name, value in options.items() if value is not None}
+        return {}, {name: value for name, value in options.items() if name == "verify"}, options
+
+    def _forward(self, model_inputs, verify=0):
+        outputs = super()._forward(model_inputs)
+        if verify:  # beside what the model gives: a batch is taken apart row by row
+            maps = in_eval_mode(self.model).maps_of(model_inputs["pixel_values"])
+            outputs = dict(outputs) | {"maps": maps}
+        return outputs
 
     def postprocess(self, model_outputs, center=None, method=None, sequences=None, **options):
+        maps = model_outputs.pop("maps", None) if options.get("verify") else None
+        if maps is not None:
+            options["maps"] = lambda rows: [maps[rows]]
         return super().postprocess(model_outputs, **options)  # a photograph alone is in no drive

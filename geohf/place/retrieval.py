@@ -25,7 +25,7 @@ from geohf.place.fingerprints import sight_of
 from geohf.place.frames import answer_drives, answer_rows, find_frames
 from geohf.place.index import PlaceIndex, load_once
 from geohf.place.sequences import Center, Method, check_options
-from geohf.place.verification import gap_of, gated, require_local, verified
+from geohf.place.verification import UNVERIFIED, gap_of, gated, require_local, verified
 from geohf.vision.pooling import pooled
 from geohf.vision.weights import in_eval_mode, weights_checksum, weights_fingerprint
 
@@ -81,9 +81,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
         opened = self.open_index(index)
         if not verify:
             return super().steps(index=opened, **options)
-        if opened is None:
-            raise DataError("answers are verified in an index: give one")
-        require_local(opened.local, self.config)
+        self.check_verifiable(opened)
         prepare, _ = super().steps(index=opened, **options)
         model = in_eval_mode(self)
 
@@ -96,6 +94,16 @@ class PlaceRetrieval(GeoPreTrainedModel):
             )
 
         return prepare, answer
+
+    def check_verifiable(self, index: PlaceIndex | None) -> None:
+        """Refuse to verify in what has no local features; a warning, where no gate was learned.
+
+        Raises:
+            DataError: no index, or one without local features.
+        """
+        if index is None:
+            raise DataError("answers are verified in an index: give one")
+        require_local(index.local, self.config)
 
     def local_maps(self, images: Any, batch_size: int = 32) -> Iterator[torch.Tensor]:
         """The backbone's maps of images of any kind, (batch, channels, rows, columns) float32 on the CPU, batch by batch."""
@@ -175,9 +183,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
         if options.pop("backend", "exact") != "exact":
             raise DataError("drives are searched for exactly: leave --backend out")
         if options.pop("verify", 0):
-            raise DataError(
-                "frames of a drive are not verified: leave --verify, or --center and --method, out"
-            )
+            raise DataError(f"{UNVERIFIED}: leave --verify, or --center and --method, out")
         refuse_overwriting(output, sources if isinstance(sources, (list, tuple)) else [sources])
         frames = find_frames(sources, self.samples)
         chosen = {"top_k": options.pop("top_k", 5), "near": options.pop("near", None)}

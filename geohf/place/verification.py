@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 MATCHED_COSINE = 0.7  # as published
 LOCAL_DIMS = 128  # numbers that are kept of a place
 CLOSED = 0.0  # no answer is ahead by less
+# the gate is learned on cosines as they are, and local matches know of no order
+UNVERIFIED = "frames of a drive, and centered descriptors, are not verified"
 _SHOWN_IMAGES = 64  # from all over, whose places give the axes
 
 

@@ -211,6 +211,23 @@ def test_behind_the_gate_alone_answers_change(photos, index, tmp_path):
     assert [a.answers for a in loaded.predict(photos, index=index, verify=5)] == [a.answers for a in plain]
 
 
+def test_the_pipeline_verifies_as_predict_does_whatever_holds_the_photographs(model, photos, index):
+    pipe = PlaceRecognitionPipeline(model=model, image_processor=model.processor, index=index, verify=6)
+    names = list(map(str, photos))
+    one, four = (
+        model.predict(photos, size, index=index, verify=6) for size in (1, 4)
+    )  # rounding is of a batch
+    ways = [(pipe(names), one), (pipe(names, batch_size=4), four), (pipe(n for n in names), one)]
+    for found, expected in [*ways, ([pipe(name) for name in names], one)]:
+        for answer, right in zip(found, expected, strict=True):
+            assert [a["image"] for a in answer["answers"]] == [a.image for a in right.answers]
+            assert answer["answers"][0]["similarity"] == pytest.approx(right.answers[0].similarity, abs=1e-5)
+            assert answer["verified"]
+    plain = [a.answers[0].image for a in model.predict(photos, 1, index=index)]
+    assert [a["answers"][0]["image"] for a in pipe(names, verify=0)] == plain
+    assert plain != [a.answers[0].image for a in one]
+
+
 def test_what_cannot_be_verified_is_told(model, photos, index, tmp_path):
     plain = PlaceIndex.build(model, photos[2:8], along(40.0 * np.arange(6)))
     with pytest.raises(DataError, match="holds no local features to verify by: build it with local=True"):
@@ -227,11 +244,18 @@ def test_what_cannot_be_verified_is_told(model, photos, index, tmp_path):
     with pytest.raises(DataError, match="outputs alone hold nothing to verify by"):
         model.decode(outputs, index, verify=3)
     pipe = PlaceRecognitionPipeline(model=model, image_processor=model.processor)
-    with pytest.raises(DataError, match="the pipeline verifies no answers"):
-        pipe(str(photos[0]), index=index, verify=3)
-    with pytest.raises(DataError, match="frames of a drive are not verified"):
+    with pytest.raises(DataError, match="answers are verified in an index: give one"):
+        pipe(str(photos[0]), verify=3)
+    with pytest.raises(DataError, match="holds no local features to verify by"):
+        pipe(str(photos[0]), index=plain, verify=3)
+    with pytest.raises(DataError, match="verify must be a whole number of at least 0"):
+        pipe(str(photos[0]), index=index, verify=1.5)
+    for options in ({"center": "database"}, {"method": "filter"}):
+        with pytest.raises(DataError, match="frames of a drive, and centered descriptors, are not verified"):
+            pipe(list(map(str, photos)), index=index, verify=3, **options)
+    with pytest.raises(DataError, match="frames of a drive, and centered descriptors, are not verified"):
         model.predict_to_file(photos, tmp_path / "a.csv", index=index, method="filter", verify=3)
-    with pytest.raises(DataError, match="frames of a drive are not verified"):
+    with pytest.raises(DataError, match="frames of a drive, and centered descriptors, are not verified"):
         model.evaluate(tmp_path, method="filter", verify=3)
     with pytest.raises(DataError, match="its gate is learned on validation queries, and there are none"):
         GeoPlaceTrainer(model, parse("--output_dir", tmp_path)[1], train_dataset=[], verify=3)
