@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
 from huggingface_hub.dataclasses import strict
@@ -34,21 +35,21 @@ class GeoConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Refuse words that a field does not know (called by transformers); a task adds what does not go together."""
-        for name, allowed in _choices(type(self)).items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        """Refuse words that a field does not know, and numbers that are not whole where they must be (called by
+        transformers); a task adds what does not go together.
+        """
+        for name, hint in _hints(type(self)).items():
+            value, allowed = getattr(self, name), get_args(hint)
+            if get_origin(hint) is Literal and value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+            if hint is int and (isinstance(value, bool) or not isinstance(value, Integral)):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 @cache
-def _choices(kind: type[GeoConfig]) -> dict[str, tuple[str, ...]]:
-    """Field -> its words. `strict` itself reads no annotation that is text, as all are after the import above."""
+def _hints(kind: type[GeoConfig]) -> dict[str, Any]:
+    """Field -> its type. `strict` itself reads no annotation that is text, as all are after the import above."""
     kinds = (
         inspect.get_annotations(part, eval_str=True) for part in kind.__mro__ if issubclass(part, GeoConfig)
     )
-    return {
-        name: get_args(hint)
-        for annotations in kinds
-        for name, hint in annotations.items()
-        if get_origin(hint) is Literal
-    }
+    return {name: hint for annotations in kinds for name, hint in annotations.items()}

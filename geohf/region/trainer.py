@@ -124,9 +124,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
                 )
                 refine(expert.to(self.args.device), rows, checked)
         if not any(model.config.prototypes or ()):
-            model.config.refine, model.config.prototypes = 0, None
-            for expert in model.experts:
-                expert.prototypes = None
+            model.config.prototypes = None
 
     def _run_phases(self, resume: bool) -> None:
         model, train, finetune = self.model, self.train_dataset, self.args.finetune
@@ -143,6 +141,12 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         unfrozen = unfrozen if finetune != "none" else []
         if unfrozen:
             require_finetunable(model, self.args, len(train))
+        if self.regions and self.config.experts == "shared" and self.args.finetunes:
+            logger.warning(
+                "the backbone, which all regions share, does not learn with some of them: their heads alone learn for %g epochs "
+                "(num_train_epochs, not head_epochs)",
+                self.args.num_train_epochs,
+            )
         # a backbone with random weights knows nothing that heads could learn from first
         compared = bool(unfrozen) and model.config.backbone_name is not None
         for learner in learners:

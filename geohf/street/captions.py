@@ -125,6 +125,10 @@ def caption_answers(
         if options.get("regions"):
             raise DataError("regions were calibrated for the model's own classes, not for captions")
         outputs.logits = logits * model.config.temperature  # which decoding divides by
+        if (
+            model.config.gps_head != "gallery"
+        ):  # prototypes and ranker were chosen by the trained classes' probabilities
+            outputs.place = None
         # neither was calibrated for captions
         return [replace(one, radius_m=None, localizability=None) for one in model.decode(outputs, **options)]
     ranked = logits.softmax(-1).sort(descending=True)

@@ -219,7 +219,7 @@ def points_and_candidates(
         usual: the candidates are those that the model was trained with, so that its ranker knows them.
     """
     first = None
-    if usual and head.config.ranked:
+    if usual and head.config.ranked and outputs.place is not None:
         first = first_candidates(head, outputs, probabilities, matches, area)
     if matches is not None:
         best = matches.points[:, 0] if first is None else ranked(head, outputs, first, matches.points[:, 0])

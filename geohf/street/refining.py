@@ -46,16 +46,13 @@ def refine(
     features, labels, points = train
     if not (np.isfinite(points).all(1) & (labels >= 0)).any():
         logger.warning("prototypes: no training place has a class and a position: left out")
-        config.refine = 0
-        del model.head.prototypes
         return
     before = _mean_km(model, validation)
     prototypes.fit(features, points, labels, config.refine)
     config.prototypes = len(prototypes.points)
     if not _nearer(f"{config.prototypes} prototypes", before, _mean_km(model, validation)):
         prototypes.clear()
-        config.refine = config.prototypes = 0
-        del model.head.prototypes
+        config.prototypes = 0
 
 
 @torch.inference_mode()
@@ -72,7 +69,6 @@ def rank(
     known = table.columns["coordinates"].isfinite().all(-1).nonzero()[:, 0].tolist()
     if not known:
         logger.warning("the ranker: no training place has a position: left out")
-        config.rank = 0
         return
     lists = []
     for start in range(0, len(known), LISTED_AT_ONCE):
@@ -91,7 +87,7 @@ def rank(
     config.ranked = True
     if not _nearer("the ranker", before, _mean_km(model, validation)):
         del head.ranker
-        config.ranked, config.rank = False, 0
+        config.ranked = False
 
 
 def _mean_km(model: GeoStreetModel, validation: tuple[GeoStreetOutput, np.ndarray] | None) -> float | None:

@@ -37,6 +37,15 @@ def test_a_word_that_a_field_does_not_know_is_refused_with_those_it_knows(kind):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("value", [1.5, "2", True, None])
+def test_a_count_that_is_no_whole_number_is_refused(kind, value):
+    counts = [name for name, hint in inspect.get_annotations(kind, eval_str=True).items() if hint is int]
+    for name in counts:
+        with pytest.raises(StrictDataclassError, match=f"{name} must be a whole number, got {value!r}"):
+            kind(**CONFIGS[kind], **{name: value})
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_a_config_comes_back_from_disk_as_it_was(kind, tmp_path):
     config = kind(**CONFIGS[kind], backbone_name="somebody/tower", backbone_license="mit")
     config.save_pretrained(tmp_path)

@@ -39,7 +39,7 @@ def test_an_expert_answers_the_place_that_looks_most_alike():
     assert torch.equal(model.experts[1](features=asked).scaled, model.experts[1].head(asked).float())
 
 
-def test_they_are_left_out_where_they_do_not_help():
+def test_they_are_left_out_where_they_do_not_help(tmp_path):
     model = build_model(experts="shared", refine=4)
     expert, features = model.experts[0], torch.randn(8, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -50,6 +50,8 @@ def test_they_are_left_out_where_they_do_not_help():
     assert model.config.prototypes == [0, 0, 0]
     refine(expert, right, wrong)
     assert model.config.prototypes == [0, 0, 0]
+    model.save_pretrained(tmp_path)
+    assert len(GeoRegionModel.from_pretrained(tmp_path).experts[0].prototypes.points) == 0
     refine(expert, wrong, wrong)
     assert model.config.prototypes == [4, 0, 0]
 
@@ -81,7 +83,7 @@ def test_a_training_brings_prototypes_that_are_saved(experts, tmp_path):
         trainer.train()
         found.append(trainer.evaluate(validation)["eval_routed_mean_m"])
     assert found[1] < 0.6 * found[0]
-    assert model.config.prototypes == [40]
+    assert (model.config.refine, model.config.prototypes) == (40, [40])
     model.save_pretrained(tmp_path / "model")
     loaded = GeoRegionModel.from_pretrained(tmp_path / "model")
     photos = [row["image"] for row in train]

@@ -78,7 +78,7 @@ def test_the_distance_can_be_the_loss(samples, tmp_path, frame, loss):
 
 
 @pytest.mark.parametrize("experts", ["separate", "shared"])
-def test_retraining_one_region_leaves_all_others_as_they_are(experts, data, tmp_path):
+def test_retraining_one_region_leaves_all_others_as_they_are(experts, data, tmp_path, caplog):
     model = build_model(experts)
     before, scalers = tensors(model), [dict(scaler) for scaler in model.config.scalers]
     args = arguments_of(tmp_path, num_train_epochs=1, cache_dir=str(tmp_path / "cache"))
@@ -87,6 +87,7 @@ def test_retraining_one_region_leaves_all_others_as_they_are(experts, data, tmp_
     trainer = retrain(model, data, args, ["3"])
     assert trainer.model is model
     assert list(trainer.histories) == ["region 3"]
+    assert ("heads alone learn for 1 epochs (num_train_epochs" in caplog.text) == (experts == "shared")
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
     assert changed <= own_tensors(model, "3")

@@ -8,6 +8,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from geohf.errors import DataError
 from geohf.street import GeoStreetModel
 from geohf.street.pipeline import StreetGeolocationPipeline
+from geohf.street.ranker import Ranker
 
 LETTERS = [chr(code) for code in range(97, 123)]
 WORDS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
@@ -94,6 +95,21 @@ def test_a_backbone_that_was_trained_further_is_told_of(clip, model, caplog):
         other.tower.visual_projection.weight.mul_(1.1)
     other.predict(patches(3, 1), captions=CAPTIONS, text_model=str(clip))
     assert "the backbone's weights are not those of" in caplog.text
+
+
+def test_the_ranker_does_not_order_by_probabilities_of_captions(clip):
+    """It learned from those of the trained classes."""
+    torch.manual_seed(1)
+    model = GeoStreetModel.from_backbone(
+        str(clip), **CLASSES, hidden_size=24, rank=4, point_estimate="top"
+    ).eval()
+    photos, options = patches(4, 6), {"captions": "sun in {}", "text_model": str(clip)}
+    plain, usual = model.predict(photos, **options), model.predict(photos)
+    model.head.ranker, model.config.ranked = Ranker(model.config.feature_size), True
+    with torch.no_grad():
+        model.head.ranker.change[1].weight.normal_(std=9)
+    assert model.predict(photos, **options) == plain
+    assert model.predict(photos) != usual
 
 
 def test_the_pipeline_reads_captions_too(model, clip):

@@ -180,7 +180,7 @@ def test_the_answer_does_not_depend_on_how_many_matches_are_named():
     ]
 
 
-def test_places_without_positions_teach_nothing(caplog):
+def test_places_without_positions_teach_nothing_and_a_later_training_tries_again(tmp_path, caplog):
     model = build_model(rank=3, refine=2)
     table = TensorTable(
         features=torch.zeros(4, 1, model.config.feature_size),
@@ -195,10 +195,17 @@ def test_places_without_positions_teach_nothing(caplog):
             None,
         )
         rank(model, table, None)
-    assert (model.config.refine, model.config.rank, model.config.ranked) == (0, 0, False)
+    config = model.config
+    assert (config.refine, config.rank, config.prototypes, config.ranked) == (2, 3, 0, False)
     assert "prototypes: no training place has" in caplog.text
     assert "the ranker: no training place has" in caplog.text
-    assert len(model.eval().predict(patches(1, 2))) == 2
+    answers = model.eval().predict(patches(1, 2))
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.predict(patches(1, 2)) == answers
+    labels, points = np.arange(4) % 2, np.array(config.class_centroids)[np.arange(4) % 2]
+    refine(loaded, (torch.randn(4, config.feature_size), labels, points), None)
+    assert loaded.config.prototypes == 2
 
 
 def test_settings_that_do_not_go_together_are_refused():
@@ -229,7 +236,8 @@ def test_a_run_trains_one_and_tells_of_it(tmp_path, way, caplog):
         trainer = run(options, args)
     assert "the ranker: validation places" in caplog.text
     config = trainer.model.config
-    assert config.ranked == hasattr(trainer.model.head, "ranker") == bool(config.rank)
+    assert config.rank == 4
+    assert config.ranked == hasattr(trainer.model.head, "ranker")
     assert ("ranker" in (tmp_path / "run/README.md").read_text()) == config.ranked
     loaded = type(trainer.model).from_pretrained(tmp_path / "run")
     photos = patches(3, 3)
