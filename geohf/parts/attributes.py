@@ -14,8 +14,9 @@ from geohf.parts.vocabulary import NO_STATES, PRESENT, STATES, require_attribute
 logger = logging.getLogger(__name__)
 
 STATE_NAMES = ("state", "condition")  # what people call it, the first one found counts
+OCCLUDED = "occluded"  # a mark that annotation tools have for every box, and perhaps a state
 # attributes that annotation tools write of themselves
-_TOOL_ATTRIBUTES = {"occluded", "outside", "keyframe", "track_id", "rotation", "z_order", "group_id"}
+_TOOL_ATTRIBUTES = {OCCLUDED, "outside", "keyframe", "track_id", "rotation", "z_order", "group_id"}
 
 
 def state_names(state_attribute: str | None) -> Sequence[str]:
@@ -31,9 +32,24 @@ def state_of(attributes: Mapping[str, Any], names: Sequence[str], where: str) ->
     """
     value = next((attributes[name] for name in names if attributes.get(name) not in (None, "")), None)
     if value is None:
-        hint = f"; its attributes are {', '.join(attributes)} (--state_attribute names it, or is {NO_STATES})"
-        raise DataError(f"{where} has no `{names[0]}`{hint if attributes else ''}")
+        others = [name for name in attributes if name not in _TOOL_ATTRIBUTES]
+        hint = f"; its attributes are {', '.join(others)} (--state_attribute names it, or is {NO_STATES})"
+        raise DataError(f"{where} has no `{names[0]}`{hint if others else ''}")
     return str(value).lower() if isinstance(value, bool) else value
+
+
+def is_occluded(attributes: Mapping[str, Any], names: Sequence[str], states: Iterable[str]) -> bool:
+    """Whether a box that tells no state under these names is marked as occluded, which is one of the states."""
+    silent = all(value_of(attributes.get(name)) is None for name in names)
+    marked = str(attributes.get(OCCLUDED)).strip().lower() in ("1", "true")
+    return silent and marked and OCCLUDED in states
+
+
+def say_occluded(count: int, path: Path) -> None:
+    """Say how many boxes have their state from their mark."""
+    if count:
+        told = "have no state of their own and are marked as occluded: that is taken for their state"
+        logger.warning("%s: %d boxes %s", path, count, told)
 
 
 def tells_no_state(boxes: Iterable[Mapping[str, Any]], path: Path, others: Iterable[str] = ()) -> bool:
@@ -79,6 +95,10 @@ def read_states(
         states = [PRESENT]
     else:
         states = list(known or listed or (STATES if found <= set(STATES) else sorted(found)))
+    marked = [part for part in parts if not part.crowd and is_occluded(part.attributes, names, states)]
+    for part in marked:
+        part.state, part.problem = OCCLUDED, ""
+    say_occluded(len(marked), sources[0].path)
     for source in sources:
         source.states = states
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
-from geohf.parts.attributes import state_names, state_of, tells_no_state
+from geohf.parts.attributes import OCCLUDED, is_occluded, say_occluded, state_names, state_of, tells_no_state
 from geohf.parts.records import JsonObject, PartRecord, PhotoRecord, Source
 from geohf.parts.segments import box_of_segmentation
 from geohf.parts.vocabulary import NO_STATES, PRESENT, STATES
@@ -54,7 +54,7 @@ def read_coco(
         boxes = (_attributes(a, names) for a in content["annotations"] if isinstance(a, dict))
         if state_attribute is None and tells_no_state(boxes, path, further):
             state_attribute, state_ids = NO_STATES, {0: PRESENT}
-    photos = _photos(content["images"], path)
+    photos, marked = _photos(content["images"], path), 0
     for annotation in content["annotations"]:
         if not isinstance(annotation, dict):
             raise DataError(f"{path}: an entry of `annotations` is {annotation!r}, not an object")
@@ -77,6 +77,8 @@ def read_coco(
                 attributes = _attributes(annotation, names)
                 if state_attribute == NO_STATES and all(attributes.get(name) is None for name in names):
                     attributes = {names[0]: PRESENT}
+                elif is_occluded(attributes, names, state_ids.values()):
+                    attributes, marked = {names[0]: OCCLUDED}, marked + 1
                 value = state_of(attributes, names, where)
                 part.state = value if value in state_ids.values() else state_ids.get(_id(value), value)
             if _id(category) not in parts:
@@ -89,6 +91,7 @@ def read_coco(
         except DataError as error:
             part.problem = str(error)
     _require_sizes(content["annotations"], path)
+    say_occluded(marked, path)
     return Source(path, list(photos.values()), list(parts.values()), list(state_ids.values()), groups=groups)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from geohf.errors import DataError
+from geohf.parts.attributes import OCCLUDED
 from geohf.parts.folders import SPLITS
 from geohf.parts.markup import add, attributes_of, numbers, require_upright, write_xml
 from geohf.parts.records import PartRecord, PhotoRecord, Source
@@ -58,6 +59,8 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
 def _part(shape: Element) -> PartRecord:
     attributes = {found.get("name", ""): (found.text or "").strip() for found in shape.iter("attribute")}
     attributes = {name: value for name, value in attributes.items() if value != UNDEFINED}
+    if shape.get(OCCLUDED) is not None:  # its own mark, unless an attribute is called so
+        attributes.setdefault(OCCLUDED, "true" if shape.get(OCCLUDED) == "1" else "false")
     part = PartRecord(shape.get("label"), trust=attributes.pop("trust", 1.0), attributes=attributes)
     part.crowd = attributes.pop("iscrowd", "false") == "true"
     try:

@@ -198,6 +198,8 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
             if attributes is not None:
                 target["attributes"] = attributes[i][known]
             absent = target["states"] == (IGNORED if config.absent_index is None else config.absent_index)
+            if "attributes" in target:  # what is not there has none
+                target["attributes"] = target["attributes"].masked_fill(absent[:, None], IGNORED)
             if config.absent == "ignore":
                 target["labels"] = torch.where(absent, -1, target["labels"])
             elif config.absent == "background":

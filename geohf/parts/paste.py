@@ -89,14 +89,14 @@ class StatePaste:
         return photo, truth
 
     def _free(self, boxes: np.ndarray, states: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-        """(n,) which parts are there, alone in their boxes."""
-        there = states != self.absent
+        """(n,) which parts are there, alone in their boxes: they cover no other part, and lie in no crowd."""
+        there = crowd | (states != self.absent)
         low, high = (
             np.maximum(boxes[:, None, :2], boxes[None, :, :2]),
             np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]),
         )
-        shared = (high - low).clip(0).prod(-1)
-        covers = shared > HIDDEN * (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+        shared, areas = (high - low).clip(0).prod(-1), (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+        covers = shared > HIDDEN * np.where(crowd, np.minimum(areas, areas[:, None]), areas)
         np.fill_diagonal(covers, val=False)
         return there & ~crowd & ~(covers & there).any(1)
 

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 LABEL_MAP = "labelmap.txt"
 _FLAGS = {"0": False, "false": False, "1": True, "true": True}
+_BACKGROUND = "background"  # CVAT lists it, and no box has it
 _INNER = "part"  # an object's own, as PASCAL's people have head, hands and feet
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # what the layout itself says of an object; all else is an attribute
@@ -29,7 +30,6 @@ _OWN = {
     "name",
     "pose",
     "truncated",
-    "occluded",
     "difficult",
     "bndbox",
     "robndbox",
@@ -103,6 +103,9 @@ def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:
         photos = [_photo(read_xml(file), file) for file in listed]
         sources[split] = Source(path, photos, names, [], selects=(path / "ImageSets").is_dir())
     parts = [part for source in sources.values() for photo in source.photos for part in photo.parts]
+    if _BACKGROUND in names and not any(part.name == _BACKGROUND for part in parts):
+        for source in sources.values():
+            source.groups = frozenset({_BACKGROUND})
     inner = sorted({name for part in parts for name in part.attributes.pop(_INNER, ())})
     if inner:
         logger.warning("%s: objects have parts of their own (%s), which are not read", path, ", ".join(inner))
@@ -120,7 +123,7 @@ def _class_names(path: Path) -> list[str]:
     """The names of `labelmap.txt`, lines of `name:color:parts:actions`, as CVAT writes it; none where there is no such file."""
     lines = [line.strip() for line in read_text(path).splitlines()] if path.is_file() else []
     names = [line.split(":")[0] for line in lines if line and not line.startswith("#")]
-    return [name for name in dict.fromkeys(names) if name != "background"]
+    return list(dict.fromkeys(names))
 
 
 def _photo(root: Element, file: Path) -> PhotoRecord:

@@ -97,6 +97,16 @@ def test_the_loss_of_regions_is_a_mean_over_those_that_are_labeled_summed_over_a
     torch.testing.assert_close(more, torch.stack([color + size, color * 0]))
 
 
+@pytest.mark.parametrize("build", [build_model, lambda **fields: build_query_model("d_fine", **fields)])
+def test_attributes_of_absent_parts_are_not_learned(build):
+    model = build(attributes=ATTRIBUTES, absent="detect")
+    batch, values = model.prepare(photos(2)), torch.full((2, 3, 2), -100)
+    values[:, 2] = 1  # the third part of each photo is absent
+    with torch.no_grad():
+        silent, told = model(**batch, **truths()), model(**batch, **truths(), attributes=values)
+    assert torch.equal(silent.losses, told.losses)
+
+
 def test_the_loss_of_queries_written_out():
     config = PartStateConfig(id2label={0: "a", 1: "b"}, id2state={0: "x", 1: "y"}, attributes=ATTRIBUTES)
     torch.manual_seed(0)

@@ -27,6 +27,44 @@ def test_boxes_polygons_and_masks_of_cvat(tmp_path, caplog):
     assert names_of(rows) == ({0: "wheel", 1: "bell"}, {0: "intact", 1: "broken"})  # in the order of the file
 
 
+def test_a_mark_of_occluded_is_the_state_of_a_box_that_tells_none(tmp_path, caplog):
+    """Where that is one of the states: of CVAT's own `occluded`, and as it writes that for COCO and VOC."""
+    silent, told = (
+        shape(inside=inside).replace('occluded="0"', 'occluded="1"') for inside in ("", "state:intact")
+    )
+    rows = load(tmp_path, "a.xml", cvat(silent, told.replace("wheel", "bell"), values="intact\noccluded"))
+    assert [part[:2] for part in named(rows)["1.png"]] == [("bell", "intact"), ("wheel", "occluded")]
+    assert "1 boxes have no state of their own and are marked as occluded" in caplog.text
+    with pytest.raises(DataError, match="box 1 has no `state`"):
+        load(tmp_path, "a.xml", cvat(silent, told, values="intact\nbroken"))
+    rows = load(tmp_path, "b.xml", cvat(silent, shape("bell", inside="")), attributes=["occluded"])
+    assert rows.features["occluded"].feature.names == ["false", "true"]
+    assert dict(zip(rows[0]["parts"], rows[0]["occluded"], strict=True)) == {0: 1, 1: 0}
+    marked = VOC.format("wheel", 0, 2, "<occluded>1</occluded>")
+    rows = load(tmp_path, "1.xml", voc(marked, VOC.format("bell", 0, 3, "<state>damaged</state>")))
+    assert [part[:2] for part in named(rows)["1.png"]] == [("bell", "damaged"), ("wheel", "occluded")]
+    boxes = [{"attributes": {"occluded": True}}, {"state": "damaged", "attributes": {"occluded": True}}]
+    content = {
+        "images": [{"id": 1, "file_name": "1.png"}],
+        "categories": [{"id": 0, "name": "wheel"}, {"id": 1, "name": "bell"}],
+        "annotations": [
+            box | {"id": i, "image_id": 1, "category_id": i, "bbox": [1, 2, 10, 9]}
+            for i, box in enumerate(boxes)
+        ],
+    }
+    rows = load(tmp_path, "a.json", json.dumps(content))
+    assert [part[:2] for part in named(rows)["1.png"]] == [("bell", "damaged"), ("wheel", "occluded")]
+
+
+def test_the_background_of_voc_is_no_part_unless_a_box_has_it(tmp_path, caplog):
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\nwheel:::\n")
+    for name, known in (("wheel", ["wheel"]), ("background", ["background", "wheel"])):
+        photos(tmp_path, "1.png")
+        (tmp_path / "1.xml").write_text(voc(VOC.format(name, 0, 2, "<state>new</state>")))
+        assert list(names_of(load_parts(tmp_path)[0])[0].values()) == known
+        assert caplog.text.count("left out background: a group of other categories or the background") == 1
+
+
 def test_subsets_of_cvat_are_splits(tmp_path):
     photos(tmp_path, "1.png", "2.png")
     one, two = (

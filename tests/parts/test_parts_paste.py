@@ -90,6 +90,12 @@ def test_the_crop_is_the_donors_box_scaled():
         "as rare as this one": [WHOLE[0], BROKEN],
         "a part inside": [row(20, (WHEEL, INTACT, [20, 10, 30, 16]), (BELL, INTACT, [22, 12, 24, 14]))] * 2
         + [BROKEN],
+        "inside a crowd": [row(20, (WHEEL, INTACT, [20, 10, 30, 16]), (BELL, None, [0, 0, 40, 30], 1))] * 2
+        + [BROKEN],
+        "a donor inside a crowd": [
+            *WHOLE,
+            row(200, (WHEEL, DAMAGED, [2, 3, 10, 9]), (WHEEL, None, [0, 0, 40, 30], 1)),
+        ],
         "a donor with a part inside": [
             *WHOLE,
             row(200, (WHEEL, DAMAGED, [2, 3, 10, 9]), (BELL, INTACT, [4, 4, 6, 6])),
