@@ -2,9 +2,11 @@
 
     pip install -e '.[weights]'
     python benchmarks/street_heads.py --seeds 0 1 2 --photos FOLDER
+    python benchmarks/street_heads.py --seeds 0 1 2 --photos TOWN.csv --no_sample
 
-Prints the table that docs/street.md shows, of held-out places of the generated sample, and one of held-out photographs of
-FOLDER with their positions in EXIF: mean over seeds and their range. Features of the backbone stay in the cache ($GEOHF_CACHE).
+Prints the table that docs/street.md shows, of held-out places of the generated sample, and one of held-out photographs: of
+FOLDER with their positions in EXIF, or of a table of places in one town, of which whole blocks are held out. Mean over seeds
+and their range. Features of the backbone stay in the cache ($GEOHF_CACHE).
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ from geohf.street.modeling import SAMPLE_IMAGE_SIZE, make_model
 from geohf.street.trainer import GeoStreetTrainer
 
 TREE = {"cells": "quadtree", "point_estimate": "hierarchical"}
-MATCHED = {"gps_head": "gallery", "max_cells": 0, "location_hidden_size": 128, "queue_size": 256}
+MATCHED = {
+    "gps_head": "gallery",
+    "max_cells": 0,
+    "cells": None,
+    "location_hidden_size": 128,
+    "queue_size": 256,
+}
 MATCHED |= {"location_encoder": "spherical_harmonics"}
 RECIPES: dict[str, dict] = {
     "class plus offset (default)": {"density": True},
@@ -39,10 +47,13 @@ RECIPES: dict[str, dict] = {
 }
 SHOWN = ("score", "mean_km", "median_km", "coverage", "region_50", "region_90", "localizability")
 # a folder may hold a few dozen photographs: more of them are held out
-FEW = {"split": "random", "validation_share": 0.25, "test_share": 0.35}
+FEW = {"split": "random", "validation_share": 0.25, "test_share": 0.35, "cell_points": 6}
+# places a few meters apart, of which none may have a neighbor in training; cells of one town, which kmeans makes one of
+TOWN = {"split": "blocks", "block_km": 0.1, "buffer_km": 0.02, "validation_share": 0.15, "test_share": 0.2}
+TOWN |= {"cells": "quadtree", "cell_points": 32, "noise_m": 10.0, "image_size": 128}
 
 
-def runs_of(common: dict, seed: int, cell_points: int) -> dict[str, dict]:
+def runs_of(common: dict, seed: int) -> dict[str, dict]:
     """Way -> the numbers on the held-out places of this seed's split, and whether what was fitted on top was kept."""
     runs: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +67,7 @@ def runs_of(common: dict, seed: int, cell_points: int) -> dict[str, dict]:
         )
         data = load(StreetArguments(**common), args)
         for name, fields in RECIPES.items():
-            fields = common | fields | ({"cell_points": cell_points} if "cells" in fields else {})
+            fields = common | fields
             set_seed(seed)
             model = make_model(StreetArguments(**fields), data)
             trainer = GeoStreetTrainer(model, args, train_dataset=data.train, eval_dataset=data.validation)
@@ -86,7 +97,9 @@ def table_of(seeds: list[dict[str, dict]]) -> list[dict]:
         row = {"way": name, "kept": ", ".join(kept)}
         for key in SHOWN:
             values = [run[key] for run in runs if key in run]
-            digits = 0 if key.endswith("km") and max(values, default=0) > 100 else 2
+            digits = 2
+            if key.endswith("km"):
+                digits = 0 if max(values, default=0) > 100 else 3
             row[key] = (
                 f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
                 if values
@@ -98,18 +111,25 @@ def table_of(seeds: list[dict[str, dict]]) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, help="folder of photographs with their positions in EXIF")
+    parser.add_argument(
+        "--photos", type=Path, help="folder of photographs with positions in EXIF, or a table of places"
+    )
+    parser.add_argument(
+        "--no_sample", action="store_true", help="leave out the table of the generated sample"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--json", type=Path, help="also write every number here")
     options = parser.parse_args()
     common = {"backbone": options.backbone}
-    sets = {"the generated sample": (common | {"image_size": SAMPLE_IMAGE_SIZE}, 25)}
+    sample = common | {"image_size": SAMPLE_IMAGE_SIZE, "cell_points": 25}
+    sets = {} if options.no_sample else {"the generated sample": sample}
     if options.photos:
-        sets[f"photographs of {options.photos.name}"] = (common | FEW | {"data": str(options.photos)}, 6)
+        how = TOWN if options.photos.is_file() else FEW
+        sets[f"photographs of {options.photos.name}"] = common | how | {"data": str(options.photos)}
     numbers = {}
-    for name, (fields, cell_points) in sets.items():
-        numbers[name] = [runs_of(fields, seed, cell_points) for seed in options.seeds]
+    for name, fields in sets.items():
+        numbers[name] = [runs_of(fields, seed) for seed in options.seeds]
         print(f"\nHeld-out places of {name}, mean of seeds {options.seeds} (range):\n")
         print(markdown_table(table_of(numbers[name])), flush=True)
         if options.json:

@@ -14,7 +14,6 @@ from geohf.data.columns import numbers_of
 from geohf.data.formats import is_saved_dataset
 from geohf.data.samples import undecoded
 from geohf.data.tables import (
-    HEADING_COLUMNS,
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
     RowErrors,
@@ -64,7 +63,7 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
         raise DataError(f"{source}: the dataset is empty")
     _check_view_columns(features, source)
     latitude, longitude = (find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS))
-    state, heading = find_column(features, STATE_COLUMNS), find_column(features, HEADING_COLUMNS)
+    state = find_column(features, STATE_COLUMNS)
     points = np.full((len(dataset), 2), math.nan)
     labels: list[str | None] = [None] * len(dataset)
     if state:
@@ -80,7 +79,7 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
         if split != "train":  # places to be found
             reasons = {i: reason for i, reason in reasons.items() if not np.isnan(points[i]).all()}
     rows, good = {}, []
-    candidates = _candidates(dataset, heading, reasons, source, errors)
+    candidates = _candidates(dataset, reasons, source, errors)
     for (position, sample_id, index, _, headings), broken in checked_rows(candidates, itemgetter(3)):
         for reason in filter(None, broken):
             errors.add(source, position, reason)
@@ -120,7 +119,7 @@ def _check_view_columns(features: Features, source: str) -> None:
             raise DataError(f"{source}: column {name!r} must hold images, but holds {features[name]}")
 
 
-def _candidates(dataset, heading, reasons, source, errors) -> Iterator[tuple[int, str, Any, list, list]]:
+def _candidates(dataset, reasons, source, errors) -> Iterator[tuple[int, str, Any, list, list]]:
     """Position, id, state's index, views and headings of the rows that nothing speaks against yet."""
     seen: dict[str, int] = {}
     for position, row in enumerate(dataset):
@@ -133,7 +132,7 @@ def _candidates(dataset, heading, reasons, source, errors) -> Iterator[tuple[int
             continue
         seen[sample_id] = position
         try:
-            views, headings = split_views(row | ({"heading": row[heading]} if heading else {}))
+            views, headings = split_views(row)
         except ValueError as error:
             errors.add(source, position, str(error))
             continue

@@ -167,11 +167,12 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         return split_views(sample)[0][0]
 
     def read_source(self, source: str) -> Part | None:
-        """The places to be found of a folder in the competition's layout."""
+        """The places to be found of a folder in the competition's layout, or of a table with views or headings."""
         from geohf.street.competition import TEMPLATE, load_competition
+        from geohf.street.photos import table_of_views
 
         if not (Path(source) / TEMPLATE).is_file():
-            return None
+            return table_of_views(source)
         places = load_competition(Path(source), "raise")[0]["test"]
         return list(map(str, places["sample_id"][:])), undecoded(places)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import ast
+import json
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.formats import table_file
+from geohf.data.formats import TABLES, is_parquet, table_file
 from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
@@ -31,13 +34,16 @@ from geohf.street.places import (
     place_row,
     point_reasons,
 )
-from geohf.street.processing import COMPASS
+from geohf.street.processing import COMPASS, is_nothing, split_views
 from geohf.vision.checks import check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import DatasetDict
+
+    from geohf.data.inputs import Part
 
 
 def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDict, RowErrors]:
@@ -46,7 +52,8 @@ def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
     A table needs a column for the file (`image`, `file_name`, `filename`, `file` or `path`, relative to the
     table's folder; in Parquet also the picture itself), `latitude` (`lat`) and `longitude` (`lon`, `lng`);
     `state` and `heading` are optional. Instead of one file a row may have several views of a place, in some of the
-    columns `north`, `east`, `south`, `west` (or `image_north`, ...); an empty cell is a missing view.
+    columns `north`, `east`, `south`, `west` (or `image_north`, ...), where an empty cell is a missing view, or as a list
+    in `views`, perhaps with `headings`; in CSV the list is written as JSON.
 
     Raises:
         DataError: as `load_competition`, and for a photograph without a position.
@@ -93,39 +100,38 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
 def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     numbers = [*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS]
     table = read_table(path, numbers=numbers)
-    views = _view_columns(table, path)
+    views_of = views_reader(table, path)
     axes = [find_column(table.columns, names, path) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-    state, heading = find_column(table.columns, STATE_COLUMNS), find_column(table.columns, HEADING_COLUMNS)
+    state = find_column(table.columns, STATE_COLUMNS)
     points = table[axes].to_numpy(np.float64)
     labels = [label_of(cell) for cell in table[state]] if state else None
     rows: dict[int, dict] = {}
     seen: dict[str, str | int] = {}
-    for position, cells in enumerate(table[list(views)].itertuples(index=False)):
+    for position in range(len(table)):
         line, found, names = line_of(table, position), [], []
-        for (column, direction), cell in zip(views.items(), cells, strict=True):
-            if len(views) > 1 and _is_empty(cell):
-                continue
+        try:
+            cells, headings = views_of(position)
+        except DataError as error:
+            errors.add(path, line, str(error))
+            continue
+        for cell, heading in zip(cells, headings, strict=True):
             name = file_name(cell) or str(position)
             held = isinstance(cell, bytes) or (isinstance(cell, dict) and cell.get("bytes") is not None)
             if not held and name in seen:
-                errors.add(path, line, f"{column} {name!r} stands in row {seen[name]} already")
+                errors.add(path, line, f"{name!r} stands in row {seen[name]} already")
                 continue
             seen[name] = line
             try:
-                found.append((image_in(path.parent, cell), direction))
+                found.append((image_in(path.parent, cell), heading))
                 names.append(name)
             except DataError as error:
                 errors.add(path, line, str(error))
         if not found:
-            if len(views) > 1 and all(map(_is_empty, cells)):
-                errors.add(path, line, "has no view")
             continue
-        if heading and len(views) == 1:
-            found = [(found[0][0], table[heading].iloc[position])]
         rows[position] = place_row(
             names[0],
             [view for view, _ in found],
-            [float(direction) for _, direction in found],
+            [heading for _, heading in found],
             source=path,
             line=line,
             point=points[position],
@@ -135,17 +141,68 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     return rows
 
 
-def _view_columns(table, path: Path) -> dict[str, float]:
-    """The columns that hold images, and which way each looks; NaN where it does not say.
+def views_reader(table: pd.DataFrame, source: str | Path) -> Callable[[int], tuple[list, list[float]]]:
+    """A function of the position of a row that gives the cells of its views that are not empty, and their headings.
 
     Raises:
-        DataError: there is none.
+        DataError: no column is one of views, or columns are of two kinds, of which one would be left out; of the function: a
+            row has no view, or more than eight, or as many as it has no headings for.
     """
-    columns = {find_column(table.columns, (name, f"image_{name}")): way for name, way in COMPASS.items()}
-    views = {column: way for column, way in columns.items() if column is not None}
-    single = find_column(table.columns, FILE_COLUMNS, None if views else path)
-    return views if single is None else {single: math.nan}
+    views, heading = find_column(table.columns, ("views",)), find_column(table.columns, HEADING_COLUMNS)
+    compass = {way: find_column(table.columns, (way, f"image_{way}")) for way in COMPASS}
+    compass = {way: column for way, column in compass.items() if column is not None}
+    several = list(compass.values())[:1] + [views] * (views is not None)
+    single = find_column(table.columns, FILE_COLUMNS, None if several else source)
+    kinds = several + [single] * (single is not None)
+    if len(kinds) > 1:
+        raise DataError(
+            f"{source}: has {kinds[0]!r} and {kinds[1]!r}: of a row's pictures either a file each row, or 'views', or "
+            f"{', '.join(COMPASS)} can be meant: leave the others out"
+        )
+    wanted = compass or {"image" if views is None else "views": kinds[0]}
+    wanted |= {"headings": "headings"} if views is not None and "headings" in table else {}
+    wanted |= {} if heading is None else {"heading": heading}
+    columns = {name: table[column].tolist() for name, column in wanted.items()}
+
+    def read(position: int) -> tuple[list, list[float]]:
+        sample = {name: cells[position] for name, cells in columns.items()}
+        for name in compass:
+            if is_nothing(sample[name]):  # a view that is missing
+                sample[name] = None
+        for name in ("views", "headings"):
+            if name in sample:
+                sample[name] = _list_in(sample[name], name)
+        return split_views(sample)
+
+    return read
 
 
-def _is_empty(cell) -> bool:
-    return cell is None or (isinstance(cell, (str, float)) and str(cell).strip() in ("", "nan", "None"))
+def _list_in(cell: Any, name: str) -> list:
+    """The list in a cell, also of text, as JSON or Python writes it; what is empty in it is None."""
+    found = [] if is_nothing(cell) else cell
+    if isinstance(cell, str) and cell.strip():
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError):
+                found = read(cell)
+                break
+    if not isinstance(found, (list, tuple, np.ndarray)):
+        raise DataError(f'{name} must hold a list, such as ["a.jpg", "b.jpg"], got {cell!r}'[:200])
+    return [None if is_nothing(one) else one for one in found]
+
+
+def table_of_views(source: str) -> Part | None:
+    """The places to be found of a table of photographs or views; see `GeoStreetModel.read_source`."""
+    path = Path(source)
+    if path.suffix.lower() not in TABLES or not path.is_file() or is_parquet(path):
+        return None
+    table = read_table(path, numbers=HEADING_COLUMNS)
+    views_of, names, samples = views_reader(table, path), [], []
+    for position in range(len(table)):
+        try:
+            cells, headings = views_of(position)
+            views = [image_in(path.parent, cell) for cell in cells]
+        except DataError as error:
+            raise DataError(f"{path}, row {line_of(table, position)}: {error}") from None
+        names.append(file_name(cells[0]) or str(position))
+        samples.append({"views": views, "headings": headings})
+    return names, samples

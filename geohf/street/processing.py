@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from geohf.data.rows import positions_of
+from geohf.data.rows import cell_of, positions_of
 from geohf.data.samples import samples_of
+from geohf.data.tables import HEADING_COLUMNS, text_of
 from geohf.errors import DataError
 from geohf.street.classes import state_numbers
 from geohf.vision.augmentation import RandomAreaCrop
@@ -19,6 +23,8 @@ from geohf.vision.processing import GeoImageProcessor
 if TYPE_CHECKING:
     from geohf.street.modeling import GeoStreetModel
 
+logger = logging.getLogger(__name__)
+
 COMPASS = {"north": 0.0, "east": 90.0, "south": 180.0, "west": 270.0}
 MAX_VIEWS = 8
 
@@ -27,8 +33,8 @@ class GeoStreetImageProcessor(GeoImageProcessor):
     """Turns samples into `pixel_values` (batch, views, 3, height, width), `view_mask` and `headings`.
 
     A sample is one image; a list of images; a dict with `north`, `east`, `south`, `west` (any of them), or
-    with `views` and perhaps `headings` in degrees, as the rows of geohf's datasets have. An image is anything
-    that `open_image` takes; a view that is None is missing.
+    with `views` and perhaps `headings` in degrees, as the rows of geohf's datasets have, or with `image` and perhaps
+    `heading` (`angle`, `compass`). An image is anything that `open_image` takes; a view that is None is missing.
     """
 
     model_input_names = ["pixel_values", "view_mask", "headings"]  # noqa: RUF012
@@ -66,16 +72,18 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     if isinstance(sample, Mapping):
         _refuse_other_views(sample)
         names = [name for name in COMPASS if name in sample]
+        heading = cell_of(sample, HEADING_COLUMNS)
         if "views" in sample:
-            views = list(sample["views"])
-            headings = sample.get("headings")
-            headings = [math.nan] * len(views) if headings is None else list(headings)
+            views, headings = list(sample["views"]), sample.get("headings")
+            headings = _shared_heading(heading, len(views)) if headings is None else list(headings)
         elif names:
             views, headings = [sample[name] for name in names], [COMPASS[name] for name in names]
+            if not is_nothing(heading):
+                _warn_of_heading()
         elif sample and sample.keys() <= {"bytes", "path"}:  # one undecoded image of datasets
             views, headings = [sample], [math.nan]
         else:
-            views, headings = [_only_view(sample)], [sample.get("heading")]
+            views, headings = [_only_view(sample)], [heading]
     elif isinstance(sample, Sequence) and not isinstance(sample, (str, bytes, bytearray)):
         views = list(sample)
         headings = [math.nan] * len(views)
@@ -84,7 +92,7 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     if len(headings) != len(views):
         raise DataError(f"a sample has {len(views)} views but {len(headings)} headings")
     there = [
-        (v, math.nan if h is None else _turned(h))
+        (v, math.nan if is_nothing(h) else _turned(h))
         for v, h in zip(views, headings, strict=True)
         if v is not None
     ]
@@ -93,6 +101,29 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     if len(there) > MAX_VIEWS:
         raise DataError(f"a sample has {len(there)} views, at most {MAX_VIEWS} are possible")
     return [view for view, _ in there], [heading for _, heading in there]
+
+
+def is_nothing(cell: Any) -> bool:
+    """Whether a cell is empty: of a picture's column, or of a heading's."""
+    return not isinstance(cell, (Mapping, bytes, list, np.ndarray)) and text_of(cell) is None
+
+
+def _shared_heading(heading: Any, views: int) -> list:
+    """The headings of a sample's `views` that has `heading` alone."""
+    if isinstance(heading, (list, tuple, np.ndarray)):
+        return list(heading)
+    if views > 1 and not is_nothing(heading):
+        raise DataError(f"a sample has {views} views and one heading: give 'headings', one for each view")
+    return [heading] * views
+
+
+@lru_cache  # once, and not for each sample
+def _warn_of_heading() -> None:
+    logger.warning(
+        "a heading beside %s is left out: these say which way a view looks; where it looks another way, give 'views' "
+        "and 'headings'",
+        ", ".join(COMPASS),
+    )
 
 
 def _refuse_other_views(sample: Mapping) -> None:

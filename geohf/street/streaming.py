@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ import numpy as np
 
 from geohf.data.streaming import StreamedTable
 from geohf.data.tables import (
-    FILE_COLUMNS,
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
@@ -25,9 +24,9 @@ from geohf.data.tables import (
     wrap_degrees,
 )
 from geohf.errors import DataError
-from geohf.street.competition import TRAIN_TABLE, VIEW_COLUMNS
+from geohf.street.competition import TRAIN_TABLE
+from geohf.street.photos import views_reader
 from geohf.street.places import STATE_COLUMNS, place_features, point_reasons
-from geohf.street.processing import COMPASS, split_views
 from geohf.vision.checks import broken_images
 
 if TYPE_CHECKING:
@@ -78,14 +77,17 @@ def _usable(
     points = table[axes].to_numpy(np.float64)
     labels = [label_of(cell) for cell in table[state]] if state else [None] * len(table)
     reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
-    views_of = _views_reader(table, source, Path(source).parent if images is None else Path(images))
+    views_of, folder = views_reader(table, source), Path(source).parent if images is None else Path(images)
+    ids = table["sample_id"].tolist() if "sample_id" in table else [None] * len(table)
     columns: dict[str, list] = {name: [] for name in place_features()}
     found = {}
     for i in range(len(table)):
         try:
             if i in reasons:
                 raise DataError(reasons[i])
-            found[i] = views_of(i)
+            cells, headings = views_of(i)
+            name = text_of(ids[i]) or file_name(cells[0]) or str(line_of(table, i))
+            found[i] = name, [image_in(folder, cell) for cell in cells], headings
         except DataError as error:
             errors.add(source, line_of(table, i), str(error))
     flat = [(i, k) for i, (_, views, _) in found.items() for k in range(len(views))]
@@ -98,7 +100,7 @@ def _usable(
             continue
         index = table["state_idx"].iat[i] if "state_idx" in table else np.nan
         values = {
-            "sample_id": sample_id or str(line_of(table, i)),
+            "sample_id": sample_id,
             "views": [views[k] for k in kept],
             "headings": [headings[k] for k in kept],
             "state": labels[i],
@@ -109,38 +111,3 @@ def _usable(
         for name, value in values.items():
             columns[name].append(value)
     return columns
-
-
-def _views_reader(
-    table: pd.DataFrame, source: str, folder: Path
-) -> Callable[[int], tuple[str | None, list[dict], list[float]]]:
-    """A function of the position of a row that gives its id, its views and their headings."""
-    compass = {
-        direction: column
-        for direction, long in zip(COMPASS, VIEW_COLUMNS, strict=True)
-        for column in (direction, long)
-        if column in table
-    }
-    heading = find_column(table.columns, HEADING_COLUMNS)
-    file = None if "views" in table or compass else find_column(table.columns, FILE_COLUMNS, source)
-
-    def read(i: int):
-        def cell(column):
-            return table[column].iat[i]
-
-        if "views" in table:
-            sample = {"views": cell("views"), "headings": cell("headings") if "headings" in table else None}
-        elif compass:
-            # an empty cell is a view that is missing
-            sample = {d: value for d, c in compass.items() if not _is_empty(value := cell(c))}
-        else:
-            sample = {"image": cell(file), "heading": cell(heading) if heading else None}
-        views, headings = split_views(sample)
-        name = text_of(cell("sample_id")) if "sample_id" in table else file_name(cell(file)) if file else None
-        return name, [image_in(folder, view) for view in views], headings
-
-    return read
-
-
-def _is_empty(cell) -> bool:
-    return not isinstance(cell, (dict, bytes)) and text_of(cell) is None

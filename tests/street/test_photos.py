@@ -1,12 +1,15 @@
 """People's own photographs: tables as they write them, folders with EXIF positions, datasets of the Hub."""
 
 import io
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from helpers.street_models import build_model
 from PIL import ExifTags
 from PIL import Image as PIL
 
@@ -17,6 +20,7 @@ from geohf.street import data
 from geohf.street.photos import load_photos
 from geohf.street.places import place_features
 from geohf.street.sample import write_sample
+from geohf.street.streaming import stream_places
 from geohf.vision.images import open_image
 
 
@@ -115,8 +119,52 @@ def test_four_views_a_row_without_states(table, tmp_path):
     path = table("north,east,lat,lon\nn1.jpg,e1.jpg,48.1,11.5\n,,48.2,11.6\nw1.jpg,gone.jpg,48.3,11.7\n")
     places, errors = load_places(path, "skip")
     assert [len(views) for views in places["train"]["views"]] == [2, 1]
-    assert (errors.rows[0]["row"], errors.rows[0]["reason"]) == (3, "has no view")
+    assert (errors.rows[0]["row"], errors.rows[0]["reason"]) == (3, "a sample has no view")
     assert "gone.jpg" in errors.rows[1]["reason"]
+
+
+def test_eight_views_in_one_column_as_a_list(table, tmp_path):
+    names = [f"{i}.jpg" for i in range(8)]
+    for name in names:
+        jpeg(tmp_path / name)
+    turns = [45 * i for i in range(8)]
+    rows = [
+        {"views": json.dumps(names), "headings": json.dumps(turns), "lat": 48.1, "lon": 11.5},
+        {"views": str(["a.jpg", None]), "headings": "[-10, 5]", "lat": 48.2, "lon": 11.6},
+    ]
+    for form in ("csv", "parquet", "jsonl"):
+        path = tmp_path / f"views.{form}"
+        frame = pd.DataFrame(rows)
+        if form == "csv":
+            frame.to_csv(path, index=False)
+        else:
+            frame["views"], frame["headings"] = [names, ["a.jpg", None]], [turns, [-10, 5]]
+            frame.to_parquet(path) if form == "parquet" else frame.to_json(path, orient="records", lines=True)
+        places = undecoded(load_places(path)[0]["train"])
+        assert places["headings"][:] == [turns, [350.0]]
+        assert [[Path(view["path"]).name for view in views] for views in places["views"]] == [
+            names,
+            ["a.jpg"],
+        ]
+        assert [row["headings"] for row in stream_places(path)] == [turns, [350.0]]
+    assert "views must hold a list" in refusal(table("views,lat,lon\na.jpg,1,2\n"))
+
+
+def test_pictures_of_two_kinds_of_columns_are_not_left_out(table):
+    assert "has 'north' and 'image'" in refusal(table("image,north,lat,lon\na.jpg,b.jpg,1,2\n"))
+
+
+def test_places_to_be_found_may_be_a_table_of_views(table, tmp_path):
+    """Before, only the column of a file counted, and nobody heard which way a photograph looks."""
+    model = build_model(heading_aware=True).eval()
+    photos = [str(tmp_path / name) for name in ("a.jpg", "b.jpg")]
+    path = table("north,image_west\na.jpg,b.jpg\n,b.jpg\n")
+    expected = model.predict([{"north": photos[0], "west": photos[1]}, {"west": photos[1]}])
+    assert model.predict(str(path)) == expected
+    path = table("image,angle\na.jpg,90\nb.jpg,\n")
+    assert model.predict(str(path)) == model.predict([{"east": photos[0]}, photos[1]])
+    with pytest.raises(DataError, match="row 2: a sample has no view"):
+        model.predict(str(table("north,east\n,\na.jpg,\n")))
 
 
 def test_longitudes_from_0_to_360(table):
@@ -200,7 +248,7 @@ def test_georgia_is_a_country_too(table):
 ROWS = {
     "missing": ("x.jpg,46.1,8.1", "x.jpg: cannot be read (No such file or directory)"),
     "empty name": (",46.1,8.1", "the file name is empty"),
-    "twice": ("a.jpg,46.1,8.1", "image 'a.jpg' stands in row 2 already"),
+    "twice": ("a.jpg,46.1,8.1", "'a.jpg' stands in row 2 already"),
     "zero bytes": ("empty.jpg,46.1,8.1", "empty.jpg: the file is empty (0 bytes)"),
     "not an image": ("photos.csv,46.1,8.1", "is not an image"),
     "climbs out": ("../x.jpg,46.1,8.1", "the path '../x.jpg' leads out of the folder"),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from geohf.errors import DataError
 from geohf.street import GeoStreetImageProcessor
-from geohf.street.processing import split_views
+from geohf.street.processing import _warn_of_heading, split_views
 from geohf.vision.images import ImageError
 
 SIDE = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
@@ -95,12 +95,38 @@ def test_augmentation_sees_bytes_before_normalization(processor, photos):
         ({"north": "a", "north_east": "b"}, "'north_east' is none of them: give 'views' and 'headings'"),
         ({"views": ["a"], "north": "b"}, "a sample has 'views' and 'north': give all pictures as 'views'"),
         ({"image": "a", "views": ["b"]}, "a sample has 'image' and 'views': give one"),
+        (
+            {"views": ["a", "b"], "heading": 9.0},
+            "2 views and one heading: give 'headings', one for each view",
+        ),
         ({"views": ["a"], "headings": ["N"]}, "a heading is degrees clockwise from north, got 'N'"),
     ],
 )
 def test_samples_that_cannot_be_are_refused(sample, message):
     with pytest.raises(DataError, match=message):
         split_views(sample)
+
+
+@pytest.mark.parametrize(
+    ("sample", "headings"),
+    [
+        ({"image": "a", "angle": "-10"}, [350.0]),
+        ({"views": ["a"], "Heading": 360}, [0.0]),
+        ({"views": ["a", "b"], "heading": [90, None]}, [90.0, math.nan]),
+        ({"views": ["a", "b"], "heading": math.nan}, [math.nan, math.nan]),
+        ({"views": ["a", "b"], "headings": [1, 2], "heading": 5}, [1.0, 2.0]),
+    ],
+)
+def test_a_heading_is_heard_under_the_names_that_tables_have(sample, headings):
+    np.testing.assert_equal(split_views(sample)[1], headings)
+
+
+def test_a_heading_beside_views_with_a_direction_is_left_out_with_a_word(caplog):
+    _warn_of_heading.cache_clear()
+    assert split_views({"north": "a", "east": "b", "heading": math.nan})[1] == [0.0, 90.0]
+    assert not caplog.text
+    assert split_views({"north": "a", "east": "b", "heading": 30.0})[1] == [0.0, 90.0]
+    assert "a heading beside north, east, south, west is left out" in caplog.text
 
 
 def test_eight_views_are_possible_and_missing_ones_do_not_count(processor, photos):

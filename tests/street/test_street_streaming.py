@@ -79,7 +79,7 @@ def test_views_by_direction_some_of_them_missing(tmp_path):
         list(stream_places(tmp_path / "t.csv"))
     found = list(stream_places(tmp_path / "t.csv", on_error="skip"))
     assert [row["headings"] for row in found] == [[0.0, 270.0], [270.0]]
-    assert [row["sample_id"] for row in found] == ["2", "3"]
+    assert [row["sample_id"] for row in found] == ["0.png", "2.png"]
 
 
 def test_a_point_outside_its_state_is_named(tmp_path):
