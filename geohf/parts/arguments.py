@@ -185,6 +185,16 @@ class PartTrainingArguments(GeoTrainingArguments):
             "photo, where it is in a rarer state."
         },
     )
+    mosaic: float = field(
+        default=0.0,
+        metadata={"help": "In this share of the training photos four of them stand together as one picture."},
+    )
+    multi_scale: float = field(
+        default=0.0,
+        metadata={
+            "help": "Training photos are shown at a random scale, smaller by up to this share; 0: each fills the input."
+        },
+    )
     trained_stages: int | None = field(
         default=None,
         metadata={

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from geohf.errors import DataError
+from geohf.parts.metrics import dataset_targets
 
 MIN_VISIBLE = 0.5  # a box that a crop leaves less of is dropped
+NEAREST = 0.25  # of a side: the point where four photos meet is no nearer to an edge
 
 
 def make_augmentation(
@@ -83,6 +86,73 @@ class PartAugmentation:
             return image, boxes, keep
         image = v2.functional.crop(image, *window)
         return image, tv_tensors.wrap(cut[visible], like=cut), keep[visible]
+
+
+class Mosaic:
+    """`mosaic(photo, truth)` for one training photo, drawn from torch's generator.
+
+    In a share of the photos three others join this one. Each covers one of the four fields that a random point makes of the
+    photo's own size: it is scaled until it just does, and cut at random. A box that this leaves less than `MIN_VISIBLE` of is
+    dropped. Bochkovskiy et al. 2020 (arXiv 2004.10934).
+
+    Args:
+        photos: rows of all training photos.
+        read: rows to their photos and truths, see `PartCollator.read`.
+        share: of the photos, 0 to 1.
+    """
+
+    def __init__(self, photos: Any, read: Callable[[list], Sequence[tuple]], share: float):
+        if not 0 <= share <= 1:
+            raise DataError(f"--mosaic must be a share from 0 to 1, got {share}")
+        self.photos, self.read, self.share = photos, read, share
+
+    def __call__(
+        self, photo: torch.Tensor, truth: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Change a photo; see `StatePaste` for what is given and returned."""
+        height, width = photo.shape[-2:]
+        if torch.rand(()) >= self.share or min(height, width) < 4:
+            return photo, truth
+        others = [self.photos[int(row)] for row in torch.randint(len(self.photos), (3,))]
+        place = NEAREST + (1 - 2 * NEAREST) * torch.rand(2)
+        y, x = round(height * float(place[0])), round(width * float(place[1]))
+        fields = (0, 0, y, x), (0, x, y, width - x), (y, 0, height - y, x), (y, x, height - y, width - x)
+        whole, truths = torch.empty_like(photo), []
+        for (top, left, h, w), (one, told) in zip(fields, [(photo, truth), *self.read(others)], strict=True):
+            whole[:, top : top + h, left : left + w], boxes, kept = _covering(one, told["boxes"], h, w)
+            boxes = boxes + boxes.new_tensor([left, top, left, top])
+            truths.append({name: values[kept] for name, values in told.items()} | {"boxes": boxes})
+        return whole, {name: torch.cat([told[name] for told in truths]) for name in truth}
+
+
+def _covering(
+    photo: torch.Tensor, boxes: torch.Tensor, height: int, width: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A random part, height x width, of a photo that is scaled to cover it; its boxes there, and which of all these are."""
+    sides = photo.shape[-2:]
+    scale = max(height / sides[0], width / sides[1])
+    h, w = (max(n, round(scale * side)) for n, side in zip((height, width), sides, strict=True))
+    top, left = int(torch.randint(h - height + 1, ())), int(torch.randint(w - width + 1, ()))
+    photo = v2.functional.resize(photo, [h, w], antialias=True)[:, top : top + height, left : left + width]
+    scaled = boxes * boxes.new_tensor([w / sides[1], h / sides[0]] * 2) - boxes.new_tensor([left, top] * 2)
+    cut = scaled.clamp(min=0).minimum(scaled.new_tensor([width, height] * 2))
+    visible = _areas(cut) >= MIN_VISIBLE * _areas(scaled)
+    return photo, cut[visible], torch.where(visible)[0]
+
+
+def require_queries_for_mosaic(photos: Any, model: Any) -> None:
+    """Raise DataError where four photos may show more parts than a detector has queries."""
+    if not model.answers_with_queries:
+        return
+    targets, config = dataset_targets(photos, model.config), model.config
+    absent = config.absent_index if config.absent == "background" else None
+    counts = sorted(int((target["states"] != absent).sum()) for target in targets)
+    most, queries = sum(counts[-4:]), model.detector.config.num_queries
+    if most > queries:
+        raise DataError(
+            f"--mosaic: four photos may show {most} parts, and {config.architecture} finds at most {queries}: set num_queries in "
+            "detector_config, or leave --mosaic at 0"
+        )
 
 
 def _areas(boxes: torch.Tensor) -> torch.Tensor:

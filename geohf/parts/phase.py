@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from geohf.data.classes import NamedClasses, class_names
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
 from geohf.parts.answers import PartStateOutput
 from geohf.parts.arguments import PartTrainingArguments
-from geohf.parts.augment import make_augmentation
+from geohf.parts.augment import Mosaic, make_augmentation, require_queries_for_mosaic
 from geohf.parts.metrics import BatchScores, Detections, truth_names
 from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
@@ -78,16 +79,25 @@ class PartPhaseTrainer(PhaseTrainer):
         augment = self.augment
         if augment is None and self.args.augment:
             augment = make_augmentation(flip=self.args.flip, part_names=model.config.id2label.values())
-        return PartCollator(model, augment, self.trust_weighted, self._paste(model))
+        return PartCollator(
+            model, augment, self.trust_weighted, list(self._changes(model)), self.args.multi_scale
+        )
 
-    def _paste(self, model) -> StatePaste | None:
-        if not self.args.paste_rare or self.train_dataset is None:
-            return None
-        if is_stream(self.train_dataset):
-            raise DataError(
-                "--paste_rare takes parts from any training photo, and a stream comes as it is: leave it at 0"
-            )
-        return StatePaste(self.train_dataset, model.config, self.args.paste_rare)
+    def _changes(self, model) -> Iterator[Callable]:
+        """What changes a training photo by others: a part in a rarer state, then a mosaic."""
+        for name in ("paste_rare", "mosaic"):
+            if getattr(self.args, name) and is_stream(self.train_dataset):
+                raise DataError(
+                    f"--{name} takes any training photo, and a stream comes as it is: leave it at 0"
+                )
+        if self.train_dataset is None:
+            return
+        if self.args.paste_rare:
+            yield StatePaste(self.train_dataset, model.config, self.args.paste_rare)
+        if self.args.mosaic:
+            require_queries_for_mosaic(self.train_dataset, model)
+            read = NamedClasses(PartCollator(model).read, class_names(self.train_dataset, self.class_columns))
+            yield Mosaic(self.train_dataset, read, self.args.mosaic)
 
     def run_settings(self):
         """As `PhaseTrainer`'s."""

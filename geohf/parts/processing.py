@@ -61,8 +61,14 @@ class PartImageProcessor(GeoImageProcessor):
         """
         return self.fit([open_photo(image) for image in samples_of(images)])
 
-    def fit(self, photos: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Prepare opened photos: (3, H, W) uint8 tensors."""
+    def fit(
+        self, photos: Sequence[torch.Tensor], shares: Sequence[float] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Prepare opened photos: (3, H, W) uint8 tensors.
+
+        Args:
+            shares: of the sides of `size` that each is fitted into; None: all of it.
+        """
         if not len(photos):
             raise DataError("there is no photo to prepare")
         height, width = self.size["height"], self.size["width"]
@@ -70,7 +76,8 @@ class PartImageProcessor(GeoImageProcessor):
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
         sizes = []
         for i, photo in enumerate(photos):
-            h, w = fitted_size(photo.shape[-2:], (height, width))
+            share = 1.0 if shares is None else shares[i]
+            h, w = fitted_size(photo.shape[-2:], [max(1, round(side * share)) for side in (height, width)])
             resized = functional.resize(photo, [h, w], interpolation=self._mode, antialias=True)
             batch[i, :, :h, :w] = (resized / 255 - mean) / std
             sizes.append([h, w])
@@ -162,7 +169,8 @@ class PartCollator:
         model: gives the processor.
         augment: `(image, boxes) -> (image, boxes, kept rows)` on (3, h, w) uint8 and (n, 4) pixels, for training.
         trust: hand over how far each truth is trusted, as its weight in the loss.
-        paste: `(photo, truths) -> (photo, truths)` before that, see `geohf.parts.paste`.
+        changes: `(photo, truths) -> (photo, truths)` before that, in this order, see `geohf.parts.paste` and `Mosaic`.
+        multi_scale: photos are fitted into sides that are smaller by a random share up to this one.
     """
 
     def __init__(
@@ -170,14 +178,19 @@ class PartCollator:
         model: PartStateModel,
         augment: Callable | None = None,
         trust: bool = False,
-        paste: Callable | None = None,
+        changes: Sequence[Callable] = (),
+        multi_scale: float = 0.0,
     ):
-        self.processor, self.augment, self.trust, self.paste = model.processor, augment, trust, paste
+        if not 0 <= multi_scale < 1:
+            raise DataError(f"--multi_scale must be from 0 to below 1, got {multi_scale}")
+        self.processor, self.augment, self.trust = model.processor, augment, trust
+        self.changes, self.multi_scale = changes, multi_scale
         self.parts, self.states = map(numbers_of, (model.config.id2label, model.config.id2state))
         self.attributes = model.config.attributes or {}
 
-    def __call__(self, rows: list[dict]) -> dict[str, Any]:
-        photos, truths = [], []
+    def read(self, rows: list[dict]) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        """Of each row its photo, (3, h, w) uint8, and its truths, whose boxes are (n, 4) xyxy in pixels."""
+        read = []
         for number, row in enumerate(rows):
             try:
                 require_columns(row)
@@ -190,8 +203,14 @@ class PartCollator:
             if self.attributes:
                 values = torch.stack([torch.from_numpy(found[name]) for name in self.attributes], 1)
                 truth["attributes"] = torch.where(values < 0, IGNORED, values)
-            if self.paste is not None:
-                photo, truth = self.paste(photo, truth)
+            read.append((photo, truth))
+        return read
+
+    def __call__(self, rows: list[dict]) -> dict[str, Any]:
+        photos, truths = [], []
+        for photo, truth in self.read(rows):
+            for change in self.changes:
+                photo, truth = change(photo, truth)
             if self.augment is not None:
                 photo, boxes, kept = self.augment(photo, truth["boxes"])
                 truth = {name: values[kept] for name, values in truth.items()} | {"boxes": boxes}
@@ -201,7 +220,8 @@ class PartCollator:
             truth["iscrowd"] = truth["iscrowd"].long()
             photos.append(photo)
             truths.append(truth)
-        batch: dict[str, Any] = dict(self.processor.fit(photos))
+        shares = (1 - self.multi_scale * torch.rand(len(photos))).tolist() if self.multi_scale else None
+        batch: dict[str, Any] = dict(self.processor.fit(photos, shares))
         longest = max(1, *(len(truth["labels"]) for truth in truths))
         empty = {"labels": IGNORED, "states": IGNORED, "attributes": IGNORED}
         for name in truths[0]:

@@ -56,7 +56,7 @@ TASKS = {
                 "--dataloader_num_workers",
                 0,
             ),
-            *("--ema_decay", 0.9, "--paste_rare", 0.5),
+            *("--ema_decay", 0.9, "--paste_rare", 0.5, "--mosaic", 0.5, "--multi_scale", 0.5),
         ),
         ("train",),
     ),

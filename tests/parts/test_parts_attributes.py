@@ -381,7 +381,7 @@ def test_a_part_that_is_pasted_brings_its_attributes():
     }
     worn = whole | {"states": ["damaged"], "color": ["blue"], "size": ["small"]}
     rows, model = as_photos([worn, whole, whole]), build_model(attributes=ATTRIBUTES)
-    batch = PartCollator(model, paste=StatePaste(rows, model.config, 1.0))([rows[1]])
+    batch = PartCollator(model, changes=[StatePaste(rows, model.config, 1.0)])([rows[1]])
     assert batch["states"].tolist() == [[1]]
     assert batch["attributes"].tolist() == [[[2, 1]]]
 

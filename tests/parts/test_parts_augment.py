@@ -3,9 +3,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers.parts_models import build_model, build_query_model
+from torchvision.transforms.v2.functional import to_pil_image
 
 from geohf.errors import DataError
-from geohf.parts.augment import make_augmentation
+from geohf.parts.augment import Mosaic, make_augmentation, require_queries_for_mosaic
+from geohf.parts.processing import PartCollator
+from geohf.parts.rows import as_photos
 from geohf.parts.vocabulary import BIKE_PARTS
 
 
@@ -99,3 +103,143 @@ def test_names_of_sides_forbid_a_flip():
 def test_numbers_out_of_range(arguments):
     with pytest.raises(DataError, match="must be from 0 to"):
         make_augmentation(**arguments)
+
+
+# ---- of four photos one, and at other scales
+
+
+def truth_of(boxes, labels):
+    """Truths in which all columns tell the same."""
+    labels = torch.tensor(labels)
+    columns = {
+        "labels": labels,
+        "states": labels + 10,
+        "weights": labels / 10,
+        "attributes": labels[:, None] + 20,
+    }
+    return columns | {"iscrowd": labels == 2, "boxes": torch.tensor(boxes, dtype=torch.float32)}
+
+
+def test_four_photos_cover_the_fields_around_a_point(monkeypatch):
+    """By hand: 60 x 40 pixels that meet at (15, 20), where a field of 15 x 20 shows half of a photo's width, from its left."""
+    first = picture([[4, 4, 12, 20], [28, 0, 44, 40]])
+    others = [torch.full((3, 40, 60), value, dtype=torch.uint8) for value in (200, 210, 220)]
+    read = [
+        (others[0], truth_of([[0, 0, 60, 40]], [5])),
+        (others[1], truth_of([[0, 0, 20, 20], [0, 0, 60, 40]], [6, 2])),
+        (others[2], truth_of([[0, 30, 60, 40]], [7])),
+    ]
+    chosen = []
+    mosaic = Mosaic(range(100), lambda rows: chosen.extend(rows) or read, 1.0)
+    rand, randint = torch.rand, torch.randint
+    monkeypatch.setattr(torch, "rand", lambda size: rand(size) if size == () else torch.tensor([0.5, 0.0]))
+    monkeypatch.setattr(
+        torch,
+        "randint",
+        lambda high, size: randint(high, size) if size else torch.zeros((), dtype=torch.long),
+    )
+    given = truth_of([[4, 4, 12, 20], [28, 0, 44, 40]], [3, 4])
+    photo, truth = mosaic(first, given)
+    assert len(chosen) == 3
+    assert (photo.dtype, tuple(photo.shape)) == (torch.uint8, (3, 40, 60))
+    # scales: 0.5 above on the left (30 x 20, cut to 15), 0.75 above on the right (45 x 30, cut to 20), and so below
+    assert photo[0, :20, 15:].unique().tolist() == [200]
+    assert photo[0, 20:, :15].unique().tolist() == [210]
+    assert photo[0, 20:, 15:].unique().tolist() == [220]
+    assert photo[0, 4, 3] == 60  # within the first box, at half its place
+    expected = [
+        (3, [2, 2, 6, 10]),  # the box at 28 begins beyond the half
+        (5, [15, 0, 60, 20]),  # two thirds are seen
+        (6, [0, 20, 10, 30]),
+        (
+            2,
+            [0, 20, 15, 40],
+        ),  # half is seen, which is enough; below on the right 22.5 to 30 is beyond the field
+    ]
+    assert truth["boxes"].tolist() == [box for _, box in expected]
+    labels = truth["labels"]
+    assert labels.tolist() == [label for label, _ in expected]
+    assert torch.equal(truth["states"], labels + 10)
+    assert torch.equal(truth["attributes"][:, 0], labels + 20)
+    assert torch.equal(truth["weights"], labels / 10)
+    assert torch.equal(truth["iscrowd"], labels == 2)
+    assert given["labels"].tolist() == [3, 4]  # what was given stays
+
+
+def rows_of(count=6):
+    """Photos of one part, each in its own place, color and size."""
+    boxes = [[4 + 3 * i, 5 + i, 20 + 3 * i, 17 + i] for i in range(count)]
+    pictures = [picture([box], 40 - i, 60 - 2 * i) for i, box in enumerate(boxes)]
+    return [
+        {"image": to_pil_image(p), "boxes": [box], "parts": [i % 3], "states": [i % 2]}
+        for i, (p, box) in enumerate(zip(pictures, boxes, strict=True))
+    ]
+
+
+def test_boxes_of_a_mosaic_lie_around_what_they_name():
+    """Bright pixels are those of boxes alone, whatever was drawn."""
+    rows = rows_of()
+    read = PartCollator(build_model()).read
+    mosaic = Mosaic(rows, read, 1.0)
+    torch.manual_seed(0)
+    for _ in range(12):
+        photo, truth = mosaic(*read(rows[:1])[0])
+        inside = torch.zeros(photo.shape[-2:], dtype=torch.bool)
+        for x0, y0, x1, y1 in truth["boxes"].tolist():
+            assert 0 <= x0 < x1 <= 60
+            assert 0 <= y0 < y1 <= 40
+            assert photo[0, int((y0 + y1) / 2), int((x0 + x1) / 2)] == 60
+            inside[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = True
+        assert int(photo[0][inside].sum()) >= 0.4 * int(
+            photo[0].sum()
+        )  # what is left of dropped ones is the rest
+        assert set(zip(truth["labels"].tolist(), truth["states"].tolist(), strict=True)) <= {
+            (i % 3, i % 2) for i in range(6)
+        }
+
+
+def test_mosaics_are_drawn_from_the_seed_in_so_many_photos_as_were_asked_for():
+    rows = rows_of()
+    collator = PartCollator(build_model())
+    collator.changes = [Mosaic(rows, collator.read, 0.5)]
+    batches = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        batches.append([collator(rows[:1]) for _ in range(60)])
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one["pixel_values"], other["pixel_values"])
+        assert torch.equal(one["boxes"], other["boxes"])
+    plain = PartCollator(build_model())(rows[:1])["pixel_values"]
+    assert 20 < sum(not torch.equal(batch["pixel_values"], plain) for batch in batches[0]) < 40
+    with pytest.raises(DataError, match="--mosaic must be a share from 0 to 1"):
+        Mosaic(rows, collator.read, 1.5)
+
+
+def test_photos_at_other_scales_keep_their_boxes_as_shares():
+    model, rows = build_model(), rows_of()
+    plain, scaled = PartCollator(model)(rows), PartCollator(model, multi_scale=0.5)
+    torch.manual_seed(0)
+    found = scaled(rows)
+    assert found["pixel_values"].shape == plain["pixel_values"].shape
+    assert torch.equal(found["boxes"], plain["boxes"])
+    ratios = found["image_sizes"] / plain["image_sizes"]
+    assert float(ratios.min()) > 0.47
+    assert float(ratios.max()) <= 1
+    assert float(ratios.amax(1).std()) > 0.05
+    for pixels, (h, w) in zip(found["pixel_values"], found["image_sizes"].tolist(), strict=True):
+        assert float(pixels[:, h:].abs().sum() + pixels[:, :, w:].abs().sum()) == 0
+    with pytest.raises(DataError, match="--multi_scale must be from 0 to below 1"):
+        PartCollator(model, multi_scale=1.0)
+
+
+def test_more_parts_in_four_photos_than_queries_are_refused():
+    rows = [{**row, "boxes": row["boxes"] * 3, "parts": [0, 1, 2], "states": [0, 0, 2]} for row in rows_of()]
+    photos = as_photos(rows)
+    require_queries_for_mosaic(photos, build_model())
+    require_queries_for_mosaic(photos, build_query_model("d_fine"))  # 4 x 2 of 12, the third is absent
+    with pytest.raises(
+        DataError, match=r"four photos may show 12 parts, and d_fine finds at most 11: set num_queries"
+    ):
+        require_queries_for_mosaic(
+            photos, build_query_model("d_fine", detector={"num_queries": 11}, absent="detect")
+        )

@@ -119,7 +119,7 @@ def test_so_many_photos_change_as_were_asked_for():
 def test_a_batch_holds_the_pasted_photo_and_its_state():
     model, rows = build_model(), [*WHOLE, BROKEN]
     plain = PartCollator(model)(rows)
-    pasted = PartCollator(model, paste=StatePaste(as_photos(rows), model.config, 1.0))(rows)
+    pasted = PartCollator(model, changes=[StatePaste(as_photos(rows), model.config, 1.0)])(rows)
     assert plain["states"].tolist() == [[INTACT, INTACT], [INTACT, INTACT], [DAMAGED, -100]]
     assert pasted["states"].tolist() == [[DAMAGED, INTACT], [DAMAGED, INTACT], [DAMAGED, -100]]
     assert torch.equal(plain["boxes"], pasted["boxes"])
@@ -129,12 +129,18 @@ def test_a_batch_holds_the_pasted_photo_and_its_state():
 
 def test_training_rows_alone_are_pasted(bikes, tmp_path):
     words = ["--data", bikes, "--backbone", "test_resnet", "--pretrained", "false", "--output_dir", tmp_path]
-    options, args = parse(*words, "--config_overrides", json.dumps(TINY), "--paste_rare", 0.5)
+    options, args = parse(
+        *words, "--config_overrides", json.dumps(TINY), "--paste_rare", 0.5, "--mosaic", 0.25
+    )
     data = load(options, args)
     trainer = PartStateTrainer(make_model(options, data), args, None, data.train, data.validation)
-    assert trainer.data_collator.paste.share == 0.5
-    assert len(trainer.data_collator.paste.photos) == len(data.train)
-    assert trainer.eval_collator.paste is None
+    paste, mosaic = trainer.data_collator.changes
+    assert [(change.share, len(change.photos)) for change in (paste, mosaic)] == [
+        (0.5, len(data.train)),
+        (0.25, len(data.train)),
+    ]
+    assert sorted(trainer.data_collator([data.train[0]])) == sorted(trainer.eval_collator([data.train[0]]))
+    assert list(trainer.eval_collator.changes) == []
     args.max_steps = 1
-    with pytest.raises(DataError, match="--paste_rare takes parts from any training photo, and a stream"):
+    with pytest.raises(DataError, match="--paste_rare takes any training photo, and a stream"):
         PartStateTrainer(trainer.model, args, None, data.train.to_iterable_dataset(), data.validation)
