@@ -14,6 +14,7 @@ import time
 
 from transformers import set_seed
 
+from geohf.metrics.calibration import expected_calibration_error
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.configuration import DETECTORS
 from geohf.parts.data import load
@@ -21,7 +22,6 @@ from geohf.parts.decisions import presence_of
 from geohf.parts.modeling import make_model
 from geohf.parts.trainer import PartStateTrainer
 from geohf.report import markdown_table
-from geohf.report.classes import reliability_bins
 
 SHOWN = {
     "map": "mAP",
@@ -57,7 +57,7 @@ def train(architecture: str, seed: int, epochs: float, folder: str) -> dict[str,
     config, targets = trainer.config, evaluation.details["targets"]
     presence = presence_of(evaluation.predictions, targets, config.num_labels, config.absent_index)
     known = (presence.score > 0) & (presence.there >= 0)
-    ece = reliability_bins(presence.score[known], presence.there[known])[3]
+    ece = expected_calibration_error(presence.score[known], presence.there[known])
     numbers = {text: round(evaluation.values_by_name[name], 3) for name, text in SHOWN.items()}
     return {"": architecture, "seed": seed} | numbers | {"ECE": round(ece, 3), "CPU seconds": round(seconds)}
 

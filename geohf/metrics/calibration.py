@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from geohf.errors import DataError
+
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature T > 0 that minimizes the cross-entropy of softmax(logits / T).
@@ -107,3 +109,53 @@ def risk_threshold(scores: np.ndarray, rows: np.ndarray, n: int, limit: float) -
     best = holds[-1]
     below = values[best - 1] if best else 0.0
     return float(round((values[best] + below) / 2, 12))
+
+
+def reliability_bins(
+    probabilities, labels, bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Mean confidence (bins,), accuracy (bins,), counts (bins,) and expected calibration error (0..1).
+
+    Args:
+        probabilities: (n, classes), of which the largest counts; or (n,), the probability that a yes-or-no
+            label is yes.
+        labels: (n,) class indices, or 0 and 1.
+
+    Bins are equally wide; an empty one is NaN, NaN, 0.
+
+    Raises:
+        DataError: shapes that do not fit, or probabilities outside 0..1.
+
+    >>> confidence, accuracy, counts, ece = reliability_bins([[0.9, 0.1], [0.9, 0.1]], [0, 1])
+    >>> float(accuracy[13]), int(counts[13]), round(ece, 3)
+    (0.5, 2, 0.4)
+    """
+    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels).ravel()
+    if probabilities.ndim not in (1, 2) or len(probabilities) != len(labels) or not len(labels):
+        raise DataError(f"probabilities {probabilities.shape} do not fit {len(labels)} labels")
+    # Float32 softmax sums may pass 1 by an ulp.
+    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
+        raise DataError("probabilities: every value must be between 0 and 1")
+    if probabilities.ndim == 1:
+        confidence, correct = probabilities, labels == 1
+    else:
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    index = np.clip((confidence * bins).astype(int), 0, bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean_confidence = np.bincount(index, confidence, bins) / counts
+        accuracy = np.bincount(index, correct, bins) / counts
+    ece = float(np.nansum(np.abs(accuracy - mean_confidence) * counts) / len(labels))
+    return mean_confidence, accuracy, counts, ece
+
+
+def expected_calibration_error(probabilities, labels, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy, over bins of equal width, 0 to 1 (Guo et al. 2017).
+
+    Args:
+        probabilities, labels: see `reliability_bins`.
+
+    >>> round(expected_calibration_error([[0.8, 0.2], [0.8, 0.2]], [0, 1]), 3)
+    0.3
+    """
+    return reliability_bins(probabilities, labels, bins)[3]

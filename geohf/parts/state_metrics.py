@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from geohf.metrics.calibration import expected_calibration_error
 from geohf.metrics.directions import HIGHER, LOWER
 from geohf.parts.coco_eval import Found, Truths, match, overlaps
-from geohf.report.classes import reliability_bins
 
 MATCH_IOU = 0.5
 STATE_NUMBERS = ("state_accuracy", "state_f1", "state_recall")
@@ -95,7 +95,7 @@ def calibration_error(scores: np.ndarray, right: np.ndarray) -> float:
     """
     if not len(scores) or scores.min() < 0 or scores.max() > 1 + 1e-6:
         return float("nan")
-    return reliability_bins(scores, right)[3]
+    return expected_calibration_error(scores, right)
 
 
 def verification_metrics(

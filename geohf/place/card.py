@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.task_data import facts_of
+from geohf.metrics.calibration import expected_calibration_error
 from geohf.metrics.intervals import DRAWS
 from geohf.metrics.records import CardData, Evaluation
 from geohf.place.choice import lowered
 from geohf.place.comparison import comparison_rows
-from geohf.report import reliability_bins
 
 if TYPE_CHECKING:
     from geohf.place.trainer import GeoPlaceTrainer
@@ -43,7 +43,7 @@ def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
     }
     sure = [prediction.confidence for prediction in evaluation.predictions]
     if None not in sure:
-        *_, facts["calibration_error"] = reliability_bins(np.array(sure), retrieval.right[:, 0])
+        facts["calibration_error"] = expected_calibration_error(np.array(sure), retrieval.right[:, 0])
     names = ("auc_pr", "full_precision_recall", "risk_coverage", "answered", "answered_precision")
     facts |= {
         name: retrieval.values[name] for name in names if math.isfinite(retrieval.values.get(name, math.nan))

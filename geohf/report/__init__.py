@@ -24,7 +24,6 @@ from geohf.report.classes import (
     plot_confusion,
     plot_confusion_counts,
     plot_reliability,
-    reliability_bins,
 )
 from geohf.report.geojson import write_geojson, write_polygons
 from geohf.report.map_png import error_map_png
@@ -55,7 +54,6 @@ __all__ = [
     "plot_scatter",
     "plot_tile_errors",
     "plot_uncertainty",
-    "reliability_bins",
     "write_csv",
     "write_geojson",
     "write_map",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.metrics.calibration import reliability_bins
 from geohf.report.style import EVAL, FAINT, INK, MUTED, TRAIN, drawing
 
 
@@ -125,55 +126,17 @@ def plot_confusion_counts(
         bar.outline.set_visible(False)
 
 
-def reliability_bins(
-    probabilities, labels, bins: int = 15
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Mean confidence (bins,), accuracy (bins,), counts (bins,) and expected calibration error (0..1).
-
-    Args:
-        probabilities: (n, classes), of which the largest counts; or (n,), the probability that a yes-or-no
-            label is yes.
-        labels: (n,) class indices, or 0 and 1.
-
-    Bins are equally wide; an empty one is NaN, NaN, 0.
-
-    Raises:
-        DataError: shapes that do not fit, or probabilities outside 0..1.
-
-    >>> confidence, accuracy, counts, ece = reliability_bins([[0.9, 0.1], [0.9, 0.1]], [0, 1])
-    >>> float(accuracy[13]), int(counts[13]), round(ece, 3)
-    (0.5, 2, 0.4)
-    """
-    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels).ravel()
-    if probabilities.ndim not in (1, 2) or len(probabilities) != len(labels) or not len(labels):
-        raise DataError(f"probabilities {probabilities.shape} do not fit {len(labels)} labels")
-    # Float32 softmax sums may pass 1 by an ulp.
-    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
-        raise DataError("probabilities: every value must be between 0 and 1")
-    if probabilities.ndim == 1:
-        confidence, correct = probabilities, labels == 1
-    else:
-        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    index = np.clip((confidence * bins).astype(int), 0, bins - 1)
-    counts = np.bincount(index, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(index, confidence, bins) / counts
-        accuracy = np.bincount(index, correct, bins) / counts
-    ece = float(np.nansum(np.abs(accuracy - mean_confidence) * counts) / len(labels))
-    return mean_confidence, accuracy, counts, ece
-
-
 def plot_reliability(path: str | os.PathLike, probabilities, labels, before=None) -> None:
     """Draw accuracy over confidence, which lie on the diagonal where a model is calibrated.
 
     Args:
         path: the PNG file.
-        probabilities: (n, classes), or (n,) for yes or no, see :func:`reliability_bins`.
+        probabilities: (n, classes), or (n,) for yes or no, see `geohf.metrics.calibration.reliability_bins`.
         labels: (n,) class indices, or 0 and 1.
         before: the probabilities before calibration, drawn beside them.
 
     Raises:
-        DataError: as :func:`reliability_bins`.
+        DataError: as `geohf.metrics.calibration.reliability_bins`.
     """
     series = [("before calibration", before, MUTED, EVAL)] if before is not None else []
     series.append(("after calibration" if series else "model", probabilities, TRAIN, TRAIN))

@@ -10,6 +10,7 @@ import torch
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.metrics.calibration import expected_calibration_error
 from geohf.metrics.density import density_metrics
 from geohf.metrics.directions import HIGHER, LOWER, MetricInfo
 from geohf.metrics.headings import HEADING_METRICS, constant_heading, heading_metrics
@@ -95,23 +96,6 @@ def distance_metrics(distance_km) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def expected_calibration_error(probabilities, labels, bins: int = 15) -> float:
-    """Mean gap between the top probability and the accuracy, over bins of equal width (Guo et al. 2017).
-
-    Args:
-        probabilities: (n, classes), rows sum to one.
-        labels: (n,) class numbers.
-
-    >>> expected_calibration_error([[0.8, 0.2], [0.8, 0.2]], [0, 1]).__round__(3)
-    0.3
-    """
-    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(which, confidence - right, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
 def street_metrics(
     logits, points, labels, true_points, temperature: float = 1.0, scored: bool = True
 ) -> dict[str, float]:
@@ -126,6 +110,23 @@ def street_metrics(
     Returns:
         `score` (only where states and points are known), `top1`, `top5`, `ece`, and `distance_metrics`.
     """
+    ranked, probabilities = None, None
+    if logits is not None:
+        logits = np.asarray(logits, np.float64)
+        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+        scaled = logits / temperature
+        probabilities = np.exp(scaled - scaled.max(1, keepdims=True))
+        probabilities = probabilities.max(1) / probabilities.sum(1)
+    return ranked_metrics(ranked, probabilities, points, labels, true_points, scored)
+
+
+def ranked_metrics(ranked, confidence, points, labels, true_points, scored: bool = True) -> dict[str, float]:
+    """`street_metrics` of classes that are ranked already.
+
+    Args:
+        ranked: (n, k) class numbers, best first, k at most 5, -1 for none; None: no class is told.
+        confidence: (n,) the probability of the first; None: `ece` is not measured.
+    """
     metrics = {}
     labels, points, true_points = (
         np.asarray(labels),
@@ -133,18 +134,14 @@ def street_metrics(
         np.asarray(true_points, np.float64),
     )
     located, labeled = np.isfinite(true_points).all(-1), labels >= 0
-    if logits is not None and labeled.any():
-        logits = np.asarray(logits, np.float64)
-        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    if ranked is not None and labeled.any():
         both = located & labeled
         if scored and both.any():
             metrics["score"] = competition_score(ranked[both], points[both], labels[both], true_points[both])
         hits = ranked[labeled] == labels[labeled, None]
         metrics["top1"], metrics["top5"] = float(hits[:, 0].mean()), float(hits.any(1).mean())
-        scaled = logits[labeled] / temperature
-        probabilities = np.exp(scaled - scaled.max(1, keepdims=True))
-        probabilities /= probabilities.sum(1, keepdims=True)
-        metrics["ece"] = expected_calibration_error(probabilities, labels[labeled])
+        if confidence is not None:
+            metrics["ece"] = expected_calibration_error(confidence[labeled], hits[:, 0])
     if located.any():
         metrics |= distance_metrics(great_circle_m(points[located], true_points[located]) / 1000)
     return metrics

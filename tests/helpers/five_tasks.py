@@ -65,8 +65,8 @@ def rows_of(name: str, count: int = 4) -> list[dict]:
     return [{"image": photo, **point} | {"latitude": 36.35 + i * apart} for i, photo in enumerate(photos)]
 
 
-def trainer_of(name: str, folder, model=None, **arguments):
-    """A Trainer of the task's tiny model, one step an epoch on the CPU."""
+def trainer_of(name: str, folder, model=None, count: int = 4, **arguments):
+    """A Trainer of the task's tiny model on so many rows, one step an epoch on the CPU."""
     import geohf
 
     kind, options = {
@@ -86,4 +86,4 @@ def trainer_of(name: str, folder, model=None, **arguments):
     if name == "place":  # by default its head alone learns, which has no card to push
         arguments = {"finetune": "all", "head_epochs": arguments["num_train_epochs"]} | arguments
     args = options(output_dir=str(folder), **arguments)
-    return kind(model or TASKS[name].make(), args, train_dataset=rows_of(name))
+    return kind(model or TASKS[name].make(), args, train_dataset=rows_of(name, count))

@@ -1,16 +1,13 @@
 import math
 
-import evaluate
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from geohf.errors import DataError
-from geohf.parts import evaluate_parts
 from geohf.parts.evaluator import PartEvaluator, evaluate_detections
 from geohf.parts.state_metrics import confusion_counts, state_metrics
-from geohf.parts.vocabulary import BIKE_PARTS
 
 INTACT, DAMAGED, ABSENT, OCCLUDED = range(4)
 A, B, C, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [90, 90, 99, 99]
@@ -245,19 +242,6 @@ def test_a_photo_that_comes_twice_is_noticed():
     evaluator.add([GOOD] * 2, [TRUE | {"image_id": 3}] * 2)
     with pytest.raises(DataError, match="two targets have the same image_id"):
         evaluator.compute()
-
-
-def test_the_metric_of_evaluate(tmp_path):
-    predictions, targets = random_case(2, 8)
-    metric = evaluate.load(evaluate_parts.__file__)
-    listed = [
-        [{k: np.asarray(v).tolist() for k, v in row.items() if k != "image_id"} for row in rows]
-        for rows in (predictions, targets)
-    ]
-    for said, true in zip(*listed, strict=True):
-        metric.add(prediction=said, reference=true)
-    names = list(BIKE_PARTS[:6])
-    assert same(metric.compute(part_names=names), evaluate_detections(predictions, targets, part_names=names))
 
 
 CROWDED = truth((A, 0, INTACT), (C, 0, -1), (B, 1, ABSENT)) | {"iscrowd": [0, 1, 0]}

@@ -17,11 +17,11 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from geohf.metrics.calibration import conformal_quantile, fit_temperature
+from geohf.metrics.calibration import conformal_quantile, expected_calibration_error, fit_temperature
 from geohf.parts.state_metrics import confusion_counts, state_metrics
 from geohf.place import recall_at_n
 from geohf.street import competition_score
-from geohf.street.metrics import expected_calibration_error, street_metrics
+from geohf.street.metrics import street_metrics
 from geohf.tiles.metrics import coverage, tile_metrics
 
 seeds = st.integers(0, 2**32 - 1)

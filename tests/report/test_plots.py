@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from geohf.errors import DataError
+from geohf.metrics.calibration import reliability_bins
 from geohf.report import (
     confusion_shares,
     plot_confusion,
@@ -12,7 +13,6 @@ from geohf.report import (
     plot_learning_curves,
     plot_reliability,
     plot_scatter,
-    reliability_bins,
 )
 from geohf.report.plots import learning_panels, phase_boundaries
 

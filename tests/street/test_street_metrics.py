@@ -1,20 +1,17 @@
 """Scores against formulas written out row by row, and numbers worked out by hand."""
 
 import math
-from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 
 from geohf.errors import DataError
-from geohf.street import metrics
+from geohf.metrics.calibration import expected_calibration_error
 from geohf.street.metrics import (
     competition_score,
     constant_baseline,
     distance_metrics,
     distance_score,
-    expected_calibration_error,
     state_score,
     street_metrics,
 )
@@ -264,43 +261,3 @@ def test_the_constant_answer_of_many_points_looks_at_some():
     points = np.random.default_rng(0).normal([40, -100], 1, (5000, 2))
     point = constant_baseline(np.empty(0, int), points, 0)[1]
     assert np.abs(point - [40, -100]).max() < 0.3
-
-
-# The same numbers through evaluate
-
-
-def script(name):
-    return str(Path(metrics.__file__).with_name(f"{name}.py"))
-
-
-def test_the_score_through_evaluate():
-    rng = np.random.default_rng(5)
-    top5, states = rng.integers(0, 6, (20, 5)), rng.integers(0, 6, 20)
-    truth = rng.uniform([25, -120], [48, -70], (20, 2))
-    points = truth + rng.normal(0, 3, (20, 2))
-    metric = evaluate.load(script("evaluate_score"))
-    for row in range(20):
-        latitude, longitude = points[row]
-        metric.add(
-            prediction={"states": top5[row].tolist(), "latitude": latitude, "longitude": longitude},
-            reference={"state": states[row], "latitude": truth[row, 0], "longitude": truth[row, 1]},
-        )
-    found = metric.compute()
-    assert found.pop("score") == pytest.approx(competition_score(top5, points, states, truth), abs=1e-12)
-    km = [
-        haversine_km(a, b) * 6371.0088 / 6371.0 for a, b in zip(points.tolist(), truth.tolist(), strict=True)
-    ]
-    assert found == pytest.approx(distance_metrics(km))
-    short = metric.compute(
-        predictions=[{"states": [4], "latitude": 1.0, "longitude": 2.0}] * 2,
-        references=[{"state": s, "latitude": 1.0, "longitude": 2.0} for s in (4, 5)],
-    )
-    assert short["score"] == pytest.approx(0.7 * 0.5 + 0.3)
-
-
-def test_calibration_through_evaluate():
-    rng = np.random.default_rng(6)
-    probabilities, labels = rng.dirichlet(np.ones(4), 30), rng.integers(0, 4, 30)
-    metric = evaluate.load(script("evaluate_calibration"))
-    found = metric.compute(predictions=probabilities.tolist(), references=labels.tolist())
-    assert found == {"ece": pytest.approx(expected_calibration_error(probabilities, labels), abs=1e-12)}

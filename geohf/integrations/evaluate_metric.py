@@ -1,0 +1,165 @@
+"""The five tasks' numbers as an `evaluate.Metric`: `GeoMetric("street").compute(predictions=..., references=...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import evaluate
+import numpy as np
+from datasets import Features, List, Value
+
+from geohf.errors import DataError, require_choice
+from geohf.geo import frame_distance
+from geohf.parts.evaluator import evaluate_detections
+from geohf.place.metrics import place_metrics
+from geohf.region.metrics import error_summary
+from geohf.street.metrics import ranked_metrics
+from geohf.tiles.metrics import tile_metrics
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def measure_region(predictions: Rows, references: Rows, frame: str = "wgs84") -> dict[str, float]:
+    """Distances to the truth, and how often the region is right.
+
+    Args:
+        predictions, references: dicts with `region`, `latitude` and `longitude`.
+        frame: `planar` for coordinates in units of the data.
+
+    Returns:
+        `routed_mean_m`, `routed_median_m`, `routed_p90_m` (`_units` of planar data) and `router_accuracy`.
+    """
+    missed = frame_distance(_points(predictions, "prediction"), _points(references, "reference"), frame)
+    hits = [own["region"] == true["region"] for own, true in zip(predictions, references, strict=True)]
+    unit = "m" if frame == "wgs84" else "units"
+    return error_summary(missed, unit, "routed_") | {"router_accuracy": float(np.mean(hits))}
+
+
+def measure_street(predictions: Rows, references: Rows, scored: bool = True) -> dict[str, float]:
+    """The competition's score, top-1 and top-5, calibration, and distances.
+
+    Args:
+        predictions: dicts with `states` (up to five names, best first), `probability` of the first (None where unknown),
+            `latitude` and `longitude`.
+        references: dicts with `state`, `latitude` and `longitude`.
+        scored: the classes are states, so that the competition's score has a meaning.
+
+    Returns:
+        See `geohf.street.metrics.street_metrics`; no `ece` where a probability is unknown, and distances alone where no
+        prediction has states.
+    """
+    points, truth = _points(predictions, "prediction"), _points(references, "reference")
+    states = [list(row["states"] or []) for row in predictions]
+    names = {name: number for number, name in enumerate(sorted({row["state"] for row in references}))}
+    labels = np.array([names[row["state"]] for row in references])
+    ranked, confidence = None, None
+    if any(states):
+        ranked = np.full((len(states), 5), -1)
+        for row, told in enumerate(states):
+            ranked[row, : len(told[:5])] = [names.get(name, -1) for name in told[:5]]
+        given = [row["probability"] for row in predictions]
+        confidence = None if None in given else np.array(given)
+    return ranked_metrics(ranked, confidence, points, labels, truth, scored)
+
+
+def measure_place(
+    predictions: Sequence[Sequence[int]],
+    references: Rows,
+    database_points: Sequence,
+    radii_m: Sequence[float] = (25.0,),
+    n: Sequence[int] = (1, 5, 10),
+) -> dict[str, float]:
+    """Recall of a search, and distances to the top answers.
+
+    Args:
+        predictions: of each query the numbers of its best database images, best first, at least the largest of `n`.
+        references: dicts with `latitude` and `longitude` of the query.
+        database_points: (m, 2) degrees of the database images.
+        radii_m, n: see `geohf.place.metrics.place_metrics`.
+
+    Returns:
+        See `geohf.place.metrics.place_metrics`.
+    """
+    if len({len(ranked) for ranked in predictions}) > 1:
+        raise DataError("predictions name different numbers of database images; name as many for every query")
+    ranked, points = np.array(predictions, np.int64), np.asarray(database_points, np.float64)
+    if ranked.size and not (ranked.min() >= 0 and ranked.max() < len(points)):
+        raise DataError(
+            f"predictions name images {ranked.min()} to {ranked.max()}; the database has {len(points)}, from 0"
+        )
+    return place_metrics(ranked, points, _points(references, "reference"), radii_m, n)
+
+
+def measure_tiles(predictions: Sequence[float], references: Rows) -> dict[str, float]:
+    """Errors of one target, and the skill over the baselines that look at no image.
+
+    Args:
+        predictions: one number per tile.
+        references: dicts with `value`, and with `last` and `trend`, what persistence and the trend would have said (None
+            where they cannot).
+
+    Returns:
+        See `geohf.tiles.metrics.tile_metrics`.
+    """
+    columns = ([row[name] for row in references] for name in ("value", "last", "trend"))
+    return tile_metrics(predictions, *(np.array(column, np.float64) for column in columns))
+
+
+_POINT = {"latitude": Value("float64"), "longitude": Value("float64")}
+_BOXES = {
+    "boxes": List(List(Value("float64"), length=4)),
+    "labels": List(Value("int64")),
+    "states": List(Value("int64")),
+}
+_SCORES = {"scores": List(Value("float64")), "state_scores": List(Value("float64"))}
+_TILE = {"value": Value("float64"), "last": Value("float64"), "trend": Value("float64")}
+# task: features of a prediction, of a reference, and what measures them
+TASKS = {
+    "region": (_POINT | {"region": Value("string")}, _POINT | {"region": Value("string")}, measure_region),
+    "street": (
+        _POINT | {"states": List(Value("string")), "probability": Value("float64")},
+        _POINT | {"state": Value("string")},
+        measure_street,
+    ),
+    "parts": (_BOXES | _SCORES, _BOXES, evaluate_detections),
+    "place": (List(Value("int64")), _POINT, measure_place),
+    "tiles": (Value("float64"), _TILE, measure_tiles),
+}
+
+
+class GeoMetric(evaluate.Metric):  # type: ignore[name-defined]  # which `evaluate` imports by a star
+    """The numbers of a task, equal to those of its Trainer's `evaluate`.
+
+    Args:
+        config_name: region, street, parts, place or tiles; what it takes and gives stands at `measure_<task>`, for
+            parts at `geohf.parts.evaluate_detections`. Further arguments are `evaluate.Metric`'s.
+
+    >>> metric = GeoMetric("tiles", keep_in_memory=True)
+    >>> metric.compute(predictions=[2.0], references=[{"value": 3.0, "last": 1.0, "trend": None}])["mae"]
+    1.0
+    """
+
+    def _info(self):
+        require_choice(tuple(TASKS), config_name=self.config_name)
+        prediction, reference, measure = TASKS[self.config_name]
+        return evaluate.MetricInfo(
+            description=f"What geohf reports of the task {self.config_name}.",
+            citation="",
+            inputs_description=measure.__doc__,
+            features=Features({"predictions": prediction, "references": reference}),
+        )
+
+    def _compute(self, predictions, references, **settings):
+        return TASKS[self.config_name][2](predictions, references, **settings)
+
+
+def _points(rows: Rows, name: str) -> np.ndarray:
+    """(n, 2) latitude and longitude; every row has to have both."""
+    points = np.array([[row["latitude"], row["longitude"]] for row in rows], np.float64)
+    bad = np.flatnonzero(~np.isfinite(points).all(1))
+    if len(bad):
+        raise DataError(
+            f"{name} {bad[0]} has no finite latitude and longitude; leave out what has no position"
+        )
+    return points
