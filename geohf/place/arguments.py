@@ -10,7 +10,7 @@ from geohf.metrics.directions import LOSS
 from geohf.place.confidence import check_precision
 from geohf.place.metrics import METRICS
 from geohf.place.sequences import check_options
-from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.arguments import GeoTrainingArguments, argument
 from geohf.training.options import (
     DataArguments,
     FinetuneArguments,
@@ -34,168 +34,110 @@ class PlaceArguments(MapArguments, PhotoArguments, StreamingArguments):
 
     row_word = "places"
 
-    train_csv: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Drives to train on: poses.csv files, other tables, or folders of photographs; default: the built-in sample."
-        },
+    train_csv: list[str] | None = argument(
+        None,
+        "Drives to train on: poses.csv files, other tables, or folders of photographs; default: the built-in sample.",
     )
-    val_csv: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Queries to choose the best epoch by; default: blocks of the training drives are held out."
-        },
+    val_csv: list[str] | None = argument(
+        None, "Queries to choose the best epoch by; default: blocks of the training drives are held out."
     )
-    test_csv: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Queries for the reported numbers; default: blocks of the training drives are held out."
-        },
+    test_csv: list[str] | None = argument(
+        None, "Queries for the reported numbers; default: blocks of the training drives are held out."
     )
-    database_csv: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Images to search in; default: the training tables, or the first drive where blocks are held out."
-        },
+    database_csv: list[str] | None = argument(
+        None,
+        "Images to search in; default: the training tables, or the first drive where blocks are held out.",
     )
     # neighbors that follow each other are the pairs of a stream's batches
     buffer_size: int = with_default(StreamingArguments, "buffer_size", 0)
-    camera_id: str | None = field(default=None, metadata={"help": "Take only the rows of this camera."})
-    utm: str | None = field(
-        default=None,
-        metadata={
-            "help": "Zone of UTM coordinates that come without one: '54 north', '54S' (band S) or 'EPSG:32654'."
-        },
+    camera_id: str | None = argument(None, "Take only the rows of this camera.")
+    utm: str | None = argument(
+        None, "Zone of UTM coordinates that come without one: '54 north', '54S' (band S) or 'EPSG:32654'."
     )
-    sample_size: int = field(default=800, metadata={"help": "Pictures of each of the sample's two drives."})
+    sample_size: int = argument(800, "Pictures of each of the sample's two drives.")
     validation_share: float = with_default(DataArguments, "validation_share", 0.15)
     test_share: float = with_default(DataArguments, "test_share", 0.15)
-    block_m: float = field(
-        default=300.0, metadata={"help": "Side of the blocks that are held out, in meters."}
+    block_m: float = argument(300.0, "Side of the blocks that are held out, in meters.")
+    audit: str = argument(
+        "report",
+        "Leaks: report stops where a query is in the database and reports the rest, strict stops at any, off looks for none.",
     )
-    audit: str = field(
-        default="report",
-        metadata={
-            "help": "Leaks: report stops where a query is in the database and reports the rest, strict stops at any, off looks for none."
-        },
+    models: list[str] | None = argument(
+        None,
+        "clip_b32, clip_l14, siglip_b16, dinov2_b, convnext_b, resnet50, any timm or transformers name, or trained models; default: dinov2_b, for the sample a tiny one.",
     )
-    models: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "clip_b32, clip_l14, siglip_b16, dinov2_b, convnext_b, resnet50, any timm or transformers name, or trained models; default: dinov2_b, for the sample a tiny one."
-        },
-    )
-    seeds: list[int] | None = field(
-        default=None, metadata={"help": "One run a model and seed; default: --seed."}
-    )
+    seeds: list[int] | None = argument(None, "One run a model and seed; default: --seed.")
     methods: list[str] = field(
         default_factory=lambda: list(METHODS),
         metadata={
             "help": "ours, original (the reference implementation's recipe with the same budget), or both to compare them."
         },
     )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Input side in pixels; default: the backbone's own."}
+    image_size: int | None = argument(None, "Input side in pixels; default: the backbone's own.")
+    pooling: str | None = argument(
+        None,
+        "tower, cls, avg, gem, gem_linear, mixvpr, netvlad, supervlad, salad or boq; default: tower, for the sample mixvpr.",
     )
-    pooling: str | None = field(
-        default=None,
-        metadata={
-            "help": "tower, cls, avg, gem, gem_linear, mixvpr, netvlad, supervlad, salad or boq; default: tower, for the sample mixvpr."
-        },
+    head: str | None = argument(
+        None,
+        "residual (begins as the pooled feature itself), mlp (the seed's projection) or none; default: "
+        "residual, none behind gem_linear, mixvpr, netvlad, supervlad, salad and boq, for the method original the mlp.",
     )
-    head: str | None = field(
-        default=None,
-        metadata={
-            "help": "residual (begins as the pooled feature itself), mlp (the seed's projection) or none; default: "
-            "residual, none behind gem_linear, mixvpr, netvlad, supervlad, salad and boq, for the method original the mlp."
-        },
+    projection_dim: int | None = argument(
+        None, "Length of the mlp's descriptor, and asks for that head; 0: no head; default: 256."
     )
-    projection_dim: int | None = field(
-        default=None,
-        metadata={
-            "help": "Length of the mlp's descriptor, and asks for that head; 0: no head; default: 256."
-        },
+    mix_depth: int = argument(4, "Feature mixers of mixvpr.")
+    mix_channels: int = argument(512, "Channels that mixvpr gives.")
+    mix_rows: int = argument(4, "Rows that mixvpr gives.")
+    clusters: int | None = argument(
+        None, "Clusters of salad, netvlad (default: 64) and supervlad (default: 4)."
     )
-    mix_depth: int = field(default=4, metadata={"help": "Feature mixers of mixvpr."})
-    mix_channels: int = field(default=512, metadata={"help": "Channels that mixvpr gives."})
-    mix_rows: int = field(default=4, metadata={"help": "Rows that mixvpr gives."})
-    clusters: int | None = field(
-        default=None,
-        metadata={"help": "Clusters of salad, netvlad (default: 64) and supervlad (default: 4)."},
+    cluster_dim: int = argument(128, "Length of what a cluster of salad sums.")
+    token_dim: int = argument(256, "Length of what salad takes of the class token.")
+    boq_channels: int = argument(384, "Channels inside boq.")
+    boq_queries: int = argument(64, "Queries of each of boq's two blocks.")
+    boq_rows: int = argument(32, "Rows that boq gives.")
+    dropout: float = argument(0.1, "In the mlp.")
+    whitening_dim: int | None = argument(
+        None,
+        "Length of descriptors behind PCA whitening, 0 for none; default: whitened where that helps on "
+        "validation queries.",
     )
-    cluster_dim: int = field(default=128, metadata={"help": "Length of what a cluster of salad sums."})
-    token_dim: int = field(default=256, metadata={"help": "Length of what salad takes of the class token."})
-    boq_channels: int = field(default=384, metadata={"help": "Channels inside boq."})
-    boq_queries: int = field(default=64, metadata={"help": "Queries of each of boq's two blocks."})
-    boq_rows: int = field(default=32, metadata={"help": "Rows that boq gives."})
-    dropout: float = field(default=0.1, metadata={"help": "In the mlp."})
-    whitening_dim: int | None = field(
-        default=None,
-        metadata={
-            "help": "Length of descriptors behind PCA whitening, 0 for none; default: whitened where that helps on "
-            "validation queries."
-        },
+    truncate_dim: int | None = argument(
+        None, "Numbers of the projected descriptor to keep, its first ones; default: all."
     )
-    truncate_dim: int | None = field(
-        default=None,
-        metadata={"help": "Numbers of the projected descriptor to keep, its first ones; default: all."},
+    matryoshka_dims: list[int] | None = argument(
+        None, "Lengths at which descriptors may be cut later: the loss is taken of their first numbers, too."
     )
-    matryoshka_dims: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Lengths at which descriptors may be cut later: the loss is taken of their first numbers, too."
-        },
-    )
-    positive_m: float = field(
-        default=25.0, metadata={"help": "Pairs up to so many meters apart are one place."}
-    )
-    negative_m: float = field(
-        default=100.0, metadata={"help": "Pairs farther apart than this are two places."}
-    )
-    heading_deg: float | None = field(
-        default=None, metadata={"help": "Pairs of one place look the same way within so many degrees."}
-    )
-    loss: str = field(
-        default="hybrid",
-        metadata={"help": "hybrid (InfoNCE and triplets) or multi_similarity; original has its own."},
-    )
-    contrastive_weight: float = field(default=1.0, metadata={"help": "Weight of the contrastive loss."})
-    triplet_weight: float = field(default=0.3, metadata={"help": "Weight of the triplet loss."})
-    temperature: float = field(default=0.07, metadata={"help": "Of the contrastive loss."})
-    margin: float = field(default=0.5, metadata={"help": "Of the triplet loss."})
-    mining: str = field(
-        default="half_hard", metadata={"help": "Negatives of triplets: batch_hard, semi_hard or half_hard."}
-    )
-    hard_share: float = field(default=0.5, metadata={"help": "Share of hard negatives of half_hard."})
+    positive_m: float = argument(25.0, "Pairs up to so many meters apart are one place.")
+    negative_m: float = argument(100.0, "Pairs farther apart than this are two places.")
+    heading_deg: float | None = argument(None, "Pairs of one place look the same way within so many degrees.")
+    loss: str = argument("hybrid", "hybrid (InfoNCE and triplets) or multi_similarity; original has its own.")
+    contrastive_weight: float = argument(1.0, "Weight of the contrastive loss.")
+    triplet_weight: float = argument(0.3, "Weight of the triplet loss.")
+    temperature: float = argument(0.07, "Of the contrastive loss.")
+    margin: float = argument(0.5, "Of the triplet loss.")
+    mining: str = argument("half_hard", "Negatives of triplets: batch_hard, semi_hard or half_hard.")
+    hard_share: float = argument(0.5, "Share of hard negatives of half_hard.")
     radii_m: list[float] = field(
         default_factory=lambda: [25.0, 10.0, 50.0],
         metadata={"help": "Meters within which an answer is right; the first one counts."},
     )
 
-    center: str = field(
-        default="none",
-        metadata={
-            "help": "Measure drives as a whole, too, their own mean removed: none, database, sequence or online."
-        },
+    center: str = argument(
+        "none", "Measure drives as a whole, too, their own mean removed: none, database, sequence or online."
     )
-    method: str | None = field(
-        default=None,
-        metadata={
-            "help": "Measure drives as a whole, too, the order of their frames heard: filter, smooth or diagonal."
-        },
+    method: str | None = argument(
+        None, "Measure drives as a whole, too, the order of their frames heard: filter, smooth or diagonal."
     )
 
-    verify: int = field(
-        default=0,
-        metadata={
-            "help": "Answers of a doubtful search that local features put in order: what doubtful is, is learned on validation queries, and recall is measured with it, too; 0: none."
-        },
+    verify: int = argument(
+        0,
+        "Answers of a doubtful search that local features put in order: what doubtful is, is learned on validation queries, and recall is measured with it, too; 0: none.",
     )
-    abstain: float | None = field(
-        default=None,
-        metadata={
-            "help": "Precision of answers (0.95) for which the confidence below which the model abstains is chosen on validation queries."
-        },
+    abstain: float | None = argument(
+        None,
+        "Precision of answers (0.95) for which the confidence below which the model abstains is chosen on validation queries.",
     )
 
     def __post_init__(self):
@@ -237,24 +179,19 @@ class PlaceTrainingArguments(HeadFirstArguments):
 
     output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/place")
     head_epochs: float = with_default(HeadFirstArguments, "head_epochs", 30.0)
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Images in a batch."})
-    per_device_eval_batch_size: int = field(
-        default=256, metadata={"help": "Images in a batch of evaluation."}
-    )
+    per_device_train_batch_size: int = argument(32, "Images in a batch.")
+    per_device_eval_batch_size: int = argument(256, "Images in a batch of evaluation.")
     weight_decay: float = with_default(GeoTrainingArguments, "weight_decay", 1e-4)
-    early_stopping_patience: int = field(
-        default=0, metadata={"help": "Evaluations without a better recall before training stops; 0: never."}
+    early_stopping_patience: int = argument(
+        0, "Evaluations without a better recall before training stops; 0: never."
     )
-    images_per_place: int = field(default=4, metadata={"help": "Images of one place in a batch."})
-    clique_m: float | None = field(
-        default=None,
-        metadata={
-            "help": "Images of a place in a batch lie within so many meters of each other; default: within positive_m of one of them; original has its own batches."
-        },
+    images_per_place: int = argument(4, "Images of one place in a batch.")
+    clique_m: float | None = argument(
+        None,
+        "Images of a place in a batch lie within so many meters of each other; default: within positive_m of one of them; original has its own batches.",
     )
-    hard_place_share: float = field(
-        default=0.5,
-        metadata={"help": "Share of a batch's places that are chosen for being mistaken for each other."},
+    hard_place_share: float = argument(
+        0.5, "Share of a batch's places that are chosen for being mistaken for each other."
     )
     finetune: str = with_default(FinetuneArguments, "finetune", "none")
     finetune_blocks: int = with_default(FinetuneArguments, "finetune_blocks", 4)

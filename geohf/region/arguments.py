@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from geohf.data.splits import SPLITS
 from geohf.errors import DataError, require_choice, require_whole
@@ -11,6 +11,7 @@ from geohf.geo.scalers import SCALERS
 from geohf.metrics.directions import LOSS
 from geohf.region.configuration import EXPERTS, POINT_LOSSES
 from geohf.region.metrics import METRICS
+from geohf.training.arguments import argument
 from geohf.training.options import (
     DataArguments,
     HeadFirstArguments,
@@ -29,115 +30,67 @@ AUGMENTATIONS = ("none", "light", "full")
 class RegionArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingArguments):
     """Data, filters and model of the region task."""
 
-    train_csv: str | None = field(
-        default=None,
-        metadata={
-            "help": "Table with filename, latitude, longitude and Region_ID; default: the built-in sample."
-        },
+    train_csv: str | None = argument(
+        None, "Table with filename, latitude, longitude and Region_ID; default: the built-in sample."
     )
-    train_dir: str | None = field(
-        default=None, metadata={"help": "Folder of its images; default: the table's own folder."}
+    train_dir: str | None = argument(None, "Folder of its images; default: the table's own folder.")
+    val_csv: str | None = argument(
+        None, "Table that the numbers are measured on; default: held out of the training table."
     )
-    val_csv: str | None = field(
-        default=None,
-        metadata={"help": "Table that the numbers are measured on; default: held out of the training table."},
+    val_dir: str | None = argument(None, "Folder of its images; default: the table's own folder.")
+    frame: str = argument("wgs84", "What the coordinates are: wgs84 (degrees) or planar (units of the data).")
+    exclude: list[str] | None = argument(None, "File names to leave out, or .txt files that hold one a line.")
+    sample_size: int = argument(240, "Training photographs a region in the built-in sample.")
+    regions: list[str] | None = argument(
+        None, "Train these regions only; with --start_from their experts alone change."
     )
-    val_dir: str | None = field(
-        default=None, metadata={"help": "Folder of its images; default: the table's own folder."}
+    start_from: str | None = argument(
+        None, "Folder or repo of a region model of which --regions are retrained."
     )
-    frame: str = field(
-        default="wgs84",
-        metadata={"help": "What the coordinates are: wgs84 (degrees) or planar (units of the data)."},
+    mad_threshold: float = argument(
+        4.0, "Training rows farther from the median than so many MADs go; 0: off."
     )
-    exclude: list[str] | None = field(
-        default=None, metadata={"help": "File names to leave out, or .txt files that hold one a line."}
+    dbscan_eps: float = argument(
+        50.0, "Training rows in no cluster go: meters (planar: units) within a cluster; 0: off."
     )
-    sample_size: int = field(
-        default=240, metadata={"help": "Training photographs a region in the built-in sample."}
+    dbscan_min_samples: int = argument(10, "Rows within eps that make a cluster.")
+    percentile_low: float = argument(1.0, "Training rows of a region below this percentile go.")
+    percentile_high: float = argument(99.0, "Above this one, too; 0 and 100: off.")
+    iqr_factor: float = argument(
+        0.0, "Training rows so many IQRs outside their region's quartiles go; 0: off."
     )
-    regions: list[str] | None = field(
-        default=None,
-        metadata={"help": "Train these regions only; with --start_from their experts alone change."},
-    )
-    start_from: str | None = field(
-        default=None, metadata={"help": "Folder or repo of a region model of which --regions are retrained."}
-    )
-    mad_threshold: float = field(
-        default=4.0, metadata={"help": "Training rows farther from the median than so many MADs go; 0: off."}
-    )
-    dbscan_eps: float = field(
-        default=50.0,
-        metadata={"help": "Training rows in no cluster go: meters (planar: units) within a cluster; 0: off."},
-    )
-    dbscan_min_samples: int = field(default=10, metadata={"help": "Rows within eps that make a cluster."})
-    percentile_low: float = field(
-        default=1.0, metadata={"help": "Training rows of a region below this percentile go."}
-    )
-    percentile_high: float = field(default=99.0, metadata={"help": "Above this one, too; 0 and 100: off."})
-    iqr_factor: float = field(
-        default=0.0,
-        metadata={"help": "Training rows so many IQRs outside their region's quartiles go; 0: off."},
-    )
-    iqr_regions: list[str] | None = field(
-        default=None, metadata={"help": "Regions that --iqr_factor is for; default: all."}
-    )
-    min_rows: int = field(
-        default=20, metadata={"help": "Regions with fewer training rows are left out, and their rows listed."}
-    )
-    split: str = field(
-        default="stratified", metadata={"help": "How rows are held out: stratified, random or blocks."}
-    )
+    iqr_regions: list[str] | None = argument(None, "Regions that --iqr_factor is for; default: all.")
+    min_rows: int = argument(20, "Regions with fewer training rows are left out, and their rows listed.")
+    split: str = argument("stratified", "How rows are held out: stratified, random or blocks.")
     validation_share: float = with_default(DataArguments, "validation_share", 0.15)
     test_share: float = with_default(DataArguments, "test_share", 0.15)
-    block_size: float = field(
-        default=200.0, metadata={"help": "Side of the blocks of --split blocks, meters or units."}
+    block_size: float = argument(200.0, "Side of the blocks of --split blocks, meters or units.")
+    block_buffer: float = argument(50.0, "Training rows this near to held-out blocks are left out.")
+    place_radius: float = argument(
+        0.0,
+        "Rows so near to each other, metres or units, are one place, which no split divides; 0: of the same position.",
     )
-    block_buffer: float = field(
-        default=50.0, metadata={"help": "Training rows this near to held-out blocks are left out."}
+    backbone: str | None = argument(
+        None,
+        "Vision tower: a timm name, or a repo or folder; default: convnext_small, for the sample a tiny one.",
     )
-    place_radius: float = field(
-        default=0.0,
-        metadata={
-            "help": "Rows so near to each other, metres or units, are one place, which no split divides; 0: of the same position."
-        },
+    image_size: int | None = argument(None, "Input side in pixels; default: the tower's own.")
+    experts: str = argument(
+        "separate", "separate (a tower a region, and one for the router) or shared (a head a region)."
     )
-    backbone: str | None = field(
-        default=None,
-        metadata={
-            "help": "Vision tower: a timm name, or a repo or folder; default: convnext_small, for the sample a tiny one."
-        },
+    scaler: str = argument("robust", "Coordinate scaler of each region: robust, standard or minmax.")
+    point_loss: str = argument(
+        "mse", "mse on scaled coordinates, or the distance: haversine (wgs84), euclidean (planar)."
     )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Input side in pixels; default: the tower's own."}
+    radius_coverage: float = argument(0.9, "Share of photographs that the answered radius shall hold.")
+    refine: int = argument(
+        0,
+        "Prototypes a region at most: the place of the one that looks most alike is answered, where that helps "
+        "(wgs84); 0: none.",
     )
-    experts: str = field(
-        default="separate",
-        metadata={"help": "separate (a tower a region, and one for the router) or shared (a head a region)."},
-    )
-    scaler: str = field(
-        default="robust", metadata={"help": "Coordinate scaler of each region: robust, standard or minmax."}
-    )
-    point_loss: str = field(
-        default="mse",
-        metadata={
-            "help": "mse on scaled coordinates, or the distance: haversine (wgs84), euclidean (planar)."
-        },
-    )
-    radius_coverage: float = field(
-        default=0.9, metadata={"help": "Share of photographs that the answered radius shall hold."}
-    )
-    refine: int = field(
-        default=0,
-        metadata={
-            "help": "Prototypes a region at most: the place of the one that looks most alike is answered, where that helps "
-            "(wgs84); 0: none."
-        },
-    )
-    density: bool = field(
-        default=False,
-        metadata={
-            "help": "Answer with a density, too: regions that hold 50 and 90 %% of photographs, and localizability (wgs84)."
-        },
+    density: bool = argument(
+        False,
+        "Answer with a density, too: regions that hold 50 and 90 %% of photographs, and localizability (wgs84).",
     )
 
     def __post_init__(self):
@@ -172,34 +125,22 @@ class RegionTrainingArguments(HeadFirstArguments):
 
     output_dir: str = with_default(HeadFirstArguments, "output_dir", "outputs/region")
     head_epochs: float = with_default(HeadFirstArguments, "head_epochs", 20.0)
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Photographs in a batch."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of the heads."})
-    backbone_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Peak learning rate of the towers; default: 1e-5 for published weights, else the heads'."
-        },
+    per_device_train_batch_size: int = argument(16, "Photographs in a batch.")
+    learning_rate: float = argument(2e-3, "Peak learning rate of the heads.")
+    backbone_learning_rate: float | None = argument(
+        None, "Peak learning rate of the towers; default: 1e-5 for published weights, else the heads'."
     )
     weight_decay: float = with_default(HeadFirstArguments, "weight_decay", 1e-4)
-    early_stopping_patience: int = field(
-        default=10, metadata={"help": "Evaluations without a better loss before training stops; 0: never."}
+    early_stopping_patience: int = argument(
+        10, "Evaluations without a better loss before training stops; 0: never."
     )
-    warmup_steps: float = field(
-        default=0.0, metadata={"help": "Warm-up: steps, or below 1 the share of all steps."}
-    )
-    t_0: float = field(
-        default=10.0,
-        metadata={"help": "Epochs until the learning rate restarts; 0: --lr_scheduler_type decides."},
-    )
-    t_mult: int = field(default=1, metadata={"help": "Each period is so many times as long as the last."})
-    eta_min: float = field(
-        default=0.01, metadata={"help": "Share of the learning rate at the end of a period."}
-    )
-    augment: str = field(
-        default="light",
-        metadata={
-            "help": "Images in training: none, light (crop, color) or full (the reference implementation's, with flips and rotation); never those of a frozen backbone's cached features."
-        },
+    warmup_steps: float = argument(0.0, "Warm-up: steps, or below 1 the share of all steps.")
+    t_0: float = argument(10.0, "Epochs until the learning rate restarts; 0: --lr_scheduler_type decides.")
+    t_mult: int = argument(1, "Each period is so many times as long as the last.")
+    eta_min: float = argument(0.01, "Share of the learning rate at the end of a period.")
+    augment: str = argument(
+        "light",
+        "Images in training: none, light (crop, color) or full (the reference implementation's, with flips and rotation); never those of a frozen backbone's cached features.",
     )
 
     def __post_init__(self):

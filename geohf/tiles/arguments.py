@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from geohf.errors import DataError
 from geohf.metrics.directions import LOSS
 from geohf.tiles.metrics import METRICS
-from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.arguments import GeoTrainingArguments, argument
 from geohf.training.options import (
     BackboneArguments,
     DataArguments,
@@ -23,220 +23,143 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
 
     row_word = "tiles"
 
-    data: str | None = field(
-        default=None,
-        metadata={
-            "help": "Table of tiles (CSV, Parquet), its folder, or one place's images: a folder, a zip file, a STAC item "
-            "collection, a zarr store; default: the sample."
-        },
+    data: str | None = argument(
+        None,
+        "Table of tiles (CSV, Parquet), its folder, or one place's images: a folder, a zip file, a STAC item "
+        "collection, a zarr store; default: the sample.",
     )
-    image_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder with <label>/<region_id><extension>; default: Images beside the table."},
+    image_dir: str | None = argument(
+        None, "Folder with <label>/<region_id><extension>; default: Images beside the table."
     )
-    asset: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Asset of the items of a STAC collection as --data (variable of a zarr store), or several of one band each, "
-            "which become bands in this order; default: the only one, or that with the role data."
-        },
+    asset: list[str] | None = argument(
+        None,
+        "Asset of the items of a STAC collection as --data (variable of a zarr store), or several of one band each, "
+        "which become bands in this order; default: the only one, or that with the role data.",
     )
-    labels: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Labels of the steps (years, months, dates, numbers), oldest first; default: all that the folder holds."
-        },
+    labels: list[str] | None = argument(
+        None,
+        "Labels of the steps (years, months, dates, numbers), oldest first; default: all that the folder holds.",
     )
-    extension: str = field(default=".tif", metadata={"help": "Extension of the image files."})
-    targets: list[str] | None = field(
-        default=None, metadata={"help": "Target columns of the table; default: target."}
+    extension: str = argument(".tif", "Extension of the image files.")
+    targets: list[str] | None = argument(None, "Target columns of the table; default: target.")
+    target_from: str | None = argument(
+        None, "Compute the target from the images: ndvi_fall (see --nir, --red) or color_share (see --color)."
     )
-    target_from: str | None = field(
-        default=None,
-        metadata={
-            "help": "Compute the target from the images: ndvi_fall (see --nir, --red) or color_share (see --color)."
-        },
+    nir: int = argument(4, "Number of the near-infrared band, from 1.")
+    red: int = argument(3, "Number of the red band, from 1.")
+    color: list[int] | None = argument(
+        None, "Color to count; default: 196 40 27, the reference implementation's built-up land."
     )
-    nir: int = field(default=4, metadata={"help": "Number of the near-infrared band, from 1."})
-    red: int = field(default=3, metadata={"help": "Number of the red band, from 1."})
-    color: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Color to count; default: 196 40 27, the reference implementation's built-up land."
-        },
+    tile_size: int = argument(
+        32, "Side in pixels of the tiles cut from a folder, or around the points of a table."
     )
-    tile_size: int = field(
-        default=32,
-        metadata={"help": "Side in pixels of the tiles cut from a folder, or around the points of a table."},
+    sample_size: int = argument(16, "Regions in the built-in sample.")
+    task: str = argument(
+        "forecast", "forecast: no frame of the target's year is seen; estimate: that year is seen too."
     )
-    sample_size: int = field(default=16, metadata={"help": "Regions in the built-in sample."})
-    task: str = field(
-        default="forecast",
-        metadata={
-            "help": "forecast: no frame of the target's year is seen; estimate: that year is seen too."
-        },
+    target_type: str = argument("target", "target (numbers), or last-image (the whole frame).")
+    prediction_length: int = argument(
+        1, "Frames that --target_type last-image predicts, one step after the other."
     )
-    target_type: str = field(
-        default="target", metadata={"help": "target (numbers), or last-image (the whole frame)."}
+    target_years: int = argument(3, "How many of the last labels are targets, where their values are known.")
+    frames: int | None = argument(None, "Frames to see before the target; default: all there are.")
+    predict_change: bool = argument(
+        True, "Predict the difference to the last known value where there is one."
     )
-    prediction_length: int = field(
-        default=1,
-        metadata={"help": "Frames that --target_type last-image predicts, one step after the other."},
+    max_missing: float = argument(0.5, "Share of a region's years that may lack an image; 0: none.")
+    nodata: float | None = argument(
+        None, "Value of pixels without data in files that do not say it; default: what the others say."
     )
-    target_years: int = field(
-        default=3, metadata={"help": "How many of the last labels are targets, where their values are known."}
+    align: bool = argument(
+        False,
+        "Read rasters of another CRS, resolution or origin onto the first one's grid; else they are refused.",
     )
-    frames: int | None = field(
-        default=None, metadata={"help": "Frames to see before the target; default: all there are."}
+    grid: str | None = argument(
+        None, "Raster whose grid --align reads the others onto; default: the first of each place."
     )
-    predict_change: bool = field(
-        default=True, metadata={"help": "Predict the difference to the last known value where there is one."}
+    bands: list[int] | None = argument(
+        None, "Numbers of the bands to see, from 1, in this order; default: all but the cloud band."
     )
-    max_missing: float = field(
-        default=0.5, metadata={"help": "Share of a region's years that may lack an image; 0: none."}
+    class_values: list[int] | None = argument(
+        None,
+        "Numbers of the classes of class maps (0 to 8 of Dynamic World); each becomes a band of ones and zeros.",
     )
-    nodata: float | None = field(
-        default=None,
-        metadata={
-            "help": "Value of pixels without data in files that do not say it; default: what the others say."
-        },
+    cloud_band: int | None = argument(
+        None, "Number of the band that says which pixels were not measured; it is not seen."
     )
-    align: bool = field(
-        default=False,
-        metadata={
-            "help": "Read rasters of another CRS, resolution or origin onto the first one's grid; else they are refused."
-        },
+    cloud_values: list[int] | None = argument(None, "Its values that say so; default: all but 0.")
+    qa_bits: list[int] | None = argument(
+        None, "Bits of it, from 0, any of which says so: 3 4 of Landsat's QA_PIXEL."
     )
-    grid: str | None = field(
-        default=None,
-        metadata={
-            "help": "Raster whose grid --align reads the others onto; default: the first of each place."
-        },
+    dequantize: str | None = argument(None, "aef: int8 embeddings of AlphaEarth become numbers.")
+    max_nodata: float = argument(0.5, "Frames with a larger share of pixels without data are masked.")
+    split: str | None = argument(
+        None, "region, blocks, or random (leaks); default: region, below five regions blocks."
     )
-    bands: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Numbers of the bands to see, from 1, in this order; default: all but the cloud band."
-        },
-    )
-    class_values: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Numbers of the classes of class maps (0 to 8 of Dynamic World); each becomes a band of ones and zeros."
-        },
-    )
-    cloud_band: int | None = field(
-        default=None,
-        metadata={"help": "Number of the band that says which pixels were not measured; it is not seen."},
-    )
-    cloud_values: list[int] | None = field(
-        default=None, metadata={"help": "Its values that say so; default: all but 0."}
-    )
-    qa_bits: list[int] | None = field(
-        default=None,
-        metadata={"help": "Bits of it, from 0, any of which says so: 3 4 of Landsat's QA_PIXEL."},
-    )
-    dequantize: str | None = field(
-        default=None, metadata={"help": "aef: int8 embeddings of AlphaEarth become numbers."}
-    )
-    max_nodata: float = field(
-        default=0.5, metadata={"help": "Frames with a larger share of pixels without data are masked."}
-    )
-    split: str | None = field(
-        default=None,
-        metadata={"help": "region, blocks, or random (leaks); default: region, below five regions blocks."},
-    )
-    allow_leaks: bool = field(default=False, metadata={"help": "Allow --split random."})
+    allow_leaks: bool = argument(False, "Allow --split random.")
     validation_share: float = with_default(DataArguments, "validation_share", 0.15)
     test_share: float = with_default(DataArguments, "test_share", 0.15)
-    block_px: float | None = field(
-        default=None,
-        metadata={"help": "Side of the blocks of --split blocks in pixels; default: four tiles."},
+    block_px: float | None = argument(
+        None, "Side of the blocks of --split blocks in pixels; default: four tiles."
     )
-    folds: int | None = field(
-        default=None,
-        metadata={
-            "help": "Train so many models beside the run's own (3 or more), each tested on regions or blocks that it never "
-            "saw, so that every tile is predicted once."
-        },
+    folds: int | None = argument(
+        None,
+        "Train so many models beside the run's own (3 or more), each tested on regions or blocks that it never "
+        "saw, so that every tile is predicted once.",
     )
-    test_labels: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Labels whose answers are the test, on all tiles; nothing at or after the first of them is trained on."
-        },
+    test_labels: list[str] | None = argument(
+        None,
+        "Labels whose answers are the test, on all tiles; nothing at or after the first of them is trained on.",
     )
-    buffer_px: float = field(
-        default=0.0,
-        metadata={
-            "help": "Pixels between training and held-out tiles, on the ground; --split region needs images that say where they lie."
-        },
+    buffer_px: float = argument(
+        0.0,
+        "Pixels between training and held-out tiles, on the ground; --split region needs images that say where they lie.",
     )
-    image_size: list[int] | None = field(
-        default=None, metadata={"help": "Height and width that tiles are resized to; default: 32 32."}
+    image_size: list[int] | None = argument(
+        None, "Height and width that tiles are resized to; default: 32 32."
     )
-    resampling: str | None = field(
-        default=None,
-        metadata={
-            "help": "bicubic, or nearest for classes; default: nearest for files with a color table, else bicubic."
-        },
+    resampling: str | None = argument(
+        None, "bicubic, or nearest for classes; default: nearest for files with a color table, else bicubic."
     )
-    encoder: str = field(
-        default="convlstm",
-        metadata={"help": "convlstm, convgru, attention or ltae; simvp or tau of --target_type last-image."},
+    encoder: str = argument(
+        "convlstm", "convlstm, convgru, attention or ltae; simvp or tau of --target_type last-image."
     )
-    dates: bool | None = field(
-        default=None,
-        metadata={
-            "help": "See when frames were taken and for when the answer is; default: attention and ltae do where labels "
-            "are dates, months or years."
-        },
+    dates: bool | None = argument(
+        None,
+        "See when frames were taken and for when the answer is; default: attention and ltae do where labels "
+        "are dates, months or years.",
     )
-    backbone: str | None = field(
-        default=None,
-        metadata={
-            "help": "Frame encoder of --encoder attention and ltae: a timm name, or a transformers tower."
-        },
+    backbone: str | None = argument(
+        None, "Frame encoder of --encoder attention and ltae: a timm name, or a transformers tower."
     )
     pretrained: bool = with_default(BackboneArguments, "pretrained", True)
-    normalize: str = field(
-        default="data",
-        metadata={
-            "help": "Mean and spread that bands are standardized by: the training pixels' (data), or those that the "
-            "backbone was published with (backbone)."
-        },
+    normalize: str = argument(
+        "data",
+        "Mean and spread that bands are standardized by: the training pixels' (data), or those that the "
+        "backbone was published with (backbone).",
     )
-    hidden_sizes: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Channels of each recurrent layer; default: 32 32. Of simvp and tau those of a frame's maps and of the "
-            "translator: 64 512."
-        },
+    hidden_sizes: list[int] | None = argument(
+        None,
+        "Channels of each recurrent layer; default: 32 32. Of simvp and tau those of a frame's maps and of the "
+        "translator: 64 512.",
     )
-    kernel_sizes: list[int] | None = field(
-        default=None, metadata={"help": "Side of each layer's convolutions; default: 3."}
+    kernel_sizes: list[int] | None = argument(None, "Side of each layer's convolutions; default: 3.")
+    peephole: bool = argument(False, "Gates of the ConvLSTM see its cell.")
+    norm: str = argument("group", "After each recurrent layer: group or none.")
+    translator_blocks: int = argument(8, "Blocks of simvp's and tau's translator.")
+    patch_size: int = argument(4, "Pixels of a patch become channels (space to depth); 1: none.")
+    dropout: float = argument(0.0, "Dropout in the head.")
+    loss: str = argument(
+        "huber", "mse, mae, huber, quantile, or gaussian (each answer with a spread of its own)."
     )
-    peephole: bool = field(default=False, metadata={"help": "Gates of the ConvLSTM see its cell."})
-    norm: str = field(default="group", metadata={"help": "After each recurrent layer: group or none."})
-    translator_blocks: int = field(default=8, metadata={"help": "Blocks of simvp's and tau's translator."})
-    patch_size: int = field(
-        default=4, metadata={"help": "Pixels of a patch become channels (space to depth); 1: none."}
+    quantiles: list[float] | None = argument(
+        None, "Of the quantile loss; default: the coverage's ends and 0.5."
     )
-    dropout: float = field(default=0.0, metadata={"help": "Dropout in the head."})
-    loss: str = field(
-        default="huber",
-        metadata={"help": "mse, mae, huber, quantile, or gaussian (each answer with a spread of its own)."},
-    )
-    quantiles: list[float] | None = field(
-        default=None, metadata={"help": "Of the quantile loss; default: the coverage's ends and 0.5."}
-    )
-    coverage: float = field(default=0.9, metadata={"help": "Share of tiles that the interval shall hold."})
-    interval_groups: str = field(
-        default="none",
-        metadata={
-            "help": "A margin for each region with enough validation tiles (region), for tiles that the model sees alike "
-            "(cluster), or one for all (none)."
-        },
+    coverage: float = argument(0.9, "Share of tiles that the interval shall hold.")
+    interval_groups: str = argument(
+        "none",
+        "A margin for each region with enough validation tiles (region), for tiles that the model sees alike "
+        "(cluster), or one for all (none).",
     )
 
 
@@ -247,18 +170,15 @@ class TileTrainingArguments(FinetuneArguments):
     metrics = LOSS | METRICS
 
     output_dir: str = with_default(GeoTrainingArguments, "output_dir", "outputs/tiles")
-    num_train_epochs: float = field(default=8.0, metadata={"help": "Epochs."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Tiles in a batch."})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Tiles in a batch of evaluation."})
-    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate."})
-    augment: bool = field(default=True, metadata={"help": "Turn and mirror tiles, all frames alike."})
-    frame_dropout: float = field(
-        default=0.0,
-        metadata={"help": "Chance of a seen frame to be masked in training; at least one of a tile stays."},
+    num_train_epochs: float = argument(8.0, "Epochs.")
+    per_device_train_batch_size: int = argument(64, "Tiles in a batch.")
+    per_device_eval_batch_size: int = argument(256, "Tiles in a batch of evaluation.")
+    learning_rate: float = argument(3e-3, "Peak learning rate.")
+    augment: bool = argument(True, "Turn and mirror tiles, all frames alike.")
+    frame_dropout: float = argument(
+        0.0, "Chance of a seen frame to be masked in training; at least one of a tile stays."
     )
-    cache_workers: int | None = field(
-        default=None, metadata={"help": "Processes that cut tiles; default: one a core."}
-    )
+    cache_workers: int | None = argument(None, "Processes that cut tiles; default: one a core.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,12 @@ from transformers.integrations import get_available_reporting_integrations
 from geohf.errors import DataError, require_at_least
 from geohf.metrics.directions import LOSS, MetricInfo, find_metric, not_measured, wrong_direction
 
+
+def argument(default: Any, help: str) -> Any:
+    """A dataclass field of the command line: its default, and what `--help` says of it."""
+    return field(default=default, metadata={"help": help})
+
+
 # what no run can do with less, of all tasks; by the least that it takes
 AT_LEAST = {
     1: (
@@ -66,80 +72,52 @@ class GeoTrainingArguments(TrainingArguments):
     kept beside the best, fused AdamW, warm-up over the first tenth, cosine decay, no tracker unless asked for.
     """
 
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for the model and everything a run leaves."}
+    output_dir: str | None = argument(None, "Folder for the model and everything a run leaves.")
+    eval_strategy: str = argument("epoch", "When to evaluate: no, steps or epoch.")
+    save_strategy: str = argument("epoch", "When to save a checkpoint: no, steps, epoch or best.")
+    logging_strategy: str = argument("epoch", "When to log: no, steps or epoch.")
+    load_best_model_at_end: bool = argument(True, "End with the best checkpoint's weights.")
+    hub_strategy: str = argument(
+        "end",
+        "What --push_to_hub sends: end (the finished model), every_save, checkpoint or all_checkpoints too.",
     )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
-    save_strategy: str = field(
-        default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch or best."}
-    )
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log: no, steps or epoch."})
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "End with the best checkpoint's weights."}
-    )
-    hub_strategy: str = field(
-        default="end",
-        metadata={
-            "help": "What --push_to_hub sends: end (the finished model), every_save, checkpoint or all_checkpoints too."
-        },
-    )
-    save_total_limit: int | None = field(
-        default=1, metadata={"help": "Checkpoints to keep beside the best one."}
-    )
-    optim: str = field(default="adamw_torch_fused", metadata={"help": "The optimizer."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate of the heads."})
-    weight_decay: float = field(default=1e-6, metadata={"help": "Weight decay, not for biases and norms."})
-    warmup_steps: float = field(
-        default=0.1, metadata={"help": "Warm-up: steps, or below 1 the share of all steps."}
-    )
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The learning rate's schedule."})
+    save_total_limit: int | None = argument(1, "Checkpoints to keep beside the best one.")
+    optim: str = argument("adamw_torch_fused", "The optimizer.")
+    learning_rate: float = argument(1e-3, "Peak learning rate of the heads.")
+    weight_decay: float = argument(1e-6, "Weight decay, not for biases and norms.")
+    warmup_steps: float = argument(0.1, "Warm-up: steps, or below 1 the share of all steps.")
+    lr_scheduler_type: str = argument("cosine", "The learning rate's schedule.")
     # transformers declares these two as bool: None is settled before it reads them
-    dataloader_pin_memory: bool | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "Pin memory in the loader; by default where there is a GPU to copy to."},
+    dataloader_pin_memory: bool | None = argument(  # type: ignore[assignment]
+        None, "Pin memory in the loader; by default where there is a GPU to copy to."
     )
-    bf16: bool | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "bfloat16 autocast; by default on a GPU that has it and never on a CPU."},
+    bf16: bool | None = argument(  # type: ignore[assignment]
+        None, "bfloat16 autocast; by default on a GPU that has it and never on a CPU."
     )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "geohf's collators choose the columns."}
+    remove_unused_columns: bool = argument(False, "geohf's collators choose the columns.")
+    logging_nan_inf_filter: bool = argument(False, "A loss that is not finite stops the run.")
+    restore_callback_states_from_checkpoint: bool = argument(
+        True, "A resumed run remembers how long it has waited for a better score."
     )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "A loss that is not finite stops the run."}
+    backbone_learning_rate: float | None = argument(
+        None, "Peak learning rate of the backbone; default: 1e-5, or a third of the heads' for a random one."
     )
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "A resumed run remembers how long it has waited for a better score."}
+    layer_decay: float = argument(
+        1.0, "Learning rate of each block of the backbone, relative to that of the block behind it."
     )
-    backbone_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "Peak learning rate of the backbone; default: 1e-5, or a third of the heads' for a random one."
-        },
+    ema_decay: float | None = argument(
+        None,
+        "Evaluate, save and keep a moving average of the weights that forgets so slowly, as 0.999; default: none.",
     )
-    layer_decay: float = field(
-        default=1.0,
-        metadata={
-            "help": "Learning rate of each block of the backbone, relative to that of the block behind it."
-        },
+    early_stopping_patience: int = argument(
+        3, "Evaluations without a better score before training stops; 0: never."
     )
-    ema_decay: float | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluate, save and keep a moving average of the weights that forgets so slowly, as 0.999; default: none."
-        },
+    cache_dir: str | None = argument(
+        None, "Folder of cached features; default: $GEOHF_CACHE or the Hugging Face cache."
     )
-    early_stopping_patience: int = field(
-        default=3, metadata={"help": "Evaluations without a better score before training stops; 0: never."}
-    )
-    cache_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of cached features; default: $GEOHF_CACHE or the Hugging Face cache."},
-    )
-    feature_batch_size: int = field(default=32, metadata={"help": "Images in one pass of a frozen backbone."})
-    feature_mode: Literal["eager", "compile", "int8"] = field(
-        default="eager",
-        metadata={"help": "How a frozen backbone computes features; int8 is for CPUs, close but not exact."},
+    feature_batch_size: int = argument(32, "Images in one pass of a frozen backbone.")
+    feature_mode: Literal["eager", "compile", "int8"] = argument(
+        "eager", "How a frozen backbone computes features; int8 is for CPUs, close but not exact."
     )
 
     metrics: ClassVar[Mapping[str, MetricInfo]] = LOSS  # what an evaluation measures

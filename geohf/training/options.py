@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from geohf.errors import ON_ERROR, DataError, require_choice, require_whole
-from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.arguments import GeoTrainingArguments, argument
 
 FINETUNE = ("all", "last", "lora", "none")
 
@@ -35,15 +35,11 @@ class SplitArguments:
 
     row_word: ClassVar[str] = "rows"
 
-    validation_share: float = field(
-        default=0.1,
-        metadata={"help": "Share of the training rows for choosing the best weights and calibrating."},
+    validation_share: float = argument(
+        0.1, "Share of the training rows for choosing the best weights and calibrating."
     )
-    test_share: float = field(
-        default=0.1,
-        metadata={
-            "help": "Share for the reported numbers where the data have no test rows; 0: report on validation."
-        },
+    test_share: float = argument(
+        0.1, "Share for the reported numbers where the data have no test rows; 0: report on validation."
     )
 
     def __post_init__(self) -> None:
@@ -58,9 +54,7 @@ class SplitArguments:
 class DataArguments(SplitArguments):
     """What happens to rows that cannot be used, and how many are held out."""
 
-    on_error: str = field(
-        default="raise", metadata={"help": "Rows that cannot be used: raise, or skip and list them."}
-    )
+    on_error: str = argument("raise", "Rows that cannot be used: raise, or skip and list them.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,11 +65,8 @@ class DataArguments(SplitArguments):
 class MapArguments(DataArguments):
     """Of a task whose run leaves a map: what it shows beside places."""
 
-    thumbnails: int = field(
-        default=0,
-        metadata={
-            "help": "Of how many held-out rows map.html holds small photographs, which a push uploads with it."
-        },
+    thumbnails: int = argument(
+        0, "Of how many held-out rows map.html holds small photographs, which a push uploads with it."
     )
 
     def __post_init__(self) -> None:
@@ -87,16 +78,13 @@ class MapArguments(DataArguments):
 class StreamingArguments:
     """Whether training rows are read as they are needed, instead of all beforehand."""
 
-    streaming: bool = field(
-        default=False,
-        metadata={
-            "help": "Read training rows as they are needed, until --max_steps, from tables that memory does not hold; "
-            "held-out rows are kept on the disk."
-        },
+    streaming: bool = argument(
+        False,
+        "Read training rows as they are needed, until --max_steps, from tables that memory does not hold; "
+        "held-out rows are kept on the disk.",
     )
-    buffer_size: int = field(
-        default=1000,
-        metadata={"help": "Rows that --streaming true draws the next one from; 0: in the table's order."},
+    buffer_size: int = argument(
+        1000, "Rows that --streaming true draws the next one from; 0: in the table's order."
     )
 
     def require_steps(self, args: GeoTrainingArguments) -> None:
@@ -109,18 +97,13 @@ class StreamingArguments:
 class BackboneArguments:
     """Where the weights of the backbone come from."""
 
-    backbone_weights: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
-            "as tensors alone."
-        },
+    backbone_weights: str | None = argument(
+        None,
+        "File of weights for the backbone instead of its published ones: .safetensors, or .pth and .bin "
+        "as tensors alone.",
     )
-    pretrained: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Load the backbone's published weights; default: yes, but not for the sample's tiny one."
-        },
+    pretrained: bool | None = argument(
+        None, "Load the backbone's published weights; default: yes, but not for the sample's tiny one."
     )
 
 
@@ -128,12 +111,10 @@ class BackboneArguments:
 class PhotoArguments(BackboneArguments):
     """Where the weights of a backbone for photographs come from, and what it sees of them."""
 
-    fit: str | None = field(
-        default=None,
-        metadata={
-            "help": "What is seen of a picture: squeeze or pad (all of it), or crop (its middle); default: as the "
-            "backbone was published, for place squeeze."
-        },
+    fit: str | None = argument(
+        None,
+        "What is seen of a picture: squeeze or pad (all of it), or crop (its middle); default: as the "
+        "backbone was published, for place squeeze.",
     )
 
 
@@ -141,9 +122,8 @@ class PhotoArguments(BackboneArguments):
 class HeadingArguments:
     """Whether the model tells which way a camera looked."""
 
-    predict_heading: bool = field(
-        default=False,
-        metadata={"help": "Learn to tell which way each photograph looks, where the rows say so."},
+    predict_heading: bool = argument(
+        False, "Learn to tell which way each photograph looks, where the rows say so."
     )
 
 
@@ -151,11 +131,9 @@ class HeadingArguments:
 class FinetuneArguments(GeoTrainingArguments):
     """How much of the backbone learns, once the heads have learned on its frozen features."""
 
-    finetune: str = field(
-        default="all", metadata={"help": f"What learns of the backbone: {', '.join(FINETUNE)}."}
-    )
-    finetune_blocks: int = field(default=6, metadata={"help": "Blocks that --finetune last unfreezes."})
-    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --finetune lora."})
+    finetune: str = argument("all", f"What learns of the backbone: {', '.join(FINETUNE)}.")
+    finetune_blocks: int = argument(6, "Blocks that --finetune last unfreezes.")
+    lora_rank: int = argument(8, "Rank of the adapters of --finetune lora.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,19 +146,14 @@ class HeadFirstArguments(FinetuneArguments):
 
     backbone_epochs: ClassVar[float]  # what `num_train_epochs` is where the backbone learns and nobody said
 
-    head_epochs: float = field(
-        default=5.0,
-        metadata={
-            "help": "Epochs of the heads alone, on the frozen backbone's features, before a backbone that learns."
-        },
+    head_epochs: float = argument(
+        5.0, "Epochs of the heads alone, on the frozen backbone's features, before a backbone that learns."
     )
     # transformers declares it as float: None is settled before it is read
-    num_train_epochs: float | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={
-            "help": "Epochs of the training with what --finetune lets learn. By default as many as --head_epochs "
-            "where that is the heads alone, and fewer or more, as the task needs, where the backbone learns."
-        },
+    num_train_epochs: float | None = argument(  # type: ignore[assignment]
+        None,
+        "Epochs of the training with what --finetune lets learn. By default as many as --head_epochs "
+        "where that is the heads alone, and fewer or more, as the task needs, where the backbone learns.",
     )
 
     def __post_init__(self) -> None:
