@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
+
+logger = logging.getLogger(__name__)
 
 UNLABELED = -100  # what torch's cross entropy leaves out
 
@@ -101,6 +106,23 @@ def class_of(names: Sequence[str], number: Any) -> str | None:
             f"class {number} does not exist: there are {len(names)} from 0 ({', '.join(names[:5])})"
         )
     return names[int(number)]
+
+
+def warn_of_spellings(names: Iterable[str], what: str, short: Mapping[str, str] | None = None) -> None:
+    """Tell of classes whose names differ only in leading zeros, in the case of letters or in how Unicode writes them.
+
+    Args:
+        what: they are called, in the plural.
+        short: abbreviations and the names that they stand for, in small letters.
+    """
+    spellings = defaultdict(list)
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        plain = (short or {}).get(plain, plain)
+        spellings[str(int(plain)) if plain.removeprefix("-").isdecimal() else plain].append(name)
+    alike = [" and ".join(map(ascii, same)) for same in spellings.values() if len(same) > 1]
+    if alike:
+        logger.warning("%s that may be one, written differently: %s", what, listed(alike))
 
 
 def class_names(dataset: Any, columns: Iterable[str] | None = None) -> dict[str, list[str]]:

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
+_NO_TABLES = (
+    ".json",
+    ".geojson",
+    ".gpx",
+    ".kml",
+    ".kmz",
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".gpkg",
+    ".shp",
+    ".db",
+    ".sqlite",
+)
 FIRST_ROW = 2
 _METADATA = tuple(f"metadata{suffix}" for suffix in (".csv", ".jsonl", ".parquet"))  # as imagefolder has it
 _SEPARATORS = ",;\t|"
@@ -65,6 +79,10 @@ def read_frames(path: Path, rows: int | None = None, group: int | None = None) -
         yield from _parquet(path, rows, group)
     elif path.suffix.lower() == ".jsonl":
         yield from _json_lines(path, rows)
+    elif path.suffix.lower() in _NO_TABLES:
+        raise DataError(
+            f"{path}: {path.suffix} is not read as a table: save it as CSV, Parquet or JSON Lines (.jsonl)"
+        )
     else:
         yield from _without_blank_end(_csv(path, rows))
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from geohf.data.classes import warn_of_spellings
 from geohf.errors import DataError
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
 from geohf.models.heading import HeadingHead, refuse_mirrors
@@ -24,7 +25,7 @@ from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_
 from geohf.region.objective import RegionObjective
 from geohf.region.processing import GeoRegionImageProcessor
 from geohf.region.rows import as_photos, located
-from geohf.region.selection import names_of, region_order, warn_of_spellings
+from geohf.region.selection import names_of, region_order
 from geohf.vision.augmentation import averaged_features
 from geohf.vision.towers import build_tower
 
@@ -242,7 +243,7 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
         for name in options.regions or found:
             model.set_scaler(name, fit_scaler(points[named == name], model.config.scaler, model.config.frame))
         return model
-    warn_of_spellings(found)
+    warn_of_spellings(found, "regions")
     scalers = [fit_scaler(points[named == name], options.scaler, options.frame).to_dict() for name in found]
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
     tiny = options.train_csv is None and options.backbone is None

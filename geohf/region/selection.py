@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,17 +77,6 @@ def region_order(names: Iterable[str]) -> list[str]:
     numbers = all(_is_whole(name) for name in names)
     # "3" and "03" are two names of one number, and every process must put them into one order
     return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
-
-
-def warn_of_spellings(regions: Iterable[str]) -> None:
-    """Tell of regions whose names differ only in leading zeros, in the case of letters or in how Unicode writes them."""
-    spellings = defaultdict(list)
-    for name in regions:
-        plain = unicodedata.normalize("NFKC", name).casefold()
-        spellings[str(int(plain)) if _is_whole(plain) else plain].append(name)
-    alike = [" and ".join(map(ascii, names)) for names in spellings.values() if len(names) > 1]
-    if alike:
-        logger.warning("regions that may be one, written differently: %s", listed(alike))
 
 
 def of_regions(dataset: Dataset, regions: Collection[str]) -> Dataset:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.classes import UNLABELED, class_numbers, column_of
+from geohf.data.classes import UNLABELED, class_numbers, column_of, warn_of_spellings
 from geohf.data.rows import RowView
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
@@ -25,6 +25,19 @@ logger = logging.getLogger(__name__)
 
 # An offset may reach a little beyond the farthest training place of its class.
 MARGIN, SMALLEST_DEGREES = 1.2, 0.02
+
+_US_STATES = """
+    AL Alabama, AK Alaska, AZ Arizona, AR Arkansas, CA California, CO Colorado, CT Connecticut, DE Delaware,
+    FL Florida, GA Georgia, HI Hawaii, ID Idaho, IL Illinois, IN Indiana, IA Iowa, KS Kansas, KY Kentucky,
+    LA Louisiana, ME Maine, MD Maryland, MA Massachusetts, MI Michigan, MN Minnesota, MS Mississippi,
+    MO Missouri, MT Montana, NE Nebraska, NV Nevada, NH New Hampshire, NJ New Jersey, NM New Mexico,
+    NY New York, NC North Carolina, ND North Dakota, OH Ohio, OK Oklahoma, OR Oregon, PA Pennsylvania,
+    RI Rhode Island, SC South Carolina, SD South Dakota, TN Tennessee, TX Texas, UT Utah, VT Vermont,
+    VA Virginia, WA Washington, WV West Virginia, WI Wisconsin, WY Wyoming
+"""
+_CODES = dict(entry.split(maxsplit=1) for entry in " ".join(_US_STATES.split()).split(", "))
+US_STATES = frozenset(_CODES.values())
+US_CODES = {code.lower(): name.lower() for code, name in _CODES.items()}
 
 
 def describe_classes(
@@ -162,6 +175,7 @@ def _states(train, names, located, fields):
     if lost:
         raise DataError(f"no training place of the states {sorted(lost)} has a position")
     ordered = sorted(indices, key=lambda name: (indices[name] is None, indices[name], name))
+    warn_of_spellings(ordered, "states", US_CODES)
     number = {name: i for i, name in enumerate(ordered)}
     fields["id2label"] = dict(enumerate(ordered))
     if all(index is not None for index in indices.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -117,15 +118,19 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
         for cell, heading in zip(cells, headings, strict=True):
             name = file_name(cell) or str(position)
             held = isinstance(cell, bytes) or (isinstance(cell, dict) and cell.get("bytes") is not None)
-            if not held and name in seen:
-                errors.add(path, line, f"{name!r} stands in row {seen[name]} already")
-                continue
-            seen[name] = line
             try:
-                found.append((image_in(path.parent, cell), heading))
-                names.append(name)
+                image = image_in(path.parent, cell)
             except DataError as error:
                 errors.add(path, line, str(error))
+                continue
+            key = None if held else os.path.normpath(image["path"])  # a.jpg and ./a.jpg are one file
+            if key in seen:
+                errors.add(path, line, f"{name!r} stands in row {seen[key]} already")
+                continue
+            if key is not None:
+                seen[key] = line
+            found.append((image, heading))
+            names.append(name)
         if not found:
             continue
         rows[position] = place_row(

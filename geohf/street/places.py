@@ -17,6 +17,7 @@ from geohf.data.tables import (
     wrap_degrees,
 )
 from geohf.data.tensor_table import TensorTable
+from geohf.street.classes import US_STATES
 from geohf.street.processing import split_views
 from geohf.vision.checks import broken_images
 
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
 
 
 STATE_COLUMNS = ("state", "label", "region", "country")
-
-# The 50 states reach from 18.9 to 71.4 north and, over the antimeridian, from 172.4 east to 66.9 west.
-_US_STATES = """
-    Alabama, Alaska, Arizona, Arkansas, California, Colorado, Connecticut, Delaware, Florida, Georgia, Hawaii,
-    Idaho, Illinois, Indiana, Iowa, Kansas, Kentucky, Louisiana, Maine, Maryland, Massachusetts, Michigan,
-    Minnesota, Mississippi, Missouri, Montana, Nebraska, Nevada, New Hampshire, New Jersey, New Mexico, New
-    York, North Carolina, North Dakota, Ohio, Oklahoma, Oregon, Pennsylvania, Rhode Island, South Carolina,
-    South Dakota, Tennessee, Texas, Utah, Vermont, Virginia, Washington, West Virginia, Wisconsin, Wyoming
-"""
-US_STATES = frozenset(" ".join(_US_STATES.split()).split(", "))
 
 
 def place_features() -> Features:
@@ -154,6 +145,7 @@ def point_reasons(
         latitude, longitude = points[position]
         if position in reasons or name not in US_STATES or math.isnan(latitude) or math.isnan(longitude):
             continue
+        # The 50 states reach from 18.9 to 71.4 north and, over the antimeridian, from 172.4 east to 66.9 west.
         if not (18 <= latitude <= 72 and (longitude <= -66 or longitude >= 172)):
             swapped = 18 <= longitude <= 72 and (latitude <= -66 or latitude >= 172)
             hint = "; latitude and longitude look swapped" if swapped else ""

@@ -28,8 +28,8 @@ def exif_position(path: str | Path | BytesIO) -> ExifPosition | None:
         gps = _gps_tags(path)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    latitude = _degrees(gps, ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "S")
-    longitude = _degrees(gps, ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "W")
+    latitude = _degrees(gps, ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "NS")
+    longitude = _degrees(gps, ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "EW")
     if latitude is None or longitude is None or abs(latitude) > 90 or abs(longitude) > 180:
         return None
     if is_no_fix(latitude, longitude):
@@ -49,7 +49,8 @@ def _gps_tags(path: str | Path | BytesIO) -> dict:
         return heif_picture(path, str(path)).getexif().get_ifd(ExifTags.IFD.GPSInfo)
 
 
-def _degrees(gps, tag, reference, negative) -> float | None:
+def _degrees(gps, tag, reference, signs: str) -> float | None:
+    """Degrees, negative in the hemisphere of the second sign; None where the tags do not say which: there is no default."""
     try:
         degrees, minutes, seconds = (_number(part) for part in gps[tag])
     except (KeyError, TypeError, ValueError):
@@ -59,7 +60,8 @@ def _degrees(gps, tag, reference, negative) -> float | None:
         return None
     mark = gps.get(reference, "")
     mark = mark.decode("ascii", "ignore") if isinstance(mark, bytes) else str(mark)
-    return -value if mark.strip("\0 ").upper() == negative else value
+    mark = mark.strip("\0 ").upper()[:1]  # some write the whole word
+    return None if mark not in signs or not mark else (-value if mark == signs[1] else value)
 
 
 def _number(part) -> float:

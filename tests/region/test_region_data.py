@@ -8,6 +8,7 @@ import pytest
 from helpers.region_models import arguments_of, build_model, options_of
 from PIL import Image
 
+from geohf.data.classes import warn_of_spellings
 from geohf.data.splits import place_numbers
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
@@ -15,7 +16,7 @@ from geohf.geo.scalers import fit_scaler
 from geohf.region.data import load
 from geohf.region.filtering import clip_dataset, filter_dataset
 from geohf.region.rows import TRAIN_IMAGES, TRAIN_TABLE, as_photos, load_region_table
-from geohf.region.selection import excluded_names, names_of, region_order, warn_of_spellings
+from geohf.region.selection import excluded_names, names_of, region_order
 
 COLUMNS = ["filename", "latitude", "longitude", "Region_ID"]
 
@@ -475,10 +476,10 @@ def test_a_region_that_is_a_list_is_refused(table, tmp_path, cell):
 
 @pytest.mark.parametrize("pair", [("3", "03"), ("Orl\u00e9ans", "Orle\u0301ans"), ("Lund", "lund")])
 def test_regions_that_are_written_in_two_ways_are_told_of(pair, caplog):
-    warn_of_spellings(["1", *pair, "30"])
+    warn_of_spellings(["1", *pair, "30"], "regions")
     assert f"written differently: {pair[0]!a} and {pair[1]!a}" in caplog.text
     caplog.clear()
-    warn_of_spellings(["1", pair[0], "30", "-3"])
+    warn_of_spellings(["1", pair[0], "30", "-3"], "regions")
     assert not caplog.text
 
 

@@ -45,6 +45,16 @@ def away(points, origin):
 # States
 
 
+@pytest.mark.parametrize("pair", [("Texas", "TX"), ("Texas", "texas"), ("06", "6"), ("new york", "ny")])
+def test_states_that_are_written_in_two_ways_are_told_of(pair, caplog):
+    describe_classes(places([[31, -99], [32, -99], [36, -119]], [*pair, "Utah"]))
+    told = " and ".join(map(ascii, sorted(pair)))
+    assert f"states that may be one, written differently: {told}" in caplog.text
+    caplog.clear()
+    describe_classes(places([[31, -99], [36, -119]], [pair[1], "CA"]))
+    assert not caplog.text
+
+
 def test_centroids_are_means_on_the_sphere():
     fields = describe_classes(places([[60, 0], [60, 90], [10, 20], [30, 20]], ["A", "A", "B", "B"]))
     assert fields["id2label"] == {0: "A", 1: "B"}

@@ -249,6 +249,7 @@ ROWS = {
     "missing": ("x.jpg,46.1,8.1", "x.jpg: cannot be read (No such file or directory)"),
     "empty name": (",46.1,8.1", "the file name is empty"),
     "twice": ("a.jpg,46.1,8.1", "'a.jpg' stands in row 2 already"),
+    "twice, written otherwise": ("./a.jpg,46.1,8.1", "'./a.jpg' stands in row 2 already"),
     "zero bytes": ("empty.jpg,46.1,8.1", "empty.jpg: the file is empty (0 bytes)"),
     "not an image": ("photos.csv,46.1,8.1", "is not an image"),
     "climbs out": ("../x.jpg,46.1,8.1", "the path '../x.jpg' leads out of the folder"),

@@ -78,6 +78,12 @@ def test_a_place_known_to_a_degree_is_none(write, latitude):
     assert exif_position(write(position(latitude=latitude))) is None
 
 
+@pytest.mark.parametrize(("north", "east"), [("s", "w"), ("South", "West"), ("S\0", "w ")])
+def test_hemispheres_in_other_letters_count(write, north, east):
+    found = exif_position(write(position(north, east=east)))
+    assert (found.latitude, found.longitude) == pytest.approx((-47.3771, -8.5417), abs=1e-6)
+
+
 def test_a_full_turn_is_north(write):
     assert exif_position(write(position(GPSImgDirection=360.0))).heading == 0
 
@@ -100,8 +106,24 @@ def test_an_unknown_heading_does_not_lose_the_position(write):
         position(latitude=(91, 0, 0)),
         position(longitude=(180, 1, 0)),
         position(latitude=(47, 22)),
+        position(north=""),
+        position(east="1"),
+        {GPS.GPSLatitude: (47, 22, 37), GPS.GPSLongitude: (8, 32, 30)},
+        {GPS.GPSAltitude: 430.0},
     ],
-    ids=["no tags", "half", "0/0", "zeros", "beyond the pole", "beyond 180", "two numbers"],
+    ids=[
+        *(
+            "no tags",
+            "half",
+            "0/0",
+            "zeros",
+            "beyond the pole",
+            "beyond 180",
+            "two numbers",
+            "empty hemisphere",
+        ),
+        *("no hemisphere", "neither hemisphere", "altitude alone"),
+    ],
 )
 def test_what_is_no_position_is_none(write, tags):
     assert exif_position(write(tags)) is None
