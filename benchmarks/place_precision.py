@@ -68,9 +68,8 @@ def ways(
     whole, prepared, small = (folder / f"{name}.onnx" for name in ("whole", "prepared", "int8"))
     export_onnx(model, whole)
     yield "float32, ONNX", session(whole)
-    quant_pre_process(
-        str(whole), str(prepared), skip_symbolic_shape=True
-    )  # which fails on a batch of any size
+    # which fails on a batch of any size
+    quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
     quantize_dynamic(str(prepared), str(small), weight_type=QuantType.QUInt8)
     yield "int8, ONNX, dynamic", session(small)
     for per_channel in (False, True):

@@ -154,9 +154,8 @@ def shown(hits: list[np.ndarray], queries: list[np.ndarray]) -> str:
     """The mean over seeds, their range, and the 95 % bootstrap interval: a query is drawn with its answers under all seeds."""
     shares = [float(part.mean()) for part in hits]
     interval = mean_interval(np.concatenate(hits).astype(float), np.concatenate(queries))
-    told = (
-        "none" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
-    )  # none of answers that are all right
+    # none of answers that are all right
+    told = "none" if interval is None else f"{interval[0]:.3f}-{interval[1]:.3f}"
     return f"{np.mean(shares):.3f} ({min(shares):.3f}-{max(shares):.3f}; 95 %: {told})"
 
 

@@ -112,9 +112,8 @@ def _csv(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
     line = first + 1 + int(_breaks(header).sum())
     with read(chunksize=rows or 1 << 62) as frames:
         for frame in frames:
-            if not isinstance(
-                frame.index, pd.RangeIndex
-            ):  # pandas takes what the header does not name for an index
+            # pandas takes what the header does not name for an index
+            if not isinstance(frame.index, pd.RangeIndex):
                 raise DataError(f"{path}: the rows have more cells than the header has names")
             ends = line + np.arange(1, len(frame) + 1) + np.cumsum(_breaks(frame))
             frame.index = [line, *ends[:-1].tolist()][: len(frame)]

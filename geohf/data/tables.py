@@ -198,9 +198,8 @@ def image_in(folder: str | Path, cell) -> dict:
         if cell.get("bytes") is not None:
             return {"path": cell.get("path"), "bytes": bytes(cell["bytes"])}
         cell = cell.get("path")
-        if isinstance(cell, str) and cell.rpartition("::")[2].startswith(
-            "hf://"
-        ):  # as a stream of the Hub has it
+        # as a stream of the Hub has it
+        if isinstance(cell, str) and cell.rpartition("::")[2].startswith("hf://"):
             return {"path": cell, "bytes": None}
     return {"path": file_in(folder, text_of(cell) or ""), "bytes": None}
 

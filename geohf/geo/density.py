@@ -122,9 +122,8 @@ class SphericalMixture:
 def _tangents(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Two unit vectors at right angles to each of the (..., 3) unit vectors and to each other."""
     x, y, z = vectors.unbind(-1)
-    sign = torch.where(z >= 0, 1.0, -1.0).to(
-        vectors
-    )  # Duff et al., Building an Orthonormal Basis, Revisited, 2017
+    # Duff et al., Building an Orthonormal Basis, Revisited, 2017
+    sign = torch.where(z >= 0, 1.0, -1.0).to(vectors)
     a = -1.0 / (sign + z)
     b = x * y * a
     east = torch.stack([1.0 + sign * x * x * a, sign * b, -sign * x], -1)

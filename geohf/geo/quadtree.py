@@ -135,9 +135,8 @@ def tree_of_boxes(low, high) -> CellTree:
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     roots: list[int] = [0]
     nodes: list[list] = []
-    todo: list[tuple[np.ndarray, list, int]] = [
-        (np.arange(len(low)), roots, 0)
-    ]  # boxes, and who calls them what
+    # boxes, and who calls them what
+    todo: list[tuple[np.ndarray, list, int]] = [(np.arange(len(low)), roots, 0)]
     while todo:
         boxes, parent, side = todo.pop()
         if len(boxes) == 1:

@@ -227,9 +227,8 @@ def _inverse(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndar
     eta = (east - _FALSE_EAST_M) / (_SCALE * _RECTIFYING_M)
     turns = [2 * (k + 1) for k in range(4)]
     xi_, eta_ = xi.copy(), eta.copy()
-    with np.errstate(
-        over="ignore", invalid="ignore"
-    ):  # numbers that are no coordinates are named by their limits
+    # numbers that are no coordinates are named by their limits
+    with np.errstate(over="ignore", invalid="ignore"):
         for beta, k in zip(_BETA, turns, strict=True):
             xi_ -= beta * np.sin(k * xi) * np.cosh(k * eta)
             eta_ -= beta * np.cos(k * xi) * np.sinh(k * eta)

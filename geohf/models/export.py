@@ -101,9 +101,8 @@ def export_onnx(model: AnsweringModel, path: str | os.PathLike) -> Path:
     axes = {name: {0: "batch"} for name in (INPUT, *names)}
     with atomic_path(path) as temporary:
         with torch.no_grad(), KnownOperations(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of the exporter, about itself and about shapes that are fixed here
+            # of the exporter, about itself and about shapes that are fixed here
+            warnings.simplefilter("ignore")
             torch.onnx.export(
                 whole,
                 (example,),

@@ -93,9 +93,8 @@ class ModelRepo(PreTrainedModel):
     def _was_measured_in(self, folder: Path) -> bool:
         """Whether the numbers in a run's folder are those of this model's weights."""
         measured = measured_weights(folder)
-        if (
-            measured is None
-        ):  # a run that does not say what it measured: it can only have been what lies there
+        # a run that does not say what it measured: it can only have been what lies there
+        if measured is None:
             try:
                 measured = weights_fingerprint(type(self).from_pretrained(folder))
             except (OSError, ValueError):

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
     from geohf.models.answering import AnsweringModel
 
-SHARD_BATCHES = (
-    64  # inputs of a file, in batches: with photographs it is some minutes' work that a kill may cost
-)
+# inputs of a file, in batches: with photographs it is some minutes' work that a kill may cost
+SHARD_BATCHES = 64
 KEY, SKIPPED = "geohf.key", "geohf.skipped"  # in a file's metadata
 
 

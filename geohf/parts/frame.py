@@ -62,9 +62,8 @@ class Frame:
     def box(self, given: Any) -> list[float]:
         """The upright xyxy box of left, top, width, height; raises DataError where it cannot be one."""
         box = four_numbers(given)
-        if (
-            self.orientation == 1
-        ):  # nearly all boxes of nearly all photos: nothing to turn, to cut or to refuse
+        # nearly all boxes of nearly all photos: nothing to turn, to cut or to refuse
+        if self.orientation == 1:
             left, top, right, bottom = np.array(
                 [*box[:2], box[0] + box[2], box[1] + box[3]], np.float32
             ).tolist()

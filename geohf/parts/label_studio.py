@@ -21,9 +21,8 @@ from geohf.parts.segments import box_of_segmentation
 from geohf.vision.formats import is_image_name
 
 LABEL_CONFIG = "label_config.xml"  # beside the tasks: their JSON says nothing of labels that no box has
-_UPLOADED = re.compile(
-    r"[0-9a-f]{8}-(?=.)"
-)  # Label Studio puts it before the name of a file that was uploaded
+# Label Studio puts it before the name of a file that was uploaded
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 _SIDES = ("x", "y", "width", "height")
 _PLACE = {"x", "points"}  # of a box, of a polygon
 _LABELS = ("rectanglelabels", "polygonlabels", "labels")

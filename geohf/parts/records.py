@@ -74,9 +74,8 @@ class Source:
     folder: Path = Path()
     several: bool = True  # a photo may show a part more than once
     groups: frozenset[str] = frozenset()  # parts that only group others
-    attributes: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # name -> values of those that are asked for
+    # name -> values of those that are asked for
+    attributes: dict[str, list[str]] = field(default_factory=dict)
     selects: bool = False  # which photos of a folder count; others are no fault
     files: list[Path] = field(default_factory=list)  # of the photos, as they are found
 

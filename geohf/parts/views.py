@@ -25,9 +25,8 @@ _OTHER |= {right: left for left, right in _OTHER.items()}
 _SIDE = re.compile("|".join(_OTHER))
 _EDGE_PX = 2.0  # a box that ends so near to the inner edge of a slice is cut by it
 _KEYS = ("boxes", "labels", "scores", "state_probs", "attribute_probs")
-Found = dict[
-    str, torch.Tensor
-]  # `boxes` (n, 4) xyxy in pixels, `labels`, `scores` (n,), `state_probs` (n, states), perhaps `attribute_probs`
+# `boxes` (n, 4) xyxy in pixels, `labels`, `scores` (n,), `state_probs` (n, states), perhaps `attribute_probs`
+Found = dict[str, torch.Tensor]
 
 
 class Window(NamedTuple):

@@ -11,9 +11,8 @@ import numpy as np
 from geohf.errors import DataError, require_choice
 
 Backend = Literal["exact", "ivf", "hnsw", "usearch"]
-Engine = Callable[
-    [np.ndarray, int], np.ndarray
-]  # (q, d) queries and k -> (q, k) rows, -1 where there is none
+# (q, d) queries and k -> (q, k) rows, -1 where there is none
+Engine = Callable[[np.ndarray, int], np.ndarray]
 
 PROBED_LISTS = 16  # of about the square root of n
 NEIGHBORS, BREADTH = 32, 128  # of a graph: links of an image, and images kept in view while searching

@@ -192,9 +192,8 @@ class PlaceHead(nn.Module):
             0, last, *range(1, last)
         )
         rows = self.project(self.aggregate(features)).float()
-        with torch.autocast(
-            rows.device.type, enabled=False
-        ):  # half precision would blur distances between rows
+        # half precision would blur distances between rows
+        with torch.autocast(rows.device.type, enabled=False):
             return self._describe(rows, coordinates, headings, clusters)
 
     def _describe(self, rows, coordinates, headings, clusters) -> GeoPlaceOutput:

@@ -165,9 +165,8 @@ def top_columns(
     groups = columns // _GROUP
     if columns % _GROUP or groups < k:
         return block.topk(min(k, columns), dim=1)
-    members = block.view(
-        rows, _GROUP, groups
-    )  # a group is every so-manieth column, so maxima run along memory
+    # a group is every `groups`-th column, so maxima run along memory
+    members = block.view(rows, _GROUP, groups)
     largest, looked_into = members.amax(1), k
     if beyond is not None:
         looked_into = min(k, int((largest > beyond).sum(1).max()))

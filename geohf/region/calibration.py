@@ -12,9 +12,8 @@ from geohf.region.decoding import expected_error, locate, weighted_points
 from geohf.region.density import calibrate_density
 from geohf.region.experts import RegionOutput, given_logits
 
-_SMALLEST_ERROR = (
-    1e-6  # meters or units: an expert of one single point is never wrong, and must not divide by 0
-)
+# meters or units: an expert of one single point is never wrong, and must not divide by 0
+_SMALLEST_ERROR = 1e-6
 
 
 def calibrate(

@@ -49,9 +49,8 @@ def write_geojson(
                 )
             file.write(",\n" if row else "")
             file.write(_feature("Point", point[::-1], values))
-            if (
-                truth is not None and distance_m is not None and distance_m[row] > 0
-            ):  # not where it is unknown
+            # not where it is unknown
+            if truth is not None and distance_m is not None and distance_m[row] > 0:
                 pieces = cut_at_antimeridian(great_circle_path(truth[row], point))
                 # Seven decimals are a centimeter; the points themselves keep every digit.
                 lines = [piece[:, ::-1].round(7) for piece in pieces]

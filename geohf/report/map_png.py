@@ -61,9 +61,8 @@ def error_map_png(
 
     low, high = (float(q) for q in np.quantile(error, [0.02, 0.98]))
     high = max(high, 1e-3)
-    low = min(
-        max(low, high / 1e4), high / 10
-    )  # errors spread over decades: never less than one, never over four
+    # errors spread over decades: never less than one, never over four
+    low = min(max(low, high / 1e4), high / 10)
     look = {"cmap": error_colors(), "norm": LogNorm(low, high)}
     size = float(np.clip(9000 / len(error), 4, 28))
 

@@ -125,9 +125,8 @@ def caption_answers(
         if options.get("regions"):
             raise DataError("regions were calibrated for the model's own classes, not for captions")
         outputs.logits = logits * model.config.temperature  # which decoding divides by
-        if (
-            model.config.gps_head != "gallery"
-        ):  # prototypes and ranker were chosen by the trained classes' probabilities
+        # prototypes and ranker were chosen by the trained classes' probabilities
+        if model.config.gps_head != "gallery":
             outputs.place = None
         # neither was calibrated for captions
         return [replace(one, radius_m=None, localizability=None) for one in model.decode(outputs, **options)]

@@ -16,9 +16,8 @@ from geohf.geo import great_circle_m, unit_vectors
 WIDTH = 64
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 400, 128, 1e-3, 0.01
 LEAST_SCORE = -20.0  # a candidate that is less probable is as improbable
-OWN_M = (
-    5.0  # a candidate so near is the photograph's own position: degrees in float32 are off by a meter or two
-)
+# a candidate so near is the photograph's own position: degrees in float32 are off by a meter or two
+OWN_M = 5.0
 
 
 class Ranker(nn.Module):

@@ -110,9 +110,8 @@ def _least_gaps(boxes: np.ndarray, held: np.ndarray, reach_px: float) -> np.ndar
     near = np.flatnonzero((boxes[:, :2] <= high).all(1) & (boxes[:, 2:] >= low).all(1))
     for part in np.array_split(near, max(1, len(near) * len(held) // _CHUNK)):
         one = boxes[part, None]
-        apart = np.maximum(
-            one[..., :2] - held[:, 2:], held[:, :2] - one[..., 2:]
-        )  # below 0: they overlap there
+        # below 0: they overlap there
+        apart = np.maximum(one[..., :2] - held[:, 2:], held[:, :2] - one[..., 2:])
         sliver = _SLIVER * np.minimum(1.0, boxes[part, 2:] - boxes[part, :2]).min(1)[:, None]
         deepest = apart.max(-1)
         outside = np.hypot(*np.moveaxis(apart.clip(0), -1, 0))

@@ -24,9 +24,8 @@ UNIT = MetricInfo(False, "unit of the target")
 SHARES = {"r2": HIGHER, "r2_rate": HIGHER, "skill_persistence": HIGHER, "skill_trend": HIGHER}
 NUMBER_METRICS = {"mae": UNIT, "rmse": UNIT} | SHARES | {"nrmse": LOWER}
 IMAGE_METRICS = {"psnr": MetricInfo(True, "dB"), "ssim": HIGHER, "mae": UNIT, "nrmse": LOWER}
-IMAGE_METRICS |= {
-    f"lead_*_{name}": metric for name, metric in IMAGE_METRICS.items()
-}  # of several frames each
+# of several frames each
+IMAGE_METRICS |= {f"lead_*_{name}": metric for name, metric in IMAGE_METRICS.items()}
 
 
 def metrics_of(targets: Sequence[str]) -> dict[str, MetricInfo]:

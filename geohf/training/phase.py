@@ -83,9 +83,8 @@ class PhaseTrainer(Phases):
                 self.add_callback(ours(self.run_folder.name, self.shown_metrics))
         self._parts: dict[str, Any] = defaultdict(float)  # 0.0, then scalar tensors
         self._parts_logged_at = 0
-        self._counted: (
-            dict[str, torch.Tensor] | None
-        ) = {}  # rows that counted for each part, until they are told
+        # rows that counted for each part, until they are told
+        self._counted: dict[str, torch.Tensor] | None = {}
         self._fit(self.model)
         require_recomputing(self.model, self.args)
         if isinstance(self.train_dataset, Sized):

@@ -84,9 +84,8 @@ def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
 
 def write_history(folder: Path, history: Sequence[Mapping], curves: Sequence[str]) -> None:
     """Write log_history.csv and learning_curves.png: the losses, the learning rate and these metrics."""
-    history = [
-        row for row in history if "phase" in row
-    ]  # what was logged after the training is in metrics.json
+    # what was logged after the training is in metrics.json
+    history = [row for row in history if "phase" in row]
     write_csv(folder / "log_history.csv", history)
     if learning_panels(history):  # a run may log and evaluate nothing on its way
         plotted = {"phase", "step", "epoch", "learning_rate", *(f"eval_{name}" for name in curves)}

@@ -94,9 +94,8 @@ class GeoTrainer(RunsPhases):
         if compute_metrics is not None:
             self._given["compute_metrics"] = compute_metrics
         self.histories = {}
-        self.stages: dict[
-            str, dict[str, float]
-        ] = {}  # before and after each phase: the numbers on eval_dataset
+        # before and after each phase: the numbers on eval_dataset
+        self.stages: dict[str, dict[str, float]] = {}
         self.kept: str | None = None  # the phase whose weights the model has, where there was a choice
         self.evaluated: Evaluation | None = None  # the last numbers of the model as it is
         self.reported: Evaluation | None = None  # the numbers whose report lies in `output_dir`

@@ -181,9 +181,8 @@ class _Memory:
             return
         try:
             with self._lock("whole"), open(self.file, "ab") as file:
-                file.truncate(
-                    file.tell() // _DIGEST.itemsize * _DIGEST.itemsize
-                )  # what a killed process began
+                # what a killed process began
+                file.truncate(file.tell() // _DIGEST.itemsize * _DIGEST.itemsize)
                 file.write(digests.tobytes())
         except OSError as error:
             logger.warning("%s: cannot be written (%s)", self.file, error)

@@ -25,9 +25,8 @@ _TOO_LARGE = (
 
 # of pictures and open files that a user hands over: two threads may be given the same, which reads its pixels only once
 HANDED_OVER = Lock()
-if hasattr(
-    os, "register_at_fork"
-):  # a worker process that is forked while a thread holds it would wait for ever
+# a worker process that is forked while a thread holds it would wait for ever
+if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=HANDED_OVER.acquire, after_in_parent=HANDED_OVER.release, after_in_child=HANDED_OVER.release
     )
@@ -272,9 +271,8 @@ def _from_array(source) -> Image.Image:
 def _to_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
-    if array.dtype == np.uint16 or array.dtype == np.dtype(
-        ">u2"
-    ):  # the whole range, however dark the picture
+    # the whole range, however dark the picture
+    if array.dtype == np.uint16 or array.dtype == np.dtype(">u2"):
         return np.round(array / 257).astype(np.uint8)
     if not np.isfinite(array).all():
         raise ImageError("an array with NaN or infinite values is not an image")
