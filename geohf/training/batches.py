@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from geohf.training.checkpoints import cpu_random_state, set_random_state
+
 
 class StreamBatches(IterableDataset):
     """Batches of a stream's rows, each drawn from a seed of its own number.
@@ -66,6 +68,35 @@ def _drawing_from(*seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
+
+
+class BatchesAhead:
+    """A collator that knows what its last batch was drawn from: a resumed run draws that batch again.
+
+    The loader is a batch ahead of training, so a checkpoint is saved when the batch of the next step has been drawn.
+
+    Args:
+        collate: makes a batch of a list of rows, in this process.
+
+    Attributes:
+        drawn_from: the random state before the last batch; None before the first.
+        resumed: (the random state of the first batch, that of all that follows) of a run that goes on within an epoch.
+    """
+
+    def __init__(self, collate: Callable[[list], Any]):
+        self.collate = collate
+        self.drawn_from: dict | None = None
+        self.resumed: tuple[dict, dict] | None = None
+
+    def __call__(self, rows: list) -> Any:
+        resumed = self.resumed if self.drawn_from is None else None
+        if resumed:
+            set_random_state(resumed[0])
+        self.drawn_from = cpu_random_state()
+        batch = self.collate(rows)
+        if resumed:
+            set_random_state(resumed[1])
+        return batch
 
 
 class BatchWithoutRows(dict):

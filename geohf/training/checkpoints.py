@@ -75,14 +75,19 @@ def load_tree(path: str | Path) -> Any:
 
 def random_state() -> dict:
     """The state of every random generator that training draws from."""
-    state = {
+    state = cpu_random_state()
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def cpu_random_state() -> dict:
+    """The state of the generators that a collator draws from."""
+    return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002  the global generator is what libraries draw from
         "cpu": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
 
 
 def set_random_state(state: dict) -> None:

@@ -21,7 +21,7 @@ from geohf.data.streaming import EndlessStream, is_stream
 from geohf.data.tensor_table import TensorTable, batch_as_is
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.batches import BatchWithoutRows, StreamBatches, own_rows
+from geohf.training.batches import BatchesAhead, BatchWithoutRows, StreamBatches, own_rows
 from geohf.training.finetuning import layer_shares
 from geohf.training.phases import Phases
 from geohf.training.progress import BriefLog, BriefProgress
@@ -127,6 +127,8 @@ class PhaseTrainer(Phases):
         self._counted = {}
         if is_stream(self.train_dataset):
             self._stream.passed_over = where[1]
+        elif checkpoint and where[1]:
+            self._resume_within_epoch(checkpoint)
         patience = [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
         if checkpoint and any(
             c.early_stopping_patience_counter >= c.early_stopping_patience for c in patience
@@ -139,7 +141,8 @@ class PhaseTrainer(Phases):
     def get_train_dataloader(self):
         """As transformers'; a stream comes as a loader without end that knows this process's share."""
         if not is_stream(self.train_dataset):
-            with self._collating(self.train_dataset, self.data_collator):
+            self._ahead = BatchesAhead(self.data_collator)
+            with self._collating(self.train_dataset, self._ahead):
                 return super().get_train_dataloader()
         args = self.args
         # accelerate would read all of it on one process, or end when the shortest share does

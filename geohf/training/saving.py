@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
+from geohf.training.batches import BatchesAhead
 from geohf.training.checkpoints import (
     COMPLETE,
     load_tree,
@@ -22,6 +24,8 @@ from geohf.training.checkpoints import (
     set_random_state,
 )
 from geohf.vision.weights import load_tensors
+
+logger = logging.getLogger(__name__)
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
 
@@ -37,6 +41,7 @@ class SafeCheckpoints(Trainer):
     optimizer: Any
     lr_scheduler: Any
     model: Any  # what a phase trains: a model, a part of one, or one with adapters
+    _ahead: BatchesAhead | None = None  # the collator of training, where it is no stream's
 
     @property
     def run_folder(self) -> Path:
@@ -111,11 +116,27 @@ class SafeCheckpoints(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_tree(random_state(), self._random_file(output_dir))
+        ahead = {"batch": self._ahead.drawn_from} if self._ahead else {}
+        save_tree(random_state() | ahead, self._random_file(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        if self._ahead and self._ahead.resumed:
+            return  # the first batch came with it, and the next one has drawn from it since
         if checkpoint is not None and self._random_file(checkpoint).is_file():
             set_random_state(load_tree(self._random_file(checkpoint)))
+
+    def _resume_within_epoch(self, checkpoint: str) -> None:
+        """Draw the batches of an epoch's rest as they would have been drawn."""
+        if self.args.dataloader_num_workers:
+            logger.warning(
+                "%s lies within an epoch: with dataloader_num_workers what augments the rest of it draws other random "
+                "numbers than a run that was not stopped",
+                checkpoint,
+            )
+        elif self._ahead and self._random_file(checkpoint).is_file():
+            state = load_tree(self._random_file(checkpoint))
+            if state.get("batch"):  # not of earlier versions
+                self._ahead.resumed = (state["batch"], state)
 
     def _load_finished(self, path: Path) -> None:
         try:

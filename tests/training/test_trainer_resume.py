@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.training_run import make_trainer
+from datasets import Dataset
+from helpers.training_run import batch_of, feature_rows, make_table, make_trainer
 from transformers import TrainerCallback
 
+from geohf.data.tensor_table import batch_as_is
 from geohf.training.checkpoints import COMPLETE, last_complete_checkpoint
 
 SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "training_run.py"
@@ -103,6 +105,49 @@ def test_an_incomplete_checkpoint_is_passed_over(tmp_path):
         resumed.model.state_dict().items(), whole.model.state_dict().items(), strict=True
     ):
         assert torch.equal(a, b), name
+
+
+def noisy(rows):
+    batch = batch_of(rows)
+    return batch | {"features": batch["features"] + torch.randn_like(batch["features"])}
+
+
+def test_augmentation_goes_on_within_an_epoch_as_it_would_have(tmp_path):
+    settings = {
+        "train_dataset": Dataset.from_list(list(feature_rows([make_table(40)]))),
+        "data_collator": noisy,
+        "eval_collator": batch_as_is,
+        "per_device_train_batch_size": 4,
+        "dropout": 0.3,
+        "num_train_epochs": 2,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "eval_strategy": "steps",
+        "save_steps": 7,
+        "eval_steps": 7,
+    }
+    interrupted(tmp_path, 8, **settings)
+    assert last_complete_checkpoint(tmp_path).endswith("checkpoint-7")  # of five steps an epoch
+    resumed = make_trainer(tmp_path, **settings)
+    resumed.run(resume=True)
+    whole = make_trainer(tmp_path / "whole", **settings)
+    whole.run()
+    for (name, a), b in zip(
+        resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_a_run_with_workers_says_that_augmentation_goes_on_otherwise(tmp_path, caplog):
+    settings = {
+        "save_strategy": "steps",
+        "eval_strategy": "no",
+        "save_steps": 3,
+        "load_best_model_at_end": False,
+    }
+    interrupted(tmp_path, 4, **settings)
+    make_trainer(tmp_path, **settings, dataloader_num_workers=1).run(resume=True)
+    assert "checkpoint-3 lies within an epoch" in caplog.text
 
 
 def test_older_checkpoints_go_only_when_a_newer_one_is_whole(tmp_path, monkeypatch):
