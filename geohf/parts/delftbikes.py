@@ -12,6 +12,7 @@ from geohf.parts.records import JsonObject, PartRecord, PhotoRecord
 from geohf.parts.vocabulary import STATES
 
 _BOX = ("left", "top", "width", "height")
+_OTHERS = {"regions": "VIA", "_via_settings": "VIA", "shapes": "labelme"}  # keys of tools that are not read
 
 
 def read_delftbikes(
@@ -29,7 +30,12 @@ def read_delftbikes(
     """
     photos = []
     if not any(isinstance(entry, dict) and "parts" in entry for entry in content.values()):
-        raise DataError(f"{path}: has neither COCO's `images` and `annotations`, nor photos with `parts`")
+        found = {key for entry in (content, *content.values()) if isinstance(entry, dict) for key in entry}
+        tool = next((name for key, name in _OTHERS.items() if key in found), None)
+        hint = f": it seems to be {tool}'s, to be made COCO first" if tool else ""
+        raise DataError(
+            f"{path}: has neither COCO's `images` and `annotations`, nor photos with `parts`{hint}"
+        )
     for name, entry in content.entries():
         parts = entry.get("parts") if isinstance(entry, dict) else None
         image = (entry.get("image") or {}) if isinstance(entry, dict) else None

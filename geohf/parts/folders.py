@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from geohf.data.tables import file_in
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
+
+logger = logging.getLogger(__name__)
 
 SPLITS = {
     "train": ("train", "trainingset"),
@@ -56,16 +59,26 @@ def annotation_files(folder: Path) -> dict[str, Path]:
     found = next((files for files in layouts if "train" in files), None) or next(filter(None, layouts), {})
     alone = [folder / name for name in _ALONE if (folder / name).is_file()]
     if not found and alone:
-        found = {"train": alone[0]}
+        found = {"train": alone}
     if not found and any(next(folder.glob(pattern), None) for pattern in _XML):
-        found = {"train": folder}
+        found = {"train": [folder]}
     if not found:
         wanted = ", ".join([pattern.format("train") for pattern in _FILES] + [*_ALONE])
-        raise DataError(f"{folder}: holds no annotations; looked for {wanted}, Annotations/*.xml")
-    return found
+        others = sorted(path.name for path in folder.glob("*.json*"))
+        hint = f"; of {listed(others)}, name the one that has them" if others else ""
+        raise DataError(f"{folder}: holds no annotations{hint}; looked for {wanted}, Annotations/*.xml")
+    return {split: _first(files) for split, files in found.items()}
 
 
-def _files_of_layout(folder: Path, pattern: str) -> dict[str, Path]:
+def _first(files: Sequence[Path]) -> Path:
+    """The first of several files, any of which might be meant; says so."""
+    if files[1:]:
+        others = listed([path.name for path in files[1:]])
+        logger.warning("%s: is read, and %s beside it is not; name a file to read that", files[0], others)
+    return files[0]
+
+
+def _files_of_layout(folder: Path, pattern: str) -> dict[str, list[Path]]:
     files = {
         split: [
             path
@@ -75,7 +88,7 @@ def _files_of_layout(folder: Path, pattern: str) -> dict[str, Path]:
         ]
         for split, names in SPLITS.items()
     }
-    return {split: paths[0] for split, paths in files.items() if paths}
+    return {split: list(dict.fromkeys(paths)) for split, paths in files.items() if paths}
 
 
 def image_folder(path: Path, split: str, names: Iterable[str]) -> Path:

@@ -128,7 +128,8 @@ def _class_names(path: Path) -> list[str]:
 
 def _photo(root: Element, file: Path) -> PhotoRecord:
     if root.tag != "annotation":
-        raise DataError(f"{file}: its root is {root.tag!r}, not `annotation` as in Pascal VOC")
+        hint = ": name it itself, if it is CVAT's" if root.tag == "annotations" else ""
+        raise DataError(f"{file}: its root is {root.tag!r}, not `annotation` as in Pascal VOC{hint}")
     size = root.find("size")
     sides = (None, None) if size is None else (text_in(size, "width"), text_in(size, "height"))
     photo = PhotoRecord(text_in(root, "filename") or f"{file.stem}.jpg", *sides)

@@ -38,6 +38,8 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
     """
     content = _darknet(path) if path.suffix.lower() == DARKNET else _yaml(path)
     names = _names(content.get("names"), path)
+    if content.get("nc", len(names)) != len(names):
+        raise DataError(f"{path}: `nc` is {content['nc']!r}, and `names` lists {len(names)}")
     if content.get("kpt_shape"):
         raise DataError(f"{path}: is of keypoints (`kpt_shape`), not of boxes")
     pairs = [(name, PRESENT) for name in names] if state_attribute == NO_STATES else _pairs(names)

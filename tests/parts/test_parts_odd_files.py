@@ -75,6 +75,46 @@ def test_coco_files_that_are_taken(tmp_path, changes, content, parts):
     assert named(coco(tmp_path, *changes, **content)) == {"1.png": parts}
 
 
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        ({"_via_settings": {}, "_via_img_metadata": {}}, "it seems to be VIA's, to be made COCO first"),
+        ({"1.png90": {"filename": "1.png", "regions": []}}, "it seems to be VIA's"),
+        ({"version": "5.0", "shapes": [], "imagePath": "1.png"}, "it seems to be labelme's"),
+        ({"annotations": None, "images": []}, "nor photos with `parts`$"),
+    ],
+)
+def test_files_of_tools_that_are_not_read_are_named(tmp_path, content, hint):
+    with pytest.raises(DataError, match=f"has neither COCO's .*{hint}"):
+        load(tmp_path, "a.json", json.dumps(content))
+
+
+def test_a_second_file_for_a_split_is_not_passed_over_without_a_word(tmp_path, caplog):
+    coco(tmp_path)
+    folder = tmp_path / "annotations"
+    folder.mkdir()
+    one, two = folder / "instances_train_a.json", folder / "instances_train_b.json"
+    two.write_bytes((tmp_path / "train.json").read_bytes())
+    (tmp_path / "train.json").rename(one)
+    assert len(load_parts(tmp_path)[0]["train"]) == 1
+    assert f"{one}: is read, and {two.name} beside it is not" in caplog.text
+    caplog.clear()
+    two.unlink()
+    load_parts(tmp_path)
+    assert "beside it" not in caplog.text
+    one.rename(tmp_path / "labels_1.json")
+    with pytest.raises(
+        DataError, match=r"holds no annotations; of labels_1\.json, name the one that has them"
+    ):
+        load_parts(tmp_path)
+
+
+def test_cvat_under_another_name_is_to_be_named(tmp_path):
+    load(tmp_path, "a.xml", cvat(shape()))
+    with pytest.raises(DataError, match=r"its root is 'annotations'.*: name it itself, if it is CVAT's"):
+        load_parts(tmp_path)
+
+
 def test_names_that_differ_in_spaces_or_capitals_are_told(tmp_path, caplog):
     rows = coco(tmp_path, categories=[{"id": 1, "name": "wheel"}, {"id": 2, "name": " Wheel"}])
     assert names_of(rows)[0] == {0: "wheel", 1: " Wheel"}
@@ -166,6 +206,12 @@ def test_parts_of_an_object_of_voc_are_not_lost_without_a_word(tmp_path, caplog)
 def test_a_size_of_voc_that_nobody_filled_in(tmp_path):
     size = "<size><width>0</width><height>0</height><depth>3</depth></size>"
     assert len(load(tmp_path, "1.xml", voc(VOC.format("wheel", 0, 2, ""), size=size))[0]["boxes"]) == 1
+
+
+def test_more_classes_of_yolo_than_names_are_refused(tmp_path):
+    yaml = "train: images/train\nnc: 3\nnames: [wheel, bell]\n"
+    with pytest.raises(DataError, match="`nc` is 3, and `names` lists 2"):
+        load_parts(yolo(tmp_path, "0 0.2 0.2 0.1 0.1", yaml))
 
 
 @pytest.mark.parametrize(
