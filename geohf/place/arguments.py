@@ -22,7 +22,7 @@ from geohf.training.options import (
 )
 from geohf.vision.preprocessing import FITS
 
-LOSSES = ("hybrid", "multi_similarity")
+LOSSES = ("hybrid", "multi_similarity", "cosface")
 HEADS = ("residual", "mlp", "none")
 METHODS = ("ours", "original")
 AUDITS = ("report", "strict", "off")
@@ -111,8 +111,15 @@ class PlaceArguments(MapArguments, PhotoArguments, StreamingArguments):
     )
     positive_m: float = argument(25.0, "Pairs up to so many meters apart are one place.")
     negative_m: float = argument(100.0, "Pairs farther apart than this are two places.")
-    heading_deg: float | None = argument(None, "Pairs of one place look the same way within so many degrees.")
-    loss: str = argument("hybrid", "hybrid (InfoNCE and triplets) or multi_similarity; original has its own.")
+    heading_deg: float | None = argument(
+        None, "Pairs of one place look the same way within so many degrees; of cosface the width of a class."
+    )
+    cell_m: float = argument(10.0, "Side of the cells that are cosface's classes, in meters.")
+    loss: str = argument(
+        "hybrid",
+        "hybrid (InfoNCE and triplets), multi_similarity, or cosface (classes are cells of the training images); original "
+        "has its own.",
+    )
     contrastive_weight: float = argument(1.0, "Weight of the contrastive loss.")
     triplet_weight: float = argument(0.3, "Weight of the triplet loss.")
     temperature: float = argument(0.07, "Of the contrastive loss.")
@@ -152,6 +159,10 @@ class PlaceArguments(MapArguments, PhotoArguments, StreamingArguments):
         if self.streaming and "original" in self.methods:
             raise DataError(
                 "--methods original draws its batches of all training images, not of a stream: add --methods ours"
+            )
+        if self.streaming and self.loss == "cosface":
+            raise DataError(
+                "--loss cosface has classes of all training images, not of a stream: take another"
             )
         require_choice(HEADS, head=self.head)
         require_choice(LOSSES, loss=self.loss)

@@ -67,8 +67,10 @@ class GeoPlaceConfig(GeoConfig):
         positive_m, negative_m: pairs up to `positive_m` apart are the same place, pairs beyond `negative_m` are
             not, and what lies between counts for neither.
         heading_deg: pairs of the same place must also look the same way within so many degrees, where their
-            headings are known; None: headings do not matter.
-        loss: `hybrid`, the weighted sum of InfoNCE and the triplet loss, or `multi_similarity`.
+            headings are known; None: headings do not matter. Classes of `cosface` are sectors so wide.
+        cell_m: side of the cells that are the classes of `cosface`.
+        loss: `hybrid`, the weighted sum of InfoNCE and the triplet loss, `multi_similarity`, or `cosface`, see
+            `geohf.place.losses`.
         contrastive_weight, triplet_weight: of the parts of `hybrid`.
         temperature: of the contrastive loss.
         margin: of the triplet loss.
@@ -117,7 +119,8 @@ class GeoPlaceConfig(GeoConfig):
     positive_m: float = 25.0
     negative_m: float = 100.0
     heading_deg: float | None = None
-    loss: Literal["hybrid", "multi_similarity"] = "hybrid"
+    cell_m: float = 10.0
+    loss: Literal["hybrid", "multi_similarity", "cosface"] = "hybrid"
     contrastive_weight: float = 1.0
     triplet_weight: float = 0.3
     temperature: float = 0.07
@@ -211,6 +214,10 @@ class GeoPlaceConfig(GeoConfig):
             raise ValueError(f"temperature must be positive, got {self.temperature}")
         if self.heading_deg is not None and not 0 <= self.heading_deg <= 180:
             raise ValueError(f"heading_deg must lie between 0 and 180, got {self.heading_deg}")
+        if not 0 < self.cell_m < math.inf:
+            raise ValueError(f"cell_m must be meters above 0, got {self.cell_m}")
+        if self.loss == "cosface" and self.heading_deg == 0:
+            raise ValueError("heading_deg is the width of cosface's sectors, and must be above 0")
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"margin must be a number of at least 0, got {self.margin}")
         if not 0 <= self.hard_share <= 1:

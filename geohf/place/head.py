@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 from geohf.errors import DataError
 from geohf.place.aggregation import NetVLAD, SuperVLAD, make_aggregator
 from geohf.place.configuration import PROJECTING_POOLINGS, GeoPlaceConfig
-from geohf.place.losses import hybrid, metre_masks, multi_similarity
+from geohf.place.losses import CellClassifier, hybrid, metre_masks, multi_similarity
 from geohf.place.original import original_loss
 from geohf.training.gather import gather_rows, same_everywhere
 from geohf.vision.standardize import FeatureStandardizer
@@ -174,6 +174,7 @@ class PlaceHead(nn.Module):
         coordinates: torch.Tensor | None = None,
         headings: torch.Tensor | None = None,
         clusters: torch.Tensor | None = None,
+        classifier: CellClassifier | None = None,
     ) -> GeoPlaceOutput:
         """Describe places from features, and compare them where coordinates are given.
 
@@ -186,6 +187,7 @@ class PlaceHead(nn.Module):
             headings: (batch,) degrees clockwise from north, NaN where unknown.
             clusters: (batch,) numbers that say which place a picture shows, in place of meters; only the
                 reference implementation's recipe has them, see `geohf.place.original`.
+            classifier: of the loss `cosface` in training.
         """
         last = features.ndim - 1  # `movedim` becomes a wrong transposition in ONNX
         features = self.standardize(features.permute(0, *range(2, last + 1), 1)).permute(
@@ -194,9 +196,9 @@ class PlaceHead(nn.Module):
         rows = self.project(self.aggregate(features)).float()
         # half precision would blur distances between rows
         with torch.autocast(rows.device.type, enabled=False):
-            return self._describe(rows, coordinates, headings, clusters)
+            return self._describe(rows, coordinates, headings, clusters, classifier)
 
-    def _describe(self, rows, coordinates, headings, clusters) -> GeoPlaceOutput:
+    def _describe(self, rows, coordinates, headings, clusters, classifier) -> GeoPlaceOutput:
         if self.training:
             rows, coordinates, headings, clusters = (
                 None if tensor is None else gather_rows(tensor)
@@ -205,7 +207,7 @@ class PlaceHead(nn.Module):
         descriptors = F.normalize(self.descriptor_norm(rows)[:, : self.config.truncate_dim], dim=-1)
         loss, parts = None, None
         if coordinates is not None:
-            loss, parts = self.losses(descriptors, coordinates, headings, clusters)
+            loss, parts = self.losses(descriptors, coordinates, headings, clusters, classifier)
         if self.config.whitening_dim is not None:
             descriptors = self.whiten(descriptors)
         return GeoPlaceOutput(loss, descriptors, parts)
@@ -216,21 +218,30 @@ class PlaceHead(nn.Module):
         coordinates: torch.Tensor,
         headings: torch.Tensor | None = None,
         clusters: torch.Tensor | None = None,
+        classifier: CellClassifier | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The total loss of (n, d) descriptors, and its parts.
 
         With `matryoshka_dims` the mean over the whole and the first numbers of it (Kusupati et al., Matryoshka Representation
-        Learning, NeurIPS 2022); the parts are those of the whole.
+        Learning, NeurIPS 2022); the parts are those of the whole. Without a `classifier`, as validation queries are, `cosface` is
+        `hybrid`: they are of no class.
         """
-        total, parts = self._losses(descriptors, coordinates, headings, clusters)
+        total, parts = self._losses(descriptors, coordinates, headings, clusters, classifier)
         shorter = [dim for dim in self.config.matryoshka_dims or () if dim < descriptors.shape[1]]
         for dim in shorter:
             cut = F.normalize(descriptors[:, :dim], dim=-1)
-            total = total + self._losses(cut, coordinates, headings, clusters)[0]
+            total = total + self._losses(cut, coordinates, headings, clusters, classifier)[0]
         return total / (1 + len(shorter)), parts
 
-    def _losses(self, descriptors, coordinates, headings, clusters):
+    def _losses(self, descriptors, coordinates, headings, clusters, classifier):
         config = self.config
+        if classifier is not None:
+            return classifier(descriptors, coordinates, headings), {}
+        if config.loss == "cosface" and self.training and clusters is None:
+            raise DataError(
+                "the loss cosface has classes of all training images, which GeoPlaceTrainer makes: train with it, or take "
+                "another loss"
+            )
         positive, negative = metre_masks(
             coordinates, config.positive_m, config.negative_m, headings, config.heading_deg
         )

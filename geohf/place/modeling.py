@@ -17,6 +17,7 @@ from geohf.place.aggregation.supervlad import CLUSTERS as SUPERVLAD_CLUSTERS
 from geohf.place.confidence import forget_confidence
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.head import GeoPlaceOutput, PlaceHead
+from geohf.place.losses import CellClassifier
 from geohf.place.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
 from geohf.place.processing import GeoPlaceImageProcessor
 from geohf.place.retrieval import PlaceRetrieval
@@ -41,6 +42,7 @@ MODEL_FIELDS = (
     "positive_m",
     "negative_m",
     "heading_deg",
+    "cell_m",
     "loss",
     "contrastive_weight",
     "triplet_weight",
@@ -156,14 +158,16 @@ class GeoPlaceModel(PlaceRetrieval):
         pixel_values: torch.Tensor,
         coordinates: torch.Tensor | None = None,
         headings: torch.Tensor | None = None,
+        classifier: CellClassifier | None = None,
     ) -> GeoPlaceOutput:
         """Describe photographs.
 
         Args:
             pixel_values: (batch, 3, height, width).
-            coordinates, headings: see `PlaceHead.forward`.
+            coordinates, headings, classifier: see `PlaceHead.forward`.
         """
-        return self.head(pooled(self.tower, pixel_values, self.config.backbone_pool), coordinates, headings)
+        features = pooled(self.tower, pixel_values, self.config.backbone_pool)
+        return self.head(features, coordinates, headings, classifier=classifier)
 
 
 def _eval_frozen(module: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,13 +18,17 @@ from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.drives import headings_of
 from geohf.place.head import PlaceHead
 from geohf.place.logs import StepClock
+from geohf.place.losses import CellClassifier
 from geohf.place.metrics import RECALLS, place_metrics
 from geohf.place.original import RandomBatches, greedy_clusters
 from geohf.place.processing import PlaceCollator
 from geohf.place.sampler import PlaceSampler
 from geohf.place.search import top_k
+from geohf.training.checkpoints import load_tree, save_tree
 from geohf.training.phase import PhaseTrainer
 from geohf.vision.weights import in_eval_mode
+
+CLASSIFIER = "classifier.safetensors"  # of a checkpoint
 
 
 class PlacePhaseTrainer(PhaseTrainer):
@@ -37,6 +42,7 @@ class PlacePhaseTrainer(PhaseTrainer):
         eval_dataset: likewise, with first the database and then the queries.
         database_rows: how many rows of `eval_dataset` are the database.
         sampler: gives the order of the training rows; None shuffles them.
+        classifier: of the loss `cosface`: it learns beside the model, and is kept in checkpoints, but in no model.
     """
 
     shown_metrics = ("r1", "r5", "r10")
@@ -50,9 +56,10 @@ class PlacePhaseTrainer(PhaseTrainer):
         *,
         database_rows: int = 0,
         sampler: PlaceSampler | RandomBatches | None = None,
+        classifier: CellClassifier | None = None,
         **kwargs,
     ):
-        self.database_rows, self.sampler = database_rows, sampler
+        self.database_rows, self.sampler, self.classifier = database_rows, sampler, classifier
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(model, args, data_collator, **kwargs)
         self.label_names = ["coordinates"]
@@ -61,6 +68,13 @@ class PlacePhaseTrainer(PhaseTrainer):
         if sampler is not None and hasattr(sampler, "set_epoch"):
             table = kwargs.get("train_dataset")
             self.add_callback(_Epochs(sampler, table if isinstance(table, TensorTable) else None))
+        if classifier is not None:
+            classifier.to(self.args.device)
+            self.add_callback(_Classes(classifier))
+            if self._shards_its_state:
+                raise DataError(
+                    "cosface's classes are whole, and the state is spread over devices: take another loss"
+                )
 
     def make_collator(self, model, training: bool):
         """Of drives; a head's features come in tables."""
@@ -75,11 +89,32 @@ class PlacePhaseTrainer(PhaseTrainer):
         return self.sampler if self.sampler is not None else super()._get_train_sampler(train_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As `PhaseTrainer`; keeps the loss of every batch for the log of batches."""
+        """As `PhaseTrainer`, with the classes of `cosface`; keeps the loss of every batch for the log of batches."""
+        if model.training and self.classifier is not None:
+            inputs = inputs | {"classifier": self.classifier}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             self.clock.note(loss, outputs.get("loss_parts") or {})
         return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, *args, **kwargs):
+        """As `PhaseTrainer`; the classes of `cosface` learn at the heads' rate, without decay: their length is nothing."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        classes = [] if self.classifier is None else [self.classifier.weight]
+        if classes and not any(classes[0] is p for group in optimizer.param_groups for p in group["params"]):
+            rate = {"lr": self.args.learning_rate, "weight_decay": 0.0}
+            optimizer.add_param_group({"params": classes} | rate)
+        return optimizer
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.classifier is not None and self.args.should_save:
+            save_tree(self.classifier.state_dict(), Path(output_dir) / CLASSIFIER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.classifier is not None and checkpoint is not None:
+            self.classifier.load_state_dict(load_tree(Path(checkpoint) / CLASSIFIER))
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         descriptors, n = torch.from_numpy(np.asarray(prediction.predictions)), self.database_rows
@@ -104,6 +139,16 @@ class PlacePhaseTrainer(PhaseTrainer):
             torch.manual_seed(0)
             losses = [float(head.losses(descriptors[r], torch.from_numpy(points[r]))[0]) for r in rows]
         return math.fsum(losses) / len(losses)
+
+
+class _Classes(TrainerCallback):
+    """Clears the gradient of the classes of `cosface`: transformers clears that of the model alone."""
+
+    def __init__(self, classifier: CellClassifier):
+        self.classifier = classifier
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.classifier.zero_grad()
 
 
 class _Epochs(TrainerCallback):

@@ -22,6 +22,8 @@ from geohf.place.audit import judge, near_duplicates
 from geohf.place.card import card_data
 from geohf.place.choice import Choice, lowered, score
 from geohf.place.confidence import SHOWN_ANSWERS, calibrate, check_precision, forget_confidence
+from geohf.place.drives import headings_of
+from geohf.place.losses import CellClassifier
 from geohf.place.metrics import measure, recall_intervals
 from geohf.place.original import RandomBatches
 from geohf.place.outputs import write_outputs
@@ -106,6 +108,8 @@ class GeoPlaceTrainer(PlaceSearches):
             args.require_places("the method original draws its batches at random")
         if args is not None and is_stream(train_dataset):
             args.require_places("a stream comes in its own order")
+            if model.config.loss == "cosface":
+                raise DataError("the loss cosface has classes of all training images, not of a stream")
         searched = train_dataset if database is None else database
         kwargs["database_rows"] = len(searched) if hasattr(searched, "__len__") else 0
         super().__init__(model, args, data_collator, train_dataset, eval_dataset, *standard, **kwargs)
@@ -222,7 +226,11 @@ class GeoPlaceTrainer(PlaceSearches):
             checked,
             resume,
             "r1",
-            {"database_rows": len(self.database_of(self.eval_dataset)), "sampler": sampler},
+            {
+                "database_rows": len(self.database_of(self.eval_dataset)),
+                "sampler": sampler,
+                "classifier": self._classifier(),
+            },
             num_train_epochs=args.epochs_of_heads,
             activation_checkpointing=None,  # the backbone does not run
         )
@@ -235,7 +243,7 @@ class GeoPlaceTrainer(PlaceSearches):
         sampler = self._own_sampler
         if not is_stream(train):
             sampler = sampler or make_sampler(train, self.model.config, args)
-        extras: dict[str, Any] = {"sampler": sampler}
+        extras: dict[str, Any] = {"sampler": sampler, "classifier": self._classifier()}
         if validation is not None:
             database = self.database_of(validation)
             changes["evaluation"] = join_rows(database, validation)
@@ -243,6 +251,14 @@ class GeoPlaceTrainer(PlaceSearches):
         phase = self.finetune("finetune", resume, "r1", extras=extras, **changes)
         self._note_best(phase)
         return phase
+
+    def _classifier(self) -> CellClassifier | None:
+        """The classes of the loss `cosface`, as the model sees them where a phase begins; None with another loss."""
+        config, train = self.model.config, self.train_dataset
+        if config.loss != "cosface" or self.method == "original":
+            return None
+        cells = points_of(train), headings_of(train), config.cell_m, config.heading_deg
+        return CellClassifier(self.outputs(train), *cells)
 
     def _note_best(self, phase: PlacePhaseTrainer) -> None:
         self.log_rows += phase.clock.rows

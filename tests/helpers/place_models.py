@@ -12,9 +12,12 @@ from PIL import Image
 from geohf.geo import EARTH_RADIUS_M
 from geohf.place import GeoPlaceModel
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
+from geohf.place.losses import CellClassifier
 from geohf.training.parser import GeoArgumentParser
 
 ORIGIN = np.array([36.2748, -115.0130])
+# meters of a batch that two processes halve: places that both see, so that pairs reach across
+MET_IN_BOTH = [0, 200, 400, 600, 800, 1000, 5, 205, 405, 610, 810, 1011]
 
 
 def build_model(seed: int = 0, backbone: str = "test_resnet", **fields) -> GeoPlaceModel:
@@ -30,6 +33,11 @@ def along(meters, north: bool = True) -> np.ndarray:
     zero = np.zeros_like(degrees)
     east = degrees / np.cos(np.radians(ORIGIN[0]))
     return ORIGIN + np.stack([degrees, zero] if north else [zero, east], -1)
+
+
+def classes_of_places() -> CellClassifier:
+    """The classes of `MET_IN_BOTH`, for descriptors of 16 numbers."""
+    return CellClassifier(unit(12, 16), along(MET_IN_BOTH), np.full(12, np.nan))
 
 
 def write_pictures(folder: Path, names, seed: int = 0) -> None:

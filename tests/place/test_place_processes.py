@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.place_models import along, build_model
+from helpers.place_models import MET_IN_BOTH, along, build_model, classes_of_places
 
 # the head of a place model, spread over processes as the Trainer spreads it
 SCRIPT = """
@@ -12,7 +12,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
-from helpers.place_models import build_model
+from helpers.place_models import build_model, classes_of_places
 
 folder = Path(sys.argv[1])
 
@@ -31,6 +31,11 @@ def work(rank, world):
     result |= {name: buffer for name, buffer in head.module.named_buffers() if "running" in name}
     result |= {"loss": output.loss.detach(), **{name: part.detach() for name, part in output.loss_parts.items()}}
     result["descriptors"] = output.descriptors.detach()
+    result = {name: value.clone() for name, value in result.items()}
+    classifier = classes_of_places()
+    head(**{name: tensor[rows] for name, tensor in batch.items()}, classifier=classifier).loss.backward()
+    result["classes"] = classifier.weight.grad
+    result |= {"both " + name: p.grad for name, p in head.module.named_parameters()}
     torch.save(result, folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -40,12 +45,10 @@ start_processes(work, args=(2,), nprocs=2, start_method="fork")
 
 
 def test_two_processes_have_the_gradient_of_one(run_python, tmp_path):
-    # places that both processes see, so that pairs reach across
     generator = torch.Generator().manual_seed(0)
-    meters = [0, 200, 400, 600, 800, 1000, 5, 205, 405, 610, 810, 1011]
     batch = {
         "features": torch.randn(12, 96, generator=generator),
-        "coordinates": torch.from_numpy(along(meters)),
+        "coordinates": torch.from_numpy(along(MET_IN_BOTH)),
         "headings": torch.tensor([0.0, 10, 20, 30, 40, 200] + [0.0] * 6),
     }
     torch.save(batch, tmp_path / "batch.pt")
@@ -59,6 +62,12 @@ def test_two_processes_have_the_gradient_of_one(run_python, tmp_path):
     expected |= {name: buffer for name, buffer in head.named_buffers() if "running" in name}
     expected |= {"loss": output.loss.detach(), **{k: part.detach() for k, part in output.loss_parts.items()}}
     expected["descriptors"] = output.descriptors.detach()
+    expected = {name: value.clone() for name, value in expected.items()}
+    classifier = classes_of_places()
+    head(**batch, classifier=classifier).loss.backward()
+    expected["classes"] = classifier.weight.grad
+    expected |= {"both " + name: p.grad for name, p in head.named_parameters()}
+    assert classifier.weight.grad.abs().sum() > 0.1
     assert output.loss_parts["contrastive_loss"] > 0.5
     assert output.loss_parts["triplet_loss"] > 0.1
     for found in ranks:
