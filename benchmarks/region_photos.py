@@ -54,8 +54,8 @@ def errors_of(
         min_rows=5, refine=refine,
     )  # fmt: skip
     args = RegionTrainingArguments(
-        output_dir=str(table.parent / "run"), seed=seed, finetune=finetune, num_train_epochs=options.epochs,
-        cache_dir=str(table.parent / "cache"), disable_tqdm=True, logging_strategy="no",
+        output_dir=str(table.parent / "run"), seed=seed, finetune=finetune, head_epochs=options.epochs,
+        num_train_epochs=options.epochs, cache_dir=str(table.parent / "cache"), disable_tqdm=True, logging_strategy="no",
     )  # fmt: skip
     found = run_region(data, args).evaluated
     name = {"none": "heads on the frozen backbone"}.get(finetune, f"backbone fine-tuned, {finetune}")

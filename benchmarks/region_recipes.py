@@ -2,7 +2,7 @@
 
     python benchmarks/region_recipes.py --seeds 0 1
     python benchmarks/region_recipes.py --seeds 0 1 2 --experts shared --backbone tf_efficientnet_lite0 \\
-        --finetune none last all --image_size 96 --epochs 10 --sample_size 80     # how much of a published backbone learns
+        --finetune none last all --image_size 96 --epochs 10 --sample_size 40     # how much of a published backbone learns
     python benchmarks/region_recipes.py --seeds 0 1 2 --experts shared --density --refine 0 64     # regions, and prototypes
 
 Prints the tables that docs/region.md shows: held-out photographs, mean over seeds and their range.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,8 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
         names = [name for name in COMPASS if name in sample]
         heading = cell_of(sample, HEADING_COLUMNS)
         if "views" in sample:
-            views, headings = list(sample["views"]), sample.get("headings")
-            headings = _shared_heading(heading, len(views)) if headings is None else list(headings)
+            views, headings = _listed_views(sample["views"]), sample.get("headings")
+            headings = _listed_headings(heading if is_nothing(headings) else headings, len(views))
         elif names:
             views, headings = [sample[name] for name in names], [COMPASS[name] for name in names]
             if not is_nothing(heading):
@@ -108,9 +108,15 @@ def is_nothing(cell: Any) -> bool:
     return not isinstance(cell, (Mapping, bytes, list, np.ndarray)) and text_of(cell) is None
 
 
-def _shared_heading(heading: Any, views: int) -> list:
-    """The headings of a sample's `views` that has `heading` alone."""
-    if isinstance(heading, (list, tuple, np.ndarray)):
+def _listed_views(views: Any) -> list:
+    if isinstance(views, (str, bytes, Mapping)) or not (is_nothing(views) or isinstance(views, Iterable)):
+        raise DataError(f"'views' is a list of pictures, got {views!r}"[:200])
+    return [] if is_nothing(views) else list(views)
+
+
+def _listed_headings(heading: Any, views: int) -> list:
+    """Headings of as many views; one alone belongs to one view."""
+    if isinstance(heading, Iterable) and not isinstance(heading, str) and getattr(heading, "ndim", 1):
         return list(heading)
     if views > 1 and not is_nothing(heading):
         raise DataError(f"a sample has {views} views and one heading: give 'headings', one for each view")
@@ -146,7 +152,7 @@ def _refuse_other_views(sample: Mapping) -> None:
 def _turned(value: Any) -> float:
     """A heading in [0, 360), so that -90 and 270 are one."""
     try:
-        heading = float(value)
+        heading = float("true" if isinstance(value, (bool, np.bool_)) else value)
     except (TypeError, ValueError):
         raise DataError(f"a heading is degrees clockwise from north, got {value!r}") from None
     return heading % 360 if math.isfinite(heading) else heading

@@ -99,6 +99,10 @@ def test_augmentation_sees_bytes_before_normalization(processor, photos):
             {"views": ["a", "b"], "heading": 9.0},
             "2 views and one heading: give 'headings', one for each view",
         ),
+        ({"views": "a.jpg"}, "'views' is a list of pictures, got 'a.jpg'"),
+        ({"views": 5}, "'views' is a list of pictures, got 5"),
+        ({"views": None}, "a sample has no view"),
+        ({"image": "a", "heading": True}, "a heading is degrees clockwise from north, got True"),
         ({"views": ["a"], "headings": ["N"]}, "a heading is degrees clockwise from north, got 'N'"),
     ],
 )
@@ -115,6 +119,9 @@ def test_samples_that_cannot_be_are_refused(sample, message):
         ({"views": ["a", "b"], "heading": [90, None]}, [90.0, math.nan]),
         ({"views": ["a", "b"], "heading": math.nan}, [math.nan, math.nan]),
         ({"views": ["a", "b"], "headings": [1, 2], "heading": 5}, [1.0, 2.0]),
+        ({"views": ["a"], "headings": 90}, [90.0]),
+        ({"views": ["a", "b"], "headings": math.nan}, [math.nan, math.nan]),
+        ({"views": ["a"], "heading": torch.tensor(90.0)}, [90.0]),
     ],
 )
 def test_a_heading_is_heard_under_the_names_that_tables_have(sample, headings):
