@@ -116,7 +116,7 @@ def _listed_views(views: Any) -> list:
 
 def _listed_headings(heading: Any, views: int) -> list:
     """Headings of as many views; one alone belongs to one view."""
-    if isinstance(heading, Iterable) and not isinstance(heading, str) and getattr(heading, "ndim", 1):
+    if isinstance(heading, Iterable) and not isinstance(heading, str) and getattr(heading, "ndim", None) != 0:
         return list(heading)
     if views > 1 and not is_nothing(heading):
         raise DataError(f"a sample has {views} views and one heading: give 'headings', one for each view")
