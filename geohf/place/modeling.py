@@ -213,7 +213,8 @@ def _trained_model(name: str, options: PlaceArguments) -> GeoPlaceModel:
     asked = {
         f.name: getattr(options, f.name) for f in fields(options) if getattr(options, f.name) != f.default
     }
-    model = GeoPlaceModel.from_pretrained(name, **{f: asked[f] for f in MODEL_FIELDS if f in asked})
+    changes = {f: asked[f] for f in MODEL_FIELDS if f in asked}
+    model = GeoPlaceModel.from_pretrained(name, dtype=torch.float32, **changes)
     side, (height, width) = options.image_size, model.dummy_inputs["pixel_values"].shape[-2:]
     if side is not None and not height == width == side:
         see_at(model, side, side)

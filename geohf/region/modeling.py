@@ -238,7 +238,7 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
     named[~np.isfinite(points).all(1)] = None
     found = region_order(name for name in named if name is not None)
     if options.start_from is not None:
-        model = load_model(options.start_from, "cpu", GeoRegionModel)
+        model = load_model(options.start_from, "cpu", GeoRegionModel).float()
         _tell_kept(options, model.config)
         for name in options.regions or found:
             model.set_scaler(name, fit_scaler(points[named == name], model.config.scaler, model.config.frame))

@@ -26,7 +26,7 @@ from geohf.training.finetuning import layer_shares
 from geohf.training.phases import Phases
 from geohf.training.progress import BriefLog, BriefProgress
 from geohf.training.rehearsal import refused, rehearse
-from geohf.training.settings import own_arguments, require_a_batch, require_recomputing
+from geohf.training.settings import own_arguments, require_a_batch, require_float32, require_recomputing
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class PhaseTrainer(Phases):
 
     def _fit(self, model) -> None:
         """What depends on the model, which `model_init` makes anew for every training."""
+        require_float32(model)
         self.counts_items = hasattr(model, "count_loss_items")
         self.loss_is_scaled_for_ga = self.counts_items
         # known before anything shards or wraps the model

@@ -51,6 +51,19 @@ def own_arguments(
     return own
 
 
+def require_float32(model: torch.nn.Module) -> None:
+    """Raise DataError where the weights are of half precision, in which small steps are lost, or of double."""
+    dtype = next(
+        (weights.dtype for weights in model.parameters() if weights.is_floating_point()), torch.float32
+    )
+    if dtype != torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        raise DataError(
+            f"the model's weights are {name}, and a Trainer works on float32: load it with dtype=torch.float32, or call "
+            "model.float(); bf16=True then computes in bfloat16"
+        )
+
+
 def require_recomputing(model: torch.nn.Module, args: GeoTrainingArguments) -> None:
     """Raise DataError where activations are to be recomputed, and the model has no layer that can."""
     able = getattr(model, "supports_gradient_checkpointing", False)

@@ -14,7 +14,7 @@ from transformers.trainer_utils import HubStrategy, TrainOutput
 from geohf.data.splits import warn_of_shared_places
 from geohf.data.streaming import is_stream
 from geohf.data.task_data import facts_of
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.hub.card import write_card
 from geohf.metrics.records import CardData, Evaluation
 from geohf.training.adapters import push_adapter
@@ -45,8 +45,8 @@ class GeoTrainer(RunsPhases):
 
     Args:
         model, args, data_collator, train_dataset, eval_dataset, processing_class, model_init, compute_metrics,
-            callbacks, optimizers: as transformers'. Without `eval_dataset` the last weights are the model, and nothing is
-            calibrated.
+            callbacks, optimizers: as transformers', but `eval_dataset` is one dataset. Without it the last weights are the
+            model, and nothing is calibrated.
         train_labels: where `train_dataset` is a stream, its rows without pictures, if they are known: they tell the
             constant baseline, and how many there are.
     """
@@ -69,6 +69,11 @@ class GeoTrainer(RunsPhases):
         train_labels=None,
         **extras,
     ):
+        if isinstance(eval_dataset, dict):
+            raise DataError(
+                f"eval_dataset holds several sets ({listed(eval_dataset)}), and weights are chosen and calibrated on one: "
+                "give that one here, and the others to `evaluate`"
+            )
         if eval_dataset is None and args is not None:  # what evaluates by default need not be switched off
             args = copy.copy(own_arguments(args, self.arguments_class, evaluates=False))
             args.eval_strategy, args.load_best_model_at_end = "no", False

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import five_tasks
 from helpers.street_models import build_model, patches
 from transformers import TrainerCallback
 
@@ -110,3 +111,13 @@ def test_there_must_be_something_to_train_on(tmp_path):
     )
     with pytest.raises(DataError, match="give the Trainer a train_dataset"):
         GeoStreetTrainer(build_model(), args).train()
+
+
+@pytest.mark.parametrize("name", five_tasks.TASKS)
+def test_what_no_trainer_can_work_with_is_refused_before_the_work(name, tmp_path):
+    trainer = five_tasks.trainer_of(name, tmp_path)
+    sets = {"near": trainer.train_dataset, "far": trainer.train_dataset}
+    with pytest.raises(DataError, match=r"holds several sets \(near, far\)"):
+        type(trainer)(trainer.model, trainer.args, train_dataset=trainer.train_dataset, eval_dataset=sets)
+    with pytest.raises(DataError, match="weights are bfloat16, and a Trainer works on float32"):
+        five_tasks.trainer_of(name, tmp_path, five_tasks.TASKS[name].make().to(torch.bfloat16))
