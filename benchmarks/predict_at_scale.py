@@ -4,6 +4,7 @@
     python benchmarks/predict_at_scale.py --memory 10000 100000    # peak memory of predict_to_file, too
 
 Elapsed seconds count, so nothing else may run. The backbone has random weights; the answers of all ways must be equal.
+All ways get what the command `geohf predict` does to its process: waiting threads sleep, and freed memory is kept.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
 import torch
 
 CORES = torch.get_num_threads()  # before measure.py takes one
@@ -27,14 +30,15 @@ from torch.utils.data import DataLoader  # noqa: E402
 from transformers import pipeline  # noqa: E402
 
 from geohf import GeoStreetModel  # noqa: E402
+from geohf.recipes.running import keep_freed_memory  # noqa: E402
 
 BATCH, GOAL = 32, 1.6
 
 
-def build(backbone: str) -> GeoStreetModel:
+def build(backbone: str, image_size: int | None = None) -> GeoStreetModel:
     torch.manual_seed(0)
     classes = {"id2label": {0: "a", 1: "b"}, "class_centroids": [[40.0, -100.0], [35.0, -90.0]]}
-    return GeoStreetModel.from_backbone(backbone, pretrained=False, **classes)
+    return GeoStreetModel.from_backbone(backbone, pretrained=False, image_size=image_size, **classes)
 
 
 def write_photos(folder: Path, count: int) -> list[str]:
@@ -90,6 +94,7 @@ def elapsed(ways: dict[str, Callable], rounds: int) -> tuple[dict[str, float], d
 
 def compare(backbone: str, images: int, rounds: int) -> list[Row]:
     torch.set_num_threads(CORES)
+    keep_freed_memory()
     model = build(backbone)
     with tempfile.TemporaryDirectory() as folder:
         names = write_photos(Path(folder), images)
@@ -115,8 +120,9 @@ def compare(backbone: str, images: int, rounds: int) -> list[Row]:
 
 
 def peak_of(backbone: str, count: int) -> float:
-    """MiB that predicting so many rows into a file adds to the process's peak."""
-    model = build(backbone)
+    """MiB that predicting so many rows of 32 px into a file adds to the process's peak."""
+    keep_freed_memory()
+    model = build(backbone, image_size=32)
     with tempfile.TemporaryDirectory() as folder:
         Image.new("RGB", (32, 32)).save(Path(folder, "a.png"))
         rows = ({"image": str(Path(folder, "a.png")), "heading": float(i)} for i in range(count))

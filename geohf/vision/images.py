@@ -185,8 +185,8 @@ def _decode(file, name: str, length: int, size: int | None) -> Image.Image:
                 raise Image.DecompressionBombError
             if size and image.format == "JPEG":
                 image.draft(None, (size, size))
-            image.load()
-            return _to_rgb(image)
+            ImageOps.exif_transpose(image, in_place=True)  # decodes; turned elsewhere, it would be copied
+            return _plain_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: {_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS)}") from None
     except UnidentifiedImageError:
@@ -233,7 +233,10 @@ def _picture(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    return _plain_rgb(ImageOps.exif_transpose(image))
+
+
+def _plain_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I") or image.mode == "F":

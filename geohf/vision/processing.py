@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from huggingface_hub.dataclasses import validate_typed_dict
 from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import PILImageResampling
@@ -160,12 +161,10 @@ class GeoImageProcessor(SampleProcessor):
     def _fitted(self, source: Any, augment: Callable | None) -> torch.Tensor:
         """One image resized and cropped, (3, height, width) uint8."""
         opened = open_image(source, size=self._least_side())
-        image = torch.from_numpy(np.array(opened)).permute(2, 0, 1)
-        if augment is not None:
-            image = augment(image)
+        image = _as_it_lies(opened) if augment is None else augment(_copied(opened))
         if self.do_resize:
             image = self.resize(image, self.size, self.resample)
-        return self.center_crop(image, self.crop_size) if self.do_center_crop else image
+        return (self.center_crop(image, self.crop_size) if self.do_center_crop else image)[:3]
 
     def _least_side(self) -> int | None:
         """The side below which a JPEG must not be decoded; None: all its pixels count."""
@@ -174,3 +173,22 @@ class GeoImageProcessor(SampleProcessor):
         side = math.ceil(max(value for value in dict(self.size).values() if value) / 2)
         side = max(side, self.crop_size.height, self.crop_size.width) if self.do_center_crop else 2 * side
         return side if self.reduced_decoding else 2 * side
+
+
+def _copied(picture: Image.Image) -> torch.Tensor:
+    """An RGB picture as (3, height, width) uint8."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _as_it_lies(picture: Image.Image) -> torch.Tensor:
+    """An RGB picture in Pillow's own memory, (4, height, width) uint8 with an empty fourth channel: for reading alone.
+
+    What Pillow cannot show so, as pictures of more than one block of its memory, is copied.
+    """
+    import pyarrow
+
+    try:
+        values = pyarrow.array(picture).flatten()
+    except (ValueError, pyarrow.ArrowException):
+        return _copied(picture)
+    return torch.from_dlpack(values).view(picture.height, picture.width, 4).permute(2, 0, 1)

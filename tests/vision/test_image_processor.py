@@ -53,6 +53,13 @@ def test_pixels_are_those_of_timms_own_transform():
     assert (found - expected).abs().max() < 3 / 255 / min(config["std"])
 
 
+@pytest.mark.parametrize("size", [(90, 60), (4200, 1100)], ids=["one block of Pillow's memory", "two blocks"])
+def test_pixels_that_are_read_where_they_lie_are_those_of_a_copy(size):
+    processor = GeoImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    copied = processor.pixel_values([photo(*size)], augment=lambda image: image)
+    assert torch.equal(processor.pixel_values([photo(*size)]), copied)
+
+
 def test_a_saved_processor_is_found_and_gives_the_same_pixels(tmp_path):
     processor = GeoImageProcessor(
         size={"shortest_edge": 24}, crop_size={"height": 16, "width": 16}, resample=2
