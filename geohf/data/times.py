@@ -77,7 +77,15 @@ def step_times(labels: Sequence[str]) -> StepTimes:
     _require_ascending(labels, found)
     if found.unit == "numbers" and np.abs(found.times).max() >= _LONG:
         logger.warning("the labels %s count as plain numbers; write dates as 2019-07-31 or 20190731", shown)
+    elif found.unit == "numbers" and _may_be_years(labels, found.times):
+        logger.warning("the labels %s count as plain numbers; write years with four digits", shown)
     return found
+
+
+def _may_be_years(labels: Sequence[str], times: np.ndarray) -> bool:
+    """Numbers of two digits that leave out decades, as 00, 05, 85, 90 do: years on both sides of 2000."""
+    two = all(re.search(r"(?<!\d)\d\d$", label) for label in labels)
+    return two and times[0] < 30 and times[-1] >= 70 and np.diff(times).max() > 30
 
 
 def check_frames(frames: Sequence[Any]) -> None:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from geohf.tiles.cache import LAYOUT, TileCache, cache_key
 from geohf.tiles.masks import read_window
 from geohf.tiles.rasters import open_raster
 from geohf.tiles.sources import RasterFile
+from geohf.tiles.stores import StoreFrame
 from geohf.tiles.table import TileTable
 
 STRIP_BYTES = 256 * 2**20  # the most that is decoded at once of one region, all steps together
@@ -188,9 +190,12 @@ def hole_shares(mask: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def _cut_strip(path: RasterFile, table: TileTable, rows, strip: tuple[int, int], out, mask) -> None:
     """One step of some tiles into `out` (tiles, height, width, bands), what was not measured into `mask`."""
     top, bottom = strip
-    grid = table.rasters[table.region[rows[0]]]
+    grid, first = table.rasters[table.region[rows[0]]], 0
+    if isinstance(path, StoreFrame) and not table.reading.align:  # of a store these lines alone are read
+        path, first = replace(path, lines=(top, bottom)), top
     with open_raster(path) as raster:
-        pixels, holes = read_window(raster, (0, top, grid.width, bottom), table.nodata, table.reading, grid)
+        box = 0, top - first, grid.width, bottom - first
+        pixels, holes = read_window(raster, box, table.nodata, table.reading, grid)
     for i, (x0, y0, x1, y1) in enumerate(table.boxes[rows].tolist()):
         out[i, : y1 - y0, : x1 - x0] = pixels[y0 - top : y1 - top, x0:x1]
         mask[i, : y1 - y0, : x1 - x0] = holes[y0 - top : y1 - top, x0:x1]

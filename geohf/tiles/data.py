@@ -27,6 +27,7 @@ from geohf.tiles.sample import BUILT, write_sample
 from geohf.tiles.scales import NORMALIZE
 from geohf.tiles.sources import raster_folder, shown_in
 from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tiles
+from geohf.tiles.stores import MARKS
 from geohf.tiles.streaming import ImageTiles, StreamedSequences
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, table_in
 from geohf.tiles.targets import look_at_pixels, look_at_targets, require_spread
@@ -248,7 +249,10 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
             )
         labels = options.labels or order_labels(list(mosaic_files(source, options.extension, options.asset)))
         if not labels:
-            found = listed(sorted(inside.name for inside in shown_in(raster_folder(source))))
+            inside = sorted(file.name for file in shown_in(raster_folder(source)))
+            if not set(MARKS).isdisjoint(inside):
+                raise DataError(f"{source}: is a zipped zarr store; unzip it, and give its folder")
+            found = listed(inside)
             raise DataError(
                 f"{source}: holds no *{options.extension}, but {found or 'nothing'}; give a table of tiles, or the "
                 "folder of the images"

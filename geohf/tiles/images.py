@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,10 @@ from geohf.tiles.sources import BandFiles, RasterFile, items_of, names_in, raste
 from geohf.tiles.stacks import stacked
 from geohf.tiles.stores import is_store, store_frames
 
+logger = logging.getLogger(__name__)
 ITEMS = (".json", ".geojson")
+_BASELINE = re.compile(r"_N(\d{4})_R\d{3}_")  # in Sentinel-2's names
+_SHIFTED = "0400"
 
 
 @dataclass
@@ -84,6 +89,8 @@ def find_images(
                 raise
             images = RegionImages(files, None, set(), reason=str(error))
         found[region] = images
+    if first is not None:
+        _look_at_baselines(labels, first[1])
     return found
 
 
@@ -107,7 +114,9 @@ def mosaic_images(
     lost = [label for label in labels if label not in known]
     if lost:
         raise DataError(f"{source}: holds no image of the label {lost[0]}; there are {listed(list(known))}")
-    return fit_together(place_of(source), [known[label] for label in labels], reading, nodata)
+    images = fit_together(place_of(source), [known[label] for label in labels], reading, nodata)
+    _look_at_baselines(images.files, images.header)
+    return images
 
 
 def place_of(source: str | Path) -> str:
@@ -161,6 +170,7 @@ def fit_together(
         nodata |= {value for value in raster.nodata if value is not None}
         silent = silent if raster.says_nodata else silent or path
         reading.require_possible(path, raster)
+        _require_on_globe(path, raster)
         if first is not None:
             require_same_kind(path, raster, *first)
             if not reading.align:
@@ -169,6 +179,31 @@ def fit_together(
         if reading.align:
             require_alignable(path, raster, *(reading.grid or first))
     return RegionImages(files, first and first[1], nodata, silent)
+
+
+def _require_on_globe(path: RasterFile, raster: RasterInfo) -> None:
+    """Refuse latitudes that there are none of; the outermost pixels of the globe may have their middles on the poles."""
+    from rasterio.crs import CRS
+
+    if raster.crs is None or raster.gcps or not CRS.from_wkt(raster.crs).is_geographic:
+        return
+    ends = [(raster.affine @ corner)[1] for corner in ((0, 0), (raster.width, raster.height))]
+    if max(map(abs, ends)) > 90 + abs(raster.transform[4]):
+        raise DataError(
+            f"{path}: reaches to latitude {max(ends, key=abs):g} by its header; correct the transform (gdal_edit.py -a_ullr)"
+        )
+
+
+def _look_at_baselines(names: Iterable[object], raster: RasterInfo) -> None:
+    """Tell of Sentinel-2 images of before and after its change of numbers, as their names say."""
+    found = sorted({match[1] for name in names if (match := _BASELINE.search(str(name)))})
+    if found and found[0] < _SHIFTED <= found[-1] and not any(raster.offsets):
+        logger.warning(
+            "the names tell Sentinel-2's processing baselines %s: from %s on its numbers are larger by 1000; subtract that "
+            "from the newer images unless it is done already",
+            listed(found),
+            _SHIFTED,
+        )
 
 
 def common_nodata(images: Sequence[RegionImages]) -> float | None:

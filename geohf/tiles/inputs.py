@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from geohf.data.inputs import TABLES, Part
-from geohf.data.tables import RowErrors
+from geohf.data.tables import RowErrors, find_column
 from geohf.data.times import StepTimes, shorten
 from geohf.errors import DataError
 from geohf.tiles.cache import TileCache
@@ -82,7 +82,8 @@ def read_tiles(source: str | Path, config: TileSequenceConfig) -> Part:
             f"{path}: is no table of tiles (.csv, .parquet) and no folder of a tiles.csv; whole scenes go through geohf.tiles.scene"
         )
     known = columns_of(path)
-    table = _load(path, config, [name for name in config.targets if name in known], RowErrors())
+    targets = [name for name in config.targets if find_column(known, [name.lower()]) is not None]
+    table = _load(path, config, targets, RowErrors())
     require_trained_table(table, config.pixel_kind)
     return list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)
 

@@ -14,7 +14,6 @@ from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
     find_column,
-    read_table,
 )
 from geohf.data.times import shorten, step_times, time_of
 from geohf.errors import DataError
@@ -25,7 +24,7 @@ from geohf.tiles.rasters import gdal_errors
 from geohf.tiles.reading import Reading
 from geohf.tiles.rows import check_regions, name_of
 from geohf.tiles.sources import names_in, raster_folder
-from geohf.tiles.table import TARGET, TileTable, columns_of, labels_of, load_tiles
+from geohf.tiles.table import TARGET, TileTable, columns_of, labels_of, load_tiles, read_named
 
 if TYPE_CHECKING:
     from geohf.tiles.rasters import RasterInfo
@@ -39,7 +38,7 @@ PLACES = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS)
 def has_points(path: str | Path) -> bool:
     """A table names points and no boxes."""
     columns = columns_of(path)
-    return BOX not in columns and None not in _point_columns(columns)
+    return find_column(columns, [BOX]) is None and None not in _point_columns(columns)
 
 
 def _point_columns(columns: Iterable[str], source: str | None = None) -> list[str | None]:
@@ -195,7 +194,7 @@ def load_points(
     """
     errors, reading = errors or RowErrors(), reading or Reading()
     labels, extension, source = labels_of(labels), dotted(extension), str(path)
-    frame = read_table(path, required=targets, numbers=[*targets, *PLACES])
+    frame = read_named(path, targets, [*targets, *PLACES], [DATE, "region_id", "tile_id"])
     images = find_images(
         regions_in(image_dir, labels, extension), image_dir, labels, extension, errors.on_error, reading
     )

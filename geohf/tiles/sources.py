@@ -101,9 +101,19 @@ def raster_in(folder: Folder, name: str) -> RasterFile | None:
 
 
 def names_in(folder: Folder, extension: str) -> list[str]:
-    """Names, without the extension, of the rasters that lie in a folder."""
-    names = sorted(file.name for file in folder.iterdir() if file.is_file())
-    return [n[: -len(extension)] for n in names if n.endswith(extension) and not n.startswith(".")]
+    """Names, without the extension, of the rasters that lie in a folder.
+
+    Raises:
+        DataError: beside them lie some whose extension is in another case of letters.
+    """
+    names = sorted(file.name for file in shown_in(folder) if file.is_file())
+    found = [name for name in names if name.lower().endswith(extension.lower())]
+    other = [name for name in found if not name.endswith(extension)]
+    if other and len(other) < len(found):
+        raise DataError(
+            f"{folder}: holds {other[0]} beside files that end in {extension}; write all endings alike"
+        )
+    return [name[: -len(extension)] for name in found if name not in other]
 
 
 def files_of(images: Iterable[RasterFile | None]) -> list[str | Path]:

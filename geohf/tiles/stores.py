@@ -31,6 +31,7 @@ class StoreFrame:
         step: the number of the time.
         date: its date, for messages.
         facts: what tells when the store changed: number, size and newest time of change of its files.
+        lines: the first of the image, from the north, and the one behind the last; None: all.
     """
 
     store: str
@@ -38,6 +39,7 @@ class StoreFrame:
     step: int
     date: str
     facts: str
+    lines: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.store} ({', '.join(self.names)}, {self.date})"
@@ -51,17 +53,22 @@ class StoreFrame:
         from rasterio.io import MemoryFile
 
         with _opened(self.store) as found:
+            transform, turned = _transform(found[self.names[0]], self.store)
+            height = found[self.names[0]].sizes[_plane(found[self.names[0]], self.store)[0]]
+            top, bottom = self.lines or (0, height)
+            lines = slice(height - bottom, height - top) if turned else slice(top, bottom)
             bands: list[np.ndarray] = []
             named: list[tuple[str, dict[str, Any]]] = []
             for name in self.names:
                 variable = found[name]
-                image = variable.isel({_axis(variable, TIME, self.store): self.step})
+                down = _plane(variable, self.store)[0]
+                image = variable.isel({_axis(variable, TIME, self.store): self.step, down: lines})
                 kind = _band_axis(image, self.store)
                 pixels = image.transpose(*([kind] if kind else []), *_plane(image, self.store)).values
                 bands += [pixels] if kind is None else list(pixels)
                 words = [name] if kind is None else _words(image, kind)
                 named += [(word, variable.attrs) for word in words]
-            transform, turned = _transform(found[self.names[0]], self.store)
+            transform @= transform.translation(0, top)
             crs = _crs(found, self.names[0], self.store)
         pixels = np.stack(bands)[:, ::-1] if turned else np.stack(bands)
         if pixels.dtype.kind not in "buif":

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.tables import RowErrors, read_table, read_table_in_chunks, require_columns
+from geohf.data.tables import RowErrors, find_column, read_table, read_table_in_chunks, require_columns
 from geohf.data.times import StepTimes, step_times
 from geohf.errors import DataError
 from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images, place_of
@@ -210,6 +210,25 @@ def grid_tiles(
     )
 
 
+def read_named(
+    path: str | Path, required: Sequence[str], numbers: Sequence[str], optional: Sequence[str] = ()
+) -> pd.DataFrame:
+    """`read_table`, whose columns are called as asked for, in whatever case of letters the file has them.
+
+    Raises:
+        DataError: see `read_table`.
+    """
+    frame = read_table(path, numbers=[*numbers, *map(str.lower, numbers)])
+    frame = _named(frame, [*required, *optional])
+    require_columns(frame.columns, required, path)
+    return frame
+
+
+def _named(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    found = {find_column(frame.columns, [name.lower()]): name for name in names if name not in frame.columns}
+    return frame.rename(columns={column: name for column, name in found.items() if column is not None})
+
+
 def own_resampling(table: TileTable) -> str:
     """How tiles are resized: to the nearest pixel where files have a color table, whose numbers are classes."""
     return "nearest" if any(raster.palette is not None for raster in table.rasters) else "bicubic"
@@ -225,9 +244,10 @@ def labels_of(labels: Sequence[str | int]) -> list[str]:
 
 def _frame(data, targets) -> tuple[pd.DataFrame, str]:
     if isinstance(data, (str, Path)):
-        return read_table(data, required=[*REQUIRED, *targets], numbers=targets), str(data)
+        return read_named(data, [*REQUIRED, *targets], targets, [LABEL]), str(data)
     import pandas as pd
 
+    data = _named(data, [*REQUIRED, *targets, LABEL])
     require_columns(data.columns, [*REQUIRED, *targets], "the table")
     if data.empty:
         raise DataError("the table has no rows")

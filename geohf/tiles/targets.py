@@ -74,6 +74,15 @@ def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> N
     ends = [(part.min(0), part.max(0)) for part in sample() if len(part)]
     if not ends:
         return
+    zero = np.concatenate([part == 0 for part in sample()])
+    empty = int(zero.all(-1).sum())
+    if zero.shape[1] > 1 and 0 < empty == zero.any(-1).sum() < len(zero):
+        logger.warning(
+            "%s: %d pixels that were looked at are 0 in all bands, and no other is 0 in any; if that stands for no measurement, "
+            "say --nodata 0",
+            table.source,
+            empty,
+        )
     for extremes in (np.min([low for low, _ in ends], 0), np.max([high for _, high in ends], 0)):
         for band, value in enumerate(extremes.astype(np.float64).tolist()):
             if not np.isclose(value, OF_PIXELS, rtol=1e-6, atol=0).any():

@@ -128,6 +128,15 @@ def test_long_numbers_are_taken_for_numbers_aloud(caplog):
     assert "count as plain numbers" in caplog.text
 
 
+@pytest.mark.parametrize("labels", [["85", "90", "00", "05"], ["img_98", "img_99", "img_00", "img_01"]])
+def test_years_of_two_digits_are_taken_for_numbers_aloud(labels, caplog):
+    assert step_times(order_labels(labels)).unit == "numbers"
+    assert "write years with four digits" in caplog.text
+    caplog.clear()
+    step_times([f"{number:02d}" for number in range(100)])
+    assert not caplog.text
+
+
 @pytest.mark.case("files-A2")
 @pytest.mark.parametrize(
     "frames",

@@ -18,8 +18,10 @@ from geohf.tiles import TileSequenceConfig, TileSequenceModel
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import file_facts
 from geohf.tiles.data import load
+from geohf.tiles.images import mosaic_files
 from geohf.tiles.processing import batch_of_rows
 from geohf.tiles.scene import predict_scene
+from geohf.tiles.table import grid_tiles
 
 HERE = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, 10, 10)}
 PIXELS = np.random.default_rng(0).integers(1, 255, (16, 16, 3), np.uint8)
@@ -224,3 +226,62 @@ def test_a_filler_in_pixels_that_no_header_names_gets_a_word(
     with caplog.at_level(logging.WARNING):
         load(TileArguments(**fields, nodata=float(filler)), arguments(tmp_path))
     assert "tiles.csv: band" not in caplog.text
+
+
+def mosaics(folder, tiff, names, extension=".tif", **where):
+    for name in names:
+        pixels = np.random.default_rng(0).integers(1, 4000, (16, 16, 2)).astype(np.uint16)
+        tiff(folder / f"{name}{extension}", pixels, **HERE | where)
+    return folder
+
+
+def test_files_whose_endings_differ_in_case_are_not_left_out(tmp_path, tiff):
+    folder = mosaics(tmp_path / "place", tiff, ["2019", "2020"])
+    (folder / "2019.tif").rename(folder / "2019.TIF")
+    with pytest.raises(DataError, match=r"place: holds 2019.TIF beside files that end in .tif"):
+        mosaic_files(folder, ".tif")
+    (folder / "2020.tif").rename(folder / "2020.TIF")
+    assert list(mosaic_files(folder, ".TIF")) == ["2019", "2020"]
+    assert mosaic_files(folder, ".tif") == {}
+
+
+@pytest.mark.parametrize(("top", "refused"), [(92.0, True), (90.25, False), (-74.0, True)])
+def test_latitudes_beyond_the_poles_are_refused(tmp_path, tiff, top, refused):
+    folder = mosaics(
+        tmp_path / "place", tiff, ["2019", "2020"], crs="EPSG:4326", transform=from_origin(10, top, 1.5, 1.5)
+    )
+    if not refused:
+        assert len(grid_tiles(folder, ["2019", "2020"], 8)) == 4
+        return
+    with pytest.raises(DataError, match=r"2019.tif: reaches to latitude (92|-98) by its header"):
+        grid_tiles(folder, ["2019", "2020"], 8)
+
+
+def test_sentinel_2_before_and_after_its_change_of_numbers_gets_a_word(tmp_path, tiff, caplog):
+    names = [f"S2A_MSIL2A_{year}0601T102021_N{n}_R065_T32TNS" for year, n in ((2020, "0214"), (2022, "0400"))]
+    folder = mosaics(tmp_path / "place", tiff, names)
+    with caplog.at_level(logging.WARNING):
+        grid_tiles(folder, names, 8)
+    assert "baselines 0214, 0400: from 0400 on its numbers are larger by 1000" in caplog.text
+    caplog.clear()
+    for name in names:
+        with rasterio.open(
+            folder / f"{name}.tif", "r+"
+        ) as raster:  # the header says what a number stands for
+            raster.offsets = (-0.1, -0.1)
+    grid_tiles(folder, names, 8)
+    assert not caplog.text
+
+
+def test_zeros_in_all_bands_get_a_word(world, tmp_path, tiff, caplog):
+    for (label, region), pixels in world.pixels.items():
+        frame = pixels.astype(np.uint16)
+        frame[:4, :4] = 0
+        tiff(world.path(label, region), frame, **world.geo)
+    fields = {"data": str(world.csv), "split": "random", "allow_leaks": True}
+    fields |= {"validation_share": 0.25, "test_share": 0.25}
+    for nodata, told in ((None, True), (0.0, False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            load(TileArguments(**fields, nodata=nodata), arguments(tmp_path))
+        assert ("0 in all bands, and no other is 0 in any" in caplog.text) == told

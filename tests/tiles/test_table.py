@@ -45,6 +45,17 @@ def test_parquet_and_coordinates_that_are_no_text(world, kind):
     assert load_tiles(path, world.images, world.labels).boxes.tolist() == load(world).boxes.tolist()
 
 
+@pytest.mark.parametrize("case", [str.upper, str.title])
+def test_columns_are_heard_in_any_case_of_letters(world, case):
+    expected = load(world)
+    world.frame.columns = [case(name) for name in world.frame.columns]
+    world.save()
+    for source, target in ((world.csv, "target"), (world.frame, "target"), (world.csv, "taRGet")):
+        table = load_tiles(source, world.images, world.labels, targets=[target])
+        np.testing.assert_array_equal(table.values, expected.values)
+        assert table.tile_ids.tolist() == expected.tile_ids.tolist()
+
+
 def test_numbers_that_pandas_made_floats(world):
     world.frame[["tile_id", "region_id", "label_id"]] = world.frame[
         ["tile_id", "region_id", "label_id"]

@@ -84,6 +84,17 @@ def test_of_rasters_that_overlap_the_deeper_one_counts_unless_the_table_says(poi
     assert points.load(path).regions == ["7"]
 
 
+def test_columns_are_heard_in_any_case_of_letters(points):
+    path = points.write(
+        [(20, 20)] * 2, target=[0.1, 0.2], DATE=["2019-05-01", "2020-05-01"], Region_ID=["7"] * 2
+    )
+    text = path.read_text().replace("latitude", "LATITUDE").replace("target", "Target")
+    path.write_text(text)
+    table = points.load(path)
+    assert table.values[0, :2, 0].tolist() == [0.1, 0.2]
+    assert table.regions == ["7"]
+
+
 def test_dates_say_which_step_a_value_is_of(points):
     path = points.write(
         [(10, 10), (10, 10), (20, 20)],

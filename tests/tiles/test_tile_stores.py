@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from rasterio import Affine
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
 from geohf import DataError
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import cache_key
-from geohf.tiles.cutting import build_cache
+from geohf.tiles.cutting import build_cache, cut_region
 from geohf.tiles.data import load
 from geohf.tiles.masks import read_window
 from geohf.tiles.rasters import inspect_raster, open_raster
@@ -82,6 +86,28 @@ def test_a_store_is_data_of_a_run(tmp_path):
     found = load(options, args).train
     assert found.table.labels == sorted(DATES)
     assert found.table.steps.unit == "dates"
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_of_a_store_the_lines_of_a_strip_alone_are_read(tmp_path, monkeypatch, up):
+    path = stored(dataset(pixels(), up), tmp_path / "place.zarr")
+    frame = store_frames(path, "image")["2020-05-11"]
+    with open_raster(replace(frame, lines=(8, 13))) as part, open_raster(frame) as whole:
+        assert (part.height, part.width) == (5, 32)
+        np.testing.assert_array_equal(part.read(), whole.read()[:, 8:13])
+        assert part.transform == whole.transform @ Affine.translation(0, 8)
+    table = grid_tiles(path, sorted(DATES)[:2], 8, asset="image")
+    at_once = np.concatenate([block for _, block, _ in cut_region(table, 0)])
+    monkeypatch.setattr("geohf.tiles.cutting.STRIP_BYTES", 1)
+    np.testing.assert_array_equal(np.concatenate([block for _, block, _ in cut_region(table, 0)]), at_once)
+
+
+def test_a_zipped_store_is_told(tmp_path):
+    path = stored(dataset(pixels()), tmp_path / "place.zarr")
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, path.name)
+    options = TileArguments(data=archive, target_from="ndvi_fall", nir=2, red=1)
+    with pytest.raises(DataError, match=r"packed.zip: is a zipped zarr store; unzip it"):
+        load(options, TileTrainingArguments(output_dir=str(tmp_path / "out")))
 
 
 @pytest.mark.parametrize(
