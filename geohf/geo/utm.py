@@ -20,7 +20,7 @@ _AXIS_M, _FLATTENING = 6378137.0, 1 / 298.257223563  # WGS 84
 _SCALE, _FALSE_EAST_M, _FALSE_NORTH_M = 0.9996, 500_000.0, 10_000_000.0
 _N = _FLATTENING / (2 - _FLATTENING)
 _RECTIFYING_M = _AXIS_M / (1 + _N) * (1 + _N**2 / 4 + _N**4 / 64)
-# From the rectifying to the conformal sphere, and back.
+# from the rectifying to the conformal sphere, and back
 _BETA = (
     _N / 2 - 2 * _N**2 / 3 + 37 * _N**3 / 96 - _N**4 / 360,
     _N**2 / 48 + _N**3 / 15 - 437 * _N**4 / 1440,
@@ -37,12 +37,8 @@ _ECCENTRICITY = np.sqrt(_FLATTENING * (2 - _FLATTENING))
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"
 # Whole countries lie in one zone: Norway reaches from -80 to 1,120 km in zone 33. The series is right to a millimeter.
 _EAST_M = (-1_000_000.0, 2_000_000.0)
-_SOUTHERN_LAND = (
-    18,
-    19,
-    20,
-    21,
-)  # zones of Patagonia and the Falklands, whose northings are those of the band S
+# zones of Patagonia and the Falklands, whose northings are those of the band S
+_SOUTHERN_LAND = (18, 19, 20, 21)
 # EPSG codes: the first, the last, the first one's zone, whether north
 _CODES = (
     *((32601, 32660, 1, True), (32701, 32760, 1, False)),  # WGS 84
@@ -131,41 +127,26 @@ def _zone_of_code(code: int) -> _Zone:
     )
 
 
-def points_from_utm(east_north, zone: str) -> np.ndarray:
-    """Latitude and longitude in degrees of UTM coordinates, right to a micrometre within a zone and around it.
-
-    Args:
-        east_north: (n, 2) easting and northing in meters. A northing below zero counts from the equator.
-        zone: see :func:`utm_zone`; a letter is held against each northing, see :func:`points_and_reasons`.
-
-    Returns:
-        (n, 2) degrees on WGS 84; NaN where a coordinate is.
-
-    Raises:
-        DataError: an unknown zone, or a row that cannot lie in it; the first is named.
-        ValueError: a shape that is not (n, 2).
-
-    >>> points_from_utm([[500000.0, 0.0]], "31 north").tolist()
-    [[0.0, 3.0]]
-    """
-    points, reasons = points_and_reasons(east_north, zone)
-    if reasons:
-        row, reason = next(iter(reasons.items()))
-        raise DataError(f"row {row}: {reason}")
-    return points
-
-
 def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str]]:
-    """As :func:`points_from_utm`, with the rows that cannot lie in the zone as NaN, and the reason of each.
+    """Latitude and longitude in degrees of UTM coordinates, right to a micrometer within a zone and around it.
 
     The band S (32 to 40 north) is also written for "south": the northing says which, but for zones 18 to 21, where
     both are land. Every other letter must agree with the latitude to a degree; N stands for "north", too.
 
+    Args:
+        east_north: (n, 2) easting and northing in meters. A northing below zero counts from the equator.
+        zone: see :func:`utm_zone`; a letter is held against each northing.
+
     Returns:
-        ((n, 2) degrees, position -> why the row cannot lie in the zone).
+        (n, 2) degrees on WGS 84, NaN where a coordinate is or where the row cannot lie in the zone; and position -> why
+        it cannot.
 
     Raises:
         DataError: an unknown zone.
+        ValueError: a shape that is not (n, 2).
+
+    >>> points_and_reasons([[500000.0, 0.0]], "31 north")[0].tolist()
+    [[0.0, 3.0]]
     """
     number, north, letter = _zone(zone)
     east_north = as_numpy(east_north, "east_north")
@@ -239,7 +220,7 @@ def _inverse(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndar
 
 
 def utm_from_points(points, zone: str) -> np.ndarray:
-    """Easting and northing in meters of (n, 2) degrees: the inverse of :func:`points_from_utm`.
+    """Easting and northing in meters of (n, 2) degrees: the inverse of :func:`points_and_reasons`.
 
     >>> utm_from_points([[0.0, 3.0]], "31 north").round(6).tolist()
     [[500000.0, 0.0]]
