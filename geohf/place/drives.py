@@ -31,7 +31,7 @@ from geohf.data.tables import (
     wrap_degrees,
 )
 from geohf.data.times import time_ns
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.place.columns import (
     CAMERA_COLUMNS,
     HEADINGS,
@@ -291,7 +291,20 @@ def usable_rows(rows: list[_Row], errors: RowErrors) -> list[_Row]:
         if (str(rows[i].where[0]), rows[i].where[1]) not in noted:
             source, line = rows[i].where
             errors.add(source, line, reason)
-    return [row for i, row in enumerate(rows) if i not in bad]
+    usable = [row for i, row in enumerate(rows) if i not in bad]
+    _tell_of_several_positions(usable)
+    return usable
+
+
+def _tell_of_several_positions(rows: list[_Row]) -> None:
+    first: dict[str, tuple[float, float]] = {}
+    several: dict[str, None] = {}
+    for row in rows:
+        path, point = row.image["path"], (row.latitude, row.longitude)
+        if row.image["bytes"] is None and first.setdefault(path, point) != point:
+            several[path] = None
+    if several:
+        logger.warning("photographs with several positions, each of which counts: %s", listed(several))
 
 
 def columns_of(rows: Iterable[_Row]) -> dict[str, list]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.tables import FILE_COLUMNS, find_column, read_table
+from geohf.errors import listed
 from geohf.place.columns import SEQUENCE_COLUMNS
 
 if TYPE_CHECKING:
@@ -41,11 +42,18 @@ def with_files_of_keys(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     if find_column(table.columns, SEQUENCE_COLUMNS) or not info.is_file():
         return table
     known = _sequences_of_keys(info, info.stat().st_mtime_ns)
-    table = table.assign(sequence=table[KEY_COLUMN].map(known["sequence_key"]))
+    drives = table[KEY_COLUMN].map(known["sequence_key"])
+    lacking = table.loc[drives.isna(), KEY_COLUMN].astype(str).tolist()
+    if lacking:
+        logger.warning(
+            "%s: %d of %d images have no sequence in %s and count as one drive: %s",
+            *(path, len(lacking), len(table), SEQUENCES_OF_KEYS, listed(lacking)),
+        )
+    table = table.assign(sequence=drives)
     if FRAME_COLUMN not in known:
         return table
     number = table[KEY_COLUMN].map(known[FRAME_COLUMN]).astype(float)
-    return table.iloc[np.lexsort((number, table["sequence"].astype(str)))]
+    return table.iloc[np.lexsort((number, drives.fillna("").astype(str)))]
 
 
 @lru_cache(maxsize=1)  # chunk after chunk of one table asks for it

@@ -197,6 +197,12 @@ def in_order(
     for name in dict.fromkeys(names[rows].tolist()):
         drive = rows[names[rows] == name]
         times = [times_ns[row] for row in drive]
+        known = [time for time in times if time is not None]
+        if len(known) < len(times) and known != sorted(known):
+            logger.warning(
+                "%s: %d of %d frames have no time, so that all stay in the order given, which is not that of the times",
+                *(name or "the drive", len(times) - len(known), len(times)),
+            )
         ordered.append(drive if None in times else drive[np.argsort(times, kind="stable")])
     rows = np.concatenate(ordered)
     return rows, split_at_gaps(names[rows], [times_ns[row] for row in rows])

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from geohf.errors import DataError
 from geohf.place import GeoPlaceConfig, PlaceIndex
+from geohf.place.drives import files_of, load_drives
 from geohf.place.rows import as_drives
-from geohf.place.sequences import match_sequences
+from geohf.place.sequences import in_order, match_sequences
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,34 @@ def test_a_file_with_fewer_names_than_rows_is_no_index(tmp_path):
         DataError, match=r"a\.safetensors: is no place index.*2 descriptors, 2 points, 1 images"
     ):
         PlaceIndex.load(tmp_path / "a.safetensors")
+
+
+def test_keys_without_a_sequence_are_one_drive_with_a_word(photos, tmp_path, caplog):
+    write_pictures(tmp_path / "images", [f"{i}.jpg" for i in range(5)])
+    rows = (f"{i},{b},{a}" for i, (a, b) in enumerate(along(40.0 * np.arange(5))))
+    raw = write_csv(tmp_path / "raw.csv", "key,lon,lat", *rows)
+    write_csv(tmp_path / "seq_info.csv", "key,sequence_key,frame_number", "0,s,2", "1,s,1", "2,s,0")
+    images, _ = load_drives(raw)
+    assert images["sequence"][:] == ["raw", "raw", "s", "s", "s"]
+    assert [Path(file).stem for file in files_of(images)] == ["3", "4", "2", "1", "0"]
+    assert "2 of 5 images have no sequence in seq_info.csv and count as one drive: 3, 4" in caplog.text
+
+
+def test_one_photograph_at_two_places_is_named(photos, caplog):
+    a, b = (f"{lat:.7f},{lon:.7f}" for lat, lon in along([0.0, 400.0]))
+    rows = (f"p0.png,{a}", f"p1.png,{a}", f"p1.png,{a}", f"p0.png,{b}")
+    load_drives(write_csv(photos[0].parent / "two.csv", "image,lat,lon", *rows))
+    assert f"photographs with several positions, each of which counts: {photos[0]}" in caplog.text
+    assert "p1.png" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("times", "told"), [((1, None, 2), False), ((2, None, 1), True), ((None, None, None), False)]
+)
+def test_frames_that_a_lacking_time_leaves_unsorted_are_told_of(times, told, caplog):
+    rows, _ = in_order(np.arange(3), ["a"] * 3, times)
+    assert rows.tolist() == [0, 1, 2]
+    assert ("a: 1 of 3 frames have no time, so that all stay in the order given" in caplog.text) == told
 
 
 def _change_header(path: Path, **changes: str | None) -> None:
