@@ -6,6 +6,7 @@ OMP_NUM_THREADS=1 python benchmarks/bench_tiles.py [--regions 4 --side 1000]
 from __future__ import annotations
 
 import ast
+import shutil
 import tempfile
 import warnings
 from pathlib import Path
@@ -65,8 +66,8 @@ def original_batch(frame: pd.DataFrame, images: Path, dim: tuple[int, int]) -> n
     return out
 
 
-def building(table, files: list[Path], folder: Path) -> Row:
-    """Cutting all tiles of all years into a new cache, on one process."""
+def building(table, frame: pd.DataFrame, files: list[Path], folder: Path) -> list[Row]:
+    """Cutting all tiles of all years into a new cache, on one process; and of the same files in a zip file."""
 
     def decode_all():
         for path in files:
@@ -76,9 +77,14 @@ def building(table, files: list[Path], folder: Path) -> Row:
     decode_all()  # the files are in memory from now on
     decoding = seconds(decode_all)
     took = seconds(lambda: build_cache(table, folder / "cache", workers=1))
-    return Row(
-        f"building the cache of {len(files)} images", "decoding each once", took / decoding, 3, cost=True
-    )
+    archive = shutil.make_archive(str(folder / "zipped"), "zip", folder / "Images")
+    zipped = load_tiles(frame, archive, YEARS)
+    from_zip = seconds(lambda: build_cache(zipped, folder / "zip-cache", workers=1))
+    what = f"building the cache of {len(files)} images"
+    return [
+        Row(what, "decoding each once", took / decoding, 3, cost=True),
+        Row(f"{what} in a zip file", "the same files in a folder", from_zip / took, 1.5, cost=True),
+    ]
 
 
 def require_same(table, cache, loader, files: list[Path], rows: np.ndarray, expected: np.ndarray) -> None:
@@ -96,7 +102,7 @@ def require_same(table, cache, loader, files: list[Path], rows: np.ndarray, expe
 def reading(frame: pd.DataFrame, images: Path, folder: Path, rounds: int) -> list[Row]:
     table = load_tiles(frame, images, YEARS)
     files = [path for region in table.files for path in region]
-    built = building(table, files, folder)
+    built = building(table, frame, files, folder)
     cache = build_cache(table, folder / "cache")
     loader = SequenceDataLoader(
         YEARS, frame, images, SIDES, BATCH, 3, 42, shuffle=False, normalize=True, cache_dir=folder / "cache"
@@ -131,7 +137,7 @@ def reading(frame: pd.DataFrame, images: Path, folder: Path, rounds: int) -> lis
         Row(native, "copying the same bytes in memory", took["copy"] / took["native"], 0.6),
         Row(native, "the original loader's way", original / took["native"], 350),
         Row(single, "the original loader's way", original / took["float"], 15),
-        built,
+        *built,
     ]
 
 
