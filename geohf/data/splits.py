@@ -101,7 +101,7 @@ def place_numbers(points: np.ndarray, radius: float = 0.0, frame: str = "wgs84")
 
     Args:
         points: (n, 2); a row whose position is unknown (NaN) is a place of its own.
-        radius: metres, or units of the data for `planar`; 0: rows of the very same position.
+        radius: meters, or units of the data for `planar`; 0: rows of the very same position.
 
     Returns:
         Whole numbers from 0, in the order of the places' first rows.

@@ -173,7 +173,7 @@ def _alike(model, pictures: Mapping[int, Image.Image]) -> str:
 
 
 def _photo_of(name: str, folder: str | Path | None) -> Image.Image:
-    """The photo of an index in its folder; a grey field where it is not there."""
+    """The photo of an index in its folder; a gray field where it is not there."""
     from geohf.vision.images import open_image
 
     if folder is not None:
@@ -281,5 +281,5 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _distance(metres: float) -> str:
-    return f"{format_number(metres / 1000, 3)} km" if metres >= 1000 else f"{format_number(metres, 3)} m"
+def _distance(meters: float) -> str:
+    return f"{format_number(meters / 1000, 3)} km" if meters >= 1000 else f"{format_number(meters, 3)} m"

@@ -68,15 +68,15 @@ class RegionArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingA
     block_buffer: float = argument(50.0, "Training rows this near to held-out blocks are left out.")
     place_radius: float = argument(
         0.0,
-        "Rows so near to each other, metres or units, are one place, which no split divides; 0: of the same position.",
+        "Rows so near to each other, meters or units, are one place, which no split divides; 0: of the same position.",
     )
     backbone: str | None = argument(
         None,
-        "Vision tower: a timm name, or a repo or folder; default: convnext_small, for the sample a tiny one.",
+        "Vision backbone: a timm name, or a repo or folder; default: convnext_small, for the sample a tiny one.",
     )
-    image_size: int | None = argument(None, "Input side in pixels; default: the tower's own.")
+    image_size: int | None = argument(None, "Input side in pixels; default: the backbone's own.")
     experts: str = argument(
-        "separate", "separate (a tower a region, and one for the router) or shared (a head a region)."
+        "separate", "separate (a backbone a region, and one for the router) or shared (a head a region)."
     )
     scaler: str = argument("robust", "Coordinate scaler of each region: robust, standard or minmax.")
     point_loss: str = argument(
@@ -128,7 +128,7 @@ class RegionTrainingArguments(HeadFirstArguments):
     per_device_train_batch_size: int = argument(16, "Photographs in a batch.")
     learning_rate: float = argument(2e-3, "Peak learning rate of the heads.")
     backbone_learning_rate: float | None = argument(
-        None, "Peak learning rate of the towers; default: 1e-5 for published weights, else the heads'."
+        None, "Peak learning rate of the backbones; default: 1e-5 for published weights, else the heads'."
     )
     weight_decay: float = with_default(HeadFirstArguments, "weight_decay", 1e-4)
     early_stopping_patience: int = argument(

@@ -115,9 +115,9 @@ def _labels(labels, n: int) -> list[str] | None:
     return labels
 
 
-def _around(point: np.ndarray, metres: float) -> np.ndarray:
+def _around(point: np.ndarray, meters: float) -> np.ndarray:
     """(4, 2) the points so far north, south, west and east of a point, within the globe."""
-    north = min(np.degrees(metres / EARTH_RADIUS_M), 90.0)
+    north = min(np.degrees(meters / EARTH_RADIUS_M), 90.0)
     east = min(north / max(float(np.cos(np.radians(point[0]))), 1e-3), 170.0)
     corners = point + np.array([[north, 0], [-north, 0], [0, -east], [0, east]])
     return np.stack([np.clip(corners[:, 0], -90, 90), wrap(corners[:, 1])], 1)

@@ -130,7 +130,7 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
         "are dates, months or years.",
     )
     backbone: str | None = argument(
-        None, "Frame encoder of --encoder attention and ltae: a timm name, or a transformers tower."
+        None, "Frame encoder of --encoder attention and ltae: a timm name, or a transformers backbone."
     )
     pretrained: bool = with_default(BackboneArguments, "pretrained", True)
     normalize: str = argument(

@@ -105,10 +105,10 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         backbone_weights: str | os.PathLike | None = None,
         **config_fields,
     ) -> TileSequenceModel:
-        """A new model whose frame encoder is a vision tower, with attention over time.
+        """A new model whose frame encoder is a vision backbone, with attention over time.
 
         Args:
-            name: any timm name, or a vision tower of transformers (a repo or a folder).
+            name: any timm name, or a vision backbone of transformers (a repo or a folder).
             pretrained: load the tower's published weights; its first layer is fitted to the number of bands.
             image_size: input side in pixels; the tower's own where None.
             backbone_weights: a file of weights for the tower, instead of the published ones.

@@ -1,4 +1,4 @@
-"""Vision towers, from timm and from transformers, behind one builder.
+"""Vision backbones, from timm and from transformers, behind one builder.
 
 A backbone is always made in two steps: `describe_backbone` reads its configuration only, `build_tower` makes it
 with random weights, and `load_tower` makes it with its published ones. A model that was saved once is built

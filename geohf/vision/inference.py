@@ -67,7 +67,7 @@ def _int8(tower: nn.Module) -> nn.Module:
         raise DataError("the mode int8 computes on a CPU only; on a GPU use bf16")
     if not any(type(module) is nn.Linear for module in tower.modules()):
         raise DataError(
-            "the mode int8 changes linear layers only, and this tower has none; use the mode eager"
+            "the mode int8 changes linear layers only, and this backbone has none; use the mode eager"
         )
     try:
         from torch.ao.quantization import quantize_dynamic

@@ -69,7 +69,7 @@ def test_every_mode_has_its_own_cache(tower, tmp_path):
 
 def test_what_a_mode_cannot_do_is_said():
     convolutions = build_tower(TimmTowerConfig(architecture="test_resnet", image_size=32))
-    with pytest.raises(DataError, match="linear layers only, and this tower has none"):
+    with pytest.raises(DataError, match="linear layers only, and this backbone has none"):
         feature_function(convolutions, mode="int8")
     with pytest.raises(DataError, match="computes on a CPU only"):
         feature_function(convolutions.to("meta"), mode="int8")
