@@ -38,7 +38,9 @@ def pooled(tower: Any, pixel_values: torch.Tensor, pool: str = "tower") -> torch
     prefix, grid = _tokens(tower, pixel_values)
     if pool == "cls":
         if prefix is None:
-            raise DataError(f"a {tower.config.model_type} backbone has no class token; use pooling avg or gem")
+            raise DataError(
+                f"a {tower.config.model_type} backbone has no class token; use pooling avg or gem"
+            )
         return prefix[:, 0]
     if pool == "avg":
         return grid.mean((-2, -1))
