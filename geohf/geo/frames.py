@@ -148,7 +148,7 @@ def _refuse_other_frame(points, finite, frame, rows, source) -> None:
         where = planar
         text = (
             f"{planar.sum()} of {len(points)} rows hold values beyond 360, which are no degrees. The data look "
-            "planar (projected or local): declare frame='planar'"
+            "planar (projected or local): declare frame='planar', or bring them to degrees where the task takes nothing else"
         )
     else:
         if not ((size[finite] <= 90.0).any(1) & (size[finite] <= 180.0).all(1)).all():

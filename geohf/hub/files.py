@@ -25,7 +25,7 @@ RUN_FILES = (
     "README.md",
     "metrics.json",
     "log_history.csv",
-    "*.png",
+    "*.png",  # of these, what the card shows
     "map.html",  # not answers about somebody's photographs, which `geohf predict` may have left here
     "predictions.geojson",
     "predictions.csv",
@@ -35,9 +35,15 @@ MEASURED_WEIGHTS = "weights_fingerprint"
 
 
 def repo_files(folder: str | Path, patterns: Sequence[str] = (*MODEL_FILES, *RUN_FILES)) -> list[Path]:
-    """The files of a folder that belong into a model repo (not those of its subfolders), sorted."""
+    """The files of a folder that belong into a model repo (not those of its subfolders), sorted.
+
+    A picture belongs there where the card names it: another one may be somebody's photograph.
+    """
     folder = Path(folder)
-    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    card = folder / "README.md"
+    shown = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    return sorted(path for path in found if path.suffix != ".png" or path.name in shown)
 
 
 def copy_files(source: str | Path, target: str | Path, patterns: Sequence[str]) -> None:

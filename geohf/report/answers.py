@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from geohf.report.exchange import write_geoparquet, write_gpx, write_kml
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
 from geohf.report.tables import format_number, write_csv
+
+logger = logging.getLogger(__name__)
 
 PLACED = ("latitude", "longitude")  # degrees, where a row has both
 THUMBNAIL = "thumbnail"  # of a row for HTML: its photograph as a data URI
@@ -41,9 +44,9 @@ def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) ->
 
     The first two take rows that are read from a file as they are written, twice for CSV; the others hold all in memory.
 
-    HTML is a map where the rows have `latitude` and `longitude`, with circles of `radius_m` where they have it, or
+    HTML is a map of the rows that have `latitude` and `longitude` (its title counts the others), with circles of `radius_m` where they have it, or
     their areas (`credible_regions`, `regions`), and the photograph of a row's `thumbnail`, a data URI; and a table
-    otherwise. Both open without a network.
+    where none has. Both open without a network.
 
     Raises:
         DataError: an unknown ending, or points of rows that have no place.
@@ -90,13 +93,18 @@ def _points_by(write: Callable[..., None]) -> Callable[..., None]:
 
 
 def _write_html(path, rows: Iterable[Mapping]) -> None:
-    rows = list(rows)
-    thumbnails = [row.get(THUMBNAIL) for row in rows]
-    rows = [{k: v for k, v in row.items() if k != THUMBNAIL} for row in rows]
-    points = _placed(rows)
-    if points is None:
-        _write_table(path, rows)
+    every = list(rows)
+    placed = [row for row in every if all(row.get(name) is not None for name in PLACED)]
+    if not placed:
+        _write_table(path, [{k: v for k, v in row.items() if k != THUMBNAIL} for row in every])
         return
+    title, left = "Predictions", len(every) - len(placed)
+    if left:
+        title += f" ({left} of {len(every)} without a position: not on the map)"
+        logger.warning("%s: %d of %d answers have no position and are not on the map", path, left, len(every))
+    thumbnails = [row.get(THUMBNAIL) for row in placed]
+    rows = [{k: v for k, v in row.items() if k != THUMBNAIL} for row in placed]
+    points = np.array([[row[name] for name in PLACED] for row in rows], np.float64)
     radius = [row.get("radius_m") for row in rows]
     known = None if any(r is None for r in radius) else radius
     told = ("input", *PLACED, *(() if known is None else ("radius_m",)))  # by the map itself
@@ -111,7 +119,7 @@ def _write_html(path, rows: Iterable[Mapping]) -> None:
         labels=names,
         details=details,
         radius_m=known,
-        title="Predictions",
+        title=title,
         regions=regions if any(regions) else None,
         thumbnails=thumbnails,
     )

@@ -124,6 +124,16 @@ def test_only_the_page_s_own_script_may_run(tmp_path, points):
     assert rules["style-src"] == digest(page.styles[0])
 
 
+def test_an_answer_without_a_position_leaves_the_others_on_the_map(tmp_path, caplog):
+    path = tmp_path / "answers.html"
+    place = {"input": "a.jpg", "latitude": 1.0, "longitude": 2.0}
+    write_answers(path, [place, place | {"input": "b.jpg", "latitude": None, "longitude": None}])
+    page = Page(path)
+    assert json.loads(page.scripts[0])["labels"] == ["a.jpg"]
+    assert page.title == "Predictions (1 of 2 without a position: not on the map)"
+    assert "1 of 2 answers have no position" in caplog.text
+
+
 def test_photographs_are_in_the_file_only_where_they_are_given(tmp_path, points):
     path, picture = tmp_path / "map.html", "data:image/jpeg;base64,AAAA"
     write_map(path, *points)
