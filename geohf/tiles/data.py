@@ -99,10 +99,6 @@ def load_folds(options: TileArguments, args: TileTrainingArguments) -> Iterator[
         DataError: see `load`; or there are too few regions or blocks.
     """
     source, folds = _load(options, args), options.folds or 0
-    if options.streaming:
-        raise DataError("--folds reads the tiles again and again: without --streaming")
-    if options.test_labels:
-        raise DataError("--folds holds out places and --test_labels times; take one of them")
     fold = fold_tiles(source.table, source.how, folds, args.seed, options.block_px)
     for number in range(folds):
         tiles, buffer = fold_split(
@@ -235,6 +231,12 @@ def _check(options: TileArguments) -> None:
         raise DataError(
             "--interval_groups is of intervals, and --target_type last-image predicts frames, which have none"
         )
+    if options.folds is not None and options.streaming:
+        raise DataError("--folds reads the tiles again and again: without --streaming")
+    if options.folds is not None and options.test_labels:
+        raise DataError("--folds holds out places and --test_labels times; take one of them")
+    if options.interval_groups == "cluster" and options.streaming:
+        raise DataError("--interval_groups cluster needs the training rows at hand, not a stream of them")
     if not options.validation_share > 0:
         raise DataError("validation_share must be above 0: the model is chosen and calibrated there")
 

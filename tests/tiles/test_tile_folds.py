@@ -134,8 +134,19 @@ def test_later_times_are_held_out_and_nothing_after_them_is_trained_on(growing, 
         load(options_of(growing, test_labels=["1999"]), args)
     with pytest.raises(DataError, match="--test_labels 2018: no label before it can be a target"):
         load(options_of(growing, test_labels=["2018"]), args)
-    with pytest.raises(DataError, match="--folds holds out places and --test_labels times"):
-        next(load_folds(options_of(growing, test_labels=["2019"], folds=3), args))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"folds": 3, "test_labels": ["2019"]}, "--folds holds out places and --test_labels times"),
+        ({"folds": 3, "streaming": True}, "--folds reads the tiles again and again"),
+        ({"interval_groups": "cluster", "streaming": True}, "needs the training rows at hand"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_any_image_is_read(options, words, tmp_path):
+    with pytest.raises(DataError, match=words):
+        load(TileArguments(data=str(tmp_path / "tiles.csv"), **options), arguments(tmp_path, max_steps=2))
 
 
 def three_groups(n, seed):
