@@ -50,7 +50,7 @@ SHOWN = ("score", "mean_km", "median_km", "coverage", "region_50", "region_90", 
 FEW = {"split": "random", "validation_share": 0.25, "test_share": 0.35, "cell_points": 6}
 # places a few meters apart, of which none may have a neighbor in training; cells of one town, which kmeans makes one of
 TOWN = {"split": "blocks", "block_km": 0.1, "buffer_km": 0.02, "validation_share": 0.15, "test_share": 0.2}
-TOWN |= {"cells": "quadtree", "cell_points": 32, "noise_m": 10.0, "image_size": 128}
+TOWN |= {"cells": "quadtree", "cell_points": 32, "smoothing_km": 0.1, "noise_m": 10.0, "image_size": 128}
 
 
 def runs_of(common: dict, seed: int) -> dict[str, dict]:
