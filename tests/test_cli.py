@@ -1,6 +1,8 @@
 """The command `geohf`: quick help, one line for a wrong word, and the recipes of this package behind it."""
 
+import importlib.metadata
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -45,6 +47,14 @@ def test_help_waits_for_no_torch(words, run_python):
 def test_a_wrong_word_gets_one_line(words, message, capsys):
     assert geohf_cli.main(words) == 2
     assert capsys.readouterr() == ("", f"error: {message}\n")
+
+
+def test_the_module_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["geohf", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("geohf", run_name="__main__")
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.strip() == importlib.metadata.version("geohf")
 
 
 @pytest.mark.parametrize("words", [["salad", "a.ckpt"], ["salad", "--help"]])

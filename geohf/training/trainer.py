@@ -44,9 +44,8 @@ class GeoTrainer(RunsPhases):
     A task fills in `run_phases`, `_calibrate`, `outputs`, `measure`, `write_outputs` and `card_data`.
 
     Args:
-        model, args, data_collator, train_dataset, eval_dataset, processing_class, model_init, compute_metrics,
-            callbacks, optimizers: as transformers', but `eval_dataset` is one dataset. Without it the last weights are the
-            model, and nothing is calibrated.
+        standard: `model` to `optimizers`, as transformers', but `eval_dataset` is one dataset. Without it the last weights
+            are the model, and nothing is calibrated.
         train_labels: where `train_dataset` is a stream, its rows without pictures, if they are known: they tell the
             constant baseline, and how many there are.
     """
