@@ -27,8 +27,10 @@ def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
     except Exception as error:  # whatever a foreign config.json may lead to
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         reason = str(cause or error).partition(chr(10))[0]
-        if not os.path.exists(name) and os.fspath(name).count("/") != 1:
-            reason = "there is no such folder; a repo of the Hub is called org/name"
+        if not os.path.exists(name):
+            a_repo = os.fspath(name).count("/") == 1
+            also = f"on the Hub: {reason}" if a_repo else "a repo of the Hub is called org/name"
+            reason = f"there is no such folder; {also}"
         raise DataError(f"{name}: no model can be loaded from there ({reason})") from None
     found = MODEL_MAPPING.get(type(config), None)
     if not isinstance(found, type) or not issubclass(found, GeoPreTrainedModel):

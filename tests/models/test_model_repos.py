@@ -260,3 +260,13 @@ def test_a_pipeline_with_code(saved, repo, marker):
     with pytest.raises(ValueError, match="requires you to execute the code in the pipeline file"):
         pipeline(task.pipeline, model=str(repo))
     assert "evil" not in sys.modules
+
+
+def test_a_folder_that_is_not_there_is_told_where_the_hub_cannot_be_asked(monkeypatch, tmp_path):
+    def unreachable(*_, **__):
+        raise OSError("We couldn't connect")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(DataError, match="there is no such folder; on the Hub: We couldn't connect"):
+        load_model("outputs/stret")
