@@ -99,6 +99,13 @@ def names_one(source: str | os.PathLike) -> bool:
     return path.is_file() and path.suffix.lower() not in (*TABLES, ".zip")
 
 
+def is_table_of_files(path: Path) -> bool:
+    """Whether this is a table whose pictures are files beside it; Parquet may hold them itself."""
+    if path.suffix.lower() not in TABLES or not path.is_file():
+        return False
+    return not (is_parquet(path) and _columns_of_pictures(parquet_features(path)))
+
+
 def _of_source(source: str) -> Part:
     if not source:  # as of a variable that is not set; as a path it would be the working folder
         raise DataError("an empty name is no image, folder or table")
@@ -173,7 +180,7 @@ def _of_zip(path: Path) -> Part:
 
 
 def _of_table(path: Path) -> Part:
-    if is_parquet(path) and _columns_of_pictures(parquet_features(path)):
+    if not is_table_of_files(path):
         return _rows_of(_load(path.suffix[1:].lower(), path, data_files=str(path)), str(path), path.parent)
     table = read_table(path)
     column = find_column(table.columns, FILE_COLUMNS, path)

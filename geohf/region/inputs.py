@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geohf.data.classes import class_names, with_names
-from geohf.data.formats import TABLES, is_parquet
-from geohf.data.inputs import find_images
+from geohf.data.inputs import find_images, is_table_of_files
 from geohf.errors import DataError
 from geohf.region.processing import REGION_KEYS, split_sample
 from geohf.region.rows import region_cells
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def table_with_regions(source: str) -> Part | None:
     """See `GeoRegionModel.read_source`."""
     path = Path(source)
-    if path.suffix.lower() not in TABLES or not path.is_file() or is_parquet(path):
+    if not is_table_of_files(path):
         return None
     cells = region_cells(path)
     if cells is None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.formats import TABLES, is_parquet, table_file
+from geohf.data.formats import table_file
+from geohf.data.inputs import is_table_of_files
 from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
@@ -153,7 +154,9 @@ def views_reader(table: pd.DataFrame, source: str | Path) -> Callable[[int], tup
         DataError: no column is one of views, or columns are of two kinds, of which one would be left out; of the function: a
             row has no view, or more than eight, or as many as it has no headings for.
     """
-    views, heading = find_column(table.columns, ("views",)), find_column(table.columns, HEADING_COLUMNS)
+    views, headings, heading = (
+        find_column(table.columns, names) for names in (("views",), ("headings",), HEADING_COLUMNS)
+    )
     compass = {way: find_column(table.columns, (way, f"image_{way}")) for way in COMPASS}
     compass = {way: column for way, column in compass.items() if column is not None}
     several = list(compass.values())[:1] + [views] * (views is not None)
@@ -164,8 +167,8 @@ def views_reader(table: pd.DataFrame, source: str | Path) -> Callable[[int], tup
             f"{source}: has {kinds[0]!r} and {kinds[1]!r}: of a row's pictures either a file each row, or 'views', or "
             f"{', '.join(COMPASS)} can be meant: leave the others out"
         )
-    wanted = compass or {"image" if views is None else "views": kinds[0]}
-    wanted |= {"headings": "headings"} if views is not None and "headings" in table else {}
+    wanted = dict(compass) or {"image" if views is None else "views": kinds[0]}
+    wanted |= {} if headings is None else {"headings": headings}
     wanted |= {} if heading is None else {"heading": heading}
     columns = {name: table[column].tolist() for name, column in wanted.items()}
 
@@ -175,7 +178,7 @@ def views_reader(table: pd.DataFrame, source: str | Path) -> Callable[[int], tup
             if is_nothing(sample[name]):  # a view that is missing
                 sample[name] = None
         for name in ("views", "headings"):
-            if name in sample:
+            if name in sample and (name == "views" or not is_nothing(sample[name])):
                 sample[name] = _list_in(sample[name], name)
         return split_views(sample)
 
@@ -198,7 +201,7 @@ def _list_in(cell: Any, name: str) -> list:
 def table_of_views(source: str) -> Part | None:
     """The places to be found of a table of photographs or views; see `GeoStreetModel.read_source`."""
     path = Path(source)
-    if path.suffix.lower() not in TABLES or not path.is_file() or is_parquet(path):
+    if not is_table_of_files(path):
         return None
     table = read_table(path, numbers=HEADING_COLUMNS)
     views_of, names, samples = views_reader(table, path), [], []

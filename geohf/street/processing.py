@@ -72,10 +72,11 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     if isinstance(sample, Mapping):
         _refuse_other_views(sample)
         names = [name for name in COMPASS if name in sample]
-        heading = cell_of(sample, HEADING_COLUMNS)
+        heading, headings = cell_of(sample, HEADING_COLUMNS), cell_of(sample, ("headings",))
+        heading = heading if is_nothing(headings) else headings
         if "views" in sample:
-            views, headings = _listed_views(sample["views"]), sample.get("headings")
-            headings = _listed_headings(heading if is_nothing(headings) else headings, len(views))
+            views = _listed_views(sample["views"])
+            headings = _listed_headings(heading, len(views))
         elif names:
             views, headings = [sample[name] for name in names], [COMPASS[name] for name in names]
             if not is_nothing(heading):
@@ -83,7 +84,7 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
         elif sample and sample.keys() <= {"bytes", "path"}:  # one undecoded image of datasets
             views, headings = [sample], [math.nan]
         else:
-            views, headings = [_only_view(sample)], [heading]
+            views, headings = [_only_view(sample)], _listed_headings(heading, 1)
     elif isinstance(sample, Sequence) and not isinstance(sample, (str, bytes, bytearray)):
         views = list(sample)
         headings = [math.nan] * len(views)

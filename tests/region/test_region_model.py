@@ -416,6 +416,8 @@ def test_a_table_of_files_brings_its_regions(tmp_path, photos):
         expected = model.predict(photos, region=["3", None, "5"] if known else None)
         assert found == expected
         assert model.predict(str(tmp_path / "t.csv"), region="1") == model.predict(photos, region="1")
+        pd.read_csv(tmp_path / "t.csv", dtype=str).to_parquet(tmp_path / "t.parquet")
+        assert model.predict(str(tmp_path / "t.parquet")) == expected
     (tmp_path / "t.csv").write_text(f"filename,Region_ID\n{names[0]},3\n{names[1]},77\n")
     with pytest.raises(DataError, match="knows no region '77'"):
         model.predict(str(tmp_path / "t.csv"))

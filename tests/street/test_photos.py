@@ -150,6 +150,27 @@ def test_eight_views_in_one_column_as_a_list(table, tmp_path):
     assert "views must hold a list" in refusal(table("views,lat,lon\na.jpg,1,2\n"))
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet", "jsonl"])
+def test_headings_may_lack_and_are_heard_in_any_case_of_letters(table, tmp_path, form):
+    """Before, an empty cell was refused as 0 headings, and `Headings` were not heard."""
+    path, names, turns = table("", f"views.{form}"), [["a.jpg", "b.jpg"], ["sub/c.jpg"]], [[90, 270], None]
+    if form == "csv":
+        path.write_text(
+            'Views,Headings,lat,lon\n"[""a.jpg"", ""b.jpg""]","[90, 270]",1,2\n"[""sub/c.jpg""]",,3,4\n'
+        )
+    else:
+        frame = pd.DataFrame({"Views": names, "Headings": turns, "lat": [1.0, 3.0], "lon": [2.0, 4.0]})
+        frame.to_parquet(path) if form == "parquet" else frame.to_json(path, orient="records", lines=True)
+    expected = [[90.0, 270.0], [math.nan]]
+    np.testing.assert_equal(load_places(path)[0]["train"]["headings"][:], expected)
+    np.testing.assert_equal([row["headings"] for row in stream_places(path)], expected)
+
+
+def test_headings_beside_one_picture_are_heard(table):
+    path = table("image,headings,lat,lon\na.jpg,[90],1,2\nb.jpg,,3,4\n")
+    np.testing.assert_equal(load_places(path)[0]["train"]["headings"][:], [[90.0], [math.nan]])
+
+
 def test_pictures_of_two_kinds_of_columns_are_not_left_out(table):
     assert "has 'north' and 'image'" in refusal(table("image,north,lat,lon\na.jpg,b.jpg,1,2\n"))
 
@@ -162,7 +183,10 @@ def test_places_to_be_found_may_be_a_table_of_views(table, tmp_path):
     expected = model.predict([{"north": photos[0], "west": photos[1]}, {"west": photos[1]}])
     assert model.predict(str(path)) == expected
     path = table("image,angle\na.jpg,90\nb.jpg,\n")
-    assert model.predict(str(path)) == model.predict([{"east": photos[0]}, photos[1]])
+    expected = model.predict([{"east": photos[0]}, photos[1]])
+    assert model.predict(str(path)) == expected
+    pd.read_csv(path).to_parquet(tmp_path / "photos.parquet")
+    assert model.predict(str(tmp_path / "photos.parquet")) == expected
     with pytest.raises(DataError, match="row 2: a sample has no view"):
         model.predict(str(table("north,east\n,\na.jpg,\n")))
 

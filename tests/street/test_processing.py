@@ -122,6 +122,9 @@ def test_samples_that_cannot_be_are_refused(sample, message):
         ({"views": ["a"], "headings": 90}, [90.0]),
         ({"views": ["a", "b"], "headings": math.nan}, [math.nan, math.nan]),
         ({"views": ["a"], "heading": torch.tensor(90.0)}, [90.0]),
+        ({"views": ["a", "b"], "Headings": [1, 2]}, [1.0, 2.0]),
+        ({"image": "a", "headings": [90]}, [90.0]),
+        ({"image": "a", "heading": [90]}, [90.0]),
     ],
 )
 def test_a_heading_is_heard_under_the_names_that_tables_have(sample, headings):
@@ -133,6 +136,10 @@ def test_a_heading_beside_views_with_a_direction_is_left_out_with_a_word(caplog)
     assert split_views({"north": "a", "east": "b", "heading": math.nan})[1] == [0.0, 90.0]
     assert not caplog.text
     assert split_views({"north": "a", "east": "b", "heading": 30.0})[1] == [0.0, 90.0]
+    assert "a heading beside north, east, south, west is left out" in caplog.text
+    _warn_of_heading.cache_clear()
+    caplog.clear()
+    split_views({"north": "a", "east": "b", "headings": [30.0, 120.0]})
     assert "a heading beside north, east, south, west is left out" in caplog.text
 
 
