@@ -17,7 +17,16 @@ from geohf.tiles.align import on_grid
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 from geohf.tiles.reading import Reading
-from geohf.tiles.sources import BandFiles, RasterFile, items_of, names_in, raster_folder, raster_in, shown_in
+from geohf.tiles.sources import (
+    BandFiles,
+    RasterFile,
+    items_of,
+    names_in,
+    raster_folder,
+    raster_in,
+    require_no_other_case,
+    shown_in,
+)
 from geohf.tiles.stacks import stacked
 from geohf.tiles.stores import is_store, store_frames
 
@@ -78,7 +87,10 @@ def find_images(
     first: tuple[RasterFile, RasterInfo] | None = None
     for region in regions:
         files = [raster_in(folder, f"{label}/{region}{extension}") for label in labels]
+        lacking = [label for label, file in zip(labels, files, strict=True) if file is None]
         try:
+            for label in lacking:
+                require_no_other_case(folder, f"{label}/{region}", extension)
             images = fit_together(region, files, reading)
             if images.raster is not None:
                 here = _any(images), images.raster

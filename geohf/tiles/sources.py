@@ -100,6 +100,15 @@ def raster_in(folder: Folder, name: str) -> RasterFile | None:
     return f"/vsizip/{{{archive}}}/{member.at}" if member.is_file() else None
 
 
+def require_no_other_case(folder: Folder, name: str, extension: str) -> None:
+    """Raise DataError where a raster that lacks is there, but for the case of letters of its extension."""
+    for other in {extension.lower(), extension.upper(), extension.title()} - {extension}:
+        if raster_in(folder, name + other) is not None:
+            raise DataError(
+                f"{folder}: holds {name}{other}, which does not end in {extension}; write all endings alike"
+            )
+
+
 def names_in(folder: Folder, extension: str) -> list[str]:
     """Names, without the extension, of the rasters that lie in a folder.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.tables import RowErrors, find_column, read_table, read_table_in_chunks, require_columns
+from geohf.data.tables import RowErrors, read_table, read_table_in_chunks, require_columns
 from geohf.data.times import StepTimes, step_times
 from geohf.errors import DataError
 from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images, place_of
@@ -219,14 +219,21 @@ def read_named(
         DataError: see `read_table`.
     """
     frame = read_table(path, numbers=[*numbers, *map(str.lower, numbers)])
-    frame = _named(frame, [*required, *optional])
+    frame = _named(frame, [*required, *optional], path)
     require_columns(frame.columns, required, path)
     return frame
 
 
-def _named(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    found = {find_column(frame.columns, [name.lower()]): name for name in names if name not in frame.columns}
-    return frame.rename(columns={column: name for column, name in found.items() if column is not None})
+def _named(frame: pd.DataFrame, names: Iterable[str], source: str | Path) -> pd.DataFrame:
+    found: dict[str, str] = {}
+    for name in names:
+        alike = [] if name in frame.columns else [c for c in frame.columns if str(c).lower() == name.lower()]
+        if len(alike) > 1:
+            raise DataError(
+                f"{source}: {name!r} may be the column {' or '.join(map(repr, alike))}; rename one"
+            )
+        found |= dict.fromkeys(alike, name)
+    return frame.rename(columns=found)
 
 
 def own_resampling(table: TileTable) -> str:
@@ -247,7 +254,7 @@ def _frame(data, targets) -> tuple[pd.DataFrame, str]:
         return read_named(data, [*REQUIRED, *targets], targets, [LABEL]), str(data)
     import pandas as pd
 
-    data = _named(data, [*REQUIRED, *targets, LABEL])
+    data = _named(data, [*REQUIRED, *targets, LABEL], "the table")
     require_columns(data.columns, [*REQUIRED, *targets], "the table")
     if data.empty:
         raise DataError("the table has no rows")

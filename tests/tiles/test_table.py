@@ -56,6 +56,21 @@ def test_columns_are_heard_in_any_case_of_letters(world, case):
         assert table.tile_ids.tolist() == expected.tile_ids.tolist()
 
 
+def test_columns_that_only_their_case_tells_apart_are_not_taken_at_random(world):
+    world.frame = world.frame.rename(columns={"target": "Target"}).assign(TARGET=0.0)
+    world.save()
+    for source in (world.csv, world.frame):
+        with pytest.raises(DataError, match="'target' may be the column 'Target' or 'TARGET'; rename one"):
+            load_tiles(source, world.images, world.labels)
+        assert load_tiles(source, world.images, world.labels, targets=["TARGET"]).values.max() == 0
+
+
+def test_columns_of_a_data_frame_may_be_called_by_numbers(world):
+    frame = world.frame[world.frame.label_id == "2021"].drop(columns="label_id")
+    frame[2019] = 1.0
+    assert len(load_tiles(frame, world.images, world.labels)) == len(world.boxes) * 2
+
+
 def test_numbers_that_pandas_made_floats(world):
     world.frame[["tile_id", "region_id", "label_id"]] = world.frame[
         ["tile_id", "region_id", "label_id"]
@@ -159,6 +174,19 @@ def test_a_year_without_a_file_is_masked_up_to_the_limit(world):
         DataError, match=r"region '7' has no image for 1 of 3 labels, more than the share of 0\.2"
     ):
         load(world, max_missing=0.2)
+
+
+def test_a_year_whose_file_ends_in_another_case_is_not_masked(world):
+    """Before, the year was passed over as one without an image."""
+    path = world.path("2020", "7")
+    path.rename(path.with_suffix(".TIF"))
+    with pytest.raises(
+        DataError, match=r"holds 2020/7.TIF, which does not end in .tif; write all endings alike"
+    ):
+        load(world)
+    errors = RowErrors("skip")
+    assert load(world, errors=errors).regions == ["8"]
+    assert len(errors.rows) == 4
 
 
 def test_a_label_without_a_folder_is_named(world):
