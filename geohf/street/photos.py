@@ -194,7 +194,8 @@ def _list_in(cell: Any, name: str) -> list:
                 found = read(cell)
                 break
     if not isinstance(found, (list, tuple, np.ndarray)):
-        raise DataError(f'{name} must hold a list, such as ["a.jpg", "b.jpg"], got {cell!r}'[:200])
+        example = '["a.jpg", "b.jpg"]' if name == "views" else "[0, 90, null]"
+        raise DataError(f"{name} must hold a list, such as {example}, got {cell!r}"[:200])
     return [None if is_nothing(one) else one for one in found]
 
 

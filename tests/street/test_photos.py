@@ -166,6 +166,11 @@ def test_headings_may_lack_and_are_heard_in_any_case_of_letters(table, tmp_path,
     np.testing.assert_equal([row["headings"] for row in stream_places(path)], expected)
 
 
+def test_the_example_of_headings_is_one_of_headings(table):
+    message = refusal(table('views,headings,lat,lon\n"[""a.jpg""]","[nan]",1,2\n'))
+    assert "headings must hold a list, such as [0, 90, null], got '[nan]'" in message
+
+
 def test_headings_beside_one_picture_are_heard(table):
     path = table("image,headings,lat,lon\na.jpg,[90],1,2\nb.jpg,,3,4\n")
     np.testing.assert_equal(load_places(path)[0]["train"]["headings"][:], [[90.0], [math.nan]])
