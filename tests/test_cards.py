@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from helpers.pages import ROOT
 from huggingface_hub import ModelCard
 
 from geohf import GeoRegionConfig, GeoStreetConfig, PartStateConfig
 from geohf.hub import provenance
 from geohf.hub.card import data_source, readdressed, write_card
+from geohf.hub.files import PLOTS, repo_files
 from geohf.vision.backbones import TimmTowerConfig, describe_backbone
 from geohf.vision.licenses import is_noncommercial
 
@@ -253,3 +255,18 @@ def test_numbers_that_are_none_are_left_out(tmp_path):
     assert [result.metric_type for result in card.data.eval_results] == ["top1"]
     assert re.search(r"(?m)^\| Top-1 +\| +0\.5 \| – +\| +– +\|$", card.text)
     assert ".nan" not in card.content
+
+
+def test_a_photograph_in_the_folder_of_a_run_is_neither_shown_nor_pushed(tmp_path):
+    for name in ("confusion.png", "somebody.png"):
+        (tmp_path / name).write_bytes(b"")
+    card = write_card(
+        tmp_path, "parts.md", PartStateConfig(id2label={0: "bell"}, id2state={0: "intact", 1: "absent"})
+    )
+    assert "somebody.png" not in card.read_text()
+    assert [path.name for path in repo_files(tmp_path)] == ["README.md", "confusion.png"]
+
+
+def test_every_plot_that_a_run_draws_is_one_that_its_card_shows():
+    code = "".join(path.read_text() for path in (ROOT / "geohf").rglob("*.py"))
+    assert sorted(set(re.findall(r'\bfolder / "(\w+\.png)"', code))) == list(PLOTS)

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from geohf.errors import DataError
+from geohf.hub.files import PLOTS
 from geohf.hub.provenance import shell_command, versions
 from geohf.io import atomic_write, plain
 from geohf.report.tables import format_number, markdown_table
@@ -84,7 +85,7 @@ def write_card(
         backbone=config.backbone_name,
         tower=_tower(config),
         is_repo=_is_repo(config.backbone_name),
-        figures=sorted(path.name for path in folder.glob("*.png")),
+        figures=[name for name in PLOTS if (folder / name).is_file()],
         files={path.name for path in folder.iterdir()},
         versions=versions(),
         **({"command": _fenced(shell_command())} | context),

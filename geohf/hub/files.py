@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,26 @@ RUN_FILES = (
     "predictions.geojson",
     "predictions.csv",
 )
+# what a run draws, and so what its card shows; any other picture in its folder may be somebody's photograph
+PLOTS = (
+    "answers.png",
+    "average_precision.png",
+    "confusion.png",
+    "dropped.png",
+    "error_cdf.png",
+    "error_map.png",
+    "error_scatter.png",
+    "examples.png",
+    "filmstrip.png",
+    "folds_errors.png",
+    "learning_curves.png",
+    "occlusion.png",
+    "precision_recall.png",
+    "regions.png",
+    "reliability.png",
+    "risk_coverage.png",
+    "tile_errors.png",
+)
 # of the model that a run has measured, in its metrics.json
 MEASURED_WEIGHTS = "weights_fingerprint"
 
@@ -43,7 +64,12 @@ def repo_files(folder: str | Path, patterns: Sequence[str] = (*MODEL_FILES, *RUN
     found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     card = folder / "README.md"
     shown = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    return sorted(path for path in found if path.suffix != ".png" or path.name in shown)
+    return sorted(path for path in found if path.suffix != ".png" or _is_named(path.name, shown))
+
+
+def _is_named(name: str, card: str) -> bool:
+    """Whether a card names this file, and not one whose name ends or begins so."""
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", card) is not None
 
 
 def copy_files(source: str | Path, target: str | Path, patterns: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ def write_report(
     """Leave a whole model repo in the Trainer's `output_dir`; on the first process only.
 
     Writes the model, metrics.json, log_history.csv, learning_curves.png, skipped.csv where rows were left out, what
-    the task has for people to look at and, last, the card, which shows every PNG that lies in the folder.
+    the task has for people to look at and, last, the card, which shows the plots of `PLOTS` that lie in the folder.
 
     Args:
         evaluation: what `trainer.evaluate` returned.

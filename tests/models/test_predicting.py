@@ -207,7 +207,7 @@ def test_a_push_leaves_maps_of_answers_at_home(tmp_path):
 
 
 def test_a_push_takes_the_pictures_that_the_card_shows_and_no_other(tmp_path):
-    for name in ("confusion.png", "somebody.png"):
+    for name in ("confusion.png", "somebody.png", "fusion.png"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "README.md").write_text("![confusion.png](confusion.png)")
     assert [path.name for path in repo_files(tmp_path)] == ["README.md", "confusion.png"]
