@@ -183,12 +183,12 @@ def _copied(picture: Image.Image) -> torch.Tensor:
 def _as_it_lies(picture: Image.Image) -> torch.Tensor:
     """An RGB picture in Pillow's own memory, (4, height, width) uint8 with an empty fourth channel: for reading alone.
 
-    What Pillow cannot show so, as pictures of more than one block of its memory, is copied.
+    What Pillow cannot show so, as pictures of more than one block of its memory and all before its version 11.2, is copied.
     """
     import pyarrow
 
     try:
         values = pyarrow.array(picture).flatten()
-    except (ValueError, pyarrow.ArrowException):
+    except (TypeError, ValueError, pyarrow.ArrowException):
         return _copied(picture)
     return torch.from_dlpack(values).view(picture.height, picture.width, 4).permute(2, 0, 1)

@@ -132,3 +132,10 @@ def test_reduced_decoding_is_kept_and_stays_near_the_exact_pixels(tmp_path):
     near, far = ((found - exact).square().mean() for found in pixels)
     assert near < far
     assert 10 * torch.log10(4 / far) > 40  # dB, pixels reach from -1 to 1
+
+
+def test_a_pillow_that_shows_its_memory_to_nobody_is_read_as_before(monkeypatch):
+    processor = GeoImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    shown = processor.pixel_values([photo(90, 60)])
+    monkeypatch.delattr(Image.Image, "__arrow_c_array__", raising=False)  # before 11.2
+    assert torch.equal(processor.pixel_values([photo(90, 60)]), shown)
