@@ -30,7 +30,9 @@ def measure_region(predictions: Rows, references: Rows, frame: str = "wgs84") ->
     Returns:
         `routed_mean_m`, `routed_median_m`, `routed_p90_m` (`_units` of planar data) and `router_accuracy`.
     """
-    missed = frame_distance(_points(predictions, "prediction"), _points(references, "reference"), frame)
+    _require_known(references, "region")
+    points, truth = _points(predictions, "prediction", frame), _points(references, "reference", frame)
+    missed = frame_distance(points, truth, frame)
     hits = [own["region"] == true["region"] for own, true in zip(predictions, references, strict=True)]
     unit = "m" if frame == "wgs84" else "units"
     return error_summary(missed, unit, "routed_") | {"router_accuracy": float(np.mean(hits))}
@@ -49,6 +51,7 @@ def measure_street(predictions: Rows, references: Rows, scored: bool = True) -> 
         See `geohf.street.metrics.street_metrics`; no `ece` where a probability is unknown, and distances alone where no
         prediction has states.
     """
+    _require_known(references, "state")
     points, truth = _points(predictions, "prediction"), _points(references, "reference")
     states = [list(row["states"] or []) for row in predictions]
     names = {name: number for number, name in enumerate(sorted({row["state"] for row in references}))}
@@ -102,6 +105,9 @@ def measure_tiles(predictions: Sequence[float], references: Rows) -> dict[str, f
     Returns:
         See `geohf.tiles.metrics.tile_metrics`.
     """
+    bad = np.flatnonzero(~np.isfinite(np.array(predictions, np.float64)))
+    if len(bad):
+        raise DataError(f"prediction {bad[0]} is no finite number; leave out what has no answer")
     columns = ([row[name] for row in references] for name in ("value", "last", "trend"))
     return tile_metrics(predictions, *(np.array(column, np.float64) for column in columns))
 
@@ -151,15 +157,29 @@ class GeoMetric(evaluate.Metric):  # type: ignore[name-defined]  # which `evalua
         )
 
     def _compute(self, predictions, references, **settings):
+        if not len(predictions):
+            raise DataError("there are no predictions to measure")
         return TASKS[self.config_name][2](predictions, references, **settings)
 
 
-def _points(rows: Rows, name: str) -> np.ndarray:
-    """(n, 2) latitude and longitude; every row has to have both."""
+def _points(rows: Rows, name: str, frame: str = "wgs84") -> np.ndarray:
+    """(n, 2) latitude and longitude; every row has to have both, and of `wgs84` they have to be degrees."""
     points = np.array([[row["latitude"], row["longitude"]] for row in rows], np.float64)
     bad = np.flatnonzero(~np.isfinite(points).all(1))
     if len(bad):
         raise DataError(
             f"{name} {bad[0]} has no finite latitude and longitude; leave out what has no position"
         )
+    latitude, longitude = points.T
+    bad = np.flatnonzero((np.abs(latitude) > 90) | (longitude < -180) | (longitude >= 360))
+    if frame == "wgs84" and len(bad):
+        where = f"({latitude[bad[0]]:.12g}, {longitude[bad[0]]:.12g})"
+        raise DataError(f"{name} {bad[0]}: {where} is no latitude in -90..90 and longitude in -180..360")
     return points
+
+
+def _require_known(references: Rows, column: str) -> None:
+    """Every reference has to name its class: None would equal a prediction of None."""
+    for row, reference in enumerate(references):
+        if reference[column] is None:
+            raise DataError(f"reference {row} has no {column}; leave out what has none")

@@ -115,6 +115,42 @@ def test_what_cannot_be_measured_is_refused():
         metric.compute(predictions=[[0], [0, 0]], references=query * 2, database_points=[[1.0, 2.0]])
 
 
+TILE = {"value": 3.0, "last": 1.0, "trend": None}
+PLACE = {"latitude": 36.4, "longitude": 127.4}
+
+
+@pytest.mark.parametrize(
+    ("name", "predictions", "references", "told"),
+    [
+        (
+            "region",
+            [PLACE | {"region": "a", "latitude": 127.4}],
+            [PLACE | {"region": "a"}],
+            r"\(127.4, 127.4\) is no lat",
+        ),
+        ("region", *[[PLACE | {"region": r} for r in ("a", None)]] * 2, "reference 1 has no region"),
+        (
+            "street",
+            [PLACE | {"states": ["a"], "probability": 1.0}] * 2,
+            [PLACE | {"state": state} for state in ("a", None)],
+            "reference 1 has no state",
+        ),
+        ("tiles", [1.0, None], [TILE] * 2, "prediction 1 is no finite number"),
+        ("tiles", [1.0, float("inf")], [TILE] * 2, "prediction 1 is no finite number"),
+        ("region", [], [], "no predictions to measure"),
+    ],
+)
+def test_what_would_count_for_something_else_is_refused(name, predictions, references, told):
+    with pytest.raises(DataError, match=told):
+        GeoMetric(name, keep_in_memory=True).compute(predictions=predictions, references=references)
+
+
+def test_planar_coordinates_are_no_degrees():
+    here = {"latitude": 180_000.0, "longitude": 3.0, "region": "a"}
+    metric = GeoMetric("region", keep_in_memory=True)
+    assert metric.compute(predictions=[here], references=[here], frame="planar")["routed_mean_units"] == 0
+
+
 def test_the_examples_of_the_page_run():
     scope: dict = {}
     for code in blocks((ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"), "python"):
