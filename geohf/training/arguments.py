@@ -59,6 +59,8 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
     "remove_unused_columns": (False, "geohf's collators choose the columns"),
     "eval_do_concat_batches": (True, "metrics are of a whole dataset"),
     "batch_eval_metrics": (False, "metrics are of a whole dataset"),
+    "bf16_full_eval": (False, "the weights would stay in half precision; bf16 evaluates in bfloat16, too"),
+    "fp16_full_eval": (False, "the weights would stay in half precision; fp16 evaluates in float16, too"),
     "label_names": (None, "a task's Trainer knows which columns hold its labels"),
     "debug": ([], "its hooks do not know geohf's outputs"),
 }
@@ -66,7 +68,7 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
 
 @dataclass
 class GeoTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with other defaults and six fields more.
+    """transformers' TrainingArguments with other defaults and seven fields more.
 
     Other defaults: evaluation, saving and logging every epoch, the best checkpoint at the end, one checkpoint
     kept beside the best, fused AdamW, warm-up over the first tenth, cosine decay, no tracker unless asked for.

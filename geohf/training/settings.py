@@ -52,12 +52,11 @@ def own_arguments(
 
 
 def require_float32(model: torch.nn.Module) -> None:
-    """Raise DataError where the weights are of half precision, in which small steps are lost, or of double."""
-    dtype = next(
-        (weights.dtype for weights in model.parameters() if weights.is_floating_point()), torch.float32
-    )
-    if dtype != torch.float32:
-        name = str(dtype).removeprefix("torch.")
+    """Raise DataError where weights, all or some, are of half precision, in which small steps are lost, or of double."""
+    dtypes = (weights.dtype for weights in model.parameters() if weights.is_floating_point())
+    other = next((dtype for dtype in dtypes if dtype != torch.float32), None)
+    if other is not None:
+        name = str(other).removeprefix("torch.")
         raise DataError(
             f"the model's weights are {name}, and a Trainer works on float32: load it with dtype=torch.float32, or call "
             "model.float(); bf16=True then computes in bfloat16"

@@ -121,3 +121,7 @@ def test_what_no_trainer_can_work_with_is_refused_before_the_work(name, tmp_path
         type(trainer)(trainer.model, trainer.args, train_dataset=trainer.train_dataset, eval_dataset=sets)
     with pytest.raises(DataError, match="weights are bfloat16, and a Trainer works on float32"):
         five_tasks.trainer_of(name, tmp_path, five_tasks.TASKS[name].make().to(torch.bfloat16))
+    half = five_tasks.TASKS[name].make()
+    list(half.modules())[-1].half()  # a part of the head alone
+    with pytest.raises(DataError, match="weights are float16, and a Trainer works on float32"):
+        five_tasks.trainer_of(name, tmp_path, half)

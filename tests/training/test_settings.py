@@ -40,6 +40,8 @@ TRAINERS = {
 REFUSED = [
     ("--label_smoothing_factor", "0.3"),
     ("--neftune_noise_alpha", "5"),
+    ("--bf16_full_eval", "true"),
+    ("--fp16_full_eval", "true"),
     ("--use_liger_kernel", "true"),
     ("--train_sampling_strategy", "group_by_length"),
     ("--include_num_input_tokens_seen", "true"),
