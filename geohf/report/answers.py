@@ -16,6 +16,7 @@ from geohf.io import atomic_write, json_text, plain
 from geohf.report.exchange import write_geoparquet, write_gpx, write_kml
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
+from geohf.report.paths import check_points
 from geohf.report.tables import format_number, write_csv
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,13 @@ def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) ->
 
     The first two take rows that are read from a file as they are written, twice for CSV; the others hold all in memory.
 
-    HTML is a map of the rows that have `latitude` and `longitude` (its title counts the others), with circles of `radius_m` where they have it, or
-    their areas (`credible_regions`, `regions`), and the photograph of a row's `thumbnail`, a data URI; and a table
-    where none has. Both open without a network.
+    Points are of the rows that have `latitude` and `longitude`; the others are counted in a warning. HTML is a map of
+    these rows (its title counts the others), with circles of `radius_m` where they have it, or their areas
+    (`credible_regions`, `regions`), and the photograph of a row's `thumbnail`, a data URI; and a table where none has.
+    Both open without a network.
 
     Raises:
-        DataError: an unknown ending, or points of rows that have no place.
+        DataError: an unknown ending, or points of rows of which none has a place, or that are no degrees.
     """
     WRITERS[check_format(path)](path, rows)
 
@@ -59,10 +61,13 @@ def _write_jsonl(path, rows: Iterable[Mapping]) -> None:
         file.writelines(json_text(row) + "\n" for row in rows)
 
 
-def _placed(rows: list) -> np.ndarray | None:
-    if not rows or any(row.get(name) is None for row in rows for name in PLACED):
-        return None
-    return np.array([[row[name] for name in PLACED] for row in rows], np.float64)
+def _placed(path, rows: list) -> tuple[np.ndarray, list]:
+    """(n, 2) degrees of the rows that have a position, and these rows; the others are told of where they are not all."""
+    placed = [row for row in rows if all(row.get(name) is not None for name in PLACED)]
+    left = len(rows) - len(placed)
+    if left and placed:
+        logger.warning("%s: %d of %d answers have no position and are not on the map", path, left, len(rows))
+    return np.array([[row[name] for name in PLACED] for row in placed], np.float64), placed
 
 
 def write_parquet(path, rows: Iterable[Mapping], metadata: Mapping[str, str] | None = None) -> None:
@@ -83,28 +88,26 @@ def write_parquet(path, rows: Iterable[Mapping], metadata: Mapping[str, str] | N
 
 def _points_by(write: Callable[..., None]) -> Callable[..., None]:
     def write_points(path, rows: Iterable[Mapping]) -> None:
-        rows = list(rows)
-        points = _placed(rows)
-        if points is None:
+        points, placed = _placed(path, list(rows))
+        if not placed:
             raise DataError(f"{path}: these answers are no places in degrees; take .csv, .jsonl or .html")
-        write(path, points, rows)
+        check_points(points, "predicted")
+        write(path, points, placed)
 
     return write_points
 
 
 def _write_html(path, rows: Iterable[Mapping]) -> None:
     every = list(rows)
-    placed = [row for row in every if all(row.get(name) is not None for name in PLACED)]
+    points, placed = _placed(path, every)
     if not placed:
         _write_table(path, [{k: v for k, v in row.items() if k != THUMBNAIL} for row in every])
         return
     title, left = "Predictions", len(every) - len(placed)
     if left:
         title += f" ({left} of {len(every)} without a position: not on the map)"
-        logger.warning("%s: %d of %d answers have no position and are not on the map", path, left, len(every))
     thumbnails = [row.get(THUMBNAIL) for row in placed]
     rows = [{k: v for k, v in row.items() if k != THUMBNAIL} for row in placed]
-    points = np.array([[row[name] for name in PLACED] for row in rows], np.float64)
     radius = [row.get("radius_m") for row in rows]
     known = None if any(r is None for r in radius) else radius
     told = ("input", *PLACED, *(() if known is None else ("radius_m",)))  # by the map itself

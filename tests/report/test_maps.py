@@ -311,3 +311,15 @@ def test_a_radius_that_some_answers_have_is_told_where_it_cannot_be_drawn(tmp_pa
     write_answers(tmp_path / "a.html", rows[:1])
     data = Page(tmp_path / "a.html").data
     assert (data["radius_m"], data["details"]) == ([5.0], {})
+
+
+@pytest.mark.parametrize("ending", ["geojson", "geoparquet", "kml", "gpx"])
+def test_points_are_of_the_answers_that_have_a_position_in_degrees(ending, tmp_path, caplog):
+    path = tmp_path / f"answers.{ending}"
+    place = {"input": "a.jpg", "latitude": 1.0, "longitude": 2.0}
+    write_answers(path, [place, {"input": "b.jpg", "latitude": None, "longitude": None}])
+    assert b"b.jpg" not in path.read_bytes()
+    assert "1 of 2 answers have no position" in caplog.text
+    for latitude in (float("nan"), 127.0):
+        with pytest.raises(DataError, match=r"not \(latitude, longitude\) in degrees"):
+            write_answers(path, [place | {"latitude": latitude}])
