@@ -146,8 +146,9 @@ def require_queries_for_mosaic(photos: Any, model: Any) -> None:
         return
     targets, config = dataset_targets(photos, model.config), model.config
     absent = config.absent_index if config.absent == "background" else None
-    counts = sorted(int((target["states"] != absent).sum()) for target in targets)
-    most, queries = sum(counts[-4:]), model.detector.config.num_queries
+    counts = [int((target["states"] != absent).sum()) for target in targets]
+    # one photo may be drawn four times
+    most, queries = 4 * max(counts, default=0), model.detector.config.num_queries
     if most > queries:
         raise DataError(
             f"--mosaic: four photos may show {most} parts, and {config.architecture} finds at most {queries}: set num_queries in "

@@ -243,3 +243,8 @@ def test_more_parts_in_four_photos_than_queries_are_refused():
         require_queries_for_mosaic(
             photos, build_query_model("d_fine", detector={"num_queries": 11}, absent="detect")
         )
+    alone = as_photos([*rows[:1], *rows_of()[1:]])  # the fullest photo may be drawn four times
+    with pytest.raises(DataError, match="four photos may show 12 parts"):
+        require_queries_for_mosaic(
+            alone, build_query_model("d_fine", detector={"num_queries": 11}, absent="detect")
+        )
