@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -67,15 +67,15 @@ def annotation_files(folder: Path) -> dict[str, Path]:
         others = sorted(path.name for path in folder.glob("*.json*"))
         hint = f"; of {listed(others)}, name the one that has them" if others else ""
         raise DataError(f"{folder}: holds no annotations{hint}; looked for {wanted}, Annotations/*.xml")
-    return {split: _first(files) for split, files in found.items()}
-
-
-def _first(files: Sequence[Path]) -> Path:
-    """The first of several files, any of which might be meant; says so."""
-    if files[1:]:
-        others = listed([path.name for path in files[1:]])
-        logger.warning("%s: is read, and %s beside it is not; name a file to read that", files[0], others)
-    return files[0]
+    read = {split: files[0] for split, files in found.items()}
+    possible = [path for files in [*layouts, {"": alone}] for paths in files.values() for path in paths]
+    beside = [path for path in dict.fromkeys(possible) if path not in read.values()]
+    if beside:
+        names = (
+            listed([str(path.relative_to(folder)) for path in paths]) for paths in (read.values(), beside)
+        )
+        logger.warning("%s: %s is read, and %s beside it is not; name a file to read that", folder, *names)
+    return read
 
 
 def _files_of_layout(folder: Path, pattern: str) -> dict[str, list[Path]]:

@@ -97,9 +97,13 @@ def test_a_second_file_for_a_split_is_not_passed_over_without_a_word(tmp_path, c
     two.write_bytes((tmp_path / "train.json").read_bytes())
     (tmp_path / "train.json").rename(one)
     assert len(load_parts(tmp_path)[0]["train"]) == 1
-    assert f"{one}: is read, and {two.name} beside it is not" in caplog.text
+    assert f"annotations/{one.name} is read, and annotations/{two.name} beside it is not" in caplog.text
     caplog.clear()
-    two.unlink()
+    two.rename(tmp_path / "val.json")  # of another layout, of which nothing is read
+    assert set(load_parts(tmp_path)[0]) == {"train"}
+    assert f"annotations/{one.name} is read, and val.json beside it is not" in caplog.text
+    caplog.clear()
+    (tmp_path / "val.json").unlink()
     load_parts(tmp_path)
     assert "beside it" not in caplog.text
     one.rename(tmp_path / "labels_1.json")
