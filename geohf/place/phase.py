@@ -114,7 +114,13 @@ class PlacePhaseTrainer(PhaseTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if self.classifier is not None and checkpoint is not None:
-            self.classifier.load_state_dict(load_tree(Path(checkpoint) / CLASSIFIER))
+            path = Path(checkpoint) / CLASSIFIER
+            if not path.is_file():  # saved with --save_only_model true
+                raise DataError(
+                    f"{checkpoint}: holds the model alone, without the classes of cosface that learned beside it; begin without "
+                    "--resume_from_checkpoint"
+                )
+            self.classifier.load_state_dict(load_tree(path))
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         descriptors, n = torch.from_numpy(np.asarray(prediction.predictions)), self.database_rows

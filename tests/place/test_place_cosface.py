@@ -211,6 +211,18 @@ def test_classes_are_kept_in_checkpoints_and_in_no_model_and_a_resumed_run_is_th
     assert resumed.kept == whole.kept
 
 
+def test_a_checkpoint_without_classes_is_named(rows, tmp_path):
+    words = ("--save_only_model", "true", "--num_train_epochs", 2)
+    trained(rows, tmp_path / "run", *words)
+    folder = tmp_path / "run" / "checkpoints" / "head"
+    shutil.rmtree(folder / "checkpoint-8")
+    (folder / "finished.safetensors").unlink()
+    with pytest.raises(
+        DataError, match="checkpoint-4: holds the model alone, without the classes of cosface"
+    ):
+        trained(rows, tmp_path / "run", *words, "--resume_from_checkpoint", "true")
+
+
 @pytest.mark.parametrize(("finetune", "backbone"), [("last", "test_resnet"), ("lora", "test_vit")])
 def test_classes_learn_with_a_backbone(rows, tmp_path, finetune, backbone):
     words = ("--num_train_epochs", 1, "--head_epochs", 1, "--finetune", finetune, "--finetune_blocks", 1)
