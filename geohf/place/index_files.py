@@ -169,6 +169,10 @@ def _read_parquet(path: Path) -> Contents:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
+    # what a user adds beside them may have holes
+    table = table.select(
+        [name for name in table.column_names if name in {"image", *_COLUMNS, "sequence", "descriptor"}]
+    )
     empty = [name for name in table.column_names if table[name].null_count]
     if empty:
         raise ValueError(f"rows without {' and '.join(empty)}")

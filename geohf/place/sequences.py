@@ -321,7 +321,7 @@ def drive_names(sequences: Sequence | np.ndarray) -> list[str]:
     """
     if isinstance(sequences, str):
         raise DataError(f"sequences must name the drive of each image, got the text {sequences!r}")
-    lacking = [row for row, name in enumerate(sequences) if name != "" and text_of(name) is None]
+    lacking = [row for row, name in enumerate(sequences) if text_of(name) is None and str(name) != ""]
     if lacking:
         raise DataError(
             f"sequences must name the drive of each image, and those of number {listed(lacking)} are without; give them "

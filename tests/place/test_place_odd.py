@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -195,6 +196,8 @@ def test_a_table_that_is_no_whole_index_is_named(tmp_path):
     whole, damaged = tmp_path / "whole.parquet", tmp_path / "damaged.parquet"
     PlaceIndex(unit(4, 3), along(np.arange(4.0)), list("abcd"), "m").save(whole)
     table = pq.read_table(whole)
+    pq.write_table(table.append_column("note", pa.array(["mine", None, None, ""])), whole)
+    assert PlaceIndex.load(whole).images == list("abcd")
     holes = pa.array(["a", None, "c", "d"])
     ragged = pa.array([[1.0], [1.0, 2.0], [1.0, 2.0, 3.0], [1.0, 2.0]])
     for changed in (
@@ -211,7 +214,7 @@ def test_a_table_that_is_no_whole_index_is_named(tmp_path):
         assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("nameless", [None, float("nan"), np.datetime64("NaT")])
+@pytest.mark.parametrize("nameless", [None, float("nan"), np.datetime64("NaT"), pd.NA])
 def test_frames_without_a_drive_are_none_of_one(model, photos, index, nameless):
     names, told = ["a", nameless, "a"], "those of number 1 are without"
     with pytest.raises(DataError, match=told):
