@@ -112,7 +112,8 @@ class PlaceArguments(MapArguments, PhotoArguments, StreamingArguments):
     positive_m: float = argument(25.0, "Pairs up to so many meters apart are one place.")
     negative_m: float = argument(100.0, "Pairs farther apart than this are two places.")
     heading_deg: float | None = argument(
-        None, "Pairs of one place look the same way within so many degrees; of cosface the width of a class."
+        None,
+        "Pairs of one place look the same way within so many degrees; of cosface about the width of a class.",
     )
     cell_m: float = argument(10.0, "Side of the cells that are cosface's classes, in meters.")
     loss: str = argument(

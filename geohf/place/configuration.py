@@ -67,7 +67,8 @@ class GeoPlaceConfig(GeoConfig):
         positive_m, negative_m: pairs up to `positive_m` apart are the same place, pairs beyond `negative_m` are
             not, and what lies between counts for neither.
         heading_deg: pairs of the same place must also look the same way within so many degrees, where their
-            headings are known; None: headings do not matter. Classes of `cosface` are sectors so wide.
+            headings are known; None: headings do not matter. Classes of `cosface` are an even number
+            of sectors, as near to this width as that allows.
         cell_m: side of the cells that are the classes of `cosface`.
         loss: `hybrid`, the weighted sum of InfoNCE and the triplet loss, `multi_similarity`, or `cosface`, see
             `geohf.place.losses`.
