@@ -23,6 +23,7 @@ from geohf.training.phase import PhaseTrainer
 # of random and of published weights
 RATES = (1e-3, 1e-4)
 QUERY_BACKBONE_SHARE = 0.1  # of the rate, as these detectors are trained by their authors
+_OF_COLLATORS = ("paste_rare", "mosaic", "multi_scale")  # arguments that the collator of training hears
 
 
 class PartPhaseTrainer(PhaseTrainer):
@@ -60,6 +61,12 @@ class PartPhaseTrainer(PhaseTrainer):
         self.augment, self._trust_weighted = augment, trust_weighted
         kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(model, args, data_collator, **kwargs)
+        unheard = [f"--{name}" for name in _OF_COLLATORS if getattr(self.args, name)]
+        if data_collator is not None and unheard:
+            raise DataError(
+                f"{' and '.join(unheard)}: the data_collator that was given makes the batches and does not hear it; leave one of "
+                "them out (a PartCollator takes changes and multi_scale itself)"
+            )
         self.label_names = truth_names(self.config)
 
     @property

@@ -7,7 +7,9 @@ from helpers.parts_models import build_model, build_query_model
 from torchvision.transforms.v2.functional import to_pil_image
 
 from geohf.errors import DataError
+from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.augment import Mosaic, make_augmentation, require_queries_for_mosaic
+from geohf.parts.phase import PartPhaseTrainer
 from geohf.parts.processing import PartCollator
 from geohf.parts.rows import as_photos
 from geohf.parts.vocabulary import BIKE_PARTS
@@ -248,3 +250,12 @@ def test_more_parts_in_four_photos_than_queries_are_refused():
         require_queries_for_mosaic(
             alone, build_query_model("d_fine", detector={"num_queries": 11}, absent="detect")
         )
+
+
+@pytest.mark.parametrize("option", ["paste_rare", "mosaic", "multi_scale"])
+def test_what_a_collator_of_ones_own_does_not_hear_is_refused(tmp_path, option):
+    model = build_model()
+    off = {"use_cpu": True, "eval_strategy": "no", "save_strategy": "no"}
+    args = PartTrainingArguments(output_dir=str(tmp_path), **off, **{option: 0.5})
+    with pytest.raises(DataError, match=f"--{option}: the data_collator that was given"):
+        PartPhaseTrainer(model, args, PartCollator(model), train_dataset=as_photos(rows_of()))
