@@ -167,7 +167,8 @@ def _bytes_at(address: str) -> bytes:
         with fsspec.open(address, "rb") as file:
             return file.read()
     except Exception as error:  # each file system has errors of its own
-        raise ImageError(f"{address}: cannot be read ({error})") from None
+        # of an address that is not reached fsspec says nothing but the address; what lies behind says why
+        raise ImageError(f"{address}: cannot be read ({error.__cause__ or error})") from None
 
 
 @lru_cache(maxsize=4)

@@ -15,7 +15,7 @@ from PIL import Image
 from geohf.data.samples import undecoded
 from geohf.vision.checks import check_images
 from geohf.vision.files import image_files
-from geohf.vision.images import ImageError, open_image
+from geohf.vision.images import ImageError, _bytes_at, open_image
 
 
 def photo(width=96, height=64, seed=0):
@@ -361,3 +361,12 @@ def test_masked_pixels_are_no_measurement():
     with pytest.raises(ImageError, match="masked pixels"):
         open_image(np.ma.masked_where(np.eye(4)[..., None].repeat(3, 2) > 0, array))
     assert open_image(np.ma.masked_equal(array, 0)).getpixel((0, 0)) == (7, 7, 7)
+
+
+def test_an_address_that_is_not_reached_says_why(monkeypatch):
+    def unreached(address, mode):
+        raise FileNotFoundError(address) from OSError("Name or service not known")
+
+    monkeypatch.setattr("fsspec.open", unreached)
+    with pytest.raises(ImageError, match="cannot be read \\(Name or service not known"):
+        _bytes_at("https://example.org/a.jpg")
