@@ -101,7 +101,9 @@ def _naming(path: Path) -> Iterator[None]:
     import pandas as pd
 
     if not path.is_file() and not is_saved_dataset(path):
-        raise DataError(f"{path}: no such file")
+        raise DataError(
+            f"{path}: {'a folder, where a table is asked for' if path.is_dir() else 'no such file'}"
+        )
     try:
         yield
     except pd.errors.EmptyDataError:

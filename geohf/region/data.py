@@ -65,12 +65,17 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
 
     Raises:
         DataError: see `load_region_table`, `filter_dataset` and `split_dataset`; also a row of a region that is
-            not known or, in `val_csv`, of a region that no training row has.
+            not known or, in `val_csv`, of a region that no training row has; what goes with `train_csv` without it.
     """
     args = args or RegionTrainingArguments()
     known = None if options.start_from is None else _start_config(options, options.start_from).regions
     source = options.train_csv
     if source is None:
+        alone = [name for name in ("train_dir", "val_csv", "val_dir", "exclude") if getattr(options, name)]
+        if alone:
+            raise DataError(
+                f"--{alone[0]} goes with --train_csv; without a table the built-in sample is used"
+            )
         with args.main_process_first(desc="writing the sample"):
             options = _with_sample(options, Path(args.output_dir).parent / f"region-sample-{options.frame}")
     options.require_steps(args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geohf.errors import require_choice
+from geohf.errors import DataError, require_choice
 from geohf.metrics.directions import LOSS
 from geohf.street.cells import CELLS
 from geohf.street.metrics import METRICS
@@ -119,6 +119,8 @@ class StreetArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingA
         super().__post_init__()
         require_choice(FITS, fit=self.fit)
         require_choice(CELLS, cells=self.cells)
+        if self.polygons is not None and self.cells != "polygons":
+            raise DataError("--polygons goes with --cells polygons")
 
 
 @dataclass

@@ -33,7 +33,7 @@ def refusal(path, **options):
 
 def test_a_missing_file_is_named(tmp_path):
     assert "no such file" in refusal(tmp_path / "absent.csv")
-    assert "no such file" in refusal(tmp_path)  # a folder is no table either
+    assert "a folder, where a table is asked for" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])

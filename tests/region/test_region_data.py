@@ -13,6 +13,7 @@ from geohf.data.splits import place_numbers
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
+from geohf.region.arguments import RegionArguments
 from geohf.region.data import load
 from geohf.region.filtering import clip_dataset, filter_dataset
 from geohf.region.rows import TRAIN_IMAGES, TRAIN_TABLE, as_photos, load_region_table
@@ -310,6 +311,12 @@ def test_without_a_second_table_rows_are_held_out(samples):
     assert len(data.test) == len(data.validation) == pytest.approx(0.15 * 108, abs=1)
     with pytest.raises(DataError, match="nothing is left to measure on"):
         load(options_of(samples("wgs84"), val_csv=None, val_dir=None, test_share=0))
+
+
+@pytest.mark.parametrize("name", ["train_dir", "val_csv", "val_dir"])
+def test_what_is_named_without_a_table_is_not_left_for_the_sample(tmp_path, name):
+    with pytest.raises(DataError, match=f"--{name} goes with --train_csv"):
+        load(RegionArguments(**{name: str(tmp_path)}))
 
 
 def test_blocks_keep_their_distance(samples):

@@ -15,6 +15,7 @@ from geohf.errors import DataError
 from geohf.geo import cell_soft_targets, great_circle_m, point_soft_targets
 from geohf.geo import soft_targets as soft_targets_module
 from geohf.street import GeoStreetModel
+from geohf.street.arguments import StreetArguments
 from geohf.street.cells import cell_numbers, describe_cells
 from geohf.street.classes import describe_classes, labels_of
 from geohf.street.hierarchy import joint_logarithms, level_tensors, sums_of_levels
@@ -243,3 +244,8 @@ def test_names_of_crowded_cells_stay_different():
     points = np.array([[50 + 1e-4 * i, 8 + 1e-4 * j] for i, j in itertools.product(range(8), range(8))])
     names = describe_cells(points, "quadtree", cell_points=8)[2]["id2label"].values()
     assert len(set(names)) == len(names) > 8
+
+
+def test_polygons_without_their_cells_are_refused():
+    with pytest.raises(DataError, match="--polygons goes with --cells polygons"):
+        StreetArguments(polygons="a.geojson")
