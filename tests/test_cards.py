@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 
 from geohf import GeoRegionConfig, GeoStreetConfig, PartStateConfig
 from geohf.hub import provenance
-from geohf.hub.card import data_source, readdressed, write_card
-from geohf.hub.files import PLOTS, repo_files
+from geohf.hub.card import PLOTS, data_source, readdressed, write_card
+from geohf.hub.files import repo_files
 from geohf.vision.backbones import TimmTowerConfig, describe_backbone
 from geohf.vision.licenses import is_noncommercial
 

@@ -13,7 +13,6 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from geohf.errors import DataError
-from geohf.hub.files import PLOTS
 from geohf.hub.provenance import shell_command, versions
 from geohf.io import atomic_write, plain
 from geohf.report.tables import format_number, markdown_table
@@ -27,6 +26,26 @@ PIPELINE_TAGS = {
     "street": "street-geolocation",
     "tiles": "tile-sequence-regression",
 }
+# what a run draws, and so what its card shows; any other picture in its folder may be somebody's photograph
+PLOTS = (
+    "answers.png",
+    "average_precision.png",
+    "confusion.png",
+    "dropped.png",
+    "error_cdf.png",
+    "error_map.png",
+    "error_scatter.png",
+    "examples.png",
+    "filmstrip.png",
+    "folds_errors.png",
+    "learning_curves.png",
+    "occlusion.png",
+    "precision_recall.png",
+    "regions.png",
+    "reliability.png",
+    "risk_coverage.png",
+    "tile_errors.png",
+)
 
 
 def write_card(

@@ -31,26 +31,6 @@ RUN_FILES = (
     "predictions.geojson",
     "predictions.csv",
 )
-# what a run draws, and so what its card shows; any other picture in its folder may be somebody's photograph
-PLOTS = (
-    "answers.png",
-    "average_precision.png",
-    "confusion.png",
-    "dropped.png",
-    "error_cdf.png",
-    "error_map.png",
-    "error_scatter.png",
-    "examples.png",
-    "filmstrip.png",
-    "folds_errors.png",
-    "learning_curves.png",
-    "occlusion.png",
-    "precision_recall.png",
-    "regions.png",
-    "reliability.png",
-    "risk_coverage.png",
-    "tile_errors.png",
-)
 # of the model that a run has measured, in its metrics.json
 MEASURED_WEIGHTS = "weights_fingerprint"
 
