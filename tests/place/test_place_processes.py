@@ -73,7 +73,8 @@ def test_two_processes_have_the_gradient_of_one(run_python, tmp_path):
     for found in ranks:
         assert found.keys() == expected.keys()
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-4, msg=name)
+            # the bias before the batch norm has no gradient but what rounding leaves of sums of about 10
+            torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
     alone = build_model(dropout=0.0, heading_deg=90.0).head.train()
     half = alone(**{name: tensor[:6] for name, tensor in batch.items()})
     assert half.loss.item() != pytest.approx(
