@@ -78,6 +78,8 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
             )
         with args.main_process_first(desc="writing the sample"):
             options = _with_sample(options, Path(args.output_dir).parent / f"region-sample-{options.frame}")
+    elif options.val_dir is not None and options.val_csv is None:
+        raise DataError("--val_dir goes with --val_csv, the table of its photographs")
     options.require_steps(args)
     errors, table = RowErrors(options.on_error), None
     if options.streaming:

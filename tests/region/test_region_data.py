@@ -319,10 +319,17 @@ def test_what_is_named_without_a_table_is_not_left_for_the_sample(tmp_path, name
         load(RegionArguments(**{name: str(tmp_path)}))
 
 
+def test_photographs_to_measure_on_without_their_table_are_refused(samples):
+    with pytest.raises(DataError, match="--val_dir goes with --val_csv"):
+        load(options_of(samples("wgs84"), val_csv=None))
+
+
 def test_blocks_keep_their_distance(samples):
     from geohf.geo import distance_matrix_m
 
-    options = options_of(samples("wgs84"), split="blocks", block_size=60, block_buffer=15, val_csv=None)
+    options = options_of(
+        samples("wgs84"), split="blocks", block_size=60, block_buffer=15, val_csv=None, val_dir=None
+    )
     data = load(options)
     assert data.buffer > 0
     for held_out in (data.validation, data.test):
