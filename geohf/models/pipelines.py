@@ -75,7 +75,7 @@ class GeoPipeline(Pipeline):
         return self.image_processor([inputs])
 
     def _forward(self, model_inputs, **looks):
-        model_inputs["pixel_values"] = model_inputs["pixel_values"].to(self.model.dtype)
+        model_inputs["pixel_values"] = self.model.as_read(model_inputs["pixel_values"])
         return in_eval_mode(self.model)(**model_inputs, **looks)
 
     def postprocess(self, model_outputs, **options):

@@ -264,7 +264,7 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
         for batch in DataLoader(photos, batch_size, collate_fn=collator):
             del batch["image_ids"]
             batch = {name: part.to(self.device) for name, part in batch.items()}
-            batch["pixel_values"] = batch["pixel_values"].to(self.dtype)
+            batch["pixel_values"] = self.as_read(batch["pixel_values"])
             scores.add(model(**batch), [batch[name] for name in truth_names(self.config)])
         return scores.compute()
 

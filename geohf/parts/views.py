@@ -121,7 +121,7 @@ def _found(model: AnsweringDetector, whole: nn.Module, views: Sequence[torch.Ten
     for start in range(0, len(views), AT_ONCE):
         tensors = model.processor.fit(views[start : start + AT_ONCE])
         batch = {name: values.to(model.device) for name, values in tensors.items()}
-        batch["pixel_values"] = batch["pixel_values"].to(model.dtype)
+        batch["pixel_values"] = model.as_read(batch["pixel_values"])
         outputs = whole(**batch, return_dict=True)
         for one in model.processor.post_process_object_detection(outputs, 0.0, outputs.original_sizes):
             found.append({name: one[name].cpu() for name in _KEYS if name in one})

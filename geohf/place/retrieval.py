@@ -87,7 +87,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
 
         @torch.inference_mode()
         def answer(tensors: BatchFeature) -> list[PlacePrediction]:
-            pixels = tensors["pixel_values"].to(self.device, self.dtype)
+            pixels = self.as_read(tensors["pixel_values"])
             outputs = model(pixels, return_dict=True)
             return model.decode(
                 outputs, opened, verify=verify, maps=lambda rows: [model.maps_of(pixels[rows])], **options
@@ -110,7 +110,7 @@ class PlaceRetrieval(GeoPreTrainedModel):
         model, batches = in_eval_mode(self), batches_of(self.samples(images), batch_size)
         with closing(prepared_ahead(self.prepare, batches)) as ahead:
             for _, tensors in ahead:
-                pixels = tensors.result()["pixel_values"].to(self.device, self.dtype)
+                pixels = self.as_read(tensors.result()["pixel_values"])
                 with torch.inference_mode():
                     yield model.maps_of(pixels).float().cpu()
 

@@ -147,7 +147,7 @@ def caption_step(
     @torch.inference_mode()
     def answer(tensors: Any) -> list[StreetPrediction]:
         tensors = tensors.to(model.device)
-        tensors["pixel_values"] = tensors["pixel_values"].to(model.dtype)
+        tensors["pixel_values"] = model.as_read(tensors["pixel_values"])
         outputs, logits = caption_outputs(model, captions, tensors, tensors.get("test_time"))
         return caption_answers(model, captions, outputs, logits, **options)
 

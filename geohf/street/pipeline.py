@@ -74,7 +74,7 @@ class StreetGeolocationPipeline(GeoPipeline):
             tensors = [sample[name] for sample in samples]
             padding = [(0, 0) * (tensor.ndim - 2) + (0, width - tensor.shape[1]) for tensor in tensors]
             batch[name] = torch.cat([pad(t, p, value=value) for t, p in zip(tensors, padding, strict=True)])
-        batch["pixel_values"] = batch["pixel_values"].to(self.model.dtype)
+        batch["pixel_values"] = self.model.as_read(batch["pixel_values"])
         model = in_eval_mode(self.model)
         if read is None:
             return model(**batch, test_time=test_time)

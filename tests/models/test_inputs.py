@@ -97,8 +97,14 @@ def test_regions_as_torch_has_them(files):
     assert want != list(map(repr, model.predict(files, region="1")))
     for inputs in (rows, rows.with_format("torch"), rows.with_format("numpy")):
         assert list(map(repr, model.predict(inputs))) == want
-    one = model.predict({"image": files[1], "region": torch.tensor(3)})
-    assert repr(one[0]) == want[1]
+    second = model.predict(files, region=["1", "3", "5"])[1]
+    (one,) = model.predict(
+        {"image": files[1], "region": torch.tensor(3)}
+    )  # rounds otherwise than a batch of three
+    assert (one.latitude, one.longitude) == pytest.approx(
+        (second.latitude, second.longitude), rel=0, abs=1e-6
+    )
+    assert one.regions[0] == pytest.approx(second.regions[0])
 
 
 def test_views_of_one_place_and_of_many(files):
