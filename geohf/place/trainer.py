@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from transformers.trainer_utils import IntervalStrategy
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError, require_whole
-from geohf.metrics.records import CardData, Evaluation
+from geohf.metrics.records import Evaluation
 from geohf.place.answers import predictions_of
 from geohf.place.arguments import METHODS, PlaceTrainingArguments
 from geohf.place.audit import judge, near_duplicates
@@ -76,6 +75,7 @@ class GeoPlaceTrainer(PlaceSearches):
 
     phase_class = PlacePhaseTrainer
     arguments_class = PlaceTrainingArguments
+    write_outputs, card_data = write_outputs, card_data
 
     def __init__(
         self,
@@ -335,14 +335,6 @@ class GeoPlaceTrainer(PlaceSearches):
             database_descriptors=self._described_database(dataset),
             duplicates=duplicates,
         )
-
-    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
-        """See `geohf.place.outputs.write_outputs`."""
-        return write_outputs(folder, self, evaluation, **options)
-
-    def card_data(self, evaluation: Evaluation) -> CardData:
-        """See `geohf.place.card.card_data`."""
-        return card_data(self, evaluation)
 
 
 def _name_of(model) -> str:
