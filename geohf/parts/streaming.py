@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geohf.data.cells import image_in, text_of
 from geohf.data.shards import features_of
 from geohf.data.streaming import StreamedTable
-from geohf.data.tables import RowErrors, image_in, require_columns, text_of
+from geohf.data.tables import RowErrors, require_columns
 from geohf.errors import DataError
 from geohf.parts.hub_data import trusted_parts, usable_row
 from geohf.parts.rows import REQUIRED, upright_size

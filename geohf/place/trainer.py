@@ -31,8 +31,7 @@ from geohf.place.rows import join_rows, short_names
 from geohf.place.searches import PlaceSearches
 from geohf.place.sequences import check_options
 from geohf.training.finetuning import require_finetunable
-from geohf.training.phase import phase_arguments
-from geohf.training.settings import require_a_batch
+from geohf.training.settings import phase_arguments, require_a_batch
 from geohf.training.trainer import logger
 
 
@@ -158,7 +157,7 @@ class GeoPlaceTrainer(PlaceSearches):
             self.stages["frozen"] = self._search_frozen(validation).values
         if learns or finetunes:
             if choice is not None and self.method == "ours":
-                self._offer_untrained(choice)
+                choice.offer_untrained()
             self.whitening_dim = model.head.remove_whitening() or self.whitening_dim
         if learns:
             require_a_batch(args, len(train))
@@ -172,11 +171,6 @@ class GeoPlaceTrainer(PlaceSearches):
             self._keep(choice)
         elif self.whitening_dim and model.config.whitening_dim is None:
             model.head.fit_whitening(self.outputs(train), self.whitening_dim)
-
-    def _offer_untrained(self, choice: Choice) -> None:
-        choice.offer_frozen()
-        if self.model.name_or_path:  # it was trained before
-            choice.offer("as loaded")
 
     def _offer(self, choice: Choice | None, name: str) -> None:
         if choice is not None and self.method == "ours":

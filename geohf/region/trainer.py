@@ -26,7 +26,7 @@ from geohf.region.phase import RegionPhaseTrainer
 from geohf.region.refining import refine
 from geohf.region.rows import as_photos, headings_of, labels_of, located, truth_of
 from geohf.training.finetuning import require_finetunable
-from geohf.training.phase import phase_arguments
+from geohf.training.settings import phase_arguments
 from geohf.training.trainer import GeoTrainer, logger
 
 

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.cells import file_name, image_in, label_of, text_of
 from geohf.data.streaming import StreamedTable
 from geohf.data.tables import (
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
     RowErrors,
-    file_name,
     find_column,
-    image_in,
-    label_of,
     line_of,
-    text_of,
     wrap_degrees,
 )
 from geohf.errors import DataError

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
+from geohf.data.cells import resolve_inside
 from geohf.data.inputs import find_images
 from geohf.data.streaming import stream_rows
 from geohf.data.tables import (
@@ -19,7 +20,6 @@ from geohf.data.tables import (
     find_column,
     read_table,
     read_table_in_chunks,
-    resolve_inside,
 )
 from geohf.errors import DataError
 from geohf.geo.angles import degrees_of
