@@ -68,6 +68,23 @@ def require_share(**values: Any) -> None:
             raise DataError(f"{name} must be a number from 0 to 1, got {value!r}")
 
 
+def require_within(interval: str, **values: float | None) -> None:
+    """Raise DataError for the first of these numbers outside an interval, whose ends `[` and `]` hold; None is left alone.
+
+    >>> require_within("(0, 1]", layer_decay=0)
+    Traceback (most recent call last):
+    geohf.errors.DataError: layer_decay must be above 0 and at most 1, got 0
+    """
+    low, high = interval[1:-1].split(", ")
+    ends = {"[": f"at least {low}", "(": f"above {low}", "]": f"at most {high}", ")": f"below {high}"}
+    for name, value in values.items():
+        above = value is None or value > float(low) or (value == float(low) and interval[0] == "[")
+        below = value is None or value < float(high) or (value == float(high) and interval[-1] == "]")
+        if not above or not below:
+            told = [ends[mark] for mark, end in ((interval[0], low), (interval[-1], high)) if end != "inf"]
+            raise DataError(f"{name} must be {' and '.join(told)}, got {value}")
+
+
 def require_choice(allowed: Collection[str], **values: str | None) -> None:
     """Raise DataError for the first of these words that is not among the allowed ones; None is left alone.
 

@@ -11,17 +11,10 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from geohf.data.addresses import ParquetRows, files_at, names_many
+from geohf.data.cells import file_in, image_in, text_of
 from geohf.data.formats import TABLES, is_parquet, parquet_features
 from geohf.data.samples import name_of, samples_of, undecoded
-from geohf.data.tables import (
-    FILE_COLUMNS,
-    file_in,
-    find_column,
-    image_in,
-    line_of,
-    read_table,
-    text_of,
-)
+from geohf.data.tables import FILE_COLUMNS, find_column, line_of, read_table
 from geohf.errors import DataError
 from geohf.io import natural_key
 from geohf.vision.files import image_files, warn_unread

@@ -34,7 +34,7 @@ def features_of(source: str | Path | Sequence[str | Path]) -> Mapping[str, Any]:
     """What the first file, if datasets wrote it as Parquet, or the Hub says of the columns; {} where nothing.
 
     Args:
-        source: see `stream_rows`.
+        source: see `StreamedTable`.
     """
     first = str(source if isinstance(source, (str, Path)) else source[0])
     name = shards_of(first)[0][0]
@@ -46,7 +46,7 @@ def features_of(source: str | Path | Sequence[str | Path]) -> Mapping[str, Any]:
 
 
 def tables_of(source: str) -> list[Path]:
-    """The files that a source of a stream stands for, see `stream_rows`; none for a dataset of the Hub.
+    """The files that a source of a stream stands for, see `StreamedTable`; none for a dataset of the Hub.
 
     Raises:
         DataError: there is no such file or folder.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import torch
@@ -22,18 +23,30 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset, Features, IterableDataset
 
+P = ParamSpec("P")
 RowsOf = Callable[["pd.DataFrame", str, RowErrors], Mapping[str, list]]
 ROW = "stream_row"  # the column that counts the rows of `StreamedTable.read_labels`
 
 
 class StreamedTable:
-    """A table that is never whole in memory: a stream of its rows, and its labels, by which rows are chosen.
+    """CSV or Parquet files, or a dataset of the Hub, of which never more than a chunk is in memory.
+
+    It gives a stream of its rows, and its labels, by which rows are chosen. Its shards are the row groups of Parquet
+    files, whole CSV files, and the dataset's own: that many processes and workers read apart from each other
+    (`datasets.distributed.split_dataset_by_node`, `DataLoader(num_workers=)`). Rows are held out as files of their own,
+    or by `read_labels`: `take` and `skip` of a stream count anew for each of those who share.
 
     Args:
-        source, rows_of, features, numbers, on_error: see `stream_rows`.
+        source: files; folders, of which every table counts, or that `save_to_disk` wrote; globs; or the name of a
+            dataset; of datasets `train` is read.
+        rows_of: `(chunk, name of the file, errors) -> columns` of the rows that can be used; the chunk's index
+            counts the file's rows. Workers get it by pickle, so a lambda will not do.
+        features: of the columns.
+        numbers: columns of the tables that hold numbers.
+        on_error: `raise` stops at a row that cannot be used when it comes, `skip` leaves it out and logs it.
 
     Raises:
-        DataError: there is no such file or dataset.
+        DataError: there is no such file or dataset; later, as rows are read: a row that cannot be used.
     """
 
     def __init__(
@@ -144,37 +157,18 @@ class StreamedTable:
         return [(shard, mask) for shard, mask in zip(self.shards, masks, strict=True) if mask.any()]
 
 
-def stream_rows(
-    source: str | Path | Sequence[str | Path],
-    rows_of: RowsOf,
-    features: Features,
-    numbers: Sequence[str] = (),
-    on_error: str = "raise",
-) -> IterableDataset:
-    """Rows of CSV or Parquet files, or of a dataset of the Hub, never more than a chunk of them in memory.
+def streaming(table_of: Callable[P, StreamedTable]) -> Callable[P, IterableDataset]:
+    """The function that gives the rows of a table, as `table_of` makes it, as a stream."""
 
-    Its shards are the row groups of Parquet files, whole CSV files, and the dataset's own: that many processes and
-    workers read apart from each other (`datasets.distributed.split_dataset_by_node`, `DataLoader(num_workers=)`).
-    Rows are held out as files of their own, or by `StreamedTable`: `take` and `skip` count anew for each of those who
-    share.
+    @wraps(table_of)
+    def stream(*args: P.args, **kwargs: P.kwargs) -> IterableDataset:
+        return table_of(*args, **kwargs).stream()
 
-    Args:
-        source: files; folders, of which every table counts, or that `save_to_disk` wrote; globs; or the name of a
-            dataset; of datasets `train` is read.
-        rows_of: `(chunk, name of the file, errors) -> columns` of the rows that can be used; the chunk's index
-            counts the file's rows. Workers get it by pickle, so a lambda will not do.
-        features: of the columns.
-        numbers: columns of the tables that hold numbers.
-        on_error: `raise` stops at a row that cannot be used when it comes, `skip` leaves it out and logs it.
-
-    Raises:
-        DataError: there is no such file or dataset; later, as rows are read: a row that cannot be used.
-    """
-    return StreamedTable(source, rows_of, features, numbers, on_error).stream()
+    return stream
 
 
 def write_shards(dataset: Dataset, folder: str | Path, num_shards: int = 8) -> None:
-    """Write a dataset as Parquet files that hold its images, for `stream_rows` to read anywhere.
+    """Write a dataset as Parquet files that hold its images, for `StreamedTable` to read anywhere.
 
     `Dataset.to_parquet` leaves paths in the files, which lead nowhere on another machine.
     """

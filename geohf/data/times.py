@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from geohf.data.cells import text_of
 from geohf.data.dates import FORMS, YEARS, matches
-from geohf.data.tables import text_of
 from geohf.errors import DataError
 from geohf.io import natural_key
 

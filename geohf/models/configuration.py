@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from geohf.errors import require_within
+
 
 @strict
 class GeoConfig(PreTrainedConfig):
@@ -21,6 +23,7 @@ class GeoConfig(PreTrainedConfig):
     """
 
     keys_to_ignore_at_inference: ClassVar = ["loss_parts"]
+    ranges: ClassVar[dict[str, tuple[str, ...]]] = {}  # interval -> fields that must lie in it, or be None
     if TYPE_CHECKING:  # once __post_init__ has run
         id2label: dict[int, str]
         label2id: dict[str, int]
@@ -35,8 +38,8 @@ class GeoConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Refuse words that a field does not know, and numbers that are not whole where they must be (called by
-        transformers); a task adds what does not go together.
+        """Refuse words that a field does not know, and numbers that are not whole or out of range (called by transformers);
+        a task adds what does not go together.
         """
         for name, hint in _hints(type(self)).items():
             value, allowed = getattr(self, name), get_args(hint)
@@ -44,6 +47,8 @@ class GeoConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
             if hint is int and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
+        for interval, names in self.ranges.items():
+            require_within(interval, **{name: getattr(self, name) for name in names})
 
 
 @cache

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from geohf.data.cells import text_of
 from geohf.data.formats import TABLES
-from geohf.data.tables import find_column, line_of, read_table, text_of
+from geohf.data.tables import find_column, line_of, read_table
 from geohf.errors import DataError
 from geohf.parts.answers import SIDES
 from geohf.parts.records import PartRecord, PhotoRecord, Source

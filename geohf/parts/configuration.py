@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -74,6 +74,10 @@ class PartStateConfig(GeoConfig):
     """
 
     model_type = "geohf_parts"
+    ranges: ClassVar = {
+        "[0, 1]": ("presence_threshold", "box_score_threshold", "rpn_score_threshold"),
+        "(0, inf)": ("score_temperature", "state_temperature"),
+    }
 
     if TYPE_CHECKING:  # as they are once it is made
         id2label: dict[int, str]
@@ -211,16 +215,11 @@ class PartStateConfig(GeoConfig):
             if names is not None and sorted(map(int, names)) != list(range(len(names))):
                 raise ValueError(f"{name} must number its names from 0 on, got {sorted(names)}")
         require_attributes(self.attributes or {})
-        for name in ("presence_threshold", "box_score_threshold", "rpn_score_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         given = self.presence_thresholds
         if given is not None and (len(given) != self.num_labels or not all(0 <= t <= 1 for t in given)):
             raise ValueError(
                 f"presence_thresholds must be {self.num_labels} numbers from 0 to 1, one a part, got {given}"
             )
-        if min(self.score_temperature, self.state_temperature) <= 0:
-            raise ValueError("score_temperature and state_temperature must be above 0")
         if not self.rpn_bg_iou <= self.rpn_fg_iou or not self.box_bg_iou <= self.box_fg_iou:
             raise ValueError(
                 "an overlap that makes a box wrong must not lie above the one that makes it right"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.tables import file_in
+from geohf.data.cells import file_in
 from geohf.errors import DataError, require_choice
 from geohf.io import atomic_write
 from geohf.parts.answer_table import is_answer_table

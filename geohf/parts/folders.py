@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from geohf.data.tables import file_in
+from geohf.data.cells import file_in
 from geohf.errors import DataError, listed
 
 logger = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ SHEET = 4  # photos on the card
 
 
 def write_outputs(
-    folder: Path,
     trainer: PartStateTrainer,
+    folder: Path,
     evaluation: Evaluation,
     overlays: int = 12,
     export_onnx: bool = False,

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geohf.data.tables import RowErrors, file_in
+from geohf.data.cells import file_in
+from geohf.data.tables import RowErrors
 from geohf.errors import DataError, did_you_mean
 from geohf.parts.frame import Frame, require_pixels
 from geohf.parts.vocabulary import part_features

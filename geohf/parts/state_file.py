@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from geohf.data.tables import RowErrors, find_column, line_of, read_table, text_of
+from geohf.data.cells import text_of
+from geohf.data.tables import RowErrors, find_column, line_of, read_table
 from geohf.errors import DataError
 from geohf.parts.records import PhotoRecord, Source
 from geohf.parts.vocabulary import ABSENT, PRESENT, STATES

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geohf.data.cells import image_in, text_of
 from geohf.data.shards import features_of
-from geohf.data.streaming import StreamedTable
-from geohf.data.tables import RowErrors, image_in, require_columns, text_of
+from geohf.data.streaming import StreamedTable, streaming
+from geohf.data.tables import RowErrors, require_columns
 from geohf.errors import DataError
 from geohf.parts.hub_data import trusted_parts, usable_row
 from geohf.parts.rows import REQUIRED, upright_size
@@ -18,16 +19,16 @@ from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
     import pandas as pd
-    from datasets import Features, IterableDataset
+    from datasets import Features
 
 
-def stream_parts(
+def streamed_parts(
     source: str | Path | Sequence[str | Path],
     on_error: str = "raise",
     min_trust: float = 0.0,
     attributes: Sequence[str] = (),
-) -> IterableDataset:
-    """Photos with parts that are more than memory holds, see `geohf.data.streaming.stream_rows`.
+) -> StreamedTable:
+    """Photos with parts that are more than memory holds, see `StreamedTable`; `stream_parts` gives its rows.
 
     Args:
         source: Parquet files, or a dataset of the Hub, with the columns of `part_features`, as `push_to_hub` and
@@ -37,21 +38,14 @@ def stream_parts(
     Raises:
         DataError: the names are not known; as rows are read: a photo whose picture, boxes or labels cannot be used.
     """
-    return streamed_parts(source, on_error, min_trust, attributes).stream()
-
-
-def streamed_parts(
-    source: str | Path | Sequence[str | Path],
-    on_error: str = "raise",
-    min_trust: float = 0.0,
-    attributes: Sequence[str] = (),
-) -> StreamedTable:
-    """The table of `stream_parts`."""
     given = features_of(source)
     parts, states = (list(names.values()) for names in names_of(given))
     features = part_features(parts, states, attributes_of(given, attributes))
     rows_of = partial(_usable, features=features, min_trust=min_trust)
     return StreamedTable(source, rows_of, features, (), on_error)
+
+
+stream_parts = streaming(streamed_parts)
 
 
 def _usable(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
-from geohf.metrics.records import CardData, Evaluation
+from geohf.metrics.records import Evaluation
 from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.baseline import constant_predictions
 from geohf.parts.card import card_data
@@ -42,11 +41,8 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
 
     phase_class = PartPhaseTrainer
     arguments_class = PartTrainingArguments
-
-    @staticmethod
-    def read_rows(rows):
-        """See `as_photos`."""
-        return as_photos(rows)
+    read_rows = staticmethod(as_photos)
+    write_outputs, card_data = write_outputs, card_data
 
     def run_phases(self, resume: bool) -> None:
         """Train the detector; the first stages of its backbone stay as `args.trained_stages` says."""
@@ -117,14 +113,6 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
         limits = self.args.max_missed, self.args.max_hallucinated
         fit_decisions(self.config, found.predictions, self.kept_targets, *limits)
 
-    def evaluate(self, eval_dataset=None, *args, **kwargs):
-        """As `GeoTrainer.evaluate`."""
-        if eval_dataset is self._validation:
-            eval_dataset = None
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = as_photos(eval_dataset)
-        return super().evaluate(eval_dataset, *args, **kwargs)
-
     def outputs(self, dataset) -> Detections:
         """What the model finds in a whole dataset with labels, and its numbers, on every process."""
         return self.detect(dataset)
@@ -137,11 +125,3 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
             constant = constant_predictions(train, dataset, config)
         found = measure(config, outputs, targets, constant, intervals)
         return Evaluation(found, dataset, outputs.predictions, prefix, targets=targets)
-
-    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
-        """See `geohf.parts.outputs.write_outputs`."""
-        return write_outputs(folder, self, evaluation, **options)
-
-    def card_data(self, evaluation: Evaluation) -> CardData:
-        """See `geohf.parts.card.card_data`."""
-        return card_data(self, evaluation)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from geohf.data.tables import file_in
+from geohf.data.cells import file_in
 from geohf.errors import DataError
 from geohf.parts.folders import SPLITS
 from geohf.parts.markup import add, attributes_of, numbers, read_xml, require_upright, text_in, write_xml

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from geohf.data.tables import RowErrors, file_in
+from geohf.data.cells import file_in
+from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.io import atomic_write
 from geohf.parts.folders import SPLITS

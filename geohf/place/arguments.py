@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from geohf.errors import DataError, require_choice, require_whole
+from geohf.errors import DataError, require_choice, require_whole, require_within
 from geohf.metrics.directions import LOSS
 from geohf.place.confidence import check_precision
 from geohf.place.metrics import METRICS
@@ -210,8 +210,7 @@ class PlaceTrainingArguments(HeadFirstArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.hard_place_share <= 1:
-            raise DataError(f"hard_place_share must lie between 0 and 1, got {self.hard_place_share}")
+        require_within("[0, 1]", hard_place_share=self.hard_place_share)
 
     def require_places(self, instead: str) -> None:
         """Raise DataError where batches of places are asked for, and others are made instead."""

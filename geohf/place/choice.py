@@ -52,9 +52,12 @@ class Choice:
         """Measure the trainer's model as it is now."""
         self._offer(name, copy.deepcopy(self.trainer.model.head), self.trainer.outputs)
 
-    def offer_frozen(self) -> None:
-        """Measure the backbone's own feature, without any head."""
-        self._offer("frozen", frozen_head(self.trainer.model.config), self.trainer.frozen_descriptors)
+    def offer_untrained(self) -> None:
+        """Measure the backbone's own feature, without any head, and a model that was trained before as it was loaded."""
+        model = self.trainer.model
+        self._offer("frozen", frozen_head(model.config), self.trainer.frozen_descriptors)
+        if model.name_or_path:
+            self.offer("as loaded")
 
     def _offer(self, name: str, head: PlaceHead, outputs: Callable[[Any], torch.Tensor]) -> None:
         trainer = self.trainer

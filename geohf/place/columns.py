@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.tables import (
-    HEADING_COLUMNS,
-    LATITUDE_COLUMNS,
-    LONGITUDE_COLUMNS,
-    RowErrors,
-    find_column,
-    text_of,
-)
+from geohf.data.cells import text_of
+from geohf.data.tables import HEADING_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column
 from geohf.errors import DataError
 from geohf.geo.utm import points_and_reasons, side_of, zone_with
 

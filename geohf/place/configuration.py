@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from geohf.errors import require_within
 from geohf.models.configuration import GeoConfig
 from geohf.models.settings import settings_refused
 from geohf.place.confidence import forget_confidence
@@ -87,6 +87,13 @@ class GeoPlaceConfig(GeoConfig):
     """
 
     model_type = "geohf_place"
+    ranges: ClassVar = {
+        "(0, inf)": ("temperature", "cell_m"),
+        "[0, inf)": ("margin",),
+        "[0, 1]": ("hard_share",),
+        "[0, 180]": ("heading_deg",),
+        "[1, inf)": ("clusters",),
+    }
     sub_configs_defaults: ClassVar = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov2")
     }
@@ -211,18 +218,8 @@ class GeoPlaceConfig(GeoConfig):
             raise ValueError(
                 f"positive_m ({self.positive_m}) must be above 0 and at most negative_m ({self.negative_m})"
             )
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        if self.heading_deg is not None and not 0 <= self.heading_deg <= 180:
-            raise ValueError(f"heading_deg must lie between 0 and 180, got {self.heading_deg}")
-        if not 0 < self.cell_m < math.inf:
-            raise ValueError(f"cell_m must be meters above 0, got {self.cell_m}")
         if self.loss == "cosface" and self.heading_deg == 0:
             raise ValueError("heading_deg is the width of cosface's sectors, and must be above 0")
-        if not 0 <= self.margin < math.inf:
-            raise ValueError(f"margin must be a number of at least 0, got {self.margin}")
-        if not 0 <= self.hard_share <= 1:
-            raise ValueError(f"hard_share must lie between 0 and 1, got {self.hard_share}")
         if self.pooling != "tower" and (self.feature_map is None or len(self.feature_map) != 3):
             raise ValueError(f"pooling {self.pooling!r} needs feature_map: channels, rows and columns")
         if self.pooling == "salad" and self.clusters >= self.feature_map[1] * self.feature_map[2]:
@@ -236,17 +233,8 @@ class GeoPlaceConfig(GeoConfig):
             raise ValueError(f"boq_channels must be a multiple of 64 or below it, got {self.boq_channels}")
         if self.abstain_below is not None and self.confidence_weights is None:
             raise ValueError("abstain_below is a confidence, and there are no confidence_weights")
-        if self.clusters < 1:
-            raise ValueError(f"clusters must be at least 1, got {self.clusters}")
-        whole = self.whole_size
-        for name, dims in (
-            ("truncate_dim", [] if self.truncate_dim is None else [self.truncate_dim]),
-            ("matryoshka_dims", self.matryoshka_dims or []),
-        ):
-            if not all(1 <= dim <= whole for dim in dims):
-                raise ValueError(
-                    f"{name} must lie between 1 and {whole}, the descriptor's length, got {getattr(self, name)}"
-                )
-        whitened = self.projected_size
-        if self.whitening_dim is not None and not 1 <= self.whitening_dim <= whitened:
-            raise ValueError(f"whitening_dim must lie between 1 and {whitened}, got {self.whitening_dim}")
+        whole = f"[1, {self.whole_size}]"  # the descriptor's length
+        require_within(whole, truncate_dim=self.truncate_dim)
+        for dim in self.matryoshka_dims or ():
+            require_within(whole, matryoshka_dims=dim)
+        require_within(f"[1, {self.projected_size}]", whitening_dim=self.whitening_dim)

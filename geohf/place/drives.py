@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from geohf.data.cells import file_name, image_in, label_of
 from geohf.data.columns import image_column, stored_column
 from geohf.data.formats import is_saved_dataset, table_file
 from geohf.data.samples import name_of
@@ -22,10 +23,7 @@ from geohf.data.tables import (
     FILE_COLUMNS,
     RowErrors,
     bad_point_reasons,
-    file_name,
     find_column,
-    image_in,
-    label_of,
     line_of,
     read_table,
     wrap_degrees,

@@ -31,7 +31,7 @@ STRIPS, STRIP_ANSWERS = 8, 5
 
 
 def write_outputs(
-    folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation, thumbnails: int = 0
+    trainer: GeoPlaceTrainer, folder: Path, evaluation: Evaluation, thumbnails: int = 0
 ) -> Mapping[str, Any]:
     """Write predictions, the index, logs, comparison.csv and the plots of the card.
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geohf.data.cells import label_of
 from geohf.data.columns import numbers_of
 from geohf.data.rows import RowView, cell_of, positions_of
 from geohf.data.samples import undecoded
-from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, label_of
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS
 from geohf.data.times import time_ns
 from geohf.errors import DataError
 from geohf.place.drives import files_of, names_of

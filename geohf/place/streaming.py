@@ -8,30 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geohf.data.shards import tables_of
-from geohf.data.streaming import StreamedTable
+from geohf.data.streaming import StreamedTable, streaming
 from geohf.data.tables import RowErrors
 from geohf.place.columns import NUMBERS
 from geohf.place.drives import columns_of, drive_features, names_of_sources, rows_of_table, usable_rows
 
 if TYPE_CHECKING:
     import pandas as pd
-    from datasets import IterableDataset
-
-
-def stream_drives(
-    source: str | Path | Sequence[str | Path],
-    camera_id: str | None = None,
-    utm: str | None = None,
-    on_error: str = "raise",
-) -> IterableDataset:
-    """`load_drives` for tables larger than memory, see `geohf.data.streaming.stream_rows`.
-
-    Images may also lie in the table, as Parquet of the Hub holds them.
-
-    Raises:
-        DataError: as rows are read, see `load_drives`.
-    """
-    return streamed_drives(source, camera_id, utm, on_error).stream()
 
 
 def streamed_drives(
@@ -40,12 +23,21 @@ def streamed_drives(
     utm: str | None = None,
     on_error: str = "raise",
 ) -> StreamedTable:
-    """The table of `stream_drives`."""
+    """`load_drives` for tables larger than memory, see `StreamedTable`; `stream_drives` gives its rows.
+
+    Images may also lie in the table, as Parquet of the Hub holds them.
+
+    Raises:
+        DataError: as rows are read, see `load_drives`.
+    """
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     files = [str(file) for name in sources for file in tables_of(str(name))]
     names = dict(zip(files, names_of_sources(files), strict=True))
     rows_of = partial(_usable_of_table, camera_id=camera_id, utm=utm, names=names)
     return StreamedTable(source, rows_of, drive_features(), NUMBERS, on_error)
+
+
+stream_drives = streaming(streamed_drives)
 
 
 def _usable_of_table(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from transformers.trainer_utils import IntervalStrategy
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError, require_whole
-from geohf.metrics.records import CardData, Evaluation
+from geohf.metrics.records import Evaluation
 from geohf.place.answers import predictions_of
 from geohf.place.arguments import METHODS, PlaceTrainingArguments
 from geohf.place.audit import judge, near_duplicates
@@ -32,8 +31,7 @@ from geohf.place.rows import join_rows, short_names
 from geohf.place.searches import PlaceSearches
 from geohf.place.sequences import check_options
 from geohf.training.finetuning import require_finetunable
-from geohf.training.phase import phase_arguments
-from geohf.training.settings import require_a_batch
+from geohf.training.settings import phase_arguments, require_a_batch
 from geohf.training.trainer import logger
 
 
@@ -76,6 +74,7 @@ class GeoPlaceTrainer(PlaceSearches):
 
     phase_class = PlacePhaseTrainer
     arguments_class = PlaceTrainingArguments
+    write_outputs, card_data = write_outputs, card_data
 
     def __init__(
         self,
@@ -158,7 +157,7 @@ class GeoPlaceTrainer(PlaceSearches):
             self.stages["frozen"] = self._search_frozen(validation).values
         if learns or finetunes:
             if choice is not None and self.method == "ours":
-                self._offer_untrained(choice)
+                choice.offer_untrained()
             self.whitening_dim = model.head.remove_whitening() or self.whitening_dim
         if learns:
             require_a_batch(args, len(train))
@@ -172,11 +171,6 @@ class GeoPlaceTrainer(PlaceSearches):
             self._keep(choice)
         elif self.whitening_dim and model.config.whitening_dim is None:
             model.head.fit_whitening(self.outputs(train), self.whitening_dim)
-
-    def _offer_untrained(self, choice: Choice) -> None:
-        choice.offer_frozen()
-        if self.model.name_or_path:  # it was trained before
-            choice.offer("as loaded")
 
     def _offer(self, choice: Choice | None, name: str) -> None:
         if choice is not None and self.method == "ours":
@@ -335,14 +329,6 @@ class GeoPlaceTrainer(PlaceSearches):
             database_descriptors=self._described_database(dataset),
             duplicates=duplicates,
         )
-
-    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
-        """See `geohf.place.outputs.write_outputs`."""
-        return write_outputs(folder, self, evaluation, **options)
-
-    def card_data(self, evaluation: Evaluation) -> CardData:
-        """See `geohf.place.card.card_data`."""
-        return card_data(self, evaluation)
 
 
 def _name_of(model) -> str:

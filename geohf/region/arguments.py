@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from geohf.data.splits import SPLITS
-from geohf.errors import DataError, require_choice, require_whole
+from geohf.errors import DataError, require_choice
 from geohf.geo import FRAMES
 from geohf.geo.scalers import SCALERS
 from geohf.metrics.directions import LOSS
-from geohf.region.configuration import EXPERTS, POINT_LOSSES
+from geohf.region.configuration import EXPERTS, require_consistent
 from geohf.region.metrics import METRICS
 from geohf.training.arguments import argument
 from geohf.training.options import (
@@ -100,20 +100,9 @@ class RegionArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingA
         require_choice(EXPERTS, experts=self.experts)
         require_choice(SCALERS, scaler=self.scaler)
         require_choice(SPLITS, split=self.split)
-        losses = POINT_LOSSES[self.frame]
-        if self.point_loss not in losses:
-            raise DataError(
-                f"point_loss must be one of {', '.join(losses)} with frame {self.frame}, got {self.point_loss!r}"
-            )
-        require_whole(0, refine=self.refine)
-        if self.refine and self.frame != "wgs84":
-            raise DataError("refine needs frame wgs84: prototypes are places of the earth that lie together")
+        require_consistent(self)
         if self.refine and self.streaming:
             raise DataError("refine needs the training photographs at hand, not a stream of them")
-        if self.density and self.frame != "wgs84":
-            raise DataError("density needs frame wgs84: it lies on the sphere, and its regions are GeoJSON")
-        if not 0 < self.radius_coverage < 1:
-            raise DataError(f"radius_coverage must lie between 0 and 1, got {self.radius_coverage}")
 
 
 @dataclass

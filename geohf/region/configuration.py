@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from geohf.errors import DataError, require_whole, require_within
 from geohf.geo.scalers import CoordinateScaler
 from geohf.models.configuration import GeoConfig
+
+if TYPE_CHECKING:
+    from geohf.region.arguments import RegionArguments
 
 Experts = Literal["separate", "shared"]
 EXPERTS = get_args(Experts)
 POINT_LOSSES = {"wgs84": ("mse", "haversine"), "planar": ("mse", "euclidean")}
 # what distances are measured in
 UNITS = {"wgs84": "m", "planar": "units"}
+
+
+def require_consistent(settings: GeoRegionConfig | RegionArguments) -> None:
+    """Raise DataError where fields that a config and the options of a run share do not go together."""
+    losses, frame = POINT_LOSSES[settings.frame], settings.frame
+    if settings.point_loss not in losses:
+        raise DataError(
+            f"point_loss must be one of {', '.join(losses)} with frame {frame}, got {settings.point_loss!r}"
+        )
+    require_whole(0, refine=settings.refine)
+    require_within("(0, 1)", radius_coverage=settings.radius_coverage)
+    if settings.refine and frame != "wgs84":
+        raise DataError("refine needs frame wgs84: prototypes are places of the earth that lie together")
+    if settings.density and frame != "wgs84":
+        raise DataError("density needs frame wgs84: it lies on the sphere, and its regions are GeoJSON")
 
 
 @strict
@@ -57,6 +76,7 @@ class GeoRegionConfig(GeoConfig):
     """
 
     model_type = "geohf_region"
+    ranges: ClassVar = {"(0, inf)": ("temperature", "density_scale")}
     sub_configs_defaults: ClassVar = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="geohf_timm")
     }
@@ -111,22 +131,7 @@ class GeoRegionConfig(GeoConfig):
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
         super().validate_architecture()
-        if self.point_loss not in POINT_LOSSES[self.frame]:
-            raise ValueError(f"point_loss {self.point_loss!r} does not go with frame={self.frame!r}")
-        if self.refine < 0 or (self.refine and self.frame != "wgs84"):
-            raise ValueError(
-                f"refine must be 0 or, with frame 'wgs84', more prototypes a region, got {self.refine}"
-            )
-        if self.density and self.frame != "wgs84":
-            raise ValueError(
-                "density needs frame 'wgs84': it lies on the sphere, and its regions are GeoJSON"
-            )
-        if not 0 < self.radius_coverage < 1:
-            raise ValueError(f"radius_coverage must lie between 0 and 1, got {self.radius_coverage}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        if self.density_scale is not None and not self.density_scale > 0:
-            raise ValueError(f"density_scale must be positive, got {self.density_scale}")
+        require_consistent(self)
         for name in ("routed_masses", "given_masses"):
             masses = getattr(self, name)
             if masses is not None and (len(masses) != 2 or not all(0 <= mass <= 1 for mass in masses)):

@@ -41,7 +41,7 @@ REGION_PHOTOS = 64  # with regions on the map: each takes a tenth of a second, a
 
 
 def write_outputs(
-    folder: Path, trainer: GeoRegionTrainer, evaluation: Evaluation, thumbnails: int = 0
+    trainer: GeoRegionTrainer, folder: Path, evaluation: Evaluation, thumbnails: int = 0
 ) -> Mapping[str, Any]:
     """Write evaluation.csv, predictions.csv, what the filters dropped, plots and, for `wgs84`, maps.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.cells import file_name, image_in, label_of, text_of
 from geohf.data.classes import class_names, class_numbers, class_of, column_of
 from geohf.data.columns import image_column
 from geohf.data.formats import table_file
@@ -24,13 +25,9 @@ from geohf.data.tables import (
     LONGITUDE_COLUMNS,
     RowErrors,
     bad_point_reasons,
-    file_name,
     find_column,
-    image_in,
-    label_of,
     points_of,
     read_table,
-    text_of,
     wrap_degrees,
 )
 from geohf.data.tensor_table import TensorTable

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.cells import label_of
 from geohf.data.classes import column_of
-from geohf.data.tables import RowErrors, label_of
+from geohf.data.tables import RowErrors
 from geohf.errors import DataError, did_you_mean, listed
 
 if TYPE_CHECKING:

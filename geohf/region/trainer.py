@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ import numpy as np
 from geohf.data.splits import calibration_blocks
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
-from geohf.metrics.records import CardData, Evaluation
+from geohf.metrics.records import Evaluation
 from geohf.region.arguments import RegionTrainingArguments
 from geohf.region.calibration import calibrate
 from geohf.region.card import card_data
@@ -27,7 +26,7 @@ from geohf.region.phase import RegionPhaseTrainer
 from geohf.region.refining import refine
 from geohf.region.rows import as_photos, headings_of, labels_of, located, truth_of
 from geohf.training.finetuning import require_finetunable
-from geohf.training.phase import phase_arguments
+from geohf.training.settings import phase_arguments
 from geohf.training.trainer import GeoTrainer, logger
 
 
@@ -61,6 +60,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
     phase_class = RegionPhaseTrainer
     shows_places = True
     arguments_class = RegionTrainingArguments
+    read_rows = staticmethod(as_photos)
+    write_outputs, card_data = write_outputs, card_data
 
     def __init__(self, *args, regions: Sequence[str] | None = None, **kwargs):
         named = [regions] if isinstance(regions, str) else list(regions or ())
@@ -74,11 +75,6 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
             raise DataError(
                 "augment full mirrors and turns pictures, so that they look another way: take light or none with predict_heading"
             )
-
-    @staticmethod
-    def read_rows(rows):
-        """See `as_photos`."""
-        return as_photos(rows)
 
     def measured(self):
         """The metrics that every phase of this training logs."""
@@ -321,14 +317,6 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
             table=table,
             centers=centers,
         )
-
-    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
-        """See `geohf.region.outputs.write_outputs`."""
-        return write_outputs(folder, self, evaluation, **options)
-
-    def card_data(self, evaluation: Evaluation) -> CardData:
-        """See `geohf.region.card.card_data`."""
-        return card_data(self, evaluation)
 
 
 def _require_own_scaler(expert: RegionExpert) -> None:

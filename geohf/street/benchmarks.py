@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.cells import resolve_inside, text_of
 from geohf.data.tables import (
     FILE_COLUMNS,
     LATITUDE_COLUMNS,
@@ -17,8 +18,6 @@ from geohf.data.tables import (
     find_column,
     line_of,
     read_table,
-    resolve_inside,
-    text_of,
 )
 from geohf.errors import DataError, require_choice
 from geohf.street.places import dataset_of, drop_bad_points, drop_broken, place_row

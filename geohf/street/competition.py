@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.tables import (
-    RowErrors,
-    file_in,
-    line_of,
-    read_table,
-    wrap_degrees,
-)
+from geohf.data.cells import file_in
+from geohf.data.tables import RowErrors, line_of, read_table, wrap_degrees
 from geohf.errors import DataError
 from geohf.street.places import (
     dataset_of,

@@ -86,6 +86,16 @@ class GeoStreetConfig(GeoConfig):
     """
 
     model_type = "geohf_street"
+    ranges: ClassVar = {
+        "[1, 8]": ("max_views",),
+        "[1, inf)": ("vmf_components",),
+        "(0, 1)": ("radius_coverage",),
+        "(0, inf)": ("temperature", "smoothing_km", "gps_scale_km", "hidden_size", "gps_hidden_size"),
+        "[0, inf)": (
+            *("class_weight", "gps_weight", "match_weight", "heading_weight"),
+            *("queue_size", "noise_m", "queue_noise_m"),
+        ),
+    }
     sub_configs_defaults: ClassVar = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model")
     }
@@ -167,11 +177,8 @@ class GeoStreetConfig(GeoConfig):
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
         super().validate_architecture()
-        if not 1 <= self.max_views <= 8:
-            raise ValueError(f"max_views must lie between 1 and 8, got {self.max_views}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        self._validate_numbers()
+        if self.gps_scale is not None and (not _are_pairs([self.gps_scale]) or min(self.gps_scale) <= 0):
+            raise ValueError(f"gps_scale is two positive numbers of degrees, got {self.gps_scale}")
         if self.gps_box is not None and len(self.gps_box) != 4:
             raise ValueError("gps_box must be [south, west, north, east]")
         for name in ("class_centroids", "class_extents", "class_extents_southwest"):
@@ -185,8 +192,6 @@ class GeoStreetConfig(GeoConfig):
             raise ValueError(
                 "head_norm_groups needs classes, gps_head 'offset', and a hidden_size and gps_hidden_size that it divides"
             )
-        if self.vmf_components < 1:
-            raise ValueError(f"vmf_components must be at least 1, got {self.vmf_components}")
         if self.density and self.gps_head != "vmf" and not self._has_candidates():
             raise ValueError("density needs gps_head 'vmf', or classes and gps_head 'offset'")
         if self.class_centroids is not None:
@@ -209,20 +214,6 @@ class GeoStreetConfig(GeoConfig):
             raise ValueError("rank needs two candidates or more, of the gps_head 'offset' or 'gallery'")
         if self.ranked and not self.rank:
             raise ValueError("a model with a ranker says of how many candidates: rank")
-        if self.queue_size < 0 or not self.noise_m >= 0 or not self.queue_noise_m >= 0:
-            raise ValueError("queue_size, noise_m and queue_noise_m must not be negative")
-
-    def _validate_numbers(self) -> None:
-        for name in ("smoothing_km", "gps_scale_km", "hidden_size", "gps_hidden_size"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        for name in ("class_weight", "gps_weight", "match_weight", "heading_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.radius_coverage < 1:
-            raise ValueError(f"radius_coverage is a share between 0 and 1, got {self.radius_coverage}")
-        if self.gps_scale is not None and (not _are_pairs([self.gps_scale]) or min(self.gps_scale) <= 0):
-            raise ValueError(f"gps_scale is two positive numbers of degrees, got {self.gps_scale}")
 
 
 def _are_pairs(rows: list) -> bool:

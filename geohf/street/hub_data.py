@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.cells import label_of, text_of
 from geohf.data.classes import column_of
 from geohf.data.columns import numbers_of
 from geohf.data.formats import is_saved_dataset
 from geohf.data.samples import undecoded
-from geohf.data.tables import (
-    LATITUDE_COLUMNS,
-    LONGITUDE_COLUMNS,
-    RowErrors,
-    find_column,
-    label_of,
-    text_of,
-)
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column
 from geohf.errors import DataError
 from geohf.street.places import (
     STATE_COLUMNS,

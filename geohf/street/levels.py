@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column, line_of, read_table, text_of
+from geohf.data.cells import text_of
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column, line_of, read_table
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.geo.cells import nearest_centroids

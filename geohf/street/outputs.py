@@ -46,8 +46,8 @@ REGION_PLACES = 64  # with regions on the map: each takes a tenth of a second, a
 
 
 def write_outputs(
-    folder: Path,
     trainer: GeoStreetTrainer,
+    folder: Path,
     evaluation: Evaluation,
     outlines: str | None = None,
     map_places: int = 2000,

@@ -29,7 +29,8 @@ from geohf.street.matching import listed_matches
 from geohf.street.metrics import CLASS_METRICS, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.processing import StreetCollator
-from geohf.training.phase import PhaseTrainer, phase_arguments
+from geohf.training.phase import PhaseTrainer
+from geohf.training.settings import phase_arguments
 from geohf.vision.weights import in_eval_mode
 
 logger = logging.getLogger(__name__)

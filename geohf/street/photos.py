@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.cells import file_name, image_in, label_of
 from geohf.data.formats import table_file
 from geohf.data.inputs import is_table_of_files
 from geohf.data.tables import (
@@ -20,10 +21,7 @@ from geohf.data.tables import (
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
     RowErrors,
-    file_name,
     find_column,
-    image_in,
-    label_of,
     line_of,
     read_table,
 )

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from geohf.data.cells import text_of
 from geohf.data.rows import cell_of, positions_of
 from geohf.data.samples import samples_of
-from geohf.data.tables import HEADING_COLUMNS, text_of
+from geohf.data.tables import HEADING_COLUMNS
 from geohf.errors import DataError
 from geohf.street.classes import state_numbers
 from geohf.vision.augmentation import RandomAreaCrop

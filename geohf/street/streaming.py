@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.streaming import StreamedTable
+from geohf.data.cells import file_name, image_in, label_of, text_of
+from geohf.data.streaming import StreamedTable, streaming
 from geohf.data.tables import (
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
     LONGITUDE_COLUMNS,
     RowErrors,
-    file_name,
     find_column,
-    image_in,
-    label_of,
     line_of,
-    text_of,
     wrap_degrees,
 )
 from geohf.errors import DataError
@@ -31,15 +28,14 @@ from geohf.vision.checks import broken_images
 
 if TYPE_CHECKING:
     import pandas as pd
-    from datasets import IterableDataset
 
 NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS, "state_idx")
 
 
-def stream_places(
+def streamed_places(
     source: str | Path | Sequence[str | Path], images: str | Path | None = None, on_error: str = "raise"
-) -> IterableDataset:
-    """`load_places` for tables larger than memory, see `geohf.data.streaming.stream_rows`.
+) -> StreamedTable:
+    """`load_places` for tables larger than memory, see `StreamedTable`; `stream_places` gives its rows.
 
     Args:
         source: tables with `latitude` and `longitude`, and views as `image` (or another name of a file column), as
@@ -50,17 +46,13 @@ def stream_places(
     Raises:
         DataError: as rows are read: a column is missing, or a row cannot be used.
     """
-    return streamed_places(source, images, on_error).stream()
-
-
-def streamed_places(
-    source: str | Path | Sequence[str | Path], images: str | Path | None = None, on_error: str = "raise"
-) -> StreamedTable:
-    """The table of `stream_places`; a folder in the competition's layout counts, too."""
     if isinstance(source, (str, Path)) and (Path(source) / TRAIN_TABLE).is_file():
         source, images = Path(source) / TRAIN_TABLE, Path(source) / "train_images"
     rows_of = partial(_usable, images=images)
     return StreamedTable(source, rows_of, _features(), NUMBERS, on_error)
+
+
+stream_places = streaming(streamed_places)
 
 
 def _features():

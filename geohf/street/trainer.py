@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from geohf.data.splits import calibration_blocks
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError
-from geohf.metrics.records import CardData, Evaluation
+from geohf.metrics.records import Evaluation
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.card import card_data
 from geohf.street.classes import labels_of, without_strange_states
@@ -55,15 +52,12 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
     phase_class = StreetPhaseTrainer
     shows_places = True
     arguments_class = StreetTrainingArguments
+    read_rows = staticmethod(as_places)
+    write_outputs, card_data = write_outputs, card_data
 
     def __init__(self, *args, levels: str | os.PathLike | Levels | None = None, **kwargs):
         self.levels = None if levels is None else levels_of(levels)
         super().__init__(*args, **kwargs)
-
-    @staticmethod
-    def read_rows(rows):
-        """See `as_places`."""
-        return as_places(rows)
 
     def run_phases(self, resume: bool) -> None:
         config = self.model.config
@@ -150,11 +144,3 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         headings = headings_of(dataset, config.max_views)
         found = measure(config, outputs, answers, labels, truth, train, intervals, headings, self.levels)
         return Evaluation(found, dataset, answers, prefix, outputs=outputs, labels=labels, truth=truth)
-
-    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
-        """See `geohf.street.outputs.write_outputs`."""
-        return write_outputs(folder, self, evaluation, **options)
-
-    def card_data(self, evaluation: Evaluation) -> CardData:
-        """See `geohf.street.card.card_data`."""
-        return card_data(self, evaluation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geohf.errors import DataError
+from geohf.errors import require_within
 from geohf.metrics.directions import LOSS
 from geohf.tiles.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments, argument
@@ -182,5 +182,4 @@ class TileTrainingArguments(FinetuneArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.frame_dropout < 1:
-            raise DataError(f"frame_dropout must lie in [0, 1), got {self.frame_dropout}")
+        require_within("[0, 1)", frame_dropout=self.frame_dropout)

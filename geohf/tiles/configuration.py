@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -62,6 +62,11 @@ class TileSequenceConfig(GeoConfig):
     """
 
     model_type = "geohf_tiles"
+    ranges: ClassVar = {
+        "(0, 1)": ("coverage",),
+        "[1, inf)": ("patch_size", "frames", "prediction_length"),
+        "[2, inf)": ("translator_blocks",),
+    }
 
     encoder: Literal["convlstm", "convgru", "attention", "ltae", "simvp", "tau"] = "convlstm"
     dates: bool = False
@@ -162,11 +167,8 @@ class TileSequenceConfig(GeoConfig):
             raise ValueError(f"kernel_sizes must be odd, got {self.kernel_sizes}")
         if self.norm == "group" and any(size % 4 for size in self.hidden_sizes):
             raise ValueError(f"norm 'group' needs hidden_sizes that 4 divides, got {self.hidden_sizes}")
-        if len(self.image_size) != 2 or min(*self.image_size, self.patch_size, self.frames) < 1:
-            raise ValueError(
-                f"image_size must be height and width, and they, patch_size and frames at least 1; got "
-                f"{self.image_size}, {self.patch_size} and {self.frames}"
-            )
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size must be height and width, at least 1, got {self.image_size}")
         if any(side % self.patch_size for side in self.image_size):
             raise ValueError(f"patch_size {self.patch_size} does not divide image_size {self.image_size}")
         if len(self.band_std) != self.bands:
@@ -185,16 +187,9 @@ class TileSequenceConfig(GeoConfig):
             raise ValueError(
                 f"quantiles must be an odd number of ascending shares in (0, 1), got {self.quantiles}"
             )
-        if not 0 < self.coverage < 1:
-            raise ValueError(f"coverage must lie between 0 and 1, got {self.coverage}")
 
     def _validate_frames(self) -> None:
         """Of models that answer with frames."""
-        if self.prediction_length < 1 or self.translator_blocks < 2:
-            raise ValueError(
-                f"prediction_length must be at least 1 and translator_blocks 2, got {self.prediction_length} and "
-                f"{self.translator_blocks}"
-            )
         if self.prediction_length > 1 and (self.head != "image" or self.dates):
             raise ValueError(
                 "prediction_length counts frames that are predicted without dates: it needs head 'image' "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geohf.data.tables import resolve_inside
+from geohf.data.cells import resolve_inside
 from geohf.data.times import order_labels
 from geohf.errors import DataError, listed
 from geohf.tiles.align import on_grid

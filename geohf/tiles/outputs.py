@@ -33,7 +33,7 @@ STRIPS = 4  # so many of the worst and of the best tiles are shown
 
 
 def write_outputs(
-    folder: Path, trainer: TileSequenceTrainer, evaluation: Evaluation, folds: CrossValidation | None = None
+    trainer: TileSequenceTrainer, folder: Path, evaluation: Evaluation, folds: CrossValidation | None = None
 ) -> Mapping[str, Any]:
     """Write the predictions and what a person looks at, see `write_numbers` and `image_filmstrip`.
 

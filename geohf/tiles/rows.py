@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geohf.data.tables import text_of
+from geohf.data.cells import text_of
 from geohf.data.times import shorten, step_key
 
 logger = logging.getLogger(__name__)

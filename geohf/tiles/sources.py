@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geohf.data.tables import resolve_inside
+from geohf.data.cells import resolve_inside
 from geohf.errors import DataError, listed
 from geohf.tiles.stores import StoreFrame
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
-from geohf.metrics.records import CardData, Evaluation
+from geohf.metrics.records import Evaluation
 from geohf.tiles.answers import TileSequenceOutput
 from geohf.tiles.arguments import TileTrainingArguments
 from geohf.tiles.card import card_data
@@ -47,11 +45,8 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
 
     phase_class = TilePhaseTrainer
     arguments_class = TileTrainingArguments
-
-    @staticmethod
-    def read_rows(rows):
-        """See `as_sequences`."""
-        return as_sequences(rows)
+    read_rows = staticmethod(as_sequences)
+    write_outputs, card_data = write_outputs, card_data
 
     def run_phases(self, resume: bool) -> None:
         self.config.clusters = None  # of an earlier training
@@ -123,14 +118,6 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
                 regions = self._clusters_of_validation()
             calibrate(config, outputs.raw, rows.windows.truth, regions)
 
-    def evaluate(self, eval_dataset=None, *args, **kwargs):
-        """See `GeoTrainer.evaluate`."""
-        if eval_dataset is self._validation:
-            eval_dataset = None
-        return super().evaluate(
-            eval_dataset if isinstance(eval_dataset, str) else as_sequences(eval_dataset), *args, **kwargs
-        )
-
     def outputs(self, dataset) -> TileSequenceOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
         dataset = self._encoded(dataset)
@@ -154,11 +141,3 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
         return Evaluation(
             found, dataset, answers, prefix, outputs=outputs, baselines=baselines, images=images
         )
-
-    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
-        """See `geohf.tiles.outputs.write_outputs`."""
-        return write_outputs(folder, self, evaluation, **options)
-
-    def card_data(self, evaluation: Evaluation) -> CardData:
-        """See `geohf.tiles.card.card_data`."""
-        return card_data(self, evaluation)

@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from geohf.errors import DataError, require_at_least
+from geohf.errors import DataError, require_at_least, require_within
 from geohf.metrics.directions import LOSS, MetricInfo, find_metric, not_measured, wrong_direction
 
 
@@ -145,10 +145,8 @@ class GeoTrainingArguments(TrainingArguments):
             )
         for least, names in AT_LEAST.items():
             require_at_least(least, **{name: getattr(self, name, None) for name in names})
-        if not 0 < self.layer_decay <= 1:
-            raise DataError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise DataError(f"ema_decay must be above 0 and below 1, got {self.ema_decay}")
+        require_within("(0, 1]", layer_decay=self.layer_decay)
+        require_within("(0, 1)", ema_decay=self.ema_decay)
         if self.seed >= 2**32:
             raise DataError(f"seed must be below 2**32, got {self.seed}")
         trackers = {*self.report_to} - {*get_available_reporting_integrations(), "none"}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import defaultdict
 from collections.abc import Sized
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
 
 from geohf.data.classes import NamedClasses, class_names
 from geohf.data.samples import undecoded
@@ -325,28 +322,3 @@ def _opened_late(dataset):
     if isinstance(dataset, dict):
         return {name: _opened_late(split) for name, split in dataset.items()}
     return undecoded(dataset) if hasattr(dataset, "cast_column") else dataset
-
-
-def phase_arguments(
-    args: GeoTrainingArguments, name: str, default_metric: str | None = None, **changes: Any
-) -> GeoTrainingArguments:
-    """The arguments of one phase: a copy whose checkpoints lie in `output_dir/checkpoints/name`.
-
-    Args:
-        default_metric: chooses the best checkpoint where no `metric_for_best_model` was asked for.
-        changes: arguments that are others in this phase.
-    """
-    phase = copy.copy(args)
-    phase.output_dir = str(Path(str(args.output_dir)) / "checkpoints" / name)
-    phase.push_to_hub = False  # the run pushes once, when it is whole
-    phase.resume_from_checkpoint = None
-    if default_metric is not None and args.asked_metric is None:
-        phase.metric_for_best_model, phase.greater_is_better = default_metric, None
-    for key, value in changes.items():
-        if not hasattr(phase, key):
-            raise AttributeError(f"no training argument {key!r}")
-        setattr(phase, key, value)
-    # one of them without the other cannot choose a best checkpoint
-    if SaveStrategy.NO in (phase.save_strategy, phase.eval_strategy):
-        phase.load_best_model_at_end = False
-    return phase

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 from geohf.training.finetuning import unfreeze
-from geohf.training.phase import PhaseTrainer, phase_arguments
+from geohf.training.phase import PhaseTrainer
+from geohf.training.settings import phase_arguments
 
 
 class RunsPhases(PhaseTrainer):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
@@ -87,3 +89,28 @@ def require_a_batch(args: GeoTrainingArguments, rows: int, batch: int | None = N
             f"dataloader_drop_last leaves nothing of {rows} training rows in batches of {size}: leave it out, or "
             "take a smaller per_device_train_batch_size"
         )
+
+
+def phase_arguments(
+    args: GeoTrainingArguments, name: str, default_metric: str | None = None, **changes: Any
+) -> GeoTrainingArguments:
+    """The arguments of one phase: a copy whose checkpoints lie in `output_dir/checkpoints/name`.
+
+    Args:
+        default_metric: chooses the best checkpoint where no `metric_for_best_model` was asked for.
+        changes: arguments that are others in this phase.
+    """
+    phase = copy.copy(args)
+    phase.output_dir = str(Path(str(args.output_dir)) / "checkpoints" / name)
+    phase.push_to_hub = False  # the run pushes once, when it is whole
+    phase.resume_from_checkpoint = None
+    if default_metric is not None and args.asked_metric is None:
+        phase.metric_for_best_model, phase.greater_is_better = default_metric, None
+    for key, value in changes.items():
+        if not hasattr(phase, key):
+            raise AttributeError(f"no training argument {key!r}")
+        setattr(phase, key, value)
+    # one of them without the other cannot choose a best checkpoint
+    if SaveStrategy.NO in (phase.save_strategy, phase.eval_strategy):
+        phase.load_best_model_at_end = False
+    return phase

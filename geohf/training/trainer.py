@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,6 +52,10 @@ class GeoTrainer(RunsPhases):
 
     # rows are photographs of places: one that training shows, too, says little of places that nobody has seen
     shows_places: ClassVar[bool] = False
+    # (trainer, folder, evaluation, ...) -> what metrics.json tells beside the numbers; writes what a person looks at
+    write_outputs: Callable[..., Mapping[str, Any]]
+    # (trainer, evaluation) -> what the card says of these numbers
+    card_data: Callable[..., CardData]
 
     def __init__(
         self,
@@ -130,14 +134,6 @@ class GeoTrainer(RunsPhases):
     def measure(self, dataset, outputs, prefix: str = "eval", intervals: bool = True) -> Evaluation:
         """The numbers of outputs on a dataset with labels, with intervals and the constant baseline's."""
         raise TypeError(f"{type(self).__name__} does not say how its outputs are measured")
-
-    def write_outputs(self, folder: Path, evaluation: Evaluation, **options: Any) -> Mapping[str, Any]:
-        """Write what a person looks at into a folder; returns what metrics.json tells beside the numbers."""
-        return {}
-
-    def card_data(self, evaluation: Evaluation) -> CardData:
-        """What the card says of these numbers."""
-        raise TypeError(f"{type(self).__name__} does not say what its card tells")
 
     @property
     def train_rows(self) -> Any:

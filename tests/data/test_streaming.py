@@ -26,7 +26,7 @@ from helpers.training_run import (
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from geohf.data.streaming import EndlessStream, stream_rows
+from geohf.data.streaming import EndlessStream, StreamedTable, streaming
 from geohf.data.tables import read_table
 from geohf.data.tensor_table import batch_as_is
 from geohf.errors import DataError
@@ -44,6 +44,7 @@ def rows_of(table, source, errors):
     return {"name": chosen["name"].tolist(), "value": chosen["value"].tolist(), "line": good}
 
 
+stream_rows = streaming(StreamedTable)
 stream = partial(stream_rows, rows_of=rows_of, features=FEATURES, numbers=("value",))
 
 

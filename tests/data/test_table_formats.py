@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
+from geohf.data.cells import resolve_inside
 from geohf.data.inputs import find_images
-from geohf.data.streaming import stream_rows
+from geohf.data.streaming import StreamedTable
 from geohf.data.tables import (
     FILE_COLUMNS,
     LATITUDE_COLUMNS,
@@ -19,7 +20,6 @@ from geohf.data.tables import (
     find_column,
     read_table,
     read_table_in_chunks,
-    resolve_inside,
 )
 from geohf.errors import DataError
 from geohf.geo.angles import degrees_of
@@ -124,7 +124,7 @@ def test_a_stream_names_the_line_of_a_row_of_another_chunk(tmp_path):
     path.write_text("\n".join(["image,lat,lon,note", *rows, "x.jpg,north,1,"]))
 
     with pytest.raises(DataError, match="row 1202: lat is 'north'"):
-        list(stream_rows(path, _names, Features({"image": Value("string")}), NUMBERS))
+        list(StreamedTable(path, _names, Features({"image": Value("string")}), NUMBERS).stream())
 
 
 def _names(table, source, errors):
@@ -299,7 +299,7 @@ def test_a_saved_dataset_is_a_table_a_stream_and_an_input(tmp_path, photo):
         table = both(folder)
         assert places(table) == [[i, i + 1] for i in range(5)]
         assert table["image"].iloc[0]["bytes"]
-        streamed = list(stream_rows(folder, _points, Features({"lat": Value("float64")}), NUMBERS))
+        streamed = list(StreamedTable(folder, _points, Features({"lat": Value("float64")}), NUMBERS).stream())
         assert [row["lat"] for row in streamed] == list(range(5))
         assert find_images([folder]).count == (5 if name == "one" else 6)
         os.rename(photo.with_suffix(".moved"), photo)

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geohf.data.tables import RowErrors, file_in, line_of, read_table, require_columns, resolve_inside
+from geohf.data.cells import file_in, resolve_inside
+from geohf.data.tables import RowErrors, line_of, read_table, require_columns
 from geohf.errors import DataError
 
 

@@ -372,7 +372,7 @@ def test_a_new_detector_starts_at_torchvisions_loss():
         ({"id2state": {1: "intact", 2: "absent"}}, "id2state must number its names from 0 on"),
         ({"anchor_sizes": [[8], [16]]}, "for each of the 4 levels"),
         ({"feature_levels": [3, 9]}, "has the feature levels 0 to 4"),
-        ({"presence_threshold": 1.5}, "presence_threshold must lie between 0 and 1"),
+        ({"presence_threshold": 1.5}, "presence_threshold must be at least 0 and at most 1"),
         ({"id2state": None}, "names no states"),
         ({"backbone": "resnet19"}, "did you mean .*resnet18"),
         ({"backbone": "test_mambaout_nonsense"}, "neither torchvision nor timm"),

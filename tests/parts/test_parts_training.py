@@ -22,7 +22,7 @@ from geohf.parts.metrics import dataset_targets
 from geohf.parts.phase import PartPhaseTrainer
 from geohf.parts.processing import PartCollator, post_process
 from geohf.parts.vocabulary import names_of
-from geohf.training.phase import phase_arguments
+from geohf.training.settings import phase_arguments
 
 
 @pytest.fixture(scope="module")

@@ -179,7 +179,7 @@ def test_descriptors_of_another_length_have_no_confidence_and_no_threshold(tmp_p
         in caplog.text
     )
     for dim in (0, -1, 17):
-        with pytest.raises(DataError, match=f"truncate_dim must lie between 1 and 16.* got .*{dim}"):
+        with pytest.raises(DataError, match=f"truncate_dim must be at least 1 and at most 16.* got .*{dim}"):
             GeoPlaceModel.from_pretrained(tmp_path, truncate_dim=dim)
     model.config.whitening_dim = 8
     model.head = PlaceHead(model.config)

@@ -139,8 +139,8 @@ def test_without_classes_cosface_trains_nothing_and_validation_has_the_loss_of_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--cell_m", 0), "cell_m must be meters above 0"),
-        (("--cell_m", "nan"), "cell_m must be meters above 0"),
+        (("--cell_m", 0), "cell_m must be above 0"),
+        (("--cell_m", "nan"), "cell_m must be above 0"),
         (("--heading_deg", 0), "must be above 0"),
         (
             ("--streaming", "true", "--methods", "ours", "--max_steps", 3),

@@ -305,5 +305,5 @@ def test_a_trained_model_is_cut_to_its_first_numbers(tmp_path):
     assert torch.equal(again(pictures).descriptors, cut(pictures).descriptors)
     write_card(tmp_path / "cut", "place.md", cut.config)
     assert "Cut to the first 4 numbers" in (tmp_path / "cut" / "README.md").read_text()
-    with pytest.raises(StrictDataclassError, match="truncate_dim must lie between 1 and 8"):
+    with pytest.raises(StrictDataclassError, match="truncate_dim must be at least 1 and at most 8"):
         GeoPlaceConfig(feature_size=12, projection_dim=8, truncate_dim=9)

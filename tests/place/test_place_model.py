@@ -198,10 +198,10 @@ def test_lora_merges_to_the_same_answers(photos, tmp_path):
             {"positive_m": 30, "negative_m": 20},
             r"positive_m \(30\.?0?\) must be above 0 and at most negative_m",
         ),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"hard_share": 1.5}, "hard_share must lie between 0 and 1"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"hard_share": 1.5}, "hard_share must be at least 0 and at most 1"),
         ({"pooling": "gem"}, "needs feature_map"),
-        ({"whitening_dim": 300}, "whitening_dim must lie between 1 and 256"),
+        ({"whitening_dim": 300}, "whitening_dim must be at least 1 and at most 256"),
     ],
 )
 def test_settings_that_do_not_go_together(fields, message):

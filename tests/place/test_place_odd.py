@@ -257,9 +257,9 @@ def test_an_index_of_one_picture_answers_with_it(model, photos):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"heading_deg": float("nan")}, "heading_deg must lie between 0 and 180"),
-        ({"heading_deg": -5.0}, "heading_deg must lie between 0 and 180"),
-        ({"margin": float("nan")}, "margin must be a number of at least 0"),
+        ({"heading_deg": float("nan")}, "heading_deg must be at least 0 and at most 180"),
+        ({"heading_deg": -5.0}, "heading_deg must be at least 0 and at most 180"),
+        ({"margin": float("nan")}, "margin must be at least 0"),
     ],
 )
 def test_settings_that_are_no_numbers_of_their_kind(fields, message):
@@ -269,7 +269,7 @@ def test_settings_that_are_no_numbers_of_their_kind(fields, message):
 
 @pytest.mark.parametrize("share", ["nan", "2", "-1"])
 def test_shares_of_hard_places_that_are_none(share):
-    with pytest.raises(DataError, match="hard_place_share must lie between 0 and 1"):
+    with pytest.raises(DataError, match="hard_place_share must be at least 0 and at most 1"):
         parse("--hard_place_share", share)
 
 

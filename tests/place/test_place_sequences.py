@@ -44,7 +44,7 @@ def written_out(similarity, borders, steps, jump, temperature):
 @pytest.mark.parametrize("borders", [[0] * 6, [0, 0, 0, 1, 1, 1]])
 def test_smoothing_is_the_sum_over_all_paths(borders, monkeypatch):
     similarity = drive(5, 6, start=0, noise=1.0)
-    monkeypatch.setattr("geohf.place.sequences._Chain.evidence_of", lambda *_: (False, 1.0))
+    monkeypatch.setattr("geohf.place.chain.Chain.evidence_of", lambda *_: (False, 1.0))
     found = match_sequences(
         similarity, database_sequences=borders, method="smooth", k=6, steps=(-1, 2), jump=0.1, temperature=0.7
     )

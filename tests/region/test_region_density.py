@@ -129,9 +129,9 @@ def test_without_a_density_there_are_no_regions():
         RegionArguments(density=True, frame="planar")
     with pytest.raises(Exception, match="routed_masses must be two numbers between 0 and 1"):
         build_model(density=True, routed_masses=[0.5])
-    with pytest.raises(Exception, match="density_scale must be positive"):
+    with pytest.raises(Exception, match="density_scale must be above 0"):
         build_model(density=True, density_scale=-1.0)
-    with pytest.raises(Exception, match="density needs frame 'wgs84'"):
+    with pytest.raises(Exception, match="density needs frame wgs84"):
         build_model(density=True, frame="planar")
 
 

@@ -352,11 +352,11 @@ def test_every_expert_starts_from_the_backbones_weights():
         ({"frame": "utm"}, "frame must be one of"),
         ({"experts": "many"}, "experts must be one of"),
         ({"scaler": "quantile"}, "scaler must be one of"),
-        ({"point_loss": "euclidean"}, "does not go with frame='wgs84'"),
-        ({"point_loss": "haversine", "frame": "planar"}, "does not go with frame='planar'"),
+        ({"point_loss": "euclidean"}, "with frame wgs84"),
+        ({"point_loss": "haversine", "frame": "planar"}, "with frame planar"),
         ({"scalers": WGS84[:1]}, "1 entries for 2 regions"),
         ({"scalers": [WGS84[0], {"center": [0, 0], "scale": [0, 1]}]}, "above zero"),
-        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, message):

@@ -107,7 +107,7 @@ def test_what_cannot_be_refined_is_refused(tmp_path):
         RegionArguments(refine=2, streaming=True)
     with pytest.raises(DataError, match="refine"):
         RegionArguments(refine=-1)
-    with pytest.raises(Exception, match="refine must be 0 or, with frame 'wgs84'"):
+    with pytest.raises(Exception, match="refine needs frame wgs84"):
         build_model(frame="planar", refine=2)
     rows = IterableDataset.from_generator(lambda: iter(colored(4, 0)))
     args = arguments_of(tmp_path, max_steps=1, report_to="none")

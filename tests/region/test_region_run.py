@@ -286,7 +286,7 @@ def twice(sample):
         ("wgs84", "wgs84", None, ["--scaler=quantile"], "scaler must be one of robust, standard, minmax"),
         ("wgs84", "wgs84", None, ["--point_loss=euclidean"], "mse, haversine with frame wgs84"),
         ("wgs84", "wgs84", None, ["--on_error=ignore"], "on_error must be one of raise, skip"),
-        ("wgs84", "wgs84", None, ["--radius_coverage=90"], "radius_coverage must lie between 0 and 1"),
+        ("wgs84", "wgs84", None, ["--radius_coverage=90"], "radius_coverage must be above 0 and below 1"),
         ("wgs84", "wgs84", None, ["--augment=wild"], "augment must be one of none, light, full"),
         ("wgs84", "wgs84", None, ["--num_train_epoch=1"], "did you mean 'num_train_epochs'?"),
         ("planar", "planar", None, ["--config={folder}/own.yaml"], "unknown key 'epochs'"),

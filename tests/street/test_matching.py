@@ -287,5 +287,5 @@ def test_save_and_load_in_a_fresh_process_and_half_precision(tmp_path, run_pytho
 def test_settings_that_do_not_go_together_are_refused():
     with pytest.raises(Exception, match="needs a location_encoder"):
         GeoStreetConfig(gps_head="gallery")
-    with pytest.raises(Exception, match="must not be negative"):
+    with pytest.raises(Exception, match="must be at least 0"):
         GeoStreetConfig(queue_size=-1)

@@ -16,7 +16,7 @@ from geohf.street.phase import StreetPhaseTrainer
 from geohf.street.places import place_features
 from geohf.street.sample import write_sample
 from geohf.street.streaming import stream_places
-from geohf.training.phase import phase_arguments
+from geohf.training.settings import phase_arguments
 
 
 def same(found, expected):

@@ -24,7 +24,7 @@ from geohf.street.phase import StreetPhaseTrainer
 from geohf.tiles.arguments import TileTrainingArguments
 from geohf.tiles.metrics import all_targets, metrics_of
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.phase import phase_arguments
+from geohf.training.settings import phase_arguments
 
 # task's arguments, metric, which way it gets better
 DIRECTIONS = [

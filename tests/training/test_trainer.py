@@ -14,8 +14,9 @@ from geohf.errors import DataError
 from geohf.street import GeoStreetConfig, GeoStreetModel
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.finetuning import layer_shares
-from geohf.training.phase import PhaseTrainer, phase_arguments
+from geohf.training.phase import PhaseTrainer
 from geohf.training.phases import FINISHED
+from geohf.training.settings import phase_arguments
 from geohf.vision.backbones import TimmTowerConfig
 
 
