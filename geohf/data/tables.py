@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import logging
+import lzma
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BROKEN_ARCHIVE = (EOFError, zlib.error, zipfile.BadZipFile, lzma.LZMAError)
 # names that people give these columns, the first one found counts
 FILE_COLUMNS = (
     *("image", "file_name", "filename", "file", "path", "img_relpath"),
@@ -108,7 +112,7 @@ def _naming(path: Path) -> Iterator[None]:
             f"{path}: cannot be read as a table: it is no {error.encoding.upper()} text ({error.reason}, byte "
             f"{error.object[error.start]:#04x}); save it as 'CSV UTF-8'"
         ) from None
-    except (pd.errors.ParserError, UnicodeError, OSError, ValueError) as error:
+    except (pd.errors.ParserError, UnicodeError, OSError, ValueError, *BROKEN_ARCHIVE) as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from None
 
 
@@ -133,17 +137,24 @@ def find_column(columns: Iterable[str], names: Iterable[str], source: str | Path
     """The first of these names that is a column, in any case of letters, as the table writes it.
 
     Raises:
-        DataError: there is none, and `source` says which table needs one.
+        DataError: there is none, and `source` says which table needs one; or two differ in case alone, and none is in
+            the case asked for.
 
     >>> find_column(["Image", "Lat"], LATITUDE_COLUMNS)
     'Lat'
     """
-    lower = {column.lower(): column for column in columns}
-    found = next((lower[name] for name in names if name in lower), None)
-    if found is None and source is not None:
-        wanted = " or ".join(map(repr, list(names)[:2]))
-        raise DataError(f"{source}: needs a column {wanted}; the columns are: {', '.join(lower.values())}")
-    return found
+    columns, names = list(columns), list(names)
+    for name in names:
+        alike = [column for column in columns if column.lower() == name]
+        if len(alike) > 1 and name not in alike:
+            where = "" if source is None else f"{source}: "
+            raise DataError(f"{where}the columns {' and '.join(map(repr, alike))} differ in case alone: rename one")
+        if alike:
+            return name if name in alike else alike[0]
+    if source is not None:
+        wanted = " or ".join(map(repr, names[:2]))
+        raise DataError(f"{source}: needs a column {wanted}; the columns are: {', '.join(columns)}")
+    return None
 
 
 def bad_point_reasons(points: np.ndarray, source: str | Path, frame: str = "wgs84") -> dict[int, str]:
