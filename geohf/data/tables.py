@@ -148,7 +148,9 @@ def find_column(columns: Iterable[str], names: Iterable[str], source: str | Path
         alike = [column for column in columns if column.lower() == name]
         if len(alike) > 1 and name not in alike:
             where = "" if source is None else f"{source}: "
-            raise DataError(f"{where}the columns {' and '.join(map(repr, alike))} differ in case alone: rename one")
+            raise DataError(
+                f"{where}the columns {' and '.join(map(repr, alike))} differ in case alone: rename one"
+            )
         if alike:
             return name if name in alike else alike[0]
     if source is not None:

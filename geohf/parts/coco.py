@@ -135,12 +135,12 @@ def _photos(images: list, path: Path) -> dict[Any, PhotoRecord]:
 
 
 def _attributes(annotation: dict, names: Sequence[str]) -> dict[str, Any]:
-    """The attributes of a box, and what stands in the annotation itself under one of the names."""
+    """The attributes of a box, and what stands in the annotation itself under one of the names or as its mark."""
     attributes = annotation.get("attributes")
     if isinstance(attributes, list):  # of names and values, as some exporters write them
         pairs = [found for found in attributes if isinstance(found, dict) and _is_name(found.get("name"))]
         attributes = {found["name"]: found.get("value") for found in pairs}
-    own = {name: annotation[name] for name in names if annotation.get(name) is not None}
+    own = {name: annotation[name] for name in (*names, OCCLUDED) if annotation.get(name) is not None}
     return (attributes if isinstance(attributes, dict) else {}) | own
 
 

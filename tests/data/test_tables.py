@@ -273,13 +273,17 @@ def test_a_compressed_table_that_is_damaged_is_named(tmp_path, ending, damage):
     path = tmp_path / f"table.csv.{ending}"
     rows = pd.DataFrame({"image": [f"{i * 7919 % 10007}.jpg" for i in range(500)], "latitude": range(500)})
     rows.to_csv(path, index=False)
-    path.write_bytes(b"image,latitude\na.jpg,1\n" if damage == "none of its kind" else path.read_bytes()[:-600])
+    path.write_bytes(
+        b"image,latitude\na.jpg,1\n" if damage == "none of its kind" else path.read_bytes()[:-600]
+    )
     with pytest.raises(DataError, match=rf"table\.csv\.{ending}: cannot be read as a table"):
         read_table(path)
 
 
 def test_of_columns_that_differ_in_case_the_one_asked_for_counts():
     assert find_column(["Image", "image"], ["image"]) == find_column(["image", "Image"], ["image"]) == "image"
-    with pytest.raises(DataError, match="t.csv: the columns 'Lat' and 'LAT' differ in case alone: rename one"):
+    with pytest.raises(
+        DataError, match=r"t\.csv: the columns 'Lat' and 'LAT' differ in case alone: rename one"
+    ):
         find_column(["Lat", "LAT", "lon"], ["latitude", "lat"], "t.csv")
     assert find_column(["Lat", "LAT", "latitude"], ["latitude", "lat"]) == "latitude"

@@ -43,8 +43,18 @@ def test_a_mark_of_occluded_is_the_state_of_a_box_that_tells_none(tmp_path, capl
     marked = VOC.format("wheel", 0, 2, "<occluded>1</occluded>")
     rows = load(tmp_path, "1.xml", voc(marked, VOC.format("bell", 0, 3, "<state>damaged</state>")))
     assert [part[:2] for part in named(rows)["1.png"]] == [("bell", "damaged"), ("wheel", "occluded")]
-    boxes = [{"attributes": {"occluded": True}}, {"state": "damaged", "attributes": {"occluded": True}}]
-    content = {
+    rows = load(tmp_path, "a.json", json.dumps(marked_in_coco({"attributes": {"occluded": True}})))
+    assert [part[:2] for part in named(rows)["1.png"]] == [("bell", "damaged"), ("wheel", "occluded")]
+    rows = load(
+        tmp_path, "b.json", json.dumps(marked_in_coco({"occluded": 1}))
+    )  # beside the box's other fields
+    assert [part[:2] for part in named(rows)["1.png"]] == [("bell", "damaged"), ("wheel", "occluded")]
+
+
+def marked_in_coco(mark):
+    """A wheel that has the mark alone, and a bell that has a state as well."""
+    boxes = [mark, {"state": "damaged"} | mark]
+    return {
         "images": [{"id": 1, "file_name": "1.png"}],
         "categories": [{"id": 0, "name": "wheel"}, {"id": 1, "name": "bell"}],
         "annotations": [
@@ -52,8 +62,6 @@ def test_a_mark_of_occluded_is_the_state_of_a_box_that_tells_none(tmp_path, capl
             for i, box in enumerate(boxes)
         ],
     }
-    rows = load(tmp_path, "a.json", json.dumps(content))
-    assert [part[:2] for part in named(rows)["1.png"]] == [("bell", "damaged"), ("wheel", "occluded")]
 
 
 def test_the_background_of_voc_is_no_part_unless_a_box_has_it(tmp_path, caplog):
