@@ -32,11 +32,7 @@ def feature_table(
         tower.to(args.device),
         model.processor,
         _images_of(dataset),
-        cache_dir=args.cache_dir,
-        batch_size=args.feature_batch_size,
-        num_workers=args.dataloader_num_workers,
-        autocast=torch.bfloat16 if args.bf16 else None,
-        mode=args.feature_mode,
+        **args.feature_settings,
     )
     targets: dict[str, Callable[[], np.ndarray | None]] = {
         "labels": lambda: labels_of(dataset, model.config),
