@@ -16,7 +16,7 @@ import io
 import numpy as np
 from measure import Row, installed, make_parser, medians, report, require
 
-from geohf.parts.coco_eval import Found, Truths, coco_precision
+from geohf.parts.coco_eval import Found, MatchedBoxes, Truths
 
 TOLERANCE = 1e-12
 
@@ -96,7 +96,7 @@ PEERS = {
 
 def compare(images: int, parts: int, rounds: int, several: bool) -> list[Row]:
     found, truths = photos(images, parts, several)
-    results, ways, absent = {}, {"geohf": lambda: coco_precision(found, truths, parts)}, []
+    results, ways, absent = {}, {"geohf": lambda: MatchedBoxes(found, truths, parts).precision()}, []
     for name, (package, *classes) in PEERS.items():
         if not installed(package):
             absent.append(name)

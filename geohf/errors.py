@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 import operator
 import re
@@ -97,6 +98,22 @@ def require_choice(allowed: Collection[str], **values: str | None) -> None:
             raise DataError(
                 f"{name} must be one of {', '.join(allowed)}, got {value!r}{did_you_mean(value, allowed)}"
             )
+
+
+def optional_package(name: str, extra: str, need: str) -> Any:
+    """An installed package that geohf does without, or DataError, which names the extra that brings it.
+
+    Args:
+        need: the subject and verb of the message.
+
+    >>> optional_package("no_such_package", "export", "exporting needs")
+    Traceback (most recent call last):
+    geohf.errors.DataError: exporting needs the package no_such_package: pip install 'geohf[export]'
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise DataError(f"{need} the package {name}: pip install 'geohf[{extra}]'") from None
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

@@ -242,23 +242,39 @@ def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
         yield frame()
 
 
+def load_splits(builder: str, source: str | Path | None = None, **options: Any) -> Mapping[str, Any]:
+    """The splits of a dataset of the Hub, of a folder that `save_to_disk` wrote, or of files.
+
+    Args:
+        builder: the dataset's name, or that of a kind of files.
+        source: what a message calls it; the builder's name where None.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    from datasets import load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
+
+    try:
+        saved = not options and is_saved_dataset(builder)
+        loaded = load_from_disk(builder) if saved else load_dataset(builder, **options)
+        return loaded if isinstance(loaded, dict) else {"train": loaded}
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise DataError(
+            f"{source or builder}: no such file or folder, and no dataset that can be loaded ({error})"
+        ) from None
+
+
 def saved_dataset(path: str | Path) -> Dataset:
     """The dataset that `save_to_disk` wrote, of several splits `train`.
 
     Raises:
         DataError: it cannot be read, or has several splits and none is `train`.
     """
-    from datasets import Dataset, load_from_disk
-
-    try:
-        loaded = load_from_disk(str(path))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot be read as a saved dataset ({error})") from None
-    if not isinstance(loaded, Dataset):
-        if "train" not in loaded and len(loaded) != 1:
-            raise DataError(f"{path}: has no split 'train'; name the folder of one: {', '.join(loaded)}")
-        loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
-    return loaded
+    loaded = load_splits(str(path))
+    if "train" not in loaded and len(loaded) != 1:
+        raise DataError(f"{path}: has no split 'train'; name the folder of one: {', '.join(loaded)}")
+    return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
 
 
 def dataset_frames(dataset: Dataset, rows: int | None = None) -> Iterator[pd.DataFrame]:

@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 
 from geohf.data.addresses import ParquetRows, files_at, names_many
 from geohf.data.cells import file_in, image_in, text_of
-from geohf.data.formats import TABLES, is_parquet, parquet_features
+from geohf.data.formats import TABLES, is_parquet, load_splits, parquet_features
 from geohf.data.samples import name_of, samples_of, undecoded
 from geohf.data.tables import FILE_COLUMNS, find_column, line_of, read_table
 from geohf.errors import DataError
@@ -111,7 +111,7 @@ def _of_source(source: str) -> Part:
         return _of_zip(path)
     if path.is_dir():
         if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
-            return _of_saved(path)
+            return _rows_of(load_splits(str(path)), str(path))
         shards = sorted(path.glob("*.parquet"))
         if shards and not any(is_image_name(file) for file in path.iterdir()):
             return _of_shards(source, shards)
@@ -133,7 +133,7 @@ def _of_source(source: str) -> Part:
         or is_image_name(path)
     ):
         raise ImageError(f"{source}: no such file or folder")
-    return _rows_of(_load(source, source), source)
+    return _rows_of(load_splits(source), source)
 
 
 def _of_files(source: str, files: list[str]) -> Part:
@@ -174,7 +174,9 @@ def _of_zip(path: Path) -> Part:
 
 def _of_table(path: Path) -> Part:
     if not is_table_of_files(path):
-        return _rows_of(_load(path.suffix[1:].lower(), path, data_files=str(path)), str(path), path.parent)
+        return _rows_of(
+            load_splits(path.suffix[1:].lower(), path, data_files=str(path)), str(path), path.parent
+        )
     table = read_table(path)
     column = find_column(table.columns, FILE_COLUMNS, path)
     names, files = [], []
@@ -186,28 +188,6 @@ def _of_table(path: Path) -> Part:
             raise DataError(f"{path}, row {line_of(table, position)}: {error}") from None
         names.append(name)
     return names, files
-
-
-def _of_saved(path: Path) -> Part:
-    from datasets import load_from_disk
-
-    try:
-        saved = load_from_disk(str(path))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path}: is no dataset that can be loaded ({error})") from None
-    return _rows_of(saved if isinstance(saved, Mapping) else {"train": saved}, str(path))
-
-
-def _load(builder: str, source, **options):
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        return load_dataset(builder, **options)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise DataError(
-            f"{source}: no such file or folder, and no dataset that can be loaded ({error})"
-        ) from None
 
 
 def _rows_of(splits: Mapping, source: str, folder: Path | None = None) -> Part:

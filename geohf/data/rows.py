@@ -151,3 +151,18 @@ class RowView(Dataset):
             part._columns = {name: [values[i] for i in chosen] for name, values in self._columns.items()}
             part._marks = [self._marks[i] for i in chosen]
         return part
+
+
+class RowImages(Sequence):
+    """The images of rows that come one by one, each read when it is asked for."""
+
+    def __init__(self, dataset: Any, rows: range | None = None):
+        self.dataset, self.rows = dataset, range(len(dataset)) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return RowImages(self.dataset, self.rows[index])
+        return self.dataset[self.rows[index]]["image"]

@@ -14,6 +14,7 @@ from geohf.data.formats import (
     dataset_frames,
     is_parquet,
     is_saved_dataset,
+    load_splits,
     named_classes,
     parquet_features,
     saved_dataset,
@@ -123,13 +124,7 @@ def _row_groups(file: Path) -> Sequence[int | None]:
 
 @lru_cache(maxsize=2)  # every shard of every pass asks for it
 def _hub_stream(name: str) -> IterableDataset:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    try:
-        splits = load_dataset(name, streaming=True)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise DataError(f"{name}: no such file, and no dataset that can be loaded ({error})") from None
+    splits = load_splits(name, streaming=True)
     if "train" not in splits:
         raise DataError(f"{name}: has no split 'train' but {', '.join(splits)}")
     stream = splits["train"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import lzma
 import zipfile
@@ -17,7 +16,7 @@ import numpy as np
 
 from geohf.data.columns import numbers_of, stored_column
 from geohf.data.formats import is_saved_dataset, read_frames, require_different, table_file
-from geohf.errors import DataError
+from geohf.errors import ON_ERROR, DataError, did_you_mean, require_choice
 from geohf.geo import bad_points
 from geohf.geo.angles import degrees_of
 
@@ -126,8 +125,7 @@ def require_columns(columns: Iterable[str], required: Sequence[str], source: str
     columns = [str(name) for name in columns]
     for name in required:
         if name not in columns:
-            close = difflib.get_close_matches(name, columns, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(name, columns)
             raise DataError(
                 f"{source}: column {name!r} is missing{hint}; the columns are: {', '.join(columns)}"
             )
@@ -202,8 +200,7 @@ class RowErrors:
     excluded: set[str] = field(default_factory=set)
 
     def __post_init__(self):
-        if self.on_error not in ("raise", "skip"):
-            raise DataError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
+        require_choice(ON_ERROR, on_error=self.on_error)
 
     def add(self, source: str | Path, row: str | int, reason: str) -> None:
         """Note one bad row: its file, its line (or another name) and the reason."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from geohf.demo.uploads import cell_of, check_count, pictures_of, position_of
+from geohf.demo.uploads import cell_of, check_count, pictures_of
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.models.modeling import GeoPreTrainedModel
@@ -21,6 +21,7 @@ from geohf.report.maps import write_map
 from geohf.report.strips import Answer, plot_strips
 from geohf.report.tables import format_number
 from geohf.report.tiles import plot_filmstrip
+from geohf.vision.exif import exif_position
 from geohf.vision.thumbnails import thumbnail
 
 SIDE = 320  # pixels of a photo that is shown
@@ -55,7 +56,9 @@ def answer_page(
             return shown + _place(model, pictures, index, photos)
         if model.config.model_type == "geohf_parts":
             return shown + _parts(model, pictures)
-        positions = {i: position_of(uploads[i - 1]) if show_positions else None for i in pictures}
+        positions = {
+            i: exif_position(io.BytesIO(uploads[i - 1])) if show_positions else None for i in pictures
+        }
         return shown + _located(model, pictures, positions)
     except DataError as error:
         return _message(str(error))

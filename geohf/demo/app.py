@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from geohf.demo.answers import answer_page
 from geohf.demo.uploads import MAX_BYTES, MAX_FILES, MAX_PIXELS
-from geohf.errors import DataError
+from geohf.errors import DataError, optional_package
 from geohf.models.loading import load_model
 from geohf.vision.formats import image_suffixes
 
@@ -43,10 +43,7 @@ def make_app(
     Raises:
         DataError: gradio is missing, a model that cannot be loaded, an index of another model or task, no example.
     """
-    try:
-        import gradio as gr
-    except ImportError:
-        raise DataError("the demo needs gradio: pip install 'geohf[demo]'") from None
+    gr = optional_package("gradio", "demo", "the demo needs")
     loaded: Any = load_model(model, device)  # of whichever task
     name = Path(model).name or str(model)
     kind = loaded.config.model_type

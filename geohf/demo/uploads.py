@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from PIL import Image
 
 from geohf.errors import DataError
-from geohf.vision.exif import ExifPosition, exif_position
 from geohf.vision.images import BROKEN, open_image
 from geohf.vision.thumbnails import without_tags
 
@@ -65,8 +64,3 @@ def pictures_of(uploads: Sequence[bytes]) -> tuple[dict[int, Image.Image], list[
         except DataError as error:
             problems.append(str(error))
     return pictures, problems
-
-
-def position_of(content: bytes) -> ExifPosition | None:
-    """Where a photo says that it was taken."""
-    return exif_position(io.BytesIO(content))

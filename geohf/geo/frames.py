@@ -1,4 +1,4 @@
-"""The two coordinate frames, and the checks that keep one from being taken for the other.
+"""The two coordinate reference systems that `frame` names, and the checks that keep one from being taken for the other.
 
 ``wgs84``: latitude and longitude in degrees, distances along great circles in meters.
 ``planar``: two columns in the data's own unit (a projected or local frame), Euclidean distances in that unit.
@@ -33,7 +33,9 @@ _STRAY_TIMES_P90 = 10.0
 def check_frame(frame: str) -> str:
     """Return ``frame``, or raise DataError when it is not one of ``FRAMES``."""
     if frame not in FRAMES:
-        raise DataError(f"unknown coordinate frame {frame!r}; use one of {', '.join(map(repr, FRAMES))}")
+        raise DataError(
+            f"unknown coordinate reference system {frame!r}; use one of {', '.join(map(repr, FRAMES))}"
+        )
     return frame
 
 

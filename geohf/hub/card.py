@@ -112,7 +112,8 @@ def write_card(
     head = _head(config, name, task, data, measured, tags)
     target = folder / "README.md"
     with atomic_write(target) as file:
-        file.write(f"---\n{head.strip()}\n---\n\n{_tidy(body)}")
+        body = re.sub(r"\n{3,}", "\n\n", body).strip()
+        file.write(f"---\n{head.strip()}\n---\n\n{body}\n")
     return target
 
 
@@ -202,11 +203,6 @@ def _fenced(command: str) -> str:
         return ""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
     return f"{fence}bash\n{command}\n{fence}"
-
-
-def _tidy(body: str) -> str:
-    """No more than one empty line in a row, and one line end at the end."""
-    return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 
 
 # ---- numbers and metadata

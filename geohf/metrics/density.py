@@ -13,6 +13,7 @@ from geohf.metrics.calibration import conformal_quantile
 from geohf.metrics.selective import risk_curve
 
 REGION_MASSES = (0.5, 0.9)
+DRAWN_REGIONS = 64  # on a map: each takes a tenth of a second, and some 10 kB
 SCALES = np.geomspace(0.02, 5.0, 29)
 PLACES = 2000  # that the scale is fitted on
 

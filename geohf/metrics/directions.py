@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
+
+from geohf.errors import did_you_mean
 
 
 class MetricInfo(NamedTuple):
@@ -49,8 +50,7 @@ def not_measured(name: str, table: Collection[str]) -> str:
     >>> not_measured("scor", {"score": HIGHER, "loss": LOWER})
     "metric_for_best_model 'scor' is not measured here (did you mean 'score'?); these are: score, loss"
     """
-    close = difflib.get_close_matches(bare_name(name), table, n=1)
-    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    meant = did_you_mean(bare_name(name), table)
     return f"metric_for_best_model {name!r} is not measured here{meant}; these are: {', '.join(table)}"
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from geohf.errors import DataError
+from geohf.errors import optional_package
 from geohf.io import atomic_path, json_text
 
 if TYPE_CHECKING:
@@ -89,10 +89,7 @@ def export_onnx(model: AnsweringModel, path: str | os.PathLike) -> Path:
     Raises:
         DataError: the package onnx is missing, or the task has no such outputs.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise DataError("exporting needs the package onnx: pip install 'geohf[export]'") from None
+    onnx = optional_package("onnx", "export", "exporting needs")
     whole = OfPixels(copy.deepcopy(model).eval().float().cpu())
     # of one: what is traced as a constant of its batch then serves any number
     example = torch.rand(1, *model.dummy_inputs["pixel_values"].shape[-3:])

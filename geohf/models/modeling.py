@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from geohf.errors import DataError
 from geohf.models.answering import AnsweringModel
 from geohf.models.repo import ModelRepo
-from geohf.vision.backbones import describe_backbone, load_tower, require_weights
+from geohf.vision.backbones import Backbone, describe_backbone, load_tower, require_weights
 from geohf.vision.initialization import mark_initialized
 from geohf.vision.licenses import published_name
 from geohf.vision.preprocessing import with_fit
@@ -106,16 +106,25 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, AnsweringModel):
         """
         require_weights(backbone_weights, pretrained)
         backbone = describe_backbone(name, image_size, backbone_weights)
+        config_fields["image_processor"] = with_fit(backbone.image_processor, fit)
+        return cls.around(backbone, str(backbone_weights or name) if pretrained else None, **config_fields)
+
+    @classmethod
+    def around(cls: type[Model], backbone: Backbone, published: str | None, **config_fields) -> Model:
+        """A new model around a backbone that was described.
+
+        Args:
+            published: where its weights come from, which are loaded then; None: random ones.
+        """
         config = cls.config_class(
             vision_config=backbone.config,
-            image_processor=with_fit(backbone.image_processor, fit),
             feature_size=backbone.feature_size,
-            backbone_name=published_name(str(backbone_weights or name)) if pretrained else None,
-            backbone_license=backbone.license if pretrained else None,
+            backbone_name=published_name(published) if published is not None else None,
+            backbone_license=backbone.license if published is not None else None,
             **config_fields,
         )
         model = cls(config)
-        if pretrained:
+        if published is not None:
             model.tower = load_tower(backbone)
         return model.eval()
 

@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 
 from geohf.data.inputs import names_one
 from geohf.data.samples import is_one
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.vision.weights import in_eval_mode
 
 
@@ -25,6 +25,8 @@ class GeoPipeline(Pipeline):
     """
 
     output_class: ClassVar[type[ModelOutput]]  # what the model's forward returns
+    looks: ClassVar[tuple[str, ...]] = ()  # options of a call that `_forward` takes
+    tells: ClassVar[tuple[str, ...]] = ()  # options of a call that `postprocess` takes
     model: Any
     image_processor: Any
     _load_processor: Any = False
@@ -68,8 +70,15 @@ class GeoPipeline(Pipeline):
         """As `GeoPreTrainedModel.push_to_hub`."""
         return self.model.push_to_hub(repo_id, **kwargs)
 
-    def _sanitize_parameters(self):
-        return {}, {}, {}
+    def _sanitize_parameters(self, **options):
+        unknown = options.keys() - {*self.looks, *self.tells}
+        if unknown:
+            raise TypeError(f"{type(self).__name__} takes no {listed(sorted(unknown))}")
+        given = {name: value for name, value in options.items() if value is not None}
+        looks, tells = (
+            {name: given[name] for name in part if name in given} for part in (self.looks, self.tells)
+        )
+        return {}, looks, tells
 
     def preprocess(self, inputs):
         return self.image_processor([inputs])

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from geohf.data.inputs import Inputs
+from geohf.data.inputs import Inputs, Part
 from geohf.errors import require_share
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.parts.answers import AttributedPart, PartPrediction, PartStateOutput, PhotoPrediction
 from geohf.parts.attribute_values import attributes_told
 from geohf.parts.video import VideoFrames, is_video, require_apart, require_no_video, tracked_rows
 from geohf.parts.views import steps_of_views
-
-if TYPE_CHECKING:
-    from geohf.data.inputs import Part
 
 _KEYS = ("labels", "scores", "states", "state_scores", "boxes")
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers.utils import ModelOutput
 
-from geohf.errors import DataError
+from geohf.errors import optional_package
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -105,13 +105,10 @@ class PhotoPrediction:
         Raises:
             DataError: the package supervision is missing.
         """
-        try:
-            from supervision import Detections
-        except ImportError:
-            raise DataError("this needs the package supervision: pip install 'geohf[supervision]'") from None
+        supervision = optional_package("supervision", "supervision", "this needs")
         names = sorted({part.part for part in self.parts} | set(self.missing))
         further = self.parts[0].further if self.parts else {}
-        return Detections(
+        return supervision.Detections(
             xyxy=np.array([part.box for part in self.parts], np.float32).reshape(-1, 4),
             confidence=np.array([part.score for part in self.parts], np.float32),
             class_id=np.array([names.index(part.part) for part in self.parts], int),

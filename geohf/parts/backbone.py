@@ -92,7 +92,7 @@ def _timm(config):
         body = timm.create_model(name, features_only=True, out_indices=levels, **arguments)
     except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
         raise DataError(f"backbone {config.backbone!r} gives no feature maps: {error}") from None
-    maps = ChannelsFirst(body) if _channels_last(body) else body
+    maps = ChannelsFirst(body) if str(getattr(body, "output_fmt", "")).endswith("NHWC") else body
     return maps, levels, body.feature_info.channels(), body.feature_info.reduction()
 
 
@@ -105,10 +105,6 @@ class ChannelsFirst(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         return [features.permute(0, 3, 1, 2).contiguous() for features in self.body(pixel_values)]
-
-
-def _channels_last(body) -> bool:
-    return getattr(body, "output_fmt", None) is not None and str(body.output_fmt).endswith("NHWC")
 
 
 def replace_batch_norms(module: nn.Module, norm: str, eps: float | None = None) -> None:

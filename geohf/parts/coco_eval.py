@@ -38,8 +38,8 @@ class Found(NamedTuple):
     score: np.ndarray
 
 
-def coco_precision(found: Found, truths: Truths, classes: int, crowds: Truths | None = None) -> np.ndarray:
-    """Precision at each overlap and each recall, of each class.
+class MatchedBoxes:
+    """Detections dealt out to truths once, for the numbers of all photos and of photos drawn with replacement.
 
     Args:
         found: detections; of equal scores the one that stands first counts as the better one.
@@ -47,18 +47,6 @@ def coco_precision(found: Found, truths: Truths, classes: int, crowds: Truths | 
         classes: their number; labels go from 0.
         crowds: regions with many of a class that were not told apart (`iscrowd`). A detection that finds no truth
             and lies in one of its class counts neither as right nor as wrong.
-
-    Returns:
-        (10 overlaps, 101 recalls, classes) float64, NaN for a class without truths.
-    """
-    return MatchedBoxes(found, truths, classes, crowds).precision()
-
-
-class MatchedBoxes:
-    """Detections dealt out to truths once, for the numbers of all photos and of photos drawn with replacement.
-
-    Args:
-        found, truths, classes, crowds: see `coco_precision`.
         area: least and largest area in square pixels of the truths that are asked for, both included. A detection that finds
             one of the others, or finds nothing and is no such box itself, counts neither as right nor as wrong.
     """
@@ -82,7 +70,7 @@ class MatchedBoxes:
         self.rank[rows] = rank
 
     def precision(self, counts: np.ndarray | None = None) -> np.ndarray:
-        """(10 overlaps, 101 recalls, classes), see `coco_precision`.
+        """(10 overlaps, 101 recalls, classes) float64 precision, NaN for a class without truths.
 
         Args:
             counts: (photos,) int, how often each photo counts; once each where None.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models.detection.image_list import ImageList
 
-from geohf.errors import DataError
+from geohf.errors import optional_package
 from geohf.parts.decisions import with_temperatures
 from geohf.parts.modeling import PartStateModel
 
@@ -49,10 +49,7 @@ def export_onnx(model: PartStateModel, path: str | Path) -> Path:
     """
     if model.answers_with_queries:
         return model.export_onnx(path)
-    try:
-        import onnx  # noqa: F401  the exporter writes with it
-    except ImportError:
-        raise DataError("exporting needs the package onnx: pip install 'geohf[export]'") from None
+    optional_package("onnx", "export", "exporting needs")  # the exporter writes with it
     path = Path(path)
     with torch.no_grad():
         torch.onnx.export(

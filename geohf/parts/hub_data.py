@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.formats import load_splits
 from geohf.data.samples import undecoded
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
@@ -36,17 +37,10 @@ def load_hub_dataset(
     Raises:
         DataError: there is no such dataset, or it lacks a column.
     """
-    from datasets import DatasetDict, load_dataset
-    from datasets.exceptions import DatasetsError
+    from datasets import DatasetDict
 
-    try:
-        loaded = load_dataset(name)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise DataError(
-            f"{name}: no such file or folder, and no dataset that can be loaded ({error})"
-        ) from None
     splits = {}
-    for split, dataset in loaded.items():
+    for split, dataset in load_splits(name).items():
         missing = [column for column in REQUIRED if column not in dataset.features]
         if missing:
             raise DataError(

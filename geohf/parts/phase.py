@@ -127,13 +127,10 @@ class PartPhaseTrainer(PhaseTrainer):
         if self.args.learning_rate is None:
             self.args.learning_rate = RATES[self.config.backbone_name is not None]
         if self.args.backbone_learning_rate is None:
-            share = QUERY_BACKBONE_SHARE if self._queries_are_published else 1
+            published = self.config.architecture != "faster_rcnn" and self.config.backbone_name is not None
+            share = QUERY_BACKBONE_SHARE if published else 1
             self.args.backbone_learning_rate = self.args.learning_rate * share
         return super().create_optimizer(*args, **kwargs)
-
-    @property
-    def _queries_are_published(self) -> bool:
-        return self.config.architecture != "faster_rcnn" and self.config.backbone_name is not None
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """As transformers'; a rate that falls on a plateau watches the metric that chooses checkpoints."""

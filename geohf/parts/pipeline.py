@@ -14,6 +14,7 @@ class PartStatePipeline(GeoPipeline):
     """
 
     output_class = PartStateOutput
+    tells = ("threshold",)
 
     def __call__(self, inputs=None, *args, images=None, **kwargs):
         """As `GeoPipeline.__call__`."""
@@ -21,6 +22,3 @@ class PartStatePipeline(GeoPipeline):
         if is_video(inputs):
             return list(super().__call__(VideoFrames(inputs), *args, **kwargs))
         return super().__call__(inputs, *args, **kwargs)
-
-    def _sanitize_parameters(self, threshold=None):
-        return {}, {}, {} if threshold is None else {"threshold": threshold}

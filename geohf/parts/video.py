@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
-from geohf.errors import DataError
+from geohf.errors import DataError, optional_package
 from geohf.parts.answers import SIDES
 
 if TYPE_CHECKING:
@@ -44,12 +44,8 @@ class VideoFrames(Iterable):
     """
 
     def __init__(self, path: str | os.PathLike):
-        try:
-            import av  # noqa: F401  when it is named, and not at its first frame
-        except ImportError:
-            raise DataError(
-                f"{path}: reading a video needs the package av: pip install 'geohf[video]'"
-            ) from None
+        # when it is named, and not at its first frame
+        optional_package("av", "video", f"{path}: reading a video needs")
         self.path = path
 
     def __iter__(self) -> Iterator[Image.Image]:

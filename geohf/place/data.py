@@ -150,16 +150,8 @@ def _hold_out(
             f"{_words(sources['train'])}: is a single drive; a second one has to ask, or give --test_csv"
         )
     given = len(rows["val"]) > 0
-    splits, _ = split_rows(
-        len(everything),
-        {"test": options.test_share, "validation": 0.0 if given else options.validation_share},
-        "blocks",
-        points=points_of(images)[everything],
-        seed=seed,
-        block_m=options.block_m,
-        buffer_m=options.negative_m,
-        flags={"buffer_m": "--negative_m"},
-    )
+    shares = {"test": options.test_share, "validation": 0.0 if given else options.validation_share}
+    splits = _blocks(points_of(images)[everything], shares, options, seed)
     first = sequences == drives[0]
     queries = {name: everything[part][~first[everything[part]]] for name, part in splits.items()}
     if not all(len(queries.get(name, ())) for name in ("test", *splits) if name != "train"):
@@ -181,6 +173,25 @@ def _hold_out(
     )
 
 
+def _blocks(
+    points: np.ndarray, shares: dict[str, float], options: PlaceArguments, seed: int
+) -> dict[str, np.ndarray]:
+    """The rows of each part where whole blocks are held out."""
+    flags = {"buffer_m": "--negative_m"}
+    block_m, buffer_m = options.block_m, options.negative_m
+    splits, _ = split_rows(
+        len(points),
+        shares,
+        "blocks",
+        points=points,
+        seed=seed,
+        block_m=block_m,
+        buffer_m=buffer_m,
+        flags=flags,
+    )
+    return splits
+
+
 def _hold_out_validation(
     images: Dataset, rows: dict[str, np.ndarray], options: PlaceArguments, seed: int
 ) -> tuple[dict[str, np.ndarray], str]:
@@ -191,16 +202,8 @@ def _hold_out_validation(
     everything, sequences = rows["train"], np.array(images["sequence"][:])
     first = sequences[everything] == sequences[everything[0]]
     try:
-        splits, _ = split_rows(
-            len(everything),
-            {"validation": options.validation_share},
-            "blocks",
-            points=points_of(images)[everything],
-            seed=seed,
-            block_m=options.block_m,
-            buffer_m=options.negative_m,
-            flags={"buffer_m": "--negative_m"},
-        )
+        points = points_of(images)[everything]
+        splits = _blocks(points, {"validation": options.validation_share}, options, seed)
     except DataError as error:
         logger.warning("no validation queries to choose by: %s; or give --val_csv", error)
         return rows, ""
@@ -208,7 +211,7 @@ def _hold_out_validation(
     single = bool(first.all())
     asking = held[1::2] if single else held[~first[held]]
     database = np.setdiff1d(np.arange(len(everything)), asking) if single else np.flatnonzero(first)
-    matched = len(asking) and _recallable(points_of(images)[everything], database, asking, options.radii_m[0])
+    matched = len(asking) and _recallable(points, database, asking, options.radii_m[0])
     if not matched or len(database) < FEWEST_SEARCHED:
         logger.warning(
             "no validation queries to choose by: those of the held-out blocks find nothing in the training drives; "

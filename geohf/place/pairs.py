@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geohf.errors import DataError, listed, require_at_least, require_choice
+from geohf.errors import DataError, listed, optional_package, require_at_least, require_choice
 from geohf.io import atomic_path, atomic_write
 from geohf.place.search import top_k
 
@@ -107,10 +107,7 @@ def write_features(path: str | os.PathLike, names: Sequence[str], descriptors: n
     Raises:
         DataError: the package h5py is missing.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise DataError("global features need the package h5py: pip install 'geohf[export]'") from None
+    h5py = optional_package("h5py", "export", "global features need")
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         for name, descriptor in zip(names, descriptors, strict=True):
             file.create_dataset(

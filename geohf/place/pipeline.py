@@ -20,6 +20,8 @@ class PlaceRecognitionPipeline(GeoPipeline):
     """
 
     output_class = GeoPlaceOutput
+    looks = ("verify",)
+    tells = ("index", "top_k", "center", "method", "sequences", "near", "backend", "verify")
 
     def __call__(self, inputs=None, *args, images=None, batch_size=None, **kwargs):
         """As `GeoPipeline.__call__`; a list for drives, whatever holds them."""
@@ -43,31 +45,11 @@ class PlaceRecognitionPipeline(GeoPipeline):
         )
         return [asdict(answer) for answer in answers]
 
-    def _sanitize_parameters(
-        self,
-        index=None,
-        top_k=None,
-        center=None,
-        method=None,
-        sequences=None,
-        near=None,
-        backend=None,
-        verify=None,
-    ):
-        if verify is not None:
-            require_whole(0, verify=verify)
-        options = {
-            "index": self.model.open_index(index),
-            "top_k": top_k,
-            "center": center,
-            "method": method,
-            "sequences": sequences,
-            "near": near,
-            "backend": backend,
-            "verify": verify,
-        }
-        options = {name: value for name, value in options.items() if value is not None}
-        return {}, {name: value for name, value in options.items() if name == "verify"}, options
+    def _sanitize_parameters(self, **options):
+        if options.get("verify") is not None:
+            require_whole(0, verify=options["verify"])
+        options["index"] = self.model.open_index(options.get("index"))
+        return super()._sanitize_parameters(**options)
 
     def _forward(self, model_inputs, verify=0):
         outputs = super()._forward(model_inputs)

@@ -9,7 +9,7 @@ import numpy as np
 
 from geohf.data.cells import label_of
 from geohf.data.columns import numbers_of
-from geohf.data.rows import RowView, cell_of, positions_of
+from geohf.data.rows import RowImages, RowView, cell_of, positions_of
 from geohf.data.samples import undecoded
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS
 from geohf.data.times import time_ns
@@ -57,24 +57,9 @@ def _read_image(row: dict, number: int) -> dict:
     }
 
 
-class Images(Sequence):
-    """The images of a user's own rows, each read when it is asked for."""
-
-    def __init__(self, rows: RowView):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return Images(self.rows.select(range(*index.indices(len(self)))))
-        return self.rows[index]["image"]
-
-
 def images_of(rows) -> Sequence:
     """The images of drives: paths, paths with bytes, or whatever a user's own rows hold."""
-    return files_of(undecoded(rows)) if hasattr(rows, "cast_column") else Images(rows)
+    return files_of(undecoded(rows)) if hasattr(rows, "cast_column") else RowImages(rows)
 
 
 def join_rows(first, second):

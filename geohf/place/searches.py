@@ -77,11 +77,7 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
             self._frozen_backbone().to(args.device),
             model.processor,
             images_of(self.read_rows(dataset)),
-            cache_dir=args.cache_dir,
-            batch_size=args.feature_batch_size,
-            num_workers=args.dataloader_num_workers,
-            autocast=torch.bfloat16 if args.bf16 else None,
-            mode=args.feature_mode,
+            **args.feature_settings,
             pool=model.config.backbone_pool,
         )
 

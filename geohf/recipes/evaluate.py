@@ -1,4 +1,4 @@
-"""Measure any geohf model on data with a truth.
+"""Measure any geohf model on data with ground truth.
 
     python recipes/evaluate.py outputs/street path/to/photos
     python recipes/evaluate.py org/geo-street table.csv --output metrics.json
@@ -21,7 +21,9 @@ def make_parser(**kwargs) -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = command_parser(__doc__, **kwargs)
     parser.add_argument("model", help="A folder, or a repo of the Hub.")
-    parser.add_argument("data", nargs="?", help="Data with a truth, as the task's training recipe takes it.")
+    parser.add_argument(
+        "data", nargs="?", help="Data with ground truth, as the task's training recipe takes it."
+    )
     parser.add_argument("--output", help="JSON file for the numbers.")
     parser.add_argument("--batch_size", type=int, default=32, help="Samples in one pass.")
     add_on_error(parser)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set, Sized
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from transformers import BatchFeature
 
 from geohf.data.classes import class_number
-from geohf.data.inputs import Inputs
+from geohf.data.inputs import Inputs, Part
 from geohf.errors import DataError
 from geohf.models.answering import AnsweringModel
 from geohf.region.answers import RegionPrediction
@@ -22,9 +22,6 @@ from geohf.region.metrics import measure
 from geohf.region.processing import RegionCollator, split_sample
 from geohf.region.rows import headings_of, load_labeled, truth_of
 from geohf.vision.augmentation import TEST_TIME_OPTION
-
-if TYPE_CHECKING:
-    from geohf.data.inputs import Part
 
 
 class RegionAnswering(AnsweringModel):

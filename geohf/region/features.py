@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from geohf.data.rows import RowImages
 from geohf.data.samples import undecoded
 from geohf.data.tensor_table import TensorTable
 from geohf.region.rows import headings_of, labels_of, located
@@ -32,11 +33,7 @@ def feature_table(
         tower.to(args.device),
         model.processor,
         _images_of(dataset),
-        cache_dir=args.cache_dir,
-        batch_size=args.feature_batch_size,
-        num_workers=args.dataloader_num_workers,
-        autocast=torch.bfloat16 if args.bf16 else None,
-        mode=args.feature_mode,
+        **args.feature_settings,
     )
     targets: dict[str, Callable[[], np.ndarray | None]] = {
         "labels": lambda: labels_of(dataset, model.config),
@@ -47,22 +44,7 @@ def feature_table(
     return TensorTable(features=features, **columns)
 
 
-class RowImages(Sequence):
-    """The images of rows that come one by one, each read when it is asked for."""
-
-    def __init__(self, dataset: Any, rows: range):
-        self.dataset, self.rows = dataset, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return RowImages(self.dataset, self.rows[index])
-        return self.dataset[self.rows[index]]["image"]
-
-
 def _images_of(dataset: Any) -> Sequence:
     if not hasattr(dataset, "cast_column"):
-        return RowImages(dataset, range(len(dataset)))
+        return RowImages(dataset)
     return [image["path"] if image["bytes"] is None else image for image in undecoded(dataset)["image"][:]]

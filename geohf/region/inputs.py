@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from geohf.data.classes import class_names, with_names
-from geohf.data.inputs import find_images, is_table_of_files
+from geohf.data.inputs import Part, find_images, is_table_of_files
 from geohf.errors import DataError
 from geohf.region.processing import REGION_KEYS, split_sample
 from geohf.region.rows import region_cells
-
-if TYPE_CHECKING:
-    from geohf.data.inputs import Part
 
 
 def table_with_regions(source: str) -> Part | None:

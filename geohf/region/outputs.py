@@ -12,7 +12,7 @@ import numpy as np
 from geohf.data.tables import points_of
 from geohf.data.task_data import facts_of
 from geohf.geo import frame_distance
-from geohf.metrics.density import regions_of
+from geohf.metrics.density import DRAWN_REGIONS, regions_of
 from geohf.metrics.records import Evaluation
 from geohf.region.answers import RegionAnswers, points_array
 from geohf.region.configuration import GeoRegionConfig
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from geohf.region.trainer import GeoRegionTrainer
-
-REGION_PHOTOS = 64  # with regions on the map: each takes a tenth of a second, and some 10 kB
 
 
 def write_outputs(
@@ -72,7 +70,7 @@ def with_regions(answers: RegionAnswers, config: GeoRegionConfig, outputs: Regio
     """The answers; the first ones with their credible regions, where the model has a calibrated density."""
     if not has_density(config) or config.routed_masses is None:
         return answers
-    first = RegionOutput(**{name: part[:REGION_PHOTOS] for name, part in outputs.items()})
+    first = RegionOutput(**{name: part[:DRAWN_REGIONS] for name, part in outputs.items()})
     logits, scaled = first.routed()
     mixture = mixture_of(config, *weighted_points(config, logits, scaled))
     drawn = regions_of(mixture, config.routed_masses)

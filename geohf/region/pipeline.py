@@ -14,11 +14,8 @@ class RegionPipeline(GeoPipeline):
     """
 
     output_class = RegionOutput
-
-    def _sanitize_parameters(self, top_k=None, credible_regions=None, test_time=None):
-        looks = {} if test_time is None else {"test_time": test_time}
-        options = {"top_k": top_k, "credible_regions": credible_regions}
-        return {}, looks, {name: value for name, value in options.items() if value is not None}
+    looks = ("test_time",)
+    tells = ("top_k", "credible_regions")
 
     def preprocess(self, inputs):
         return dict(self.model.prepare([inputs]))

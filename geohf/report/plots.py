@@ -56,17 +56,7 @@ def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]
                 color = EXTRA if name in _SCHEDULE else color
                 axes.plot(steps, values, color=color, label=kind, marker=marker, markersize=4)
             for step, phase in boundaries:
-                axes.axvline(step, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-                axes.annotate(
-                    phase,
-                    (step, 1.0),
-                    xycoords=("data", "axes fraction"),
-                    xytext=(3, -2),
-                    textcoords="offset points",
-                    va="top",
-                    fontsize=8,
-                    color="#52606d",
-                )
+                _mark(axes, step, phase, (3, -2), va="top")
             axes.set_title(name.replace("_", " "))
             axes.set_xlabel("step")
             axes.grid(True)
@@ -76,6 +66,13 @@ def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]
             axes.yaxis.set_major_formatter(lambda y, _: format_number(y, 6))
             if len(series) > 1:
                 axes.legend(loc="best")
+
+
+def _mark(axes, x: float, text: str, offset: tuple[int, int], **aligned: str) -> None:
+    """A dashed line at x, and what it is, at its upper end."""
+    axes.axvline(x, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    placed = {"xycoords": ("data", "axes fraction"), "xytext": offset, "textcoords": "offset points"}
+    axes.annotate(text, (x, 1.0), fontsize=8, color="#52606d", **placed, **aligned)
 
 
 _SCHEDULE = ("learning_rate", "grad_norm")
@@ -160,17 +157,7 @@ def plot_error_cdf(path: str | os.PathLike, distances_km: Mapping[str, Sequence[
                 label=f"{name} ({median})",
             )
         for radius in (radius for radius in RADII_KM if radius <= high):
-            axes.axvline(radius, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-            axes.annotate(
-                f"{radius} km",
-                (radius, 1.0),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                color="#52606d",
-            )
+            _mark(axes, radius, f"{radius} km", (0, 3), ha="center")
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         axes.set_ylim(0, 101)

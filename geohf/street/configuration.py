@@ -15,10 +15,10 @@ from geohf.models.configuration import GeoConfig
 Fusion = Literal["mean", "concat", "attention", "weighted"]
 GpsHead = Literal["offset", "bounded", "gallery", "vmf"]
 GpsLoss = Literal["smooth_l1", "mse", "mae", "haversine"]
-LocationFrame = Literal["none", "equal_earth", "sphere", "spherical_harmonics"]
+LocationEncoder = Literal["none", "equal_earth", "sphere", "spherical_harmonics"]
 Smoothing = Literal["cell", "point", "none"]
 FUSIONS, GPS_LOSSES, SMOOTHINGS = get_args(Fusion), get_args(GpsLoss), get_args(Smoothing)
-GPS_HEADS, LOCATION_FRAMES = get_args(GpsHead), get_args(LocationFrame)
+GPS_HEADS, LOCATION_ENCODERS = get_args(GpsHead), get_args(LocationEncoder)
 
 
 @strict
@@ -128,7 +128,7 @@ class GeoStreetConfig(GeoConfig):
     gps_weight: float = 0.2
     match_weight: float = 1.0
     heading_weight: float = 1.0
-    location_encoder: LocationFrame = "none"
+    location_encoder: LocationEncoder = "none"
     location_size: int = 512
     location_hidden_size: int = 1024
     location_sigmas: list | tuple = (1.0, 16.0, 256.0)
@@ -205,7 +205,9 @@ class GeoStreetConfig(GeoConfig):
         elif self.gps_head == "offset" and self.gps_box is not None:
             raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
         if self.gps_head == "gallery" and self.location_encoder == "none":
-            raise ValueError("gps_head 'gallery' needs a location_encoder: " + ", ".join(LOCATION_FRAMES[1:]))
+            raise ValueError(
+                "gps_head 'gallery' needs a location_encoder: " + ", ".join(LOCATION_ENCODERS[1:])
+            )
         if self.refine < 0 or (
             self.refine and (self.class_centroids is None or self.gps_head in ("gallery", "vmf"))
         ):

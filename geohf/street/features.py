@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 READ_PLACES = 1024  # at once, where all are read in order
+HEAD_BATCH = 1024  # places that a head sees at once
 
 
 class FlatViews(Sequence):
@@ -75,11 +76,7 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
         model.tower,
         model.processor,
         views,
-        cache_dir=args.cache_dir,
-        batch_size=args.feature_batch_size,
-        num_workers=args.dataloader_num_workers,
-        autocast=torch.bfloat16 if args.bf16 else None,
-        mode=args.feature_mode,
+        **args.feature_settings,
     )
     counts = torch.from_numpy(np.diff(views.starts))
     width = int(counts.max())
@@ -100,27 +97,25 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
 
 
 @torch.inference_mode()
-def fused_features(head: StreetHead, table: TensorTable, batch_size: int = 1024) -> torch.Tensor:
+def fused_features(head: StreetHead, table: TensorTable) -> torch.Tensor:
     """(places, features) what the heads see of each place of a table, on the CPU."""
-    device = next(head.parameters()).device
-    head, fused = in_eval_mode(head), []
-    for start in range(0, len(table), batch_size):
-        rows = table.__getitems__(list(range(start, min(start + batch_size, len(table)))))
-        inputs = (rows[name].to(device) for name in ("features", "view_mask", "headings"))
-        fused.append(head.fuse_views(*inputs).float().cpu())
-    return torch.cat(fused)
+    head = in_eval_mode(head)
+    return torch.cat([head.fuse_views(*inputs).float().cpu() for inputs in _inputs(head, table)])
 
 
 @torch.inference_mode()
-def head_outputs(head: StreetHead, table: TensorTable, batch_size: int = 1024) -> GeoStreetOutput:
+def head_outputs(head: StreetHead, table: TensorTable) -> GeoStreetOutput:
     """The head's outputs on a table of features, on the CPU; the head's own mode is left alone."""
-    device = next(head.parameters()).device
     head = in_eval_mode(head)
-    batches = []
-    for start in range(0, len(table), batch_size):
-        rows = table.__getitems__(list(range(start, min(start + batch_size, len(table)))))
-        inputs = (rows[name].to(device) for name in ("features", "view_mask", "headings"))
-        batches.append(head(*inputs))
+    batches = [head(*inputs) for inputs in _inputs(head, table)]
     names = [name for name, value in batches[0].items() if isinstance(value, torch.Tensor)]
     joined: dict[str, Any] = {name: torch.cat([batch[name] for batch in batches]).cpu() for name in names}
     return GeoStreetOutput(**joined)
+
+
+def _inputs(head: StreetHead, table: TensorTable) -> Iterator[list[torch.Tensor]]:
+    """The features, masks and headings of a table's places, batch by batch, where the head is."""
+    device = next(head.parameters()).device
+    for numbers in torch.arange(len(table)).split(HEAD_BATCH):
+        rows = table.__getitems__(numbers.tolist())
+        yield [rows[name].to(device) for name in ("features", "view_mask", "headings")]

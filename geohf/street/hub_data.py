@@ -12,7 +12,7 @@ import numpy as np
 from geohf.data.cells import label_of, text_of
 from geohf.data.classes import column_of
 from geohf.data.columns import numbers_of
-from geohf.data.formats import is_saved_dataset
+from geohf.data.formats import load_splits
 from geohf.data.samples import undecoded
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column
 from geohf.errors import DataError
@@ -32,18 +32,9 @@ if TYPE_CHECKING:
 
 def load_hub_dataset(name: str, on_error: str) -> tuple[DatasetDict, RowErrors]:
     """A dataset, or a folder that `save_to_disk` wrote, with `views` or `image` (or north, east, south, west), `latitude`, `longitude`, perhaps `state`."""
-    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
-    from datasets.exceptions import DatasetsError
+    from datasets import DatasetDict
 
-    errors = RowErrors(on_error)
-    try:
-        loaded = load_from_disk(name) if is_saved_dataset(name) else load_dataset(name)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        raise DataError(
-            f"{name}: no such file or folder, and no dataset that can be loaded ({error})"
-        ) from None
-    if isinstance(loaded, Dataset):
-        loaded = DatasetDict(train=loaded)
+    errors, loaded = RowErrors(on_error), load_splits(name)
     if "train" not in loaded:
         raise DataError(f"{name}: has no split 'train' but {', '.join(loaded)}")
     splits = {key: _places_of(undecoded(split), name, key, errors) for key, split in loaded.items()}

@@ -12,7 +12,6 @@ from geohf.geo import unit_vectors
 from geohf.geo.equal_earth import equal_earth
 from geohf.geo.harmonics import spherical_harmonics
 
-CHUNK = 4096  # points encoded at a time
 FREQUENCIES = 256  # of the random Fourier features of one scale
 
 

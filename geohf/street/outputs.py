@@ -14,7 +14,7 @@ from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.io import plain
-from geohf.metrics.density import regions_of
+from geohf.metrics.density import DRAWN_REGIONS, regions_of
 from geohf.metrics.records import Evaluation
 from geohf.report import (
     error_map_png,
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 
 CONFUSION_CLASSES = 200  # of more, no row of the plot could be read
-REGION_PLACES = 64  # with regions on the map: each takes a tenth of a second, and some 10 kB
 
 
 def write_outputs(
@@ -55,7 +54,7 @@ def write_outputs(
 ) -> Mapping[str, Any]:
     """Write predictions.csv, predictions.geojson, map.html and the plots of the card.
 
-    The map draws the regions of the first `REGION_PLACES` measured places, of a model with a calibrated density.
+    The map draws the regions of the first `DRAWN_REGIONS` measured places, of a model with a calibrated density.
 
     Args:
         outlines: GeoJSON of borders to draw on the maps.
@@ -87,7 +86,7 @@ def with_regions(
     if not config.density or config.region_masses is None:
         return predictions
     shares, candidates = weighted_candidates(config, outputs)
-    first = mixture_of(config, shares[:REGION_PLACES], candidates[:REGION_PLACES])
+    first = mixture_of(config, shares[:DRAWN_REGIONS], candidates[:DRAWN_REGIONS])
     drawn = regions_of(first, config.region_masses)
     mapped = [replace(one, regions=regions) for one, regions in zip(predictions, drawn, strict=False)]
     return mapped + predictions[len(mapped) :]

@@ -26,29 +26,16 @@ class StreetGeolocationPipeline(GeoPipeline):
     """
 
     output_class = GeoStreetOutput
+    looks = ("captions", "text_model", "test_time")
+    tells = ("top_k", "states", "area", "gallery", "regions", "levels", "captions", "text_model")
     _read: tuple[tuple, Captions] | None = None  # the captions of the last call: a text model is large
 
-    def _sanitize_parameters(
-        self,
-        top_k=None,
-        states=None,
-        area=None,
-        gallery=None,
-        regions=None,
-        levels=None,
-        captions=None,
-        text_model=None,
-        test_time=None,
-    ):
-        options = {"top_k": top_k, "states": states, "area": area, "gallery": gallery, "regions": regions}
-        options = {name: value for name, value in (options | {"levels": levels}).items() if value is not None}
-        if captions is not None and not isinstance(captions, str) and isinstance(captions, Iterable):
-            captions = list(captions)
-        # as they are: what was said where the pipeline was made goes on for the one that a call does not name
-        words = {"captions": captions, "text_model": text_model}
-        words = {name: value for name, value in words.items() if value is not None}
-        looks = words if test_time is None else words | {"test_time": test_time}
-        return {}, looks, options | words
+    def _sanitize_parameters(self, **options):
+        captions = options.get("captions")
+        if not isinstance(captions, str) and isinstance(captions, Iterable):
+            options["captions"] = list(captions)
+        # what was said where the pipeline was made goes on for the one of these that a call does not name
+        return super()._sanitize_parameters(**options)
 
     def _captions(self, captions: Any, text_model: str | None) -> Captions | None:
         if captions is None:

@@ -119,11 +119,7 @@ def _of_tiles(model: TileSequenceModel, rows: TileSequences, args: TileTrainingA
         model.tower,
         TileSequenceProcessor(**{name: settings[name] for name in OF_PIXELS}),
         TileFrames(rows.cache, *frames.T),
-        cache_dir=args.cache_dir,
-        batch_size=args.feature_batch_size,
-        num_workers=args.dataloader_num_workers,
-        autocast=torch.bfloat16 if args.bf16 else None,
-        mode=args.feature_mode,
+        **args.feature_settings,
     )
     numbers = torch.full(windows.mask.shape, len(frames))
     numbers[torch.from_numpy(windows.mask)] = torch.from_numpy(number.ravel())

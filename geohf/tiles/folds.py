@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from transformers import set_seed
@@ -15,16 +14,14 @@ from transformers import set_seed
 from geohf.errors import DataError
 from geohf.report import write_csv
 from geohf.tiles.answers import Answers, answers_of
+from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.data import load_folds
 from geohf.tiles.metrics import coverage_by
 from geohf.tiles.modeling import make_model
 from geohf.tiles.outputs import plot_errors, prediction_rows
+from geohf.tiles.table import TileTable
 from geohf.tiles.trainer import TileSequenceTrainer
-
-if TYPE_CHECKING:
-    from geohf.tiles.arguments import TileArguments, TileTrainingArguments
-    from geohf.tiles.table import TileTable
-    from geohf.tiles.windows import TileWindows
+from geohf.tiles.windows import TileWindows
 
 logger = logging.getLogger(__name__)
 

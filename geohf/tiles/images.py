@@ -93,7 +93,7 @@ def find_images(
                 require_no_other_case(folder, f"{label}/{region}", extension)
             images = fit_together(region, files, reading)
             if images.raster is not None:
-                here = _any(images), images.raster
+                here = next(file for file in images.files if file is not None), images.raster
                 first = first or here
                 require_same_kind(*here, *first)
         except DataError as error:
@@ -234,10 +234,6 @@ def common_nodata(images: Sequence[RegionImages]) -> float | None:
             "names none; say which it has with --nodata"
         )
     return found.pop() if len(found) == 1 else None
-
-
-def _any(images: RegionImages) -> RasterFile:
-    return next(path for path in images.files if path is not None)
 
 
 def found_labels(image_dir: str | Path) -> list[str]:

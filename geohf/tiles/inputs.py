@@ -24,7 +24,7 @@ from geohf.tiles.masks import with_mask
 from geohf.tiles.points import has_points, load_table
 from geohf.tiles.reading import Reading
 from geohf.tiles.table import TileTable, columns_of, table_in
-from geohf.tiles.windows import make_windows
+from geohf.tiles.windows import windows_of
 
 
 class TileSamples(Sequence):
@@ -94,20 +94,12 @@ def labeled_tiles(source: str | Path, config: TileSequenceConfig, on_error: str 
     Raises:
         DataError: the table cannot be used, or its images are of another kind than those of the training.
     """
-    image, path = config.head == "image", table_in(source)
-    table = _load(path, config, [] if image else config.targets, RowErrors(on_error))
+    path = table_in(source)
+    targets = [] if config.head == "image" else config.targets
+    table = _load(path, config, targets, RowErrors(on_error))
     require_trained_table(table, config.pixel_kind)
     cache = build_cache(table)
-    windows = make_windows(
-        table,
-        cache,
-        config.task,
-        config.frames,
-        max_nodata=config.max_nodata,
-        image=image,
-        answered=config.prediction_length,
-    )
-    return TileSequences(cache, windows, config, table)
+    return TileSequences(cache, windows_of(table, cache, config), config, table)
 
 
 def _load(path: Path, config: TileSequenceConfig, targets: list[str], errors: RowErrors) -> TileTable:

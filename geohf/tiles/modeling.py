@@ -36,8 +36,7 @@ from geohf.tiles.metrics import measure
 from geohf.tiles.processing import TileCollator, TileSequenceProcessor, settings_of
 from geohf.tiles.scales import backbone_scales, config_fields
 from geohf.tiles.simvp import SimVP
-from geohf.vision.backbones import describe_backbone, load_tower, require_weights
-from geohf.vision.licenses import published_name
+from geohf.vision.backbones import describe_backbone, require_weights
 from geohf.vision.towers import build_tower
 
 if TYPE_CHECKING:
@@ -122,18 +121,8 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         backbone = describe_backbone(name, image_size, backbone_weights, in_chans=bands)
         side = backbone.image_processor["crop_size"]
         config_fields.setdefault("encoder", "attention")
-        config = TileSequenceConfig(
-            vision_config=backbone.config,
-            feature_size=backbone.feature_size,
-            backbone_name=published_name(str(backbone_weights or name)) if pretrained else None,
-            backbone_license=backbone.license if pretrained else None,
-            image_size=[side["height"], side["width"]],
-            **config_fields,
-        )
-        model = cls(config)
-        if pretrained:
-            model.tower = load_tower(backbone)
-        return model.eval()
+        config_fields["image_size"] = [side["height"], side["width"]]
+        return cls.around(backbone, str(backbone_weights or name) if pretrained else None, **config_fields)
 
     @property
     def dummy_inputs(self) -> dict[str, torch.Tensor]:
@@ -271,11 +260,6 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         Args:
             data: a table as `load_tiles` takes it, with the folder `Images` beside it, or the folder of a
                 `tiles.csv`.
-            batch_size: tiles in one pass.
-            on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
-
-        Raises:
-            DataError: data that cannot be used, or without truth.
         """
         dataset = labeled_tiles(os.fspath(data), self.config, on_error)
         outputs = self.outputs_on(dataset, TileCollator(self.config), batch_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,11 @@ from geohf.errors import DataError
 from geohf.tiles.dates import start_days
 from geohf.tiles.ground import points_in, transformed
 from geohf.tiles.images import RegionImages, common_nodata, dotted, find_images
-from geohf.tiles.rasters import gdal_errors
+from geohf.tiles.rasters import RasterInfo, gdal_errors
 from geohf.tiles.reading import Reading
 from geohf.tiles.rows import check_regions, name_of
 from geohf.tiles.sources import names_in, raster_folder
 from geohf.tiles.table import TARGET, TileTable, columns_of, labels_of, load_tiles, read_named
-
-if TYPE_CHECKING:
-    from geohf.tiles.rasters import RasterInfo
 
 BOX = "region_coordinates"
 DATE = "date"

@@ -193,11 +193,5 @@ def dequantized(pixels: np.ndarray) -> np.ndarray:
     return np.sign(scaled) * scaled**2
 
 
-def quantized(values: np.ndarray) -> np.ndarray:
-    """The int8 of `dequantized`'s float32 values, as AlphaEarth stores them: within -127 and 127."""
-    scaled = np.sign(values) * np.sqrt(np.abs(values)) * 127.5
-    return scaled.round().clip(-127, 127).astype(np.int8)
-
-
 def _numbers(values: Sequence[int] | None) -> tuple[int, ...] | None:
     return None if values is None else tuple(values)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.errors import DataError, listed
+from geohf.errors import DataError, listed, optional_package
 
 if TYPE_CHECKING:
     import xarray
@@ -157,11 +157,8 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
 
 def _opened(path: str) -> xarray.Dataset:
     """The store with pixels as they are stored, which are read when they are asked for."""
-    try:
-        import xarray
-        import zarr  # noqa: F401  xarray names no package that is missing
-    except ImportError:
-        raise DataError(f"{path}: zarr stores are read by xarray: pip install 'geohf[zarr]'") from None
+    xarray = optional_package("xarray", "zarr", f"{path}: reading a zarr store needs")
+    optional_package("zarr", "zarr", f"{path}: reading a zarr store needs")  # xarray does not name it
     try:
         return xarray.open_zarr(path, chunks=None, mask_and_scale=False, decode_coords="all")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -15,7 +15,7 @@ from geohf.tiles.cutting import cut_region, cut_tiles, hole_shares, tiles_shape
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.grid import require_trained_table
 from geohf.tiles.table import TileTable
-from geohf.tiles.windows import TileWindows, make_windows
+from geohf.tiles.windows import TileWindows, windows_of
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -143,21 +143,11 @@ class _Strip(TilePixels):
 def _rows(
     regions: Sequence[int], table: TileTable, config: TileSequenceConfig
 ) -> Iterator[dict[str, torch.Tensor]]:
-    image = config.head == "image"
     for region in regions:
         for rows, block, mask in cut_region(table, region):
             part = table.take(rows)
             strip = _Strip(block, mask, part.sizes, hole_shares(mask, part.sizes))
-            windows = make_windows(
-                part,
-                strip,
-                config.task,
-                config.frames,
-                max_nodata=config.max_nodata,
-                image=image,
-                may_be_none=True,
-                answered=config.prediction_length,
-            )
+            windows = windows_of(part, strip, config, may_be_none=True)
             yield from _each(TileSequences(strip, windows, config))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from geohf.errors import DataError
 from geohf.tiles.baselines import baselines
 from geohf.tiles.cache import TilePixels
+from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.dates import days_of, frame_dates
 from geohf.tiles.frames import can_be_seen
 from geohf.tiles.table import TileTable
@@ -120,6 +121,22 @@ def make_windows(
     if unseen:
         logger.warning("left out %d windows: none of their frames has data", unseen)
     return windows.take(good)
+
+
+def windows_of(
+    table: TileTable, cache: TilePixels, config: TileSequenceConfig, may_be_none: bool = False
+) -> TileWindows:
+    """The windows that a trained model answers, see `make_windows`."""
+    return make_windows(
+        table,
+        cache,
+        config.task,
+        config.frames,
+        max_nodata=config.max_nodata,
+        image=config.head == "image",
+        may_be_none=may_be_none,
+        answered=config.prediction_length,
+    )
 
 
 def unmeasured(table: TileTable, cache: TilePixels) -> str:

@@ -158,6 +158,19 @@ class GeoTrainingArguments(TrainingArguments):
             validate_repo_id(self.hub_model_id)
         self.resume_from_checkpoint = _yes_or_no("resume_from_checkpoint", self.resume_from_checkpoint)
 
+    @property
+    def feature_settings(self) -> dict[str, Any]:
+        """How a frozen backbone's features are computed and kept, see `geohf.vision.features.cached_features`."""
+        import torch
+
+        return {
+            "cache_dir": self.cache_dir,
+            "batch_size": self.feature_batch_size,
+            "num_workers": self.dataloader_num_workers,
+            "autocast": torch.bfloat16 if self.bf16 else None,
+            "mode": self.feature_mode,
+        }
+
     def _settle_direction(self) -> None:
         metric = None if self.asked_metric is None else find_metric(self.asked_metric, self.metrics)
         if self.asked_metric is None and self.greater_is_better is not None:

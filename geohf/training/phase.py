@@ -254,17 +254,17 @@ class PhaseTrainer(Phases):
         super().log(logs, start_time)
 
     def _say_what_never_counted(self) -> None:
-        """A part of the loss for which no row of an epoch had a truth is 0, and learns nothing."""
+        """A part of the loss for which no row of an epoch had a label is 0, and learns nothing."""
         counted = {name: float(count) for name, count in (self._counted or {}).items()}
         self._counted = None
         lacking = [name for name, count in counted.items() if not count]
         if lacking and len(lacking) == len(counted):
             raise DataError(
-                f"no training row has a truth to learn from: nothing counts for {_listed(lacking)}"
+                f"no training row has a label to learn from: nothing counts for {_listed(lacking)}"
             )
         if lacking:
             logger.warning(
-                "no training row has a truth for %s: that part of the loss is 0 and learns nothing",
+                "no training row has a label for %s: that part of the loss is 0 and learns nothing",
                 _listed(lacking),
             )
 

@@ -107,7 +107,7 @@ def test_damaged_numbers_are_refused(numbers, message):
         (np.empty((0, 2)), "robust", "wgs84", "at least one point"),
         ([[36.0, float("nan")]], "robust", "wgs84", "finite"),
         ([[36.0, 127.0]], "quantile", "wgs84", "unknown scaler"),
-        ([[36.0, 127.0]], "robust", "utm", "unknown coordinate frame"),
+        ([[36.0, 127.0]], "robust", "utm", "unknown coordinate reference system"),
         ([[0.0, 0.0], [0.0, 180.0]], "robust", "wgs84", "cancel out"),
     ],
 )

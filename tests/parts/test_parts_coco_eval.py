@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from geohf.parts.coco_eval import AREAS, Found, MatchedBoxes, Truths, coco_precision, match
+from geohf.parts.coco_eval import AREAS, Found, MatchedBoxes, Truths, match
 
 CORNERS = np.array(
     [[x, y, x + w, y + h] for x in (0, 3) for y in (0, 2) for w in (4, 5) for h in (4, 6)], float
@@ -84,7 +84,7 @@ def case(seed: int, photos: int, classes: int, truths_each, detections: int) -> 
 )
 def test_equal_to_pycocotools(seed, photos, classes, truths_each, detections):
     found, truths = case(seed, photos, classes, truths_each, detections)
-    ours = coco_precision(found, truths, classes)
+    ours = MatchedBoxes(found, truths, classes).precision()
     np.testing.assert_allclose(
         ours, theirs(found, truths, classes, photos), rtol=0, atol=1e-12, equal_nan=True
     )
@@ -103,7 +103,7 @@ def test_equal_to_pycocotools_with_crowds(seed, photos, classes, detections, siz
         rng.integers(0, classes, count),
         np.concatenate([corner, corner + size + rng.choice((0, 2.5), (count, 2))], 1),
     )
-    ours = coco_precision(found, truths, classes, crowds)
+    ours = MatchedBoxes(found, truths, classes, crowds).precision()
     expected = theirs(found, truths, classes, photos, crowds)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-12, equal_nan=True)
 
@@ -144,7 +144,7 @@ def test_the_size_of_a_box_on_the_border_belongs_to_both_sides():
 def test_equal_to_pycocotools_with_more_than_100_detections_of_a_class(truths_each):
     found, truths = case(3, 3, 2, truths_each, 900)
     assert np.bincount(found.photo * 2 + found.label).max() > 110
-    ours = coco_precision(found, truths, 2)
+    ours = MatchedBoxes(found, truths, 2).precision()
     np.testing.assert_allclose(ours, theirs(found, truths, 2, 3), rtol=0, atol=1e-12, equal_nan=True)
 
 
@@ -163,7 +163,7 @@ def test_equal_to_pycocotools_for_float32_boxes_of_photographs():
     box[:, 2:] = np.maximum(box[:, 2:], box[:, :2] + 1)
     scores = rng.random(3000).astype(np.float32).astype(float)
     found = Found(key[near] // classes, key[near] % classes, box, scores)
-    ours = coco_precision(found, truths, classes)
+    ours = MatchedBoxes(found, truths, classes).precision()
     np.testing.assert_allclose(
         ours, theirs(found, truths, classes, photos), rtol=0, atol=1e-12, equal_nan=True
     )
@@ -172,9 +172,9 @@ def test_equal_to_pycocotools_for_float32_boxes_of_photographs():
 
 def test_blocks_give_the_same(monkeypatch):
     found, truths = case(1, 9, 3, 7, 200)
-    whole = coco_precision(found, truths, 3)
+    whole = MatchedBoxes(found, truths, 3).precision()
     monkeypatch.setattr("geohf.parts.coco_eval._BLOCK", 100)
-    np.testing.assert_array_equal(coco_precision(found, truths, 3), whole)
+    np.testing.assert_array_equal(MatchedBoxes(found, truths, 3).precision(), whole)
 
 
 def boxes(*rows) -> np.ndarray:
@@ -191,7 +191,7 @@ def test_precision_by_hand():
         np.concatenate([truth[:1], [[70, 0, 80, 10]], truth[1:2]]),
         np.array([0.9, 0.8, 0.7]),
     )
-    precision = coco_precision(found, truths, 1)[0, :, 0]
+    precision = MatchedBoxes(found, truths, 1).precision()[0, :, 0]
     assert precision[:34] == pytest.approx(1.0)  # up to a recall of 1/3
     assert precision[34:67] == pytest.approx(2 / 3)
     assert precision[67:] == pytest.approx(0.0)
@@ -214,7 +214,7 @@ def test_of_truths_that_overlap_equally_the_later_one_is_taken():
         np.zeros(2, int), np.zeros(2, int), boxes([2, 0, 12, 10], [4, 0, 14, 10]), np.array([0.9, 0.8])
     )
     assert match(found, truths, 1, np.array([0.5]))[:, 0].tolist() == [1, -1]
-    ours = coco_precision(found, truths, 1)
+    ours = MatchedBoxes(found, truths, 1).precision()
     np.testing.assert_allclose(ours, theirs(found, truths, 1, 1), rtol=0, atol=1e-12)
 
 
@@ -222,16 +222,16 @@ def test_only_the_best_100_of_a_class_in_a_photo_count():
     truths = Truths(np.zeros(1, int), np.zeros(1, int), boxes([0, 0, 10, 10]))
     box = boxes(*[[50, 50, 60, 60]] * 100, [0, 0, 10, 10])
     found = Found(np.zeros(101, int), np.zeros(101, int), box, np.linspace(1, 0, 101))
-    assert coco_precision(found, truths, 1).max() == 0
+    assert MatchedBoxes(found, truths, 1).precision().max() == 0
     fewer = Found(*(column[1:] for column in found))
-    assert coco_precision(fewer, truths, 1) == pytest.approx(1 / 100)
+    assert MatchedBoxes(fewer, truths, 1).precision() == pytest.approx(1 / 100)
 
 
 def test_classes_without_truths_are_nan_and_nothing_at_all_is_nan():
     none = Truths(np.zeros(0, int), np.zeros(0, int), boxes())
     found = Found(np.zeros(1, int), np.ones(1, int), boxes([0, 0, 1, 1]), np.array([0.5]))
-    assert np.isnan(coco_precision(found, none, 2)).all()
+    assert np.isnan(MatchedBoxes(found, none, 2).precision()).all()
     empty = Found(*none, np.zeros(0))
-    assert np.isnan(coco_precision(empty, none, 2)).all()
+    assert np.isnan(MatchedBoxes(empty, none, 2).precision()).all()
     one = Truths(np.zeros(1, int), np.zeros(1, int), boxes([0, 0, 1, 1]))
-    assert (coco_precision(empty, one, 1) == 0).all()
+    assert (MatchedBoxes(empty, one, 1).precision() == 0).all()

@@ -136,7 +136,7 @@ def test_without_a_density_there_are_no_regions():
 
 
 def test_a_run_with_a_density_leaves_its_numbers_plots_and_card(tmp_path, samples, monkeypatch):
-    monkeypatch.setattr("geohf.region.outputs.REGION_PHOTOS", 4)
+    monkeypatch.setattr("geohf.region.outputs.DRAWN_REGIONS", 4)
     small = {"experts": "shared", "density": True, "num_train_epochs": 1}
     folder, trainer = small_run(tmp_path, samples("wgs84"), **small)
     found = json.loads((folder / "metrics.json").read_text())["eval"]

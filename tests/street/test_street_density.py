@@ -130,7 +130,7 @@ def test_a_saved_model_draws_the_same_regions(calibrated, tmp_path):
 
 
 def test_the_map_of_a_run_draws_the_regions_of_the_first_places(calibrated, tmp_path, monkeypatch):
-    monkeypatch.setattr("geohf.street.outputs.REGION_PLACES", 6)
+    monkeypatch.setattr("geohf.street.outputs.DRAWN_REGIONS", 6)
     outputs, _, points = drawn(9, 4)
     predictions = with_regions(calibrated.decode(outputs), calibrated.config, outputs)
     assert predictions[0].regions == calibrated.decode(outputs, regions=True)[0].regions

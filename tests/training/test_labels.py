@@ -132,7 +132,7 @@ def test_places_without_states_train_on_positions_with_a_word(tmp_path, caplog):
             train, found = street_losses(dataset, tmp_path)
         assert train["class_loss"] == 0 < train["gps_loss"]
         assert "eval_top1" not in found
-        assert "no training row has a truth for class loss" in caplog.text
+        assert "no training row has a label for class loss" in caplog.text
         assert "no row of the evaluation names a state" in caplog.text
 
 
@@ -216,7 +216,7 @@ def test_regions_are_read_by_their_names_whatever_their_type(tmp_path):
     assert losses(photographs([0, 1, 2] * 3, Value("int64")), ("a", "b", "c")) == pytest.approx(named)
     with pytest.raises(DataError, match=r"row 1: the model knows no region 2; it knows: 1, 3, 5"):
         losses(photographs([1, 2], Value("int64")))
-    with pytest.raises(DataError, match="no training row has a truth to learn from"):
+    with pytest.raises(DataError, match="no training row has a label to learn from"):
         losses(photographs(regions).remove_columns("region"))
 
 
