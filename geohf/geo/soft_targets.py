@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from geohf.geo._arrays import as_numpy
 from geohf.geo.distance import EARTH_RADIUS_M, distance_matrix_m
 from geohf.geo.sphere import unit_vectors
 
-# Of more classes than this, rows are made as they are needed, and distances by a matrix product: within a meter.
+# Of more classes than this, targets are sparse: weights below e^-20 of a row's greatest, which add up to less than
+# float32 can tell, are left out, and so are the passes over thousands of cells that most of them would take.
 MANY_CLASSES = 1024
+_NEGLIGIBLE = 20.0
+# radians: by as much may a cosine in float32 mistake the distance to the nearest cell, and once more that to another
+_SLACK = 2e-3
 
 
 def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> torch.Tensor:
     """One row of targets a class: the softmax of minus the distance between centroids over the temperature.
 
-    Of few classes, row ``label`` of all of them, built once, is that label's target; of thousands, whose matrix would
-    take gigabytes, the rows of a batch are computed as they are needed.
+    Of few classes, row ``label`` of all of them, built once, is that label's target; of thousands, the rows of a batch
+    are computed as they are needed.
 
     Args:
         centroids: (C, 2) latitude and longitude in degrees, numpy or torch.
@@ -24,7 +30,8 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
         labels: (B,) the classes whose rows are wanted; None: all.
 
     Returns:
-        (C, C) or (B, C) float32 tensor on the centroids' device; every row sums to 1.
+        (C, C) or (B, C) float32 tensor on the centroids' device, sparse for more than `MANY_CLASSES`; every row sums
+        to 1.
 
     Raises:
         ValueError: a temperature that is not above zero, a shape that is not (C, 2).
@@ -35,8 +42,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
     """
     _check_positive("temperature_km", temperature_km)
     centroids = _double(centroids)
-    kilometers = _kilometers(centroids if labels is None else centroids[labels], centroids)
-    return torch.softmax(-kilometers / temperature_km, dim=1).to(torch.float32)
+    return _weights(centroids if labels is None else centroids[labels], centroids, temperature_km)
 
 
 def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool = False) -> torch.Tensor:
@@ -52,7 +58,7 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
         normalize: divide every row by its sum.
 
     Returns:
-        (B, C) float32 tensor on the points' device.
+        (B, C) float32 tensor on the points' device, sparse for more than `MANY_CLASSES`.
 
     Raises:
         ValueError: a tau that is not above zero, wrong shapes, no centroids.
@@ -65,18 +71,37 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
     centroids = _double(centroids).to(points.device)
     if len(centroids) == 0:
         raise ValueError("centroids are empty")
+    return _weights(points, centroids, tau_km, greatest=not normalize)
+
+
+def _weights(points, centroids, scale_km: float, greatest: bool = False) -> torch.Tensor:
+    """``exp(-distance / scale)`` over its sum in each row, or over its greatest."""
+    if len(centroids) > MANY_CLASSES:
+        return _near_weights(points, centroids, scale_km, greatest)
     # torch's softmax is fused; its exp alone takes ten times as long where most results are next to nothing
-    targets = torch.softmax(-_kilometers(points, centroids) / tau_km, dim=1)
-    return (targets if normalize else targets / targets.amax(1, keepdim=True)).to(torch.float32)
+    weights = torch.softmax(-(distance_matrix_m(points, centroids) / 1000.0) / scale_km, dim=1)
+    return (weights / weights.amax(1, keepdim=True) if greatest else weights).to(torch.float32)
 
 
-def _kilometers(points: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
-    if len(centroids) <= MANY_CLASSES:
-        return distance_matrix_m(points, centroids) / 1000.0
-    chord = torch.addmm(points.new_full((), 2.0), unit_vectors(points), unit_vectors(centroids).T, alpha=-2.0)
-    # the product is in float64, where a difference from 1 still tells centimeters; what follows need not be
-    half = chord.to(torch.float32).clamp_(0.0, 4.0).sqrt_().mul_(0.5).clamp_(max=1.0)
-    return half.asin_().mul_(2.0 * EARTH_RADIUS_M / 1000.0)
+def _near_weights(points, centroids, scale_km: float, greatest: bool) -> torch.Tensor:
+    """The same as a sparse tensor of the cells that are not negligible."""
+    radius_km = EARTH_RADIUS_M / 1000.0
+    points, centroids = unit_vectors(points).T.contiguous(), unit_vectors(centroids).T.contiguous()
+    # not a matrix product, which may be one in bfloat16 or TF32
+    x, y, z = centroids.float()
+    a, b, c = points.float()[..., None]
+    cosines = (a * x).addcmul_(b, y).addcmul_(c, z)
+    reach = cosines.amax(1, keepdim=True).clamp(max=1.0).acos() + _NEGLIGIBLE * scale_km / radius_km + _SLACK
+    pairs = (cosines >= reach.clamp(max=math.pi).cos()).nonzero().T
+    rows, cells = pairs
+    halves = (points[:, rows] - centroids[:, cells]).square_().sum(0).float().sqrt_().mul_(0.5)
+    weights = halves.clamp_(max=1.0).asin_().mul_(-2.0 * radius_km / scale_km)
+    top = weights.new_full((len(cosines),), -math.inf).scatter_reduce_(0, rows, weights, "amax")
+    weights.sub_(top[rows]).exp_()
+    if not greatest:
+        sums = top.new_zeros(len(top), dtype=torch.float64).index_add_(0, rows, weights.double())
+        weights /= sums.float()[rows]
+    return torch.sparse_coo_tensor(pairs, weights, cosines.shape, is_coalesced=True, check_invariants=False)
 
 
 def _double(points) -> torch.Tensor:

@@ -7,6 +7,7 @@ goes: by default the rows that count in this batch.
 from __future__ import annotations
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from geohf.geo import great_circle_m
@@ -45,19 +46,60 @@ def hierarchical_cross_entropy(
     Source: Astruc et al., OpenStreetView-5M, arXiv 2404.18873; here the targets of parts are sums, too.
 
     Args:
-        logits, targets, counts, items: see `soft_cross_entropy`, of the cells.
+        logits, targets, counts, items: see `soft_cross_entropy`, of the cells; targets may be sparse.
         levels: see `level_tensors`; none: `soft_cross_entropy`.
     """
-    total = soft_cross_entropy(logits, targets, counts, items)
-    if not levels:
+    if not levels and not targets.is_sparse:
+        return soft_cross_entropy(logits, targets, counts, items)
+    targets = targets.to_sparse().coalesce()
+    rows, cells = targets.indices()
+    weights = torch.where(counts[rows], targets.values(), 0.0).float()
+    total = LevelsCrossEntropy.apply(logits.float(), rows, cells, weights, levels)
+    return total / (1 + len(levels)) / _items(counts, items)
+
+
+class LevelsCrossEntropy(torch.autograd.Function):
+    """The sum over rows and levels of the cross-entropy, with one gradient for all levels.
+
+    Of a row's cell with probability p it is ``p * sum(w - t / q) - t'``: w is what the row's targets add up to, t and q
+    are target and probability of the part that the cell lies in, summed over the levels, and t' is its own target.
+    A part's target is not zero for few parts, so only these are touched.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, rows, cells, weights, levels):
+        logarithms = logits.log_softmax(-1)
+        places = rows * logits.shape[1] + cells
+        total = -(weights * logarithms.view(-1)[places]).sum()
+        probabilities = logarithms.exp_()
+        sums = weights.new_zeros(len(logits), dtype=torch.float64).index_add_(0, rows, weights.double())
+        saved, known = [places, weights], weights
+        for (parents, size), found in zip(levels, sums_of_levels(probabilities, levels), strict=True):
+            # the cells of a part that stand side by side become one entry
+            places, own = torch.unique_consecutive(rows * size + parents[cells], return_inverse=True)
+            known = known.new_zeros(len(places)).index_add_(0, own, known)
+            rows, cells = places // size, places % size
+            # a part whose probability underflows is still told of by its cells' own logits
+            tiny = torch.finfo(found.dtype).tiny
+            share = found.view(-1)[places]
+            total -= (known * share.clamp(min=tiny).log()).sum()
+            saved += [places, torch.where(share < tiny, 0.0, known / share)]
+        ctx.levels = levels
+        ctx.save_for_backward(probabilities, (sums * (1 + len(levels))).to(logits.dtype)[:, None], *saved)
         return total
-    targets = torch.where(counts[:, None], targets, 0.0)
-    known = sums_of_levels(targets, levels)
-    for wanted, found in zip(known, sums_of_levels(logits.float().softmax(-1), levels), strict=True):
-        # a part whose probability underflows is still told of by its cells' own logits
-        logarithm = found.clamp(min=torch.finfo(found.dtype).tiny).log()
-        total = total - (wanted * logarithm).sum() / _items(counts, items)
-    return total / (1 + len(levels))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        probabilities, factors, *saved = ctx.saved_tensors
+        (own, targets), *entries = zip(saved[::2], saved[1::2], strict=True)
+        width = ctx.levels[-1][1] if ctx.levels else probabilities.shape[1]
+        factors = (factors * gradient).repeat(1, width)
+        for (parents, _), (places, ratios) in zip(ctx.levels[::-1], entries[::-1], strict=True):
+            factors.view(-1).index_add_(0, places, ratios * -gradient)
+            factors = factors.index_select(1, parents)
+        factors.mul_(probabilities).view(-1).index_add_(0, own, targets * -gradient)
+        return factors, None, None, None, None
 
 
 def gps_loss(

@@ -19,7 +19,7 @@ from geohf.street.arguments import StreetArguments
 from geohf.street.cells import cell_numbers, describe_cells
 from geohf.street.classes import describe_classes, labels_of
 from geohf.street.hierarchy import joint_logarithms, level_tensors, sums_of_levels
-from geohf.street.losses import hierarchical_cross_entropy, soft_cross_entropy
+from geohf.street.losses import LevelsCrossEntropy, hierarchical_cross_entropy, soft_cross_entropy
 from geohf.street.places import place_features
 
 LEVELS = [[0, 0, 1, 1, 2, 3], [0, 0, 1, 1]]  # six cells, four parts, two parts
@@ -119,9 +119,52 @@ def test_targets_of_thousands_of_cells_are_those_of_few(temperature, monkeypatch
     torch.testing.assert_close(cell_soft_targets(points, temperature, labels), exact, atol=0, rtol=0)
     near = points[labels] + 0.01
     by_point = point_soft_targets(near, points, temperature)
+    far = np.array([[-60.0, -120.0]])  # thousands of km from every cell: the nearest ones still count
+    from_far = point_soft_targets(far, points, temperature, normalize=True)
     monkeypatch.setattr(soft_targets_module, "MANY_CLASSES", 1)
-    torch.testing.assert_close(cell_soft_targets(points, temperature, labels), exact, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(point_soft_targets(near, points, temperature), by_point, atol=1e-6, rtol=1e-4)
+    for sparse, dense in (
+        (cell_soft_targets(points, temperature, labels), exact),
+        (point_soft_targets(near, points, temperature), by_point),
+        (point_soft_targets(far, points, temperature, normalize=True), from_far),
+    ):
+        torch.testing.assert_close(sparse.to_dense(), dense, atol=1e-6, rtol=1e-4)
+    assert cell_soft_targets(points, 0.01, labels)._nnz() < 20 * len(labels)
+
+
+def test_the_gradient_of_levels_is_that_of_their_sums():
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(5, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    rows, cells = torch.tensor([[0, 0, 1, 3, 3, 3], [0, 5, 2, 1, 2, 3]])
+    weights = torch.tensor([0.5, 0.2, 1.0, 0.3, 0.3, 0.9], dtype=torch.float64)
+    for levels in (LEVELS, []):
+        arguments = rows, cells, weights, level_tensors(levels)
+        assert torch.autograd.gradcheck(lambda x, a=arguments: LevelsCrossEntropy.apply(x, *a), logits)
+
+
+@pytest.mark.parametrize("levels", [LEVELS, []])
+def test_sparse_targets_have_the_loss_and_gradient_of_autograd(levels):
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(7, 6, generator=generator, requires_grad=True)
+    targets = torch.rand(7, 6, generator=generator) * (torch.rand(7, 6, generator=generator) < 0.5)
+    counts = torch.arange(7) != 2
+    p, t = logits.softmax(-1)[counts], targets[counts]
+    total = -(t * p.log()).sum()
+    for parents, size in level_tensors(levels):
+        join = F.one_hot(parents, size).float()
+        p, t = p @ join, t @ join
+        total = total - (t * p.log()).sum()
+    (expected,) = torch.autograd.grad(total / (1 + len(levels)) / 6, logits)
+    targets[2] = torch.nan
+    loss = hierarchical_cross_entropy(logits, targets.to_sparse(), counts, level_tensors(levels))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(loss, total / (1 + len(levels)) / 6, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-6)
+    tensors, items = level_tensors(levels), torch.tensor(6)
+    halves = [
+        hierarchical_cross_entropy(logits[part], targets[part].to_sparse(), counts[part], tensors, items)
+        for part in (slice(0, 3), slice(3, 7))
+    ]
+    torch.testing.assert_close(sum(halves), loss)
 
 
 # Classes and config
