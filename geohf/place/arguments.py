@@ -15,12 +15,10 @@ from geohf.training.options import (
     DataArguments,
     FinetuneArguments,
     HeadFirstArguments,
-    MapArguments,
     PhotoArguments,
     StreamingArguments,
     with_default,
 )
-from geohf.vision.preprocessing import FITS
 
 LOSSES = ("hybrid", "multi_similarity", "cosface")
 HEADS = ("residual", "mlp", "none")
@@ -29,7 +27,7 @@ AUDITS = ("report", "strict", "off")
 
 
 @dataclass
-class PlaceArguments(MapArguments, PhotoArguments, StreamingArguments):
+class PlaceArguments(PhotoArguments, StreamingArguments):
     """Data and model of the place task."""
 
     row_word = "places"
@@ -154,7 +152,6 @@ class PlaceArguments(MapArguments, PhotoArguments, StreamingArguments):
         check_precision(self.abstain)
         require_whole(0, verify=self.verify)
         require_choice(AUDITS, audit=self.audit)
-        require_choice(FITS, fit=self.fit)
         for method in [self.methods] if isinstance(self.methods, str) else self.methods:
             require_choice(METHODS, methods=method)
         if self.streaming and "original" in self.methods:

@@ -16,18 +16,16 @@ from geohf.training.options import (
     DataArguments,
     HeadFirstArguments,
     HeadingArguments,
-    MapArguments,
     PhotoArguments,
     StreamingArguments,
     with_default,
 )
-from geohf.vision.preprocessing import FITS
 
 AUGMENTATIONS = ("none", "light", "full")
 
 
 @dataclass
-class RegionArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingArguments):
+class RegionArguments(PhotoArguments, HeadingArguments, StreamingArguments):
     """Data, filters and model of the region task."""
 
     train_csv: str | None = argument(
@@ -95,7 +93,6 @@ class RegionArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingA
 
     def __post_init__(self):
         super().__post_init__()
-        require_choice(FITS, fit=self.fit)
         require_choice(FRAMES, frame=self.frame)
         require_choice(EXPERTS, experts=self.experts)
         require_choice(SCALERS, scaler=self.scaler)

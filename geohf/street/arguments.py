@@ -12,16 +12,14 @@ from geohf.training.arguments import GeoTrainingArguments, argument
 from geohf.training.options import (
     HeadFirstArguments,
     HeadingArguments,
-    MapArguments,
     PhotoArguments,
     StreamingArguments,
     with_default,
 )
-from geohf.vision.preprocessing import FITS
 
 
 @dataclass
-class StreetArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingArguments):
+class StreetArguments(PhotoArguments, HeadingArguments, StreamingArguments):
     """Data and model of the street task."""
 
     row_word = "places"
@@ -117,7 +115,6 @@ class StreetArguments(MapArguments, PhotoArguments, HeadingArguments, StreamingA
 
     def __post_init__(self):
         super().__post_init__()
-        require_choice(FITS, fit=self.fit)
         require_choice(CELLS, cells=self.cells)
         if self.polygons is not None and self.cells != "polygons":
             raise DataError("--polygons goes with --cells polygons")

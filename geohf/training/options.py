@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from geohf.errors import ON_ERROR, DataError, require_choice, require_whole
 from geohf.training.arguments import GeoTrainingArguments, argument
+from geohf.vision.preprocessing import FITS
 
 FINETUNE = ("all", "last", "lora", "none")
 
@@ -62,19 +63,6 @@ class DataArguments(SplitArguments):
 
 
 @dataclass
-class MapArguments(DataArguments):
-    """Of a task whose run leaves a map: what it shows beside places."""
-
-    thumbnails: int = argument(
-        0, "Of how many held-out rows map.html holds small photographs, which a push uploads with it."
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_whole(0, thumbnails=self.thumbnails)
-
-
-@dataclass
 class StreamingArguments:
     """Whether training rows are read as they are needed, instead of all beforehand."""
 
@@ -108,14 +96,22 @@ class BackboneArguments:
 
 
 @dataclass
-class PhotoArguments(BackboneArguments):
-    """Where the weights of a backbone for photographs come from, and what it sees of them."""
+class PhotoArguments(DataArguments, BackboneArguments):
+    """Of a task of photographs of places: what the backbone sees of them, and what the run's map shows."""
 
     fit: str | None = argument(
         None,
         "What is seen of a picture: squeeze or pad (all of it), or crop (its middle); default: as the "
         "backbone was published, for place squeeze.",
     )
+    thumbnails: int = argument(
+        0, "Of how many held-out rows map.html holds small photographs, which a push uploads with it."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice(FITS, fit=self.fit)
+        require_whole(0, thumbnails=self.thumbnails)
 
 
 @dataclass
