@@ -6,7 +6,7 @@ A masked step leaves every state exactly as it was, whatever it holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 BLOCK = 16  # oneDNN computes channels in blocks of so many
+RUN = 2**17  # so many numbers of gates at once lie in the processor's cache
 
 
 class ConvLSTMCell(nn.Module):
@@ -68,47 +69,69 @@ class ConvLSTMCell(nn.Module):
 
 
 class _Gates(torch.autograd.Function):
-    """The cell behind its convolution, in training: the same sums, in memory that lies one gate after the other.
+    """The cell behind its convolution, in training: the same sums, of so many pixels at once as the cache holds.
 
-    Gates lie channels last, a pixel's four beside each other; in slices of that autograd's own steps take twice as long.
+    Over whole tensors each of the sums waits for memory. Gates become in place what they are behind their sigmoid or
+    tanh; what `tanh(c)` was is computed again rather than kept.
     """
 
     @staticmethod
     def forward(
         ctx: Any, gates: torch.Tensor, before: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        parts = gates.movedim(1, -1).chunk(4, -1)
-        i, f, g, o = (part.clone(memory_format=torch.contiguous_format) for part in parts)
-        i, g, o = i.sigmoid_(), g.tanh_(), o.sigmoid_()
-        c = i * g
-        if before is not None:
-            c = f.sigmoid_() * before.movedim(1, -1) + c
-        shown = c.tanh()
-        ctx.save_for_backward(i, f, g, o, shown, before)
-        return (o * shown).movedim(-1, 1), c.movedim(-1, 1)
+        gates, before = _pixels(gates.detach()), None if before is None else _pixels(before)
+        c, h = gates.new_empty(2, *gates.shape[:-1], gates.shape[-1] // 4)
+        for gate, old, new, shown in _runs(gates, before, c, h):
+            i, f, g, o = gate.chunk(4, -1)
+            candidate = g.contiguous().tanh_()
+            gate.sigmoid_()  # the candidate's, too: one run over memory is vectorized whatever the channels
+            torch.mul(i, g.copy_(candidate), out=new)
+            if old is not None:
+                new.add_(f * old)
+            torch.tanh(new, out=shown).mul_(o)
+        ctx.save_for_backward(gates, before, c)
+        return h.movedim(-1, 1), c.movedim(-1, 1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, of_h: torch.Tensor, of_c: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        i, f, g, o, shown, before = ctx.saved_tensors
-        of_h = of_h.movedim(1, -1)
-        of_gates = torch.empty((*i.shape[:-1], 4 * i.shape[-1]), dtype=i.dtype, device=i.device)
-        to_i, to_f, to_g, to_o = of_gates.chunk(4, -1)
-        to_o.copy_(_of_sigmoid(of_h * shown, o))
-        cell = torch.ops.aten.tanh_backward(of_h * o, shown).add_(of_c.movedim(1, -1))
-        to_i.copy_(_of_sigmoid(cell * g, i))
-        to_g.copy_(torch.ops.aten.tanh_backward(cell * i, g))
-        if before is None:
-            to_f.zero_()
-            return of_gates.movedim(-1, 1), None
-        to_f.copy_(_of_sigmoid(cell * before.movedim(1, -1), f))
-        return of_gates.movedim(-1, 1), cell.mul_(f).movedim(-1, 1)
+        gates, before, c = ctx.saved_tensors
+        of_gates, of_before = torch.empty_like(gates), None if before is None else torch.empty_like(c)
+        parts = _runs(gates, before, c, _pixels(of_h), _pixels(of_c), of_gates, of_before)
+        for gate, old, new, to_h, to_c, to_gate, to_old in parts:
+            (i, f, g, o), (to_i, to_f, to_g, to_o) = gate.chunk(4, -1), to_gate.chunk(4, -1)
+            shown = new.tanh()
+            _of_sigmoid(to_h * shown, o, grad_input=to_o)
+            cell = torch.ops.aten.tanh_backward(to_h * o, shown).add_(to_c)
+            _of_sigmoid(cell * g, i, grad_input=to_i)
+            _of_tanh(cell * i, g, grad_input=to_g)
+            if old is None:
+                to_f.zero_()
+            else:
+                _of_sigmoid(cell * old, f, grad_input=to_f)
+                torch.mul(cell, f, out=to_old)
+        return of_gates.movedim(-1, 1), None if of_before is None else of_before.movedim(-1, 1)
 
 
-def _of_sigmoid(gradient: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    return torch.ops.aten.sigmoid_backward(gradient, output)
+_of_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
+_of_tanh = torch.ops.aten.tanh_backward.grad_input
+
+
+def _pixels(x: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, height, width) to (batch, height, width, channels) that lie so."""
+    return x.movedim(1, -1).contiguous()
+
+
+def _runs(*tensors: torch.Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """The same few pixels of each of (batch, height, width, channels), None of None; all at once but on a CPU."""
+    flat = [None if x is None else x.flatten(0, -2) for x in tensors]
+    first = flat[0]
+    assert first is not None
+    size = max(1, RUN // first.shape[-1] if first.device.type == "cpu" else len(first))
+    for start in range(0, len(first), size):
+        yield tuple(None if x is None else x[start : start + size] for x in flat)
 
 
 class ConvGRUCell(nn.Module):
