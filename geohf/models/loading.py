@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import torch
@@ -27,6 +28,11 @@ def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
     except Exception as error:  # whatever a foreign config.json may lead to
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         reason = str(cause or error).partition(chr(10))[0]
+        if any(Path(name).glob("checkpoint-*")) and not (Path(name) / "config.json").exists():
+            reason = (
+                "the run there has not finished: it has checkpoints, and no config.json yet; go on with the same "
+                "training command and --resume_from_checkpoint true"
+            )
         if not os.path.exists(name):
             a_repo = os.fspath(name).count("/") == 1
             also = f"on the Hub: {reason}" if a_repo else "a repo of the Hub is called org/name"

@@ -270,3 +270,9 @@ def test_a_folder_that_is_not_there_is_told_where_the_hub_cannot_be_asked(monkey
     monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(DataError, match="there is no such folder; on the Hub: We couldn't connect"):
         load_model("outputs/stret")
+
+
+def test_a_run_that_has_not_finished_is_told_from_a_folder_without_a_model(tmp_path):
+    (tmp_path / "checkpoint-20").mkdir()
+    with pytest.raises(DataError, match=r"has not finished: it has checkpoints.*resume_from_checkpoint"):
+        load_model(tmp_path)
