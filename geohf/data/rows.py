@@ -10,18 +10,26 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from geohf.data.columns import numbers_of
-from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, text_of
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
 from geohf.vision.contents import content_key
 
 
 def cell_of(row: Mapping, names: Sequence[str]) -> Any:
-    """The cell of the first of these names that a row has, as `find_column` finds it in a table; None without one."""
-    if names[0] in row:
-        return row[names[0]]
-    found = find_column((key for key in row if isinstance(key, str)), names)
-    return None if found is None else row[found]
+    """The first cell of these names, in any case of letters, that a row has and that is not empty; else one that is.
+
+    >>> cell_of({"heading": None, "Angle": 90.0}, ["heading", "angle"])
+    90.0
+    """
+    keys = {key.lower(): key for key in row if isinstance(key, str)}
+    cells = [row[keys[name]] for name in names if name in keys]
+    told = (
+        cell
+        for cell in cells
+        if not (cell is None or (isinstance(cell, (str, float)) and text_of(cell) is None))
+    )
+    return next(told, cells[0] if cells else None)
 
 
 def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | None = None) -> np.ndarray:

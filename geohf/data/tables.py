@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.cells import text_of
 from geohf.data.columns import numbers_of, stored_column
 from geohf.data.formats import is_saved_dataset, read_frames, require_different, table_file
 from geohf.errors import ON_ERROR, DataError, did_you_mean, require_choice
@@ -97,9 +99,8 @@ def _naming(path: Path) -> Iterator[None]:
     import pandas as pd
 
     if not path.is_file() and not is_saved_dataset(path):
-        raise DataError(
-            f"{path}: {'a folder, where a table is asked for' if path.is_dir() else 'no such file'}"
-        )
+        folder = "a folder, where a table is asked for: name the table, or put it there as metadata.csv"
+        raise DataError(f"{path}: {folder if path.is_dir() else 'no such file'}")
     try:
         yield
     except pd.errors.EmptyDataError:
@@ -155,6 +156,28 @@ def find_column(columns: Iterable[str], names: Iterable[str], source: str | Path
         wanted = " or ".join(map(repr, names[:2]))
         raise DataError(f"{source}: needs a column {wanted}; the columns are: {', '.join(columns)}")
     return None
+
+
+def heading_cells(
+    table: pd.DataFrame, source: str | Path, names: Sequence[str] = HEADING_COLUMNS
+) -> list | None:
+    """The headings of a table's rows, each from the first of these columns that tells it; None without such a column.
+
+    A column that may be meant and is not read, such as `heading_rad`, gets a word.
+    """
+    columns = [column for name in names if (column := find_column(table.columns, [name]))]
+    if not columns:
+        odd = [name for name in table.columns if re.match("(heading|angle|compass)_", name.lower())]
+        if odd:
+            logger.warning(
+                "%s: the column %s is not read: headings are degrees clockwise from north, in a column %r",
+                source, odd[0], names[0],
+            )  # fmt: skip
+        return None
+    cells, *others = (table[column].tolist() for column in columns)
+    for more in others:
+        cells = [other if text_of(cell) is None else cell for cell, other in zip(cells, more, strict=True)]
+    return cells
 
 
 def bad_point_reasons(points: np.ndarray, source: str | Path, frame: str = "wgs84") -> dict[int, str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import MODEL_MAPPING, AutoConfig
+from transformers.utils import cached_file
 
 from geohf.errors import DataError
 from geohf.models.modeling import GeoPreTrainedModel
@@ -22,11 +24,17 @@ def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
         DataError: there is no such model, or it is none of geohf's.
     """
     try:
+        # the Hub is asked once: AutoConfig would ask again about a repo that is not there
         # a repo's own code is never run, and nobody is asked whether it shall be
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(cached_file(name, "config.json"), trust_remote_code=False)
     except Exception as error:  # whatever a foreign config.json may lead to
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         reason = str(cause or error).partition(chr(10))[0]
+        if any(Path(name).glob("checkpoint-*")) and not (Path(name) / "config.json").exists():
+            reason = (
+                "the run there has not finished: it has checkpoints, and no config.json yet; go on with the same "
+                "training command and --resume_from_checkpoint true"
+            )
         if not os.path.exists(name):
             a_repo = os.fspath(name).count("/") == 1
             also = f"on the Hub: {reason}" if a_repo else "a repo of the Hub is called org/name"

@@ -15,6 +15,7 @@ from geohf.metrics.intervals import DRAWS
 from geohf.metrics.records import CardData, Evaluation
 from geohf.place.choice import lowered
 from geohf.place.comparison import comparison_rows
+from geohf.place.losses.cosface import sectors_of
 
 if TYPE_CHECKING:
     from geohf.place.trainer import GeoPlaceTrainer
@@ -29,6 +30,7 @@ STAGE_COLUMNS = ("r1", "r5", "r10", "median_m", "mean_m")
 def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
     """What the template of the place task asks for, see `model_cards/place.md`."""
     retrieval, details = evaluation.details["retrieval"], evaluation.details
+    heading_deg = trainer.model.config.heading_deg
     facts = trainer.data_facts(evaluation, "queries")
     counts = facts["counts"]
     queries = " and ".join(f"{count} {name}" for name, count in counts.items() if name != "train")
@@ -64,6 +66,7 @@ def card_data(trainer: GeoPlaceTrainer, evaluation: Evaluation) -> CardData:
             "lowered": lowered(trainer.stages),
             "comparison": comparison_rows(trainer.runs),
             "leaks": leaks,
+            "sector_deg": heading_deg and 360 / sectors_of(heading_deg),
         },
     )
 

@@ -24,6 +24,7 @@ from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
     find_column,
+    heading_cells,
     line_of,
     read_table,
     wrap_degrees,
@@ -202,13 +203,13 @@ def rows_of_table(
     columns = {
         key: find_column(table.columns, names)
         for key, names in (
-            ("heading", HEADINGS),
             ("sequence", SEQUENCE_COLUMNS),
             ("camera", CAMERA_COLUMNS),
             ("time", TIME_COLUMNS),
         )
     }
     cells = {key: table[column].tolist() for key, column in columns.items() if column}
+    headings = heading_cells(table, path, HEADINGS)
     rows, untold = [], []
     for position, cell in enumerate(table[file_column]):
         line = line_of(table, position)
@@ -228,7 +229,7 @@ def rows_of_table(
                 image,
                 float(points[position, 0]),
                 float(points[position, 1]),
-                cells["heading"][position] if "heading" in cells else math.nan,
+                headings[position] if headings else math.nan,
                 (label_of(cells["sequence"][position]) if "sequence" in cells else None) or name,
                 label_of(cells["camera"][position]) if "camera" in cells else None,
                 time,

@@ -26,6 +26,7 @@ from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
     find_column,
+    heading_cells,
     points_of,
     read_table,
     wrap_degrees,
@@ -126,8 +127,7 @@ def usable_rows(
     files = [file_name(cell) for cell in cells]
     regions, no_names = _region_names(rows[region])
     points = rows[[latitude, longitude]].to_numpy(np.float64)
-    angle = find_column(rows.columns, HEADING_COLUMNS)
-    headings = _headings(rows, angle, source) if angle else np.full(len(rows), np.nan)
+    headings = _headings(rows, source)
     folder = Path(source).parent if images is None else Path(images)
     wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
     errors.excluded |= {file for file in files if file in exclude}
@@ -239,17 +239,19 @@ def headings_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray | None:
     return _degrees(column_of(dataset, "heading")) if config.predict_heading else None
 
 
-def _headings(rows: pd.DataFrame, column: str, source: str | Path) -> np.ndarray:
-    """(n,) `_degrees` of a table's column; cells that are no numbers are unknown, and told of."""
-    cells = rows[column].tolist()
+def _headings(rows: pd.DataFrame, source: str | Path) -> np.ndarray:
+    """(n,) `_degrees` of a table's headings; cells that are no numbers are unknown, and told of."""
+    cells = heading_cells(rows, source)
+    if cells is None:
+        return np.full(len(rows), np.nan)
     if rows.attrs.get("decimal_comma"):
         cells = [cell.replace(",", ".") if isinstance(cell, str) else cell for cell in cells]
     headings = _degrees(cells)
     odd = [i for i in np.flatnonzero(np.isnan(headings)).tolist() if text_of(cells[i]) is not None]
     if odd:
         logger.warning(
-            "%s: %d of %d cells of %s are no numbers, so that no heading is known there, first %r in row %s",
-            source, len(odd), len(rows), column, cells[odd[0]], rows.index[odd[0]],
+            "%s: %d of %d headings are no numbers, so that no heading is known there, first %r in row %s",
+            source, len(odd), len(rows), cells[odd[0]], rows.index[odd[0]],
         )  # fmt: skip
     return headings
 

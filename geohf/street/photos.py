@@ -22,8 +22,10 @@ from geohf.data.tables import (
     LONGITUDE_COLUMNS,
     RowErrors,
     find_column,
+    heading_cells,
     line_of,
     read_table,
+    text_of,
 )
 from geohf.errors import DataError
 from geohf.street.places import (
@@ -108,9 +110,9 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     rows: dict[int, dict] = {}
     seen: dict[str, str | int] = {}
     for position in range(len(table)):
-        line, found, names = line_of(table, position), [], []
+        line, found = line_of(table, position), []
         try:
-            cells, headings = views_of(position)
+            cells, headings, sample_id = views_of(position)
         except DataError as error:
             errors.add(path, line, str(error))
             continue
@@ -129,11 +131,10 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
             if key is not None:
                 seen[key] = line
             found.append((image, heading))
-            names.append(name)
         if not found:
             continue
         rows[position] = place_row(
-            names[0],
+            sample_id or str(position),
             [view for view, _ in found],
             [heading for _, heading in found],
             source=path,
@@ -145,16 +146,18 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     return rows
 
 
-def views_reader(table: pd.DataFrame, source: str | Path) -> Callable[[int], tuple[list, list[float]]]:
-    """A function of the position of a row that gives the cells of its views that are not empty, and their headings.
+def views_reader(
+    table: pd.DataFrame, source: str | Path
+) -> Callable[[int], tuple[list, list[float], str | None]]:
+    """A function of the position of a row: the cells of its views that are not empty, their headings, and its name.
+
+    A row's name is its `sample_id`, else the name of its first file.
 
     Raises:
         DataError: no column is one of views, or columns are of two kinds, of which one would be left out; of the function: a
             row has no view, or more than eight, or as many as it has no headings for.
     """
-    views, headings, heading = (
-        find_column(table.columns, names) for names in (("views",), ("headings",), HEADING_COLUMNS)
-    )
+    views, headings, own = (find_column(table.columns, [name]) for name in ("views", "headings", "sample_id"))
     compass = {way: find_column(table.columns, (way, f"image_{way}")) for way in COMPASS}
     compass = {way: column for way, column in compass.items() if column is not None}
     several = list(compass.values())[:1] + [views] * (views is not None)
@@ -167,10 +170,12 @@ def views_reader(table: pd.DataFrame, source: str | Path) -> Callable[[int], tup
         )
     wanted = dict(compass) or {"image" if views is None else "views": kinds[0]}
     wanted |= {} if headings is None else {"headings": headings}
-    wanted |= {} if heading is None else {"heading": heading}
     columns = {name: table[column].tolist() for name, column in wanted.items()}
+    heading = heading_cells(table, source) if headings is None else None
+    columns |= {} if heading is None else {"heading": heading}
+    ids = [None] * len(table) if own is None else table[own].tolist()
 
-    def read(position: int) -> tuple[list, list[float]]:
+    def read(position: int) -> tuple[list, list[float], str | None]:
         sample = {name: cells[position] for name, cells in columns.items()}
         for name in compass:
             if is_nothing(sample[name]):  # a view that is missing
@@ -178,7 +183,8 @@ def views_reader(table: pd.DataFrame, source: str | Path) -> Callable[[int], tup
         for name in ("views", "headings"):
             if name in sample and (name == "views" or not is_nothing(sample[name])):
                 sample[name] = _list_in(sample[name], name)
-        return split_views(sample)
+        cells, directions = split_views(sample)
+        return cells, directions, text_of(ids[position]) or file_name(cells[0])
 
     return read
 
@@ -206,10 +212,10 @@ def table_of_views(source: str) -> Part | None:
     views_of, names, samples = views_reader(table, path), [], []
     for position in range(len(table)):
         try:
-            cells, headings = views_of(position)
+            cells, headings, name = views_of(position)
             views = [image_in(path.parent, cell) for cell in cells]
         except DataError as error:
             raise DataError(f"{path}, row {line_of(table, position)}: {error}") from None
-        names.append(file_name(cells[0]) or str(position))
+        names.append(name or str(position))
         samples.append({"views": views, "headings": headings})
     return names, samples

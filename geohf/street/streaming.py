@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.cells import file_name, image_in, label_of, text_of
+from geohf.data.cells import image_in, label_of
 from geohf.data.streaming import StreamedTable, streaming
 from geohf.data.tables import (
     HEADING_COLUMNS,
@@ -70,16 +70,14 @@ def _usable(
     labels = [label_of(cell) for cell in table[state]] if state else [None] * len(table)
     reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
     views_of, folder = views_reader(table, source), Path(source).parent if images is None else Path(images)
-    ids = table["sample_id"].tolist() if "sample_id" in table else [None] * len(table)
     columns: dict[str, list] = {name: [] for name in place_features()}
     found = {}
     for i in range(len(table)):
         try:
             if i in reasons:
                 raise DataError(reasons[i])
-            cells, headings = views_of(i)
-            name = text_of(ids[i]) or file_name(cells[0]) or str(line_of(table, i))
-            found[i] = name, [image_in(folder, cell) for cell in cells], headings
+            cells, headings, name = views_of(i)
+            found[i] = name or str(line_of(table, i)), [image_in(folder, cell) for cell in cells], headings
         except DataError as error:
             errors.add(source, line_of(table, i), str(error))
     flat = [(i, k) for i, (_, views, _) in found.items() for k in range(len(views))]

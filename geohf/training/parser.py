@@ -23,6 +23,8 @@ RENAMED = {
     "phase1_batch_size": "head_batch_size",
     "finetune_epochs": "num_train_epochs",
 }
+# how a task may call what others call so
+ELSEWHERE = {"data": ("train_csv", "train_dir")}
 
 
 class GeoArgumentParser(HfArgumentParser):
@@ -66,7 +68,9 @@ class GeoArgumentParser(HfArgumentParser):
         known = [
             option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")
         ]
-        return did_you_mean(name.removeprefix("--"), known)
+        name = name.removeprefix("--")
+        same = [repr(other) for other in ELSEWHERE.get(name, ()) if other in known]
+        return f" (did you mean {' or '.join(same)}?)" if same else did_you_mean(name, known)
 
     def _renamed(self, words: list[str]) -> list[str]:
         """The words with today's names of flags for those of `RENAMED`.

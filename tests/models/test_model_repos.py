@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -21,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
 from geohf import DataError
+from geohf.models import loading
 from geohf.models.loading import load_model
 from geohf.report import plain
 
@@ -266,7 +271,48 @@ def test_a_folder_that_is_not_there_is_told_where_the_hub_cannot_be_asked(monkey
     def unreachable(*_, **__):
         raise OSError("We couldn't connect")
 
+    monkeypatch.setattr(loading, "cached_file", unreachable)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(DataError, match="there is no such folder; on the Hub: We couldn't connect"):
         load_model("outputs/stret")
+
+
+def test_a_run_that_has_not_finished_is_told_from_a_folder_without_a_model(tmp_path):
+    (tmp_path / "checkpoint-20").mkdir()
+    with pytest.raises(DataError, match=r"has not finished: it has checkpoints.*resume_from_checkpoint"):
+        load_model(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_hub_is_asked_once_for_a_model_that_is_not_there(tmp_path):
+    asked = []
+
+    class Nothing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        hub = {
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "0",
+            "TRANSFORMERS_OFFLINE": "0",
+        }
+        code = "from geohf.models.loading import load_model; load_model('org/stret')"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | hub, capture_output=True, text=True
+        )
+        server.shutdown()
+    assert "there is no such folder; on the Hub: org/stret is not" in done.stderr
+    assert [path for path in asked if "stret" in path] == ["/org/stret/resolve/main/config.json"]

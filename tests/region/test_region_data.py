@@ -13,6 +13,7 @@ from geohf.data.splits import place_numbers
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
+from geohf.recipes.train_region import make_parser
 from geohf.region.arguments import RegionArguments
 from geohf.region.data import load
 from geohf.region.filtering import clip_dataset, filter_dataset
@@ -465,7 +466,7 @@ def test_headings_that_are_no_numbers_are_told_of(samples, tmp_path, caplog):
     assert rows["heading"][0] == 45.5
     assert rows["heading"][3] == 5.0
     assert np.isnan([rows["heading"][1], rows["heading"][2]]).all()
-    assert "1 of 4 cells of angle are no numbers" in caplog.text
+    assert "1 of 4 headings are no numbers" in caplog.text
     assert "first 'N' in row 3" in caplog.text
 
 
@@ -510,3 +511,27 @@ def test_a_name_to_exclude_that_no_row_has_is_told_of(samples, caplog, streaming
     options = options_of(folder, exclude=exclude, streaming=streaming, on_error="skip")
     load(options, arguments_of(folder, max_steps=1))
     assert f"no row has the file name x{kept[-2]} (did you mean '{kept[-2]}'?)" in caplog.text
+
+
+def test_an_empty_heading_leaves_the_word_to_the_angle_beside_it(samples, tmp_path, caplog):
+    folder = samples("wgs84")
+    table = (
+        pd.read_csv(folder / TRAIN_TABLE, dtype=str).head(2).assign(heading=["", "10"], angle=["90", "20"])
+    )
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    assert load_region_table(tmp_path / "labels.csv", folder / TRAIN_IMAGES)["heading"][:] == [90.0, 10.0]
+    table = table.drop(columns="angle").rename(columns={"heading": "heading_rad"})
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    rows = load_region_table(tmp_path / "labels.csv", folder / TRAIN_IMAGES)
+    assert np.isnan(rows["heading"][:]).all()
+    assert "the column heading_rad is not read" in caplog.text
+
+
+def test_a_folder_given_as_the_table_is_told_what_to_do(tmp_path):
+    with pytest.raises(DataError, match=r"a folder, where a table is asked for: name the table"):
+        load_region_table(tmp_path)
+
+
+def test_data_of_the_other_tasks_is_train_csv_here():
+    with pytest.raises(DataError, match=r"'--data' \(did you mean 'train_csv' or 'train_dir'\?\)"):
+        make_parser().parse(["--data", "photos"])

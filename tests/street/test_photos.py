@@ -17,8 +17,9 @@ from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.street import data
-from geohf.street.photos import load_photos
+from geohf.street.photos import load_photos, table_of_views
 from geohf.street.places import place_features
+from geohf.street.processing import split_views
 from geohf.street.sample import write_sample
 from geohf.street.streaming import stream_places
 from geohf.vision.images import open_image
@@ -598,3 +599,27 @@ def test_a_dataset_without_training_places(hub):
     )
     DatasetDict(validation=dataset).push_to_hub(REPO)
     assert f"{REPO}: has no split 'train' but validation" in refusal(REPO)
+
+
+def test_a_row_is_called_by_its_sample_id_in_every_way_of_reading(tmp_path):
+    jpeg(tmp_path / "a.jpg")
+    jpeg(tmp_path / "b.jpg", color=(1, 2, 3))
+    table = tmp_path / "places.csv"
+    table.write_text("sample_id,image,latitude,longitude\nparis,a.jpg,48,2\n,b.jpg,50,3\n")
+    assert load_photos(table)[0]["train"]["sample_id"][:] == ["paris", "b.jpg"]
+    assert [row["sample_id"] for row in stream_places(table)] == ["paris", "b.jpg"]
+    assert table_of_views(str(table))[0] == ["paris", "b.jpg"]
+
+
+def test_an_empty_heading_leaves_the_word_to_the_angle_beside_it(tmp_path, caplog):
+    for name in ("a.jpg", "b.jpg"):
+        jpeg(tmp_path / name, color=(ord(name[0]), 2, 3))
+    table = tmp_path / "places.csv"
+    table.write_text("image,latitude,longitude,heading,angle\na.jpg,48,2,,90\nb.jpg,50,3,10,20\n")
+    assert load_photos(table)[0]["train"]["headings"][:] == [[90.0], [10.0]]
+    assert [sample["headings"] for sample in table_of_views(str(table))[1]] == [[90.0], [10.0]]
+    assert split_views({"image": "a.jpg", "heading": math.nan, "angle": 90})[1] == [90.0]
+    assert "is not read" not in caplog.text
+    table.write_text("image,latitude,longitude,heading_rad\na.jpg,48,2,1.5\n")
+    assert np.isnan(load_photos(table)[0]["train"]["headings"][0]).all()
+    assert "the column heading_rad is not read: headings are degrees" in caplog.text

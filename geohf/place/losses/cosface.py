@@ -67,11 +67,20 @@ def place_cells(
         rows = zones == zone
         cells[rows, 1:3] = utm_from_points(points[rows], f"{zone} north") // cell_m
     if heading_deg is not None:
-        sectors = APART_HEADINGS * max(1, round(360 / heading_deg / APART_HEADINGS))
+        sectors = sectors_of(heading_deg)
         known = np.isfinite(headings)
         cells[known, 3] = headings[known] % 360 // (360 / sectors) % sectors
         cells[~known, 3] = -1
     return cells
+
+
+def sectors_of(heading_deg: float) -> int:
+    """Into how many sectors headings are divided: the even number whose width is nearest to the one asked for.
+
+    >>> 360 / sectors_of(50)
+    45.0
+    """
+    return APART_HEADINGS * max(1, round(360 / heading_deg / APART_HEADINGS))
 
 
 def group_of_cells(cells: np.ndarray) -> np.ndarray:
