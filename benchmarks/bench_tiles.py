@@ -136,7 +136,7 @@ def reading(frame: pd.DataFrame, images: Path, folder: Path, rounds: int) -> lis
     return [
         Row(native, "copying the same bytes in memory", took["copy"] / took["native"], 0.6),
         Row(native, "the original loader's way", original / took["native"], 350),
-        Row(single, "the original loader's way", original / took["float"], 15),
+        Row(single, "the original loader's way", original / took["float"], 40),
         *built,
     ]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from geohf.errors import require_within
 from geohf.metrics.directions import LOSS
+from geohf.tiles.configuration import FRAMEWISE
 from geohf.tiles.metrics import METRICS
 from geohf.training.arguments import GeoTrainingArguments, argument
 from geohf.training.options import (
@@ -161,6 +162,14 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
         "A margin for each region with enough validation tiles (region), for tiles that the model sees alike "
         "(cluster), or one for all (none).",
     )
+
+    def require_backbone(self) -> None:
+        """Refuse a frame encoder without a backbone, and a backbone's scales without a frame encoder."""
+        framewise = self.encoder in FRAMEWISE
+        if framewise and self.backbone is None:
+            raise DataError(f"--encoder {self.encoder} needs a frame encoder: --backbone with any timm name")
+        if not framewise and self.normalize == "backbone":
+            raise DataError(f"--normalize backbone needs a frame encoder, {self.encoder} is none")
 
 
 @dataclass

@@ -5,6 +5,7 @@
     holes.npy    (tiles, steps) float32, the share of pixels that were not measured; 1 for a missing year
     masks.npy    (tiles, steps, height, width / 8), a bit a pixel, set where it was not measured
     index.json   the key of table and files, the nodata value, the number of regions
+    frames-*     the same tiles resized, (tiles, steps, height, width, bands): see `geohf.tiles.loader.kept_frames`
 
 `geohf.tiles.cutting` builds it.
 """
@@ -30,6 +31,42 @@ from geohf.tiles.stores import StoreFrame
 from geohf.tiles.table import TileTable
 
 LAYOUT = 3  # raise it when files of an older version can no longer be read
+
+
+class ArrayFile:
+    """An array of a .npy file, whose rows are read.
+
+    They are not taken from the memory map: pages of a map count as this process's memory, and a shuffled pass touches
+    them all.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        DataError: it is damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self.array: np.memmap = np.load(path, mmap_mode="r")
+            self._file = os.open(path, os.O_RDONLY)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path.parent}: is damaged ({error}); delete it") from None
+        weakref.finalize(self, os.close, self._file)
+
+    def __reduce__(self):  # a worker process opens the file itself; the array's bytes never travel
+        return ArrayFile, (self.path,)
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """A copy of some rows."""
+        rows = np.asarray(rows)
+        out = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)
+        length, start = self.array[0].nbytes, self.array.offset
+        for buffer, row in zip(out.reshape(len(rows), -1).view(np.uint8), rows.tolist(), strict=True):
+            if os.preadv(self._file, [buffer.data], start + row * length) != length:
+                raise DataError(f"{self.path.parent}: is damaged, tile {row} cannot be read; delete it")
+        return out
 
 
 class TilePixels:
@@ -101,43 +138,22 @@ class TileCache(TilePixels, Dataset):
         if left:
             raise DataError(f"{self.folder}: {left} regions are not cut yet; build it again to go on")
         self.nodata = index["nodata"]
+        self._tiles, self._masks = (ArrayFile(self.folder / name) for name in ("tiles.npy", "masks.npy"))
         try:
             self.sizes, self.holes = (np.load(self.folder / name) for name in ("sizes.npy", "holes.npy"))
-            self._map()
         except (OSError, ValueError) as error:
             raise DataError(f"{self.folder}: is damaged ({error}); delete it") from None
 
-    def _map(self) -> None:
-        self.array: np.memmap = np.load(self.folder / "tiles.npy", mmap_mode="r")
-        self._masks = np.load(self.folder / "masks.npy", mmap_mode="r")
-        self._file = os.open(self.folder / "tiles.npy", os.O_RDONLY)
-        weakref.finalize(self, os.close, self._file)
-
-    # a worker process opens the file itself; the array's bytes never travel
-    def __getstate__(self):
-        return {
-            name: value for name, value in self.__dict__.items() if name not in ("array", "_masks", "_file")
-        }
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        self._map()
+    @property
+    def array(self) -> np.memmap:  # type: ignore[override]
+        return self._tiles.array
 
     def __len__(self) -> int:
         return len(self.array)
 
     def read(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None = None) -> np.ndarray:
-        """A copy of some tiles' frames, see `TilePixels.read`.
-
-        The bytes are read and not taken from the memory map: pages of a map count as this process's memory, and a
-        shuffled pass touches them all.
-        """
-        rows = np.asarray(rows)
-        frames = np.empty((len(rows), *self.array.shape[1:]), self.array.dtype)
-        length, start = self.array[0].nbytes, self.array.offset
-        for buffer, row in zip(frames.reshape(len(rows), -1).view(np.uint8), rows.tolist(), strict=True):
-            if os.preadv(self._file, [buffer.data], start + row * length) != length:
-                raise DataError(f"{self.folder}: is damaged, tile {row} cannot be read; delete it")
+        """A copy of some tiles' frames, see `TilePixels.read`."""
+        frames = self._tiles.read(rows)
         return frames if steps is None else frames[np.arange(len(rows))[:, None], steps]
 
     def masks(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -145,7 +161,7 @@ class TileCache(TilePixels, Dataset):
         tiles, steps = np.broadcast_arrays(np.asarray(rows)[:, None], steps)
         masks = np.zeros((*steps.shape, *self.array.shape[2:4]), bool)
         some = self.holes[tiles, steps] > 0  # of most frames nothing needs to be read
-        bits = self._masks[tiles[some], steps[some]]
+        bits = self._masks.array[tiles[some], steps[some]]
         masks[some] = np.unpackbits(bits, axis=-1, count=masks.shape[-1]).view(bool)
         return masks
 

@@ -108,9 +108,9 @@ def _lay_out(folder: Path, table: TileTable) -> None:
         if (folder / "index.json").exists():
             return
         try:
-            _reserve(folder / "tiles.npy", tiles_shape(table), table.dtype)
-            _reserve(folder / "holes.npy", tiles_shape(table)[:2], "float32")
-            _reserve(folder / "masks.npy", (*tiles_shape(table)[:3], -(-tiles_shape(table)[3] // 8)), "uint8")
+            reserve(folder / "tiles.npy", tiles_shape(table), table.dtype)
+            reserve(folder / "holes.npy", tiles_shape(table)[:2], "float32")
+            reserve(folder / "masks.npy", (*tiles_shape(table)[:3], -(-tiles_shape(table)[3] // 8)), "uint8")
             np.save(folder / "sizes.npy", table.sizes)
         except OSError:
             (folder / "tiles.npy").unlink(missing_ok=True)
@@ -122,7 +122,7 @@ def _lay_out(folder: Path, table: TileTable) -> None:
         os.replace(temporary, folder / "index.json")
 
 
-def _reserve(path: Path, shape: tuple[int, ...], dtype: str) -> None:
+def reserve(path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:
     """An array file whose every byte has its place on the disk: writing into a map of a full disk would kill us."""
     np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape).flush()
     if hasattr(os, "posix_fallocate"):
@@ -152,7 +152,7 @@ def _cut_region(folder: Path, table: TileTable, region: int) -> None:
             # whole runs of tiles: large writes give the system's cache large pages, which are read faster
             for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
                 file.seek(tiles.offset + int(rows[run[0]]) * tiles[0].nbytes)
-                _write_all(file, block[run[0] : run[-1] + 1])
+                write_all(file, block[run[0] : run[-1] + 1])
     holes.flush()
     masks.flush()
 
@@ -218,7 +218,8 @@ def cut_tiles(path: RasterFile, table: TileTable, rows: np.ndarray) -> tuple[np.
     return pixels, masks
 
 
-def _write_all(file, block: np.ndarray) -> None:
+def write_all(file, block: np.ndarray) -> None:
+    """All bytes of an array into a file without a buffer, which may take fewer at once."""
     rest = block.reshape(-1).view(np.uint8).data
     while rest:
         rest = rest[file.write(rest) :]

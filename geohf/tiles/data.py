@@ -219,6 +219,7 @@ def _check(options: TileArguments) -> None:
         ("normalize", NORMALIZE),
     ):
         require_choice(allowed, **{name: getattr(options, name)})
+    options.require_backbone()
     if options.class_values and (options.target_type == "last-image" or options.target_from == "ndvi_fall"):
         raise DataError(
             "--class_values make inputs of class maps: their targets are numbers, of the table or --target_from color_share"

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import os
+import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from geohf.errors import DataError
-from geohf.tiles.cutting import build_cache
+from geohf.tiles.cache import ArrayFile, TileCache
+from geohf.tiles.cutting import build_cache, reserve, write_all
 from geohf.tiles.frames import resize_frames
 from geohf.tiles.table import TARGET, TARGET_TYPES, load_tiles, own_resampling
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FEW = 4  # tiles that become float32 while they lie in the processor's cache
+MOST_KEPT = 4  # times the bytes of the tiles that resized ones may take on the disk
 
 
 class SequenceDataLoader:
@@ -37,7 +46,8 @@ class SequenceDataLoader:
         normalize: divide by 255 (by the largest value of the type, for others than uint8; floats stay as they are).
         target_type: `target`, or `last-image`: X then ends before the last frame, which is y.
         extension: of the image files.
-        cache_dir: folder of tile caches.
+        cache_dir: folder of tile caches. Resized frames are kept there, too, where they take at most four times the
+            bytes of the tiles; others are resized for every batch.
 
     Raises:
         DataError: the table or an image cannot be used.
@@ -66,7 +76,8 @@ class SequenceDataLoader:
         if not 1 <= n_channels <= bands:
             raise DataError(f"n_channels is {n_channels}, but the images have {bands} bands")
         self.cache = build_cache(table, cache_dir)
-        self.resampling = own_resampling(table)
+        self._source = kept_frames(ResizedTiles(self.cache, dim, n_channels, own_resampling(table)))
+        self._free: deque[np.ndarray] = deque(maxlen=2)  # memory of batches that nobody holds any more
         self.targets = torch.from_numpy(table.values[:, -1].astype(np.float32)) if targets else None
         self.dim, self.batch_size, self.n_channels, self.shuffle = tuple(dim), batch_size, n_channels, shuffle
         self.scale = 1 / np.iinfo(dtype).max if normalize and dtype.kind != "f" else 1.0
@@ -99,16 +110,99 @@ class SequenceDataLoader:
         self.on_epoch_end()
 
     def _frames(self, rows: np.ndarray) -> torch.Tensor:
-        raw, sizes = self.cache.read(rows)[..., : self.n_channels], self.cache.sizes[rows]
-        if (sizes == sizes[0]).all():
-            return self._resized(raw, sizes[0])
-        out = torch.empty(*raw.shape[:2], *self.dim, self.n_channels)
-        for size in np.unique(sizes, axis=0):
-            here = np.flatnonzero((sizes == size).all(1))
-            out[here] = self._resized(raw[here], size)
+        out = self._memory(len(rows))
+        for start in range(0, len(rows), FEW):
+            frames = torch.from_numpy(self._source.read(rows[start : start + FEW]))
+            here = out[start : start + FEW].copy_(frames)
+            if self.scale != 1:
+                here.mul_(self.scale)
         return out
 
-    def _resized(self, raw: np.ndarray, size: np.ndarray) -> torch.Tensor:
-        height, width = size.tolist()
-        frames = raw[:, :, :height, :width].reshape(-1, height, width, self.n_channels)
-        return resize_frames(frames, self.dim, self.scale, self.resampling).unflatten(0, raw.shape[:2])
+    def _memory(self, count: int) -> torch.Tensor:
+        """Of one batch. A new one's pages cost as much as its numbers, so that what nobody holds is taken again."""
+        try:
+            whole = self._free.pop()
+        except IndexError:
+            whole = np.empty((self.batch_size, *self._source.shape[1:]), np.float32)
+        part = whole[:count]  # lives as long as the tensor and all views of it
+        weakref.finalize(part, self._free.append, whole)
+        return torch.from_numpy(part)
+
+
+class ResizedTiles:
+    """The tiles of a cache at one size, resized whenever they are asked for.
+
+    Args:
+        cache: of the native pixels.
+        size: height and width to come.
+        bands: the first ones to take.
+        resampling: see `geohf.tiles.frames.resize_frames`.
+    """
+
+    def __init__(self, cache: TileCache, size: Sequence[int], bands: int, resampling: str):
+        self.cache, self.size, self.bands, self.resampling = cache, tuple(size), bands, resampling
+        self.shape = (*cache.array.shape[:2], *self.size, bands)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), steps, height, width, bands) float32."""
+        raw, sizes = self.cache.read(rows)[..., : self.bands], self.cache.sizes[rows]
+        out = np.empty((len(rows), *self.shape[1:]), np.float32)
+        for height, width in np.unique(sizes, axis=0).tolist():
+            here = np.flatnonzero((sizes == (height, width)).all(1))
+            frames = raw[here, :, :height, :width].reshape(-1, height, width, self.bands)
+            resized = resize_frames(frames, self.size, resampling=self.resampling)
+            out[here] = resized.numpy().reshape(len(here), *self.shape[1:])
+        return out
+
+
+class KeptTiles(ArrayFile):
+    """Resized tiles, read back."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+
+def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
+    """The tiles as a file in their cache, which is written where there is none; themselves where it would be large.
+
+    uint8 stays uint8, which the resize rounds to; other types are resized in float32. The file's name tells what
+    its content depends on beside the cache's own key; another torch may round otherwise.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    cache, dtype = tiles.cache, np.dtype(np.uint8 if tiles.cache.array.dtype == np.uint8 else np.float32)
+    size = math.prod(tiles.shape) * dtype.itemsize
+    if size > MOST_KEPT * cache.array.nbytes or (cache.sizes == tiles.size).all():
+        return tiles
+    numbers = "x".join(map(str, tiles.shape[2:]))
+    path = cache.folder / f"frames-{numbers}-{tiles.resampling}-torch-{torch.__version__}.npy"
+    with FileLock(cache.folder / "locks" / path.name):
+        if not path.exists():
+            try:
+                _write(tiles, path, dtype)
+            except OSError as error:
+                raise DataError(
+                    f"{path}: {size / 2**30:.3g} GiB of frames cannot be stored there ({error.strerror}); free some space "
+                    "or choose another folder with cache_dir"
+                ) from None
+    return KeptTiles(path)
+
+
+def _write(tiles: ResizedTiles, path: Path, dtype: np.dtype) -> None:
+    from tqdm.auto import tqdm
+
+    temporary = path.with_suffix(".tmp")
+    try:
+        reserve(temporary, tiles.shape, dtype)
+        offset = np.load(temporary, mmap_mode="r").offset
+        with open(temporary, "r+b", buffering=0) as file, tqdm(total=tiles.shape[0], desc="resizing") as bar:
+            file.seek(offset)
+            for rows in torch.arange(tiles.shape[0]).split(FEW):
+                write_all(file, tiles.read(rows.numpy()).astype(dtype))
+                bar.update(len(rows))
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -281,16 +281,11 @@ def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
     Raises:
         DataError: options that do not go together, or a backbone that is not found.
     """
+    options.require_backbone()
     fields = config_fields(options, data)
     with settings_refused():
-        if options.encoder not in FRAMEWISE:
-            if options.normalize == "backbone":
-                raise DataError(f"--normalize backbone needs a frame encoder, {options.encoder} is none")
+        if options.encoder not in FRAMEWISE or options.backbone is None:
             return TileSequenceModel(TileSequenceConfig(**fields))
-        if options.backbone is None:
-            raise DataError(
-                f"--encoder {options.encoder} needs a frame encoder: --backbone with any timm name"
-            )
         height, width = fields.pop("image_size")
         if height != width:
             raise DataError(

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from geohf import DataError, SequenceDataLoader
+from geohf.tiles.frames import resize_frames
 
 
 def make(world, tmp_path, **changes):
@@ -85,3 +86,44 @@ def test_native_values_and_fewer_channels(world, tmp_path):
 def test_settings_that_cannot_be(world, tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         make(world, tmp_path, **changes)
+
+
+@pytest.mark.parametrize("most_kept", [0, 4], ids=["resized for every batch", "kept on the disk"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_frames_are_those_of_a_resize_bit_for_bit(world, tiff, tmp_path, monkeypatch, dtype, most_kept):
+    monkeypatch.setattr("geohf.tiles.loader.MOST_KEPT", 2 * most_kept)  # uint16 takes 4 bytes when resized
+    for key, pixels in world.pixels.items():
+        world.pixels[key] = pixels.astype(dtype) * (1 if dtype == "uint8" else 251)
+        tiff(world.path(*key), world.pixels[key], **world.geo)
+    for dim, bands in (((16, 18), 3), ((12, 10), 3), ((16, 18), 2)):
+        for _ in range(2):  # cut and resized, then read back
+            frames = torch.cat([x for x, _ in make(world, tmp_path, dim=dim, n_channels=bands)])
+            for row in range(8):
+                crops = np.stack([world.crop(row, label)[..., :bands] for label in world.labels])
+                plain = resize_frames(crops, dim, 1 / np.iinfo(dtype).max)
+                assert torch.equal(frames[row], plain)
+    assert len(list(tmp_path.glob("*/frames-*"))) == (3 if most_kept else 0)
+
+
+def test_frames_of_other_pixels_are_not_taken(world, tiff, tmp_path):
+    before, _ = make(world, tmp_path)[0]
+    pixels = world.pixels["2020", "7"]
+    tiff(world.path("2020", "7"), 255 - pixels, **world.geo)
+    after, _ = make(world, tmp_path)[0]
+    assert torch.equal(after[:, [0, 2]], before[:, [0, 2]])
+    assert not torch.equal(after[:, 1], before[:, 1])
+
+
+def test_memory_is_taken_again_only_when_nobody_holds_it(world, tmp_path):
+    loader = make(world, tmp_path)
+    frames, _ = loader[0]
+    held, shown = frames.clone(), frames[1:].numpy()[:, 0]
+    places = {loader[1][0].data_ptr() for _ in range(4)}
+    assert len(places) == 1
+    assert torch.equal(frames, held)
+    place = frames.data_ptr()
+    del frames
+    assert loader[1][0].data_ptr() in places
+    assert np.array_equal(shown, held[1:, 0].numpy())  # a view of a view keeps the batch
+    del shown
+    assert loader[1][0].data_ptr() == place

@@ -344,3 +344,15 @@ def test_rows_that_belong_to_no_step_or_tile_are_counted(world, caplog):
         load_tiles(pd.concat([world.frame, other.assign(label_id=None)]), world.images, world.labels)
     with pytest.raises(DataError, match="row 26: region_coordinates 'x' are not"):
         load_tiles(pd.concat([world.frame, other.assign(region_coordinates="x")]), world.images, world.labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoder": "ltae"}, "--encoder ltae needs a frame encoder: --backbone"),
+        ({"normalize": "backbone"}, "--normalize backbone needs a frame encoder, convlstm is none"),
+    ],
+)
+def test_encoder_and_backbone_are_compared_before_anything_is_read(tmp_path, settings, message):
+    with pytest.raises(DataError, match=message):  # and not that there is no such table
+        load_data(TileArguments(data=str(tmp_path / "none.csv"), **settings))
