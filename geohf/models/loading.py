@@ -26,7 +26,7 @@ def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
     try:
         # the Hub is asked once: AutoConfig would ask again about a repo that is not there
         # a repo's own code is never run, and nobody is asked whether it shall be
-        config = AutoConfig.from_pretrained(cached_file(name, "config.json"), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(str(cached_file(name, "config.json")), trust_remote_code=False)
     except Exception as error:  # whatever a foreign config.json may lead to
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         reason = str(cause or error).partition(chr(10))[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from geohf.errors import require_within
+from geohf.errors import DataError, require_within
 from geohf.metrics.directions import LOSS
 from geohf.tiles.configuration import FRAMEWISE
 from geohf.tiles.metrics import METRICS
