@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from geohf.data.cells import text_of
 from geohf.data.columns import numbers_of
-from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, text_of
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
 from geohf.vision.contents import content_key
@@ -22,13 +23,10 @@ def cell_of(row: Mapping, names: Sequence[str]) -> Any:
     >>> cell_of({"heading": None, "Angle": 90.0}, ["heading", "angle"])
     90.0
     """
-    keys = {key.lower(): key for key in row if isinstance(key, str)}
-    cells = [row[keys[name]] for name in names if name in keys]
-    told = (
-        cell
-        for cell in cells
-        if not (cell is None or (isinstance(cell, (str, float)) and text_of(cell) is None))
-    )
+    columns = [key for key in row if isinstance(key, str)]
+    found = (find_column(columns, [name]) for name in names)
+    cells = [row[column] for column in found if column is not None]
+    told = (cell for cell in cells if np.ndim(cell) or text_of(cell) is not None)
     return next(told, cells[0] if cells else None)
 
 

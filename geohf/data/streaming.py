@@ -164,6 +164,10 @@ def streaming(table_of: Callable[P, StreamedTable]) -> Callable[P, IterableDatas
     def stream(*args: P.args, **kwargs: P.kwargs) -> IterableDataset:
         return table_of(*args, **kwargs).stream()
 
+    # it is no longer the function that it wraps: pickle looks it up by its name
+    stream.__name__ = stream.__qualname__ = table_of.__name__.replace("streamed", "stream", 1)
+    stream.__annotations__ = table_of.__annotations__ | {"return": "IterableDataset"}
+    del stream.__wrapped__
     return stream
 
 

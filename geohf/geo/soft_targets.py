@@ -90,8 +90,8 @@ def _near_weights(points, centroids, scale_km: float, greatest: bool) -> torch.T
     # not a matrix product, which may be one in bfloat16 or TF32
     x, y, z = centroids.float()
     a, b, c = points.float()[..., None]
-    cosines = (a * x).addcmul_(b, y).addcmul_(c, z)
-    reach = cosines.amax(1, keepdim=True).clamp(max=1.0).acos() + _NEGLIGIBLE * scale_km / radius_km + _SLACK
+    cosines = (a * x).addcmul_(b, y).addcmul_(c, z).clamp_(-1.0, 1.0)
+    reach = cosines.amax(1, keepdim=True).acos() + _NEGLIGIBLE * scale_km / radius_km + _SLACK
     pairs = (cosines >= reach.clamp(max=math.pi).cos()).nonzero().T
     rows, cells = pairs
     halves = (points[:, rows] - centroids[:, cells]).square_().sum(0).float().sqrt_().mul_(0.5)

@@ -106,8 +106,10 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, AnsweringModel):
         """
         require_weights(backbone_weights, pretrained)
         backbone = describe_backbone(name, image_size, backbone_weights)
-        config_fields["image_processor"] = with_fit(backbone.image_processor, fit)
-        return cls.around(backbone, str(backbone_weights or name) if pretrained else None, **config_fields)
+        published, processing = str(backbone_weights or name), with_fit(backbone.image_processor, fit)
+        return cls.around(
+            backbone, published if pretrained else None, image_processor=processing, **config_fields
+        )
 
     @classmethod
     def around(cls: type[Model], backbone: Backbone, published: str | None, **config_fields) -> Model:

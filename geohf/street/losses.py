@@ -24,10 +24,12 @@ def soft_cross_entropy(
 
     Args:
         logits: (batch, classes).
-        targets: (batch, classes), non-negative; rows need not sum to one.
+        targets: (batch, classes), non-negative, sparse or not; rows need not sum to one.
         counts: (batch,) bool, the rows with a known target.
         items: number to divide by; None: the rows that count.
     """
+    if targets.is_sparse:
+        return hierarchical_cross_entropy(logits, targets, counts, [], items)
     # rows that do not count may hold NaN targets: 0 * NaN is NaN, so they are replaced, not multiplied
     targets = torch.where(counts[:, None], targets, 0.0)
     total = -(targets * logits.float().log_softmax(-1)).sum()
@@ -73,6 +75,7 @@ class LevelsCrossEntropy(torch.autograd.Function):
         total = -(weights * logarithms.view(-1)[places]).sum()
         probabilities = logarithms.exp_()
         sums = weights.new_zeros(len(logits), dtype=torch.float64).index_add_(0, rows, weights.double())
+        sums *= 1 + len(levels)
         saved, known = [places, weights], weights
         for (parents, size), found in zip(levels, sums_of_levels(probabilities, levels), strict=True):
             # the cells of a part that stand side by side become one entry
@@ -84,8 +87,9 @@ class LevelsCrossEntropy(torch.autograd.Function):
             share = found.view(-1)[places]
             total -= (known * share.clamp(min=tiny).log()).sum()
             saved += [places, torch.where(share < tiny, 0.0, known / share)]
+            sums.index_add_(0, rows, torch.where(share < tiny, known, 0.0).double(), alpha=-1)
         ctx.levels = levels
-        ctx.save_for_backward(probabilities, (sums * (1 + len(levels))).to(logits.dtype)[:, None], *saved)
+        ctx.save_for_backward(probabilities, sums.to(logits.dtype)[:, None], *saved)
         return total
 
     @staticmethod

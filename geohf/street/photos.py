@@ -25,7 +25,6 @@ from geohf.data.tables import (
     heading_cells,
     line_of,
     read_table,
-    text_of,
 )
 from geohf.errors import DataError
 from geohf.street.places import (
@@ -104,11 +103,12 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
     table = read_table(path, numbers=numbers)
     views_of = views_reader(table, path)
     axes = [find_column(table.columns, names, path) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-    state = find_column(table.columns, STATE_COLUMNS)
+    state, own = (find_column(table.columns, names) for names in (STATE_COLUMNS, ["sample_id"]))
     points = table[axes].to_numpy(np.float64)
     labels = [label_of(cell) for cell in table[state]] if state else None
     rows: dict[int, dict] = {}
     seen: dict[str, str | int] = {}
+    ids: dict[str, str | int] = {}
     for position in range(len(table)):
         line, found = line_of(table, position), []
         try:
@@ -132,6 +132,9 @@ def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
                 seen[key] = line
             found.append((image, heading))
         if not found:
+            continue
+        if own and sample_id is not None and ids.setdefault(sample_id, line) != line:
+            errors.add(path, line, f"sample_id {sample_id!r} stands in row {ids[sample_id]} already")
             continue
         rows[position] = place_row(
             sample_id or str(position),
@@ -171,7 +174,7 @@ def views_reader(
     wanted = dict(compass) or {"image" if views is None else "views": kinds[0]}
     wanted |= {} if headings is None else {"headings": headings}
     columns = {name: table[column].tolist() for name, column in wanted.items()}
-    heading = heading_cells(table, source) if headings is None else None
+    heading = heading_cells(table, source)  # of rows whose `headings` are empty
     columns |= {} if heading is None else {"heading": heading}
     ids = [None] * len(table) if own is None else table[own].tolist()
 
@@ -184,7 +187,7 @@ def views_reader(
             if name in sample and (name == "views" or not is_nothing(sample[name])):
                 sample[name] = _list_in(sample[name], name)
         cells, directions = split_views(sample)
-        return cells, directions, text_of(ids[position]) or file_name(cells[0])
+        return cells, directions, label_of(ids[position]) or file_name(cells[0])
 
     return read
 

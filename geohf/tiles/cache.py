@@ -56,7 +56,7 @@ class ArrayFile:
         weakref.finalize(self, os.close, self._file)
 
     def __reduce__(self):  # a worker process opens the file itself; the array's bytes never travel
-        return ArrayFile, (self.path,)
+        return type(self), (self.path,)
 
     def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """A copy of some rows."""

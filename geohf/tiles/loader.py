@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import weakref
@@ -22,6 +23,8 @@ from geohf.tiles.table import TARGET, TARGET_TYPES, load_tiles, own_resampling
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 FEW = 4  # tiles that become float32 while they lie in the processor's cache
 MOST_KEPT = 4  # times the bytes of the tiles that resized ones may take on the disk
@@ -79,11 +82,24 @@ class SequenceDataLoader:
         self._source = kept_frames(ResizedTiles(self.cache, dim, n_channels, own_resampling(table)))
         self._free: deque[np.ndarray] = deque(maxlen=2)  # memory of batches that nobody holds any more
         self.targets = torch.from_numpy(table.values[:, -1].astype(np.float32)) if targets else None
-        self.dim, self.batch_size, self.n_channels, self.shuffle = tuple(dim), batch_size, n_channels, shuffle
+        self.batch_size, self.shuffle = batch_size, shuffle
         self.scale = 1 / np.iinfo(dtype).max if normalize and dtype.kind != "f" else 1.0
         self._random = np.random.default_rng(random_seed)
         self.order = np.arange(len(table))
         self.on_epoch_end()
+
+    @property
+    def dim(self) -> tuple[int, ...]:
+        """Height and width of a frame."""
+        return self._source.shape[2:4]
+
+    @property
+    def n_channels(self) -> int:
+        """Bands of a frame."""
+        return self._source.shape[4]
+
+    def __getstate__(self):
+        return self.__dict__ | {"_free": deque(maxlen=2)}
 
     def on_epoch_end(self) -> None:
         """Draw the order of the next pass."""
@@ -120,10 +136,9 @@ class SequenceDataLoader:
 
     def _memory(self, count: int) -> torch.Tensor:
         """Of one batch. A new one's pages cost as much as its numbers, so that what nobody holds is taken again."""
-        try:
-            whole = self._free.pop()
-        except IndexError:
-            whole = np.empty((self.batch_size, *self._source.shape[1:]), np.float32)
+        whole = self._free.pop() if self._free else None
+        if whole is None or len(whole) < count:
+            whole = np.empty((count, *self._source.shape[1:]), np.float32)
         part = whole[:count]  # lives as long as the tensor and all views of it
         weakref.finalize(part, self._free.append, whole)
         return torch.from_numpy(part)
@@ -167,10 +182,8 @@ def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
     """The tiles as a file in their cache, which is written where there is none; themselves where it would be large.
 
     uint8 stays uint8, which the resize rounds to; other types are resized in float32. The file's name tells what
-    its content depends on beside the cache's own key; another torch may round otherwise.
-
-    Raises:
-        DataError: the disk is full.
+    its content depends on beside the cache's own key; another torch may round otherwise. A disk that has no room for it
+    costs speed alone, and is told of.
     """
     cache, dtype = tiles.cache, np.dtype(np.uint8 if tiles.cache.array.dtype == np.uint8 else np.float32)
     size = math.prod(tiles.shape) * dtype.itemsize
@@ -178,15 +191,14 @@ def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
         return tiles
     numbers = "x".join(map(str, tiles.shape[2:]))
     path = cache.folder / f"frames-{numbers}-{tiles.resampling}-torch-{torch.__version__}.npy"
-    with FileLock(cache.folder / "locks" / path.name):
-        if not path.exists():
-            try:
+    try:
+        with FileLock(cache.folder / "locks" / path.name):
+            if not path.exists():
                 _write(tiles, path, dtype)
-            except OSError as error:
-                raise DataError(
-                    f"{path}: {size / 2**30:.3g} GiB of frames cannot be stored there ({error.strerror}); free some space "
-                    "or choose another folder with cache_dir"
-                ) from None
+    except OSError as error:
+        reason = f"{size / 2**30:.3g} GiB cannot be stored: {error.strerror}"
+        logger.warning("%s: %s; frames are resized for every batch", path, reason)
+        return tiles
     return KeptTiles(path)
 
 

@@ -28,6 +28,16 @@ logger = logging.getLogger(__name__)
 UNKNOWN_DATA = {"name": "own data", "generated": False, "dataset": None, "split": "as given to the Trainer"}
 
 
+def _no_outputs(
+    trainer: GeoTrainer, folder: Path, evaluation: Evaluation, **options: Any
+) -> Mapping[str, Any]:
+    return {}
+
+
+def _no_card(trainer: GeoTrainer, evaluation: Evaluation) -> CardData:
+    raise TypeError(f"{type(trainer).__name__} does not say what its card tells")
+
+
 class GeoTrainer(RunsPhases):
     """transformers' Trainer, whose `train()` is all the training of a task.
 
@@ -53,9 +63,9 @@ class GeoTrainer(RunsPhases):
     # rows are photographs of places: one that training shows, too, says little of places that nobody has seen
     shows_places: ClassVar[bool] = False
     # (trainer, folder, evaluation, ...) -> what metrics.json tells beside the numbers; writes what a person looks at
-    write_outputs: Callable[..., Mapping[str, Any]]
+    write_outputs: Callable[..., Mapping[str, Any]] = _no_outputs
     # (trainer, evaluation) -> what the card says of these numbers
-    card_data: Callable[..., CardData]
+    card_data: Callable[..., CardData] = _no_card
 
     def __init__(
         self,

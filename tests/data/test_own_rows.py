@@ -3,10 +3,11 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from geohf.data.rows import positions_of
+from geohf.data.rows import cell_of, positions_of
 from geohf.errors import DataError
 from geohf.place.rows import as_drives
 from geohf.region.rows import as_photos
@@ -33,3 +34,12 @@ def test_regions_and_headings_have_the_names_that_tables_take():
 def test_half_a_position_is_refused(lacking):
     with pytest.raises(DataError, match="row 0: has only one of latitude and longitude"):
         positions_of([{"latitude": 48.0} | lacking])
+
+
+def test_of_cells_the_name_asked_for_and_the_first_that_is_not_empty_counts():
+    assert cell_of({"latitude": 1.0, "Latitude": 2.0}, ["latitude", "lat"]) == 1.0
+    assert cell_of({"Latitude": 2.0, "latitude": 1.0}, ["latitude", "lat"]) == 1.0
+    for empty in (None, "", math.nan, np.float32("nan"), pd.NA):
+        assert cell_of({"lat": empty, "GPSLatitude": 5.0}, ["latitude", "lat", "gpslatitude"]) == 5.0
+    with pytest.raises(DataError, match="'Lat' and 'LAT' differ in case alone"):
+        cell_of({"Lat": 1.0, "LAT": 2.0}, ["latitude", "lat"])

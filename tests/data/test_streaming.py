@@ -1,7 +1,9 @@
 """Streams: the same rows as a table read whole, in bounded memory, shared out among processes and workers."""
 
+import importlib
 import json
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -394,3 +396,11 @@ def test_a_batch_is_drawn_by_its_number(tmp_path):
     assert [b[1:] for b in StreamBatches(list(range(8)), 2, drawn, seed=6)] != [b[1:] for b in first]
     assert random.getstate() == states[0]
     assert torch.equal(torch.get_rng_state(), states[1])
+
+
+@pytest.mark.parametrize("task", ["street", "place", "region", "parts"])
+def test_functions_that_stream_a_table_go_to_other_processes(task):
+    module = importlib.import_module(f"geohf.{task}.streaming")
+    (stream,) = (value for name, value in vars(module).items() if name.startswith("stream_"))
+    assert pickle.loads(pickle.dumps(stream)) is stream
+    assert stream.__annotations__["return"] == "IterableDataset"

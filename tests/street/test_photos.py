@@ -623,3 +623,21 @@ def test_an_empty_heading_leaves_the_word_to_the_angle_beside_it(tmp_path, caplo
     table.write_text("image,latitude,longitude,heading_rad\na.jpg,48,2,1.5\n")
     assert np.isnan(load_photos(table)[0]["train"]["headings"][0]).all()
     assert "the column heading_rad is not read: headings are degrees" in caplog.text
+
+
+def test_a_heading_counts_where_the_list_of_headings_is_empty(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        jpeg(tmp_path / name, color=(ord(name[0]), 2, 3))
+    rows = {"views": ['["a.jpg"]', '["b.jpg"]'], "headings": ["[10]", ""], "heading": ["", "77"]}
+    table = tmp_path / "places.csv"
+    pd.DataFrame(rows | {"latitude": [48, 50], "longitude": [2, 3]}).to_csv(table, index=False)
+    assert load_photos(table)[0]["train"]["headings"][:] == [[10.0], [77.0]]
+
+
+def test_a_sample_id_twice_in_a_table(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        jpeg(tmp_path / name, color=(ord(name[0]), 2, 3))
+    table = tmp_path / "places.csv"
+    table.write_text("sample_id,image,latitude,longitude\n7.0,a.jpg,48,2\n7,b.jpg,50,3\n")
+    with pytest.raises(DataError, match="sample_id '7' stands in row 2 already"):
+        load_photos(table)

@@ -165,6 +165,18 @@ def test_sparse_targets_have_the_loss_and_gradient_of_autograd(levels):
         for part in (slice(0, 3), slice(3, 7))
     ]
     torch.testing.assert_close(sum(halves), loss)
+    if not levels:
+        torch.testing.assert_close(soft_cross_entropy(logits, targets.to_sparse(), counts), loss)
+
+
+def test_a_part_whose_probability_underflows_has_no_gradient_of_its_own():
+    logits = torch.tensor([[0.0, -200.0, -200.0]], requires_grad=True)
+    known, levels = torch.tensor([[0.0, 1.0, 0.0]]), level_tensors([[0, 1, 1]])
+    loss = hierarchical_cross_entropy(logits, known, torch.tensor([True]), levels)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(
+        gradient, torch.tensor([[0.5, -0.5, 0.0]])
+    )  # of the cells alone, half of the mean
 
 
 # Classes and config

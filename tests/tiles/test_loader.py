@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +130,25 @@ def test_memory_is_taken_again_only_when_nobody_holds_it(world, tmp_path):
     assert np.array_equal(shown, held[1:, 0].numpy())  # a view of a view keeps the batch
     del shown
     assert loader[1][0].data_ptr() == place
+
+
+def test_a_loader_goes_to_other_processes_and_hears_a_larger_batch(world, tmp_path):
+    loader = make(world, tmp_path, batch_size=2)
+    first = loader[0][0].clone()  # and its memory is free
+    sent = pickle.dumps(loader)
+    assert torch.equal(pickle.loads(sent)[0][0], first)
+    assert len(sent) < loader[0][0].nbytes * len(loader) + 20_000
+    loader.batch_size = 6
+    assert torch.equal(loader[0][0][:2], first)
+    assert (loader.dim, loader.n_channels) == ((16, 18), 3)
+
+
+def test_a_disk_without_room_for_resized_frames_costs_speed_alone(world, tmp_path, monkeypatch, caplog):
+    expected = torch.cat([x for x, _ in make(world, tmp_path / "room")])
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("geohf.tiles.loader.reserve", full)
+    assert torch.equal(torch.cat([x for x, _ in make(world, tmp_path / "none")]), expected)
+    assert "cannot be stored: No space left on device; frames are resized for every batch" in caplog.text
