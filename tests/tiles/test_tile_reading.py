@@ -372,7 +372,8 @@ def test_class_maps_become_a_band_a_class_in_training_and_in_predict(tmp_path, t
     files = [tiff(tmp_path / f"{i}.tif", maps[i, y0:y1, x0:x1], nodata=255) for i in range(3)]
     samples = [files, list(maps[:3, y0:y1, x0:x1]), list(expected[:3, y0:y1, x0:x1].astype(np.uint8))]
     answers = model.predict([{"frames": frames, "last_values": 0.3} for frames in samples])
-    assert len({answer.values["color_share"] for answer in answers}) == 1
+    told = [answer.values["color_share"] for answer in answers]
+    assert told == pytest.approx([told[0]] * 3, rel=1e-6)  # rows of a batch may round otherwise
 
 
 def test_classes_of_resized_tiles_keep_their_shares(tmp_path, tiff):
