@@ -51,7 +51,9 @@ class FindsSquares(torch.nn.Module):
     def __init__(self, **fields):
         super().__init__()
         real = build_model(image_size=[640, 640], **fields)
-        self.config, self.processor, self.decode = real.config, real.processor, real.decode
+        self.config, self.processor, self.decode, self.as_read = (
+            real.config, real.processor, real.decode, real.as_read,
+        )  # fmt: skip
         self.processor.image_mean, self.processor.image_std = [0, 0, 0], [1 / 255] * 3
         self.device, self.dtype = torch.device("cpu"), torch.float32
 

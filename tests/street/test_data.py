@@ -488,5 +488,5 @@ def test_a_mapping_that_is_none(competition, mapping, reason):
 
 
 def test_the_policy_is_raise_or_skip(competition):
-    with pytest.raises(ValueError, match="'raise' or 'skip'"):
+    with pytest.raises(ValueError, match="must be one of raise, skip"):
         competition.load("ignore")
