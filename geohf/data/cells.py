@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
+
 from geohf.errors import DataError
 
 # folders and a file, none of which begins with a dot
@@ -22,6 +24,13 @@ def text_of(cell) -> str | None:
     import pandas as pd
 
     return None if pd.api.types.is_scalar(cell) and pd.isna(cell) else (str(cell).strip() or None)
+
+
+def is_nothing(cell) -> bool:
+    """Whether a cell is empty, of a column of pictures and lists, too."""
+    if isinstance(cell, (int, float)):
+        return cell != cell
+    return not isinstance(cell, (Mapping, bytes, list, np.ndarray)) and text_of(cell) is None
 
 
 def label_of(cell) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from geohf.data.cells import text_of
+from geohf.data.cells import is_nothing
 from geohf.data.columns import numbers_of
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column
 from geohf.errors import DataError
@@ -23,11 +23,14 @@ def cell_of(row: Mapping, names: Sequence[str]) -> Any:
     >>> cell_of({"heading": None, "Angle": 90.0}, ["heading", "angle"])
     90.0
     """
-    columns = [key for key in row if isinstance(key, str)]
-    found = (find_column(columns, [name]) for name in names)
-    cells = [row[column] for column in found if column is not None]
-    told = (cell for cell in cells if np.ndim(cell) or text_of(cell) is not None)
-    return next(told, cells[0] if cells else None)
+    empty = None
+    for name in names:
+        column = name if name in row else find_column((key for key in row if isinstance(key, str)), [name])
+        cell = None if column is None else row[column]
+        if not is_nothing(cell):
+            return cell
+        empty = cell if empty is None else empty
+    return empty
 
 
 def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | None = None) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.cells import file_name, image_in, label_of
+from geohf.data.cells import file_name, image_in, is_nothing, label_of
 from geohf.data.formats import table_file
 from geohf.data.inputs import is_table_of_files
 from geohf.data.tables import (
@@ -35,7 +35,7 @@ from geohf.street.places import (
     place_row,
     point_reasons,
 )
-from geohf.street.processing import COMPASS, is_nothing, split_views
+from geohf.street.processing import COMPASS, split_views
 from geohf.vision.checks import check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files

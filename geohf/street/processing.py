@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from geohf.data.cells import text_of
+from geohf.data.cells import is_nothing
 from geohf.data.rows import cell_of, positions_of
 from geohf.data.samples import samples_of
 from geohf.data.tables import HEADING_COLUMNS
@@ -103,11 +103,6 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
     if len(there) > MAX_VIEWS:
         raise DataError(f"a sample has {len(there)} views, at most {MAX_VIEWS} are possible")
     return [view for view, _ in there], [heading for _, heading in there]
-
-
-def is_nothing(cell: Any) -> bool:
-    """Whether a cell is empty: of a picture's column, or of a heading's."""
-    return not isinstance(cell, (Mapping, bytes, list, np.ndarray)) and text_of(cell) is None
 
 
 def _listed_views(views: Any) -> list:
