@@ -64,9 +64,8 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
     for position, row in list(rows.items()):
         reason = _state_reason(names[position], indices[position], mapping, fixed)
         if reason:
-            source, line = row["where"]
+            source, line = rows.pop(position)["where"]
             errors.add(source, line, reason)
-            del rows[position]
             continue
         row["state"] = names[position]
         row["state_idx"] = mapping.get(names[position])

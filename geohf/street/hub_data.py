@@ -47,14 +47,10 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     if not len(dataset):
         raise DataError(f"{source}: the dataset is empty")
     _check_view_columns(features, source)
-    latitude, longitude = (find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS))
     state = find_column(features, STATE_COLUMNS)
-    points = np.full((len(dataset), 2), math.nan)
-    labels: list[str | None] = [None] * len(dataset)
-    if state:
-        labels = [label_of(name) for name in column_of(dataset, state)]
-    reasons = {}
-    if latitude or longitude:
+    labels = [label_of(name) for name in column_of(dataset, state or STATE_COLUMNS[0])]
+    points, reasons = np.full((len(dataset), 2), math.nan), {}
+    if any(find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)):
         axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
         try:
             points = np.stack([numbers_of(dataset[axis][:]) for axis in axes], 1)

@@ -99,53 +99,69 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
 
 
 def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
-    numbers = [*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS]
-    table = read_table(path, numbers=numbers)
-    views_of = views_reader(table, path)
-    axes = [find_column(table.columns, names, path) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
+    table = read_table(path, numbers=[*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS])
+    rows = rows_of_views(table, path, path.parent, errors)
+    for position, row in rows.items():
+        row["sample_id"] = row["sample_id"] or str(position)
+    return rows
+
+
+def rows_of_views(
+    table: pd.DataFrame, source: str | Path, folder: Path, errors: RowErrors, whole: bool = True
+) -> dict[int, dict]:
+    """Rows of a table of photographs or views as `place_row` makes them, by position; what cannot be used is noted.
+
+    Args:
+        folder: of the files.
+        whole: no file and no `sample_id` may stand in the table twice; a part of a table cannot tell.
+
+    Raises:
+        DataError: a column is missing, see `views_reader`.
+    """
+    views_of = views_reader(table, source)
+    axes = [find_column(table.columns, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
     state, own = (find_column(table.columns, names) for names in (STATE_COLUMNS, ["sample_id"]))
     points = table[axes].to_numpy(np.float64)
-    labels = [label_of(cell) for cell in table[state]] if state else None
+    labels = [label_of(cell) for cell in table[state]] if state else [None] * len(table)
     rows: dict[int, dict] = {}
-    seen: dict[str, str | int] = {}
-    ids: dict[str, str | int] = {}
+    files: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for position in range(len(table)):
-        line, found = line_of(table, position), []
+        line = line_of(table, position)
         try:
             cells, headings, sample_id = views_of(position)
         except DataError as error:
-            errors.add(path, line, str(error))
+            errors.add(source, line, str(error))
             continue
+        there = []
         for cell, heading in zip(cells, headings, strict=True):
-            name = file_name(cell) or str(position)
-            held = isinstance(cell, bytes) or (isinstance(cell, dict) and cell.get("bytes") is not None)
             try:
-                image = image_in(path.parent, cell)
+                view = image_in(folder, cell)
             except DataError as error:
-                errors.add(path, line, str(error))
+                errors.add(source, line, str(error))
                 continue
-            key = None if held else os.path.normpath(image["path"])  # a.jpg and ./a.jpg are one file
-            if key in seen:
-                errors.add(path, line, f"{name!r} stands in row {seen[key]} already")
-                continue
-            if key is not None:
-                seen[key] = line
-            found.append((image, heading))
-        if not found:
+            if whole and view["bytes"] is None:
+                file = os.path.normpath(view["path"])  # a.jpg and ./a.jpg are one file
+                if file in files:
+                    errors.add(source, line, f"{file_name(cell)!r} stands in row {files[file]} already")
+                    continue
+                files[file] = line
+            there.append((view, heading))
+        if not there:
             continue
-        if own and sample_id is not None and ids.setdefault(sample_id, line) != line:
-            errors.add(path, line, f"sample_id {sample_id!r} stands in row {ids[sample_id]} already")
+        if whole and own and sample_id is not None and ids.setdefault(sample_id, line) != line:
+            errors.add(source, line, f"sample_id {sample_id!r} stands in row {ids[sample_id]} already")
             continue
         rows[position] = place_row(
-            sample_id or str(position),
-            [view for view, _ in found],
-            [heading for _, heading in found],
-            source=path,
+            sample_id,
+            [view for view, _ in there],
+            [heading for _, heading in there],
+            source=source,
             line=line,
             point=points[position],
-            state=labels[position] if labels else None,
+            state=labels[position],
         )
-    drop_bad_points(points, path, errors, rows, labels if state and state.lower() != "country" else None)
+    drop_bad_points(points, source, errors, rows, labels if state and state.lower() != "country" else None)
     return rows
 
 

@@ -111,7 +111,7 @@ def drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
     flat = [(position, k) for position, row in rows.items() for k in range(len(row["views"]))]
     reasons = broken_images([rows[position]["views"][k] for position, k in flat])
     broken = {flat[at]: reason for at, reason in reasons.items()}
-    for position in {position for position, _ in broken}:
+    for position in sorted({position for position, _ in broken}):
         row, good = rows[position], []
         source, line = row["where"]
         for k, (view, heading) in enumerate(zip(row["views"], row["headings"], strict=True)):
@@ -124,13 +124,12 @@ def drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
             del rows[position]
 
 
-def drop_bad_points(points, path: Path, errors: RowErrors, rows: dict[int, dict], names=None) -> None:
+def drop_bad_points(points, source: str | Path, errors: RowErrors, rows: dict[int, dict], names=None) -> None:
     """Note and drop rows whose position cannot be right."""
-    for position, reason in point_reasons(points, str(path), names).items():
+    for position, reason in point_reasons(points, str(source), names).items():
         if position in rows:
-            source, line = rows[position]["where"]
+            source, line = rows.pop(position)["where"]
             errors.add(source, line, reason)
-            del rows[position]
 
 
 def point_reasons(

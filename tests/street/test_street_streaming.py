@@ -113,3 +113,17 @@ def test_a_model_trains_on_a_stream_as_on_the_dataset(dataset, tmp_path):
     assert not torch.equal(
         weights[0]["head.classify.0.weight"], model_of(dataset).state_dict()["head.classify.0.weight"]
     )
+
+
+def test_a_view_that_cannot_be_used_does_not_cost_the_others(tmp_path):
+    """As the loader does it: the row stays, and what is wrong with its other view is noted."""
+    for i, picture in enumerate(patches(0, 2)):
+        picture.save(tmp_path / f"{i}.png")
+    table = tmp_path / "t.csv"
+    table.write_text("north,west,latitude,longitude\n0.png,1.png,1,2\n1.png,../x.png,3,4\n")
+    with pytest.raises(DataError, match=r"t\.csv, row 3: .*x\.png"):
+        list(stream_places(table))
+    found = list(stream_places(table, on_error="skip"))
+    assert [row["headings"] for row in found] == [[0.0, 270.0], [0.0]]
+    # a file that stands in two rows is none too many: a chunk does not see the others
+    assert [row["sample_id"] for row in found] == ["0.png", "1.png"]
