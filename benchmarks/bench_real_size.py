@@ -305,7 +305,7 @@ def measured(task: str, folder: Path, share: float, inodes: list[Path]) -> tuple
 def main() -> None:
     from measure import Row, make_parser
 
-    from geohf.report import markdown_table
+    from geohf.report.tables import markdown_table
 
     parser = make_parser(__doc__)
     parser.add_argument("--share", type=float, default=1.0, help="of the original's size")

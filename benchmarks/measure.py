@@ -14,8 +14,7 @@ from pathlib import Path
 
 import torch
 
-from geohf.report import markdown_table
-from geohf.report.tables import format_number
+from geohf.report.tables import format_number, markdown_table
 
 torch.set_num_threads(1)  # ratios of CPU time mean little where threads wait for each other
 

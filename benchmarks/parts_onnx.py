@@ -35,7 +35,7 @@ from geohf.parts.modeling import PartStateModel, make_model
 from geohf.parts.processing import open_photo
 from geohf.parts.sample import SAMPLE_DETECTORS, write_sample
 from geohf.parts.trainer import PartStateTrainer
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 SURE = 0.3  # score of a box that is compared
 SAME = 0.9  # IoU of what is one box in both answers

@@ -24,7 +24,7 @@ from geohf.parts.data import load
 from geohf.parts.modeling import make_model
 from geohf.parts.outputs import write_photos
 from geohf.parts.trainer import PartStateTrainer
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 STARTS = {"ImageNet weights": True, "random weights": False}
 DRAWN = 24  # photos

@@ -21,7 +21,7 @@ from geohf.parts.data import load
 from geohf.parts.decisions import presence_of
 from geohf.parts.modeling import make_model
 from geohf.parts.trainer import PartStateTrainer
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 SHOWN = {
     "map": "mAP",

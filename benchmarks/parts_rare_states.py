@@ -16,7 +16,7 @@ from measure import mean_and_range
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.metrics import part_evaluator
 from geohf.recipes.train_parts import run
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 WAYS: dict[str, dict] = {
     "nothing": {},

@@ -26,7 +26,7 @@ from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.heads import PartRoIHeads, StateHead
 from geohf.parts.losses import IGNORED
 from geohf.recipes.train_parts import run
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 OWNERS = {"match_states": PartRoIHeads, "probabilities": StateHead}
 SHOWN = {

@@ -17,7 +17,7 @@ from measure import installed, make_parser, medians
 from geohf.place.index import PlaceIndex
 from geohf.place.search import blockwise_top_k
 from geohf.place.storage import STORAGES, check_storage
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 SIZE, BATCH, PER_CLUSTER, BLOCK = 512, 64, 40, 50_000
 

@@ -28,7 +28,7 @@ from geohf.models.export import INPUT, export_onnx
 from geohf.place import GeoPlaceModel
 from geohf.place.metrics import recall_of_ranks
 from geohf.place.search import top_k
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 BATCH = 16
 CALIBRATION = 32  # photographs by which the ranges of activations are found

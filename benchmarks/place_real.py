@@ -30,7 +30,7 @@ from geohf.place.evaluation import rank
 from geohf.place.metrics import retrieve
 from geohf.place.phase import head_descriptors
 from geohf.place.trainer import GeoPlaceTrainer
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 RADIUS_M, DEGREE_M = 25.0, 111_195.0
 # name -> center and method of `geohf.place.evaluation.rank`

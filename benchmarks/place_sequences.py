@@ -19,7 +19,7 @@ from geohf.place import GeoPlaceModel
 from geohf.place.metrics import recall_of_ranks
 from geohf.place.search import top_k
 from geohf.place.sequences import center_descriptors, match_sequences
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 CENTERS, METHODS = ("none", "database", "sequence", "online"), ("diagonal", "filter", "smooth")
 SHUFFLES = 20

@@ -21,7 +21,7 @@ from geohf.place import GeoPlaceModel, PlaceIndex
 from geohf.place.drives import files_of, load_drives
 from geohf.place.evaluation import maps_of_files
 from geohf.place.verification import fit_gate, gap_of, gated, verified
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 
 def row_of(model: GeoPlaceModel, index: PlaceIndex, described: np.ndarray, queries, k: int) -> dict:

@@ -19,7 +19,7 @@ import numpy as np
 
 from geohf.recipes.train_region import run as run_region
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
-from geohf.report import markdown_table, write_csv
+from geohf.report.tables import markdown_table, write_csv
 from geohf.training.options import FINETUNE
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from geohf.recipes.train_region import run as run_region
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
 from geohf.region.configuration import EXPERTS
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 from geohf.training.options import FINETUNE
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from measure import Row
 
-from geohf.report import atomic_write, markdown_table
+from geohf.io import atomic_write
+from geohf.report.tables import markdown_table
 
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = {

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from transformers import set_seed
 
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.data import load
 from geohf.street.modeling import SAMPLE_IMAGE_SIZE, make_model

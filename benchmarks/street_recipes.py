@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from geohf.recipes.train_street import run
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 
 ALONE = {"gps_head": "gallery", "max_cells": 0}

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.data import load_folds
 from geohf.tiles.dataset import TileSequences

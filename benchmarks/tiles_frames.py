@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from transformers import set_seed
 
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.data import load
 from geohf.tiles.modeling import make_model

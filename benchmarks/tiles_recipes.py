@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.neighbors import KNeighborsRegressor
 
 from geohf.recipes import train_tiles
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.data import load
 from geohf.tiles.metrics import tile_metrics

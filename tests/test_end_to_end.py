@@ -37,7 +37,7 @@ report = {
 }
 from dataclasses import asdict
 
-from geohf.report import plain
+from geohf.io import plain
 from huggingface_hub import ModelCard
 
 report["predict"] = [asdict(answer) for answer in model.predict(inputs, **job["options"])]

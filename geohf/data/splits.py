@@ -10,7 +10,7 @@ import numpy as np
 
 from geohf.data.tables import points_of
 from geohf.data.task_data import facts_of, with_facts
-from geohf.errors import DataError, require_at_least
+from geohf.errors import DataError, require_at_least, require_choice
 from geohf.geo import block_split, dbscan, random_split, stratified_split
 from geohf.geo.splits import block_numbers
 
@@ -58,8 +58,7 @@ def split_rows(
     Raises:
         DataError: too few places for the split, or an unknown way.
     """
-    if how not in SPLITS:
-        raise DataError(f"split must be stratified, random or blocks, got {how!r}")
+    require_choice(SPLITS, split=how)
     located = points is not None and len(points) == n and how != "blocks"
     place = place_numbers(points, place_radius, frame) if located else np.arange(n)
     first = np.unique(place, return_index=True)[1]  # a row of every place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ class Partial:
 
     def files(self) -> list[Path]:
         """Those of all processes."""
-        return sorted(self.start.parent.glob(f"{_escaped(self.start.name)}*"))
+        return sorted(self.start.parent.glob(f"{glob.escape(self.start.name)}*"))
 
     def remove(self) -> None:
         for file in self.files():
@@ -97,7 +98,3 @@ def _whole_lines(path: Path, head: dict) -> Iterator[tuple[int, int, Any]]:
                 return
             yield at, len(line), entry
             at += len(line)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in name)

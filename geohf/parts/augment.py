@@ -10,7 +10,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_share
 from geohf.parts.metrics import dataset_targets
 
 MIN_VISIBLE = 0.5  # a box that a crop leaves less of is dropped
@@ -102,8 +102,7 @@ class Mosaic:
     """
 
     def __init__(self, photos: Any, read: Callable[[list], Sequence[tuple]], share: float):
-        if not 0 <= share <= 1:
-            raise DataError(f"--mosaic must be a share from 0 to 1, got {share}")
+        require_share(mosaic=share)
         self.photos, self.read, self.share = photos, read, share
 
     def __call__(

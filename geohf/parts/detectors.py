@@ -11,7 +11,7 @@ from packaging.version import Version
 from torch import nn
 from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedModel
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.parts.backbone import replace_batch_norms
 from geohf.parts.configuration import DETECTORS, PartStateConfig, side_multiple
 from geohf.parts.pretrained import is_place
@@ -135,8 +135,7 @@ def published_fields(name: str) -> dict[str, Any]:
 
 def random_fields(architecture: str) -> dict[str, Any]:
     """Fields of `PartStateConfig` for random weights: group norms learn from them, and batch norms do not."""
-    if architecture not in DETECTORS:
-        raise DataError(f"architecture must be one of {', '.join(DETECTORS)}, got {architecture!r}")
+    require_choice(DETECTORS, architecture=architecture)
     sides = {"image_size": [SIDE_OF.get(architecture, 640)] * 2}
     return {"architecture": architecture, "norm": "group"} | sides
 

@@ -16,8 +16,9 @@ from geohf.parts.export import export_onnx as write_onnx
 from geohf.parts.inspection import attribute_cells, inspection_rows
 from geohf.parts.metrics import part_evaluator
 from geohf.parts.overlays import write_overlays
-from geohf.report import plot_reliability, write_csv
+from geohf.report.classes import plot_reliability
 from geohf.report.style import EVAL, INK, MUTED, TRAIN, drawing
+from geohf.report.tables import write_csv
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig

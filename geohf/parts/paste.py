@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from geohf.errors import DataError
+from geohf.errors import require_share
 from geohf.parts.losses import IGNORED
 from geohf.parts.metrics import dataset_targets
 from geohf.parts.processing import open_photo
@@ -37,8 +37,7 @@ class StatePaste:
     """
 
     def __init__(self, photos: Any, config: PartStateConfig, share: float):
-        if not 0 <= share <= 1:
-            raise DataError(f"--paste_rare must be a share from 0 to 1, got {share}")
+        require_share(paste_rare=share)
         self.photos, self.share = photos, share
         self.absent = -1 if config.absent_index is None else config.absent_index
         targets = dataset_targets(photos, config)

@@ -223,10 +223,6 @@ def _values(part: PartRecord, attributes: Mapping[str, Sequence[str]]) -> dict[s
     return found
 
 
-def _told(part: PartRecord, names: Iterable[str]) -> list[str | None]:
-    return [value_of(part.attributes.get(name)) for name in names]
-
-
 def value_of(told: Any) -> str | None:
     """The value of an attribute as text, None where it is empty; what is ticked, as CVAT has it, is `true`."""
     text = "" if told is None else str(told).strip()
@@ -274,7 +270,10 @@ def _unrepeated(source: Source, errors: RowErrors) -> dict[Path, PhotoRecord]:
     photos = {}
     for path, found in listed.items():
         first = found[0]
-        told = [[_told(part, source.attributes) for part in photo.parts] for photo in found]
+        told = [
+            [value_of(part.attributes.get(name)) for part in photo.parts for name in source.attributes]
+            for photo in found
+        ]
         alike = all(
             photo.parts == first.parts and own == told[0] for photo, own in zip(found, told, strict=True)
         )

@@ -37,7 +37,8 @@ class RegionDetector(GeoPreTrainedModel):
             sizes: height and width in pixels of each photo within its input.
             targets: see `PartStateModel.targets_of`.
         """
-        images, padded = ImageList(pixel_values, sizes), _sides(pixel_values)
+        images, (height, width) = ImageList(pixel_values, sizes), pixel_values.shape[-2:]
+        padded = height, width
         features = self.feature_maps(pixel_values)
         losses = None if targets is None else self.image_losses(images, features, padded, targets)
         return losses, {} if self.training else self._padded(self.detect(images, features, padded), sizes)
@@ -112,8 +113,3 @@ class RegionDetector(GeoPreTrainedModel):
             for name, values in told.items():
                 values[i, :n] = parts[name]
         return {"pred_boxes": boxes, "pred_labels": labels, "scores": scores} | told
-
-
-def _sides(pixel_values: torch.Tensor) -> tuple[int, int]:
-    height, width = pixel_values.shape[-2:]
-    return height, width

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from geohf.data.streaming import is_stream
-from geohf.errors import DataError
+from geohf.errors import DataError, require_share
 from geohf.metrics.records import Evaluation
 from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.baseline import constant_predictions
@@ -70,8 +70,7 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
     def _photos_of_an_epoch(self) -> Any:
         """The training photos, some several times; what is done for rare states needs their counts."""
         photos, config, threshold = self.train_dataset, self.config, self.args.repeat_threshold
-        if not 0 <= threshold <= 1:
-            raise DataError(f"--repeat_threshold must be a share from 0 to 1, got {threshold}")
+        require_share(repeat_threshold=threshold)
         if config.state_balance not in COUNTED and not threshold:
             return photos
         if threshold and is_stream(photos):

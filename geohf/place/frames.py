@@ -75,7 +75,9 @@ def find_frames(sources: Any, samples: Callable[[Any], Any], sequences: Sequence
     if isinstance(named, (list, tuple)) and named and all(isinstance(n, (str, os.PathLike)) for n in named):
         known = names_of_sources([name for name in named if not names_one(name)])
         parts = [
-            _of_photo(name) if names_one(name) else _of_source(Path(name), known.pop(0), samples)
+            Frames([os.fspath(name)], [name], [""], [None])
+            if names_one(name)
+            else _of_source(Path(name), known.pop(0), samples)
             for name in named
         ]
         frames = Frames(*([row for part in parts for row in getattr(part, field)] for field in _FIELDS))
@@ -94,10 +96,6 @@ def find_frames(sources: Any, samples: Callable[[Any], Any], sequences: Sequence
 
 
 _FIELDS = ("names", "images", "sequences", "times_ns")
-
-
-def _of_photo(name: str | os.PathLike) -> Frames:
-    return Frames([os.fspath(name)], [name], [""], [None])
 
 
 def _of_source(source: Path, name: str, samples: Callable[[Any], Any]) -> Frames:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.geo import great_circle_m, matches_within_m
 from geohf.metrics.directions import HIGHER, MetricInfo
 from geohf.metrics.intervals import mean_interval
@@ -110,8 +110,7 @@ def counted_queries(matches: tuple[np.ndarray, np.ndarray], rule: str) -> np.nda
     Raises:
         DataError: an unknown rule, or none is.
     """
-    if rule not in RULES:
-        raise DataError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    require_choice(RULES, rule=rule)
     has_match = np.diff(matches[0]) > 0
     counted = has_match if rule == "has_match" else np.ones_like(has_match)
     if not counted.any():

@@ -19,8 +19,12 @@ from geohf.place.logs import write_log
 from geohf.place.metrics import Retrieval
 from geohf.place.plots import plot_run
 from geohf.place.rows import images_of
-from geohf.report import error_map_png, plot_error_cdf, write_csv, write_geojson, write_map
+from geohf.report.geojson import write_geojson
+from geohf.report.map_png import error_map_png
+from geohf.report.maps import write_map
+from geohf.report.plots import plot_error_cdf
 from geohf.report.strips import Answer, plot_strips
+from geohf.report.tables import write_csv
 from geohf.training.report import thumbnails_of
 from geohf.vision.images import open_image
 
@@ -51,7 +55,8 @@ def write_outputs(
     write_csv(folder / "comparison.csv", comparison_rows(runs))
     write_answers(folder, trainer, evaluation, thumbnails)
     curves = {"frozen": evaluation.details["frozen"]}
-    curves |= {run.method: details_of(run)["retrieval"] for run in runs if _rivals(run, trainer)}
+    rivals = [run for run in runs if (run.name, run.args.seed) == (trainer.name, trainer.args.seed)]
+    curves |= {run.method: details_of(run)["retrieval"] for run in rivals if run is not trainer}
     plot_answers(folder, trainer, evaluation, curves | {"trained": evaluation.details["retrieval"]})
     database, details = trainer.database_of(evaluation.dataset), evaluation.details
     index = PlaceIndex(
@@ -68,11 +73,6 @@ def write_outputs(
         "leaks": [*(facts.get("leaks") or []), *map(asdict, details["duplicates"])],
         "rows": counts | {"database": len(database)},
     }
-
-
-def _rivals(run: GeoPlaceTrainer, trainer: GeoPlaceTrainer) -> bool:
-    """Whether a run is another one of the same model and seed."""
-    return run is not trainer and (run.name, run.args.seed) == (trainer.name, trainer.args.seed)
 
 
 def write_answers(folder: Path, trainer: GeoPlaceTrainer, evaluation: Evaluation, thumbnails: int) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers.trainer_utils import IntervalStrategy
 
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
-from geohf.errors import DataError, require_whole
+from geohf.errors import DataError, require_choice, require_whole
 from geohf.metrics.records import Evaluation
 from geohf.place.answers import predictions_of
 from geohf.place.arguments import METHODS, PlaceTrainingArguments
@@ -98,11 +96,7 @@ class GeoPlaceTrainer(PlaceSearches):
         name: str | None = None,
         **kwargs,
     ):
-        if method not in METHODS:
-            raise DataError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        if args is not None and eval_dataset is None:  # tables of queries may come without any to choose by
-            args = copy.copy(args)
-            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        require_choice(METHODS, method=method)
         if args is not None and method == "original":
             args.require_places("the method original draws its batches at random")
         if args is not None and is_stream(train_dataset):

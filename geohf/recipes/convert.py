@@ -14,7 +14,7 @@ from pathlib import Path
 from geohf.parts.convert import LAYOUTS, convert
 from geohf.recipes.parsing import add_on_error, command_parser
 from geohf.recipes.running import run_recipe
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 
 
 def make_parser() -> argparse.ArgumentParser:

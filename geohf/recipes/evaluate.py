@@ -10,11 +10,11 @@ DATA is what the task's training recipe takes; all its rows are measured, so non
 import argparse
 import json
 
-from geohf.io import require_writable
+from geohf.io import atomic_write, plain, require_writable
 from geohf.models.loading import load_model
 from geohf.recipes.parsing import add_device, add_on_error, command_parser, parse_for_model
 from geohf.recipes.running import run_recipe
-from geohf.report import atomic_write, markdown_table, plain
+from geohf.report.tables import markdown_table
 
 
 def make_parser(**kwargs) -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from geohf.place.data import load
 from geohf.place.modeling import make_model
 from geohf.place.trainer import GeoPlaceTrainer
 from geohf.recipes.running import leave_cores, run_recipe
-from geohf.report import markdown_table
+from geohf.report.tables import markdown_table
 from geohf.training.parser import GeoArgumentParser
 from geohf.training.report import write_report
 

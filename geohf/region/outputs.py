@@ -19,17 +19,14 @@ from geohf.region.configuration import GeoRegionConfig
 from geohf.region.decoding import weighted_points
 from geohf.region.density import has_density, mixture_of
 from geohf.region.experts import RegionOutput
-from geohf.report import (
-    error_map_png,
-    plot_confusion,
-    plot_dropped,
-    plot_error_cdf,
-    plot_scatter,
-    plot_uncertainty,
-    write_csv,
-    write_geojson,
-    write_map,
-)
+from geohf.report.classes import plot_confusion
+from geohf.report.geojson import write_geojson
+from geohf.report.map_png import error_map_png
+from geohf.report.maps import write_map
+from geohf.report.plots import plot_error_cdf, plot_scatter
+from geohf.report.points import plot_dropped
+from geohf.report.tables import write_csv
+from geohf.report.uncertainty import plot_uncertainty
 from geohf.training.report import thumbnails_of
 
 if TYPE_CHECKING:

@@ -12,25 +12,14 @@ from geohf.metrics.calibration import reliability_bins
 from geohf.report.style import EVAL, FAINT, INK, MUTED, TRAIN, drawing
 
 
-def confusion_shares(truth, predicted, n_classes: int) -> np.ndarray:
-    """Confusion matrix (n_classes, n_classes) whose rows sum to 1: row = true, column = predicted class.
+def confusion_counts(truth, predicted, n_classes: int) -> np.ndarray:
+    """Confusion matrix (n_classes, n_classes) of counts: row = true, column = predicted class.
 
     Args:
         truth, predicted: (n,) class indices from 0.
 
-    A class without samples has a row of NaN.
-
     Raises:
         DataError: lengths that differ, or an index outside 0..n_classes-1; the message names the row.
-
-    >>> confusion_shares([0, 0, 1], [0, 1, 1], 2).tolist()
-    [[0.5, 0.5], [0.0, 1.0]]
-    """
-    return _row_shares(confusion_counts(truth, predicted, n_classes))
-
-
-def confusion_counts(truth, predicted, n_classes: int) -> np.ndarray:
-    """As `confusion_shares`, but counts of samples.
 
     >>> confusion_counts([0, 0, 1], [0, 1, 1], 2).tolist()
     [[1.0, 1.0], [0.0, 1.0]]
@@ -49,11 +38,6 @@ def confusion_counts(truth, predicted, n_classes: int) -> np.ndarray:
     return counts
 
 
-def _row_shares(counts: np.ndarray) -> np.ndarray:
-    total = counts.sum(axis=1, keepdims=True)
-    return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-
-
 def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[str]) -> None:
     """Draw the confusion matrix in percent of the true class; classes without samples stay gray.
 
@@ -63,7 +47,7 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
         names: the classes.
 
     Raises:
-        DataError: as :func:`confusion_shares`.
+        DataError: as :func:`confusion_counts`.
     """
     counts = confusion_counts(truth, predicted, len(names))
     plot_confusion_counts(path, counts, names, names)
@@ -88,7 +72,8 @@ def plot_confusion_counts(
         raise DataError(
             f"counts {counts.shape} are empty or do not fit {len(rows)} rows, {len(columns)} columns"
         )
-    n, percent, support = len(columns), 100 * _row_shares(counts), counts.sum(axis=1).astype(int)
+    n, total = len(columns), counts.sum(axis=1, keepdims=True)
+    percent = 100 * np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
     size = float(np.clip(0.36 * n, 3.2, 16.0))
     small = 8.5 if n <= 20 else 7.0
     with drawing(path, size + 3.2, size + 1.9) as figure:
@@ -99,7 +84,7 @@ def plot_confusion_counts(
         axes = figure.add_subplot()
         image = axes.imshow(np.ma.masked_invalid(percent), cmap=colors, vmin=0, vmax=100)
         axes.set_xticks(range(n), columns, rotation=90 if n > 6 else 30, ha="center" if n > 6 else "right")
-        labels = [f"{name} ({count:,})" for name, count in zip(rows, support, strict=True)]
+        labels = [f"{name} ({count:,})" for name, count in zip(rows, total[:, 0].astype(int), strict=True)]
         axes.set_yticks(range(len(rows)), labels)
         axes.tick_params(length=0, labelsize=small + 1)
         axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)

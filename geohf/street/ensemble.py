@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from geohf.errors import DataError, require_whole
+from geohf.errors import DataError, require_choice, require_whole
 from geohf.geo import spherical_mean
 from geohf.street.answers import StatePrediction, StreetPrediction
 from geohf.street.modeling import GeoStreetModel
@@ -42,8 +42,7 @@ def combine(
         DataError: no model, models with a different number of places or other indices for a state, or weights
             that do not fit.
     """
-    if method not in METHODS:
-        raise DataError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    require_choice(METHODS, method=method)
     require_whole(1, top_k=top_k)
     counts = {len(answers) for answers in predictions}
     if not predictions or len(counts) != 1:

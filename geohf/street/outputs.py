@@ -16,16 +16,13 @@ from geohf.geo import great_circle_m
 from geohf.io import plain
 from geohf.metrics.density import DRAWN_REGIONS, regions_of
 from geohf.metrics.records import Evaluation
-from geohf.report import (
-    error_map_png,
-    plot_confusion,
-    plot_error_cdf,
-    plot_reliability,
-    plot_uncertainty,
-    write_csv,
-    write_geojson,
-    write_map,
-)
+from geohf.report.classes import plot_confusion, plot_reliability
+from geohf.report.geojson import write_geojson
+from geohf.report.map_png import error_map_png
+from geohf.report.maps import write_map
+from geohf.report.plots import plot_error_cdf
+from geohf.report.tables import write_csv
+from geohf.report.uncertainty import plot_uncertainty
 from geohf.street.answers import StreetPrediction
 from geohf.street.competition import MAPPING, TEMPLATE
 from geohf.street.density import mixture_of, weighted_candidates

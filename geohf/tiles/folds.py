@@ -12,7 +12,7 @@ import numpy as np
 from transformers import set_seed
 
 from geohf.errors import DataError
-from geohf.report import write_csv
+from geohf.report.tables import write_csv
 from geohf.tiles.answers import Answers, answers_of
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.data import load_folds

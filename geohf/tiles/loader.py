@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.tiles.cache import ArrayFile, TileCache
 from geohf.tiles.cutting import build_cache, reserve, write_all
 from geohf.tiles.frames import resize_frames
@@ -71,8 +71,7 @@ class SequenceDataLoader:
         extension: str = ".tif",
         cache_dir: str | Path | None = None,
     ):
-        if target_type not in TARGET_TYPES:
-            raise DataError(f"target_type must be one of {', '.join(TARGET_TYPES)}, got {target_type!r}")
+        require_choice(TARGET_TYPES, target_type=target_type)
         targets = [TARGET] if target_type == "target" else []
         table = load_tiles(data, image_dir, labels, extension, targets, max_missing=0)
         bands, dtype = table.rasters[0].bands, np.dtype(table.rasters[0].dtype)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geohf.metrics.records import Evaluation
-from geohf.report import plot_filmstrip, plot_occlusion, plot_tile_errors, write_csv, write_polygons
+from geohf.report.geojson import write_polygons
+from geohf.report.tables import write_csv
+from geohf.report.tiles import plot_filmstrip, plot_occlusion, plot_tile_errors
 from geohf.tiles.answers import Answers, answers_of
 from geohf.tiles.cache import TilePixels
 from geohf.tiles.dataset import TileSequences

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from geohf.data.splits import split_rows
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice, require_within
 from geohf.geo.splits import block_numbers
 from geohf.tiles.ground import least_gap_px
 from geohf.tiles.table import TileTable
@@ -57,8 +57,7 @@ def split_tiles(
         DataError: too few tiles or regions, an unknown way, a setting that it does not know, or `random` without
             `allow_leaks`.
     """
-    if how not in SPLITS:
-        raise DataError(f"split must be one of {', '.join(SPLITS)}, got {how!r}")
+    require_choice(SPLITS, split=how)
     _check_settings(table, how, block_px, buffer_px, allow_leaks)
     if how == "random":
         logger.warning("random split: neighbors of held-out tiles are trained on, the numbers will flatter")
@@ -167,10 +166,8 @@ def _check_settings(table: TileTable, how: str, block_px, buffer_px, allow_leaks
         )
     if block_px is not None and how != "blocks":
         raise DataError(f"--block_px needs --split blocks; the split is {how}")
-    if block_px is not None and not 0 < block_px < np.inf:
-        raise DataError(f"--block_px must be above 0, got {block_px}")
-    if not 0 <= buffer_px < np.inf:
-        raise DataError(f"--buffer_px must be at least 0, got {buffer_px}")
+    require_within("(0, inf)", block_px=block_px)
+    require_within("[0, inf)", buffer_px=buffer_px)
     if buffer_px and how == "random":
         raise DataError("--buffer_px needs --split blocks or region; the split is random")
     lost = [name for name, raster in zip(table.regions, table.rasters, strict=True) if not raster.located]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_at_least
 from geohf.tiles.baselines import baselines
 from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TileSequenceConfig
@@ -90,8 +90,7 @@ def make_windows(
             f"prediction_length must lie between 1 and {total - 1} for {total} labels, got {answered}"
         )
     length = total - (not estimate) * answered if frames is None else frames
-    if length < 1:
-        raise DataError(f"frames must be at least 1, got {length}")
+    require_at_least(1, frames=length)
     if not 1 <= target_years <= most:
         raise DataError(
             f"target_years must lie between 1 and {most} for {total} labels"

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 from transformers.image_utils import SizeDict
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.vision.repos import reason_of
 
 logger = logging.getLogger(__name__)
@@ -100,8 +100,7 @@ def with_fit(processing: dict, fit: str | None) -> dict:
     """
     if fit is None:
         return processing
-    if fit not in FITS:
-        raise DataError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
+    require_choice(FITS, fit=fit)
     height, width = processing["crop_size"]["height"], processing["crop_size"]["width"]
     size = {
         "squeeze": {"height": height, "width": width},

@@ -8,8 +8,8 @@ from helpers.misaligned.sitecustomize import shift_file
 from helpers.place_models import build_model
 from transformers import AutoModel, pipeline
 
+from geohf.io import plain
 from geohf.models.loading import load_model
-from geohf.report import plain
 
 pytestmark = pytest.mark.case("first-aligned")
 

@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
 from geohf import DataError
+from geohf.io import plain
 from geohf.models import loading
 from geohf.models.loading import load_model
-from geohf.report import plain
 
 
 @pytest.fixture(scope="module", params=TASKS)

@@ -213,7 +213,7 @@ def test_mosaics_are_drawn_from_the_seed_in_so_many_photos_as_were_asked_for():
         assert torch.equal(one["boxes"], other["boxes"])
     plain = PartCollator(build_model())(rows[:1])["pixel_values"]
     assert 20 < sum(not torch.equal(batch["pixel_values"], plain) for batch in batches[0]) < 40
-    with pytest.raises(DataError, match="--mosaic must be a share from 0 to 1"):
+    with pytest.raises(DataError, match="mosaic must be a number from 0 to 1"):
         Mosaic(rows, collator.read, 1.5)
 
 

@@ -8,7 +8,8 @@ from geohf.errors import DataError
 from geohf.parts.inspection import inspection_rows
 from geohf.parts.overlays import STATE_COLORS, overlay, state_colors, write_overlays
 from geohf.parts.vocabulary import BIKE_PARTS, STATES
-from geohf.report import plot_confusion_counts, write_csv
+from geohf.report.classes import plot_confusion_counts
+from geohf.report.tables import write_csv
 
 ID2LABEL, ID2STATE = {0: "saddle", 1: "bell", 2: "lock"}, dict(enumerate(STATES))
 PREDICTION = {

@@ -112,7 +112,7 @@ def test_so_many_photos_change_as_were_asked_for():
     changed = sum(not unchanged(paste, WHOLE[0]) for _ in range(400))
     assert changed == pytest.approx(120, abs=30)
     assert unchanged(pasting([*WHOLE, BROKEN], share=0.0), WHOLE[0])
-    with pytest.raises(DataError, match="--paste_rare must be a share from 0 to 1"):
+    with pytest.raises(DataError, match="paste_rare must be a number from 0 to 1"):
         pasting(WHOLE, share=1.5)
 
 

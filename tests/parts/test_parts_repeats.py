@@ -53,7 +53,7 @@ def test_the_recipe_trains_on_the_repeated_photos(bikes, tmp_path, caplog):
     (line,) = [record.message for record in caplog.records if "for their rare states" in record.message]
     photos, times = (int(word) for word in line.split() if word.isdigit())
     assert photos == len(trainer.train_dataset) < times
-    with pytest.raises(DataError, match="repeat_threshold must be a share from 0 to 1"):
+    with pytest.raises(DataError, match="repeat_threshold must be a number from 0 to 1"):
         run(*parse(*words, "--repeat_threshold", 2))
 
 

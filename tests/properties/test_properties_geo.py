@@ -26,7 +26,7 @@ from geohf.geo import (
 )
 from geohf.geo.scalers import SCALERS, fit_scaler
 from geohf.geo.utm import points_and_reasons, utm_from_points
-from geohf.report import write_geojson
+from geohf.report.geojson import write_geojson
 
 latitudes = st.one_of(st.floats(-90, 90), st.sampled_from([-90.0, -89.9999, 0.0, 89.9999, 90.0]))
 longitudes = st.one_of(st.floats(-180, 180), st.sampled_from([-180.0, 179.9999, -179.9999, 0.0, 180.0]))

@@ -13,8 +13,9 @@ from PIL import Image
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.report import error_map_png, write_map
 from geohf.report.answers import write_answers
+from geohf.report.map_png import error_map_png
+from geohf.report.maps import write_map
 
 SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [10, 0], [10, 10], [0, 10], [0, 0]]]}
 EVIL = "</script><script>alert(1)</script><!--"

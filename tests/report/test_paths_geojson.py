@@ -6,7 +6,7 @@ import pytest
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.report import write_geojson, write_polygons
+from geohf.report.geojson import write_geojson, write_polygons
 from geohf.report.paths import (
     check_points,
     cut_at_antimeridian,

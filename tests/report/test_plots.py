@@ -6,15 +6,14 @@ from PIL import Image
 
 from geohf.errors import DataError
 from geohf.metrics.calibration import reliability_bins
-from geohf.report import (
-    confusion_shares,
-    plot_confusion,
+from geohf.report.classes import confusion_counts, plot_confusion, plot_reliability
+from geohf.report.plots import (
+    learning_panels,
+    phase_boundaries,
     plot_error_cdf,
     plot_learning_curves,
-    plot_reliability,
     plot_scatter,
 )
-from geohf.report.plots import learning_panels, phase_boundaries
 
 HISTORY = [
     {
@@ -89,11 +88,9 @@ def test_error_cdf(tmp_path):
             plot_error_cdf(tmp_path / "bad.png", bad)
 
 
-def test_confusion_rows_sum_to_one():
-    shares = confusion_shares([0, 0, 0, 2], [0, 1, 1, 2], 4)
-    np.testing.assert_allclose(shares[0], [1 / 3, 2 / 3, 0, 0])
-    assert shares[2].tolist() == [0, 0, 1, 0]
-    assert np.isnan(shares[[1, 3]]).all()
+def test_confusion_counts():
+    counts = confusion_counts([0, 0, 0, 2], [0, 1, 1, 2], 4)
+    assert counts.tolist() == [[1, 2, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +105,7 @@ def test_confusion_rows_sum_to_one():
 )
 def test_confusion_refuses(truth, predicted, message):
     with pytest.raises(DataError, match=message):
-        confusion_shares(truth, predicted, 3)
+        confusion_counts(truth, predicted, 3)
 
 
 @pytest.mark.parametrize("n", [2, 33])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from geohf import DataError
-from geohf.report import plot_filmstrip, plot_tile_errors
+from geohf.report.tiles import plot_filmstrip, plot_tile_errors
 
 
 def colors(path):

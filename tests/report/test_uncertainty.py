@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from geohf.errors import DataError
-from geohf.report import plot_regions, plot_risk_coverage, write_map
+from geohf.report.maps import write_map
+from geohf.report.uncertainty import plot_regions, plot_risk_coverage
 
 HOLED = [[[0, 0], [8, 0], [8, 8], [0, 8], [0, 0]], [[3, 3], [3, 5], [5, 5], [5, 3], [3, 3]]]
 AREA = {"90": {"type": "MultiPolygon", "coordinates": [HOLED]}}

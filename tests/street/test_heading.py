@@ -11,7 +11,7 @@ from helpers.street_models import build_model, patches
 
 from geohf.metrics.headings import constant_heading, heading_errors, heading_metrics
 from geohf.models.heading import degrees_of_directions, heading_loss
-from geohf.report import write_map
+from geohf.report.maps import write_map
 from geohf.street.answers import StreetPrediction
 from geohf.street.outputs import write_predictions
 

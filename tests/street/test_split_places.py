@@ -178,7 +178,7 @@ def test_a_share_of_nothing_is_no_split():
         (3, "stratified", 0.1, "single row"),
         (10, "random", 1.2, "--test_share must be between 0 and 1"),
         (10, "random", 0.5, "leave only 5"),  # half and half leave nothing to train on
-        (10, "block", 0.1, "split must be stratified, random or blocks, got 'block'"),
+        (10, "block", 0.1, "split must be one of stratified, random, blocks, got 'block'"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(n, how, share, reason):

@@ -177,9 +177,9 @@ def test_settings_that_a_split_does_not_know_are_refused(tmp_path, tiff):
         split_tiles(table, "region", SHARES, block_px=64)
     with pytest.raises(DataError, match="--buffer_px needs --split blocks or region; the split is random"):
         split_tiles(table, "random", SHARES, buffer_px=8, allow_leaks=True)
-    with pytest.raises(DataError, match="--buffer_px must be at least 0, got -3"):
+    with pytest.raises(DataError, match="buffer_px must be at least 0, got -3"):
         split_tiles(table, "blocks", SHARES, buffer_px=-3)
-    with pytest.raises(DataError, match="--block_px must be above 0, got 0"):
+    with pytest.raises(DataError, match="block_px must be above 0, got 0"):
         split_tiles(table, "blocks", SHARES, block_px=0)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geohf import TileSequenceConfig, TileSequenceModel
-from geohf.report import plot_occlusion
+from geohf.report.tiles import plot_occlusion
 from geohf.tiles.dataset import TileRows
 from geohf.tiles.occlusion import occlusion
 
