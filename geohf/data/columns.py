@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,13 +27,11 @@ def numbers_of(cells: Sequence) -> np.ndarray:
     array([48.5,  nan,  2. ])
     """
     plain = isinstance(cells, np.ndarray) and cells.dtype.kind in "fiu"
-    if not plain and any(_is_boolean(cell) for cell in cells):
+    if not plain and any(
+        isinstance(cell, bool) or str(getattr(cell, "dtype", "")).endswith("bool") for cell in cells
+    ):
         raise TypeError("true and false are not numbers")
     return np.array(cells, np.float64)
-
-
-def _is_boolean(cell: Any) -> bool:
-    return isinstance(cell, (bool, np.bool_)) or str(getattr(cell, "dtype", "")).endswith("bool")
 
 
 def image_column(images: Sequence[str | Mapping]) -> pa.StructArray:

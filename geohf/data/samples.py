@@ -82,8 +82,12 @@ def undecoded(dataset):
 
     It decodes with better errors, at a smaller scale where that suffices, and only when needed; a format like torch's
     would give other pixels of palettes and 16 bits. A dataset with a transform of its own stays as it is, and so does
-    a stream that does not know its columns, as `map` leaves it.
+    a stream that does not know its columns, as `map` leaves it, and what is no dataset. Of a dict each split.
     """
+    if isinstance(dataset, dict):
+        return {name: undecoded(split) for name, split in dataset.items()}
+    if not hasattr(dataset, "cast_column"):
+        return dataset
     from datasets import Image as ImageFeature
     from datasets import List
 

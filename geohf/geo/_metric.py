@@ -34,11 +34,11 @@ def as_degrees(points, name: str = "points") -> np.ndarray:
     return points
 
 
-def as_plane(points, name: str = "points") -> np.ndarray:
+def as_plane(points) -> np.ndarray:
     """(n, 2) float64 planar points; errors as :func:`as_degrees`."""
-    points = as_numpy(points, name)
-    check_pairs_of_numbers(points, name, ndim=2)
-    _refuse(points, np.isfinite(points).all(1), name, "not finite")
+    points = as_numpy(points)
+    check_pairs_of_numbers(points, ndim=2)
+    _refuse(points, np.isfinite(points).all(1), "points", "not finite")
     return points
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.geo._arrays import as_numpy, check_pairs_of_numbers
 from geohf.geo.sphere import points_from_vectors, unit_vectors
 
@@ -53,14 +53,9 @@ def class_centroids(points, labels, num_classes: int) -> np.ndarray:
 
 def _refuse_rows(bad: np.ndarray, what: str) -> None:
     if bad.any():
-        raise DataError(f"class centroids: {what} in {_listed('row', np.flatnonzero(bad))}")
+        raise DataError(f"class centroids: {what} in row {listed(np.flatnonzero(bad), 10)}")
 
 
 def _refuse_classes(bad: np.ndarray, what: str) -> None:
     if bad.any():
-        raise DataError(f"class centroids: {_listed('class', np.flatnonzero(bad))} {what}; leave them out")
-
-
-def _listed(noun: str, numbers: np.ndarray) -> str:
-    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
-    return f"{noun} {', '.join(map(str, numbers[:10]))}{more}"
+        raise DataError(f"class centroids: class {listed(np.flatnonzero(bad), 10)} {what}; leave them out")

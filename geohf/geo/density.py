@@ -97,25 +97,25 @@ class SphericalMixture:
         around = angle.cos()[..., None] * east + angle.sin()[..., None] * north
         return points_from_vectors(mean * (1.0 - fall)[..., None] + around * ring[..., None])
 
-    def credibility(self, points: torch.Tensor, draws: int = DRAWS) -> torch.Tensor:
+    def credibility(self, points: torch.Tensor) -> torch.Tensor:
         """(batch,) the mass of where the density is greater than at (batch, 2) degrees.
 
         It is the least credible region that holds the point: 0 at the highest peak, 1 where nothing is expected.
         """
         own = self.log_prob(points[:, None])
-        return (self.log_prob(self.sample(draws)) > own).double().mean(-1)
+        return (self.log_prob(self.sample()) > own).double().mean(-1)
 
-    def threshold(self, mass: float, draws: int = DRAWS) -> torch.Tensor:
+    def threshold(self, mass: float) -> torch.Tensor:
         """(batch,) the log density above which so much of the mass lies: the edge of the credible region."""
-        return self.log_prob(self.sample(draws)).quantile(1.0 - mass, dim=-1)
+        return self.log_prob(self.sample()).quantile(1.0 - mass, dim=-1)
 
-    def localizability(self, draws: int = DRAWS) -> torch.Tensor:
+    def localizability(self) -> torch.Tensor:
         """(batch,) nats that are known of the place: the uniform distribution's entropy less the mixture's; 0 for nothing.
 
         Source: Dufour et al., Around the World in 80 Timesteps (PLONK), arXiv 2412.06781, who take minus the entropy.
         """
         parts = [self[i : i + AT_ONCE] for i in range(0, len(self), AT_ONCE)] or [self]
-        logarithms = [part.log_prob(part.sample(draws)).mean(-1) for part in parts]
+        logarithms = [part.log_prob(part.sample()).mean(-1) for part in parts]
         return torch.cat(logarithms) + math.log(4.0 * math.pi)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.geo.areas import Area
 
 # of Natural Earth, GADM (from the smallest unit up), geoBoundaries, the US census, OpenStreetMap
@@ -158,13 +158,11 @@ def _pick(features: list, wanted: list[str], label: str) -> list:
     missing = [name for name in wanted if not any(str(name) in titles for _, titles in known)]
     if missing:
         existing = sorted({titles[0] for _, titles in known if titles})
-        listed = ", ".join(existing[:100]) + (
-            f" and {len(existing) - 100} more" if len(existing) > 100 else ""
-        )
-        if not listed:
+        there = listed(existing, 100)
+        if not there:
             keys = sorted({str(key) for item, _ in known for key in _properties(item[1])})
-            listed = f"none, as the features have only the properties {', '.join(keys) or '(none)'}"
-        raise DataError(f"{label}: no feature named {', '.join(map(repr, missing))}; there are: {listed}")
+            there = f"none, as the features have only the properties {', '.join(keys) or '(none)'}"
+        raise DataError(f"{label}: no feature named {', '.join(map(repr, missing))}; there are: {there}")
     asked = {str(name) for name in wanted}
     return [item for item, titles in known if asked.intersection(titles)]
 

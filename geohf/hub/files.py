@@ -44,12 +44,9 @@ def repo_files(folder: str | Path, patterns: Sequence[str] = (*MODEL_FILES, *RUN
     found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     card = folder / "README.md"
     shown = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    return sorted(path for path in found if path.suffix != ".png" or _is_named(path.name, shown))
-
-
-def _is_named(name: str, card: str) -> bool:
-    """Whether a card names this file, and not one whose name ends or begins so."""
-    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", card) is not None
+    # by its whole name, not by one that ends or begins so
+    named = {path for path in found if re.search(rf"(?<![\w.-]){re.escape(path.name)}(?![\w-])", shown)}
+    return sorted(path for path in found if path.suffix != ".png" or path in named)
 
 
 def copy_files(source: str | Path, target: str | Path, patterns: Sequence[str]) -> None:

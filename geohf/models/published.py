@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 
 
 def fill_published(
@@ -44,6 +44,5 @@ def fill_published(
         (left, "the model has no place for these weights"),
     ):
         if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise DataError(f"{file}: {problem}: {', '.join(names[:5])}{more}")
+            raise DataError(f"{file}: {problem}: {listed(names)}")
     model.load_state_dict({name: given[name][1] if name in given else t for name, t in wanted.items()})

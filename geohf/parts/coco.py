@@ -95,7 +95,7 @@ def read_coco(
     return Source(path, list(photos.values()), list(parts.values()), list(state_ids.values()), groups=groups)
 
 
-def attribute_values(content: JsonObject, path: Path) -> dict[str, list[str]]:
+def attribute_values(content: JsonObject) -> dict[str, list[str]]:
     """The values of attributes that a file lists, as we write it: `attributes`, an object of names and lists."""
     listed = content.get("attributes")
     found = listed.items() if isinstance(listed, dict) else ()

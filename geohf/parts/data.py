@@ -161,7 +161,7 @@ def load_parts(
         _drop_groups(list(sources.values()))
         _warn_of_names(list(sources.values()))
         _same_names(list(sources.values()))
-        loaded = {split: dataset_of(found, errors, min_trust) for split, found in sources.items()}
+        loaded = {split: dataset_of(source, errors, min_trust) for split, source in sources.items()}
         note_unlisted(sources.values(), errors)
         _warn_of_shared(sources)
         splits = DatasetDict({split: dataset for split, (dataset, _) in loaded.items()})
@@ -310,7 +310,7 @@ def _warn_of_shared(sources: dict[str, Source]) -> None:
 def _same_names(sources: list[Source]) -> None:
     for source in sources[1:]:
         for key in ("parts", "states", "attributes"):
-            names, first = (list(getattr(found, key)) for found in (source, sources[0]))
+            names, first = (list(getattr(one, key)) for one in (source, sources[0]))
             if names != first:
                 told, known = (", ".join(map(repr, given[:5])) for given in (names, first))
                 hint = "; --state_attribute names what tells it, or is none" if key == "states" else ""

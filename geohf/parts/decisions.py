@@ -94,7 +94,7 @@ def fit_decisions(
     """
     require_enough_photos(len(targets), max_missed=max_missed, max_hallucinated=max_hallucinated)
     tables = joined(predictions, targets)
-    config.state_temperature = _state_temperature(config, *tables)
+    config.state_temperature = _state_temperature(config, *tables[:2])
     presence = presence_of(predictions, targets, config.num_labels, config.absent_index)
     known = (presence.score > 0) & (presence.there >= 0)
     logits = _logit(presence.score[known])
@@ -257,7 +257,7 @@ def _risk_limits(
     return lowest if config.max_hallucinated is not None else None
 
 
-def _state_temperature(config: PartStateConfig, found: dict, truths: dict, crowds: dict) -> float:
+def _state_temperature(config: PartStateConfig, found: dict, truths: dict) -> float:
     """Fitted on detections that find a truth at IoU 0.5, over the states that a box can have."""
     if not config.tells_states:
         return 1.0

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.parts.attribute_metrics import attribute_metrics, match_attributes
 from geohf.parts.coco_eval import AREAS, IOU_THRESHOLDS, Found, MatchedBoxes, Truths
 from geohf.parts.decisions import presence_in
 from geohf.parts.state_metrics import (
     STATE_NUMBERS,
+    attribute_metrics,
     calibration_error,
     confusion_counts,
+    match_attributes,
     match_states,
     state_error,
     state_metrics,

@@ -116,7 +116,7 @@ class Reader:
         if not isinstance(content, JsonObject):
             raise DataError(f"{path}: must be a JSON object, but is a {type(content).__name__}")
         if is_coco(content):
-            self._declare(attribute_values(content, path))
+            self._declare(attribute_values(content))
             further = tuple(self.attributes)
             source = read_coco(content, path, self.errors, self.states, self.state_attribute, further)
             return "COCO", {split: source}

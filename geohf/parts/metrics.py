@@ -74,10 +74,10 @@ class BatchScores:
         self._weights.append(weights.double().cpu())
         assert outputs.original_sizes is not None
         given = dict(zip(truth_names(self.config), truths, strict=True))
-        found, targets = predictions_of(outputs, self.config), targets_of(given, outputs.original_sizes)
-        self.evaluator.add(found, targets)
+        detections, targets = predictions_of(outputs, self.config), targets_of(given, outputs.original_sizes)
+        self.evaluator.add(detections, targets)
         if self.keep:
-            self.predictions += found
+            self.predictions += detections
             self.targets += targets
 
     def compute(self) -> dict[str, float]:
@@ -133,10 +133,10 @@ def truth_names(config: PartStateConfig) -> list[str]:
 
 def predictions_of(outputs: PartStateOutput, config: PartStateConfig) -> list[dict[str, np.ndarray]]:
     """Outputs as the evaluator takes them: all boxes, in pixels of the upright photos."""
-    found = post_process(outputs, 0.0, outputs.original_sizes)
-    for parts in found if config.attributes else ():
+    detections = post_process(outputs, 0.0, outputs.original_sizes)
+    for parts in detections if config.attributes else ():
         parts["attributes"], parts["attribute_scores"] = best_values(parts.pop("attribute_probs"), config)
-    return [{name: values.cpu().numpy() for name, values in parts.items()} for parts in found]
+    return [{name: values.cpu().numpy() for name, values in parts.items()} for parts in detections]
 
 
 def targets_of(truths: Mapping[str, Any], sizes: torch.Tensor) -> list[dict[str, np.ndarray]]:
@@ -171,13 +171,13 @@ def dataset_targets(dataset: Any, config: PartStateConfig) -> list[dict[str, Any
         row = dict(zip(columns, cells, strict=True))
         row |= {column: classes_of(listed, row[column]) for column, listed in names.items()}
         try:
-            found = truths_of(row, parts, states, (row["width"], row["height"]), attributes)
+            truths = truths_of(row, parts, states, (row["width"], row["height"]), attributes)
         except DataError as error:
             raise DataError(f"photo {row['image_id']}, {error}") from None
         targets.append(
-            {"boxes": found["boxes"].astype(np.float64), "labels": found["parts"]}
-            | {name: found[name] for name in ("states", "iscrowd")}
-            | ({"attributes": np.stack([found[name] for name in attributes], 1)} if attributes else {})
+            {"boxes": truths["boxes"].astype(np.float64), "labels": truths["parts"]}
+            | {name: truths[name] for name in ("states", "iscrowd")}
+            | ({"attributes": np.stack([truths[name] for name in attributes], 1)} if attributes else {})
             | {"image_id": row["image_id"]}
         )
     return targets

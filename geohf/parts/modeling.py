@@ -168,10 +168,10 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
         if labels is not None:
             targets = self.targets_of(sizes, labels, boxes, states, weights, iscrowd, attributes)
         if self.answers_with_queries:
-            losses, found = run_queries(self.detector, self.state_head, pixel_values, sizes, targets)
+            losses, detections = run_queries(self.detector, self.state_head, pixel_values, sizes, targets)
         else:
-            losses, found = self.run_regions(pixel_values, sizes, targets)
-        outputs: dict[str, Any] = dict(with_temperatures(found, self.config))
+            losses, detections = self.run_regions(pixel_values, sizes, targets)
+        outputs: dict[str, Any] = dict(with_temperatures(detections, self.config))
         if targets is not None and losses is not None:
             outputs |= self._summed(losses, self._photo_weights(targets), loss_items)
         return PartStateOutput(**outputs, original_sizes=original_sizes)
@@ -234,9 +234,9 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
             raise DataError(
                 "ONNX has no word for how rf_detr resizes its positions; the other detectors can be written"
             )
-        found = self.detector(pixel_values)
+        outputs = self.detector(pixel_values)
         answers = with_temperatures(
-            query_answers(self.state_head, found.logits, found.pred_boxes, found.last_hidden_state),
+            query_answers(self.state_head, outputs.logits, outputs.pred_boxes, outputs.last_hidden_state),
             self.config,
         )
         height, width = self.config.image_size

@@ -59,7 +59,6 @@ class PartPhaseTrainer(PhaseTrainer):
         self._kept: list[dict] = []
         self.kept_targets: list[dict] = []  # of the photos of the last `detect`, as its predictions
         self.augment, self._trust_weighted = augment, trust_weighted
-        kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(model, args, data_collator, **kwargs)
         unheard = [f"--{name}" for name in _OF_COLLATORS if getattr(self.args, name)]
         if data_collator is not None and unheard:

@@ -38,7 +38,7 @@ def as_photos(rows: Any) -> Any:
     columns = ["image_id", "width", "height", *LABELS]
     if {"image", *columns} <= set(getattr(rows, "column_names", None) or ()):
         return rows
-    held = undecoded(rows) if hasattr(rows, "cast_column") else rows
+    held = undecoded(rows)
     shown = held if isinstance(held, (list, tuple)) else [held[0]] if len(rows) else []
     further = list(dict.fromkeys(name for row in shown for name in _further_columns(row, columns)))
     names = class_names(rows, ("parts", "states", *further))

@@ -1,6 +1,8 @@
-"""How well states are told, and whether parts that are missing are seen as missing."""
+"""How well states and attributes are told, and whether parts that are missing are seen as missing."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -172,3 +174,34 @@ def _overlapped(found, truths, claims, absent, parts) -> int:
 
 def _ratio(part, whole) -> float:
     return float(part / whole) if whole else float("nan")
+
+
+def match_attributes(found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int) -> np.ndarray:
+    """(truths, attributes) the value told of each, -1 where the part is missed; matched as in `match_states`."""
+    columns = found["attributes"].T
+    return np.stack([match_states(found | {"states": column}, truths, parts) for column in columns], 1)
+
+
+def attribute_metrics(
+    told: np.ndarray,
+    truths: dict[str, np.ndarray],
+    attributes: Mapping[str, Sequence[str]],
+    absent_state: int | None,
+) -> dict[str, float]:
+    """`state_accuracy/NAME`, `state_f1/NAME` and `state_recall/NAME` of each attribute, over its own values, see `state_metrics`.
+
+    What nobody labeled counts for nothing, nor does a part that is absent.
+
+    Args:
+        told: see `match_attributes`.
+        truths: `states` (n,) and `attributes` (n, attributes), below 0 where unlabeled.
+    """
+    there = truths["states"] != (-1 if absent_state is None else absent_state)
+    numbers: dict[str, float] = {}
+    for column, (name, values) in enumerate(attributes.items()):
+        true = truths["attributes"][:, column]
+        known = there & (true >= 0)
+        confusion = confusion_counts(true[known], told[known, column], len(values))
+        found = state_metrics(confusion, absent_state=None)
+        numbers |= {f"{key}/{name}": value for key, value in found.items()}
+    return numbers

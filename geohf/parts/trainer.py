@@ -17,9 +17,8 @@ from geohf.parts.detectors import keep_constants
 from geohf.parts.metrics import Detections, dataset_targets, measure
 from geohf.parts.outputs import write_outputs
 from geohf.parts.phase import PartPhaseTrainer
-from geohf.parts.repeats import repeat_factors, repeated_rows
 from geohf.parts.rows import as_photos, require_attributes_in
-from geohf.parts.state_balance import COUNTED, count_states
+from geohf.parts.state_balance import COUNTED, count_states, repeat_factors, repeated_rows
 from geohf.training.finetuning import unfreeze_last
 from geohf.training.trainer import GeoTrainer
 
@@ -108,9 +107,9 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
     def _calibrate(self) -> None:
         """Fit temperatures and thresholds on the validation photos, see `fit_decisions`."""
         reset_decisions(self.config)
-        found = self.detect(self.eval_dataset)
+        detections = self.detect(self.eval_dataset)
         limits = self.args.max_missed, self.args.max_hallucinated
-        fit_decisions(self.config, found.predictions, self.kept_targets, *limits)
+        fit_decisions(self.config, detections.predictions, self.kept_targets, *limits)
 
     def outputs(self, dataset) -> Detections:
         """What the model finds in a whole dataset with labels, and its numbers, on every process."""
@@ -122,5 +121,5 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
         targets = dataset_targets(dataset, config)
         if train is not None:
             constant = constant_predictions(train, dataset, config)
-        found = measure(config, outputs, targets, constant, intervals)
-        return Evaluation(found, dataset, outputs.predictions, prefix, targets=targets)
+        metrics = measure(config, outputs, targets, constant, intervals)
+        return Evaluation(metrics, dataset, outputs.predictions, prefix, targets=targets)

@@ -97,7 +97,7 @@ def predictions_of(
     similarity, points = similarity[:, :top_k], points[:, :top_k]
     away = great_circle_m(points[:, :1], points)
     spread = np.sort(away, axis=1)[:, away.shape[1] // 2]
-    found = [
+    answers = [
         PlacePrediction(
             descriptors[i],
             [
@@ -112,11 +112,11 @@ def predictions_of(
         )
         for i in range(len(points))
     ]
-    for answer in found if verified is not None else ():
+    for answer in answers if verified is not None else ():
         answer.verified = False
     for row in () if verified is None else verified:
-        found[row].verified, found[row].confidence, found[row].abstains = True, None, None
-    return found
+        answers[row].verified, answers[row].confidence, answers[row].abstains = True, None, None
+    return answers
 
 
 def answers_searched(top_k: int, count: int) -> int:

@@ -211,7 +211,7 @@ def _hold_out_validation(
     single = bool(first.all())
     asking = held[1::2] if single else held[~first[held]]
     database = np.setdiff1d(np.arange(len(everything)), asking) if single else np.flatnonzero(first)
-    matched = len(asking) and _recallable(points, database, asking, options.radii_m[0])
+    matched = len(asking) and matches_within_m(points[database], points[asking], options.radii_m[0])[1].size
     if not matched or len(database) < FEWEST_SEARCHED:
         logger.warning(
             "no validation queries to choose by: those of the held-out blocks find nothing in the training drives; "
@@ -230,12 +230,6 @@ def _hold_out_validation(
         f"; for validation whole blocks of {options.block_m:g} m of the training drives held out, "
         f"{options.negative_m:g} m kept clear of them in training, and {drives}"
     )
-
-
-def _recallable(points: np.ndarray, database: np.ndarray, queries: np.ndarray, radius_m: float) -> bool:
-    """Whether any of the queries has an image of the database within the radius; both are rows of the points."""
-    offsets, _ = matches_within_m(points[database], points[queries], radius_m)
-    return bool(offsets[-1])
 
 
 def _audit(images: Dataset, rows: dict[str, np.ndarray], options: PlaceArguments):

@@ -77,13 +77,6 @@ class PlaceIndex(IndexSearch):
         self._engines: dict[tuple[str, bool], Engine] = {}
 
     @property
-    def contents(self) -> Contents:
-        """All that it holds, as it is written."""
-        return Contents(
-            self.rows, self.points, self.images, self.model, self.sequences, self.axes, self.local
-        )
-
-    @property
     def descriptors(self) -> torch.Tensor:
         """(n, d) float32, as far as they are kept."""
         return self.rows[:]
@@ -222,7 +215,7 @@ class PlaceIndex(IndexSearch):
         Raises:
             DataError: another ending, or Parquet for what is not float32.
         """
-        write_index(Path(path), self.contents)
+        write_index(Path(path), self)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> PlaceIndex:

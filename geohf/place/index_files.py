@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from geohf.errors import DataError
 from geohf.io import atomic_path
+from geohf.place.index_search import IndexSearch
 from geohf.place.search import unit_descriptors
 from geohf.place.storage import FloatRows, check_storage, storage_of
 from geohf.place.verification import LocalFeatures
@@ -54,17 +55,17 @@ def index_format(
     return path.suffix
 
 
-def write_index(path: Path, contents: Contents) -> None:
+def write_index(path: Path, index: IndexSearch) -> None:
     """Write one file.
 
     Raises:
         DataError: see `index_format`.
     """
-    axes = contents.axes
-    dims, local = None if axes is None else len(axes), contents.local is not None
-    ending = index_format(path, storage_of(contents.rows), dims, local)
+    axes = index.axes
+    dims, local = None if axes is None else len(axes), index.local is not None
+    ending = index_format(path, storage_of(index.rows), dims, local)
     with atomic_path(path) as temporary:
-        (_write_safetensors if ending == ".safetensors" else _write_parquet)(temporary, contents)
+        (_write_safetensors if ending == ".safetensors" else _write_parquet)(temporary, index)
 
 
 @contextmanager
@@ -87,21 +88,21 @@ def reading_index(path: Path) -> Iterator[Callable[[Path], Contents]]:
         raise DataError(f"{path}: is no place index, or is damaged ({reason}); build it anew") from None
 
 
-def _write_safetensors(path: Path, contents: Contents) -> None:
+def _write_safetensors(path: Path, index: IndexSearch) -> None:
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in contents.rows.tensors.items()}
-    tensors["points"] = torch.from_numpy(contents.points)
-    if contents.axes is not None:
-        tensors["axes"] = contents.axes
-    if contents.local is not None:
-        tensors["local"] = contents.local.rows.contiguous()
-        if contents.local.axes is not None:
-            tensors["local_axes"] = contents.local.axes
-    metadata = {"model": contents.model, "images": json.dumps(contents.images)}
-    metadata["storage"] = storage_of(contents.rows)
-    if contents.sequences is not None:
-        metadata["sequences"] = json.dumps(contents.sequences)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in index.rows.tensors.items()}
+    tensors["points"] = torch.from_numpy(index.points)
+    if index.axes is not None:
+        tensors["axes"] = index.axes
+    if index.local is not None:
+        tensors["local"] = index.local.rows.contiguous()
+        if index.local.axes is not None:
+            tensors["local_axes"] = index.local.axes
+    metadata = {"model": index.model, "images": json.dumps(index.images)}
+    metadata["storage"] = storage_of(index.rows)
+    if index.sequences is not None:
+        metadata["sequences"] = json.dumps(index.sequences)
     save_file(tensors, path, metadata)
 
 
@@ -149,18 +150,18 @@ def map_tensor(path: Path, name: str) -> torch.Tensor:
     return torch.from_numpy(np.memmap(path, np.float16, "c", begin, tuple(told["shape"])))
 
 
-def _write_parquet(path: Path, contents: Contents) -> None:
+def _write_parquet(path: Path, index: IndexSearch) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    descriptors = contents.rows[:]
+    descriptors = index.rows[:]
     flat = pa.array(descriptors.cpu().numpy().reshape(-1))
-    columns: dict[str, Any] = {"image": contents.images}
-    columns |= {name: contents.points[:, i] for i, name in enumerate(_COLUMNS)}
-    if contents.sequences is not None:
-        columns["sequence"] = contents.sequences
+    columns: dict[str, Any] = {"image": index.images}
+    columns |= {name: index.points[:, i] for i, name in enumerate(_COLUMNS)}
+    if index.sequences is not None:
+        columns["sequence"] = index.sequences
     columns["descriptor"] = pa.FixedSizeListArray.from_arrays(flat, descriptors.shape[1])
-    table = pa.table(columns).replace_schema_metadata({"geohf_model": contents.model})
+    table = pa.table(columns).replace_schema_metadata({"geohf_model": index.model})
     pyarrow.parquet.write_table(table, path)
 
 

@@ -60,7 +60,6 @@ class PlacePhaseTrainer(PhaseTrainer):
         **kwargs,
     ):
         self.database_rows, self.sampler, self.classifier = database_rows, sampler, classifier
-        kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(model, args, data_collator, **kwargs)
         self.label_names = ["coordinates"]
         self.clock = StepClock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from geohf.errors import DataError, did_you_mean
+from geohf.errors import require_choice
 from geohf.models.published import fill_published
 from geohf.models.settings import settings_refused
 from geohf.place.configuration import GeoPlaceConfig
@@ -23,10 +23,7 @@ def load_published(
     kind: type[GeoPlaceModel], name: str, file: str | os.PathLike, image_size: tuple[int, int] | None = None
 ) -> GeoPlaceModel:
     """The model in a published checkpoint, see `GeoPlaceModel.from_published`."""
-    if name not in LAYOUTS:
-        raise DataError(
-            f"no published model {name!r}{did_you_mean(name, LAYOUTS)}; there are {', '.join(LAYOUTS)}"
-        )
+    require_choice(LAYOUTS, **{"published model": name})
     layout, tensors = LAYOUTS[name], read_tensors(file)
     height, width = image_size or layout.image_size
     contents = layout.read(tensors, (height, width), file)

@@ -30,7 +30,7 @@ def as_drives(rows):
         return rows
     if {"image", *LABELS} <= set(getattr(rows, "column_names", None) or ()):
         return rows
-    return RowView(undecoded(rows) if hasattr(rows, "cast_column") else rows, _read_image, LABELS)
+    return RowView(undecoded(rows), _read_image, LABELS)
 
 
 def _read_image(row: dict, number: int) -> dict:
@@ -70,9 +70,7 @@ def join_rows(first, second):
         return concatenate_datasets([undecoded(first), undecoded(second)])
     from torch.utils.data import ConcatDataset
 
-    return ConcatDataset(
-        [undecoded(part) if hasattr(part, "cast_column") else part for part in (first, second)]
-    )
+    return ConcatDataset([undecoded(part) for part in (first, second)])
 
 
 def short_names(*parts) -> list[list[str]]:

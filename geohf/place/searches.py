@@ -53,8 +53,7 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
     @staticmethod
     def read_rows(rows):
         """See `as_drives`."""
-        rows = as_drives(rows)
-        return undecoded(rows) if hasattr(rows, "cast_column") else rows
+        return undecoded(as_drives(rows))
 
     @property
     def database(self):

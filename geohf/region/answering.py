@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set, Sized
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from transformers import BatchFeature
 
-from geohf.data.classes import class_number
-from geohf.data.inputs import Inputs, Part
+from geohf.data.classes import class_names, class_number, with_names
+from geohf.data.inputs import Inputs, Part, find_images, is_table_of_files
 from geohf.errors import DataError
 from geohf.models.answering import AnsweringModel
 from geohf.region.answers import RegionPrediction
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.decoding import both_answers, decode, locate
 from geohf.region.experts import RegionOutput
-from geohf.region.inputs import of_region, of_regions, table_with_regions, with_named_regions
 from geohf.region.metrics import measure
-from geohf.region.processing import RegionCollator, split_sample
-from geohf.region.rows import headings_of, load_labeled, truth_of
+from geohf.region.processing import REGION_KEYS, RegionCollator, split_sample
+from geohf.region.rows import headings_of, load_labeled, region_cells, truth_of
 from geohf.vision.augmentation import TEST_TIME_OPTION
 
 
@@ -150,3 +150,42 @@ class RegionAnswering(AnsweringModel):
             return BatchFeature({**prepare(named), **looks})
 
         return prepared, answer
+
+
+def table_with_regions(source: str) -> Part | None:
+    """See `GeoRegionModel.read_source`."""
+    path = Path(source)
+    if not is_table_of_files(path):
+        return None
+    cells = region_cells(path)
+    if cells is None:
+        return None
+    names, files = find_images(source).parts[0]
+    return names, [{"image": file, "region": cell} for file, cell in zip(files, cells, strict=True)]
+
+
+def with_named_regions(samples: Any) -> Any:
+    """Samples of a dataset that numbers its regions, with their names; others as they are."""
+    names = class_names(getattr(samples, "rows", samples))
+    names = {column: named for column, named in names.items() if column.lower() in REGION_KEYS}
+    return with_names(samples, names) if names else samples
+
+
+def of_regions(samples: Iterable, names: Sequence) -> Iterator[dict]:
+    """Photographs with these regions, one each.
+
+    Raises:
+        DataError: more or fewer regions than photographs.
+    """
+    count = 0
+    for count, sample in enumerate(samples, 1):
+        if count > len(names):
+            raise DataError(f"{len(names)} regions for more photographs")
+        yield of_region(sample, names[count - 1])
+    if count < len(names):
+        raise DataError(f"{len(names)} regions for {count} photographs")
+
+
+def of_region(sample: Any, region: str | int | None) -> dict:
+    """A photograph with this region, whatever its own is."""
+    return {"image": split_sample(sample)[0], "region": region}

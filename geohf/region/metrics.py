@@ -142,8 +142,8 @@ def measure(
         masses = getattr(config, f"{name}_masses")
         values |= density_metrics(mixtures, answers.truth, missed, masses, config.unit, f"{name}_")
     if config.predict_heading and answers.headings is not None:
-        found = [answer.heading for answer in answers.routed]
-        values |= heading_metrics(np.array(found, np.float64), answers.headings)
+        headings = [answer.heading for answer in answers.routed]
+        values |= heading_metrics(np.array(headings, np.float64), answers.headings)
         if train is not None and train[2] is not None:
             baseline |= heading_metrics(constant_heading(train[2]), answers.headings)
     ends = region_intervals(config, answers) if intervals else {}
@@ -169,8 +169,8 @@ def region_table(
         config.coordinate_scaler,
         config.unit,
     )
-    for name, found in points.items():
-        errors = frame_distance(found, answers.truth, config.frame)
+    for name, predicted in points.items():
+        errors = frame_distance(predicted, answers.truth, config.frame)
         rows[-1][f"{name}_coverage"] = coverage([answer.radius for answer in getattr(answers, name)], errors)
     return rows
 
@@ -190,15 +190,15 @@ def region_intervals(config: GeoRegionConfig, answers: RegionAnswers) -> dict[st
         frame_distance(points_array(part), answers.truth, config.frame)
         for part in (answers.routed, answers.given)
     )
-    found = {
+    intervals = {
         f"routed_mean_{config.unit}": mean_interval(routed),
         f"given_mean_{config.unit}": mean_interval(given),
         "router_accuracy": share_interval(answers.named(config.label2id) == answers.labels),
     }
-    found |= bootstrap_intervals(
+    intervals |= bootstrap_intervals(
         lambda rows: {f"routed_median_{config.unit}": np.median(routed[rows])}, np.arange(len(routed))
     )
-    return {name: ends for name, ends in found.items() if ends is not None}
+    return {name: ends for name, ends in intervals.items() if ends is not None}
 
 
 def _center(points: np.ndarray, frame: str) -> np.ndarray:

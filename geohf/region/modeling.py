@@ -207,8 +207,8 @@ class GeoRegionModel(RegionObjective, RegionAnswering, GeoPreTrainedModel):
             answer = torch.full((len(asked), 2), torch.nan, device=asked.device)
             if bool(rows.any()):
                 own = {name: values[rows] for name, values in inputs.items()}
-                found = expert(**own, test_time=test_time).scaled
-                answer = answer.index_put((rows.nonzero()[:, 0],), found)
+                own_answer = expert(**own, test_time=test_time).scaled
+                answer = answer.index_put((rows.nonzero()[:, 0],), own_answer)
             answers.append(answer)
         return torch.stack(answers, 1)
 
@@ -236,15 +236,15 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
     train = as_photos(data.labeled)
     named, points = np.array(names_of(train), object), located(train, options.frame)
     named[~np.isfinite(points).all(1)] = None
-    found = region_order(name for name in named if name is not None)
+    regions = region_order(name for name in named if name is not None)
     if options.start_from is not None:
         model = load_model(options.start_from, "cpu", GeoRegionModel).float()
         _tell_kept(options, model.config)
-        for name in options.regions or found:
+        for name in options.regions or regions:
             model.set_scaler(name, fit_scaler(points[named == name], model.config.scaler, model.config.frame))
         return model
-    warn_of_spellings(found, "regions")
-    scalers = [fit_scaler(points[named == name], options.scaler, options.frame).to_dict() for name in found]
+    warn_of_spellings(regions, "regions")
+    scalers = [fit_scaler(points[named == name], options.scaler, options.frame).to_dict() for name in regions]
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
     tiny = options.train_csv is None and options.backbone is None
     with settings_refused():
@@ -254,7 +254,7 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
             backbone_weights=options.backbone_weights,
             image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,
             fit=options.fit,
-            id2label=dict(enumerate(found)),
+            id2label=dict(enumerate(regions)),
             scalers=scalers,
             **fields,
         )

@@ -23,8 +23,7 @@ from geohf.report.classes import plot_confusion
 from geohf.report.geojson import write_geojson
 from geohf.report.map_png import error_map_png
 from geohf.report.maps import write_map
-from geohf.report.plots import plot_error_cdf, plot_scatter
-from geohf.report.points import plot_dropped
+from geohf.report.plots import plot_dropped, plot_error_cdf, plot_scatter
 from geohf.report.tables import write_csv
 from geohf.report.uncertainty import plot_uncertainty
 from geohf.training.report import thumbnails_of

@@ -34,7 +34,6 @@ class RegionPhaseTrainer(PhaseTrainer):
         self, model=None, args=None, data_collator=None, whole: GeoRegionModel | None = None, **kwargs
     ):
         self._whole = whole
-        kwargs.setdefault("compute_metrics", self._metrics)
         super().__init__(model, args, data_collator, **kwargs)
         self.label_names = list(self.model.targets)
 

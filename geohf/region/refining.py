@@ -10,6 +10,7 @@ import torch
 from geohf.data.tensor_table import TensorTable
 from geohf.geo import frame_distance
 from geohf.region.experts import RegionExpert
+from geohf.vision.weights import in_eval_mode
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +48,8 @@ def refine(expert: RegionExpert, train: TensorTable, validation: TensorTable | N
 
 @torch.no_grad()
 def _mean_error(expert: RegionExpert, table: TensorTable) -> float:
-    was_training = expert.training
-    expert.eval()
     features = table.columns["features"].to(expert.scaler_center.device)
-    scaled = expert(features=features).scaled.cpu()
-    expert.train(was_training)
+    scaled = in_eval_mode(expert)(features=features).scaled.cpu()
     truth = table.columns["coordinates"]
     known = truth.isfinite().all(-1)
     answered = expert.scaler.inverse_transform(scaled.double())

@@ -220,8 +220,7 @@ def as_photos(rows: Any) -> Any:
         return rows
     names = class_names(rows)
     labels = ["filename", "region", "latitude", "longitude", "heading"]
-    rows = undecoded(rows) if hasattr(rows, "cast_column") else rows
-    return RowView(rows, partial(_read_photo, names=names), labels)
+    return RowView(undecoded(rows), partial(_read_photo, names=names), labels)
 
 
 def _read_photo(row: dict, number: int, names: dict[str, list[str]]) -> dict:

@@ -305,10 +305,10 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         if rows is not None:
             train = labels_of(rows, config), located(rows, config.frame), headings_of(rows, config)
             centers = region_centers(config, *train[:2])
-        found = measure(config, answers, train, intervals)
+        metrics = measure(config, answers, train, intervals)
         table = region_table(config, answers, centers)
         return Evaluation(
-            found,
+            metrics,
             dataset,
             answers.routed,
             prefix,

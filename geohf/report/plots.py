@@ -1,4 +1,4 @@
-"""Learning curves, distance curves and planar scatters, each one PNG."""
+"""Learning curves, distance curves, planar scatters and what filters dropped, each one PNG."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ RADII_KM = (1, 25, 200, 750, 2500)  # street, city, region, country, continent: 
 
 # What transformers writes beside the measurements: the clock, not the model.
 _CLOCK = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+_DROPPED_MARKS = ("x", "+", "1", "^", "s", "d")
 _NO_CURVE = ("step", "epoch", "phase", "train_loss", "total_flos", "num_input_tokens_seen")
 
 
@@ -227,3 +228,48 @@ def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
         axes.legend(loc="best")
         bar = figure.colorbar(dots, ax=axes, shrink=0.8, pad=0.02, extend="max")
         bar.set_label(f"error in {unit} (median {format_number(np.median(error))}, n = {len(error):,})")
+
+
+def plot_dropped(path: str | os.PathLike, kept, dropped: Mapping[str, np.ndarray], unit: str) -> None:
+    """Draw kept points and what each filter dropped: on the left everything, on the right where points are kept.
+
+    Args:
+        path: the PNG file.
+        kept: (n, 2) latitude and longitude, that is (y, x).
+        dropped: filter -> (k, 2) points.
+        unit: of the axes, such as `degrees`.
+
+    Raises:
+        DataError: other shapes, or nothing is kept.
+    """
+    kept = np.asarray(kept, np.float64)
+    dropped = {name: np.asarray(points, np.float64) for name, points in dropped.items()}
+    if not len(kept) or any(p.ndim != 2 or p.shape[1] != 2 for p in (kept, *dropped.values())):
+        raise DataError("kept and dropped points must be (n, 2), and some must be kept")
+    low, high = kept.min(0), kept.max(0)
+    edge = np.maximum(0.12 * (high - low), 1e-9)
+    with drawing(path, 11.0, 5.0) as figure:
+        for position, title in enumerate(("All rows", "Where rows are kept")):
+            axes = figure.add_subplot(1, 2, position + 1)
+            axes.scatter(kept[:, 1], kept[:, 0], s=6, color=MUTED, label=f"kept, n = {len(kept):,}")
+            for i, (name, points) in enumerate(dropped.items()):
+                axes.scatter(
+                    points[:, 1],
+                    points[:, 0],
+                    s=34,
+                    marker=_DROPPED_MARKS[i % len(_DROPPED_MARKS)],
+                    color=SERIES[i % len(SERIES)],
+                    linewidths=1.4,
+                    label=f"{name}, n = {len(points):,}",
+                )
+            if position:
+                axes.set_ylim(low[0] - edge[0], high[0] + edge[0])
+                axes.set_xlim(low[1] - edge[1], high[1] + edge[1])
+            else:
+                axes.legend(loc="best")
+            axes.ticklabel_format(useOffset=False, style="plain")
+            axes.tick_params(axis="x", rotation=20)
+            axes.set_xlabel(f"longitude column, {unit}")
+            axes.set_ylabel(f"latitude column, {unit}")
+            axes.set_title(title)
+            axes.grid(True, color=FAINT)

@@ -37,7 +37,7 @@ class FlatViews(Sequence):
 
     def __init__(self, dataset: Dataset):
         self.in_columns = hasattr(dataset, "cast_column")  # else rows come one by one
-        self.dataset = undecoded(dataset) if self.in_columns else dataset
+        self.dataset = undecoded(dataset)
         self.starts = np.concatenate([[0], np.cumsum([len(row) for row in dataset["headings"][:]])])
         self.rows = range(int(self.starts[-1]))
 

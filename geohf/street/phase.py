@@ -51,10 +51,9 @@ class StreetPhaseTrainer(PhaseTrainer):
     class_columns = ("state",)
     arguments_class = StreetTrainingArguments
 
-    def __init__(self, model=None, args=None, data_collator=None, **kwargs):
-        kwargs.setdefault("compute_metrics", self._metrics)
-        super().__init__(model, args, data_collator, **kwargs)
-        self.label_names = ["labels", "coordinates"] + ["headings"] * self.config.predict_heading
+    def _fit(self, model) -> None:
+        super()._fit(model)
+        self.label_names = ["labels", "coordinates"] + ["headings"] * model.config.predict_heading
 
     def make_collator(self, model, training: bool):
         """Of places; a head's features come in tables."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from geohf.errors import DataError, did_you_mean
+from geohf.errors import DataError, require_choice
 from geohf.models.published import fill_published
 from geohf.street.gallery import gallery_points
 from geohf.street.published_osv5m import TITLE as OSV5M
@@ -73,10 +73,7 @@ def load_published(
     kind: type[GeoStreetModel], name: str, folder: str | os.PathLike | None, backbone: str | None
 ) -> GeoStreetModel:
     """The model in a published folder, see `GeoStreetModel.from_published`."""
-    if name not in PUBLISHED:
-        raise DataError(
-            f"no published model {name!r}{did_you_mean(name, PUBLISHED)}; there are {', '.join(PUBLISHED)}"
-        )
+    require_choice(PUBLISHED, **{"published model": name})
     if name == "osv5m":
         if folder is None:
             raise DataError("osv5m: name the folder that holds it")

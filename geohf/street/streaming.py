@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.streaming import StreamedTable, streaming
-from geohf.data.tables import (
-    HEADING_COLUMNS,
-    LATITUDE_COLUMNS,
-    LONGITUDE_COLUMNS,
-    RowErrors,
-    line_of,
-)
+from geohf.data.tables import HEADING_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, line_of
 from geohf.street.competition import TRAIN_TABLE
 from geohf.street.photos import rows_of_views
 from geohf.street.places import drop_broken, place_features

@@ -142,5 +142,5 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         if rows is not None:
             train = labels_of(rows, config), points_of(rows), headings_of(rows, config.max_views)
         headings = headings_of(dataset, config.max_views)
-        found = measure(config, outputs, answers, labels, truth, train, intervals, headings, self.levels)
-        return Evaluation(found, dataset, answers, prefix, outputs=outputs, labels=labels, truth=truth)
+        metrics = measure(config, outputs, answers, labels, truth, train, intervals, headings, self.levels)
+        return Evaluation(metrics, dataset, answers, prefix, outputs=outputs, labels=labels, truth=truth)

@@ -255,9 +255,9 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
             inside = sorted(file.name for file in shown_in(raster_folder(source)))
             if not set(MARKS).isdisjoint(inside):
                 raise DataError(f"{source}: is a zipped zarr store; unzip it, and give its folder")
-            found = listed(inside)
+            content = listed(inside)
             raise DataError(
-                f"{source}: holds no *{options.extension}, but {found or 'nothing'}; give a table of tiles, or the "
+                f"{source}: holds no *{options.extension}, but {content or 'nothing'}; give a table of tiles, or the "
                 "folder of the images"
             )
         return grid_tiles(

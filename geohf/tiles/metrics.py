@@ -195,7 +195,7 @@ def baselines_of(
         labels, last = images or dataset.images()
         same = last if labels.ndim == last.ndim else last[:, None].expand_as(labels)
         return {"persistence": image_measures(same, labels, config)}
-    windows, found = dataset.windows, {}
+    windows, numbers = dataset.windows, {}
     mean = config.level_mean if train is None else np.nanmean(train.truth, 0)
     guesses = {
         "mean": np.broadcast_to(mean, windows.truth.shape),
@@ -207,8 +207,8 @@ def baselines_of(
         if known.any():
             truth = np.where(known, windows.truth, np.nan)
             guess = np.where(known, guess, 0.0)
-            found[name] = all_targets(config.targets, guess, truth, windows.last, windows.trend)
-    return found
+            numbers[name] = all_targets(config.targets, guess, truth, windows.last, windows.trend)
+    return numbers
 
 
 def chief_baseline(baselines: Mapping[str, Mapping[str, float]]) -> str:

@@ -168,10 +168,10 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         raw, base, scale = raw_numbers(self.config, self.head(state), last_values)
         loss = parts = None
         if labels is not None:
-            truth = (labels.float() - base) / scale
-            predicted = raw if self.config.loss in ("quantile", "gaussian") else raw.reshape(truth.shape)
+            targets = (labels.float() - base) / scale
+            predicted = raw if self.config.loss in ("quantile", "gaussian") else raw.reshape(targets.shape)
             items = None if loss_items is None else loss_items[self.config.loss]
-            loss = regression_loss(self.config.loss, predicted, truth, self.config.quantiles, items)
+            loss = regression_loss(self.config.loss, predicted, targets, self.config.quantiles, items)
             parts = {f"{self.config.loss}_loss": loss}
         if self.config.loss == "gaussian":
             raw = gaussian_ends(raw, self.config.coverage)
@@ -206,8 +206,8 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         raw, base = raw.float(), base[:, None]
         loss = parts = None
         if labels is not None:
-            truth = labels.float().reshape(raw.shape) - base
-            loss, parts = frames_loss(config, raw, truth, loss_items)
+            targets = labels.float().reshape(raw.shape) - base
+            loss, parts = frames_loss(config, raw, targets, loss_items)
         frames = base + raw
         return TileSequenceOutput(loss, parts, frames if config.prediction_length > 1 else frames[:, 0])
 
@@ -271,8 +271,8 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
                 "counts from"
             )
         region = dataset.region_numbers(self.config) if region is None else region
-        found = measure(self.config, values, dataset, intervals=False, region=region)
-        return {metric.name: metric.value for metric in found}
+        metrics = measure(self.config, values, dataset, intervals=False, region=region)
+        return {metric.name: metric.value for metric in metrics}
 
 
 def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:

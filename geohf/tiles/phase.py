@@ -33,13 +33,9 @@ class TilePhaseTrainer(PhaseTrainer):
     shown_metrics = ("mae", "r2_rate", "skill_persistence", "psnr")
     arguments_class = TileTrainingArguments
 
-    def __init__(self, model=None, args=None, data_collator=None, **kwargs):
-        kwargs.setdefault("compute_metrics", self._metrics)
-        super().__init__(model, args, data_collator, **kwargs)
-        self.label_names = ["labels"]
-
     def _fit(self, model) -> None:
         super()._fit(model)
+        self.label_names = ["labels"]
         self.train_dataset = bound_to(self.train_dataset, model.config)
         self.eval_dataset = bound_to(self.eval_dataset, model.config)
 

@@ -63,7 +63,7 @@ class StoreFrame:
                 variable = found[name]
                 down = _plane(variable, self.store)[0]
                 image = variable.isel({_axis(variable, TIME, self.store): self.step, down: lines})
-                kind = _band_axis(image, self.store)
+                kind = _band_axis(image)
                 pixels = image.transpose(*([kind] if kind else []), *_plane(image, self.store)).values
                 bands += [pixels] if kind is None else list(pixels)
                 words = [name] if kind is None else _words(image, kind)
@@ -128,9 +128,9 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
             )
         for name in chosen:
             variable = found[name]
-            axes = {_axis(variable, TIME, path), *_plane(variable, path), _band_axis(variable, path)}
+            axes = {_axis(variable, TIME, path), *_plane(variable, path), _band_axis(variable)}
             other = [axis for axis in variable.dims if axis not in axes]
-            if other or (len(chosen) > 1 and _band_axis(variable, path)):
+            if other or (len(chosen) > 1 and _band_axis(variable)):
                 raise DataError(
                     f"{path}: {name} has the axes {', '.join(map(str, variable.dims))}; read are time, y and x, and band of a variable alone"
                 )
@@ -175,9 +175,8 @@ def _axis(variable: Any, names: Sequence[str], path: str) -> str:
     return found[0]
 
 
-def _band_axis(variable: Any, path: str) -> str | None:
-    there = any(str(axis).lower() in BAND for axis in variable.dims)
-    return next(str(axis) for axis in variable.dims if str(axis).lower() in BAND) if there else None
+def _band_axis(variable: Any) -> str | None:
+    return next((str(axis) for axis in variable.dims if str(axis).lower() in BAND), None)
 
 
 def _plane(variable: Any, path: str) -> tuple[str, str]:

@@ -121,8 +121,8 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
     def outputs(self, dataset) -> TileSequenceOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
         dataset = self._encoded(dataset)
-        found: Any = self.predict(dataset).predictions
-        values, region = found if isinstance(found, tuple) else (found, None)
+        predicted: Any = self.predict(dataset).predictions
+        values, region = predicted if isinstance(predicted, tuple) else (predicted, None)
         region = None if region is None else torch.from_numpy(region)
         return TileSequenceOutput(predictions=torch.from_numpy(np.asarray(values)), region=region)
 
@@ -137,7 +137,7 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
         images = rows.images() if config.head == "image" else None
         train = self.train_rows.windows if isinstance(self.train_rows, BoundRows) else None
         baselines = baselines_of(config, rows, train, images)
-        found = measure(config, values, rows, baselines, intervals, images, outputs.region)
+        metrics = measure(config, values, rows, baselines, intervals, images, outputs.region)
         return Evaluation(
-            found, dataset, answers, prefix, outputs=outputs, baselines=baselines, images=images
+            metrics, dataset, answers, prefix, outputs=outputs, baselines=baselines, images=images
         )

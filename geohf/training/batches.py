@@ -130,6 +130,5 @@ def own_rows(batch, accelerator):
 
 
 def _has_rows(value, size: int) -> bool:
-    if isinstance(value, torch.Tensor):
-        return value.ndim > 0 and len(value) == size
-    return isinstance(value, (list, tuple)) and len(value) == size
+    rows = isinstance(value, (list, tuple)) or (isinstance(value, torch.Tensor) and value.ndim > 0)
+    return rows and len(value) == size

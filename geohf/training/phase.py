@@ -71,8 +71,11 @@ class PhaseTrainer(Phases):
         args = own_arguments(args, self.arguments_class, kwargs.get("eval_dataset") is not None)
         rehearse(args)
         self._given_collators = data_collator, eval_collator
+        kwargs.setdefault(
+            "compute_metrics", getattr(self, "_metrics", None)
+        )  # the task's, unless a user gave another
         for name in ("train_dataset", "eval_dataset"):
-            kwargs[name] = _opened_late(kwargs.get(name))
+            kwargs[name] = undecoded(kwargs.get(name))
         with refused():
             super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         for theirs, ours in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefLog)):
@@ -168,12 +171,12 @@ class PhaseTrainer(Phases):
         if isinstance(eval_dataset, str):  # one of several by its name
             dataset = self.eval_dataset[eval_dataset]
         with self._collating(dataset, self.eval_collator or self.data_collator):
-            return super().get_eval_dataloader(_opened_late(eval_dataset))
+            return super().get_eval_dataloader(undecoded(eval_dataset))
 
     def get_test_dataloader(self, test_dataset):
         """As `get_eval_dataloader`."""
         with self._collating(test_dataset, self.eval_collator or self.data_collator):
-            return super().get_test_dataloader(_opened_late(test_dataset))
+            return super().get_test_dataloader(undecoded(test_dataset))
 
     @contextmanager
     def _collating(self, dataset, collator):
@@ -316,9 +319,3 @@ class PhaseTrainer(Phases):
 
 def _listed(names) -> str:
     return " and ".join(name.replace("_", " ") for name in names)
-
-
-def _opened_late(dataset):
-    if isinstance(dataset, dict):
-        return {name: _opened_late(split) for name, split in dataset.items()}
-    return undecoded(dataset) if hasattr(dataset, "cast_column") else dataset

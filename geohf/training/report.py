@@ -56,7 +56,7 @@ def thumbnails_of(trainer: GeoTrainer, dataset: Any, most: int) -> list[str | No
     """Thumbnails for a map: of the first `most` rows, None for the others; None where nobody asks for any."""
     if not most:
         return None
-    rows = undecoded(dataset) if hasattr(dataset, "cast_column") else dataset
+    rows = undecoded(dataset)
     return [thumbnail(trainer.model.photo_of(rows[i])) if i < most else None for i in range(len(rows))]
 
 

@@ -17,8 +17,8 @@ from geohf.data.task_data import facts_of
 from geohf.errors import DataError, listed
 from geohf.hub.card import write_card
 from geohf.metrics.records import CardData, Evaluation
-from geohf.training.adapters import push_adapter
 from geohf.training.phase_runs import RunsPhases
+from geohf.training.pushing import push_adapter
 from geohf.training.report import write_report
 from geohf.training.settings import own_arguments
 

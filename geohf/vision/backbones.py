@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from geohf.errors import DataError, require_at_least
+from geohf.errors import DataError, listed, require_at_least
 from geohf.vision.bands import adapt_first_convolution
 from geohf.vision.licenses import published_license
 from geohf.vision.preprocessing import default_processing, published_processing
@@ -92,7 +92,7 @@ def describe_backbone(
         return Backbone(name, ours, processing, feature_size(ours), license, timm=source)
     license = None if given else published_license(name, folder) or raw.get("backbone_license")
     if str(raw.get("model_type")).startswith("geohf_") and raw["model_type"] != TimmTowerConfig.model_type:
-        config, processing = _tower_of_ours(name, folder, raw)
+        config, processing = _tower_of_ours(name, raw)
         given = given or (folder if Path(name).is_dir() else None)
     else:
         config = _transformers_config(name, folder)
@@ -161,7 +161,7 @@ def _transformers_config(name: str, folder: Path) -> PreTrainedConfig:
     return config
 
 
-def _tower_of_ours(name: str, folder: Path, raw: dict) -> tuple[PreTrainedConfig, dict]:
+def _tower_of_ours(name: str, raw: dict) -> tuple[PreTrainedConfig, dict]:
     """Config and image processing of the backbone of a geohf model."""
     tower = raw.get("vision_config")
     if not tower:
@@ -248,8 +248,7 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         (sorted(info["unexpected_keys"]), "the backbone has no place for these weights of the repo"),
     ):
         if keys:
-            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-            raise DataError(f"{backbone.weights or backbone.name}: {problem}: {', '.join(keys[:5])}{more}")
+            raise DataError(f"{backbone.weights or backbone.name}: {problem}: {listed(keys)}")
     if published is not backbone.config:
         adapted = build_tower(backbone.config).eval()
         fitted = adapt_first_convolution(backbone.name, tower.state_dict(), adapted.state_dict())

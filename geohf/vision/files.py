@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from geohf.errors import listed
 from geohf.io import natural_key
 from geohf.vision.formats import is_image_name, is_marked
 from geohf.vision.images import ImageError
@@ -29,7 +30,7 @@ def image_files(folder: str | Path) -> list[Path]:
     names = [str(path.relative_to(folder)) for path in others]
     if not images:
         raise ImageError(
-            f"{folder}: holds no image; {f'it holds {_listed(names)}' if names else 'it is empty'}"
+            f"{folder}: holds no image; {f'it holds {_counted(names)}' if names else 'it is empty'}"
         )
     warn_unread(folder, names)
     return images
@@ -48,9 +49,8 @@ def told_apart(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
 def warn_unread(folder: str | Path, names: Sequence[str]) -> None:
     """Say how many files lie in a folder that were not read, and what they are called."""
     if names:
-        logger.warning("%s: not read, as no images: %s", folder, _listed(names))
+        logger.warning("%s: not read, as no images: %s", folder, _counted(names))
 
 
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} file{'s' * (len(names) > 1)} ({', '.join(names[:most])}{more})"
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} file{'s' * (len(names) > 1)} ({listed(names, 10)})"

@@ -10,8 +10,7 @@ from geohf.parts import PartStateConfig
 from geohf.parts.data import load
 from geohf.parts.metrics import dataset_targets
 from geohf.parts.modeling import make_model
-from geohf.parts.repeats import repeat_factors, repeated_rows
-from geohf.parts.state_balance import count_states
+from geohf.parts.state_balance import count_states, repeat_factors, repeated_rows
 from geohf.recipes.train_parts import run
 
 

@@ -134,7 +134,7 @@ def test_spoiled_files_are_refused_by_name(spoil, message, small, tmp_path):
 
 
 def test_an_unknown_name_is_refused(file):
-    with pytest.raises(DataError, match=r"no published model 'cosplac'.*cosplace"):
+    with pytest.raises(DataError, match=r"published model must be .*got 'cosplac'.*mean 'cosplace'"):
         GeoPlaceModel.from_published("cosplac", file)
 
 

@@ -151,7 +151,7 @@ def test_import_is_cheap():
         # geohf.geo needs torch, which may bring these along; what is asked here is what report itself imports.
         "import geohf.geo\n"
         "before = set(sys.modules)\n"
-        "from geohf.report import classes, geojson, map_png, maps, plots, points, tables, tiles, uncertainty\n"
+        "from geohf.report import classes, geojson, map_png, maps, plots, tables, tiles, uncertainty\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "print(sorted(new & {'matplotlib', 'pandas', 'PIL', 'jinja2'}))\n"
     )

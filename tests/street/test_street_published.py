@@ -183,7 +183,7 @@ def test_spoiled_weights_are_refused_by_name(spoil, message, release, clip):
 
 
 def test_other_folders_are_refused(release, package, clip, tmp_path):
-    with pytest.raises(DataError, match=r"no published model 'geoclipp'.*geoclip"):
+    with pytest.raises(DataError, match=r"published model must be .*got 'geoclipp'.*mean 'geoclip'"):
         GeoStreetModel.from_published("geoclipp", release)
     with pytest.raises(DataError, match=r"lacks location_encoder_weights\.pth"):
         GeoStreetModel.from_published("geoclip", tmp_path, backbone=str(clip))

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from geohf import DataError, TileSequenceConfig
-from geohf.tiles.baselines import baselines
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.table import load_tiles
-from geohf.tiles.windows import make_windows
+from geohf.tiles.windows import baselines, make_windows
 
 
 def test_forecasts_never_see_the_targets_year(tiles):
