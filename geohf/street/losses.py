@@ -70,37 +70,43 @@ class LevelsCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, rows, cells, weights, levels):
-        logarithms = logits.log_softmax(-1)
-        places = rows * logits.shape[1] + cells
-        total = -(weights * logarithms.view(-1)[places]).sum()
-        probabilities = logarithms.exp_()
+        probabilities = logits.softmax(-1)
+        # logarithms are needed where targets are, and not of all cells
+        normalizers = logits.amax(-1) - probabilities.amax(-1).log()
+        own = rows * logits.shape[1] + cells
+        total = (weights * (normalizers[rows] - logits.reshape(-1)[own])).sum()
         sums = weights.new_zeros(len(logits), dtype=torch.float64).index_add_(0, rows, weights.double())
         sums *= 1 + len(levels)
-        saved, known = [places, weights], weights
+        parts, known, shares, of_rows = [], [weights], [], []
         for (parents, size), found in zip(levels, sums_of_levels(probabilities, levels), strict=True):
             # the cells of a part that stand side by side become one entry
-            places, own = torch.unique_consecutive(rows * size + parents[cells], return_inverse=True)
-            known = known.new_zeros(len(places)).index_add_(0, own, known)
+            places, inverse = torch.unique_consecutive(rows * size + parents[cells], return_inverse=True)
+            known.append(weights.new_zeros(len(places)).index_add_(0, inverse, known[-1]))
             rows, cells = places // size, places % size
+            parts.append(places)
+            shares.append(found.view(-1)[places])
+            of_rows.append(rows)
+        ratios = weights.new_zeros(0)
+        if levels:
+            shares, known = torch.cat(shares), torch.cat(known[1:])
             # a part whose probability underflows is still told of by its cells' own logits
-            tiny = torch.finfo(found.dtype).tiny
-            share = found.view(-1)[places]
-            total -= (known * share.clamp(min=tiny).log()).sum()
-            saved += [places, torch.where(share < tiny, 0.0, known / share)]
-            sums.index_add_(0, rows, torch.where(share < tiny, known, 0.0).double(), alpha=-1)
+            tiny = torch.finfo(shares.dtype).tiny
+            total -= (known * shares.clamp(min=tiny).log()).sum()
+            ratios = torch.where(shares < tiny, 0.0, known / shares)
+            sums.index_add_(0, torch.cat(of_rows), torch.where(shares < tiny, known, 0.0).double(), alpha=-1)
         ctx.levels = levels
-        ctx.save_for_backward(probabilities, sums.to(logits.dtype)[:, None], *saved)
+        ctx.save_for_backward(probabilities, sums.to(logits.dtype)[:, None], own, weights, ratios, *parts)
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        probabilities, factors, *saved = ctx.saved_tensors
-        (own, targets), *entries = zip(saved[::2], saved[1::2], strict=True)
+        probabilities, factors, own, targets, ratios, *parts = ctx.saved_tensors
         width = ctx.levels[-1][1] if ctx.levels else probabilities.shape[1]
         factors = (factors * gradient).repeat(1, width)
-        for (parents, _), (places, ratios) in zip(ctx.levels[::-1], entries[::-1], strict=True):
-            factors.view(-1).index_add_(0, places, ratios * -gradient)
+        ratios = (ratios * -gradient).split([len(places) for places in parts])
+        for (parents, _), places, values in zip(ctx.levels[::-1], parts[::-1], ratios[::-1], strict=True):
+            factors.view(-1).index_add_(0, places, values)
             factors = factors.index_select(1, parents)
         factors.mul_(probabilities).view(-1).index_add_(0, own, targets * -gradient)
         return factors, None, None, None, None
