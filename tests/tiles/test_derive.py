@@ -37,7 +37,9 @@ def test_derived_targets_by_hand(world, tiff, tmp_path):
 def test_a_vegetation_index_is_one_of_measurements(tiff, tmp_path):
     """Landsat's numbers: reflectance = 0.0000275 * number - 0.2, so the ratio of numbers is another one."""
     near, red = np.array([[0.02, 0.06], [0.30, 0.25]]), np.array([[0.01, 0.04], [0.10, 0.05]])
-    folder = tmp_path / "place"  # 2019 and 2020: the first pixel falls from 1/3 to 1/5, the second rises from 1/2 to 2/3
+    folder = (
+        tmp_path / "place"
+    )  # 2019 and 2020: the first pixel falls from 1/3 to 1/5, the second rises from 1/2 to 2/3
     for year, bands in enumerate(np.stack([near, red], -1).transpose(1, 0, 2), 2019):
         path = tiff(folder / f"{year}.tif", np.rint((bands[None] + 0.2) / 2.75e-5).astype(np.uint16))
         with rasterio.open(path, "r+") as raster:
