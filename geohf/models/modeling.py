@@ -38,6 +38,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, AnsweringModel):
         config_class: Any  # the task's
     tower: Any  # of transformers or timm
     card_template: ClassVar[str]  # a file of model_cards/
+    starts_frozen: ClassVar[bool] = False  # its backbone does not learn unless a training says so
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True

@@ -115,7 +115,7 @@ class PartTrainingArguments(GeoTrainingArguments):
     batch_eval_metrics: bool = argument(True, "Metrics are collected batch by batch, in bounded memory.")
     augment: bool = argument(True, "Mirror, crop and change the colors of training photos.")
     flip: float = argument(
-        0.5, "Probability of mirroring a photo; 0 where names of parts tell left from right."
+        0.5, "Probability of mirroring a photo; 0 where names of parts or states tell left from right."
     )
     trust_weighted: bool = argument(False, "Weigh each annotation in the loss by how far it is trusted.")
     max_missed: float | None = argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,13 +11,18 @@ from torchvision.transforms import v2
 
 from geohf.errors import DataError, require_share
 from geohf.parts.metrics import dataset_targets
+from geohf.parts.mirror import sided
 
 MIN_VISIBLE = 0.5  # a box that a crop leaves less of is dropped
 NEAREST = 0.25  # of a side: the point where four photos meet is no nearer to an edge
 
 
 def make_augmentation(
-    flip: float = 0.5, jitter: float = 0.2, crop: float = 0.2, part_names: Iterable[str] = ()
+    flip: float = 0.5,
+    jitter: float = 0.2,
+    crop: float = 0.2,
+    part_names: Iterable[str] = (),
+    value_names: Iterable[Iterable[str]] = (),
 ) -> PartAugmentation:
     """The augmentation of a training run.
 
@@ -27,6 +31,7 @@ def make_augmentation(
         jitter: strength of the change of brightness, contrast and saturation, 0 to 1; the hue changes by a tenth of it.
         crop: the largest share that is cut off each side length, 0 to below 1.
         part_names: where given, checked for names that a mirrored photo would make wrong.
+        value_names: the states, and the values of each attribute, of which two that a mirror exchanges would be wrong.
 
     Raises:
         DataError: a number out of range; or photos shall be mirrored though names tell left from right. The front and
@@ -35,11 +40,9 @@ def make_augmentation(
     for name, value, top in (("flip", flip, 1.0), ("jitter", jitter, 1.0), ("crop", crop, 0.99)):
         if not 0 <= value <= top:
             raise DataError(f"{name} must be from 0 to {top:g}, got {value}")
-    sided = [name for name in part_names if re.search(r"(?<![a-z])(left|right)(?![a-z])", name.lower())]
-    if flip and sided:
-        raise DataError(
-            f"{sided[0]!r} tells left from right, which a mirrored photo exchanges: set flip to 0"
-        )
+    told = sided(part_names) + [name for names in value_names for name in sided(names, in_pairs=True)]
+    if flip and told:
+        raise DataError(f"{told[0]!r} tells left from right, which a mirrored photo exchanges: set flip to 0")
     return PartAugmentation(flip, jitter, crop)
 
 

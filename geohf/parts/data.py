@@ -28,7 +28,7 @@ from geohf.parts.hub_data import load_hub_dataset
 from geohf.parts.records import Source, dataset_of, note_unlisted
 from geohf.parts.sample import write_sample
 from geohf.parts.state_file import StateFile
-from geohf.parts.stratify import stratify
+from geohf.parts.stratify import photo_numbers, stratify
 from geohf.parts.streaming import streamed_parts
 from geohf.parts.vocabulary import NO_STATES, PRESENT, names_of, require_attributes
 
@@ -226,7 +226,7 @@ def load_for_evaluation(
 def split_parts(
     dataset: Dataset, how: str = "stratified", validation: float = 0.1, test: float = 0.1, seed: int = 42
 ) -> DatasetDict:
-    """Divide photos into train, validation and test.
+    """Divide photos into train, validation and test; the versions that Roboflow makes of a photo stay together.
 
     Args:
         how: `stratified`: every part in every state is shared out in proportion, rare ones first; or `random`.
@@ -237,9 +237,11 @@ def split_parts(
     """
     from datasets import DatasetDict
 
+    photo = photo_numbers(dataset["image_id"][:] if "image_id" in dataset.features else [""] * len(dataset))
     if how == "random":
         shares = {"test": test, "validation": validation}
-        return split_dataset(dataset, shares, "random", points=None, seed=seed)[0]
+        one_place = np.stack([photo, photo], 1)  # rows of which are never divided
+        return split_dataset(dataset, shares, "random", points=one_place, seed=seed)[0]
     if how != "stratified":
         raise DataError(f"split must be stratified or random, got {how!r}")
     if min(validation, test) < 0 or validation + test >= 1:
@@ -248,7 +250,10 @@ def split_parts(
         )
     shares = {"train": 1 - validation - test, "validation": validation, "test": test}
     shares = {name: share for name, share in shares.items() if share}
-    assigned = stratify(state_table(dataset), list(shares.values()), seed)
+    rows_of = state_table(dataset)
+    table = np.zeros((photo.max(initial=-1) + 1, *rows_of.shape[1:]), rows_of.dtype)
+    np.add.at(table, photo, rows_of)
+    assigned = stratify(table, list(shares.values()), seed)[photo]
     rows = {name: np.flatnonzero(assigned == i) for i, name in enumerate(shares)}
     for name, chosen in rows.items():
         if not len(chosen):

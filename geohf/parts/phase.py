@@ -84,7 +84,11 @@ class PartPhaseTrainer(PhaseTrainer):
             return PartCollator(model)
         augment = self.augment
         if augment is None and self.args.augment:
-            augment = make_augmentation(flip=self.args.flip, part_names=model.config.id2label.values())
+            config = model.config
+            values = (config.id2state.values(), *(config.attributes or {}).values())
+            augment = make_augmentation(
+                flip=self.args.flip, part_names=config.id2label.values(), value_names=values
+            )
         return PartCollator(
             model, augment, self.trust_weighted, list(self._changes(model)), self.args.multi_scale
         )

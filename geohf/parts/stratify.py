@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+_VERSION = re.compile(r"\.rf\.[0-9A-Za-z]{8,}\.\w+$")
 
 
 def stratify(labels: np.ndarray, shares: Sequence[float], seed: int = 42) -> np.ndarray:
@@ -47,3 +50,17 @@ def stratify(labels: np.ndarray, shares: Sequence[float], seed: int = 42) -> np.
             room[split] -= 1
         left = labels[assigned < 0].sum(0)
     return assigned
+
+
+def photo_numbers(names: Iterable[object]) -> np.ndarray:
+    """(n,) which photo each is, from 0 by first rows: `NAME_jpg.rf.HASH.jpg` is one of Roboflow's versions of `NAME_jpg`.
+
+    >>> photo_numbers(["b_jpg.rf.0a1b2c3d.jpg", "a.jpg", "b_jpg.rf.4e5f6a7b.jpg", "a.jpg"]).tolist()
+    [0, 1, 0, 2]
+    """
+    numbers: dict[str | int, int] = {}
+    found = []
+    for row, name in enumerate(map(str, names)):
+        photo = _VERSION.sub("", name)
+        found.append(numbers.setdefault(row if photo == name else photo, len(numbers)))
+    return np.array(found, np.int64)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,17 +11,16 @@ from torchvision.ops import box_area, box_convert, box_iou
 
 from geohf.errors import DataError, require_choice, require_whole
 from geohf.parts.answers import PartStateOutput, PhotoPrediction
+from geohf.parts.mirror import mirrored_labels
 from geohf.parts.processing import open_photo
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
     from geohf.parts.answering import AnsweringDetector
+    from geohf.parts.configuration import PartStateConfig
 
 SAME = 0.5  # boxes of one part that overlap more, by IoU, are one
 AT_ONCE = 8  # views in one pass
-_OTHER = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
-_OTHER |= {right: left for left, right in _OTHER.items()}
-_SIDE = re.compile("|".join(_OTHER))
 _EDGE_PX = 2.0  # a box that ends so near to the inner edge of a slice is cut by it
 _KEYS = ("boxes", "labels", "scores", "state_probs", "attribute_probs")
 # `boxes` (n, 4) xyxy in pixels, `labels`, `scores` (n,), `state_probs` (n, states), perhaps `attribute_probs`
@@ -102,7 +100,7 @@ def steps_of_views(
             found = _found(model, whole, views)
             if tta == "flip":
                 mirrored = _found(model, whole, [view.flip(-1) for view in views])
-                swapped = mirrored_labels(model.config.id2label)
+                swapped = mirrored_columns(model.config)
                 found = [
                     averaged(seen, unmirrored(other, w.right - w.left, swapped))
                     for seen, other, w in zip(found, mirrored, windows, strict=True)
@@ -203,24 +201,24 @@ def averaged(seen: Found, mirrored: Found) -> Found:
     return {name: values[order] for name, values in joined.items()}
 
 
-def unmirrored(found: Found, width: int, swapped: Sequence[int]) -> Found:
-    """The boxes of a mirrored view in the view itself; `swapped` names each part's mirror image."""
+def mirrored_columns(config: PartStateConfig) -> dict[str, list[int]]:
+    """The mirror image of each part (`labels`), state (`state_probs`) and value of an attribute (`attribute_probs`)."""
+    values: list[int] = []
+    for names in (config.attributes or {}).values():
+        values += [len(values) + number for number in mirrored_labels(dict(enumerate(names)))]
+    states = mirrored_labels(config.id2state)
+    return {"labels": mirrored_labels(config.id2label), "state_probs": states, "attribute_probs": values}
+
+
+def unmirrored(found: Found, width: int, swapped: Mapping[str, Sequence[int]]) -> Found:
+    """The boxes of a mirrored view in the view itself; `swapped` is of `mirrored_columns`."""
     left, top, right, bottom = found["boxes"].T
-    boxes = torch.stack([width - right, top, width - left, bottom], 1)
-    return found | {"boxes": boxes, "labels": torch.tensor(swapped)[found["labels"]]}
-
-
-def mirrored_labels(id2label: dict[int, str]) -> list[int]:
-    """For each part the number of the one that a mirror makes of it: left and right in the names are exchanged.
-
-    >>> mirrored_labels({0: "left_door", 1: "bell", 2: "right_door", 3: "left_lamp"})
-    [2, 1, 0, 3]
-    >>> mirrored_labels({0: "Left door", 1: "Right door"})
-    [1, 0]
-    """
-    numbers = {name: number for number, name in id2label.items()}
-    exchanged = {name: _SIDE.sub(lambda side: _OTHER[side.group()], name) for name in numbers}
-    return [numbers.get(exchanged[id2label[number]], number) for number in sorted(id2label)]
+    turned = {"boxes": torch.stack([width - right, top, width - left, bottom], 1)}
+    turned["labels"] = torch.tensor(swapped["labels"])[found["labels"]]
+    for name in ("state_probs", "attribute_probs"):
+        if name in found:
+            turned[name] = found[name][:, list(swapped[name])]
+    return found | turned
 
 
 def _output(found: Found, width: int, height: int) -> PartStateOutput:

@@ -74,6 +74,7 @@ class GeoPlaceModel(PlaceRetrieval):
     config_class = GeoPlaceConfig
     processor_class = GeoPlaceImageProcessor
     card_template = "place.md"
+    starts_frozen = True
     predict_options = PREDICT_OPTIONS
     evaluate_options = EVALUATE_OPTIONS
     _no_split_modules: set[str] | list[str] | None = ["PlaceHead"]  # noqa: RUF012  transformers declares it so

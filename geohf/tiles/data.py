@@ -288,7 +288,8 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
 
 def _derived(options: TileArguments, table: TileTable, cache: TilePixels) -> np.ndarray:
     if options.target_from == "ndvi_fall":
-        colors = table.rasters[0].colors
+        header = table.rasters[0]
+        colors = header.colors
         for number in (options.nir, options.red):
             if number <= len(colors) and colors[number - 1] == "alpha":
                 logger.warning(
@@ -298,14 +299,15 @@ def _derived(options: TileArguments, table: TileTable, cache: TilePixels) -> np.
                     number,
                     number,
                 )
-        chosen = table.reading.chosen(table.rasters[0].bands)
+        chosen = table.reading.chosen(header.bands)
         for flag, number in (("--nir", options.nir), ("--red", options.red)):
             if number - 1 not in chosen and number <= len(colors):
                 raise DataError(
                     f"{flag} {number} is none of the bands that are seen; name it in --bands, too"
                 )
         nir, red = (chosen.index(n - 1) + 1 if n - 1 in chosen else n for n in (options.nir, options.red))
-        return ndvi_fall(cache, nir, red)
+        units = [(header.scales[i], header.offsets[i]) for i in chosen]
+        return ndvi_fall(cache, nir, red, units)
     return color_share(cache, _counted(options))
 
 

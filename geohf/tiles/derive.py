@@ -10,11 +10,15 @@ from geohf.errors import DataError
 from geohf.tiles.cache import TilePixels
 
 
-def ndvi_fall(cache: TilePixels, nir: int, red: int) -> np.ndarray:
+def ndvi_fall(
+    cache: TilePixels, nir: int, red: int, units: Sequence[tuple[float, float]] | None = None
+) -> np.ndarray:
     """The share of each tile's pixels whose NDVI, (NIR - red) / (NIR + red), is lower than in the step before.
 
     Args:
         nir, red: numbers of the bands, from 1.
+        units: (scale, offset) of each band by the images' headers, as Landsat has them: NDVI is one of measurements,
+            and an offset does not cancel. None: pixels are measurements.
 
     Returns:
         (tiles, steps) float64; NaN for the first step, and where no pixel was measured in both.
@@ -23,9 +27,14 @@ def ndvi_fall(cache: TilePixels, nir: int, red: int) -> np.ndarray:
         DataError: the images do not have these bands.
     """
     near, far = (_band(cache, number) for number in (nir, red))
+    (near_scale, near_offset), (far_scale, far_offset) = (units[near], units[far]) if units else [(1, 0)] * 2
+    plain = near_scale == far_scale and near_offset == far_offset == 0  # which cancels, without rounding
 
     def one_tile(frames, holes):
         near_infrared, red_light = frames[..., near].astype(np.float64), frames[..., far].astype(np.float64)
+        if not plain:
+            near_infrared = near_infrared * near_scale + near_offset
+            red_light = red_light * far_scale + far_offset
         total = near_infrared + red_light
         ndvi = np.divide(near_infrared - red_light, total, out=np.zeros_like(total), where=total != 0)
         known = ~holes[1:] & ~holes[:-1]

@@ -20,7 +20,9 @@ from geohf.tiles.reading import Reading
 from geohf.tiles.sources import (
     BandFiles,
     RasterFile,
+    files_of,
     items_of,
+    look_at_items,
     names_in,
     raster_folder,
     raster_in,
@@ -127,7 +129,9 @@ def mosaic_images(
     if lost:
         raise DataError(f"{source}: holds no image of the label {lost[0]}; there are {listed(list(known))}")
     images = fit_together(place_of(source), [known[label] for label in labels], reading, nodata)
-    _look_at_baselines(images.files, images.header)
+    _look_at_baselines(files_of(images.files), images.header)
+    if Path(source).suffix in ITEMS:
+        look_at_items(source, labels, asset)
     return images
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,8 @@ from typing import Any
 from geohf.data.cells import resolve_inside
 from geohf.errors import DataError, listed
 from geohf.tiles.stores import StoreFrame
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -158,17 +161,8 @@ def items_of(path: str | Path, asset: str | Sequence[str] | None = None) -> dict
             file's folder, or two are of one date.
     """
     path = Path(path)
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))["features"]
-        named = ((_date(item), str(item.get("id", number)), item) for number, item in enumerate(items))
-        dated = sorted(named, key=lambda row: row[:2])
-        assets = [dict(item["assets"]) for *_, item in dated]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: is no STAC item collection with dates and assets ({error!r})") from None
-    if not dated:
-        raise DataError(f"{path}: holds no items")
     found: dict[str, RasterFile] = {}
-    for (date, name, _), held in zip(dated, assets, strict=True):
+    for date, name, held in _dated_items(path):
         if date in found:
             raise DataError(f"{path}: the item {name} is of {date}, as another one; keep one of a date")
         try:
@@ -179,6 +173,59 @@ def items_of(path: str | Path, asset: str | Sequence[str] | None = None) -> dict
             )
         except DataError as error:
             raise DataError(f"{path}, item {name}: {error}") from None
+    return found
+
+
+def look_at_items(path: str | Path, dates: Sequence[str], asset: str | Sequence[str] | None = None) -> None:
+    """Tell where the items of these dates say that their numbers stand for other measurements, in a scale or an offset.
+
+    Their files may say nothing of it, as those of Sentinel-2 before and after its baseline 04.00; and where they do, items and
+    files contradict each other often enough that none of it is applied.
+    """
+    told: dict[tuple, str] = {}
+    for date, _, held in _dated_items(Path(path)):
+        if date in dates:
+            chosen = _chosen(held, [asset] if isinstance(asset, str) else asset)
+            told.setdefault(tuple(unit for key in chosen for unit in _units(held[key])), date)
+    if len(told) > 1:
+        (one, first), (other, second) = list(told.items())[:2]
+        logger.warning(
+            "%s: the items of %s and %s tell other scales or offsets (%s and %s), which are not applied: unless the files hold "
+            "the same units already, bring them to one scale and offset",
+            path,
+            first,
+            second,
+            _shown(one),
+            _shown(other),
+        )
+
+
+def _units(asset: dict[str, Any]) -> list[tuple[float, float]]:
+    """(scale, offset) of each band of an asset, in the words of STAC's raster extension before and since 1.1."""
+    bands = asset.get("raster:bands") or asset.get("bands") or [{}]
+    found = []
+    for band in bands:
+        facts = [asset, band] if isinstance(band, dict) else [asset]
+        values = {key.removeprefix("raster:"): value for fact in facts for key, value in fact.items()}
+        found.append((values.get("scale", 1), values.get("offset", 0)))
+    return found
+
+
+def _shown(units: Iterable[tuple[float, float]]) -> str:
+    return ", ".join(dict.fromkeys(f"{scale} * number + {offset}" for scale, offset in units))
+
+
+def _dated_items(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """(date, name, assets) of a collection's items, oldest first."""
+    try:
+        items = json.loads(path.read_text(encoding="utf-8"))["features"]
+        named = ((_date(item), str(item.get("id", number)), item) for number, item in enumerate(items))
+        dated = sorted(named, key=lambda row: row[:2])
+        found = [(date, name, dict(item["assets"])) for date, name, item in dated]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: is no STAC item collection with dates and assets ({error!r})") from None
+    if not found:
+        raise DataError(f"{path}: holds no items")
     return found
 
 

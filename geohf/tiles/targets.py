@@ -10,6 +10,7 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.tiles.cache import TilePixels
+from geohf.tiles.dates import DATED
 from geohf.tiles.table import TileTable
 from geohf.tiles.windows import TileWindows, unmeasured
 
@@ -43,6 +44,14 @@ def look_at_targets(table: TileTable) -> None:
                     len(known) - len(others),
                     len(known),
                 )
+    named = [name for name in table.targets if any(label in name for label in table.labels)]
+    if len(named) > 1 and table.steps.unit in DATED:
+        logger.warning(
+            "%s: the targets %s are called after steps, and each is a target of its own, of the last step that a row is of; for "
+            "one target of several steps write a row a tile and step, with the columns label_id and target",
+            table.source,
+            ", ".join(named),
+        )
 
 
 def require_spread(table: TileTable, train: TileWindows, cache: TilePixels) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,8 @@ import torch
 from geohf.training.finetuning import unfreeze
 from geohf.training.phase import PhaseTrainer
 from geohf.training.settings import phase_arguments
+
+logger = logging.getLogger(__name__)
 
 
 class RunsPhases(PhaseTrainer):
@@ -26,12 +29,37 @@ class RunsPhases(PhaseTrainer):
     histories: dict[str, list[dict]]
     adapter_of: str | None
     frozen: bool
+    _held: list[torch.nn.Parameter]
     _given: dict[str, Any]
     _of_whole_model: dict[str, Any]
 
     def _given_for(self, module: torch.nn.Module) -> dict[str, Any]:
         """What the user gave: a collator and optimizers for the model do not fit a part of it."""
         return self._given | (self._of_whole_model if _is_whole(module) else {})
+
+    def _hold_frozen(self) -> None:
+        """Note what a user has frozen by hand (`requires_grad_(False)`)."""
+        own = set(self.model.tower.parameters()) if self.model.starts_frozen else set()
+        self._held = [p for p in self.model.parameters() if not p.requires_grad and p not in own]
+
+    def _tell_of_woken(self, learner: torch.nn.Module) -> None:
+        """Say where options let weights learn that a user has frozen: two ways to say it, and these win."""
+        known = {id(parameter) for parameter in self._held}
+        woken = {id(p) for p in learner.parameters() if p.requires_grad and id(p) in known}
+        if woken:
+            option = "finetune" if hasattr(self.args, "finetune") else "trained_stages"
+            logger.warning(
+                "%d weights came with requires_grad False, and learn all the same: --%s says what of a backbone learns",
+                len(woken),
+                option,
+            )
+        self._held = [parameter for parameter in self._held if id(parameter) not in woken]
+
+    def _release(self) -> None:
+        """Let all weights learn again but those that a user has frozen, and no phase has let learn."""
+        self.model.requires_grad_(True)
+        for parameter in self._held:
+            parameter.requires_grad_(False)
 
     def run_phase(
         self,
@@ -57,6 +85,7 @@ class RunsPhases(PhaseTrainer):
             Its Trainer, of `phase_class`, whose module has the weights to keep.
         """
         learner = self.model if module is None else module
+        self._tell_of_woken(learner)
         if _is_whole(learner):
             changes |= {"push_to_hub": self.args.push_to_hub}
             changes |= {"hub_model_id": self.args.hub_model_id or self.run_folder.name}

@@ -118,7 +118,7 @@ class GeoTrainer(RunsPhases):
         self.evaluated: Evaluation | None = None  # the last numbers of the model as it is
         self.reported: Evaluation | None = None  # the numbers whose report lies in `output_dir`
         self.adapter_of = None
-        self.frozen = True
+        self.frozen, self._held = True, []
 
     # ---- what a task fills in
 
@@ -177,8 +177,10 @@ class GeoTrainer(RunsPhases):
             warn_of_shared_places(self.eval_dataset, self.train_rows)
         resume = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         self.histories, self.stages, self.kept, self.evaluated = {}, {}, None, None
+        self._hold_frozen()
         self.run_phases(_own_run(resume, self.run_folder))
-        self.model.requires_grad_(True).eval()
+        self._release()
+        self.model.eval()
         if self.eval_dataset is not None:
             self._calibrate()
         else:

@@ -99,6 +99,12 @@ def test_names_of_sides_forbid_a_flip():
     with pytest.raises(DataError, match=r"'mirror_left' tells left from right, which .* set flip to 0"):
         make_augmentation(part_names=["hood", "mirror_left"])
     make_augmentation(flip=0, part_names=["mirror_left"])
+    for names in (["LeftDoor"], ["mirrorRight"], ["wheel_l", "wheel_r"], ["Tür links", "Tür rechts"]):
+        with pytest.raises(DataError, match="tells left from right"):
+            make_augmentation(part_names=["hood", *names])
+    make_augmentation(part_names=["size_l", "bright", "leftover"], value_names=[["right", "wrong"]])
+    with pytest.raises(DataError, match="'bent left' tells left from right"):
+        make_augmentation(part_names=["hood"], value_names=[["whole"], ["bent left", "bent right"]])
 
 
 @pytest.mark.parametrize("arguments", [{"flip": 1.5}, {"jitter": -0.1}, {"crop": 1.0}])

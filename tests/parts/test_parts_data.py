@@ -418,6 +418,21 @@ def test_rare_states_reach_every_split(tmp_path):
         assert found == {"train": 2, "validation": 1, "test": 1}
 
 
+@pytest.mark.parametrize("how", ["stratified", "random"])
+def test_versions_of_a_photo_are_never_divided(tmp_path, how):
+    """As Roboflow writes three augmented ones of each: a model that trained on two of them has seen the third."""
+    names = [f"{i}_jpg.rf.{i:02d}{version}abcdef.jpg" for version in range(3) for i in range(12)]
+    train = load_parts(write_photos(tmp_path, dict.fromkeys(names, photo())))[0]["train"]
+    splits = split_parts(train, how, validation=0.25, test=0.25)
+    photos = {key: {name.split("_")[0] for name in split["image_id"]} for key, split in splits.items()}
+    assert {key: (len(split), len(photos[key])) for key, split in splits.items()} == {
+        "train": (18, 6),
+        "validation": (9, 3),
+        "test": (9, 3),
+    }
+    assert not photos["train"] & photos["validation"] | photos["test"] & photos["validation"]
+
+
 def test_random_splits_and_bad_ones(bikes):
     train = load_parts(bikes)[0]["train"]
     splits = split_parts(train, "random", validation=0.25, test=0.0)

@@ -12,11 +12,13 @@ from scipy.ndimage import label as connected
 
 from geohf.errors import DataError
 from geohf.parts.answers import PartStateOutput
+from geohf.parts.configuration import PartStateConfig
+from geohf.parts.mirror import mirrored_labels
 from geohf.parts.views import (
     Window,
     averaged,
     merged,
-    mirrored_labels,
+    mirrored_columns,
     steps_of_views,
     unmirrored,
     windows_of,
@@ -148,19 +150,43 @@ def test_two_of_a_part_in_one_view_stay_two_and_a_cut_one_gives_way():
     assert len(merged([seen, other], [whole, part], one_per_part=False)["boxes"]) == 3
 
 
+SELF = {"labels": [0, 1, 2], "state_probs": [0, 1, 2]}  # names that a mirror leaves alone
+
+
 def test_mirrored_views_are_averaged():
     seen = boxes([10, 10, 30, 30], [60, 60, 90, 90], scores=[0.8, 0.6])
     mirrored = boxes([70, 10, 88, 30], scores=[0.4])  # in a photo of 100 pixels: 12 to 30
-    found = averaged(seen, unmirrored(mirrored, 100, [0, 1, 2]))
+    found = averaged(seen, unmirrored(mirrored, 100, SELF))
     assert found["boxes"].tolist() == [[11, 10, 30, 30], [60, 60, 90, 90]]
     assert found["scores"].tolist() == pytest.approx([0.6, 0.3])
     nothing = averaged(boxes(), boxes())
     assert len(nothing["scores"]) == 0
 
 
-def test_mirrored_names_keep_their_case():
-    names = ["Left door", "Right door", "LEFT", "RIGHT", "bell", "left lamp"]
-    assert mirrored_labels(dict(enumerate(names))) == [1, 0, 3, 2, 4, 5]
+@pytest.mark.parametrize(
+    ("names", "images"),
+    [
+        (["Left door", "Right door", "LEFT", "RIGHT", "bell", "left lamp"], [1, 0, 3, 2, 4, 5]),
+        (["frontLeftDoor", "frontRightDoor", "frontleft", "frontright"], [1, 0, 3, 2]),
+        (["wheel_FL", "wheel_FR", "wheel_rl", "wheel_rr", "mirror L", "mirror R"], [1, 0, 3, 2, 5, 4]),
+        (["porte gauche", "porte droite", "Tür links", "Tür rechts", "brightleaf"], [1, 0, 3, 2, 4]),
+    ],
+)
+def test_mirrored_names_keep_their_case(names, images):
+    assert mirrored_labels(dict(enumerate(names))) == images
+
+
+def test_states_and_attributes_of_a_mirrored_view_are_exchanged_too():
+    states = {0: "whole", 1: "bent_left", 2: "bent_right", 3: "absent"}
+    further = {"color": ["red", "blue"], "side": ["right", "left", "none"]}
+    config = PartStateConfig(id2label={0: "saddle"}, id2state=states, attributes=further)
+    found = boxes([10, 10, 30, 30]) | {
+        "state_probs": torch.tensor([[0.1, 0.6, 0.2, 0.1]]),
+        "attribute_probs": torch.tensor([[0.9, 0.1, 0.7, 0.2, 0.1]]),
+    }
+    back = unmirrored(found, 100, mirrored_columns(config))
+    assert back["state_probs"][0].tolist() == pytest.approx([0.1, 0.2, 0.6, 0.1])
+    assert back["attribute_probs"][0].tolist() == pytest.approx([0.9, 0.1, 0.2, 0.7, 0.1])
 
 
 @pytest.mark.parametrize("slice_size", [None, 50])

@@ -178,6 +178,19 @@ def test_a_filler_in_a_target_gets_a_word(world, tmp_path, caplog):
     assert "the target target is -9999 in 6 of 24 values" in caplog.text
 
 
+def test_targets_called_after_steps_get_a_word(world, tmp_path, caplog):
+    """A table with a column a year is one target over time to its author, and several at one time to us."""
+    last = world.frame[world.frame["label_id"] == "2021"].drop(columns="label_id")
+    fields = {"data": str(world.csv), "split": "random", "allow_leaks": True}
+    fields |= {"validation_share": 0.25, "test_share": 0.25}
+    for names, told in ((["built_2020", "built_2021"], True), (["built", "green"], False)):
+        world.frame = last.assign(**{names[0]: last["target"], names[1]: last["target"] * 2})
+        world.save()
+        caplog.clear()
+        load(TileArguments(**fields, targets=names), arguments(tmp_path))
+        assert ("the targets built_2020, built_2021 are called after steps" in caplog.text) == told
+
+
 def arguments(folder) -> TileTrainingArguments:
     return TileTrainingArguments(
         output_dir=str(folder / "out"), cache_dir=str(folder / "cache"), cache_workers=1, disable_tqdm=True

@@ -198,6 +198,44 @@ def test_assets_of_a_table_are_refused(world, tmp_path):
         load(options, TileTrainingArguments(output_dir=str(tmp_path / "out")))
 
 
+def units(style, offset):
+    """An asset's scale and offset in the words of STAC's raster extension: 1.x, and 2.0 of a band or of all."""
+    facts = {"scale": 0.0001, "offset": offset}
+    if style == "raster:bands":
+        return {"raster:bands": [facts | {"nodata": 0}]}
+    facts = {f"raster:{key}": value for key, value in facts.items()}
+    return {"bands": [facts]} if style == "bands" else facts
+
+
+@pytest.mark.parametrize("style", ["raster:bands", "bands", "asset"])
+def test_items_that_tell_other_offsets_get_a_word(place, tmp_path, caplog, style):
+    """As Sentinel-2's before and after January 2022, whose files say nothing of it."""
+    labels, offsets = ["2020-03-01", "2020-05-11", "2021-02-03"], [0, 0, -0.1]
+    items = [
+        item(i, date, B={"href": f"place/{date}.tif"} | units(style, offset))
+        for i, (date, offset) in enumerate(zip(labels, offsets, strict=True))
+    ]
+    path = collection(tmp_path / "place.json", *items)
+    grid_tiles(path, labels[:2], 8)
+    assert "offset" not in caplog.text
+    grid_tiles(path, labels, 8)
+    assert "the items of 2020-03-01 and 2021-02-03 tell other scales or offsets" in caplog.text
+    assert "(0.0001 * number + 0 and 0.0001 * number + -0.1)" in caplog.text
+
+
+def test_a_baseline_in_the_addresses_of_assets_is_heard(tmp_path, tiff, caplog):
+    path, frames = single_bands(tmp_path, tiff)
+    content = json.loads(path.read_text())
+    for found, number in zip(content["features"], ("0213", "0214", "0400"), strict=True):
+        for asset in found["assets"].values():
+            name = f"T32_N{number}_R065_{asset['href']}"
+            (tmp_path / asset["href"]).rename(tmp_path / name)
+            asset["href"] = name
+    path.write_text(json.dumps(content))
+    grid_tiles(path, list(frames), 8, asset=["red", "nir"])
+    assert "baselines 0213, 0214, 0400" in caplog.text
+
+
 def test_a_raster_that_is_not_at_its_address_is_named(tmp_path):
     missing = {"href": "./a.tif"}
     path = collection(tmp_path / "items.json", *(item(i, f"202{i}-01-01", A=missing) for i in range(2)))

@@ -125,3 +125,18 @@ def test_what_no_trainer_can_work_with_is_refused_before_the_work(name, tmp_path
     list(half.modules())[-1].half()  # a part of the head alone
     with pytest.raises(DataError, match="weights are float16, and a Trainer works on float32"):
         five_tasks.trainer_of(name, tmp_path, half)
+
+
+@pytest.mark.parametrize("finetune", ["none", "all"])
+def test_weights_that_a_user_froze_stay_so_or_are_told_of(tmp_path, caplog, finetune):
+    """In a second training, too; where --finetune says that they learn, it wins with a word."""
+    model = build_model()
+    model.tower.requires_grad_(False)
+    count, before = len(list(model.tower.parameters())), [p.clone() for p in model.tower.parameters()]
+    trainer_of(tmp_path, model, settings={"finetune": finetune}).train()
+    after = list(model.tower.parameters())
+    same = all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+    assert same == (finetune == "none")
+    assert [p.requires_grad for p in after] == [finetune == "all"] * count
+    assert (f"{count} weights came with requires_grad False" in caplog.text) == (finetune == "all")
+    assert all(p.requires_grad for p in model.head.parameters())
