@@ -107,6 +107,11 @@ def _names(given: Any, path: Path) -> list[str]:
         names = [given[number] for number in range(len(given))]
     if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names):
         raise DataError(f"{path}: `names` must be a list of different names, but is {given!r}")
+    for name in names:
+        if name is None or isinstance(name, bool):  # no, off, yes and null of YAML
+            raise DataError(
+                f"{path}: `names` holds {name!r}; put a name that YAML reads so in quotes, as 'no'"
+            )
     return list(map(str, names))
 
 

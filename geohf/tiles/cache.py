@@ -30,7 +30,7 @@ from geohf.tiles.sources import BandFiles, RasterFile, local_file
 from geohf.tiles.stores import StoreFrame
 from geohf.tiles.table import TileTable
 
-LAYOUT = 3  # raise it when files of an older version can no longer be read
+LAYOUT = 4  # raise it when files of an older version can no longer be read, or hold other pixels
 
 
 class ArrayFile:

@@ -45,23 +45,28 @@ def read_window(
         return _read_own(raster, box, nodata)
     own = None if grid is None or not reading.align else raster_info(raster, raster.name)
     if own is None or grid is None or same_grid(own, grid):
-        return reading.frame(*_read_own(raster, box, nodata), raster.name)
+        return reading.frame(*_read_own(raster, box, nodata, reading.cloud_band), raster.name)
     at = source_box(grid, own, box)
     if at is None:
         shape = box[3] - box[1], box[2] - box[0]
         bands = reading.frame_bands(raster.count)
         return np.zeros((*shape, bands), reading.dtype(own)), np.ones(shape, bool)
     how = "nearest" if own.palette is not None else reading.align or "bilinear"
-    return warped(*reading.frame(*_read_own(raster, at, nodata), raster.name), at, raster, grid, box, how)
+    frame, holes = reading.frame(*_read_own(raster, at, nodata, reading.cloud_band), raster.name)
+    return warped(frame, holes, at, raster, grid, box, how)
 
 
-def _read_own(raster: DatasetReader, box: Box, nodata: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _read_own(
+    raster: DatasetReader, box: Box, nodata: float | None = None, cloud_band: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The pixels of a box (xmin, ymin, xmax, ymax), half open, and which of them were not measured.
 
     Asked are the file's own nodata values, band by band, its alpha band, and its mask.
 
     Args:
         nodata: the value that means "not measured" where the file says nothing at all.
+        cloud_band: its number, from 1: it is not measured, and holds other numbers where nothing was, as Landsat's QA_PIXEL
+            holds 1 where the bands are 0.
 
     Returns:
         (height, width, bands) in the type of `RasterInfo`, and (height, width) bool.
@@ -81,7 +86,10 @@ def _read_own(raster: DatasetReader, box: Box, nodata: float | None = None) -> t
     alpha = [number for number, color in enumerate(raster.colorinterp) if color == ColorInterp.alpha]
     silent = not masks and not alpha and all(value is None for value in raster.nodatavals)
     named = [None if number in alpha else value for number, value in enumerate(raster.nodatavals)]
-    holes = nodata_pixels(pixels, nodata if silent else named)
+    told = [nodata] * len(bands) if silent else named
+    holes = nodata_pixels(pixels, told)
+    if cloud_band is not None:
+        holes |= nodata_pixels(pixels, [*told[: cloud_band - 1], None, *told[cloud_band:]])
     for mask in masks:
         holes |= mask == 0
     for number in alpha:

@@ -28,7 +28,7 @@ from geohf.tiles.samples import dates_of
 from geohf.tiles.strips import Blend, Layout, SceneTiles, band_names, bands_of, rows_of_chunks
 
 logger = logging.getLogger(__name__)
-RULES = 2  # raise it when rows of an older version can no longer be gone on with
+RULES = 3  # raise it when rows of an older version can no longer be gone on with
 
 
 def predict_scene(

@@ -218,6 +218,17 @@ def test_more_classes_of_yolo_than_names_are_refused(tmp_path):
         load_parts(yolo(tmp_path, "0 0.2 0.2 0.1 0.1", yaml))
 
 
+@pytest.mark.parametrize("names", ["[wheel, off]", "{0: wheel, 1: no}", "[wheel, ~]"])
+def test_names_that_yaml_takes_for_no_text_are_refused(tmp_path, names):
+    """A part called `off` would be called `False` from here on, in answers, too."""
+    with pytest.raises(
+        DataError, match=r"`names` holds (False|None); put a name that YAML reads so in quotes"
+    ):
+        load_parts(yolo(tmp_path, "0 0.2 0.2 0.1 0.1", f"train: images/train\nnames: {names}\n"))
+    quoted = "train: images/train\nnames: ['off', 7]\n"
+    assert names_of(load_parts(yolo(tmp_path, "0 0.2 0.2 0.1 0.1", quoted))[0])[0] == {0: "off", 1: "7"}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

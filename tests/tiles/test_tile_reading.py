@@ -17,6 +17,7 @@ from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
 from geohf.tiles.inputs import labeled_tiles, read_tiles
+from geohf.tiles.masks import read_frame
 from geohf.tiles.modeling import make_model
 from geohf.tiles.processing import TileSequenceProcessor, settings_of
 from geohf.tiles.reading import Reading, dequantized
@@ -292,6 +293,19 @@ def test_a_cloud_band_all_over_equals_a_missing_frame(world, tiff, tmp_path, ban
         load_tiles(world.csv, world.images, world.labels, reading=Reading(**reading)), tmp_path / "two", 1
     )
     assert (cache.holes == without.holes).all()
+
+
+@pytest.mark.parametrize(("header", "said"), [(0, None), (None, 0.0)])
+def test_fill_of_landsat_is_not_measured_whatever_its_quality_band_says(tmp_path, tiff, header, said):
+    """QA_PIXEL is 1 where the other bands are 0, which then are not 0 in all bands of the file."""
+    pixels = np.full((4, 4, 3), 9000, np.uint16)
+    pixels[..., 2] = 21824  # clear
+    pixels[0, 0], pixels[0, 1], pixels[0, 2] = (0, 0, 1), (0, 9000, 21824), (9000, 9000, 21824 | 1 << 3)
+    path = tiff(tmp_path / "a.tif", pixels, nodata=header)
+    reading = Reading(cloud_band=3, qa_bits=(3, 4))
+    frame, holes, _ = read_frame(path, said, reading)
+    assert frame.shape == (4, 4, 2)
+    assert np.argwhere(holes).tolist() == [[0, 0], [0, 2]]
 
 
 @pytest.mark.parametrize(
