@@ -86,17 +86,18 @@ def require_within(interval: str, **values: float | None) -> None:
             raise DataError(f"{name} must be {' and '.join(told)}, got {value}")
 
 
-def require_choice(allowed: Collection[str], **values: str | None) -> None:
-    """Raise DataError for the first of these words that is not among the allowed ones; None is left alone.
+def require_choice(allowed: Collection[str | None], **values: str | None) -> None:
+    """Raise DataError for the first of these words that is not among the allowed ones; None is one where these hold it.
 
     >>> require_choice(("raise", "skip"), on_error="skipp")
     Traceback (most recent call last):
     geohf.errors.DataError: on_error must be one of raise, skip, got 'skipp' (did you mean 'skip'?)
     """
     for name, value in values.items():
-        if value is not None and value not in allowed:
+        if value not in allowed:
+            words = [word for word in allowed if word is not None]
             raise DataError(
-                f"{name} must be one of {', '.join(allowed)}, got {value!r}{did_you_mean(value, allowed)}"
+                f"{name} must be one of {', '.join(words)}, got {value!r}{did_you_mean(value, words)}"
             )
 
 

@@ -239,7 +239,8 @@ class RowErrors:
             return
         listed = "\n".join(f"  {r['source']}, row {r['row']}: {r['reason']}" for r in self.rows[:5])
         more = f"\n  and {len(self.rows) - 5} more" if len(self.rows) > 5 else ""
-        rows = "1 row" if len(self.rows) == 1 else f"{len(self.rows)} rows"
+        count = len({(r["source"], r["row"]) for r in self.rows})  # a row may have several faults
+        rows = "1 row" if count == 1 else f"{count} rows"
         if self.on_error == "raise":
             raise DataError(f"{rows} cannot be used (--on_error skip leaves such rows out):\n{listed}{more}")
         if not kept:

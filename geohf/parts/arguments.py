@@ -79,8 +79,7 @@ class PartArguments(DataArguments, BackboneArguments, StreamingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice(("none", "logit_adjust", "effective", "focal"), state_balance=self.state_balance)
-        if self.architecture is not None:
-            require_choice(DETECTORS, architecture=self.architecture)
+        require_choice((*DETECTORS, None), architecture=self.architecture)
 
 
 @dataclass

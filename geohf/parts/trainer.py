@@ -69,7 +69,8 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
     def _photos_of_an_epoch(self) -> Any:
         """The training photos, some several times; what is done for rare states needs their counts."""
         photos, config, threshold = self.train_dataset, self.config, self.args.repeat_threshold
-        require_share(repeat_threshold=threshold)
+        if threshold:  # not 0, nor False
+            require_share(repeat_threshold=threshold)
         if config.state_balance not in COUNTED and not threshold:
             return photos
         if threshold and is_stream(photos):

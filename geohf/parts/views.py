@@ -80,7 +80,7 @@ def steps_of_views(
     Raises:
         DataError: an option that cannot be.
     """
-    require_choice(("flip",), tta=tta)
+    require_choice(("flip", None), tta=tta)
     if slice_size is not None:
         require_whole(1, slice_size=slice_size)
     if overlap is not None and slice_size is None:

@@ -162,7 +162,7 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
             raise DataError(
                 "--loss cosface has classes of all training images, not of a stream: take another"
             )
-        require_choice(HEADS, head=self.head)
+        require_choice((*HEADS, None), head=self.head)
         require_choice(LOSSES, loss=self.loss)
         if self.head in ("residual", "none") and self.projection_dim:
             raise DataError(

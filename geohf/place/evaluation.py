@@ -53,8 +53,8 @@ def evaluate_place(
     require_whole(0, verify=verify)
     if verify and (center != "none" or method is not None):
         raise DataError(f"{UNVERIFIED}: leave verify, or center and method, out")
-    require_choice(RULES, rule=rule)
-    require_choice(tuple(BENCHMARKS), benchmark=benchmark)
+    require_choice((*RULES, None), rule=rule)
+    require_choice((*BENCHMARKS, None), benchmark=benchmark)
     require_at_least(0, radius_m=radius_m)
     if radius_m is None:
         radius_m = BENCHMARK_RADIUS_M if benchmark else model.config.confidence_m

@@ -92,7 +92,7 @@ def check_sizes(name: str | None, database: int, queries: int) -> None:
     Raises:
         DataError: an unknown name.
     """
-    require_choice(tuple(BENCHMARKS), benchmark=name)
+    require_choice((*BENCHMARKS, None), benchmark=name)
     if name is not None and (database, queries) != tuple(BENCHMARKS[name]):
         known = BENCHMARKS[name]
         logger.warning(

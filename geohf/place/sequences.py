@@ -251,5 +251,5 @@ def check_options(center: str = "none", method: str | None = None) -> tuple[Cent
         DataError: one of them.
     """
     require_choice(get_args(Center), center=center)
-    require_choice(get_args(Method), method=method)
+    require_choice((*get_args(Method), None), method=method)
     return cast(Center, center), cast("Method | None", method)

@@ -115,7 +115,7 @@ class StreetArguments(PhotoArguments, HeadingArguments, StreamingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        require_choice(CELLS, cells=self.cells)
+        require_choice((*CELLS, None), cells=self.cells)
         if self.polygons is not None and self.cells != "polygons":
             raise DataError("--polygons goes with --cells polygons")
 

@@ -71,10 +71,10 @@ class LevelsCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, rows, cells, weights, levels):
         probabilities = logits.softmax(-1)
-        # logarithms are needed where targets are, and not of all cells
-        normalizers = logits.amax(-1) - probabilities.amax(-1).log()
+        # logarithms are needed where targets are, and not of all cells; large logits are subtracted first, for their digits
         own = rows * logits.shape[1] + cells
-        total = (weights * (normalizers[rows] - logits.reshape(-1)[own])).sum()
+        below = logits.amax(-1)[rows] - logits.reshape(-1)[own]
+        total = (weights * (below - probabilities.amax(-1).log()[rows])).sum()
         sums = weights.new_zeros(len(logits), dtype=torch.float64).index_add_(0, rows, weights.double())
         sums *= 1 + len(levels)
         parts, known, shares, of_rows = [], [weights], [], []

@@ -214,7 +214,7 @@ def _divided(
 def _check(options: TileArguments) -> None:
     for name, allowed in (
         ("target_type", TARGET_TYPES),
-        ("target_from", DERIVED),
+        ("target_from", (*DERIVED, None)),
         ("task", TASKS),
         ("normalize", NORMALIZE),
     ):

@@ -59,8 +59,7 @@ class Reading:
             raise DataError(
                 "--cloud_values are whole values and --qa_bits single bits of the band; take one of them"
             )
-        if options.dequantize is not None:
-            require_choice(DEQUANTIZE, dequantize=options.dequantize)
+        require_choice((*DEQUANTIZE, None), dequantize=options.dequantize)
         if options.grid is not None and not options.align:
             raise DataError("--grid names the grid that --align true reads rasters onto; say both")
         classes = options.class_values

@@ -110,7 +110,7 @@ class PhotoArguments(DataArguments, BackboneArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_choice(FITS, fit=self.fit)
+        require_choice((*FITS, None), fit=self.fit)
         require_whole(0, thumbnails=self.thumbnails)
 
 

@@ -52,7 +52,7 @@ def variants(pixel_values: torch.Tensor, kind: str | None) -> Iterator[torch.Ten
     Yields:
         Tensors of the same shape, the pictures themselves first.
     """
-    require_choice(AVERAGED, test_time=kind)
+    require_choice((*AVERAGED, None), test_time=kind)
     yield pixel_values
     if kind == "flip":
         yield pixel_values.flip(-1)

@@ -226,6 +226,14 @@ def test_bad_rows_stop_a_run_by_default_and_the_message_shows_how_to_leave_them_
     assert "and 2 more" in message
 
 
+def test_a_row_with_two_faults_is_one_row():
+    errors = RowErrors()
+    errors.add("t.csv", 2, "latitude 140 is beyond the poles")
+    errors.add("t.csv", 2, "a.jpg is missing")
+    with pytest.raises(DataError, match=r"(?s)^1 row cannot be used.*poles.*missing"):
+        errors.settle(0)
+
+
 def test_skipped_rows_are_counted_and_listed(caplog):
     errors = RowErrors("skip")
     errors.add("a.csv", 3, "no image")

@@ -169,6 +169,15 @@ def test_sparse_targets_have_the_loss_and_gradient_of_autograd(levels):
         torch.testing.assert_close(soft_cross_entropy(logits, targets.to_sparse(), counts), loss)
 
 
+def test_a_shift_of_all_logits_does_not_cost_the_digits_of_the_loss():
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(4))
+    targets, counts = torch.eye(6)[:4], torch.ones(4, dtype=torch.bool)
+    shifted = logits + 2.0**16  # rounded to 2^-7: what is rounded away is no fault of the loss
+    exact = F.cross_entropy(shifted.double(), torch.arange(4))
+    loss = hierarchical_cross_entropy(shifted, targets.to_sparse(), counts, [])
+    torch.testing.assert_close(loss.double(), exact, atol=1e-6, rtol=1e-6)
+
+
 def test_a_part_whose_probability_underflows_has_no_gradient_of_its_own():
     logits = torch.tensor([[0.0, -200.0, -200.0]], requires_grad=True)
     known, levels = torch.tensor([[0.0, 1.0, 0.0]]), level_tensors([[0, 1, 1]])
