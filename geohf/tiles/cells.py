@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from geohf.tiles.convolution import RUN, conv2d_same, pixels
+
 BLOCK = 16  # oneDNN computes channels in blocks of so many
-RUN = 2**17  # so many numbers of gates at once lie in the processor's cache
 
 
 class ConvLSTMCell(nn.Module):
@@ -79,7 +80,7 @@ class _Gates(torch.autograd.Function):
     def forward(
         ctx: Any, gates: torch.Tensor, before: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        gates, before = _pixels(gates.detach()), None if before is None else _pixels(before)
+        gates, before = pixels(gates.detach()), None if before is None else pixels(before)
         c, h = gates.new_empty(2, *gates.shape[:-1], gates.shape[-1] // 4)
         for gate, old, new, shown in _runs(gates, before, c, h):
             i, f, g, o = gate.chunk(4, -1)
@@ -99,7 +100,7 @@ class _Gates(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         gates, before, c = ctx.saved_tensors
         of_gates, of_before = torch.empty_like(gates), None if before is None else torch.empty_like(c)
-        parts = _runs(gates, before, c, _pixels(of_h), _pixels(of_c), of_gates, of_before)
+        parts = _runs(gates, before, c, pixels(of_h), pixels(of_c), of_gates, of_before)
         for gate, old, new, to_h, to_c, to_gate, to_old in parts:
             (i, f, g, o), (to_i, to_f, to_g, to_o) = gate.chunk(4, -1), to_gate.chunk(4, -1)
             shown = new.tanh()
@@ -117,11 +118,6 @@ class _Gates(torch.autograd.Function):
 
 _of_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
 _of_tanh = torch.ops.aten.tanh_backward.grad_input
-
-
-def _pixels(x: torch.Tensor) -> torch.Tensor:
-    """(batch, channels, height, width) to (batch, height, width, channels) that lie so."""
-    return x.movedim(1, -1).contiguous()
 
 
 def _runs(*tensors: torch.Tensor | None) -> Iterator[tuple[Any, ...]]:
@@ -168,13 +164,12 @@ class ConvGRUCell(nn.Module):
 def _convolved(
     convolution: nn.Conv2d, inputs: int, x: torch.Tensor, state: torch.Tensor | None
 ) -> torch.Tensor:
-    weight, bias, padding = convolution.weight, convolution.bias, convolution.padding
+    weight, bias = convolution.weight, convolution.bias
     if state is None:  # a convolution over zeros is left out
-        return F.conv2d(x, weight[:, :inputs], bias, padding=padding)
+        return conv2d_same(x, weight[:, :inputs], bias)
     if inputs % BLOCK:  # together they would fill their last block of channels with zeros, and pay for them
-        fresh = F.conv2d(x, weight[:, :inputs], padding=padding)
-        return F.conv2d(state, weight[:, inputs:], bias, padding=padding).add_(fresh)
-    return convolution(torch.cat([x, state], 1))
+        return conv2d_same(state, weight[:, inputs:], bias).add_(conv2d_same(x, weight[:, :inputs]))
+    return conv2d_same(torch.cat([x, state], 1), weight, bias)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from geohf.tiles.cells import ConvGRUCell, ConvLSTMCell, RecurrentEncoder
+from geohf.tiles.convolution import conv2d_same
 
 
 def conv(x, weight, bias=None):
@@ -48,6 +49,30 @@ CASES = [
     (lambda: ConvLSTMCell(3, 4, 5, peephole=True), reference_lstm),
     (lambda: ConvGRUCell(3, 4, 3), reference_gru),
 ]
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 9, 7, 1), (2, 3, 40, 33, 5), (70, 8, 4, 4, 3)])
+def test_the_convolutions_gradients_are_those_of_float64(shape, monkeypatch):
+    monkeypatch.setattr(
+        "geohf.tiles.convolution.RUN", 2**14
+    )  # some lines at once, and several images of the last
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    batch, inputs, height, width, kernel = shape
+    torch.manual_seed(0)
+    parts = (
+        torch.randn(batch, inputs, height, width),
+        torch.randn(12, inputs, kernel, kernel),
+        torch.randn(12),
+    )
+    ours, exact = (
+        [part.to(dtype).requires_grad_() for part in parts] for dtype in (torch.float32, torch.float64)
+    )
+    out, expected = conv2d_same(*ours), conv(*exact)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    of_out = torch.randn_like(out)
+    gradients = torch.autograd.grad(out, ours, of_out)
+    for got, wanted in zip(gradients, torch.autograd.grad(expected, exact, of_out.double()), strict=True):
+        assert (got - wanted).abs().max() < 2e-6 * wanted.abs().max()
 
 
 @pytest.mark.parametrize(("make", "reference"), CASES, ids=["lstm", "lstm-peephole", "gru"])
