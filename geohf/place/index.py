@@ -149,7 +149,7 @@ class PlaceIndex(IndexSearch):
             DataError: see `load_drives`.
         """
         images, _ = load_drives(sources, **options)
-        rows, drives = in_order(np.arange(len(images)), drives_of(images), images["time_ns"][:])
+        rows, _, drives = in_order(np.arange(len(images)), drives_of(images), images["time_ns"][:])
         images = images.select(rows)
         twice = [name for name, count in Counter(names_of(images)).items() if count > 1]
         if twice:
