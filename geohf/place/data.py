@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from geohf.data.splits import split_rows
 from geohf.data.streaming import StreamedTable
 from geohf.data.tables import RowErrors, points_of
 from geohf.data.task_data import TaskData, with_facts
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.geo import matches_within_m
 from geohf.hub.card import data_source
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
@@ -78,6 +79,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
         sources["train"] = [str(folder / name / "poses.csv") for name in ("noon", "dusk")]
     options.require_steps(args)
     images, rows, skipped, table = _load_sources(sources, options)
+    _tell_of_repeats(files_of(images), rows)
     if not len(rows["database"]):
         rows["database"] = rows["train"]
     how = f"queries from {_words(sources['test'])}, database from {_words(sources['database'] or sources['train'])}"
@@ -146,6 +148,17 @@ def _load_sources(
             count += len(images)
             loaded.append(images)
     return concatenate_datasets(loaded), rows, skipped, None
+
+
+def _tell_of_repeats(files: Sequence[str | dict], rows: dict[str, np.ndarray]) -> None:
+    """A word of files that tables of one part name again: a picture is no pair with itself, nor two queries."""
+    for name, numbers in rows.items():
+        named = Counter(file for row in numbers if isinstance(file := files[row], str))
+        twice = [file for file, count in named.items() if count > 1]
+        if twice:
+            logger.warning(
+                "%s: %d files are there more than once, and count so: %s", name, len(twice), listed(twice)
+            )
 
 
 def _hold_out(

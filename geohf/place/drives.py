@@ -95,6 +95,8 @@ def load_drives(
     from datasets import Dataset
 
     errors, rows = RowErrors(on_error), []
+    source_of: dict[str, str | os.PathLike] = {}
+    several: dict[str, None] = {}
     sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     for source, name in zip(sources, names or names_of_sources(sources), strict=True):
         path = table_file(Path(source))
@@ -108,6 +110,14 @@ def load_drives(
             known = f"there are {', '.join(cameras)}" if cameras else "its images have no camera_id"
             raise DataError(f"{source}: no row has the camera_id {camera_id!r}; {known}")
         rows += chosen
+        for drive in dict.fromkeys(drive_of(row.sequence, row.camera) for row in chosen):
+            if source_of.setdefault(drive, source) != source:
+                several[drive] = None
+    if several:
+        logger.warning(
+            "drives that tables call alike count as one; call them by other names, if they are not: %s, in %s and others",
+            *(listed(several), source_of[next(iter(several))]),
+        )
     rows = usable_rows(rows, errors)
     errors.settle(kept=len(rows))
     columns = columns_of(rows)
