@@ -157,12 +157,11 @@ def answer_drives(
         similarity, found = index.match(asked, k, center, drives, near, parts, method=method)
         ranked = found.rows
     images = [[index.images[row] for row in some] for some in ranked]
-    answers = predictions_of(asked, similarity, index.points[ranked], images, config, top_k)
+    fitted = center == "none" and index.axes is None
+    answers = predictions_of(asked, similarity, index.points[ranked], images, config, top_k, fitted=fitted)
     for i, answer in enumerate(answers):
-        if center != "none":
-            answer.confidence = None  # it was fitted on cosines of what is not centered
-        if center != "none" or method is not None:
-            answer.abstains = None  # and the threshold on single frames
+        if method is not None:
+            answer.abstains = None  # the threshold was chosen for single frames
         if found is not None:
             answer.chained = bool(found.chained[i])
             if answer.chained:

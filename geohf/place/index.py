@@ -43,7 +43,8 @@ class PlaceIndex(IndexSearch):
         sequences: n names of drives, whose images stand in the order of time; one drive if None.
         storage: how descriptors are kept: `float32`, `float16`, `int8`, or `signs` (a bit a number, and float16 rows that
             a loaded index leaves on disk), see `geohf.place.storage`.
-        dims: numbers of a descriptor that are kept, along its principal axes; None: all of them.
+        dims: numbers of a descriptor that are kept, along its principal axes; None: all of them. Cosines of a part are
+            higher, and answers have no confidence, which was fitted on whole descriptors.
 
     Raises:
         DataError: descriptors that cannot be compared, points that are no degrees, parts of other lengths, an unknown storage.
