@@ -45,6 +45,7 @@ class PlacePhaseTrainer(PhaseTrainer):
             reach further than `negative_m`, have both neighbors and strangers in each.
         eval_dataset: likewise, with first the database and then the queries.
         database_rows: how many rows of `eval_dataset` are the database.
+        radius_m: meters within which an answer is right; the config's `confidence_m` where None.
         sampler: gives the order of the training rows; None shuffles them.
         classifier: of the loss `cosface`: it learns beside the model, and is kept in checkpoints, but in no model.
     """
@@ -59,11 +60,13 @@ class PlacePhaseTrainer(PhaseTrainer):
         data_collator=None,
         *,
         database_rows: int = 0,
+        radius_m: float | None = None,
         sampler: PlaceSampler | RandomBatches | None = None,
         classifier: CellClassifier | None = None,
         **kwargs,
     ):
         self.database_rows, self.sampler, self.classifier = database_rows, sampler, classifier
+        self.radius_m = radius_m
         super().__init__(model, args, data_collator, **kwargs)
         self.label_names = ["coordinates"]
         self.clock = StepClock()
@@ -146,7 +149,8 @@ class PlacePhaseTrainer(PhaseTrainer):
         k = min(max(RECALLS), n)
         _, ranked = top_k(descriptors[:n], descriptors[n:], k)
         counts = [count for count in RECALLS if count <= k]
-        metrics = place_metrics(ranked, points[:n], points[n:], [self.config.positive_m], counts)
+        radius_m = self.radius_m or self.config.confidence_m
+        metrics = place_metrics(ranked, points[:n], points[n:], [radius_m], counts)
         metrics = {name: metrics[name] for name in (*(f"r{count}" for count in counts), "median_m")}
         return {"loss": self._validation_loss(descriptors, points)} | metrics
 
