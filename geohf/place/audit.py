@@ -130,13 +130,18 @@ def near_duplicates(similarity: np.ndarray) -> list[Finding]:
     return [Finding("near_duplicate", count, count / len(touched), message)] if count else []
 
 
-def judge(findings: Sequence[Finding], strict: bool) -> None:
+def judge(
+    findings: Sequence[Finding], strict: bool, advice: str = "--audit off measures all the same"
+) -> None:
     """Stop at what is fatal, or with `strict` at anything, and warn of the rest.
+
+    Args:
+        advice: what one may do instead.
 
     Raises:
         DataError: the first finding to stop at.
     """
     for finding in findings:
         if finding.fatal or strict:
-            raise DataError(f"leak ({finding.kind}): {finding.message}; --audit off measures all the same")
+            raise DataError(f"leak ({finding.kind}): {finding.message}; {advice}")
         logger.warning("leak (%s): %s", finding.kind, finding.message)

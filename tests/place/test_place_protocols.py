@@ -154,6 +154,15 @@ def test_sizes_that_are_not_the_benchmarks(caplog, model, tmp_path):
         model.evaluate(tmp_path, rule="any")
 
 
+def test_queries_that_lie_in_the_database_are_refused_with_what_evaluate_can_do(model, tmp_path):
+    for part in ("database", "queries"):
+        write_set(tmp_path / part, [planar(100.0 * i) for i in range(12)], seed=1)
+    with pytest.raises(
+        DataError, match=r"12 of 12 queries are in the database.*; or leave these out of one of them"
+    ):
+        model.evaluate(tmp_path)
+
+
 def test_folders_without_queries_or_without_a_database(model, tmp_path):
     assert find_sets(tmp_path) is None
     write_set(tmp_path / "database", [planar(100.0 * i) for i in range(12)], 1)
