@@ -30,7 +30,7 @@ EVIL = [
 FACTS = {
     "rows": "5 train, 5 test places", "split": "at random", "seed": 1, "split_name": "test", "measured": 5,
     "unit": "places", "interval": "95 %", "baseline": "constant", "baseline_words": "one answer",
-    "validation": True, "chosen_on_held_out": False,
+    "validation": True, "chosen_on_held_out": False, "trained_on_held_out": False,
 }  # fmt: skip
 REGION = {"id2label": {0: "a", 1: "b"}, "scalers": [
     {"center": [1.0, 2.0], "scale": [1.0, 1.0]}] * 2}  # fmt: skip

@@ -163,7 +163,7 @@ def heading_cells(
 ) -> list | None:
     """The headings of a table's rows, each from the first of these columns that tells it; None without such a column.
 
-    A column that may be meant and is not read, such as `heading_rad`, gets a word.
+    A column that may be meant and is not read, such as `heading_rad`, gets a word, and so do numbers that look like radians.
     """
     columns = [column for name in names if (column := find_column(table.columns, [name]))]
     if not columns:
@@ -177,7 +177,24 @@ def heading_cells(
     cells, *others = (table[column].tolist() for column in columns)
     for more in others:
         cells = [other if text_of(cell) is None else cell for cell, other in zip(cells, more, strict=True)]
+    _tell_of_radians(cells, columns[0], source)
     return cells
+
+
+def _tell_of_radians(cells: Sequence, column: str, source: str | Path) -> None:
+    """A word where headings turn more than half around, if they are radians, and hardly at all, if they are degrees."""
+    try:
+        numbers = numbers_of([cell for cell in cells if text_of(cell) is not None])
+    except (TypeError, ValueError):  # told of where they are used
+        return
+    numbers = numbers[np.isfinite(numbers)]
+    if not len(numbers) or np.abs(numbers).max() > 2 * np.pi or np.ptp(numbers) <= np.pi:
+        return
+    if (numbers != numbers.round()).any():
+        logger.warning(
+            "%s: the numbers in the column %s lie between %.3g and %.3g: they look like radians, and are read as degrees "
+            "clockwise from north", source, column, numbers.min(), numbers.max(),
+        )  # fmt: skip
 
 
 def bad_point_reasons(points: np.ndarray, source: str | Path, frame: str = "wgs84") -> dict[int, str]:

@@ -89,7 +89,7 @@ class CardData:
     Attributes:
         titles: name -> title of the metrics that the card names first.
         data: facts of the data: name, generated, dataset, rows, split, seed, split_name, measured, unit, interval,
-            baseline, baseline_words, validation, chosen_on_held_out.
+            baseline, baseline_words, validation, chosen_on_held_out, trained_on_held_out.
         context: whatever else the task's template asks for.
     """
 

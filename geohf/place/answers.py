@@ -36,7 +36,7 @@ class PlacePrediction:
         latitude, longitude: degrees of the top answer; None without an index.
         spread_m: meters from the top answer within which at least half of the answers lie: small where they agree.
         confidence: probability that the top answer is within the config's `confidence_m`; None where it was not
-            fitted.
+            fitted, or not on such cosines: centered ones, or those of an index that keeps some `dims` of its descriptors.
         abstains: whether the confidence is below the config's `abstain_below`, so that the answer should not be relied on;
             None where the config has none, and for drives that answer as a whole.
         verified: whether the best answers stand in the order of their local matches; None where nobody asked for it. Then
@@ -78,6 +78,7 @@ def predictions_of(
     config: GeoPlaceConfig,
     top_k: int | None = None,
     verified: np.ndarray | None = None,
+    fitted: bool = True,
 ) -> list[PlacePrediction]:
     """Predictions from the answers of a search.
 
@@ -88,10 +89,11 @@ def predictions_of(
         images: q lists of k names.
         top_k: answers to give; None: all k. The confidence looks at five, as it did when it was fitted.
         config: of the model: `negative_m`, `confidence_weights` and `abstain_below`.
+        fitted: whether the confidence was fitted on cosines as these are; else there is none.
         verified: numbers of the photographs whose answers were verified; None: nobody asked for it.
     """
     sure: list = [None] * len(points)
-    if config.confidence_weights is not None:
+    if config.confidence_weights is not None and fitted:
         seen = evidence(similarity[:, :SHOWN_ANSWERS], points[:, :SHOWN_ANSWERS], config.negative_m)
         sure = confidence(seen, config.confidence_weights).tolist()
     similarity, points = similarity[:, :top_k], points[:, :top_k]
@@ -108,7 +110,9 @@ def predictions_of(
             float(points[i, 0, 1]),
             float(spread[i]),
             sure[i],
-            abstains=None if config.abstain_below is None else bool(sure[i] < config.abstain_below),
+            abstains=None
+            if None in (config.abstain_below, sure[i])
+            else bool(sure[i] < config.abstain_below),
         )
         for i in range(len(points))
     ]

@@ -50,7 +50,8 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
     buffer_size: int = with_default(StreamingArguments, "buffer_size", 0)
     camera_id: str | None = argument(None, "Take only the rows of this camera.")
     utm: str | None = argument(
-        None, "Zone of UTM coordinates that come without one: '54 north', '54S' (band S) or 'EPSG:32654'."
+        None,
+        "Zone of UTM coordinates that come without one: '54 north', '54S' (band S) or 'EPSG:32654'; planar: meters that are none of UTM.",
     )
     sample_size: int = argument(800, "Pictures of each of the sample's two drives.")
     validation_share: float = with_default(DataArguments, "validation_share", 0.15)

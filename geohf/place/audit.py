@@ -56,16 +56,11 @@ def audit(
     n, found = len(queries), []
 
     def note(kind: str, touched: np.ndarray, what: str, fatal: bool = False) -> None:
-        count = int(touched.sum())
-        if count:
-            found.append(Finding(kind, count, count / n, f"{count} of {n} queries {what}", fatal))
+        found.extend(_finding(kind, touched, what, fatal))
 
-    rows = [*database.tolist(), *queries.tolist()]
-    content = dict(zip(rows, contents_of([files[row] for row in rows]), strict=True))
-    known = {content[row] for row in database}
     note(
         "self_retrieval",
-        np.array([content[row] in known for row in queries]),
+        _among(files, queries, database),
         "are in the database themselves, so they find themselves and recall says nothing; use another drive",
         fatal=True,
     )
@@ -89,6 +84,41 @@ def audit(
     return found
 
 
+def used_before(
+    files: Sequence[str | dict], train: np.ndarray, validation: np.ndarray, test: np.ndarray
+) -> list[Finding]:
+    """What test queries were used for before they are measured, by their files and the content of these.
+
+    Args:
+        files: see `audit`.
+        train, validation, test: rows.
+
+    Returns:
+        Of these the kinds that occur: `trained_on`, and `chosen_on` (they are validation queries, too).
+    """
+    trained = "are training images themselves: on others recall is lower"
+    chosen = (
+        "are validation queries, too, by which the model is chosen and calibrated: on others it is less good"
+    )
+    return [
+        *_finding("trained_on", _among(files, test, train), trained),
+        *_finding("chosen_on", _among(files, test, validation), chosen),
+    ]
+
+
+def _among(files: Sequence[str | dict], asked: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(n,) bool: which of some rows hold a picture that one of the others holds."""
+    rows = [*known.tolist(), *asked.tolist()]
+    contents = contents_of([files[row] for row in rows])
+    seen = {*contents[: len(known)]}
+    return np.array([content in seen for content in contents[len(known) :]], bool)
+
+
+def _finding(kind: str, touched: np.ndarray, what: str, fatal: bool = False) -> list[Finding]:
+    count, n = int(touched.sum()), len(touched)
+    return [Finding(kind, count, count / n, f"{count} of {n} queries {what}", fatal)] if count else []
+
+
 def near_duplicates(similarity: np.ndarray) -> list[Finding]:
     """A finding where queries' top answers, (q,) cosines of frozen features, are the same picture to the eye."""
     touched = np.asarray(similarity) > _NEAR_DUPLICATE
@@ -100,13 +130,18 @@ def near_duplicates(similarity: np.ndarray) -> list[Finding]:
     return [Finding("near_duplicate", count, count / len(touched), message)] if count else []
 
 
-def judge(findings: Sequence[Finding], strict: bool) -> None:
+def judge(
+    findings: Sequence[Finding], strict: bool, advice: str = "--audit off measures all the same"
+) -> None:
     """Stop at what is fatal, or with `strict` at anything, and warn of the rest.
+
+    Args:
+        advice: what one may do instead.
 
     Raises:
         DataError: the first finding to stop at.
     """
     for finding in findings:
         if finding.fatal or strict:
-            raise DataError(f"leak ({finding.kind}): {finding.message}; --audit off measures all the same")
+            raise DataError(f"leak ({finding.kind}): {finding.message}; {advice}")
         logger.warning("leak (%s): %s", finding.kind, finding.message)

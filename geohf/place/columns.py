@@ -12,7 +12,8 @@ import numpy as np
 from geohf.data.cells import text_of
 from geohf.data.tables import HEADING_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column
 from geohf.errors import DataError
-from geohf.geo.utm import points_and_reasons, side_of, zone_with
+from geohf.geo.utm import side_of, zone_with
+from geohf.place.file_names import PLANAR, points_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,8 @@ def points_of_table(table: pd.DataFrame, path: Path, utm: str | None, errors: Ro
     """(n, 2) degrees from degrees or UTM coordinates; rows without are NaN.
 
     Args:
-        utm: the zone of UTM coordinates that come without one, or the hemisphere of zones that are numbers alone.
+        utm: the zone of UTM coordinates that come without one, or the hemisphere of zones that are numbers alone; `planar`
+            for meters that are none of UTM, see `geohf.place.file_names`.
         errors: takes the rows whose coordinates cannot lie in their zone.
 
     Raises:
@@ -59,7 +61,11 @@ def _zones(table: pd.DataFrame, utm: str | None, path: Path) -> list[str]:
             raise DataError(f"{path}: UTM coordinates need a zone: a column 'utm_zone', or --utm '54 north'")
         return [utm] * len(table)
     letter = find_column(table.columns, LETTER_COLUMNS)
-    sides = [text_of(cell) or "" for cell in table[letter]] if letter else [side_of(utm)] * len(table)
+    sides = (
+        [text_of(cell) or "" for cell in table[letter]]
+        if letter
+        else [side_of(None if utm == PLANAR else utm)] * len(table)
+    )
     if letter and letter.lower() == "hemisphere":  # S is south there, and no band
         sides = [{"N": "north", "S": "south"}.get(side[:1].upper(), side) for side in sides]
     return [zone_with(text_of(cell) or "", side) for cell, side in zip(table[column], sides, strict=True)]
@@ -73,7 +79,7 @@ def _degrees_of_utm(
     for zone in dict.fromkeys(zones):
         rows = np.flatnonzero([other == zone for other in zones])
         try:
-            points[rows], reasons = points_and_reasons(east_north[rows], zone)
+            points[rows], reasons = points_in(zone, east_north[rows])
         except DataError as error:
             reasons = dict.fromkeys(range(len(rows)), str(error))
         for position, reason in reasons.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,11 +15,11 @@ from geohf.data.splits import split_rows
 from geohf.data.streaming import StreamedTable
 from geohf.data.tables import RowErrors, points_of
 from geohf.data.task_data import TaskData, with_facts
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.geo import matches_within_m
 from geohf.hub.card import data_source
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
-from geohf.place.audit import audit, judge
+from geohf.place.audit import audit, judge, used_before
 from geohf.place.drives import files_of, load_drives, names_of_sources
 from geohf.place.protocols import expand
 from geohf.place.sample import write_sample
@@ -78,6 +79,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
         sources["train"] = [str(folder / name / "poses.csv") for name in ("noon", "dusk")]
     options.require_steps(args)
     images, rows, skipped, table = _load_sources(sources, options)
+    _tell_of_repeats(files_of(images), rows)
     if not len(rows["database"]):
         rows["database"] = rows["train"]
     how = f"queries from {_words(sources['test'])}, database from {_words(sources['database'] or sources['train'])}"
@@ -88,6 +90,10 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
         rows, more = _hold_out_validation(images, rows, options, args.seed)
         how += more
     findings = _audit(images, rows, options)
+    used = used_before(files_of(images), rows["train"], rows["val"], rows["test"])
+    if findings is not None:
+        judge(used, options.audit == "strict")
+        findings += used
     generated = options.train_csv is None
     source = Path(sources["train"][0])
     facts = data_source(None if generated else str(source.absolute().parent)) | {"split": how}
@@ -96,6 +102,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     labels = None if table is None else parts["train"]
     for name, part in parts.items():
         with_facts(part, **facts, split_name={"val": "validation"}.get(name, name))
+    with_facts(parts["test"], **{f"{finding.kind}_held_out": True for finding in used})  # for the card
     apart = not np.array_equal(rows["validation_database"], rows["database"])
     same = table is None and np.array_equal(rows["database"], rows["train"])
     if table is not None:
@@ -122,7 +129,11 @@ def _load_sources(
     listed = [source for some in sources.values() for source in some]
     if options.streaming:
         table = streamed_drives(listed, options.camera_id, options.utm, options.on_error)
-        labels, of_sources = table.read_labels(), iter(table.rows_of_sources())
+        labels, counted = table.read_labels(), table.rows_of_sources()
+        lacking = [source for source, found in zip(listed, counted, strict=True) if not len(found)]
+        if lacking and options.camera_id is not None:
+            raise DataError(f"{lacking[0]}: no row has the camera_id {options.camera_id!r}")
+        of_sources = iter(counted)
         for name, some in sources.items():
             rows[name] = np.concatenate([np.arange(0), *(next(of_sources) for _ in some)])
         return labels, rows, table.errors, table
@@ -137,6 +148,17 @@ def _load_sources(
             count += len(images)
             loaded.append(images)
     return concatenate_datasets(loaded), rows, skipped, None
+
+
+def _tell_of_repeats(files: Sequence[str | dict], rows: dict[str, np.ndarray]) -> None:
+    """A word of files that tables of one part name again: a picture is no pair with itself, nor two queries."""
+    for name, numbers in rows.items():
+        named = Counter(file for row in numbers if isinstance(file := files[row], str))
+        twice = [file for file, count in named.items() if count > 1]
+        if twice:
+            logger.warning(
+                "%s: %d files are there more than once, and count so: %s", name, len(twice), listed(twice)
+            )
 
 
 def _hold_out(

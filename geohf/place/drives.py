@@ -90,24 +90,34 @@ def load_drives(
 
     Raises:
         DataError: names file and row of: a missing column, a missing or broken image, an image outside its folder, a
-            position that is not a number, out of range, swapped or not in its UTM zone; a camera_id that no row has.
+            position that is not a number, out of range, swapped or not in its UTM zone; a camera_id that no row of a source has.
     """
     from datasets import Dataset
 
     errors, rows = RowErrors(on_error), []
+    source_of: dict[str, str | os.PathLike] = {}
+    several: dict[str, None] = {}
     sources = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    cameras: set[str] = set()
     for source, name in zip(sources, names or names_of_sources(sources), strict=True):
         path = table_file(Path(source))
         if path.is_dir() and not is_saved_dataset(path):
             found = _rows_of_folder(path, name, utm, errors)
         else:
             found = rows_of_table(read_table(path, numbers=NUMBERS), path, name, utm, errors)
-        cameras |= {row.camera for row in found if row.camera is not None}
-        rows += [row for row in found if camera_id is None or row.camera == camera_id]
-    if camera_id is not None and not rows:
-        known = f"there are {', '.join(sorted(cameras))}" if cameras else "the tables have no camera_id"
-        raise DataError(f"no row has the camera_id {camera_id!r}; {known}")
+        chosen = [row for row in found if camera_id in (None, row.camera)]
+        if found and not chosen:  # other sources have it, and this one must not be left out without a word
+            cameras = sorted({row.camera for row in found if row.camera is not None})
+            known = f"there are {', '.join(cameras)}" if cameras else "its images have no camera_id"
+            raise DataError(f"{source}: no row has the camera_id {camera_id!r}; {known}")
+        rows += chosen
+        for drive in dict.fromkeys(drive_of(row.sequence, row.camera) for row in chosen):
+            if source_of.setdefault(drive, source) != source:
+                several[drive] = None
+    if several:
+        logger.warning(
+            "drives that tables call alike count as one; call them by other names, if they are not: %s, in %s and others",
+            *(listed(several), source_of[next(iter(several))]),
+        )
     rows = usable_rows(rows, errors)
     errors.settle(kept=len(rows))
     columns = columns_of(rows)

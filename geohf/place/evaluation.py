@@ -61,7 +61,7 @@ def evaluate_place(
     rule = rule or ("all" if benchmark else "has_match")
     counts = recalls_of(benchmark, recalls, RECALLS)
     database, asking = _load_sets(data, utm, on_error)
-    rows, drives = in_order(np.arange(len(database)), drives_of(database), database["time_ns"][:])
+    rows, _, drives = in_order(np.arange(len(database)), drives_of(database), database["time_ns"][:])
     database = database.select(rows)
     files, points = files_of(database), points_of(database)
     names = [str(row) for row in rows]
@@ -73,12 +73,14 @@ def evaluate_place(
     found: dict[str, float] = {}
     for name, queries in asking.items():
         check_sizes(benchmark, len(database), len(queries))
-        rows, drives = in_order(np.arange(len(queries)), drives_of(queries), queries["time_ns"][:])
+        rows, asking_drives, parts = in_order(
+            np.arange(len(queries)), drives_of(queries), queries["time_ns"][:]
+        )
         queries = queries.select(rows)
         _look_for_leaks(database, queries, radius_m)
         descriptors = model.encode(files_of(queries), batch_size)
         most = max(answers_searched(max(counts), len(index)), min(verify, len(index)))
-        similarity, ranked = rank(index, descriptors, drives, center, method, most)
+        similarity, ranked = rank(index, descriptors, asking_drives, parts, center, method, most)
         if index.local is not None:
             doubtful = gated(gap_of(similarity, points[ranked], model.config.negative_m), model.config)
             maps = partial(maps_of_files, model, files_of(queries), batch_size)
@@ -128,13 +130,15 @@ def _look_for_leaks(database: Dataset, queries: Dataset, radius_m: float) -> Non
     )
     rows = np.arange(len(files))
     parts = rows[:0], rows[: len(database)], rows[len(database) :]
-    judge(audit(files, np.array(points), np.array(sequences), times_ns, *parts, radius_m), strict=False)
+    found = audit(files, np.array(points), np.array(sequences), times_ns, *parts, radius_m)
+    judge(found, strict=False, advice="or leave these out of one of them")
 
 
 def rank(
     index: PlaceIndex,
     descriptors,
     drives,
+    parts,
     center: Center = "none",
     method: Method | None = None,
     most: int = max(RECALLS),
@@ -142,7 +146,7 @@ def rank(
     """The answers of an index to frames in the order of time.
 
     Args:
-        descriptors, drives: (q, d) of the frames, and q names.
+        descriptors, drives, parts: (q, d) of the frames, and q names each, see `geohf.place.sequences.in_order`.
         center, method: see `GeoPlaceModel.predict_sequences`; without a method each frame answers alone.
 
     Returns:
@@ -150,7 +154,7 @@ def rank(
     """
     if method is None:
         return index.search(descriptors, most, center, drives)
-    matches = index.match(descriptors, most, center, drives, method=method)[1]
+    matches = index.match(descriptors, most, center, drives, parts=parts, method=method)[1]
     return matches.posterior, matches.rows
 
 
@@ -191,13 +195,12 @@ def drive_recalls(
     Returns:
         `drive_r1`, `drive_r5`, ... of the queries with a database image within the radius.
     """
-    ordered, drives = zip(
+    ordered, drives, parts = zip(
         *(in_order(np.arange(len(part)), drives_of(part), part["time_ns"][:]) for part in images), strict=True
     )
     database, queries = (points_of(part)[rows] for part, rows in zip(images, ordered, strict=True))
     base, asked = (part[rows] for part, rows in zip(descriptors, ordered, strict=True))
-    index = PlaceIndex(base, database, [""] * len(base), "", drives[0].tolist())
-    values = place_metrics(
-        rank(index, asked, drives[1], center, method)[1], database, queries, [radius_m], RECALLS
-    )
+    index = PlaceIndex(base, database, [""] * len(base), "", parts[0].tolist())
+    ranked = rank(index, asked, drives[1], parts[1], center, method)[1]
+    values = place_metrics(ranked, database, queries, [radius_m], RECALLS)
     return {f"drive_r{n}": values[f"r{n}"] for n in RECALLS}

@@ -58,25 +58,29 @@ def point_of_name(name: str, utm: str | None = None) -> tuple[float, float, floa
         raise DataError(f"the name {name!r} must begin with @easting@northing@ in meters")
     side = side_of(None if utm == PLANAR else utm)
     zone = zone_with(fields[2], fields[3] or side) if fields[2] else utm
-    if zone == PLANAR:
-        return *_on_equator(name, east, north), heading
     if zone is None:
         raise DataError(f"the name {name!r} has no UTM zone; say which with --utm '54 north'")
-    points, reasons = points_and_reasons(np.array([[east, north]]), zone)
+    points, reasons = points_in(zone, np.array([[east, north]]))
     if reasons:
         raise DataError(f"the name {name!r}: {reasons[0]}")
     point = points[0]
     return float(point[0]), float(point[1]), heading
 
 
-def _on_equator(name: str, east: float, north: float) -> tuple[float, float]:
-    """Latitude and longitude of planar meters; great circles between such points are as long as straight lines."""
-    if abs(north) > _PLANAR_NORTH_M or abs(east) > _PLANAR_EAST_M:
-        raise DataError(
-            f"the name {name!r} has no UTM zone, and its meters are none of a plane; say which with --utm '54 north'"
-        )
+def points_in(zone: str, east_north: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    """`points_and_reasons` of a UTM zone, or of a plane that is put on a sphere along its equator.
+
+    Great circles between points of such a plane are as long as straight lines.
+    """
+    if zone != PLANAR:
+        return points_and_reasons(east_north, zone)
+    east, north = east_north.T
+    far = (np.abs(north) > _PLANAR_NORTH_M) | (np.abs(east) > _PLANAR_EAST_M)
+    reason = "has no UTM zone, and its meters are none of a plane; say which with --utm '54 north'"
     # a quarter around the earth: (0, 0) would stand for a position that is not known
-    return math.degrees(north / EARTH_RADIUS_M), 90 + math.degrees(east / EARTH_RADIUS_M)
+    points = np.degrees(np.stack([north, east], 1) / EARTH_RADIUS_M) + np.array([0.0, 90.0])
+    points[far] = math.nan
+    return points, dict.fromkeys(np.flatnonzero(far).tolist(), reason)
 
 
 def _number(name: str, field: str) -> float:

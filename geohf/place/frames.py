@@ -149,20 +149,19 @@ def answer_drives(
         top_k: answers to give, at most as many as the index holds.
         near: see `PlaceIndex.search`.
     """
-    rows, drives = in_order(np.arange(len(frames)), frames.sequences, frames.times_ns)
+    rows, drives, parts = in_order(np.arange(len(frames)), frames.sequences, frames.times_ns)
     asked, found, k = descriptors[rows], None, answers_searched(top_k, len(index))
     if method is None:
         similarity, ranked = index.search(asked, k, center, drives, near)
     else:
-        similarity, found = index.match(asked, k, center, drives, near, method=method)
+        similarity, found = index.match(asked, k, center, drives, near, parts, method=method)
         ranked = found.rows
     images = [[index.images[row] for row in some] for some in ranked]
-    answers = predictions_of(asked, similarity, index.points[ranked], images, config, top_k)
+    fitted = center == "none" and index.axes is None
+    answers = predictions_of(asked, similarity, index.points[ranked], images, config, top_k, fitted=fitted)
     for i, answer in enumerate(answers):
-        if center != "none":
-            answer.confidence = None  # it was fitted on cosines of what is not centered
-        if center != "none" or method is not None:
-            answer.abstains = None  # and the threshold on single frames
+        if method is not None:
+            answer.abstains = None  # the threshold was chosen for single frames
         if found is not None:
             answer.chained = bool(found.chained[i])
             if answer.chained:

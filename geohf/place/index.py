@@ -43,7 +43,8 @@ class PlaceIndex(IndexSearch):
         sequences: n names of drives, whose images stand in the order of time; one drive if None.
         storage: how descriptors are kept: `float32`, `float16`, `int8`, or `signs` (a bit a number, and float16 rows that
             a loaded index leaves on disk), see `geohf.place.storage`.
-        dims: numbers of a descriptor that are kept, along its principal axes; None: all of them.
+        dims: numbers of a descriptor that are kept, along its principal axes; None: all of them. Cosines of a part are
+            higher, and answers have no confidence, which was fitted on whole descriptors.
 
     Raises:
         DataError: descriptors that cannot be compared, points that are no degrees, parts of other lengths, an unknown storage.
@@ -149,7 +150,7 @@ class PlaceIndex(IndexSearch):
             DataError: see `load_drives`.
         """
         images, _ = load_drives(sources, **options)
-        rows, drives = in_order(np.arange(len(images)), drives_of(images), images["time_ns"][:])
+        rows, _, drives = in_order(np.arange(len(images)), drives_of(images), images["time_ns"][:])
         images = images.select(rows)
         twice = [name for name, count in Counter(names_of(images)).items() if count > 1]
         if twice:

@@ -13,7 +13,7 @@ from geohf.place.encoding import Encoder
 from geohf.place.engines import Backend, Engine, check_backend, make_engine
 from geohf.place.fingerprints import require_same_model
 from geohf.place.search import blockwise_top_k, check_question, rows_near, unit_descriptors
-from geohf.place.sequences import Center, SequenceMatches, center_descriptors, match_sequences
+from geohf.place.sequences import Center, SequenceMatches, center_descriptors, match_sequences, rows_of_each
 from geohf.place.storage import FloatRows, project
 from geohf.place.verification import LocalFeatures
 
@@ -117,6 +117,7 @@ class IndexSearch:
         center: Center = "none",
         sequences: Sequence | np.ndarray | None = None,
         near: Any = None,
+        parts: Sequence | np.ndarray | None = None,
         **options,
     ) -> tuple[np.ndarray, SequenceMatches]:
         """The k best images of every frame of some drives, each drive answered as a whole.
@@ -127,6 +128,7 @@ class IndexSearch:
             center, sequences: see `geohf.place.sequences.center_descriptors`; the index counts as one drive. All
                 descriptors are in memory as float32, and their similarities.
             near: look only there, see `near`; where fewer than k images lie there, all of them answer.
+            parts: q names of what of the drives has no gap in time, see `geohf.place.sequences.in_order`; the drives if None.
             options: see `geohf.place.sequences.match_sequences`.
 
         Returns:
@@ -138,13 +140,17 @@ class IndexSearch:
         queries = unit_descriptors(descriptors, "queries")
         check_question(self._size, len(self), queries, k)
         database, queries = center_descriptors(self.rows[:], project(queries, self.axes), sequences, center)
-        inside = np.arange(len(self)) if near is None else self.near(near)
-        drives = np.zeros(len(self)) if self.sequences is None else np.asarray(self.sequences)[inside]
+        drives = np.zeros(len(self)) if self.sequences is None else np.asarray(self.sequences)
+        inside = np.concatenate(rows_of_each(drives))
+        drives = drives[inside]
         if near is not None:  # a drive that leaves the place and comes back is two
-            left = np.cumsum(np.r_[0, np.diff(inside) != 1])
-            drives = np.array([f"{name} {part}" for name, part in zip(drives, left, strict=False)])
+            at = np.flatnonzero(np.isin(inside, self.near(near)))
+            left = np.cumsum(np.r_[0, np.diff(at) != 1])
+            drives = np.array([f"{name} {part}" for name, part in zip(drives[at], left, strict=True)])
+            inside = inside[at]
         cosines = queries @ database[inside].T
-        found = match_sequences(cosines, sequences, drives, k=min(k, len(inside)), **options)
+        follow = sequences if parts is None else parts
+        found = match_sequences(cosines, follow, drives, k=min(k, len(inside)), **options)
         similarity = np.take_along_axis(cosines.cpu().numpy(), found.rows, 1)
         found.rows = inside[found.rows]
         return similarity, found

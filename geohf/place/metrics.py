@@ -132,7 +132,8 @@ def place_metrics(
         radii_m: thresholds for recall; the first one is the one that counts.
 
     Returns:
-        `r1`, `r5`, ... (the rule `has_match` at the first radius), `recall@N_RULE_METERSm` for all rules and radii,
+        `r1`, `r5`, ... (the rule `has_match` at the first radius), `recall@N_RULE_METERSm` for all rules and radii (of
+        `has_match` NaN where no query has a database image within a further radius),
         `queries`, `queries_with_match`, `median_m` and `mean_m` from the query to its top answer.
     """
     ranked = np.asarray(ranked)
@@ -140,7 +141,8 @@ def place_metrics(
     for radius_m in radii_m:
         matches = matches_within_m(database_points, query_points, radius_m)
         for rule in RULES:
-            recall = recall_of_ranks(ranked, matches, n, rule)
+            nothing = bool(metrics) and rule == "has_match" and not matches[1].size
+            recall = dict.fromkeys(n, math.nan) if nothing else recall_of_ranks(ranked, matches, n, rule)
             if not metrics:
                 metrics |= {f"r{count}": value for count, value in recall.items()}
                 metrics |= {

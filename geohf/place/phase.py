@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import chain
@@ -28,7 +29,10 @@ from geohf.training.checkpoints import load_tree, save_tree
 from geohf.training.phase import PhaseTrainer
 from geohf.vision.weights import in_eval_mode
 
+logger = logging.getLogger(__name__)
+
 CLASSIFIER = "classifier.safetensors"  # of a checkpoint
+ORDER = "order.safetensors"  # of a checkpoint: the rows of its epoch, where hard places are among them
 
 
 class PlacePhaseTrainer(PhaseTrainer):
@@ -41,6 +45,7 @@ class PlacePhaseTrainer(PhaseTrainer):
             reach further than `negative_m`, have both neighbors and strangers in each.
         eval_dataset: likewise, with first the database and then the queries.
         database_rows: how many rows of `eval_dataset` are the database.
+        radius_m: meters within which an answer is right; the config's `confidence_m` where None.
         sampler: gives the order of the training rows; None shuffles them.
         classifier: of the loss `cosface`: it learns beside the model, and is kept in checkpoints, but in no model.
     """
@@ -55,11 +60,13 @@ class PlacePhaseTrainer(PhaseTrainer):
         data_collator=None,
         *,
         database_rows: int = 0,
+        radius_m: float | None = None,
         sampler: PlaceSampler | RandomBatches | None = None,
         classifier: CellClassifier | None = None,
         **kwargs,
     ):
         self.database_rows, self.sampler, self.classifier = database_rows, sampler, classifier
+        self.radius_m = radius_m
         super().__init__(model, args, data_collator, **kwargs)
         self.label_names = ["coordinates"]
         self.clock = StepClock()
@@ -109,6 +116,16 @@ class PlacePhaseTrainer(PhaseTrainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.classifier is not None and self.args.should_save:
             save_tree(self.classifier.state_dict(), Path(output_dir) / CLASSIFIER)
+        drawn = self.sampler if isinstance(self.sampler, PlaceSampler) else None
+        if (
+            drawn is not None
+            and drawn.descriptors is not None
+            and drawn.order is not None
+            and self.args.should_save
+        ):
+            save_tree(
+                {"epoch": drawn.epoch, "order": torch.from_numpy(drawn.order)}, Path(output_dir) / ORDER
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -120,6 +137,11 @@ class PlacePhaseTrainer(PhaseTrainer):
                     "--resume_from_checkpoint"
                 )
             self.classifier.load_state_dict(load_tree(path))
+        if isinstance(self.sampler, PlaceSampler) and checkpoint is not None:
+            path = Path(checkpoint) / ORDER
+            if path.is_file():
+                drawn = load_tree(path)
+                self.sampler.resume(drawn["epoch"], drawn["order"].numpy())
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         descriptors, n = torch.from_numpy(np.asarray(prediction.predictions)), self.database_rows
@@ -127,7 +149,8 @@ class PlacePhaseTrainer(PhaseTrainer):
         k = min(max(RECALLS), n)
         _, ranked = top_k(descriptors[:n], descriptors[n:], k)
         counts = [count for count in RECALLS if count <= k]
-        metrics = place_metrics(ranked, points[:n], points[n:], [self.config.positive_m], counts)
+        radius_m = self.radius_m or self.config.confidence_m
+        metrics = place_metrics(ranked, points[:n], points[n:], [radius_m], counts)
         metrics = {name: metrics[name] for name in (*(f"r{count}" for count in counts), "median_m")}
         return {"loss": self._validation_loss(descriptors, points)} | metrics
 
@@ -184,13 +207,15 @@ def make_sampler(rows, config, args: PlaceTrainingArguments) -> PlaceSampler:
         rows: a dataset of drives.
 
     Raises:
-        DataError: no two images lie within `positive_m`, or a `clique_m` beyond it.
+        DataError: no two images lie within `positive_m`, a `clique_m` beyond it, or a `heading_deg` where no heading is known.
     """
     if args.clique_m is not None and not 0 < args.clique_m <= config.positive_m:
         raise DataError(
             f"clique_m must be above 0 and at most positive_m ({config.positive_m:g}), within which images are of one "
             f"place, got {args.clique_m:g}"
         )
+    headings = headings_of(rows)
+    _require_headings(headings, config.heading_deg)
     return PlaceSampler(
         points_of(rows),
         args.train_batch_size * args.world_size,
@@ -198,11 +223,27 @@ def make_sampler(rows, config, args: PlaceTrainingArguments) -> PlaceSampler:
         config.positive_m if args.clique_m is None else args.clique_m,
         config.negative_m,
         np.array(rows["sequence"][:]),
-        headings_of(rows),
+        headings,
         config.heading_deg,
         args.hard_place_share,
         args.seed,
         cliques=args.clique_m is not None,
+    )
+
+
+def _require_headings(headings: np.ndarray, heading_deg: float | None) -> None:
+    """Refuse a turn that nothing is held against; a warning, where it is known of some images alone."""
+    unknown = int(np.isnan(headings).sum())
+    if heading_deg is None or heading_deg >= 180 or not unknown:
+        return
+    if unknown == len(headings):
+        raise DataError(
+            f"heading_deg {heading_deg:g}: no training image says which way it looks, so images of one place would look any "
+            "way: tables say it in a column 'heading', in degrees clockwise from north; leave it out, or take 180"
+        )
+    logger.warning(
+        "heading_deg: %d of %d training images do not say which way they look: they are of one place with all within positive_m",
+        *(unknown, len(headings)),
     )
 
 

@@ -99,11 +99,16 @@ class PlaceRetrieval(GeoPreTrainedModel):
         """Refuse to verify in what has no local features; a warning, where no gate was learned.
 
         Raises:
-            DataError: no index, or one without local features.
+            DataError: no index, one without local features, or one whose cosines are none that the gate was learned on.
         """
         if index is None:
             raise DataError("answers are verified in an index: give one")
         require_local(index.local, self.config)
+        if index.axes is not None and self.config.verify_below is not None:
+            raise DataError(
+                "the index keeps some dims of its descriptors, and the gate of verification was learned on whole ones: build it "
+                "without dims, or leave verify out"
+            )
 
     def local_maps(self, images: Any, batch_size: int = 32) -> Iterator[torch.Tensor]:
         """The backbone's maps of images of any kind, (batch, channels, rows, columns) float32 on the CPU, batch by batch."""
@@ -291,4 +296,5 @@ class PlaceRetrieval(GeoPreTrainedModel):
             similarity, rows = verified(similarity, rows, index.local, maps, doubtful, verify)
         images = [[index.images[row] for row in some] for some in rows]
         points = index.points[rows]
-        return predictions_of(descriptors, similarity, points, images, self.config, top_k, doubtful)
+        fitted = index.axes is None
+        return predictions_of(descriptors, similarity, points, images, self.config, top_k, doubtful, fitted)

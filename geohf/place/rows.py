@@ -14,6 +14,7 @@ from geohf.data.samples import undecoded
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS
 from geohf.data.times import time_ns
 from geohf.errors import DataError
+from geohf.place.columns import CAMERA_COLUMNS, HEADINGS, SEQUENCE_COLUMNS, TIME_COLUMNS
 from geohf.place.drives import files_of, names_of
 
 LABELS = ("latitude", "longitude", "heading", "sequence", "camera", "time_ns")
@@ -24,7 +25,7 @@ def as_drives(rows):
 
     Args:
         rows: a dataset or list of dicts with `image`, `latitude` and `longitude` in degrees, and perhaps `heading` in
-            degrees clockwise from north, `sequence` (the drive), `camera` and `time_ns`.
+            degrees clockwise from north, `sequence` (the drive), `camera` and `time_ns`, or as columns of tables are called.
     """
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, dict)):
         return rows
@@ -40,19 +41,21 @@ def _read_image(row: dict, number: int) -> dict:
         raise DataError(f"row {number} has no {' and no '.join(lacking)}; its columns are {', '.join(row)}")
     latitude, longitude = positions_of([row], names=[number])[0].tolist()
     try:
-        heading = numbers_of([row.get("heading")])[0].item()
-        sequence = label_of(row.get("sequence")) or ""
+        heading = numbers_of([cell_of(row, HEADINGS)])[0].item()
+        sequence = label_of(cell_of(row, SEQUENCE_COLUMNS)) or ""
+        camera = label_of(cell_of(row, CAMERA_COLUMNS))
         taken = row.get("time_ns")
-        taken = taken if isinstance(taken, (int, np.integer)) else time_ns(taken)
+        if not isinstance(taken, (int, np.integer)):  # the unit of a whole number is else told by its digits
+            taken = time_ns(cell_of(row, ("time_ns", *TIME_COLUMNS)))
     except (DataError, TypeError, ValueError) as error:
-        raise DataError(f"row {number}, heading, sequence and time_ns: {error}") from None
+        raise DataError(f"row {number}, heading, sequence, camera and time: {error}") from None
     return {
         "image": row["image"],
         "latitude": latitude,
         "longitude": longitude,
         "heading": heading,
         "sequence": sequence,
-        "camera": row.get("camera"),
+        "camera": camera,
         "time_ns": taken,
     }
 

@@ -37,7 +37,7 @@ class PlaceSampler(Sampler[int]):
         headings, heading_deg: images of one place look the same way within so many degrees, where known.
         hard_share: share of a batch's places that are taken for being mistaken for each other, once
             `set_descriptors` was called.
-        seed: of the lot; each epoch draws anew.
+        seed: of the lot; each epoch draws anew. `order` has the rows of the last one.
         cliques: images of one place lie within the radius of each other, and not only of the one that was drawn, as in
             Izquierdo and Civera, Close, But Not There: Boosting Geographic Distance Sensitivity in Visual Place
             Recognition, ECCV 2024; `hard_share` is what makes the places of a batch alike.
@@ -69,6 +69,8 @@ class PlaceSampler(Sampler[int]):
         self.batch_size, self.images_per_place, self.seed, self.epoch = batch_size, images_per_place, seed, 0
         self.hard_share = hard_share
         self.descriptors: np.ndarray | None = None
+        self.order: np.ndarray | None = None
+        self._resumed: tuple[int, np.ndarray] | None = None
         self.sequences = (
             np.zeros(len(points), int) if sequences is None else np.unique(sequences, return_inverse=True)[1]
         )
@@ -100,11 +102,22 @@ class PlaceSampler(Sampler[int]):
         """The next iteration draws for this epoch."""
         self.epoch = epoch
 
+    def resume(self, epoch: int, order: np.ndarray) -> None:
+        """Take the order of an epoch from a checkpoint: the view of the images that hard places were found by is gone."""
+        self._resumed = epoch, order
+
     def set_descriptors(self, descriptors: torch.Tensor) -> None:
         """Take the model's present view of the images, (n, d) of length 1, to find hard places by."""
         self.descriptors = descriptors.detach().float().cpu().numpy()
 
     def __iter__(self) -> Iterator[int]:
+        if self._resumed is not None and (self._resumed[0], len(self._resumed[1])) == (self.epoch, len(self)):
+            self.order = self._resumed[1]
+        else:
+            self.order = np.fromiter(self._draw(), np.int64, len(self))
+        yield from self.order.tolist()
+
+    def _draw(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
         waiting = deque(rng.permutation(self.anchors).tolist())
         for _ in range(self.batches):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 Center = Literal["none", "database", "sequence", "online"]
 Method = Literal["filter", "smooth", "diagonal"]
 
+_GAP_STEPS = 5  # steps of a drive, see `split_at_gaps`
 _ONLINE_WEIGHT = 10.0  # frames that the database's mean counts for until the drive's own are known
 
 
@@ -36,7 +38,8 @@ def center_descriptors(
         database, queries: (m, d) and (q, d) descriptors, numpy or torch.
         sequences: q names of the drive of each query, in the order of time within each; one drive if None.
         center: `none`; `database` takes the mean of the database from both; `sequence` takes from each drive its own
-            mean, the database counting as one; `online` knows of a drive only the frames up to the one that asks.
+            mean, the database counting as one; `online` knows of a drive only the frames up to the one that asks. The mean
+            of a few frames, or of a car that stands, is their place itself: they count with the database's, with a warning.
 
     Returns:
         (m, d) and (q, d) float32 of length 1.
@@ -48,17 +51,23 @@ def center_descriptors(
     database, queries = unit_descriptors(database, "database"), unit_descriptors(queries, "queries")
     if center == "none":
         return database, queries
-    mean, moved = database.mean(0), queries.clone()
-    for rows in _drives(sequences, len(queries)):
+    mean, short = database.mean(0), 0
+    centered, drives = queries - mean, _drives(sequences, len(queries))
+    moved = centered.clone()
+    for rows in drives:
         drive = queries[rows]
-        if center == "sequence":
-            moved[rows] = drive - drive.mean(0)
-        elif center == "online":
+        if center == "online":
             seen = torch.arange(1, len(drive) + 1, device=drive.device)[:, None]
             moved[rows] = drive - (_ONLINE_WEIGHT * mean + drive.cumsum(0)) / (_ONLINE_WEIGHT + seen)
-        else:
-            moved[rows] = drive - mean
-    return _unit_or_as_is(database - mean, database), _unit_or_as_is(moved, queries)
+        elif center == "sequence" and len(drive) >= FEWEST:
+            moved[rows] = drive - drive.mean(0)
+        short += center == "sequence" and len(drive) < FEWEST
+    if short:
+        logger.warning(
+            "%d of %d drives have fewer than %d frames, whose mean would be their places themselves: the database's mean is "
+            "taken from them", short, len(drives), FEWEST,
+        )  # fmt: skip
+    return _unit_or_else(database - mean, database), _unit_or_else(_unit_or_else(moved, centered), queries)
 
 
 @dataclass
@@ -98,9 +107,9 @@ def match_sequences(
     them do (a permutation test at 5 percent). Work grows with queries x candidates x steps.
 
     Args:
-        similarity: (q, m) cosines of queries in the order of time and database images in the order of their drive.
+        similarity: (q, m) cosines of queries and database images, both in the order of time within their drive.
         sequences: q names of the queries' drives; a break in time begins a new one, see `split_at_gaps`. One if None.
-        database_sequences: m names of the database's drives. One if None.
+        database_sequences: m names of the database's drives, whose images may stand among those of others. One if None.
         method: `filter` hears the frames up to the one that asks, `smooth` the later ones, too; `diagonal` averages
             the similarities of the last `length` frames along straight lines.
         k: answers for each query, at most m.
@@ -129,11 +138,14 @@ def match_sequences(
             "steps must ascend, jump lie between 0 and 1, length be at least 1 and temperature above 0, "
             f"got {steps}, {jump}, {length}, {temperature}"
         )
-    spread = scores.std(1, keepdims=True)
-    z = (scores - scores.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1)
     drives = np.zeros(m) if database_sequences is None else np.array(drive_names(database_sequences))
     if len(drives) != m:
         raise DataError(f"{len(drives)} database sequences for {m} images")
+    columns = np.concatenate(rows_of_each(drives))  # neighbors of one drive stand side by side
+    scores = scores[:, columns] if (np.diff(columns) < 0).any() else scores
+    drives = drives[columns]
+    spread = scores.std(1, keepdims=True)
+    z = (scores - scores.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1)
     chain = Chain(z, drives, steps, jump, temperature, max(k, min(candidates, m)))
     found = SequenceMatches(np.empty((q, k), np.int64), np.empty((q, k)), np.zeros(q, bool))
     for rows in _drives(sequences, q):
@@ -150,6 +162,7 @@ def match_sequences(
         order = np.lexsort((-chain.z[rows], -posterior), axis=1)[:, :k]
         found.rows[rows] = np.take_along_axis(chain.columns[rows], order, 1)
         found.posterior[rows] = np.take_along_axis(posterior, order, 1)
+    found.rows = columns[found.rows]
     _tell_of_single_frames(found)
     return found
 
@@ -168,44 +181,54 @@ def _tell_of_single_frames(found: SequenceMatches) -> None:
 
 
 def split_at_gaps(sequences: Sequence, times_ns: Sequence[int | None], gap_s: float = 10.0) -> np.ndarray:
-    """(q,) names of drives that begin anew where a frame comes more than `gap_s` seconds after the one before.
+    """(q,) names of drives that begin anew after a gap in time.
+
+    A gap is longer than `gap_s` seconds and five times as long as the drive's frames are commonly apart: a camera that takes
+    a picture every half minute has none.
 
     >>> split_at_gaps(["a", "a", "a"], [0, 10**9, 10**12]).tolist()
     ['a', 'a', 'a, part 2']
     """
-    parts: dict[str, tuple[int, int | None]] = {}
-    names = []
-    for name, time in zip(map(str, sequences), times_ns, strict=True):
-        part, before = parts.get(name, (1, None))
-        part += before is not None and time is not None and not 0 <= time - before <= gap_s * 1e9
-        parts[name] = part, time
-        names.append(name if part == 1 else f"{name}, part {part}")
-    return np.array(names)
+    names = np.asarray(sequences).astype(str)
+    parts = names.astype(object)
+    for rows in rows_of_each(names):
+        times = [times_ns[row] for row in rows]
+        steps = [0 if None in pair else pair[1] - pair[0] for pair in pairwise(times)]
+        common = sorted(steps)[(len(steps) - 1) // 2] if steps else 0
+        longest, part = max(gap_s * 1e9, _GAP_STEPS * common), 1
+        for row, step in zip(rows[1:], steps, strict=True):
+            part += not 0 <= step <= longest
+            parts[row] = names[row] if part == 1 else f"{names[row]}, part {part}"
+    return parts.astype(str)
 
 
 def in_order(
     rows: np.ndarray, sequences: Sequence, times_ns: Sequence[int | None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in the order of time within their drives, where all frames of a drive have one, and each row's drive.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows in the order of time within their drives, where all frames of a drive have one.
 
     Args:
         rows: (q,) of all rows.
         sequences, times_ns: of all rows; times in nanoseconds since 1970, None where unknown.
+
+    Returns:
+        (q,) the rows; the drive of each, whose frames have camera and weather in common; and the part of it without a gap,
+        whose frames follow each other, see `split_at_gaps`.
     """
     names = np.asarray(sequences).astype(str)
     ordered = []
-    for name in dict.fromkeys(names[rows].tolist()):
-        drive = rows[names[rows] == name]
+    for some in rows_of_each(names[rows]):
+        drive = rows[some]
         times = [times_ns[row] for row in drive]
         known = [time for time in times if time is not None]
         if len(known) < len(times) and known != sorted(known):
             logger.warning(
                 "%s: %d of %d frames have no time, so that all stay in the order given, which is not that of the times",
-                *(name or "the drive", len(times) - len(known), len(times)),
+                *(names[drive[0]] or "the drive", len(times) - len(known), len(times)),
             )
         ordered.append(drive if None in times else drive[np.argsort(times, kind="stable")])
     rows = np.concatenate(ordered)
-    return rows, split_at_gaps(names[rows], [times_ns[row] for row in rows])
+    return rows, names[rows], split_at_gaps(names[rows], [times_ns[row] for row in rows])
 
 
 def drive_names(sequences: Sequence | np.ndarray) -> list[str]:
@@ -234,14 +257,24 @@ def _drives(sequences: Sequence | np.ndarray | None, count: int) -> list[np.ndar
         return [np.arange(count)]
     if len(sequences) != count:
         raise DataError(f"{len(sequences)} sequences for {count} queries")
-    names = np.asarray(drive_names(sequences))
-    return [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
+    return rows_of_each(np.asarray(drive_names(sequences)))
 
 
-def _unit_or_as_is(moved: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """Rows of length 1; a row that is its own mean, as a drive of one frame is, stays as it was."""
+def rows_of_each(names: np.ndarray) -> list[np.ndarray]:
+    """The rows of each name, in the order of their first row.
+
+    >>> [rows.tolist() for rows in rows_of_each(np.array(["b", "a", "b"]))]
+    [[0, 2], [1]]
+    """
+    _, first, numbers, counts = np.unique(names, return_index=True, return_inverse=True, return_counts=True)
+    groups = np.split(np.argsort(numbers, kind="stable"), np.cumsum(counts)[:-1])
+    return [groups[i] for i in np.argsort(first)]
+
+
+def _unit_or_else(moved: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1; of a row of length zero, as what is its own mean has become, the other."""
     length = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
-    return torch.where(length > 1e-6, moved / length.clamp_min(1e-6), original)
+    return torch.where(length > 1e-6, moved / length.clamp_min(1e-6), other)
 
 
 def check_options(center: str = "none", method: str | None = None) -> tuple[Center, Method | None]:

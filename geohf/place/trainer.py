@@ -216,6 +216,7 @@ class GeoPlaceTrainer(PlaceSearches):
             "r1",
             {
                 "database_rows": len(self.database_of(self.eval_dataset)),
+                "radius_m": self.radii_m[0],
                 "sampler": sampler,
                 "classifier": self._classifier(),
             },
@@ -231,7 +232,7 @@ class GeoPlaceTrainer(PlaceSearches):
         sampler = self._own_sampler
         if not is_stream(train):
             sampler = sampler or make_sampler(train, self.model.config, args)
-        extras: dict[str, Any] = {"sampler": sampler, "classifier": self._classifier()}
+        extras = {"sampler": sampler, "classifier": self._classifier(), "radius_m": self.radii_m[0]}
         if validation is not None:
             database = self.database_of(validation)
             changes["evaluation"] = join_rows(database, validation)

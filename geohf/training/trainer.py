@@ -289,7 +289,8 @@ class GeoTrainer(RunsPhases):
             "measured": len(evaluation.dataset),
             "seed": self.args.seed,
             "validation": self.eval_dataset is not None,
-            "chosen_on_held_out": facts["split_name"] == "validation",
+            "chosen_on_held_out": facts["split_name"] == "validation" or "chosen_on_held_out" in facts,
+            "trained_on_held_out": "trained_on_held_out" in facts,
             "baseline": "constant baseline",
         }
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from geohf.data.cells import file_in, resolve_inside
-from geohf.data.tables import RowErrors, find_column, line_of, read_table, require_columns
+from geohf.data.tables import RowErrors, find_column, heading_cells, line_of, read_table, require_columns
 from geohf.errors import DataError
 
 
@@ -295,3 +295,20 @@ def test_of_columns_that_differ_in_case_the_one_asked_for_counts():
     ):
         find_column(["Lat", "LAT", "lon"], ["latitude", "lat"], "t.csv")
     assert find_column(["Lat", "LAT", "latitude"], ["latitude", "lat"]) == "latitude"
+
+
+@pytest.mark.parametrize(
+    ("headings", "told"),
+    [
+        (["-3.0", "0.5", "", "2.9"], True),
+        (["0.1", "6.2"], True),
+        (["-3", "0", "3"], False),  # whole degrees
+        (["1.5", "3.9"], False),  # a straight street
+        (["0.1", "359.9"], False),
+        (["north", "0.1"], False),
+    ],
+)
+def test_headings_that_look_like_radians_get_a_word(headings, told, caplog):
+    table = pd.DataFrame({"heading": headings})
+    assert heading_cells(table, "a.csv") == headings
+    assert ("they look like radians" in caplog.text) == told

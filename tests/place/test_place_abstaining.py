@@ -96,6 +96,25 @@ def test_answers_below_the_threshold_abstain():
     assert [answer.abstains for answer in answers] == [False, True]
 
 
+def test_an_index_of_some_numbers_has_no_confidence_that_was_fitted_on_all():
+    """Cosines of a part are higher: 32 % of the answers were right here, of a mean confidence of 99.9 %."""
+    model, points = build_model(pooling="avg", projection_dim=None), along(200.0 * np.arange(9))
+    model.config.confidence_weights, model.config.abstain_below = [10.0, 0.0, -5.0], 0.9
+    pictures = [
+        np.full((8, 8, 3), 20 * i, np.uint8) + np.arange(8, dtype=np.uint8)[:, None, None] for i in range(9)
+    ]
+    for dims, told in ((None, True), (4, False)):
+        index = PlaceIndex.build(model, pictures, points, dims=dims)
+        alone = model.predict(pictures[:2], index=index)
+        drive = model.predict_sequences(pictures[:2], index, center="none", method=None)
+        for answer in (*alone, *drive):
+            assert (answer.confidence is not None, answer.abstains is not None) == (told, told)
+    model.config.verify_below = 0.1
+    index = PlaceIndex.build(model, pictures, points, dims=4, local=True)
+    with pytest.raises(DataError, match="the gate of verification was learned on whole ones"):
+        model.predict(pictures[:2], index=index, verify=2)
+
+
 def test_wrong_settings_are_refused(tmp_path):
     with pytest.raises(DataError, match="abstain must be a precision above 0 and at most 1, got 95"):
         parse("--abstain", 95)

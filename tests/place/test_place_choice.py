@@ -94,6 +94,25 @@ def test_training_never_lowers_recall_on_validation(ruined):
     assert lowered(stages) == ["trained"]
 
 
+def test_epochs_are_chosen_by_recall_within_the_radius_that_is_told(drives, tmp_path):
+    """And not within `positive_m`, which may be another one."""
+    _, args = parse("--num_train_epochs", 1, "--output_dir", tmp_path, "--cache_dir", tmp_path / "cache")
+    images, _ = load_drives(drives[0])
+    searched, asking = (images.select(range(start, 240, 4)) for start in (0, 1))
+    trainer = GeoPlaceTrainer(
+        build_model(seed=1),
+        args,
+        train_dataset=searched,
+        eval_dataset=asking,
+        radii_m=[100.0, 25.0],
+        whitening_dim=0,
+    )
+    trainer.train()
+    (told,) = [row["eval_r1"] for row in trainer.histories["head"] if "eval_r1" in row]
+    assert told == pytest.approx(trainer.stages["trained"]["r1"])
+    assert told != pytest.approx(trainer.stages["trained"]["recall@1_has_match_25m"])
+
+
 def test_what_was_kept_is_named_and_is_what_is_saved(ruined, tmp_path):
     trainer, test, _ = ruined
     trainer.evaluate(test)

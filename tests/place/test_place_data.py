@@ -1,5 +1,7 @@
 """Drives from every source, what is kept of them, and what is said of rows that cannot be used."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -53,8 +55,10 @@ def test_a_camera_that_does_not_occur(folder):
     with pytest.raises(DataError, match="no row has the camera_id 'left'; there are front"):
         load_drives(poses(folder), camera_id="left")
     table = write_csv(folder / "plain.csv", "image,lat,lon", f"{NAMES[0]},36,-115")
-    with pytest.raises(DataError, match="'left'; the tables have no camera_id"):
+    with pytest.raises(DataError, match="'left'; its images have no camera_id"):
         load_drives(table, camera_id="left")
+    with pytest.raises(DataError, match=f"{re.escape(str(table))}: no row has the camera_id 'front'"):
+        load_drives([poses(folder), table], camera_id="front")
 
 
 @pytest.mark.case("use-O5")

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.place_models import along, build_model, write_csv, write_pictures
+from helpers.place_models import along, build_model, unit, write_csv, write_pictures
 from PIL import Image
 from transformers import pipeline
 
 from geohf import DataError
 from geohf.place import PlaceIndex
 from geohf.place.evaluation import drive_recalls
-from geohf.place.frames import find_frames
+from geohf.place.frames import Frames, answer_drives, find_frames
 from geohf.place.index import PlaceIndex as Index
 
 NAMES = [f"{i}.png" for i in range(12)]
@@ -92,8 +92,9 @@ def test_cameras_and_gaps_are_drives_of_their_own(world, tmp_path):
     assert frames.sequences == ["two, a", "two, b"] * 6
     from geohf.place.sequences import in_order
 
-    _, drives = in_order(np.arange(12), frames.sequences, frames.times_ns)
-    assert dict.fromkeys(drives.tolist()).keys() == {"two, a", "two, a, part 2", "two, b", "two, b, part 2"}
+    _, drives, parts = in_order(np.arange(12), frames.sequences, frames.times_ns)
+    assert drives.tolist() == ["two, a"] * 6 + ["two, b"] * 6  # one camera, one mean
+    assert dict.fromkeys(parts.tolist()).keys() == {"two, a", "two, a, part 2", "two, b", "two, b, part 2"}
 
 
 def test_names_that_are_no_times_keep_their_natural_order(world):
@@ -177,14 +178,14 @@ def test_recall_of_drives_is_that_of_the_index():
         def __len__(self):
             return len(self["latitude"])
 
-    def rows(order, first):
+    def rows(order, first, seconds=1):
         points = along(100.0 * (first + np.asarray(order)))
         return Rows(
             latitude=points[:, 0],
             longitude=points[:, 1],
             sequence=["a"] * len(points),
             camera=[None] * len(points),
-            time_ns=[i * 10**9 for i in order],
+            time_ns=[i * seconds * 10**9 for i in order],
         )
 
     shuffled = np.random.default_rng(1).permutation(15)
@@ -195,3 +196,20 @@ def test_recall_of_drives_is_that_of_the_index():
     )
     assert expected.chained.all()
     assert found["drive_r1"] == (expected.rows[:, 0] == 5 + np.arange(15)).mean()
+    slow = rows(range(30), 0, 30), rows(shuffled.tolist(), 5, 30)  # a picture every half minute
+    assert drive_recalls((base, asked[shuffled]), slow, 25.0, "online", "smooth") == found
+
+
+def test_a_break_in_a_drive_leaves_it_one_camera_in_one_weather():
+    """Its mean is that of all its frames, whatever the chain is told of the break."""
+    index = Index(unit(30, 16), along(100.0 * np.arange(30)), list(map(str, range(30))), "m")
+    asked = unit(12, 16, seed=1)
+    images = [np.full((8, 8, 3), i, np.uint8) for i in range(12)]
+    times = [(i + 100 * (i > 8)) * 10**9 for i in range(12)]
+    frames = Frames(list(map(str, range(12))), images, ["a"] * 12, times)
+    config = build_model().config
+    found = answer_drives(index, asked.numpy(), frames, config, "sequence", None, 1)
+    whole = index.search(asked, 1, "sequence")[1][:, 0]
+    assert [int(answer.answers[0].image) for answer in found] == whole.tolist()
+    _, matches = index.match(asked, 1, "sequence", ["a"] * 12, parts=["a"] * 9 + ["b"] * 3)
+    assert list(matches.evidence) == ["a", "b"]

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from geohf.errors import DataError
 from geohf.place import GeoPlaceConfig, PlaceIndex
+from geohf.place.data import load
 from geohf.place.drives import files_of, load_drives
 from geohf.place.rows import as_drives
 from geohf.place.sequences import in_order, match_sequences
@@ -102,6 +103,30 @@ def test_pictures_that_are_indexed_twice_are_named(model, photos, rows, caplog):
     assert "p1.png" not in caplog.text
 
 
+def test_files_that_tables_name_again_and_drives_that_they_call_alike_are_told_of(photos, tmp_path, caplog):
+    """Frames 0 to 5 and 4 to 7 of one road, both called drive 0."""
+    tables = [
+        write_csv(
+            photos[0].parent / f"{name}.csv",
+            "image,lat,lon,sequence",
+            *(
+                f"p{i}.png,{a:.7f},{b:.7f},0"
+                for i, (a, b) in enumerate(along(4.0 * np.arange(8)))
+                if i in some
+            ),
+        )
+        for name, some in (("early", range(6)), ("late", range(4, 8)))
+    ]
+    for table in tables:
+        load_drives(table)
+    assert not caplog.text
+    words = ("--train_csv", *tables, "--test_csv", tables[0], "--audit", "off", "--output_dir", tmp_path)
+    load(*parse(*words, "--validation_share", 0))
+    assert f"train: 2 files are there more than once, and count so: {photos[4]}, {photos[5]}" in caplog.text
+    assert "test: " not in caplog.text
+    assert f"if they are not: 0, in {tables[0]} and others" in caplog.text
+
+
 def test_a_file_with_fewer_names_than_rows_is_no_index(tmp_path):
     tensors = {"descriptors": unit(2, 8), "points": torch.from_numpy(along([0.0, 1.0]))}
     save_file(tensors, tmp_path / "a.safetensors", {"model": "m", "images": '["a"]', "storage": "float32"})
@@ -134,7 +159,7 @@ def test_one_photograph_at_two_places_is_named(photos, caplog):
     ("times", "told"), [((1, None, 2), False), ((2, None, 1), True), ((None, None, None), False)]
 )
 def test_frames_that_a_lacking_time_leaves_unsorted_are_told_of(times, told, caplog):
-    rows, _ = in_order(np.arange(3), ["a"] * 3, times)
+    rows, *_ = in_order(np.arange(3), ["a"] * 3, times)
     assert rows.tolist() == [0, 1, 2]
     assert ("a: 1 of 3 frames have no time, so that all stay in the order given" in caplog.text) == told
 

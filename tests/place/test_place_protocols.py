@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from helpers.place_models import along, build_model, write_csv, write_pictures
 
+from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.place.arguments import PlaceArguments
 from geohf.place.data import load
+from geohf.place.drives import load_drives
 from geohf.place.file_names import point_of_name
 from geohf.place.protocols import BENCHMARKS, check_sizes, find_sets
 
@@ -130,6 +132,17 @@ def test_planar_meters_are_lengths_on_the_equator():
         point_of_name(planar(448251.8, 5411932.68))
 
 
+def test_a_table_of_planar_meters_is_that_of_such_names(tmp_path):
+    write_pictures(tmp_path, ["a.png", "b.png", "c.png"])
+    rows = ("a.png,0,0", "b.png,-2.4,30", "c.png,2.4,60000")
+    table = write_csv(tmp_path / "t.csv", "image,east,north", *rows)
+    images, errors = load_drives(table, utm="planar", on_error="skip")
+    expected = [point_of_name(planar(e, n), "planar")[:2] for e, n in ((0, 0), (-2.4, 30))]
+    assert points_of(images).tolist() == [list(point) for point in expected]
+    assert [row["row"] for row in errors.rows] == [4]
+    assert "its meters are none of a plane" in errors.rows[0]["reason"]
+
+
 def test_sizes_that_are_not_the_benchmarks(caplog, model, tmp_path):
     check_sizes("pitts30k", *BENCHMARKS["pitts30k"])
     assert not caplog.text
@@ -139,6 +152,15 @@ def test_sizes_that_are_not_the_benchmarks(caplog, model, tmp_path):
         model.evaluate(tmp_path, benchmark="pits30k")
     with pytest.raises(DataError, match="rule must be one of has_match, all"):
         model.evaluate(tmp_path, rule="any")
+
+
+def test_queries_that_lie_in_the_database_are_refused_with_what_evaluate_can_do(model, tmp_path):
+    for part in ("database", "queries"):
+        write_set(tmp_path / part, [planar(100.0 * i) for i in range(12)], seed=1)
+    with pytest.raises(
+        DataError, match=r"12 of 12 queries are in the database.*; or leave these out of one of them"
+    ):
+        model.evaluate(tmp_path)
 
 
 def test_folders_without_queries_or_without_a_database(model, tmp_path):

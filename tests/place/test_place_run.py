@@ -12,11 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from geohf.data.tables import points_of
+from geohf.data.task_data import facts_of
 from geohf.errors import DataError
 from geohf.hub.files import push_folder
 from geohf.place import GeoPlaceModel, PlaceIndex, recall_at_n
-from geohf.place.audit import audit, judge, near_duplicates
+from geohf.place.audit import audit, judge, near_duplicates, used_before
 from geohf.place.comparison import comparison_rows
+from geohf.place.data import load
 from geohf.place.drives import files_of, load_drives
 from geohf.place.logs import COLUMNS
 from geohf.recipes.train_place import run as run_place
@@ -184,6 +186,34 @@ def test_the_audit_finds_each_kind_of_leak(tmp_path):
     assert leaks(files, points, a + b, close, [0, 1, 2], [3, 4]) == {"same_drive": 1}
     assert leaks(files, points, ["a"] * 6, [None] * 6, [0, 1, 2], [3, 4]) == {"same_drive": 2}
     assert leaks(files, points, ["a"] * 6, minutes, [0, 1, 2], [3, 4]) == {}  # a second lap
+
+
+def test_what_test_queries_were_used_for_is_told_and_on_the_card(tmp_path, drives, caplog):
+    """Files of the same name and content count, and a card must not say that they were used for nothing else."""
+    write_pictures(tmp_path, ["0.png", "1.png", "2.png"])
+    (tmp_path / "3.png").write_bytes((tmp_path / "1.png").read_bytes())
+    files = [str(tmp_path / f"{i}.png") for i in range(4)]
+    found = used_before(files, np.array([0]), np.array([1, 2]), np.array([3, 0]))
+    assert [(finding.kind, finding.queries) for finding in found] == [("trained_on", 1), ("chosen_on", 1)]
+    assert used_before(files, np.array([0]), np.array([1]), np.array([2])) == []
+    run(
+        tmp_path,
+        "--train_csv",
+        drives[0],
+        "--val_csv",
+        drives[1],
+        "--test_csv",
+        drives[1],
+        "--methods",
+        "ours",
+    )
+    assert "leak (chosen_on): 240 of 240 queries are validation queries, too" in caplog.text
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "chosen and calibrated on the very queries that it is measured on" in card
+    assert "used for nothing else" not in card
+    tables = ("--train_csv", drives[1], "--database_csv", drives[0], "--test_csv", drives[1])
+    options, args = parse(*TINY, *tables, "--output_dir", tmp_path)
+    assert facts_of(load(options, args).test)["trained_on_held_out"]
 
 
 def test_near_duplicates_are_seen_in_frozen_features():

@@ -1,11 +1,15 @@
 """Batches of places, and the reference implementation's random ones."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from helpers.place_models import along, build_model, parse, unit
+from transformers import TrainerCallback
 
+from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.place import GeoPlaceConfig
@@ -13,7 +17,7 @@ from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.comparison import variants
 from geohf.place.data import load
 from geohf.place.original import RandomBatches
-from geohf.place.phase import make_sampler
+from geohf.place.phase import PlacePhaseTrainer, make_sampler
 from geohf.place.sampler import PlaceSampler
 from geohf.place.trainer import GeoPlaceTrainer
 
@@ -173,3 +177,58 @@ def test_of_two_recipes_ours_alone_draws_cliques():
         GeoPlaceTrainer(model, args, train_dataset=rows, method="original")
     with pytest.raises(DataError, match="a stream comes in its own order"):
         GeoPlaceTrainer(model, args, train_dataset=IterableDataset.from_generator(lambda: iter(rows)))
+
+
+def rows_looking(headings) -> Dataset:
+    points = along(np.arange(len(headings)) * 5.0)
+    columns = {"latitude": points[:, 0], "longitude": points[:, 1], "heading": headings}
+    return Dataset.from_dict(columns | {"sequence": ["a"] * len(headings)})
+
+
+def test_a_turn_that_no_heading_is_known_for_is_refused_and_one_that_some_lack_is_told(caplog):
+    args = PlaceTrainingArguments(use_cpu=True)
+    config = GeoPlaceConfig(heading_deg=30)
+    with pytest.raises(DataError, match="heading_deg 30: no training image says which way it looks"):
+        make_sampler(rows_looking([math.nan] * 12), config, args)
+    make_sampler(rows_looking([math.nan] * 12), GeoPlaceConfig(heading_deg=180), args)
+    make_sampler(rows_looking([10.0] * 12), config, args)
+    assert not caplog.text
+    make_sampler(rows_looking([10.0] * 11 + [math.nan]), config, args)
+    assert "1 of 12 training images do not say which way they look" in caplog.text
+
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 25:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_is_stopped_within_an_epoch_goes_on_with_its_hard_places(tmp_path):
+    """What the head held for alike when the epoch began is not what it holds for alike now."""
+
+    def train(folder, *callbacks, resume=False):
+        torch.manual_seed(0)
+        points = torch.from_numpy(np.repeat(along(np.arange(60) * 200.0), 4, 0))
+        table = TensorTable(
+            features=unit(60, 96).repeat_interleave(4, 0) + 0.5 * unit(240, 96, seed=1),
+            coordinates=points,
+            headings=torch.full((240,), math.nan),
+        )
+        args = PlaceTrainingArguments(
+            output_dir=str(tmp_path / folder), use_cpu=True, num_train_epochs=2, save_steps=12,
+            per_device_train_batch_size=16, learning_rate=1e-2, disable_tqdm=True,
+            eval_strategy="no", save_strategy="steps", load_best_model_at_end=False,
+        )  # fmt: skip
+        sampler = PlaceSampler(points.numpy(), 16, 4, hard_share=1.0)
+        head = build_model(dropout=0.0).head
+        trainer = PlacePhaseTrainer(
+            head, args, train_dataset=table, sampler=sampler, callbacks=list(callbacks)
+        )
+        trainer.run(resume=resume)
+        return head.state_dict()
+
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("part", Stop())
+    resumed = train("part", resume=True)
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())

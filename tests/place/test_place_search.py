@@ -153,6 +153,16 @@ def test_all_metrics_name_rule_and_threshold():
     )
 
 
+def test_a_further_radius_that_no_query_has_a_match_within_stops_nothing():
+    base, asked = along(30.0 * np.arange(20)), along(30.0 * np.arange(20) + 14)
+    values = place_metrics(np.arange(20)[:, None], base, asked, (25.0, 10.0), (1,))
+    assert values["r1"] == values["recall@1_has_match_25m"] == 1.0
+    assert np.isnan(values["recall@1_has_match_10m"])
+    assert values["recall@1_all_10m"] == 0.0
+    with pytest.raises(DataError, match="no query has a database image within the radius"):
+        place_metrics(np.arange(20)[:, None], base, asked, (10.0, 25.0), (1,))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.corridor import read_corridor
-from helpers.place_models import build_model, write_csv, write_pictures
+from helpers.place_models import build_model, unit, write_csv, write_pictures
 from PIL import Image
 
 from geohf import DataError
@@ -101,28 +101,53 @@ def test_centering():
     unit = torch.nn.functional.normalize
     base, asked = unit(database), unit(queries)
     mean = base.mean(0)
-    names = ["a", "b", "a", "b", "a"]
+    names, ten = ["a", "b", "a", "b", "a"], unit(torch.randn(10, 4))
     _, none = center_descriptors(database, queries)
-    _, whole = center_descriptors(database, queries, names, "sequence")
+    _, whole = center_descriptors(database, ten, names * 2, "sequence")
     _, online = center_descriptors(database, queries, names, "online")
     moved, shifted = center_descriptors(database, queries, None, "database")
     torch.testing.assert_close(none, asked)
     torch.testing.assert_close(moved, unit(base - mean))
     torch.testing.assert_close(shifted, unit(asked - mean))
-    torch.testing.assert_close(whole[3], unit(asked[3] - (asked[1] + asked[3]) / 2, dim=0))
+    torch.testing.assert_close(whole[2], unit(ten[2] - ten[[0, 2, 4, 5, 7, 9]].mean(0), dim=0))
+    torch.testing.assert_close(whole[3], unit(ten[3] - mean, dim=0))  # of four frames
     torch.testing.assert_close(online[2], unit(asked[2] - (10 * mean + asked[0] + asked[2]) / 12, dim=0))
+
+
+def test_a_mean_of_few_frames_or_of_one_place_is_the_database_s(caplog):
+    database, frame = torch.randn(7, 4), torch.randn(1, 4)
+    _, expected = center_descriptors(database, frame, None, "database")
+    assert not caplog.text
+    for count in (1, 4, 6):  # a car that stands
+        _, found = center_descriptors(database, frame.expand(count, 4), None, "sequence")
+        torch.testing.assert_close(found, expected.expand(count, 4))
+    assert caplog.text.count("1 of 1 drives have fewer than 5 frames") == 2
+
+
+def test_a_database_whose_drives_stand_among_each_other_is_that_of_one_after_the_other():
+    similarity = np.concatenate([drive(20, 30, noise=0.5), 0.5 * unit(20, 30).numpy()], 1)
+    names = np.repeat(["a", "b"], 30)
+    among = np.arange(60).reshape(2, 30).T.ravel()  # as two cameras take them
+    plain = match_sequences(similarity, None, names, method="smooth")
+    found = match_sequences(similarity[:, among], None, names[among], method="smooth")
+    assert plain.chained.all()
+    assert np.array_equal(among[found.rows], plain.rows)
+    assert found.evidence == pytest.approx(plain.evidence)
 
 
 def test_gaps_in_time_begin_a_drive_anew():
     times = [0, 10**9, None, 30 * 10**9, 31 * 10**9, 20 * 10**9]
     assert split_at_gaps(["a"] * 6, times).tolist() == ["a"] * 5 + ["a, part 2"]
     assert split_at_gaps(["a", "b", "a"], [0, 10**12, 10**9]).tolist() == ["a", "b", "a"]
+    slow = np.array([0, 30, 60, 90, 400, 430]) * 10**9  # seconds: a picture every half minute, and one break
+    assert split_at_gaps(["a"] * 6, slow.tolist()).tolist() == ["a"] * 4 + ["a, part 2"] * 2
 
 
 def test_frames_are_put_in_the_order_of_time():
-    rows, drives = in_order(np.array([1, 2, 3, 4]), ["x", "a", "b", "a", "a"], [0, 30, 5, 20, 10**11])
+    rows, drives, parts = in_order(np.array([1, 2, 3, 4]), ["x", "a", "b", "a", "a"], [0, 30, 5, 20, 10**11])
     assert rows.tolist() == [3, 1, 4, 2]
-    assert drives.tolist() == ["a", "a", "a, part 2", "b"]
+    assert drives.tolist() == ["a", "a", "a", "b"]
+    assert parts.tolist() == ["a", "a", "a, part 2", "b"]
     assert in_order(np.array([1, 0]), ["a", "a"], [5, None])[0].tolist() == [1, 0]
 
 

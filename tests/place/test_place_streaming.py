@@ -7,6 +7,7 @@ from helpers.place_models import along, build_model, parse, write_csv, write_pic
 
 from geohf.errors import DataError
 from geohf.geo.utm import utm_from_points
+from geohf.place.data import load
 from geohf.place.drives import load_drives
 from geohf.place.phase import PlacePhaseTrainer
 from geohf.place.streaming import stream_drives
@@ -39,6 +40,10 @@ def test_one_camera(folder):
     table = write_csv(folder / "monday" / "poses.csv", "camera_id,img_relpath,t_nsec,lat,lon,alt", *rows)
     times = [row["time_ns"] for row in same(table, camera_id="front")]
     assert times == [(second + i) * 10**9 for i in (1, 3, 5)]
+    plain = write_csv(folder / "plain.csv", "image,lat,lon", f"{NAMES[0]},36.2,-115")
+    words = ("--streaming", "true", "--max_steps", 1, "--methods", "ours", "--camera_id", "front")
+    with pytest.raises(DataError, match=r"plain\.csv: no row has the camera_id 'front'"):
+        load(*parse(*words, "--train_csv", table, plain, "--test_csv", table, "--output_dir", folder))
 
 
 def test_utm_and_keys(folder):

@@ -258,6 +258,11 @@ def test_headings_and_times_of_ones_own_are_numbers():
     row = {"image": PHOTO, "latitude": 36.35, "longitude": 127.38}
     moments = [1_641_321_200_500_000_000, 1641321200.5, "2022-01-04T18:33:20.5"]
     assert as_drives([row | {"time_ns": moment} for moment in moments])["time_ns"] == [moments[0]] * 3
-    for change in ({"heading": "north"}, {"time_ns": "noon"}):
-        with pytest.raises(DataError, match="row 0, heading, sequence and time_ns: "):
+    named = row | {"compass_angle": 90, "drive": 3.0, "camera_id": "front", "timestamp": 1641321200}
+    assert {**as_drives([named])[0], "image": None} == {
+        **{"image": None, "latitude": 36.35, "longitude": 127.38, "heading": 90.0, "sequence": "3"},
+        **{"camera": "front", "time_ns": 1_641_321_200_000_000_000},
+    }
+    for change in ({"heading": "north"}, {"time_ns": "noon"}, {"timestamp": "noon"}):
+        with pytest.raises(DataError, match="row 0, heading, sequence, camera and time: "):
             as_drives([row | change])["heading"]
