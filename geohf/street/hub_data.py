@@ -14,6 +14,7 @@ from geohf.data.classes import column_of
 from geohf.data.columns import numbers_of
 from geohf.data.formats import load_splits
 from geohf.data.samples import undecoded
+from geohf.data.splits import by_split
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column
 from geohf.errors import DataError
 from geohf.street.places import (
@@ -34,7 +35,7 @@ def load_hub_dataset(name: str, on_error: str) -> tuple[DatasetDict, RowErrors]:
     """A dataset, or a folder that `save_to_disk` wrote, with `views` or `image` (or north, east, south, west), `latitude`, `longitude`, perhaps `state`."""
     from datasets import DatasetDict
 
-    errors, loaded = RowErrors(on_error), load_splits(name)
+    errors, loaded = RowErrors(on_error), by_split(load_splits(name), name)
     if "train" not in loaded:
         raise DataError(f"{name}: has no split 'train' but {', '.join(loaded)}")
     splits = {key: _places_of(undecoded(split), name, key, errors) for key, split in loaded.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,7 @@ import numpy as np
 from geohf.data.cells import file_name, image_in, is_nothing, label_of
 from geohf.data.formats import table_file
 from geohf.data.inputs import is_table_of_files
+from geohf.data.splits import SPLIT_NAMES, by_split
 from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
@@ -26,7 +28,7 @@ from geohf.data.tables import (
     line_of,
     read_table,
 )
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.street.places import (
     STATE_COLUMNS,
     dataset_of,
@@ -39,12 +41,15 @@ from geohf.street.processing import COMPASS, split_views
 from geohf.vision.checks import check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
+from geohf.vision.formats import is_image_name
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import DatasetDict
 
     from geohf.data.inputs import Part
+
+logger = logging.getLogger(__name__)
 
 
 def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDict, RowErrors]:
@@ -62,17 +67,31 @@ def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
     from datasets import DatasetDict
 
     source, errors = Path(source), RowErrors(on_error)
-    table = table_file(source)
-    tables = {"train": table}
-    if table.parent.name == "train" and table.parent.parent == source:  # as imagefolder has splits
-        tables |= {folder.name: table_file(folder) for folder in sorted(source.iterdir()) if folder.is_dir()}
     splits = {}
-    for split, path in tables.items():
+    for split, path in _tables(source).items():
         rows = _rows_of_folder(path, errors) if path.is_dir() else _rows_of_table(path, errors)
         drop_broken(rows, errors)
         splits[split] = dataset_of(rows.values())
     errors.settle(kept=len(splits["train"]))
     return DatasetDict(splits), errors
+
+
+def _tables(source: Path) -> dict[str, Path]:
+    """Split -> its table, or the folder of its photographs: of folders called so, as imagefolder has them, else all is `train`."""
+    table = table_file(source)
+    if not source.is_dir() or table.parent == source:
+        return {"train": table}
+    folders = by_split({path.name: path for path in sorted(source.iterdir()) if path.is_dir()}, source)
+    if "train" not in folders:
+        return {"train": table}
+    read = {split: folders[split] for split in SPLIT_NAMES if split in folders}
+    others = (path for path in sorted(source.iterdir()) if path not in read.values())
+    beside = [path.name for path in others if path.is_dir() or is_image_name(path.name)]
+    if beside:
+        logger.warning(
+            "%s: only %s are read, and not %s beside them", source, listed(list(read)), listed(beside)
+        )
+    return {split: table_file(folder) for split, folder in read.items()}
 
 
 def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
