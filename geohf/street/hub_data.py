@@ -18,11 +18,13 @@ from geohf.data.splits import by_split
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column
 from geohf.errors import DataError
 from geohf.street.places import (
+    INDEX_COLUMN,
     STATE_COLUMNS,
     dataset_of,
     place_features,
     place_row,
     point_reasons,
+    state_of,
 )
 from geohf.street.processing import COMPASS, split_views
 from geohf.vision.checks import checked_rows
@@ -69,7 +71,7 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
         if usable:
             headings = [headings[k] for k in usable]
             place = place_row(sample_id, [], headings, source=source, line=position, point=points[position])
-            place["state"], place["state_idx"] = labels[position], None if index is None else int(index)
+            place["state"], place[INDEX_COLUMN] = state_of(labels[position], index)
             del place["where"]
             rows[position] = place
             good.append(usable)
@@ -118,4 +120,4 @@ def _candidates(dataset, reasons, source, errors) -> Iterator[tuple[int, str, An
         except ValueError as error:
             errors.add(source, position, str(error))
             continue
-        yield position, sample_id, row.get("state_idx"), views, headings
+        yield position, sample_id, row.get(INDEX_COLUMN), views, headings

@@ -30,12 +30,15 @@ from geohf.data.tables import (
 )
 from geohf.errors import DataError, listed
 from geohf.street.places import (
+    INDEX_COLUMN,
+    NUMBERS,
     STATE_COLUMNS,
     dataset_of,
     drop_bad_points,
     drop_broken,
     place_row,
     point_reasons,
+    state_of,
 )
 from geohf.street.processing import COMPASS, split_views
 from geohf.vision.checks import check_images
@@ -118,7 +121,7 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
 
 
 def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
-    table = read_table(path, numbers=[*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS])
+    table = read_table(path, numbers=NUMBERS)
     rows = rows_of_views(table, path, path.parent, errors)
     for position, row in rows.items():
         row["sample_id"] = row["sample_id"] or str(position)
@@ -139,9 +142,14 @@ def rows_of_views(
     """
     views_of = views_reader(table, source)
     axes = [find_column(table.columns, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-    state, own = (find_column(table.columns, names) for names in (STATE_COLUMNS, ["sample_id"]))
+    state, index, own = (
+        find_column(table.columns, names) for names in (STATE_COLUMNS, [INDEX_COLUMN], ["sample_id"])
+    )
     points = table[axes].to_numpy(np.float64)
-    labels = [label_of(cell) for cell in table[state]] if state else [None] * len(table)
+    labels, indices = (
+        [None] * len(table) if column is None else table[column].tolist() for column in (state, index)
+    )
+    labels = [label_of(cell) for cell in labels]
     rows: dict[int, dict] = {}
     files: dict[str, int] = {}
     ids: dict[str, int] = {}
@@ -149,6 +157,7 @@ def rows_of_views(
         line = line_of(table, position)
         try:
             cells, headings, sample_id = views_of(position)
+            named, number = state_of(labels[position], indices[position])
         except DataError as error:
             errors.add(source, line, str(error))
             continue
@@ -178,8 +187,9 @@ def rows_of_views(
             source=source,
             line=line,
             point=points[position],
-            state=labels[position],
+            state=named,
         )
+        rows[position][INDEX_COLUMN] = number
     drop_bad_points(points, source, errors, rows, labels if state and state.lower() != "country" else None)
     return rows
 
