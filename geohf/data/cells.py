@@ -13,6 +13,8 @@ import numpy as np
 
 from geohf.errors import DataError
 
+# how Python, pandas and JavaScript write a value that is missing, where they make text of a whole table
+WRITTEN_EMPTY = ("nan", "NaN", "None", "<NA>")
 # folders and a file, none of which begins with a dot
 _PLAIN_NAME = re.compile(r"[a-zA-Z0-9_-][a-zA-Z0-9_ .-]*(/[a-zA-Z0-9_-][a-zA-Z0-9_ .-]*)*")
 
@@ -34,17 +36,22 @@ def is_nothing(cell) -> bool:
 
 
 def label_of(cell) -> str | None:
-    """What a cell calls a class, a region or a drive; `3.0` is `3`, which pandas writes so where a column has holes.
+    """What a cell calls a class, a region or a drive; `3.0` is `3`, which pandas writes so where a column has holes, and
+    `nan` and `None` are empty cells that were made text; `NA` and `null` are names.
 
     Raises:
         DataError: the cell holds a list, a dict or the like, which is no name.
 
     >>> label_of(3.0), label_of("3.0"), label_of("03"), label_of("v3.0"), label_of("")
     ('3', '3', '03', 'v3.0', None)
+    >>> label_of("nan"), label_of("None"), label_of("NA")
+    (None, None, 'NA')
     """
     if isinstance(cell, (Mapping, list, tuple, set)) or getattr(cell, "ndim", False):
         raise DataError(f"a name was expected, got {cell!r}"[:200])
     text = text_of(cell)
+    if text in WRITTEN_EMPTY:
+        return None
     whole, dot, rest = (text or "").partition(".")
     return whole if dot and whole.removeprefix("-").isdecimal() and not rest.strip("0") else text
 

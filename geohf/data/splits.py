@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,8 +20,39 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 BLOCK_M = 50_000.0
 SPLITS = ("stratified", "random", "blocks")
+# what people call the parts that their data come in
+SPLIT_NAMES = {
+    "train": ("train", "training", "trainingset"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "testset"),
+}
+
+
+def by_split(parts: Mapping[str, T], source: str | Path) -> dict[str, T]:
+    """Parts of data by `train`, `validation` and `test`, whatever these are called; others keep their names.
+
+    Args:
+        parts: the name of a folder or a split -> what it holds.
+        source: what a message calls the data.
+
+    Raises:
+        DataError: two names stand for one split.
+
+    >>> by_split({"training": 1, "Val": 2, "extra": 3}, "photos")
+    {'train': 1, 'validation': 2, 'extra': 3}
+    """
+    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    found: dict[str, T] = {}
+    for name, part in parts.items():
+        split = known.get(name.lower(), name)
+        if split in found:
+            raise DataError(f"{source}: two parts are called {split}: {', '.join(parts)}; rename one")
+        found[split] = part
+    return found
 
 
 def split_rows(

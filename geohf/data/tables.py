@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.cells import text_of
+from geohf.data.cells import WRITTEN_EMPTY, text_of
 from geohf.data.columns import numbers_of, stored_column
 from geohf.data.formats import is_saved_dataset, read_frames, require_different, table_file
 from geohf.errors import ON_ERROR, DataError, did_you_mean, require_choice
@@ -273,7 +273,7 @@ def _to_float64(table, name, path):
     if table.attrs.get("decimal_comma"):
         text = text.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
     numbers = pd.to_numeric(text, errors="coerce").astype("float64")
-    empty = text.isin(["", "nan", "NaN", "None", "<NA>"]) | column.isna()
+    empty = text.isin(["", *WRITTEN_EMPTY]) | column.isna()
     axis = "NS" if name.lower() in LATITUDE_COLUMNS else "EW" if name.lower() in LONGITUDE_COLUMNS else None
     references = find_column(table.columns, [f"{name}ref".lower()]) if axis else None
     if references:

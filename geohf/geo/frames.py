@@ -8,6 +8,9 @@ Nothing is guessed: values that do not fit the declared frame are an error that 
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
 import numpy as np
 
 from geohf.errors import DataError
@@ -23,9 +26,12 @@ from geohf.geo._arrays import (
 from geohf.geo.distance import EARTH_RADIUS_M, great_circle_m
 from geohf.geo.sphere import mean_weights, points_from_vectors, spherical_mean, unit_vectors, weighted_sum
 
+logger = logging.getLogger(__name__)
+
 FRAMES = ("wgs84", "planar")
 
 _SHOWN_ROWS = 5
+_RADIANS_ROWS = 5  # fewer may lie anywhere
 _STRAY_M = 1_000_000.0
 _STRAY_TIMES_P90 = 10.0
 
@@ -91,6 +97,8 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     Returns:
         (position, reason) in ascending position; the reason begins with the row's name.
 
+    A word is said where all rows of a ``wgs84`` table could be radians.
+
     Raises:
         DataError: the table as a whole belongs to the other frame. Leaving rows out cannot mend that. It is so
             when most rows of a ``wgs84`` table lie beyond 360, and when all rows of a ``planar`` table could be
@@ -113,6 +121,8 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
         column = int(np.isfinite(points[position, 0]))
         reasons[int(position)] = f"{names[column]} {points[position, column]:.12g} is not finite"
     if frame == "wgs84":
+        if _may_be_radians(points[finite]):
+            _tell_of_radians(source)
         _add_range_reasons(points, finite, reasons)
         _add_swapped_reasons(points, reasons)
     return [(position, f"row {_name(rows, position)}: {reasons[position]}") for position in sorted(reasons)]
@@ -165,6 +175,20 @@ def _refuse_other_frame(points, finite, frame, rows, source) -> None:
         for i in np.flatnonzero(where)[:_SHOWN_ROWS].tolist()
     )
     raise DataError(f"{_prefix(source)}points do not fit frame={frame!r}: {text}. First: {examples}")
+
+
+def _may_be_radians(points: np.ndarray) -> bool:
+    """Whether (n, 2) degrees all lie where angles in radians do: off the Gulf of Guinea, where there is no land."""
+    return len(points) >= _RADIANS_ROWS and bool((np.abs(points) <= (np.pi / 2, np.pi)).all())
+
+
+@cache  # once, and not for every chunk of a table
+def _tell_of_radians(source: str) -> None:
+    logger.warning(
+        "%sall positions lie in the sea within 1.6 degrees of latitude and 3.2 of longitude of (0, 0), as radians do: "
+        "latitude and longitude are read as degrees",
+        _prefix(source),
+    )
 
 
 def _add_range_reasons(points, finite, reasons) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -26,6 +27,11 @@ _NAME_KEYS = (
         "NAME_ENGLI",
     ),
     *("COUNTY_NAME", "REGION_NAME", "title", "Name", "id"),
+)
+# what units lie in, from the next one up: of GADM, the US census, Natural Earth, geoBoundaries
+_WIDER_KEYS: tuple[tuple[str, ...], ...] = (
+    *(("NAME_4",), ("NAME_3",), ("NAME_2",), ("NAME_1", "STATE_NAME", "STUSPS", "STATEFP")),
+    ("NAME_0", "COUNTRY", "ADMIN", "admin", "country", "shapeGroup"),
 )
 _MAX_DEPTH = 20
 
@@ -64,7 +70,8 @@ def area_from_geojson(source, names: str | Iterable[str] | None = None) -> Area:
 
 
 def named_areas(source) -> dict[str, Area]:
-    """The areas of a GeoJSON by the names of their features; features of one name are one area.
+    """The areas of a GeoJSON by the names of their features; features of one name are one area, but where their country
+    or state, in the usual keys (`NAME_0`, `admin`, `STATE_NAME`, `shapeGroup` ...), is another: `Amazonas, Peru`.
 
     Args:
         source: path of a file, or the parsed object.
@@ -73,17 +80,21 @@ def named_areas(source) -> dict[str, Area]:
         DataError: malformed JSON or geometry, a feature without a name or without a polygon.
     """
     document, label = _document(source)
-    polygons: dict[str, list] = {}
+    polygons: dict[tuple[str, ...], list] = {}
     for title, item in _features(document, label):
         names, own = _names_of(item), _polygons(item, f"{label}: {title}", 0)
         if not names:
             raise DataError(f"{label}: {title} has no name; its properties need 'name', or it an id")
         if not own:
             raise DataError(f"{label}: {title} ({names[0]}) has no polygon; take it out")
-        polygons.setdefault(names[0], []).extend(own)
+        polygons.setdefault((names[0], *_wider(item, names[0])), []).extend(own)
     if not polygons:
         raise DataError(f"{label}: no feature in it")
-    return {name: Area(own) for name, own in polygons.items()}
+    count = Counter(name for name, *_ in polygons)
+    return {
+        ", ".join(dict.fromkeys(names)) if count[names[0]] > 1 else names[0]: Area(own)
+        for names, own in polygons.items()
+    }
 
 
 def feature_areas(source) -> list[tuple[dict, Area]]:
@@ -146,6 +157,15 @@ def _names_of(feature) -> list[str]:
     properties = _properties(feature)
     found = [properties.get(key) for key in _NAME_KEYS] + [feature.get("id")]
     return [str(name) for name in found if isinstance(name, (str, int)) and not isinstance(name, bool)]
+
+
+def _wider(feature, name: str) -> list[str]:
+    """The names of what a feature of this name lies in, from the smallest: there is an Amazonas in four countries."""
+    properties = _properties(feature)
+    told = [next((properties[key] for key in keys if properties.get(key)), None) for keys in _WIDER_KEYS]
+    names = [str(one) for one in told if isinstance(one, (str, int))]
+    own = max((i for i, one in enumerate(names) if one == name), default=-1)
+    return names[own + 1 :]
 
 
 def _properties(feature) -> dict:

@@ -160,7 +160,7 @@ class AnsweringModel(PreTrainedModel):
         """The task's metrics on data with a truth.
 
         Args:
-            data: a source as the task's recipe takes it; all its rows are measured.
+            data: a source as the task's recipe takes it; all its rows are measured, or those that it holds out itself.
             on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
 
         Raises:

@@ -6,13 +6,13 @@ from collections import defaultdict
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from geohf.data.splits import SPLIT_NAMES
 from geohf.errors import DataError
 from geohf.parts.attributes import OCCLUDED
-from geohf.parts.folders import SPLITS
 from geohf.parts.markup import add, attributes_of, numbers, require_upright, write_xml
 from geohf.parts.records import PartRecord, PhotoRecord, Source
 
-_SUBSETS = {name: split for split, names in SPLITS.items() for name in names}
+_SUBSETS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 UNDEFINED = "__undefined__"  # what CVAT calls the value of an attribute that nobody chose
 _NO_SUBSET = ("", "default")
 
@@ -34,7 +34,9 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
             raise DataError(f"{path}: image {image.get('id')} has no name")
         name, subset = image.attrib["name"], image.get("subset", "")
         if subset.lower() not in _SUBSETS and subset.lower() not in _NO_SUBSET:
-            raise DataError(f"{path}: {name} is of the subset {subset!r}, and not of {', '.join(SPLITS)}")
+            raise DataError(
+                f"{path}: {name} is of the subset {subset!r}, and not of {', '.join(SPLIT_NAMES)}"
+            )
         place = f"images/{subset}/{name}" if subset else None
         photo = PhotoRecord(name, image.get("width"), image.get("height"), place=place)
         photo.parts = [_part(shape) for shape in image if shape.tag != "tag"]

@@ -8,15 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 from geohf.data.cells import file_in
+from geohf.data.splits import SPLIT_NAMES
 from geohf.errors import DataError, listed
 
 logger = logging.getLogger(__name__)
 
-SPLITS = {
-    "train": ("train", "trainingset"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test", "testset"),
-}
 # where annotations of a split lie in a folder; one layout for all splits
 _FILES = (
     "{}_annotations.json",
@@ -43,7 +39,7 @@ _ALONE = (
 _XML = (
     "[Aa]nnotations/**/*.xml",
     "*.xml",
-    *(f"{name}/*.xml" for names in SPLITS.values() for name in names),
+    *(f"{name}/*.xml" for names in SPLIT_NAMES.values() for name in names),
 )
 _ASKED = 100  # so many photos are looked for in a folder before another is tried
 
@@ -86,7 +82,7 @@ def _files_of_layout(folder: Path, pattern: str) -> dict[str, list[Path]]:
             for ending in ("", ".gz")
             for path in sorted(folder.glob(pattern.format(name) + ending))
         ]
-        for split, names in SPLITS.items()
+        for split, names in SPLIT_NAMES.items()
     }
     return {split: list(dict.fromkeys(paths)) for split, paths in files.items() if paths}
 
@@ -111,9 +107,11 @@ def _folders(path: Path, split: str) -> Iterator[Path]:
     inside = path.parent.name.lower().startswith(("annotation", "label"))
     bases = [path.parent] + ([path.parent.parent] if inside else [])
     # a file that was named alone says by its name which split it is
-    told = next((key for key, names in SPLITS.items() for name in names if name in path.stem.lower()), split)
+    told = next(
+        (key for key, names in SPLIT_NAMES.items() for name in names if name in path.stem.lower()), split
+    )
     # a share held out of train has its photos there
-    aliases = [SPLITS[key] for key in (told, split, "train")]
+    aliases = [SPLIT_NAMES[key] for key in (told, split, "train")]
     own, others, train = (
         [form.format(alias) for alias in names for form in ("{}", "{}_images", "images/{}", "{}[0-9]*")]
         for names in aliases  # train2017

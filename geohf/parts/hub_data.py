@@ -9,6 +9,7 @@ import numpy as np
 
 from geohf.data.formats import load_splits
 from geohf.data.samples import undecoded
+from geohf.data.splits import by_split
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.boxes import xyxy_to_xywh
@@ -40,7 +41,7 @@ def load_hub_dataset(
     from datasets import DatasetDict
 
     splits = {}
-    for split, dataset in load_splits(name).items():
+    for split, dataset in by_split(load_splits(name), name).items():
         missing = [column for column in REQUIRED if column not in dataset.features]
         if missing:
             raise DataError(

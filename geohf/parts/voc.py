@@ -13,8 +13,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from geohf.data.cells import file_in
+from geohf.data.splits import SPLIT_NAMES
 from geohf.errors import DataError
-from geohf.parts.folders import SPLITS
 from geohf.parts.markup import add, attributes_of, numbers, read_xml, require_upright, text_in, write_xml
 from geohf.parts.records import PartRecord, PhotoRecord, Source, read_text
 
@@ -52,7 +52,7 @@ def voc_files(folder: Path) -> dict[str, list[Path]]:
     )
     lists = folder / "ImageSets" / "Main"
     splits = {}
-    for split, names in SPLITS.items():
+    for split, names in SPLIT_NAMES.items():
         listed = next((lists / f"{name}.txt" for name in names if (lists / f"{name}.txt").is_file()), None)
         if listed is not None:
             lines = [line.strip() for line in read_text(listed).splitlines() if line.strip()]

@@ -12,10 +12,10 @@ from typing import Any
 import yaml
 
 from geohf.data.cells import file_in
+from geohf.data.splits import SPLIT_NAMES
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.io import atomic_write
-from geohf.parts.folders import SPLITS
 from geohf.parts.records import PartRecord, PhotoRecord, Source, read_text
 from geohf.parts.voc import unique_stems
 from geohf.parts.vocabulary import NO_STATES, PRESENT
@@ -46,7 +46,7 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
     pairs = [(name, PRESENT) for name in names] if state_attribute == NO_STATES else _pairs(names)
     parts, states = (list(dict.fromkeys(found)) for found in zip(*pairs, strict=True))
     sources = {}
-    for split, aliases in SPLITS.items():
+    for split, aliases in SPLIT_NAMES.items():
         entry = next((content[name] for name in aliases if content.get(name)), None)
         if entry is not None:
             folder, names = _photos(entry, content.get("path"), path)

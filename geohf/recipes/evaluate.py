@@ -4,7 +4,8 @@
     python recipes/evaluate.py org/geo-street table.csv --output metrics.json
     python recipes/evaluate.py org/geo-place --help                # with the options of this model's task
 
-DATA is what the task's training recipe takes; all its rows are measured, so none of them should have been trained on.
+DATA is what the task's training recipe takes; of street places and of parts what it holds out is measured, where it comes in
+splits, else all its rows: none of these should have been trained on.
 """
 
 import argparse

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.classes import UNLABELED, class_numbers, column_of, warn_of_spellings
+from geohf.data.classes import UNLABELED, class_number, class_numbers, column_of, warn_of_spellings
 from geohf.data.rows import RowView
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
@@ -144,7 +145,7 @@ def without_strange_states(dataset: Dataset, config: GeoStreetConfig, name: str)
         "%d %s places lie in states without a training place, and count for the distance alone: %s",
         count,
         name,
-        ", ".join(sorted({state for state in strange if state is not None})),
+        ", ".join(sorted({str(state) for state in strange if state is not None})),
     )
     states = [s if odd is None else None for s, odd in zip(dataset["state"][:], strange, strict=True)]
     if isinstance(dataset, RowView):
@@ -155,9 +156,20 @@ def without_strange_states(dataset: Dataset, config: GeoStreetConfig, name: str)
 
 def _strange(dataset: Dataset, config: GeoStreetConfig) -> list[str | None]:
     """The state of each place whose state the model does not know, else None."""
+    states = column_of(dataset, "state")
     if config.cells or not config.num_classes:
-        return [None] * len(dataset)
-    return [None if s is None or s in config.class_numbers else s for s in column_of(dataset, "state")]
+        return [None] * len(states)
+    known = config.class_numbers
+
+    @lru_cache(maxsize=1 << 16)
+    def strange(state):
+        try:
+            class_number(state, known)
+        except DataError:
+            return state
+        return None
+
+    return [strange(state) for state in states]
 
 
 def _states(train, names, located, fields):

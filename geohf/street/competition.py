@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.cells import file_in
+from geohf.data.cells import WRITTEN_EMPTY, file_in, label_of
 from geohf.data.tables import RowErrors, line_of, read_table, wrap_degrees
 from geohf.errors import DataError
 from geohf.street.places import (
@@ -55,7 +55,7 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
         numbers=["state_idx", "latitude", "longitude"],
     )
     rows = _view_rows(table, table_path, folder / "train_images", errors)
-    names = table["state"].str.strip().tolist()
+    names = [label_of(cell) or "" for cell in table["state"]]
     indices = table["state_idx"].tolist() if "state_idx" in table else [math.nan] * len(table)
     fixed = (folder / MAPPING).is_file()
     mapping = _read_mapping(folder / MAPPING) if fixed else _first_indices(names, indices)
@@ -141,7 +141,7 @@ def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, 
         seen[sample_id] = line
         views, headings = [], []
         for cell, heading in zip(cells[1:], COMPASS.values(), strict=True):
-            if cell is None or str(cell).strip() in ("", "nan", "None"):
+            if cell is None or str(cell).strip() in ("", *WRITTEN_EMPTY):
                 continue
             try:
                 views.append(file_in(images, str(cell).strip()))

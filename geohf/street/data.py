@@ -6,6 +6,8 @@ undecoded) with their headings, the state's name and index where known, latitude
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,7 @@ from geohf.geo.cells import geo_cells
 from geohf.hub.card import data_source
 from geohf.report.paths import outline_rings
 from geohf.street.arguments import StreetArguments, StreetTrainingArguments
+from geohf.street.classes import of_known_states
 from geohf.street.competition import COMPETITION, TEMPLATE, load_competition
 from geohf.street.hub_data import load_hub_dataset
 from geohf.street.photos import load_photos
@@ -32,6 +35,10 @@ from geohf.street.streaming import streamed_places
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+    from geohf.street.configuration import GeoStreetConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -70,25 +77,25 @@ def load(options: StreetArguments, args: StreetTrainingArguments | None = None) 
         places, errors = {"train": table.read_labels()}, table.errors
     else:
         places, errors = load_places(source, options.on_error)
+    given = held_out_splits(places)
     splits, buffer = split_places(
         places["train"],
         options.split,
-        options.validation_share,
-        options.test_share,
+        0.0 if "validation" in given else options.validation_share,
+        0.0 if given else options.test_share,
         args.seed,
         options.block_km,
         options.buffer_km,
         options.place_radius_m,
     )
+    splits |= given
     if "validation" not in splits:
         raise DataError("--validation_share must be above 0: the best checkpoint is chosen on these places")
     blocks = f" of {options.block_km:g} km, {options.buffer_km:g} km kept clear" * (options.split == "blocks")
-    facts = data_source(options.data) | {
-        "split": f"{_HOW[options.split]}{blocks}",
-        "left_out_for_buffer": buffer,
-    }
+    facts = data_source(options.data) | {"left_out_for_buffer": buffer}
     for name, rows in splits.items():
-        with_facts(rows, **facts, split_name=name)
+        how = "as the data come" if name in given else f"{_HOW[options.split]}{blocks}"
+        with_facts(rows, **facts, split=how, split_name=name)
     template = places.get("test") if (Path(source) / TEMPLATE).is_file() else None
     labels = None
     if options.streaming:
@@ -109,7 +116,7 @@ def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
         on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
 
     Returns:
-        (a DatasetDict with `train`, and `test` where the source has one; the rows left out).
+        (a DatasetDict with `train`, and `validation` and `test` where the source has them; the rows left out).
 
     Raises:
         DataError: see `load_competition` and `load_photos`.
@@ -120,6 +127,26 @@ def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
     if path.exists() and not is_saved_dataset(path):
         return load_photos(path, on_error)
     return load_hub_dataset(str(source), on_error)
+
+
+def held_out_splits(places: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """What a source itself holds out: its `validation` and `test`, but for one without a position, which is to be found."""
+    known = {name: places[name] for name in ("validation", "test") if name in places}
+    return {name: rows for name, rows in known.items() if np.isfinite(points_of(rows)).all(1).any()}
+
+
+def load_for_evaluation(source: str | Path, config: GeoStreetConfig, on_error: str = "raise") -> Dataset:
+    """The places that a source holds out, `test` before `validation`, or all where it holds out none.
+
+    Raises:
+        DataError: see `load_places`; states that the model does not know.
+    """
+    places, _ = load_places(source, on_error)
+    held_out = held_out_splits(places)
+    split = next((name for name in ("test", "validation") if name in held_out), "train")
+    if held_out:
+        logger.info("%s: its split %r is measured, %d places", source, split, len(places[split]))
+    return of_known_states(places[split], source, config, on_error)
 
 
 def split_places(

@@ -14,14 +14,17 @@ from geohf.data.classes import column_of
 from geohf.data.columns import numbers_of
 from geohf.data.formats import load_splits
 from geohf.data.samples import undecoded
+from geohf.data.splits import by_split
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column
 from geohf.errors import DataError
 from geohf.street.places import (
+    INDEX_COLUMN,
     STATE_COLUMNS,
     dataset_of,
     place_features,
     place_row,
     point_reasons,
+    state_of,
 )
 from geohf.street.processing import COMPASS, split_views
 from geohf.vision.checks import checked_rows
@@ -34,7 +37,7 @@ def load_hub_dataset(name: str, on_error: str) -> tuple[DatasetDict, RowErrors]:
     """A dataset, or a folder that `save_to_disk` wrote, with `views` or `image` (or north, east, south, west), `latitude`, `longitude`, perhaps `state`."""
     from datasets import DatasetDict
 
-    errors, loaded = RowErrors(on_error), load_splits(name)
+    errors, loaded = RowErrors(on_error), by_split(load_splits(name), name)
     if "train" not in loaded:
         raise DataError(f"{name}: has no split 'train' but {', '.join(loaded)}")
     splits = {key: _places_of(undecoded(split), name, key, errors) for key, split in loaded.items()}
@@ -68,7 +71,7 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
         if usable:
             headings = [headings[k] for k in usable]
             place = place_row(sample_id, [], headings, source=source, line=position, point=points[position])
-            place["state"], place["state_idx"] = labels[position], None if index is None else int(index)
+            place["state"], place[INDEX_COLUMN] = state_of(labels[position], index)
             del place["where"]
             rows[position] = place
             good.append(usable)
@@ -117,4 +120,4 @@ def _candidates(dataset, reasons, source, errors) -> Iterator[tuple[int, str, An
         except ValueError as error:
             errors.add(source, position, str(error))
             continue
-        yield position, sample_id, row.get("state_idx"), views, headings
+        yield position, sample_id, row.get(INDEX_COLUMN), views, headings

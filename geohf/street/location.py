@@ -56,7 +56,12 @@ class LocationEncoder(nn.Module):
             self.scales = nn.ModuleList(FourierNet(axes, sigma, hidden_size, size) for sigma in sigmas)
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """(n, 2) degrees to (n, size), not of length 1."""
+        """(n, 2) degrees to (n, size), not of length 1; under `torch.autocast`, too, in float32."""
+        # the finest scale turns hundreds of times: in bfloat16 its angles would be noise
+        with torch.autocast(points.device.type, enabled=False):
+            return self._embeddings(points)
+
+    def _embeddings(self, points: torch.Tensor) -> torch.Tensor:
         if self.frame == "spherical_harmonics":
             return self.siren(spherical_harmonics(points, self.degrees).float())
         if self.frame == "equal_earth":

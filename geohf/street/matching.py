@@ -175,13 +175,14 @@ class MatchHead(nn.Module):
                 )
             points, bank = points[inside], bank[torch.from_numpy(inside).to(bank.device)]
         embeddings = embeddings.to(bank.device)
-        values, indices = zip(
-            *(
-                (self.scale() * rows @ bank.T).softmax(-1).topk(min(k, len(points)))
-                for rows in embeddings.split(max(1, COSINES_AT_ONCE // len(points)))
-            ),
-            strict=True,
-        )
+        with _exact(bank):
+            values, indices = zip(
+                *(
+                    (self.scale() * rows @ bank.T).softmax(-1).topk(min(k, len(points)))
+                    for rows in embeddings.split(max(1, COSINES_AT_ONCE // len(points)))
+                ),
+                strict=True,
+            )
         return Matches(torch.from_numpy(points)[torch.cat(indices).cpu()], torch.cat(values).cpu())
 
     # ---- learning
@@ -216,12 +217,18 @@ class MatchHead(nn.Module):
             usable = torch.cat([counts, counts.new_ones(len(earlier))])
             with torch.no_grad():
                 self.queue.copy_(torch.cat([truth[counts], self.queue])[: len(self.queue)])
-        logits = self.scale() * embeddings @ self.encode(moved).T
+        with _exact(moved):
+            logits = self.scale() * embeddings @ self.encode(moved).T
         own = torch.eye(len(truth), len(bank), dtype=torch.bool, device=truth.device)
         near = great_circle_m(truth[:, None], bank) < self.config.noise_m
         logits = logits.masked_fill((near | ~usable) & ~own, -math.inf)
         rows = F.cross_entropy(logits, torch.arange(len(truth), device=truth.device), reduction="none")
         return torch.where(counts, rows, 0.0)
+
+
+def _exact(tensor: torch.Tensor) -> torch.autocast:
+    """Where autocast is off: half precision would take positions near to each other for one."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def move(points: torch.Tensor, sigma_m: torch.Tensor) -> torch.Tensor:

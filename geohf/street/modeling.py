@@ -22,7 +22,7 @@ from geohf.models.settings import settings_refused
 from geohf.street.answers import StreetPrediction, row_of
 from geohf.street.benchmarks import load_benchmark
 from geohf.street.captions import caption_step, read_captions
-from geohf.street.classes import describe_classes, labels_of, of_known_states
+from geohf.street.classes import describe_classes, labels_of
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.decoding import StreetDecoding, points_and_candidates
 from geohf.street.gallery import gallery_of
@@ -205,7 +205,7 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         benchmark: str | None = None,
         test_time: str | None = None,
     ) -> dict[str, float]:
-        """Score, top-1 and top-5, distances and coverage on all places of `data`; see `street_metrics`.
+        """Score, top-1 and top-5, distances and coverage on the places that `data` holds out, see `load_for_evaluation`.
 
         Args:
             levels: the share of points in the right country, region, sub-region and city, too, and of those in the state
@@ -213,13 +213,13 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
             test_time: see `view_features`.
             benchmark: `data` is the table of this benchmark, see `geohf.street.benchmarks.load_benchmark`.
         """
-        from geohf.street.data import load_places
+        from geohf.street.data import load_for_evaluation
         from geohf.street.metrics import measure
 
         path = str(data)
         named = None if levels is None else levels_of(levels)  # before the work, not after it
         if benchmark is None:
-            rows = of_known_states(load_places(path, on_error)[0]["train"], path, self.config, on_error)
+            rows = load_for_evaluation(path, self.config, on_error)
         else:
             rows = load_benchmark(path, benchmark, on_error)
         labels, truth = labels_of(rows, self.config), points_of(rows)

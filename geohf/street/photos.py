@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,7 @@ import numpy as np
 from geohf.data.cells import file_name, image_in, is_nothing, label_of
 from geohf.data.formats import table_file
 from geohf.data.inputs import is_table_of_files
+from geohf.data.splits import SPLIT_NAMES, by_split
 from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
@@ -26,25 +28,31 @@ from geohf.data.tables import (
     line_of,
     read_table,
 )
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.street.places import (
+    INDEX_COLUMN,
+    NUMBERS,
     STATE_COLUMNS,
     dataset_of,
     drop_bad_points,
     drop_broken,
     place_row,
     point_reasons,
+    state_of,
 )
 from geohf.street.processing import COMPASS, split_views
 from geohf.vision.checks import check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
+from geohf.vision.formats import is_image_name
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import DatasetDict
 
     from geohf.data.inputs import Part
+
+logger = logging.getLogger(__name__)
 
 
 def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDict, RowErrors]:
@@ -62,17 +70,31 @@ def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
     from datasets import DatasetDict
 
     source, errors = Path(source), RowErrors(on_error)
-    table = table_file(source)
-    tables = {"train": table}
-    if table.parent.name == "train" and table.parent.parent == source:  # as imagefolder has splits
-        tables |= {folder.name: table_file(folder) for folder in sorted(source.iterdir()) if folder.is_dir()}
     splits = {}
-    for split, path in tables.items():
+    for split, path in _tables(source).items():
         rows = _rows_of_folder(path, errors) if path.is_dir() else _rows_of_table(path, errors)
         drop_broken(rows, errors)
         splits[split] = dataset_of(rows.values())
     errors.settle(kept=len(splits["train"]))
     return DatasetDict(splits), errors
+
+
+def _tables(source: Path) -> dict[str, Path]:
+    """Split -> its table, or the folder of its photographs: of folders called so, as imagefolder has them, else all is `train`."""
+    table = table_file(source)
+    if not source.is_dir() or table.parent == source:
+        return {"train": table}
+    folders = by_split({path.name: path for path in sorted(source.iterdir()) if path.is_dir()}, source)
+    if "train" not in folders:
+        return {"train": table}
+    read = {split: folders[split] for split in SPLIT_NAMES if split in folders}
+    others = (path for path in sorted(source.iterdir()) if path not in read.values())
+    beside = [path.name for path in others if path.is_dir() or is_image_name(path.name)]
+    if beside:
+        logger.warning(
+            "%s: only %s are read, and not %s beside them", source, listed(list(read)), listed(beside)
+        )
+    return {split: table_file(folder) for split, folder in read.items()}
 
 
 def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
@@ -99,7 +121,7 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
 
 
 def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
-    table = read_table(path, numbers=[*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS])
+    table = read_table(path, numbers=NUMBERS)
     rows = rows_of_views(table, path, path.parent, errors)
     for position, row in rows.items():
         row["sample_id"] = row["sample_id"] or str(position)
@@ -120,9 +142,14 @@ def rows_of_views(
     """
     views_of = views_reader(table, source)
     axes = [find_column(table.columns, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-    state, own = (find_column(table.columns, names) for names in (STATE_COLUMNS, ["sample_id"]))
+    state, index, own = (
+        find_column(table.columns, names) for names in (STATE_COLUMNS, [INDEX_COLUMN], ["sample_id"])
+    )
     points = table[axes].to_numpy(np.float64)
-    labels = [label_of(cell) for cell in table[state]] if state else [None] * len(table)
+    labels, indices = (
+        [None] * len(table) if column is None else table[column].tolist() for column in (state, index)
+    )
+    labels = [label_of(cell) for cell in labels]
     rows: dict[int, dict] = {}
     files: dict[str, int] = {}
     ids: dict[str, int] = {}
@@ -130,6 +157,7 @@ def rows_of_views(
         line = line_of(table, position)
         try:
             cells, headings, sample_id = views_of(position)
+            named, number = state_of(labels[position], indices[position])
         except DataError as error:
             errors.add(source, line, str(error))
             continue
@@ -159,8 +187,9 @@ def rows_of_views(
             source=source,
             line=line,
             point=points[position],
-            state=labels[position],
+            state=named,
         )
+        rows[position][INDEX_COLUMN] = number
     drop_bad_points(points, source, errors, rows, labels if state and state.lower() != "country" else None)
     return rows
 

@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.cells import is_nothing, label_of
 from geohf.data.columns import image_lists
 from geohf.data.rows import RowView, positions_of
 from geohf.data.tables import (
+    HEADING_COLUMNS,
+    LATITUDE_COLUMNS,
+    LONGITUDE_COLUMNS,
     RowErrors,
     bad_point_reasons,
     wrap_degrees,
 )
 from geohf.data.tensor_table import TensorTable
+from geohf.errors import DataError
 from geohf.street.classes import US_STATES
 from geohf.street.processing import split_views
 from geohf.vision.checks import broken_images
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 
 
 STATE_COLUMNS = ("state", "label", "region", "country")
+INDEX_COLUMN = "state_idx"
+NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS, INDEX_COLUMN)
 
 
 def place_features() -> Features:
@@ -50,7 +57,8 @@ def as_places(rows):
 
     Args:
         rows: a dataset or list of dicts with `views`, `image` or `north`, `east`, `south`, `west`, and perhaps
-            `latitude`, `longitude`, `state` and `sample_id`.
+            `latitude`, `longitude`, `state` and `sample_id`. A `state` is a name, or a number: the competition's index,
+            as `state_idx` is, for a model that has such, else that of the class.
     """
     known = getattr(rows, "column_names", None)
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorTable)):
@@ -68,9 +76,27 @@ def _read_place(row: dict, number: int) -> dict:
         "views": views,
         "headings": headings,
     }
-    place |= {name: row.get(name) for name in ("state", "state_idx")}
+    place["state"], place[INDEX_COLUMN] = state_of(row.get("state"), row.get(INDEX_COLUMN))
     place["latitude"], place["longitude"] = positions_of([row], names=[number])[0].tolist()
     return place
+
+
+def state_of(state: Any, index: Any) -> tuple[Any, int | None]:
+    """A row's state and the competition's index of it, None where unknown; an index alone is the state's name, too.
+
+    Raises:
+        DataError: an index that is no whole number; -1 and an empty one are unknown.
+
+    >>> state_of("Maine", 18.0), state_of(None, 18), state_of("nan", -1)
+    (('Maine', 18), ('18', 18), (None, None))
+    """
+    known = label_of(index)
+    if known is not None and not known.removeprefix("-").isdecimal():
+        raise DataError(f"state_idx is {index!r}, which is no whole number")
+    number = None if known is None or int(known) < 0 else int(known)
+    if is_nothing(state) or isinstance(state, str):
+        state = label_of(state)
+    return (str(number) if state is None and number is not None else state), number
 
 
 def headings_of(dataset: Dataset, width: int) -> np.ndarray:

@@ -7,18 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from geohf.data.streaming import StreamedTable, streaming
-from geohf.data.tables import HEADING_COLUMNS, LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, line_of
+from geohf.data.tables import RowErrors, line_of
 from geohf.street.competition import TRAIN_TABLE
 from geohf.street.photos import rows_of_views
-from geohf.street.places import drop_broken, place_features
+from geohf.street.places import NUMBERS, drop_broken, place_features
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NUMBERS = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS, *HEADING_COLUMNS, "state_idx")
 
 
 def streamed_places(
@@ -57,7 +53,5 @@ def _usable(
     rows = rows_of_views(table, source, folder, errors, whole=False)
     drop_broken(rows, errors)
     for i, row in rows.items():
-        index = table["state_idx"].iat[i] if "state_idx" in table else np.nan
         row["sample_id"] = row["sample_id"] or str(line_of(table, i))
-        row["state_idx"] = int(index) if np.isfinite(index) else None
     return {name: [row[name] for row in rows.values()] for name in place_features()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geohf.data.cells import WRITTEN_EMPTY
 from geohf.data.tables import line_of, read_table
 from geohf.errors import DataError
 from geohf.io import atomic_write
@@ -106,7 +107,7 @@ def _states(column) -> np.ndarray:
     import pandas as pd
 
     text = column.astype(str).str.strip()
-    numbers = pd.to_numeric(text.where(~text.isin(["", "nan", "None"]), "-1"), errors="coerce").to_numpy(
+    numbers = pd.to_numeric(text.where(~text.isin(["", *WRITTEN_EMPTY]), "-1"), errors="coerce").to_numpy(
         np.float64
     )
     whole = np.isfinite(numbers) & (numbers == np.round(numbers)) & (numbers >= -1)

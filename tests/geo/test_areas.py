@@ -310,3 +310,28 @@ def test_us_states():
 def test_what_is_no_path_and_no_object_is_refused(read):
     with pytest.raises(DataError, match="GeoJSON is a file's path or the parsed object, not a list"):
         read([])
+
+
+def test_one_name_in_two_countries_is_two_areas():
+    """As GADM and Natural Earth have them; parts of one unit stay one area."""
+
+    def named(*rows):
+        shifted = (polygon([[x + i * 20, y] for x, y in SQUARE]) for i in range(len(rows)))
+        features = [feature(square, **row) for square, row in zip(shifted, rows, strict=True)]
+        return list(named_areas({"type": "FeatureCollection", "features": features}))
+
+    amazonas = [{"NAME_1": "Amazonas", "NAME_0": country} for country in ("Brazil", "Peru", "Peru")]
+    assert named(*amazonas, {"NAME_1": "Bahia", "NAME_0": "Brazil"}) == [
+        "Amazonas, Brazil",
+        "Amazonas, Peru",
+        "Bahia",
+    ]
+    assert named(*({"name": "Limburg", "admin": land} for land in ("Belgium", "Netherlands"))) == [
+        "Limburg, Belgium", "Limburg, Netherlands",
+    ]  # fmt: skip
+    assert named(*({"NAME": "Washington", "STATEFP": "48", "STATE_NAME": land} for land in ("Texas", "Ohio"))) == [
+        "Washington, Texas", "Washington, Ohio",
+    ]  # fmt: skip
+    assert named(
+        *({"name": "France", "NAME_1": part, "NAME_0": "France"} for part in ("Bretagne", "Alsace"))
+    ) == ["France"]

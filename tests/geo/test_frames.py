@@ -163,3 +163,13 @@ def test_a_swapped_table_whose_latitudes_exceed_is_named():
     reasons = [reason for _, reason in bad_points([[127.4, 36.4], [128.0, 35.1]])]
     assert len(reasons) == 2
     assert all("latitude and longitude look swapped" in reason for reason in reasons)
+
+
+def test_a_table_in_radians_is_told_of(caplog):
+    degrees = np.array([[48.9, 2.4], [40.4, -3.7], [52.5, 13.4], [59.3, 18.1], [-33.9, 151.2]])
+    bad_points(degrees, source="degrees.csv")
+    bad_points(np.radians(degrees)[:4], source="few.csv")
+    bad_points(np.radians(degrees) * 1000, "planar")
+    assert not caplog.text
+    bad_points(np.radians(degrees), source="radians.csv")
+    assert "radians.csv: all positions lie in the sea" in caplog.text

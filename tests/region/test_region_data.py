@@ -177,6 +177,7 @@ def test_excluded_names_come_as_a_list_or_a_file(table, tmp_path):
         (good("f.jpg", 127.1, 36.1), "swapped"),
         (good("f.jpg", 221400, 186300), "planar data need frame='planar'"),
         (good("f.jpg", region=""), "the region is empty"),
+        (good("f.jpg", region="nan"), "the region is empty"),
         (good("b.jpg", 36.5), "'b.jpg' stands in rows 3, 6 with different labels"),
         (good("b.jpg", region="5"), "'b.jpg' stands in rows 3, 6 with different labels"),
         (good("b.jpg"), "'b.jpg' stands in rows 3, 6"),

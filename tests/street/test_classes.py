@@ -10,7 +10,7 @@ from geohf.errors import DataError
 from geohf.geo.cells import geo_cells
 from geohf.street import GeoStreetConfig
 from geohf.street.classes import describe_classes, labels_of, of_known_states, without_strange_states
-from geohf.street.places import place_features
+from geohf.street.places import as_places, place_features
 from geohf.vision.backbones import TimmTowerConfig
 
 
@@ -72,6 +72,33 @@ def test_classes_stand_in_the_order_of_their_indices():
     others = places([[0, 0]] * 3, ["Maine", "Ohio", None])
     with pytest.raises(DataError, match="row id1: the model knows no state 'Ohio'"):
         labels_of(others, config)
+
+
+def own(**columns):
+    """Rows of a user's own."""
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    return as_places([{"image": "a.jpg", "latitude": 1.0, "longitude": 2.0} | row for row in rows])
+
+
+def test_a_number_is_the_index_of_the_competition_where_a_model_has_such():
+    """As in `predict(states=...)`: 1 is Alaska, and not class number 1, which is Maine."""
+    data = places([[1, 1], [2, 2], [3, 3]], ["Texas", "Alaska", "Maine"], [42, 1, 18])
+    config = config_of(describe_classes(data))
+    assert labels_of(own(state=[1, 18, 42, None]), config).tolist() == [0, 1, 2, -100]
+    assert labels_of(own(state_idx=[1.0, 18, "42", -1]), config).tolist() == [0, 1, 2, -100]
+    with pytest.raises(DataError, match="row 0: the model knows no state 2"):
+        labels_of(own(state=[2]), config)
+    assert without_strange_states(own(state_idx=[18]), config, "test")["state"] == ["18"]
+    unnumbered = config_of(describe_classes(places([[1, 1], [2, 2]], ["Maine", "Texas"])))
+    assert labels_of(own(state=[1, 0]), unnumbered).tolist() == [1, 0]
+
+
+def test_states_of_own_rows_are_tidied_as_those_of_tables():
+    rows = own(state=["Maine", "Maine ", "Texas"])
+    assert describe_classes(rows)["id2label"] == {0: "Maine", 1: "Texas"}
+    for empty in ("", " ", "nan", float("nan"), None):
+        with pytest.raises(DataError, match="1 places name no state, among them '1'; others do"):
+            describe_classes(own(state=["Maine", empty]))
 
 
 @pytest.mark.case("use-S2")

@@ -43,3 +43,12 @@ def test_frequencies_do_not_learn_and_are_kept():
     assert [name for name, _ in net.named_buffers()] == [f"scales.{i}.frequencies" for i in range(3)]
     stds = [float(net.scales[i].frequencies.std()) for i in range(3)]
     assert stds == pytest.approx([1, 16, 256], rel=0.15)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_autocast_does_not_blur_positions(frame):
+    """A GPU trains with bf16 by default."""
+    net, points = encoder(frame), torch.tensor([[48.9, 2.4], [48.9, 2.5], [10.0, -179.9]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(points)
+    assert torch.equal(found, net(points))

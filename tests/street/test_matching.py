@@ -148,6 +148,18 @@ def test_a_position_within_the_noise_is_no_negative():
     assert match_head(noise_m=100.0).eval().loss(embeddings, points).item() > 0
 
 
+def test_loss_and_answers_are_the_same_under_autocast():
+    head = match_head(noise_m=0.0).eval()
+    places = torch.tensor(PLACES, dtype=torch.float32)
+    head.set_gallery(np.concatenate([PLACES, PLACES + 0.001]))
+    embeddings = head.encode(places + 0.0004)
+    plain = head.loss(embeddings, places), head.matches(embeddings, k=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = head.loss(embeddings, places), head.matches(embeddings, k=2)
+    assert torch.equal(half[0], plain[0])
+    assert torch.equal(half[1].points, plain[1].points)
+
+
 def test_noise_has_its_size_in_meters_everywhere():
     torch.manual_seed(0)
     points = torch.tensor([[70.0, 179.999]], dtype=torch.float64).repeat(20_000, 1)

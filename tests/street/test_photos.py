@@ -215,6 +215,30 @@ def test_states_that_pandas_made_floats(table):
     assert train["state"] == ["3", "3"]
 
 
+def test_an_empty_state_that_became_text_is_no_class(table):
+    """As `frame.astype(str).to_csv` writes it; NA is Namibia."""
+    train = load_places(table("image,lat,lon,state\na.jpg,1,2,nan\nb.jpg,3,4,NA\nsub/c.jpg,5,6,None\n"))[0][
+        "train"
+    ]
+    assert train["state"][:] == [None, "NA", None]
+
+
+def test_the_index_of_a_state_is_read_by_loader_and_stream(table):
+    for header, names in (
+        ("state,state_idx", ["Maine", "Texas", None]),
+        ("place,state_idx", ["18", "42", None]),
+    ):
+        path = table(
+            f"image,lat,lon,{header}\na.jpg,45,-69,Maine,18\nb.jpg,31,-99,Texas,42\nsub/c.jpg,31,-98,,\n"
+        )
+        for rows in (load_places(path)[0]["train"], list(stream_places(path))):
+            assert [row["state"] for row in rows] == names
+            assert [row["state_idx"] for row in rows] == [18, 42, None]
+    assert "row 2: state_idx is 1.5, which is no whole number" in refusal(
+        table("image,lat,lon,state_idx\na.jpg,45,-69,1.5\n")
+    )
+
+
 @pytest.mark.parametrize("empty", [None, float("nan"), ""])
 def test_parquet(table, tmp_path, empty):
     frame = pd.DataFrame(
