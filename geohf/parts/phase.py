@@ -13,7 +13,7 @@ from geohf.errors import DataError
 from geohf.parts.answers import PartStateOutput
 from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.augment import Mosaic, make_augmentation, require_queries_for_mosaic
-from geohf.parts.metrics import BatchScores, Detections, truth_names
+from geohf.parts.metrics import BatchScores, DetectedPhotos, truth_names
 from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
 from geohf.parts.state_metrics import STATE_NUMBERS
@@ -162,15 +162,15 @@ class PartPhaseTrainer(PhaseTrainer):
             )
         return (loss, outputs) if return_outputs else loss
 
-    def detect(self, dataset) -> Detections:
+    def detect(self, dataset) -> DetectedPhotos:
         """The numbers on a dataset with labels, and the boxes of every photo in it, on every process."""
         self._keep = True
-        found = self.evaluation_loop(self.get_eval_dataloader(dataset), "detect", metric_key_prefix="eval")
+        output = self.evaluation_loop(self.get_eval_dataloader(dataset), "detect", metric_key_prefix="eval")
         self._keep = False
         # transformers adds it where nothing was trained
-        found.metrics.pop("eval_model_preparation_time", None)
-        numbers = {name.removeprefix("eval_"): value for name, value in found.metrics.items()}
-        return Detections(numbers, self._kept)
+        output.metrics.pop("eval_model_preparation_time", None)
+        numbers = {name.removeprefix("eval_"): value for name, value in output.metrics.items()}
+        return DetectedPhotos(numbers, self._kept)
 
     def evaluation_loop(self, *args, **kwargs):
         """As transformers'."""
