@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.geo.crs import transformed
 from geohf.metrics.records import Evaluation
 from geohf.report.geojson import write_polygons
 from geohf.report.tables import write_csv
@@ -18,7 +19,6 @@ from geohf.tiles.cache import TilePixels
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.frames import fill_holes
 from geohf.tiles.geotiff import write_geotiff
-from geohf.tiles.ground import transformed
 from geohf.tiles.metrics import coverage_by, metrics_by
 from geohf.tiles.occlusion import occlusion
 from geohf.tiles.sources import files_of
@@ -197,9 +197,9 @@ def _write_areas(path: Path, table: TileTable, windows: TileWindows, rows: list[
         if table.rasters[region].crs is None:
             continue
         tiles = windows.rows[table.region[windows.rows] == region].tolist()
-        found = {tile: _ring(table, tile) for tile in tiles}
-        if all(np.isfinite(ring).all() for ring in found.values()):
-            rings |= found
+        own = {tile: _ring(table, tile) for tile in tiles}
+        if all(np.isfinite(ring).all() for ring in own.values()):
+            rings |= own
         else:
             name = table.regions[region]
             logger.warning("%s has no areas of the region %s: its CRS has no latitudes for them", path, name)
