@@ -17,7 +17,7 @@ from geohf.parts.metrics import BatchScores, DetectedPhotos, truth_names
 from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
 from geohf.parts.state_metrics import STATE_NUMBERS
-from geohf.training.batches import BatchWithoutRows
+from geohf.training.batches import EmptyBatch
 from geohf.training.phase import PhaseTrainer
 
 # of random and of published weights
@@ -152,7 +152,7 @@ class PartPhaseTrainer(PhaseTrainer):
         # the kind of a batch tells whether its rows count
         inputs = type(inputs)((name, value) for name, value in inputs.items() if name != "image_ids")
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if not torch.isfinite(outputs.losses).all() and not isinstance(inputs, BatchWithoutRows):
+        if not torch.isfinite(outputs.losses).all() and not isinstance(inputs, EmptyBatch):
             bad = (~torch.isfinite(outputs.losses)).any(1).tolist()
             bad = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
             raise DataError(

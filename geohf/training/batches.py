@@ -96,11 +96,11 @@ class BatchesAhead:
         return batch
 
 
-class BatchWithoutRows(dict):
+class EmptyBatch(dict):
     """The batch of a process for which an epoch's last step has no row left: it takes part and counts nothing."""
 
 
-def own_rows(batch, accelerator):
+def drop_padding_rows(batch, accelerator):
     """The batch without the rows that accelerate repeats to give every process a batch of equal size.
 
     Args:
@@ -123,7 +123,7 @@ def own_rows(batch, accelerator):
     # a process without any row keeps one, so that its forward and backward take part
     kept = max(own, 1)
     rows = {name: value[:kept] if _has_rows(value, size) else value for name, value in batch.items()}
-    return rows if own else BatchWithoutRows(rows)
+    return rows if own else EmptyBatch(rows)
 
 
 def _has_rows(value, size: int) -> bool:
