@@ -16,18 +16,18 @@ import io
 import numpy as np
 from measure import Row, installed, make_parser, medians, report, require
 
-from geohf.parts.coco_eval import Found, MatchedBoxes, Truths
+from geohf.parts.coco_eval import Detections, GroundTruth, MatchedBoxes
 
 TOLERANCE = 1e-12
 
 
-def photos(images: int, parts: int, several: bool, seed: int = 0) -> tuple[Found, Truths]:
+def photos(images: int, parts: int, several: bool, seed: int = 0) -> tuple[Detections, GroundTruth]:
     """Truths, near and far detections; about 82,000 of these for 2,000 images x 22 parts with one truth each at most."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(0, 3, images * parts) if several else rng.random(images * parts) < 0.8
     key = np.repeat(np.arange(images * parts), counts.astype(int))
     corner, size = rng.uniform(0, 400, (len(key), 2)), rng.uniform(8, 120, (len(key), 2))
-    truths = Truths(key // parts, key % parts, np.concatenate([corner, corner + size], 1))
+    truths = GroundTruth(key // parts, key % parts, np.concatenate([corner, corner + size], 1))
     near = np.repeat(np.arange(len(key)), rng.poisson(1.0 if several else 2.1, len(key)))
     box = truths.box[near] + rng.normal(0, 6, (len(near), 4))
     stray = rng.integers(0, images * parts, images * parts // 5)
@@ -37,13 +37,15 @@ def photos(images: int, parts: int, several: bool, seed: int = 0) -> tuple[Found
     key = np.concatenate([key[near], stray])
     order = np.argsort(key, kind="stable")
     scores = rng.random(len(key)).round(3)  # with ties
-    return Found(key[order] // parts, key[order] % parts, box[order], scores), truths
+    return Detections(key[order] // parts, key[order] % parts, box[order], scores), truths
 
 
 class Peer:
     """pycocotools or a package with its interface."""
 
-    def __init__(self, coco, evaluation, found: Found, truths: Truths, images: int, parts: int, full: bool):
+    def __init__(
+        self, coco, evaluation, found: Detections, truths: GroundTruth, images: int, parts: int, full: bool
+    ):
         self.evaluation, self.full = evaluation, full
         sizes = truths.box[:, 2:] - truths.box[:, :2]
         with contextlib.redirect_stdout(io.StringIO()):

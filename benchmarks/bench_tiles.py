@@ -20,7 +20,7 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from torch.utils.data import DataLoader
 
-from geohf.data.tensor_table import batch_as_is
+from geohf.data.tensor_table import identity_collate
 from geohf.tiles import SequenceDataLoader
 from geohf.tiles.cache import TileCache
 from geohf.tiles.cutting import build_cache
@@ -113,7 +113,7 @@ def reading(frame: pd.DataFrame, images: Path, folder: Path, rounds: int) -> lis
 
     order = rng.permutation(len(frame))[: 20 * BATCH]
     source = cache.read(order)  # larger than the processor's caches
-    shuffled = DataLoader(cache, BATCH, sampler=order.tolist(), collate_fn=batch_as_is)
+    shuffled = DataLoader(cache, BATCH, sampler=order.tolist(), collate_fn=identity_collate)
     starts = range(0, len(order), BATCH)
 
     def go_through(batches):  # a batch is held until the next one is there, as a training loop does

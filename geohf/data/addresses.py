@@ -35,8 +35,8 @@ def files_at(address: str) -> list[str]:
 
     try:
         system, path = fsspec.core.url_to_fs(address)
-        found = system.glob(path) if glob.has_magic(address) else system.find(path)
-        files = [system.unstrip_protocol(name) for name in sorted(found)]
+        names = system.glob(path) if glob.has_magic(address) else system.find(path)
+        files = [system.unstrip_protocol(name) for name in sorted(names)]
     except Exception as error:  # each file system has errors of its own
         raise DataError(f"{address}: cannot be listed ({error})") from None
     if not files:

@@ -150,13 +150,13 @@ def class_names(dataset: Any, columns: Iterable[str] | None = None) -> dict[str,
 
 def names_in(features: Mapping[str, Any], columns: Iterable[str] | None = None) -> dict[str, list[str]]:
     """As `class_names`, of the features of a dataset."""
-    found = {}
+    names_of = {}
     for column in features if columns is None else columns:
         feature = features.get(column)
         names = getattr(getattr(feature, "feature", feature), "names", None)
         if names:
-            found[column] = list(names)
-    return found
+            names_of[column] = list(names)
+    return names_of
 
 
 def column_of(dataset: Any, column: str) -> list:
@@ -180,15 +180,7 @@ class NamedClasses:
         self.collator, self.names = collator, dict(names)
 
     def __call__(self, rows: list[Mapping]) -> Any:
-        named = []
-        for row in rows:
-            classes = {
-                column: classes_of(names, row[column])
-                for column, names in self.names.items()
-                if column in row
-            }
-            named.append({**row, **classes})
-        return self.collator(named)
+        return self.collator([_named(row, self.names) for row in rows])
 
 
 def with_names(rows: Any, names: Mapping[str, Sequence[str]]) -> Any:
@@ -209,11 +201,7 @@ class _NamedStream:
         self.rows, self.names = rows, names
 
     def __iter__(self) -> Iterator[dict]:
-        return map(self._named, self.rows)
-
-    def _named(self, row: Mapping) -> dict:
-        classes = {name: class_of(names, row[name]) for name, names in self.names.items() if name in row}
-        return {**row, **classes}
+        return (_named(row, self.names) for row in self.rows)
 
 
 class _NamedRows(_NamedStream, Sequence):
@@ -221,7 +209,15 @@ class _NamedRows(_NamedStream, Sequence):
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._named(self.rows[index])
+        return _named(self.rows[index], self.names)
+
+
+def _named(row: Mapping, names: Mapping[str, Sequence[str]]) -> dict:
+    """A row with the names of its classes."""
+    return {
+        **row,
+        **{column: classes_of(known, row[column]) for column, known in names.items() if column in row},
+    }
 
 
 @lru_cache(maxsize=4096)  # asked of every name for every number

@@ -22,10 +22,10 @@ _CLOCK = (
 def matches(unit: str, label: str) -> list[tuple[float, re.Match]]:
     """The times of this unit in a label, as years, and where they stand."""
     for pattern, years_of in FORMS[unit]:
-        found = [(years_of(match), match) for match in pattern.finditer(label)]
-        found = [(years, match) for years, match in found if years is not None]
-        if found:
-            return found
+        times = [(years_of(match), match) for match in pattern.finditer(label)]
+        times = [(years, match) for years, match in times if years is not None]
+        if times:
+            return times
     return []
 
 

@@ -145,11 +145,11 @@ def _separator(lines: Sequence[str]) -> str:
         separator: [len(cells) for cells in csv.reader(lines, delimiter=separator) if cells]
         for separator in _SEPARATORS
     }
-    found = [separator for separator, width in widths.items() if width and width[0] > 1]
-    alike = [separator for separator in found if len(set(widths[separator])) == 1]
-    if "," in found and (len(alike) != 1 or "," in alike):
+    possible = [separator for separator, width in widths.items() if width and width[0] > 1]
+    alike = [separator for separator in possible if len(set(widths[separator])) == 1]
+    if "," in possible and (len(alike) != 1 or "," in alike):
         return ","
-    return (alike or found or [","])[0]
+    return (alike or possible or [","])[0]
 
 
 def _breaks(frame: pd.DataFrame) -> np.ndarray:
@@ -216,10 +216,10 @@ def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
 
     names: dict[str, None] = {}  # a name that a chunk lacks is a column without values, as in the whole table
     lines: list[int] = []
-    found: list[dict] = []
+    records: list[dict] = []
 
     def frame() -> pd.DataFrame:
-        columns = {name: pd.Series([row.get(name) for row in found], lines, dtype=object) for name in names}
+        columns = {name: pd.Series([row.get(name) for row in records], lines, dtype=object) for name in names}
         return pd.DataFrame(columns, index=lines)
 
     with path.open(encoding="utf-8-sig") as file:
@@ -234,11 +234,11 @@ def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
                 raise DataError(f"{path}, row {line}: is no JSON object of column names and values")
             names |= dict.fromkeys(row)
             lines.append(line)
-            found.append(row)
-            if len(found) == rows:
+            records.append(row)
+            if len(records) == rows:
                 yield frame()
-                lines, found = [], []
-    if found or rows is None:
+                lines, records = [], []
+    if records or rows is None:
         yield frame()
 
 

@@ -120,8 +120,8 @@ def _of_source(source: str) -> Part:
     if path.exists():
         return [source], [path]
     if glob.has_magic(source):
-        found = (file for file in glob.glob(source, recursive=True) if os.path.isfile(file))
-        matches = sorted(found, key=lambda file: natural_key(Path(file)))
+        files_found = (file for file in glob.glob(source, recursive=True) if os.path.isfile(file))
+        matches = sorted(files_found, key=lambda file: natural_key(Path(file)))
         if not matches:
             raise DataError(f"{source}: no file is called so")
         return _of_shards(source, matches) if all(map(is_parquet, matches)) else (matches, matches)

@@ -16,7 +16,7 @@ class TensorTable(Dataset):
         columns: tensors of shape (n, ...).
 
     >>> table = TensorTable(x=torch.arange(4), y=torch.zeros(4, 2))
-    >>> batch_as_is(table.__getitems__([2, 0]))["x"]
+    >>> identity_collate(table.__getitems__([2, 0]))["x"]
     tensor([2, 0])
     """
 
@@ -42,6 +42,6 @@ class TensorTable(Dataset):
         return {name: column[rows] for name, column in self.columns.items()}
 
 
-def batch_as_is(batch):
+def identity_collate(batch):
     """The collator for datasets that hand out whole batches."""
     return batch

@@ -44,10 +44,10 @@ def order_labels(labels: Sequence[str]) -> list[str]:
     Raises:
         DataError: see `step_times`.
     """
-    found = _read(labels)
-    if found is None:
+    steps = _read(labels)
+    if steps is None:
         return sorted(labels, key=natural_key)
-    return [labels[i] for i in np.argsort(found.times, kind="stable")]
+    return [labels[i] for i in np.argsort(steps.times, kind="stable")]
 
 
 def step_times(labels: Sequence[str]) -> StepTimes:
@@ -65,21 +65,21 @@ def step_times(labels: Sequence[str]) -> StepTimes:
     >>> (12 * np.diff(step_times(["201507", "201603"]).times)).round(9).item()
     8.0
     """
-    found = _read(labels)
+    steps = _read(labels)
     shown = shorten(labels)
-    if found is None:
+    if steps is None:
         logger.warning(
             "the labels %s tell no time: they are taken in this order, as equal steps apart; say the order with "
             "--labels, and name them by years, months or dates if they are not equally far apart",
             shown,
         )
         return StepTimes(np.arange(len(labels), dtype=np.float64), "equal steps")
-    _require_ascending(labels, found)
-    if found.unit == "numbers" and np.abs(found.times).max() >= _LONG:
+    _require_ascending(labels, steps)
+    if steps.unit == "numbers" and np.abs(steps.times).max() >= _LONG:
         logger.warning("the labels %s count as plain numbers; write dates as 2019-07-31 or 20190731", shown)
-    elif found.unit == "numbers" and _may_be_years(labels, found.times):
+    elif steps.unit == "numbers" and _may_be_years(labels, steps.times):
         logger.warning("the labels %s count as plain numbers; write years with four digits", shown)
-    return found
+    return steps
 
 
 def _may_be_years(labels: Sequence[str], times: np.ndarray) -> bool:
@@ -100,15 +100,15 @@ def check_frames(frames: Sequence[Any]) -> None:
     """
     names = _names(frames)
     try:
-        found = _read(names)
+        steps = _read(names)
     except DataError:  # whatever these names are, they tell no one order
         return
-    if found is None:
+    if steps is None:
         return
     try:
-        _require_ascending(names, found)
+        _require_ascending(names, steps)
     except DataError as error:
-        if found.unit != "numbers":
+        if steps.unit != "numbers":
             raise
         logger.warning("%s, if these numbers are times", error)
 
@@ -135,13 +135,13 @@ def times_of_frames(frames: Sequence[Any]) -> list[StepTimes | None] | None:
     if not all(isinstance(frame, (str, os.PathLike)) for frame in there):
         return None
     try:
-        found = _read(_names(there))
+        steps = _read(_names(there))
     except DataError:
         return None
-    if found is None:
+    if steps is None:
         return None
-    times = iter(found.times)
-    return [None if frame is None else StepTimes(np.array([next(times)]), found.unit) for frame in frames]
+    times = iter(steps.times)
+    return [None if frame is None else StepTimes(np.array([next(times)]), steps.unit) for frame in frames]
 
 
 def _names(frames: Sequence[Any]) -> list[str]:
@@ -165,11 +165,11 @@ def time_of(cell: Any) -> StepTimes:
     text = cell.isoformat() if hasattr(cell, "isoformat") else text_of(cell)
     if text is not None and text.endswith(".0"):
         text = text[:-2]
-    found = None if text is None else _read([text])
-    several = found is not None and found.unit not in FORMS and len(re.findall(r"\d+", str(text))) > 1
-    if found is None or several:  # 2019-13-01 is not the year 2019
+    step = None if text is None else _read([text])
+    several = step is not None and step.unit not in FORMS and len(re.findall(r"\d+", str(text))) > 1
+    if step is None or several:  # 2019-13-01 is not the year 2019
         raise DataError(f"{cell!r} is no date; write 2019-07-31, 2019-07 or 2019")
-    return found
+    return step
 
 
 def shorten(labels: Sequence[str]) -> str:
@@ -183,9 +183,9 @@ def _read(labels: Sequence[str]) -> StepTimes | None:
     if not len(labels):
         return None
     for unit in FORMS:
-        found = [matches(unit, label) for label in labels]
-        if all(found):
-            times = _varying(found)
+        matched = [matches(unit, label) for label in labels]
+        if all(matched):
+            times = _varying(matched)
             rest = [label.replace(match[0], "", 1) for label, (_, match) in zip(labels, times, strict=True)]
             return _distinct(labels, [time for time, _ in times], rest, unit)
     _refuse_mixed(labels)
@@ -198,8 +198,8 @@ def _read(labels: Sequence[str]) -> StepTimes | None:
     return _distinct(labels, numbers, [""] * len(labels), "years" if years else "numbers")
 
 
-def _require_ascending(labels: Sequence[str], found: StepTimes) -> None:
-    falls = np.flatnonzero(np.diff(found.times) < 0)
+def _require_ascending(labels: Sequence[str], steps: StepTimes) -> None:
+    falls = np.flatnonzero(np.diff(steps.times) < 0)
     if len(falls):
         i = int(falls[0])
         raise DataError(
@@ -207,9 +207,9 @@ def _require_ascending(labels: Sequence[str], found: StepTimes) -> None:
         )
 
 
-def _varying(found: Sequence[Sequence]) -> Sequence:
+def _varying(matched: Sequence[Sequence]) -> Sequence:
     """Of several times in every name the first that differs between names."""
-    columns = list(zip(*found, strict=False))
+    columns = list(zip(*matched, strict=False))
     return next((column for column in columns if len({time for time, _ in column}) > 1), columns[0])
 
 

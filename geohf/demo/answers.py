@@ -80,9 +80,9 @@ def _located(model, pictures: Mapping[int, Image.Image], positions: Mapping[int,
             share = f"{100 * model.config.radius_coverage:.0f} %"
             length = _distance(radius) if unit == "m" else f"{format_number(radius, 3)} units"
             facts.append(f"within {length} with {share}")
-        found = positions[number]
-        if found is not None and unit == "m":
-            own = np.array([found.latitude, found.longitude])
+        position = positions[number]
+        if position is not None and unit == "m":
+            own = np.array([position.latitude, position.longitude])
             away = great_circle_m(np.array([answer.latitude, answer.longitude]), own)
             facts.append(f"EXIF: {own[0]:.4f}, {own[1]:.4f}, {_distance(float(away))} away")
         named: Iterable = getattr(answer, "states", None) or getattr(answer, "regions", None) or ()
@@ -121,13 +121,13 @@ def _parts(model, pictures: Mapping[int, Image.Image]) -> str:
     config, cards = model.config, []
     states = {name: i for i, name in config.id2state.items()}
     for number, answer in zip(pictures, model.predict(list(pictures.values())), strict=True):
-        found = {
+        detections = {
             "boxes": np.array([part.box for part in answer.parts], float).reshape(-1, 4),
             "scores": np.array([part.score for part in answer.parts]),
             "labels": np.array([config.label2id[part.part] for part in answer.parts], int),
             "states": np.array([states[part.state] for part in answer.parts], int),
         }
-        picture = overlay(pictures[number], found, config.id2label, config.id2state, score_threshold=0.0)
+        picture = overlay(pictures[number], detections, config.id2label, config.id2state, score_threshold=0.0)
         rows = [(p.part, _percent(p.score), p.state, _percent(p.state_score)) for p in answer.parts]
         text = (
             _table(("part", "score", "state", "probability"), rows) if rows else "<p>No part was found.</p>"

@@ -90,10 +90,10 @@ def example_files(folder: str | os.PathLike, endings: Sequence[str]) -> list[str
     Raises:
         DataError: there is none.
     """
-    found = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in endings)[:MAX_FILES]
-    if not found:
+    photos = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in endings)[:MAX_FILES]
+    if not photos:
         raise DataError(f"{folder}: holds no photo to try")
-    return [str(path) for path in found]
+    return [str(path) for path in photos]
 
 
 def launch(app: Blocks, port: int | None = None, share: bool = False, block: bool = True) -> str:

@@ -24,10 +24,10 @@ def degrees_of(text: str, axis: str) -> float | None:
     >>> degrees_of("33 deg 51' 36.00\\" S", "NS"), degrees_of("151.5 E", "EW"), degrees_of("151.5 E", "NS")
     (-33.86, 151.5, None)
     """
-    found = _ANGLE.fullmatch(str(text).strip())
-    if not found:
+    match = _ANGLE.fullmatch(str(text).strip())
+    if not match:
         return None
-    before, sign, *parts, behind = found.groups()
+    before, sign, *parts, behind = match.groups()
     letters = [letter.upper() for letter in (before, behind) if letter]
     if len(letters) > 1 or any(letter not in axis for letter in letters) or not (letters or sign):
         return None

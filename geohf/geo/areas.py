@@ -169,11 +169,11 @@ def _closest_on_edges(points: np.ndarray, edges: np.ndarray) -> np.ndarray:
     lat_1, lon_1, lat_2, lon_2 = np.moveaxis(edges[best], -1, 0)
     # Interpolated in degrees, and from the far end when that is nearer, so that ends come out exactly.
     far = part > 0.5
-    found_lat = np.where(far, lat_2 - (1 - part) * (lat_2 - lat_1), lat_1 + part * (lat_2 - lat_1))
-    found_lon = np.where(far, lon_2 - (1 - part) * (lon_2 - lon_1), lon_1 + part * (lon_2 - lon_1))
-    found = np.stack([found_lat, wrap_longitude(np, found_lon)], -1)
-    nearest = great_circle_m(found, points[:, None]).argmin(1)
-    return found[np.arange(len(points)), nearest]
+    lat = np.where(far, lat_2 - (1 - part) * (lat_2 - lat_1), lat_1 + part * (lat_2 - lat_1))
+    lon = np.where(far, lon_2 - (1 - part) * (lon_2 - lon_1), lon_1 + part * (lon_2 - lon_1))
+    closest = np.stack([lat, wrap_longitude(np, lon)], -1)
+    nearest = great_circle_m(closest, points[:, None]).argmin(1)
+    return closest[np.arange(len(points)), nearest]
 
 
 def _part_of_edges(lat, lon, lat_1, lon_1, lat_2, lon_2) -> tuple[np.ndarray, np.ndarray]:

@@ -70,13 +70,13 @@ def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> n
     geohf.errors.DataError: labels.csv: 1 of 2 rows do not fit frame='wgs84':
       row 3: latitude 127.4 is outside -90..90; latitude and longitude look swapped
     """
-    found = bad_points(points, frame, rows, source)
+    reasons = bad_points(points, frame, rows, source)
     points = as_numpy(points)
-    if found:
-        lines = [f"  {reason}" for _, reason in found[:_SHOWN_ROWS]]
-        if len(found) > _SHOWN_ROWS:
-            lines.append(f"  and {len(found) - _SHOWN_ROWS} more rows")
-        head = f"{_prefix(source)}{len(found)} of {len(points)} rows do not fit frame={frame!r}:"
+    if reasons:
+        lines = [f"  {reason}" for _, reason in reasons[:_SHOWN_ROWS]]
+        if len(reasons) > _SHOWN_ROWS:
+            lines.append(f"  and {len(reasons) - _SHOWN_ROWS} more rows")
+        head = f"{_prefix(source)}{len(reasons)} of {len(points)} rows do not fit frame={frame!r}:"
         raise DataError("\n".join([head, *lines]))
     if frame == "wgs84":
         return np.stack([points[:, 0], wrap_longitude(np, points[:, 1])], 1)

@@ -107,15 +107,15 @@ def feature_areas(source) -> list[tuple[dict, Area]]:
         DataError: malformed JSON or geometry, no feature, or one without a polygon.
     """
     document, label = _document(source)
-    found = []
+    features = []
     for title, item in _features(document, label):
         polygons = _polygons(item, f"{label}: {title}", 0)
         if not polygons:
             raise DataError(f"{label}: {title} has no polygon; take it out")
-        found.append((_properties(item), Area(polygons)))
-    if not found:
+        features.append((_properties(item), Area(polygons)))
+    if not features:
         raise DataError(f"{label}: no feature in it")
-    return found
+    return features
 
 
 def _document(source) -> tuple[dict, str]:
@@ -155,8 +155,8 @@ def _names_of(feature) -> list[str]:
     if not isinstance(feature, dict):
         return []
     properties = _properties(feature)
-    found = [properties.get(key) for key in _NAME_KEYS] + [feature.get("id")]
-    return [str(name) for name in found if isinstance(name, (str, int)) and not isinstance(name, bool)]
+    candidates = [properties.get(key) for key in _NAME_KEYS] + [feature.get("id")]
+    return [str(name) for name in candidates if isinstance(name, (str, int)) and not isinstance(name, bool)]
 
 
 def _wider(feature, name: str) -> list[str]:

@@ -28,7 +28,7 @@ def spherical_harmonics(points: torch.Tensor, degrees: int) -> torch.Tensor:
     tensor([[0.2821, 0.0000, 0.4886, 0.0000]], dtype=torch.float64)
     """
     x, y, z = unit_vectors(points.double()).unbind(-1)
-    found: list[torch.Tensor] = [z] * degrees**2  # each entry is replaced below
+    harmonics: list[torch.Tensor] = [z] * degrees**2  # each entry is replaced below
     # real and imaginary part of (x + iy)^m, which is sin^m e^(i m lon) of the colatitude's sine
     real, imaginary = torch.ones_like(z), torch.zeros_like(z)
     top = math.sqrt(1 / (4 * math.pi))
@@ -40,9 +40,9 @@ def spherical_harmonics(points: torch.Tensor, degrees: int) -> torch.Tensor:
                 last = math.sqrt(((degree - 1) ** 2 - m**2) / (4 * (degree - 1) ** 2 - 1))
                 before, legendre = legendre, scale * (z * legendre - last * before)
             middle = degree * degree + degree
-            found[middle + m] = legendre * real * (math.sqrt(2) if m else 1)
+            harmonics[middle + m] = legendre * real * (math.sqrt(2) if m else 1)
             if m:
-                found[middle - m] = legendre * imaginary * math.sqrt(2)
+                harmonics[middle - m] = legendre * imaginary * math.sqrt(2)
         real, imaginary = real * x - imaginary * y, real * y + imaginary * x
         top *= math.sqrt((2 * m + 3) / (2 * m + 2))
-    return torch.stack(found, -1)
+    return torch.stack(harmonics, -1)

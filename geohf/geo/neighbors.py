@@ -89,9 +89,9 @@ def matches_within_m(database, queries, radius_m: float) -> tuple[np.ndarray, np
     tree_of_queries = quick_tree(EARTH_RADIUS_M * unit_vectors(queries))
     tree = quick_tree(EARTH_RADIUS_M * unit_vectors(database))
     # Walking both trees at once; its answer carries the chords, so the rim costs nothing to find.
-    found = tree_of_queries.sparse_distance_matrix(tree, chord + CHORD_SLACK_M, output_type="ndarray")
-    rim = found["v"] > chord - CHORD_SLACK_M
-    keys = (found["i"].astype(np.int64) << 32) | found["j"]
+    pairs = tree_of_queries.sparse_distance_matrix(tree, chord + CHORD_SLACK_M, output_type="ndarray")
+    rim = pairs["v"] > chord - CHORD_SLACK_M
+    keys = (pairs["i"].astype(np.int64) << 32) | pairs["j"]
     if rim.any():
         at_rim = keys[rim]
         near = great_circle_m(queries[at_rim >> 32], database[at_rim & 0xFFFFFFFF]) <= radius_m

@@ -54,9 +54,9 @@ def polygon_cells(
     parts = list(members.values())
     rows = [np.flatnonzero(np.isin(own, part)) for part in parts]
     unions = [Area([polygon for number in part for polygon in outlines[number].polygons]) for part in parts]
-    tree, found = cell_tree([points[part] for part in rows], split, depth, unions if len(unions) > 1 else ())
+    tree, cell = cell_tree([points[part] for part in rows], split, depth, unions if len(unions) > 1 else ())
     labels = np.empty(len(points), np.int64)
-    labels[np.concatenate(rows)] = found
+    labels[np.concatenate(rows)] = cell
     titles = [" + ".join(names[number] for number in part) for part in parts]
     return tree, labels, _cell_titles(titles, [np.unique(labels[part]) for part in rows])
 

@@ -159,8 +159,8 @@ def _between(low: np.ndarray, high: np.ndarray) -> tuple[int, float]:
         begun = np.searchsorted(np.sort(low[:, axis]), cuts - _EDGE)
         ended = np.searchsorted(np.sort(high[:, axis]), cuts + _EDGE, side="right")
         for cut, count in zip(cuts[begun == ended], begun[begun == ended], strict=True):
-            found = (abs(2 * count - len(low)), axis, float(cut))
-            best = min(best or found, found) if 0 < count < len(low) else best
+            candidate = (abs(2 * count - len(low)), axis, float(cut))
+            best = min(best or candidate, candidate) if 0 < count < len(low) else best
     if best is None:
         raise ValueError("the boxes of cells overlap, or no cut from side to side tells them apart")
     return best[1:]
@@ -259,15 +259,15 @@ def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
 
 def nearest_areas(areas: Sequence[Area], points: np.ndarray) -> np.ndarray:
     """(n,) the first area that holds each of the (n, 2) points, else the nearest one; 0 where there are none."""
-    found = np.full(len(points), -1 if areas else 0)
+    nearest = np.full(len(points), -1 if areas else 0)
     for number, area in enumerate(areas):
-        left = np.flatnonzero(found < 0)
-        found[left[area.contains(points[left])]] = number
-    outside = np.flatnonzero(found < 0)
+        left = np.flatnonzero(nearest < 0)
+        nearest[left[area.contains(points[left])]] = number
+    outside = np.flatnonzero(nearest < 0)
     if len(outside):
         away = [great_circle_m(points[outside], area.nearest(points[outside])) for area in areas]
-        found[outside] = np.argmin(away, 0)
-    return found
+        nearest[outside] = np.argmin(away, 0)
+    return nearest
 
 
 def _wrapped(points) -> np.ndarray:

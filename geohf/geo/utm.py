@@ -1,41 +1,25 @@
-"""Universal Transverse Mercator to degrees: Krüger's series in the third flattening.
-
-Formulas: L. Krüger, Konforme Abbildung des Erdellipsoids in der Ebene, 1912; the coefficients to the fourth order
-after C. F. F. Karney, Transverse Mercator with an accuracy of a few nanometers, J. Geodesy 85 (2011), eq. 35 and 36.
-"""
+"""Universal Transverse Mercator to degrees and back, with zones as people write them."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.geo._arrays import as_numpy, check_pairs_of_numbers, wrap_longitude
+from geohf.geo.crs import transformed
 
-from ._arrays import as_numpy, check_pairs_of_numbers
+if TYPE_CHECKING:
+    from rasterio.crs import CRS
 
-_AXIS_M, _FLATTENING = 6378137.0, 1 / 298.257223563  # WGS 84
-_SCALE, _FALSE_EAST_M, _FALSE_NORTH_M = 0.9996, 500_000.0, 10_000_000.0
-_N = _FLATTENING / (2 - _FLATTENING)
-_RECTIFYING_M = _AXIS_M / (1 + _N) * (1 + _N**2 / 4 + _N**4 / 64)
-# from the rectifying to the conformal sphere, and back
-_BETA = (
-    _N / 2 - 2 * _N**2 / 3 + 37 * _N**3 / 96 - _N**4 / 360,
-    _N**2 / 48 + _N**3 / 15 - 437 * _N**4 / 1440,
-    17 * _N**3 / 480 - 37 * _N**4 / 840,
-    4397 * _N**4 / 161280,
-)
-_ALPHA = (
-    _N / 2 - 2 * _N**2 / 3 + 5 * _N**3 / 16 + 41 * _N**4 / 180,
-    13 * _N**2 / 48 - 3 * _N**3 / 5 + 557 * _N**4 / 1440,
-    61 * _N**3 / 240 - 103 * _N**4 / 140,
-    49561 * _N**4 / 161280,
-)
-_ECCENTRICITY = np.sqrt(_FLATTENING * (2 - _FLATTENING))
+WGS84 = "EPSG:4326"
+
+_FALSE_NORTH_M = 10_000_000.0
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"
-# Whole countries lie in one zone: Norway reaches from -80 to 1,120 km in zone 33. The series is right to a millimeter.
+# Whole countries lie in one zone: Norway reaches from -80 to 1,120 km in zone 33.
 _EAST_M = (-1_000_000.0, 2_000_000.0)
 # zones of Patagonia and the Falklands, whose northings are those of the band S
 _SOUTHERN_LAND = (18, 19, 20, 21)
@@ -145,7 +129,7 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
         DataError: an unknown zone.
         ValueError: a shape that is not (n, 2).
 
-    >>> points_and_reasons([[500000.0, 0.0]], "31 north")[0].tolist()
+    >>> points_and_reasons([[500000.0, 0.0]], "31 north")[0].round(9).tolist()
     [[0.0, 3.0]]
     """
     number, north, letter = _zone(zone)
@@ -153,7 +137,7 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
     check_pairs_of_numbers(east_north, "east_north", ndim=2)
     east, northing = east_north.T
     from_equator = np.where(northing < 0, northing, northing - (0.0 if north else _FALSE_NORTH_M))
-    points = _inverse(east, from_equator, number)
+    points = _degrees(east, from_equator, number)
     reasons: dict[int, str] = {}
     finite = np.isfinite(east_north).all(1)
 
@@ -179,7 +163,7 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
                 f"the zone {number}S of {{}} can be the band S of the north, or south; write '{number} north' or "
                 f"'{number} south'",
             )
-            south = _inverse(east, np.where(northing < 0, northing, northing - _FALSE_NORTH_M), number)
+            south = _degrees(east, np.where(northing < 0, northing, northing - _FALSE_NORTH_M), number)
             points[~band] = south[~band]
         elif letter and letter != "N":
             low, high = _limits(letter)
@@ -203,20 +187,22 @@ def _near_band(latitude: np.ndarray, letter: str) -> np.ndarray:
     return (latitude >= south - 1.0) & (latitude <= north + 1.0)
 
 
-def _inverse(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndarray:
-    xi = from_equator / (_SCALE * _RECTIFYING_M)
-    eta = (east - _FALSE_EAST_M) / (_SCALE * _RECTIFYING_M)
-    turns = [2 * (k + 1) for k in range(4)]
-    xi_, eta_ = xi.copy(), eta.copy()
-    # numbers that are no coordinates are named by their limits
-    with np.errstate(over="ignore", invalid="ignore"):
-        for beta, k in zip(_BETA, turns, strict=True):
-            xi_ -= beta * np.sin(k * xi) * np.cosh(k * eta)
-            eta_ -= beta * np.cos(k * xi) * np.sinh(k * eta)
-        conformal = np.sin(xi_) / np.hypot(np.sinh(eta_), np.cos(xi_))  # tangent of the conformal latitude
-        longitude = np.degrees(np.arctan2(np.sinh(eta_), np.cos(xi_))) + 6 * number - 183
-        latitude = np.degrees(np.arctan(_geographic_tangent(conformal)))
-    return np.stack([latitude, (longitude + 180) % 360 - 180], 1)
+@lru_cache(maxsize=64)
+def _projection(number: int) -> CRS:
+    """A zone whose northings count from the equator, on either side of it."""
+    from rasterio.crs import CRS
+
+    return CRS.from_epsg(32600 + number)
+
+
+def _degrees(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndarray:
+    """(n, 2) latitude and longitude; NaN of what is no easting and northing."""
+    points, meters = np.full((len(east), 2), np.nan), np.stack([east, from_equator], 1)
+    with np.errstate(invalid="ignore"):
+        possible = (_EAST_M[0] <= east) & (east <= _EAST_M[1]) & (np.abs(from_equator) <= _FALSE_NORTH_M)
+    longitude, latitude = transformed(_projection(number), WGS84, meters[possible]).T
+    points[possible] = np.stack([latitude, wrap_longitude(np, longitude)], 1)
+    return points
 
 
 def utm_from_points(points, zone: str) -> np.ndarray:
@@ -228,31 +214,5 @@ def utm_from_points(points, zone: str) -> np.ndarray:
     number, north = utm_zone(zone)
     points = as_numpy(points)
     check_pairs_of_numbers(points, ndim=2)
-    away = np.radians((points[:, 1] - (6 * number - 183) + 180) % 360 - 180)
-    conformal = _conformal_tangent(np.tan(np.radians(points[:, 0])))
-    xi_ = np.arctan2(conformal, np.cos(away))
-    eta_ = np.arcsinh(np.sin(away) / np.hypot(conformal, np.cos(away)))
-    xi, eta = xi_.copy(), eta_.copy()
-    for number_, alpha in enumerate(_ALPHA):
-        k = 2 * (number_ + 1)
-        xi += alpha * np.sin(k * xi_) * np.cosh(k * eta_)
-        eta += alpha * np.cos(k * xi_) * np.sinh(k * eta_)
-    scale = _SCALE * _RECTIFYING_M
-    return np.stack([_FALSE_EAST_M + scale * eta, scale * xi + (0.0 if north else _FALSE_NORTH_M)], 1)
-
-
-def _conformal_tangent(tangent):
-    """Tangent of the conformal latitude from that of the geographic one (Karney, eq. 7 to 9)."""
-    sigma = np.sinh(_ECCENTRICITY * np.arctanh(_ECCENTRICITY * tangent / np.hypot(1.0, tangent)))
-    return tangent * np.hypot(1.0, sigma) - sigma * np.hypot(1.0, tangent)
-
-
-def _geographic_tangent(conformal):
-    """The inverse of `_conformal_tangent` by Newton's method (Karney, eq. 19 to 21), which needs three steps."""
-    square = 1 - _ECCENTRICITY**2
-    tangent = conformal / square
-    for _ in range(4):
-        found = _conformal_tangent(tangent)
-        slope = square * np.hypot(1.0, found) * np.hypot(1.0, tangent) / (1 + square * tangent**2)
-        tangent = tangent + (conformal - found) / slope
-    return tangent
+    meters = transformed(WGS84, _projection(number), points[:, ::-1])
+    return meters + np.array([0.0, 0.0 if north else _FALSE_NORTH_M])

@@ -41,12 +41,12 @@ def repo_files(folder: str | Path, patterns: Sequence[str] = (*MODEL_FILES, *RUN
     A picture belongs there where the card names it: another one may be somebody's photograph.
     """
     folder = Path(folder)
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     card = folder / "README.md"
     shown = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     # by its whole name, not by one that ends or begins so
-    named = {path for path in found if re.search(rf"(?<![\w.-]){re.escape(path.name)}(?![\w-])", shown)}
-    return sorted(path for path in found if path.suffix != ".png" or path in named)
+    named = {path for path in files if re.search(rf"(?<![\w.-]){re.escape(path.name)}(?![\w-])", shown)}
+    return sorted(path for path in files if path.suffix != ".png" or path in named)
 
 
 def copy_files(source: str | Path, target: str | Path, patterns: Sequence[str]) -> None:

@@ -57,13 +57,13 @@ def _portable(word: str) -> str:
 
 def versions() -> dict[str, str]:
     """Package -> installed version, geohf's with its commit, and Python's."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "geohf": _own_version()}
+    installed = {"python": ".".join(map(str, sys.version_info[:3])), "geohf": _own_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def _own_version() -> str:

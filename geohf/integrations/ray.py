@@ -49,10 +49,10 @@ class RayPredictor:
         if not samples:
             return dict(batch)
         answers = self.model.predict(samples, batch_size=len(samples), **self.options)
-        found = [self.model.rows_of(answer) for answer in answers]
+        told = [self.model.rows_of(answer) for answer in answers]
         if hasattr(answers[0], "as_rows"):
-            return batch | {"predicted_parts": np.array([json_text(rows) for rows in found], object)}
-        return batch | {f"predicted_{name}": _column([row[name] for (row,) in found]) for name in found[0][0]}
+            return batch | {"predicted_parts": np.array([json_text(rows) for rows in told], object)}
+        return batch | {f"predicted_{name}": _column([row[name] for (row,) in told]) for name in told[0][0]}
 
 
 def _column(values: list) -> np.ndarray:

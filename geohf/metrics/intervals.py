@@ -12,7 +12,7 @@ LEAST_GROUPS = 5
 
 
 def bootstrap_intervals(
-    statistics: Callable[[np.ndarray], Mapping[str, float]], groups, draws: int = DRAWS, seed: int = 0
+    statistics: Callable[[np.ndarray], Mapping[str, float]], groups, draws: int = DRAWS
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile bootstrap intervals of any statistics (Efron 1979).
 
@@ -35,10 +35,10 @@ def bootstrap_intervals(
     if len(sizes) < LEAST_GROUPS:
         return {}
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(sizes)[:-1])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = (rng.integers(len(sizes), size=len(sizes)) for _ in range(draws))
-    found = [statistics(np.concatenate([members[i] for i in chosen])) for chosen in drawn]
-    ends = {name: _ends([one.get(name, np.nan) for one in found]) for name in found[0]}
+    measured = [statistics(np.concatenate([members[i] for i in chosen])) for chosen in drawn]
+    ends = {name: _ends([one.get(name, np.nan) for one in measured]) for name in measured[0]}
     return {name: pair for name, pair in ends.items() if pair is not None}
 
 

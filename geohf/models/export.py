@@ -57,8 +57,8 @@ def attention(
         functional.linear(part.transpose(0, 1), w, b).unflatten(-1, (heads, size // heads)).transpose(1, 2)
         for part, w, b in parts
     ]
-    found = functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
-    return functional.linear(found, out_weight, out_bias).transpose(0, 1)
+    attended = functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    return functional.linear(attended, out_weight, out_bias).transpose(0, 1)
 
 
 class OfPixels(nn.Module):

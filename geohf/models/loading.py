@@ -40,10 +40,10 @@ def model_class(name: str | os.PathLike) -> type[GeoPreTrainedModel]:
             also = f"on the Hub: {reason}" if a_repo else "a repo of the Hub is called org/name"
             reason = f"there is no such folder; {also}"
         raise DataError(f"{name}: no model can be loaded from there ({reason})") from None
-    found = MODEL_MAPPING.get(type(config), None)
-    if not isinstance(found, type) or not issubclass(found, GeoPreTrainedModel):
+    kind = MODEL_MAPPING.get(type(config), None)
+    if not isinstance(kind, type) or not issubclass(kind, GeoPreTrainedModel):
         raise DataError(f"{name}: is a {config.model_type} model, none of geohf's")
-    return found
+    return kind
 
 
 @overload

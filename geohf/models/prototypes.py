@@ -96,8 +96,8 @@ class Prototypes(nn.Module):
             points: (batch, 2) what is answered without refinement.
             area: only prototypes within it.
         """
-        best, found = self.scores(place, probabilities, area).max(-1)
-        return torch.where(best.isfinite()[:, None], self.points[found].to(points), points)
+        best, nearest = self.scores(place, probabilities, area).max(-1)
+        return torch.where(best.isfinite()[:, None], self.points[nearest].to(points), points)
 
     def scores(
         self, place: torch.Tensor, probabilities: torch.Tensor, area: Area | None = None

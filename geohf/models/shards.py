@@ -107,9 +107,9 @@ def _answer(work: Work, name: str, shard: list[tuple[str, Any]], key: str) -> No
     rows, skipped = [], []
     with closing(prepared_ahead(work.prepare, batches_of(shard, work.batch_size))) as ahead:
         for batch, tensors in ahead:
-            found = work.answers(batch, tensors.result)
-            rows += found["rows"]
-            skipped += found["skipped"]
+            answers = work.answers(batch, tensors.result)
+            rows += answers["rows"]
+            skipped += answers["skipped"]
     metadata = {KEY: key, SKIPPED: json_text(skipped)}
     _save(name, lambda path: write_parquet(path, rows, metadata))
 
@@ -122,8 +122,8 @@ def _facts(name: str) -> Mapping[str, Any] | None:
     try:
         with fsspec.open(name, "rb") as file:
             opened = ParquetFile(file)
-            found = opened.schema_arrow.metadata or {}
-            return {k.decode(): v.decode() for k, v in found.items()} | {"rows": opened.metadata.num_rows}
+            metadata = opened.schema_arrow.metadata or {}
+            return {k.decode(): v.decode() for k, v in metadata.items()} | {"rows": opened.metadata.num_rows}
     except Exception:  # each file system has errors of its own; the file is then written anew
         return None
 

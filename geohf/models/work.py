@@ -48,8 +48,8 @@ class Work:
             pictured: of how many of its first samples the rows get a thumbnail, where they have a place.
         """
         try:
-            found = self._answer(tensors())
-            return {"rows": self._rows(batch, found, pictured), "skipped": []}
+            decoded = self._answer(tensors())
+            return {"rows": self._rows(batch, decoded, pictured), "skipped": []}
         except DataError as error:
             if self.on_error == "raise":
                 raise

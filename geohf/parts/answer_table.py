@@ -45,9 +45,9 @@ def read_answer_table(path: Path, images: Path | None = None) -> Source:
         photo = photos.setdefault(name, PhotoRecord(_inside(name, images), None, None))
         left, top, right, bottom = (row[side] for side in SIDES)
         if left == left:  # not NaN, which a missing part has
-            found: dict[str, Any] = {name: text_of(row[name]) for name in further} | {"state": state}
+            attributes: dict[str, Any] = {name: text_of(row[name]) for name in further} | {"state": state}
             box = [left, top, right - left, bottom - top]
-            photo.parts.append(PartRecord(part, box=box, trust=row["score"], attributes=found))
+            photo.parts.append(PartRecord(part, box=box, trust=row["score"], attributes=attributes))
     return Source(path, list(photos.values()), sorted(parts), [])
 
 

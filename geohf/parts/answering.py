@@ -31,10 +31,10 @@ class AnsweringDetector(GeoPreTrainedModel):
         limits = self.config.thresholds if threshold is None else threshold
         names, states = self.config.id2label, self.config.id2state
         sizes = outputs.original_sizes
-        found = self.processor.post_process_object_detection(outputs, limits, sizes)
+        detections = self.processor.post_process_object_detection(outputs, limits, sizes)
         answers = []
         for parts, size in zip(
-            found, [[1, 1]] * len(found) if sizes is None else sizes.tolist(), strict=True
+            detections, [[1, 1]] * len(detections) if sizes is None else sizes.tolist(), strict=True
         ):
             rows = zip(*(parts[key].tolist() for key in _KEYS), strict=True)
             shown = [

@@ -51,9 +51,7 @@ def best_values(probabilities: torch.Tensor, config: PartStateConfig) -> tuple[t
         probabilities: (n, values of all attributes), see `attribute_probabilities`.
     """
     best = [own.max(-1) for own in probabilities.split(config.attribute_sizes, -1)]
-    return torch.stack([found.indices for found in best], -1), torch.stack(
-        [found.values for found in best], -1
-    )
+    return torch.stack([each.indices for each in best], -1), torch.stack([each.values for each in best], -1)
 
 
 def attributes_told(

@@ -89,12 +89,12 @@ def read_states(
     for number, part in enumerate(parts, 1):
         if not part.crowd:
             _read_state(part, names, silent, f"box {part.number or number}")
-    found = {part.state for part in parts if isinstance(part.state, str)}
+    seen = {part.state for part in parts if isinstance(part.state, str)}
     listed = next((list(declared[name]) for name in names if name in declared), None)
-    if silent and found <= {PRESENT}:
+    if silent and seen <= {PRESENT}:
         states = [PRESENT]
     else:
-        states = list(known or listed or (STATES if found <= set(STATES) else sorted(found)))
+        states = list(known or listed or (STATES if seen <= set(STATES) else sorted(seen)))
     marked = [part for part in parts if not part.crowd and is_occluded(part.attributes, names, states)]
     for part in marked:
         part.state, part.problem = OCCLUDED, ""
@@ -129,8 +129,8 @@ def read_attributes(
     """
     boxes = [part.attributes for source in sources for photo in source.photos for part in photo.parts]
     for name, values in asked.items():
-        found = {value_of(attributes.get(name)) for attributes in boxes} - {None}
-        if not found:
+        told = {value_of(attributes.get(name)) for attributes in boxes} - {None}
+        if not told:
             others = sorted({other for attributes in boxes for other in attributes} - {name})
             hint = f"; there are {', '.join(others[:10])}" if others else ""
             if values is None:
@@ -139,5 +139,5 @@ def read_attributes(
                 "%s: no box has the attribute %r, so it is not measured%s", sources[0].path, name, hint
             )
         for source in sources:
-            source.attributes[name] = list(values or declared.get(name) or sorted(map(str, found)))
+            source.attributes[name] = list(values or declared.get(name) or sorted(map(str, told)))
     require_attributes({name: sources[0].attributes[name] for name in asked})

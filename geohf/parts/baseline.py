@@ -39,18 +39,18 @@ def constant_answer(train: Any, config: PartStateConfig) -> dict[str, np.ndarray
             known = (value >= 0) & (target["states"] != config.absent_index)
             np.add.at(counts, (target["labels"][known], value[known]), 1)
         usual[:, column] = counts.argmax(1)
-    found: dict[str, list] = {name: [] for name in ("boxes", "labels", "scores", "states", "state_scores")}
+    answer: dict[str, list] = {name: [] for name in ("boxes", "labels", "scores", "states", "state_scores")}
     for part in range(config.num_labels):
         own = table[table[:, 0] == part]
         if not len(own):
             continue
         counts = np.bincount(own[:, 1].astype(int), minlength=config.num_states)
-        found["boxes"].append(np.median(own[:, 2:], 0))
-        found["labels"].append(part)
-        found["scores"].append(min(1.0, len(own) / len(train)))
-        found["states"].append(int(counts.argmax()))
-        found["state_scores"].append(counts.max() / len(own))
-    arrays = {name: np.array(values) for name, values in found.items()}
+        answer["boxes"].append(np.median(own[:, 2:], 0))
+        answer["labels"].append(part)
+        answer["scores"].append(min(1.0, len(own) / len(train)))
+        answer["states"].append(int(counts.argmax()))
+        answer["state_scores"].append(counts.max() / len(own))
+    arrays = {name: np.array(values) for name, values in answer.items()}
     arrays |= {"boxes": arrays["boxes"].reshape(-1, 4), "labels": arrays["labels"].astype(np.int64)}
     return arrays | ({"attributes": usual[arrays["labels"]]} if config.attributes else {})
 

@@ -98,8 +98,8 @@ def read_coco(
 def attribute_values(content: JsonObject) -> dict[str, list[str]]:
     """The values of attributes that a file lists, as we write it: `attributes`, an object of names and lists."""
     listed = content.get("attributes")
-    found = listed.items() if isinstance(listed, dict) else ()
-    return {name: list(map(str, values)) for name, values in found if isinstance(values, list)}
+    entries = listed.items() if isinstance(listed, dict) else ()
+    return {name: list(map(str, values)) for name, values in entries if isinstance(values, list)}
 
 
 def _require_sizes(annotations: list[dict], path: Path) -> None:
@@ -138,8 +138,8 @@ def _attributes(annotation: dict, names: Sequence[str]) -> dict[str, Any]:
     """The attributes of a box, and what stands in the annotation itself under one of the names or as its mark."""
     attributes = annotation.get("attributes")
     if isinstance(attributes, list):  # of names and values, as some exporters write them
-        pairs = [found for found in attributes if isinstance(found, dict) and _is_name(found.get("name"))]
-        attributes = {found["name"]: found.get("value") for found in pairs}
+        pairs = [entry for entry in attributes if isinstance(entry, dict) and _is_name(entry.get("name"))]
+        attributes = {entry["name"]: entry.get("value") for entry in pairs}
     own = {name: annotation[name] for name in (*names, OCCLUDED) if annotation.get(name) is not None}
     return (attributes if isinstance(attributes, dict) else {}) | own
 

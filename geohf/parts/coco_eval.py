@@ -7,6 +7,7 @@ crowds; the area of a truth is that of its box.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,28 +22,38 @@ AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**
 _BLOCK = 1 << 20  # comparisons at once
 
 
-class Truths(NamedTuple):
+class GroundTruth(NamedTuple):
     """Boxes to be found: photo (n,), label (n,) and box (n, 4) xyxy."""
 
     photo: np.ndarray
     label: np.ndarray
     box: np.ndarray
 
+    @classmethod
+    def of(cls, table: Mapping[str, np.ndarray], rows: np.ndarray | slice = slice(None)) -> GroundTruth:
+        """These rows of a table of columns `photo`, `labels` and `boxes`."""
+        return cls(table["photo"][rows], table["labels"][rows], table["boxes"][rows])
 
-class Found(NamedTuple):
-    """Boxes that were found, of one photo after the other: as `Truths`, and score (n,)."""
+
+class Detections(NamedTuple):
+    """Boxes that were found, of one photo after the other: as `GroundTruth`, and score (n,)."""
 
     photo: np.ndarray
     label: np.ndarray
     box: np.ndarray
     score: np.ndarray
 
+    @classmethod
+    def of(cls, table: Mapping[str, np.ndarray]) -> Detections:
+        """A table of columns `photo`, `labels`, `boxes` and `scores`."""
+        return cls(table["photo"], table["labels"], table["boxes"], table["scores"])
+
 
 class MatchedBoxes:
     """Detections dealt out to truths once, for the numbers of all photos and of photos drawn with replacement.
 
     Args:
-        found: detections; of equal scores the one that stands first counts as the better one.
+        detections: of equal scores the one that stands first counts as the better one.
         truths: any number of a class in a photo.
         classes: their number; labels go from 0.
         crowds: regions with many of a class that were not told apart (`iscrowd`). A detection that finds no truth
@@ -53,20 +64,20 @@ class MatchedBoxes:
 
     def __init__(
         self,
-        found: Found,
-        truths: Truths,
+        detections: Detections,
+        truths: GroundTruth,
         classes: int,
-        crowds: Truths | None = None,
+        crowds: GroundTruth | None = None,
         area: tuple[float, float] | None = None,
     ):
-        self.found, self.classes = found, classes
-        ranking = _rank(found, classes)
+        self.detections, self.classes = detections, classes
+        ranking = _rank(detections, classes)
         self.matched, self.counted, asked = _judged(
-            found, truths, classes, crowds, IOU_THRESHOLDS, ranking, area
+            detections, truths, classes, crowds, IOU_THRESHOLDS, ranking, area
         )
-        self.truths = Truths(*(column[asked] for column in truths))
+        self.truths = GroundTruth(*(column[asked] for column in truths))
         self.order, rows, rank = ranking
-        self.rank = np.full(len(found.score), MAX_DETECTIONS)
+        self.rank = np.full(len(detections.score), MAX_DETECTIONS)
         self.rank[rows] = rank
 
     def precision(self, counts: np.ndarray | None = None) -> np.ndarray:
@@ -77,9 +88,9 @@ class MatchedBoxes:
         """
         rows, labels = self.order, self.truths.label
         if counts is not None:
-            rows = np.repeat(self.order, counts[self.found.photo[self.order]])
+            rows = np.repeat(self.order, counts[self.detections.photo[self.order]])
             labels = np.repeat(labels, counts[self.truths.photo])
-        ends = np.searchsorted(self.found.label[rows], np.arange(self.classes + 1))
+        ends = np.searchsorted(self.detections.label[rows], np.arange(self.classes + 1))
         wanted = np.bincount(labels, minlength=self.classes)
         curves = np.full((len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), self.classes), np.nan)
         for label in np.flatnonzero(wanted):
@@ -90,34 +101,43 @@ class MatchedBoxes:
     def recall(self, detections: int = MAX_DETECTIONS) -> np.ndarray:
         """(10 overlaps, classes) share of the truths that the best so many detections of a class in a photo find."""
         right = self.matched & (self.rank < detections)[:, None]
-        hits = [np.bincount(self.found.label, column, self.classes) for column in right.T]
+        hits = [np.bincount(self.detections.label, column, self.classes) for column in right.T]
         wanted = np.bincount(self.truths.label, minlength=self.classes)
         return np.divide(hits, wanted, out=np.full((right.shape[1], self.classes), np.nan), where=wanted > 0)
 
 
 def match_and_count(
-    found: Found, truths: Truths, classes: int, crowds: Truths, threshold: float
+    detections: Detections, truths: GroundTruth, classes: int, crowds: GroundTruth, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(detections,) whether each finds a truth at an overlap, and whether it counts: what lies in a crowd does not."""
-    levels, ranking = np.array([threshold]), _rank(found, classes)
-    matched, counted, _ = _judged(found, truths, classes, crowds, levels, ranking)
+    levels, ranking = np.array([threshold]), _rank(detections, classes)
+    matched, counted, _ = _judged(detections, truths, classes, crowds, levels, ranking)
     return matched[:, 0], counted[:, 0]
 
 
 def _judged(
-    found: Found, truths: Truths, classes: int, crowds: Truths | None, thresholds, ranking, area=None
+    detections: Detections,
+    truths: GroundTruth,
+    classes: int,
+    crowds: GroundTruth | None,
+    thresholds,
+    ranking,
+    area=None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(detections, thresholds) whether each is right and whether it counts, and (truths,) which truths are asked for.
 
     A detection takes a truth that is not asked for, or a crowd, only where it finds no other.
     """
     asked = _within(truths.box, area)
-    matched = _match(found, Truths(*(column[asked] for column in truths)), classes, thresholds, ranking) >= 0
-    parts = [Truths(*(column[~asked] for column in truths)), *([] if crowds is None else [crowds])]
-    others = Truths(*map(np.concatenate, zip(*parts, strict=True)))
+    matched = (
+        _match(detections, GroundTruth(*(column[asked] for column in truths)), classes, thresholds, ranking)
+        >= 0
+    )
+    parts = [GroundTruth(*(column[~asked] for column in truths)), *([] if crowds is None else [crowds])]
+    others = GroundTruth(*map(np.concatenate, zip(*parts, strict=True)))
     crowd = np.repeat([False, True], [len(parts[0].label), len(others.label) - len(parts[0].label)])
-    left = ~(matched | (_match(found, others, classes, thresholds, ranking, ~matched, crowd) >= 0))
-    return matched, matched | (left & _within(found.box, area)[:, None]), asked
+    left = ~(matched | (_match(detections, others, classes, thresholds, ranking, ~matched, crowd) >= 0))
+    return matched, matched | (left & _within(detections.box, area)[:, None]), asked
 
 
 def _within(boxes: np.ndarray, area: tuple[float, float] | None) -> np.ndarray:
@@ -128,7 +148,7 @@ def _within(boxes: np.ndarray, area: tuple[float, float] | None) -> np.ndarray:
     return (sizes >= area[0]) & (sizes <= area[1])
 
 
-def match(found: Found, truths: Truths, classes: int, thresholds) -> np.ndarray:
+def match(detections: Detections, truths: GroundTruth, classes: int, thresholds) -> np.ndarray:
     """Which truth each detection finds at each overlap, -1 for none.
 
     A detection takes the free truth of its class and photo that it overlaps most, the later one of equals; better
@@ -137,25 +157,25 @@ def match(found: Found, truths: Truths, classes: int, thresholds) -> np.ndarray:
     Returns:
         (detections, thresholds) int64 row numbers of the truths.
     """
-    return _match(found, truths, classes, np.asarray(thresholds), _rank(found, classes))
+    return _match(detections, truths, classes, np.asarray(thresholds), _rank(detections, classes))
 
 
-def _match(found, truths, classes, thresholds, ranking, open_=None, crowd=None) -> np.ndarray:
+def _match(detections, truths, classes, thresholds, ranking, open_=None, crowd=None) -> np.ndarray:
     """As `match`, for the detections that are open (detections, thresholds); a crowd (truths,) is never taken."""
-    result = np.full((len(found.score), len(thresholds)), -1)
+    result = np.full((len(detections.score), len(thresholds)), -1)
     key = _group(truths, classes)
     truth_order = np.argsort(key, kind="stable")
     groups, first, counts = _runs(key[truth_order])
     if not len(groups) or not len(result):
         return result
     _, rows, rank = ranking
-    keys = _group(found, classes)[rows]
+    keys = _group(detections, classes)[rows]
     group = np.searchsorted(groups, keys).clip(0, len(groups) - 1)
     known = groups[group] == keys
     rows, group, rank = rows[known], group[known], rank[known]
     single = (counts[group] == 1) & (open_ is None)
     result[rows[single]] = _match_single(
-        found.box[rows[single]], truths.box, truth_order[first[group[single]]], thresholds
+        detections.box[rows[single]], truths.box, truth_order[first[group[single]]], thresholds
     )
     # groups of about as many truths share a block, which is padded to the largest of them
     size = np.ceil(np.log2(counts)).astype(int)[group]
@@ -163,7 +183,14 @@ def _match(found, truths, classes, thresholds, ranking, open_=None, crowd=None) 
         here = size == exponent
         members = truth_order, first, counts
         _match_block(
-            found, truths, members, (rows[here], group[here], rank[here]), thresholds, result, open_, crowd
+            detections,
+            truths,
+            members,
+            (rows[here], group[here], rank[here]),
+            thresholds,
+            result,
+            open_,
+            crowd,
         )
     return result
 
@@ -183,9 +210,9 @@ def _match_single(boxes, truth_boxes, truth, thresholds) -> np.ndarray:
     return np.where((column >= taken[:, None]) & (column < reached[:, None]), truth[:, None], -1)
 
 
-def _match_block(found, truths, members, detections, thresholds, result, open_, crowd) -> None:
+def _match_block(detections, truths, members, ranking, thresholds, result, open_, crowd) -> None:
     """Fill in `result` for groups of some truths each, the best detections of all groups first."""
-    (truth_order, first, counts), (rows, group, rank) = members, detections
+    (truth_order, first, counts), (rows, group, rank) = members, ranking
     present, slot = np.unique(group, return_inverse=True)
     widest = int(counts[present].max())
     column = np.arange(widest)
@@ -201,7 +228,7 @@ def _match_block(found, truths, members, detections, thresholds, result, open_, 
         for low, high in pairwise(ends):
             turn = inside[low:high]
             places = slot[turn] - start
-            boxes, others = found.box[rows[turn]][:, None], truths.box[truth[places]]
+            boxes, others = detections.box[rows[turn]][:, None], truths.box[truth[places]]
             overlap, here = overlaps(boxes, others), free[places]
             if crowd is not None:
                 overlap = np.where(crowd[truth[places]], overlaps(boxes, others, of_first=True), overlap)
@@ -246,15 +273,15 @@ def _curves(matched: np.ndarray, counted: np.ndarray, wanted: int) -> np.ndarray
     return curves
 
 
-def _rank(found: Found, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rank(detections: Detections, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows class by class from the best score, of equals as they stand; rows group by group likewise, and their rank.
 
     A group is a class in a photo; what ranks below its best 100 is left out.
     """
-    order = np.argsort(-found.score, kind="stable")
+    order = np.argsort(-detections.score, kind="stable")
     narrow = np.uint16 if classes <= 1 << 16 else np.int64  # 16 bits are sorted by radix
-    order = order[np.argsort(found.label[order].astype(narrow), kind="stable")]
-    keys = _group(found, classes)[order]
+    order = order[np.argsort(detections.label[order].astype(narrow), kind="stable")]
+    keys = _group(detections, classes)[order]
     by_group = np.argsort(keys, kind="stable")
     _, start, counts = _runs(keys[by_group])
     rank = np.arange(len(keys)) - np.repeat(start, counts)
@@ -265,7 +292,7 @@ def _rank(found: Found, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return order, order[by_group], rank
 
 
-def _group(boxes: Found | Truths, classes: int) -> np.ndarray:
+def _group(boxes: Detections | GroundTruth, classes: int) -> np.ndarray:
     return boxes.photo * classes + boxes.label
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,45 +42,43 @@ FILES = {
 }  # as the reference implementation names its files
 
 
-def write_coco(path: str | Path, dataset: Dataset, predicted: bool = False) -> dict:
+def write_coco(path: str | Path, dataset: Dataset, predicted: bool = False) -> None:
     """Write a split as COCO JSON, with `state` and `trust` in each annotation and a list `states` like `categories`.
 
     Category ids start at 1 in the order of the parts, state ids at 0.
 
     Args:
         predicted: boxes are answers, and trust is their `score`.
-
-    Returns:
-        Statistics, see `statistics_of`.
     """
-    (parts, states), attributes = names_of(dataset), attributes_of(dataset)
+    source = records_of(dataset)
+    categories = {name: i for i, name in enumerate(source.parts, 1)}
+    states = {name: i for i, name in enumerate(source.states)}
     images: list[dict] = []
     annotations: list[dict] = []
-    for number, row in enumerate(_rows(dataset), 1):
-        images.append(
-            {"id": number, "file_name": row["image_id"], "width": row["width"], "height": row["height"]}
-        )
-        for box, part, state, trust, crowd, values in _parts(row, attributes):
-            annotation = {
-                "id": len(annotations) + 1,
-                "image_id": number,
-                "category_id": part + 1,
-                "bbox": box,
-                "area": round(box[2] * box[3], DECIMALS),
-                "iscrowd": int(crowd),
-                "state": state,
-                "score" if predicted else "trust": trust,
-            } | ({"attributes": values} if values else {})
-            annotations.append({key: v for key, v in annotation.items() if key != "state" or not crowd})
+    for number, photo in enumerate(source.photos, 1):
+        images.append({"id": number, "file_name": photo.name, "width": photo.width, "height": photo.height})
+        for part in photo.parts:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": categories[part.name],
+                    "bbox": part.box,
+                    "area": round(part.box[2] * part.box[3], DECIMALS),
+                    "iscrowd": int(part.crowd),
+                    "score" if predicted else "trust": part.trust,
+                }
+                | ({} if part.crowd else {"state": states[part.state]})
+                | ({"attributes": part.attributes} if part.attributes else {})
+            )
     content = {
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": i + 1, "name": name} for i, name in parts.items()],
-        "states": [{"id": i, "name": name} for i, name in states.items()],
-    } | ({"attributes": attributes} if attributes else {})
+        "categories": [{"id": i, "name": name} for name, i in categories.items()],
+        "states": [{"id": i, "name": name} for name, i in states.items()],
+    } | ({"attributes": source.attributes} if source.attributes else {})
     with atomic_write(path) as file:
         json.dump(content, file)
-    return statistics_of(dataset)
 
 
 def write_coco_results(path: str | Path, dataset: Dataset, truths: str | Path) -> None:
@@ -94,21 +92,16 @@ def write_coco_results(path: str | Path, dataset: Dataset, truths: str | Path) -
         raise DataError(f"{truths}: is no COCO file, whose ids the results must have")
     photos = _ids(content["images"], "file_name", truths)
     categories = _ids(content.get("categories"), "name", truths)
-    parts, states = names_of(dataset)
-    unknown = [name for name in dataset["image_id"] if name not in photos]
-    unknown += [name for name in parts.values() if name not in categories]
+    source = records_of(dataset)
+    unknown = [photo.name for photo in source.photos if photo.name not in photos]
+    unknown += [name for name in source.parts if name not in categories]
     if unknown:
         raise DataError(f"{truths}: does not know {', '.join(unknown[:5])}")
     results = [
-        {
-            "image_id": photos[row["image_id"]],
-            "category_id": categories[parts[part]],
-            "bbox": box,
-            "score": score,
-        }
-        | {"state": states[state]}
-        for row in _rows(dataset)
-        for box, part, state, score, _, _ in _parts(row)
+        {"image_id": photos[photo.name], "category_id": categories[part.name]}
+        | {"bbox": part.box, "score": part.trust, "state": part.state}
+        for photo in source.photos
+        for part in photo.parts
     ]
     with atomic_write(path) as file:
         json.dump(results, file)
@@ -126,37 +119,30 @@ def _ids(entries: Any, key: str, path: str | Path) -> dict[str, Any]:
     return ids
 
 
-def write_delftbikes(path: str | Path, dataset: Dataset) -> dict:
+def write_delftbikes(path: str | Path, dataset: Dataset) -> None:
     """Write a split in the layout of DelftBikes.
-
-    Returns:
-        Statistics, see `statistics_of`.
 
     Raises:
         DataError: a photo shows a part twice, or a crowd of it, which that layout cannot say.
     """
-    names, states = names_of(dataset)
-    content = {}
-    for row in _rows(dataset):
-        size = {"filename": row["image_id"], "width": row["width"], "height": row["height"], "channels": 3}
-        parts = {}
-        for box, part, state, trust, crowd, _ in _parts(row):
-            if names[part] in parts or crowd:
-                how = "as a crowd" if crowd else "twice"
-                raise DataError(
-                    f"{row['image_id']}: shows {names[part]!r} {how}, which this layout cannot say"
-                )
-            parts[names[part]] = {
-                "part_name": names[part],
-                "object_state": states[state],
-                "object_state_class": state,
-                "trust": trust,
-                "absolute_bounding_box": dict(zip(("left", "top", "width", "height"), box, strict=True)),
+    source, content = records_of(dataset), {}
+    for photo in source.photos:
+        parts: dict[str, dict] = {}
+        for part in photo.parts:
+            if part.name in parts or part.crowd:
+                how = "as a crowd" if part.crowd else "twice"
+                raise DataError(f"{photo.name}: shows {part.name!r} {how}, which this layout cannot say")
+            parts[part.name] = {
+                "part_name": part.name,
+                "object_state": part.state,
+                "object_state_class": list(source.states).index(part.state),
+                "trust": part.trust,
+                "absolute_bounding_box": dict(zip(("left", "top", "width", "height"), part.box, strict=True)),
             }
-        content[row["image_id"]] = {"image": size, "parts": parts}
+        size = {"filename": photo.name, "width": photo.width, "height": photo.height, "channels": 3}
+        content[photo.name] = {"image": size, "parts": parts}
     with atomic_write(path) as file:
         json.dump(content, file)
-    return statistics_of(dataset)
 
 
 def statistics_of(dataset: Dataset) -> dict:
@@ -228,14 +214,18 @@ def convert(
 
 
 def records_of(dataset: Dataset) -> Source:
-    """The photos of a split as records, boxes rounded to `DECIMALS`."""
+    """The photos of a split as records, boxes and trust rounded to `DECIMALS`, attributes that somebody told."""
     (parts, states), attributes = names_of(dataset), attributes_of(dataset)
     photos = []
-    for row in _rows(dataset):
+    for row in dataset.remove_columns("image"):
         photo = PhotoRecord(row["image_id"], row["width"], row["height"])
-        for box, part, state, trust, crowd, values in _parts(row, attributes):
-            told = PartRecord(parts[part], states.get(state), box, trust, crowd=crowd, attributes=values)
-            photo.parts.append(told)
+        boxes = xyxy_to_xywh(row["boxes"]).round(DECIMALS).tolist()
+        trust = np.round(row["trust"], DECIMALS).tolist()
+        columns = zip(boxes, row["parts"], row["states"], trust, row["iscrowd"], strict=True)
+        for i, (box, part, state, sure, crowd) in enumerate(columns):
+            told = {name: values[row[name][i]] for name, values in attributes.items() if row[name][i] >= 0}
+            record = PartRecord(parts[part], states.get(state), box, sure, crowd=crowd, attributes=told)
+            photo.parts.append(record)
         photos.append(photo)
     return Source(Path(), photos, list(parts.values()), list(states.values()), attributes=attributes)
 
@@ -305,21 +295,3 @@ LAYOUTS: dict[str, Writer] = {
     "yolo": _yolo,
     "voc": _voc,
 }
-
-
-def _rows(dataset: Dataset) -> Dataset:
-    """Without the column that holds the pictures."""
-    return dataset.remove_columns("image")
-
-
-def _parts(
-    row: dict, attributes: Mapping[str, Sequence[str]] | None = None
-) -> Iterator[tuple[list[float], int, int, float, bool, dict[str, str]]]:
-    """(left, top, width, height), part, state, trust, iscrowd, and the attributes that somebody told, of each part."""
-    boxes = xyxy_to_xywh(row["boxes"]).round(DECIMALS).tolist()
-    trust = np.round(row["trust"], DECIMALS).tolist()
-    named = [
-        {name: values[row[name][i]] for name, values in (attributes or {}).items() if row[name][i] >= 0}
-        for i in range(len(boxes))
-    ]
-    return zip(boxes, row["parts"], row["states"], trust, row["iscrowd"], named, strict=True)

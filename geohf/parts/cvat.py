@@ -46,7 +46,7 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
     labels = [label for label in root.iter("label") if label.find("name") is not None]
     parts = [(label.findtext("name") or "").strip() for label in labels]
     values: dict[str, list[str]] = defaultdict(list)
-    for attribute in (found for label in labels for found in label.iter("attribute")):
+    for attribute in (child for label in labels for child in label.iter("attribute")):
         kind = attribute.findtext("input_type") or "select"
         if kind in ("number", "text"):  # which list their range, or their default
             continue
@@ -54,12 +54,12 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
         listed = ["false", "true"] if kind == "checkbox" else listed  # which lists its default
         known = values[(attribute.findtext("name") or "").strip()]
         known += [value for value in listed if value not in ("", UNDEFINED, *known)]
-    sources = {name: Source(path, found, list(dict.fromkeys(parts)), []) for name, found in photos.items()}
-    return sources, {name: found for name, found in values.items() if found}
+    sources = {name: Source(path, own, list(dict.fromkeys(parts)), []) for name, own in photos.items()}
+    return sources, {name: own for name, own in values.items() if own}
 
 
 def _part(shape: Element) -> PartRecord:
-    attributes = {found.get("name", ""): (found.text or "").strip() for found in shape.iter("attribute")}
+    attributes = {child.get("name", ""): (child.text or "").strip() for child in shape.iter("attribute")}
     attributes = {name: value for name, value in attributes.items() if value != UNDEFINED}
     if shape.get(OCCLUDED) is not None:  # its own mark, unless an attribute is called so
         attributes.setdefault(OCCLUDED, "true" if shape.get(OCCLUDED) == "1" else "false")

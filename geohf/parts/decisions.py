@@ -16,15 +16,14 @@ import torch
 
 from geohf.errors import DataError
 from geohf.metrics.calibration import fit_temperature, risk_threshold
-from geohf.parts.coco_eval import Found, Truths, match, match_and_count
-from geohf.parts.state_metrics import MATCH_IOU, unlisted_parts
+from geohf.parts.coco_eval import Detections, GroundTruth, match_and_count
+from geohf.parts.state_metrics import MATCH_IOU, Table, is_there, matched_truths, unlisted_parts
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
 
 logger = logging.getLogger(__name__)
 
-Table = dict[str, np.ndarray]
 FEW = 10  # a part with fewer truths takes the threshold of all parts
 _EPS = 1e-12
 
@@ -40,16 +39,22 @@ class Presence(NamedTuple):
     score: np.ndarray
     there: np.ndarray
 
+    @property
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) the scores of the parts that have one, of which somebody knows whether they are there, and (n,) whether."""
+        known = (self.score > 0) & (self.there >= 0)
+        return self.score[known], self.there[known]
 
-def with_temperatures(found: dict[str, torch.Tensor], config: PartStateConfig) -> dict[str, torch.Tensor]:
+
+def with_temperatures(outputs: dict[str, torch.Tensor], config: PartStateConfig) -> dict[str, torch.Tensor]:
     """Outputs with the config's temperatures: `scores`, and `state_probs` (..., states) that sum to 1 again."""
-    if "scores" in found and config.score_temperature != 1:
-        found = found | {"scores": (found["scores"].logit() / config.score_temperature).sigmoid()}
-    if "state_probs" in found and config.state_temperature != 1:
-        powers = found["state_probs"] ** (1 / config.state_temperature)
+    if "scores" in outputs and config.score_temperature != 1:
+        outputs = outputs | {"scores": (outputs["scores"].logit() / config.score_temperature).sigmoid()}
+    if "state_probs" in outputs and config.state_temperature != 1:
+        powers = outputs["state_probs"] ** (1 / config.state_temperature)
         # where a photo has fewer boxes than the batch's longest list, all are 0
-        found = found | {"state_probs": powers / powers.sum(-1, keepdim=True).clamp(min=_EPS)}
-    return found
+        outputs = outputs | {"state_probs": powers / powers.sum(-1, keepdim=True).clamp(min=_EPS)}
+    return outputs
 
 
 def reset_decisions(config: PartStateConfig) -> None:
@@ -96,40 +101,39 @@ def fit_decisions(
     tables = joined(predictions, targets)
     config.state_temperature = _state_temperature(config, *tables[:2])
     presence = presence_of(predictions, targets, config.num_labels, config.absent_index)
-    known = (presence.score > 0) & (presence.there >= 0)
-    logits = _logit(presence.score[known])
-    config.score_temperature = fit_temperature(
-        np.stack([np.zeros_like(logits), logits], 1), presence.there[known]
-    )
+    scores, there = presence.known
+    logits = _logit(scores)
+    config.score_temperature = fit_temperature(np.stack([np.zeros_like(logits), logits], 1), there)
     if config.threshold_rule == "given":
         return
 
     def warmed(scores: np.ndarray) -> np.ndarray:
         return 1 / (1 + np.exp(-_logit(scores) / config.score_temperature))
 
-    found = tables[0] | {"scores": warmed(tables[0]["scores"])}
+    detections = tables[0] | {"scores": warmed(tables[0]["scores"])}
     score = np.where(presence.score > 0, warmed(presence.score), 0)
     limit = _risk_limits(config, presence._replace(score=score), max_missed, max_hallucinated)
     if limit is None:
-        thresholds = part_thresholds(found, *tables[1:], config.num_labels, config.absent_index)
+        thresholds = part_thresholds(detections, *tables[1:], config.num_labels, config.absent_index)
     else:
         thresholds = np.full(config.num_labels, limit)
     config.presence_thresholds = np.float32(thresholds).tolist()  # as scores are compared
 
 
 def part_thresholds(
-    found: dict, truths: dict, crowds: dict, parts: int, absent_state: int | None = None
+    detections: Table, truths: Table, crowds: Table, parts: int, absent_state: int | None = None
 ) -> np.ndarray:
     """(parts,) the threshold of each part with the best F1 of its detections at IoU 0.5.
 
     Parts with fewer than `FEW` truths take the one that is best for all parts together.
     """
-    matched, counted, positives = detections_judged(found, truths, crowds, parts, absent_state)
-    whole = best_f1_threshold(found["scores"][counted], matched[counted], int(positives.sum()))
+    matched, counted, positives = detections_judged(detections, truths, crowds, parts, absent_state)
+    scores = detections["scores"]
+    whole = best_f1_threshold(scores[counted], matched[counted], int(positives.sum()))
     thresholds = np.full(parts, whole)
     for part in np.flatnonzero(positives >= FEW):
-        own = counted & (found["labels"] == part)
-        thresholds[part] = best_f1_threshold(found["scores"][own], matched[own], int(positives[part]))
+        own = counted & (detections["labels"] == part)
+        thresholds[part] = best_f1_threshold(scores[own], matched[own], int(positives[part]))
     return thresholds
 
 
@@ -137,12 +141,12 @@ def part_scores(
     config: PartStateConfig, predictions: Sequence[Mapping], targets: Sequence[Mapping]
 ) -> list[dict[str, float]]:
     """`precision`, `recall` and `f1` of each part's detections at IoU 0.5 and at its `threshold`; NaN where undefined."""
-    found, truths, crowds = joined(predictions, targets)
-    judged = detections_judged(found, truths, crowds, config.num_labels, config.absent_index)
-    matched, counted, positives = judged
+    tables = joined(predictions, targets)
+    matched, counted, positives = detections_judged(*tables, config.num_labels, config.absent_index)
+    labels, scores = tables[0]["labels"], tables[0]["scores"]
     rows = []
     for part, threshold in enumerate(config.thresholds):
-        sure = counted & (found["labels"] == part) & (found["scores"] >= np.float32(threshold))
+        sure = counted & (labels == part) & (scores >= np.float32(threshold))
         right, said, wanted = int(matched[sure].sum()), int(sure.sum()), int(positives[part])
         row = {"threshold": threshold, "precision": right / said if said else math.nan}
         row["recall"] = right / wanted if wanted else math.nan
@@ -151,15 +155,12 @@ def part_scores(
 
 
 def detections_judged(
-    found: dict, truths: dict, crowds: dict, parts: int, absent_state: int | None
+    detections: Table, truths: Table, crowds: Table, parts: int, absent_state: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each detection whether it is right at IoU 0.5 and whether it counts; of each part, how often it is there."""
-    present = truths["states"] != (-1 if absent_state is None else absent_state)
-    truth = Truths(truths["photo"][present], truths["labels"][present], truths["boxes"][present])
-    crowd = Truths(crowds["photo"], crowds["labels"], crowds["boxes"])
-    detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
-    matched, counted = match_and_count(detections, truth, parts, crowd, MATCH_IOU)
-    return matched, counted, np.bincount(truth.label, minlength=parts)
+    there = GroundTruth.of(truths, is_there(truths["states"], absent_state))
+    boxes = Detections.of(detections), there, parts, GroundTruth.of(crowds)
+    return *match_and_count(*boxes, MATCH_IOU), np.bincount(there.label, minlength=parts)
 
 
 def best_f1_threshold(scores: np.ndarray, right: np.ndarray, positives: int) -> float:
@@ -194,29 +195,29 @@ def presence_of(
 
 
 def presence_in(
-    found: Table, truths: Table, crowds: Table, photos: int, parts: int, absent_state: int | None
+    detections: Table, truths: Table, crowds: Table, photos: int, parts: int, absent_state: int | None
 ) -> Presence:
     """As `presence_of`, of tables of detections, truths and crowds with the number of each one's `photo`."""
     score, there = np.zeros((photos, parts)), np.full((photos, parts), -1)
-    claims = found["states"] != (-1 if absent_state is None else absent_state)
-    np.maximum.at(score, (found["photo"][claims], found["labels"][claims]), found["scores"][claims])
+    claims = is_there(detections["states"], absent_state)
+    photo, label, scores = (detections[key][claims] for key in ("photo", "labels", "scores"))
+    np.maximum.at(score, (photo, label), scores)
     if absent_state is None:
         absent = unlisted_parts(truths, crowds, photos, parts)
     else:
         absent = {key: truths[key][truths["states"] == absent_state] for key in ("photo", "labels")}
     there[absent["photo"], absent["labels"]] = 0
-    present = truths["states"] != (-1 if absent_state is None else absent_state)
-    for table, rows in ((truths, present), (crowds, slice(None))):
+    for table, rows in ((truths, is_there(truths["states"], absent_state)), (crowds, slice(None))):
         there[table["photo"][rows], table["labels"][rows]] = 1
     return Presence(score, there)
 
 
 def joined(predictions: Sequence[Mapping], targets: Sequence[Mapping]) -> tuple[dict, dict, dict]:
     """Detections, truths and crowds of all photos, each with its `photo`."""
-    found = _joined(predictions, ("boxes", "labels", "scores", "states", "state_probs"))
+    detections = _joined(predictions, ("boxes", "labels", "scores", "states", "state_probs"))
     truths = _joined(targets, ("boxes", "labels", "states", "iscrowd"))
     crowd = truths["iscrowd"].astype(bool)
-    return found, {k: v[~crowd] for k, v in truths.items()}, {k: v[crowd] for k, v in truths.items()}
+    return detections, {k: v[~crowd] for k, v in truths.items()}, {k: v[crowd] for k, v in truths.items()}
 
 
 def _joined(rows: Sequence[Mapping], keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -257,19 +258,17 @@ def _risk_limits(
     return lowest if config.max_hallucinated is not None else None
 
 
-def _state_temperature(config: PartStateConfig, found: dict, truths: dict) -> float:
+def _state_temperature(config: PartStateConfig, detections: Table, truths: Table) -> float:
     """Fitted on detections that find a truth at IoU 0.5, over the states that a box can have."""
     if not config.tells_states:
         return 1.0
     possible = [i for i in range(config.num_states) if config.absent == "detect" or i != config.absent_index]
-    detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
-    boxes = Truths(truths["photo"], truths["labels"], truths["boxes"])
-    rows = match(detections, boxes, config.num_labels, np.array([MATCH_IOU]))[:, 0]
+    rows = matched_truths(detections, truths, config.num_labels)
     number = np.full(config.num_states, -1)
     number[possible] = np.arange(len(possible))
     right = rows >= 0
     labels = number[truths["states"][rows[right]]]
-    return fit_temperature(np.log(found["state_probs"][right][:, possible].clip(_EPS)), labels)
+    return fit_temperature(np.log(detections["state_probs"][right][:, possible].clip(_EPS)), labels)
 
 
 def _logit(scores: np.ndarray) -> np.ndarray:

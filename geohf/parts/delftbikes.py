@@ -30,8 +30,8 @@ def read_delftbikes(
     """
     photos = []
     if not any(isinstance(entry, dict) and "parts" in entry for entry in content.values()):
-        found = {key for entry in (content, *content.values()) if isinstance(entry, dict) for key in entry}
-        tool = next((name for key, name in _OTHERS.items() if key in found), None)
+        keys = {key for entry in (content, *content.values()) if isinstance(entry, dict) for key in entry}
+        tool = next((name for key, name in _OTHERS.items() if key in keys), None)
         hint = f": it seems to be {tool}'s, to be made COCO first" if tool else ""
         raise DataError(
             f"{path}: has neither COCO's `images` and `annotations`, nor photos with `parts`{hint}"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.parts.coco_eval import AREAS, IOU_THRESHOLDS, Found, MatchedBoxes, Truths
+from geohf.parts.coco_eval import AREAS, IOU_THRESHOLDS, Detections, GroundTruth, MatchedBoxes
 from geohf.parts.decisions import presence_in
 from geohf.parts.state_metrics import (
     STATE_NUMBERS,
+    Table,
     attribute_metrics,
     calibration_error,
     confusion_counts,
+    is_there,
     match_attributes,
     match_states,
     state_error,
@@ -36,13 +38,23 @@ def evaluate_detections(
     """The metrics of `PartEvaluator` for the predictions of all photos at once.
 
     >>> box = {"boxes": [[0, 0, 9, 9]], "labels": [0], "states": [1]}
-    >>> found = evaluate_detections([box | {"scores": [0.9], "state_scores": [1.0]}], [box])
-    >>> [round(found[name], 6) for name in ("map", "state_accuracy", "joint_map")]
+    >>> metrics = evaluate_detections([box | {"scores": [0.9], "state_scores": [1.0]}], [box])
+    >>> [round(metrics[name], 6) for name in ("map", "state_accuracy", "joint_map")]
     [1.0, 1.0, 1.0]
     """
     evaluator = PartEvaluator(num_parts, num_states, absent_state, part_names, score_threshold)
     evaluator.add(predictions, targets)
     return evaluator.compute()
+
+
+class _Photos(NamedTuple):
+    """All photos that were added, one after the other, and how many parts and states there are."""
+
+    detections: Table
+    truths: Table
+    crowds: Table
+    parts: int
+    states: int
 
 
 class PartEvaluator:
@@ -103,20 +115,19 @@ class PartEvaluator:
         for prediction, target in zip(predictions, targets, strict=True):
             name = target.get("image_id", f"number {len(self._photos)}")
             scores, further = ("scores", "state_scores"), len(self.attributes)
-            found = _checked(prediction, scores, f"prediction of photo {name}", further)
-            truth, crowds = _checked_target(target, f"target of photo {name}", further)
-            for part in (found, truth):
-                for column, (key, values) in enumerate(self.attributes.items()):
-                    if (part["attributes"][:, column] >= len(values)).any():
-                        told = part["attributes"][:, column].max()
-                        raise DataError(f"photo {name}: {key} hold {told}, there are {len(values)} from 0")
-            for part in (found, truth, crowds):
-                for key, limit in (("labels", self.num_parts), ("states", self.num_states)):
-                    if limit is not None and (part[key] >= limit).any():
-                        raise DataError(
-                            f"photo {name}: {key} hold {part[key].max()}, there are {limit} from 0"
-                        )
-            self._photos.append((found, truth, crowds))
+            detections = _checked(prediction, scores, f"prediction of photo {name}", further)
+            truths, crowds = _checked_target(target, f"target of photo {name}", further)
+            for table in (detections, truths, crowds):
+                columns = {"labels": (table["labels"], self.num_parts)}
+                columns["states"] = (table["states"], self.num_states)
+                for column, (key, values) in enumerate(
+                    self.attributes.items() if table is not crowds else ()
+                ):
+                    columns[key] = (table["attributes"][:, column], len(values))
+                for key, (numbers, limit) in columns.items():
+                    if limit is not None and (numbers >= limit).any():
+                        raise DataError(f"photo {name}: {key} hold {numbers.max()}, there are {limit} from 0")
+            self._photos.append((detections, truths, crowds))
             given: Any = target.get("image_id")
             self._ids.append(given.item() if hasattr(given, "item") else given)
 
@@ -133,29 +144,30 @@ class PartEvaluator:
         - `presence_ece`, `state_ece`: how far the score of a part's best detection lies from how often the part is there, and
           the score of a state from how often it is right (expected calibration error, 15 bins)
         """
-        found, truths, crowds = self._tables()
-        parts, states = self._sizes(found, truths, crowds)
-        whole, pairs = self._matched(found, truths, crowds, parts, states)
+        photos = self._joined()
+        truths, parts = photos.truths, photos.parts
+        whole, pairs = self._matched(photos)
         precision = whole.precision()
         metrics = {"map": _mean(precision)}
         for name, threshold in (("map_50", 0.5), ("map_75", 0.75)):
             metrics[name] = _mean(precision[np.isclose(IOU_THRESHOLDS, threshold)])
-        boxes = self._boxes(found, truths, crowds)
+        detections, there, crowds = self._boxes(photos)
         for size, area in AREAS.items():
-            metrics[f"map_{size}"] = _mean(MatchedBoxes(*boxes[:2], parts, boxes[2], area).precision())
+            metrics[f"map_{size}"] = _mean(MatchedBoxes(detections, there, parts, crowds, area).precision())
         metrics |= {f"mar_{count}": _mean(whole.recall(count)) for count in (1, 10, 100)}
         metrics["joint_map"] = _mean(pairs.precision())
-        sure = self._sure(found)
-        metrics |= state_metrics(self._confusion(sure, truths, parts, states), self.absent_state)
+        sure = self._sure(photos)
+        metrics |= state_metrics(self._confusion(photos), self.absent_state)
         metrics["state_ece"] = state_error(sure, truths, parts, self.absent_state)
-        metrics["presence_ece"] = self._presence_error(found, truths, crowds, parts)
+        presence = presence_in(*photos[:3], len(self), parts, self.absent_state)
+        metrics["presence_ece"] = calibration_error(*presence.known)
         if self.num_states == 1:  # there is nothing to tell
             metrics |= dict.fromkeys(("joint_map", "state_ece", *STATE_NUMBERS), float("nan"))
         if self.attributes:
             told = match_attributes(sure, truths, parts)
             metrics |= attribute_metrics(told, truths, self.attributes, self.absent_state)
-        unlisted = self._unlisted(truths, crowds, parts)
-        metrics |= verification_metrics(sure, truths, parts, self.absent_state, crowds, unlisted)
+        unlisted = self._unlisted(photos)
+        metrics |= verification_metrics(sure, truths, parts, self.absent_state, photos.crowds, unlisted)
         for part in range(parts):
             metrics[f"ap/{self.part_names[part] if self.part_names else part}"] = _mean(precision[..., part])
         return metrics
@@ -165,106 +177,93 @@ class PartEvaluator:
 
         For `geohf.metrics.intervals.bootstrap_intervals`; boxes are matched once for all draws.
         """
-        found, truths, crowds = self._tables()
-        parts, states = self._sizes(found, truths, crowds)
-        whole, pairs = self._matched(found, truths, crowds, parts, states)
-        sure = self._sure(found)
+        photos = self._joined()
+        truths, parts = photos.truths, photos.parts
+        whole, pairs = self._matched(photos)
+        sure = self._sure(photos)
         told = match_states(sure, truths, parts)
         values = match_attributes(sure, truths, parts) if self.attributes else None
-        unlisted = self._unlisted(truths, crowds, parts)
+        unlisted = self._unlisted(photos)
 
-        def measure(photos: np.ndarray) -> dict[str, float]:
-            counts = np.bincount(photos, minlength=len(self))
+        def measure(numbers: np.ndarray) -> dict[str, float]:
+            counts = np.bincount(numbers, minlength=len(self))
             rows = np.repeat(np.arange(len(told)), counts[truths["photo"]])
-            drawn = {key: values[rows] for key, values in truths.items()}
-            confusion = confusion_counts(drawn["states"], told[rows], states)
+            drawn = {key: column[rows] for key, column in truths.items()}
             missing = unlisted and {
-                key: np.repeat(values, counts[unlisted["photo"]]) for key, values in unlisted.items()
+                key: np.repeat(column, counts[unlisted["photo"]]) for key, column in unlisted.items()
             }
-            verified = verification_metrics(sure, drawn, parts, self.absent_state, crowds, missing)
-            numbers = {
-                "map": _mean(whole.precision(counts)),
-                "joint_map": _mean(pairs.precision(counts)),
-                "state_f1": state_metrics(confusion, self.absent_state)["state_f1"],
-                "hallucination": verified["hallucination"],
-            }
+            verified = verification_metrics(sure, drawn, parts, self.absent_state, photos.crowds, missing)
+            metrics = {"map": _mean(whole.precision(counts)), "hallucination": verified["hallucination"]}
+            if self.num_states != 1:
+                confusion = confusion_counts(drawn["states"], told[rows], photos.states)
+                metrics["joint_map"] = _mean(pairs.precision(counts))
+                metrics["state_f1"] = state_metrics(confusion, self.absent_state)["state_f1"]
             if values is not None:
                 of_each = attribute_metrics(values[rows], drawn, self.attributes, self.absent_state)
-                further = {key: value for key, value in of_each.items() if key.startswith("state_f1/")}
-            else:
-                further = {}
-            return further | (
-                numbers if self.num_states != 1 else {key: numbers[key] for key in ("map", "hallucination")}
-            )
+                metrics |= {key: value for key, value in of_each.items() if key.startswith("state_f1/")}
+            return metrics
 
         return measure
 
     def confusion(self) -> np.ndarray:
         """(states, states + 1) int64 counts of truths: row = true state, column = predicted one, the last: missed."""
-        found, truths, crowds = self._tables()
-        return self._confusion(self._sure(found), truths, *self._sizes(found, truths, crowds))
+        return self._confusion(self._joined())
 
     def precision_curves(self) -> np.ndarray:
         """(10 overlaps, 101 recalls, parts) precision at COCO's recalls from 0 to 1; NaN of a part that is never there."""
-        found, truths, crowds = self._tables()
-        boxes, (parts, _) = self._boxes(found, truths, crowds), self._sizes(found, truths, crowds)
-        return MatchedBoxes(*boxes[:2], parts, boxes[2]).precision()
+        photos = self._joined()
+        detections, there, crowds = self._boxes(photos)
+        return MatchedBoxes(detections, there, photos.parts, crowds).precision()
 
-    def _presence_error(self, found, truths, crowds, parts) -> float:
-        presence = presence_in(found, truths, crowds, len(self), parts, self.absent_state)
-        known = (presence.score > 0) & (presence.there >= 0)
-        return calibration_error(presence.score[known], presence.there[known])
+    def _unlisted(self, photos: _Photos) -> Table | None:
+        listed = photos.truths, photos.crowds, len(self), photos.parts
+        return unlisted_parts(*listed) if self.absent_state is None else None
 
-    def _unlisted(self, truths, crowds, parts) -> dict[str, np.ndarray] | None:
-        return unlisted_parts(truths, crowds, len(self), parts) if self.absent_state is None else None
+    def _sure(self, photos: _Photos) -> Table:
+        """The detections that have the score."""
+        detections, limit = photos.detections, np.asarray(self.score_threshold)
+        sure = detections["scores"] >= (limit[detections["labels"]] if limit.ndim else limit)
+        return {key: values[sure] for key, values in detections.items()}
 
-    def _sizes(self, found, truths, crowds) -> tuple[int, int]:
-        parts = self.num_parts or _count(found["labels"], truths["labels"], crowds["labels"])
-        return parts, self.num_states or _count(found["states"], truths["states"])
-
-    def _sure(self, found) -> dict[str, np.ndarray]:
-        limit = np.asarray(self.score_threshold)
-        sure = found["scores"] >= (limit[found["labels"]] if limit.ndim else limit)
-        return {key: values[sure] for key, values in found.items()}
-
-    def _boxes(self, found, truths, crowds) -> tuple[Found, Truths, Truths]:
+    def _boxes(self, photos: _Photos) -> tuple[Detections, GroundTruth, GroundTruth]:
         """Detections, parts that are not absent, and crowds, for average precision."""
-        present = truths["states"] != (-1 if self.absent_state is None else self.absent_state)
-        return (
-            Found(found["photo"], found["labels"], found["boxes"], found["scores"]),
-            Truths(truths["photo"][present], truths["labels"][present], truths["boxes"][present]),
-            Truths(crowds["photo"], crowds["labels"], crowds["boxes"]),
-        )
+        there = is_there(photos.truths["states"], self.absent_state)
+        truths = GroundTruth.of(photos.truths, there)
+        return Detections.of(photos.detections), truths, GroundTruth.of(photos.crowds)
 
-    def _matched(self, found, truths, crowds, parts, states) -> tuple[MatchedBoxes, MatchedBoxes]:
+    def _matched(self, photos: _Photos) -> tuple[MatchedBoxes, MatchedBoxes]:
         """Boxes matched by their parts, and by their pairs of part and state."""
-        detections, truth, crowd = self._boxes(found, truths, crowds)
-        present = truths["states"] != (-1 if self.absent_state is None else self.absent_state)
+        detections, truths, crowds = self._boxes(photos)
+        own, parts, states = photos.detections, photos.parts, photos.states
+        true_states = photos.truths["states"][is_there(photos.truths["states"], self.absent_state)]
         pairs = detections._replace(
-            label=found["labels"] * states + found["states"], score=found["scores"] * found["state_scores"]
+            label=own["labels"] * states + own["states"], score=own["scores"] * own["state_scores"]
         )
-        true_pairs = truth._replace(label=truth.label * states + truths["states"][present])
-        crowd_pairs = Truths(  # a crowd holds its part in every state
-            np.repeat(crowd.photo, states),
-            (crowd.label[:, None] * states + np.arange(states)).ravel(),
-            np.repeat(crowd.box, states, axis=0),
+        true_pairs = truths._replace(label=truths.label * states + true_states)
+        crowd_pairs = GroundTruth(  # a crowd holds its part in every state
+            np.repeat(crowds.photo, states),
+            (crowds.label[:, None] * states + np.arange(states)).ravel(),
+            np.repeat(crowds.box, states, axis=0),
         )
         return (
-            MatchedBoxes(detections, truth, parts, crowd),
+            MatchedBoxes(detections, truths, parts, crowds),
             MatchedBoxes(pairs, true_pairs, parts * states, crowd_pairs),
         )
 
-    def _confusion(self, found, truths, parts, states) -> np.ndarray:
-        return confusion_counts(truths["states"], match_states(found, truths, parts), states)
+    def _confusion(self, photos: _Photos) -> np.ndarray:
+        told = match_states(self._sure(photos), photos.truths, photos.parts)
+        return confusion_counts(photos.truths["states"], told, photos.states)
 
-    def _tables(self) -> tuple[dict[str, np.ndarray], ...]:
-        """All detections, all truths and all crowds, one photo after the other."""
+    def _joined(self) -> _Photos:
         order: Sequence[int] = range(len(self._photos))
         if self._ids and all(name is not None for name in self._ids):
             if len(set(self._ids)) < len(self._ids):
                 raise DataError("two targets have the same image_id")
             order = sorted(order, key=self._ids.__getitem__)
-        return tuple(_table([self._photos[i][which] for i in order]) for which in (0, 1, 2))
+        detections, truths, crowds = (_table([self._photos[i][which] for i in order]) for which in (0, 1, 2))
+        parts = self.num_parts or _count(detections["labels"], truths["labels"], crowds["labels"])
+        states = self.num_states or _count(detections["states"], truths["states"])
+        return _Photos(detections, truths, crowds, parts, states)
 
 
 def _table(photos: list[dict]) -> dict[str, np.ndarray]:

@@ -26,9 +26,9 @@ class OnePhoto(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         height, width = pixel_values.shape[-2:]
         images = ImageList(pixel_values, [(height, width)])
-        (found,) = self.model.detect(images, self.model.feature_maps(pixel_values), (height, width))
-        found = with_temperatures(found, self.model.config)
-        return tuple(found[name] for name in output_names(self.model))
+        (detections,) = self.model.detect(images, self.model.feature_maps(pixel_values), (height, width))
+        detections = with_temperatures(detections, self.model.config)
+        return tuple(detections[name] for name in output_names(self.model))
 
 
 def output_names(model: PartStateModel) -> list[str]:

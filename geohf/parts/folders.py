@@ -52,18 +52,18 @@ def annotation_files(folder: Path) -> dict[str, Path]:
     """
     # one layout for all splits: the photos of one layout's validation may be training photos of another
     layouts = [_files_of_layout(folder, pattern) for pattern in _FILES]
-    found = next((files for files in layouts if "train" in files), None) or next(filter(None, layouts), {})
+    chosen = next((files for files in layouts if "train" in files), None) or next(filter(None, layouts), {})
     alone = [folder / name for name in _ALONE if (folder / name).is_file()]
-    if not found and alone:
-        found = {"train": alone}
-    if not found and any(next(folder.glob(pattern), None) for pattern in _XML):
-        found = {"train": [folder]}
-    if not found:
+    if not chosen and alone:
+        chosen = {"train": alone}
+    if not chosen and any(next(folder.glob(pattern), None) for pattern in _XML):
+        chosen = {"train": [folder]}
+    if not chosen:
         wanted = ", ".join([pattern.format("train") for pattern in _FILES] + [*_ALONE])
         others = sorted(path.name for path in folder.glob("*.json*"))
         hint = f"; of {listed(others)}, name the one that has them" if others else ""
         raise DataError(f"{folder}: holds no annotations{hint}; looked for {wanted}, Annotations/*.xml")
-    read = {split: files[0] for split, files in found.items()}
+    read = {split: files[0] for split, files in chosen.items()}
     possible = [path for files in [*layouts, {"": alone}] for paths in files.values() for path in paths]
     beside = [path for path in dict.fromkeys(possible) if path not in read.values()]
     if beside:

@@ -67,11 +67,11 @@ class Reader:
         sources: dict[str, Source] = {}
         files = annotation_files(path) if path.is_dir() else {"train": path}
         for split, file in files.items():
-            layout, found = self._of_file(file, split, images)
+            layout, own = self._of_file(file, split, images)
             logger.info("%s: is in the layout of %s", file, layout)
-            if sources.keys() & found.keys():
-                raise DataError(f"{file}: tells of photos for {', '.join(found)}, as another file does")
-            sources |= found
+            if sources.keys() & own.keys():
+                raise DataError(f"{file}: tells of photos for {', '.join(own)}, as another file does")
+            sources |= own
         if self._open:
             self._name_parts_and_states(path)
         if self.attributes:

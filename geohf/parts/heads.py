@@ -271,12 +271,12 @@ class PartRoIHeads(RoIHeads):
         pooled = self.box_roi_pool(features, boxes, [padded] * len(boxes))
         return self.box_head(pooled.to(self.box_predictor.cls_score.weight.dtype))
 
-    def _presence(self, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _presence(self, detections: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self.config.absent != "detect" or self.config.absent_index is None:
-            return found
-        found["scores"] = self.state_head.presence(found["scores"], found["state_probs"])
-        order = found["scores"].sort(descending=True).indices
-        return {name: values[order] for name, values in found.items()}
+            return detections
+        detections["scores"] = self.state_head.presence(detections["scores"], detections["state_probs"])
+        order = detections["scores"].sort(descending=True).indices
+        return {name: values[order] for name, values in detections.items()}
 
 
 def first_of_each(labels: torch.Tensor, classes: int) -> torch.Tensor:

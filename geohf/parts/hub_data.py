@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from geohf.parts.vocabulary import attributes_of, names_of, part_features
 from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from datasets import Dataset, DatasetDict, Features
 
@@ -60,22 +60,15 @@ def _checked(
     features = part_features(parts, states, attributes_of(dataset, attributes))
     columns: dict[str, list] = {name: [] for name in features if name != "image"}
     good, given, sizes = [], [], []
-    for (position, row), (broken,) in checked_rows(enumerate(dataset), lambda pair: [pair[1]["image"]]):
-        where = f"{position}, {row['image_id']}" if row.get("image_id") else position
-        try:
-            size = upright_size(row["image"], broken)
-            listed = usable_row(row, features, size)
-        except DataError as error:
-            errors.add(source, where, str(error))
-            continue
+    rows = ((position, row.get("image_id"), row) for position, row in enumerate(dataset))
+    for position, facts, listed in usable_photos(rows, source, errors, features):
         given += xyxy_to_xywh(listed["boxes"]).tolist()
-        sizes += [size] * len(listed["boxes"])
+        sizes += [(facts["width"], facts["height"])] * len(listed["boxes"])
         trusted = trusted_parts(listed, min_trust)
         if trusted is not None:
             good.append(position)
-            facts = {"image_id": str(row.get("image_id") or position), "width": size[0], "height": size[1]}
             for name, values in columns.items():
-                values.append(facts[name] if name in facts else trusted[name])
+                values.append((facts | trusted)[name])
     require_pixels(given, sizes, source)
     if dataset.features == features and not min_trust:
         return dataset.select(good)
@@ -83,6 +76,26 @@ def _checked(
     for name, values in columns.items():
         dataset = dataset.add_column(name, values, feature=features[name])
     return dataset
+
+
+def usable_photos(
+    rows: Iterable[tuple[int, Any, dict]], source: str, errors: RowErrors, features: Features
+) -> Iterator[tuple[int, dict[str, Any], dict[str, list]]]:
+    """The rows that can be used: position, `image`, `image_id`, `width` and `height`, and the lists of `usable_row`.
+
+    Args:
+        rows: position, name of the photo where it has one, and cells, whose `image` has a path or bytes.
+        errors: notes the others.
+    """
+    for (position, name, row), (broken,) in checked_rows(rows, lambda located: [located[2]["image"]]):
+        try:
+            width, height = size = upright_size(row["image"], broken)
+            listed = usable_row(row, features, size)
+        except DataError as error:
+            errors.add(source, f"{position}, {name}" if name else position, str(error))
+            continue
+        facts = {"image": row["image"], "image_id": str(name or position), "width": width, "height": height}
+        yield position, facts, listed
 
 
 def usable_row(row: dict, features: Features, size: tuple[int, int]) -> dict[str, list]:

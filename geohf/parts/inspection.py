@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from geohf.parts.answers import SIDES
 from geohf.parts.vocabulary import ABSENT
 
 
@@ -54,13 +55,13 @@ def inspection_rows(
 
 
 def attribute_cells(
-    found: Mapping, box: int, attributes: Mapping[str, Sequence[str]] | None
+    prediction: Mapping, box: int, attributes: Mapping[str, Sequence[str]] | None
 ) -> dict[str, str | float]:
     """The value of each attribute of a box, and its score."""
     cells: dict[str, str | float] = {}
     for column, (name, values) in enumerate((attributes or {}).items()):
-        cells[name] = values[int(found["attributes"][box, column])]
-        cells[f"{name}_score"] = round(float(found["attribute_scores"][box, column]), 6)
+        cells[name] = values[int(prediction["attributes"][box, column])]
+        cells[f"{name}_score"] = round(float(prediction["attribute_scores"][box, column]), 6)
     return cells
 
 
@@ -71,14 +72,12 @@ def _row(
     best = float(scores.max()) if len(mine) else 0.0
     row = {"present": False, "state": ABSENT, "score": round(best, 6), "state_score": None}
     row["detections"] = int((scores >= score_threshold).sum())
-    sides = ["xmin", "ymin", "xmax", "ymax"]
     if not row["detections"]:
-        return row | dict.fromkeys(
-            sides + [key for name in attributes or () for key in (name, f"{name}_score")]
-        )
+        told = [key for name in attributes or () for key in (name, f"{name}_score")]
+        return row | dict.fromkeys([*SIDES, *told])
     chosen = mine[scores.argmax()]
     state = id2state[int(values["states"][chosen])]
     box = [round(float(side), 3) for side in values["boxes"][chosen]]
     row |= {"present": state != ABSENT, "state": state}
     row["state_score"] = round(float(values["state_scores"][chosen]), 6)
-    return row | dict(zip(sides, box, strict=True)) | attribute_cells(values, chosen, attributes)
+    return row | dict(zip(SIDES, box, strict=True)) | attribute_cells(values, chosen, attributes)

@@ -59,10 +59,10 @@ def read_label_config(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     # tasks hold the alias where there is one
     labels = [label.get("alias") or label.get("value") or "" for label in root.iter("Label")]
     choices = {
-        found.get("name", ""): [
-            choice.get("alias") or choice.get("value") or "" for choice in found.iter("Choice")
+        group.get("name", ""): [
+            choice.get("alias") or choice.get("value") or "" for choice in group.iter("Choice")
         ]
-        for found in root.iter("Choices")
+        for group in root.iter("Choices")
     }
     return list(dict.fromkeys(labels)), {name: values for name, values in choices.items() if values}
 
@@ -95,8 +95,12 @@ def _photo(task: Any) -> PhotoRecord:
         raise DataError("has no `data`; export as JSON, not as JSON-MIN")
     name = _name_of(task["data"])
     made = task.get("annotations", task.get("completions")) or []
-    made = [found for found in made if isinstance(found, dict) and not found.get("was_cancelled")]
-    made = [found for found in made if found.get("ground_truth")] or made
+    made = [
+        annotation
+        for annotation in made
+        if isinstance(annotation, dict) and not annotation.get("was_cancelled")
+    ]
+    made = [annotation for annotation in made if annotation.get("ground_truth")] or made
     if len(made) != 1:
         told = f"{len(made)} annotations, and none alone is the ground truth" if made else "no annotation"
         raise DataError(f"{name}: the task has {told}")

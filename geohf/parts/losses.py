@@ -34,11 +34,11 @@ def proposal_losses(
         labels: (anchors,) an image, 1 for object, 0 for background.
         positive, negative: (anchors,) masks of the sampled ones.
     """
-    found, boxes = [], []
+    objects, boxes = [], []
     for i, (right, wrong) in enumerate(zip(positive, negative, strict=True)):
         right = torch.where(right)[0]
         sampled = torch.cat([right, torch.where(wrong)[0]])
-        found.append(
+        objects.append(
             nn.functional.binary_cross_entropy_with_logits(
                 objectness[i, sampled], labels[i][sampled], reduction="sum"
             )
@@ -46,7 +46,7 @@ def proposal_losses(
         )
         miss = nn.functional.smooth_l1_loss(deltas[i, right], targets[i][right], beta=BETA, reduction="sum")
         boxes.append(miss / max(1, len(sampled)))
-    return torch.stack(found), torch.stack(boxes)
+    return torch.stack(objects), torch.stack(boxes)
 
 
 def region_losses(

@@ -42,13 +42,13 @@ def numbers(values: Mapping[str, str | None], names: tuple[str, ...]) -> list[fl
     Raises:
         DataError: one is missing or no number.
     """
-    found = []
+    parsed = []
     for name in names:
         try:
-            found.append(float(values.get(name) or ""))
+            parsed.append(float(values.get(name) or ""))
         except ValueError:
             raise DataError(f"the box's {name} is {values.get(name)!r}, not a number") from None
-    return found
+    return parsed
 
 
 def require_upright(rotation: Any) -> None:

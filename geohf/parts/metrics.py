@@ -34,7 +34,7 @@ BASELINE_THRESHOLD = 0.5  # the constant answer says a part is there where half 
 DRAWS = 200  # for intervals: every draw computes average precision anew
 
 
-class Detections(NamedTuple):
+class DetectedPhotos(NamedTuple):
     """What a detector gives on a whole dataset.
 
     Attributes:
@@ -91,7 +91,7 @@ class BatchScores:
 
 def measure(
     config: PartStateConfig,
-    found: Detections,
+    outputs: DetectedPhotos,
     targets: Sequence[Mapping],
     constant: Sequence[Mapping] | None = None,
     intervals: bool = True,
@@ -109,9 +109,9 @@ def measure(
         baseline = evaluator.compute()
     if intervals:
         evaluator = part_evaluator(config)
-        evaluator.add(found.predictions, targets)
+        evaluator.add(outputs.predictions, targets)
         ends = bootstrap_intervals(evaluator.statistics(), np.arange(len(targets)), DRAWS)
-    return join_metrics(found.numbers, ends, baseline)
+    return join_metrics(outputs.numbers, ends, baseline)
 
 
 def part_evaluator(config: PartStateConfig, threshold: float | None = None) -> PartEvaluator:

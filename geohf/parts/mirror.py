@@ -52,13 +52,13 @@ def sided(names: Iterable[str], in_pairs: bool = False) -> list[str]:
     (['LeftDoor', 'wheel_l', 'wheel_r'], [])
     """
     names = list(names)
-    found = []
+    telling = []
     for name in names:
         said = not in_pairs and any(word.lower() in ("left", "right") for word in _WORD.findall(name))
         other = mirror_image(name)
         if said or (other != name and other in names):
-            found.append(name)
-    return found
+            telling.append(name)
+    return telling
 
 
 def _exchanged(word: str) -> str:

@@ -10,14 +10,15 @@ import numpy as np
 
 from geohf.io import atomic_write
 from geohf.metrics.records import Evaluation
+from geohf.parts.answers import SIDES
 from geohf.parts.coco_eval import IOU_THRESHOLDS, RECALL_THRESHOLDS
 from geohf.parts.decisions import presence_of
 from geohf.parts.export import export_onnx as write_onnx
 from geohf.parts.inspection import attribute_cells, inspection_rows
 from geohf.parts.metrics import part_evaluator
 from geohf.parts.overlays import write_overlays
-from geohf.report.classes import plot_reliability
-from geohf.report.style import EVAL, INK, MUTED, TRAIN, drawing
+from geohf.report.classes import plot_confusion_counts, plot_reliability
+from geohf.report.style import EVAL, MUTED, TRAIN, drawing
 from geohf.report.tables import write_csv
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def write_outputs(
     evaluator.add(predictions, targets)
     if config.tells_states:
         told["confusion"] = evaluator.confusion()
-        plot_states(folder / "confusion.png", told["confusion"], config)
+        if told["confusion"].any():
+            states = [config.id2state[i] for i in range(config.num_states)]
+            plot_confusion_counts(folder / "confusion.png", told["confusion"], states, [*states, "missed"])
     plot_presence(folder / "reliability.png", predictions, targets, config)
     plot_precision(folder / "average_precision.png", evaluation.values_by_name)
     plot_curves(folder / "precision_recall.png", evaluator.precision_curves())
@@ -90,75 +93,50 @@ def write_predictions(
         row["true_state"] = truth.get((row["image_id"], config.label2id[row["part"]]))
     write_csv(folder / "inspection.csv", rows)
     boxes = []
-    for name, found in zip(names, predictions, strict=True):
-        for i in np.flatnonzero(found["scores"] >= limits[found["labels"]]):
-            sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), found["boxes"][i].tolist(), strict=True))
+    for name, detections in zip(names, predictions, strict=True):
+        for i in np.flatnonzero(detections["scores"] >= limits[detections["labels"]]):
+            sides = dict(zip(SIDES, detections["boxes"][i].tolist(), strict=True))
             boxes.append(
                 {
                     "image_id": name,
-                    "part": config.id2label[int(found["labels"][i])],
-                    "score": float(found["scores"][i]),
-                    "state": config.id2state[int(found["states"][i])],
-                    "state_score": float(found["state_scores"][i]),
+                    "part": config.id2label[int(detections["labels"][i])],
+                    "score": float(detections["scores"][i]),
+                    "state": config.id2state[int(detections["states"][i])],
+                    "state_score": float(detections["state_scores"][i]),
                 }
-                | attribute_cells(found, int(i), attributes)
+                | attribute_cells(detections, int(i), attributes)
                 | sides
             )
     write_csv(folder / "predictions.csv", boxes or [{"image_id": None, "part": None, "score": None}])
-
-
-def plot_states(path: Path, confusion: np.ndarray, config: PartStateConfig) -> None:
-    """Draw which state is taken for which, in percent of the true state; the last column: not found.
-
-    Args:
-        confusion: (states, states + 1) counts, see `PartEvaluator.confusion`.
-    """
-    names = [config.id2state[i] for i in range(config.num_states)]
-    totals = confusion.sum(1)
-    percent = 100 * confusion / np.maximum(totals, 1)[:, None]
-    with drawing(path, 2.4 + 0.85 * confusion.shape[1], 1.8 + 0.6 * len(names)) as figure:
-        axes = figure.add_subplot()
-        axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-        for row, column in np.argwhere(confusion > 0):
-            color = "white" if percent[row, column] > 55 else INK
-            text = f"{percent[row, column]:.0f} %"
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
-        axes.set_xticks(range(len(names) + 1), [*names, "not found"])
-        axes.set_yticks(range(len(names)), [f"{n} ({t})" for n, t in zip(names, totals, strict=True)])
-        axes.tick_params(length=0)
-        axes.set_xlabel("answered")
-        axes.set_ylabel("true (parts)")
-        axes.set_title("States, % of the true one, boxes at IoU 0.5")
 
 
 def plot_presence(
     path: Path, predictions: Sequence[Mapping], targets: Sequence[Mapping], config: PartStateConfig
 ) -> None:
     """Draw how often a part is there whose best detection has this score, where photos tell it of any part."""
-    presence = presence_of(predictions, targets, config.num_labels, config.absent_index)
-    known = (presence.score > 0) & (presence.there >= 0)
-    if known.any():
-        plot_reliability(path, presence.score[known], presence.there[known])
+    scores, there = presence_of(predictions, targets, config.num_labels, config.absent_index).known
+    if len(scores):
+        plot_reliability(path, scores, there)
 
 
 def plot_precision(path: Path, metrics: Mapping[str, float]) -> None:
     """Draw the average precision of every part, best first."""
-    found = {name[3:]: value for name, value in metrics.items() if name.startswith("ap/")}
-    found = {
-        name: value for name, value in sorted(found.items(), key=lambda item: -item[1]) if value == value
+    precisions = {name[3:]: value for name, value in metrics.items() if name.startswith("ap/")}
+    precisions = {
+        name: value for name, value in sorted(precisions.items(), key=lambda item: -item[1]) if value == value
     }
-    if not found:
+    if not precisions:
         return
-    with drawing(path, 6.4, 1.2 + 0.24 * len(found)) as figure:
+    with drawing(path, 6.4, 1.2 + 0.24 * len(precisions)) as figure:
         axes = figure.add_subplot()
-        places = np.arange(len(found))[::-1]
-        axes.barh(places, list(found.values()), color=TRAIN, height=0.7)
-        axes.set_yticks(places, list(found))
-        for place, value in zip(places, found.values(), strict=True):
+        places = np.arange(len(precisions))[::-1]
+        axes.barh(places, list(precisions.values()), color=TRAIN, height=0.7)
+        axes.set_yticks(places, list(precisions))
+        for place, value in zip(places, precisions.values(), strict=True):
             axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=8.5)
         axes.axvline(metrics["map"], color="#52606d", linewidth=1, linestyle=(0, (4, 3)))
         axes.set_xlim(0, 1.05)
-        axes.set_ylim(-0.7, len(found) - 0.3)
+        axes.set_ylim(-0.7, len(precisions) - 0.3)
         axes.set_xlabel(f"average precision, IoU 0.50 to 0.95 (mean {metrics['map']:.3f})")
         axes.set_title("Parts that are there")
         axes.grid(True, axis="x")

@@ -46,15 +46,15 @@ class StatePaste:
             self._free(target["boxes"], target["states"], np.asarray(target["iscrowd"], bool))
             for target in targets
         ]
-        self.rows = np.repeat(np.arange(len(targets)), [found.sum() for found in free])
+        self.rows = np.repeat(np.arange(len(targets)), [alone.sum() for alone in free])
         self.boxes, self.labels, self.states = (
             np.concatenate(
-                [np.asarray(target[name])[found] for target, found in zip(targets, free, strict=True)]
+                [np.asarray(target[name])[alone] for target, alone in zip(targets, free, strict=True)]
             )
             for name in ("boxes", "labels", "states")
         )
         if config.attributes:
-            values = [target["attributes"][found] for target, found in zip(targets, free, strict=True)]
+            values = [target["attributes"][alone] for target, alone in zip(targets, free, strict=True)]
             self.attributes = torch.from_numpy(np.concatenate(values))
 
     def __call__(

@@ -13,11 +13,11 @@ from geohf.errors import DataError
 from geohf.parts.answers import PartStateOutput
 from geohf.parts.arguments import PartTrainingArguments
 from geohf.parts.augment import Mosaic, make_augmentation, require_queries_for_mosaic
-from geohf.parts.metrics import BatchScores, Detections, truth_names
+from geohf.parts.metrics import BatchScores, DetectedPhotos, truth_names
 from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
 from geohf.parts.state_metrics import STATE_NUMBERS
-from geohf.training.batches import BatchWithoutRows
+from geohf.training.batches import EmptyBatch
 from geohf.training.phase import PhaseTrainer
 
 # of random and of published weights
@@ -152,7 +152,7 @@ class PartPhaseTrainer(PhaseTrainer):
         # the kind of a batch tells whether its rows count
         inputs = type(inputs)((name, value) for name, value in inputs.items() if name != "image_ids")
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if not torch.isfinite(outputs.losses).all() and not isinstance(inputs, BatchWithoutRows):
+        if not torch.isfinite(outputs.losses).all() and not isinstance(inputs, EmptyBatch):
             bad = (~torch.isfinite(outputs.losses)).any(1).tolist()
             bad = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
             raise DataError(
@@ -162,15 +162,15 @@ class PartPhaseTrainer(PhaseTrainer):
             )
         return (loss, outputs) if return_outputs else loss
 
-    def detect(self, dataset) -> Detections:
+    def detect(self, dataset) -> DetectedPhotos:
         """The numbers on a dataset with labels, and the boxes of every photo in it, on every process."""
         self._keep = True
-        found = self.evaluation_loop(self.get_eval_dataloader(dataset), "detect", metric_key_prefix="eval")
+        output = self.evaluation_loop(self.get_eval_dataloader(dataset), "detect", metric_key_prefix="eval")
         self._keep = False
         # transformers adds it where nothing was trained
-        found.metrics.pop("eval_model_preparation_time", None)
-        numbers = {name.removeprefix("eval_"): value for name, value in found.metrics.items()}
-        return Detections(numbers, self._kept)
+        output.metrics.pop("eval_model_preparation_time", None)
+        numbers = {name.removeprefix("eval_"): value for name, value in output.metrics.items()}
+        return DetectedPhotos(numbers, self._kept)
 
     def evaluation_loop(self, *args, **kwargs):
         """As transformers'."""

@@ -117,7 +117,7 @@ def post_process(
         if len(sizes) != len(boxes):
             raise ValueError(f"{len(sizes)} target sizes for {len(boxes)} images")
         boxes = boxes * sizes[:, None, [1, 0, 1, 0]]
-    found = []
+    detections = []
     limits = torch.as_tensor(threshold, dtype=outputs.scores.dtype, device=boxes.device)
     for i, labels in enumerate(outputs.pred_labels):
         limit = limits[labels.clamp(min=0)] if limits.ndim else limits
@@ -125,7 +125,7 @@ def post_process(
         probabilities = outputs.state_probs[i][keep]
         sure, states = probabilities.max(-1)
         further = getattr(outputs, "attribute_probs", None)
-        found.append(
+        detections.append(
             ({} if further is None else {"attribute_probs": further[i][keep]})
             | {
                 "boxes": boxes[i][keep],
@@ -136,7 +136,7 @@ def post_process(
                 "state_probs": probabilities,
             }
         )
-    return found
+    return detections
 
 
 def open_photo(source: Any) -> torch.Tensor:
@@ -196,12 +196,12 @@ class PartCollator:
                 require_columns(row)
                 photo = open_photo(row)
                 height, width = photo.shape[-2:]
-                found = truths_of(row, self.parts, self.states, (width, height), self.attributes)
+                truths = truths_of(row, self.parts, self.states, (width, height), self.attributes)
             except DataError as error:
                 raise DataError(f"photo {photo_name(row, number)}, {error}") from None
-            truth = {name: torch.from_numpy(found[column]) for name, column in _COLUMNS.items()}
+            truth = {name: torch.from_numpy(truths[column]) for name, column in _COLUMNS.items()}
             if self.attributes:
-                values = torch.stack([torch.from_numpy(found[name]) for name in self.attributes], 1)
+                values = torch.stack([torch.from_numpy(truths[name]) for name in self.attributes], 1)
                 truth["attributes"] = torch.where(values < 0, IGNORED, values)
             read.append((photo, truth))
         return read

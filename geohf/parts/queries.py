@@ -43,14 +43,14 @@ def run_queries(
     if targets is not None:
         _require_queries(targets, detector.config)
         labels = [_target(target, padded) for target in targets]
-    found = detector(pixel_values, pixel_mask=_mask(sizes, pixel_values), labels=labels)
+    outputs = detector(pixel_values, pixel_mask=_mask(sizes, pixel_values), labels=labels)
     if labels is not None:
-        pairs = found.loss_dict["pairs"]
-        states = query_state_losses(found.last_hidden_state, pairs, labels, head.logits, head.config)
-        losses = torch.cat([found.loss, states[:, None]], 1)
+        pairs = outputs.loss_dict["pairs"]
+        states = query_state_losses(outputs.last_hidden_state, pairs, labels, head.logits, head.config)
+        losses = torch.cat([outputs.loss, states[:, None]], 1)
     if detector.training:
         return losses, {}
-    answers = query_answers(head, found.logits, found.pred_boxes, found.last_hidden_state)
+    answers = query_answers(head, outputs.logits, outputs.pred_boxes, outputs.last_hidden_state)
     return losses, {**answers, "pred_boxes": _within(answers["pred_boxes"], sizes, padded)}
 
 

@@ -66,11 +66,11 @@ class PhotoLosses:
             row = slice(i, i + 1)
             more = {name: None if part is None else part[row].float() for name, part in kwargs.items()}
             own = None if meta is None else meta | {"dn_positive_idx": meta["dn_positive_idx"][row]}
-            _, found, _ = self.published(
+            _, parts, _ = self.published(
                 logits[row], [target], device, boxes[row], config, classes[row], coordinates[row],
                 denoising_meta_values=own, **more,
             )  # fmt: skip
-            losses.append(_sums(found, logits))
+            losses.append(_sums(parts, logits))
             answers = {"logits": logits[row, start:], "pred_boxes": boxes[row, start:].clamp(0, 1)}
             ((queries, truths),) = matcher(answers, [target])
             pairs.append([(queries + start, truths)])
@@ -79,10 +79,10 @@ class PhotoLosses:
         return torch.stack(losses), pairs
 
 
-def _sums(found: dict[str, torch.Tensor], reference: torch.Tensor) -> torch.Tensor:
+def _sums(parts: dict[str, torch.Tensor], reference: torch.Tensor) -> torch.Tensor:
     """(2,) losses of classes and of boxes over all layers."""
-    classes = [value for name, value in found.items() if name.startswith(CLASSES)]
-    boxes = [value for name, value in found.items() if not name.startswith(CLASSES)]
+    classes = [value for name, value in parts.items() if name.startswith(CLASSES)]
+    boxes = [value for name, value in parts.items() if not name.startswith(CLASSES)]
     zero = reference.new_zeros(())
     return torch.stack([sum(classes, zero), sum(boxes, zero)])
 
@@ -125,9 +125,9 @@ def group_losses(
             outputs = {"logits": a[i : i + 1], "pred_boxes": b[i : i + 1]}
             matched = matcher(outputs, [target], groups)
             classes = classes + criterion.loss_labels(outputs, [target], matched, count)["loss_ce"]
-            found = criterion.loss_boxes(outputs, [target], matched, count)
-            places = places + config.bbox_loss_coefficient * found["loss_bbox"]
-            places = places + config.giou_loss_coefficient * found["loss_giou"]
+            of_boxes = criterion.loss_boxes(outputs, [target], matched, count)
+            places = places + config.bbox_loss_coefficient * of_boxes["loss_bbox"]
+            places = places + config.giou_loss_coefficient * of_boxes["loss_giou"]
             if number == 0:
                 pairs.append(matched)
         losses.append(torch.stack([config.class_loss_coefficient * classes, places]))

@@ -146,9 +146,9 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
             "width": frame.width,
             "height": frame.height,
         }
-        found = _parts(source, photo, frame, errors)
-        trusted = [part for part in found if part["trust"] >= min_trust]
-        distrusted += len(found) - len(trusted)
+        parts = _parts(source, photo, frame, errors)
+        trusted = [part for part in parts if part["trust"] >= min_trust]
+        distrusted += len(parts) - len(trusted)
         if trusted or not photo.parts:
             columns = {"boxes": "box", "parts": "part", "states": "state", "trust": "trust"}
             columns |= {"iscrowd": "crowd"} | {name: name for name in source.attributes}
@@ -214,13 +214,13 @@ def _parts(source: Source, photo: PhotoRecord, frame: Frame, errors: RowErrors) 
 
 def _values(part: PartRecord, attributes: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """The number of the value of each attribute of a box, -1 where nobody told it."""
-    found = {}
+    numbers = {}
     for name, values in attributes.items():
         told = value_of(part.attributes.get(name))
         if told is not None and told not in values:
             raise DataError(f"unknown {name} {told!r}{suggest(told, values)}")
-        found[name] = UNKNOWN_STATE if told is None or part.crowd else values.index(told)
-    return found
+        numbers[name] = UNKNOWN_STATE if told is None or part.crowd else values.index(told)
+    return numbers
 
 
 def value_of(told: Any) -> str | None:
@@ -268,20 +268,20 @@ def _unrepeated(source: Source, errors: RowErrors) -> dict[Path, PhotoRecord]:
         except DataError as error:
             errors.add(source.path, photo.name, str(error))
     photos = {}
-    for path, found in listed.items():
-        first = found[0]
+    for path, same in listed.items():
+        first = same[0]
         told = [
             [value_of(part.attributes.get(name)) for part in photo.parts for name in source.attributes]
-            for photo in found
+            for photo in same
         ]
         alike = all(
-            photo.parts == first.parts and own == told[0] for photo, own in zip(found, told, strict=True)
+            photo.parts == first.parts and own == told[0] for photo, own in zip(same, told, strict=True)
         )
         if alike:
             photos[path] = first
-        if len(found) > 1:
+        if len(same) > 1:
             how = "; the first one counts" if alike else ", and they differ: none counts"
-            errors.add(source.path, found[-1].name, f"the photo is listed more than once{how}")
+            errors.add(source.path, same[-1].name, f"the photo is listed more than once{how}")
     return photos
 
 

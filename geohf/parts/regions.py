@@ -72,10 +72,10 @@ class RegionDetector(GeoPreTrainedModel):
             for t in targets
         ]
         with self._measuring():
-            proposals, found = self.rpn(images, features, places)
+            proposals, of_proposals = self.rpn(images, features, places)
             classes, boxes, states = self.roi_heads.losses(features, proposals, padded, targets)
         return torch.stack(
-            [classes, boxes, found["loss_objectness"], found["loss_rpn_box_reg"], states], dim=1
+            [classes, boxes, of_proposals["loss_objectness"], of_proposals["loss_rpn_box_reg"], states], dim=1
         )
 
     @contextmanager
@@ -94,18 +94,18 @@ class RegionDetector(GeoPreTrainedModel):
             self.rpn.training = self.training
 
     def _padded(
-        self, found: list[dict[str, torch.Tensor]], sizes: Sequence[tuple[int, int]]
+        self, detections: list[dict[str, torch.Tensor]], sizes: Sequence[tuple[int, int]]
     ) -> dict[str, torch.Tensor]:
-        longest = max(len(parts["labels"]) for parts in found)
-        shape, reference = (len(found), longest), found[0]["boxes"]
+        longest = max(len(parts["labels"]) for parts in detections)
+        shape, reference = (len(detections), longest), detections[0]["boxes"]
         boxes, scores = reference.new_zeros(*shape, 4), reference.new_zeros(shape)
         labels = torch.full(shape, NO_LABEL, device=reference.device)
         told = {
-            name: reference.new_zeros(*shape, found[0][name].shape[-1])
+            name: reference.new_zeros(*shape, detections[0][name].shape[-1])
             for name in ("state_probs", "attribute_probs")
-            if name in found[0]
+            if name in detections[0]
         }
-        for i, (parts, (height, width)) in enumerate(zip(found, sizes, strict=True)):
+        for i, (parts, (height, width)) in enumerate(zip(detections, sizes, strict=True)):
             n = len(parts["labels"])
             scale = reference.new_tensor([width, height, width, height])
             boxes[i, :n] = box_convert(parts["boxes"] / scale, "xyxy", "cxcywh")

@@ -149,7 +149,7 @@ def truths_of(
             "all boxes lie within the first pixel; boxes must be in pixels: if these are shares, multiply them by the "
             "photo's width and height"
         )
-    found: dict[str, np.ndarray] = {
+    truths: dict[str, np.ndarray] = {
         "boxes": np.array(boxes, np.float32).reshape(-1, 4),
         "parts": np.array(numbers, np.int64),
         "states": np.array(state_numbers, np.int64),
@@ -157,8 +157,8 @@ def truths_of(
         "iscrowd": np.array(crowds, bool),
     }
     for name, values in (attributes or {}).items():
-        found[name] = _values(row.get(name), name, values, n)
-    return found
+        truths[name] = _values(row.get(name), name, values, n)
+    return truths
 
 
 def _values(cell: Any, name: str, values: Sequence[str], n: int) -> np.ndarray:
@@ -168,8 +168,8 @@ def _values(cell: Any, name: str, values: Sequence[str], n: int) -> np.ndarray:
     if not isinstance(given, list) or len(given) != n:
         raise DataError(f"{name} must be a list with one entry per part, and there are {n}")
     numbers = {value: number for number, value in enumerate(values)}
-    found = np.array([class_number(value, numbers, name) for value in given], np.int64)
-    return np.where(found == UNLABELED, UNKNOWN_STATE, found)
+    known = np.array([class_number(value, numbers, name) for value in given], np.int64)
+    return np.where(known == UNLABELED, UNKNOWN_STATE, known)
 
 
 def label_lists(row: Mapping[str, Any]) -> dict[str, list]:

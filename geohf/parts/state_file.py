@@ -52,8 +52,8 @@ class StateFile:
     @property
     def names(self) -> list[str]:
         """The states: in the bicycle's order where they are its states, else by the alphabet."""
-        found = set(self._states.values())
-        return [s for s in STATES if s in found] if found <= set(STATES) else sorted(found)
+        states = set(self._states.values())
+        return [s for s in STATES if s in states] if states <= set(STATES) else sorted(states)
 
     def apply(self, sources: list[Source], errors: RowErrors) -> None:
         """Give every box of the sources its state; a box without one, or a row without a box, is noted in `errors`."""

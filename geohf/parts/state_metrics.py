@@ -8,24 +8,33 @@ import numpy as np
 
 from geohf.metrics.calibration import expected_calibration_error
 from geohf.metrics.directions import HIGHER, LOWER
-from geohf.parts.coco_eval import Found, Truths, match, overlaps
+from geohf.parts.coco_eval import Detections, GroundTruth, match, overlaps
 
+Table = dict[str, np.ndarray]  # columns of one length: `photo`, `labels`, `boxes`, `states` and others
 MATCH_IOU = 0.5
 STATE_NUMBERS = ("state_accuracy", "state_f1", "state_recall")
 METRICS = dict.fromkeys((*STATE_NUMBERS, "present_recall", "absent_recall"), HIGHER)
 METRICS |= dict.fromkeys(("hallucination", "hallucination_iou", "presence_ece", "state_ece"), LOWER)
 
 
-def match_states(found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int) -> np.ndarray:
-    """(truths,) state of the best detection of the part that overlaps its box by at least 0.5, -1 where it is missed.
+def is_there(states: np.ndarray, absent_state: int | None) -> np.ndarray:
+    """(n,) which states are not the absent one; all of them where the vocabulary has none."""
+    return states != (-1 if absent_state is None else absent_state)
+
+
+def matched_truths(detections: Table, truths: Table, parts: int) -> np.ndarray:
+    """(detections,) the truth that each finds at an overlap of at least 0.5, -1 for none.
 
     Present and absent parts are matched alike. Detections are dealt out as in COCO's evaluation.
     """
-    detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
-    boxes = Truths(truths["photo"], truths["labels"], truths["boxes"])
-    matched = match(detections, boxes, parts, np.array([MATCH_IOU]))[:, 0]
+    return match(Detections.of(detections), GroundTruth.of(truths), parts, np.array([MATCH_IOU]))[:, 0]
+
+
+def match_states(detections: Table, truths: Table, parts: int) -> np.ndarray:
+    """(truths,) state of the detection that finds each, see `matched_truths`; -1 where it is missed."""
+    matched = matched_truths(detections, truths, parts)
     states = np.full(len(truths["labels"]), -1)
-    states[matched[matched >= 0]] = found["states"][matched >= 0]
+    states[matched[matched >= 0]] = detections["states"][matched >= 0]
     return states
 
 
@@ -73,20 +82,16 @@ def state_metrics(confusion, absent_state: int | None = 2) -> dict[str, float]:
     }
 
 
-def state_error(
-    found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int, absent_state: int | None = 2
-) -> float:
+def state_error(detections: Table, truths: Table, parts: int, absent_state: int | None = 2) -> float:
     """How far `state_scores` lie from the share of states that are right, of parts that are there and were found.
 
     The expected calibration error, 0 to 1; NaN where no part was found.
     """
-    boxes = Truths(truths["photo"], truths["labels"], truths["boxes"])
-    detections = Found(found["photo"], found["labels"], found["boxes"], found["scores"])
-    rows = match(detections, boxes, parts, np.array([MATCH_IOU]))[:, 0]
+    rows = matched_truths(detections, truths, parts)
+    matched = {key: detections[key][rows >= 0] for key in ("states", "state_scores")}
     states = truths["states"][rows[rows >= 0]]
-    own = states != (-1 if absent_state is None else absent_state)
-    right, scores = (found["states"][rows >= 0] == states)[own], found["state_scores"][rows >= 0][own]
-    return calibration_error(scores, right)
+    there = is_there(states, absent_state)
+    return calibration_error(matched["state_scores"][there], (matched["states"] == states)[there])
 
 
 def calibration_error(scores: np.ndarray, right: np.ndarray) -> float:
@@ -101,19 +106,19 @@ def calibration_error(scores: np.ndarray, right: np.ndarray) -> float:
 
 
 def verification_metrics(
-    found: dict[str, np.ndarray],
-    truths: dict[str, np.ndarray],
+    detections: Table,
+    truths: Table,
     parts: int,
     absent_state: int | None = 2,
-    crowds: dict[str, np.ndarray] | None = None,
-    unlisted: dict[str, np.ndarray] | None = None,
+    crowds: Table | None = None,
+    unlisted: Table | None = None,
 ) -> dict[str, float]:
     """Whether detections say of each part rightly that it is there or that it is missing (arXiv 2106.02523).
 
     A part is said to be there where the photo has a detection of it whose state is not the absent one.
 
     Args:
-        found: detections: `photo`, `labels`, `states` (n,) and `boxes` (n, 4).
+        detections: `photo`, `labels`, `states` (n,) and `boxes` (n, 4).
         truths: likewise; absent parts with the box where they would be.
         parts: their number.
         crowds: `photo` and `labels` (n,) of parts that are there several times, not told apart.
@@ -124,51 +129,50 @@ def verification_metrics(
         `hallucination_iou`: share of the absent parts where such a detection overlaps the box by at least 0.5;
         `present_recall`: share of the other parts that are said to be there. NaN where there is no such part.
     """
-    absent_state = -1 if absent_state is None else absent_state
-    claims = found["states"] != absent_state
-    claimed = found["photo"][claims] * parts + found["labels"][claims]
-    keys = truths["photo"] * parts + truths["labels"]
-    absent = truths["states"] == absent_state
+    claims, absent = is_there(detections["states"], absent_state), ~is_there(truths["states"], absent_state)
+    claimed = _keys(detections, parts)[claims]
+    keys = _keys(truths, parts)
     # of several of a part, some may be there: then a detection elsewhere is none of the absent one
-    there = keys[~absent]
-    if crowds is not None:
-        there = np.concatenate([there, crowds["photo"] * parts + crowds["labels"]])
+    there = keys[~absent] if crowds is None else np.append(keys[~absent], _keys(crowds, parts))
     alone = absent & ~np.isin(keys, there)
     seen = np.isin(keys, claimed)
     imagined = seen[alone]
     if unlisted is not None:
-        imagined = np.append(imagined, np.isin(unlisted["photo"] * parts + unlisted["labels"], claimed))
+        imagined = np.append(imagined, np.isin(_keys(unlisted, parts), claimed))
     hallucination = _ratio(imagined.sum(), len(imagined))
     return {
         "hallucination": hallucination,
-        "hallucination_iou": _ratio(_overlapped(found, truths, claims, absent, parts), absent.sum()),
+        "hallucination_iou": _ratio(_overlapped(detections, truths, claims, absent, parts), absent.sum()),
         "present_recall": _ratio(seen[~absent].sum(), (~absent).sum()),
         "absent_recall": 1 - hallucination,
     }
 
 
-def unlisted_parts(
-    truths: dict[str, np.ndarray], crowds: dict[str, np.ndarray], photos: int, parts: int
-) -> dict[str, np.ndarray]:
+def unlisted_parts(truths: Table, crowds: Table, photos: int, parts: int) -> Table:
     """`photo` and `labels` of the parts that photos do not show: where no state says absent, those without a box."""
-    shown = [table["photo"] * parts + table["labels"] for table in (truths, crowds)]
-    keys = np.setdiff1d(np.arange(photos * parts), np.concatenate(shown))
+    shown = np.append(_keys(truths, parts), _keys(crowds, parts))
+    keys = np.setdiff1d(np.arange(photos * parts), shown)
     return {"photo": keys // parts, "labels": keys % parts}
 
 
-def _overlapped(found, truths, claims, absent, parts) -> int:
+def _keys(table: Table, parts: int) -> np.ndarray:
+    """(n,) a number for each pair of photo and part."""
+    return table["photo"] * parts + table["labels"]
+
+
+def _overlapped(detections: Table, truths: Table, claims: np.ndarray, absent: np.ndarray, parts: int) -> int:
     """How many absent parts a claim overlaps."""
-    rows, detections = np.flatnonzero(absent), np.flatnonzero(claims)
-    keys = truths["photo"][rows] * parts + truths["labels"][rows]
+    rows, claiming = np.flatnonzero(absent), np.flatnonzero(claims)
+    keys = _keys(truths, parts)[rows]
     order = np.argsort(keys, kind="stable")
     keys, rows = keys[order], rows[order]
-    claimed = found["photo"][detections] * parts + found["labels"][detections]
+    claimed = _keys(detections, parts)[claiming]
     low, high = (np.searchsorted(keys, claimed, side) for side in ("left", "right"))
     repeats = high - low  # a pair for every claim and every absent part of its key
-    detection = np.repeat(detections, repeats)
+    claim = np.repeat(claiming, repeats)
     offset = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
     row = rows[np.repeat(low, repeats) + offset]
-    hit = overlaps(found["boxes"][detection], truths["boxes"][row]) >= MATCH_IOU
+    hit = overlaps(detections["boxes"][claim], truths["boxes"][row]) >= MATCH_IOU
     return len(np.unique(row[hit]))
 
 
@@ -176,17 +180,14 @@ def _ratio(part, whole) -> float:
     return float(part / whole) if whole else float("nan")
 
 
-def match_attributes(found: dict[str, np.ndarray], truths: dict[str, np.ndarray], parts: int) -> np.ndarray:
+def match_attributes(detections: Table, truths: Table, parts: int) -> np.ndarray:
     """(truths, attributes) the value told of each, -1 where the part is missed; matched as in `match_states`."""
-    columns = found["attributes"].T
-    return np.stack([match_states(found | {"states": column}, truths, parts) for column in columns], 1)
+    columns = detections["attributes"].T
+    return np.stack([match_states(detections | {"states": column}, truths, parts) for column in columns], 1)
 
 
 def attribute_metrics(
-    told: np.ndarray,
-    truths: dict[str, np.ndarray],
-    attributes: Mapping[str, Sequence[str]],
-    absent_state: int | None,
+    told: np.ndarray, truths: Table, attributes: Mapping[str, Sequence[str]], absent_state: int | None
 ) -> dict[str, float]:
     """`state_accuracy/NAME`, `state_f1/NAME` and `state_recall/NAME` of each attribute, over its own values, see `state_metrics`.
 
@@ -196,12 +197,12 @@ def attribute_metrics(
         told: see `match_attributes`.
         truths: `states` (n,) and `attributes` (n, attributes), below 0 where unlabeled.
     """
-    there = truths["states"] != (-1 if absent_state is None else absent_state)
+    there = is_there(truths["states"], absent_state)
     numbers: dict[str, float] = {}
     for column, (name, values) in enumerate(attributes.items()):
         true = truths["attributes"][:, column]
         known = there & (true >= 0)
         confusion = confusion_counts(true[known], told[known, column], len(values))
-        found = state_metrics(confusion, absent_state=None)
-        numbers |= {f"{key}/{name}": value for key, value in found.items()}
+        metrics = state_metrics(confusion, absent_state=None)
+        numbers |= {f"{key}/{name}": value for key, value in metrics.items()}
     return numbers

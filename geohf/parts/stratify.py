@@ -59,8 +59,8 @@ def photo_numbers(names: Iterable[object]) -> np.ndarray:
     [0, 1, 0, 2]
     """
     numbers: dict[str | int, int] = {}
-    found = []
+    photos = []
     for row, name in enumerate(map(str, names)):
         photo = _VERSION.sub("", name)
-        found.append(numbers.setdefault(row if photo == name else photo, len(numbers)))
-    return np.array(found, np.int64)
+        photos.append(numbers.setdefault(row if photo == name else photo, len(numbers)))
+    return np.array(photos, np.int64)

@@ -12,10 +12,9 @@ from geohf.data.shards import features_of
 from geohf.data.streaming import StreamedTable, streaming
 from geohf.data.tables import RowErrors, require_columns
 from geohf.errors import DataError
-from geohf.parts.hub_data import trusted_parts, usable_row
-from geohf.parts.rows import REQUIRED, upright_size
+from geohf.parts.hub_data import trusted_parts, usable_photos
+from geohf.parts.rows import REQUIRED
 from geohf.parts.vocabulary import attributes_of, names_of, part_features
-from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,25 +52,11 @@ def _usable(
 ) -> dict[str, list]:
     require_columns(table.columns, REQUIRED, source)
     columns: dict[str, list] = {name: [] for name in features}
-    located = _located(table, source, errors)
-    for (position, name, row), (broken,) in checked_rows(located, lambda found: [found[2]["image"]]):
-        try:
-            size = upright_size(row["image"], broken)
-            found = usable_row(row, features, size)
-        except DataError as error:
-            errors.add(source, f"{position}, {name}" if name else position, str(error))
-            continue
-        trusted = trusted_parts(found, min_trust)
-        if trusted is None:
-            continue
-        whole = {
-            "image": row["image"],
-            "image_id": name or str(position),
-            "width": size[0],
-            "height": size[1],
-        }
-        for column, value in (whole | trusted).items():
-            columns[column].append(value)
+    for _, facts, listed in usable_photos(_located(table, source, errors), source, errors, features):
+        trusted = trusted_parts(listed, min_trust)
+        if trusted is not None:
+            for column, values in columns.items():
+                values.append((facts | trusted)[column])
     return columns
 
 

@@ -14,7 +14,7 @@ from geohf.parts.baseline import constant_predictions
 from geohf.parts.card import card_data
 from geohf.parts.decisions import fit_decisions, require_enough_photos, reset_decisions
 from geohf.parts.detectors import keep_constants
-from geohf.parts.metrics import Detections, dataset_targets, measure
+from geohf.parts.metrics import DetectedPhotos, dataset_targets, measure
 from geohf.parts.outputs import write_outputs
 from geohf.parts.phase import PartPhaseTrainer
 from geohf.parts.rows import as_photos, require_attributes_in
@@ -112,11 +112,11 @@ class PartStateTrainer(GeoTrainer, PartPhaseTrainer):
         limits = self.args.max_missed, self.args.max_hallucinated
         fit_decisions(self.config, detections.predictions, self.kept_targets, *limits)
 
-    def outputs(self, dataset) -> Detections:
+    def outputs(self, dataset) -> DetectedPhotos:
         """What the model finds in a whole dataset with labels, and its numbers, on every process."""
         return self.detect(dataset)
 
-    def measure(self, dataset, outputs: Detections, prefix="eval", intervals=True) -> Evaluation:
+    def measure(self, dataset, outputs: DetectedPhotos, prefix="eval", intervals=True) -> Evaluation:
         """See `geohf.parts.metrics.measure`."""
         config, train, constant = self.config, self.train_rows, None
         targets = dataset_targets(dataset, config)

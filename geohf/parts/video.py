@@ -139,11 +139,11 @@ def tracked_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         frames.setdefault(row["input"], []).append(row)
     trackers: dict[str, Tracker] = {}
     tracked = []
-    for name, found in frames.items():
-        boxes = [row for row in found if row.get(SIDES[0]) is not None]
+    for name, own in frames.items():
+        boxes = [row for row in own if row.get(SIDES[0]) is not None]
         numbers = trackers.setdefault(source_of(name), Tracker()).add(
             [row["part"] for row in boxes], [[row[side] for side in SIDES] for row in boxes]
         )
         number_of: Mapping[int, int] = {id(row): number for row, number in zip(boxes, numbers, strict=True)}
-        tracked += [row | {"track": number_of.get(id(row))} for row in found]
+        tracked += [row | {"track": number_of.get(id(row))} for row in own]
     return tracked

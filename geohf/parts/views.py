@@ -24,7 +24,7 @@ AT_ONCE = 8  # views in one pass
 _EDGE_PX = 2.0  # a box that ends so near to the inner edge of a slice is cut by it
 _KEYS = ("boxes", "labels", "scores", "state_probs", "attribute_probs")
 # `boxes` (n, 4) xyxy in pixels, `labels`, `scores` (n,), `state_probs` (n, states), perhaps `attribute_probs`
-Found = dict[str, torch.Tensor]
+Boxes = dict[str, torch.Tensor]
 
 
 class Window(NamedTuple):
@@ -97,64 +97,65 @@ def steps_of_views(
             height, width = photo.shape[-2:]
             windows = windows_of(width, height, slice_size, overlap)
             views = [photo[:, w.top : w.bottom, w.left : w.right] for w in windows]
-            found = _found(model, whole, views)
+            seen = _boxes_of(model, whole, views)
             if tta == "flip":
-                mirrored = _found(model, whole, [view.flip(-1) for view in views])
+                mirrored = _boxes_of(model, whole, [view.flip(-1) for view in views])
                 swapped = mirrored_columns(model.config)
-                found = [
-                    averaged(seen, unmirrored(other, w.right - w.left, swapped))
-                    for seen, other, w in zip(found, mirrored, windows, strict=True)
+                seen = [
+                    averaged(one, unmirrored(other, w.right - w.left, swapped))
+                    for one, other, w in zip(seen, mirrored, windows, strict=True)
                 ]
             one_each = model.config.one_per_part
-            one = merged(found, windows, one_each) if len(windows) > 1 or one_each else found[0]
-            answers += model.decode(_output(one, width, height), **options)
+            boxes = merged(seen, windows, one_each) if len(windows) > 1 or one_each else seen[0]
+            answers += model.decode(_output(boxes, width, height), **options)
         return answers
 
     return lambda samples: [open_photo(sample) for sample in samples], answer
 
 
-def _found(model: AnsweringDetector, whole: nn.Module, views: Sequence[torch.Tensor]) -> list[Found]:
+def _boxes_of(model: AnsweringDetector, whole: nn.Module, views: Sequence[torch.Tensor]) -> list[Boxes]:
     """The boxes of every view, in its pixels, whatever their scores."""
-    found: list[Found] = []
+    seen: list[Boxes] = []
     for start in range(0, len(views), AT_ONCE):
         tensors = model.processor.fit(views[start : start + AT_ONCE])
         batch = {name: values.to(model.device) for name, values in tensors.items()}
         batch["pixel_values"] = model.as_read(batch["pixel_values"])
         outputs = whole(**batch, return_dict=True)
         for one in model.processor.post_process_object_detection(outputs, 0.0, outputs.original_sizes):
-            found.append({name: one[name].cpu() for name in _KEYS if name in one})
-    return found
+            seen.append({name: one[name].cpu() for name in _KEYS if name in one})
+    return seen
 
 
-def merged(found: Sequence[Found], windows: Sequence[Window], one_per_part: bool) -> Found:
+def merged(views: Sequence[Boxes], windows: Sequence[Window], one_per_part: bool) -> Boxes:
     """The boxes of several windows of a photo, each part once, in pixels of the photo, by falling score.
 
     The better of two boxes of a part is kept, with its states, where they are in different windows and overlap; of one that
     the edge of a slice cuts it is enough that most of the smaller box lies in the other, and the uncut one is the better.
     """
     whole, cuts = torch.tensor(windows[0]), []
-    shifted: list[Found] = []
-    for one, window in zip(found, windows, strict=True):
+    shifted: list[Boxes] = []
+    for one, window in zip(views, windows, strict=True):
         edges = torch.tensor(window)
         boxes = one["boxes"] + edges[[0, 1, 0, 1]]
         cuts.append((((boxes - edges).abs() < _EDGE_PX) & (edges != whole)).any(1))
         shifted.append(one | {"boxes": boxes, "view": torch.full((len(boxes),), len(shifted))})
     joined = {name: torch.cat([one[name] for one in shifted]) for name in shifted[0]}
     joined["cut"] = torch.cat(cuts)
-    order = (joined["scores"] - 2.0 * joined["cut"]).argsort(descending=True, stable=True)
-    joined = {name: values[order] for name, values in joined.items()}
+    joined = _taken(joined, (joined["scores"] - 2.0 * joined["cut"]).argsort(descending=True, stable=True))
     view, cut = joined.pop("view"), joined.pop("cut")
-    keep = _first_of_each(joined["boxes"], joined["labels"], cut, view)
-    joined = {name: values[keep] for name, values in joined.items()}
-    order = joined["scores"].argsort(descending=True, stable=True)
-    joined = {name: values[order] for name, values in joined.items()}
-    if one_per_part:
-        labels = joined["labels"].tolist()
-        joined = {
-            name: values[[labels.index(label) for label in dict.fromkeys(labels)]]
-            for name, values in joined.items()
-        }
-    return joined
+    joined = _by_score(_taken(joined, _first_of_each(joined["boxes"], joined["labels"], cut, view)))
+    labels = joined["labels"].tolist()
+    first = [labels.index(label) for label in dict.fromkeys(labels)]
+    return _taken(joined, first) if one_per_part else joined
+
+
+def _taken(boxes: Boxes, rows: Any) -> Boxes:
+    """Some of the boxes, by their numbers or a mask."""
+    return {name: values[rows] for name, values in boxes.items()}
+
+
+def _by_score(boxes: Boxes) -> Boxes:
+    return _taken(boxes, boxes["scores"].argsort(descending=True, stable=True))
 
 
 def _first_of_each(
@@ -179,7 +180,7 @@ def _first_of_each(
     return keep
 
 
-def averaged(seen: Found, mirrored: Found) -> Found:
+def averaged(seen: Boxes, mirrored: Boxes) -> Boxes:
     """Boxes that both of two views tell with the mean of their sides, scores and states; a box of one alone has half its score."""
     overlap = box_iou(seen["boxes"], mirrored["boxes"])
     overlap[seen["labels"][:, None] != mirrored["labels"]] = 0.0
@@ -195,10 +196,8 @@ def averaged(seen: Found, mirrored: Found) -> Found:
     for one, taken in ((seen, first), (mirrored, second)):
         alone = torch.ones(len(one["labels"]), dtype=torch.bool)
         alone[taken] = False
-        parts.append({name: values[alone] for name, values in (one | {"scores": one["scores"] / 2}).items()})
-    joined = {name: torch.cat([part[name] for part in parts]) for name in seen}
-    order = joined["scores"].argsort(descending=True, stable=True)
-    return {name: values[order] for name, values in joined.items()}
+        parts.append(_taken(one | {"scores": one["scores"] / 2}, alone))
+    return _by_score({name: torch.cat([part[name] for part in parts]) for name in seen})
 
 
 def mirrored_columns(config: PartStateConfig) -> dict[str, list[int]]:
@@ -210,25 +209,25 @@ def mirrored_columns(config: PartStateConfig) -> dict[str, list[int]]:
     return {"labels": mirrored_labels(config.id2label), "state_probs": states, "attribute_probs": values}
 
 
-def unmirrored(found: Found, width: int, swapped: Mapping[str, Sequence[int]]) -> Found:
+def unmirrored(boxes: Boxes, width: int, swapped: Mapping[str, Sequence[int]]) -> Boxes:
     """The boxes of a mirrored view in the view itself; `swapped` is of `mirrored_columns`."""
-    left, top, right, bottom = found["boxes"].T
+    left, top, right, bottom = boxes["boxes"].T
     turned = {"boxes": torch.stack([width - right, top, width - left, bottom], 1)}
-    turned["labels"] = torch.tensor(swapped["labels"])[found["labels"]]
+    turned["labels"] = torch.tensor(swapped["labels"])[boxes["labels"]]
     for name in ("state_probs", "attribute_probs"):
-        if name in found:
-            turned[name] = found[name][:, list(swapped[name])]
-    return found | turned
+        if name in boxes:
+            turned[name] = boxes[name][:, list(swapped[name])]
+    return boxes | turned
 
 
-def _output(found: Found, width: int, height: int) -> PartStateOutput:
+def _output(boxes: Boxes, width: int, height: int) -> PartStateOutput:
     """The boxes of one photo as a batch of one."""
-    shares = found["boxes"] / torch.tensor([width, height, width, height])
+    shares = boxes["boxes"] / torch.tensor([width, height, width, height])
     return PartStateOutput(
         pred_boxes=box_convert(shares, "xyxy", "cxcywh")[None],
-        pred_labels=found["labels"][None],
-        scores=found["scores"][None],
-        state_probs=found["state_probs"][None],
-        attribute_probs=found["attribute_probs"][None] if "attribute_probs" in found else None,
+        pred_labels=boxes["labels"][None],
+        scores=boxes["scores"][None],
+        state_probs=boxes["state_probs"][None],
+        attribute_probs=boxes["attribute_probs"][None] if "attribute_probs" in boxes else None,
         original_sizes=torch.tensor([[height, width]]),
     )

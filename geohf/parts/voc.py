@@ -133,7 +133,7 @@ def _photo(root: Element, file: Path) -> PhotoRecord:
     size = root.find("size")
     sides = (None, None) if size is None else (text_in(size, "width"), text_in(size, "height"))
     photo = PhotoRecord(text_in(root, "filename") or f"{file.stem}.jpg", *sides)
-    photo.parts = [_part(found, number) for number, found in enumerate(root.iter("object"), 1)]
+    photo.parts = [_part(element, number) for number, element in enumerate(root.iter("object"), 1)]
     return photo
 
 
@@ -141,9 +141,9 @@ def _part(element: Element, number: int) -> PartRecord:
     attributes: dict[str, Any] = {
         child.tag: (child.text or "").strip() for child in element if child.tag not in _OWN and not len(child)
     }
-    for found in element.iter("attribute"):
-        attributes[text_in(found, "name") or ""] = text_in(found, "value") or ""
-    inner = {text_in(found, "name") or "" for found in element.iter("part")}
+    for attribute in element.iter("attribute"):
+        attributes[text_in(attribute, "name") or ""] = text_in(attribute, "value") or ""
+    inner = {text_in(part, "name") or "" for part in element.iter("part")}
     attributes |= {_INNER: inner} if inner else {}
     trust = attributes.pop("trust", 1.0)
     part = PartRecord(text_in(element, "name"), trust=trust, number=number, attributes=attributes)

@@ -70,21 +70,21 @@ def names_of(
     if isinstance(source, RowView):
         return _names_in_rows(source)
     features = getattr(source, "features", source)
-    found = []
+    tables = []
     for column in ("parts", "states"):
         if column == "states" and column not in features:
-            found.append({0: PRESENT})
+            tables.append({0: PRESENT})
             continue
         names = getattr(getattr(features.get(column), "feature", None), "names", None)
         if not names:
             raise DataError(f"the dataset's column {column!r} must be a list of class labels")
-        found.append(dict(enumerate(names)))
-    return found[0], found[1]
+        tables.append(dict(enumerate(names)))
+    return tables[0], tables[1]
 
 
 def _names_in_rows(photos: RowView) -> tuple[dict[int, str], dict[int, str]]:
     known = class_names(photos.rows, ("parts", "states"))
-    found = []
+    tables = []
     for column in ("parts", "states"):
         names = known.get(column)
         if names is None:
@@ -97,8 +97,8 @@ def _names_in_rows(photos: RowView) -> tuple[dict[int, str], dict[int, str]]:
                     else f"no row names any of its {column}"
                 )
             names = sorted(values)
-        found.append(dict(enumerate(names)))
-    return found[0], found[1]
+        tables.append(dict(enumerate(names)))
+    return tables[0], tables[1]
 
 
 def attributes_of(

@@ -44,7 +44,7 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
     if content.get("kpt_shape"):
         raise DataError(f"{path}: is of keypoints (`kpt_shape`), not of boxes")
     pairs = [(name, PRESENT) for name in names] if state_attribute == NO_STATES else _pairs(names)
-    parts, states = (list(dict.fromkeys(found)) for found in zip(*pairs, strict=True))
+    parts, states = (list(dict.fromkeys(each)) for each in zip(*pairs, strict=True))
     sources = {}
     for split, aliases in SPLIT_NAMES.items():
         entry = next((content[name] for name in aliases if content.get(name)), None)
@@ -68,7 +68,7 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
                     )
     if not sources:
         raise DataError(f"{path}: names no folder of photos as `train`, `val` or `test`")
-    _refuse_rotated([part for found in sources.values() for photo in found.photos for part in photo.parts])
+    _refuse_rotated([part for source in sources.values() for photo in source.photos for part in photo.parts])
     return sources
 
 
@@ -118,11 +118,11 @@ def _names(given: Any, path: Path) -> list[str]:
 def _photos(entry: Any, base: Any, path: Path) -> tuple[Path, list[str]]:
     """The folder of the photos of a split, and their names in it."""
     entries = entry if isinstance(entry, list) else [entry]
-    found = [_place(str(name), base, path) for name in entries]
-    if len(found) == 1 and found[0].is_dir():
-        return found[0], _names_in(found[0])
+    places = [_place(str(name), base, path) for name in entries]
+    if len(places) == 1 and places[0].is_dir():
+        return places[0], _names_in(places[0])
     photos = []
-    for place in found:
+    for place in places:
         if place.is_dir():
             photos += [str((place / name).relative_to(path.parent)) for name in _names_in(place)]
         else:  # a list of photos

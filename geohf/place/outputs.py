@@ -169,41 +169,18 @@ def plot_run(path: str | os.PathLike, rows: Sequence[Mapping], title: str) -> No
 
     with drawing(path, 13.0, 7.2) as figure:
         panels = figure.subplots(2, 3).ravel()
+        dots = {"marker": "o", "markersize": 3}
+
+        def curve(panel: int, rows: Sequence[Mapping], x: str, y: str, **style) -> None:
+            panels[panel].plot(column(rows, x), column(rows, y), **style)
+
         for name, color in (("train_loss", TRAIN), ("contrastive_loss", EXTRA), ("triplet_loss", SERIES[3])):
-            panels[0].plot(
-                column(batches, "batch"), column(batches, name), color=color, linewidth=1, label=_words(name)
-            )
-        for name, color in (
-            ("avg_train_loss", TRAIN),
-            ("avg_contrastive_loss", EXTRA),
-            ("avg_triplet_loss", SERIES[3]),
-        ):
-            panels[1].plot(
-                column(epochs, "epoch"),
-                column(epochs, name),
-                color=color,
-                marker="o",
-                markersize=3,
-                label=_words(name),
-            )
-        panels[1].plot(
-            column(checks, "epoch"),
-            column(checks, "val_loss"),
-            color=EVAL,
-            marker="o",
-            markersize=3,
-            label="validation",
-        )
+            curve(0, batches, "batch", name, color=color, label=_words(name), linewidth=1)
+            curve(1, epochs, "epoch", f"avg_{name}", color=color, label=_words(name), **dots)
+        curve(1, checks, "epoch", "val_loss", color=EVAL, label="validation", **dots)
         for name, color in zip(("val_r1", "val_r5", "val_r10"), SERIES, strict=False):
-            panels[2].plot(
-                column(checks, "epoch"),
-                column(checks, name),
-                color=color,
-                marker="o",
-                markersize=3,
-                label=f"recall@{name[5:]}",
-            )
-        panels[3].plot(column(batches, "batch"), column(batches, "learning_rate"), color=EXTRA)
+            curve(2, checks, "epoch", name, color=color, label=f"recall@{name[5:]}", **dots)
+        curve(3, batches, "batch", "learning_rate", color=EXTRA)
         panels[4].hist(column(batches, "train_loss"), bins=30, color=TRAIN)
         n = min(len(epochs), len(checks))
         panels[5].scatter(
@@ -228,6 +205,4 @@ _PANELS = (
 
 
 def _words(name: str) -> str:
-    return {"train": "total"}.get(
-        name.removeprefix("avg_").removesuffix("_loss"), name.removeprefix("avg_").removesuffix("_loss")
-    )
+    return "total" if name == "train_loss" else name.removesuffix("_loss")

@@ -43,10 +43,10 @@ def main() -> None:
     folder = args.folder or (source if source.is_dir() else source.parent)
     keys = ("images", "min_trust", "on_error", "state_attribute", "attributes")
     loading = {key: getattr(args, key) for key in keys}
-    found = convert(source, folder, args.to, args.validation, args.seed, args.truths, **loading)
+    statistics = convert(source, folder, args.to, args.validation, args.seed, args.truths, **loading)
     rows = (
         {"split": split, "images": counts["images"], "annotations": counts["annotations"], **counts["states"]}
-        for split, counts in found.items()
+        for split, counts in statistics.items()
     )
     print(markdown_table(rows))
 

@@ -36,18 +36,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 def facts() -> dict[str, Any]:
     """Names to values: text, or None for a package that is not installed."""
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "geohf": geohf.__version__,
         "installed in": str(Path(geohf.__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": f"{os.cpu_count()}, {torch.get_num_threads()} threads of torch",
     }
-    found |= {name: version(name) for name in PACKAGES}
-    found |= {f"device {name}": what for name, what in devices().items()}
+    values |= {name: version(name) for name in PACKAGES}
+    values |= {f"device {name}": what for name, what in devices().items()}
     for name, folder in (("hub", Path(constants.HF_HUB_CACHE)), ("geohf", cache_folder(""))):
-        found[f"cache of {name}"] = f"{folder} ({free_gb(folder):.1f} GB free)"
-    return found | {"offline": str(constants.HF_HUB_OFFLINE)}
+        values[f"cache of {name}"] = f"{folder} ({free_gb(folder):.1f} GB free)"
+    return values | {"offline": str(constants.HF_HUB_OFFLINE)}
 
 
 def version(package: str) -> str | None:
@@ -60,13 +60,13 @@ def version(package: str) -> str | None:
 
 def devices() -> dict[str, str]:
     """What torch can compute on."""
-    found = {"cpu": platform.processor() or platform.machine()}
+    names = {"cpu": platform.processor() or platform.machine()}
     for number in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(number)
-        found[f"cuda:{number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+        names[f"cuda:{number}"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
     if torch.backends.mps.is_available():
-        found["mps"] = "Apple's GPU"
-    return found
+        names["mps"] = "Apple's GPU"
+    return names
 
 
 def free_gb(folder: Path) -> float:
@@ -77,11 +77,11 @@ def free_gb(folder: Path) -> float:
 
 def main() -> None:
     """Run the command with the arguments of the command line."""
-    args, found = make_parser().parse_args(), facts()
+    args, values = make_parser().parse_args(), facts()
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(values, indent=2))
         return
-    for name, value in found.items():
+    for name, value in values.items():
         print(f"{name:<16} {'not installed' if value is None else value}")
 
 

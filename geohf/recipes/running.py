@@ -94,15 +94,15 @@ def print_error(error: BaseException) -> None:
 
 def show(trainer: GeoTrainer, columns: Sequence[str], hint: str) -> None:
     """Print what the last evaluation found beside the constant baseline, and where everything lies."""
-    found = trainer.evaluated
-    if found is None or not trainer.args.should_save:
+    evaluation = trainer.evaluated
+    if evaluation is None or not trainer.args.should_save:
         return
     rows = [
         {"": "constant baseline"}
-        | {name: found.baseline[name] for name in columns if name in found.baseline},
+        | {name: evaluation.baseline[name] for name in columns if name in evaluation.baseline},
         {"": "model"}
-        | {name: found.values_by_name[name] for name in columns if name in found.values_by_name},
+        | {name: evaluation.values_by_name[name] for name in columns if name in evaluation.values_by_name},
     ]
-    facts = trainer.data_facts(found, "rows")
+    facts = trainer.data_facts(evaluation, "rows")
     print(f"\nOn {facts['measured']} {facts['split_name']} rows:\n\n{markdown_table(rows)}\n")
     print(f"Everything lies in {trainer.args.output_dir}. {hint}")

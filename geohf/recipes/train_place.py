@@ -74,9 +74,9 @@ def main() -> None:
     with leave_cores(args):
         trainer = run(options, args)
     if args.should_save and trainer.evaluated is not None:
-        found = trainer.evaluated.values_by_name
+        metrics = trainer.evaluated.values_by_name
         print(
-            f"\n{found['queries']} test queries, {found['queries_with_match']} of them with a database image within "
+            f"\n{metrics['queries']} test queries, {metrics['queries_with_match']} of them with a database image within "
             f"{options.radii_m[0]:g} m; R@N counts those:\n\n{markdown_table(comparison_rows(trainer.runs), digits=3)}\n"
         )
         print(f"Everything lies in {args.output_dir}: open map.html and README.md there.")

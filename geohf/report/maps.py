@@ -130,8 +130,8 @@ def _splits(splits: Sequence[str] | None, n: int) -> dict[str, np.ndarray]:
     if len(splits) != n:
         raise DataError(f"{len(splits)} splits for {n} points")
     names = np.array(splits, object)
-    found = {name: names == name for name in dict.fromkeys(splits)}
-    return found if len(found) == 1 else found | {"all": np.ones(n, bool)}
+    shown = {name: names == name for name in dict.fromkeys(splits)}
+    return shown if len(shown) == 1 else shown | {"all": np.ones(n, bool)}
 
 
 def _radius(radius_m, n: int):
@@ -146,10 +146,10 @@ def _radius(radius_m, n: int):
 def _headings(headings, n: int) -> np.ndarray | None:
     if headings is None:
         return None
-    found = np.array([np.nan if heading is None else heading for heading in headings], np.float64)
-    if found.shape != (n,):
-        raise DataError(f"{len(found)} headings for {n} points")
-    return found.round(1)
+    degrees = np.array([np.nan if heading is None else heading for heading in headings], np.float64)
+    if degrees.shape != (n,):
+        raise DataError(f"{len(degrees)} headings for {n} points")
+    return degrees.round(1)
 
 
 def _regions(regions, n: int) -> list[dict[str, list]] | None:

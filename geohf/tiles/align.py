@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.tiles.ground import points_in, transformed
+from geohf.geo.crs import transformed
+from geohf.tiles.ground import points_in
 from geohf.tiles.rasters import RasterInfo
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ def source_box(grid: RasterInfo, raster: RasterInfo, box: Box) -> Box | None:
     x, y = np.meshgrid(np.linspace(x0, x1, EDGE_POINTS), np.linspace(y0, y1, EDGE_POINTS))
     points = np.stack([x.ravel(), y.ravel()], 1)
     on_map = np.array([grid.affine @ point for point in points.tolist()])
-    found = points_in(raster, transformed(grid.crs, raster.crs, on_map))
-    found = found[np.isfinite(found).all(1)]
-    if not len(found):
+    pixels = points_in(raster, transformed(grid.crs, raster.crs, on_map))
+    pixels = pixels[np.isfinite(pixels).all(1)]
+    if not len(pixels):
         return None
-    step = np.ptp(found, axis=0).max() / EDGE_POINTS  # what lies between the points that were looked at
-    low = np.floor(found.min(0) - MARGIN_PX - step / 4).astype(int).clip(0)
-    high = np.ceil(found.max(0) + MARGIN_PX + step / 4).astype(int)
+    step = np.ptp(pixels, axis=0).max() / EDGE_POINTS  # what lies between the points that were looked at
+    low = np.floor(pixels.min(0) - MARGIN_PX - step / 4).astype(int).clip(0)
+    high = np.ceil(pixels.max(0) + MARGIN_PX + step / 4).astype(int)
     high = np.minimum(high, (raster.width, raster.height))
     return None if (high <= low).any() else (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
 

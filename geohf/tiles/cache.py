@@ -169,7 +169,7 @@ class TileCache(TilePixels, Dataset):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: list[int]) -> torch.Tensor:
-        """Sequences as one batch (PyTorch's loaders ask for batches by this name): use `collate_fn=batch_as_is`."""
+        """Sequences as one batch (PyTorch's loaders ask for batches by this name): use `collate_fn=identity_collate`."""
         return torch.from_numpy(self.read(rows))
 
 

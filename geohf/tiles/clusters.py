@@ -37,8 +37,8 @@ def fit_clusters(states: torch.Tensor, count: int) -> dict[str, Any]:
     from sklearn.cluster import KMeans
 
     scale = states.double().std(0).clamp(min=1e-6)
-    found = KMeans(count, n_init=4, random_state=0).fit((states.double() / scale).numpy())
-    return {"scale": scale.tolist(), "centers": found.cluster_centers_.tolist()}
+    fitted = KMeans(count, n_init=4, random_state=0).fit((states.double() / scale).numpy())
+    return {"scale": scale.tolist(), "centers": fitted.cluster_centers_.tolist()}
 
 
 def nearest_clusters(clusters: dict[str, Any], states: torch.Tensor) -> torch.Tensor:
@@ -66,9 +66,9 @@ def states_of(model: TileSequenceModel, rows: BoundRows, most: int | None = None
     chosen = np.arange(len(rows))
     if most is not None and len(rows) > most:
         chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:most])
-    ready, found = in_eval_mode(model), []
+    ready, states = in_eval_mode(model), []
     for part in np.array_split(chosen, -(-len(chosen) // BATCH)):
         batch = {name: tensor.to(model.device) for name, tensor in rows.__getitems__(part.tolist()).items()}
         names = ("pixel_values", "step_mask", "dates", "features")
-        found.append(ready.state(**{name: batch.get(name) for name in names}).float().cpu())
-    return torch.cat(found)
+        states.append(ready.state(**{name: batch.get(name) for name in names}).float().cpu())
+    return torch.cat(states)

@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from geohf.errors import DataError
-from geohf.io import cache_folder
+from geohf.io import atomic_write, cache_folder
 from geohf.tiles.cache import LAYOUT, TileCache, cache_key
 from geohf.tiles.masks import read_window
 from geohf.tiles.rasters import open_raster
@@ -117,9 +117,8 @@ def _lay_out(folder: Path, table: TileTable) -> None:
             raise
         index = {"layout": LAYOUT, "key": cache_key(table)}
         index |= {"regions": len(table.regions), "nodata": table.nodata}
-        temporary = folder / "index.json.tmp"
-        temporary.write_text(json.dumps(index), encoding="utf-8")
-        os.replace(temporary, folder / "index.json")
+        with atomic_write(folder / "index.json") as file:
+            json.dump(index, file)
 
 
 def reserve(path: Path, shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> None:

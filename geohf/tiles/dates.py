@@ -80,18 +80,18 @@ def dates_of_sample(dates: Sequence[Any], answered: Any, where: str) -> np.ndarr
         DataError: a date cannot be read.
     """
     end = _days(answered, where)
-    found = [end if date is None else _days(date, where) for date in dates]
-    return frame_dates(*np.array([*found, end]).T)
+    days = [end if date is None else _days(date, where) for date in dates]
+    return frame_dates(*np.array([*days, end]).T)
 
 
 def _days(date: Any, where: str) -> tuple[float, float]:
     try:
-        found = days_of(date if isinstance(date, StepTimes) else time_of(date))
+        dated = days_of(date if isinstance(date, StepTimes) else time_of(date))
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-    if found is None:
+    if dated is None:
         raise DataError(f"{where}: {date!r} is no date, write 2019-07-31, 2019-07 or 2019")
-    return float(found[0][0]), float(found[1][0])
+    return float(dated[0][0]), float(dated[1][0])
 
 
 def date_features(dates: torch.Tensor, step_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -55,7 +55,7 @@ class CrossValidation:
             way: [name for name in ways[way] if all(name in f.metrics[way] for f in self.folds)]
             for way in ways
         }
-        found: dict[str, dict[str, dict[str, float]]] = {}
+        spreads: dict[str, dict[str, dict[str, float]]] = {}
         for way, metrics in names.items():
             for name in metrics:
                 values = np.array([fold.metrics[way][name] for fold in self.folds])
@@ -65,8 +65,8 @@ class CrossValidation:
                     "min": values.min(),
                     "max": values.max(),
                 }
-                found.setdefault(way, {})[name] = {key: float(value) for key, value in spread.items()}
-        return found
+                spreads.setdefault(way, {})[name] = {key: float(value) for key, value in spread.items()}
+        return spreads
 
     def write(self, folder: Path) -> None:
         """Write folds_predictions.csv, folds_metrics.csv, folds_coverage.csv and folds_errors.png."""
@@ -126,7 +126,7 @@ def cross_validate(options: TileArguments, args: TileTrainingArguments) -> Cross
     """
     if options.target_type == "last-image":
         raise DataError("--folds predicts numbers, --target_type last-image asks for images")
-    found: list[Fold] = []
+    folds: list[Fold] = []
     table: TileTable | None = None
     for number, data in enumerate(load_folds(options, args), start=1):
         settings = copy.copy(args)
@@ -141,8 +141,8 @@ def cross_validate(options: TileArguments, args: TileTrainingArguments) -> Cross
         config, rows = trainer.model.config, data.test
         answers = answers_of(config, result.details["outputs"].raw, result.details["outputs"].region)
         metrics = {"model": result.values_by_name, **result.details["baselines"]}
-        found.append(Fold(rows.windows, answers, metrics))
+        folds.append(Fold(rows.windows, answers, metrics))
         table = rows.known_table
         logger.info("fold %d of %d: %s", number, options.folds, metrics["model"])
     assert table is not None  # there are three folds or more
-    return CrossValidation(table, found)
+    return CrossValidation(table, folds)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.geo.crs import gdal_errors
 from geohf.io import atomic_path, refuse_overwriting
-from geohf.tiles.rasters import SIDECARS, RasterInfo, gdal_errors
+from geohf.tiles.rasters import SIDECARS, RasterInfo
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetWriter

@@ -107,8 +107,8 @@ def require_trained_kind(path: RasterFile, raster: RasterInfo, kind: dict | None
     Raises:
         DataError: see `require_same_kind`.
     """
-    found = pixel_kind(raster)
-    what = None if kind is None else _difference(found | kind, found)  # earlier versions kept less
+    own = pixel_kind(raster)
+    what = None if kind is None else _difference(own | kind, own)  # earlier versions kept less
     if what is not None:
         word, one, other = what
         raise DataError(
@@ -165,12 +165,12 @@ def _require_same_classes(path, raster: RasterInfo, start, first: RasterInfo) ->
 
 
 def _numbers_in(path, info: RasterInfo) -> set[int]:
-    found: set[int] = set()
+    numbers: set[int] = set()
     with open_raster(path) as file:
         for top in range(0, info.height, 512):
             pixels, holes = read_window(file, (0, top, info.width, min(top + 512, info.height)))
-            found.update(np.unique(pixels[~holes]).tolist())
-    return found
+            numbers.update(np.unique(pixels[~holes]).tolist())
+    return numbers
 
 
 def _same_crs(one: str, other: str) -> bool:
@@ -191,5 +191,5 @@ def _farthest_corner_px(first: RasterInfo, other: RasterInfo) -> float:
     if first.affine.determinant == 0:
         return np.inf if first.transform != other.transform else 0.0
     corners = [(x, y) for x in (0, first.width) for y in (0, first.height)]
-    found = [~first.affine @ (other.affine @ corner) for corner in corners]
-    return float(np.abs(np.subtract(found, corners)).max())
+    moved = [~first.affine @ (other.affine @ corner) for corner in corners]
+    return float(np.abs(np.subtract(moved, corners)).max())

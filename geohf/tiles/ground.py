@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.geo import EARTH_RADIUS_M
-from geohf.tiles.rasters import RasterInfo, gdal_errors
+from geohf.geo.crs import transformed
+from geohf.tiles.rasters import RasterInfo
 
 if TYPE_CHECKING:
     from geohf.tiles.table import TileTable
@@ -66,11 +67,11 @@ def boxes_in(home: RasterInfo, other: RasterInfo, boxes: np.ndarray) -> np.ndarr
     """Boxes of pixels of one image as pixels of another, (n, 4) float64; NaN where that has no place for them."""
     x0, y0, x1, y1 = np.asarray(boxes, np.float64).T
     corners = np.stack([x0, y0, x1, y0, x0, y1, x1, y1], 1).reshape(-1, 2)
-    found = _on_map(other, corners)
+    there = _on_map(other, corners)
     if other.crs != home.crs:
-        found = transformed(other.crs, home.crs, found)
-    found = _pixels(home, found).reshape(len(boxes), 4, 2)
-    return np.concatenate([found.min(1), found.max(1)], 1)
+        there = transformed(other.crs, home.crs, there)
+    there = points_in(home, there).reshape(len(boxes), 4, 2)
+    return np.concatenate([there.min(1), there.max(1)], 1)
 
 
 def _place(raster: RasterInfo) -> _Place | None:
@@ -126,7 +127,8 @@ def _on_map(raster: RasterInfo, pixels: np.ndarray) -> np.ndarray:
     return np.stack([a * x + b * y + c, d * x + e * y + f], 1)
 
 
-def _pixels(raster: RasterInfo, points: np.ndarray) -> np.ndarray:
+def points_in(raster: RasterInfo, points: np.ndarray) -> np.ndarray:
+    """Coordinates in a raster's CRS as its pixels: (n, 2) x and y, (0, 0) the upper left corner."""
     from rasterio.crs import CRS
 
     a, b, c, d, e, f = raster.transform
@@ -135,19 +137,3 @@ def _pixels(raster: RasterInfo, points: np.ndarray) -> np.ndarray:
         x = x - 360.0 * np.round((x - a * raster.width / 2) / 360.0)
     area = a * e - b * d
     return np.stack([e * x - b * y, a * y - d * x], 1) / area
-
-
-def points_in(raster: RasterInfo, points: np.ndarray) -> np.ndarray:
-    """Coordinates in a raster's CRS as its pixels: (n, 2) x and y, (0, 0) the upper left corner."""
-    return _pixels(raster, points)
-
-
-def transformed(source: str | None, target: str | None, points: np.ndarray) -> np.ndarray:
-    """(n, 2) coordinates in another CRS; NaN where it has no place for them."""
-    from rasterio.warp import transform
-
-    try:
-        found = np.array(transform(source, target, *points.T), np.float64).T
-    except gdal_errors():
-        return np.full(points.shape, np.nan)
-    return np.where(np.isfinite(found), found, np.nan)

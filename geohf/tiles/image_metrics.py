@@ -75,8 +75,8 @@ def image_measures(
     metrics = _measures(values.flatten(0, 1), labels.flatten(0, 1), mean, std, span)
     for lead in range(labels.shape[1]):
         if bool(labels[:, lead].isfinite().any()):
-            found = _measures(values[:, lead], labels[:, lead], mean, std, span)
-            metrics |= {f"lead_{lead + 1}_{name}": value for name, value in found.items()}
+            measures = _measures(values[:, lead], labels[:, lead], mean, std, span)
+            metrics |= {f"lead_{lead + 1}_{name}": value for name, value in measures.items()}
     return metrics
 
 

@@ -85,7 +85,7 @@ def find_images(
         inside = resolve_inside(folder, label) if isinstance(folder, Path) else folder / label
         if not inside.is_dir():
             raise DataError(f"{inside}: no such folder, so there is no image of the label {label}")
-    found: dict[str, RegionImages] = {}
+    by_region: dict[str, RegionImages] = {}
     first: tuple[RasterFile, RasterInfo] | None = None
     for region in regions:
         files = [raster_in(folder, f"{label}/{region}{extension}") for label in labels]
@@ -102,10 +102,10 @@ def find_images(
             if on_error == "raise":
                 raise
             images = RegionImages(files, None, set(), reason=str(error))
-        found[region] = images
+        by_region[region] = images
     if first is not None:
         _look_at_baselines(labels, first[1])
-    return found
+    return by_region
 
 
 def mosaic_images(
@@ -212,12 +212,12 @@ def _require_on_globe(path: RasterFile, raster: RasterInfo) -> None:
 
 def _look_at_baselines(names: Iterable[object], raster: RasterInfo) -> None:
     """Tell of Sentinel-2 images of before and after its change of numbers, as their names say."""
-    found = sorted({match[1] for name in names if (match := _BASELINE.search(str(name)))})
-    if found and found[0] < _SHIFTED <= found[-1] and not any(raster.offsets):
+    baselines = sorted({match[1] for name in names if (match := _BASELINE.search(str(name)))})
+    if baselines and baselines[0] < _SHIFTED <= baselines[-1] and not any(raster.offsets):
         logger.warning(
             "the names tell Sentinel-2's processing baselines %s: from %s on its numbers are larger by 1000; subtract that "
             "from the newer images unless it is done already",
-            listed(found),
+            listed(baselines),
             _SHIFTED,
         )
 
@@ -230,14 +230,14 @@ def common_nodata(images: Sequence[RegionImages]) -> float | None:
     Raises:
         DataError: a file does not say it, and the others name different values.
     """
-    found = {value for image in images for value in image.nodata if np.isfinite(value)}
+    values = {value for image in images for value in image.nodata if np.isfinite(value)}
     silent = next((image.silent for image in images if image.silent is not None), None)
-    if len(found) > 1 and silent is not None:
+    if len(values) > 1 and silent is not None:
         raise DataError(
-            f"the images name different nodata values ({', '.join(f'{v:g}' for v in sorted(found))}), and {silent} "
+            f"the images name different nodata values ({', '.join(f'{v:g}' for v in sorted(values))}), and {silent} "
             "names none; say which it has with --nodata"
         )
-    return found.pop() if len(found) == 1 else None
+    return values.pop() if len(values) == 1 else None
 
 
 def found_labels(image_dir: str | Path) -> list[str]:

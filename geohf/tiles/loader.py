@@ -164,7 +164,7 @@ class ResizedTiles:
         for height, width in np.unique(sizes, axis=0).tolist():
             here = np.flatnonzero((sizes == (height, width)).all(1))
             frames = raw[here, :, :height, :width].reshape(-1, height, width, self.bands)
-            resized = resize_frames(frames, self.size, resampling=self.resampling)
+            resized = resize_frames(frames, self.size, self.resampling)
             out[here] = resized.numpy().reshape(len(here), *self.shape[1:])
         return out
 
@@ -204,7 +204,9 @@ def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
 def _write(tiles: ResizedTiles, path: Path, dtype: np.dtype) -> None:
     from tqdm.auto import tqdm
 
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(
+        ".tmp"
+    )  # the same in every run, so one that was killed leaves no second file
     try:
         reserve(temporary, tiles.shape, dtype)
         offset = np.load(temporary, mmap_mode="r").offset

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 MOST_LOG_VARIANCE = 10.0  # of standardized targets
+TEMPERATURE = 0.1  # of the softmax over a frame's differences, as published
 
 
 def regression_loss(
@@ -52,20 +53,16 @@ def regression_loss(
 
 
 def difference_divergence(
-    predicted: torch.Tensor,
-    truth: torch.Tensor,
-    temperature: float = 0.1,
-    items: torch.Tensor | None = None,
+    predicted: torch.Tensor, truth: torch.Tensor, items: torch.Tensor | None = None
 ) -> torch.Tensor:
     """How differently two sequences change from frame to frame (Tan et al., Temporal Attention Unit, CVPR 2023).
 
-    The differences of a frame to the one before become shares over all its entries by a softmax; told is the
+    The differences of a frame to the one before become shares over all its entries by a softmax (`TEMPERATURE`); told is the
     Kullback-Leibler divergence of the predicted shares from the true ones, an entry.
 
     Args:
         predicted, truth: (batch, frames, ...) of at least two frames; entries whose true difference is not known (NaN) do not
             count.
-        temperature: of the softmax.
         items: number to divide by; None: the entries that count.
 
     >>> same = torch.tensor([[[0.0, 0.0], [0.0, 0.1]]])
@@ -76,7 +73,7 @@ def difference_divergence(
     counts = true.isfinite()
 
     def shares(values: torch.Tensor) -> torch.Tensor:
-        known = torch.where(counts, values, 0) / temperature
+        known = torch.where(counts, values, 0) / TEMPERATURE
         return known.masked_fill(~counts, torch.finfo(known.dtype).min / 2).log_softmax(-1)
 
     ours = shares(change)

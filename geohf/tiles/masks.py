@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geohf.errors import DataError
+from geohf.geo.crs import gdal_errors
 from geohf.tiles.align import same_grid, source_box, warped
-from geohf.tiles.rasters import CONVERTED, RasterInfo, gdal_errors, mask_bands, open_raster, raster_info
+from geohf.tiles.rasters import CONVERTED, RasterInfo, mask_bands, open_raster, raster_info
 from geohf.tiles.reading import AEF_NODATA, Reading, dequantized, one_hot
 from geohf.vision.images import held_by
 

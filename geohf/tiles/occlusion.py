@@ -17,7 +17,7 @@ MOST_TILES = 32  # that are looked at
 
 
 @torch.inference_mode()
-def occlusion(model: TileSequenceModel, rows: BoundRows, seed: int = 0) -> np.ndarray:
+def occlusion(model: TileSequenceModel, rows: BoundRows) -> np.ndarray:
     """The mean absolute change of the first target's answer (Zeiler and Fergus 2014), over some of the rows.
 
     A band of a frame is taken away by the training pixels' mean in its place, a whole frame by its mask; the one
@@ -30,7 +30,7 @@ def occlusion(model: TileSequenceModel, rows: BoundRows, seed: int = 0) -> np.nd
     Returns:
         (steps, bands + 1) in the target's unit, the last column for whole frames; NaN where no tile shows the frame.
     """
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:MOST_TILES])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_TILES])
     batch = {
         name: tensor.to(model.device)
         for name, tensor in rows.__getitems__(chosen.tolist()).items()

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.geo.crs import transformed
 from geohf.metrics.records import Evaluation
 from geohf.report.geojson import write_polygons
+from geohf.report.paths import wrap
 from geohf.report.tables import write_csv
 from geohf.report.tiles import plot_filmstrip, plot_occlusion, plot_tile_errors
 from geohf.tiles.answers import Answers, answers_of
@@ -18,7 +20,6 @@ from geohf.tiles.cache import TilePixels
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.frames import fill_holes
 from geohf.tiles.geotiff import write_geotiff
-from geohf.tiles.ground import transformed
 from geohf.tiles.metrics import coverage_by, metrics_by
 from geohf.tiles.occlusion import occlusion
 from geohf.tiles.sources import files_of
@@ -197,9 +198,9 @@ def _write_areas(path: Path, table: TileTable, windows: TileWindows, rows: list[
         if table.rasters[region].crs is None:
             continue
         tiles = windows.rows[table.region[windows.rows] == region].tolist()
-        found = {tile: _ring(table, tile) for tile in tiles}
-        if all(np.isfinite(ring).all() for ring in found.values()):
-            rings |= found
+        own = {tile: _ring(table, tile) for tile in tiles}
+        if all(np.isfinite(ring).all() for ring in own.values()):
+            rings |= own
         else:
             name = table.regions[region]
             logger.warning("%s has no areas of the region %s: its CRS has no latitudes for them", path, name)
@@ -250,7 +251,7 @@ def _ring(table: TileTable, row: int) -> np.ndarray:
     x0, y0, x1, y1 = table.boxes[row].tolist()
     corners = [raster.affine @ corner for corner in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
     ring = transformed(raster.crs, "EPSG:4326", np.array(corners))[:, ::-1]
-    steps = (np.diff(ring[:, 1], append=ring[0, 1]) + 180) % 360 - 180
+    steps = wrap(np.diff(ring[:, 1], append=ring[0, 1]))
     if np.abs(steps).max() > 30:  # edges that are straight in the image are bent on the map
         ends = np.roll(corners, -1, axis=0)
         dense = np.linspace(corners, ends, EDGE_POINTS, endpoint=False).swapaxes(0, 1).reshape(-1, 2)

@@ -104,18 +104,18 @@ def calibrate(
         raise DataError(
             "--interval_groups region needs rows with a region, and the validation rows have none"
         )
-    found = {}
+    margins = {}
     for name in np.unique(regions.astype(str)).tolist():
         of_region = missed[regions.astype(str) == name]
         enough = (np.isfinite(of_region).sum(0) >= round(2 / (1 - config.coverage), 6)).all()
         own = _margins(of_region, config.coverage) if enough else None
         if own is not None:
-            found[name] = own
-    config.region_margins = found or None
+            margins[name] = own
+    config.region_margins = margins or None
 
 
 def _margins(missed: np.ndarray, coverage: float) -> list[float] | None:
     """(targets,) of (n, targets) distances from truths to intervals; None where one has too few."""
-    found = [conformal_quantile(column[np.isfinite(column)], coverage) for column in missed.T]
-    known = [margin for margin in found if margin is not None]
-    return known if len(known) == len(found) else None
+    margins = [conformal_quantile(column[np.isfinite(column)], coverage) for column in missed.T]
+    known = [margin for margin in margins if margin is not None]
+    return known if len(known) == len(margins) else None

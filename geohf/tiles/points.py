@@ -17,14 +17,23 @@ from geohf.data.tables import (
 )
 from geohf.data.times import shorten, step_times, time_of
 from geohf.errors import DataError
+from geohf.geo.crs import gdal_errors, transformed
 from geohf.tiles.dates import start_days
-from geohf.tiles.ground import points_in, transformed
-from geohf.tiles.images import RegionImages, common_nodata, dotted, find_images
-from geohf.tiles.rasters import RasterInfo, gdal_errors
+from geohf.tiles.ground import points_in
+from geohf.tiles.images import RegionImages, dotted, find_images
+from geohf.tiles.rasters import RasterInfo
 from geohf.tiles.reading import Reading
 from geohf.tiles.rows import check_regions, name_of
 from geohf.tiles.sources import names_in, raster_folder
-from geohf.tiles.table import TARGET, TileTable, columns_of, labels_of, load_tiles, read_named
+from geohf.tiles.table import (
+    TARGET,
+    TileTable,
+    columns_of,
+    labels_of,
+    load_tiles,
+    read_named,
+    table_of_regions,
+)
 
 BOX = "region_coordinates"
 DATE = "date"
@@ -50,10 +59,10 @@ def regions_in(image_dir: str | Path, labels: Sequence[str], extension: str) -> 
     """
     folder = raster_folder(image_dir)
     there = [folder / label for label in labels]
-    found = {name for inside in there if inside.is_dir() for name in names_in(inside, extension)}
-    if not found:
+    names = {name for inside in there if inside.is_dir() for name in names_in(inside, extension)}
+    if not names:
         raise DataError(f"{image_dir}: holds no <label>/<region>{extension}, in which points could lie")
-    return sorted(found)
+    return sorted(names)
 
 
 def windows_of_points(
@@ -79,15 +88,15 @@ def windows_of_points(
             continue
         wanted = np.array([region is None or region == name for region in given], bool)
         rim = np.full(len(points), -np.inf)
-        found = np.full(points.shape, np.nan)
+        pixels = np.full(points.shape, np.nan)
         near = _may_lie_in(image.raster, points)
-        found[near] = points_in(
+        pixels[near] = points_in(
             image.raster, transformed("EPSG:4326", image.raster.crs, points[near][:, ::-1])
         )
-        rim[near] = _depth(image.raster, found[near])
+        rim[near] = _depth(image.raster, pixels[near])
         better = np.flatnonzero(wanted & (rim > depth))
         depth[better] = rim[better]
-        corner = np.floor(found[better] - tile_size / 2 + 0.5).astype(np.int64)
+        corner = np.floor(pixels[better] - tile_size / 2 + 0.5).astype(np.int64)
         boxes[better] = np.concatenate([corner, corner + tile_size], 1)
         for i in better.tolist():
             names[i] = name
@@ -222,21 +231,17 @@ def load_points(
     if "tile_id" in frame:
         given_names = frame["tile_id"].map(name_of).to_numpy(object)[rows]
         names = given_names if len(set(given_names)) == len(rows) else names
-    found, region = np.unique(np.array(regions)[rows], return_inverse=True)
-    chosen = [images[name] for name in found]
-    return TileTable(
+    return table_of_regions(
+        np.array(regions)[rows].tolist(),
+        images,
+        nodata,
         source=source,
         tile_ids=names,
-        regions=found.tolist(),
-        region=region.astype(np.int32),
         boxes=boxes[rows],
         labels=labels,
         steps=step_times(labels),
         targets=list(targets),
         values=history,
-        files=[image.files for image in chosen],
-        rasters=[image.header for image in chosen],
-        nodata=common_nodata(chosen) if nodata is None else float(nodata),
         reading=reading,
         window=tile_size,
     )

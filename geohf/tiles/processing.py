@@ -164,8 +164,8 @@ class TileSequenceProcessor(SampleProcessor):
         if not hasattr(sample, "ndim"):
             check_frames(sample := list(sample))
         frames = list(sample)
-        found = dates_of(frames, dates, answered, where) if self.dates else None
-        return frames, numbers_of(last, self.targets), found
+        told = dates_of(frames, dates, answered, where) if self.dates else None
+        return frames, numbers_of(last, self.targets), told
 
 
 def settings_of(config: TileSequenceConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from geohf.errors import DataError
+from geohf.geo.crs import gdal_errors
 from geohf.tiles.sources import BandFiles, RasterFile, local_file
 from geohf.tiles.stores import StoreFrame
 
@@ -75,14 +76,6 @@ class RasterInfo:
         return self.masked or any(value is not None for value in self.nodata)
 
 
-def gdal_errors() -> tuple[type[Exception], ...]:
-    """All that rasterio raises: its own errors, and GDAL's, which are none of them."""
-    from rasterio._err import CPLE_BaseError
-    from rasterio.errors import RasterioError
-
-    return RasterioError, CPLE_BaseError
-
-
 @contextmanager
 def open_raster(path: RasterFile | os.PathLike | bytes) -> Iterator[DatasetReader]:
     """Open a raster, a file, its bytes, a stack of files or a store's image, for reading.
@@ -130,9 +123,9 @@ def raster_info(raster: DatasetReader, path: RasterFile | os.PathLike) -> Raster
     """The header of an open raster, see `inspect_raster`."""
     dtype = raster.dtypes[0]
     if dtype not in (*KEPT, *CONVERTED) or len(set(raster.dtypes)) > 1:
-        found = ", ".join(sorted(set(raster.dtypes)))
+        kinds = ", ".join(sorted(set(raster.dtypes)))
         raise DataError(
-            f"{path}: pixels are {found}; bands must all be one of {', '.join((*KEPT, *CONVERTED))}"
+            f"{path}: pixels are {kinds}; bands must all be one of {', '.join((*KEPT, *CONVERTED))}"
         )
     if len(raster.subdatasets) > 1:
         raise DataError(

@@ -174,9 +174,9 @@ def one_hot(numbers: np.ndarray, holes: np.ndarray, classes: Sequence[int], name
     bands = (numbers[..., None] == np.array(classes)) & ~holes[..., None]
     strange = ~holes & ~bands.any(-1)
     if strange.any():
-        found = sorted(set(numbers[strange].tolist()))
+        unknown = sorted(set(numbers[strange].tolist()))
         raise DataError(
-            f"{name}: holds the numbers {listed(found)}, which are none of --class_values {' '.join(map(str, classes))}; "
+            f"{name}: holds the numbers {listed(unknown)}, which are none of --class_values {' '.join(map(str, classes))}; "
             "name them, or say with --nodata which number was not measured"
         )
     return bands.astype(np.uint8)

@@ -35,8 +35,8 @@ def steps_of_rows(frame, labels, source, errors) -> np.ndarray:
         errors.add(source, int(frame.index[row]), f"{LABEL} is empty")
     others = names[(steps < 0) & (names != "")]
     if len(others):
-        found = shorten(others.unique())
-        logger.warning("%s: %d rows of the labels %s are not used", source, len(others), found)
+        shown = shorten(others.unique())
+        logger.warning("%s: %d rows of the labels %s are not used", source, len(others), shown)
     return steps
 
 

@@ -34,11 +34,11 @@ def dates_of(frames: Sequence, dates: Any, answered: Any, where: str) -> np.ndar
         )
     if len(dates) != len(frames):
         raise DataError(f"{where}: {len(dates)} dates for {len(frames)} frames")
-    found = dates_of_sample(dates, answered, where)
-    late = [t for t, days in enumerate(found[:, 0]) if days < 0 and frames[t] is not None]
+    days_of_frames = dates_of_sample(dates, answered, where)
+    late = [t for t, days in enumerate(days_of_frames[:, 0]) if days < 0 and frames[t] is not None]
     if late:
         raise DataError(f"{where}: the frame {late[0]} is of {dates[late[0]]}, after the answer's {answered}")
-    return found
+    return days_of_frames
 
 
 def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -> list[float]:

@@ -248,9 +248,7 @@ def _slope(last: np.ndarray, truth: np.ndarray) -> float:
     return float(((last - last.mean()) * (truth - truth.mean())).mean() / np.var(last))
 
 
-def band_statistics(
-    cache: TilePixels, windows: TileWindows, seed: int = 0
-) -> tuple[list[float], list[float]]:
+def band_statistics(cache: TilePixels, windows: TileWindows) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every band over what training windows may see.
 
     Returns:
@@ -259,7 +257,7 @@ def band_statistics(
     Raises:
         DataError: all bands are constant.
     """
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(windows))[:STATISTICS_TILES])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(windows))[:STATISTICS_TILES])
 
     def measured(i: int) -> np.ndarray:
         row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
@@ -288,10 +286,10 @@ def class_numbers(cache: TilePixels, windows: TileWindows) -> list[int]:
     """The numbers that training pixels hold, where these are whole, of one band, and so few that they may be classes."""
     if cache.array.shape[-1] > 1 or cache.array.dtype.kind not in "iu":
         return []
-    found: set[int] = set()
+    numbers: set[int] = set()
     for i in range(min(len(windows), STATISTICS_TILES)):
         row, steps = windows.rows[i], windows.frames[i, windows.mask[i]]
-        found.update(np.unique(cache.tile(row, steps)[~cache.tile_mask(row, steps)]).tolist())
-        if len(found) > MOST_CLASSES:
+        numbers.update(np.unique(cache.tile(row, steps)[~cache.tile_mask(row, steps)]).tolist())
+        if len(numbers) > MOST_CLASSES:
             return []
-    return sorted(found)
+    return sorted(numbers)

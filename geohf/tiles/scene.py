@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from geohf.data.tensor_table import batch_as_is
+from geohf.data.tensor_table import identity_collate
 from geohf.data.times import check_frames, times_of_frames
 from geohf.errors import DataError, require_at_least, require_whole
 from geohf.io import atomic_write, plain, refuse_overwriting
@@ -129,13 +129,13 @@ def _predicted(
 
     layout, resampling = tiles.layout, model.config.resampling
     blend = Blend(layout, bands, model.config.head == "image" and resampling == "nearest")
-    loader = DataLoader(tiles, batch_size=None, num_workers=workers, collate_fn=batch_as_is)
+    loader = DataLoader(tiles, batch_size=None, num_workers=workers, collate_fn=identity_collate)
     try:
         with tqdm(total=len(tiles), desc="scene", unit="batch") as bar:
             for chunk in rows_of_chunks(loader):
                 samples = list(chunk.samples.values())
-                found = model.predict(samples, len(samples)) if samples else []
-                answers = [bands_of(answer, layout.side, resampling) for answer in found]
+                predictions = model.predict(samples, len(samples)) if samples else []
+                answers = [bands_of(answer, layout.side, resampling) for answer in predictions]
                 blend.add(chunk, dict(zip(chunk.samples, answers, strict=True)))
                 if chunk.last:
                     yield chunk.row, blend.finish(chunk.row)

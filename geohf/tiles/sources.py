@@ -119,13 +119,13 @@ def names_in(folder: Folder, extension: str) -> list[str]:
         DataError: beside them lie some whose extension is in another case of letters.
     """
     names = sorted(file.name for file in shown_in(folder) if file.is_file())
-    found = [name for name in names if name.lower().endswith(extension.lower())]
-    other = [name for name in found if not name.endswith(extension)]
-    if other and len(other) < len(found):
+    alike = [name for name in names if name.lower().endswith(extension.lower())]
+    other = [name for name in alike if not name.endswith(extension)]
+    if other and len(other) < len(alike):
         raise DataError(
             f"{folder}: holds {other[0]} beside files that end in {extension}; write all endings alike"
         )
-    return [name[: -len(extension)] for name in found if name not in other]
+    return [name[: -len(extension)] for name in alike if name not in other]
 
 
 def files_of(images: Iterable[RasterFile | None]) -> list[str | Path]:
@@ -161,19 +161,19 @@ def items_of(path: str | Path, asset: str | Sequence[str] | None = None) -> dict
             file's folder, or two are of one date.
     """
     path = Path(path)
-    found: dict[str, RasterFile] = {}
+    rasters: dict[str, RasterFile] = {}
     for date, name, held in _dated_items(path):
-        if date in found:
+        if date in rasters:
             raise DataError(f"{path}: the item {name} is of {date}, as another one; keep one of a date")
         try:
             chosen = _chosen(held, [asset] if isinstance(asset, str) else asset)
             files = tuple(_opened(held[key]["href"], path.parent) for key in chosen)
-            found[date] = (
+            rasters[date] = (
                 files[0] if len(files) == 1 else BandFiles(f"{path}, item {name}", tuple(chosen), files)
             )
         except DataError as error:
             raise DataError(f"{path}, item {name}: {error}") from None
-    return found
+    return rasters
 
 
 def look_at_items(path: str | Path, dates: Sequence[str], asset: str | Sequence[str] | None = None) -> None:
@@ -203,12 +203,12 @@ def look_at_items(path: str | Path, dates: Sequence[str], asset: str | Sequence[
 def _units(asset: dict[str, Any]) -> list[tuple[float, float]]:
     """(scale, offset) of each band of an asset, in the words of STAC's raster extension before and since 1.1."""
     bands = asset.get("raster:bands") or asset.get("bands") or [{}]
-    found = []
+    units = []
     for band in bands:
         facts = [asset, band] if isinstance(band, dict) else [asset]
         values = {key.removeprefix("raster:"): value for fact in facts for key, value in fact.items()}
-        found.append((values.get("scale", 1), values.get("offset", 0)))
-    return found
+        units.append((values.get("scale", 1), values.get("offset", 0)))
+    return units
 
 
 def _shown(units: Iterable[tuple[float, float]]) -> str:
@@ -221,12 +221,12 @@ def _dated_items(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
         items = json.loads(path.read_text(encoding="utf-8"))["features"]
         named = ((_date(item), str(item.get("id", number)), item) for number, item in enumerate(items))
         dated = sorted(named, key=lambda row: row[:2])
-        found = [(date, name, dict(item["assets"])) for date, name, item in dated]
+        dated_items = [(date, name, dict(item["assets"])) for date, name, item in dated]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is no STAC item collection with dates and assets ({error!r})") from None
-    if not found:
+    if not dated_items:
         raise DataError(f"{path}: holds no items")
-    return found
+    return dated_items
 
 
 def _date(item: dict[str, Any]) -> str:

@@ -52,15 +52,15 @@ class StoreFrame:
         """
         from rasterio.io import MemoryFile
 
-        with _opened(self.store) as found:
-            transform, turned = _transform(found[self.names[0]], self.store)
-            height = found[self.names[0]].sizes[_plane(found[self.names[0]], self.store)[0]]
+        with _opened(self.store) as store:
+            transform, turned = _transform(store[self.names[0]], self.store)
+            height = store[self.names[0]].sizes[_plane(store[self.names[0]], self.store)[0]]
             top, bottom = self.lines or (0, height)
             lines = slice(height - bottom, height - top) if turned else slice(top, bottom)
             bands: list[np.ndarray] = []
             named: list[tuple[str, dict[str, Any]]] = []
             for name in self.names:
-                variable = found[name]
+                variable = store[name]
                 down = _plane(variable, self.store)[0]
                 image = variable.isel({_axis(variable, TIME, self.store): self.step, down: lines})
                 kind = _band_axis(image)
@@ -69,7 +69,7 @@ class StoreFrame:
                 words = [name] if kind is None else _words(image, kind)
                 named += [(word, variable.attrs) for word in words]
             transform @= transform.translation(0, top)
-            crs = _crs(found, self.names[0], self.store)
+            crs = _crs(store, self.names[0], self.store)
         pixels = np.stack(bands)[:, ::-1] if turned else np.stack(bands)
         if pixels.dtype.kind not in "buif":
             raise DataError(f"{self}: holds {pixels.dtype}, which are no pixels")
@@ -112,10 +112,10 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
             in `spatial_ref`), its coordinates are not evenly apart, or two images are of one date.
     """
     path = os.fspath(path)
-    with _opened(path) as found:
-        maps = [str(name) for name, variable in found.data_vars.items() if variable.ndim >= 3]
+    with _opened(path) as store:
+        maps = [str(name) for name, variable in store.data_vars.items() if variable.ndim >= 3]
         chosen = tuple([names] if isinstance(names, str) else names or maps)
-        lost = [name for name in chosen if name not in found.data_vars]
+        lost = [name for name in chosen if name not in store.data_vars]
         if len(set(chosen)) < len(chosen):
             raise DataError(f"--asset {' '.join(chosen)}: name each variable once")
         if not maps:
@@ -127,20 +127,20 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
                 f"{path}: {what}has the variables {there} of images; name those that you mean with --asset"
             )
         for name in chosen:
-            variable = found[name]
+            variable = store[name]
             axes = {_axis(variable, TIME, path), *_plane(variable, path), _band_axis(variable)}
             other = [axis for axis in variable.dims if axis not in axes]
             if other or (len(chosen) > 1 and _band_axis(variable)):
                 raise DataError(
                     f"{path}: {name} has the axes {', '.join(map(str, variable.dims))}; read are time, y and x, and band of a variable alone"
                 )
-            if variable.sizes != found[chosen[0]].sizes:
+            if variable.sizes != store[chosen[0]].sizes:
                 raise DataError(
                     f"{path}: {name} has other axes than {chosen[0]}; choose variables of one grid"
                 )
-        _transform(found[chosen[0]], path)
-        _crs(found, chosen[0], path)
-        times = found[chosen[0]][_axis(found[chosen[0]], TIME, path)].values
+        _transform(store[chosen[0]], path)
+        _crs(store, chosen[0], path)
+        times = store[chosen[0]][_axis(store[chosen[0]], TIME, path)].values
     dates = [str(time)[:10] for time in times]
     if "NaT" in dates:
         raise DataError(
@@ -166,13 +166,13 @@ def _opened(path: str) -> xarray.Dataset:
 
 
 def _axis(variable: Any, names: Sequence[str], path: str) -> str:
-    found = [str(axis) for axis in variable.dims if str(axis).lower() in names]
-    if len(found) != 1 or found[0] not in variable.coords:
+    axes = [str(axis) for axis in variable.dims if str(axis).lower() in names]
+    if len(axes) != 1 or axes[0] not in variable.coords:
         raise DataError(
             f"{path}: {variable.name} has the axes {', '.join(map(str, variable.dims)) or 'none'}; one of them with coordinates "
             f"must be called {' or '.join(names)}"
         )
-    return found[0]
+    return axes[0]
 
 
 def _band_axis(variable: Any) -> str | None:
@@ -209,14 +209,14 @@ def _transform(variable: Any, path: str) -> tuple[Any, bool]:
     return Affine(steps[1], 0, starts[1] - steps[1] / 2, 0, steps[0], starts[0] - steps[0] / 2), turned
 
 
-def _crs(found: xarray.Dataset, name: str, path: str) -> Any:
+def _crs(store: xarray.Dataset, name: str, path: str) -> Any:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
     mapping = (
-        found[name].encoding.get("grid_mapping") or found[name].attrs.get("grid_mapping") or "spatial_ref"
+        store[name].encoding.get("grid_mapping") or store[name].attrs.get("grid_mapping") or "spatial_ref"
     )
-    facts = found[mapping].attrs if mapping in found.variables else {}
+    facts = store[mapping].attrs if mapping in store.variables else {}
     text = facts.get("crs_wkt") or facts.get("spatial_ref")
     try:
         return CRS.from_user_input(text)

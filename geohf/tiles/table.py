@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geohf.data.tables import RowErrors, read_table, read_table_in_chunks, require_columns
 from geohf.data.times import StepTimes, step_times
 from geohf.errors import DataError
-from geohf.tiles.images import common_nodata, dotted, find_images, mosaic_images, place_of
+from geohf.tiles.images import RegionImages, common_nodata, dotted, find_images, mosaic_images, place_of
 from geohf.tiles.rasters import RasterInfo
 from geohf.tiles.reading import Reading
 from geohf.tiles.rows import LABEL, boxes_of, check_regions, check_rows, history_of, name_of, steps_of_rows
@@ -134,22 +134,40 @@ def load_tiles(
     kept = check_regions(kept, regions, boxes, images, extension, max_missing, frame.index, source, errors)
     history = history_of(kept, years, regions, boxes, values, labels, bad, frame.index, source, errors)
     errors.settle(len(kept))
-    found, region = np.unique(regions[kept].astype(str), return_inverse=True)
-    chosen = [images[name] for name in found]
-    return TileTable(
+    return table_of_regions(
+        regions[kept],
+        images,
+        nodata,
         source=source,
         tile_ids=names[kept],
-        regions=found.tolist(),
-        region=region.astype(np.int32),
         boxes=boxes[kept],
         labels=labels,
         steps=times,
         targets=list(targets),
         values=history,
-        files=[region.files for region in chosen],
-        rasters=[region.header for region in chosen],
-        nodata=common_nodata(chosen) if nodata is None else float(nodata),
         reading=reading,
+    )
+
+
+def table_of_regions(
+    regions: Sequence[str], images: Mapping[str, RegionImages], nodata: float | None, **fields: Any
+) -> TileTable:
+    """The table of tiles of these regions, with the images of each.
+
+    Args:
+        regions: (tiles,) names.
+        nodata: see `load_tiles`.
+        fields: the others of `TileTable`.
+    """
+    names, region = np.unique(np.asarray(regions, str), return_inverse=True)
+    chosen = [images[name] for name in names]
+    return TileTable(
+        regions=names.tolist(),
+        region=region.astype(np.int32),
+        files=[image.files for image in chosen],
+        rasters=[image.header for image in chosen],
+        nodata=common_nodata(chosen) if nodata is None else float(nodata),
+        **fields,
     )
 
 
@@ -193,19 +211,17 @@ def grid_tiles(
         )
     y, x = np.mgrid[: raster.height // tile_size, : raster.width // tile_size].reshape(2, -1) * tile_size
     boxes = np.stack([x, y, x + tile_size, y + tile_size], 1).astype(np.int32)
-    return TileTable(
+    return table_of_regions(
+        [place_of(image_dir)] * len(boxes),
+        {place_of(image_dir): images},
+        nodata,
         source=str(image_dir),
         tile_ids=np.arange(len(boxes)).astype(str).astype(object),
-        regions=[place_of(image_dir)],
-        region=np.zeros(len(boxes), np.int32),
         boxes=boxes,
         labels=labels,
         steps=times,
         targets=[],
         values=np.empty((len(boxes), len(labels), 0)),
-        files=[images.files],
-        rasters=[raster],
-        nodata=common_nodata([images]) if nodata is None else float(nodata),
         reading=reading or Reading(),
     )
 
@@ -225,15 +241,15 @@ def read_named(
 
 
 def _named(frame: pd.DataFrame, names: Iterable[str], source: str | Path) -> pd.DataFrame:
-    found: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     for name in names:
         alike = [] if name in frame.columns else [c for c in frame.columns if str(c).lower() == name.lower()]
         if len(alike) > 1:
             raise DataError(
                 f"{source}: {name!r} may be the column {' or '.join(map(repr, alike))}; rename one"
             )
-        found |= dict.fromkeys(alike, name)
-    return frame.rename(columns=found)
+        renamed |= dict.fromkeys(alike, name)
+    return frame.rename(columns=renamed)
 
 
 def own_resampling(table: TileTable) -> str:

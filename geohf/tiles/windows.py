@@ -106,9 +106,9 @@ def make_windows(
     mask = (seen >= 0) & usable[rows[:, None], clipped]
     truth = table.values[rows, steps]
     last, trend = baselines(table.values[rows], steps, table.steps.times)
-    found = days_of(table.steps)
+    days = days_of(table.steps)
     shown = np.c_[clipped, steps]
-    dates = None if found is None else frame_dates(*(part[shown] for part in found))
+    dates = None if days is None else frame_dates(*(part[shown] for part in days))
     windows = TileWindows(rows, steps, clipped, mask, truth, last, trend, dates)
     ahead = steps[:, None] + np.arange(answered)
     asked = usable[rows[:, None], ahead].any(1) if image else np.isfinite(truth).any(1)

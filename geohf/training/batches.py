@@ -56,18 +56,15 @@ class StreamBatches(IterableDataset):
 @contextmanager
 def _drawing_from(*seed: int) -> Iterator[None]:
     """Random numbers of torch on the CPU, numpy and Python are those of a seed; afterwards they go on as they were."""
-    # numpy's old state, as collators that users have may draw from it
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    before = cpu_random_state()
     numbers = [int(number) for number in np.random.SeedSequence(seed).generate_state(3)]
     random.seed(numbers[0])
-    np.random.seed(numbers[1])  # noqa: NPY002
+    np.random.seed(numbers[1])  # noqa: NPY002  collators that users have may draw from it
     torch.default_generator.manual_seed(numbers[2])  # and not those of GPUs, which draw dropout
     try:
         yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
+        set_random_state(before)
 
 
 class BatchesAhead:
@@ -99,11 +96,11 @@ class BatchesAhead:
         return batch
 
 
-class BatchWithoutRows(dict):
+class EmptyBatch(dict):
     """The batch of a process for which an epoch's last step has no row left: it takes part and counts nothing."""
 
 
-def own_rows(batch, accelerator):
+def drop_padding_rows(batch, accelerator):
     """The batch without the rows that accelerate repeats to give every process a batch of equal size.
 
     Args:
@@ -126,7 +123,7 @@ def own_rows(batch, accelerator):
     # a process without any row keeps one, so that its forward and backward take part
     kept = max(own, 1)
     rows = {name: value[:kept] if _has_rows(value, size) else value for name, value in batch.items()}
-    return rows if own else BatchWithoutRows(rows)
+    return rows if own else EmptyBatch(rows)
 
 
 def _has_rows(value, size: int) -> bool:

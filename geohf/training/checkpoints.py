@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from geohf.io import atomic_path, atomic_write
 from geohf.vision.weights import aligned
 
 # written last, so a checkpoint that has it is whole
@@ -47,10 +47,8 @@ def save_tree(tree: Any, path: str | Path) -> None:
             return node
         raise TypeError(f"cannot save a {type(node).__name__} without pickle")
 
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"tree": json.dumps(pack(tree))})
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"tree": json.dumps(pack(tree))})
 
 
 def load_tree(path: str | Path) -> Any:
@@ -102,10 +100,9 @@ def set_random_state(state: dict) -> None:
 
 def mark_complete(checkpoint: str | Path, step: int) -> None:
     """Say that everything of this checkpoint is on disk: its files and their sizes."""
-    temporary = Path(checkpoint) / (COMPLETE + ".tmp")
     sizes = {path.name: path.stat().st_size for path in Path(checkpoint).iterdir() if path.is_file()}
-    temporary.write_text(json.dumps({"global_step": step, "files": sizes}))
-    os.replace(temporary, Path(checkpoint) / COMPLETE)
+    with atomic_write(Path(checkpoint) / COMPLETE) as file:
+        json.dump({"global_step": step, "files": sizes}, file)
 
 
 def is_complete(checkpoint: str | Path) -> bool:
@@ -123,9 +120,8 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
     A process killed while it saved or deleted a checkpoint leaves a folder with some of its files; the one
     before counts.
     """
-    found = []
-    for path in Path(folder).glob("checkpoint-*"):
-        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if number and is_complete(path):
-            found.append((int(number[1]), str(path)))
-    return max(found)[1] if found else None
+    numbered = [
+        (re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(folder).glob("checkpoint-*")
+    ]
+    whole = [(int(number[1]), str(path)) for number, path in numbered if number and is_complete(path)]
+    return max(whole)[1] if whole else None

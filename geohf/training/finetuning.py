@@ -84,10 +84,10 @@ def require_adapters(model: Any) -> None:
     }
     share = sum(adapted.values()) / max(1, sum(p.numel() for p in model.tower.parameters()))
     if share < LEAST_SHARE:
-        found = f"only {share:.0%} of its weights, as in {min(adapted)}" if adapted else "none in this one"
+        told = f"only {share:.0%} of its weights, as in {min(adapted)}" if adapted else "none in this one"
         raise DataError(
             "--finetune lora adapts the linear layers of attention and MLP that a transformer has, and finds "
-            f"{found}: take --finetune last or all"
+            f"{told}: take --finetune last or all"
         )
 
 

@@ -15,10 +15,10 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from geohf.data.classes import NamedClasses, class_names
 from geohf.data.samples import undecoded
 from geohf.data.streaming import EndlessStream, is_stream
-from geohf.data.tensor_table import TensorTable, batch_as_is
+from geohf.data.tensor_table import TensorTable, identity_collate
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
-from geohf.training.batches import BatchesAhead, BatchWithoutRows, StreamBatches, own_rows
+from geohf.training.batches import BatchesAhead, EmptyBatch, StreamBatches, drop_padding_rows
 from geohf.training.finetuning import layer_shares
 from geohf.training.phases import Phases
 from geohf.training.progress import BriefLog, BriefProgress
@@ -156,7 +156,7 @@ class PhaseTrainer(Phases):
         return DataLoader(
             self._stream,
             batch_size=None,
-            collate_fn=batch_as_is,
+            collate_fn=identity_collate,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
@@ -191,7 +191,7 @@ class PhaseTrainer(Phases):
     def _with_names(self, dataset, collator):
         """The collator for rows of this dataset, whose classes may be numbers that its features name."""
         if isinstance(dataset, TensorTable):
-            return batch_as_is
+            return identity_collate
         names = class_names(dataset, self.class_columns) if self.class_columns else {}
         return NamedClasses(collator, names) if names else collator
 
@@ -202,7 +202,7 @@ class PhaseTrainer(Phases):
             batch = next(epoch_iterator, None)
             if batch is None:
                 break
-            batches.append(own_rows(batch, self.accelerator) if self.counts_items else batch)
+            batches.append(drop_padding_rows(batch, self.accelerator) if self.counts_items else batch)
         if not batches and is_stream(self.train_dataset):  # it has no end: the others would wait for ever
             share = f"process {self.args.process_index + 1} of {self.args.world_size}"
             raise DataError(f"the training stream has no row for {share}")
@@ -218,7 +218,7 @@ class PhaseTrainer(Phases):
         for batch in batch_samples:
             items = model.count_loss_items(batch)
             rows = torch.stack([torch.as_tensor(count, device=device).float() for count in items.values()])
-            counts.append(rows * 0 if isinstance(batch, BatchWithoutRows) else rows)
+            counts.append(rows * 0 if isinstance(batch, EmptyBatch) else rows)
         totals = dict(zip(items, self.accelerator.reduce(sum(counts), reduction="sum").unbind(), strict=True))
         if self._counted is not None:
             self._counted = {name: total + self._counted.get(name, 0) for name, total in totals.items()}
@@ -233,7 +233,7 @@ class PhaseTrainer(Phases):
             raise DataError("the model gave no loss: the batch holds neither labels nor coordinates")
         # processes average their gradients, but each holds its share of one sum
         share = self.accelerator.num_processes if num_items_in_batch is not None else 1
-        share = 0 if isinstance(inputs, BatchWithoutRows) else share
+        share = 0 if isinstance(inputs, EmptyBatch) else share
         if model.training:
             micro = 1 if num_items_in_batch is not None else self.current_gradient_accumulation_steps
             for name, part in (outputs.get("loss_parts") or {}).items():

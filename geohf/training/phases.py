@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from geohf.errors import DataError
-from geohf.io import atomic_write
+from geohf.io import atomic_path, atomic_write
 from geohf.metrics.directions import LOSS, MetricInfo, bare_name, find_metric, not_measured, wrong_direction
 from geohf.training.averaging import AveragedWeights
 from geohf.training.checkpoints import last_complete_checkpoint
@@ -61,9 +61,8 @@ class Phases(AveragedWeights):
         if self.is_world_process_zero():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "log_history.json").write_text(json.dumps(self.state.log_history))
-            temporary = folder / (FINISHED + ".tmp")
-            save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, temporary)
-            temporary.replace(finished)
+            with atomic_path(finished) as temporary:
+                save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, temporary)
         self.accelerator.wait_for_everyone()
 
     def run_settings(self) -> Mapping:
@@ -145,10 +144,10 @@ class Phases(AveragedWeights):
     def best_score(self) -> float:
         """The best value of the metric that chooses checkpoints, as large-is-better; -inf before any evaluation."""
         row = self.best_row()
-        value = (
-            -math.inf if row is None else row[f"eval_{bare_name(self.args.metric_for_best_model or 'loss')}"]
-        )
-        return value if row is None or self.args.greater_is_better else -value
+        if row is None:
+            return -math.inf
+        value = row[f"eval_{bare_name(self.args.metric_for_best_model or 'loss')}"]
+        return value if self.args.greater_is_better else -value
 
     def _determine_best_metric(self, metrics, trial):
         name = self.args.metric_for_best_model

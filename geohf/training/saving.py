@@ -173,8 +173,8 @@ class SafeCheckpoints(Trainer):
             raise _of_another_model(path, ", ".join(wrong[:3]))
 
 
-def _of_another_model(path: str | Path, found: str) -> DataError:
+def _of_another_model(path: str | Path, what: str) -> DataError:
     return DataError(
-        f"{path}: holds the weights of a model with other settings ({found}); take that run's settings again, "
+        f"{path}: holds the weights of a model with other settings ({what}); take that run's settings again, "
         "or begin without --resume_from_checkpoint"
     )

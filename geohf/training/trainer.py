@@ -256,8 +256,12 @@ class GeoTrainer(RunsPhases):
             return
         facts, metrics = CardData(), None
         if self.evaluated is not None:
-            facts, found = self.card_data(self.evaluated), self.evaluated
-            metrics = {"eval": found.values_by_name, "baseline": found.baseline, "intervals": found.intervals}
+            facts, evaluation = self.card_data(self.evaluated), self.evaluated
+            metrics = {
+                "eval": evaluation.values_by_name,
+                "baseline": evaluation.baseline,
+                "intervals": evaluation.intervals,
+            }
         write_card(
             folder or self.run_folder,
             self.model.card_template,

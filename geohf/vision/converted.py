@@ -105,10 +105,10 @@ def convert_timm(
 def _prefix(file: str | os.PathLike, architecture: str, tensors: Mapping, wanted: Mapping) -> str:
     """What stands before every name of the model in the file."""
     first = next(iter(wanted))
-    found = sorted(
+    prefixes = sorted(
         {name[: -len(first)] for name in tensors if name.endswith(first)}, key=lambda p: (len(p), p)
     )
-    lacking = {prefix: [name for name in wanted if prefix + name not in tensors] for prefix in found}
+    lacking = {prefix: [name for name in wanted if prefix + name not in tensors] for prefix in prefixes}
     whole = [prefix for prefix, names in lacking.items() if not names]
     if len(whole) > 1:
         raise DataError(

@@ -142,14 +142,14 @@ class _Store:
         for position, key in enumerate(keys):
             path, row = self.rows[key]
             places.setdefault(path, []).append((position, row))
-        found: Any = None  # until the first shard tells how long a feature is
+        features: Any = None  # until the first shard tells how long a feature is
         for path, pairs in places.items():
             positions, rows = torch.tensor(pairs).unbind(1)
             with safe_open(path, "pt") as file:
                 held = file.get_tensor("features")
-            found = torch.empty(len(keys), *held.shape[1:]) if found is None else found
-            found[positions] = held[rows]
-        return found
+            features = torch.empty(len(keys), *held.shape[1:]) if features is None else features
+            features[positions] = held[rows]
+        return features
 
 
 def _fill(store, keys, images, chosen, run, processor, batch_size, num_workers, device, autocast) -> None:

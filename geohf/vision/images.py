@@ -108,12 +108,12 @@ def picture_of(row: Mapping) -> Any:
     if "image" in row:
         raise ImageError("a sample's 'image' is empty")
     for test in (_is_picture, _names_picture):
-        found = [key for key, value in row.items() if test(value)]
-        if len(found) == 1:
-            return row[found[0]]
-        if found:
+        pictures = [key for key, value in row.items() if test(value)]
+        if len(pictures) == 1:
+            return row[pictures[0]]
+        if pictures:
             raise ImageError(
-                f"a sample holds several pictures ({', '.join(map(str, found))}); call one 'image'"
+                f"a sample holds several pictures ({', '.join(map(str, pictures))}); call one 'image'"
             )
     raise ImageError(f"a sample needs a picture, as 'image'; it has {', '.join(map(str, row)) or 'nothing'}")
 
@@ -162,8 +162,8 @@ def _bytes_at(address: str) -> bytes:
     inside, _, archive = address.partition("::")
     try:
         if inside.startswith("zip://") and os.path.isfile(archive):
-            found = _archive(os.path.abspath(archive), os.stat(archive).st_mtime_ns, os.getpid())
-            return found.read(inside.removeprefix("zip://").lstrip("/"))
+            opened = _archive(os.path.abspath(archive), os.stat(archive).st_mtime_ns, os.getpid())
+            return opened.read(inside.removeprefix("zip://").lstrip("/"))
         with fsspec.open(address, "rb") as file:
             return file.read()
     except Exception as error:  # each file system has errors of its own
@@ -216,10 +216,10 @@ def heif_picture(file, name: str) -> Image.Image:
             f"{name}: is a HEIC image; pip install 'geohf[heif]' reads it, or make it a JPEG"
         ) from None
     try:
-        found = open_heif(file)
-        if Image.MAX_IMAGE_PIXELS is not None and found.size[0] * found.size[1] > Image.MAX_IMAGE_PIXELS:
+        picture = open_heif(file)
+        if Image.MAX_IMAGE_PIXELS is not None and picture.size[0] * picture.size[1] > Image.MAX_IMAGE_PIXELS:
             raise ImageError(f"{name}: {_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS)}")
-        return found.to_pillow()
+        return picture.to_pillow()
     except BROKEN as error:
         raise error if isinstance(error, ImageError) else ImageError(f"{name}: is broken ({error})") from None
 

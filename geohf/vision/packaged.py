@@ -17,10 +17,10 @@ _FIRST = "_conv_stem.weight"  # so the port begins, and nothing else
 
 def packaged_weights(name: str) -> Path | None:
     """The file of weights that an installed package has for a timm name; None where there is none."""
-    found = importlib.util.find_spec(PACKAGE) if name in PACKAGED else None
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(PACKAGE) if name in PACKAGED else None
+    if spec is None or spec.origin is None:
         return None
-    file = Path(found.origin).parent / FILE
+    file = Path(spec.origin).parent / FILE
     return file if file.is_file() else None
 
 
@@ -43,7 +43,7 @@ def in_timms_names(architecture: str, tensors: dict[str, torch.Tensor]) -> dict[
     given = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
     if len(names) != len(given):
         raise DataError(f"{architecture}: the weights have {len(given)} tensors, the model {len(names)}")
-    found = {}
+    renamed = {}
     for name, (old, tensor) in zip(names, given.items(), strict=True):
         same = name.rpartition(".")[2] == old.rpartition(".")[2]
         if not same or wanted[name].shape != tensor.shape:
@@ -52,5 +52,5 @@ def in_timms_names(architecture: str, tensors: dict[str, torch.Tensor]) -> dict[
                 f"{name} {tuple(wanted[name].shape)}"
             )
         # the kernels are transposed views of TensorFlow's, which safetensors does not store
-        found[name] = tensor.contiguous()
-    return found | {name: torch.tensor(0) for name in counters}
+        renamed[name] = tensor.contiguous()
+    return renamed | {name: torch.tensor(0) for name in counters}

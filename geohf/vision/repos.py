@@ -166,11 +166,11 @@ def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     return content
 
 
-def reason_of(error: Exception | None, most: int = 300) -> str:
+def reason_of(error: Exception | None) -> str:
     """All lines of an error that torch gives on weights, in one, long lists cut short."""
     if not isinstance(error, (RuntimeError, OSError, ValueError)):
         return f"they are those of another model ({type(error).__name__}: {error})"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(
-        line if len(line) <= most else line[:most].rsplit(",", 1)[0] + ", ..." for line in lines[:6]
+        line if len(line) <= 300 else line[:300].rsplit(",", 1)[0] + ", ..." for line in lines[:6]
     )

@@ -132,12 +132,12 @@ def timm_source(name: str, folder: Path | None, weights: Path | None = None) -> 
         )
     plain = timm_name(name) or name
     try:
-        found = timm.get_pretrained_cfg(plain)
+        known = timm.get_pretrained_cfg(plain)
     except RuntimeError as error:
         raise DataError(f"no backbone {name!r}: {error}") from None
-    if found is None:
+    if known is None:
         raise DataError(f"no backbone {name!r}: timm knows no weights of it")
-    published = found.to_dict()
+    published = known.to_dict()
     return TimmSource(
         name, plain, published, {}, weights or packaged_weights(plain), published.get("hf_hub_id")
     )

@@ -68,7 +68,7 @@ def weights_checksum(module: nn.Module) -> list[tuple[int, ...]]:
     torch's counter of changes does not see those that are made through `.data`, as averages of weights are; a sum
     over all bytes does, and a sample with weights sees rows that changed places.
     """
-    found = []
+    checksums = []
     for tensor in module.state_dict().values():
         raw = tensor.detach().contiguous().flatten().view(torch.uint8)
         raw = raw.clone() if raw.storage_offset() % 8 else raw
@@ -77,8 +77,8 @@ def weights_checksum(module: nn.Module) -> list[tuple[int, ...]]:
         places = torch.arange(1, len(sample) + 1, device=sample.device)
         counter = 0 if tensor.is_inference() else tensor._version
         sums = torch.stack([words.sum(), rest.sum(), (sample * places).sum()])
-        found.append((tensor.data_ptr(), counter, *sums.tolist()))
-    return found
+        checksums.append((tensor.data_ptr(), counter, *sums.tolist()))
+    return checksums
 
 
 def in_eval_mode(module: Module) -> Module:

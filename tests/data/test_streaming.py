@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from geohf.data.streaming import EndlessStream, StreamedTable, streaming
 from geohf.data.tables import read_table
-from geohf.data.tensor_table import batch_as_is
+from geohf.data.tensor_table import identity_collate
 from geohf.errors import DataError
 from geohf.training.batches import StreamBatches
 
@@ -332,7 +332,7 @@ def test_a_stream_without_rows_cannot_train(tmp_path, empty):
 
 
 def test_a_stream_is_evaluated_as_the_same_rows_in_memory(tmp_path):
-    trainer = make_trainer(tmp_path, eval_collator=batch_as_is)
+    trainer = make_trainer(tmp_path, eval_collator=identity_collate)
     expected = trainer.evaluate(make_table(19, seed=1))
     trainer.eval_collator = batch_of
     tables = {"shards": [make_table(19, seed=1)]}

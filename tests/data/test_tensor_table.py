@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler, default_collate
 
-from geohf.data.tensor_table import TensorTable, batch_as_is
+from geohf.data.tensor_table import TensorTable, identity_collate
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def table():
 
 
 def test_batches_are_those_of_single_rows(table):
-    loader = DataLoader(table, batch_size=4, collate_fn=batch_as_is)
+    loader = DataLoader(table, batch_size=4, collate_fn=identity_collate)
     batches = list(loader)
     assert [len(batch["y"]) for batch in batches] == [4, 4, 2]
     for batch, rows in zip(batches, ([0, 1, 2, 3], [4, 5, 6, 7], [8, 9]), strict=True):
@@ -27,7 +27,9 @@ def test_batches_are_those_of_single_rows(table):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_shuffled_loader_sees_every_row_once(table, workers):
     sampler = RandomSampler(table, generator=torch.Generator().manual_seed(0))
-    loader = DataLoader(table, batch_size=3, sampler=sampler, collate_fn=batch_as_is, num_workers=workers)
+    loader = DataLoader(
+        table, batch_size=3, sampler=sampler, collate_fn=identity_collate, num_workers=workers
+    )
     batches = list(loader)
     order = torch.cat([batch["y"] for batch in batches])
     assert sorted(order.tolist()) == list(range(10))

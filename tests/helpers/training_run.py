@@ -19,7 +19,7 @@ from datasets import Dataset, IterableDataset
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from geohf.data.tensor_table import TensorTable, batch_as_is
+from geohf.data.tensor_table import TensorTable, identity_collate
 from geohf.geo import great_circle_m
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import StreetHead
@@ -231,7 +231,7 @@ def make_stream_trainer(folder, rows=40, order=None, dropout=0.0, callbacks=None
         callbacks=callbacks,
         train_dataset=dataset,
         data_collator=batch_of,
-        eval_collator=batch_as_is,
+        eval_collator=identity_collate,
         train_sampling_strategy="sequential",
         **changes,
     )

@@ -142,7 +142,8 @@ def test_there_and_back(bikes, tmp_path):
 
 def test_pycocotools_reads_what_is_written(bikes, tmp_path, capsys):
     train = load_parts(bikes)[0]["train"]
-    found = write_coco(tmp_path / "c.json", train)
+    write_coco(tmp_path / "c.json", train)
+    found = statistics_of(train)
     read = COCO(str(tmp_path / "c.json"))
     assert len(read.imgs) == found["images"] == 24
     assert len(read.anns) == found["annotations"] == 24 * 22

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from geohf.parts.coco_eval import AREAS, Found, MatchedBoxes, Truths, match
+from geohf.parts.coco_eval import AREAS, Detections, GroundTruth, MatchedBoxes, match
 
 CORNERS = np.array(
     [[x, y, x + w, y + h] for x in (0, 3) for y in (0, 2) for w in (4, 5) for h in (4, 6)], float
@@ -16,7 +16,7 @@ CORNERS = np.array(
 
 
 def theirs(
-    found: Found, truths: Truths, classes: int, photos: int, crowds: Truths | None = None
+    found: Detections, truths: GroundTruth, classes: int, photos: int, crowds: GroundTruth | None = None
 ) -> np.ndarray:
     """pycocotools' precision (10, 101, classes), all areas, 100 detections."""
     return their_evaluation(found, truths, classes, photos, crowds)["precision"][..., 0, -1]
@@ -24,7 +24,7 @@ def theirs(
 
 def their_evaluation(found, truths, classes, photos, crowds=None) -> dict[str, np.ndarray]:
     """pycocotools' `precision` (10, 101, classes, areas, 3) and `recall` (10, classes, areas, 3), NaN where it has -1."""
-    whole = truths if crowds is None else Truths(*map(np.concatenate, zip(truths, crowds, strict=True)))
+    whole = truths if crowds is None else GroundTruth(*map(np.concatenate, zip(truths, crowds, strict=True)))
     first_crowd = len(truths.label)
 
     def sides(box):
@@ -57,19 +57,21 @@ def their_evaluation(found, truths, classes, photos, crowds=None) -> dict[str, n
     return {name: np.where(values < 0, np.nan, values) for name, values in numbers.items()}
 
 
-def case(seed: int, photos: int, classes: int, truths_each, detections: int) -> tuple[Found, Truths]:
+def case(
+    seed: int, photos: int, classes: int, truths_each, detections: int
+) -> tuple[Detections, GroundTruth]:
     """Boxes that overlap a lot, with equal scores and equal overlaps, empty photos, photos without truths."""
     rng = np.random.default_rng(seed)
     busy = rng.random(photos * classes) < 0.7
     counts = np.where(busy, rng.integers(0, truths_each + 1, photos * classes), 0)
     key = np.repeat(np.arange(photos * classes), counts)
     key = key[key // classes != 1] if photos > 2 else key  # photo 1 shows nothing
-    truths = Truths(key // classes, key % classes, CORNERS[rng.integers(0, len(CORNERS), len(key))])
+    truths = GroundTruth(key // classes, key % classes, CORNERS[rng.integers(0, len(CORNERS), len(key))])
     key = np.sort(rng.integers(0, photos * classes, detections))
     key = key[key // classes != 2]  # nothing is found in photo 2
     box = CORNERS[rng.integers(0, len(CORNERS), len(key))] + rng.choice((0, 0, 0.37, 1.1), (len(key), 4))
     order = np.argsort(key // classes, kind="stable")
-    return Found(
+    return Detections(
         key[order] // classes, key[order] % classes, box[order], rng.integers(0, 6, len(key)) / 7
     ), truths
 
@@ -98,7 +100,7 @@ def test_equal_to_pycocotools_with_crowds(seed, photos, classes, detections, siz
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 5))
     corner = rng.choice((0.0, 1.0, 3.0), (count, 2))
-    crowds = Truths(
+    crowds = GroundTruth(
         rng.integers(0, photos, count),
         rng.integers(0, classes, count),
         np.concatenate([corner, corner + size + rng.choice((0, 2.5), (count, 2))], 1),
@@ -120,7 +122,7 @@ def test_sizes_and_recalls_are_those_of_pycocotools(seed, photos, classes, truth
     count = int(rng.integers(0, 4))
     photo = rng.integers(0, photos, count)
     box = CORNERS[rng.integers(0, len(CORNERS), count)] * scales[photo][:, None]
-    crowds = Truths(photo, rng.integers(0, classes, count), box)
+    crowds = GroundTruth(photo, rng.integers(0, classes, count), box)
     expected = their_evaluation(found, truths, classes, photos, crowds)
     for number, area in enumerate((None, *AREAS.values())):
         ours = MatchedBoxes(found, truths, classes, crowds, area)
@@ -132,8 +134,8 @@ def test_sizes_and_recalls_are_those_of_pycocotools(seed, photos, classes, truth
 
 def test_the_size_of_a_box_on_the_border_belongs_to_both_sides():
     """A found box of 32 x 32 is right among small and among medium ones, and a missed large one is of neither."""
-    truths = Truths(np.zeros(2, int), np.zeros(2, int), boxes([0, 0, 32, 32], [50, 0, 150, 100]))
-    found = Found(np.zeros(1, int), np.zeros(1, int), truths.box[:1], np.array([0.5]))
+    truths = GroundTruth(np.zeros(2, int), np.zeros(2, int), boxes([0, 0, 32, 32], [50, 0, 150, 100]))
+    found = Detections(np.zeros(1, int), np.zeros(1, int), truths.box[:1], np.array([0.5]))
     means = {
         size: MatchedBoxes(found, truths, 1, area=area).precision().mean() for size, area in AREAS.items()
     }
@@ -153,7 +155,7 @@ def test_equal_to_pycocotools_for_float32_boxes_of_photographs():
     photos, classes = 60, 22
     key = np.flatnonzero(rng.random(photos * classes) < 0.8)
     corner, size = rng.uniform(0, 900, (len(key), 2)), rng.uniform(5, 300, (len(key), 2))
-    truths = Truths(
+    truths = GroundTruth(
         key // classes,
         key % classes,
         np.concatenate([corner, corner + size], 1).astype(np.float32).astype(float),
@@ -162,7 +164,7 @@ def test_equal_to_pycocotools_for_float32_boxes_of_photographs():
     box = truths.box[near] + rng.normal(0, 12, (3000, 4)).astype(np.float32)
     box[:, 2:] = np.maximum(box[:, 2:], box[:, :2] + 1)
     scores = rng.random(3000).astype(np.float32).astype(float)
-    found = Found(key[near] // classes, key[near] % classes, box, scores)
+    found = Detections(key[near] // classes, key[near] % classes, box, scores)
     ours = MatchedBoxes(found, truths, classes).precision()
     np.testing.assert_allclose(
         ours, theirs(found, truths, classes, photos), rtol=0, atol=1e-12, equal_nan=True
@@ -184,8 +186,8 @@ def boxes(*rows) -> np.ndarray:
 def test_precision_by_hand():
     """Best to worst: right, wrong, right, of three truths; recall reaches 2/3."""
     truth = boxes([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10])
-    truths = Truths(np.zeros(3, int), np.zeros(3, int), truth)
-    found = Found(
+    truths = GroundTruth(np.zeros(3, int), np.zeros(3, int), truth)
+    found = Detections(
         np.zeros(3, int),
         np.zeros(3, int),
         np.concatenate([truth[:1], [[70, 0, 80, 10]], truth[1:2]]),
@@ -198,8 +200,8 @@ def test_precision_by_hand():
 
 
 def test_matching_takes_the_best_overlap_and_the_better_detection_first():
-    truths = Truths(np.zeros(2, int), np.zeros(2, int), boxes([0, 0, 10, 10], [0, 0, 10, 8]))
-    found = Found(
+    truths = GroundTruth(np.zeros(2, int), np.zeros(2, int), boxes([0, 0, 10, 10], [0, 0, 10, 8]))
+    found = Detections(
         np.zeros(3, int), np.zeros(3, int), boxes([0, 0, 10, 8], [0, 0, 10, 10], [0, 0, 10, 9]), np.array([0.2, 0.9, 0.5])
     )  # fmt: skip
     matched = match(found, truths, 1, np.array([0.5, 0.95]))
@@ -209,8 +211,8 @@ def test_matching_takes_the_best_overlap_and_the_better_detection_first():
 
 def test_of_truths_that_overlap_equally_the_later_one_is_taken():
     """So the second detection, which fits only that one, finds nothing, as in pycocotools."""
-    truths = Truths(np.zeros(2, int), np.zeros(2, int), boxes([0, 0, 10, 10], [4, 0, 14, 10]))
-    found = Found(
+    truths = GroundTruth(np.zeros(2, int), np.zeros(2, int), boxes([0, 0, 10, 10], [4, 0, 14, 10]))
+    found = Detections(
         np.zeros(2, int), np.zeros(2, int), boxes([2, 0, 12, 10], [4, 0, 14, 10]), np.array([0.9, 0.8])
     )
     assert match(found, truths, 1, np.array([0.5]))[:, 0].tolist() == [1, -1]
@@ -219,19 +221,19 @@ def test_of_truths_that_overlap_equally_the_later_one_is_taken():
 
 
 def test_only_the_best_100_of_a_class_in_a_photo_count():
-    truths = Truths(np.zeros(1, int), np.zeros(1, int), boxes([0, 0, 10, 10]))
+    truths = GroundTruth(np.zeros(1, int), np.zeros(1, int), boxes([0, 0, 10, 10]))
     box = boxes(*[[50, 50, 60, 60]] * 100, [0, 0, 10, 10])
-    found = Found(np.zeros(101, int), np.zeros(101, int), box, np.linspace(1, 0, 101))
+    found = Detections(np.zeros(101, int), np.zeros(101, int), box, np.linspace(1, 0, 101))
     assert MatchedBoxes(found, truths, 1).precision().max() == 0
-    fewer = Found(*(column[1:] for column in found))
+    fewer = Detections(*(column[1:] for column in found))
     assert MatchedBoxes(fewer, truths, 1).precision() == pytest.approx(1 / 100)
 
 
 def test_classes_without_truths_are_nan_and_nothing_at_all_is_nan():
-    none = Truths(np.zeros(0, int), np.zeros(0, int), boxes())
-    found = Found(np.zeros(1, int), np.ones(1, int), boxes([0, 0, 1, 1]), np.array([0.5]))
+    none = GroundTruth(np.zeros(0, int), np.zeros(0, int), boxes())
+    found = Detections(np.zeros(1, int), np.ones(1, int), boxes([0, 0, 1, 1]), np.array([0.5]))
     assert np.isnan(MatchedBoxes(found, none, 2).precision()).all()
-    empty = Found(*none, np.zeros(0))
+    empty = Detections(*none, np.zeros(0))
     assert np.isnan(MatchedBoxes(empty, none, 2).precision()).all()
-    one = Truths(np.zeros(1, int), np.zeros(1, int), boxes([0, 0, 1, 1]))
+    one = GroundTruth(np.zeros(1, int), np.zeros(1, int), boxes([0, 0, 1, 1]))
     assert (MatchedBoxes(empty, one, 1).precision() == 0).all()

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as masks
 
 from geohf.errors import DataError
-from geohf.parts.convert import write_coco, write_delftbikes
+from geohf.parts.convert import statistics_of, write_coco, write_delftbikes
 from geohf.parts.data import load_parts, state_table
 from geohf.parts.rows import shows_one_of_each
 from geohf.parts.segments import box_of_segmentation
@@ -49,7 +49,8 @@ def test_a_crowd_is_a_region_without_a_state(tmp_path, flag, segmentation):
     assert row["states"] == [0, -1, 1]
     assert state_table(train)[0].tolist() == [[1, 1], [0, 0]]  # nothing is counted for the crowd
     assert not shows_one_of_each(train)
-    written = write_coco(tmp_path / "again.json", train)
+    write_coco(tmp_path / "again.json", train)
+    written = statistics_of(train)
     assert (written["annotations"], written["states"]) == (3, {"whole": 1, "dented": 1})
     assert load(tmp_path / "again.json")[0]["iscrowd"] == row["iscrowd"]
     with pytest.raises(DataError, match=r"1.jpg: shows 'wheel' as a crowd, which this layout cannot say"):

@@ -16,7 +16,7 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from geohf import DataError
-from geohf.data.tensor_table import batch_as_is
+from geohf.data.tensor_table import identity_collate
 from geohf.tiles.cache import TileCache, cache_key
 from geohf.tiles.cutting import _lay_out, build_cache
 from geohf.tiles.table import load_tiles
@@ -221,7 +221,7 @@ def test_loaders_shuffle_it_by_slices(world, tmp_path):
         cache,
         batch_size=3,
         shuffle=True,
-        collate_fn=batch_as_is,
+        collate_fn=identity_collate,
         num_workers=1,
         multiprocessing_context="fork",
     )

@@ -12,7 +12,7 @@ from datasets import Dataset
 from helpers.training_run import batch_of, feature_rows, make_table, make_trainer
 from transformers import TrainerCallback
 
-from geohf.data.tensor_table import batch_as_is
+from geohf.data.tensor_table import identity_collate
 from geohf.training.checkpoints import COMPLETE, last_complete_checkpoint
 
 SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "training_run.py"
@@ -116,7 +116,7 @@ def test_augmentation_goes_on_within_an_epoch_as_it_would_have(tmp_path):
     settings = {
         "train_dataset": Dataset.from_list(list(feature_rows([make_table(40)]))),
         "data_collator": noisy,
-        "eval_collator": batch_as_is,
+        "eval_collator": identity_collate,
         "per_device_train_batch_size": 4,
         "dropout": 0.3,
         "num_train_epochs": 2,
