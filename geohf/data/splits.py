@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from geohf.data.columns import stored_column
 from geohf.data.tables import points_of
 from geohf.data.task_data import facts_of, with_facts
 from geohf.errors import DataError, require_at_least, require_choice
 from geohf.geo import block_split, dbscan, random_split, stratified_split
 from geohf.geo.splits import block_numbers
+from geohf.vision.contents import contents_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, DatasetDict
 
 logger = logging.getLogger(__name__)
@@ -68,6 +73,7 @@ def split_rows(
     place_radius: float = 0.0,
     frame: str = "wgs84",
     flags: Mapping[str, str] | None = None,
+    copies: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Hold out shares of n rows one after the other; `train` is what remains.
 
@@ -83,6 +89,7 @@ def split_rows(
         block_m, buffer_m: meters, or units of the data for `planar`; the buffer is `place_radius` at least.
         place_radius: rows so near to each other are one place, in the same unit; 0: rows of the same position.
         flags: what the user calls these two, for messages.
+        copies: (n,) a number for each row; rows of one number show the same pictures and are one place, but for `blocks`.
 
     Returns:
         (name -> row numbers, the number of rows left out for the buffer).
@@ -93,6 +100,8 @@ def split_rows(
     require_choice(SPLITS, split=how)
     located = points is not None and len(points) == n and how != "blocks"
     place = place_numbers(points, place_radius, frame) if located else np.arange(n)
+    if copies is not None and how != "blocks":
+        place = _joined(place, copies)
     first = np.unique(place, return_index=True)[1]  # a row of every place
     n, splits, dropped = len(first), {}, 0
     rows = first
@@ -151,10 +160,63 @@ def place_numbers(points: np.ndarray, radius: float = 0.0, frame: str = "wgs84")
             if radius
             else np.unique(where, axis=0, return_inverse=True)[1].reshape(-1)
         )
+    return _by_first_row(numbers)
+
+
+def _by_first_row(numbers: np.ndarray) -> np.ndarray:
+    """The same groups, counted from 0 in the order of their first rows."""
     _, first, numbers = np.unique(numbers, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[numbers.reshape(-1)]
+
+
+def _joined(place: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """(n,) places, where those that share a copy are one."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    other = copies + place.max() + 1
+    nodes = int(other.max()) + 1
+    graph = coo_matrix((np.ones(len(place)), (place, other)), (nodes, nodes))
+    return _by_first_row(connected_components(graph, directed=False)[1][place])
+
+
+def copy_numbers(dataset: Dataset) -> np.ndarray | None:
+    """(n,) a number for each row, one for rows whose `views` or `image` are files of the same bytes, whatever these are called.
+
+    Returns:
+        None where no row names files, or none is a copy.
+    """
+    name = next((name for name in ("views", "image") if name in dataset.column_names), None)
+    rows = [] if name is None else _files_of(stored_column(dataset, name))
+    named = [i for i, row in enumerate(rows) if row and all(map(os.path.isfile, row))]
+    keys = iter(contents_of([path for i in named for path in rows[i]]))
+    numbers: dict[tuple, int] = {}
+    found = np.arange(len(rows)) + len(rows)
+    for i in named:
+        found[i] = numbers.setdefault(tuple(next(keys) for _ in rows[i]), i)
+    return found if len(numbers) < len(named) else None
+
+
+def _files_of(column: pa.ChunkedArray) -> list[list[str]]:
+    """The files that each row of a column of pictures, or of lists of them, names; "" for a picture that lies in it."""
+    import pyarrow as pa
+
+    rows = []
+    for chunk in column.chunks:
+        several = hasattr(chunk, "value_lengths")
+        pictures = chunk.flatten() if several else chunk
+        if not pa.types.is_struct(pictures.type):  # digests of a stream
+            return []
+        fields = dict(zip([field.name for field in pictures.type], pictures.flatten(), strict=True))
+        inside = fields["bytes"].is_valid().to_pylist()
+        paths = (
+            "" if own else path or "" for own, path in zip(inside, fields["path"].to_pylist(), strict=True)
+        )
+        sizes = chunk.value_lengths().to_pylist() if several else [1] * len(chunk)
+        rows += [list(islice(paths, size or 0)) for size in sizes]
+    return rows
 
 
 def count_shared(points: np.ndarray, train: np.ndarray) -> int:
@@ -188,10 +250,13 @@ def warn_of_shared_places(dataset: Any, train: Any) -> None:
 def split_dataset(
     dataset: Dataset, shares: Mapping[str, float], how: str, **settings
 ) -> tuple[DatasetDict, int]:
-    """`split_rows` of a dataset, with its settings: (the splits, the number of places left out for the buffer)."""
+    """`split_rows` of a dataset, with its settings: (the splits, the number of places left out for the buffer).
+
+    Rows whose files have the same bytes are copies, see `copy_numbers`.
+    """
     from datasets import DatasetDict
 
-    rows, dropped = split_rows(len(dataset), shares, how, **settings)
+    rows, dropped = split_rows(len(dataset), shares, how, copies=copy_numbers(dataset), **settings)
     splits = DatasetDict({name: dataset.select(chosen) for name, chosen in rows.items()})
     if how == "blocks":  # for `calibration_blocks`
         for split in splits.values():

@@ -1,6 +1,7 @@
 """Dividing places: fair to every class, the same again, and no training place near a held-out one."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,3 +221,19 @@ def test_only_held_out_blocks_tell_the_calibration_which_they_are():
     assert blocks.tolist() == block_numbers(where, 200_000).tolist()
     north = np.floor((where[:, 0] + 90) / 180 * round(np.pi * 6_371_008.8 / 200_000))
     assert len(set(zip(blocks, north, strict=True))) == len(set(blocks)) < len(where)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_photograph_under_two_names_is_on_one_side(tmp_path, views):
+    """Uploaded twice, its position noted anew: places far apart, and one picture."""
+    paths = [str(tmp_path / f"{i}.jpg") for i in range(80)]
+    for i, path in enumerate(paths):
+        Path(path).write_bytes(f"picture {i // 2:02}".encode())
+    same = [[path, paths[0]][:views] for path in paths]  # one view that all share makes no copy
+    data = places(scattered(80)).remove_columns("views")
+    data = data.add_column("views", [[{"path": p, "bytes": None} for p in row] for row in same])
+    splits, _ = split_places(data, "random", 0.2, 0.2, seed=3)
+    pictures = {name: {row // 2 for row in rows} for name, rows in ids(splits).items()}
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [48, 16, 16]
+    assert not pictures["train"] & (pictures["validation"] | pictures["test"])
+    assert not pictures["validation"] & pictures["test"]
