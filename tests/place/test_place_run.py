@@ -359,7 +359,9 @@ def test_the_recipe_says_what_is_wrong_in_one_line(recipe, tmp_path, tables):
     path = tables("train", [0.0, 5.0])
     done = recipe("train_place", "--train_csv", path, "--camera_id", "rear", "--output_dir", tmp_path / "out")
     assert done.returncode == 2
-    assert done.stderr.strip() == "error: no row has the camera_id 'rear'; the tables have no camera_id"
+    assert (
+        done.stderr.strip() == f"error: {path}: no row has the camera_id 'rear'; its images have no camera_id"
+    )
 
 
 def test_index_and_predict_from_the_command_line(recipe, finished, drives, tmp_path):
