@@ -15,7 +15,8 @@ from geohf.geo.crs import transformed
 if TYPE_CHECKING:
     from rasterio.crs import CRS
 
-WGS84 = "EPSG:4326"
+# in PROJ's own words, which need no database: a shell of conda or QGIS may name that of another version in PROJ_DATA
+WGS84 = "+proj=longlat +datum=WGS84 +no_defs"
 
 _FALSE_NORTH_M = 10_000_000.0
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"
@@ -193,7 +194,7 @@ def _projection(number: int) -> CRS:
     """A zone whose northings count from the equator, on either side of it."""
     from rasterio.crs import CRS
 
-    return CRS.from_epsg(32600 + number)
+    return CRS.from_string(f"+proj=utm +zone={number} +datum=WGS84 +units=m +no_defs")
 
 
 def _degrees(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndarray:
