@@ -26,7 +26,9 @@ def cell_of(row: Mapping, names: Sequence[str]) -> Any:
     empty = None
     for name in names:
         column = name if name in row else find_column((key for key in row if isinstance(key, str)), [name])
-        cell = None if column is None else row[column]
+        if column is None:
+            continue
+        cell = row[column]
         if not is_nothing(cell):
             return cell
         empty = cell if empty is None else empty

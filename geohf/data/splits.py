@@ -55,7 +55,8 @@ def by_split(parts: Mapping[str, T], source: str | Path) -> dict[str, T]:
     for name, part in parts.items():
         split = known.get(name.lower(), name)
         if split in found:
-            raise DataError(f"{source}: two parts are called {split}: {', '.join(parts)}; rename one")
+            alike = [other for other in parts if known.get(other.lower(), other) == split]
+            raise DataError(f"{source}: two parts are called {split}: {', '.join(alike)}; rename one")
         found[split] = part
     return found
 

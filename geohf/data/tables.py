@@ -37,6 +37,7 @@ FILE_COLUMNS = (
 LATITUDE_COLUMNS = ("latitude", "lat", "gpslatitude", "gps_latitude")
 LONGITUDE_COLUMNS = ("longitude", "lon", "lng", "long", "gpslongitude", "gps_longitude")
 HEADING_COLUMNS = ("heading", "angle", "compass", "gpsimgdirection", "northdeg")
+_FIRST_CELLS = 1000
 
 
 def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
@@ -183,14 +184,18 @@ def heading_cells(
 
 def _tell_of_radians(cells: Sequence, column: str, source: str | Path) -> None:
     """A word where headings turn more than half around, if they are radians, and hardly at all, if they are degrees."""
-    try:
-        numbers = numbers_of([cell for cell in cells if text_of(cell) is not None])
-    except (TypeError, ValueError):  # told of where they are used
-        return
-    numbers = numbers[np.isfinite(numbers)]
-    if not len(numbers) or np.abs(numbers).max() > 2 * np.pi or np.ptp(numbers) <= np.pi:
-        return
-    if (numbers != numbers.round()).any():
+    for some in (
+        cells[:_FIRST_CELLS],
+        cells,
+    ):  # the first few tell of nearly all tables that they hold degrees
+        try:
+            numbers = numbers_of([cell for cell in some if text_of(cell) is not None])
+        except (TypeError, ValueError):  # told of where they are used
+            return
+        numbers = numbers[np.isfinite(numbers)]
+        if len(numbers) and np.abs(numbers).max() > 2 * np.pi:
+            return
+    if len(numbers) and np.ptp(numbers) > np.pi and (numbers != numbers.round()).any():
         logger.warning(
             "%s: the numbers in the column %s lie between %.3g and %.3g: they look like radians, and are read as degrees "
             "clockwise from north", source, column, numbers.min(), numbers.max(),

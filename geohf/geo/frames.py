@@ -121,7 +121,7 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
         column = int(np.isfinite(points[position, 0]))
         reasons[int(position)] = f"{names[column]} {points[position, column]:.12g} is not finite"
     if frame == "wgs84":
-        if _may_be_radians(points[finite]):
+        if _may_be_radians(points[finite & ~is_no_fix(*points.T)]):
             _tell_of_radians(source)
         _add_range_reasons(points, finite, reasons)
         _add_swapped_reasons(points, reasons)

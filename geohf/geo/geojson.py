@@ -87,13 +87,12 @@ def named_areas(source) -> dict[str, Area]:
             raise DataError(f"{label}: {title} has no name; its properties need 'name', or it an id")
         if not own:
             raise DataError(f"{label}: {title} ({names[0]}) has no polygon; take it out")
-        polygons.setdefault((names[0], *_wider(item, names[0])), []).extend(own)
+        polygons.setdefault(tuple(dict.fromkeys([names[0], *_wider(item, names[0])])), []).extend(own)
     if not polygons:
         raise DataError(f"{label}: no feature in it")
     count = Counter(name for name, *_ in polygons)
     return {
-        ", ".join(dict.fromkeys(names)) if count[names[0]] > 1 else names[0]: Area(own)
-        for names, own in polygons.items()
+        ", ".join(names) if count[names[0]] > 1 else names[0]: Area(own) for names, own in polygons.items()
     }
 
 

@@ -15,12 +15,14 @@ from geohf.geo.crs import transformed
 if TYPE_CHECKING:
     from rasterio.crs import CRS
 
-WGS84 = "EPSG:4326"
+# in PROJ's own words, which need no database: a shell of conda or QGIS may name that of another version in PROJ_DATA
+WGS84 = "+proj=longlat +datum=WGS84 +no_defs"
 
 _FALSE_NORTH_M = 10_000_000.0
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"
 # Whole countries lie in one zone: Norway reaches from -80 to 1,120 km in zone 33.
 _EAST_M = (-1_000_000.0, 2_000_000.0)
+_FARTHEST_DEG = 75.0  # from a zone's middle: at the equator PROJ refuses what is 82 degrees away, and all that is beside it
 # zones of Patagonia and the Falklands, whose northings are those of the band S
 _SOUTHERN_LAND = (18, 19, 20, 21)
 # EPSG codes: the first, the last, the first one's zone, whether north
@@ -192,7 +194,7 @@ def _projection(number: int) -> CRS:
     """A zone whose northings count from the equator, on either side of it."""
     from rasterio.crs import CRS
 
-    return CRS.from_epsg(32600 + number)
+    return CRS.from_string(f"+proj=utm +zone={number} +datum=WGS84 +units=m +no_defs")
 
 
 def _degrees(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndarray:
@@ -208,11 +210,16 @@ def _degrees(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndar
 def utm_from_points(points, zone: str) -> np.ndarray:
     """Easting and northing in meters of (n, 2) degrees: the inverse of :func:`points_and_reasons`.
 
+    NaN of what is no position, or farther than 75 degrees of longitude from the zone's middle.
+
     >>> utm_from_points([[0.0, 3.0]], "31 north").round(6).tolist()
     [[500000.0, 0.0]]
     """
     number, north = utm_zone(zone)
     points = as_numpy(points)
     check_pairs_of_numbers(points, ndim=2)
-    meters = transformed(WGS84, _projection(number), points[:, ::-1])
+    away = np.abs(wrap_longitude(np, points[:, 1] - (6 * number - 183)))
+    possible = np.isfinite(points).all(1) & (np.abs(points[:, 0]) <= 90) & (away <= _FARTHEST_DEG)
+    meters = np.full(points.shape, np.nan)
+    meters[possible] = transformed(WGS84, _projection(number), points[possible, ::-1])
     return meters + np.array([0.0, 0.0 if north else _FALSE_NORTH_M])

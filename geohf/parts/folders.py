@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -107,9 +108,9 @@ def _folders(path: Path, split: str) -> Iterator[Path]:
     inside = path.parent.name.lower().startswith(("annotation", "label"))
     bases = [path.parent] + ([path.parent.parent] if inside else [])
     # a file that was named alone says by its name which split it is
-    told = next(
-        (key for key, names in SPLIT_NAMES.items() for name in names if name in path.stem.lower()), split
-    )
+    stem = path.stem.lower()
+    stem = stem if re.search(r"(?<![a-z])dev(?![a-z])", stem) else stem.replace("dev", "")  # of a device
+    told = next((key for key, names in SPLIT_NAMES.items() for name in names if name in stem), split)
     # a share held out of train has its photos there
     aliases = [SPLIT_NAMES[key] for key in (told, split, "train")]
     own, others, train = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -85,13 +86,18 @@ def audit(
 
 
 def used_before(
-    files: Sequence[str | dict], train: np.ndarray, validation: np.ndarray, test: np.ndarray
+    files: Sequence[str | dict],
+    train: np.ndarray,
+    validation: np.ndarray,
+    test: np.ndarray,
+    by_content: bool = True,
 ) -> list[Finding]:
     """What test queries were used for before they are measured, by their files and the content of these.
 
     Args:
         files: see `audit`.
         train, validation, test: rows.
+        by_content: whether files are opened; else their paths alone are compared.
 
     Returns:
         Of these the kinds that occur: `trained_on`, and `chosen_on` (they are validation queries, too).
@@ -101,15 +107,21 @@ def used_before(
         "are validation queries, too, by which the model is chosen and calibrated: on others it is less good"
     )
     return [
-        *_finding("trained_on", _among(files, test, train), trained),
-        *_finding("chosen_on", _among(files, test, validation), chosen),
+        *_finding("trained_on", _among(files, test, train, by_content), trained),
+        *_finding("chosen_on", _among(files, test, validation, by_content), chosen),
     ]
 
 
-def _among(files: Sequence[str | dict], asked: np.ndarray, known: np.ndarray) -> np.ndarray:
+def _among(
+    files: Sequence[str | dict], asked: np.ndarray, known: np.ndarray, by_content: bool = True
+) -> np.ndarray:
     """(n,) bool: which of some rows hold a picture that one of the others holds."""
-    rows = [*known.tolist(), *asked.tolist()]
-    contents = contents_of([files[row] for row in rows])
+    named = [files[row] for row in [*known.tolist(), *asked.tolist()]]
+    contents: list[Any] = (
+        contents_of(named)
+        if by_content
+        else [(file["path"], file["bytes"]) if isinstance(file, dict) else file for file in named]
+    )
     seen = {*contents[: len(known)]}
     return np.array([content in seen for content in contents[len(known) :]], bool)
 

@@ -90,7 +90,8 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
         rows, more = _hold_out_validation(images, rows, options, args.seed)
         how += more
     findings = _audit(images, rows, options)
-    used = used_before(files_of(images), rows["train"], rows["val"], rows["test"])
+    parts_used = rows["train"], rows["val"], rows["test"]
+    used = used_before(files_of(images), *parts_used, by_content=findings is not None)
     if findings is not None:
         judge(used, options.audit == "strict")
         findings += used
@@ -126,18 +127,18 @@ def _load_sources(
     from datasets import concatenate_datasets
 
     skipped, loaded, rows, count = RowErrors(options.on_error), [], {}, 0
-    listed = [source for some in sources.values() for source in some]
+    every = [source for some in sources.values() for source in some]
     if options.streaming:
-        table = streamed_drives(listed, options.camera_id, options.utm, options.on_error)
+        table = streamed_drives(every, options.camera_id, options.utm, options.on_error)
         labels, counted = table.read_labels(), table.rows_of_sources()
-        lacking = [source for source, found in zip(listed, counted, strict=True) if not len(found)]
+        lacking = [source for source, found in zip(every, counted, strict=True) if not len(found)]
         if lacking and options.camera_id is not None:
             raise DataError(f"{lacking[0]}: no row has the camera_id {options.camera_id!r}")
         of_sources = iter(counted)
         for name, some in sources.items():
             rows[name] = np.concatenate([np.arange(0), *(next(of_sources) for _ in some)])
         return labels, rows, table.errors, table
-    drives = dict(zip(listed, names_of_sources(listed), strict=True))
+    drives = dict(zip(every, names_of_sources(every), strict=True))
     for name, some in sources.items():
         rows[name] = np.arange(0)
         if some:

@@ -84,11 +84,13 @@ def _tables(source: Path) -> dict[str, Path]:
     table = table_file(source)
     if not source.is_dir() or table.parent == source:
         return {"train": table}
-    folders = by_split({path.name: path for path in sorted(source.iterdir()) if path.is_dir()}, source)
-    if "train" not in folders:
+    inside = [path for path in sorted(source.iterdir()) if not path.name.startswith(".")]
+    named = {path.name: path for path in inside if path.is_dir()}
+    if not any(name.lower() in SPLIT_NAMES["train"] for name in named):
         return {"train": table}
+    folders = by_split(named, source)
     read = {split: folders[split] for split in SPLIT_NAMES if split in folders}
-    others = (path for path in sorted(source.iterdir()) if path not in read.values())
+    others = (path for path in inside if path not in read.values())
     beside = [path.name for path in others if path.is_dir() or is_image_name(path.name)]
     if beside:
         logger.warning(

@@ -306,6 +306,7 @@ def test_of_columns_that_differ_in_case_the_one_asked_for_counts():
         (["1.5", "3.9"], False),  # a straight street
         (["0.1", "359.9"], False),
         (["north", "0.1"], False),
+        ([*["0.1", "6.2"] * 600, "90"], False),
     ],
 )
 def test_headings_that_look_like_radians_get_a_word(headings, told, caplog):

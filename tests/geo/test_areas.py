@@ -332,6 +332,9 @@ def test_one_name_in_two_countries_is_two_areas():
     assert named(*({"NAME": "Washington", "STATEFP": "48", "STATE_NAME": land} for land in ("Texas", "Ohio"))) == [
         "Washington, Texas", "Washington, Ohio",
     ]  # fmt: skip
+    assert named({"name": "A", "NAME_1": "B", "NAME_0": "B"}, {"name": "A", "NAME_0": "B"}) == [
+        "A"
+    ]  # none is lost
     assert named(
         *({"name": "France", "NAME_1": part, "NAME_0": "France"} for part in ("Bretagne", "Alsace"))
     ) == ["France"]

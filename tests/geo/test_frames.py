@@ -170,6 +170,7 @@ def test_a_table_in_radians_is_told_of(caplog):
     bad_points(degrees, source="degrees.csv")
     bad_points(np.radians(degrees)[:4], source="few.csv")
     bad_points(np.radians(degrees) * 1000, "planar")
+    bad_points(np.zeros((9, 2)), source="zeros.csv")  # told of as no positions
     assert not caplog.text
     bad_points(np.radians(degrees), source="radians.csv")
     assert "radians.csv: all positions lie in the sea" in caplog.text

@@ -9,6 +9,7 @@ from PIL import Image
 
 from geohf.errors import DataError
 from geohf.parts.data import load_parts
+from geohf.parts.folders import image_folder
 from geohf.parts.processing import open_photo
 from geohf.parts.vocabulary import names_of
 
@@ -242,3 +243,11 @@ def test_names_that_yaml_takes_for_no_text_are_refused(tmp_path, names):
 def test_lines_of_yolo_that_are_no_boxes(tmp_path, line, message):
     with pytest.raises(DataError, match=message):
         load_parts(yolo(tmp_path, f"\ufeff0 0.2 0.2 0.1 0.1\r\n{line}\r\n"))
+
+
+@pytest.mark.parametrize(("stem", "place"), [("device_boxes", "train"), ("dev_boxes", "val")])
+def test_a_file_of_a_device_is_not_of_a_dev_split(tmp_path, stem, place):
+    for name in ("train", "val"):
+        photos(tmp_path / name, "1.jpg")
+    (tmp_path / f"{stem}.json").touch()
+    assert image_folder(tmp_path / f"{stem}.json", "train", ["1.jpg"]) == tmp_path / place

@@ -301,3 +301,11 @@ def test_the_sample_is_the_same_by_its_seed(sample, tmp_path):
     assert np.mean(light[:240]) > np.mean(light[240:]) + 30
     with pytest.raises(DataError, match="at least 40 pictures a drive, got 3"):
         write_sample(tmp_path / "few", size=3)
+
+
+def test_a_position_far_from_its_zone_leaves_the_others_alone():
+    """PROJ refuses all that it gets with one that is a quarter of the earth away."""
+    found = utm_from_points([[50.0, 15.0], [0.0, 105.0], [np.nan, 15.0], [50.0, 15.0]], "33 north")
+    assert found[0] == pytest.approx(found[3])
+    assert found[0, 0] == pytest.approx(500_000)
+    assert np.isnan(found[1:3]).all()

@@ -196,6 +196,9 @@ def test_what_test_queries_were_used_for_is_told_and_on_the_card(tmp_path, drive
     found = used_before(files, np.array([0]), np.array([1, 2]), np.array([3, 0]))
     assert [(finding.kind, finding.queries) for finding in found] == [("trained_on", 1), ("chosen_on", 1)]
     assert used_before(files, np.array([0]), np.array([1]), np.array([2])) == []
+    unread = [*files, "not there", {"path": None, "bytes": b"a"}]  # with --audit off no file is opened
+    found = used_before(unread, np.array([0, 4]), np.array([1, 5]), np.array([3, 4, 5]), by_content=False)
+    assert [(finding.kind, finding.queries) for finding in found] == [("trained_on", 1), ("chosen_on", 1)]
     run(
         tmp_path,
         "--train_csv",

@@ -68,13 +68,23 @@ def test_a_model_is_measured_on_what_was_held_out(parts, caplog):
 
 def test_folders_of_other_names_are_not_mixed_in(parts, caplog):
     shutil.copytree(parts / "test", parts / "drafts")
+    shutil.copytree(parts / "test", parts / ".cache")
     assert {name: len(rows) for name, rows in load_photos(parts)[0].items()} == {
         "train": 20, "validation": 4, "test": 6,
     }  # fmt: skip
     assert "only train, validation, test are read, and not drafts beside them" in caplog.text
     shutil.copytree(parts / "val", parts / "dev")
-    with pytest.raises(DataError, match="two parts are called validation: dev, drafts, test, train, val"):
+    with pytest.raises(DataError, match="two parts are called validation: dev, val; rename one"):
         load_photos(parts)
+
+
+def test_folders_are_no_splits_where_none_is_for_training(tmp_path):
+    for name in ("dev", "val"):
+        (tmp_path / name).mkdir()
+        exif = Image.Exif()
+        exif.get_ifd(0x8825).update({1: "N", 2: (1.0, 0.0, 0.0), 3: "E", 4: (5.0, 0.0, 0.0)})
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "a.jpg", exif=exif)
+    assert {name: len(rows) for name, rows in load_photos(tmp_path)[0].items()} == {"train": 2}
 
 
 @pytest.mark.parametrize("known", [True, False])
