@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ LATITUDE_COLUMNS = ("latitude", "lat", "gpslatitude", "gps_latitude")
 LONGITUDE_COLUMNS = ("longitude", "lon", "lng", "long", "gpslongitude", "gps_longitude")
 HEADING_COLUMNS = ("heading", "angle", "compass", "gpsimgdirection", "northdeg")
 _FIRST_CELLS = 1000
+_FEWEST = 5  # so many headings may tell their unit
 
 
 def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
@@ -184,10 +186,8 @@ def heading_cells(
 
 def _tell_of_radians(cells: Sequence, column: str, source: str | Path) -> None:
     """A word where headings turn more than half around, if they are radians, and hardly at all, if they are degrees."""
-    for some in (
-        cells[:_FIRST_CELLS],
-        cells,
-    ):  # the first few tell of nearly all tables that they hold degrees
+    # the first few tell of nearly all tables that they hold degrees
+    for some in (cells[:_FIRST_CELLS], cells):
         try:
             numbers = numbers_of([cell for cell in some if text_of(cell) is not None])
         except (TypeError, ValueError):  # told of where they are used
@@ -195,11 +195,16 @@ def _tell_of_radians(cells: Sequence, column: str, source: str | Path) -> None:
         numbers = numbers[np.isfinite(numbers)]
         if len(numbers) and np.abs(numbers).max() > 2 * np.pi:
             return
-    if len(numbers) and np.ptp(numbers) > np.pi and (numbers != numbers.round()).any():
-        logger.warning(
-            "%s: the numbers in the column %s lie between %.3g and %.3g: they look like radians, and are read as degrees "
-            "clockwise from north", source, column, numbers.min(), numbers.max(),
-        )  # fmt: skip
+    if len(numbers) >= _FEWEST and np.ptp(numbers) > np.pi and (numbers != numbers.round()).any():
+        _warn_of_radians(str(source), column)
+
+
+@cache  # once, and not for every chunk of a table
+def _warn_of_radians(source: str, column: str) -> None:
+    logger.warning(
+        "%s: the numbers in the column %s lie within two pi: they look like radians, and are read as degrees clockwise from "
+        "north", source, column,
+    )  # fmt: skip
 
 
 def bad_point_reasons(points: np.ndarray, source: str | Path, frame: str = "wgs84") -> dict[int, str]:

@@ -300,8 +300,9 @@ def test_of_columns_that_differ_in_case_the_one_asked_for_counts():
 @pytest.mark.parametrize(
     ("headings", "told"),
     [
-        (["-3.0", "0.5", "", "2.9"], True),
-        (["0.1", "6.2"], True),
+        (["-3.0", "0.5", "", "2.9", "1.1", "-0.4"], True),
+        (["0.1", "6.2", "3.3", "2.2", "5.1"], True),
+        (["0.1", "6.2"], False),  # too few to tell
         (["-3", "0", "3"], False),  # whole degrees
         (["1.5", "3.9"], False),  # a straight street
         (["0.1", "359.9"], False),
@@ -309,7 +310,8 @@ def test_of_columns_that_differ_in_case_the_one_asked_for_counts():
         ([*["0.1", "6.2"] * 600, "90"], False),
     ],
 )
-def test_headings_that_look_like_radians_get_a_word(headings, told, caplog):
-    table = pd.DataFrame({"heading": headings})
-    assert heading_cells(table, "a.csv") == headings
-    assert ("they look like radians" in caplog.text) == told
+def test_headings_that_look_like_radians_get_a_word_once(headings, told, caplog):
+    source = f"{headings[:2]}.csv"
+    for part in ("first chunk", "second"):
+        assert heading_cells(pd.DataFrame({"heading": headings}), source) == headings, part
+    assert caplog.text.count("they look like radians") == told
