@@ -22,11 +22,11 @@ def photo(width=40, height=30, **parts) -> dict:
 
 
 def write_photos(folder: Path, photos: dict, listed_only=(), split: str = "train") -> Path:
-    """Write gray photos of 40 x 30 pixels and `<split>_annotations.json`; those `listed_only` get no file."""
+    """Write photos of 40 x 30 pixels, each of another color, and `<split>_annotations.json`; those `listed_only` get no file."""
     (folder / split).mkdir(parents=True)
-    for name in photos:
+    for i, name in enumerate(photos):
         if name not in listed_only:
-            Image.new("RGB", (40, 30), "gray").save(folder / split / name)
+            Image.new("RGB", (40, 30), (i % 6 * 50, i // 6 % 6 * 50, 128)).save(folder / split / name)
     (folder / f"{split}_annotations.json").write_text(json.dumps(photos))
     return folder
 
