@@ -113,7 +113,17 @@ def state_numbers(
         return labels
     if not config.num_classes:
         return np.full(len(points), UNLABELED)
-    return class_numbers(states, config.class_numbers, "state", rows)
+    return class_numbers(_indices_told(states, config), config.class_numbers, "state", rows)
+
+
+def _indices_told(states: Sequence, config: GeoStreetConfig) -> list:
+    """States, where the competition's index as text, of rows with a `state_idx` alone, became the number of its class."""
+    names = config.class_numbers
+    numbers = {str(index): number for number, index in enumerate(config.class_indices or ())}
+    return [
+        numbers.get(state, state) if isinstance(state, str) and state not in names else state
+        for state in states
+    ]
 
 
 def of_known_states(dataset: Dataset, source: str | Path, config: GeoStreetConfig, on_error: str) -> Dataset:
@@ -164,7 +174,7 @@ def _strange(dataset: Dataset, config: GeoStreetConfig) -> list[str | None]:
     @lru_cache(maxsize=1 << 16)
     def strange(state):
         try:
-            class_number(state, known)
+            class_number(_indices_told([state], config)[0], known)
         except DataError:
             return state
         return None

@@ -163,13 +163,8 @@ class GeoStreetConfig(GeoConfig):
 
     @property
     def class_numbers(self) -> dict[str, int]:
-        """Name -> number of every class, and of each index of the competition, as text, that is no other class's name."""
-        names = {name: int(number) for name, number in (self.label2id or {}).items()}
-        return names | {
-            str(index): number
-            for number, index in enumerate(self.class_indices or ())
-            if str(index) not in names
-        }
+        """Name -> number of every class."""
+        return {name: int(number) for name, number in (self.label2id or {}).items()}
 
     @property
     def keeps_places(self) -> bool:

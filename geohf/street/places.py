@@ -57,8 +57,8 @@ def as_places(rows):
 
     Args:
         rows: a dataset or list of dicts with `views`, `image` or `north`, `east`, `south`, `west`, and perhaps
-            `latitude`, `longitude`, `state` and `sample_id`. A `state` is a name, or a number: the competition's index,
-            as `state_idx` is, for a model that has such, else that of the class.
+            `latitude`, `longitude`, `state` and `sample_id`. A `state` is a name, or the number of its class;
+            the competition's index is its `state_idx`.
     """
     known = getattr(rows, "column_names", None)
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorTable)):

@@ -80,14 +80,15 @@ def own(**columns):
     return as_places([{"image": "a.jpg", "latitude": 1.0, "longitude": 2.0} | row for row in rows])
 
 
-def test_a_number_is_the_index_of_the_competition_where_a_model_has_such():
-    """As in `predict(states=...)`: 1 is Alaska, and not class number 1, which is Maine."""
+def test_a_state_idx_alone_is_the_index_of_the_competition_and_a_number_that_of_a_class():
     data = places([[1, 1], [2, 2], [3, 3]], ["Texas", "Alaska", "Maine"], [42, 1, 18])
     config = config_of(describe_classes(data))
-    assert labels_of(own(state=[1, 18, 42, None]), config).tolist() == [0, 1, 2, -100]
+    assert labels_of(own(state=[1, 0, 2, None]), config).tolist() == [1, 0, 2, -100]
     assert labels_of(own(state_idx=[1.0, 18, "42", -1]), config).tolist() == [0, 1, 2, -100]
-    with pytest.raises(DataError, match="row 0: the model knows no state 2"):
-        labels_of(own(state=[2]), config)
+    with pytest.raises(DataError, match="row 0: the model knows no state 18"):
+        labels_of(own(state=[18]), config)
+    with pytest.raises(DataError, match="row 0: the model knows no state '2'"):
+        labels_of(own(state_idx=[2]), config)
     assert without_strange_states(own(state_idx=[18]), config, "test")["state"] == ["18"]
     unnumbered = config_of(describe_classes(places([[1, 1], [2, 2]], ["Maine", "Texas"])))
     assert labels_of(own(state=[1, 0]), unnumbered).tolist() == [1, 0]
