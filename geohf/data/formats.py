@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from geohf.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
 _NO_TABLES = (
@@ -266,7 +269,7 @@ def load_splits(builder: str, source: str | Path | None = None, **options: Any) 
 
 
 def saved_dataset(path: str | Path) -> Dataset:
-    """The dataset that `save_to_disk` wrote, of several splits `train`.
+    """The dataset that `save_to_disk` wrote, of several splits `train`, with a word of the others.
 
     Raises:
         DataError: it cannot be read, or has several splits and none is `train`.
@@ -274,7 +277,16 @@ def saved_dataset(path: str | Path) -> Dataset:
     loaded = load_splits(str(path))
     if "train" not in loaded and len(loaded) != 1:
         raise DataError(f"{path}: has no split 'train'; name the folder of one: {', '.join(loaded)}")
+    tell_of_other_splits(str(path), *loaded)
     return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
+
+
+@cache  # once, and not for every shard
+def tell_of_other_splits(source: str, *splits: str) -> None:
+    """A word where `train` alone is read of data that come in several splits."""
+    if len(splits) > 1:
+        others = ", ".join(split for split in splits if split != "train")
+        logger.warning("%s: of its splits train alone is read here, and not %s", source, others)
 
 
 def dataset_frames(dataset: Dataset, rows: int | None = None) -> Iterator[pd.DataFrame]:

@@ -18,6 +18,7 @@ from geohf.data.formats import (
     named_classes,
     parquet_features,
     saved_dataset,
+    tell_of_other_splits,
 )
 from geohf.data.samples import undecoded
 from geohf.data.tables import read_table_in_chunks
@@ -127,6 +128,7 @@ def _hub_stream(name: str) -> IterableDataset:
     splits = load_splits(name, streaming=True)
     if "train" not in splits:
         raise DataError(f"{name}: has no split 'train' but {', '.join(splits)}")
+    tell_of_other_splits(name, *splits)
     stream = splits["train"]
     if stream.features is None:  # of a folder of images: its rows tell
         stream = stream._resolve_features()

@@ -287,7 +287,7 @@ def test_a_folder_stands_for_its_metadata(tmp_path, name):
 
 
 @pytest.mark.case("use-M5")
-def test_a_saved_dataset_is_a_table_a_stream_and_an_input(tmp_path, photo):
+def test_a_saved_dataset_is_a_table_a_stream_and_an_input(tmp_path, photo, caplog):
     columns = {"image": [str(photo)] * 5, "lat": np.arange(5.0), "lon": np.arange(5.0) + 1}
     dataset = Dataset.from_dict(
         columns, Features({"image": Image(), "lat": Value("float64"), "lon": Value("float64")})
@@ -303,6 +303,8 @@ def test_a_saved_dataset_is_a_table_a_stream_and_an_input(tmp_path, photo):
         assert [row["lat"] for row in streamed] == list(range(5))
         assert find_images([folder]).count == (5 if name == "one" else 6)
         os.rename(photo.with_suffix(".moved"), photo)
+    words = [record.getMessage() for record in caplog.records if "of its splits" in record.getMessage()]
+    assert words == [f"{tmp_path / 'many'}: of its splits train alone is read here, and not test"]
     DatasetDict(a=dataset, b=dataset).save_to_disk(tmp_path / "no")
     with pytest.raises(DataError, match="name the folder of one: a, b"):
         read_table(tmp_path / "no")
