@@ -56,7 +56,8 @@ def write_outputs(
         told["confusion"] = evaluator.confusion()
         if told["confusion"].any():
             states = [config.id2state[i] for i in range(config.num_states)]
-            plot_confusion_counts(folder / "confusion.png", told["confusion"], states, [*states, "missed"])
+            counts = folder / "confusion.png", told["confusion"], states, [*states, "missed"]
+            plot_confusion_counts(*counts, "parts, boxes at IoU 0.5")
     plot_presence(folder / "reliability.png", predictions, targets, config)
     plot_precision(folder / "average_precision.png", evaluation.values_by_name)
     plot_curves(folder / "precision_recall.png", evaluator.precision_curves())

@@ -54,7 +54,7 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
 
 
 def plot_confusion_counts(
-    path: str | os.PathLike, counts, rows: Sequence[str], columns: Sequence[str]
+    path: str | os.PathLike, counts, rows: Sequence[str], columns: Sequence[str], unit: str = "samples"
 ) -> None:
     """Draw counts of classes in percent of the true class; classes without samples stay gray.
 
@@ -63,6 +63,7 @@ def plot_confusion_counts(
         counts: (rows, columns): row = true, column = predicted class; more columns than rows where there are
             answers that are no class, as "missed".
         rows, columns: their names; the classes come first among the columns, in the order of the rows.
+        unit: what is counted.
 
     Raises:
         DataError: counts that do not fit the names, or are all zero.
@@ -105,7 +106,7 @@ def plot_confusion_counts(
         # with an answer that is no class, the diagonal alone is not what is right
         mean = f" (mean of the diagonal {np.nanmean(np.diag(percent)):.1f} %)" if n == len(rows) else ""
         axes.set_xlabel(f"predicted{mean}")
-        axes.set_ylabel("true (samples)")
+        axes.set_ylabel(f"true ({unit})")
         axes.set_title("Confusion, % of the true class")
         bar = figure.colorbar(image, cax=axes.inset_axes((1.0 + 0.1 / size, 0.0, 0.16 / size, 1.0)))
         bar.outline.set_visible(False)
