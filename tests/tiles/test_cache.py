@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from helpers.cache_jobs import PROCESSES, build, build_on_a_full_disk, hold
 from torch.utils.data import DataLoader
 
 from geohf import DataError
@@ -112,9 +112,8 @@ def test_a_killed_build_goes_on_where_it_was(world, tmp_path):
     table = load(world)
     folder = tmp_path / cache_key(table)
     _lay_out(folder, table)
-    context = multiprocessing.get_context("fork")
     with FileLock(folder / "locks" / "1"):  # the builder comes to wait for the second region
-        builder = context.Process(target=build_cache, args=(table, tmp_path, 1))
+        builder = PROCESSES.Process(target=build, args=(table, tmp_path))
         builder.start()
         while not (folder / "done" / "0").exists():
             assert builder.is_alive()
@@ -129,15 +128,9 @@ def test_a_killed_build_goes_on_where_it_was(world, tmp_path):
     assert np.array_equal(cache.read([4])[0, 0, :10, :12], world.crop(4, "2019"))
 
 
-def _build(table, folder, queue):
-    queue.put(len(build_cache(table, folder, 1)))
-
-
 def test_two_processes_build_one_cache(world, tmp_path):
     table = load(world)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    both = [context.Process(target=_build, args=(table, tmp_path, queue)) for _ in range(2)]
+    both = [PROCESSES.Process(target=build, args=(table, tmp_path)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
@@ -146,19 +139,12 @@ def test_two_processes_build_one_cache(world, tmp_path):
     assert_holds(TileCache(tmp_path / cache_key(table), table), world)
 
 
-def _hold(folder, ready):
-    with FileLock(folder / "locks" / "1"):
-        ready.set()
-        time.sleep(60)
-
-
 def test_a_lock_of_a_killed_process_is_free(world, tmp_path):
     table = load(world)
     folder = tmp_path / cache_key(table)
     _lay_out(folder, table)
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    holder = context.Process(target=_hold, args=(folder, ready))
+    ready = PROCESSES.Event()
+    holder = PROCESSES.Process(target=hold, args=(folder / "locks" / "1", ready))
     holder.start()
     assert ready.wait(30)
     os.kill(holder.pid, signal.SIGKILL)
@@ -166,20 +152,10 @@ def test_a_lock_of_a_killed_process_is_free(world, tmp_path):
     assert_holds(build_cache(table, tmp_path, 1), world)
 
 
-def _build_on_a_full_disk(table, folder, queue):
-    # the system refuses the file for its size, on the same way as for want of space
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-    try:
-        build_cache(table, folder, 1)
-    except DataError as error:
-        queue.put(str(error))
-
-
 def test_a_full_disk_is_said_before_anything_is_cut(world, tmp_path):
     table = load(world)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    process = context.Process(target=_build_on_a_full_disk, args=(table, tmp_path, queue))
+    queue = PROCESSES.Queue()
+    process = PROCESSES.Process(target=build_on_a_full_disk, args=(table, tmp_path, queue))
     process.start()
     said = queue.get(timeout=60)
     process.join(30)
@@ -223,7 +199,7 @@ def test_loaders_shuffle_it_by_slices(world, tmp_path):
         shuffle=True,
         collate_fn=identity_collate,
         num_workers=1,
-        multiprocessing_context="fork",
+        timeout=60,
     )
     batches = list(loader)
     assert [len(batch) for batch in batches] == [3, 3, 2]
