@@ -1,15 +1,18 @@
-"""What processes of tests/tiles/test_cache.py do. They come from a server that never had a thread.
+"""What processes of tests/tiles/test_cache.py do.
 
-A fork of this test process may never return from it: what another thread of it holds stays held in the child.
+They come from a server without threads, and have a lock of their own for bars: tqdm's is shared by forks, and one
+that is killed while it draws keeps it, so that all the others wait for ever.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
+import threading
 import time
 
 from filelock import FileLock
+from tqdm import tqdm
 
 from geohf import DataError
 from geohf.tiles.cutting import build_cache
@@ -19,6 +22,7 @@ PROCESSES.set_forkserver_preload([__name__])
 
 
 def build(table, folder):
+    tqdm.set_lock(threading.RLock())
     build_cache(table, folder, 1)
 
 
