@@ -187,7 +187,7 @@ class TileTrainingArguments(FinetuneArguments):
     frame_dropout: float = argument(
         0.0, "Chance of a seen frame to be masked in training; at least one of a tile stays."
     )
-    cache_workers: int | None = argument(None, "Threads that cut tiles; default: one a core.")
+    cache_workers: int | None = argument(None, "Processes that cut tiles; default: one a core.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,9 +10,11 @@ lie beside the tiles, and the system frees those of a process that dies.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +40,7 @@ def build_cache(
 
     Args:
         cache_dir: the folder of all tile caches; None: `tiles` in `$GEOHF_CACHE`, or in the Hugging Face cache's.
-        workers: threads to cut with; one a core where None.
+        workers: processes to cut with; one a core where None.
 
     Raises:
         DataError: an image cannot be read, or the disk is full.
@@ -71,11 +73,20 @@ def build_cache(
 
 def _cut_all(folder, table, regions, workers) -> Iterator[tuple[int, bool]]:
     """Cut regions as they come: (region, False where another process holds it)."""
-    # threads: GDAL and numpy let others work meanwhile, and a fork of a process with threads may never return
-    with ThreadPoolExecutor(min(workers or os.cpu_count() or 1, len(regions))) as pool:
+    workers = min(workers or os.cpu_count() or 1, len(regions))
+    if workers == 1 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from ((region, _cut(folder, table, region)) for region in regions)
+        return
+    # a forked worker has all modules loaded; it runs numpy and GDAL only
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
         jobs = {pool.submit(_cut, folder, table, region): region for region in regions}
         try:
             yield from ((jobs[job], job.result()) for job in as_completed(jobs))
+        except BrokenProcessPool:
+            raise DataError(
+                f"{folder}: a process that cut tiles was killed, for want of memory perhaps; run again to go on, "
+                "with fewer --cache_workers"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
