@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn import functional
 
 from geohf.geo._arrays import as_numpy
 from geohf.geo.distance import EARTH_RADIUS_M, distance_matrix_m
@@ -16,6 +17,7 @@ MANY_CLASSES = 1024
 _NEGLIGIBLE = 20.0
 # radians: by as much may a cosine in float32 mistake the distance to the nearest cell, and once more that to another
 _SLACK = 2e-3
+_RUN = 8  # cells that follow each other, and so are neighbors mostly
 
 
 def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> torch.Tensor:
@@ -87,21 +89,38 @@ def _near_weights(points, centroids, scale_km: float, greatest: bool) -> torch.T
     """The same as a sparse tensor of the cells that are not negligible."""
     radius_km = EARTH_RADIUS_M / 1000.0
     points, centroids = unit_vectors(points).T.contiguous(), unit_vectors(centroids).T.contiguous()
-    # not a matrix product, which may be one in bfloat16 or TF32
-    x, y, z = centroids.float()
-    a, b, c = points.float()[..., None]
-    cosines = (a * x).addcmul_(b, y).addcmul_(c, z).clamp_(-1.0, 1.0)
-    reach = cosines.amax(1, keepdim=True).acos() + _NEGLIGIBLE * scale_km / radius_km + _SLACK
-    pairs = (cosines >= reach.clamp(max=math.pi).cos()).nonzero().T
+    pairs = _near_pairs(points.float(), centroids.float(), _NEGLIGIBLE * scale_km / radius_km + _SLACK)
     rows, cells = pairs
-    halves = (points[:, rows] - centroids[:, cells]).square_().sum(0).float().sqrt_().mul_(0.5)
+    halves = (points.index_select(1, rows) - centroids.index_select(1, cells)).square_().sum(0).float().sqrt_().mul_(0.5)
     weights = halves.clamp_(max=1.0).asin_().mul_(-2.0 * radius_km / scale_km)
-    top = weights.new_full((len(cosines),), -math.inf).scatter_reduce_(0, rows, weights, "amax")
+    top = weights.new_full(points.shape[1:], -math.inf).scatter_reduce_(0, rows, weights, "amax")
     weights.sub_(top[rows]).exp_()
     if not greatest:
         sums = top.new_zeros(len(top), dtype=torch.float64).index_add_(0, rows, weights.double())
         weights /= sums.float()[rows]
-    return torch.sparse_coo_tensor(pairs, weights, cosines.shape, is_coalesced=True, check_invariants=False)
+    shape = points.shape[1], centroids.shape[1]
+    return torch.sparse_coo_tensor(pairs, weights, shape, is_coalesced=True, check_invariants=False)
+
+
+def _near_pairs(points: torch.Tensor, centroids: torch.Tensor, reach: float) -> torch.Tensor:
+    """(2, pairs) ascending rows and cells that are at most `reach` radians farther than the row's nearest cell.
+
+    Args:
+        points, centroids: (3, n) unit vectors.
+    """
+    cells = centroids.shape[1]
+    # of each few cells the nearest tells whether any is near: one comparison and one place to look for them all
+    runs = functional.pad(centroids, (0, -cells % _RUN), mode="replicate").unflatten(1, (-1, _RUN)).mT.contiguous()
+    (x, y, z), (a, b, c) = runs, points[..., None, None]
+    # not a matrix product, which may be one in bfloat16 or TF32
+    cosines = (a * x).addcmul_(b, y).addcmul_(c, z)  # (points, cells of a run, runs)
+    highest = cosines.amax(1)
+    farthest = highest.amax(1, keepdim=True).clamp_(-1.0, 1.0).acos_().add_(reach).clamp_(max=math.pi).cos_()
+    rows, numbers = (highest >= farthest).nonzero().T
+    own = rows * cosines[0].numel() + numbers + torch.arange(_RUN, device=rows.device)[:, None] * runs.shape[2]
+    kept, places = (cosines.take(own.T) >= farthest[rows]).nonzero().T
+    pairs = torch.stack([rows[kept], numbers[kept] * _RUN + places])
+    return pairs[:, pairs[1] < cells] if cells % _RUN else pairs
 
 
 def _double(points) -> torch.Tensor:

@@ -55,7 +55,7 @@ def hierarchical_cross_entropy(
         return soft_cross_entropy(logits, targets, counts, items)
     targets = targets.to_sparse().coalesce()
     rows, cells = targets.indices()
-    weights = torch.where(counts[rows], targets.values(), 0.0).float()
+    weights = torch.where(counts.index_select(0, rows), targets.values(), 0.0).float()
     total = LevelsCrossEntropy.apply(logits.float(), rows, cells, weights, levels)
     return total / (1 + len(levels)) / _items(counts, items)
 
@@ -73,18 +73,18 @@ class LevelsCrossEntropy(torch.autograd.Function):
         probabilities = logits.softmax(-1)
         # logarithms are needed where targets are, and not of all cells; large logits are subtracted first, for their digits
         own = rows * logits.shape[1] + cells
-        below = logits.amax(-1)[rows] - logits.reshape(-1)[own]
-        total = (weights * (below - probabilities.amax(-1).log()[rows])).sum()
+        below = logits.amax(-1).index_select(0, rows) - logits.reshape(-1).index_select(0, own)
+        total = (weights * (below - probabilities.amax(-1).log().index_select(0, rows))).sum()
         sums = weights.new_zeros(len(logits), dtype=torch.float64).index_add_(0, rows, weights.double())
         sums *= 1 + len(levels)
         parts, known, shares, of_rows = [], [weights], [], []
         for (parents, size), found in zip(levels, sums_of_levels(probabilities, levels), strict=True):
             # the cells of a part that stand side by side become one entry
-            places, inverse = torch.unique_consecutive(rows * size + parents[cells], return_inverse=True)
+            places, inverse = torch.unique_consecutive(rows * size + parents.index_select(0, cells), return_inverse=True)
             known.append(weights.new_zeros(len(places)).index_add_(0, inverse, known[-1]))
             rows, cells = places // size, places % size
             parts.append(places)
-            shares.append(found.view(-1)[places])
+            shares.append(found.view(-1).index_select(0, places))
             of_rows.append(rows)
         ratios = weights.new_zeros(0)
         if levels:
