@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torchvision.transforms.v2.functional import convert_bounding_box_format
+from torchvision.tv_tensors import BoundingBoxes
 
 from geohf.data.classes import UNLABELED, class_names, class_number, classes_of
 from geohf.data.rows import RowView
@@ -173,8 +175,13 @@ def _values(cell: Any, name: str, values: Sequence[str], n: int) -> np.ndarray:
 
 
 def label_lists(row: Mapping[str, Any]) -> dict[str, list]:
-    """The `LABELS` of a row as plain lists of one length; raises DataError where they are not."""
+    """The `LABELS` of a row as plain lists of one length; raises DataError where they are not.
+
+    Torchvision's `BoundingBoxes` say themselves what their four numbers are.
+    """
     columns = {name: plain(row.get(name)) for name in LABELS}
+    if isinstance(row.get("boxes"), BoundingBoxes):
+        columns["boxes"] = convert_bounding_box_format(row["boxes"], new_format="xyxy").tolist()
     columns = {name: [] if value is None and name in row else value for name, value in columns.items()}
     n = len(columns["boxes"])
     for name, default in (("trust", 1.0), ("iscrowd", 0), ("states", PRESENT)):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from helpers.parts_models import ALL_SAMPLES, PARTS, STATES, build_model, parse, photos
+from torchvision.tv_tensors import BoundingBoxes
 
 from geohf.data.streaming import write_shards
 from geohf.errors import DataError
@@ -100,6 +101,8 @@ def test_parts_and_states_of_any_type(collate, form):
         np.array([BOX, OTHER]),
         torch.tensor([BOX, OTHER]),
         [torch.tensor(BOX), OTHER],
+        BoundingBoxes([[4, 5, 26, 35], [10, 2, 40, 18]], format="XYWH", canvas_size=(48, 64)),
+        BoundingBoxes([[17, 22.5, 26, 35], [30, 11, 40, 18]], format="CXCYWH", canvas_size=(48, 64)),
     ):
         found = collate([row(parts=parts, states=states, boxes=boxes)])
         for name in ("labels", "states", "boxes", "weights", "iscrowd"):
