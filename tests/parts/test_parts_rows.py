@@ -130,6 +130,7 @@ BAD = {
     "shares": ({"boxes": [[0.1, 0.1, 0.5, 0.5], [0, 0, 1, 1]]}, "all boxes lie within the first pixel"),
     "left, top, width, height": ({"boxes": [[30, 20, 10, 9], OTHER]}, "part 1 of 2: the box has no area: left 30, top 20, right 10"),
     "outside": ({"boxes": [BOX, [10, 2, 90, 20]]}, "part 2 of 2: the box lies outside the photo of 64 x 48"),
+    "twice": ({"boxes": [BOX, BOX], "parts": [0, "wheel"]}, "part 2 of 2: is the part number 1 in the same box again"),
     "nan": ({"boxes": [BOX, [10, 2, float("nan"), 20]]}, "part 2 of 2: the box is .* not four"),
     "three": ({"boxes": [BOX, [10, 2, 90]]}, "part 2 of 2: the box is .*not four"),
 }  # fmt: skip
