@@ -102,7 +102,7 @@ def split_rows(
     located = points is not None and len(points) == n and how != "blocks"
     place = place_numbers(points, place_radius, frame) if located else np.arange(n)
     if copies is not None and how != "blocks":
-        place = _joined(place, copies)
+        place = joined_places(place, copies)
     first = np.unique(place, return_index=True)[1]  # a row of every place
     n, splits, dropped = len(first), {}, 0
     rows = first
@@ -172,8 +172,8 @@ def _by_first_row(numbers: np.ndarray) -> np.ndarray:
     return rank[numbers.reshape(-1)]
 
 
-def _joined(place: np.ndarray, copies: np.ndarray) -> np.ndarray:
-    """(n,) places, where those that share a copy are one."""
+def joined_places(place: np.ndarray, copies: np.ndarray) -> np.ndarray:
+    """(n,) numbers of places, by their first rows, where those that share a copy are one; see `copy_numbers`."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

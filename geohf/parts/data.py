@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.splits import split_dataset
+from geohf.data.splits import copy_numbers, joined_places, split_dataset
 from geohf.data.streaming import StreamedTable
 from geohf.data.tables import RowErrors
 from geohf.data.task_data import TaskData, with_facts
@@ -226,7 +226,7 @@ def load_for_evaluation(
 def split_parts(
     dataset: Dataset, how: str = "stratified", validation: float = 0.1, test: float = 0.1, seed: int = 42
 ) -> DatasetDict:
-    """Divide photos into train, validation and test; the versions that Roboflow makes of a photo stay together.
+    """Divide photos into train, validation and test; Roboflow's versions of a photo, and files of the same bytes, stay together.
 
     Args:
         how: `stratified`: every part in every state is shared out in proportion, rare ones first; or `random`.
@@ -248,6 +248,8 @@ def split_parts(
         raise DataError(
             f"validation {validation} and test {test} must be at least 0 and leave some for training"
         )
+    copies = copy_numbers(dataset)
+    photo = photo if copies is None else joined_places(photo, copies)
     shares = {"train": 1 - validation - test, "validation": validation, "test": test}
     shares = {name: share for name, share in shares.items() if share}
     rows_of = state_table(dataset)

@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torchvision.transforms.v2.functional import convert_bounding_box_format
+from torchvision.tv_tensors import BoundingBoxes
 
 from geohf.data.classes import UNLABELED, class_names, class_number, classes_of
 from geohf.data.rows import RowView
@@ -128,19 +130,23 @@ def truths_of(
 
     Raises:
         DataError: a column is of another length, a name or number is not known, a box is not in the
-            photo's pixels; the message names the part.
+            photo's pixels, or a part stands in one box twice; the message names the part.
     """
     if "states" not in row and set(states) != {PRESENT}:
         raise _lacking(["states"], row)
     columns = label_lists(row)
     n = len(columns["boxes"])
     rows = []
+    seen: dict[tuple, int] = {}
     for number, (box, part, state, trust, crowd) in enumerate(zip(*columns.values(), strict=True), 1):
         try:
             if crowd not in (0, 1, None):
                 raise DataError(f"iscrowd is {crowd!r}, neither 0 nor 1")
             state = UNKNOWN_STATE if crowd else _number(state, states, "state")
             rows.append((_box(box, size), _number(part, parts, "part"), state, trust_of(trust), bool(crowd)))
+            first = seen.setdefault((rows[-1][1], rows[-1][4], *rows[-1][0]), number)
+            if first < number:
+                raise DataError(f"is the part number {first} in the same box again")
         except DataError as error:
             raise DataError(f"part {number} of {n}: {error}") from None
     boxes, numbers, state_numbers, trusts, crowds = zip(*rows, strict=True) if rows else [()] * 5
@@ -173,8 +179,13 @@ def _values(cell: Any, name: str, values: Sequence[str], n: int) -> np.ndarray:
 
 
 def label_lists(row: Mapping[str, Any]) -> dict[str, list]:
-    """The `LABELS` of a row as plain lists of one length; raises DataError where they are not."""
+    """The `LABELS` of a row as plain lists of one length; raises DataError where they are not.
+
+    Torchvision's `BoundingBoxes` say themselves what their four numbers are.
+    """
     columns = {name: plain(row.get(name)) for name in LABELS}
+    if isinstance(row.get("boxes"), BoundingBoxes):
+        columns["boxes"] = convert_bounding_box_format(row["boxes"], new_format="xyxy").tolist()
     columns = {name: [] if value is None and name in row else value for name, value in columns.items()}
     n = len(columns["boxes"])
     for name, default in (("trust", 1.0), ("iscrowd", 0), ("states", PRESENT)):

@@ -68,7 +68,9 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
                     )
     if not sources:
         raise DataError(f"{path}: names no folder of photos as `train`, `val` or `test`")
-    _refuse_rotated([part for source in sources.values() for photo in source.photos for part in photo.parts])
+    _refuse_no_polygons(
+        [part for source in sources.values() for photo in source.photos for part in photo.parts]
+    )
     return sources
 
 
@@ -204,16 +206,22 @@ def _box(cells: Sequence[str]) -> tuple[list[float], dict[str, Any]]:
     x_corners, y_corners = sides[::2], sides[1::2]
     left, top = min(x_corners), min(y_corners)
     upright = all(len(set(corners)) == 2 for corners in (x_corners, y_corners))
-    corners = {"corners": len(x_corners), "upright": upright}
+    corners = {"corners": len(x_corners), "upright": upright, "numbered": sides[-1] in (0, 1)}
     return [left, top, max(x_corners) - left, max(y_corners) - top], corners
 
 
-def _refuse_rotated(parts: list[PartRecord]) -> None:
-    """Where all polygons have four corners, they are rotated boxes, unless they stand upright."""
+def _refuse_no_polygons(parts: list[PartRecord]) -> None:
+    """Where all polygons have four corners, they are rotated boxes, unless they stand upright.
+
+    Three that all end in 0 or 1 are boxes with what a tracker adds; a larger number of a track is no share already.
+    """
     polygons = [part for part in parts if part.attributes]
-    rotated = all(part.attributes["corners"] == 4 for part in polygons)
+    corners = {part.attributes["corners"] for part in polygons}
+    tracked = corners == {3} and all(part.attributes["numbered"] for part in polygons)
     for part in polygons:
-        if rotated and not part.attributes["upright"]:
+        if tracked:
+            part.problem = f"{part.number}: a box, its confidence and its track, as trackers write them; leave the last two out"
+        elif corners == {4} and not part.attributes["upright"]:
             part.problem = f"{part.number}: four corners of a rotated box; boxes must be upright"
         part.attributes = {}
 

@@ -15,13 +15,15 @@ def ndvi_fall(
 ) -> np.ndarray:
     """The share of each tile's pixels whose NDVI, (NIR - red) / (NIR + red), is lower than in the step before.
 
+    Where both bands are 0, or one is negative as reflectances of water and shadow may be, there is no NDVI.
+
     Args:
         nir, red: numbers of the bands, from 1.
         units: (scale, offset) of each band by the images' headers, as Landsat has them: NDVI is one of measurements,
             and an offset does not cancel. None: pixels are measurements.
 
     Returns:
-        (tiles, steps) float64; NaN for the first step, and where no pixel was measured in both.
+        (tiles, steps) float64; NaN for the first step, and where no pixel has an NDVI in both.
 
     Raises:
         DataError: the images do not have these bands.
@@ -37,7 +39,8 @@ def ndvi_fall(
             red_light = red_light * far_scale + far_offset
         total = near_infrared + red_light
         ndvi = np.divide(near_infrared - red_light, total, out=np.zeros_like(total), where=total != 0)
-        known = ~holes[1:] & ~holes[:-1]
+        known = ~holes & (total > 0) & (np.abs(ndvi) <= 1)
+        known = known[1:] & known[:-1]
         return np.r_[np.nan, _shares((ndvi[1:] < ndvi[:-1]) & known, known)]
 
     return _each_tile(cache, one_tile)

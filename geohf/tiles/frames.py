@@ -74,7 +74,9 @@ def fill_holes(frames: np.ndarray, holes: np.ndarray, resampling: str = "bicubic
             values, counts = np.unique(frame[~hole], axis=0, return_counts=True)
             frame[hole] = values[counts.argmax()]
         else:
-            frame[hole] = frame[~hole].mean(0, dtype=np.float64).astype(frame.dtype)
+            mean = frame[~hole].mean(0, dtype=np.float64)
+            # to the nearest number: of a band of ones and zeros the more frequent one
+            frame[hole] = (mean.round() if frame.dtype.kind in "iu" else mean).astype(frame.dtype)
     return frames
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from geohf.data.tables import (
     bad_point_reasons,
     find_column,
 )
-from geohf.data.times import shorten, step_times, time_of
+from geohf.data.times import StepTimes, shorten, step_times, time_of
 from geohf.errors import DataError
 from geohf.geo.crs import gdal_errors, transformed
 from geohf.tiles.dates import start_days
@@ -35,8 +36,10 @@ from geohf.tiles.table import (
     table_of_regions,
 )
 
+logger = logging.getLogger(__name__)
 BOX = "region_coordinates"
 DATE = "date"
+_LENGTHS = {"years": 1.0, "quarters": 1 / 4, "months": 1 / 12}  # of what labels name, in years
 _SLACK_DEG = 1e-3  # of bounds that rounding cuts
 PLACES = (*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS)
 
@@ -139,7 +142,7 @@ def _depth(raster: RasterInfo, pixels: np.ndarray) -> np.ndarray:
 
 
 def steps_of_dates(dates: Sequence, labels: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
-    """The step that each date falls in: the newest label that begins no later.
+    """The step that each date falls in: the newest label that begins no later; a warning where its year or month is over by then.
 
     Returns:
         ((n,) steps, number -> why a date has none).
@@ -147,13 +150,16 @@ def steps_of_dates(dates: Sequence, labels: Sequence[str]) -> tuple[np.ndarray, 
     Raises:
         DataError: the labels tell no dates.
     """
-    starts = start_days(step_times(labels))
+    times = step_times(labels)
+    starts = start_days(times)
     if starts is None:
         raise DataError(
             f"the column {DATE} needs labels that are dates, months or years; they are {shorten(labels)}"
         )
     longest = np.diff(starts).max()
-    steps, bad = np.zeros(len(dates), np.int64), {}
+    own = _LENGTHS.get(times.unit)  # the time of a single day lasts until the next label
+    ends = None if own is None else start_days(StepTimes(times.times + own, times.unit))
+    steps, bad, between = np.zeros(len(dates), np.int64), {}, []
     for i, cell in enumerate(dates):
         try:
             day = start_days(time_of(cell))
@@ -168,6 +174,17 @@ def steps_of_dates(dates: Sequence, labels: Sequence[str]) -> tuple[np.ndarray, 
             bad[i] = f"{DATE}: {cell} is after the last label, {labels[-1]}"
         else:
             steps[i] = np.searchsorted(starts, day[0], side="right") - 1
+            if ends is not None and day[0] >= ends[steps[i]]:
+                between.append(i)
+    if between:
+        i = between[0]
+        logger.warning(
+            "%d dates are of no label's own time, such as %s: each counts as of the label before it, there %s, whose image may not "
+            "show what is told of it; leave them out, or add images of their time",
+            len(between),
+            dates[i],
+            labels[steps[i]],
+        )
     return steps, bad
 
 

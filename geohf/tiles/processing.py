@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from geohf.tiles.rasters import RasterInfo
 
 logger = logging.getLogger(__name__)
+FAR = 30  # spreads of the training pixels: so far from their mean lie pixels of another unit alone
 
 
 class TileSequenceProcessor(SampleProcessor):
@@ -94,7 +95,7 @@ class TileSequenceProcessor(SampleProcessor):
         size, reading = (self.size["height"], self.size["width"]), Reading.from_config(self.reading)
         pixels = torch.zeros(len(samples), steps, len(self.image_mean), *size)
         mask = torch.zeros(len(samples), steps, dtype=torch.bool)
-        shares = False
+        shares = far = False
         for i, (frames, *_) in enumerate(samples):
             first = None
             for t, frame in enumerate(frames, start=steps - len(frames)):
@@ -109,12 +110,20 @@ class TileSequenceProcessor(SampleProcessor):
                 shares = shares or (raster is None and self._may_be_shares(read, holes))
                 mask[i, t] = bool(can_be_seen(holes.mean(), self.max_nodata))
                 pixels[i, t] = self._prepare(read, holes, where=f"sample {i}, step {t}")
+                far = far or bool(raster is None and mask[i, t] and pixels[i, t].abs().mean() > FAR)
             if not mask[i].any():
                 raise DataError(f"sample {i}: no frame is left to see, all are missing or without data")
         if shares:
             logger.warning(
                 "arrays of fractions hold nothing above 1, and the model was trained on pixels of %s in the mean: give them "
                 "in the unit of the training images",
+                ", ".join(f"{mean:.4g}" for mean in self.image_mean),
+            )
+        if far:
+            logger.warning(
+                "pixels of arrays lie more than %d spreads from those of the training, which are around %s, in the mean of a frame: give "
+                "them in the unit of the training images, and mask what was not measured",
+                FAR,
                 ", ".join(f"{mean:.4g}" for mean in self.image_mean),
             )
         last = torch.tensor([values for _, values, *_ in samples], dtype=torch.float32)

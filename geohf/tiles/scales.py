@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 NORMALIZE = ("data", "backbone")
 STATISTICS_TILES = 1024  # so many training windows tell the bands' mean and spread
+ROUNDING = 1e-12  # of a number: what differs by less is the same, in whatever unit
 MOST_WIDER = 100  # times that pixels of the same unit may spread as far
 MOST_CLASSES = 32  # more different numbers are a measurement
 MODEL_FIELDS = (
@@ -233,9 +234,9 @@ def target_scales(train: TileWindows, others: Sequence[TileWindows], predict_cha
     scales: dict = {"answers": answers, "last_slope": slope.tolist()}
     for name, values in (("level", train.truth), ("change", change)):
         if np.isfinite(values).any(0).all():
-            spread = np.nanstd(values, 0)
+            spread, size = np.nanstd(values, 0), np.nanmax(np.abs(train.truth), 0)
             scales[f"{name}_mean"] = np.nanmean(values, 0).tolist()
-            scales[f"{name}_std"] = np.where(spread > 1e-12, spread, 1.0).tolist()
+            scales[f"{name}_std"] = np.where(spread > ROUNDING * size, spread, 1.0).tolist()
     return scales
 
 
@@ -243,7 +244,7 @@ def _slope(last: np.ndarray, truth: np.ndarray) -> float:
     """Of the least-squares line from last values to the truth; 1 where they do not tell."""
     known = np.isfinite(last) & np.isfinite(truth)
     last, truth = last[known], truth[known]
-    if len(last) < 2 or np.var(last) < 1e-12:
+    if len(last) < 2 or last.std() <= ROUNDING * np.abs(last).max():
         return 1.0
     return float(((last - last.mean()) * (truth - truth.mean())).mean() / np.var(last))
 
@@ -274,12 +275,13 @@ def _statistics(parts: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
     count, total, squares = sums
     mean = total / np.maximum(count, 1)
     std = np.sqrt(np.maximum(squares / np.maximum(count, 1) - mean**2, 0))
-    if not (std > 1e-6).any():
+    varies = std > 1e-7 * np.abs(mean)  # which the difference of two sums of squares tells, in whatever unit
+    if not varies.any():
         raise DataError(
             f"all training pixels are the same in every band ({', '.join(f'{value:g}' for value in mean)}), so there is "
             "nothing to see"
         )
-    return mean.tolist(), np.where(std > 1e-6, std, 1.0).tolist()
+    return mean.tolist(), np.where(varies, std, 1.0).tolist()
 
 
 def class_numbers(cache: TilePixels, windows: TileWindows) -> list[int]:

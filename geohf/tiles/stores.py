@@ -65,6 +65,8 @@ class StoreFrame:
                 image = variable.isel({_axis(variable, TIME, self.store): self.step, down: lines})
                 kind = _band_axis(image)
                 pixels = image.transpose(*([kind] if kind else []), *_plane(image, self.store)).values
+                if _is_unsigned(variable):
+                    pixels = pixels.view(pixels.dtype.str.replace("i", "u"))
                 bands += [pixels] if kind is None else list(pixels)
                 words = [name] if kind is None else _words(image, kind)
                 named += [(word, variable.attrs) for word in words]
@@ -226,6 +228,11 @@ def _crs(store: xarray.Dataset, name: str, path: str) -> Any:
         ) from None
 
 
+def _is_unsigned(variable: Any) -> bool:
+    """Its whole numbers are stored as signed ones, as netCDF's classic format had no others."""
+    return variable.dtype.kind == "i" and str(variable.attrs.get("_Unsigned")).lower() == "true"
+
+
 def _nodata(attributes: dict[str, Any], dtype: np.dtype) -> float | None:
     """The value that means "not measured"; None also where pixels of this type cannot hold it."""
     value = next(
@@ -234,6 +241,8 @@ def _nodata(attributes: dict[str, Any], dtype: np.dtype) -> float | None:
     if value is None:
         return None
     value = float(value)
+    if value < 0 and dtype.kind == "u" and "_Unsigned" in attributes:
+        value += 2.0 ** (8 * dtype.itemsize)
     limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     held = limits.min <= value <= limits.max or (dtype.kind == "f" and not np.isfinite(value))
     return value if held else None

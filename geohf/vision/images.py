@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,11 +18,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from geohf.errors import DataError
 from geohf.vision.formats import is_image_name
 
+logger = logging.getLogger(__name__)
+
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _TOO_LARGE = (
     "has more than {:,} pixels, which may be a decompression bomb; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS "
     "if you trust it"
 )
+
+_OF_12_BITS = 2**12  # as cameras have them, and write them into 16
 
 # of pictures and open files that a user hands over: two threads may be given the same, which reads its pixels only once
 HANDED_OVER = Lock()
@@ -277,7 +282,7 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
         return array.astype(np.uint8) * 255
     # the whole range, however dark the picture
     if array.dtype == np.uint16 or array.dtype == np.dtype(">u2"):
-        return np.round(array / 257).astype(np.uint8)
+        return _of_16_bits(array)
     if not np.isfinite(array).all():
         raise ImageError("an array with NaN or infinite values is not an image")
     low, high = float(array.min()), float(array.max())
@@ -286,5 +291,20 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if low >= 0 and high <= 255:
         return np.round(array).astype(np.uint8)
     if low >= 0 and high <= 65535:  # 16-bit gray
-        return np.round(array / 257).astype(np.uint8)
+        return _of_16_bits(array)
     raise ImageError(f"array values from {low:g} to {high:g} are neither 0 to 1, 0 to 255 nor 16-bit")
+
+
+def _of_16_bits(array: np.ndarray) -> np.ndarray:
+    if 0 < array.max() < _OF_12_BITS:
+        _say_dark()
+    return np.round(array / 257).astype(np.uint8)
+
+
+@lru_cache(maxsize=1)  # once, and not for each picture
+def _say_dark() -> None:
+    logger.warning(
+        "a picture of 16 bits holds nothing above %d, and is seen as nearly black: if its numbers are those of 8 or 12 bits, "
+        "scale them to 65535",
+        _OF_12_BITS - 1,
+    )

@@ -73,6 +73,7 @@ LABELS = {
     "pixels": ("0 20 10 8 8", {}, "the sides must be shares of the photo, from 0 to 1"),
     "text": ("0 a b c d", {}, "a b c d are no numbers"),
     "few": ("0 0.5 0.5 0.5", {}, "has 3 numbers behind the class"),
+    "tracks": ("0 0.5 0.5 0.4 0.4 0.93 1", {}, "1.txt, line 1: a box, its confidence and its track"),
     "rotated": ("0 0.5 0.2 0.8 0.5 0.5 0.8 0.2 0.5", {}, "four corners of a rotated box; boxes must be upright"),
     "flat": ("0 0.5 0.5 0 0.5", {}, "the box has no area"),
     "no names": (GOOD, {"yaml": "train: images/train\n"}, "has no `names` of classes"),

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -431,6 +432,21 @@ def test_versions_of_a_photo_are_never_divided(tmp_path, how):
         "test": (9, 3),
     }
     assert not photos["train"] & photos["validation"] | photos["test"] & photos["validation"]
+
+
+@pytest.mark.parametrize("how", ["stratified", "random"])
+def test_a_photo_under_two_names_is_never_divided(tmp_path, how):
+    names = [f"{i}{copy}.jpg" for i in range(12) for copy in ("", " (1)")]
+    folder = write_photos(tmp_path, dict.fromkeys(names, photo()))
+    for i in range(12):
+        shutil.copy(folder / "train" / f"{i}.jpg", folder / "train" / f"{i} (1).jpg")
+    splits = split_parts(load_parts(folder)[0]["train"], how, validation=0.25, test=0.25)
+    shown = {key: {name[:-4].split(" ")[0] for name in split["image_id"]} for key, split in splits.items()}
+    assert {key: (len(split), len(shown[key])) for key, split in splits.items()} == {
+        "train": (12, 6),
+        "validation": (6, 3),
+        "test": (6, 3),
+    }
 
 
 def test_random_splits_and_bad_ones(bikes):

@@ -126,6 +126,7 @@ def test_names_that_differ_in_spaces_or_capitals_are_told(tmp_path, caplog):
     assert "'wheel' and ' Wheel' are two names, which differ in spaces or capitals alone" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize(
     ("orientation", "listed", "box"),
     [
@@ -134,11 +135,11 @@ def test_names_that_differ_in_spaces_or_capitals_are_told(tmp_path, caplog):
         (3, (40, 30), [1, 2, 11, 11]),  # of one size both ways: as it is shown
     ],
 )
-def test_boxes_of_photos_that_exif_turns(tmp_path, orientation, listed, box):
+def test_boxes_of_photos_that_exif_turns(tmp_path, orientation, listed, box, kind):
     picture = Image.new("RGB", (40, 30))
     exif = picture.getexif()
     exif[0x0112] = orientation
-    picture.save(tmp_path / "1.png", exif=exif)
+    picture.save(tmp_path / "1.png", format=kind, exif=exif)
     sides = dict(zip(("width", "height"), listed, strict=True))
     assert coco(tmp_path, images=[{"id": 1, "file_name": "1.png", **sides}])[0]["boxes"] == [box]
 

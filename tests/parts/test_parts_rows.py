@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from helpers.parts_models import ALL_SAMPLES, PARTS, STATES, build_model, parse, photos
+from torchvision.tv_tensors import BoundingBoxes
 
 from geohf.data.streaming import write_shards
 from geohf.errors import DataError
@@ -100,6 +101,8 @@ def test_parts_and_states_of_any_type(collate, form):
         np.array([BOX, OTHER]),
         torch.tensor([BOX, OTHER]),
         [torch.tensor(BOX), OTHER],
+        BoundingBoxes([[4, 5, 26, 35], [10, 2, 40, 18]], format="XYWH", canvas_size=(48, 64)),
+        BoundingBoxes([[17, 22.5, 26, 35], [30, 11, 40, 18]], format="CXCYWH", canvas_size=(48, 64)),
     ):
         found = collate([row(parts=parts, states=states, boxes=boxes)])
         for name in ("labels", "states", "boxes", "weights", "iscrowd"):
@@ -127,6 +130,7 @@ BAD = {
     "shares": ({"boxes": [[0.1, 0.1, 0.5, 0.5], [0, 0, 1, 1]]}, "all boxes lie within the first pixel"),
     "left, top, width, height": ({"boxes": [[30, 20, 10, 9], OTHER]}, "part 1 of 2: the box has no area: left 30, top 20, right 10"),
     "outside": ({"boxes": [BOX, [10, 2, 90, 20]]}, "part 2 of 2: the box lies outside the photo of 64 x 48"),
+    "twice": ({"boxes": [BOX, BOX], "parts": [0, "wheel"]}, "part 2 of 2: is the part number 1 in the same box again"),
     "nan": ({"boxes": [BOX, [10, 2, float("nan"), 20]]}, "part 2 of 2: the box is .* not four"),
     "three": ({"boxes": [BOX, [10, 2, 90]]}, "part 2 of 2: the box is .*not four"),
 }  # fmt: skip

@@ -49,3 +49,14 @@ def test_a_vegetation_index_is_one_of_measurements(tiff, tmp_path):
         table = grid_tiles(folder, ["2019", "2020"], 1, reading=reading)
         found = _derived(options, table, build_cache(table, tmp_path, 1))
         np.testing.assert_array_equal(found[:, 1], [1, 0])
+
+
+def test_pixels_without_a_vegetation_index_do_not_count(tiff, tmp_path):
+    """Water and shadow: negative reflectances, and 0 in both bands, are no fall from 0.5 and no rise to it."""
+    red, near = [0.1, 0.1, 0.1, 0.1], [0.3, 0.3, 0.3, 0.3]  # 0.5
+    later = [0.1, -0.02, 0.01, 0.0], [0.2, 0.01, -0.03, 0.0]  # 1/3, and none
+    for year, bands in ((2019, (red, near)), (2020, later), (2021, (red, near))):
+        tiff(tmp_path / "place" / f"{year}.tif", np.array(bands, np.float32).T.reshape(2, 2, 2))
+    table = grid_tiles(tmp_path / "place", ["2019", "2020", "2021"], 2)
+    fall = ndvi_fall(build_cache(table, tmp_path, 1), nir=2, red=1)
+    np.testing.assert_array_equal(fall, [[np.nan, 1, 0]])

@@ -90,6 +90,13 @@ def test_a_key_that_is_nearly_one_is_not_passed_over():
     assert make().predict([{"frames": [PIXELS], "id": 7, "name": "a", "data": 1}])[0].values
 
 
+def test_pixels_of_a_larger_unit_than_the_trainings_get_a_word(caplog):
+    make(band_mean=[0.5] * 3, band_std=[0.2] * 3).predict([[PIXELS]])
+    assert (
+        "lie more than 30 spreads from those of the training, which are around 0.5, 0.5, 0.5" in caplog.text
+    )
+
+
 def test_pixels_divided_by_255_get_a_word(caplog):
     with caplog.at_level(logging.WARNING):
         make().predict([[PIXELS / 255]])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from geohf import TileSequenceConfig
+from geohf import DataError, TileSequenceConfig
 from geohf.tiles.augmentation import turned
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.frames import fill_holes, prepare_frames, resize_frames
-from geohf.tiles.scales import band_statistics
+from geohf.tiles.scales import _statistics, band_statistics, target_scales
 from geohf.tiles.windows import make_windows
 
 
@@ -42,6 +44,29 @@ def test_pixels_without_data_take_the_mean_of_the_others():
     assert filled[0, 1, 0, 0] == 20
     ready = prepare_frames(frame.copy(), (2, 2), [10.0], [10.0], (frame == 0)[..., 0])
     assert ready[0, 0].tolist() == [[0, 2], [1, 1]]
+
+
+def test_pixels_without_data_of_a_band_of_ones_and_zeros_take_the_more_frequent_one():
+    frame = np.ones((1, 4, 4, 2), np.uint8)
+    frame[0, 0, 0], frame[0, 1:, 0, 1] = (0, 0), 0  # zeros: one of twelve, four of twelve
+    holes = np.zeros((1, 4, 4), bool)
+    holes[0, :, 3] = True
+    assert np.unique(fill_holes(frame, holes)[0, :, 3], axis=0).tolist() == [[1, 1]]
+
+
+def test_bands_and_targets_in_small_units_are_standardized_and_constant_ones_are_not():
+    rng = np.random.default_rng(0)
+    bands = np.stack([rng.normal(3e-9, 5e-10, 500), rng.normal(280, 9, 500), np.full(500, 0.1)], 1)
+    mean, std = _statistics([bands[:200], bands[200:]])
+    np.testing.assert_allclose(mean, bands.mean(0))
+    np.testing.assert_allclose(std, [*bands.std(0)[:2], 1.0], rtol=1e-6)
+    with pytest.raises(DataError, match=r"the same in every band \(0.1\)"):
+        _statistics([bands[:, 2:]])
+    last = rng.normal(1e-13, 2e-14, (50, 1))
+    truth = 0.5 * last + rng.normal(0, 1e-15, (50, 1))
+    scales = target_scales(SimpleNamespace(truth=truth, last=last), [], True)
+    assert scales["last_slope"][0] == pytest.approx(0.5, abs=0.05)
+    np.testing.assert_allclose((scales["level_std"][0], scales["change_std"][0]), (1e-14, 1e-15), rtol=0.3)
 
 
 def test_statistics_are_the_training_pixels(tiles, world):

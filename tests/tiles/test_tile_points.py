@@ -124,6 +124,16 @@ def test_dates_say_which_step_a_value_is_of(points):
     }
 
 
+def test_dates_of_a_year_that_has_no_image_get_a_word(caplog):
+    steps, bad = steps_of_dates(["2017-06-01", "2018-06-01", "2019-12-31"], ["2016", "2017", "2019"])
+    assert (steps.tolist(), bad) == ([1, 1, 2], {})
+    assert "1 dates are of no label's own time, such as 2018-06-01: each counts as of" in caplog.text
+    caplog.clear()
+    steps_of_dates(["2017-02-01", "2017-02-28"], ["2017-01", "2017-02"])
+    steps_of_dates(["2017-06-01", "2018-06-01"], ["2017-01-01", "2018-01-01"])
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("pixel", "columns", "message"),
     [

@@ -180,6 +180,19 @@ def test_a_value_without_data_that_pixels_cannot_hold_is_none(tmp_path, value):
     assert inspect_raster(store_frames(path, "red")["2020-05-11"]).nodata == (None,)
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_unsigned_numbers_that_are_stored_as_signed_ones_are_what_they_stand_for(tmp_path, version):
+    numbers = np.arange(3 * 24 * 32).reshape(3, 24, 32).astype(np.uint8)
+    found = dataset(pixels())[["red"]]
+    facts = {"grid_mapping": "spatial_ref", "_FillValue": np.int8(-1), "_Unsigned": "true"}
+    found["red"] = ("time", "y", "x"), numbers.view(np.int8), facts
+    path = stored(found, tmp_path / "place.zarr", version)
+    with open_raster(store_frames(path)["2020-05-11"]) as raster:
+        frame, holes = read_window(raster, (0, 0, 32, 24))
+    np.testing.assert_array_equal(frame[..., 0], numbers[0])
+    np.testing.assert_array_equal(holes, numbers[0] == 255)
+
+
 def test_units_are_kept_as_those_of_rasters_are(tmp_path):
     path = stored(floats(units="K"), tmp_path / "place.zarr")
     assert inspect_raster(store_frames(path, ["red", "nir"])["2020-05-11"]).units == ("K", "K")

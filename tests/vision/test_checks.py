@@ -110,7 +110,7 @@ def test_a_header_tells_the_stored_size_and_how_the_photo_is_turned(tmp_path):
     photo = Image.new("RGB", (32, 24))
     exif = Image.Exif()
     exif[0x0112] = 6
-    for name in ("a.jpg", "a.png"):
+    for name in ("a.jpg", "a.png", "a.tif"):
         photo.save(tmp_path / name, exif=exif)
         for image in (tmp_path / name, {"path": "gone.jpg", "bytes": (tmp_path / name).read_bytes()}):
             assert checks.header_of(image) == (32, 24, 6)

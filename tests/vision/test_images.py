@@ -15,7 +15,7 @@ from PIL import Image
 from geohf.data.samples import undecoded
 from geohf.vision.checks import check_images
 from geohf.vision.files import image_files
-from geohf.vision.images import ImageError, _bytes_at, open_image
+from geohf.vision.images import ImageError, _bytes_at, _say_dark, open_image
 
 
 def photo(width=96, height=64, seed=0):
@@ -235,6 +235,16 @@ def test_sixteen_bit_gray_is_scaled_over_its_whole_range_however_dark_it_is(valu
     array = np.full((3, 4), value, np.uint16)
     for source in (array, Image.fromarray(array), encoded(Image.fromarray(array)), torch.from_numpy(array)):
         assert pixel(source) == (gray, gray, gray)
+
+
+def test_twelve_bits_in_a_picture_of_sixteen_get_a_word_once(caplog):
+    array = np.linspace(0, 65535, 12).reshape(3, 4).astype(np.uint16)
+    open_image(array)
+    assert not caplog.text
+    _say_dark.cache_clear()  # another test may have heard it
+    for dark in (array // 16, Image.fromarray(array // 16), (array // 16).astype(np.int32)):
+        open_image(dark)
+    assert caplog.text.count("holds nothing above 4095, and is seen as nearly black") == 1
 
 
 def test_arrays_and_tensors_in_either_layout_are_the_same_picture():
