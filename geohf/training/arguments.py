@@ -159,6 +159,11 @@ class GeoTrainingArguments(TrainingArguments):
         self.resume_from_checkpoint = _yes_or_no("resume_from_checkpoint", self.resume_from_checkpoint)
 
     @property
+    def order_seed(self) -> int:
+        """The seed of the order in which rows are seen: `data_seed`, or `seed`."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def feature_settings(self) -> dict[str, Any]:
         """How a frozen backbone's features are computed and kept, see `geohf.vision.features.cached_features`."""
         import torch

@@ -90,6 +90,7 @@ class GeoTrainer(RunsPhases):
         if eval_dataset is None and args is not None:  # what evaluates by default need not be switched off
             args = copy.copy(own_arguments(args, self.arguments_class, evaluates=False))
             args.eval_strategy, args.load_best_model_at_end = "no", False
+        self._require_own_loop()
         super().__init__(
             model,
             args,
@@ -103,14 +104,19 @@ class GeoTrainer(RunsPhases):
             optimizers=optimizers,
             **extras,
         )
-        self.pop_callback(EarlyStoppingCallback)  # the phases stop, each by its own
+        given = callbacks or []
+        self._own_callbacks = [
+            callback
+            for callback in self.callback_handler.callbacks
+            if callback not in given and type(callback) not in given
+        ]
+        for callback in self._own_callbacks:
+            if isinstance(callback, EarlyStoppingCallback):  # the phases stop, each by its own
+                self.remove_callback(callback)
         self._validation = eval_dataset  # as the user knows it
         self._train_labels = train_labels
-        self._given = {"callbacks": callbacks}
         # what a user gave for the model does not fit a head alone
         self._of_whole_model = {"data_collator": data_collator, "optimizers": optimizers}
-        if compute_metrics is not None:
-            self._given["compute_metrics"] = compute_metrics
         self.histories = {}
         # before and after each phase: the numbers on eval_dataset
         self.stages: dict[str, dict[str, float]] = {}
