@@ -58,6 +58,7 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
     "prediction_loss_only": (False, "metrics need the predictions"),
     "remove_unused_columns": (False, "geohf's collators choose the columns"),
     "eval_do_concat_batches": (True, "metrics are of a whole dataset"),
+    "eval_use_gather_object": (False, "outputs are tensors, and gathered as such"),
     "batch_eval_metrics": (False, "metrics are of a whole dataset"),
     "bf16_full_eval": (False, "the weights would stay in half precision; bf16 evaluates in bfloat16, too"),
     "fp16_full_eval": (False, "the weights would stay in half precision; fp16 evaluates in float16, too"),

@@ -183,23 +183,24 @@ class PhaseTrainer(Phases):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(eval_dataset, str):  # one of several by its name
             dataset = self.eval_dataset[eval_dataset]
-        with self._collating(dataset, self.eval_collator or self.data_collator):
+        with self._collating(dataset, self.eval_collator or self.data_collator, drops=False):
             return super().get_eval_dataloader(undecoded(eval_dataset))
 
     def get_test_dataloader(self, test_dataset):
         """As `get_eval_dataloader`."""
-        with self._collating(test_dataset, self.eval_collator or self.data_collator):
+        with self._collating(test_dataset, self.eval_collator or self.data_collator, drops=False):
             return super().get_test_dataloader(undecoded(test_dataset))
 
     @contextmanager
-    def _collating(self, dataset, collator):
-        """transformers takes the collator of training for all loaders."""
-        training = self.data_collator
+    def _collating(self, dataset, collator, drops=True):
+        """transformers takes the collator of training, and `dataloader_drop_last`, for all loaders."""
+        training, asked = self.data_collator, self.args.dataloader_drop_last
         self.data_collator = self._with_names(dataset, collator)
+        self.args.dataloader_drop_last = asked and drops
         try:
             yield
         finally:
-            self.data_collator = training
+            self.data_collator, self.args.dataloader_drop_last = training, asked
 
     def _with_names(self, dataset, collator):
         """The collator for rows of this dataset, whose classes may be numbers that its features name."""

@@ -121,6 +121,26 @@ def test_a_loop_of_a_users_own_trains_every_phase(tmp_path):
     assert {"StreetHead", "GeoStreetModel"} <= set(losses)
 
 
+@pytest.mark.parametrize("name", [name for name in five_tasks.TASKS if name != "place"])
+def test_evaluation_drops_no_row_and_calibration_hears_no_metrics_of_a_user(name, tmp_path):
+    """`dataloader_drop_last` is of training alone; twelve rows in batches of eight."""
+    own = {"compute_metrics": lambda found, compute_result=True: {"beauty": 1.0}}
+    settings = (
+        {"dataloader_drop_last": True, "head_batch_size": 4}
+        if name == "street"
+        else {"dataloader_drop_last": True}
+    )
+    given = five_tasks.trainer_of(
+        name, tmp_path, count=12, per_device_train_batch_size=4, max_steps=1, **settings
+    )
+    rows = five_tasks.rows_of(name, 12)
+    trainer = type(given)(given.model, given.args, train_dataset=rows, eval_dataset=rows, **own)
+    trainer.train()
+    assert sum(len(next(iter(batch.values()))) for batch in trainer.get_eval_dataloader()) >= 12
+    assert trainer.evaluate()["eval_beauty"] == 1
+    assert trainer.args.dataloader_drop_last
+
+
 def test_an_optimizer_of_a_user_trains_the_model_and_not_the_head_alone(tmp_path):
     model = build_model(hidden_size=8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)

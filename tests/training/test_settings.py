@@ -315,7 +315,9 @@ def test_a_search_for_hyperparameters_goes_through_its_trials(tmp_path, monkeypa
             eval_dataset=rows(),
             model_init=lambda: street_models.build_model(),
         )
-        return trainer.hyperparameter_search(backend="optuna", n_trials=n_trials, hp_space=lambda trial: {}, **given)
+        return trainer.hyperparameter_search(
+            backend="optuna", n_trials=n_trials, hp_space=lambda trial: {}, **given
+        )
 
     best = search("eval_score", 2)
     assert best.run_id == "maximize"
