@@ -64,6 +64,10 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
     "fp16_full_eval": (False, "the weights would stay in half precision; fp16 evaluates in float16, too"),
     "label_names": (None, "a task's Trainer knows which columns hold its labels"),
     "debug": ([], "its hooks do not know geohf's outputs"),
+    "do_train": (
+        True,
+        "recipes and `train` train; `geohf evaluate` and `geohf predict` do the rest with a model that is there",
+    ),
 }
 
 
@@ -97,6 +101,7 @@ class GeoTrainingArguments(TrainingArguments):
     bf16: bool | None = argument(  # type: ignore[assignment]
         None, "bfloat16 autocast; by default on a GPU that has it and never on a CPU."
     )
+    do_train: bool = argument(True, "A recipe trains: `geohf evaluate` and `geohf predict` do not.")
     remove_unused_columns: bool = argument(False, "geohf's collators choose the columns.")
     logging_nan_inf_filter: bool = argument(False, "A loss that is not finite stops the run.")
     restore_callback_states_from_checkpoint: bool = argument(

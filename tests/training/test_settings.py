@@ -51,6 +51,8 @@ REFUSED = [
     ("--optim", "galore_adamw"),
     ("--lr_scheduler_type", "cosine_with_min_lr"),
     ("--eval_do_concat_batches", "false"),
+    ("--eval_use_gather_object", "true"),
+    ("--do_train", "false"),
     ("--fsdp", "full_shard"),
     ("--remove_unused_columns", "true"),
     ("--debug", "underflow_overflow"),
