@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import EarlyStoppingCallback, enable_full_determinism, set_seed
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import HubStrategy, TrainOutput
 
 from geohf.data.splits import warn_of_shared_places
@@ -113,6 +114,9 @@ class GeoTrainer(RunsPhases):
         for callback in self._own_callbacks:
             if isinstance(callback, EarlyStoppingCallback):  # the phases stop, each by its own
                 self.remove_callback(callback)
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                # no training begins here, which would say so, and the numbers of `evaluate` would lie in the current folder
+                callback.logging_dir = str(self.run_folder / "runs")
         self._validation = eval_dataset  # as the user knows it
         self._train_labels = train_labels
         # what a user gave for the model does not fit a head alone

@@ -141,6 +141,15 @@ def test_evaluation_drops_no_row_and_calibration_hears_no_metrics_of_a_user(name
     assert trainer.args.dataloader_drop_last
 
 
+def test_the_numbers_of_an_evaluation_lie_in_the_runs_folder_for_tensorboard(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    trainer = five_tasks.trainer_of("parts", tmp_path / "run", report_to="tensorboard")
+    trainer.evaluate(five_tasks.rows_of("parts"))
+    assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("events.out.*")} == {"run"}
+
+
 def test_an_optimizer_of_a_user_trains_the_model_and_not_the_head_alone(tmp_path):
     model = build_model(hidden_size=8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
