@@ -72,6 +72,7 @@ def make_app(
         shown = gr.Checkbox(False, label="Compare with the position in the photo's EXIF", visible=located)
         needs_last = is_tile and loaded.config.answers != "level"
         last = gr.Textbox(
+            value="",  # a default for those who ask by the API
             label=f"Last known values: {', '.join(loaded.config.targets)}" if is_tile else "",
             visible=needs_last,
         )

@@ -164,9 +164,17 @@ class PartPhaseTrainer(PhaseTrainer):
 
     def detect(self, dataset) -> DetectedPhotos:
         """The numbers on a dataset with labels, and the boxes of every photo in it, on every process."""
-        self._keep = True
-        output = self.evaluation_loop(self.get_eval_dataloader(dataset), "detect", metric_key_prefix="eval")
-        self._keep = False
+        given, self.compute_metrics, self._keep = (
+            self.compute_metrics,
+            self._metrics,
+            True,
+        )  # not a user's own
+        try:
+            output = self.evaluation_loop(
+                self.get_eval_dataloader(dataset), "detect", metric_key_prefix="eval"
+            )
+        finally:
+            self.compute_metrics, self._keep = given, False
         # transformers adds it where nothing was trained
         output.metrics.pop("eval_model_preparation_time", None)
         numbers = {name.removeprefix("eval_"): value for name, value in output.metrics.items()}

@@ -226,7 +226,7 @@ def make_sampler(rows, config, args: PlaceTrainingArguments) -> PlaceSampler:
         headings,
         config.heading_deg,
         args.hard_place_share,
-        args.seed,
+        args.order_seed,
         cliques=args.clique_m is not None,
     )
 

@@ -198,7 +198,7 @@ class GeoPlaceTrainer(PlaceSearches):
         # made also where it is not used: it refuses images without pairs
         sampler = self._own_sampler or make_sampler(train, model.config, args)
         if original and self._own_sampler is None:
-            sampler = RandomBatches(len(train), sampler.batch_size, args.seed)
+            sampler = RandomBatches(len(train), sampler.batch_size, args.order_seed)
         table = head_table(
             [train], self.frozen_features(train), model.config.positive_m if original else None
         )

@@ -122,7 +122,15 @@ class StreetPhaseTrainer(PhaseTrainer):
         return {"loss": float(loss)} | {name: float(part) for name, part in parts.items()} | metrics
 
 
-def train_heads(model, train, validation, args, resume=False, **kwargs) -> StreetPhaseTrainer | None:
+def train_heads(
+    model,
+    train,
+    validation,
+    args,
+    resume=False,
+    kind: type[StreetPhaseTrainer] = StreetPhaseTrainer,
+    **kwargs,
+) -> StreetPhaseTrainer | None:
     """Phase 1: the heads on the frozen backbone's cached features; None where it has no epochs."""
     device = args.device
     model.tower.to(device)
@@ -143,7 +151,7 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> Stree
         default_metric=best_metric(model, validation, args, "compute_metrics" in kwargs),
         **_enough_steps(len(table), args) | unchecked,
     )
-    trainer = StreetPhaseTrainer(model.head, phase, train_dataset=table, eval_dataset=checked, **kwargs)
+    trainer = kind(model.head, phase, train_dataset=table, eval_dataset=checked, **kwargs)
     trainer.run(resume)
     return trainer
 
@@ -151,10 +159,10 @@ def train_heads(model, train, validation, args, resume=False, **kwargs) -> Stree
 def _enough_steps(places: int, args) -> dict:
     """Few places make few steps an epoch; on cached features more of them cost nothing.
 
-    Each of their epochs is then stretched to its share of `head_min_steps`.
+    Each of their epochs is then stretched to its share of `head_min_steps`, unless the user says the steps.
     """
     steps = math.ceil(places / (args.head_batch_size * args.world_size)) * args.epochs_of_heads
-    if steps >= args.head_min_steps:
+    if steps >= args.head_min_steps or args.max_steps > 0:
         return {}
     changes: dict = {"max_steps": args.head_min_steps}
     for what, steps_strategy in (

@@ -79,7 +79,7 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
             require_finetunable(self.model, args, len(train))
         best = best_metric(self.model, validation, args, "compute_metrics" in self._given)
         self.note_stage("before training")
-        first = train_heads(self.model, train, validation, args, resume, **self._given)
+        first = train_heads(self.model, train, validation, args, resume, self.phase_class, **self._given)
         if first is not None:
             self.histories["phase1"] = first.state.log_history
             self.note_stage("after phase 1")

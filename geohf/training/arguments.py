@@ -58,11 +58,16 @@ NOT_HONORED: dict[str, tuple[Any, str]] = {
     "prediction_loss_only": (False, "metrics need the predictions"),
     "remove_unused_columns": (False, "geohf's collators choose the columns"),
     "eval_do_concat_batches": (True, "metrics are of a whole dataset"),
+    "eval_use_gather_object": (False, "outputs are tensors, and gathered as such"),
     "batch_eval_metrics": (False, "metrics are of a whole dataset"),
     "bf16_full_eval": (False, "the weights would stay in half precision; bf16 evaluates in bfloat16, too"),
     "fp16_full_eval": (False, "the weights would stay in half precision; fp16 evaluates in float16, too"),
     "label_names": (None, "a task's Trainer knows which columns hold its labels"),
     "debug": ([], "its hooks do not know geohf's outputs"),
+    "do_train": (
+        True,
+        "recipes and `train` train; `geohf evaluate` and `geohf predict` do the rest with a model that is there",
+    ),
 }
 
 
@@ -96,6 +101,7 @@ class GeoTrainingArguments(TrainingArguments):
     bf16: bool | None = argument(  # type: ignore[assignment]
         None, "bfloat16 autocast; by default on a GPU that has it and never on a CPU."
     )
+    do_train: bool = argument(True, "A recipe trains: `geohf evaluate` and `geohf predict` do not.")
     remove_unused_columns: bool = argument(False, "geohf's collators choose the columns.")
     logging_nan_inf_filter: bool = argument(False, "A loss that is not finite stops the run.")
     restore_callback_states_from_checkpoint: bool = argument(
@@ -157,6 +163,11 @@ class GeoTrainingArguments(TrainingArguments):
         if self.push_to_hub and self.hub_model_id:
             validate_repo_id(self.hub_model_id)
         self.resume_from_checkpoint = _yes_or_no("resume_from_checkpoint", self.resume_from_checkpoint)
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the order in which rows are seen: `data_seed`, or `seed`."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def feature_settings(self) -> dict[str, Any]:

@@ -30,6 +30,13 @@ logger = logging.getLogger(__name__)
 # what a backbone is called in ours, and in detectors of transformers
 TOWERS = {"tower", "backbone", "conv_encoder"}
 
+# keyword arguments of transformers' Trainer that would do nothing here, or nothing right: name -> what to do instead
+NOT_TAKEN = {
+    "compute_loss_func": "its models compute their own losses; a model of your own has another `forward`",
+    "preprocess_logits_for_metrics": "metrics and calibration need the outputs as they are; change them in compute_metrics",
+    "optimizer_cls_and_kwargs": "name one with optim and optim_args, or give a built one in optimizers",
+}
+
 
 class PhaseTrainer(Phases):
     """transformers' Trainer with eight things more.
@@ -68,6 +75,9 @@ class PhaseTrainer(Phases):
         eval_collator=None,
         **kwargs,
     ):
+        for name, instead in NOT_TAKEN.items():
+            if kwargs.get(name) is not None:
+                raise DataError(f"a geohf Trainer takes no {name}: {instead}")
         args = own_arguments(args, self.arguments_class, kwargs.get("eval_dataset") is not None)
         rehearse(args)
         self._given_collators = data_collator, eval_collator
@@ -91,7 +101,10 @@ class PhaseTrainer(Phases):
             require_a_batch(self.args, len(self.train_dataset))
         self._settle_metric()
         self._average_weights()
-        if self.args.early_stopping_patience and self.args.load_best_model_at_end:
+        stops = any(
+            isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks
+        )
+        if self.args.early_stopping_patience and self.args.load_best_model_at_end and not stops:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
     def _fit(self, model) -> None:
@@ -151,7 +164,7 @@ class PhaseTrainer(Phases):
             EndlessStream(self.train_dataset, args.process_index, args.world_size),
             self._train_batch_size,
             self._with_names(self.train_dataset, self.data_collator),
-            seed=(args.data_seed or args.seed) * args.world_size + args.process_index,
+            seed=args.order_seed * args.world_size + args.process_index,
         )
         return DataLoader(
             self._stream,
@@ -170,23 +183,24 @@ class PhaseTrainer(Phases):
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(eval_dataset, str):  # one of several by its name
             dataset = self.eval_dataset[eval_dataset]
-        with self._collating(dataset, self.eval_collator or self.data_collator):
+        with self._collating(dataset, self.eval_collator or self.data_collator, drops=False):
             return super().get_eval_dataloader(undecoded(eval_dataset))
 
     def get_test_dataloader(self, test_dataset):
         """As `get_eval_dataloader`."""
-        with self._collating(test_dataset, self.eval_collator or self.data_collator):
+        with self._collating(test_dataset, self.eval_collator or self.data_collator, drops=False):
             return super().get_test_dataloader(undecoded(test_dataset))
 
     @contextmanager
-    def _collating(self, dataset, collator):
-        """transformers takes the collator of training for all loaders."""
-        training = self.data_collator
+    def _collating(self, dataset, collator, drops=True):
+        """transformers takes the collator of training, and `dataloader_drop_last`, for all loaders."""
+        training, asked = self.data_collator, self.args.dataloader_drop_last
         self.data_collator = self._with_names(dataset, collator)
+        self.args.dataloader_drop_last = asked and drops
         try:
             yield
         finally:
-            self.data_collator = training
+            self.data_collator, self.args.dataloader_drop_last = training, asked
 
     def _with_names(self, dataset, collator):
         """The collator for rows of this dataset, whose classes may be numbers that its features name."""

@@ -9,11 +9,22 @@ from typing import Any, ClassVar
 
 import torch
 
+from geohf.errors import DataError
 from geohf.training.finetuning import unfreeze
 from geohf.training.phase import PhaseTrainer
 from geohf.training.settings import phase_arguments
 
 logger = logging.getLogger(__name__)
+
+# what people change in a Trainer, and what a phase's Trainer does here
+OF_THE_LOOP = (
+    "compute_loss",
+    "training_step",
+    "create_optimizer",
+    "create_scheduler",
+    "create_optimizer_and_scheduler",
+    "get_train_dataloader",
+)
 
 
 class RunsPhases(PhaseTrainer):
@@ -30,8 +41,25 @@ class RunsPhases(PhaseTrainer):
     adapter_of: str | None
     frozen: bool
     _held: list[torch.nn.Parameter]
-    _given: dict[str, Any]
+    _own_callbacks: list[Any]
     _of_whole_model: dict[str, Any]
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """What the user gave, at the start or since, that goes into every phase."""
+        callbacks = [one for one in self.callback_handler.callbacks if one not in self._own_callbacks]
+        own = self.compute_metrics in (None, getattr(self, "_metrics", None))
+        return {"callbacks": callbacks} | ({} if own else {"compute_metrics": self.compute_metrics})
+
+    def _require_own_loop(self) -> None:
+        """Raise DataError where a subclass changes the loop of training, which is not this Trainer's."""
+        known = [vars(base) for base in (*RunsPhases.__mro__, *self.phase_class.__mro__)]
+        for name in OF_THE_LOOP:
+            if not any(getattr(type(self), name) is names.get(name) for names in known):
+                raise DataError(
+                    f"{type(self).__name__}.{name} would never be called: each phase trains with a "
+                    f"{self.phase_class.__name__} of its own; put {name} into a subclass of that, and say phase_class = it"
+                )
 
     def _given_for(self, module: torch.nn.Module) -> dict[str, Any]:
         """What the user gave: a collator and optimizers for the model do not fit a part of it."""

@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -124,6 +125,30 @@ class Phases(AveragedWeights):
                 logger.warning("%s", wrong_direction(name, metric))
             args.greater_is_better = metric.greater_is_better
 
+    def hyperparameter_search(  # type: ignore[override]  # the direction is the metric's own
+        self, hp_space=None, compute_objective=None, n_trials: int = 20, direction=None, **kwargs
+    ):
+        """As transformers', by `metric_for_best_model` in its own direction, where no `compute_objective` is given.
+
+        Raises:
+            DataError: neither says what trials are compared by; a direction that the metric does not have.
+        """
+        name = self.args.asked_metric
+        if compute_objective is None:
+            if name is None:
+                raise DataError(
+                    "hyperparameter_search would compare trials by the sum of all metrics: say metric_for_best_model in the "
+                    "arguments, or give compute_objective and direction"
+                )
+            own = "maximize" if self.args.greater_is_better else "minimize"
+            if direction not in (None, own):
+                raise DataError(f"{name} is to be {own}d: leave direction out, it is known")
+            direction = own
+            compute_objective = partial(_value_of, name)
+        return super().hyperparameter_search(
+            hp_space, compute_objective, n_trials, direction or "minimize", **kwargs
+        )
+
     def best_row(self) -> dict | None:
         """The log's row of the best evaluation by the metric that chooses checkpoints; None before any.
 
@@ -157,3 +182,9 @@ class Phases(AveragedWeights):
             return super()._determine_best_metric(metrics, trial)
         except KeyError as error:
             raise DataError(error.args[0]) from None
+
+
+def _value_of(name: str, metrics: Mapping[str, float]) -> float:
+    if f"eval_{bare_name(name)}" not in metrics:
+        raise DataError(not_measured(name, [*map(bare_name, metrics)]))
+    return metrics[f"eval_{bare_name(name)}"]

@@ -101,6 +101,12 @@ class SafeCheckpoints(Trainer):
         elif checkpoint is not None and (Path(checkpoint) / OPTIMIZER).is_file():
             self.optimizer.load_state_dict(load_tree(Path(checkpoint) / OPTIMIZER))
             self.lr_scheduler.load_state_dict(load_tree(Path(checkpoint) / SCHEDULER))
+        elif checkpoint is not None:
+            logger.warning(
+                "%s holds the weights alone (save_only_model): the optimizer and the learning rate's schedule begin anew, as in "
+                "no run that was not stopped",
+                checkpoint,
+            )
 
     def _save_scaler(self, output_dir: str) -> None:
         scaler = getattr(self.accelerator, "scaler", None)

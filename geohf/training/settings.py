@@ -15,7 +15,7 @@ from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
 
 # defaults of other classes that a task may not be able to work with
-NOT_BY_DEFAULT = {"remove_unused_columns": True, "batch_eval_metrics": False}
+NOT_BY_DEFAULT = {"remove_unused_columns": True, "batch_eval_metrics": False, "do_train": False}
 
 
 def own_arguments(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import EarlyStoppingCallback, enable_full_determinism, set_seed
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import HubStrategy, TrainOutput
 
 from geohf.data.splits import warn_of_shared_places
@@ -90,6 +91,7 @@ class GeoTrainer(RunsPhases):
         if eval_dataset is None and args is not None:  # what evaluates by default need not be switched off
             args = copy.copy(own_arguments(args, self.arguments_class, evaluates=False))
             args.eval_strategy, args.load_best_model_at_end = "no", False
+        self._require_own_loop()
         super().__init__(
             model,
             args,
@@ -103,14 +105,22 @@ class GeoTrainer(RunsPhases):
             optimizers=optimizers,
             **extras,
         )
-        self.pop_callback(EarlyStoppingCallback)  # the phases stop, each by its own
+        given = callbacks or []
+        self._own_callbacks = [
+            callback
+            for callback in self.callback_handler.callbacks
+            if callback not in given and type(callback) not in given
+        ]
+        for callback in self._own_callbacks:
+            if isinstance(callback, EarlyStoppingCallback):  # the phases stop, each by its own
+                self.remove_callback(callback)
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                # no training begins here, which would say so, and the numbers of `evaluate` would lie in the current folder
+                callback.logging_dir = str(self.run_folder / "runs")
         self._validation = eval_dataset  # as the user knows it
         self._train_labels = train_labels
-        self._given = {"callbacks": callbacks}
         # what a user gave for the model does not fit a head alone
         self._of_whole_model = {"data_collator": data_collator, "optimizers": optimizers}
-        if compute_metrics is not None:
-            self._given["compute_metrics"] = compute_metrics
         self.histories = {}
         # before and after each phase: the numbers on eval_dataset
         self.stages: dict[str, dict[str, float]] = {}

@@ -74,6 +74,15 @@ def test_images_of_a_clique_lie_within_the_radius_of_each_other():
     assert max(great_circle_m(points[four][:, None], points[four][None]).max() for four in fours) > 20
 
 
+def test_batches_are_drawn_by_the_seed_of_the_data_where_it_is_given():
+    def order(**seeds):
+        args = PlaceTrainingArguments(per_device_train_batch_size=8, output_dir="x", use_cpu=True, **seeds)
+        return list(make_sampler(rows_looking([10.0] * 48), GeoPlaceConfig(), args))
+
+    assert order(seed=1, data_seed=0) == order(seed=0)
+    assert order(seed=1, data_seed=0) != order(seed=1)
+
+
 def test_every_image_of_a_dense_drive_gets_its_turn():
     sampler = PlaceSampler(along(5.0 * np.arange(400)), 16, 4, hard_share=0)
     seen = set()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import five_tasks
 from helpers.street_models import build_model, patches
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from geohf import GeoStreetTrainer, StreetTrainingArguments
 from geohf.errors import DataError
@@ -25,7 +25,7 @@ def rows(count=12):
     ]
 
 
-def trainer_of(folder, model=None, evaluated=True, **given):
+def trainer_of(folder, model=None, evaluated=True, kind=GeoStreetTrainer, **given):
     settings = {
         "output_dir": str(folder / "run"), "cache_dir": str(folder / "cache"), "use_cpu": True, "disable_tqdm": True,
         "num_train_epochs": 2, "head_min_steps": 4, "head_epochs": 2, "report_to": "none",
@@ -35,7 +35,7 @@ def trainer_of(folder, model=None, evaluated=True, **given):
     else:
         settings |= {"eval_strategy": "no", "load_best_model_at_end": False}
     args = StreetTrainingArguments(**settings)
-    return GeoStreetTrainer(model or build_model(hidden_size=8), args, train_dataset=rows(), **given)
+    return kind(model or build_model(hidden_size=8), args, train_dataset=rows(), **given)
 
 
 class Seen(TrainerCallback):
@@ -61,6 +61,93 @@ def test_callbacks_and_metrics_of_a_user_go_into_every_phase(tmp_path):
     assert all("eval_beauty" in names for names in seen.events if names != "begin")
     assert {row["phase"] for row in trainer.state.log_history} == {"phase1", "phase2"}
     assert set(trainer.evaluate()) >= {"eval_beauty"}
+
+
+def test_what_is_added_to_a_trainer_that_stands_goes_into_every_phase(tmp_path):
+    seen, gone = Seen(), Seen()
+    trainer = trainer_of(tmp_path, callbacks=[gone])
+    trainer.add_callback(seen)
+    trainer.remove_callback(gone)
+    trainer.compute_metrics = lambda found: {"beauty": float(np.mean(found.predictions[0]))}
+    trainer.train()
+    assert seen.events.count("begin") == 2
+    assert all("eval_beauty" in names for names in seen.events if names != "begin")
+    assert not gone.events
+
+
+def test_early_stopping_of_a_user_stands_in_place_of_the_trainers_own(tmp_path):
+    waiting = {"head_epochs": 6, "num_train_epochs": 6, "early_stopping_patience": 1, "learning_rate": 0.0}
+    settings = waiting | {"finetune": "none", "head_min_steps": 1, "metric_for_best_model": "loss"}
+    epochs = []
+    for name, given in (("own", {}), ("given", {"callbacks": [EarlyStoppingCallback(3)]})):
+        trainer = trainer_of(tmp_path / name, settings=settings, **given)
+        trainer.train()
+        epochs.append(max(row["epoch"] for row in trainer.state.log_history))
+    assert epochs == [2, 4]
+
+
+def test_steps_that_a_user_says_are_those_of_heads_too(tmp_path):
+    trainer = trainer_of(tmp_path, settings={"max_steps": 3, "head_min_steps": 40, "finetune": "none"})
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+@pytest.mark.parametrize("name", five_tasks.TASKS)
+def test_what_would_change_no_loop_is_refused(name, tmp_path):
+    trainer = five_tasks.trainer_of(name, tmp_path)
+    kind, rows = type(trainer), trainer.train_dataset
+    for option in ("compute_loss_func", "preprocess_logits_for_metrics", "optimizer_cls_and_kwargs"):
+        with pytest.raises(DataError, match=f"takes no {option}"):
+            kind(trainer.model, trainer.args, train_dataset=rows, **{option: lambda *given: None})
+    changed = type("Mine", (kind,), {"compute_loss": lambda self, *given, **named: None})
+    with pytest.raises(DataError, match=r"Mine.compute_loss would never be called: each phase trains with a"):
+        changed(trainer.model, trainer.args, train_dataset=rows)
+    loop = type("Loop", (kind.phase_class,), {"compute_loss": changed.compute_loss})
+    type("Mine", (kind,), {"phase_class": loop})(trainer.model, trainer.args, train_dataset=rows)
+
+
+def test_a_loop_of_a_users_own_trains_every_phase(tmp_path):
+    losses = []
+
+    class Loop(GeoStreetTrainer.phase_class):
+        def compute_loss(self, model, *args, **kwargs):
+            losses.append(type(self.accelerator.unwrap_model(model)).__name__)
+            return super().compute_loss(model, *args, **kwargs)
+
+    class Mine(GeoStreetTrainer):
+        phase_class = Loop
+
+    trainer_of(tmp_path, kind=Mine).train()
+    assert {"StreetHead", "GeoStreetModel"} <= set(losses)
+
+
+@pytest.mark.parametrize("name", [name for name in five_tasks.TASKS if name != "place"])
+def test_evaluation_drops_no_row_and_calibration_hears_no_metrics_of_a_user(name, tmp_path):
+    """`dataloader_drop_last` is of training alone; twelve rows in batches of eight."""
+    own = {"compute_metrics": lambda found, compute_result=True: {"beauty": 1.0}}
+    settings = (
+        {"dataloader_drop_last": True, "head_batch_size": 4}
+        if name == "street"
+        else {"dataloader_drop_last": True}
+    )
+    given = five_tasks.trainer_of(
+        name, tmp_path, count=12, per_device_train_batch_size=4, max_steps=1, **settings
+    )
+    rows = five_tasks.rows_of(name, 12)
+    trainer = type(given)(given.model, given.args, train_dataset=rows, eval_dataset=rows, **own)
+    trainer.train()
+    assert sum(len(next(iter(batch.values()))) for batch in trainer.get_eval_dataloader()) >= 12
+    assert trainer.evaluate()["eval_beauty"] == 1
+    assert trainer.args.dataloader_drop_last
+
+
+def test_the_numbers_of_an_evaluation_lie_in_the_runs_folder_for_tensorboard(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    trainer = five_tasks.trainer_of("parts", tmp_path / "run", report_to="tensorboard")
+    trainer.evaluate(five_tasks.rows_of("parts"))
+    assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("events.out.*")} == {"run"}
 
 
 def test_an_optimizer_of_a_user_trains_the_model_and_not_the_head_alone(tmp_path):

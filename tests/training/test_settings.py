@@ -51,6 +51,8 @@ REFUSED = [
     ("--optim", "galore_adamw"),
     ("--lr_scheduler_type", "cosine_with_min_lr"),
     ("--eval_do_concat_batches", "false"),
+    ("--eval_use_gather_object", "true"),
+    ("--do_train", "false"),
     ("--fsdp", "full_shard"),
     ("--remove_unused_columns", "true"),
     ("--debug", "underflow_overflow"),
@@ -292,24 +294,41 @@ def test_a_search_for_hyperparameters_goes_through_its_trials(tmp_path, monkeypa
 
         def run(self, trainer, n_trials, direction, **kwargs):
             found = []
-            for rate in (1e-3, 1e-2):
+            for rate in (1e-3, 1e-2)[:n_trials]:
                 trainer.args.learning_rate = rate
                 trainer.train()
-                found.append(BestRun(str(rate), trainer.evaluate()["eval_loss"], {"learning_rate": rate}))
-            return min(found, key=lambda run: run.objective)
+                objective = trainer.compute_objective(trainer.evaluate())
+                found.append(BestRun(direction, objective, {"learning_rate": rate}))
+            return (min if direction == "minimize" else max)(found, key=lambda run: run.objective)
 
         default_hp_space = None
 
     monkeypatch.setitem(theirs.ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.OPTUNA, Backend)
-    args = StreetTrainingArguments(
-        output_dir=str(tmp_path), use_cpu=True, num_train_epochs=1, disable_tqdm=True, save_strategy="no",
-        load_best_model_at_end=False,
-    )  # fmt: skip
-    trainer = StreetPhaseTrainer(
-        None, args, train_dataset=rows(), eval_dataset=rows(), model_init=lambda: street_models.build_model()
-    )
-    best = trainer.hyperparameter_search(backend="optuna", n_trials=2, hp_space=lambda trial: {})
-    assert best.hyperparameters["learning_rate"] in (1e-3, 1e-2)
+
+    def search(metric, n_trials=1, **given):
+        args = StreetTrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, num_train_epochs=1, disable_tqdm=True, save_strategy="no",
+            load_best_model_at_end=False, metric_for_best_model=metric,
+        )  # fmt: skip
+        trainer = StreetPhaseTrainer(
+            None,
+            args,
+            train_dataset=rows(),
+            eval_dataset=rows(),
+            model_init=lambda: street_models.build_model(),
+        )
+        return trainer.hyperparameter_search(
+            backend="optuna", n_trials=n_trials, hp_space=lambda trial: {}, **given
+        )
+
+    best = search("eval_score", 2)
+    assert best.run_id == "maximize"
+    assert 0 <= best.objective <= 1
+    with pytest.raises(DataError, match="mean_km is to be minimized: leave direction out"):
+        search("mean_km", direction="maximize")
+    with pytest.raises(DataError, match="would compare trials by the sum of all metrics"):
+        search(None)
+    assert search(None, compute_objective=lambda metrics: -1.0, direction="maximize").objective == -1
 
 
 @pytest.mark.case("use-S14", "use-O11")

@@ -171,6 +171,15 @@ def test_older_checkpoints_go_only_when_a_newer_one_is_whole(tmp_path, monkeypat
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-5"]  # the best one
 
 
+def test_a_checkpoint_without_an_optimizer_says_so(tmp_path, caplog):
+    make_trainer(tmp_path, num_train_epochs=1, save_only_model=True).run()
+    make_trainer(tmp_path, num_train_epochs=2).run(resume=True)
+    assert "checkpoint-5 holds the weights alone (save_only_model): the optimizer" in caplog.text
+    caplog.clear()
+    make_trainer(tmp_path, num_train_epochs=3).run(resume=True)
+    assert "weights alone" not in caplog.text
+
+
 def test_resuming_where_nothing_is_starts_at_the_beginning(tmp_path):
     trainer = make_trainer(tmp_path / "absent", num_train_epochs=1)
     trainer.run(resume=True)
