@@ -21,7 +21,7 @@ from geohf.data.columns import numbers_of, stored_column
 from geohf.data.formats import is_saved_dataset, read_frames, require_different, table_file
 from geohf.errors import ON_ERROR, DataError, did_you_mean, require_choice
 from geohf.geo import bad_points
-from geohf.geo.angles import degrees_of
+from geohf.geo.angles import degrees_of, wrap_degrees
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -225,10 +225,10 @@ def points_of(dataset: Dataset) -> np.ndarray:
     return np.stack(columns, 1)
 
 
-def wrap_degrees(longitude: float) -> float:
+def wrapped_longitude(longitude: float) -> float:
     """190 east is 170 west; what lies in -180..180 already keeps every digit."""
     longitude = float(longitude)
-    return longitude if -180 <= longitude <= 180 else (longitude + 180) % 360 - 180
+    return longitude if -180 <= longitude <= 180 else wrap_degrees(longitude)
 
 
 def line_of(table: pd.DataFrame, position: int) -> int:

@@ -27,7 +27,7 @@ from geohf.data.tables import (
     heading_cells,
     line_of,
     read_table,
-    wrap_degrees,
+    wrapped_longitude,
 )
 from geohf.data.times import time_ns
 from geohf.errors import DataError, listed
@@ -322,7 +322,7 @@ def columns_of(rows: Iterable[_Row]) -> dict[str, list]:
     return {
         "image": [row.image for row in rows],
         "latitude": [row.latitude for row in rows],
-        "longitude": [wrap_degrees(row.longitude) for row in rows],
+        "longitude": [wrapped_longitude(row.longitude) for row in rows],
         "heading": [row.heading for row in rows],
         "sequence": [row.sequence for row in rows],
         "camera": [row.camera for row in rows],

@@ -29,7 +29,7 @@ from geohf.data.tables import (
     heading_cells,
     points_of,
     read_table,
-    wrap_degrees,
+    wrapped_longitude,
 )
 from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
@@ -148,7 +148,7 @@ def usable_rows(
         errors.add(source, lines[i], reasons[i])
     kept = [i for i in wanted if i not in reasons]
     if frame == "wgs84":
-        points[:, 1] = [wrap_degrees(value) for value in points[:, 1]]
+        points[:, 1] = [wrapped_longitude(value) for value in points[:, 1]]
     return {
         "filename": [files[i] for i in kept],
         "image": [found[i] for i in kept],

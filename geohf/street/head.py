@@ -10,6 +10,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from geohf.geo import EARTH_RADIUS_M, cell_soft_targets, distance_matrix_m, great_circle_m, spherical_mean
+from geohf.geo.angles import wrap_degrees
 from geohf.models.heading import HeadingHead
 from geohf.models.prototypes import Prototypes
 from geohf.street.configuration import GeoStreetConfig
@@ -196,7 +197,7 @@ class StreetHead(StreetLosses, nn.Module):
             with torch.no_grad():
                 return self.estimate((logits / self.config.temperature).softmax(-1), candidates), candidates
         middle, half = (self.constant(name, located.device) for name in ("middle", "half"))
-        return wrap_degrees(middle + located * half), None
+        return wrap_points(middle + located * half), None
 
     def _directions(self, features, view_mask) -> torch.Tensor:
         """(batch, max_views, 2): of each view by itself, whatever is known of its heading."""
@@ -243,7 +244,7 @@ class StreetHead(StreetLosses, nn.Module):
         reach = self.constant("extents", offsets.device)
         if self.config.class_extents_southwest is not None:
             reach = torch.where(offsets > 0, reach, self.constant("extents_southwest", offsets.device))
-        return wrap_degrees(self.constant("centroids", offsets.device) + offsets * reach)
+        return wrap_points(self.constant("centroids", offsets.device) + offsets * reach)
 
     def estimate(self, probabilities: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """(batch, classes) and (batch, classes, 2) to the (batch, 2) point that is answered."""
@@ -300,7 +301,7 @@ def rows_at(points: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     return points.gather(1, numbers[:, None, None].expand(-1, 1, 2))[:, 0]
 
 
-def wrap_degrees(points: torch.Tensor) -> torch.Tensor:
+def wrap_points(points: torch.Tensor) -> torch.Tensor:
     """Latitudes clipped to the poles, longitudes wrapped to [-180, 180)."""
     latitude, longitude = points.unbind(-1)
-    return torch.stack([latitude.clamp(-90, 90), (longitude + 180) % 360 - 180], -1)
+    return torch.stack([latitude.clamp(-90, 90), wrap_degrees(longitude)], -1)

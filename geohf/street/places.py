@@ -18,7 +18,7 @@ from geohf.data.tables import (
     LONGITUDE_COLUMNS,
     RowErrors,
     bad_point_reasons,
-    wrap_degrees,
+    wrapped_longitude,
 )
 from geohf.data.tensor_table import TensorTable
 from geohf.errors import DataError
@@ -127,7 +127,7 @@ def place_row(sample_id, views, headings, *, source, line, point=(math.nan, math
         "state": state,
         "state_idx": None,
         "latitude": float(point[0]),
-        "longitude": wrap_degrees(point[1]),
+        "longitude": wrapped_longitude(point[1]),
         "where": (source, line),
     }
 
