@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from geohf.data.cells import text_of
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column, line_of, read_table
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.geo import great_circle_m
 from geohf.geo.cells import nearest_centroids
 from geohf.geo.geojson import feature_areas, named_areas
@@ -140,19 +140,14 @@ def _of_towns(path: str) -> Levels:
     def entry_of(asked: np.ndarray) -> np.ndarray:
         entries = nearest_centroids(asked, points)
         if (great_circle_m(asked, points[entries]) > FAR_M).any():
-            _tell_of_far_points(path)
+            warn_once(
+                logger,
+                "%s: some points lie more than %g km from every town, and have the names of the nearest one",
+                path, FAR_M / 1000,
+            )  # fmt: skip
         return entries
 
     return Levels(names, entry_of)
-
-
-@cache  # once, not for every batch
-def _tell_of_far_points(path: str) -> None:
-    logger.warning(
-        "%s: some points lie more than %g km from every town, and have the names of the nearest one",
-        path,
-        FAR_M / 1000,
-    )
 
 
 def _of_polygons(path: str) -> Levels:
