@@ -13,6 +13,7 @@ from torch import nn
 
 from geohf.geo import points_from_vectors, unit_vectors
 from geohf.geo.density import NOWHERE, log_normalizer
+from geohf.models.losses import mean_of_known
 from geohf.street.configuration import GeoStreetConfig
 
 # nearly uniform, and a standard deviation of 6 km, or of 1/30 of the box where it is a city's
@@ -81,7 +82,7 @@ def mixture_loss(
     """
     counts = truth.isfinite().all(-1)
     rows = -mixture_log_density(mixture, torch.where(counts[:, None], truth, 0.0))
-    return torch.where(counts, rows, 0.0).sum() / (counts.sum() if items is None else items).clamp(min=1)
+    return mean_of_known(rows, counts, items)
 
 
 def components_of(mixture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
