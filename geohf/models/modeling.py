@@ -15,10 +15,9 @@ from geohf.errors import DataError
 from geohf.models.answering import AnsweringModel
 from geohf.models.repo import ModelRepo
 from geohf.vision.backbones import Backbone, describe_backbone, load_tower, require_weights
-from geohf.vision.initialization import mark_initialized
 from geohf.vision.licenses import published_name
 from geohf.vision.preprocessing import with_fit
-from geohf.vision.weights import AlignedLoading
+from geohf.vision.weights import AlignedLoading, mark_initialized
 
 Model = TypeVar("Model", bound="GeoPreTrainedModel")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from geohf.errors import DataError
+from geohf.models.configuration import settings_refused
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.models.settings import settings_refused
 from geohf.parts.configuration import DETECTORS
 from geohf.parts.detectors import (
     names_detector,

@@ -9,8 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from geohf.errors import require_within
-from geohf.models.configuration import GeoConfig
-from geohf.models.settings import settings_refused
+from geohf.models.configuration import GeoConfig, settings_refused
 from geohf.place.confidence import forget_confidence
 
 # The reference implementation's six encoders; any other timm or transformers name serves as well.

@@ -38,9 +38,10 @@ from geohf.place.columns import (
     SEQUENCE_COLUMNS,
     TIME_COLUMNS,
     points_of_table,
+    with_files_of_keys,
+    without_panoramas,
 )
 from geohf.place.file_names import carries_point, point_of_name
-from geohf.place.msls import with_files_of_keys, without_panoramas
 from geohf.vision.checks import broken_images, check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from geohf.models.settings import settings_refused
+from geohf.models.configuration import settings_refused
 from geohf.place.aggregation.supervlad import CLUSTERS as SUPERVLAD_CLUSTERS
 from geohf.place.confidence import forget_confidence
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
@@ -134,7 +134,7 @@ class GeoPlaceModel(PlaceRetrieval):
         """The model in a checkpoint that its authors published, see `geohf.place.published`.
 
         Args:
-            name: one of `geohf.place.layouts.LAYOUTS`: `cosplace`, `eigenplaces`, `mixvpr`, `salad`, `cliquemining`,
+            name: one of `geohf.place.published.LAYOUTS`: `cosplace`, `eigenplaces`, `mixvpr`, `salad`, `cliquemining`,
                 `boq-dinov2`, `boq-resnet50`, `megaloc`, `fol`.
             file: the checkpoint, read as tensors alone.
             image_size: height and width that photographs are resized to, without a crop; None: those that it was

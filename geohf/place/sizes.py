@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from geohf.errors import DataError
-from geohf.models.settings import settings_refused
+from geohf.models.configuration import settings_refused
 from geohf.place.confidence import forget_confidence
 from geohf.vision.pooling import map_size
 from geohf.vision.timm_towers import TimmTower

@@ -15,10 +15,10 @@ from transformers.utils import can_return_tuple
 from geohf.data.classes import warn_of_spellings
 from geohf.errors import DataError
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
+from geohf.models.configuration import settings_refused
 from geohf.models.heading import HeadingHead, refuse_mirrors
 from geohf.models.loading import load_model
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.models.settings import settings_refused
 from geohf.region.answering import RegionAnswering
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head

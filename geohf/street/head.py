@@ -14,8 +14,8 @@ from geohf.geo.angles import wrap_degrees
 from geohf.models.heading import HeadingHead
 from geohf.models.prototypes import Prototypes
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.head_losses import StreetLosses
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
+from geohf.street.losses import StreetLosses
 from geohf.street.matching import MatchHead
 from geohf.street.mixture import MixtureHead, components_of
 from geohf.street.ranker import Ranker

@@ -16,9 +16,9 @@ from transformers.utils import can_return_tuple
 from geohf.data.samples import undecoded
 from geohf.data.tables import points_of
 from geohf.errors import DataError
+from geohf.models.configuration import settings_refused
 from geohf.models.heading import refuse_mirrors
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.models.settings import settings_refused
 from geohf.street.answers import StreetPrediction, row_of
 from geohf.street.benchmarks import load_benchmark
 from geohf.street.captions import caption_step, read_captions

@@ -19,8 +19,8 @@ from torch import nn
 from geohf.data.tables import read_table
 from geohf.errors import DataError, listed
 from geohf.geo.quadtree import tree_of_boxes
+from geohf.models.configuration import settings_refused
 from geohf.models.published import fill_published
-from geohf.models.settings import settings_refused
 from geohf.street.cells import cell_names
 from geohf.vision.backbones import describe_backbone
 from geohf.vision.preprocessing import CLIP

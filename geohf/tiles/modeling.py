@@ -13,8 +13,8 @@ from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
 from geohf.errors import DataError
+from geohf.models.configuration import settings_refused
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.models.settings import settings_refused
 from geohf.tiles.answers import (
     TilePrediction,
     TileSequenceOutput,

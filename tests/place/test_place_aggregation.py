@@ -9,7 +9,7 @@ from helpers.place_models import build_model, unit
 from helpers.plain_aggregators import plain_boq, plain_salad, unit_rows, weights_of
 
 from geohf.errors import DataError
-from geohf.models.settings import settings_refused
+from geohf.models.configuration import settings_refused
 from geohf.place import GeoPlaceModel
 from geohf.place.aggregation import SALAD, BoQ, NetVLAD, SuperVLAD
 from geohf.place.aggregation.netvlad import k_means

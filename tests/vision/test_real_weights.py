@@ -17,9 +17,8 @@ from geohf.place import GeoPlaceModel
 from geohf.place.search import top_k
 from geohf.place.sequences import center_descriptors, match_sequences
 from geohf.vision.backbones import describe_backbone, load_tower
-from geohf.vision.packaged import in_timms_names, packaged_weights
 from geohf.vision.repos import read_tensors
-from geohf.vision.timm_towers import timm_source, whole_timm
+from geohf.vision.timm_towers import in_timms_names, packaged_weights, timm_source, whole_timm
 
 NAME = "tf_efficientnet_lite0"
 needs_weights = pytest.mark.skipif(
