@@ -14,8 +14,8 @@ from geohf.place.aggregation import NetVLAD, SuperVLAD, make_aggregator
 from geohf.place.configuration import PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.losses import CellClassifier, hybrid, metre_masks, multi_similarity
 from geohf.place.original import original_loss
-from geohf.training.gather import gather_rows, same_everywhere
-from geohf.vision.standardize import FeatureStandardizer
+from geohf.training.batches import gather_rows, same_everywhere
+from geohf.vision.pooling import FeatureStandardizer
 
 
 @dataclass

@@ -17,12 +17,11 @@ from geohf.geo import Area, area_from_geojson, great_circle_m
 from geohf.metrics.density import regions_of
 from geohf.street.answers import StatePrediction, StreetPrediction, best_matches, view_headings
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.density import mixture_of
+from geohf.street.density import components_of, mixture_of
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.levels import Levels, levels_of
 from geohf.street.matching import Matches, listed_matches
-from geohf.street.mixture import components_of
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from geohf.geo.angles import wrap_degrees
 from geohf.models.heading import HeadingHead
 from geohf.models.prototypes import Prototypes
 from geohf.street.configuration import GeoStreetConfig
+from geohf.street.density import MixtureHead, components_of
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
 from geohf.street.losses import StreetLosses
 from geohf.street.matching import MatchHead
-from geohf.street.mixture import MixtureHead, components_of
 from geohf.street.ranker import Ranker
-from geohf.vision.standardize import FeatureStandardizer
+from geohf.vision.pooling import FeatureStandardizer
 
 # Of more classes than this, the medoid is looked for among the most probable ones: a matrix of all distances is large.
 MEDOID_CLASSES, MEDOID_AMONG = 1024, 64
@@ -36,7 +36,7 @@ class GeoStreetOutput(ModelOutput):
             `decode` looks for.
         candidates: (batch, classes, 2) the point that belongs to each class, with the `offset` head.
         embeddings: (batch, location_size) of length 1, to be matched with positions; None without a location encoder.
-        mixture: (batch, components, 5), of the `vmf` head, see `geohf.street.mixture.MixtureHead`.
+        mixture: (batch, components, 5), of the `vmf` head, see `geohf.street.density.MixtureHead`.
         directions: (batch, max_views, 2) where each view looks, sine and cosine of the degrees clockwise from north, NaN
             for views that are not there; None where the model does not tell.
         place: (batch, features) what the heads see, for a model that refines its points by prototypes or a ranker.

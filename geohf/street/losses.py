@@ -20,8 +20,8 @@ from geohf.models.heading import heading_loss
 from geohf.models.losses import loss_items, mean_of_known
 from geohf.street.classes import SMALLEST_DEGREES
 from geohf.street.configuration import GeoStreetConfig
+from geohf.street.density import mixture_loss
 from geohf.street.hierarchy import Levels, sums_of_levels
-from geohf.street.mixture import mixture_loss
 
 if TYPE_CHECKING:
     from geohf.street.head import GeoStreetOutput

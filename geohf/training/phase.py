@@ -22,8 +22,14 @@ from geohf.training.batches import BatchesAhead, EmptyBatch, StreamBatches, drop
 from geohf.training.finetuning import layer_shares
 from geohf.training.phases import Phases
 from geohf.training.progress import BriefLog, BriefProgress
-from geohf.training.rehearsal import refused, rehearse
-from geohf.training.settings import own_arguments, require_a_batch, require_float32, require_recomputing
+from geohf.training.settings import (
+    own_arguments,
+    refused,
+    rehearse,
+    require_a_batch,
+    require_float32,
+    require_recomputing,
+)
 
 logger = logging.getLogger(__name__)
 

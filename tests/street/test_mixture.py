@@ -12,8 +12,8 @@ from geohf.errors import DataError, warn_once
 from geohf.geo import area_from_geojson, great_circle_m, unit_vectors
 from geohf.street import GeoStreetConfig, GeoStreetModel
 from geohf.street.arguments import StreetArguments
+from geohf.street.density import NOWHERE, MixtureHead, components_of, mixture_log_density, mixture_loss
 from geohf.street.head import GeoStreetOutput, StreetHead
-from geohf.street.mixture import NOWHERE, MixtureHead, components_of, mixture_log_density, mixture_loss
 from geohf.street.modeling import make_model
 from geohf.street.phase import calibrate
 from geohf.street.places import as_places
