@@ -79,7 +79,8 @@ def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84
     """
     kept = dbscan(points, eps, min_samples, frame) >= 0
     unit = " m" if frame == "wgs84" else ""
-    return _one_reason(kept, f"noise: in no cluster of {min_samples} points within {eps:g}{unit}")
+    noise = f"noise: in no cluster of {min_samples} points within {eps:g}{unit}"
+    return Filtered(kept, np.where(kept, None, noise))
 
 
 def percentile_filter(points, low: float = 1.0, high: float = 99.0, frame: str = "wgs84") -> Filtered:
@@ -187,12 +188,6 @@ def _by_column(dropped: np.ndarray, reason: Callable[[int, int], str]) -> Filter
     for row in np.flatnonzero(~result.kept).tolist():
         result.reasons[row] = reason(row, column[row])
     return result
-
-
-def _one_reason(kept: np.ndarray, text: str) -> Filtered:
-    reasons = np.full(len(kept), None, object)
-    reasons[~kept] = text
-    return Filtered(kept, reasons)
 
 
 def _all_kept(n: int) -> Filtered:

@@ -136,7 +136,11 @@ def load_published(model: StartingDetector, name: str, weights: str | os.PathLik
     """
     try:
         if name in COCO_DETECTORS:
-            load_coco_weights(model, _detector_weights(name) if weights is None else read_tensors(weights))
+            if weights is None:
+                published = get_model_weights(getattr(detection, name)).DEFAULT
+                load_coco_weights(model, published.get_state_dict(progress=False, check_hash=True))
+            else:
+                load_coco_weights(model, read_tensors(weights))
         elif is_place(name) and backbone_config(name)[1].get("model_type") == PartStateConfig.model_type:
             folder = Path(name) if Path(name).is_dir() else hub_weights(name)
             load_coco_weights(model, read_tensors(weights or folder), _same_classes(model, name))
@@ -148,11 +152,6 @@ def load_published(model: StartingDetector, name: str, weights: str | os.PathLik
         raise DataError(
             f"{weights or name}: the published weights cannot be loaded: {reason_of(error)}"
         ) from error
-
-
-def _detector_weights(name: str) -> dict[str, torch.Tensor]:
-    weights = get_model_weights(getattr(detection, name)).DEFAULT
-    return weights.get_state_dict(progress=False, check_hash=True)
 
 
 def _same_classes(model: StartingDetector, name: str) -> tuple[str, ...]:
