@@ -129,13 +129,13 @@ def min_rows_filter(groups, rows: int = 20) -> Filtered:
     return Filtered(kept, reasons)
 
 
-def filter_groups(points, groups, found: Callable[..., Filtered], **options) -> Filtered:
+def filter_groups(points, groups, points_filter: Callable[..., Filtered], **options) -> Filtered:
     """Apply a filter to each group by itself.
 
     Args:
         points: (n, 2).
         groups: (n,) anything that sorts.
-        found: one of the filters of points in this file.
+        points_filter: one of the filters of points in this file.
         options: its own.
 
     >>> points = [[1000, 0], [1001, 0], [1002, 0], [5000, 0], [5001, 0], [5002, 0]]
@@ -149,7 +149,7 @@ def filter_groups(points, groups, found: Callable[..., Filtered], **options) -> 
     ends = np.searchsorted(number[by_group], np.arange(len(names) + 1))
     for begin, end in itertools.pairwise(ends):
         rows = by_group[begin:end]
-        result.kept[rows], result.reasons[rows] = found(points[rows], **options)
+        result.kept[rows], result.reasons[rows] = points_filter(points[rows], **options)
     return result
 
 

@@ -64,7 +64,7 @@ def _hints(kind: type[GeoConfig]) -> dict[str, Any]:
 
 
 @contextmanager
-def settings_refused() -> Iterator[None]:
+def as_data_error() -> Iterator[None]:
     """Raise what a config or a backbone says of settings that do not go together as DataError."""
     try:
         yield

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from geohf.errors import DataError
 from geohf.hub.files import RUN_FILES, copy_files, measured_weights, push_folder
 from geohf.models.answering import AnsweringModel
-from geohf.vision.backbones import Backbone, describe_backbone, load_tower, require_weights
+from geohf.vision.backbones import Backbone, load_tower, require_weights, resolve_backbone
 from geohf.vision.licenses import published_name
 from geohf.vision.preprocessing import with_fit
 from geohf.vision.weights import AlignedLoading, mark_initialized, weights_fingerprint
@@ -118,7 +118,7 @@ class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
             config_fields: the task's own settings.
         """
         require_weights(backbone_weights, pretrained)
-        backbone = describe_backbone(name, image_size, backbone_weights)
+        backbone = resolve_backbone(name, image_size, backbone_weights)
         published, processing = str(backbone_weights or name), with_fit(backbone.image_processor, fit)
         return cls.around(
             backbone, published if pretrained else None, image_processor=processing, **config_fields

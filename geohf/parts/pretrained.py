@@ -13,7 +13,7 @@ from torchvision.models import MobileNet_V3_Large_Weights, detection, get_model,
 from geohf.errors import DataError
 from geohf.parts.backbone import MOBILENET, RESNETS, FeatureBackbone, replace_batch_norms
 from geohf.parts.configuration import PartStateConfig
-from geohf.vision.backbones import backbone_config, describe_backbone, load_tower
+from geohf.vision.backbones import backbone_config, load_tower, resolve_backbone
 from geohf.vision.repos import hub_weights, read_tensors, reason_of
 from geohf.vision.timm_towers import TimmTowerConfig, timm_name, timm_source, whole_timm
 
@@ -113,7 +113,7 @@ def own_normalization(name: str, weights: str | os.PathLike | None) -> dict | No
     raw = backbone_config(name)[1] if is_place(name) else {}
     if raw.get("model_type") == PartStateConfig.model_type:
         return raw.get("image_processor")
-    settings = describe_backbone(name, weights=weights).image_processor
+    settings = resolve_backbone(name, weights=weights).image_processor
     return {key: list(settings[key]) for key in ("image_mean", "image_std")}
 
 
@@ -230,7 +230,7 @@ def _load_backbone(
 def _timm_weights(name: str, args: dict, weights: str | os.PathLike | None) -> dict[str, torch.Tensor]:
     folder, raw = backbone_config(name)
     if folder is not None and "architecture" not in raw:  # a geohf model of another task
-        tower: Any = load_tower(describe_backbone(name, weights=weights))
+        tower: Any = load_tower(resolve_backbone(name, weights=weights))
         return tower.timm.state_dict()
     return whole_timm(
         timm_source(name, folder, None if weights is None else Path(weights)), args

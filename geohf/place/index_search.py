@@ -52,9 +52,9 @@ def make_engine(backend: str, descriptors: np.ndarray) -> Engine:
         graph.add(np.arange(n), descriptors)
 
         def search(queries: np.ndarray, k: int) -> np.ndarray:
-            found = graph.search(queries, k)
-            keys = found.keys.reshape(len(queries), -1).astype(np.int64)
-            counts = np.reshape(getattr(found, "counts", np.full(len(queries), k)), (-1, 1))
+            nearest = graph.search(queries, k)
+            keys = nearest.keys.reshape(len(queries), -1).astype(np.int64)
+            counts = np.reshape(getattr(nearest, "counts", np.full(len(queries), k)), (-1, 1))
             return np.where(np.arange(keys.shape[1]) < counts, keys, -1)
 
         return search
@@ -145,21 +145,21 @@ class IndexSearch:
         if near is not None:
             inside = self.near(near)
             part = rows.select(inside) if center == "none" else rows[inside]
-            similarity, found = _top_k(part, queries, min(k, len(inside)))
-            return similarity.numpy(), inside[found.numpy()]
+            similarity, nearest = _top_k(part, queries, min(k, len(inside)))
+            return similarity.numpy(), inside[nearest.numpy()]
         if backend != "exact":
             return self._search_with(backend, center != "none", rows, queries, k)
-        similarity, found = _top_k(rows, queries, k)
-        return similarity.cpu().numpy(), found.cpu().numpy()
+        similarity, nearest = _top_k(rows, queries, k)
+        return similarity.cpu().numpy(), nearest.cpu().numpy()
 
     def _search_with(self, backend, centered, rows, queries, k) -> tuple[np.ndarray, np.ndarray]:
         if (backend, centered) not in self._engines:
             self._engines[backend, centered] = make_engine(backend, rows[:].numpy())
-        found = self._engines[backend, centered](queries.numpy(), k)
-        if found.shape[1] < k or (found < 0).any():  # lists that were looked into held fewer
+        candidates = self._engines[backend, centered](queries.numpy(), k)
+        if candidates.shape[1] < k or (candidates < 0).any():  # lists that were looked into held fewer
             similarity, exact = _top_k(rows, queries, k)
             return similarity.numpy(), exact.numpy()
-        near = torch.from_numpy(found)
+        near = torch.from_numpy(candidates)
         exact = rows[near.flatten()].view(*near.shape, -1)
         similarity, order = torch.bmm(exact, queries[:, :, None])[:, :, 0].sort(dim=1, descending=True)
         return similarity.numpy(), near.gather(1, order).numpy()
@@ -204,10 +204,10 @@ class IndexSearch:
             inside = inside[at]
         cosines = queries @ database[inside].T
         follow = sequences if parts is None else parts
-        found = match_sequences(cosines, follow, drives, k=min(k, len(inside)), **options)
-        similarity = np.take_along_axis(cosines.cpu().numpy(), found.rows, 1)
-        found.rows = inside[found.rows]
-        return similarity, found
+        matches = match_sequences(cosines, follow, drives, k=min(k, len(inside)), **options)
+        similarity = np.take_along_axis(cosines.cpu().numpy(), matches.rows, 1)
+        matches.rows = inside[matches.rows]
+        return similarity, matches
 
 
 def _top_k(rows: Any, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from geohf.errors import DataError, require_choice
-from geohf.models.configuration import settings_refused
+from geohf.models.configuration import as_data_error
 from geohf.models.published import fill_published
 from geohf.place.configuration import GeoPlaceConfig
 from geohf.vision.preprocessing import IMAGENET
@@ -68,16 +68,16 @@ def _with(prefixes: Mapping[str, str], name: str) -> str:
 
 
 def _shape(tensors: Tensors, name: str, dims: int, file: str | os.PathLike) -> torch.Size:
-    found = tensors.get(name)
-    if found is None or found.ndim != dims:
+    tensor = tensors.get(name)
+    if tensor is None or tensor.ndim != dims:
         raise DataError(
             f"{file}: lacks the {'matrix' if dims == 2 else 'weights'} {name}, of {dims} dimensions"
         )
-    return found.shape
+    return tensor.shape
 
 
 def _count(tensors: Tensors, pattern: str) -> int:
-    return len({found[1] for name in tensors if (found := re.match(pattern, name))})
+    return len({match[1] for name in tensors if (match := re.match(pattern, name))})
 
 
 # ---- backbones
@@ -298,7 +298,7 @@ def load_published(
     contents = layout.read(tensors, (height, width), file)
     size = {"height": height, "width": width}
     mean, std = IMAGENET
-    with settings_refused():
+    with as_data_error():
         config = GeoPlaceConfig(
             vision_config=contents.tower,
             image_processor={

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from geohf.data.rows import RowImages
-from geohf.data.samples import undecoded
-from geohf.data.tensor_table import TensorTable
+from geohf.data.samples import without_decoding
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.region.rows import headings_of, labels_of, located
 from geohf.vision.features import cached_features
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def feature_table(
     part: RegionExpert | RegionRouter, model: GeoRegionModel, dataset: Any, args: RegionTrainingArguments
-) -> TensorTable:
+) -> TensorDictDataset:
     """The features of every photograph, from the cache, with the part's targets.
 
     Args:
@@ -41,10 +41,12 @@ def feature_table(
         "headings": lambda: headings_of(dataset, model.config),
     }
     columns = {name: torch.as_tensor(targets[name]()) for name in part.targets}
-    return TensorTable(features=features, **columns)
+    return TensorDictDataset(features=features, **columns)
 
 
 def _images_of(dataset: Any) -> Sequence:
     if not hasattr(dataset, "cast_column"):
         return RowImages(dataset)
-    return [image["path"] if image["bytes"] is None else image for image in undecoded(dataset)["image"][:]]
+    return [
+        image["path"] if image["bytes"] is None else image for image in without_decoding(dataset)["image"][:]
+    ]

@@ -24,7 +24,7 @@ class RegionPhaseTrainer(PhaseTrainer):
 
     Args:
         model: a `GeoRegionModel`; or one of its experts, or its `router_module()`, for which `whole` is needed.
-        train_dataset, eval_dataset: datasets with `region_features`, or `TensorTable`s of features for an expert
+        train_dataset, eval_dataset: datasets with `region_features`, or `TensorDictDataset`s of features for an expert
             without a tower.
         whole: the model that such a part belongs to.
     """

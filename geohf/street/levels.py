@@ -63,7 +63,7 @@ class Levels:
             points, truth: (n, 2) degrees.
         """
         answers, known = self.names_of(points), self.names_of(truth)
-        found, wider = {}, []
+        correct, wider = {}, []
         for level in self.names:
             wider.append(level)
             rights = [
@@ -72,8 +72,8 @@ class Levels:
                 if level in true
             ]
             if rights:
-                found[f"{level.replace('-', '_')}_accuracy"] = np.array(rights)
-        return found
+                correct[f"{level.replace('-', '_')}_accuracy"] = np.array(rights)
+        return correct
 
     def consistency(self, points: np.ndarray, states: Sequence[str | None]) -> float | None:
         """The share of points that lie where the class that is answered with them says.

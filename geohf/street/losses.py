@@ -92,13 +92,13 @@ class LevelsCrossEntropy(torch.autograd.Function):
         sums = weights.new_zeros(len(logits), dtype=torch.float64).index_add_(0, rows, weights.double())
         sums *= 1 + len(levels)
         parts, known, shares, of_rows = [], [weights], [], []
-        for (parents, size), found in zip(levels, sums_of_levels(probabilities, levels), strict=True):
+        for (parents, size), of_level in zip(levels, sums_of_levels(probabilities, levels), strict=True):
             # the cells of a part that stand side by side become one entry
             places, inverse = torch.unique_consecutive(rows * size + parents[cells], return_inverse=True)
             known.append(weights.new_zeros(len(places)).index_add_(0, inverse, known[-1]))
             rows, cells = places // size, places % size
             parts.append(places)
-            shares.append(found.view(-1)[places])
+            shares.append(of_level.view(-1)[places])
             of_rows.append(rows)
         ratios = weights.new_zeros(0)
         if levels:

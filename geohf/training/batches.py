@@ -165,7 +165,7 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     return _GatherRows.apply(rows) if is_distributed() else rows
 
 
-def same_everywhere(tensor: torch.Tensor) -> torch.Tensor:
+def broadcast_from_first(tensor: torch.Tensor) -> torch.Tensor:
     """The first process's tensor, on every process; for random numbers that all must share."""
     if is_distributed():
         tensor = tensor.contiguous()

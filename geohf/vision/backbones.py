@@ -1,6 +1,6 @@
 """Vision backbones, from timm and from transformers, behind one builder.
 
-A backbone is always made in two steps: `describe_backbone` reads its configuration only, `build_tower` makes it
+A backbone is always made in two steps: `resolve_backbone` reads its configuration only, `build_tower` makes it
 with random weights, and `load_tower` makes it with its published ones. A model that was saved once is built
 from its own config and never asks for the backbone's repo again.
 """
@@ -69,7 +69,7 @@ UNUSED_NAME = "mask_token"
 UNUSED = (rf"{UNUSED_NAME}$",)
 
 
-def describe_backbone(
+def resolve_backbone(
     name: str, image_size: int | None = None, weights: str | os.PathLike | None = None, **model_args
 ) -> Backbone:
     """Find a backbone by name, reading configuration only.
