@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from torch import nn
 from transformers import PreTrainedModel
 
 from geohf.errors import DataError
@@ -19,6 +18,7 @@ from geohf.models.answering import AnsweringModel
 from geohf.vision.backbones import Backbone, load_tower, require_weights, resolve_backbone
 from geohf.vision.licenses import published_name
 from geohf.vision.preprocessing import with_fit
+from geohf.vision.towers import keep_statistics
 from geohf.vision.weights import AlignedLoading, mark_initialized, weights_fingerprint
 
 # what `save_pretrained(push_to_hub=True)` takes for `push_to_hub`
@@ -72,9 +72,7 @@ class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
         the gradient depend on how a batch is spread over processes and micro-batches.
         """
         super().train(mode)
-        for module in self.tower.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        keep_statistics(self.tower)
         return self
 
     def _apply(self, fn, recurse=True):

@@ -200,9 +200,8 @@ def _blocks(
     points: np.ndarray, shares: dict[str, float], options: PlaceArguments, seed: int
 ) -> dict[str, np.ndarray]:
     """The rows of each part where whole blocks are held out."""
-    flags = {"buffer_m": "--negative_m"}
-    block_m, buffer_m = options.block_m, options.negative_m
-    splits, _ = split_rows(
+    block_m, buffer_m, flags = options.block_m, options.negative_m, {"buffer_m": "--negative_m"}
+    return split_rows(
         len(points),
         shares,
         "blocks",
@@ -211,8 +210,7 @@ def _blocks(
         block_m=block_m,
         buffer_m=buffer_m,
         flags=flags,
-    )
-    return splits
+    )[0]
 
 
 def _hold_out_validation(

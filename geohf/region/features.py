@@ -29,12 +29,8 @@ def feature_table(
         part: an expert or a router; an expert without a backbone sees those of the model's.
     """
     tower = model.tower if part.tower is None else part.tower
-    features = cached_features(
-        tower.to(args.device),
-        model.processor,
-        _images_of(dataset),
-        **args.feature_settings,
-    )
+    images = _images_of(dataset)
+    features = cached_features(tower.to(args.device), model.processor, images, **args.feature_settings)
     targets: dict[str, Callable[[], np.ndarray | None]] = {
         "labels": lambda: labels_of(dataset, model.config),
         "coordinates": lambda: located(dataset, model.config.frame),

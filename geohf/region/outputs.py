@@ -164,10 +164,7 @@ def plot_run(
         plot_scatter(folder / "error_scatter.png", truth, points, "units of the data")
     else:
         error_map_png(folder / "error_map.png", points, truth, "Held-out photographs", unit="m")
-        compared = {
-            "routed": points,
-            "region given": points_array(answers.given),
-        }
+        compared = {"routed": points, "region given": points_array(answers.given)}
         if centers is not None:
             compared["center of the region"] = centers[answers.labels]
         plot_error_cdf(

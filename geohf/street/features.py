@@ -74,12 +74,7 @@ def feature_table(
 ) -> TensorDictDataset:
     """The frozen backbone's features of every view of every place, from the cache, with labels and coordinates."""
     views = FlatViews(dataset)
-    flat = cached_features(
-        model.tower,
-        model.processor,
-        views,
-        **args.feature_settings,
-    )
+    flat = cached_features(model.tower, model.processor, views, **args.feature_settings)
     counts = torch.from_numpy(np.diff(views.starts))
     width = int(counts.max())
     mask = torch.arange(width) < counts[:, None]

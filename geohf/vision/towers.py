@@ -47,6 +47,13 @@ def feature_size(config: PreTrainedConfig, side: int | None = None) -> int:
             return tower_features(tower.eval(), torch.empty(1, channels, height, width)).shape[-1]
 
 
+def keep_statistics(module: nn.Module) -> None:
+    """Set every batch norm to use the statistics that it has, whatever mode the module is in."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:
     """The backbone's blocks from input to output, for unfreezing the last ones.
 
