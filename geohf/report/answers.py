@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.io import atomic_path, atomic_write, json_text, plain
+from geohf.io import add_element, atomic_path, atomic_write, json_text, plain, write_xml
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
 from geohf.report.paths import check_points
@@ -26,9 +26,7 @@ logger = logging.getLogger(__name__)
 
 PLACED = ("latitude", "longitude")  # degrees, where a row has both
 THUMBNAIL = "thumbnail"  # of a row for HTML: its photograph as a data URI
-
-
-_UNREADABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
 
 
 def write_kml(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -39,15 +37,15 @@ def write_kml(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mappin
         rows: n answers; `input` names each.
     """
     root = ElementTree.Element("kml", xmlns="http://www.opengis.net/kml/2.2")
-    document = ElementTree.SubElement(root, "Document")
+    document = add_element(root, "Document")
     for number, (point, row) in enumerate(zip(points, rows, strict=True)):
-        mark = ElementTree.SubElement(document, "Placemark")
-        _text(mark, "name", row.get("input", number))
-        told = ElementTree.SubElement(mark, "ExtendedData")
+        mark = add_element(document, "Placemark")
+        add_element(mark, "name", _xml_text(row.get("input", number)))
+        told = add_element(mark, "ExtendedData")
         for name, value in _others(row):
-            _text(ElementTree.SubElement(told, "Data", name=_readable(name)), "value", value)
-        _text(ElementTree.SubElement(mark, "Point"), "coordinates", ",".join(map(_degrees, point[::-1])))
-    _write_xml(path, root)
+            add_element(add_element(told, "Data", name=_xml_text(name)), "value", _xml_text(value))
+        add_element(add_element(mark, "Point"), "coordinates", ",".join(map(_degrees, point[::-1])))
+    write_xml(path, root, declaration=True)
 
 
 def write_gpx(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -56,10 +54,10 @@ def write_gpx(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mappin
         "gpx", version="1.1", creator="geohf", xmlns="http://www.topografix.com/GPX/1/1"
     )
     for number, (point, row) in enumerate(zip(points, rows, strict=True)):
-        mark = ElementTree.SubElement(root, "wpt", lat=_degrees(point[0]), lon=_degrees(point[1]))
-        _text(mark, "name", row.get("input", number))
-        _text(mark, "desc", json_text(dict(_others(row))))
-    _write_xml(path, root)
+        mark = add_element(root, "wpt", lat=_degrees(point[0]), lon=_degrees(point[1]))
+        add_element(mark, "name", _xml_text(row.get("input", number)))
+        add_element(mark, "desc", _xml_text(dict(_others(row))))
+    write_xml(path, root, declaration=True)
 
 
 def write_geoparquet(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -91,19 +89,9 @@ def _degrees(value: float) -> str:
     return f"{value:.9f}"  # a tenth of a millimeter
 
 
-def _text(parent: ElementTree.Element, name: str, value: Any) -> None:
+def _xml_text(value: Any) -> str:
     text = json_text(value) if isinstance(value, (dict, list)) else str(value)
-    ElementTree.SubElement(parent, name).text = _readable(text)
-
-
-def _readable(text: str) -> str:
-    return _UNREADABLE.sub("\ufffd", text)
-
-
-def _write_xml(path: str | os.PathLike, root: ElementTree.Element) -> None:
-    ElementTree.indent(root)
-    with atomic_write(path, binary=True) as file:
-        ElementTree.ElementTree(root).write(file, encoding="utf-8", xml_declaration=True)
+    return _NOT_XML.sub("\ufffd", text)
 
 
 def check_format(path: str | os.PathLike) -> str:
