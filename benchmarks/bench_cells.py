@@ -17,7 +17,7 @@ from geohf.geo.cells import nearest_centroids
 from geohf.geo.quadtree import quadtree
 from geohf.street.hierarchy import level_tensors
 from geohf.street.losses import hierarchical_cross_entropy
-from geohf.vision.backbones import describe_backbone
+from geohf.vision.backbones import resolve_backbone
 from geohf.vision.towers import build_tower, tower_features
 
 # 4^6 boxes of 244 or 245 places, of which those of 245 are cut once more: 11,398 cells, where OSV-5M has 11,399
@@ -49,7 +49,7 @@ def targets_memory(whole: bool) -> float:
 def steps(centroids: torch.Tensor, levels, backbone: str | None) -> dict:
     """A training step on one batch: plain cross-entropy, and ours with smoothed labels and all levels."""
     torch.manual_seed(0)
-    described = None if backbone is None else describe_backbone(backbone)
+    described = None if backbone is None else resolve_backbone(backbone)
     tower = None if described is None else build_tower(described.config)
     size = WIDTH if described is None else described.feature_size
     head = nn.Sequential(

@@ -17,7 +17,7 @@ from measure import Row, make_parser, medians, report, require
 from memory import alone, peak_added
 
 from geohf.vision.backbones import TimmTowerConfig
-from geohf.vision.inference import feature_function
+from geohf.vision.features import feature_function
 from geohf.vision.towers import build_tower
 
 COSINES = {"compile": 0.9999, "int8": 0.98, "bf16": 0.99}  # far from these a way would be broken

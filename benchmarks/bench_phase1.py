@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from measure import Row, make_parser, report, require, seconds
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.drives import files_of, load_drives
 from geohf.place.modeling import GeoPlaceModel
@@ -53,7 +53,7 @@ def street(folder: str, options) -> list[Row]:
         disable_tqdm=True,
         use_cpu=True,
     )
-    files = [image["path"] for split in both for row in undecoded(split)["views"] for image in row]
+    files = [image["path"] for split in both for row in without_decoding(split)["views"] for image in row]
     plain = []
     base = seconds(lambda: plain.append(one_pass(model, files, options.batch_size)))
     empty, full = (seconds(lambda: train_heads(model, *both, args)) for _ in range(2))

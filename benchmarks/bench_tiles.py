@@ -20,7 +20,7 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from torch.utils.data import DataLoader
 
-from geohf.data.tensor_table import identity_collate
+from geohf.data.tensor_dataset import identity_collate
 from geohf.tiles import SequenceDataLoader
 from geohf.tiles.cache import TileCache
 from geohf.tiles.cutting import build_cache

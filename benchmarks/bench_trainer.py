@@ -12,7 +12,7 @@ import tempfile
 import torch
 from measure import Row, make_parser, medians, report, require
 
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import StreetHead
 from geohf.training.arguments import GeoTrainingArguments
@@ -26,9 +26,9 @@ def make_head(args) -> StreetHead:
     return StreetHead(config)
 
 
-def make_table(args) -> TensorTable:
+def make_table(args) -> TensorDictDataset:
     generator = torch.Generator().manual_seed(1)
-    return TensorTable(
+    return TensorDictDataset(
         features=torch.randn(args.rows, 1, args.features, generator=generator),
         labels=torch.randint(0, args.classes, (args.rows,), generator=generator),
         coordinates=torch.rand(args.rows, 2, generator=generator, dtype=torch.float64) * 20 + 30,
@@ -41,7 +41,7 @@ def orders(args) -> list[torch.Tensor]:
     return [torch.randperm(args.rows, generator=generator.manual_seed(42 + e)) for e in range(args.epochs)]
 
 
-def bare_loop(args, table: TensorTable, batch_size: int) -> StreetHead:
+def bare_loop(args, table: TensorDictDataset, batch_size: int) -> StreetHead:
     head = make_head(args).train()
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
     for order in orders(args):
@@ -53,7 +53,7 @@ def bare_loop(args, table: TensorTable, batch_size: int) -> StreetHead:
     return head
 
 
-def with_trainer(args, table: TensorTable, batch_size: int) -> StreetHead:
+def with_trainer(args, table: TensorDictDataset, batch_size: int) -> StreetHead:
     head = make_head(args)
     with tempfile.TemporaryDirectory() as folder:
         settings = GeoTrainingArguments(

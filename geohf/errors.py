@@ -1,13 +1,15 @@
-"""The one error that bad input raises."""
+"""The one error that bad input raises, and what its messages and those of warnings share."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import math
 import operator
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Hashable, Iterable
+from functools import cache
 from numbers import Real
 from typing import Any
 
@@ -99,6 +101,12 @@ def require_choice(allowed: Collection[str | None], **values: str | None) -> Non
             raise DataError(
                 f"{name} must be one of {', '.join(words)}, got {value!r}{did_you_mean(value, words)}"
             )
+
+
+@cache
+def warn_once(logger: logging.Logger, message: str, *args: Hashable) -> None:
+    """Log a warning the first time that it is asked for with these arguments, and not for every batch or chunk of rows."""
+    logger.warning(message, *args)
 
 
 def optional_package(name: str, extra: str, need: str) -> Any:

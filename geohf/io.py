@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import IO, Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -135,6 +136,23 @@ def plain(value: Any) -> Any:
 def json_text(value: Any) -> str:
     """``value`` as compact JSON without NaN, numpy types allowed."""
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def add_element(
+    parent: ElementTree.Element, name: str, text: Any = None, /, **attributes: Any
+) -> ElementTree.Element:
+    """A new last child with this text and these attributes."""
+    child = ElementTree.SubElement(parent, name, {key: str(value) for key, value in attributes.items()})
+    child.text = None if text is None else str(text)
+    return child
+
+
+def write_xml(path: str | os.PathLike, root: ElementTree.Element, declaration: bool = False) -> None:
+    """Write a document as UTF-8, indented; with a declaration in a first line, where its readers want one."""
+    ElementTree.indent(root)
+    text = ElementTree.tostring(root, encoding="unicode")
+    with atomic_write(path) as file:
+        file.write(f"<?xml version='1.0' encoding='utf-8'?>\n{text}" if declaration else f"{text}\n")
 
 
 def columns(table: Mapping | Iterable[Mapping] | None, n: int, what: str) -> dict[str, list]:

@@ -13,7 +13,7 @@ from geohf import GeoRegionConfig, GeoStreetConfig, PartStateConfig
 from geohf.hub import provenance
 from geohf.hub.card import PLOTS, data_source, readdressed, write_card
 from geohf.hub.files import repo_files
-from geohf.vision.backbones import TimmTowerConfig, describe_backbone
+from geohf.vision.backbones import TimmTowerConfig, resolve_backbone
 from geohf.vision.licenses import is_noncommercial
 
 EVIL = [
@@ -143,11 +143,11 @@ def test_noncommercial_weights_stay_so_in_what_others_made_of_them(hub, tmp_path
     }
     for name, card in cards.items():
         hub.add(name, files | {"README.md": card.encode()})
-    found = {name: describe_backbone(name).license for name in cards}
+    found = {name: resolve_backbone(name).license for name in cards}
     assert list(found.values()) == ["cc-by-nc-4.0", "cc-by-nc-4.0", "my-license", None]
     (clip / "README.md").write_text(cards["someone/own"])
-    assert describe_backbone(str(clip)).license == "my-license"
-    assert describe_backbone(str(clip.rename(tmp_path / "StreetCLIP"))).license == "cc-by-nc-4.0"
+    assert resolve_backbone(str(clip)).license == "my-license"
+    assert resolve_backbone(str(clip.rename(tmp_path / "StreetCLIP"))).license == "cc-by-nc-4.0"
     assert is_noncommercial(found["someone/tuned"])
 
 

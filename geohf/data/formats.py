@@ -10,14 +10,14 @@ import csv
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geohf.data.classes import classes_of, names_in
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -281,12 +281,11 @@ def saved_dataset(path: str | Path) -> Dataset:
     return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
 
 
-@cache  # once, and not for every shard
 def tell_of_other_splits(source: str, *splits: str) -> None:
     """A word where `train` alone is read of data that come in several splits."""
     if len(splits) > 1:
         others = ", ".join(split for split in splits if split != "train")
-        logger.warning("%s: of its splits train alone is read here, and not %s", source, others)
+        warn_once(logger, "%s: of its splits train alone is read here, and not %s", source, others)
 
 
 def dataset_frames(dataset: Dataset, rows: int | None = None) -> Iterator[pd.DataFrame]:

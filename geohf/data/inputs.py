@@ -13,7 +13,7 @@ from zipfile import BadZipFile, ZipFile
 from geohf.data.addresses import ParquetRows, files_at, names_many
 from geohf.data.cells import file_in, image_in, text_of
 from geohf.data.formats import TABLES, is_parquet, load_splits, parquet_features
-from geohf.data.samples import name_of, samples_of, undecoded
+from geohf.data.samples import name_of, samples_of, without_decoding
 from geohf.data.tables import FILE_COLUMNS, find_column, line_of, read_table
 from geohf.errors import DataError
 from geohf.io import natural_key
@@ -194,7 +194,7 @@ def _rows_of(splits: Mapping, source: str, folder: Path | None = None) -> Part:
     from datasets import concatenate_datasets
 
     names = [f"{split}/{row}" for split, rows in splits.items() for row in range(len(rows))]
-    rows = undecoded(concatenate_datasets(list(splits.values())))
+    rows = without_decoding(concatenate_datasets(list(splits.values())))
     columns = _columns_of_pictures(rows.features)
     if not columns:  # text could name any file of this machine
         raise DataError(f"{source}: has no column of images; the columns are: {', '.join(rows.column_names)}")

@@ -47,7 +47,7 @@ def samples_of(inputs: Any, dimensions: int = 3) -> Sequence | Iterable:
     if _is_splits(inputs):
         return _of_splits(inputs)
     if hasattr(inputs, "cast_column"):
-        return undecoded(inputs)
+        return without_decoding(inputs)
     if isinstance(inputs, (set, frozenset)):
         raise DataError("a set of samples has no order in which to answer; make a list of it")
     if hasattr(inputs, "collate_fn"):
@@ -77,7 +77,7 @@ def name_of(sample: Any, position: int) -> str:
     return str(name) if isinstance(name, (str, os.PathLike)) and str(name) else str(position)
 
 
-def undecoded(dataset):
+def without_decoding(dataset):
     """A `datasets.Dataset` or stream as Python rows whose image columns give paths and bytes, for `open_image`.
 
     It decodes with better errors, at a smaller scale where that suffices, and only when needed; a format like torch's
@@ -85,7 +85,7 @@ def undecoded(dataset):
     a stream that does not know its columns, as `map` leaves it, and what is no dataset. Of a dict each split.
     """
     if isinstance(dataset, dict):
-        return {name: undecoded(split) for name, split in dataset.items()}
+        return {name: without_decoding(split) for name, split in dataset.items()}
     if not hasattr(dataset, "cast_column"):
         return dataset
     from datasets import Image as ImageFeature
@@ -145,7 +145,7 @@ def _is_splits(inputs: Any) -> bool:
 def _of_splits(splits: Mapping):
     from datasets import Dataset, concatenate_datasets
 
-    rows = [undecoded(split) for split in splits.values()]
+    rows = [without_decoding(split) for split in splits.values()]
     alike = all(isinstance(split, Dataset) and split.format["type"] != "custom" for split in rows)
     if alike and len({str(sorted(split.features.items(), key=str)) for split in rows}) == 1:
         return concatenate_datasets(rows)

@@ -20,7 +20,7 @@ from geohf.data.formats import (
     saved_dataset,
     tell_of_other_splits,
 )
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.tables import read_table_in_chunks
 from geohf.errors import DataError
 
@@ -41,7 +41,7 @@ def features_of(source: str | Path | Sequence[str | Path]) -> Mapping[str, Any]:
     first = str(source if isinstance(source, (str, Path)) else source[0])
     name = shards_of(first)[0][0]
     if is_saved_dataset(name):
-        return undecoded(saved_dataset(name)).features
+        return without_decoding(saved_dataset(name)).features
     if not Path(name).is_file():
         return _hub_stream(name).features or {}
     return parquet_features(name) if is_parquet(name) else {}
@@ -132,4 +132,4 @@ def _hub_stream(name: str) -> IterableDataset:
     stream = splits["train"]
     if stream.features is None:  # of a folder of images: its rows tell
         stream = stream._resolve_features()
-    return undecoded(stream)
+    return without_decoding(stream)

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +18,9 @@ import numpy as np
 from geohf.data.cells import WRITTEN_EMPTY, text_of
 from geohf.data.columns import numbers_of, stored_column
 from geohf.data.formats import is_saved_dataset, read_frames, require_different, table_file
-from geohf.errors import ON_ERROR, DataError, did_you_mean, require_choice
+from geohf.errors import ON_ERROR, DataError, did_you_mean, require_choice, warn_once
 from geohf.geo import bad_points
-from geohf.geo.angles import degrees_of
+from geohf.geo.angles import degrees_of, wrap_degrees
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,15 +195,11 @@ def _tell_of_radians(cells: Sequence, column: str, source: str | Path) -> None:
         if len(numbers) and np.abs(numbers).max() > 2 * np.pi:
             return
     if len(numbers) >= _FEWEST and np.ptp(numbers) > np.pi and (numbers != numbers.round()).any():
-        _warn_of_radians(str(source), column)
-
-
-@cache  # once, and not for every chunk of a table
-def _warn_of_radians(source: str, column: str) -> None:
-    logger.warning(
-        "%s: the numbers in the column %s lie within two pi: they look like radians, and are read as degrees clockwise from "
-        "north", source, column,
-    )  # fmt: skip
+        warn_once(
+            logger,
+            "%s: the numbers in the column %s lie within two pi: they look like radians, and are read as degrees clockwise "
+            "from north", str(source), column,
+        )  # fmt: skip
 
 
 def bad_point_reasons(points: np.ndarray, source: str | Path, frame: str = "wgs84") -> dict[int, str]:
@@ -225,10 +220,10 @@ def points_of(dataset: Dataset) -> np.ndarray:
     return np.stack(columns, 1)
 
 
-def wrap_degrees(longitude: float) -> float:
+def wrapped_longitude(longitude: float) -> float:
     """190 east is 170 west; what lies in -180..180 already keeps every digit."""
     longitude = float(longitude)
-    return longitude if -180 <= longitude <= 180 else (longitude + 180) % 360 - 180
+    return longitude if -180 <= longitude <= 180 else wrap_degrees(longitude)
 
 
 def line_of(table: pd.DataFrame, position: int) -> int:

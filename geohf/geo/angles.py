@@ -1,4 +1,4 @@
-"""Degrees, minutes and seconds as people and cameras write them."""
+"""Angles in degrees: wrapped, and as people and cameras write them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ _ANGLE = re.compile(
     rf"(?:{_PART}\s*(?:\"|″|”|''|s)?\s*)?([NSEW])?",
     re.IGNORECASE,
 )
+
+
+def wrap_degrees(degrees):
+    """Longitudes, or differences of longitudes or of headings, in [-180, 180): a number, an array or a tensor, of its own type.
+
+    >>> wrap_degrees(190.0), wrap_degrees(-541.0), wrap_degrees(180.0)
+    (-170.0, 179.0, -180.0)
+    """
+    return (degrees + 180) % 360 - 180
 
 
 def degrees_of(text: str, axis: str) -> float | None:

@@ -99,9 +99,9 @@ def _core_points(vectors: np.ndarray, grid: Grid, limit: float, min_samples: int
     undecided = np.repeat((sizes < min_samples) & (reachable >= min_samples), sizes)
     point = np.flatnonzero(undecided)
     cell = np.repeat(np.arange(len(sizes)), sizes)[point]
-    found = np.zeros(len(point), np.int64)
+    neighbors = np.zeros(len(point), np.int64)
     for _, low, high in grid.ranges:
-        todo = np.flatnonzero(found < min_samples)
+        todo = np.flatnonzero(neighbors < min_samples)
         at, end = grid.start[low[cell[todo]]], grid.start[high[cell[todo]]]
         block = _FIRST_BLOCK
         # Next to a full cell a few candidates settle a point; the block doubles for those that they do not.
@@ -110,11 +110,11 @@ def _core_points(vectors: np.ndarray, grid: Grid, limit: float, min_samples: int
             for part in _portions(length):
                 owner, other = _spread(at[part], length[part])
                 near = _squared(vectors, point[todo[part]][owner], vectors, other) <= limit
-                found[todo[part]] += np.bincount(owner[near], minlength=len(todo[part]))
-            more = (at + length < end) & (found[todo] < min_samples)
+                neighbors[todo[part]] += np.bincount(owner[near], minlength=len(todo[part]))
+            more = (at + length < end) & (neighbors[todo] < min_samples)
             todo, at, end = todo[more], (at + length)[more], end[more]
             block *= 2
-    core[point[found >= min_samples]] = True
+    core[point[neighbors >= min_samples]] = True
     return core
 
 
@@ -268,8 +268,8 @@ def _label_borders(label, vectors, core, core_vectors, cluster, grid, before, li
             more = (at + length < end) & (best[todo] > lowest[cell[todo]])
             todo, at, end = todo[more], (at + length)[more], end[more]
             block *= 2
-    found = best < none
-    label[point[found]] = best[found]
+    reached = best < none
+    label[point[reached]] = best[reached]
 
 
 def _renumbered(label: np.ndarray) -> np.ndarray:

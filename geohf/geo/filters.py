@@ -79,7 +79,8 @@ def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84
     """
     kept = dbscan(points, eps, min_samples, frame) >= 0
     unit = " m" if frame == "wgs84" else ""
-    return _one_reason(kept, f"noise: in no cluster of {min_samples} points within {eps:g}{unit}")
+    noise = f"noise: in no cluster of {min_samples} points within {eps:g}{unit}"
+    return Filtered(kept, np.where(kept, None, noise))
 
 
 def percentile_filter(points, low: float = 1.0, high: float = 99.0, frame: str = "wgs84") -> Filtered:
@@ -128,13 +129,13 @@ def min_rows_filter(groups, rows: int = 20) -> Filtered:
     return Filtered(kept, reasons)
 
 
-def filter_groups(points, groups, found: Callable[..., Filtered], **options) -> Filtered:
+def filter_groups(points, groups, points_filter: Callable[..., Filtered], **options) -> Filtered:
     """Apply a filter to each group by itself.
 
     Args:
         points: (n, 2).
         groups: (n,) anything that sorts.
-        found: one of the filters of points in this file.
+        points_filter: one of the filters of points in this file.
         options: its own.
 
     >>> points = [[1000, 0], [1001, 0], [1002, 0], [5000, 0], [5001, 0], [5002, 0]]
@@ -148,7 +149,7 @@ def filter_groups(points, groups, found: Callable[..., Filtered], **options) -> 
     ends = np.searchsorted(number[by_group], np.arange(len(names) + 1))
     for begin, end in itertools.pairwise(ends):
         rows = by_group[begin:end]
-        result.kept[rows], result.reasons[rows] = found(points[rows], **options)
+        result.kept[rows], result.reasons[rows] = points_filter(points[rows], **options)
     return result
 
 
@@ -187,12 +188,6 @@ def _by_column(dropped: np.ndarray, reason: Callable[[int, int], str]) -> Filter
     for row in np.flatnonzero(~result.kept).tolist():
         result.reasons[row] = reason(row, column[row])
     return result
-
-
-def _one_reason(kept: np.ndarray, text: str) -> Filtered:
-    reasons = np.full(len(kept), None, object)
-    reasons[~kept] = text
-    return Filtered(kept, reasons)
 
 
 def _all_kept(n: int) -> Filtered:

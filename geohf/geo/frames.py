@@ -9,11 +9,10 @@ Nothing is guessed: values that do not fit the declared frame are an error that 
 from __future__ import annotations
 
 import logging
-from functools import cache
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.geo._arrays import (
     as_floats,
     as_numpy,
@@ -121,8 +120,14 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
         column = int(np.isfinite(points[position, 0]))
         reasons[int(position)] = f"{names[column]} {points[position, column]:.12g} is not finite"
     if frame == "wgs84":
-        if _may_be_radians(points[finite & ~is_no_fix(*points.T)]):
-            _tell_of_radians(source)
+        placed = points[finite & ~is_no_fix(*points.T)]
+        # off the Gulf of Guinea, where there is no land
+        if len(placed) >= _RADIANS_ROWS and (np.abs(placed) <= (np.pi / 2, np.pi)).all():
+            warn_once(
+                logger,
+                "%sall positions lie in the sea within 1.6 degrees of latitude and 3.2 of longitude of (0, 0), as radians do: "
+                "latitude and longitude are read as degrees", _prefix(source),
+            )  # fmt: skip
         _add_range_reasons(points, finite, reasons)
         _add_swapped_reasons(points, reasons)
     return [(position, f"row {_name(rows, position)}: {reasons[position]}") for position in sorted(reasons)]
@@ -175,20 +180,6 @@ def _refuse_other_frame(points, finite, frame, rows, source) -> None:
         for i in np.flatnonzero(where)[:_SHOWN_ROWS].tolist()
     )
     raise DataError(f"{_prefix(source)}points do not fit frame={frame!r}: {text}. First: {examples}")
-
-
-def _may_be_radians(points: np.ndarray) -> bool:
-    """Whether (n, 2) degrees all lie where angles in radians do: off the Gulf of Guinea, where there is no land."""
-    return len(points) >= _RADIANS_ROWS and bool((np.abs(points) <= (np.pi / 2, np.pi)).all())
-
-
-@cache  # once, and not for every chunk of a table
-def _tell_of_radians(source: str) -> None:
-    logger.warning(
-        "%sall positions lie in the sea within 1.6 degrees of latitude and 3.2 of longitude of (0, 0), as radians do: "
-        "latitude and longitude are read as degrees",
-        _prefix(source),
-    )
 
 
 def _add_range_reasons(points, finite, reasons) -> None:

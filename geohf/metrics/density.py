@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from geohf.geo.density import AT_ONCE, SphericalMixture
-from geohf.geo.regions import credible_region
+from geohf.geo.density import AT_ONCE, SphericalMixture, credible_region
 from geohf.metrics.calibration import conformal_quantile
 from geohf.metrics.selective import risk_curve
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from geohf.geo.angles import wrap_degrees
 from geohf.metrics.directions import HIGHER, MetricInfo
 
 DEGREES = MetricInfo(False, "degrees")
@@ -20,7 +21,7 @@ def heading_errors(predicted, truth) -> np.ndarray:
     [2.0, 180.0]
     """
     away = np.asarray(predicted, np.float64) - np.asarray(truth, np.float64)
-    return np.abs((away + 180) % 360 - 180)
+    return np.abs(wrap_degrees(away))
 
 
 def heading_metrics(predicted, truth) -> Mapping[str, float]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from geohf.errors import require_within
+from geohf.errors import DataError, require_within
 
 
 @strict
@@ -58,3 +61,14 @@ def _hints(kind: type[GeoConfig]) -> dict[str, Any]:
         inspect.get_annotations(part, eval_str=True) for part in kind.__mro__ if issubclass(part, GeoConfig)
     )
     return {name: hint for annotations in kinds for name, hint in annotations.items()}
+
+
+@contextmanager
+def as_data_error() -> Iterator[None]:
+    """Raise what a config or a backbone says of settings that do not go together as DataError."""
+    try:
+        yield
+    except StrictDataclassError as error:
+        raise DataError(str(error.__cause__ or error)) from None
+    except ValueError as error:
+        raise DataError(str(error)) from None

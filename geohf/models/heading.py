@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from geohf.errors import DataError
+from geohf.models.losses import mean_of_known
 
 
 class HeadingHead(nn.Module):
@@ -49,9 +50,7 @@ def heading_loss(
     counts = headings.isfinite()
     truth = torch.deg2rad(torch.where(counts, headings, 0.0).float())
     cosines = (directions * torch.stack([truth.sin(), truth.cos()], -1)).sum(-1)
-    return torch.where(counts, 1 - cosines, 0.0).sum() / (counts.sum() if items is None else items).clamp(
-        min=1
-    )
+    return mean_of_known(1 - cosines, counts, items)
 
 
 def degrees_of_directions(directions: torch.Tensor) -> torch.Tensor:

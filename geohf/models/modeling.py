@@ -1,29 +1,41 @@
-"""The base of every geohf model: how it starts, loads and is made; how it answers stands in `answering.py`."""
+"""The base of every geohf model: how it starts, loads, is saved and pushed; how it answers stands in `answering.py`."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from torch import nn
 from transformers import PreTrainedModel
 
 from geohf.errors import DataError
+from geohf.hub.files import RUN_FILES, copy_files, measured_weights, push_folder
 from geohf.models.answering import AnsweringModel
-from geohf.models.repo import ModelRepo
-from geohf.vision.backbones import Backbone, describe_backbone, load_tower, require_weights
-from geohf.vision.initialization import mark_initialized
+from geohf.vision.backbones import Backbone, load_tower, require_weights, resolve_backbone
 from geohf.vision.licenses import published_name
 from geohf.vision.preprocessing import with_fit
-from geohf.vision.weights import AlignedLoading
+from geohf.vision.towers import keep_statistics
+from geohf.vision.weights import AlignedLoading, mark_initialized, weights_fingerprint
+
+# what `save_pretrained(push_to_hub=True)` takes for `push_to_hub`
+HUB_OPTIONS = (
+    "repo_id",
+    "private",
+    "commit_message",
+    "commit_description",
+    "create_pr",
+    "revision",
+    "tags",
+)
 
 Model = TypeVar("Model", bound="GeoPreTrainedModel")
 
 
-class GeoPreTrainedModel(ModelRepo, AlignedLoading, AnsweringModel):
+class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
     """A transformers model that answers in the user's units.
 
     A subclass has a `tower` (its vision backbone), calls `self.finish_init()` at the end of `__init__`, and
@@ -60,9 +72,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, AnsweringModel):
         the gradient depend on how a batch is spread over processes and micro-batches.
         """
         super().train(mode)
-        for module in self.tower.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        keep_statistics(self.tower)
         return self
 
     def _apply(self, fn, recurse=True):
@@ -106,7 +116,7 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, AnsweringModel):
             config_fields: the task's own settings.
         """
         require_weights(backbone_weights, pretrained)
-        backbone = describe_backbone(name, image_size, backbone_weights)
+        backbone = resolve_backbone(name, image_size, backbone_weights)
         published, processing = str(backbone_weights or name), with_fit(backbone.image_processor, fit)
         return cls.around(
             backbone, published if pretrained else None, image_processor=processing, **config_fields
@@ -186,3 +196,74 @@ class GeoPreTrainedModel(ModelRepo, AlignedLoading, AnsweringModel):
             if not str(file).endswith(".safetensors"):
                 raise DataError(f"{file}: is no safetensors file; geohf loads no others")
         return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+
+    # ---- saving and pushing: as data, without pickle, code or numbers of other weights
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Write config.json, model.safetensors and preprocessor_config.json, and push if asked to."""
+        push = kwargs.pop("push_to_hub", False)
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        for code in ("custom_pipelines", "auto_map"):  # a repo of ours holds none
+            vars(self.config).pop(code, None)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self.processor.save_pretrained(save_directory)
+        if push:
+            hub |= {name: kwargs[name] for name in ("token", "max_shard_size") if name in kwargs}
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
+
+    def push_to_hub(  # type: ignore[override]  # all but the repo by name; use_temp_dir and the like mean nothing here
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: list[str] | None = None,
+    ) -> str:
+        """Upload the model, its processor and its card in one commit, without pickle and without code.
+
+        The card, metrics, predictions and plots of the folder that the model was loaded from go along where they were
+        measured with these very weights; any other model gets a card without numbers.
+
+        Args:
+            tags: added to those of the card.
+
+        Returns:
+            The commit's address.
+        """
+        from geohf.hub.card import write_card
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            source = self.config._name_or_path
+            if source and (Path(source) / "README.md").is_file() and self._was_measured_in(Path(source)):
+                copy_files(source, folder, RUN_FILES)
+            else:
+                write_card(folder, self.card_template, self.config, repo_id=repo_id)
+            return push_folder(
+                folder,
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                commit_message=commit_message,
+                commit_description=commit_description,
+                create_pr=create_pr,
+                tags=tags,
+            )
+
+    def _was_measured_in(self, folder: Path) -> bool:
+        """Whether the numbers in a run's folder are those of this model's weights."""
+        measured = measured_weights(folder)
+        # a run that does not say what it measured: it can only have been what lies there
+        if measured is None:
+            try:
+                measured = weights_fingerprint(type(self).from_pretrained(folder))
+            except (OSError, ValueError):
+                return False
+        return measured == weights_fingerprint(self)

@@ -8,8 +8,9 @@ from xml.etree.ElementTree import Element
 
 from geohf.data.splits import SPLIT_NAMES
 from geohf.errors import DataError
+from geohf.io import add_element, write_xml
 from geohf.parts.attributes import OCCLUDED
-from geohf.parts.markup import add, attributes_of, numbers, require_upright, write_xml
+from geohf.parts.markup import attributes_of, numbers, require_upright
 from geohf.parts.records import PartRecord, PhotoRecord, Source
 
 _SUBSETS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
@@ -94,28 +95,28 @@ def _box(shape: Element) -> list[float]:
 def write_cvat(path: str | Path, source: Source) -> None:
     """Write one split as XML 1.1 of images; the state is an attribute, and so are trust and the mark of a crowd."""
     root = Element("annotations")
-    add(root, "version", "1.1")
-    labels = add(add(add(root, "meta"), "task"), "labels")
+    add_element(root, "version", "1.1")
+    labels = add_element(add_element(add_element(root, "meta"), "task"), "labels")
     kinds = [("state", "select", source.states), ("trust", "text", []), ("iscrowd", "checkbox", ["false"])]
     kinds += [(name, "select", [UNDEFINED, *values]) for name, values in source.attributes.items()]
     for name in source.parts:
-        label = add(labels, "label")
-        add(label, "name", name)
-        attributes = add(label, "attributes")
+        label = add_element(labels, "label")
+        add_element(label, "name", name)
+        attributes = add_element(label, "attributes")
         for key, kind, values in kinds:
-            attribute = add(attributes, "attribute")
-            add(attribute, "name", key)
-            add(attribute, "mutable", "False")
-            add(attribute, "input_type", kind)
-            add(attribute, "default_value", values[0] if values else "1")
-            add(attribute, "values", "\n".join(values))
+            attribute = add_element(attributes, "attribute")
+            add_element(attribute, "name", key)
+            add_element(attribute, "mutable", "False")
+            add_element(attribute, "input_type", kind)
+            add_element(attribute, "default_value", values[0] if values else "1")
+            add_element(attribute, "values", "\n".join(values))
     for number, photo in enumerate(source.photos):
-        image = add(root, "image", id=number, name=photo.name, width=photo.width, height=photo.height)
+        image = add_element(root, "image", id=number, name=photo.name, width=photo.width, height=photo.height)
         for part in photo.parts:
             left, top, width, height = part.box
             corners = {"xtl": left, "ytl": top, "xbr": left + width, "ybr": top + height}
             sides = {key: f"{side:.4f}" for key, side in corners.items()}
-            box = add(image, "box", label=part.name, source="manual", occluded=0, **sides, z_order=0)
+            box = add_element(image, "box", label=part.name, source="manual", occluded=0, **sides, z_order=0)
             for key, value in (attributes_of(part) | ({"iscrowd": "true"} if part.crowd else {})).items():
-                add(box, "attribute", value, name=key)
+                add_element(box, "attribute", value, name=key)
     write_xml(path, root)

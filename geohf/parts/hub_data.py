@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geohf.data.formats import load_splits
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.splits import by_split
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
@@ -49,7 +49,9 @@ def load_hub_dataset(
             )
         if "states" not in dataset.features:
             logger.warning("%s [%s]: has no column states: parts are found, and no states told", name, split)
-        splits[split] = _checked(undecoded(dataset), f"{name} [{split}]", errors, min_trust, attributes)
+        splits[split] = _checked(
+            without_decoding(dataset), f"{name} [{split}]", errors, min_trust, attributes
+        )
     return DatasetDict(splits)
 
 

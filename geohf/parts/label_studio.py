@@ -13,9 +13,9 @@ from xml.etree.ElementTree import Element
 
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError
-from geohf.io import atomic_write
+from geohf.io import add_element, atomic_write, write_xml
 from geohf.parts.frame import four_numbers
-from geohf.parts.markup import add, read_xml, require_upright, write_xml
+from geohf.parts.markup import read_xml, require_upright
 from geohf.parts.records import PartRecord, PhotoRecord, Source
 from geohf.parts.segments import box_of_segmentation
 from geohf.vision.formats import is_image_name
@@ -70,15 +70,15 @@ def read_label_config(path: Path) -> tuple[list[str], dict[str, list[str]]]:
 def write_label_config(path: Path, source: Source) -> None:
     """Write the labeling configuration that the tasks of `write_label_studio` need, which lists every part and state."""
     view = Element("View")
-    add(view, "Image", name="image", value="$image")
-    labels = add(view, "RectangleLabels", name="label", toName="image")
+    add_element(view, "Image", name="image", value="$image")
+    labels = add_element(view, "RectangleLabels", name="label", toName="image")
     for name in source.parts:
-        add(labels, "Label", value=name)
+        add_element(labels, "Label", value=name)
     for key, values in {"state": source.states, **source.attributes, "iscrowd": ["true"]}.items():
-        choices = add(view, "Choices", name=key, toName="image", perRegion="true")
+        choices = add_element(view, "Choices", name=key, toName="image", perRegion="true")
         for value in values:
-            add(choices, "Choice", value=value)
-    add(view, "Number", name="trust", toName="image", perRegion="true", min=0, max=1)
+            add_element(choices, "Choice", value=value)
+    add_element(view, "Number", name="trust", toName="image", perRegion="true", min=0, max=1)
     write_xml(path, view)
 
 

@@ -1,4 +1,4 @@
-"""XML of annotation tools: parsed without entities, its numbers checked, and written."""
+"""XML of annotation tools: parsed without entities, its numbers checked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 from geohf.errors import DataError
-from geohf.io import atomic_write
 from geohf.parts.records import PartRecord, read_text
 
 
@@ -65,19 +64,3 @@ def attributes_of(part: PartRecord) -> dict[str, str]:
     """What formats with attributes hold of a part beside its box: its state, attributes, and its trust where that is not 1."""
     told = {} if part.crowd else {"state": str(part.state), **part.attributes}
     return told if part.trust == 1 else told | {"trust": f"{part.trust:g}"}
-
-
-def add(
-    parent: ElementTree.Element, name: str, text: Any = None, /, **attributes: Any
-) -> ElementTree.Element:
-    """A new last child with this text and these attributes."""
-    child = ElementTree.SubElement(parent, name, {key: str(value) for key, value in attributes.items()})
-    child.text = None if text is None else str(text)
-    return child
-
-
-def write_xml(path: str | Path, root: ElementTree.Element) -> None:
-    """Write a document as UTF-8, indented."""
-    ElementTree.indent(root)
-    with atomic_write(path) as file:
-        file.write(ElementTree.tostring(root, encoding="unicode") + "\n")

@@ -27,6 +27,7 @@ from geohf.parts.processing import PartCollator, PartImageProcessor
 from geohf.parts.queries import query_answers, run_queries
 from geohf.parts.regions import RegionDetector
 from geohf.parts.starting import StartingDetector, start_of
+from geohf.vision.towers import keep_statistics
 from geohf.vision.weights import in_eval_mode
 
 if TYPE_CHECKING:
@@ -105,9 +106,7 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
     def train(self, mode: bool = True):
         """Set training mode, but leave every batch norm's statistics as they are, the pyramid's and heads' too."""
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        keep_statistics(self)
         return self
 
     @property

@@ -12,9 +12,8 @@ from geohf.data.streaming import is_stream
 from geohf.errors import DataError
 from geohf.parts.answers import PartStateOutput
 from geohf.parts.arguments import PartTrainingArguments
-from geohf.parts.augment import Mosaic, make_augmentation, require_queries_for_mosaic
+from geohf.parts.augment import Mosaic, StatePaste, make_augmentation, require_queries_for_mosaic
 from geohf.parts.metrics import BatchScores, DetectedPhotos, truth_names
-from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
 from geohf.parts.state_metrics import STATE_NUMBERS
 from geohf.training.batches import EmptyBatch

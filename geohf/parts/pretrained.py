@@ -13,7 +13,7 @@ from torchvision.models import MobileNet_V3_Large_Weights, detection, get_model,
 from geohf.errors import DataError
 from geohf.parts.backbone import MOBILENET, RESNETS, FeatureBackbone, replace_batch_norms
 from geohf.parts.configuration import PartStateConfig
-from geohf.vision.backbones import backbone_config, describe_backbone, load_tower
+from geohf.vision.backbones import backbone_config, load_tower, resolve_backbone
 from geohf.vision.repos import hub_weights, read_tensors, reason_of
 from geohf.vision.timm_towers import TimmTowerConfig, timm_name, timm_source, whole_timm
 
@@ -113,7 +113,7 @@ def own_normalization(name: str, weights: str | os.PathLike | None) -> dict | No
     raw = backbone_config(name)[1] if is_place(name) else {}
     if raw.get("model_type") == PartStateConfig.model_type:
         return raw.get("image_processor")
-    settings = describe_backbone(name, weights=weights).image_processor
+    settings = resolve_backbone(name, weights=weights).image_processor
     return {key: list(settings[key]) for key in ("image_mean", "image_std")}
 
 
@@ -136,7 +136,11 @@ def load_published(model: StartingDetector, name: str, weights: str | os.PathLik
     """
     try:
         if name in COCO_DETECTORS:
-            load_coco_weights(model, _detector_weights(name) if weights is None else read_tensors(weights))
+            if weights is None:
+                published = get_model_weights(getattr(detection, name)).DEFAULT
+                load_coco_weights(model, published.get_state_dict(progress=False, check_hash=True))
+            else:
+                load_coco_weights(model, read_tensors(weights))
         elif is_place(name) and backbone_config(name)[1].get("model_type") == PartStateConfig.model_type:
             folder = Path(name) if Path(name).is_dir() else hub_weights(name)
             load_coco_weights(model, read_tensors(weights or folder), _same_classes(model, name))
@@ -148,11 +152,6 @@ def load_published(model: StartingDetector, name: str, weights: str | os.PathLik
         raise DataError(
             f"{weights or name}: the published weights cannot be loaded: {reason_of(error)}"
         ) from error
-
-
-def _detector_weights(name: str) -> dict[str, torch.Tensor]:
-    weights = get_model_weights(getattr(detection, name)).DEFAULT
-    return weights.get_state_dict(progress=False, check_hash=True)
 
 
 def _same_classes(model: StartingDetector, name: str) -> tuple[str, ...]:
@@ -231,7 +230,7 @@ def _load_backbone(
 def _timm_weights(name: str, args: dict, weights: str | os.PathLike | None) -> dict[str, torch.Tensor]:
     folder, raw = backbone_config(name)
     if folder is not None and "architecture" not in raw:  # a geohf model of another task
-        tower: Any = load_tower(describe_backbone(name, weights=weights))
+        tower: Any = load_tower(resolve_backbone(name, weights=weights))
         return tower.timm.state_dict()
     return whole_timm(
         timm_source(name, folder, None if weights is None else Path(weights)), args

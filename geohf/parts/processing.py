@@ -169,7 +169,7 @@ class PartCollator:
         model: gives the processor.
         augment: `(image, boxes) -> (image, boxes, kept rows)` on (3, h, w) uint8 and (n, 4) pixels, for training.
         trust: hand over how far each truth is trusted, as its weight in the loss.
-        changes: `(photo, truths) -> (photo, truths)` before that, in this order, see `geohf.parts.paste` and `Mosaic`.
+        changes: `(photo, truths) -> (photo, truths)` before that, in this order, see `geohf.parts.augment` and `Mosaic`.
         multi_scale: photos are fitted into sides that are smaller by a random share up to this one.
     """
 

@@ -154,7 +154,8 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
             columns |= {"iscrowd": "crowd"} | {name: name for name in source.attributes}
             rows.append(row | {name: [part[key] for part in trusted] for name, key in columns.items()})
     features = part_features(source.parts, source.states, source.attributes)
-    return Dataset.from_list(rows, features=features) if rows else _empty(features), distrusted
+    cells = {name: [row[name] for row in rows] for name in features}
+    return Dataset.from_dict(cells, features=features), distrusted
 
 
 def note_unlisted(sources: Iterable[Source], errors: RowErrors) -> None:
@@ -298,9 +299,3 @@ def _header(path: Path) -> tuple[int, int, int] | str:
         return header_of(path)
     except ImageError as error:
         return str(error)
-
-
-def _empty(features) -> Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_dict({name: [] for name in features}, features=features)

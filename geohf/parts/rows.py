@@ -13,7 +13,7 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from geohf.data.classes import UNLABELED, class_names, class_number, classes_of
 from geohf.data.rows import RowView
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.errors import DataError
 from geohf.io import plain
 from geohf.parts.boxes import TURNED
@@ -40,7 +40,7 @@ def as_photos(rows: Any) -> Any:
     columns = ["image_id", "width", "height", *LABELS]
     if {"image", *columns} <= set(getattr(rows, "column_names", None) or ()):
         return rows
-    held = undecoded(rows)
+    held = without_decoding(rows)
     shown = held if isinstance(held, (list, tuple)) else [held[0]] if len(rows) else []
     further = list(dict.fromkeys(name for row in shown for name in _further_columns(row, columns)))
     names = class_names(rows, ("parts", "states", *further))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel
 
 from geohf.errors import DataError
+from geohf.models.configuration import as_data_error
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.models.settings import settings_refused
 from geohf.parts.configuration import DETECTORS
 from geohf.parts.detectors import (
     names_detector,
@@ -67,7 +67,7 @@ class StartingDetector(GeoPreTrainedModel):
         if backbone_weights is None and names_detector(name):
             return cls.from_detector(name, pretrained=pretrained, **config_fields)
         require_weights(backbone_weights, pretrained)
-        with settings_refused():
+        with as_data_error():
             config = cls.config_class(**coco_fields(name) | config_fields)
             if pretrained:
                 config.backbone_name = published_name(str(backbone_weights or name))
@@ -95,7 +95,7 @@ class StartingDetector(GeoPreTrainedModel):
             raise DataError(
                 f"{name} alone names no weights: give the repo or folder of a detector, or pretrained=False for random ones"
             )
-        with settings_refused():
+        with as_data_error():
             fields = random_fields(name) if name in DETECTORS else published_fields(name)
             if pretrained:
                 fields["backbone_name"] = published_name(name)

@@ -15,7 +15,8 @@ from xml.etree.ElementTree import Element
 from geohf.data.cells import file_in
 from geohf.data.splits import SPLIT_NAMES
 from geohf.errors import DataError
-from geohf.parts.markup import add, attributes_of, numbers, read_xml, require_upright, text_in, write_xml
+from geohf.io import add_element, write_xml
+from geohf.parts.markup import attributes_of, numbers, read_xml, require_upright, text_in
 from geohf.parts.records import PartRecord, PhotoRecord, Source, read_text
 
 logger = logging.getLogger(__name__)
@@ -175,26 +176,26 @@ def write_voc(folder: Path, split: str, source: Source) -> None:
     stems = unique_stems(photo.name for photo in source.photos)
     for stem, photo in zip(stems, source.photos, strict=True):
         root = Element("annotation")
-        add(root, "folder", "JPEGImages")
-        add(root, "filename", photo.name)
-        size = add(root, "size")
+        add_element(root, "folder", "JPEGImages")
+        add_element(root, "filename", photo.name)
+        size = add_element(root, "size")
         for key, value in (("width", photo.width), ("height", photo.height), ("depth", 3)):
-            add(size, key, value)
-        add(root, "segmented", 0)
+            add_element(size, key, value)
+        add_element(root, "segmented", 0)
         for part in photo.parts:
-            element = add(root, "object")
+            element = add_element(root, "object")
             for key, value in (("name", part.name), ("pose", "Unspecified"), ("truncated", 0)):
-                add(element, key, value)
-            add(element, "difficult", int(part.crowd))
+                add_element(element, key, value)
+            add_element(element, "difficult", int(part.crowd))
             left, top, width, height = part.box
-            box = add(element, "bndbox")
+            box = add_element(element, "bndbox")
             for key, side in zip(_CORNERS, (left + 1, top + 1, left + width, top + height), strict=True):
-                add(box, key, f"{side:.4f}".rstrip("0").rstrip("."))
-            attributes = add(element, "attributes")
+                add_element(box, key, f"{side:.4f}".rstrip("0").rstrip("."))
+            attributes = add_element(element, "attributes")
             for key, told in attributes_of(part).items():
-                attribute = add(attributes, "attribute")
-                add(attribute, "name", key)
-                add(attribute, "value", told)
+                attribute = add_element(attributes, "attribute")
+                add_element(attribute, "name", key)
+                add_element(attribute, "value", told)
         write_xml(folder / "Annotations" / f"{stem}.xml", root)
     lists = folder / "ImageSets" / "Main"
     lists.mkdir(parents=True, exist_ok=True)

@@ -54,10 +54,10 @@ def audit(
         the same drive where times are not known), `trained_place` (a query lies within the radius of an image that
         was trained on).
     """
-    n, found = len(queries), []
+    n, findings = len(queries), []
 
     def note(kind: str, touched: np.ndarray, what: str, fatal: bool = False) -> None:
-        found.extend(_finding(kind, touched, what, fatal))
+        findings.extend(_finding(kind, touched, what, fatal))
 
     note(
         "self_retrieval",
@@ -82,7 +82,7 @@ def audit(
         np.diff(trained) > 0,
         f"lie within {radius_m:g} m of an image that was trained on: recall on places that were never seen is lower",
     )
-    return found
+    return findings
 
 
 def used_before(
@@ -142,7 +142,7 @@ def near_duplicates(similarity: np.ndarray) -> list[Finding]:
     return [Finding("near_duplicate", count, count / len(touched), message)] if count else []
 
 
-def judge(
+def report_leaks(
     findings: Sequence[Finding], strict: bool, advice: str = "--audit off measures all the same"
 ) -> None:
     """Stop at what is fatal, or with `strict` at anything, and warn of the rest.

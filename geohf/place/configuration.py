@@ -9,8 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from geohf.errors import require_within
-from geohf.models.configuration import GeoConfig
-from geohf.models.settings import settings_refused
+from geohf.models.configuration import GeoConfig, as_data_error
 from geohf.place.confidence import forget_confidence
 
 # The reference implementation's six encoders; any other timm or transformers name serves as well.
@@ -199,7 +198,7 @@ class GeoPlaceConfig(GeoConfig):
         made = super().from_dict(config_dict, **kwargs)
         config = made[0] if isinstance(made, tuple) else made
         cut = config.truncate_dim != config_dict.get("truncate_dim")
-        with settings_refused():
+        with as_data_error():
             if cut and config.whitening_dim is not None:
                 raise ValueError(
                     f"truncate_dim: the descriptors are whitened to {config.whitening_dim} numbers and cannot be cut; "

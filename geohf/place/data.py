@@ -19,7 +19,7 @@ from geohf.errors import DataError, listed
 from geohf.geo import matches_within_m
 from geohf.hub.card import data_source
 from geohf.place.arguments import PlaceArguments, PlaceTrainingArguments
-from geohf.place.audit import audit, judge, used_before
+from geohf.place.audit import audit, report_leaks, used_before
 from geohf.place.drives import files_of, load_drives, names_of_sources
 from geohf.place.protocols import expand
 from geohf.place.sample import write_sample
@@ -93,7 +93,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     parts_used = rows["train"], rows["val"], rows["test"]
     used = used_before(files_of(images), *parts_used, by_content=findings is not None)
     if findings is not None:
-        judge(used, options.audit == "strict")
+        report_leaks(used, options.audit == "strict")
         findings += used
     generated = options.train_csv is None
     source = Path(sources["train"][0])
@@ -131,7 +131,7 @@ def _load_sources(
     if options.streaming:
         table = streamed_drives(every, options.camera_id, options.utm, options.on_error)
         labels, counted = table.read_labels(), table.rows_of_sources()
-        lacking = [source for source, found in zip(every, counted, strict=True) if not len(found)]
+        lacking = [source for source, rows in zip(every, counted, strict=True) if not len(rows)]
         if lacking and options.camera_id is not None:
             raise DataError(f"{lacking[0]}: no row has the camera_id {options.camera_id!r}")
         of_sources = iter(counted)
@@ -200,9 +200,8 @@ def _blocks(
     points: np.ndarray, shares: dict[str, float], options: PlaceArguments, seed: int
 ) -> dict[str, np.ndarray]:
     """The rows of each part where whole blocks are held out."""
-    flags = {"buffer_m": "--negative_m"}
-    block_m, buffer_m = options.block_m, options.negative_m
-    splits, _ = split_rows(
+    block_m, buffer_m, flags = options.block_m, options.negative_m, {"buffer_m": "--negative_m"}
+    return split_rows(
         len(points),
         shares,
         "blocks",
@@ -211,8 +210,7 @@ def _blocks(
         block_m=block_m,
         buffer_m=buffer_m,
         flags=flags,
-    )
-    return splits
+    )[0]
 
 
 def _hold_out_validation(
@@ -267,16 +265,16 @@ def _audit(images: Dataset, rows: dict[str, np.ndarray], options: PlaceArguments
 
     if np.array_equal(rows["validation_database"], rows["database"]):
         findings = look(rows["database"], np.concatenate([rows["val"], rows["test"]]))
-        judge(findings, options.audit == "strict")
+        report_leaks(findings, options.audit == "strict")
         return findings
     findings = look(rows["database"], rows["test"])
-    judge(findings, options.audit == "strict")
+    report_leaks(findings, options.audit == "strict")
     # what was held out of the user's own drives is theirs to know, and nothing to stop at
     chosen = look(rows["validation_database"], rows["val"])
     chosen = [
         replace(finding, message=f"of validation: {finding.message}", fatal=False) for finding in chosen
     ]
-    judge(chosen, strict=False)
+    report_leaks(chosen, strict=False)
     return findings + chosen
 
 

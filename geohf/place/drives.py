@@ -27,7 +27,7 @@ from geohf.data.tables import (
     heading_cells,
     line_of,
     read_table,
-    wrap_degrees,
+    wrapped_longitude,
 )
 from geohf.data.times import time_ns
 from geohf.errors import DataError, listed
@@ -38,9 +38,10 @@ from geohf.place.columns import (
     SEQUENCE_COLUMNS,
     TIME_COLUMNS,
     points_of_table,
+    with_files_of_keys,
+    without_panoramas,
 )
 from geohf.place.file_names import carries_point, point_of_name
-from geohf.place.msls import with_files_of_keys, without_panoramas
 from geohf.vision.checks import broken_images, check_images
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
@@ -101,12 +102,12 @@ def load_drives(
     for source, name in zip(sources, names or names_of_sources(sources), strict=True):
         path = table_file(Path(source))
         if path.is_dir() and not is_saved_dataset(path):
-            found = _rows_of_folder(path, name, utm, errors)
+            read = _rows_of_folder(path, name, utm, errors)
         else:
-            found = rows_of_table(read_table(path, numbers=NUMBERS), path, name, utm, errors)
-        chosen = [row for row in found if camera_id in (None, row.camera)]
-        if found and not chosen:  # other sources have it, and this one must not be left out without a word
-            cameras = sorted({row.camera for row in found if row.camera is not None})
+            read = rows_of_table(read_table(path, numbers=NUMBERS), path, name, utm, errors)
+        chosen = [row for row in read if camera_id in (None, row.camera)]
+        if read and not chosen:  # other sources have it, and this one must not be left out without a word
+            cameras = sorted({row.camera for row in read if row.camera is not None})
             known = f"there are {', '.join(cameras)}" if cameras else "its images have no camera_id"
             raise DataError(f"{source}: no row has the camera_id {camera_id!r}; {known}")
         rows += chosen
@@ -270,15 +271,15 @@ def _rows_of_folder(folder: Path, name: str, utm: str | None, errors: RowErrors)
     for path in image_files(folder):
         relative = str(path.relative_to(folder))
         try:
-            found = point_of_name(path.name, utm) if carries_point(path.name) else exif_position(path)
+            position = point_of_name(path.name, utm) if carries_point(path.name) else exif_position(path)
         except DataError as error:
             errors.add(folder, relative, str(error))
             continue
-        if found is None:
+        if position is None:
             lacking.append(path)
         else:
             image = {"path": str(path), "bytes": None}
-            rows.append(_Row(image, *found, name, None, None, (folder, relative)))
+            rows.append(_Row(image, *position, name, None, None, (folder, relative)))
     broken = check_images(lacking)
     for path in lacking:
         reason = "its name and its EXIF carry no position; give a table with image, lat and lon"
@@ -322,7 +323,7 @@ def columns_of(rows: Iterable[_Row]) -> dict[str, list]:
     return {
         "image": [row.image for row in rows],
         "latitude": [row.latitude for row in rows],
-        "longitude": [wrap_degrees(row.longitude) for row in rows],
+        "longitude": [wrapped_longitude(row.longitude) for row in rows],
         "heading": [row.heading for row in rows],
         "sequence": [row.sequence for row in rows],
         "camera": [row.camera for row in rows],

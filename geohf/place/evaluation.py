@@ -16,7 +16,7 @@ from geohf.errors import DataError, require_at_least, require_choice, require_wh
 from geohf.geo import great_circle_m
 from geohf.io import natural_key
 from geohf.place.answers import answers_searched
-from geohf.place.audit import audit, judge
+from geohf.place.audit import audit, report_leaks
 from geohf.place.confidence import SHOWN_ANSWERS, certainty
 from geohf.place.drives import drives_of, files_of, load_drives
 from geohf.place.file_names import PLANAR
@@ -70,7 +70,7 @@ def evaluate_place(
     alone = center == "none" and method is None and not verify
     if verify:
         index.local = require_local(LocalFeatures.of_images(model, files, batch_size), model.config)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name, queries in asking.items():
         check_sizes(benchmark, len(database), len(queries))
         rows, asking_drives, parts = in_order(
@@ -85,13 +85,13 @@ def evaluate_place(
             doubtful = gated(gap_of(similarity, points[ranked], model.config.negative_m), model.config)
             maps = partial(maps_of_files, model, files_of(queries), batch_size)
             similarity, ranked = verified(similarity, ranked, index.local, maps, doubtful, verify)
-            found[f"{name}verified"] = len(doubtful)
+            metrics[f"{name}verified"] = len(doubtful)
         values = place_metrics(ranked, points, points_of(queries), [radius_m], counts)
         values |= _selective(model, similarity, points[ranked], points_of(queries), radius_m, values, alone)
         values |= {f"r{n}": values[f"recall@{n}_{rule}_{radius_m:g}m"] for n in counts}
         values["database"] = len(database)
-        found |= {name + key: value for key, value in values.items()}
-    return found
+        metrics |= {name + key: value for key, value in values.items()}
+    return metrics
 
 
 def maps_of_files(
@@ -130,8 +130,8 @@ def _look_for_leaks(database: Dataset, queries: Dataset, radius_m: float) -> Non
     )
     rows = np.arange(len(files))
     parts = rows[:0], rows[: len(database)], rows[len(database) :]
-    found = audit(files, np.array(points), np.array(sequences), times_ns, *parts, radius_m)
-    judge(found, strict=False, advice="or leave these out of one of them")
+    findings = audit(files, np.array(points), np.array(sequences), times_ns, *parts, radius_m)
+    report_leaks(findings, strict=False, advice="or leave these out of one of them")
 
 
 def rank(

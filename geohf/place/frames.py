@@ -121,13 +121,13 @@ def _of_source(source: Path, name: str, samples: Callable[[Any], Any]) -> Frames
 
 def times_of_names(files: Sequence[Path]) -> list[int | None]:
     """The times that file names are, where all of a folder are such numbers: `1641321200080306000.png`."""
-    found: list[int | None] = []
+    times: list[int | None] = []
     for file in files:
         try:
-            found.append(time_ns(file.stem))
+            times.append(time_ns(file.stem))
         except DataError:
             return [None] * len(files)
-    return found
+    return times
 
 
 def answer_drives(
@@ -150,22 +150,22 @@ def answer_drives(
         near: see `PlaceIndex.search`.
     """
     rows, drives, parts = in_order(np.arange(len(frames)), frames.sequences, frames.times_ns)
-    asked, found, k = descriptors[rows], None, answers_searched(top_k, len(index))
+    asked, matches, k = descriptors[rows], None, answers_searched(top_k, len(index))
     if method is None:
         similarity, ranked = index.search(asked, k, center, drives, near)
     else:
-        similarity, found = index.match(asked, k, center, drives, near, parts, method=method)
-        ranked = found.rows
+        similarity, matches = index.match(asked, k, center, drives, near, parts, method=method)
+        ranked = matches.rows
     images = [[index.images[row] for row in some] for some in ranked]
     fitted = center == "none" and index.axes is None
     answers = predictions_of(asked, similarity, index.points[ranked], images, config, top_k, fitted=fitted)
     for i, answer in enumerate(answers):
         if method is not None:
             answer.abstains = None  # the threshold was chosen for single frames
-        if found is not None:
-            answer.chained = bool(found.chained[i])
+        if matches is not None:
+            answer.chained = bool(matches.chained[i])
             if answer.chained:
-                answer.confidence = float(found.posterior[i, 0])
+                answer.confidence = float(matches.posterior[i, 0])
     return [answers[i] for i in np.argsort(rows)]
 
 

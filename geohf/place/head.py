@@ -14,8 +14,8 @@ from geohf.place.aggregation import NetVLAD, SuperVLAD, make_aggregator
 from geohf.place.configuration import PROJECTING_POOLINGS, GeoPlaceConfig
 from geohf.place.losses import CellClassifier, hybrid, metre_masks, multi_similarity
 from geohf.place.original import original_loss
-from geohf.training.gather import gather_rows, same_everywhere
-from geohf.vision.standardize import FeatureStandardizer
+from geohf.training.batches import broadcast_from_first, gather_rows
+from geohf.vision.pooling import FeatureStandardizer
 
 
 @dataclass
@@ -252,7 +252,7 @@ class PlaceHead(nn.Module):
             "margin": config.margin,
             "mining": config.mining,
             "hard_share": config.hard_share,
-            "noise": same_everywhere(torch.rand(len(negative), len(negative), device=negative.device)),
+            "noise": broadcast_from_first(torch.rand(len(negative), len(negative), device=negative.device)),
         }
         if clusters is not None:
             return original_loss(descriptors, clusters, negative, **settings)

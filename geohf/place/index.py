@@ -19,10 +19,9 @@ from geohf.errors import DataError, listed
 from geohf.geo import check_points
 from geohf.place.drives import drives_of, files_of, load_drives, names_of
 from geohf.place.encoding import Encoder, encode_rows
-from geohf.place.engines import Engine
 from geohf.place.fingerprints import require_same_model
 from geohf.place.index_files import Contents, reading_index, write_index
-from geohf.place.index_search import IndexSearch
+from geohf.place.index_search import Engine, IndexSearch
 from geohf.place.search import unit_descriptors
 from geohf.place.sequences import drive_names, in_order
 from geohf.place.storage import check_storage, principal_axes, project, storage_of

@@ -1,21 +1,75 @@
-"""How an index is searched: frame by frame or drive by drive, everywhere or near a prior position."""
+"""How an index is searched: frame by frame or drive by drive, everywhere or near a prior position, exactly or by a package."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.place.encoding import Encoder
-from geohf.place.engines import Backend, Engine, check_backend, make_engine
 from geohf.place.fingerprints import require_same_model
 from geohf.place.search import blockwise_top_k, check_question, rows_near, unit_descriptors
 from geohf.place.sequences import Center, SequenceMatches, center_descriptors, match_sequences, rows_of_each
 from geohf.place.storage import FloatRows, project
 from geohf.place.verification import LocalFeatures
+
+Backend = Literal["exact", "ivf", "hnsw", "usearch"]
+# (q, d) queries and k -> (q, k) rows, -1 where there is none
+Engine = Callable[[np.ndarray, int], np.ndarray]
+
+PROBED_LISTS = 16  # of about the square root of n
+NEIGHBORS, BREADTH = 32, 128  # of a graph: links of an image, and images kept in view while searching
+
+
+def check_backend(backend: str) -> None:
+    """Refuse an unknown name, and one whose package is missing.
+
+    Raises:
+        DataError: so it is.
+    """
+    require_choice(get_args(Backend), backend=backend)
+    if backend != "exact":
+        package = "usearch" if backend == "usearch" else "faiss"
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise DataError(
+                f"the backend {backend} needs the package {package}: pip install 'geohf[search]', or search exactly"
+            ) from None
+
+
+def make_engine(backend: str, descriptors: np.ndarray) -> Engine:
+    """Build a search structure over (n, d) float32 descriptors of length 1."""
+    n, d = descriptors.shape
+    if backend == "usearch":
+        from usearch.index import Index
+
+        graph = Index(ndim=d, metric="ip", dtype="f16", connectivity=NEIGHBORS, expansion_search=BREADTH)
+        graph.add(np.arange(n), descriptors)
+
+        def search(queries: np.ndarray, k: int) -> np.ndarray:
+            nearest = graph.search(queries, k)
+            keys = nearest.keys.reshape(len(queries), -1).astype(np.int64)
+            counts = np.reshape(getattr(nearest, "counts", np.full(len(queries), k)), (-1, 1))
+            return np.where(np.arange(keys.shape[1]) < counts, keys, -1)
+
+        return search
+    import faiss
+
+    if backend == "ivf":
+        lists = max(1, round(n**0.5))
+        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, lists, faiss.METRIC_INNER_PRODUCT)
+        index.train(descriptors)
+        index.nprobe = min(PROBED_LISTS, lists)
+    else:
+        index = faiss.IndexHNSWFlat(d, NEIGHBORS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efSearch = BREADTH
+    index.add(descriptors)
+    return lambda queries, k: index.search(queries, k)[1]
 
 
 class IndexSearch:
@@ -91,21 +145,21 @@ class IndexSearch:
         if near is not None:
             inside = self.near(near)
             part = rows.select(inside) if center == "none" else rows[inside]
-            similarity, found = _top_k(part, queries, min(k, len(inside)))
-            return similarity.numpy(), inside[found.numpy()]
+            similarity, nearest = _top_k(part, queries, min(k, len(inside)))
+            return similarity.numpy(), inside[nearest.numpy()]
         if backend != "exact":
             return self._search_with(backend, center != "none", rows, queries, k)
-        similarity, found = _top_k(rows, queries, k)
-        return similarity.cpu().numpy(), found.cpu().numpy()
+        similarity, nearest = _top_k(rows, queries, k)
+        return similarity.cpu().numpy(), nearest.cpu().numpy()
 
     def _search_with(self, backend, centered, rows, queries, k) -> tuple[np.ndarray, np.ndarray]:
         if (backend, centered) not in self._engines:
             self._engines[backend, centered] = make_engine(backend, rows[:].numpy())
-        found = self._engines[backend, centered](queries.numpy(), k)
-        if found.shape[1] < k or (found < 0).any():  # lists that were looked into held fewer
+        candidates = self._engines[backend, centered](queries.numpy(), k)
+        if candidates.shape[1] < k or (candidates < 0).any():  # lists that were looked into held fewer
             similarity, exact = _top_k(rows, queries, k)
             return similarity.numpy(), exact.numpy()
-        near = torch.from_numpy(found)
+        near = torch.from_numpy(candidates)
         exact = rows[near.flatten()].view(*near.shape, -1)
         similarity, order = torch.bmm(exact, queries[:, :, None])[:, :, 0].sort(dim=1, descending=True)
         return similarity.numpy(), near.gather(1, order).numpy()
@@ -150,10 +204,10 @@ class IndexSearch:
             inside = inside[at]
         cosines = queries @ database[inside].T
         follow = sequences if parts is None else parts
-        found = match_sequences(cosines, follow, drives, k=min(k, len(inside)), **options)
-        similarity = np.take_along_axis(cosines.cpu().numpy(), found.rows, 1)
-        found.rows = inside[found.rows]
-        return similarity, found
+        matches = match_sequences(cosines, follow, drives, k=min(k, len(inside)), **options)
+        similarity = np.take_along_axis(cosines.cpu().numpy(), matches.rows, 1)
+        matches.rows = inside[matches.rows]
+        return similarity, matches
 
 
 def _top_k(rows: Any, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from geohf.models.settings import settings_refused
+from geohf.models.configuration import as_data_error
 from geohf.place.aggregation.supervlad import CLUSTERS as SUPERVLAD_CLUSTERS
 from geohf.place.confidence import forget_confidence
 from geohf.place.configuration import ENCODERS, PROJECTING_POOLINGS, GeoPlaceConfig
@@ -22,7 +22,7 @@ from geohf.place.options import EVALUATE_OPTIONS, PREDICT_OPTIONS
 from geohf.place.processing import GeoPlaceImageProcessor
 from geohf.place.retrieval import PlaceRetrieval
 from geohf.place.sizes import see_at
-from geohf.vision.backbones import backbone_config, describe_backbone
+from geohf.vision.backbones import backbone_config, resolve_backbone
 from geohf.vision.pooling import map_size, pooled
 from geohf.vision.preprocessing import with_fit
 from geohf.vision.towers import build_tower
@@ -113,7 +113,7 @@ class GeoPlaceModel(PlaceRetrieval):
         """
         name = ENCODERS.get(name, name)
         if config_fields.get("pooling", "tower") != "tower":
-            backbone = describe_backbone(name, image_size)
+            backbone = resolve_backbone(name, image_size)
             crop = backbone.image_processor["crop_size"]
             config_fields["feature_map"] = map_size(backbone.config, (crop["height"], crop["width"]))
         if config_fields.get("pooling") == "supervlad":
@@ -134,7 +134,7 @@ class GeoPlaceModel(PlaceRetrieval):
         """The model in a checkpoint that its authors published, see `geohf.place.published`.
 
         Args:
-            name: one of `geohf.place.layouts.LAYOUTS`: `cosplace`, `eigenplaces`, `mixvpr`, `salad`, `cliquemining`,
+            name: one of `geohf.place.published.LAYOUTS`: `cosplace`, `eigenplaces`, `mixvpr`, `salad`, `cliquemining`,
                 `boq-dinov2`, `boq-resnet50`, `megaloc`, `fol`.
             file: the checkpoint, read as tensors alone.
             image_size: height and width that photographs are resized to, without a crop; None: those that it was
@@ -198,7 +198,7 @@ def make_model(options: PlaceArguments, data: TaskData | None = None) -> GeoPlac
     if is_sample:
         given |= SAMPLE_MIX
         pretrained, image_size = bool(options.pretrained), image_size or SAMPLE_IMAGE_SIZE
-    with settings_refused():
+    with as_data_error():
         return GeoPlaceModel.from_backbone(
             name,
             pretrained=pretrained,

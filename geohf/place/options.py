@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from geohf.place.engines import Backend
+from geohf.place.index_search import Backend
 from geohf.place.metrics import RULES
 from geohf.place.protocols import BENCHMARKS
 from geohf.place.sequences import Center, Method

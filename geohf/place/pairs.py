@@ -61,9 +61,9 @@ def find_pairs(
             raise DataError(f"no image's name begins with {prefix!r}; there are {listed(names)}")
     similarity, ranked = top_k(descriptors[answering], descriptors[asking], min(top + 1, len(answering)))
     pairs = []
-    for row, values, found in zip(asking, similarity.tolist(), ranked.tolist(), strict=True):
+    for row, values, best in zip(asking, similarity.tolist(), ranked.tolist(), strict=True):
         others = [
-            (answering[at], value) for at, value in zip(found, values, strict=True) if answering[at] != row
+            (answering[at], value) for at, value in zip(best, values, strict=True) if answering[at] != row
         ]
         pairs += [
             Pair(names[row], names[other], value)

@@ -13,7 +13,7 @@ import torch
 from transformers import EvalPrediction, TrainerCallback
 
 from geohf.data.tables import points_of
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.drives import headings_of
@@ -40,7 +40,7 @@ class PlacePhaseTrainer(PhaseTrainer):
 
     Args:
         model: a `GeoPlaceModel`, or a `PlaceHead`.
-        train_dataset: a `TensorTable` of features for a head, else a dataset of drives, or a stream of them. A
+        train_dataset: a `TensorDictDataset` of features for a head, else a dataset of drives, or a stream of them. A
             stream's batches are rows that follow each other: pictures in the order of the drive, in batches that
             reach further than `negative_m`, have both neighbors and strangers in each.
         eval_dataset: likewise, with first the database and then the queries.
@@ -73,7 +73,7 @@ class PlacePhaseTrainer(PhaseTrainer):
         self.add_callback(self.clock)
         if sampler is not None and hasattr(sampler, "set_epoch"):
             table = kwargs.get("train_dataset")
-            self.add_callback(_Epochs(sampler, table if isinstance(table, TensorTable) else None))
+            self.add_callback(_Epochs(sampler, table if isinstance(table, TensorDictDataset) else None))
         if classifier is not None:
             classifier.to(self.args.device)
             self.add_callback(_Classes(classifier))
@@ -182,7 +182,7 @@ class _Classes(TrainerCallback):
 class _Epochs(TrainerCallback):
     """Tells the sampler which epoch begins and, on cached features, how the head sees the images by then."""
 
-    def __init__(self, sampler: PlaceSampler | RandomBatches, table: TensorTable | None):
+    def __init__(self, sampler: PlaceSampler | RandomBatches, table: TensorDictDataset | None):
         self.sampler, self.table = sampler, table
 
     def on_epoch_begin(self, args, state, control, model=None, **kwargs):
@@ -247,7 +247,7 @@ def _require_headings(headings: np.ndarray, heading_deg: float | None) -> None:
     )
 
 
-def head_table(parts: Sequence, features: torch.Tensor, clusters_m: float | None = None) -> TensorTable:
+def head_table(parts: Sequence, features: torch.Tensor, clusters_m: float | None = None) -> TensorDictDataset:
     """The frozen backbone's features of images of drives, with degrees and headings.
 
     Args:
@@ -264,4 +264,4 @@ def head_table(parts: Sequence, features: torch.Tensor, clusters_m: float | None
     }
     if clusters_m is not None:
         columns["clusters"] = torch.from_numpy(greedy_clusters(points, clusters_m))
-    return TensorTable(**columns)
+    return TensorDictDataset(**columns)

@@ -77,10 +77,10 @@ def find_sets(root: str | os.PathLike) -> Sets | None:
 
 def expand(sources: dict[str, list]) -> dict[str, list]:
     """Sources of a run, where a root of test queries stands for its queries and, if none is given, its database."""
-    found = [find_sets(root) for root in sources["test"]]
-    if None in found or not found:
+    set_lists = [find_sets(root) for root in sources["test"]]
+    if None in set_lists or not set_lists:
         return sources
-    sets = [one for one in found if one is not None]
+    sets = [one for one in set_lists if one is not None]
     queries = [path for one in sets for path in one.queries.values()]
     databases = sources["database"] or [one.database for one in sets]
     return sources | {"test": queries, "database": databases}

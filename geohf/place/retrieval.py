@@ -20,10 +20,10 @@ from geohf.models.ahead import batches_of, prepared_ahead
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.place.answers import PlacePrediction, answers_searched, predictions_of
 from geohf.place.drives import files_of, load_drives, names_of
-from geohf.place.engines import Backend
 from geohf.place.fingerprints import sight_of
 from geohf.place.frames import answer_drives, answer_rows, find_frames
 from geohf.place.index import PlaceIndex, load_once
+from geohf.place.index_search import Backend
 from geohf.place.sequences import Center, Method, check_options
 from geohf.place.verification import UNVERIFIED, gap_of, gated, require_local, verified
 from geohf.vision.pooling import pooled

@@ -10,7 +10,7 @@ import numpy as np
 from geohf.data.cells import label_of
 from geohf.data.columns import numbers_of
 from geohf.data.rows import RowImages, RowView, cell_of, positions_of
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS
 from geohf.data.times import time_ns
 from geohf.errors import DataError
@@ -31,7 +31,7 @@ def as_drives(rows):
         return rows
     if {"image", *LABELS} <= set(getattr(rows, "column_names", None) or ()):
         return rows
-    return RowView(undecoded(rows), _read_image, LABELS)
+    return RowView(without_decoding(rows), _read_image, LABELS)
 
 
 def _read_image(row: dict, number: int) -> dict:
@@ -62,7 +62,7 @@ def _read_image(row: dict, number: int) -> dict:
 
 def images_of(rows) -> Sequence:
     """The images of drives: paths, paths with bytes, or whatever a user's own rows hold."""
-    return files_of(undecoded(rows)) if hasattr(rows, "cast_column") else RowImages(rows)
+    return files_of(without_decoding(rows)) if hasattr(rows, "cast_column") else RowImages(rows)
 
 
 def join_rows(first, second):
@@ -70,10 +70,10 @@ def join_rows(first, second):
     if hasattr(first, "cast_column") and hasattr(second, "cast_column"):
         from datasets import concatenate_datasets
 
-        return concatenate_datasets([undecoded(first), undecoded(second)])
+        return concatenate_datasets([without_decoding(first), without_decoding(second)])
     from torch.utils.data import ConcatDataset
 
-    return ConcatDataset([undecoded(part) for part in (first, second)])
+    return ConcatDataset([without_decoding(part) for part in (first, second)])
 
 
 def short_names(*parts) -> list[list[str]]:

@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 
 from geohf.errors import DataError
 from geohf.geo import EARTH_RADIUS_M, pairs_within_m, unit_vectors
+from geohf.geo.angles import wrap_degrees
 
 # Places among which a hard one is looked for.
 _CANDIDATES = 256
@@ -78,9 +79,8 @@ class PlaceSampler(Sampler[int]):
         self._apart_m = apart_m
         pairs = pairs_within_m(points, radius_m)
         if headings is not None and heading_deg is not None:
-            headings = np.asarray(headings, np.float64)
-            turn = (headings[pairs[:, 0]] - headings[pairs[:, 1]] + 180) % 360 - 180
-            pairs = pairs[~(np.abs(turn) > heading_deg)]
+            first, second = np.asarray(headings, np.float64)[pairs.T]
+            pairs = pairs[~(np.abs(wrap_degrees(first - second)) > heading_deg)]
         if not len(pairs):
             raise DataError(
                 f"no two of the {len(points)} training images lie within {radius_m:g} m of each other, so there is "

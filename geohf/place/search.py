@@ -114,15 +114,15 @@ def best_of_blocks(
     where: torch.Tensor | None = None
     for start in range(0, count, rows):
         beyond = best[:, -1:] if best is not None and best.shape[1] == k else None
-        found, at = top_columns(scores(slice(start, start + rows)), k, beyond)
-        if not found.shape[1]:
+        values, at = top_columns(scores(slice(start, start + rows)), k, beyond)
+        if not values.shape[1]:
             continue
         at = at + start
         if best is not None and where is not None:
-            found, at = torch.cat([best, found], 1), torch.cat([where, at], 1)
-            found, order = found.topk(min(k, found.shape[1]), dim=1)
+            values, at = torch.cat([best, values], 1), torch.cat([where, at], 1)
+            values, order = values.topk(min(k, values.shape[1]), dim=1)
             at = at.gather(1, order)
-        best, where = found, at
+        best, where = values, at
     assert best is not None  # a database has rows
     assert where is not None
     return best, where

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError
@@ -53,7 +53,7 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
     @staticmethod
     def read_rows(rows):
         """See `as_drives`."""
-        return undecoded(as_drives(rows))
+        return without_decoding(as_drives(rows))
 
     @property
     def database(self):

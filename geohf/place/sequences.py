@@ -147,12 +147,12 @@ def match_sequences(
     spread = scores.std(1, keepdims=True)
     z = (scores - scores.mean(1, keepdims=True)) / np.where(spread > 0, spread, 1)
     chain = Chain(z, drives, steps, jump, temperature, max(k, min(candidates, m)))
-    found = SequenceMatches(np.empty((q, k), np.int64), np.empty((q, k)), np.zeros(q, bool))
+    matches = SequenceMatches(np.empty((q, k), np.int64), np.empty((q, k)), np.zeros(q, bool))
     for rows in _drives(sequences, q):
         name = "" if sequences is None else str(sequences[rows[0]])
-        backwards, found.evidence[name] = chain.evidence_of(rows, seed)
-        found.chained[rows] = found.evidence[name] > 0
-        if not found.chained[rows[0]]:
+        backwards, matches.evidence[name] = chain.evidence_of(rows, seed)
+        matches.chained[rows] = matches.evidence[name] > 0
+        if not matches.chained[rows[0]]:
             posterior = chain.alone(rows)
         elif method == "diagonal":
             posterior = chain.diagonal(rows, backwards, length)
@@ -160,21 +160,21 @@ def match_sequences(
             posterior = chain.posterior(rows, backwards, method == "smooth")
         # images that are as likely as each other, as those far away are, in the order of their similarity
         order = np.lexsort((-chain.z[rows], -posterior), axis=1)[:, :k]
-        found.rows[rows] = np.take_along_axis(chain.columns[rows], order, 1)
-        found.posterior[rows] = np.take_along_axis(posterior, order, 1)
-    found.rows = columns[found.rows]
-    _tell_of_single_frames(found)
-    return found
+        matches.rows[rows] = np.take_along_axis(chain.columns[rows], order, 1)
+        matches.posterior[rows] = np.take_along_axis(posterior, order, 1)
+    matches.rows = columns[matches.rows]
+    _tell_of_single_frames(matches)
+    return matches
 
 
-def _tell_of_single_frames(found: SequenceMatches) -> None:
-    alone = [name or "the drive" for name, nats in found.evidence.items() if not nats > 0]
+def _tell_of_single_frames(matches: SequenceMatches) -> None:
+    alone = [name or "the drive" for name, nats in matches.evidence.items() if not nats > 0]
     if alone:
         logger.warning(
             "%d of %d drives answer frame by frame, as the order of their frames explains them no better than shuffles "
             "of it do, or they have fewer than %d: %s",
             len(alone),
-            len(found.evidence),
+            len(matches.evidence),
             FEWEST,
             listed(alone),
         )

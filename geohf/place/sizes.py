@@ -6,7 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from geohf.errors import DataError
-from geohf.models.settings import settings_refused
+from geohf.models.configuration import as_data_error
 from geohf.place.confidence import forget_confidence
 from geohf.vision.pooling import map_size
 from geohf.vision.timm_towers import TimmTower
@@ -36,7 +36,7 @@ def see_at(model: GeoPlaceModel, height: int, width: int) -> None:
         vision.model_args = dict(vision.model_args or {}) | {"img_size": [height, width]}
     try:
         changed.feature_map = shape = map_size(vision, (height, width))
-        with settings_refused():
+        with as_data_error():
             changed.validate_architecture()
         if resizes:
             model.tower.timm.set_input_size((height, width))

@@ -15,7 +15,7 @@ from geohf.errors import DataError, require_choice, require_whole
 from geohf.metrics.records import Evaluation
 from geohf.place.answers import predictions_of
 from geohf.place.arguments import METHODS, PlaceTrainingArguments
-from geohf.place.audit import judge, near_duplicates
+from geohf.place.audit import near_duplicates, report_leaks
 from geohf.place.card import card_data
 from geohf.place.choice import Choice, lowered, score
 from geohf.place.confidence import SHOWN_ANSWERS, calibrate, check_precision, forget_confidence
@@ -295,7 +295,7 @@ class GeoPlaceTrainer(PlaceSearches):
         retrieval.values |= self.verified_recalls(dataset, self._described_database(dataset), outputs)
         self._note_certainty(baseline)
         duplicates = [] if self.audit == "off" else near_duplicates(baseline.similarity[:, 0])
-        judge(duplicates, self.audit == "strict")
+        report_leaks(duplicates, self.audit == "strict")
         ends = recall_intervals(
             retrieval,
             points_of(database),

@@ -80,13 +80,13 @@ class LocalFeatures:
 
     def along_axes(self, maps: Iterable[torch.Tensor]) -> torch.Tensor:
         """(q, places, d) float32 of maps (batch, channels, rows, columns) of questions."""
-        found = torch.cat([_along(part, self.axes) for part in maps])
-        if found.shape[1:] != self.rows.shape[1:]:
+        projected = torch.cat([_along(part, self.axes) for part in maps])
+        if projected.shape[1:] != self.rows.shape[1:]:
             raise DataError(
                 f"the local features of the index are {tuple(self.rows.shape[1:])} (places, numbers) and those of the "
-                f"model {tuple(found.shape[1:])}: build the index anew"
+                f"model {tuple(projected.shape[1:])}: build the index anew"
             )
-        return found
+        return projected
 
 
 def _unit_places(maps: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from geohf.data.rows import RowImages
-from geohf.data.samples import undecoded
-from geohf.data.tensor_table import TensorTable
+from geohf.data.samples import without_decoding
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.region.rows import headings_of, labels_of, located
 from geohf.vision.features import cached_features
 
@@ -22,29 +22,27 @@ if TYPE_CHECKING:
 
 def feature_table(
     part: RegionExpert | RegionRouter, model: GeoRegionModel, dataset: Any, args: RegionTrainingArguments
-) -> TensorTable:
+) -> TensorDictDataset:
     """The features of every photograph, from the cache, with the part's targets.
 
     Args:
         part: an expert or a router; an expert without a backbone sees those of the model's.
     """
     tower = model.tower if part.tower is None else part.tower
-    features = cached_features(
-        tower.to(args.device),
-        model.processor,
-        _images_of(dataset),
-        **args.feature_settings,
-    )
+    images = _images_of(dataset)
+    features = cached_features(tower.to(args.device), model.processor, images, **args.feature_settings)
     targets: dict[str, Callable[[], np.ndarray | None]] = {
         "labels": lambda: labels_of(dataset, model.config),
         "coordinates": lambda: located(dataset, model.config.frame),
         "headings": lambda: headings_of(dataset, model.config),
     }
     columns = {name: torch.as_tensor(targets[name]()) for name in part.targets}
-    return TensorTable(features=features, **columns)
+    return TensorDictDataset(features=features, **columns)
 
 
 def _images_of(dataset: Any) -> Sequence:
     if not hasattr(dataset, "cast_column"):
         return RowImages(dataset)
-    return [image["path"] if image["bytes"] is None else image for image in undecoded(dataset)["image"][:]]
+    return [
+        image["path"] if image["bytes"] is None else image for image in without_decoding(dataset)["image"][:]
+    ]

@@ -76,12 +76,12 @@ def _apply(dataset: Dataset, filters: dict[str, Callable[..., Filtered]]) -> tup
         if not len(rows):
             break
         try:
-            found = apply(points[rows], regions[rows])
+            filtered = apply(points[rows], regions[rows])
         except ValueError as error:  # an option out of range
             raise DataError(f"filter {name}: {error}") from None
-        for row, reason in zip(rows[~found.kept].tolist(), found.reasons[~found.kept], strict=True):
+        for row, reason in zip(rows[~filtered.kept].tolist(), filtered.reasons[~filtered.kept], strict=True):
             dropped.append(describe_row(dataset, row, name, reason))
-        rows = rows[found.kept]
+        rows = rows[filtered.kept]
     counts = Counter(row["filter"] for row in dropped)
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
     if not len(rows):
@@ -92,11 +92,11 @@ def _apply(dataset: Dataset, filters: dict[str, Callable[..., Filtered]]) -> tup
 
 
 def _iqr(points, regions, options: RegionArguments) -> Filtered:
-    found = filter_groups(points, regions, iqr_filter, factor=options.iqr_factor, frame=options.frame)
+    filtered = filter_groups(points, regions, iqr_filter, factor=options.iqr_factor, frame=options.frame)
     if options.iqr_regions:
         spared = ~np.isin(regions, options.iqr_regions)
-        found.kept[spared], found.reasons[spared] = True, None
-    return found
+        filtered.kept[spared], filtered.reasons[spared] = True, None
+    return filtered
 
 
 def describe_row(dataset: Dataset, position: int, name: str, reason: str) -> dict:

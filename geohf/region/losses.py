@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler
+from geohf.models.losses import mean_of_known
 
 
 def point_loss(
@@ -41,8 +42,7 @@ def point_loss(
         rows = rows / frame_distance(
             scaler.inverse_transform(0 * corner), scaler.inverse_transform(corner), scaler.frame
         )
-    rows = torch.where(counts, rows, 0.0).float()
-    return rows.sum() / _items(counts, items)
+    return mean_of_known(rows.float(), counts, items)
 
 
 def region_loss(
@@ -57,9 +57,4 @@ def region_loss(
     """
     counts = labels >= 0
     rows = F.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none")
-    return torch.where(counts, rows, 0.0).sum() / _items(counts, items)
-
-
-def _items(counts: torch.Tensor, items: torch.Tensor | None) -> torch.Tensor:
-    # a batch without any row that counts has the loss 0, not 0 / 0
-    return (counts.sum() if items is None else items).clamp(min=1)
+    return mean_of_known(rows, counts, items)

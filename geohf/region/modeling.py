@@ -15,10 +15,10 @@ from transformers.utils import can_return_tuple
 from geohf.data.classes import warn_of_spellings
 from geohf.errors import DataError
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
+from geohf.models.configuration import as_data_error
 from geohf.models.heading import HeadingHead, refuse_mirrors
 from geohf.models.loading import load_model
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.models.settings import settings_refused
 from geohf.region.answering import RegionAnswering
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
@@ -247,7 +247,7 @@ def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
     scalers = [fit_scaler(points[named == name], options.scaler, options.frame).to_dict() for name in regions]
     fields = {name: getattr(options, name) for name in MODEL_FIELDS}
     tiny = options.train_csv is None and options.backbone is None
-    with settings_refused():
+    with as_data_error():
         return GeoRegionModel.from_backbone(
             options.backbone or (SAMPLE_BACKBONE if tiny else REAL_BACKBONE),
             pretrained=not tiny if options.pretrained is None else options.pretrained,

@@ -100,7 +100,7 @@ def write_predictions(
     """
     routed, truth = answers.routed, answers.truth
     points, own = points_array(routed), points_array(answers.given)
-    errors = [frame_distance(found, truth, frame) for found in (points, own)]
+    errors = [frame_distance(predicted, truth, frame) for predicted in (points, own)]
     unit = routed[0].unit
     rows = [
         {
@@ -125,8 +125,8 @@ def write_predictions(
     headings = None
     if answers.headings is not None:
         headings = [answer.heading for answer in routed]
-        for row, found, true in zip(rows, headings, answers.headings.tolist(), strict=True):
-            row |= {"predicted_heading": found, "heading": true}
+        for row, predicted, true in zip(rows, headings, answers.headings.tolist(), strict=True):
+            row |= {"predicted_heading": predicted, "heading": true}
     if routed[0].localizability is not None:
         for row, answer in zip(rows, routed, strict=True):
             row["localizability"] = answer.localizability
@@ -164,10 +164,7 @@ def plot_run(
         plot_scatter(folder / "error_scatter.png", truth, points, "units of the data")
     else:
         error_map_png(folder / "error_map.png", points, truth, "Held-out photographs", unit="m")
-        compared = {
-            "routed": points,
-            "region given": points_array(answers.given),
-        }
+        compared = {"routed": points, "region given": points_array(answers.given)}
         if centers is not None:
             compared["center of the region"] = centers[answers.labels]
         plot_error_cdf(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction
 
 from geohf.data.streaming import is_stream
@@ -13,7 +17,6 @@ from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter
 from geohf.region.modeling import GeoRegionModel
 from geohf.region.processing import RegionCollator
 from geohf.training.phase import PhaseTrainer
-from geohf.training.schedules import cosine_warm_restarts
 
 
 class RegionPhaseTrainer(PhaseTrainer):
@@ -21,7 +24,7 @@ class RegionPhaseTrainer(PhaseTrainer):
 
     Args:
         model: a `GeoRegionModel`; or one of its experts, or its `router_module()`, for which `whole` is needed.
-        train_dataset, eval_dataset: datasets with `region_features`, or `TensorTable`s of features for an expert
+        train_dataset, eval_dataset: datasets with `region_features`, or `TensorDictDataset`s of features for an expert
             without a tower.
         whole: the model that such a part belongs to.
     """
@@ -103,3 +106,31 @@ class RegionPhaseTrainer(PhaseTrainer):
         outputs = self._named(prediction.predictions)
         truth = prediction.label_ids if isinstance(prediction.label_ids, tuple) else [prediction.label_ids]
         return self.module.measure(outputs, *map(torch.from_numpy, truth))
+
+
+def cosine_warm_restarts(
+    optimizer: Optimizer, period: int, multiplier: int = 1, floor: float = 0.0, warmup: int = 0
+) -> LambdaLR:
+    """Cosine annealing that starts again (Loshchilov and Hutter, SGDR, 2017), for any number of rates.
+
+    The same curve as PyTorch's CosineAnnealingWarmRestarts, whose lower end is one number for all parameter
+    groups; here it is a share of each group's own rate.
+
+    Args:
+        period: steps of the first period.
+        multiplier: each period is so many times as long as the one before.
+        floor: share of the rate at the end of a period.
+        warmup: steps of a straight rise before the first period.
+    """
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done, total = step - warmup, max(1, period)
+        if multiplier == 1:
+            done %= total
+        while done >= total:
+            done, total = done - total, total * multiplier
+        return floor + (1 - floor) * (1 + math.cos(math.pi * done / total)) / 2
+
+    return LambdaLR(optimizer, share)

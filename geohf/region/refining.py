@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import torch
 
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.geo import frame_distance
 from geohf.region.experts import RegionExpert
 from geohf.vision.weights import in_eval_mode
@@ -15,7 +15,7 @@ from geohf.vision.weights import in_eval_mode
 logger = logging.getLogger(__name__)
 
 
-def refine(expert: RegionExpert, train: TensorTable, validation: TensorTable | None) -> None:
+def refine(expert: RegionExpert, train: TensorDictDataset, validation: TensorDictDataset | None) -> None:
     """Give an expert prototypes of its training photographs, and keep them where they bring validation photographs nearer.
 
     Args:
@@ -47,7 +47,7 @@ def refine(expert: RegionExpert, train: TensorTable, validation: TensorTable | N
 
 
 @torch.no_grad()
-def _mean_error(expert: RegionExpert, table: TensorTable) -> float:
+def _mean_error(expert: RegionExpert, table: TensorDictDataset) -> float:
     features = table.columns["features"].to(expert.scaler_center.device)
     scaled = in_eval_mode(expert)(features=features).scaled.cpu()
     truth = table.columns["coordinates"]

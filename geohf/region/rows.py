@@ -17,7 +17,7 @@ from geohf.data.classes import class_names, class_numbers, class_of, column_of
 from geohf.data.columns import image_column
 from geohf.data.formats import table_file
 from geohf.data.rows import RowView, cell_of, positions_of
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
@@ -29,9 +29,9 @@ from geohf.data.tables import (
     heading_cells,
     points_of,
     read_table,
-    wrap_degrees,
+    wrapped_longitude,
 )
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
 from geohf.region.processing import region_key, split_sample
@@ -134,24 +134,24 @@ def usable_rows(
     bad_points = bad_point_reasons(points[wanted], source, frame) if wanted else {}
     reasons = {wanted[i]: reason for i, reason in bad_points.items()}
     reasons |= {i: no_names.get(i, "the region is empty") for i in wanted if regions[i] is None}
-    found = {}
+    pictures = {}
     for i in wanted:
         try:
-            found[i] = image_in(folder, cells[i])
+            pictures[i] = image_in(folder, cells[i])
         except DataError as error:
             reasons[i] = str(error)
-    reasons |= _repeated(found, files, points, regions, lines)
+    reasons |= _repeated(pictures, files, points, regions, lines)
     good = [i for i in wanted if i not in reasons]
-    broken = broken_images([found[i] for i in good])
+    broken = broken_images([pictures[i] for i in good])
     reasons |= {good[i]: reason for i, reason in broken.items()}
     for i in sorted(reasons):
         errors.add(source, lines[i], reasons[i])
     kept = [i for i in wanted if i not in reasons]
     if frame == "wgs84":
-        points[:, 1] = [wrap_degrees(value) for value in points[:, 1]]
+        points[:, 1] = [wrapped_longitude(value) for value in points[:, 1]]
     return {
         "filename": [files[i] for i in kept],
-        "image": [found[i] for i in kept],
+        "image": [pictures[i] for i in kept],
         "region": [regions[i] for i in kept],
         "latitude": points[kept, 0].tolist(),
         "longitude": points[kept, 1].tolist(),
@@ -214,13 +214,13 @@ def as_photos(rows: Any) -> Any:
             `filename` and `heading` (or `angle`); names as tables may have them, as `lat`. A region or coordinate that is None is unknown.
     """
     known = getattr(rows, "column_names", None)
-    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorTable)):
+    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)):
         return rows
     if known is not None and {"filename", "image", "region", "latitude", "longitude"} <= set(known):
         return rows
     names = class_names(rows)
     labels = ["filename", "region", "latitude", "longitude", "heading"]
-    return RowView(undecoded(rows), partial(_read_photo, names=names), labels)
+    return RowView(without_decoding(rows), partial(_read_photo, names=names), labels)
 
 
 def _read_photo(row: dict, number: int, names: dict[str, list[str]]) -> dict:
@@ -304,10 +304,10 @@ def truth_of(dataset: Any, config: GeoRegionConfig) -> tuple[np.ndarray, np.ndar
     return labels, points
 
 
-def _repeated(found: dict[int, dict], files, points, regions, lines) -> dict[int, str]:
+def _repeated(pictures: dict[int, dict], files, points, regions, lines) -> dict[int, str]:
     """Files that stand in several rows: all of them where their labels differ, else all but the first."""
     rows_of = defaultdict(list)
-    for i, image in found.items():
+    for i, image in pictures.items():
         if image["bytes"] is None:
             rows_of[os.path.normpath(image["path"])].append(i)  # a.jpg and ./a.jpg are one file
     reasons: dict[int, str] = {}

@@ -75,7 +75,7 @@ def region_order(names: Iterable[str]) -> list[str]:
     ['-1', '9', '10']
     """
     names = set(names)
-    numbers = all(_is_whole(name) for name in names)
+    numbers = all(name.removeprefix("-").isdecimal() for name in names)
     # "3" and "03" are two names of one number, and every process must put them into one order
     return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 
@@ -93,7 +93,3 @@ def of_known_regions(
         if name not in regions:
             errors.add(table, row, f"{lacking} region {name!r}")
     return of_regions(dataset, regions)
-
-
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()

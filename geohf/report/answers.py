@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import html
+import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.io import atomic_write, json_text, plain
-from geohf.report.exchange import write_geoparquet, write_gpx, write_kml
+from geohf.io import add_element, atomic_path, atomic_write, json_text, plain, write_xml
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
 from geohf.report.paths import check_points
@@ -23,6 +26,72 @@ logger = logging.getLogger(__name__)
 
 PLACED = ("latitude", "longitude")  # degrees, where a row has both
 THUMBNAIL = "thumbnail"  # of a row for HTML: its photograph as a data URI
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
+
+
+def write_kml(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a Placemark a row, its other cells as ExtendedData.
+
+    Args:
+        points: (n, 2) latitude and longitude in degrees.
+        rows: n answers; `input` names each.
+    """
+    root = ElementTree.Element("kml", xmlns="http://www.opengis.net/kml/2.2")
+    document = add_element(root, "Document")
+    for number, (point, row) in enumerate(zip(points, rows, strict=True)):
+        mark = add_element(document, "Placemark")
+        add_element(mark, "name", _xml_text(row.get("input", number)))
+        told = add_element(mark, "ExtendedData")
+        for name, value in _others(row):
+            add_element(add_element(told, "Data", name=_xml_text(name)), "value", _xml_text(value))
+        add_element(add_element(mark, "Point"), "coordinates", ",".join(map(_degrees, point[::-1])))
+    write_xml(path, root, declaration=True)
+
+
+def write_gpx(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a waypoint a row, its other cells as JSON in `desc`; see `write_kml`."""
+    root = ElementTree.Element(
+        "gpx", version="1.1", creator="geohf", xmlns="http://www.topografix.com/GPX/1/1"
+    )
+    for number, (point, row) in enumerate(zip(points, rows, strict=True)):
+        mark = add_element(root, "wpt", lat=_degrees(point[0]), lon=_degrees(point[1]))
+        add_element(mark, "name", _xml_text(row.get("input", number)))
+        add_element(mark, "desc", _xml_text(dict(_others(row))))
+    write_xml(path, root, declaration=True)
+
+
+def write_geoparquet(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table with `geometry`, points as WKB in longitude and latitude, and a column a cell.
+
+    Cells that hold several values are JSON; see `write_kml`.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    flat = [{n: json_text(v) if isinstance(v, (dict, list)) else v for n, v in row.items()} for row in rows]
+    table = pa.Table.from_pandas(pd.DataFrame(flat), preserve_index=False)
+    shapes = [struct.pack("<BIdd", 1, 1, longitude, latitude) for latitude, longitude in points.tolist()]
+    table = table.append_column("geometry", pa.array(shapes, pa.binary()))
+    kind = {"encoding": "WKB", "geometry_types": ["Point"]}  # no crs: longitude and latitude, OGC:CRS84
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": kind}}
+    table = table.replace_schema_metadata({"geo": json.dumps(geo)})
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(table, temporary)
+
+
+def _others(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    placed = ("input", "latitude", "longitude")
+    return [(name, value) for name, value in row.items() if name not in placed and value is not None]
+
+
+def _degrees(value: float) -> str:
+    return f"{value:.9f}"  # a tenth of a millimeter
+
+
+def _xml_text(value: Any) -> str:
+    text = json_text(value) if isinstance(value, (dict, list)) else str(value)
+    return _NOT_XML.sub("\ufffd", text)
 
 
 def check_format(path: str | os.PathLike) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from geohf.geo.angles import wrap_degrees
 from geohf.io import atomic_write, columns, json_text
-from geohf.report.paths import check_pairs, cut_at_antimeridian, great_circle_path, wrap
+from geohf.report.paths import check_pairs, cut_at_antimeridian, great_circle_path
 
 _POLE = 90.0 - 1e-9
 
@@ -141,7 +142,7 @@ def _around_poles(ring: np.ndarray) -> np.ndarray:
 
 def _unwrapped(ring: np.ndarray) -> np.ndarray:
     """The ring without jumps of longitude; one that ends a turn from where it began goes home over the pole."""
-    steps = wrap(np.diff(ring[:, 1], append=ring[0, 1]))
+    steps = wrap_degrees(np.diff(ring[:, 1], append=ring[0, 1]))
     longitude = ring[0, 1] + np.concatenate([[0.0], np.cumsum(steps)])
     unwrapped = np.stack([ring[:, 0], longitude[:-1]], 1)
     if abs(longitude[-1] - longitude[0]) < 180.0:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.report.paths import check_pairs, great_circle_path, outline_rings, unwrap_path, view_box, wrap
+from geohf.geo.angles import wrap_degrees
+from geohf.report.paths import check_pairs, great_circle_path, outline_rings, unwrap_path, view_box
 from geohf.report.style import INK, LAND, MUTED, SEA, drawing, error_colors
 from geohf.report.tables import format_number
 from geohf.report.world import NARROWEST_DEG, coasts, world
@@ -85,12 +86,14 @@ def error_map_png(
             (truth, {"facecolors": "none", "edgecolors": INK, "linewidths": 0.8, "label": "true"}),
             (predicted, {"c": error, "edgecolors": "white", "linewidths": 0.3, "label": "predicted", **look}),
         ):
-            dots = axes.scatter(middle + wrap(points[:, 1] - middle), points[:, 0], s=size, zorder=4, **style)
+            dots = axes.scatter(
+                middle + wrap_degrees(points[:, 1] - middle), points[:, 0], s=size, zorder=4, **style
+            )
         axes.set_xlim(west, east)
         axes.set_ylim(south, north)
         axes.set_aspect(aspect)
         axes.locator_params(axis="x", nbins=5)  # long labels of a small map side by side
-        axes.xaxis.set_major_formatter(lambda x, _: degree_label(float(wrap(x)), "EW"))
+        axes.xaxis.set_major_formatter(lambda x, _: degree_label(float(wrap_degrees(x)), "EW"))
         axes.yaxis.set_major_formatter(lambda y, _: degree_label(y, "NS"))
         axes.grid(color=MUTED, linewidth=0.4, alpha=0.5)
         axes.set_title(title)

@@ -16,8 +16,9 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.geo import EARTH_RADIUS_M
+from geohf.geo.angles import wrap_degrees
 from geohf.io import atomic_write, columns, json_text
-from geohf.report.paths import check_pairs, outline_rings, view_box, wrap
+from geohf.report.paths import check_pairs, outline_rings, view_box
 from geohf.report.world import NARROWEST_DEG, encoded_world
 
 LEAST_M = 300e3  # around a single point
@@ -120,7 +121,7 @@ def _around(point: np.ndarray, meters: float) -> np.ndarray:
     north = min(np.degrees(meters / EARTH_RADIUS_M), 90.0)
     east = min(north / max(float(np.cos(np.radians(point[0]))), 1e-3), 170.0)
     corners = point + np.array([[north, 0], [-north, 0], [0, -east], [0, east]])
-    return np.stack([np.clip(corners[:, 0], -90, 90), wrap(corners[:, 1])], 1)
+    return np.stack([np.clip(corners[:, 0], -90, 90), wrap_degrees(corners[:, 1])], 1)
 
 
 def _splits(splits: Sequence[str] | None, n: int) -> dict[str, np.ndarray]:

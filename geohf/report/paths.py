@@ -11,6 +11,7 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson, great_circle_m, points_from_vectors, unit_vectors
+from geohf.geo.angles import wrap_degrees
 
 
 def check_points(points, what: str, missing_ok: bool = False) -> np.ndarray:
@@ -44,7 +45,7 @@ def check_points(points, what: str, missing_ok: bool = False) -> np.ndarray:
             f" ({int((~good).sum())} such rows); a planar frame has no place on a map of the earth"
         )
     wide = np.abs(points[:, 1]) > 180  # ±180 itself stays what the caller wrote
-    points[wide, 1] = wrap(points[wide, 1])
+    points[wide, 1] = wrap_degrees(points[wide, 1])
     return points
 
 
@@ -74,15 +75,6 @@ def outline_rings(source: Mapping | str | os.PathLike | None) -> list[list[np.nd
         DataError: see :func:`geohf.geo.area_from_geojson`.
     """
     return [] if source is None else area_from_geojson(source).polygons
-
-
-def wrap(longitude):
-    """Longitude, or a difference of two, in -180..180 degrees.
-
-    >>> float(wrap(190.0)), float(wrap(-541.0))
-    (-170.0, 179.0)
-    """
-    return (np.asarray(longitude, dtype=np.float64) + 180.0) % 360.0 - 180.0
 
 
 def great_circle_path(start, end, step_deg: float = 2.0) -> np.ndarray:
@@ -125,7 +117,7 @@ def cut_at_antimeridian(path: np.ndarray) -> list[np.ndarray]:
     for (lat1, lon1), (lat2, lon2) in pairwise(path):
         if abs(lon2 - lon1) > 180:
             edge = np.copysign(180.0, lon1)
-            to_edge, span = np.radians(wrap(edge - lon1)), np.radians(wrap(lon2 - lon1))
+            to_edge, span = np.radians(wrap_degrees(edge - lon1)), np.radians(wrap_degrees(lon2 - lon1))
             crossing = lat1
             if abs(np.sin(span)) > 1e-12:  # else the two meridians are one, and so is the latitude
                 tan1, tan2 = np.tan(np.radians([lat1, lat2]))
@@ -142,7 +134,7 @@ def cut_at_antimeridian(path: np.ndarray) -> list[np.ndarray]:
 def unwrap_path(path: np.ndarray) -> np.ndarray:
     """A path (k, 2) without jumps: longitudes may leave -180..180."""
     path = path.copy()
-    path[1:, 1] = path[0, 1] + np.cumsum(wrap(np.diff(path[:, 1])))
+    path[1:, 1] = path[0, 1] + np.cumsum(wrap_degrees(np.diff(path[:, 1])))
     return path
 
 

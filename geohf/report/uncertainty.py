@@ -10,9 +10,10 @@ import numpy as np
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
+from geohf.geo.angles import wrap_degrees
 from geohf.metrics.selective import risk_curve
 from geohf.report.map_png import copies_within, degree_label, draw_world, map_frame
-from geohf.report.paths import check_pairs, wrap
+from geohf.report.paths import check_pairs
 from geohf.report.style import INK, MUTED, SERIES, drawing
 from geohf.report.tables import format_number
 from geohf.report.world import coasts
@@ -91,13 +92,13 @@ def plot_regions(
                 (point, "o", SERIES[1], "predicted"),
                 (true, "x", INK, "true"),
             ):
-                at = middle + wrap(longitude - middle)
+                at = middle + wrap_degrees(longitude - middle)
                 axes.plot([at], [latitude], marker, color=color, label=name, markersize=6, zorder=4)
             axes.set_xlim(west, east)
             axes.set_ylim(south, north)
             axes.set_aspect(aspect)
             axes.locator_params(nbins=3)
-            axes.xaxis.set_major_formatter(lambda x, _: degree_label(float(wrap(x)), "EW"))
+            axes.xaxis.set_major_formatter(lambda x, _: degree_label(float(wrap_degrees(x)), "EW"))
             axes.yaxis.set_major_formatter(lambda y, _: degree_label(y, "NS"))
             axes.set_title(title, fontsize=9)
             if not k:

@@ -15,6 +15,7 @@ from geohf.data.rows import RowView
 from geohf.data.tables import RowErrors, points_of
 from geohf.errors import DataError
 from geohf.geo import class_centroids, spherical_mean
+from geohf.geo.angles import wrap_degrees
 from geohf.street.cells import cell_numbers, describe_cells
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def _box(points) -> list[float]:
     if east - west >= 360:
         west, east = -180.0, 180.0
     else:
-        west, east = ((value + 180) % 360 - 180 for value in (west, east))
+        west, east = wrap_degrees(west), wrap_degrees(east)
     return [round(float(v), 6) for v in (max(south, -90), west, min(north, 90), east)]
 
 

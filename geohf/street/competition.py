@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geohf.data.cells import WRITTEN_EMPTY, file_in, label_of
-from geohf.data.tables import RowErrors, line_of, read_table, wrap_degrees
+from geohf.data.tables import RowErrors, line_of, read_table, wrapped_longitude
 from geohf.errors import DataError
 from geohf.street.places import (
     dataset_of,
@@ -69,7 +69,7 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
             continue
         row["state"] = names[position]
         row["state_idx"] = mapping.get(names[position])
-        row["latitude"], row["longitude"] = float(points[position, 0]), wrap_degrees(points[position, 1])
+        row["latitude"], row["longitude"] = float(points[position, 0]), wrapped_longitude(points[position, 1])
     splits["train"] = dataset_of(rows.values())
     if (folder / TEMPLATE).is_file():
         template = read_table(folder / TEMPLATE, required=["sample_id", *VIEW_COLUMNS])

@@ -35,7 +35,7 @@ class GeoStreetConfig(GeoConfig):
         hidden_size, gps_hidden_size, dropout: of the heads.
         gps_head: `offset` (a step from each class centroid, classify then regress as in OSV-5M), `bounded`
             (the reference implementation's: a point in the bounding box), `gallery` (the position that matches best,
-            see `location_encoder`) or `vmf` (a mixture of von Mises-Fisher distributions, see `geohf.street.mixture`).
+            see `location_encoder`) or `vmf` (a mixture of von Mises-Fisher distributions, see `geohf.street.density`).
         vmf_components: of the mixture.
         point_estimate: how class probabilities become one point with the `offset` head: `medoid` (the
             candidate with the least expected distance; of hundreds of classes, among the most probable), `mean`

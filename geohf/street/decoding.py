@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from geohf.errors import DataError, did_you_mean, require_whole
+from geohf.errors import DataError, did_you_mean, require_whole, warn_once
 from geohf.geo import Area, area_from_geojson, great_circle_m
 from geohf.metrics.density import regions_of
 from geohf.street.answers import StatePrediction, StreetPrediction, best_matches, view_headings
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.density import mixture_of
+from geohf.street.density import components_of, mixture_of
 from geohf.street.gallery import gallery_of
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.levels import Levels, levels_of
 from geohf.street.matching import Matches, listed_matches
-from geohf.street.mixture import components_of
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +73,11 @@ class StreetDecoding:
         matches = self._matches(outputs, gallery, states, area, listed, keep)
         probabilities = None
         if outputs.logits is not None and candidates is None and (states is not None or area is not None):
-            _warn_of_one_part(config.gps_head)
+            warn_once(
+                logger,
+                "the point of gps_head %r does not come from the classes: states restrict the state that is answered alone, "
+                "an area the point alone, so that the one may lie outside the other", config.gps_head,
+            )  # fmt: skip
         if outputs.logits is not None:
             logits = outputs.logits.float() / config.temperature
             if states is not None:
@@ -87,8 +89,12 @@ class StreetDecoding:
                 if outside.min() > 0 and matches is None:
                     corners = np.concatenate([ring for rings in area.polygons for ring in rings])
                     bounds = zip(corners.min(0), corners.max(0), strict=True)
-                    far = float(outside.min()) > STRAY_M
-                    _warn_of_area(*(f"{low:g} to {high:g}" for low, high in bounds), far)
+                    swapped = "; are latitude and longitude swapped?" if outside.min() > STRAY_M else ""
+                    warn_once(
+                        logger,
+                        "none of the model's classes lies within the area of latitudes %s, longitudes %s%s",
+                        *(f"{low:g} to {high:g}" for low, high in bounds), swapped,
+                    )  # fmt: skip
                 logits = logits - outside / AREA_DECAY_M
             probabilities = logits.softmax(-1)
         elif states is not None:
@@ -285,21 +291,3 @@ def ranked(
     candidates, scores = (part.to(outputs.place.device) for part in first)
     best = head.ranker.best(outputs.place, candidates, scores).to(points)
     return torch.where(scores.isfinite().any(-1)[:, None].to(points.device), best, points)
-
-
-@lru_cache  # once, and not for each batch
-def _warn_of_one_part(gps_head: str) -> None:
-    logger.warning(
-        "the point of gps_head %r does not come from the classes: states restrict the state that is answered alone, "
-        "an area the point alone, so that the one may lie outside the other",
-        gps_head,
-    )
-
-
-@lru_cache
-def _warn_of_area(latitudes: str, longitudes: str, far: bool) -> None:
-    swapped = "; are latitude and longitude swapped?" if far else ""
-    logger.warning(
-        "none of the model's classes lies within the area of latitudes %s, longitudes %s%s",
-        *(latitudes, longitudes, swapped),
-    )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.tables import points_of
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import labels_of
 from geohf.street.head import GeoStreetOutput, StreetHead
@@ -37,7 +37,7 @@ class FlatViews(Sequence):
 
     def __init__(self, dataset: Dataset):
         self.in_columns = hasattr(dataset, "cast_column")  # else rows come one by one
-        self.dataset = undecoded(dataset)
+        self.dataset = without_decoding(dataset)
         self.starts = np.concatenate([[0], np.cumsum([len(row) for row in dataset["headings"][:]])])
         self.rows = range(int(self.starts[-1]))
 
@@ -69,15 +69,12 @@ class FlatViews(Sequence):
         return int(np.searchsorted(self.starts, view, side="right")) - 1
 
 
-def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingArguments) -> TensorTable:
+def feature_table(
+    model: GeoStreetModel, dataset: Dataset, args: StreetTrainingArguments
+) -> TensorDictDataset:
     """The frozen backbone's features of every view of every place, from the cache, with labels and coordinates."""
     views = FlatViews(dataset)
-    flat = cached_features(
-        model.tower,
-        model.processor,
-        views,
-        **args.feature_settings,
-    )
+    flat = cached_features(model.tower, model.processor, views, **args.feature_settings)
     counts = torch.from_numpy(np.diff(views.starts))
     width = int(counts.max())
     mask = torch.arange(width) < counts[:, None]
@@ -87,7 +84,7 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
         features = flat.new_zeros(*mask.shape, flat.shape[-1])
         features[mask] = flat
     headings = torch.from_numpy(headings_of(dataset, width)).float()
-    return TensorTable(
+    return TensorDictDataset(
         features=features,
         view_mask=mask,
         headings=headings,
@@ -97,14 +94,14 @@ def feature_table(model: GeoStreetModel, dataset: Dataset, args: StreetTrainingA
 
 
 @torch.inference_mode()
-def fused_features(head: StreetHead, table: TensorTable) -> torch.Tensor:
+def fused_features(head: StreetHead, table: TensorDictDataset) -> torch.Tensor:
     """(places, features) what the heads see of each place of a table, on the CPU."""
     head = in_eval_mode(head)
     return torch.cat([head.fuse_views(*inputs).float().cpu() for inputs in _inputs(head, table)])
 
 
 @torch.inference_mode()
-def head_outputs(head: StreetHead, table: TensorTable) -> GeoStreetOutput:
+def head_outputs(head: StreetHead, table: TensorDictDataset) -> GeoStreetOutput:
     """The head's outputs on a table of features, on the CPU; the head's own mode is left alone."""
     head = in_eval_mode(head)
     batches = [head(*inputs) for inputs in _inputs(head, table)]
@@ -113,7 +110,7 @@ def head_outputs(head: StreetHead, table: TensorTable) -> GeoStreetOutput:
     return GeoStreetOutput(**joined)
 
 
-def _inputs(head: StreetHead, table: TensorTable) -> Iterator[list[torch.Tensor]]:
+def _inputs(head: StreetHead, table: TensorDictDataset) -> Iterator[list[torch.Tensor]]:
     """The features, masks and headings of a table's places, batch by batch, where the head is."""
     device = next(head.parameters()).device
     for numbers in torch.arange(len(table)).split(HEAD_BATCH):

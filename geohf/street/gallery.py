@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column, line_of, read_table
 from geohf.errors import DataError, did_you_mean
 from geohf.geo import EARTH_RADIUS_M
+from geohf.geo.angles import wrap_degrees
 from geohf.geo.frames import impossible_points
 from geohf.io import atomic_path, cache_folder
 from geohf.vision.weights import load_tensors, weights_fingerprint
@@ -166,7 +167,7 @@ def grid_points(south: float, west: float, north: float, east: float, spacing_km
     for latitude in np.linspace(south, north, max(1, round((north - south) / step) + 1)):
         count = max(1, round(width * np.cos(np.radians(latitude)) / step))
         longitudes = west + (np.arange(count) + 0.5) * width / count
-        rows.append(np.stack([np.full(count, latitude), (longitudes + 180) % 360 - 180], 1))
+        rows.append(np.stack([np.full(count, latitude), wrap_degrees(longitudes)], 1))
     return np.concatenate(rows)
 
 

@@ -10,15 +10,16 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from geohf.geo import EARTH_RADIUS_M, cell_soft_targets, distance_matrix_m, great_circle_m, spherical_mean
+from geohf.geo.angles import wrap_degrees
 from geohf.models.heading import HeadingHead
 from geohf.models.prototypes import Prototypes
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.head_losses import StreetLosses
+from geohf.street.density import MixtureHead, components_of
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
+from geohf.street.losses import StreetLosses
 from geohf.street.matching import MatchHead
-from geohf.street.mixture import MixtureHead, components_of
 from geohf.street.ranker import Ranker
-from geohf.vision.standardize import FeatureStandardizer
+from geohf.vision.pooling import FeatureStandardizer
 
 # Of more classes than this, the medoid is looked for among the most probable ones: a matrix of all distances is large.
 MEDOID_CLASSES, MEDOID_AMONG = 1024, 64
@@ -35,7 +36,7 @@ class GeoStreetOutput(ModelOutput):
             `decode` looks for.
         candidates: (batch, classes, 2) the point that belongs to each class, with the `offset` head.
         embeddings: (batch, location_size) of length 1, to be matched with positions; None without a location encoder.
-        mixture: (batch, components, 5), of the `vmf` head, see `geohf.street.mixture.MixtureHead`.
+        mixture: (batch, components, 5), of the `vmf` head, see `geohf.street.density.MixtureHead`.
         directions: (batch, max_views, 2) where each view looks, sine and cosine of the degrees clockwise from north, NaN
             for views that are not there; None where the model does not tell.
         place: (batch, features) what the heads see, for a model that refines its points by prototypes or a ranker.
@@ -196,7 +197,7 @@ class StreetHead(StreetLosses, nn.Module):
             with torch.no_grad():
                 return self.estimate((logits / self.config.temperature).softmax(-1), candidates), candidates
         middle, half = (self.constant(name, located.device) for name in ("middle", "half"))
-        return wrap_degrees(middle + located * half), None
+        return wrap_points(middle + located * half), None
 
     def _directions(self, features, view_mask) -> torch.Tensor:
         """(batch, max_views, 2): of each view by itself, whatever is known of its heading."""
@@ -243,7 +244,7 @@ class StreetHead(StreetLosses, nn.Module):
         reach = self.constant("extents", offsets.device)
         if self.config.class_extents_southwest is not None:
             reach = torch.where(offsets > 0, reach, self.constant("extents_southwest", offsets.device))
-        return wrap_degrees(self.constant("centroids", offsets.device) + offsets * reach)
+        return wrap_points(self.constant("centroids", offsets.device) + offsets * reach)
 
     def estimate(self, probabilities: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """(batch, classes) and (batch, classes, 2) to the (batch, 2) point that is answered."""
@@ -300,7 +301,7 @@ def rows_at(points: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     return points.gather(1, numbers[:, None, None].expand(-1, 1, 2))[:, 0]
 
 
-def wrap_degrees(points: torch.Tensor) -> torch.Tensor:
+def wrap_points(points: torch.Tensor) -> torch.Tensor:
     """Latitudes clipped to the poles, longitudes wrapped to [-180, 180)."""
     latitude, longitude = points.unbind(-1)
-    return torch.stack([latitude.clamp(-90, 90), (longitude + 180) % 360 - 180], -1)
+    return torch.stack([latitude.clamp(-90, 90), wrap_degrees(longitude)], -1)

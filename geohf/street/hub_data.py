@@ -13,7 +13,7 @@ from geohf.data.cells import label_of, text_of
 from geohf.data.classes import column_of
 from geohf.data.columns import numbers_of
 from geohf.data.formats import load_splits
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.splits import by_split
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column
 from geohf.errors import DataError
@@ -40,7 +40,7 @@ def load_hub_dataset(name: str, on_error: str) -> tuple[DatasetDict, RowErrors]:
     errors, loaded = RowErrors(on_error), by_split(load_splits(name), name)
     if "train" not in loaded:
         raise DataError(f"{name}: has no split 'train' but {', '.join(loaded)}")
-    splits = {key: _places_of(undecoded(split), name, key, errors) for key, split in loaded.items()}
+    splits = {key: _places_of(without_decoding(split), name, key, errors) for key, split in loaded.items()}
     errors.settle(kept=len(splits["train"]))
     return DatasetDict(splits), errors
 

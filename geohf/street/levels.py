@@ -6,14 +6,14 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from geohf.data.cells import text_of
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column, line_of, read_table
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.geo import great_circle_m
 from geohf.geo.cells import nearest_centroids
 from geohf.geo.geojson import feature_areas, named_areas
@@ -63,7 +63,7 @@ class Levels:
             points, truth: (n, 2) degrees.
         """
         answers, known = self.names_of(points), self.names_of(truth)
-        found, wider = {}, []
+        correct, wider = {}, []
         for level in self.names:
             wider.append(level)
             rights = [
@@ -72,8 +72,8 @@ class Levels:
                 if level in true
             ]
             if rights:
-                found[f"{level.replace('-', '_')}_accuracy"] = np.array(rights)
-        return found
+                correct[f"{level.replace('-', '_')}_accuracy"] = np.array(rights)
+        return correct
 
     def consistency(self, points: np.ndarray, states: Sequence[str | None]) -> float | None:
         """The share of points that lie where the class that is answered with them says.
@@ -140,19 +140,14 @@ def _of_towns(path: str) -> Levels:
     def entry_of(asked: np.ndarray) -> np.ndarray:
         entries = nearest_centroids(asked, points)
         if (great_circle_m(asked, points[entries]) > FAR_M).any():
-            _tell_of_far_points(path)
+            warn_once(
+                logger,
+                "%s: some points lie more than %g km from every town, and have the names of the nearest one",
+                path, FAR_M / 1000,
+            )  # fmt: skip
         return entries
 
     return Levels(names, entry_of)
-
-
-@cache  # once, not for every batch
-def _tell_of_far_points(path: str) -> None:
-    logger.warning(
-        "%s: some points lie more than %g km from every town, and have the names of the nearest one",
-        path,
-        FAR_M / 1000,
-    )
 
 
 def _of_polygons(path: str) -> Levels:

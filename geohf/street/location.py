@@ -8,11 +8,74 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from geohf.geo import unit_vectors
-from geohf.geo.equal_earth import equal_earth
-from geohf.geo.harmonics import spherical_harmonics
+from geohf.geo.sphere import unit_vectors
 
 FREQUENCIES = 256  # of the random Fourier features of one scale
+
+
+_A1, _A2, _A3, _A4 = 1.340264, -0.081106, 0.000893, 0.003796
+
+
+def spherical_harmonics(points: torch.Tensor, degrees: int) -> torch.Tensor:
+    """The orthonormal real spherical harmonics of the degrees 0 to `degrees - 1`.
+
+    Made of the coordinates of the unit vector alone, by the recurrence of the normalized Legendre functions divided by
+    sin^m, which is stable far beyond degree 100.
+
+    Args:
+        points: (n, 2) latitude and longitude in degrees.
+        degrees: how many.
+
+    Returns:
+        (n, degrees ** 2) float64; of degree l and order m at l * l + l + m, with cos(m lon) for m > 0 and sin(|m| lon)
+        for m < 0. Their squares of one degree sum to (2 l + 1) / (4 pi).
+
+    >>> north = torch.tensor([[90.0, 0.0]])
+    >>> spherical_harmonics(north, 2).round(decimals=4) + 0.0  # sqrt(1 / 4 pi), then sqrt(3 / 4 pi) towards the pole
+    tensor([[0.2821, 0.0000, 0.4886, 0.0000]], dtype=torch.float64)
+    """
+    x, y, z = unit_vectors(points.double()).unbind(-1)
+    harmonics: list[torch.Tensor] = [z] * degrees**2  # each entry is replaced below
+    # real and imaginary part of (x + iy)^m, which is sin^m e^(i m lon) of the colatitude's sine
+    real, imaginary = torch.ones_like(z), torch.zeros_like(z)
+    top = math.sqrt(1 / (4 * math.pi))
+    for m in range(degrees):
+        before, legendre = torch.zeros_like(z), torch.full_like(z, top)
+        for degree in range(m, degrees):
+            if degree > m:
+                scale = math.sqrt((4 * degree**2 - 1) / (degree**2 - m**2))
+                last = math.sqrt(((degree - 1) ** 2 - m**2) / (4 * (degree - 1) ** 2 - 1))
+                before, legendre = legendre, scale * (z * legendre - last * before)
+            middle = degree * degree + degree
+            harmonics[middle + m] = legendre * real * (math.sqrt(2) if m else 1)
+            if m:
+                harmonics[middle - m] = legendre * imaginary * math.sqrt(2)
+        real, imaginary = real * x - imaginary * y, real * y + imaginary * x
+        top *= math.sqrt((2 * m + 3) / (2 * m + 2))
+    return torch.stack(harmonics, -1)
+
+
+def equal_earth(points: torch.Tensor) -> torch.Tensor:
+    """Points on the map of the Equal Earth projection.
+
+    Args:
+        points: (..., 2) latitude and longitude in degrees.
+
+    Returns:
+        (..., 2) x towards the east and y towards the north in radii of the globe: |x| <= 2.7066, |y| <= 1.3174. There is
+        a seam: 180 and -180 degrees of longitude lie on the two sides of the map.
+
+    >>> equal_earth(torch.tensor([[0.0, 180.0], [90.0, 0.0]], dtype=torch.float64)).round(decimals=4) + 0.0
+    tensor([[2.7066, 0.0000],
+            [0.0000, 1.3174]], dtype=torch.float64)
+    """
+    latitude, longitude = torch.deg2rad(points).unbind(-1)
+    root = 3**0.5
+    t = torch.asin(root / 2 * torch.sin(latitude))
+    slope = 9 * _A4 * t**8 + 7 * _A3 * t**6 + 3 * _A2 * t**2 + _A1
+    x = 2 * root * longitude * torch.cos(t) / (3 * slope)
+    y = _A4 * t**9 + _A3 * t**7 + _A2 * t**3 + _A1 * t
+    return torch.stack([x, y], -1)
 
 
 class LocationEncoder(nn.Module):

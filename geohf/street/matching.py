@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from geohf.errors import DataError
 from geohf.geo import EARTH_RADIUS_M, Area, great_circle_m
+from geohf.geo.angles import wrap_degrees
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.gallery import kept_on_disk
 from geohf.street.location import LocationEncoder
@@ -236,4 +237,4 @@ def move(points: torch.Tensor, sigma_m: torch.Tensor) -> torch.Tensor:
     north, east = (torch.randn_like(points) * sigma_m[:, None] * (180 / math.pi / EARTH_RADIUS_M)).unbind(-1)
     latitude, longitude = points.unbind(-1)
     east = east / torch.deg2rad(latitude).cos().clamp(min=1e-3)
-    return torch.stack([(latitude + north).clamp(-90, 90), (longitude + east + 180) % 360 - 180], -1)
+    return torch.stack([(latitude + north).clamp(-90, 90), wrap_degrees(longitude + east)], -1)

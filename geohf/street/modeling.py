@@ -13,12 +13,12 @@ import torch
 from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.tables import points_of
 from geohf.errors import DataError
+from geohf.models.configuration import as_data_error
 from geohf.models.heading import refuse_mirrors
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.models.settings import settings_refused
 from geohf.street.answers import StreetPrediction, row_of
 from geohf.street.benchmarks import load_benchmark
 from geohf.street.captions import caption_step, read_captions
@@ -174,7 +174,7 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         if not (Path(source) / TEMPLATE).is_file():
             return table_of_views(source)
         places = load_competition(Path(source), "raise")[0]["test"]
-        return list(map(str, places["sample_id"][:])), undecoded(places)
+        return list(map(str, places["sample_id"][:])), without_decoding(places)
 
     def rows_of(self, answer: StreetPrediction) -> list[dict[str, Any]]:
         """See `geohf.street.answers.row_of`."""
@@ -297,7 +297,7 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
     for name, defaults in LOCATION_FIELDS.items():
         given = getattr(options, name)
         fields[name] = defaults[tiny] if given is None else given
-    with settings_refused():
+    with as_data_error():
         model = GeoStreetModel.from_backbone(
             backbone,
             pretrained=not tiny if options.pretrained is None else options.pretrained,

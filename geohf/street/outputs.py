@@ -168,10 +168,6 @@ def write_predictions(
         }
         for row in rows
     ]
-    columns = {
-        name: [detail.get(name) for detail in details]
-        for name in dict.fromkeys(k for d in details for k in d)
-    }
     known_truth = truth if np.isfinite(truth).any() else None
     write_geojson(folder / "predictions.geojson", points, rows, truth=known_truth)
     radius = None if predictions[0].radius_m is None else [p.radius_m for p in predictions]
@@ -180,7 +176,7 @@ def write_predictions(
         points,
         known_truth,
         labels=[row["sample_id"] for row in rows],
-        details=columns,
+        details=details,
         radius_m=radius,
         outlines=outlines,
         title="Places and predictions",

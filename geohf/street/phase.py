@@ -44,7 +44,7 @@ class StreetPhaseTrainer(PhaseTrainer):
 
     Args:
         model: a `GeoStreetModel`, or a `StreetHead`.
-        train_dataset, eval_dataset: datasets of places for a model, `TensorTable`s for a head.
+        train_dataset, eval_dataset: datasets of places for a model, `TensorDictDataset`s for a head.
     """
 
     shown_metrics = ("score", "top1", "mean_km")

@@ -103,10 +103,10 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
     rows, lacking = {}, []
     for position, path in enumerate(image_files(folder)):
         name = str(path.relative_to(folder))
-        found = exif_position(path)
-        if found is not None:
+        exif = exif_position(path)
+        if exif is not None:
             rows[position] = place_row(
-                name, [str(path)], [found.heading], source=folder, line=name, point=found[:2]
+                name, [str(path)], [exif.heading], source=folder, line=name, point=exif[:2]
             )
         else:
             lacking.append(path)
@@ -241,16 +241,16 @@ def views_reader(
 
 def _list_in(cell: Any, name: str) -> list:
     """The list in a cell, also of text, as JSON or Python writes it; what is empty in it is None."""
-    found = [] if is_nothing(cell) else cell
+    values = [] if is_nothing(cell) else cell
     if isinstance(cell, str) and cell.strip():
         for read in (json.loads, ast.literal_eval):
             with suppress(ValueError, SyntaxError):
-                found = read(cell)
+                values = read(cell)
                 break
-    if not isinstance(found, (list, tuple, np.ndarray)):
+    if not isinstance(values, (list, tuple, np.ndarray)):
         example = '["a.jpg", "b.jpg"]' if name == "views" else "[0, 90, null]"
         raise DataError(f"{name} must hold a list, such as {example}, got {cell!r}"[:200])
-    return [None if is_nothing(one) else one for one in found]
+    return [None if is_nothing(one) else one for one in values]
 
 
 def table_of_views(source: str) -> Part | None:

@@ -18,9 +18,9 @@ from geohf.data.tables import (
     LONGITUDE_COLUMNS,
     RowErrors,
     bad_point_reasons,
-    wrap_degrees,
+    wrapped_longitude,
 )
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.street.classes import US_STATES
 from geohf.street.processing import split_views
@@ -61,7 +61,7 @@ def as_places(rows):
             the competition's index is its `state_idx`.
     """
     known = getattr(rows, "column_names", None)
-    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorTable)):
+    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)):
         return rows
     if known is not None and {"views", "headings", "state", "sample_id"} <= set(known):
         return rows
@@ -101,10 +101,10 @@ def state_of(state: Any, index: Any) -> tuple[Any, int | None]:
 
 def headings_of(dataset: Dataset, width: int) -> np.ndarray:
     """(places, width) degrees in [0, 360) of the views of each place, NaN where unknown or where there is no view."""
-    found = np.full((len(dataset), width), np.nan)
-    for row, headings in zip(found, dataset["headings"][:], strict=True):
+    padded = np.full((len(dataset), width), np.nan)
+    for row, headings in zip(padded, dataset["headings"][:], strict=True):
         row[: len(headings)] = headings
-    return found % 360
+    return padded % 360
 
 
 def dataset_of(rows: Iterable[dict]) -> Dataset:
@@ -127,7 +127,7 @@ def place_row(sample_id, views, headings, *, source, line, point=(math.nan, math
         "state": state,
         "state_idx": None,
         "latitude": float(point[0]),
-        "longitude": wrap_degrees(point[1]),
+        "longitude": wrapped_longitude(point[1]),
         "where": (source, line),
     }
 

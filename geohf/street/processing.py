@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from geohf.data.cells import is_nothing
 from geohf.data.rows import cell_of, positions_of
 from geohf.data.samples import samples_of
 from geohf.data.tables import HEADING_COLUMNS
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.street.classes import state_numbers
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.images import ImageError, picture_of
@@ -81,7 +80,11 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
         elif names:
             views, headings = [sample[name] for name in names], [COMPASS[name] for name in names]
             if not is_nothing(heading):
-                _warn_of_heading()
+                warn_once(
+                    logger,
+                    "a heading beside %s is left out: these say which way a view looks; where it looks another way, give "
+                    "'views' and 'headings'", ", ".join(COMPASS),
+                )  # fmt: skip
         elif sample and sample.keys() <= {"bytes", "path"}:  # one undecoded image of datasets
             views, headings = [sample], [math.nan]
         else:
@@ -118,15 +121,6 @@ def _listed_headings(heading: Any, views: int) -> list:
     if views > 1 and not is_nothing(heading):
         raise DataError(f"a sample has {views} views and one heading: give 'headings', one for each view")
     return [heading] * views
-
-
-@lru_cache  # once, and not for each sample
-def _warn_of_heading() -> None:
-    logger.warning(
-        "a heading beside %s is left out: these say which way a view looks; where it looks another way, give 'views' "
-        "and 'headings'",
-        ", ".join(COMPASS),
-    )
 
 
 def _refuse_other_views(sample: Mapping) -> None:

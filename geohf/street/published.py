@@ -109,12 +109,12 @@ def load_published(
 
 def _installed() -> Path:
     """The folder of the installed package, which is not imported."""
-    found = importlib.util.find_spec("geoclip")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("geoclip")
+    if spec is None or spec.origin is None:
         raise DataError(
             "geoclip: name the folder that holds it, or install the package: pip install --no-deps geoclip==1.3.0"
         )
-    return Path(found.origin).parent / "model"
+    return Path(spec.origin).parent / "model"
 
 
 def _read_package(folder: Path) -> Published:

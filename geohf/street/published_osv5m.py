@@ -19,10 +19,10 @@ from torch import nn
 from geohf.data.tables import read_table
 from geohf.errors import DataError, listed
 from geohf.geo.quadtree import tree_of_boxes
+from geohf.models.configuration import as_data_error
 from geohf.models.published import fill_published
-from geohf.models.settings import settings_refused
 from geohf.street.cells import cell_names
-from geohf.vision.backbones import describe_backbone
+from geohf.vision.backbones import resolve_backbone
 from geohf.vision.preprocessing import CLIP
 from geohf.vision.repos import read_tensors
 from geohf.vision.timm_towers import TimmTowerConfig
@@ -73,13 +73,13 @@ def load_osv5m(kind: type[GeoStreetModel], folder: Path, backbone: str | None) -
     file = folder / "model.safetensors"
     tensors = _joined(_named(read_tensors(file), file), file)
     cells = read_cells(folder / CELLS)
-    clip = describe_backbone(backbone or _backbone_of(folder)).config
+    clip = resolve_backbone(backbone or _backbone_of(folder)).config
     if clip.model_type != "clip_vision_model" or clip.hidden_act not in ("gelu", "quick_gelu"):
         raise DataError(f"{backbone}: is no CLIP of vision transformers, which OSV-5M's baseline stands on")
     absent = [name for layer in (1, 4) if (name := f"mid.classif.{layer}.bias") not in tensors]
     if absent:
         raise DataError(f"{file}: lacks these weights of the model: {listed(absent)}")
-    with settings_refused():
+    with as_data_error():
         config = kind.config_class(
             vision_config=_tower(clip),
             image_processor={
@@ -134,12 +134,12 @@ def _backbone_of(folder: Path) -> str:
     """The repo of the CLIP that a published config.json names."""
     path = folder / "config.json"
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        entry: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path}: is no JSON: {error}") from None
     for name in ("model", "backbone", "instance", "path"):
-        found = found.get(name) if isinstance(found, dict) else None
-    return str(found or BACKBONE)
+        entry = entry.get(name) if isinstance(entry, dict) else None
+    return str(entry or BACKBONE)
 
 
 def _tower(clip: Any) -> TimmTowerConfig:
@@ -162,30 +162,30 @@ def _tower(clip: Any) -> TimmTowerConfig:
 
 def _named(tensors: dict[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
     """Each tensor once, without what is unused: the mixin's module has each part under two names."""
-    found: dict[str, torch.Tensor] = {}
+    renamed: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         own = name.removeprefix("model.")
-        if own in found and not torch.equal(found[own], tensor):
+        if own in renamed and not torch.equal(renamed[own], tensor):
             raise DataError(f"{file}: {own} and model.{own} are not the same weights")
-        found[own] = tensor
-    return {name: tensor for name, tensor in found.items() if not UNUSED.fullmatch(name)}
+        renamed[own] = tensor
+    return {name: tensor for name, tensor in renamed.items() if not UNUSED.fullmatch(name)}
 
 
 def _joined(tensors: dict[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
     """Query, key and value of each layer as one, and tokens in the shapes of timm's."""
-    found = dict(tensors)
-    for name in [name for name in found if re.search(r"\.self_attn\.[qkv]_proj\.", name)]:
+    joined = dict(tensors)
+    for name in [name for name in joined if re.search(r"\.self_attn\.[qkv]_proj\.", name)]:
         three = [re.sub(r"\.[qkv]_proj\.", f".{part}_proj.", name) for part in "qkv"]
         if name != three[0] and three[0] in tensors:
             continue  # the query's turn has come or comes
         absent = [other for other in three if other not in tensors]
         if absent:
             raise DataError(f"{file}: lacks these weights of the model: {listed(absent)}")
-        found[name.replace(".q_proj.", ".qkv.")] = torch.cat([found.pop(other) for other in three])
+        joined[name.replace(".q_proj.", ".qkv.")] = torch.cat([joined.pop(other) for other in three])
     for name in TOKENS:
-        if name in found:
-            found[name] = found[name].reshape(1, -1, found[name].shape[-1])
-    return found
+        if name in joined:
+            joined[name] = joined[name].reshape(1, -1, joined[name].shape[-1])
+    return joined
 
 
 def _our_name(name: str) -> str:

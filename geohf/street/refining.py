@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import torch
 
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.geo import great_circle_m
 from geohf.street.decoding import first_candidates
 from geohf.street.features import head_outputs
@@ -57,7 +57,7 @@ def refine(
 
 @torch.inference_mode()
 def rank(
-    model: GeoStreetModel, table: TensorTable, validation: tuple[GeoStreetOutput, np.ndarray] | None
+    model: GeoStreetModel, table: TensorDictDataset, validation: tuple[GeoStreetOutput, np.ndarray] | None
 ) -> None:
     """Give the model a ranker, and keep it where it brings validation places nearer.
 
@@ -72,7 +72,7 @@ def rank(
         return
     lists = []
     for start in range(0, len(known), LISTED_AT_ONCE):
-        rows = TensorTable(**table.__getitems__(known[start : start + LISTED_AT_ONCE]))
+        rows = TensorDictDataset(**table.__getitems__(known[start : start + LISTED_AT_ONCE]))
         outputs, matches, probabilities = head_outputs(head, rows), None, None
         if outputs.logits is not None:
             probabilities = (outputs.logits / config.temperature).softmax(-1)

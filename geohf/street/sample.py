@@ -127,11 +127,11 @@ def write_sample(folder: str | Path, seed: int = 0, size: int = 16, image_size: 
 
 def _is_whole(folder: Path, marker: dict, photos: dict) -> bool:
     try:
-        found = json.loads((folder / _MARKER).read_text())
+        written = json.loads((folder / _MARKER).read_text())
     except (OSError, ValueError):
         return False
     tables = all((folder / name).is_file() for name in (_TRUTH, _SUBMISSION, _MAPPING))
-    return found == marker and tables and set(folder.glob("*_images/*.jpg")) == set(photos)
+    return written == marker and tables and set(folder.glob("*_images/*.jpg")) == set(photos)
 
 
 def _clear(folder: Path, photos: dict) -> None:

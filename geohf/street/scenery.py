@@ -219,25 +219,25 @@ class _Scene:
     def things(self) -> list[tuple]:
         """What stands on the ground: arguments of `stand`."""
         rng, wet, index = self.rng, self.place.wet, self.place.state_idx
-        found = [self._plant() for _ in range(rng.poisson(3 + 13 * wet))]
+        things = [self._plant() for _ in range(rng.poisson(3 + 13 * wet))]
         if rng.random() < 0.5:
             pitch = np.interp(self.place.latitude, (28, 48), (0.12, 1.1)) * rng.uniform(0.85, 1.15)
             paint = self._hue(index * 0.7549, 0.55, 0.42, 0.92)
-            found.append(
+            things.append(
                 (*self._spot(17, 32), _house(pitch), rng.uniform(3.5, 5), rng.uniform(3, 4.2), paint)
             )
         if rng.random() < 0.4:
             across = rng.choice((-1, 1)) * rng.uniform(1.8, 3.5) + 0.5
             paint = self._hue(index * 0.6180, 0.65, 0.85, 0.8)
-            found.append((rng.uniform(6.5, 9), across, _SIGNS[index % 3], 1, 1, paint))
+            things.append((rng.uniform(6.5, 9), across, _SIGNS[index % 3], 1, 1, paint))
         if rng.random() < 0.35:
             paint = self._hue(0, 0, rng.uniform(0, 0.8), rng.uniform(0.35, 0.95))
             where = (rng.uniform(9, 40), -3.6) if self.along else (12.5, rng.uniform(-6, 6))
-            found.append((*where, _CAR, 0.95 if self.along else 2.1, 1.5, paint))
+            things.append((*where, _CAR, 0.95 if self.along else 2.1, 1.5, paint))
         if rng.random() < 0.4:
             row = ((12, 5.5), (26, 5.5), (50, 5.5)) if self.along else ((18, -4), (26, 4))
-            found += [(ahead, across, _POLE, 8, 8, 0) for ahead, across in row]
-        return found
+            things += [(ahead, across, _POLE, 8, 8, 0) for ahead, across in row]
+        return things
 
     def _plant(self) -> tuple:
         rng, wet, relief, latitude = self.rng, self.place.wet, self.place.relief, self.place.latitude

@@ -31,19 +31,16 @@ def streamed_places(
     Raises:
         DataError: as rows are read: a column is missing, or a row cannot be used.
     """
+    from datasets import Features, Image, List
+
     if isinstance(source, (str, Path)) and (Path(source) / TRAIN_TABLE).is_file():
         source, images = Path(source) / TRAIN_TABLE, Path(source) / "train_images"
     rows_of = partial(_usable, images=images)
-    return StreamedTable(source, rows_of, _features(), NUMBERS, on_error)
+    features = Features(place_features() | {"views": List(Image(decode=False))})
+    return StreamedTable(source, rows_of, features, NUMBERS, on_error)
 
 
 stream_places = streaming(streamed_places)
-
-
-def _features():
-    from datasets import Features, Image, List
-
-    return Features(place_features() | {"views": List(Image(decode=False))})
 
 
 def _usable(

@@ -19,7 +19,6 @@ from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TASKS
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
-from geohf.tiles.derive import color_share, ndvi_fall
 from geohf.tiles.images import ITEMS, found_labels, mosaic_files
 from geohf.tiles.points import load_table
 from geohf.tiles.reading import Reading
@@ -30,7 +29,7 @@ from geohf.tiles.splits import default_split, fold_split, fold_tiles, split_tile
 from geohf.tiles.stores import MARKS
 from geohf.tiles.streaming import ImageTiles, StreamedSequences
 from geohf.tiles.table import TARGET, TARGET_TYPES, TileTable, grid_tiles, table_in
-from geohf.tiles.targets import look_at_pixels, look_at_targets, require_spread
+from geohf.tiles.targets import color_share, look_at_pixels, look_at_targets, ndvi_fall, require_spread
 from geohf.tiles.windows import TileWindows, make_windows
 
 logger = logging.getLogger(__name__)

@@ -93,7 +93,7 @@ def find_images(
         try:
             for label in lacking:
                 require_no_other_case(folder, f"{label}/{region}", extension)
-            images = fit_together(region, files, reading)
+            images = fit_together(files, reading)
             if images.raster is not None:
                 here = next(file for file in images.files if file is not None), images.raster
                 first = first or here
@@ -128,7 +128,7 @@ def mosaic_images(
     lost = [label for label in labels if label not in known]
     if lost:
         raise DataError(f"{source}: holds no image of the label {lost[0]}; there are {listed(list(known))}")
-    images = fit_together(place_of(source), [known[label] for label in labels], reading, nodata)
+    images = fit_together([known[label] for label in labels], reading, nodata)
     _look_at_baselines(files_of(images.files), images.header)
     if Path(source).suffix in ITEMS:
         look_at_items(source, labels, asset)
@@ -164,7 +164,6 @@ def mosaic_files(
 
 
 def fit_together(
-    region: str,
     files: list[RasterFile | None],
     reading: Reading | None = None,
     nodata_of_silent: float | None = None,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional as F
 
+from geohf.models.losses import mean_of_known
+
 MOST_LOG_VARIANCE = 10.0  # of standardized targets
 TEMPERATURE = 0.1  # of the softmax over a frame's differences, as published
 
@@ -48,8 +50,7 @@ def regression_loss(
         losses: dict[str, Callable[..., torch.Tensor]]
         losses = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
         rows = losses[kind](predicted, known, reduction="none")
-    # a batch without any entry that counts has the loss 0, not 0 / 0
-    return torch.where(counts, rows, 0).sum() / (counts.sum() if items is None else items).clamp(min=1)
+    return mean_of_known(rows, counts, items)
 
 
 def difference_divergence(
@@ -77,5 +78,4 @@ def difference_divergence(
         return known.masked_fill(~counts, torch.finfo(known.dtype).min / 2).log_softmax(-1)
 
     ours = shares(change)
-    rows = torch.where(counts, ours.exp() * (ours - shares(true)), 0)
-    return rows.sum() / (counts.sum() if items is None else items).clamp(min=1)
+    return mean_of_known(ours.exp() * (ours - shares(true)), counts, items)

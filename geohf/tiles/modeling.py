@@ -13,8 +13,8 @@ from transformers import BatchFeature
 from transformers.utils import can_return_tuple
 
 from geohf.errors import DataError
+from geohf.models.configuration import as_data_error
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.models.settings import settings_refused
 from geohf.tiles.answers import (
     TilePrediction,
     TileSequenceOutput,
@@ -36,7 +36,7 @@ from geohf.tiles.metrics import measure
 from geohf.tiles.processing import TileCollator, TileSequenceProcessor, settings_of
 from geohf.tiles.scales import backbone_scales, config_fields
 from geohf.tiles.simvp import SimVP
-from geohf.vision.backbones import describe_backbone, require_weights
+from geohf.vision.backbones import require_weights, resolve_backbone
 from geohf.vision.towers import build_tower
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         """
         bands = len(config_fields.get("band_mean") or [0] * 3)
         require_weights(backbone_weights, pretrained)
-        backbone = describe_backbone(name, image_size, backbone_weights, in_chans=bands)
+        backbone = resolve_backbone(name, image_size, backbone_weights, in_chans=bands)
         side = backbone.image_processor["crop_size"]
         config_fields.setdefault("encoder", "attention")
         config_fields["image_size"] = [side["height"], side["width"]]
@@ -283,7 +283,7 @@ def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
     """
     options.require_backbone()
     fields = config_fields(options, data)
-    with settings_refused():
+    with as_data_error():
         if options.encoder not in FRAMEWISE or options.backbone is None:
             return TileSequenceModel(TileSequenceConfig(**fields))
         height, width = fields.pop("image_size")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.geo.angles import wrap_degrees
 from geohf.geo.crs import transformed
 from geohf.metrics.records import Evaluation
 from geohf.report.geojson import write_polygons
-from geohf.report.paths import wrap
 from geohf.report.tables import write_csv
 from geohf.report.tiles import plot_filmstrip, plot_occlusion, plot_tile_errors
 from geohf.tiles.answers import Answers, answers_of
@@ -251,7 +251,7 @@ def _ring(table: TileTable, row: int) -> np.ndarray:
     x0, y0, x1, y1 = table.boxes[row].tolist()
     corners = [raster.affine @ corner for corner in ((x0, y1), (x1, y1), (x1, y0), (x0, y0))]
     ring = transformed(raster.crs, "EPSG:4326", np.array(corners))[:, ::-1]
-    steps = wrap(np.diff(ring[:, 1], append=ring[0, 1]))
+    steps = wrap_degrees(np.diff(ring[:, 1], append=ring[0, 1]))
     if np.abs(steps).max() > 30:  # edges that are straight in the image are bent on the map
         ends = np.roll(corners, -1, axis=0)
         dense = np.linspace(corners, ends, EDGE_POINTS, endpoint=False).swapaxes(0, 1).reshape(-1, 2)

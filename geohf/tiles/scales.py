@@ -19,7 +19,7 @@ from geohf.tiles.reading import Reading
 from geohf.tiles.simvp import VIDEO
 from geohf.tiles.table import own_resampling
 from geohf.tiles.windows import TileWindows
-from geohf.vision.backbones import describe_backbone
+from geohf.vision.backbones import resolve_backbone
 
 if TYPE_CHECKING:
     from geohf.data.task_data import TaskData
@@ -173,7 +173,7 @@ def backbone_scales(name: str, fields: Mapping[str, Any], train: TileSequences |
     Raises:
         DataError: it was published for another number of bands, or of what range the pixels are is not known.
     """
-    processing, bands = describe_backbone(name).image_processor, len(fields["band_mean"])
+    processing, bands = resolve_backbone(name).image_processor, len(fields["band_mean"])
     mean, std = np.array(processing["image_mean"], float), np.array(processing["image_std"], float)
     if len(mean) != bands:
         raise DataError(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from geohf.data.tensor_table import identity_collate
+from geohf.data.tensor_dataset import identity_collate
 from geohf.data.times import check_frames, times_of_frames
 from geohf.errors import DataError, require_at_least, require_whole
 from geohf.io import atomic_write, plain, refuse_overwriting

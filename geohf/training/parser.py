@@ -58,7 +58,7 @@ class GeoArgumentParser(HfArgumentParser):
             raise DataError(f"unknown argument {unknown[0]!r}{self._near(unknown[0].partition('=')[0])}")
         for args in parsed:
             if isinstance(args, GeoTrainingArguments):
-                from geohf.training.rehearsal import rehearse
+                from geohf.training.settings import rehearse
 
                 args.require_known_metric()
                 rehearse(args)

@@ -13,17 +13,23 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainingArguments
 
 from geohf.data.classes import NamedClasses, class_names
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.streaming import EndlessStream, is_stream
-from geohf.data.tensor_table import TensorTable, identity_collate
+from geohf.data.tensor_dataset import TensorDictDataset, identity_collate
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.batches import BatchesAhead, EmptyBatch, StreamBatches, drop_padding_rows
 from geohf.training.finetuning import layer_shares
 from geohf.training.phases import Phases
 from geohf.training.progress import BriefLog, BriefProgress
-from geohf.training.rehearsal import refused, rehearse
-from geohf.training.settings import own_arguments, require_a_batch, require_float32, require_recomputing
+from geohf.training.settings import (
+    own_arguments,
+    refused,
+    rehearse,
+    require_a_batch,
+    require_float32,
+    require_recomputing,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +91,7 @@ class PhaseTrainer(Phases):
             "compute_metrics", getattr(self, "_metrics", None)
         )  # the task's, unless a user gave another
         for name in ("train_dataset", "eval_dataset"):
-            kwargs[name] = undecoded(kwargs.get(name))
+            kwargs[name] = without_decoding(kwargs.get(name))
         with refused():
             super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         for theirs, ours in ((ProgressCallback, BriefProgress), (PrinterCallback, BriefLog)):
@@ -184,12 +190,12 @@ class PhaseTrainer(Phases):
         if isinstance(eval_dataset, str):  # one of several by its name
             dataset = self.eval_dataset[eval_dataset]
         with self._collating(dataset, self.eval_collator or self.data_collator, drops=False):
-            return super().get_eval_dataloader(undecoded(eval_dataset))
+            return super().get_eval_dataloader(without_decoding(eval_dataset))
 
     def get_test_dataloader(self, test_dataset):
         """As `get_eval_dataloader`."""
         with self._collating(test_dataset, self.eval_collator or self.data_collator, drops=False):
-            return super().get_test_dataloader(undecoded(test_dataset))
+            return super().get_test_dataloader(without_decoding(test_dataset))
 
     @contextmanager
     def _collating(self, dataset, collator, drops=True):
@@ -204,7 +210,7 @@ class PhaseTrainer(Phases):
 
     def _with_names(self, dataset, collator):
         """The collator for rows of this dataset, whose classes may be numbers that its features name."""
-        if isinstance(dataset, TensorTable):
+        if isinstance(dataset, TensorDictDataset):
             return identity_collate
         names = class_names(dataset, self.class_columns) if self.class_columns else {}
         return NamedClasses(collator, names) if names else collator

@@ -35,24 +35,22 @@ class BriefLog(TrainerCallback):
     """
 
     def __init__(self, phase: str = "", shown: Sequence[str] = ()):
-        self.phase, self.shown = phase, shown
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Log the line on the first process."""
-        line = brief_line(self.phase, state.epoch, logs, self.shown)
-        if line and state.is_world_process_zero:
-            logger.info(line)
-
-
-class BriefProgress(ProgressCallback):
-    """transformers' progress bar with the brief line above it; arguments as `BriefLog`."""
-
-    def __init__(self, phase: str = "", shown: Sequence[str] = ()):
         super().__init__()
         self.phase, self.shown = phase, shown
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Write the line above the bar."""
+        """Show the line on the first process."""
         line = brief_line(self.phase, state.epoch, logs, self.shown)
-        if line and state.is_world_process_zero and self.training_bar is not None:
+        if line and state.is_world_process_zero:
+            self.show(line)
+
+    def show(self, line: str) -> None:
+        logger.info(line)
+
+
+class BriefProgress(BriefLog, ProgressCallback):
+    """transformers' progress bar with the brief line above it."""
+
+    def show(self, line: str) -> None:
+        if self.training_bar is not None:
             self.training_bar.write(line)

@@ -37,7 +37,7 @@ class SafePushes(SafeCheckpoints):
     def create_model_card(  # type: ignore[override]  # a card of geohf's has its facts from the run
         self, folder: str | Path | None = None, tags: list[str] | None = None
     ) -> None:
-        """Write the task's card, without numbers, into a folder: by default the run's.
+        """Write the task's card into a folder, by default the run's; a `GeoTrainer`'s has the numbers of the last `evaluate`.
 
         Raises:
             DataError: the Trainer trains a part of a model, which has no card.
@@ -50,7 +50,12 @@ class SafePushes(SafeCheckpoints):
                 model.config,
                 repo_id=self.hub_model_id or self.args.hub_model_id,
                 tags=tags or (),
+                **self._card_facts(),
             )
+
+    def _card_facts(self) -> dict[str, Any]:
+        """What a card tells beside the model, as `write_card` takes it."""
+        return {}
 
     def push_to_hub(  # type: ignore[override]  # PreTrainedModel's keywords, not those of transformers' card
         self,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.task_data import facts_of
 from geohf.hub.files import MEASURED_WEIGHTS
 from geohf.io import atomic_write, plain
@@ -56,7 +56,7 @@ def thumbnails_of(trainer: GeoTrainer, dataset: Any, most: int) -> list[str | No
     """Thumbnails for a map: of the first `most` rows, None for the others; None where nobody asks for any."""
     if not most:
         return None
-    rows = undecoded(dataset)
+    rows = without_decoding(dataset)
     return [thumbnail(trainer.model.photo_of(rows[i])) if i < most else None for i in range(len(rows))]
 
 

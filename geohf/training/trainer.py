@@ -16,7 +16,6 @@ from geohf.data.splits import warn_of_shared_places
 from geohf.data.streaming import is_stream
 from geohf.data.task_data import facts_of
 from geohf.errors import DataError, listed
-from geohf.hub.card import write_card
 from geohf.metrics.records import CardData, Evaluation
 from geohf.training.phase_runs import RunsPhases
 from geohf.training.pushing import push_adapter
@@ -258,31 +257,13 @@ class GeoTrainer(RunsPhases):
 
     # ---- what the card says
 
-    def create_model_card(  # type: ignore[override]  # see `SafePushes`
-        self, folder: str | Path | None = None, tags: list[str] | None = None
-    ) -> None:
-        """Write the task's card, with the numbers of the last `evaluate`, into a folder: by default the run's."""
-        if not self.is_world_process_zero():
-            return
-        facts, metrics = CardData(), None
-        if self.evaluated is not None:
-            facts, evaluation = self.card_data(self.evaluated), self.evaluated
-            metrics = {
-                "eval": evaluation.values_by_name,
-                "baseline": evaluation.baseline,
-                "intervals": evaluation.intervals,
-            }
-        write_card(
-            folder or self.run_folder,
-            self.model.card_template,
-            self.model.config,
-            repo_id=self.hub_model_id or self.args.hub_model_id,
-            metrics=metrics,
-            titles=facts.titles,
-            data=facts.data,
-            tags=tags or (),
-            **facts.context,
-        )
+    def _card_facts(self) -> dict[str, Any]:
+        evaluation = self.evaluated
+        if evaluation is None:
+            return {}
+        facts, numbers = self.card_data(evaluation), {"eval": evaluation.values_by_name}
+        numbers |= {"baseline": evaluation.baseline, "intervals": evaluation.intervals}
+        return {"metrics": numbers, "titles": facts.titles, "data": facts.data, **facts.context}
 
     def data_facts(self, evaluation: Evaluation, unit: str) -> dict[str, Any]:
         """The facts of the data that every card tells, see `model_cards/card.md`.

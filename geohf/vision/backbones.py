@@ -1,6 +1,6 @@
 """Vision backbones, from timm and from transformers, behind one builder.
 
-A backbone is always made in two steps: `describe_backbone` reads its configuration only, `build_tower` makes it
+A backbone is always made in two steps: `resolve_backbone` reads its configuration only, `build_tower` makes it
 with random weights, and `load_tower` makes it with its published ones. A model that was saved once is built
 from its own config and never asks for the backbone's repo again.
 """
@@ -20,14 +20,19 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from geohf.errors import DataError, listed, require_at_least
-from geohf.vision.bands import adapt_first_convolution
 from geohf.vision.licenses import published_license
 from geohf.vision.preprocessing import default_processing, published_processing
 from geohf.vision.repos import PICKLED, hub_files, hub_weights, read_tensors, reason_of
 from geohf.vision.timm_towers import TimmSource, describe_timm, load_timm, timm_name, timm_source
 from geohf.vision.timm_towers import TimmTower as TimmTower
 from geohf.vision.timm_towers import TimmTowerConfig as TimmTowerConfig
-from geohf.vision.towers import build_tower, feature_size, tower_class, without_pooler
+from geohf.vision.towers import (
+    adapt_first_convolution,
+    build_tower,
+    feature_size,
+    tower_class,
+    without_pooler,
+)
 from geohf.vision.weights import align_weights
 
 DESCRIBED_BY = ("config.json", "preprocessor_config.json", "README.md")
@@ -64,7 +69,7 @@ UNUSED_NAME = "mask_token"
 UNUSED = (rf"{UNUSED_NAME}$",)
 
 
-def describe_backbone(
+def resolve_backbone(
     name: str, image_size: int | None = None, weights: str | os.PathLike | None = None, **model_args
 ) -> Backbone:
     """Find a backbone by name, reading configuration only.

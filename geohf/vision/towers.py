@@ -1,9 +1,10 @@
-"""A backbone as a module: made of its config with random weights, run to its pooled feature, taken apart into blocks."""
+"""A backbone as a module: made of its config with random weights, run to its pooled feature, taken apart, fitted to bands."""
 
 from __future__ import annotations
 
 import inspect
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ def feature_size(config: PreTrainedConfig, side: int | None = None) -> int:
             return tower_features(tower.eval(), torch.empty(1, channels, height, width)).shape[-1]
 
 
+def keep_statistics(module: nn.Module) -> None:
+    """Set every batch norm to use the statistics that it has, whatever mode the module is in."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
 def tower_blocks(tower: nn.Module) -> list[nn.Module]:
     """The backbone's blocks from input to output, for unfreezing the last ones.
 
@@ -83,3 +91,30 @@ def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     """
     accepts = "add_pooling_layer" in inspect.signature(tower_class(config).__init__).parameters
     return {"add_pooling_layer": False} if accepts else {}
+
+
+def adapt_first_convolution(
+    name: str, weights: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The weights of a backbone for three bands, for one that differs from it in the number of bands alone.
+
+    As timm does (`timm.models.adapt_input_conv`): the first convolution's weights are repeated over the bands and
+    scaled by 3 / bands, or summed for one band.
+
+    Raises:
+        DataError: the backbones differ in more than a convolution over three bands.
+    """
+    from timm.models import adapt_input_conv
+
+    weights = dict(weights)
+    for key, new in wanted.items():
+        old = weights.get(key, new)
+        if old.shape == new.shape:
+            continue
+        if old.ndim != 4 or old.shape[1] != 3:
+            raise DataError(
+                f"{name}: the backbone's weights {key} {tuple(old.shape)} cannot be fitted to {tuple(new.shape)}; take "
+                "one of timm's towers, or --pretrained false"
+            )
+        weights[key] = adapt_input_conv(new.shape[1], old)
+    return weights

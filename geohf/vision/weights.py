@@ -90,3 +90,14 @@ def in_eval_mode(module: Module) -> Module:
         return module
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(module, shared).eval()
+
+
+def mark_initialized(module: nn.Module) -> None:
+    """Tell transformers that this module's present values stay.
+
+    `post_init` draws new values for every submodule, timm's and torchvision's too. Tensors on the meta device
+    hold no value yet and must stay unmarked, or transformers would not notice that a checkpoint lacks them.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type != "meta":
+            tensor._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers' own mark

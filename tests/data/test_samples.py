@@ -22,7 +22,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 
 from geohf import DataError
 from geohf.data.inputs import find_images
-from geohf.data.samples import samples_of, undecoded
+from geohf.data.samples import samples_of, without_decoding
 from geohf.vision.files import image_files
 from geohf.vision.images import ImageError, open_image, picture_of
 
@@ -229,8 +229,10 @@ def test_rows_with_several_pictures_or_none_are_refused():
 @pytest.mark.case("use-B3", "use-U12")
 def test_a_transform_stays_and_a_format_goes(files):
     kept = dataset_of(files).with_transform(augmented)
-    assert undecoded(kept) is kept
-    rows = undecoded(dataset_of(files, n=[1, 2, 3], m=[4, 5, 6]).with_format("torch", columns=["image", "n"]))
+    assert without_decoding(kept) is kept
+    rows = without_decoding(
+        dataset_of(files, n=[1, 2, 3], m=[4, 5, 6]).with_format("torch", columns=["image", "n"])
+    )
     assert type(rows[0]["n"]) is int
     assert set(rows[0]) == {"image", "n"}
     assert rows[0]["image"].keys() == {"bytes", "path"}

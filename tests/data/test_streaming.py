@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from geohf.data.streaming import EndlessStream, StreamedTable, streaming
 from geohf.data.tables import read_table
-from geohf.data.tensor_table import identity_collate
+from geohf.data.tensor_dataset import identity_collate
 from geohf.errors import DataError
 from geohf.training.batches import StreamBatches
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from geohf.geo import area_from_geojson, great_circle_m
-from geohf.geo.density import SphericalMixture, log_normalizer
-from geohf.geo.regions import credible_region
+from geohf.geo.density import SphericalMixture, credible_region, log_normalizer
 
 
 def mixture(*parts):

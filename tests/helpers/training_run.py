@@ -19,7 +19,7 @@ from datasets import Dataset, IterableDataset
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from geohf.data.tensor_table import TensorTable, identity_collate
+from geohf.data.tensor_dataset import TensorDictDataset, identity_collate
 from geohf.geo import great_circle_m
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.head import StreetHead
@@ -52,7 +52,7 @@ def make_table(rows, seed=0):
     coordinates = coordinates + 0.3 * torch.randn(rows, 2, generator=generator, dtype=torch.float64)
     unlabeled = torch.rand(rows, generator=generator) < 1 / 3
     unlocated = torch.rand(rows, generator=generator) < 1 / 4
-    return TensorTable(
+    return TensorDictDataset(
         features=features,
         labels=torch.where(unlabeled, -100, labels),
         coordinates=torch.where(unlocated[:, None], torch.nan, coordinates),

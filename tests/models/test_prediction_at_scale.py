@@ -23,7 +23,7 @@ from PIL import Image
 from geohf.errors import DataError
 from geohf.models import ahead, shards
 from geohf.models.ahead import batches_of, prepared_ahead
-from geohf.models.partial import Partial
+from geohf.models.predicting import Partial
 from geohf.models.work import Work
 from geohf.vision.images import HANDED_OVER, ImageError
 

@@ -28,12 +28,12 @@ from geohf.errors import DataError
 from geohf.parts import PartStateConfig, PartStateModel
 from geohf.parts.answers import AttributedPart, PhotoPrediction
 from geohf.parts.attribute_values import attribute_misses
+from geohf.parts.augment import StatePaste
 from geohf.parts.convert import LAYOUTS, convert
 from geohf.parts.data import load_for_evaluation, load_parts
 from geohf.parts.evaluator import PartEvaluator
 from geohf.parts.export import export_onnx
 from geohf.parts.hub_data import load_hub_dataset
-from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator
 from geohf.parts.query_losses import query_state_losses
 from geohf.parts.rows import as_photos

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from geohf.errors import DataError
-from geohf.parts.inspection import inspection_rows
+from geohf.parts.outputs import inspection_rows
 from geohf.parts.overlays import STATE_COLORS, overlay, state_colors, write_overlays
 from geohf.parts.vocabulary import BIKE_PARTS, STATES
 from geohf.report.classes import plot_confusion_counts

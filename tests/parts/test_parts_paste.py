@@ -10,9 +10,9 @@ from PIL import Image
 
 from geohf import PartStateTrainer
 from geohf.errors import DataError
+from geohf.parts.augment import StatePaste
 from geohf.parts.data import load
 from geohf.parts.modeling import make_model
-from geohf.parts.paste import StatePaste
 from geohf.parts.processing import PartCollator, open_photo
 from geohf.parts.rows import as_photos
 

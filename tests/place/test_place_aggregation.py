@@ -9,7 +9,7 @@ from helpers.place_models import build_model, unit
 from helpers.plain_aggregators import plain_boq, plain_salad, unit_rows, weights_of
 
 from geohf.errors import DataError
-from geohf.models.settings import settings_refused
+from geohf.models.configuration import as_data_error
 from geohf.place import GeoPlaceModel
 from geohf.place.aggregation import SALAD, BoQ, NetVLAD, SuperVLAD
 from geohf.place.aggregation.netvlad import k_means
@@ -184,5 +184,5 @@ def test_tokens_of_a_tower_without_a_class_token_begin_with_the_mean():
     ],
 )
 def test_sizes_that_cannot_be_are_refused(fields, message):
-    with pytest.raises(DataError, match=message), settings_refused():
+    with pytest.raises(DataError, match=message), as_data_error():
         build_model(projection_dim=None, **fields)

@@ -10,7 +10,7 @@ from helpers.place_models import along, parse, write_csv
 from geohf.place import GeoPlaceModel
 from geohf.place.data import load
 from geohf.place.trainer import GeoPlaceTrainer
-from geohf.vision.packaged import packaged_weights
+from geohf.vision.timm_towers import packaged_weights
 
 NAME = "tf_efficientnet_lite0"
 pytestmark = [

@@ -16,7 +16,7 @@ from geohf.data.task_data import facts_of
 from geohf.errors import DataError
 from geohf.hub.files import push_folder
 from geohf.place import GeoPlaceModel, PlaceIndex, recall_at_n
-from geohf.place.audit import audit, judge, near_duplicates, used_before
+from geohf.place.audit import audit, near_duplicates, report_leaks, used_before
 from geohf.place.comparison import comparison_rows
 from geohf.place.data import load
 from geohf.place.drives import files_of, load_drives
@@ -223,11 +223,11 @@ def test_near_duplicates_are_seen_in_frozen_features():
     (finding,) = near_duplicates(np.array([0.5, 0.99995, 0.999]))
     assert (finding.queries, finding.share) == (1, pytest.approx(1 / 3))
     assert near_duplicates(np.array([0.5])) == []
-    judge([finding], strict=False)
+    report_leaks([finding], strict=False)
     with pytest.raises(
         DataError, match=r"leak \(near_duplicate\): 1 of 3 queries .*--audit off measures all the same"
     ):
-        judge([finding], strict=True)
+        report_leaks([finding], strict=True)
 
 
 # ---- what a run refuses

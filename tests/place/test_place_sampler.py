@@ -9,7 +9,7 @@ from datasets import Dataset, IterableDataset
 from helpers.place_models import along, build_model, parse, unit
 from transformers import TrainerCallback
 
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.place import GeoPlaceConfig
@@ -218,7 +218,7 @@ def test_a_run_that_is_stopped_within_an_epoch_goes_on_with_its_hard_places(tmp_
     def train(folder, *callbacks, resume=False):
         torch.manual_seed(0)
         points = torch.from_numpy(np.repeat(along(np.arange(60) * 200.0), 4, 0))
-        table = TensorTable(
+        table = TensorDictDataset(
             features=unit(60, 96).repeat_interleave(4, 0) + 0.5 * unit(240, 96, seed=1),
             coordinates=points,
             headings=torch.full((240,), math.nan),

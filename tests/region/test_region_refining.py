@@ -8,7 +8,7 @@ from helpers.region_models import WGS84, arguments_of, build_model
 from PIL import Image
 
 from geohf import GeoRegionModel, GeoRegionTrainer
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.region.arguments import RegionArguments
@@ -19,7 +19,7 @@ def table(features, meters):
     """Photographs so many meters north and east of the first region's center."""
     center = np.array(WGS84[0]["center"])
     degrees = np.asarray(meters) / 111_195 / np.array([1.0, np.cos(np.radians(center[0]))])
-    return TensorTable(features=features, coordinates=torch.from_numpy(center + degrees))
+    return TensorDictDataset(features=features, coordinates=torch.from_numpy(center + degrees))
 
 
 def test_an_expert_answers_the_place_that_looks_most_alike():
@@ -44,8 +44,8 @@ def test_they_are_left_out_where_they_do_not_help(tmp_path):
     expert, features = model.experts[0], torch.randn(8, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         truth = expert.scaler.inverse_transform(expert(features=features).scaled.double())
-    right = TensorTable(features=features, coordinates=truth)
-    wrong = TensorTable(features=features, coordinates=truth + 0.001)
+    right = TensorDictDataset(features=features, coordinates=truth)
+    wrong = TensorDictDataset(features=features, coordinates=truth + 0.001)
     refine(expert, wrong, right)
     assert model.config.prototypes == [0, 0, 0]
     refine(expert, right, wrong)

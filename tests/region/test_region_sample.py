@@ -7,8 +7,7 @@ from PIL import Image
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.region.sample import REGIONS, write_sample
-from geohf.region.scene import LANDMARKS, paint_view
+from geohf.region.sample import LANDMARKS, REGIONS, paint_view, write_sample
 
 
 def read(path):

@@ -14,12 +14,11 @@ from geohf.errors import DataError
 from geohf.geo.scalers import fit_scaler
 from geohf.region import GeoRegionModel
 from geohf.region.data import load
-from geohf.region.phase import RegionPhaseTrainer
+from geohf.region.phase import RegionPhaseTrainer, cosine_warm_restarts
 from geohf.region.processing import RegionCollator, region_augmentation
 from geohf.region.sample import write_sample
 from geohf.region.selection import of_regions
 from geohf.region.trainer import GeoRegionTrainer
-from geohf.training.schedules import cosine_warm_restarts
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from datasets import DatasetDict, Features, Image, List, Value
 from PIL import Image as PIL
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.street import data
@@ -23,7 +23,7 @@ from geohf.vision.images import open_image
 def load_places(source, on_error="raise"):
     """The loader's places with their images undecoded: paths and bytes are what these tests look at."""
     places, errors = data.load_places(source, on_error)
-    return DatasetDict({name: undecoded(split) for name, split in places.items()}), errors
+    return DatasetDict({name: without_decoding(split) for name, split in places.items()}), errors
 
 
 HEADINGS = {"north": 0.0, "east": 90.0, "south": 180.0, "west": 270.0}

@@ -11,7 +11,7 @@ from helpers.street_models import build_model, parse, rows_of
 from PIL import Image
 from transformers import TrainerCallback
 
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.recipes.train_street import run
 from geohf.street.arguments import StreetTrainingArguments
@@ -135,7 +135,7 @@ def test_a_resumed_run_has_the_same_weights_queue_and_all(tmp_path):
             per_device_train_batch_size=16, use_cpu=True, report_to="none", disable_tqdm=True, load_best_model_at_end=False,
         )  # fmt: skip
         return StreetPhaseTrainer(
-            model.head, phase_arguments(args, "phase1"), train_dataset=TensorTable(**columns), **extras
+            model.head, phase_arguments(args, "phase1"), train_dataset=TensorDictDataset(**columns), **extras
         )
 
     whole = trainer("whole")

@@ -8,13 +8,12 @@ import torch
 from helpers.street_models import STATES, build_model, patches
 
 from geohf.data.task_data import TaskData
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.geo import area_from_geojson, great_circle_m, unit_vectors
 from geohf.street import GeoStreetConfig, GeoStreetModel
 from geohf.street.arguments import StreetArguments
-from geohf.street.decoding import _warn_of_one_part
+from geohf.street.density import NOWHERE, MixtureHead, components_of, mixture_log_density, mixture_loss
 from geohf.street.head import GeoStreetOutput, StreetHead
-from geohf.street.mixture import NOWHERE, MixtureHead, components_of, mixture_log_density, mixture_loss
 from geohf.street.modeling import make_model
 from geohf.street.phase import calibrate
 from geohf.street.places import as_places
@@ -167,7 +166,7 @@ def test_settings_that_do_not_go_together_are_refused():
 @pytest.mark.parametrize("gps_head", ["bounded", "vmf"])
 def test_it_is_told_that_states_and_areas_restrict_one_part_of_the_answer(gps_head, caplog):
     model = build_model(gps_head=gps_head).eval()
-    _warn_of_one_part.cache_clear()
+    warn_once.cache_clear()
     model.predict(patches(3, 1))
     assert not caplog.records
     model.predict(patches(3, 3), states=["Maine"], batch_size=1)

@@ -13,7 +13,7 @@ from helpers.street_models import build_model
 from PIL import ExifTags
 from PIL import Image as PIL
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.street import data
@@ -28,7 +28,7 @@ from geohf.vision.images import open_image
 def load_places(source, on_error="raise"):
     """The loader's places with their images undecoded: paths and bytes are what these tests look at."""
     places, errors = data.load_places(source, on_error)
-    return DatasetDict({name: undecoded(split) for name, split in places.items()}), errors
+    return DatasetDict({name: without_decoding(split) for name, split in places.items()}), errors
 
 
 REPO = "tester/places"
@@ -141,7 +141,7 @@ def test_eight_views_in_one_column_as_a_list(table, tmp_path):
         else:
             frame["views"], frame["headings"] = [names, ["a.jpg", None]], [turns, [-10, 5]]
             frame.to_parquet(path) if form == "parquet" else frame.to_json(path, orient="records", lines=True)
-        places = undecoded(load_places(path)[0]["train"])
+        places = without_decoding(load_places(path)[0]["train"])
         assert places["headings"][:] == [turns, [350.0]]
         assert [[Path(view["path"]).name for view in views] for views in places["views"]] == [
             names,

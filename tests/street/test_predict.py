@@ -9,9 +9,8 @@ from datasets import Dataset, Features, Image, List, Value
 from helpers.street_models import CLASSES, STATES, build_model, close, flat, spread_out
 from PIL import Image as PillowImage
 
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.geo import area_from_geojson, box, great_circle_m
-from geohf.street.decoding import _warn_of_area
 from geohf.street.head import GeoStreetOutput
 from geohf.street.phase import calibrate
 from geohf.vision.images import ImageError
@@ -243,7 +242,7 @@ def test_real_outlines_from_a_file(model, photos, shared_data):
 
 @pytest.mark.case("files-C12")
 def test_an_area_without_any_class_is_said_once(model, photos, caplog):
-    _warn_of_area.cache_clear()
+    warn_once.cache_clear()
     model.predict(photos, area=box(44.0, -75.0, 44.5, -74.5), batch_size=1)
     model.predict(photos, area=box(1.0, 47.0, 3.0, 49.0), batch_size=1)  # Paris, exchanged
     near, far = (record.getMessage() for record in caplog.records if "within the area" in record.getMessage())

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.street import GeoStreetImageProcessor
-from geohf.street.processing import _warn_of_heading, split_views
+from geohf.street.processing import split_views
 from geohf.vision.images import ImageError
 
 SIDE = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
@@ -132,12 +132,12 @@ def test_a_heading_is_heard_under_the_names_that_tables_have(sample, headings):
 
 
 def test_a_heading_beside_views_with_a_direction_is_left_out_with_a_word(caplog):
-    _warn_of_heading.cache_clear()
+    warn_once.cache_clear()
     assert split_views({"north": "a", "east": "b", "heading": math.nan})[1] == [0.0, 90.0]
     assert not caplog.text
     assert split_views({"north": "a", "east": "b", "heading": 30.0})[1] == [0.0, 90.0]
     assert "a heading beside north, east, south, west is left out" in caplog.text
-    _warn_of_heading.cache_clear()
+    warn_once.cache_clear()
     caplog.clear()
     split_views({"north": "a", "east": "b", "headings": [30.0, 120.0]})
     assert "a heading beside north, east, south, west is left out" in caplog.text

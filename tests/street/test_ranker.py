@@ -8,7 +8,7 @@ import torch
 from datasets import IterableDataset
 from helpers.street_models import build_model, parse, patches, spread_out
 
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.geo import box, great_circle_m
 from geohf.recipes.train_street import run
@@ -114,7 +114,7 @@ def ranked_model(**fields):
         outputs = model.head(features)
     second = outputs.logits.topk(2).indices[:, 1]
     truth = outputs.candidates[torch.arange(24), second] + 0.05
-    table = TensorTable(
+    table = TensorDictDataset(
         features=features.clone(),
         view_mask=torch.ones(24, 1, dtype=torch.bool),
         headings=torch.full((24, 1), math.nan),
@@ -182,7 +182,7 @@ def test_the_answer_does_not_depend_on_how_many_matches_are_named():
 
 def test_places_without_positions_teach_nothing_and_a_later_training_tries_again(tmp_path, caplog):
     model = build_model(rank=3, refine=2)
-    table = TensorTable(
+    table = TensorDictDataset(
         features=torch.zeros(4, 1, model.config.feature_size),
         view_mask=torch.ones(4, 1, dtype=torch.bool),
         headings=torch.full((4, 1), math.nan),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.splits import (
     calibration_blocks,
     count_shared,
@@ -34,7 +34,7 @@ def places(points, states=None):
         "latitude": [float(p[0]) for p in points],
         "longitude": [float(p[1]) for p in points],
     }
-    return undecoded(Dataset.from_dict(columns, features=place_features()))
+    return without_decoding(Dataset.from_dict(columns, features=place_features()))
 
 
 def scattered(n, seed=0):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.street_models import parse, patches
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.data.streaming import write_shards
 from geohf.errors import DataError
 from geohf.street import GeoStreetModel
@@ -33,7 +33,7 @@ def sample(tmp_path_factory):
 def test_the_competitions_table(sample):
     places, _ = load_places(sample)
     found = list(stream_places(sample / TRAIN_TABLE, sample / "train_images"))
-    same(found, undecoded(places["train"]).to_list())
+    same(found, without_decoding(places["train"]).to_list())
 
 
 def test_a_table_of_photographs(tmp_path):
@@ -43,7 +43,7 @@ def test_a_table_of_photographs(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join([*lines, "2.png,45.5,290.5,Maine,10.5"]))
     places, _ = load_places(tmp_path / "t.csv")
     found = list(stream_places(tmp_path / "t.csv"))
-    same(found, undecoded(places["train"]).to_list())
+    same(found, without_decoding(places["train"]).to_list())
     assert found[2]["longitude"] == -69.5
 
 

@@ -16,7 +16,7 @@ from helpers.cache_jobs import PROCESSES, build, build_on_a_full_disk, hold
 from torch.utils.data import DataLoader
 
 from geohf import DataError
-from geohf.data.tensor_table import identity_collate
+from geohf.data.tensor_dataset import identity_collate
 from geohf.tiles.cache import TileCache, cache_key
 from geohf.tiles.cutting import _lay_out, build_cache
 from geohf.tiles.table import load_tiles

@@ -10,9 +10,9 @@ from geohf import DataError
 from geohf.tiles.arguments import TileArguments
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import _derived
-from geohf.tiles.derive import color_share, ndvi_fall
 from geohf.tiles.reading import Reading
 from geohf.tiles.table import grid_tiles, load_tiles
+from geohf.tiles.targets import color_share, ndvi_fall
 
 
 @pytest.mark.case("files-D16")

@@ -11,10 +11,10 @@ from transformers import AutoModel
 
 from geohf import DataError, TileSequenceConfig, TileSequenceModel
 from geohf.data.times import step_times, time_of
-from geohf.tiles.attention import LightTemporalAttention, TemporalAttention
 from geohf.tiles.augmentation import fewer_seen
 from geohf.tiles.dataset import TileRows, TileSequences
 from geohf.tiles.dates import DATE_FEATURES, date_features, dates_of_sample, days_of, frame_dates
+from geohf.tiles.encoders import LightTemporalAttention, TemporalAttention
 from geohf.tiles.windows import make_windows
 
 ENCODERS = ["convlstm", "convgru", "attention", "ltae"]

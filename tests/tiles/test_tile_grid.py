@@ -64,7 +64,7 @@ def test_rasters_of_another_place_are_refused_wherever_they_are_read(tmp_path, t
     b = tiff(tmp_path / "b.tif", PIXELS, **where)
     before = b.read_bytes()
     for read in (
-        lambda: fit_together("r", [a, None, b]),
+        lambda: fit_together([a, None, b]),
         lambda: grid_tiles(tmp_path, ["a", "b"], 16),
         lambda: predict_scene(model, [a, b], tmp_path / "out.tif", 16),
         lambda: model.predict([{"frames": [a, b]}]),
@@ -81,7 +81,7 @@ def test_one_meter_then_sixty_centimeters_as_naip_changed(tmp_path, tiff):
     a = tiff(tmp_path / "a.tif", PIXELS, **shifted(pixel=1.0))
     b = tiff(tmp_path / "b.tif", PIXELS, **shifted(pixel=0.6))
     with pytest.raises(DataError, match=r"a corner is 25\.6 pixels away"):
-        fit_together("r", [a, b])
+        fit_together([a, b])
 
 
 @pytest.mark.case("files-A1")
@@ -92,12 +92,12 @@ def test_the_first_without_a_crs_does_not_switch_the_check_off(tmp_path, tiff):
         tiff(tmp_path / "c.tif", PIXELS, **shifted(100_000)),
     ]
     with pytest.raises(DataError, match=r"a.tif: has no CRS, but .*b.tif has one"):
-        fit_together("r", files)
+        fit_together(files)
     # of world files alone the transforms are compared
     alone = [tiff(tmp_path / f"{x}.tif", PIXELS, transform=shifted(x)["transform"]) for x in (0, 4, 100_000)]
-    assert fit_together("r", alone[:2]).raster.crs is None
+    assert fit_together(alone[:2]).raster.crs is None
     with pytest.raises(DataError, match="lies elsewhere than"):
-        fit_together("r", alone)
+        fit_together(alone)
 
 
 @pytest.mark.case("files-A1")
@@ -110,12 +110,12 @@ def test_the_same_grid_in_other_words_is_taken(tmp_path, tiff):
         tiff(tmp_path / "d.tif", PIXELS, **shifted(crs="+proj=utm +zone=32 +datum=WGS84 +units=m")),
         tiff(tmp_path / "e.tif", PIXELS, **shifted(pixel=10.0001)),
     ]
-    assert fit_together("r", files).raster.bands == 3
+    assert fit_together(files).raster.bands == 3
     degrees = [
         {"crs": crs, "transform": from_origin(9, 45, 1e-4, 1e-4)} for crs in ("EPSG:4326", "OGC:CRS84")
     ]
     files = [tiff(tmp_path / f"{i}.tif", PIXELS, **where) for i, where in enumerate(degrees)]
-    assert fit_together("r", files).raster.bands == 3
+    assert fit_together(files).raster.bands == 3
 
 
 @pytest.mark.case("files-A3")
@@ -145,7 +145,7 @@ def test_sizes_that_differ_come_with_the_same_advice(tmp_path, tiff, model):
     a = tiff(tmp_path / "2018.tif", PIXELS, **HERE)
     b = tiff(tmp_path / "2020.tif", PIXELS[:-1], **HERE)
     for read in (
-        lambda: fit_together("r", [a, b]),
+        lambda: fit_together([a, b]),
         lambda: grid_tiles(tmp_path, ["2018", "2020"], 16),
         lambda: predict_scene(model, [a, b], tmp_path / "out.tif", 16),
         lambda: model.predict([[a, b]]),
@@ -188,7 +188,7 @@ def test_headers_that_mean_other_pixels_are_refused(world, tmp_path, tiff, model
     a = describe(tiff(tmp_path / "a.tif", PIXELS, **HERE), **one)
     b = describe(tiff(tmp_path / "b.tif", PIXELS, **HERE), **two)
     for read in (
-        lambda: fit_together("r", [a, b]),
+        lambda: fit_together([a, b]),
         lambda: predict_scene(model, [a, b], tmp_path / "out.tif", 16),
         lambda: model.predict([[a, b]]),
     ):
@@ -215,7 +215,7 @@ def test_names_with_dates_and_files_without_names_are_one_kind(tmp_path, tiff):
     files = [tiff(tmp_path / f"{i}.tif", PIXELS, **HERE) for i in range(3)]
     describe(files[0], descriptions=("B04_20190701", "B03_20190701", "B02_20190701"))
     describe(files[1], descriptions=("B04_20200703", "B03_20200703", "B02_20200703"))
-    assert fit_together("r", files).raster.names[0] == "B04_20190701"
+    assert fit_together(files).raster.names[0] == "B04_20190701"
 
 
 @pytest.mark.case("files-A10")
@@ -259,11 +259,11 @@ def test_color_tables_are_compared_where_pixels_have_the_number(tmp_path):
     a = classes(tmp_path / "a.tif", table)
     same = classes(tmp_path / "same.tif", table | {99: (200, 200, 200, 255)})
     other = classes(tmp_path / "other.tif", table | {12: (200, 0, 0, 255)})
-    assert fit_together("r", [a, same]).raster.palette is not None
+    assert fit_together([a, same]).raster.palette is not None
     with pytest.raises(DataError, match=r"other.tif: in its color table 12 is \[200, 0, 0, 255\]"):
-        fit_together("r", [a, other])
+        fit_together([a, other])
     with pytest.raises(DataError, match=r"none.tif: its header is no color table, but .* a color table"):
-        fit_together("r", [a, classes(tmp_path / "none.tif", None)])
+        fit_together([a, classes(tmp_path / "none.tif", None)])
 
 
 def test_a_raster_fits_itself(tmp_path, tiff):
@@ -281,9 +281,9 @@ def test_local_systems_are_compared_by_what_they_are(tmp_path, tiff):
         tiff(tmp_path / f"{i}.tif", PIXELS, **shifted(crs=crs))
         for i, crs in enumerate((local.format("Lambert-93"), local.format("Lambert-93"), "EPSG:2154"))
     ]
-    assert fit_together("r", files[:2]).raster.bands == 3
+    assert fit_together(files[:2]).raster.bands == 3
     with pytest.raises(DataError, match=r"2.tif: its CRS is EPSG:2154, but .*0.tif has Lambert-93"):
-        fit_together("r", files)
+        fit_together(files)
 
 
 @pytest.mark.case("files-A1")
@@ -312,6 +312,6 @@ def test_images_that_were_not_warped_yet_are_compared_by_their_control_points(tm
         profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": 64, "width": 64}
         with rasterio.open(files[-1], "w", gcps=points, crs="EPSG:32632", **profile) as file:
             file.write(PIXELS.transpose(2, 0, 1))
-    assert fit_together("r", files[:2]).raster.gcps
+    assert fit_together(files[:2]).raster.gcps
     with pytest.raises(DataError, match=r"2.tif: its ground control points are not those of .*0.tif; warp"):
-        fit_together("r", files)
+        fit_together(files)

@@ -17,13 +17,13 @@ from geohf import DataError, TileSequenceConfig, TileSequenceModel
 from geohf.tiles import SequenceDataLoader
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.dataset import TileSequences
-from geohf.tiles.derive import ndvi_fall
 from geohf.tiles.masks import nodata_pixels, read_frame
 from geohf.tiles.rasters import open_raster
 from geohf.tiles.scales import band_statistics
 from geohf.tiles.scene import predict_scene
 from geohf.tiles.streaming import stream_tiles
 from geohf.tiles.table import grid_tiles
+from geohf.tiles.targets import ndvi_fall
 from geohf.tiles.windows import make_windows
 
 HERE = {"crs": "EPSG:32632", "transform": from_origin(500_000, 5_000_000, 10, 10)}

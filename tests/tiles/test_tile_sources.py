@@ -346,7 +346,7 @@ def test_assets_with_ground_control_points_on_other_ground_are_refused(tmp_path,
                 file.gcps = points, rasterio.CRS.from_epsg(4326)
     with pytest.raises(DataError, match=r"item-1 \(red, nir\): its ground control points are not those of"):
         grid_tiles(items, list(frames), 8, asset=["red", "nir"])
-    first = fit_together("place", [mosaic_files(items, ".tif", ["red", "nir"])["2020-03-01"]])
+    first = fit_together([mosaic_files(items, ".tif", ["red", "nir"])["2020-03-01"]])
     assert first.header.gcps == inspect_raster(tmp_path / "2020-03-01_nir.tif").gcps
 
 

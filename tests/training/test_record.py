@@ -11,6 +11,7 @@ from helpers.training_run import make_head, make_table, make_trainer
 from safetensors.torch import load_file
 
 from geohf.data.rows import RowView
+from geohf.data.samples import without_decoding
 from geohf.errors import DataError
 from geohf.training.phases import FINISHED, RECORD
 from geohf.training.record import differences, is_longer, record_of
@@ -112,14 +113,12 @@ def test_a_picture_that_was_replaced_under_its_name_is_other_data(tmp_path):
     from datasets import Image, List
     from PIL import Image as Picture
 
-    from geohf.data.samples import undecoded
-
     def data(folder):
         names = [str(folder / f"{i}.png") for i in range(2)]
         held = [{"bytes": Path(name).read_bytes(), "path": None} for name in names]
         columns = {"image": names, "views": [names, names[:1]], "held": held, "n": [1, 2]}
         dataset = Dataset.from_dict(columns).cast_column("image", Image()).cast_column("held", Image())
-        return undecoded(dataset.cast_column("views", List(Image())))
+        return without_decoding(dataset.cast_column("views", List(Image())))
 
     trainer = make_trainer(tmp_path)
 

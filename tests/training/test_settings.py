@@ -20,7 +20,7 @@ from geohf.street.phase import StreetPhaseTrainer
 from geohf.tiles.arguments import TileTrainingArguments
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.parser import GeoArgumentParser
-from geohf.training.rehearsal import rehearse
+from geohf.training.settings import rehearse
 
 ARGUMENTS = [
     StreetTrainingArguments,

@@ -9,7 +9,7 @@ from helpers.training_run import history, make_head, make_table, make_trainer
 from safetensors.torch import load_file
 from torch import nn
 
-from geohf.data.tensor_table import TensorTable
+from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.street import GeoStreetConfig, GeoStreetModel
 from geohf.training.arguments import GeoTrainingArguments
@@ -141,7 +141,7 @@ def test_a_model_without_counts_is_averaged_over_its_micro_batches(tmp_path):
 
 def test_a_batch_without_anything_to_learn_from_is_an_error(tmp_path):
     trainer = make_trainer(tmp_path)
-    trainer.train_dataset = TensorTable(features=torch.zeros(8, 2, 16))
+    trainer.train_dataset = TensorDictDataset(features=torch.zeros(8, 2, 16))
     with pytest.raises(DataError, match="gave no loss"):
         trainer.train()
 

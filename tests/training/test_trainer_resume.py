@@ -12,7 +12,7 @@ from datasets import Dataset
 from helpers.training_run import batch_of, feature_rows, make_table, make_trainer
 from transformers import TrainerCallback
 
-from geohf.data.tensor_table import identity_collate
+from geohf.data.tensor_dataset import identity_collate
 from geohf.training.checkpoints import COMPLETE, last_complete_checkpoint
 
 SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "training_run.py"

@@ -14,7 +14,7 @@ from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig, Sigli
 
 from geohf.errors import DataError
 from geohf.street import GeoStreetConfig, GeoStreetModel
-from geohf.vision.backbones import TimmTowerConfig, describe_backbone, load_tower
+from geohf.vision.backbones import TimmTowerConfig, load_tower, resolve_backbone
 from geohf.vision.licenses import published_license, published_name
 from geohf.vision.towers import build_tower, feature_size, tower_blocks, tower_features
 
@@ -175,7 +175,7 @@ def tiny_clip():
 def test_a_whole_clip_repo_gives_clips_projected_image_features(tmp_path):
     clip = tiny_clip()
     clip.save_pretrained(tmp_path)
-    backbone = describe_backbone(str(tmp_path))
+    backbone = resolve_backbone(str(tmp_path))
     assert backbone.feature_size == 20  # the outer projection_dim, not the vision config's own
     with torch.no_grad():
         expected = clip.get_image_features(pixel_values=pixels()).pooler_output
@@ -189,14 +189,14 @@ def test_a_whole_siglip_repo_gives_siglips_image_features(tmp_path):
     siglip.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = siglip.get_image_features(pixel_values=pixels()).pooler_output
-    assert torch.equal(features(load_tower(describe_backbone(str(tmp_path)))), expected)
+    assert torch.equal(features(load_tower(resolve_backbone(str(tmp_path)))), expected)
 
 
 @pytest.mark.parametrize("classes", [0, 7])
 def test_a_timm_folder_gives_timms_own_features(tmp_path, classes):
     model = timm.create_model("test_vit", num_classes=classes, img_size=32).eval()
     save_for_hf(model, tmp_path, safe_serialization=True)
-    backbone = describe_backbone(str(tmp_path))
+    backbone = resolve_backbone(str(tmp_path))
     assert backbone.config.architecture == "test_vit"
     assert backbone.image_processor["crop_size"] == {"height": 32, "width": 32}
     with torch.no_grad():
@@ -206,7 +206,7 @@ def test_a_timm_folder_gives_timms_own_features(tmp_path, classes):
 
 def test_a_timm_tower_takes_another_image_size(tmp_path):
     save_for_hf(timm.create_model("test_vit", img_size=32), tmp_path, safe_serialization=True)
-    backbone = describe_backbone(str(tmp_path), image_size=64)
+    backbone = resolve_backbone(str(tmp_path), image_size=64)
     assert backbone.config.image_size == 64
     assert backbone.image_processor["crop_size"] == {"height": 64, "width": 64}
     with torch.no_grad():
@@ -216,7 +216,7 @@ def test_a_timm_tower_takes_another_image_size(tmp_path):
 def test_a_transformers_tower_refuses_another_image_size(tmp_path):
     TRANSFORMERS["vit"].save_pretrained(tmp_path)
     with pytest.raises(DataError, match="image size is 32 and cannot be changed to 64"):
-        describe_backbone(str(tmp_path), image_size=64)
+        resolve_backbone(str(tmp_path), image_size=64)
 
 
 def test_repos_of_timm_and_of_clip_are_found_on_the_hub(hub, tmp_path):
@@ -228,12 +228,12 @@ def test_repos_of_timm_and_of_clip_are_found_on_the_hub(hub, tmp_path):
     for name in ("timm", "clip"):
         HfApi().create_repo(f"org/{name}")
         HfApi().upload_folder(repo_id=f"org/{name}", folder_path=tmp_path / name)
-    found = describe_backbone("org/timm")
+    found = resolve_backbone("org/timm")
     assert found.config.architecture == "test_convnext"
     with torch.no_grad():
         expected = model.eval().forward_head(model.forward_features(pixels()), pre_logits=True)
     assert torch.equal(features(load_tower(found)), expected)
-    found = describe_backbone("org/clip")
+    found = resolve_backbone("org/clip")
     assert found.license == "cc-by-nc-4.0"
     with torch.no_grad():
         expected = clip.get_image_features(pixel_values=pixels()).pooler_output
@@ -244,7 +244,7 @@ def test_a_timm_name_is_found_also_where_a_folder_of_that_name_lies(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "test_resnet").mkdir()
     for name in ("test_resnet", "timm/test_resnet", "test_resnet.r160_in1k"):
-        assert describe_backbone(name).config.model_type == "geohf_timm"
+        assert resolve_backbone(name).config.model_type == "geohf_timm"
 
 
 def test_the_processor_follows_the_published_one(tmp_path):
@@ -253,7 +253,7 @@ def test_the_processor_follows_the_published_one(tmp_path):
         size={"height": 32, "width": 32}, image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7], resample=2
     )
     published.save_pretrained(tmp_path)
-    settings = describe_backbone(str(tmp_path)).image_processor
+    settings = resolve_backbone(str(tmp_path)).image_processor
     assert settings["size"] == settings["crop_size"] == {"height": 32, "width": 32}
     assert settings["image_mean"] == [0.1, 0.2, 0.3]
     assert settings["image_std"] == [0.5, 0.6, 0.7]
@@ -277,7 +277,7 @@ def test_the_processor_follows_the_published_one(tmp_path):
 def test_unknown_names_are_refused_at_once_and_near_ones_suggested(hub, name, message):
     start = time.monotonic()
     with pytest.raises(DataError, match=message):
-        describe_backbone(name)
+        resolve_backbone(name)
     assert time.monotonic() - start < 5
 
 
@@ -289,13 +289,13 @@ def test_unknown_names_are_refused_at_once_and_near_ones_suggested(hub, name, me
 def test_a_folder_that_holds_no_vision_tower_is_refused(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(DataError):
-        describe_backbone(str(tmp_path))
+        resolve_backbone(str(tmp_path))
 
 
 def test_missing_broken_and_misshapen_weights_are_refused(tmp_path):
     tower = build_tower(TRANSFORMERS["vit"])
     tower.save_pretrained(tmp_path)
-    backbone, weights = describe_backbone(str(tmp_path)), tmp_path / "model.safetensors"
+    backbone, weights = resolve_backbone(str(tmp_path)), tmp_path / "model.safetensors"
     state = tower.state_dict()
     lacking = {name: tensor for name, tensor in state.items() if not name.startswith("layers.1.")}
     misshapen = {name: torch.zeros(3) if name.endswith("cls_token") else t for name, t in state.items()}
@@ -317,7 +317,7 @@ def test_a_timm_folder_without_weights_is_refused(tmp_path):
     save_for_hf(timm.create_model("test_resnet"), tmp_path, safe_serialization=True)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(DataError, match="cannot be loaded"):
-        load_tower(describe_backbone(str(tmp_path)))
+        load_tower(resolve_backbone(str(tmp_path)))
 
 
 # Blocks to unfreeze
@@ -374,7 +374,7 @@ def test_a_transformers_tower_takes_any_number_of_bands(name, tmp_path):
     published.save_pretrained(tmp_path)
     images = pixels()
     for bands in (1, 2, 4, 7):
-        backbone = describe_backbone(str(tmp_path), in_chans=bands)
+        backbone = resolve_backbone(str(tmp_path), in_chans=bands)
         assert backbone.config.num_channels == bands
         tower = load_tower(backbone)
         assert not tower.training
@@ -397,7 +397,7 @@ def test_a_tower_that_cannot_take_so_many_bands_is_named(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_channels": 5}))
     with pytest.raises(DataError, match="backbone's weights"):
-        load_tower(describe_backbone(str(tmp_path), in_chans=4))
+        load_tower(resolve_backbone(str(tmp_path), in_chans=4))
 
 
 @pytest.mark.case("first-doors")

@@ -11,7 +11,7 @@ import torch
 
 from geohf import DataError
 from geohf.recipes import convert_backbone
-from geohf.vision.backbones import describe_backbone, load_tower
+from geohf.vision.backbones import load_tower, resolve_backbone
 from geohf.vision.converted import convert_timm
 
 BANDS = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
@@ -49,7 +49,7 @@ def test_a_prefix_and_ten_bands_convert_with_no_missing_key(published, tmp_path,
     assert "without loss.pos_weight, model.vision_encoder." in capsys.readouterr().out
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert json.loads((folder / "config.json").read_text())["bands"] == BANDS
-    backbone = describe_backbone(str(folder), 32, in_chans=10)
+    backbone = resolve_backbone(str(folder), 32, in_chans=10)
     assert backbone.license == "mit"
     assert (backbone.image_processor["image_mean"], backbone.image_processor["image_std"]) == (MEAN, STD)
     images = torch.randn(2, 10, 32, 32)

@@ -9,7 +9,7 @@ from timm.data import create_transform, resolve_data_config
 from transformers import CLIPImageProcessor, ViTImageProcessor
 from transformers.image_processing_backends import TorchvisionBackend
 
-from geohf.vision.backbones import describe_backbone
+from geohf.vision.backbones import resolve_backbone
 from geohf.vision.images import ImageError
 from geohf.vision.processing import GeoImageProcessor
 from geohf.vision.towers import build_tower
@@ -36,7 +36,7 @@ def test_pixels_are_those_of_the_towers_own_processor(tmp_path, published):
         ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)
     ).save_pretrained(tmp_path)
     published.save_pretrained(tmp_path)
-    own = GeoImageProcessor(**describe_backbone(str(tmp_path)).image_processor)
+    own = GeoImageProcessor(**resolve_backbone(str(tmp_path)).image_processor)
     for size in ((90, 60), (60, 90), (20, 33)):
         expected = published(photo(*size), return_tensors="pt")["pixel_values"]
         torch.testing.assert_close(own.pixel_values([photo(*size)]), expected, atol=1e-5, rtol=0)
@@ -45,7 +45,7 @@ def test_pixels_are_those_of_the_towers_own_processor(tmp_path, published):
 def test_pixels_are_those_of_timms_own_transform():
     name = "test_resnet.r160_in1k"
     config = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
-    own = GeoImageProcessor(**describe_backbone(name).image_processor)
+    own = GeoImageProcessor(**resolve_backbone(name).image_processor)
     expected = create_transform(**config)(photo(300, 240))
     found = own.pixel_values([photo(300, 240)])[0]
     assert found.shape == expected.shape

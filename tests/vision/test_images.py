@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from geohf.data.samples import undecoded
+from geohf.data.samples import without_decoding
 from geohf.vision.checks import check_images
 from geohf.vision.files import image_files
 from geohf.vision.images import ImageError, _bytes_at, _say_dark, open_image
@@ -358,7 +358,7 @@ def test_undecoded_data_sets_give_what_open_image_opens(tmp_path):
     features = Features({"image": Image(), "views": List(Image()), "name": Value("string")})
     rows = {"image": [str(path)], "views": [[str(path), str(path)]], "name": ["x"]}
     dataset = Dataset.from_dict(rows, features=features)
-    row = undecoded(dataset)[0]
+    row = without_decoding(dataset)[0]
     assert isinstance(row["image"], dict)
     assert row["name"] == "x"
     for image in (row["image"], *row["views"]):

@@ -8,8 +8,7 @@ from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.parser import GeoArgumentParser
 from geohf.vision.backbones import TimmTowerConfig
-from geohf.vision.features import cached_features
-from geohf.vision.inference import feature_function
+from geohf.vision.features import cached_features, feature_function
 from geohf.vision.processing import GeoImageProcessor
 from geohf.vision.towers import build_tower, tower_features
 from geohf.vision.weights import weights_fingerprint

@@ -16,10 +16,9 @@ from geohf.errors import DataError
 from geohf.place import GeoPlaceModel
 from geohf.place.search import top_k
 from geohf.place.sequences import center_descriptors, match_sequences
-from geohf.vision.backbones import describe_backbone, load_tower
-from geohf.vision.packaged import in_timms_names, packaged_weights
+from geohf.vision.backbones import load_tower, resolve_backbone
 from geohf.vision.repos import read_tensors
-from geohf.vision.timm_towers import timm_source, whole_timm
+from geohf.vision.timm_towers import in_timms_names, packaged_weights, timm_source, whole_timm
 
 NAME = "tf_efficientnet_lite0"
 needs_weights = pytest.mark.skipif(
@@ -134,7 +133,7 @@ def port():
 
 def test_a_file_of_the_port_starts_timms_model(port, tmp_path):
     torch.save(port, tmp_path / "lite0.pth")
-    tower = load_tower(describe_backbone(NAME, weights=tmp_path / "lite0.pth"))
+    tower = load_tower(resolve_backbone(NAME, weights=tmp_path / "lite0.pth"))
     kept = [name for name in port if not name.endswith("num_batches_tracked")]
     found = [n for n in tower.timm.state_dict() if not n.endswith("num_batches_tracked")]
     for old, new in zip(kept, found, strict=False):  # all but the classifier

@@ -18,7 +18,7 @@ from geohf.errors import DataError
 from geohf.parts import PartStateModel
 from geohf.street import GeoStreetModel
 from geohf.tiles import TileSequenceModel
-from geohf.vision.backbones import describe_backbone, load_tower
+from geohf.vision.backbones import load_tower, resolve_backbone
 from geohf.vision.repos import read_tensors
 from geohf.vision.towers import build_tower, tower_features
 
@@ -87,25 +87,25 @@ def spoiled(folder, where, spoil):
 def test_spoiled_weights_of_a_folder_are_refused(kind, spoil, timm_folder, vit_folder, tmp_path):
     folder = spoiled({"timm": timm_folder, "transformers": vit_folder}[kind], tmp_path / "spoiled", spoil)
     with pytest.raises(DataError, match=r"spoiled: .*(conv|layer|stage|projection)"):
-        load_tower(describe_backbone(folder))
+        load_tower(resolve_backbone(folder))
 
 
 def test_whole_weights_of_a_folder_are_all_taken(timm_folder, vit_folder):
-    tower = load_tower(describe_backbone(str(timm_folder)))
+    tower = load_tower(resolve_backbone(str(timm_folder)))
     saved = load_file(timm_folder / "model.safetensors")
     found = tower.timm.state_dict()
     assert set(saved) - set(found) == {"fc.weight", "fc.bias"}
     assert all(torch.equal(tensor, saved[name]) for name, tensor in found.items())
-    tower, saved = load_tower(describe_backbone(str(vit_folder))), load_file(vit_folder / "model.safetensors")
+    tower, saved = load_tower(resolve_backbone(str(vit_folder))), load_file(vit_folder / "model.safetensors")
     assert torch.equal(tower.embeddings.cls_token, saved["vit.embeddings.cls_token"])
 
 
 def test_timms_weights_of_other_bands_are_fitted_from_those_that_were_saved(tmp_path, timm_folder):
     four = timm.create_model("test_resnet", in_chans=4, num_classes=0)
     save_for_hf(four, tmp_path, model_args={"in_chans": 4}, safe_serialization=True)
-    found = load_tower(describe_backbone(str(tmp_path))).timm
+    found = load_tower(resolve_backbone(str(tmp_path))).timm
     assert torch.equal(found.conv1[0].weight, four.conv1[0].weight)
-    five = load_tower(describe_backbone(str(timm_folder), in_chans=5)).timm
+    five = load_tower(resolve_backbone(str(timm_folder), in_chans=5)).timm
     rgb = load_file(timm_folder / "model.safetensors")["conv1.0.weight"]
     torch.testing.assert_close(five.conv1[0].weight[:, 4], rgb[:, 1] * 3 / 5)
 
@@ -131,11 +131,11 @@ def test_a_file_of_weights_starts_a_transformers_backbone(vit_folder, tmp_path):
     weights = load_file(vit_folder / "model.safetensors")
     weights["vit.embeddings.cls_token"] += 1
     torch.save(weights, tmp_path / "mine.pth")
-    tower = load_tower(describe_backbone(str(vit_folder), weights=tmp_path / "mine.pth"))
+    tower = load_tower(resolve_backbone(str(vit_folder), weights=tmp_path / "mine.pth"))
     assert torch.equal(tower.embeddings.cls_token, weights["vit.embeddings.cls_token"])
     torch.save(without_a_stage(weights), tmp_path / "less.pth")
     with pytest.raises(DataError, match=r"less.pth: the repo lacks weights of the backbone: .*layers?.2"):
-        load_tower(describe_backbone(str(vit_folder), weights=tmp_path / "less.pth"))
+        load_tower(resolve_backbone(str(vit_folder), weights=tmp_path / "less.pth"))
 
 
 class Evil:
@@ -159,11 +159,11 @@ def test_what_a_folder_or_a_file_lacks_is_said(timm_folder, tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes((timm_folder / "model.safetensors").read_bytes())
     with pytest.raises(DataError, match=r"lacks the config.json .* --backbone_weights"):
-        describe_backbone(str(tmp_path))
+        resolve_backbone(str(tmp_path))
     with pytest.raises(DataError, match=r"is a file; .* --backbone_weights"):
-        describe_backbone(str(file))
+        resolve_backbone(str(file))
     with pytest.raises(DataError, match=r"absent.pth: no such file of weights"):
-        describe_backbone("test_resnet", weights=tmp_path / "absent.pth")
+        resolve_backbone("test_resnet", weights=tmp_path / "absent.pth")
     with pytest.raises(DataError, match="--backbone_weights needs"):
         GeoStreetModel.from_backbone("test_resnet", pretrained=False, backbone_weights=file)
 
@@ -249,17 +249,17 @@ def test_dinov2_takes_any_multiple_of_its_patch(tmp_path, caplog):
         hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=518
     )
     build_tower(config).save_pretrained(tmp_path)
-    found = describe_backbone(str(tmp_path))
+    found = resolve_backbone(str(tmp_path))
     assert "no preprocessor_config.json" in caplog.text
     assert found.image_processor["crop_size"] == {"height": 224, "width": 224}
     assert found.image_processor["image_mean"] == [0.485, 0.456, 0.406]
     for side in (28, 70, 98):
-        found = describe_backbone(str(tmp_path), side)
+        found = resolve_backbone(str(tmp_path), side)
         assert found.image_processor["crop_size"] == {"height": side, "width": side}
         with torch.no_grad():
             assert tower_features(load_tower(found), torch.rand(1, 3, side, side + 14)).isfinite().all()
     with pytest.raises(DataError, match="100 is no multiple of its patch size 14"):
-        describe_backbone(str(tmp_path), 100)
+        resolve_backbone(str(tmp_path), 100)
 
 
 def test_a_tower_without_its_mask_token_is_whole(tmp_path):
@@ -270,7 +270,7 @@ def test_a_tower_without_its_mask_token_is_whole(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["embeddings.mask_token"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    assert load_tower(describe_backbone(str(tmp_path))).embeddings.mask_token.isfinite().all()
+    assert load_tower(resolve_backbone(str(tmp_path))).embeddings.mask_token.isfinite().all()
 
 
 # ---- offline
@@ -278,12 +278,12 @@ def test_a_tower_without_its_mask_token_is_whole(tmp_path):
 OFFLINE = """
 import sys, time
 import geohf.street, timm, transformers
-from geohf.vision.backbones import describe_backbone, load_tower
+from geohf.vision.backbones import resolve_backbone, load_tower
 from geohf.errors import DataError
 for name in sys.argv[1:]:
     start = time.monotonic()
     try:
-        load_tower(describe_backbone(name))
+        load_tower(resolve_backbone(name))
     except DataError as error:
         print(f"{time.monotonic() - start:.1f}|{error}")
     else:
@@ -313,7 +313,7 @@ def test_random_weights_of_timm_ask_nobody(hub):
 def test_a_folder_of_a_users_own_asks_nobody(hub, timm_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(timm_folder.parent)
     start = time.monotonic()
-    load_tower(describe_backbone(timm_folder.name))
+    load_tower(resolve_backbone(timm_folder.name))
     assert hub.requests == []
     assert time.monotonic() - start < 10
     assert json.loads((timm_folder / "config.json").read_text())["architecture"] == "test_resnet"

@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 import geohf  # noqa: F401  registers the tower
 from geohf.training.checkpoints import load_tree, save_tree
-from geohf.vision.backbones import TimmTowerConfig, describe_backbone, load_tower
+from geohf.vision.backbones import TimmTowerConfig, load_tower, resolve_backbone
 from geohf.vision.towers import build_tower
 from geohf.vision.weights import align_weights, aligned, load_tensors
 
@@ -87,7 +87,7 @@ def test_a_tower_answers_to_the_bit(tmp_path, pixels, load):
     if load == "AutoModel":
         loaded = AutoModel.from_pretrained(tmp_path)
     else:
-        loaded = load_tower(describe_backbone(str(tmp_path)))
+        loaded = load_tower(resolve_backbone(str(tmp_path)))
     assert addresses(weights(loaded)) == {0}
     with torch.no_grad():
         for name, value in tower(pixels).items():

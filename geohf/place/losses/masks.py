@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from geohf.geo import distance_matrix_m
+from geohf.geo.angles import wrap_degrees
 
 
 def metre_masks(
@@ -38,6 +39,6 @@ def metre_masks(
     positive = distance <= positive_m
     positive.fill_diagonal_(False)
     if headings is not None and heading_deg is not None:
-        turn = (headings[:, None] - headings[None] + 180) % 360 - 180
+        turn = wrap_degrees(headings[:, None] - headings[None])
         positive &= ~(turn.abs() > heading_deg)  # a comparison with NaN is False
     return positive, distance > negative_m

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler, default_collate
 
-from geohf.data.tensor_table import TensorTable, identity_collate
+from geohf.data.tensor_dataset import TensorDictDataset, identity_collate
 
 
 @pytest.fixture
 def table():
-    return TensorTable(x=torch.arange(30.0).reshape(10, 3), y=torch.arange(10), z=torch.arange(10) % 2 == 0)
+    return TensorDictDataset(
+        x=torch.arange(30.0).reshape(10, 3), y=torch.arange(10), z=torch.arange(10) % 2 == 0
+    )
 
 
 def test_batches_are_those_of_single_rows(table):
@@ -44,4 +46,4 @@ def test_batches_are_copies(table):
 
 def test_columns_must_have_equal_length():
     with pytest.raises(ValueError, match="different length"):
-        TensorTable(x=torch.zeros(3), y=torch.zeros(4))
+        TensorDictDataset(x=torch.zeros(3), y=torch.zeros(4))

@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.special import lpmv
 
-from geohf.geo.equal_earth import equal_earth
-from geohf.geo.harmonics import spherical_harmonics
+from geohf.street.location import equal_earth, spherical_harmonics
 
 POINTS = torch.tensor(np.random.default_rng(0).uniform([-90, -180], [90, 180], (40, 2)))
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 
-class TensorTable(Dataset):
+class TensorDictDataset(Dataset):
     """Columns of equal length, as tensors in memory: a batch is one indexing a column.
 
     Rows that travel one by one through lists and a collator cost twenty times as much as the slice.
@@ -15,7 +15,7 @@ class TensorTable(Dataset):
     Args:
         columns: tensors of shape (n, ...).
 
-    >>> table = TensorTable(x=torch.arange(4), y=torch.zeros(4, 2))
+    >>> table = TensorDictDataset(x=torch.arange(4), y=torch.zeros(4, 2))
     >>> identity_collate(table.__getitems__([2, 0]))["x"]
     tensor([2, 0])
     """
