@@ -94,7 +94,9 @@ class LevelsCrossEntropy(torch.autograd.Function):
         parts, known, shares, of_rows = [], [weights], [], []
         for (parents, size), of_level in zip(levels, sums_of_levels(probabilities, levels), strict=True):
             # the cells of a part that stand side by side become one entry
-            places, inverse = torch.unique_consecutive(rows * size + parents.index_select(0, cells), return_inverse=True)
+            places, inverse = torch.unique_consecutive(
+                rows * size + parents.index_select(0, cells), return_inverse=True
+            )
             known.append(weights.new_zeros(len(places)).index_add_(0, inverse, known[-1]))
             rows, cells = places // size, places % size
             parts.append(places)
