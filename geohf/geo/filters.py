@@ -79,8 +79,9 @@ def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84
     """
     kept = dbscan(points, eps, min_samples, frame) >= 0
     unit = " m" if frame == "wgs84" else ""
-    noise = f"noise: in no cluster of {min_samples} points within {eps:g}{unit}"
-    return Filtered(kept, np.where(kept, None, noise))
+    reasons = np.full(len(kept), None, object)
+    reasons[~kept] = f"noise: in no cluster of {min_samples} points within {eps:g}{unit}"
+    return Filtered(kept, reasons)
 
 
 def percentile_filter(points, low: float = 1.0, high: float = 99.0, frame: str = "wgs84") -> Filtered:

@@ -91,14 +91,8 @@ def _near_weights(points, centroids, scale_km: float, greatest: bool) -> torch.T
     points, centroids = unit_vectors(points).T.contiguous(), unit_vectors(centroids).T.contiguous()
     pairs = _near_pairs(points.float(), centroids.float(), _NEGLIGIBLE * scale_km / radius_km + _SLACK)
     rows, cells = pairs
-    halves = (
-        (points.index_select(1, rows) - centroids.index_select(1, cells))
-        .square_()
-        .sum(0)
-        .float()
-        .sqrt_()
-        .mul_(0.5)
-    )
+    apart = points.index_select(1, rows) - centroids.index_select(1, cells)
+    halves = apart.square_().sum(0).float().sqrt_().mul_(0.5)
     weights = halves.clamp_(max=1.0).asin_().mul_(-2.0 * radius_km / scale_km)
     top = weights.new_full(points.shape[1:], -math.inf).scatter_reduce_(0, rows, weights, "amax")
     weights.sub_(top[rows]).exp_()
@@ -117,21 +111,16 @@ def _near_pairs(points: torch.Tensor, centroids: torch.Tensor, reach: float) -> 
     """
     cells = centroids.shape[1]
     # of each few cells the nearest tells whether any is near: one comparison and one place to look for them all
-    runs = (
-        functional.pad(centroids, (0, -cells % _RUN), mode="replicate")
-        .unflatten(1, (-1, _RUN))
-        .mT.contiguous()
-    )
-    (x, y, z), (a, b, c) = runs, points[..., None, None]
+    runs = functional.pad(centroids, (0, -cells % _RUN), mode="replicate").unflatten(1, (-1, _RUN))
+    (x, y, z), (a, b, c) = runs.mT.contiguous(), points[..., None, None]
     # not a matrix product, which may be one in bfloat16 or TF32
     cosines = (a * x).addcmul_(b, y).addcmul_(c, z)  # (points, cells of a run, runs)
-    highest = cosines.amax(1)
-    farthest = highest.amax(1, keepdim=True).clamp_(-1.0, 1.0).acos_().add_(reach).clamp_(max=math.pi).cos_()
-    rows, numbers = (highest >= farthest).nonzero().T
-    own = (
-        rows * cosines[0].numel() + numbers + torch.arange(_RUN, device=rows.device)[:, None] * runs.shape[2]
-    )
-    kept, places = (cosines.take(own.T) >= farthest[rows]).nonzero().T
+    nearest = cosines.amax(1)
+    farthest = nearest.amax(1, keepdim=True).clamp_(-1.0, 1.0).acos_().add_(reach).clamp_(max=math.pi).cos_()
+    rows, numbers = (nearest >= farthest).nonzero().T
+    first = rows * cosines[0].numel() + numbers
+    own = first[:, None] + torch.arange(_RUN, device=rows.device) * cosines.shape[2]
+    kept, places = (cosines.take(own) >= farthest[rows]).nonzero().T
     pairs = torch.stack([rows[kept], numbers[kept] * _RUN + places])
     return pairs[:, pairs[1] < cells] if cells % _RUN else pairs
 

@@ -47,7 +47,8 @@ class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]  # noqa: RUF012  transformers declares it so
     if TYPE_CHECKING:
-        config_class: Any  # the task's
+        config: Any  # the task's
+        config_class: Any
     tower: Any  # of transformers or timm
     card_template: ClassVar[str]  # a file of model_cards/
     starts_frozen: ClassVar[bool] = False  # its backbone does not learn unless a training says so

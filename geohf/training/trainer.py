@@ -261,8 +261,12 @@ class GeoTrainer(RunsPhases):
         evaluation = self.evaluated
         if evaluation is None:
             return {}
-        facts, numbers = self.card_data(evaluation), {"eval": evaluation.values_by_name}
-        numbers |= {"baseline": evaluation.baseline, "intervals": evaluation.intervals}
+        facts = self.card_data(evaluation)
+        numbers = {
+            "eval": evaluation.values_by_name,
+            "baseline": evaluation.baseline,
+            "intervals": evaluation.intervals,
+        }
         return {"metrics": numbers, "titles": facts.titles, "data": facts.data, **facts.context}
 
     def data_facts(self, evaluation: Evaluation, unit: str) -> dict[str, Any]:
