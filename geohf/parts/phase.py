@@ -163,15 +163,11 @@ class PartPhaseTrainer(PhaseTrainer):
 
     def detect(self, dataset) -> DetectedPhotos:
         """The numbers on a dataset with labels, and the boxes of every photo in it, on every process."""
-        given, self.compute_metrics, self._keep = (
-            self.compute_metrics,
-            self._metrics,
-            True,
-        )  # not a user's own
+        photos = self.get_eval_dataloader(dataset)
+        given, self.compute_metrics = self.compute_metrics, self._metrics  # not a user's own
+        self._keep = True
         try:
-            output = self.evaluation_loop(
-                self.get_eval_dataloader(dataset), "detect", metric_key_prefix="eval"
-            )
+            output = self.evaluation_loop(photos, "detect", metric_key_prefix="eval")
         finally:
             self.compute_metrics, self._keep = given, False
         # transformers adds it where nothing was trained

@@ -138,15 +138,11 @@ def header_of(image: Any) -> tuple[int, int, int]:
             if opened.format == "PNG":
                 opened.load()  # its EXIF may stand behind the pixels
             orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
-            tags = getattr(
-                opened, "tag_v2", None
-            )  # of a TIFF, whose size Pillow tells as that of the upright picture
-            size = (
-                opened.size
-                if tags is None
-                else (tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength])
-            )
-            return *size, orientation if orientation in range(1, 9) else 1
+            width, height = opened.size
+            tags = getattr(opened, "tag_v2", None)
+            if tags is not None:  # of a TIFF Pillow tells the size of the upright picture
+                width, height = tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]
+            return width, height, orientation if orientation in range(1, 9) else 1
     except UnidentifiedImageError:  # what is read without a plugin of Pillow's
         return *open_image(image).size, 1
     except BROKEN as error:

@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.vision.formats import is_image_name
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ _TOO_LARGE = (
     "has more than {:,} pixels, which may be a decompression bomb; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS "
     "if you trust it"
 )
-
 _OF_12_BITS = 2**12  # as cameras have them, and write them into 16
 
 # of pictures and open files that a user hands over: two threads may be given the same, which reads its pixels only once
@@ -297,14 +296,10 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
 
 def _of_16_bits(array: np.ndarray) -> np.ndarray:
     if 0 < array.max() < _OF_12_BITS:
-        _say_dark()
+        warn_once(
+            logger,
+            "a picture of 16 bits holds nothing above %d, and is seen as nearly black: if its numbers are those of 8 or 12 bits, "
+            "scale them to 65535",
+            _OF_12_BITS - 1,
+        )
     return np.round(array / 257).astype(np.uint8)
-
-
-@lru_cache(maxsize=1)  # once, and not for each picture
-def _say_dark() -> None:
-    logger.warning(
-        "a picture of 16 bits holds nothing above %d, and is seen as nearly black: if its numbers are those of 8 or 12 bits, "
-        "scale them to 65535",
-        _OF_12_BITS - 1,
-    )

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from geohf.data.samples import without_decoding
+from geohf.errors import warn_once
 from geohf.vision.checks import check_images
 from geohf.vision.files import image_files
-from geohf.vision.images import ImageError, _bytes_at, _say_dark, open_image
+from geohf.vision.images import ImageError, _bytes_at, open_image
 
 
 def photo(width=96, height=64, seed=0):
@@ -241,7 +242,7 @@ def test_twelve_bits_in_a_picture_of_sixteen_get_a_word_once(caplog):
     array = np.linspace(0, 65535, 12).reshape(3, 4).astype(np.uint16)
     open_image(array)
     assert not caplog.text
-    _say_dark.cache_clear()  # another test may have heard it
+    warn_once.cache_clear()  # another test may have heard it
     for dark in (array // 16, Image.fromarray(array // 16), (array // 16).astype(np.int32)):
         open_image(dark)
     assert caplog.text.count("holds nothing above 4095, and is seen as nearly black") == 1
