@@ -12,9 +12,10 @@ from geohf.parts.vocabulary import names_of
 
 
 def photos(folder: Path, *names: str, size=(40, 30)) -> Path:
-    for name in names:
+    """Photos of one gray each, no two the same."""
+    for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", size, "gray").save(folder / name)
+        Image.new("RGB", size, (100 + number,) * 3).save(folder / name)
     return folder
 
 
