@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -100,7 +99,7 @@ class _Gates(torch.autograd.Function):
         ctx: Any, of_h: torch.Tensor, of_c: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         gates, before, c = ctx.saved_tensors
-        of_gates, of_before = _empty_like(gates), None if before is None else _empty_like(c)
+        of_gates, of_before = torch.empty_like(gates), None if before is None else torch.empty_like(c)
         parts = _runs(gates, before, c, pixels(of_h), pixels(of_c), of_gates, of_before)
         for gate, old, new, to_h, to_c, to_gate, to_old in parts:
             (i, f, g, o), (to_i, to_f, to_g, to_o) = gate.chunk(4, -1), to_gate.chunk(4, -1)
@@ -115,13 +114,6 @@ class _Gates(torch.autograd.Function):
                 _of_sigmoid(cell * old, f, grad_input=to_f)
                 torch.mul(cell, f, out=to_old)
         return of_gates.movedim(-1, 1), None if of_before is None else of_before.movedim(-1, 1)
-
-
-def _empty_like(x: torch.Tensor) -> torch.Tensor:
-    """A contiguous tensor without values; a CPU's of large pages, which numpy asks for: to touch small ones takes longer than the sums."""
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        return torch.from_numpy(np.empty(x.shape, np.float32))
-    return torch.empty_like(x)
 
 
 _of_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
