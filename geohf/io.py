@@ -138,6 +138,9 @@ def json_text(value: Any) -> str:
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
+
+
 def add_element(
     parent: ElementTree.Element, name: str, text: Any = None, /, **attributes: Any
 ) -> ElementTree.Element:
@@ -148,9 +151,18 @@ def add_element(
 
 
 def write_xml(path: str | os.PathLike, root: ElementTree.Element, declaration: bool = False) -> None:
-    """Write a document as UTF-8, indented; with a declaration in a first line, where its readers want one."""
+    """Write a document as UTF-8, indented; with a declaration in a first line, where its readers want one.
+
+    Raises:
+        DataError: a text has a control character, which no reader of XML would take.
+    """
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode")
+    if unfit := NOT_XML.search(text):
+        around = text[max(0, unfit.start() - 20) : unfit.end() + 20]
+        raise DataError(
+            f"{path}: XML cannot hold the character {unfit.group()!r} of {around!r}; rename what has it"
+        )
     with atomic_write(path) as file:
         file.write(f"<?xml version='1.0' encoding='utf-8'?>\n{text}" if declaration else f"{text}\n")
 

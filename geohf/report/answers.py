@@ -6,7 +6,6 @@ import html
 import json
 import logging
 import os
-import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.io import add_element, atomic_path, atomic_write, json_text, plain, write_xml
+from geohf.io import NOT_XML, add_element, atomic_path, atomic_write, json_text, plain, write_xml
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
 from geohf.report.paths import check_points
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 PLACED = ("latitude", "longitude")  # degrees, where a row has both
 THUMBNAIL = "thumbnail"  # of a row for HTML: its photograph as a data URI
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
 
 
 def write_kml(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -91,7 +89,7 @@ def _degrees(value: float) -> str:
 
 def _xml_text(value: Any) -> str:
     text = json_text(value) if isinstance(value, (dict, list)) else str(value)
-    return _NOT_XML.sub("\ufffd", text)
+    return NOT_XML.sub("\ufffd", text)
 
 
 def check_format(path: str | os.PathLike) -> str:

@@ -18,6 +18,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -48,8 +49,11 @@ class Touches:
 
 def child(request: dict, pipe: int) -> None:
     """Run the job to its end, unless it is killed; the pipe gets the counts."""
+    from tqdm import tqdm
+
     from helpers import kill_jobs
 
+    tqdm.set_lock(threading.RLock())  # forks share tqdm's, and a killed one that holds it stops all others
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

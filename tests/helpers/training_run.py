@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from accelerate import debug_launcher
 from datasets import Dataset, IterableDataset
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import TrainerCallback
 
 from geohf.data.tensor_dataset import TensorDictDataset, identity_collate
@@ -128,6 +130,9 @@ def in_a_fork(function, *arguments):
     """Run in a process of its own, which may be killed; whether it was."""
     child = os.fork()
     if not child:
+        tqdm.set_lock(
+            threading.RLock()
+        )  # forks share tqdm's, and a killed one that holds it stops all others
         try:
             function(*arguments)
         except BaseException as error:

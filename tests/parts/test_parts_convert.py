@@ -333,6 +333,13 @@ def test_names_that_yolo_would_divide_elsewhere_are_refused(tmp_path, names, mes
     assert not (tmp_path / "yolo").exists()
 
 
+@pytest.mark.parametrize("layout", ["voc", "cvat"])
+def test_a_control_character_is_not_written_to_xml_that_nobody_reads(tmp_path, layout):
+    path = made(tmp_path, "1.png", parts=("wh\x01eel", "bell"))
+    with pytest.raises(DataError, match=r"XML cannot hold the character '\\x01' of .*wh"):
+        convert(path, tmp_path / "out", layout)
+
+
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "delftbikes"])
 def test_names_that_no_box_has_are_kept_where_the_layout_has_a_list(tmp_path, layout, caplog):
     path = made(tmp_path, "1.png", states=("new", "worn", "gone"), parts=("wheel", "bell", "lamp"))
