@@ -106,14 +106,14 @@ def learning_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[
 
 
 def phase_boundaries(log_history: Sequence[Mapping]) -> list[tuple[float, str]]:
-    """(first logged step, name) of every phase after the first.
+    """(step at which it begins: the last logged one of the phase before; name) of every phase after the first.
 
     >>> phase_boundaries([{"step": 5, "phase": 1}, {"step": 10, "phase": 1}, {"step": 15, "phase": 2}])
-    [(15, 'phase 2')]
+    [(10, 'phase 2')]
     """
     rows = [row for row in log_history if row.get("phase") is not None and isinstance(row.get("step"), Real)]
     return [
-        (new["step"], new["phase"] if isinstance(new["phase"], str) else f"phase {new['phase']:g}")
+        (old["step"], new["phase"] if isinstance(new["phase"], str) else f"phase {new['phase']:g}")
         for old, new in pairwise(rows)
         if old["phase"] != new["phase"]
     ]

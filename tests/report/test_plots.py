@@ -58,14 +58,14 @@ def test_panels_pair_training_and_evaluation():
 
 
 def test_phase_boundaries():
-    assert phase_boundaries(HISTORY) == [(20, "phase 2")]
+    assert phase_boundaries(HISTORY) == [(10, "phase 2")]
     rows = [
         {"step": 1, "phase": "heads"},
-        {"step": 2},
+        {"step": 2},  # says no phase
         {"step": 3, "phase": "all"},
         {"step": 4, "phase": "all"},
     ]
-    assert phase_boundaries(rows) == [(3, "all")]
+    assert phase_boundaries(rows) == [(1, "all")]
 
 
 def test_learning_curves(tmp_path):
