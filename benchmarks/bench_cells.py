@@ -15,6 +15,7 @@ from torch import nn
 from geohf.geo import cell_soft_targets, point_soft_targets
 from geohf.geo.cells import nearest_centroids
 from geohf.geo.quadtree import quadtree
+from geohf.geo.soft_targets import CentroidRuns
 from geohf.street.hierarchy import level_tensors
 from geohf.street.losses import hierarchical_cross_entropy
 from geohf.vision.backbones import resolve_backbone
@@ -42,8 +43,9 @@ def targets_memory(whole: bool) -> float:
     if whole:
         return peak_added(lambda: cell_soft_targets(centroids, 75.0))
     labels = torch.randint(CELLS, (100, BATCH), generator=torch.Generator().manual_seed(0))
-    cell_soft_targets(centroids, 75.0, labels[0])
-    return peak_added(lambda: sum(float(cell_soft_targets(centroids, 75.0, batch)[0, 0]) for batch in labels))
+    runs = CentroidRuns(centroids)
+    cell_soft_targets(runs, 75.0, labels[0])
+    return peak_added(lambda: sum(float(cell_soft_targets(runs, 75.0, batch)[0, 0]) for batch in labels))
 
 
 def steps(centroids: torch.Tensor, levels, backbone: str | None) -> dict:
@@ -60,6 +62,7 @@ def steps(centroids: torch.Tensor, levels, backbone: str | None) -> dict:
     inputs = torch.randn(BATCH, size) if tower is None else torch.randn(WITH_BACKBONE, 3, 224, 224)
     labels = torch.randint(len(centroids), (len(inputs),))
     truth, counts = centroids[labels] + 0.1, torch.ones(len(inputs), dtype=torch.bool)
+    runs = CentroidRuns(centroids)  # made once, as the model does
 
     def step(loss) -> None:
         logits = head(inputs if tower is None else tower_features(tower, inputs))
@@ -68,10 +71,10 @@ def steps(centroids: torch.Tensor, levels, backbone: str | None) -> dict:
         optimizer.step()
 
     def ours(logits):
-        return hierarchical_cross_entropy(logits, cell_soft_targets(centroids, 75.0, labels), counts, levels)
+        return hierarchical_cross_entropy(logits, cell_soft_targets(runs, 75.0, labels), counts, levels)
 
     def by_points(logits):
-        return hierarchical_cross_entropy(logits, point_soft_targets(truth, centroids), counts, levels)
+        return hierarchical_cross_entropy(logits, point_soft_targets(truth, runs), counts, levels)
 
     losses = {"plain": lambda logits: nn.functional.cross_entropy(logits, labels)}
     losses |= {"cell": ours, "point": by_points}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
-from torch.nn import functional
 
 from geohf.geo._arrays import as_numpy
 from geohf.geo.distance import EARTH_RADIUS_M, distance_matrix_m
@@ -15,9 +15,8 @@ from geohf.geo.sphere import unit_vectors
 # float32 can tell, are left out, and so are the passes over thousands of cells that most of them would take.
 MANY_CLASSES = 1024
 _NEGLIGIBLE = 20.0
-# radians: by as much may a cosine in float32 mistake the distance to the nearest cell, and once more that to another
-_SLACK = 2e-3
-_RUN = 8  # cells that follow each other, and so are neighbors mostly
+_SLACK = 2e-3  # of the sphere's radius: more than cosines in float32 can mistake a distance by
+_RUN = 8  # neighbors that are looked for as one
 
 
 def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> torch.Tensor:
@@ -27,7 +26,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
     are computed as they are needed.
 
     Args:
-        centroids: (C, 2) latitude and longitude in degrees, numpy or torch.
+        centroids: (C, 2) latitude and longitude in degrees, numpy or torch; or `CentroidRuns` of them.
         temperature_km: kilometers over which a cell's weight falls to 1/e.
         labels: (B,) the classes whose rows are wanted; None: all.
 
@@ -43,8 +42,10 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
             [0.2689, 0.7311]])
     """
     _check_positive("temperature_km", temperature_km)
-    centroids = _double(centroids)
-    return _weights(centroids if labels is None else centroids[labels], centroids, temperature_km)
+    if not isinstance(centroids, CentroidRuns):
+        centroids = _double(centroids)
+    points = centroids.points if isinstance(centroids, CentroidRuns) else centroids
+    return _weights(points if labels is None else points[labels], centroids, temperature_km)
 
 
 def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool = False) -> torch.Tensor:
@@ -55,7 +56,7 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
 
     Args:
         points: (B, 2) true latitude and longitude in degrees, numpy or torch.
-        centroids: (C, 2) degrees, numpy or torch.
+        centroids: (C, 2) degrees, numpy or torch; or `CentroidRuns` of them.
         tau_km: kilometers over which a cell's weight falls to 1/e.
         normalize: divide every row by its sum.
 
@@ -70,59 +71,100 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
     """
     _check_positive("tau_km", tau_km)
     points = _double(points)
-    centroids = _double(centroids).to(points.device)
-    if len(centroids) == 0:
-        raise ValueError("centroids are empty")
+    if not isinstance(centroids, CentroidRuns):
+        centroids = _double(centroids).to(points.device)
+        if len(centroids) == 0:
+            raise ValueError("centroids are empty")
     return _weights(points, centroids, tau_km, greatest=not normalize)
+
+
+class CentroidRuns:
+    """Thousands of centroids in runs of neighbors, arranged once: targets of a batch then look into few of the runs.
+
+    Args:
+        centroids: (C, 2) latitude and longitude in degrees, numpy or torch.
+
+    Raises:
+        ValueError: a shape that is not (C, 2), or no centroids.
+    """
+
+    def __init__(self, centroids) -> None:
+        from scipy.spatial import cKDTree
+
+        self.points = _double(centroids)
+        if len(self.points) == 0:
+            raise ValueError("centroids are empty")
+        vectors = unit_vectors(self.points)
+        near = cKDTree(vectors.cpu().numpy(), leafsize=_RUN).indices
+        orders = [torch.arange(len(vectors)), torch.from_numpy(near.astype(np.int64))]
+        runs = [_runs(vectors, order.to(vectors.device)) for order in orders]
+        # cells of a tree are in order already, and then the targets need not be sorted
+        self._ordered = bool(runs[0][3].mean() <= 2 * runs[1][3].mean())
+        self._cells, vectors, middles, radii = runs[0 if self._ordered else 1]
+        self._vectors = vectors.movedim(-1, 0).contiguous()
+        self._middles, self._radii = middles.float().T.contiguous(), radii.float()
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def weights(self, points: torch.Tensor, scale_km: float, greatest: bool = False) -> torch.Tensor:
+        """``exp(-distance / scale)`` over its sum in each row, or over its greatest, where it is not negligible.
+
+        Args:
+            points: (B, 2) degrees, float64.
+
+        Returns:
+            (B, C) sparse float32 tensor.
+        """
+        half_turns = -2.0 * EARTH_RADIUS_M / 1000.0 / scale_km
+        points = unit_vectors(points).T
+        # not a matrix product, which may be one in bfloat16 or TF32
+        (x, y, z), (a, b, c) = self._middles, points.float()[..., None]
+        chords = (a * x).addcmul_(b, y).addcmul_(c, z).mul_(-2.0).add_(2.0).clamp_(min=0.0).sqrt_()
+        angles = chords.amin(1).mul_(0.5).clamp_(max=1.0).asin_() - _NEGLIGIBLE / half_turns
+        reach = angles.clamp_(max=math.pi / 2).sin_().mul_(2.0).add_(_SLACK)
+        rows, runs = (chords <= reach[:, None] + self._radii).nonzero().T
+        apart = self._vectors.index_select(1, runs) - points.index_select(1, rows)[..., None]
+        halves = apart.square_().sum(0).float().sqrt_().mul_(0.5)
+        weights = halves.clamp_(max=1.0).asin_().mul_(half_turns).nan_to_num_(nan=-math.inf)
+        top = weights.new_full(points.shape[1:], -math.inf).scatter_reduce_(0, rows, weights.amax(1), "amax")
+        weights = weights.sub_(top.index_select(0, rows)[:, None]).view(-1)
+        kept = (weights >= -_NEGLIGIBLE).nonzero()[:, 0]
+        own, weights = kept // _RUN, weights.index_select(0, kept).exp_()
+        rows = rows.index_select(0, own)
+        cells = self._cells.index_select(0, runs.index_select(0, own) * _RUN + kept % _RUN)
+        if not greatest:
+            sums = top.new_zeros(len(top), dtype=torch.float64).index_add_(0, rows, weights.double())
+            weights /= sums.float().index_select(0, rows)
+        pairs = torch.stack([rows, cells])
+        if not self._ordered:
+            order = (rows * len(self) + cells).argsort()
+            pairs, weights = pairs.index_select(1, order), weights.index_select(0, order)
+        shape = points.shape[1], len(self)
+        return torch.sparse_coo_tensor(pairs, weights, shape, is_coalesced=True, check_invariants=False)
+
+
+def _runs(vectors: torch.Tensor, order: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Cells, vectors, middles and radii of runs of `_RUN` cells that follow each other; what fills the last is NaN."""
+    places = torch.arange(-(-len(order) // _RUN) * _RUN, device=order.device).clamp_(max=len(order) - 1)
+    cells = order[places].view(-1, _RUN)
+    vectors = vectors[cells]
+    middles = vectors[:, _RUN // 2]
+    radii = (vectors - middles[:, None]).norm(dim=-1).amax(1)
+    vectors = vectors.clone()
+    vectors.view(-1, 3)[len(order) :] = math.nan
+    return cells.view(-1), vectors, middles, radii
 
 
 def _weights(points, centroids, scale_km: float, greatest: bool = False) -> torch.Tensor:
     """``exp(-distance / scale)`` over its sum in each row, or over its greatest."""
-    if len(centroids) > MANY_CLASSES:
-        return _near_weights(points, centroids, scale_km, greatest)
+    if len(centroids) > MANY_CLASSES and not isinstance(centroids, CentroidRuns):
+        centroids = CentroidRuns(centroids)
+    if isinstance(centroids, CentroidRuns):
+        return centroids.weights(points, scale_km, greatest)
     # torch's softmax is fused; its exp alone takes ten times as long where most results are next to nothing
     weights = torch.softmax(-(distance_matrix_m(points, centroids) / 1000.0) / scale_km, dim=1)
     return (weights / weights.amax(1, keepdim=True) if greatest else weights).to(torch.float32)
-
-
-def _near_weights(points, centroids, scale_km: float, greatest: bool) -> torch.Tensor:
-    """The same as a sparse tensor of the cells that are not negligible."""
-    radius_km = EARTH_RADIUS_M / 1000.0
-    points, centroids = unit_vectors(points).T.contiguous(), unit_vectors(centroids).T.contiguous()
-    pairs = _near_pairs(points.float(), centroids.float(), _NEGLIGIBLE * scale_km / radius_km + _SLACK)
-    rows, cells = pairs
-    apart = points.index_select(1, rows) - centroids.index_select(1, cells)
-    halves = apart.square_().sum(0).float().sqrt_().mul_(0.5)
-    weights = halves.clamp_(max=1.0).asin_().mul_(-2.0 * radius_km / scale_km)
-    top = weights.new_full(points.shape[1:], -math.inf).scatter_reduce_(0, rows, weights, "amax")
-    weights.sub_(top[rows]).exp_()
-    if not greatest:
-        sums = top.new_zeros(len(top), dtype=torch.float64).index_add_(0, rows, weights.double())
-        weights /= sums.float()[rows]
-    shape = points.shape[1], centroids.shape[1]
-    return torch.sparse_coo_tensor(pairs, weights, shape, is_coalesced=True, check_invariants=False)
-
-
-def _near_pairs(points: torch.Tensor, centroids: torch.Tensor, reach: float) -> torch.Tensor:
-    """(2, pairs) ascending rows and cells that are at most `reach` radians farther than the row's nearest cell.
-
-    Args:
-        points, centroids: (3, n) unit vectors.
-    """
-    cells = centroids.shape[1]
-    # of each few cells the nearest tells whether any is near: one comparison and one place to look for them all
-    runs = functional.pad(centroids, (0, -cells % _RUN), mode="replicate").unflatten(1, (-1, _RUN))
-    (x, y, z), (a, b, c) = runs.mT.contiguous(), points[..., None, None]
-    # not a matrix product, which may be one in bfloat16 or TF32
-    cosines = (a * x).addcmul_(b, y).addcmul_(c, z)  # (points, cells of a run, runs)
-    nearest = cosines.amax(1)
-    farthest = nearest.amax(1, keepdim=True).clamp_(-1.0, 1.0).acos_().add_(reach).clamp_(max=math.pi).cos_()
-    rows, numbers = (nearest >= farthest).nonzero().T
-    first = rows * cosines[0].numel() + numbers
-    own = first[:, None] + torch.arange(_RUN, device=rows.device) * cosines.shape[2]
-    kept, places = (cosines.take(own) >= farthest[rows]).nonzero().T
-    pairs = torch.stack([rows[kept], numbers[kept] * _RUN + places])
-    return pairs[:, pairs[1] < cells] if cells % _RUN else pairs
 
 
 def _double(points) -> torch.Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from geohf.geo import EARTH_RADIUS_M, cell_soft_targets, distance_matrix_m, great_circle_m, spherical_mean
 from geohf.geo.angles import wrap_degrees
+from geohf.geo.soft_targets import MANY_CLASSES, CentroidRuns
 from geohf.models.heading import HeadingHead
 from geohf.models.prototypes import Prototypes
 from geohf.street.configuration import GeoStreetConfig
@@ -108,8 +111,7 @@ class StreetHead(StreetLosses, nn.Module):
             self.prototypes = Prototypes(config.prototypes, size)
         if config.ranked:
             self.ranker = Ranker(size)
-        self._constants: dict = {}
-        self._levels: dict[torch.device, Levels] = {}
+        self._made: dict = {}
 
     def constant(self, name: str, device: torch.device) -> torch.Tensor:
         """A float32 tensor made from the config, once a device.
@@ -117,21 +119,27 @@ class StreetHead(StreetLosses, nn.Module):
         The config is the only place where coordinates are kept: it is float64 text, which no cast of the
         model to half precision can touch, and which needs no storage of its own in the checkpoint.
         """
-        key = name, device
-        if key not in self._constants:
-            # a constant first asked for while predicting must also serve training later
-            with torch.inference_mode(False):
-                self._constants[key] = self._make_constant(name).float().to(device)
-        return self._constants[key]
+        return self._once(name, device, lambda: self._make_constant(name).float().to(device))
+
+    def smoothing_centroids(self, device: torch.device) -> torch.Tensor | CentroidRuns:
+        """What soft targets are made of, once a device."""
+        centroids = self.constant("centroids", device)
+        if len(centroids) <= MANY_CLASSES:
+            return centroids
+        return self._once("runs", device, lambda: CentroidRuns(centroids))
 
     def levels(self, device: torch.device) -> Levels:
         """What the classes are parts of, once a device; see `level_tensors`."""
-        if device not in self._levels:
+        tree = self.config.cell_tree or {"levels": []}
+        return self._once("levels", device, lambda: level_tensors(tree["levels"], device))
+
+    def _once(self, name: str, device: torch.device, make: Callable[[], Any]) -> Any:
+        key = name, device
+        if key not in self._made:
+            # a constant first asked for while predicting must also serve training later
             with torch.inference_mode(False):
-                self._levels[device] = level_tensors(
-                    (self.config.cell_tree or {"levels": []})["levels"], device
-                )
-        return self._levels[device]
+                self._made[key] = make()
+        return self._made[key]
 
     def _make_constant(self, name: str) -> torch.Tensor:
         config = self.config

@@ -29,7 +29,7 @@ def sums_of_levels(values: torch.Tensor, levels: Levels) -> list[torch.Tensor]:
     """
     sums = []
     for parents, size in levels:
-        values = values.new_zeros(len(values), size).index_add(1, parents, values)
+        values = values.new_zeros(len(values), size).index_add_(1, parents, values)
         sums.append(values)
     return sums
 

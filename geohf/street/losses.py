@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from geohf.geo import cell_soft_targets, great_circle_m, point_soft_targets
-from geohf.geo.soft_targets import MANY_CLASSES
+from geohf.geo.soft_targets import MANY_CLASSES, CentroidRuns
 from geohf.models.heading import heading_loss
 from geohf.models.losses import loss_items, mean_of_known
 from geohf.street.classes import SMALLEST_DEGREES
@@ -168,6 +168,7 @@ class StreetLosses:
     if TYPE_CHECKING:
 
         def constant(self, name: str, device: torch.device) -> torch.Tensor: ...
+        def smoothing_centroids(self, device: torch.device) -> torch.Tensor | CentroidRuns: ...
         def levels(self, device: torch.device) -> Levels: ...
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
@@ -209,7 +210,7 @@ class StreetLosses:
             if config.smoothing == "point":
                 counts = coordinates.isfinite().all(-1)
                 truth = torch.where(counts[:, None], coordinates, 0.0)
-                targets = point_soft_targets(truth, self.constant("centroids", device), config.smoothing_km)
+                targets = point_soft_targets(truth, self.smoothing_centroids(device), config.smoothing_km)
             else:
                 counts = labels >= 0
                 targets = self._label_targets(labels.clamp(min=0), logits)
@@ -249,8 +250,7 @@ class StreetLosses:
             return nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype)
         if logits.shape[-1] <= MANY_CLASSES:
             return self.constant("soft_targets", logits.device)[labels]
-        centroids = self.constant("centroids", logits.device)
-        return cell_soft_targets(centroids, self.config.smoothing_km, labels)
+        return cell_soft_targets(self.smoothing_centroids(logits.device), self.config.smoothing_km, labels)
 
     def _own_class(self, labels, coordinates, device) -> torch.Tensor:
         """The true class, or the nearest one where it is unknown."""

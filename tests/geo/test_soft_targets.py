@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from geohf.geo import EARTH_RADIUS_M, cell_soft_targets, distance_matrix_m, point_soft_targets
+from geohf.geo.soft_targets import CentroidRuns
 
 DEGREE_KM = EARTH_RADIUS_M / 1000 * math.pi / 180
 
@@ -71,3 +72,34 @@ def test_errors():
         point_soft_targets([[0, 0]], np.zeros((0, 2)))
     with pytest.raises(ValueError, match=r"shape \(n, 2\)"):
         point_soft_targets([0, 0], [[0, 0]])
+
+
+@pytest.mark.parametrize("order", ["of a grid", "shuffled"])
+@pytest.mark.parametrize("scale_km", [20.0, 400.0, 30000.0])
+def test_arranged_centroids_give_the_same_targets(order, scale_km):
+    centroids = np.array([[lat, lon] for lat in range(-84, 85, 12) for lon in range(-180, 180, 23)], float)
+    centroids = centroids[:-3]  # no multiple of a run
+    if order == "shuffled":
+        centroids = np.random.default_rng(0).permutation(centroids)
+    points = torch.tensor([[-84.3, 179.9], [0.0, 0.0], [90.0, 12.0], [31.0, -170.2]], dtype=torch.float64)
+    labels = torch.tensor([0, 7, len(centroids) - 1])
+    runs = CentroidRuns(centroids)
+    for sparse, dense in (
+        (cell_soft_targets(runs, scale_km, labels), cell_soft_targets(centroids, scale_km)[labels]),
+        (point_soft_targets(points, runs, scale_km), point_soft_targets(points, centroids, scale_km)),
+        (
+            point_soft_targets(points, runs, scale_km, normalize=True),
+            point_soft_targets(points, centroids, scale_km, normalize=True),
+        ),
+    ):
+        torch.testing.assert_close(sparse.to_dense(), dense, atol=1e-6, rtol=1e-4)
+        rows, cells = sparse.indices()  # ascending, as said of a coalesced tensor
+        assert (torch.diff(rows * len(centroids) + cells) > 0).all()
+
+
+def test_arranged_centroids_know_no_cell_near_a_place_that_is_not_known():
+    runs = CentroidRuns([[0, 0], [0, 1], [50, 6]])
+    targets = point_soft_targets(torch.tensor([[math.nan, 0.0], [0.0, 0.4]], dtype=torch.float64), runs)
+    assert targets.indices()[0].unique().tolist() == [1]
+    with pytest.raises(ValueError, match="empty"):
+        CentroidRuns(np.zeros((0, 2)))
