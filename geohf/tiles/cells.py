@@ -22,7 +22,7 @@ class ConvLSTMCell(nn.Module):
     """One step of a ConvLSTM (Shi et al., Convolutional LSTM Network, NeurIPS 2015, equation 3).
 
     All gates are convolved at once. Of a sequence's first step, where the state is zero, only the input's share is
-    computed. The forget gate starts open (bias 1; Jozefowicz et al. 2015).
+    computed, and no forget gate. The forget gate starts open (bias 1; Jozefowicz et al. 2015).
 
     Args:
         inputs, hidden: channels.
@@ -51,16 +51,20 @@ class ConvLSTMCell(nn.Module):
         self, x: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, inputs, height, width) and (h, c), None for zeros, to the new (h, c)."""
-        gates = _convolved(self.gates, self.inputs, x, None if state is None else state[0])
-        before = None if state is None else state[1]
+        weight, bias = self.gates.weight, self.gates.bias
+        assert bias is not None
+        if state is None:  # there is nothing to forget
+            weight, bias = (torch.cat([all[: self.hidden], all[2 * self.hidden :]]) for all in (weight, bias))
+        shown, before = (None, None) if state is None else state
+        gates = _convolved(weight, bias, self.inputs, x, shown)
         same_type = before is None or before.dtype == gates.dtype
         if self.peephole is None and gates.requires_grad and same_type:
             return _Gates.apply(gates, before)
-        i, f, g, o = gates.chunk(4, 1)
-        if state is None:
+        if before is None:
+            i, g, o = gates.chunk(3, 1)
             c = torch.sigmoid(i) * torch.tanh(g)
         else:
-            before = state[1]
+            i, f, g, o = gates.chunk(4, 1)
             if self.peephole is not None:
                 i, f = i + self.peephole[0] * before, f + self.peephole[1] * before
             c = torch.sigmoid(f) * before + torch.sigmoid(i) * torch.tanh(g)
@@ -73,7 +77,7 @@ class _Gates(torch.autograd.Function):
     """The cell behind its convolution, in training: the same sums, of so many pixels at once as the cache holds.
 
     Over whole tensors each of the sums waits for memory. Gates become in place what they are behind their sigmoid or
-    tanh; what `tanh(c)` was is computed again rather than kept.
+    tanh. Without a state before, there is no forget gate.
     """
 
     @staticmethod
@@ -81,16 +85,17 @@ class _Gates(torch.autograd.Function):
         ctx: Any, gates: torch.Tensor, before: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         gates, before = pixels(gates.detach()), None if before is None else pixels(before)
-        c, h = gates.new_empty(2, *gates.shape[:-1], gates.shape[-1] // 4)
-        for gate, old, new, shown in _runs(gates, before, c, h):
-            i, f, g, o = gate.chunk(4, -1)
+        parts = 3 if before is None else 4
+        c, h, kept = gates.new_empty(3, *gates.shape[:-1], gates.shape[-1] // parts)
+        for gate, old, new, out, shown in _runs(gates, before, c, h, kept):
+            i, *f, g, o = gate.chunk(parts, -1)
             candidate = g.contiguous().tanh_()
             gate.sigmoid_()  # the candidate's, too: one run over memory is vectorized whatever the channels
             torch.mul(i, g.copy_(candidate), out=new)
             if old is not None:
-                new.add_(f * old)
-            torch.tanh(new, out=shown).mul_(o)
-        ctx.save_for_backward(gates, before, c)
+                new.add_(f[0] * old)
+            torch.mul(torch.tanh(new, out=shown), o, out=out)
+        ctx.save_for_backward(gates, before, kept)
         return h.movedim(-1, 1), c.movedim(-1, 1)
 
     @staticmethod
@@ -98,21 +103,19 @@ class _Gates(torch.autograd.Function):
     def backward(
         ctx: Any, of_h: torch.Tensor, of_c: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        gates, before, c = ctx.saved_tensors
-        of_gates, of_before = torch.empty_like(gates), None if before is None else torch.empty_like(c)
-        parts = _runs(gates, before, c, pixels(of_h), pixels(of_c), of_gates, of_before)
-        for gate, old, new, to_h, to_c, to_gate, to_old in parts:
-            (i, f, g, o), (to_i, to_f, to_g, to_o) = gate.chunk(4, -1), to_gate.chunk(4, -1)
-            shown = new.tanh()
+        gates, before, kept = ctx.saved_tensors
+        of_gates, of_before = torch.empty_like(gates), None if before is None else torch.empty_like(kept)
+        parts = 3 if before is None else 4
+        runs = _runs(gates, before, kept, pixels(of_h), pixels(of_c), of_gates, of_before)
+        for gate, old, shown, to_h, to_c, to_gate, to_old in runs:
+            (i, *f, g, o), (to_i, *to_f, to_g, to_o) = gate.chunk(parts, -1), to_gate.chunk(parts, -1)
             _of_sigmoid(to_h * shown, o, grad_input=to_o)
             cell = torch.ops.aten.tanh_backward(to_h * o, shown).add_(to_c)
             _of_sigmoid(cell * g, i, grad_input=to_i)
             _of_tanh(cell * i, g, grad_input=to_g)
-            if old is None:
-                to_f.zero_()
-            else:
-                _of_sigmoid(cell * old, f, grad_input=to_f)
-                torch.mul(cell, f, out=to_old)
+            if old is not None:
+                _of_sigmoid(cell * old, f[0], grad_input=to_f[0])
+                torch.mul(cell, f[0], out=to_old)
         return of_gates.movedim(-1, 1), None if of_before is None else of_before.movedim(-1, 1)
 
 
@@ -155,16 +158,21 @@ class ConvGRUCell(nn.Module):
     def forward(self, x: torch.Tensor, state: tuple[torch.Tensor] | None) -> tuple[torch.Tensor]:
         """(batch, inputs, height, width) and (h,), None for zeros, to the new (h,)."""
         before = None if state is None else state[0]
-        update, reset = torch.sigmoid(_convolved(self.gates, self.inputs, x, before)).chunk(2, 1)
+        gates, candidate = self.gates, self.candidate
+        both = _convolved(gates.weight, gates.bias, self.inputs, x, before)
+        update, reset = torch.sigmoid(both).chunk(2, 1)
         seen = None if before is None else reset * before
-        new = torch.tanh(_convolved(self.candidate, self.inputs, x, seen))
+        new = torch.tanh(_convolved(candidate.weight, candidate.bias, self.inputs, x, seen))
         return (update * new if before is None else (1 - update) * before + update * new,)
 
 
 def _convolved(
-    convolution: nn.Conv2d, inputs: int, x: torch.Tensor, state: torch.Tensor | None
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    inputs: int,
+    x: torch.Tensor,
+    state: torch.Tensor | None,
 ) -> torch.Tensor:
-    weight, bias = convolution.weight, convolution.bias
     if state is None:  # a convolution over zeros is left out
         return conv2d_same(x, weight[:, :inputs], bias)
     if inputs % BLOCK:  # together they would fill their last block of channels with zeros, and pay for them
