@@ -42,9 +42,10 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
             [0.2689, 0.7311]])
     """
     _check_positive("temperature_km", temperature_km)
-    if not isinstance(centroids, CentroidRuns):
-        centroids = _double(centroids)
-    points = centroids.points if isinstance(centroids, CentroidRuns) else centroids
+    if isinstance(centroids, CentroidRuns):
+        points = centroids.points
+    else:
+        points = centroids = _double(centroids)
     return _weights(points if labels is None else points[labels], centroids, temperature_km)
 
 
@@ -116,17 +117,17 @@ class CentroidRuns:
         Returns:
             (B, C) sparse float32 tensor.
         """
-        half_turns = -2.0 * EARTH_RADIUS_M / 1000.0 / scale_km
+        slope = -2.0 * EARTH_RADIUS_M / 1000.0 / scale_km  # of a weight's logarithm over half of the angle
         points = unit_vectors(points).T
         # not a matrix product, which may be one in bfloat16 or TF32
         (x, y, z), (a, b, c) = self._middles, points.float()[..., None]
         chords = (a * x).addcmul_(b, y).addcmul_(c, z).mul_(-2.0).add_(2.0).clamp_(min=0.0).sqrt_()
-        angles = chords.amin(1).mul_(0.5).clamp_(max=1.0).asin_() - _NEGLIGIBLE / half_turns
+        angles = chords.amin(1).mul_(0.5).clamp_(max=1.0).asin_() - _NEGLIGIBLE / slope
         reach = angles.clamp_(max=math.pi / 2).sin_().mul_(2.0).add_(_SLACK)
         rows, runs = (chords <= reach[:, None] + self._radii).nonzero().T
         apart = self._vectors.index_select(1, runs) - points.index_select(1, rows)[..., None]
         halves = apart.square_().sum(0).float().sqrt_().mul_(0.5)
-        weights = halves.clamp_(max=1.0).asin_().mul_(half_turns).nan_to_num_(nan=-math.inf)
+        weights = halves.clamp_(max=1.0).asin_().mul_(slope).nan_to_num_(nan=-math.inf)
         top = weights.new_full(points.shape[1:], -math.inf).scatter_reduce_(0, rows, weights.amax(1), "amax")
         weights = weights.sub_(top.index_select(0, rows)[:, None]).view(-1)
         kept = (weights >= -_NEGLIGIBLE).nonzero()[:, 0]
