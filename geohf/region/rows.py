@@ -16,7 +16,7 @@ from geohf.data.cells import file_name, image_in, label_of, text_of
 from geohf.data.classes import class_names, class_numbers, class_of, column_of
 from geohf.data.columns import image_column
 from geohf.data.formats import table_file
-from geohf.data.rows import RowView, cell_of, positions_of
+from geohf.data.rows import RowView, cell_of, heading_of, positions_of
 from geohf.data.samples import without_decoding
 from geohf.data.tables import (
     FILE_COLUMNS,
@@ -229,7 +229,7 @@ def _read_photo(row: dict, number: int, names: dict[str, list[str]]) -> dict:
     photo = {"filename": str(row.get("filename", number)), "image": image, "region": region}
     # whether they can be depends on the model's frame, see `located`
     photo["latitude"], photo["longitude"] = positions_of([row], "planar", [number])[0].tolist()
-    photo["heading"] = float(_degrees([cell_of(row, HEADING_COLUMNS)])[0])
+    photo["heading"] = heading_of(cell_of(row, HEADING_COLUMNS))
     return photo
 
 
