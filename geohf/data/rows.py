@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from geohf.data.cells import WRITTEN_EMPTY, is_nothing, text_of
+from geohf.data.classes import class_names, with_names
 from geohf.data.columns import numbers_of
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, axis_of, find_column, side_columns
 from geohf.errors import DataError
@@ -141,10 +142,13 @@ class RowView(Dataset):
     """Rows by number and small columns by name, as `datasets.Dataset` has them; pictures are read when asked for.
 
     Args:
-        rows: has `len()` and rows by number, which are dicts.
+        rows: has `len()` and rows by number, which are dicts; `read` gets the names of classes in place of a `ClassLabel`'s numbers.
         read: (row, its number) -> the row in the task's columns.
         columns: names of the columns that hold labels, not pictures: they are read in one pass, when the first is
             asked for.
+
+    Raises:
+        DataError: the rows are columns or splits, or datasets that torch joined number their classes differently.
 
     >>> view = RowView([{"label": "a"}, {"label": "b"}], lambda row, i: {"state": row["label"], "id": i}, ["state"])
     >>> view["state"], view[1], len(view.select([1]))
@@ -152,7 +156,14 @@ class RowView(Dataset):
     """
 
     def __init__(self, rows: Any, read: Callable[[dict, int], dict], columns: Sequence[str]):
+        if isinstance(rows, Mapping) or hasattr(rows, "iloc"):
+            raise DataError(
+                "rows come one by one: give a dataset or a list of dicts, as `frame.to_dict('records')` of pandas, and of "
+                "several splits one"
+            )
         self.rows, self.read, self.column_names = rows, read, list(columns)
+        names = class_names(rows)
+        self._named = with_names(rows, names) if names else rows
         self.numbers = np.arange(len(rows))
         self._columns: Any = None  # column -> values, once they were read
         self._marks: Any = None
@@ -165,7 +176,7 @@ class RowView(Dataset):
             self._read_once()
             return self._columns[key]
         number = int(self.numbers[key])
-        return self.read(self.rows[number], number)
+        return self.read(self._named[number], number)
 
     def key_arrays(self) -> dict[str, list]:
         """Column -> values, and the `mark_of` each picture: what tells these rows from others."""

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset
 
 from geohf.data.rows import cell_of, positions_of
 from geohf.errors import DataError
@@ -80,3 +82,36 @@ def test_of_cells_the_name_asked_for_and_the_first_that_is_not_empty_counts():
         assert cell_of({"lat": empty, "GPSLatitude": 5.0}, ["latitude", "lat", "gpslatitude"]) == 5.0
     with pytest.raises(DataError, match="'Lat' and 'LAT' differ in case alone"):
         cell_of({"Lat": 1.0, "LAT": 2.0}, ["latitude", "lat"])
+
+
+@pytest.mark.case("use-S2")
+@pytest.mark.parametrize(
+    ("read", "column"),
+    [(as_photos, "region"), (as_places, "state"), (as_places, "label"), (as_drives, "sequence")],
+)
+def test_numbers_of_a_class_label_are_its_names(read, column):
+    def rows(*names):
+        cells = {"image": [PHOTO] * 3, "latitude": [36.5] * 3, "longitude": [127.25] * 3, column: [1, 0, -1]}
+        return Dataset.from_dict(cells).cast_column(column, ClassLabel(names=names))
+
+    given = rows("Texas", "Maine")
+    for kind in (given, Subset(given, range(3)), ConcatDataset([given])):
+        named = read(kind)["state" if column == "label" else column]
+        assert named[:2] == ["Maine", "Texas"]
+        assert not named[2]
+    with pytest.raises(DataError, match="number their classes differently"):
+        read(ConcatDataset([given, rows("Maine", "Texas")]))
+
+
+@pytest.mark.parametrize("read", [as_photos, as_places])
+def test_columns_and_splits_are_no_rows(read):
+    columns = {
+        "image": [PHOTO],
+        "latitude": [36.5],
+        "longitude": [127.25],
+        "state": ["Maine"],
+        "region": ["3"],
+    }
+    for given in (columns, pd.DataFrame(columns), DatasetDict(train=Dataset.from_dict(columns))):
+        with pytest.raises(DataError, match="rows come one by one: give a dataset or a list of dicts"):
+            read(given)
