@@ -230,7 +230,7 @@ def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
             if not text.strip():
                 continue
             try:
-                row = json.loads(text)
+                row = json.loads(text, object_pairs_hook=_of_different_names)
             except ValueError as error:
                 raise DataError(f"{path}, row {line}: is no JSON ({error})") from None
             if not isinstance(row, dict):
@@ -243,6 +243,15 @@ def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
                 lines, records = [], []
     if records or rows is None:
         yield frame()
+
+
+def _of_different_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name that stands there twice json would take the second value."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f"it names {twice!r} twice")
+    return row
 
 
 def load_splits(builder: str, source: str | Path | None = None, **options: Any) -> Mapping[str, Any]:

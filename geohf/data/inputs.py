@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from geohf.data.cells import file_in, image_in, text_of
 from geohf.data.formats import TABLES, is_parquet, load_splits, parquet_features
 from geohf.data.samples import name_of, samples_of, without_decoding
 from geohf.data.tables import FILE_COLUMNS, find_column, line_of, read_table
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.io import natural_key
 from geohf.vision.files import image_files, warn_unread
 from geohf.vision.formats import is_image_name
@@ -163,7 +164,14 @@ def _of_zip(path: Path) -> Part:
             members = [info.filename for info in archive.infolist() if not info.is_dir()]
     except (OSError, BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as a zip ({error})") from None
-    members = [name for name in members if not any(part[0] in "._" for part in name.split("/"))]
+    members = [
+        name for name in members if not any(part[:1] == "." or part == "__MACOSX" for part in name.split("/"))
+    ]
+    twice = [name for name, count in Counter(members).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{path}: holds several files of one name, of which the last alone can be read: {listed(twice)}"
+        )
     images = sorted(filter(is_image_name, members), key=lambda name: natural_key(Path(name)))
     others = sorted(set(members) - set(images))
     if not images:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from geohf.data.cells import is_nothing
+from geohf.data.cells import WRITTEN_EMPTY, is_nothing, text_of
+from geohf.data.classes import class_names, with_names
 from geohf.data.columns import numbers_of
-from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, axis_of, find_column, side_columns
 from geohf.errors import DataError
+from geohf.geo.angles import degrees_of
 from geohf.geo.frames import impossible_points
 from geohf.vision.contents import content_key
 
@@ -23,16 +27,53 @@ def cell_of(row: Mapping, names: Sequence[str]) -> Any:
     >>> cell_of({"heading": None, "Angle": 90.0}, ["heading", "angle"])
     90.0
     """
-    empty = None
+    return _named_cell(row, names)[1]
+
+
+def _named_cell(row: Mapping, names: Sequence[str]) -> tuple[str, Any]:
+    """`cell_of`, behind the name of its column."""
+    first = "", None
     for name in names:
         column = name if name in row else find_column((key for key in row if isinstance(key, str)), [name])
         if column is None:
             continue
         cell = row[column]
         if not is_nothing(cell):
-            return cell
-        empty = cell if empty is None else empty
-    return empty
+            return column, cell
+        first = (column, cell) if first[1] is None else first
+    return first
+
+
+def heading_of(cell: Any) -> float:
+    """A heading in [0, 360) degrees, so that -90 and 270 are one; NaN of an empty cell.
+
+    Raises:
+        DataError: the cell holds no number.
+
+    >>> heading_of(-90), heading_of(None)
+    (270.0, nan)
+    """
+    try:
+        return math.nan if is_nothing(cell) else numbers_of([cell]).item() % 360
+    except (TypeError, ValueError):
+        raise DataError(f"a heading is degrees clockwise from north, got {cell!r}"[:200]) from None
+
+
+def _degrees_in(row: Mapping, names: Sequence[str]) -> float:
+    """The latitude or longitude of a row in degrees, as tables may write it; NaN of an empty cell."""
+    column, cell = _named_cell(row, names)
+    if is_nothing(cell) or (isinstance(cell, str) and cell.strip() in WRITTEN_EMPTY):
+        return math.nan
+    sides = side_columns(column)
+    side = next((text_of(row[key]) for key in row if str(key).lower() in sides), None) or ""
+    if not side:
+        with suppress(TypeError, ValueError):
+            return numbers_of([cell]).item()
+    value = degrees_of(str(cell), axis_of(column), side)
+    if value is None:
+        told = f" of the side {side!r}" if side else ""
+        raise DataError(f"latitude and longitude must be numbers, got {cell!r}{told} as {column}"[:200])
+    return value
 
 
 def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | None = None) -> np.ndarray:
@@ -44,30 +85,34 @@ def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | N
         names: of the rows, for messages; by default their ids or positions.
 
     Raises:
-        DataError: a row holds no numbers, or in `wgs84` a position that cannot be, or half of one: no loader has judged these rows.
+        DataError: a row holds no numbers or half of a position, or in `wgs84` one that cannot be: no loader has judged these rows.
 
     >>> positions_of([{"latitude": "48.5", "longitude": 2}, {"latitude": None}]).tolist()
     [[48.5, 2.0], [nan, nan]]
-    >>> positions_of([{"Lat": 48.5, "lng": 2}]).tolist()
-    [[48.5, 2.0]]
+    >>> positions_of([{"Lat": 48.5, "lng": 2}, {"GPSLatitude": 33.5, "GPSLatitudeRef": "S", "lon": "151.2 E"}]).tolist()
+    [[48.5, 2.0], [-33.5, 151.2]]
     """
-    cells = [[cell_of(row, columns) for columns in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)] for row in rows]
-    try:
-        points = numbers_of([cell for pair in cells for cell in pair]).reshape(-1, 2)
-    except (TypeError, ValueError):
-        raise DataError(f"latitude and longitude must be numbers, got {cells}"[:300]) from None
-    reasons = impossible_points(points) if frame == "wgs84" else {}
-    half = np.flatnonzero(np.isnan(points).sum(1) == 1).tolist()
-    reasons |= dict.fromkeys(half, "has only one of latitude and longitude")
-    if np.isinf(points).any():
-        reasons = (
-            dict.fromkeys(np.flatnonzero(np.isinf(points).any(1)).tolist(), "is infinitely far") | reasons
-        )
+    points = np.full((len(rows), 2), math.nan)
+    reasons: dict[int, str] = {}
+    for number, row in enumerate(rows):
+        try:
+            points[number] = [_degrees_in(row, columns) for columns in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
+        except DataError as error:
+            reasons[number] = str(error)
+            continue
+        if np.isinf(points[number]).any():
+            reasons[number] = "is infinitely far"
+        elif np.isnan(points[number]).sum() == 1:
+            reasons[number] = "has only one of latitude and longitude"
+    if frame == "wgs84":
+        reasons |= impossible_points(points)
     if reasons:
-        number, reason = next(iter(reasons.items()))
+        number = min(reasons)
         ids = (rows[number].get(key) for key in ("sample_id", "filename", "image_id"))
         name = next((one for one in ids if one is not None), number) if names is None else names[number]
-        raise DataError(f"row {name}: {reason}; leave latitude and longitude empty where they are not known")
+        raise DataError(
+            f"row {name}: {reasons[number]}; leave latitude and longitude empty where they are not known"
+        )
     return points
 
 
@@ -97,10 +142,13 @@ class RowView(Dataset):
     """Rows by number and small columns by name, as `datasets.Dataset` has them; pictures are read when asked for.
 
     Args:
-        rows: has `len()` and rows by number, which are dicts.
+        rows: has `len()` and rows by number, which are dicts; `read` gets the names of classes in place of a `ClassLabel`'s numbers.
         read: (row, its number) -> the row in the task's columns.
         columns: names of the columns that hold labels, not pictures: they are read in one pass, when the first is
             asked for.
+
+    Raises:
+        DataError: the rows are columns or splits, or datasets that torch joined number their classes differently.
 
     >>> view = RowView([{"label": "a"}, {"label": "b"}], lambda row, i: {"state": row["label"], "id": i}, ["state"])
     >>> view["state"], view[1], len(view.select([1]))
@@ -108,7 +156,14 @@ class RowView(Dataset):
     """
 
     def __init__(self, rows: Any, read: Callable[[dict, int], dict], columns: Sequence[str]):
+        if isinstance(rows, Mapping) or hasattr(rows, "iloc"):
+            raise DataError(
+                "rows come one by one: give a dataset or a list of dicts, as `frame.to_dict('records')` of pandas, and of "
+                "several splits one"
+            )
         self.rows, self.read, self.column_names = rows, read, list(columns)
+        names = class_names(rows)
+        self._named = with_names(rows, names) if names else rows
         self.numbers = np.arange(len(rows))
         self._columns: Any = None  # column -> values, once they were read
         self._marks: Any = None
@@ -121,7 +176,7 @@ class RowView(Dataset):
             self._read_once()
             return self._columns[key]
         number = int(self.numbers[key])
-        return self.read(self.rows[number], number)
+        return self.read(self._named[number], number)
 
     def key_arrays(self) -> dict[str, list]:
         """Column -> values, and the `mark_of` each picture: what tells these rows from others."""

@@ -270,26 +270,37 @@ class RowErrors:
         logger.warning("left out %s:\n%s%s", rows, listed, more)
 
 
+def axis_of(column: str) -> str:
+    """The letters of the sides of a column of latitudes or longitudes, see `degrees_of`; empty of any other."""
+    return "NS" if column.lower() in LATITUDE_COLUMNS else "EW" if column.lower() in LONGITUDE_COLUMNS else ""
+
+
+def side_columns(column: str) -> list[str]:
+    """What a column is called that says on which side of the equator, or of Greenwich, the angles of another lie."""
+    return [f"{column.lower()}{end}" for end in ("ref", "_ref", "_dir", "_direction", "_hemisphere")]
+
+
 def _to_float64(table, name, path):
     import pandas as pd
 
     column = table[name]
     text = column.astype(str).str.strip() if column.dtype.kind not in "fiu" else column
     if table.attrs.get("decimal_comma"):
-        text = text.str.replace(r"^([+-]?\d*),(\d+)$", r"\1.\2", regex=True)
+        text = text.str.replace(r"^([+-]?\d*),(\d+)(?![\d.,])", r"\1.\2", regex=True)
     numbers = pd.to_numeric(text, errors="coerce").astype("float64")
     empty = text.isin(["", *WRITTEN_EMPTY]) | column.isna()
-    axis = "NS" if name.lower() in LATITUDE_COLUMNS else "EW" if name.lower() in LONGITUDE_COLUMNS else None
-    references = find_column(table.columns, [f"{name}ref".lower()]) if axis else None
-    if references:
-        text = text.astype(str) + " " + table[references].astype(str).str.strip().str[:1]
+    axis = axis_of(name)
+    beside = find_column(table.columns, side_columns(name)) if axis else None
+    sides = [text_of(cell) or "" for cell in table[beside]] if beside else [""] * len(table)
+    if beside:
         numbers[~empty] = np.nan
     wrong = ~np.isfinite(numbers) & ~empty
     for position in np.flatnonzero(wrong):
-        value = degrees_of(text.iloc[position], axis) if axis else None
+        value = degrees_of(text.iloc[position], axis, sides[position]) if axis else None
         if value is None:
+            told = f" and {beside} {sides[position]!r}" if beside else ""
             raise DataError(
-                f"{path}, row {line_of(table, position)}: {name} is {column.iloc[position]!r}, which is not a number"
+                f"{path}, row {line_of(table, position)}: {name} is {column.iloc[position]!r}{told}, which is not a number"
             )
         numbers.iloc[position] = value
     return numbers

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _LONG = 100_000  # plain numbers from here on may be dates in a form that is not known
 _DAY_FIRST = re.compile(r"(?<!\d)\d{1,2}([-_./]?)\d{1,2}\1(19|20)\d\d(?!\d)")
+_DAY_FIRST_APART = re.compile(r"(?<!\d)\d{1,2}([-./])\d{1,2}\1(19|20)\d\d(?!\d)")
 _DIGITS = r"\d+(?:\.\d+)?"
 
 
@@ -190,11 +191,19 @@ def _read(labels: Sequence[str]) -> StepTimes | None:
             return _distinct(labels, [time for time, _ in times], rest, unit)
     _refuse_mixed(labels)
     numbers = _numbers(labels)
-    if numbers is None and all(_DAY_FIRST.search(label) for label in labels):
-        raise DataError(f"the labels {shorten(labels)} begin with the day; write 2019-07-31 or 20190731")
+    years = numbers is not None and all(number in YEARS for number in numbers)
+    # of one year, as 1/2/2020 and 1/3/2020, they would count as the numbers 2 and 3
+    day_first = _DAY_FIRST if numbers is None else _DAY_FIRST_APART
+    if (
+        not years
+        and (numbers is None or len(labels) > 1)
+        and all(day_first.search(label) for label in labels)
+    ):
+        raise DataError(
+            f"the labels {shorten(labels)} begin with the day or the month; write 2019-07-31 or 20190731"
+        )
     if numbers is None:
         return None
-    years = all(number in YEARS for number in numbers)
     return _distinct(labels, numbers, [""] * len(labels), "years" if years else "numbers")
 
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Sequence
 
 _PART = r"(\d+(?:\.\d+)?)"
+# d, m and s are units in small letters alone: S is south
 _ANGLE = re.compile(
-    rf"([NSEW])?\s*([+-]?){_PART}\s*(?:deg|d|°|º|\s)?\s*(?:{_PART}\s*(?:['′’m]|\s)?\s*)?"
-    rf"(?:{_PART}\s*(?:\"|″|”|''|s)?\s*)?([NSEW])?",
+    rf"([NSEW])?\s*([+-]?){_PART}\s*(?:deg|(?-i:d)|°|º|\s)?\s*(?:{_PART}\s*(?:['′’]|(?-i:m)|\s)?\s*)?"
+    rf"(?:{_PART}\s*(?:\"|″|”|''|(?-i:s))?\s*)?([NSEW])?",
     re.IGNORECASE,
 )
 
@@ -23,12 +24,13 @@ def wrap_degrees(degrees):
     return (degrees + 180) % 360 - 180
 
 
-def degrees_of(text: str, axis: str) -> float | None:
+def degrees_of(text: str, axis: str, side: str = "") -> float | None:
     """Degrees of an angle as text, or None where it is none of this axis, or does not say on which side it lies.
 
     Args:
         text: such as `48 deg 51' 24.00" N` of exiftool, `48°51'24"N`, `48.8567 N`.
         axis: `NS` or `EW`, the letters that count up and down.
+        side: the letter that stands beside the angle, or a word that begins with it.
 
     >>> degrees_of("33 deg 51' 36.00\\" S", "NS"), degrees_of("151.5 E", "EW"), degrees_of("151.5 E", "NS")
     (-33.86, 151.5, None)
@@ -37,10 +39,10 @@ def degrees_of(text: str, axis: str) -> float | None:
     if not match:
         return None
     before, sign, *parts, behind = match.groups()
-    letters = [letter.upper() for letter in (before, behind) if letter]
-    if len(letters) > 1 or any(letter not in axis for letter in letters) or not (letters or sign):
+    letters = {letter.upper() for letter in (before, behind, side[:1]) if letter}
+    if len(letters) > 1 or not letters <= {*axis} or not (letters or sign):
         return None
-    down = "".join(letters) == axis[1]
+    down = axis[1] in letters
     if sign and letters and (sign == "-") != down:
         return None
     value = sexagesimal([float(part or 0) for part in parts])

@@ -36,6 +36,14 @@ _CODES = (
 )
 
 
+# of the same, before the slash of a CRS's name
+_DATUM = re.compile(r"(?i)(WGS ?84|ETRS89|NAD83|GDA(94|2020)|SIRGAS ?2000|JGD20(00|11)) ?(\(.*\))? ?/ ?")
+_OTHER_DATUM = (
+    "{} is no UTM zone on WGS 84 or a datum within two meters of it; convert the coordinates to latitude and "
+    "longitude, or to EPSG:326xx or 327xx"
+)
+
+
 class _Zone(NamedTuple):
     number: int
     north: bool  # the hemisphere that the text says, of a letter that of its band
@@ -93,6 +101,8 @@ def _zone(text: str) -> _Zone:
             f"the UTM zone {text!r} needs a number and a hemisphere: '54 north', '54S' with the letter of a "
             "latitude band, or 'EPSG:32654'"
         )
+    if words[1] and not _DATUM.fullmatch(words[1]):
+        raise DataError(_OTHER_DATUM.format(repr(text)))
     number, name, is_name_of_crs = int(words[3]), words[4].upper(), bool(words[1] and words[2])
     if not 1 <= number <= 60:
         raise DataError(f"there is no UTM zone {number}; they go from 1 to 60")
@@ -107,10 +117,7 @@ def _zone_of_code(code: int) -> _Zone:
     for first, last, zone, north in _CODES:
         if first <= code <= last:
             return _Zone(zone + code - first, north, "")
-    raise DataError(
-        f"EPSG:{code} is no UTM zone on WGS 84 or a datum within two meters of it; convert the coordinates to "
-        "latitude and longitude, or to EPSG:326xx or 327xx"
-    )
+    raise DataError(_OTHER_DATUM.format(f"EPSG:{code}"))
 
 
 def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -150,8 +157,8 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
 
     with np.errstate(invalid="ignore"):
         note(
-            (np.abs(east_north) <= 360).all(1),
-            "{} is no UTM easting and northing in meters; it looks like degrees",
+            (np.abs(east_north) <= (1_000, 10_000)).all(1),
+            "{} is no UTM easting and northing in meters; it looks like degrees or kilometers",
         )
         note(
             (east < _EAST_M[0]) | (east > _EAST_M[1]) | (np.abs(northing) > _FALSE_NORTH_M),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 
 import numpy as np
 
-from geohf.data.cells import label_of
-from geohf.data.columns import numbers_of
-from geohf.data.rows import RowImages, RowView, cell_of, positions_of
+from geohf.data.cells import is_nothing, label_of
+from geohf.data.rows import RowImages, RowView, cell_of, heading_of, positions_of
 from geohf.data.samples import without_decoding
 from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS
 from geohf.data.times import time_ns
@@ -36,12 +36,13 @@ def as_drives(rows):
 
 def _read_image(row: dict, number: int) -> dict:
     wanted = {"image": ("image",), "latitude": LATITUDE_COLUMNS, "longitude": LONGITUDE_COLUMNS}
-    lacking = [name for name, names in wanted.items() if cell_of(row, names) is None]
-    if lacking:
-        raise DataError(f"row {number} has no {' and no '.join(lacking)}; its columns are {', '.join(row)}")
-    latitude, longitude = positions_of([row], names=[number])[0].tolist()
+    lacking = [name for name, names in wanted.items() if is_nothing(cell_of(row, names))]
+    latitude, longitude = [math.nan] * 2 if lacking else positions_of([row], names=[number])[0].tolist()
+    if lacking or math.isnan(latitude):
+        lacks = " and no ".join(lacking or ["latitude", "longitude"])
+        raise DataError(f"row {number} has no {lacks}; its columns are {', '.join(row)}")
     try:
-        heading = numbers_of([cell_of(row, HEADINGS)])[0].item()
+        heading = heading_of(cell_of(row, HEADINGS))
         sequence = label_of(cell_of(row, SEQUENCE_COLUMNS)) or ""
         camera = label_of(cell_of(row, CAMERA_COLUMNS))
         taken = row.get("time_ns")

@@ -6,17 +6,16 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geohf.data.cells import file_name, image_in, label_of, text_of
-from geohf.data.classes import class_names, class_numbers, class_of, column_of
+from geohf.data.classes import class_numbers, column_of
 from geohf.data.columns import image_column
 from geohf.data.formats import table_file
-from geohf.data.rows import RowView, cell_of, positions_of
+from geohf.data.rows import RowView, cell_of, heading_of, positions_of
 from geohf.data.samples import without_decoding
 from geohf.data.tables import (
     FILE_COLUMNS,
@@ -34,7 +33,7 @@ from geohf.data.tables import (
 from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
-from geohf.region.processing import region_key, split_sample
+from geohf.region.processing import split_sample
 from geohf.region.selection import excluded_names, of_known_regions
 from geohf.vision.checks import broken_images
 
@@ -218,18 +217,16 @@ def as_photos(rows: Any) -> Any:
         return rows
     if known is not None and {"filename", "image", "region", "latitude", "longitude"} <= set(known):
         return rows
-    names = class_names(rows)
     labels = ["filename", "region", "latitude", "longitude", "heading"]
-    return RowView(without_decoding(rows), partial(_read_photo, names=names), labels)
+    return RowView(without_decoding(rows), _read_photo, labels)
 
 
-def _read_photo(row: dict, number: int, names: dict[str, list[str]]) -> dict:
-    key, (image, region) = region_key(row), split_sample(row)
-    region = class_of(names[key], region) if key in names else region
+def _read_photo(row: dict, number: int) -> dict:
+    image, region = split_sample(row)
     photo = {"filename": str(row.get("filename", number)), "image": image, "region": region}
     # whether they can be depends on the model's frame, see `located`
     photo["latitude"], photo["longitude"] = positions_of([row], "planar", [number])[0].tolist()
-    photo["heading"] = float(_degrees([cell_of(row, HEADING_COLUMNS)])[0])
+    photo["heading"] = heading_of(cell_of(row, HEADING_COLUMNS))
     return photo
 
 

@@ -18,6 +18,7 @@ from geohf.data.tables import (
     LONGITUDE_COLUMNS,
     RowErrors,
     bad_point_reasons,
+    find_column,
     wrapped_longitude,
 )
 from geohf.data.tensor_dataset import TensorDictDataset
@@ -57,7 +58,7 @@ def as_places(rows):
 
     Args:
         rows: a dataset or list of dicts with `views`, `image` or `north`, `east`, `south`, `west`, and perhaps
-            `latitude`, `longitude`, `state` and `sample_id`. A `state` is a name, or the number of its class;
+            `latitude`, `longitude`, `state` and `sample_id`, or as tables call these. A `state` is a name, or the number of its class;
             the competition's index is its `state_idx`.
     """
     known = getattr(rows, "column_names", None)
@@ -76,7 +77,8 @@ def _read_place(row: dict, number: int) -> dict:
         "views": views,
         "headings": headings,
     }
-    place["state"], place[INDEX_COLUMN] = state_of(row.get("state"), row.get(INDEX_COLUMN))
+    column = find_column((key for key in row if isinstance(key, str)), STATE_COLUMNS)
+    place["state"], place[INDEX_COLUMN] = state_of(row.get(column), row.get(INDEX_COLUMN))
     place["latitude"], place["longitude"] = positions_of([row], names=[number])[0].tolist()
     return place
 

@@ -7,11 +7,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from geohf.data.cells import is_nothing
-from geohf.data.rows import cell_of, positions_of
+from geohf.data.rows import cell_of, heading_of, positions_of
 from geohf.data.samples import samples_of
 from geohf.data.tables import HEADING_COLUMNS
 from geohf.errors import DataError, warn_once
@@ -96,11 +95,7 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
         views, headings = [sample], [math.nan]
     if len(headings) != len(views):
         raise DataError(f"a sample has {len(views)} views but {len(headings)} headings")
-    there = [
-        (v, math.nan if is_nothing(h) else _turned(h))
-        for v, h in zip(views, headings, strict=True)
-        if v is not None
-    ]
+    there = [(v, heading_of(h)) for v, h in zip(views, headings, strict=True) if v is not None]
     if not there:
         raise DataError("a sample has no view")
     if len(there) > MAX_VIEWS:
@@ -138,15 +133,6 @@ def _refuse_other_views(sample: Mapping) -> None:
         )
     if several and sample.get("image") is not None:
         raise DataError(f"a sample has 'image' and {several[0]!r}: give one, or all pictures as 'views'")
-
-
-def _turned(value: Any) -> float:
-    """A heading in [0, 360), so that -90 and 270 are one."""
-    try:
-        heading = float("true" if isinstance(value, (bool, np.bool_)) else value)
-    except (TypeError, ValueError):
-        raise DataError(f"a heading is degrees clockwise from north, got {value!r}") from None
-    return heading % 360 if math.isfinite(heading) else heading
 
 
 def _only_view(sample: Mapping) -> Any:

@@ -25,6 +25,8 @@ _TOO_LARGE = (
     "has more than {:,} pixels, which may be a decompression bomb; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS "
     "if you trust it"
 )
+_MOST_BYTES = 6  # of a pixel, as 16 bits of three colors without compression have
+_ROUNDING = 1e-3  # of pictures from 0 to 1
 _OF_12_BITS = 2**12  # as cameras have them, and write them into 16
 
 # of pictures and open files that a user hands over: two threads may be given the same, which reads its pixels only once
@@ -76,6 +78,13 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
         if path.is_dir():
             raise ImageError(f"{path}: is a folder, not an image; name it alone, and not in a list")
         return _decode(path, str(path), length, size)
+    if isinstance(source, (list, tuple)) and any(
+        not isinstance(one, (int, float, list, tuple)) for one in source
+    ):
+        # numpy would make one picture of three gray ones
+        raise ImageError(
+            f"a sample holds one picture, got a list of {len(source)}: give each as a sample of its own"
+        )
     return _from_array(source)
 
 
@@ -167,7 +176,11 @@ def _bytes_at(address: str) -> bytes:
     try:
         if inside.startswith("zip://") and os.path.isfile(archive):
             opened = _archive(os.path.abspath(archive), os.stat(archive).st_mtime_ns, os.getpid())
-            return opened.read(inside.removeprefix("zip://").lstrip("/"))
+            name = inside.removeprefix("zip://")
+            member = opened.getinfo(name if name in opened.NameToInfo else name.lstrip("/"))
+            if Image.MAX_IMAGE_PIXELS is not None and member.file_size > _MOST_BYTES * Image.MAX_IMAGE_PIXELS:
+                raise ImageError(_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS))
+            return opened.read(member)
         with fsspec.open(address, "rb") as file:
             return file.read()
     except Exception as error:  # each file system has errors of its own
@@ -285,8 +298,11 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ImageError("an array with NaN or infinite values is not an image")
     low, high = float(array.min()), float(array.max())
-    if array.dtype.kind == "f" and low >= 0 and high <= 1:
-        return np.round(array * 255).astype(np.uint8)
+    floats = array.dtype.kind == "f"
+    if floats and low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        return np.round(array.clip(0, 1) * 255).astype(np.uint8)
+    if floats and high < 2:  # resized beyond 1: of 255 it would be black
+        raise ImageError(f"array values from {low:g} to {high:g}: clip them to 0 to 1, or give 0 to 255")
     if low >= 0 and high <= 255:
         return np.round(array).astype(np.uint8)
     if low >= 0 and high <= 65535:  # 16-bit gray

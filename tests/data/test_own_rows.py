@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import ClassLabel, Dataset, DatasetDict
 from PIL import Image
+from torch.utils.data import ConcatDataset, Subset
 
 from geohf.data.rows import cell_of, positions_of
 from geohf.errors import DataError
@@ -30,6 +32,43 @@ def test_regions_and_headings_have_the_names_that_tables_take():
     assert math.isnan(rows["heading"][1])
 
 
+@pytest.mark.case("use-M1")
+@pytest.mark.parametrize("read", [as_photos, as_drives, as_places])
+def test_positions_are_written_as_in_tables(read):
+    cells = [
+        {"GPSLatitude": 33.86, "GPSLatitudeRef": "S", "GPSLongitude": 151.2, "GPSLongitudeRef": "E"},
+        {"lat": "33 deg 51' 36.00\" S", "lon": "151.2 E"},
+        {"gps_latitude": "33.86", "gps_latitude_ref": "South", "gps_longitude": "151.2"},
+    ]
+    rows = read([{"image": PHOTO} | cell for cell in cells])
+    assert rows["latitude"] == pytest.approx([-33.86] * 3)
+    assert rows["longitude"] == pytest.approx([151.2] * 3)
+    both = cells[1] | {"lat_ref": "N"}
+    with pytest.raises(DataError, match=r"row 1: .* got '33 deg .* of the side 'N' as lat"):
+        read([{"image": PHOTO} | cell for cell in [cells[0], both]])["latitude"]
+
+
+@pytest.mark.parametrize("empty", [None, "", " ", "nan", "None", math.nan, pd.NA, pd.NaT])
+def test_an_empty_position_is_unknown_and_a_photograph_of_a_drive_needs_one(empty):
+    rows = [{"image": PHOTO, "latitude": empty, "longitude": empty}]
+    for read in (as_photos, as_places):
+        assert math.isnan(read(rows)["latitude"][0])
+    with pytest.raises(DataError, match="row 0 has no latitude and no longitude"):
+        as_drives(rows)["latitude"]
+
+
+@pytest.mark.parametrize("read", [as_photos, as_drives, as_places])
+@pytest.mark.parametrize("heading", ["N", "90°", True])
+def test_a_heading_that_is_no_number_is_refused_and_an_empty_one_is_unknown(read, heading):
+    row = {"image": PHOTO, "latitude": 48.0, "longitude": 2.0}
+    with pytest.raises(DataError, match="a heading is degrees clockwise from north, got"):
+        read([row | {"heading": heading}])[0]
+    for empty in (None, "", math.nan):
+        assert np.isnan(read([row | {"heading": empty}])[0].get("heading", math.nan))
+    turned = read([row | {"heading": -90}])[0]
+    assert turned.get("heading", turned.get("headings")) in (270, [270])
+
+
 @pytest.mark.parametrize("lacking", [{}, {"longitude": None}, {"longitude": np.nan}])
 def test_half_a_position_is_refused(lacking):
     with pytest.raises(DataError, match="row 0: has only one of latitude and longitude"):
@@ -43,3 +82,36 @@ def test_of_cells_the_name_asked_for_and_the_first_that_is_not_empty_counts():
         assert cell_of({"lat": empty, "GPSLatitude": 5.0}, ["latitude", "lat", "gpslatitude"]) == 5.0
     with pytest.raises(DataError, match="'Lat' and 'LAT' differ in case alone"):
         cell_of({"Lat": 1.0, "LAT": 2.0}, ["latitude", "lat"])
+
+
+@pytest.mark.case("use-S2")
+@pytest.mark.parametrize(
+    ("read", "column"),
+    [(as_photos, "region"), (as_places, "state"), (as_places, "label"), (as_drives, "sequence")],
+)
+def test_numbers_of_a_class_label_are_its_names(read, column):
+    def rows(*names):
+        cells = {"image": [PHOTO] * 3, "latitude": [36.5] * 3, "longitude": [127.25] * 3, column: [1, 0, -1]}
+        return Dataset.from_dict(cells).cast_column(column, ClassLabel(names=names))
+
+    given = rows("Texas", "Maine")
+    for kind in (given, Subset(given, range(3)), ConcatDataset([given])):
+        named = read(kind)["state" if column == "label" else column]
+        assert named[:2] == ["Maine", "Texas"]
+        assert not named[2]
+    with pytest.raises(DataError, match="number their classes differently"):
+        read(ConcatDataset([given, rows("Maine", "Texas")]))
+
+
+@pytest.mark.parametrize("read", [as_photos, as_places])
+def test_columns_and_splits_are_no_rows(read):
+    columns = {
+        "image": [PHOTO],
+        "latitude": [36.5],
+        "longitude": [127.25],
+        "state": ["Maine"],
+        "region": ["3"],
+    }
+    for given in (columns, pd.DataFrame(columns), DatasetDict(train=Dataset.from_dict(columns))):
+        with pytest.raises(DataError, match="rows come one by one: give a dataset or a list of dicts"):
+            read(given)

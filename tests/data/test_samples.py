@@ -8,6 +8,7 @@ import shutil
 import threading
 import warnings
 import zipfile
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -220,6 +221,14 @@ def test_rows_with_several_pictures_or_none_are_refused():
         open_image({"image": None})
     with pytest.raises(ImageError, match="it has nothing"):
         open_image({})
+    for kind in (
+        "RGB",
+        "L",
+    ):  # of rows of a dataset as it gives several; three gray ones are no colors of one
+        with pytest.raises(
+            ImageError, match="one picture, got a list of 3: give each as a sample of its own"
+        ):
+            open_image({"image": [picture.convert(kind)] * 3})
     with pytest.raises(DataError, match="a set of samples has no order"):
         samples_of({"a.jpg", "b.jpg"})
     with pytest.raises(ImageError, match="open it with mode 'rb'"):
@@ -254,6 +263,47 @@ def test_a_folder_is_read_by_what_pillow_opens_and_in_natural_order(folder, file
     assert "not read, as no images: 2 files (README, film.mp4)" in caplog.text
     for path in image_files(tmp_path):
         assert open_image(path).size == (48, 40)
+
+
+@pytest.mark.case("use-S7", "use-U1")
+def test_links_in_a_folder_are_followed_and_none_is_left_out_in_silence(files, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "disk" / "day").mkdir(parents=True)
+    shutil.copy(files[0], tmp_path / "disk" / "day" / "1.png")
+    shutil.copy(files[1], tmp_path / "photos" / "2.png")
+    links = {
+        "day": tmp_path / "disk" / "day",
+        "annexed.png": tmp_path / "photos" / "nowhere",  # as git-annex leaves what it did not get
+        "3.png": files[2],
+        "same": tmp_path / "photos",
+        "above": tmp_path,
+    }
+    for name, target in links.items():
+        (tmp_path / "photos" / name).symlink_to(target)
+    (tmp_path / "disk" / "day" / "circle").symlink_to(tmp_path / "disk" / "day")
+    found = [str(path.relative_to(tmp_path / "photos")) for path in image_files(tmp_path / "photos")]
+    assert found == ["2.png", "3.png", "annexed.png", "day/1.png"]
+    with pytest.raises(ImageError, match=r"annexed\.png: cannot be read \(No such file"):
+        open_image(tmp_path / "photos" / "annexed.png")
+
+
+@pytest.mark.case("use-B1", "use-S7")
+def test_a_zip_of_any_names_is_read_whole_or_refused(files, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("_DSC0001.png", "/root.png", "__MACOSX/._b.png", ".hidden/c.png"):
+            archive.writestr(name, Path(files[0]).read_bytes())
+    samples = dict(find_images(tmp_path / "a.zip"))
+    assert list(samples) == ["/root.png", "_DSC0001.png"]  # cameras name pictures in Adobe RGB so
+    assert all(open_image(sample).size == (48, 40) for sample in samples.values())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 40)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(6 * 48 * 40 + 1))
+    with pytest.raises(ImageError, match=r"a\.png::.* may be a decompression bomb"):
+        open_image(dict(find_images(tmp_path / "bomb.zip"))["a.png"])
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.write(files[1], "_DSC0001.png")
+    with pytest.raises(DataError, match=r"several files of one name, .*: _DSC0001\.png"):
+        find_images(tmp_path / "a.zip")
 
 
 @pytest.mark.case("use-S7")

@@ -219,6 +219,18 @@ def test_a_name_finds_its_file_in_the_other_form(tmp_path, on_disk, named, separ
             "SourceFile,GPSLatitude,GPSLatitudeRef,GPSLongitude,GPSLongitudeRef\na.jpg,33.86,S,151.2,E\n",
             (-33.86, 151.2),
         ),
+        (
+            "SourceFile,GPSLatitude,GPSLatitudeRef,GPSLongitude,GPSLongitudeRef\n"
+            'a.jpg,"33 deg 51\' 36.00"" S",South,"151 deg 12\' 0.00"" E",East\n',
+            (-33.86, 151.2),
+        ),
+        (
+            "file,gps_latitude,gps_latitude_ref,gps_longitude,gps_longitude_ref\na.jpg,33.86,S,2.35,W\n",
+            (-33.86, -2.35),
+        ),
+        ("file,lat,lat_dir,lng,lng_dir\na.jpg,33 51 36,S,151 12 0,E\n", (-33.86, 151.2)),
+        ("file,lat,lon\na.jpg,33 51 36 S,151d12m00s E\n", (-33.86, 151.2)),
+        ("file;lat;lon\na.jpg;33,86 S;151,2°E\n", (-33.86, 151.2)),
     ],
 )
 def test_tables_of_known_tools_are_read(tmp_path, content, point):
@@ -231,10 +243,31 @@ def test_tables_of_known_tools_are_read(tmp_path, content, point):
 
 @pytest.mark.case("use-M1")
 @pytest.mark.parametrize(
-    "cell", ["48 deg 51' 24\"", "2 deg 21' E", "48 deg 71' N", "-48 N", "N 48 S", "48 51"]
+    "cell",
+    [
+        "48 deg 51' 24\"",
+        "2 deg 21' E",
+        "48 deg 71' N",
+        "-48 N",
+        "N 48 S",
+        "48 51",
+        "+33 51 36 S",
+        "33D51M36S",
+    ],
 )
 def test_an_angle_of_unknown_side_or_axis_is_none(cell):
     assert degrees_of(cell, "NS") is None
+
+
+@pytest.mark.case("use-M1")
+@pytest.mark.parametrize("cells", ['"33 deg 51\' 36"" S",N', "-33.86,N", "33.86,", "33.86,E"])
+def test_a_side_that_contradicts_its_angle_or_is_lacking_is_refused(tmp_path, cells):
+    path = tmp_path / "places.csv"
+    path.write_text(f"SourceFile,GPSLatitude,GPSLatitudeRef,GPSLongitude\na.jpg,{cells},2\n")
+    assert "row 2: GPSLatitude is" in refusals(path)
+    frame = pd.DataFrame({"lat": [33.86], "lat_ref": [None], "lon": [151.2]})  # None is no north
+    frame.to_parquet(tmp_path / "places.parquet")
+    assert "row 2: lat is" in refusals(tmp_path / "places.parquet")
 
 
 @pytest.mark.case("use-M1")
@@ -257,6 +290,8 @@ def test_json_lines_are_a_table(tmp_path):
     assert table["lat"].tolist() == pytest.approx([1.5, np.nan], nan_ok=True)
     path.write_text(json.dumps(rows[0]) + '\n{"file_name": "b.jpg"')
     assert "row 2: is no JSON" in refusals(path)
+    path.write_text('{"lat": 1, "lon": 2}\n{"lat": 1, "lon": 2, "lat": -1}')
+    assert "row 2: is no JSON (it names 'lat' twice)" in refusals(path)
     path.write_text('{"lat": 1, "lon": 2}\n{"lat": "x", "lon": 2}\n')
     assert "row 2: lat is 'x'" in refusals(path)
 

@@ -106,6 +106,8 @@ def test_times_that_do_not_ascend_are_refused(labels):
         (["A2019366", "A2020366"], "'A2019366' is none of the dates"),
         (["31-12-2019", "01-01-2020"], "begin with the day"),
         (["31122019", "01012020"], "begin with the day"),
+        (["1/2/2020", "1/3/2020"], "begin with the day or the month"),
+        (["scene 1.2.2020", "scene 2.2.2020"], "begin with the day or the month"),
     ],
 )
 def test_times_that_can_be_read_in_two_ways_are_refused(labels, message):

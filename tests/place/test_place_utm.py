@@ -72,6 +72,7 @@ def test_the_northing_says_what_a_letter_means(tmp_path, point, zone, epsg):
             "18S of .* can be the band S of the north, or south",
         ),  # Virginia, Chile
         ((48.85, 2.35), "31U", "looks like degrees"),
+        ((448.2518, 5411.9327), "31U", "looks like degrees or kilometers"),
         ((5411932.0, 448251.0), "31U", "no UTM easting and northing"),
         ((448251.0, 54119320.0), "31U", "no UTM easting and northing"),
     ],
@@ -90,6 +91,17 @@ def test_a_letter_that_contradicts_the_northing_is_refused(tmp_path, point, zone
     assert len(load_drives(path, on_error="skip")[1].rows) == 1
     with pytest.raises(DataError, match=said):
         point_of_name(f"@{point[0]}@{point[1]}@{zone[:2]}@{zone[2:]}@@@@@.jpg")
+
+
+@pytest.mark.case("files-C3")
+def test_the_name_of_a_crs_counts_on_datums_near_wgs_84_alone():
+    for datum in ("WGS 84", "WGS84", "ETRS89", "NAD83(CSRS)", "GDA2020", "SIRGAS 2000"):
+        assert utm_zone(f"{datum} / UTM zone 23S") == (23, False)
+    for datum in ("NAD27", "ED50", "Tokyo", "PSAD56", "WGS 72"):  # hundreds of meters away, but for the last
+        with pytest.raises(
+            DataError, match=f"{datum} / UTM zone 18N. is no UTM zone on WGS 84 or a datum within two"
+        ):
+            utm_zone(f"{datum} / UTM zone 18N")
 
 
 @pytest.mark.case("files-D2")

@@ -267,6 +267,14 @@ def test_arrays_and_tensors_in_either_layout_are_the_same_picture():
         np.testing.assert_array_equal(np.asarray(open_image(source)), rgb)
 
 
+def test_floats_a_little_beyond_0_and_1_are_clipped_and_no_nearly_black_picture():
+    assert pixel(np.array([[[-1e-7, 0.5, 1 + 1e-6]]])) == (0, 128, 255)
+    for high in (1.02, 1.9):  # as bicubic resizing leaves them
+        with pytest.raises(ImageError, match=rf"array values from 0 to {high:g}: clip them to 0 to 1"):
+            open_image(np.array([[[0.0, 0.5, high]]]))
+    assert pixel(np.array([[[0.0, 0.5, 2.0]]])) == (0, 0, 2)
+
+
 def test_low_precision_tensors_open():
     assert pixel(torch.full((3, 2, 2), 0.5, dtype=torch.bfloat16)) == (128, 128, 128)
     assert pixel(torch.full((2, 2), 1.0, dtype=torch.float16)) == (255, 255, 255)
