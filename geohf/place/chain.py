@@ -79,14 +79,13 @@ class Chain:
         np.put_along_axis(dense, self.place[self.columns[rows]], self.z[rows], 1)
         ends, means = self.place[self.columns[rows]], []
         for slope in _SLOPES:
-            total, count = np.zeros_like(ends, float), np.zeros_like(ends, float)
+            total = np.zeros_like(ends, float)
             for back in range(min(length, len(rows))):
                 at = ends[back:] + round(slope * back) * (1 if backwards else -1)
                 inside = (at >= 0) & (at < self.places)
                 values = np.take_along_axis(dense[: len(rows) - back], np.clip(at, 0, self.places - 1), 1)
                 inside &= np.isfinite(values)
                 total[back:] += np.where(inside, values, 0)
-                count[back:] += inside
             # a line that leaves the drive is believed less: what it lacks counts as an average frame
             means.append(total / np.minimum(np.arange(1, len(rows) + 1), length)[:, None])
         best = np.exp(np.max(means, axis=0))

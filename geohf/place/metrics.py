@@ -70,7 +70,7 @@ def recall_of_ranks(
     """Recall of answers that are known already, against any ground truth.
 
     Args:
-        ranked: (q, k) database rows, best first, k at least the largest n.
+        ranked: (q, k) database rows, best first, k at least the largest n; -1 for none.
         matches: the right database rows of query i are `indices[offsets[i]:offsets[i + 1]]`, (offsets, indices), as
             `geohf.geo.matches_within_m` gives them.
         n, rule: see `recall_at_n`.
@@ -87,7 +87,7 @@ def recall_of_ranks(
 
 
 def right_answers(ranked, matches: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """(q, k) bool: which of the (q, k) answers are among the query's matches."""
+    """(q, k) bool: which of the (q, k) answers are among the query's matches; -1 is no answer, as faiss has it."""
     offsets, indices = (np.asarray(part, np.int64) for part in matches)
     ranked = np.asarray(ranked, np.int64)
     if ranked.ndim != 2 or len(ranked) != len(offsets) - 1:
@@ -95,12 +95,12 @@ def right_answers(ranked, matches: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     width = 1 + max(int(ranked.max(initial=0)), int(indices.max(initial=0)))
     # query and row as one number: membership is then a search in one sorted list
     right = np.sort(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * width + indices)
-    asked = np.arange(len(ranked))[:, None] * width + ranked
+    asked = np.where(ranked < 0, -1, np.arange(len(ranked))[:, None] * width + ranked)
     at = np.searchsorted(right, asked)
     return (
         (at < len(right)) & (right[np.minimum(at, max(len(right) - 1, 0))] == asked)
         if len(right)
-        else asked < 0
+        else np.zeros(asked.shape, bool)
     )
 
 
@@ -127,7 +127,7 @@ def place_metrics(
     """Everything that is reported of a search.
 
     Args:
-        ranked: (q, k) database rows, best first.
+        ranked: (q, k) database rows, best first; -1 for none, and no distance is told then.
         database_points, query_points: (m, 2) and (q, 2) degrees.
         radii_m: thresholds for recall; the first one is the one that counts.
 
@@ -151,6 +151,7 @@ def place_metrics(
                 }
             metrics |= {f"recall@{count}_{rule}_{radius_m:g}m": value for count, value in recall.items()}
     away = great_circle_m(np.asarray(database_points, np.float64)[ranked[:, 0]], np.asarray(query_points))
+    away = np.where(ranked[:, 0] < 0, np.nan, away)
     return metrics | {"median_m": float(np.median(away)), "mean_m": float(away.mean())}
 
 

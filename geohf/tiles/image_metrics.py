@@ -13,14 +13,14 @@ from geohf.tiles.configuration import TileSequenceConfig
 
 
 def psnr(predicted: torch.Tensor, truth: torch.Tensor, data_range: float = 255.0) -> float:
-    """Peak signal-to-noise ratio in dB over all entries whose truth is known (not NaN).
+    """Peak signal-to-noise ratio in dB over all entries whose truth is known (not NaN); NaN where none is.
 
     >>> psnr(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 25.5))
     20.0
     """
     known = truth.isfinite()
     error = ((predicted - truth)[known].double() ** 2).mean()
-    return round(float(10 * torch.log10(data_range**2 / error)), 6) if error > 0 else math.inf
+    return math.inf if error == 0 else round(float(10 * torch.log10(data_range**2 / error)), 6)
 
 
 def ssim(predicted: torch.Tensor, truth: torch.Tensor, data_range: float = 255.0) -> float:

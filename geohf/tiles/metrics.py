@@ -172,7 +172,8 @@ def number_measures(
     middle, low, high = (part.double().numpy() for part in ends)
     spread = np.array(config.level_std if config.answers == "level" else config.change_std)
     metrics = all_targets(config.targets, middle, windows.truth, windows.last, windows.trend)
-    metrics["nrmse"] = float(np.sqrt(np.nanmean(((middle - windows.truth) / spread) ** 2)))
+    error = ((middle - windows.truth) / spread)[np.isfinite(windows.truth)]
+    metrics["nrmse"] = float(np.sqrt((error**2).mean()))
     if config.interval_margin is not None:
         metrics["coverage"] = coverage(low, high, windows.truth)
     return metrics

@@ -181,8 +181,11 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         return TileSequenceOutput(loss, parts, base[..., None] + scale[..., None] * raw, region)
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
-        """How many entries of a batch count for the loss."""
-        return frames_items(self.config, batch["labels"])
+        """How many entries of a batch count for the loss; of a change those whose last value is known, too."""
+        labels, last = batch["labels"], batch.get("last_values")
+        if self.config.head != "image" and self.config.answers == "change":
+            labels = labels * torch.nan if last is None else torch.where(last.isfinite(), labels, torch.nan)
+        return frames_items(self.config, labels)
 
     def _next_frames(
         self,

@@ -133,6 +133,18 @@ def test_what_is_known_of_a_place_in_nats():
     )
 
 
+@pytest.mark.parametrize("kappa", [1.0, 50.0, 1e4])
+def test_what_is_measured_by_draws_is_that_of_the_formula(kappa):
+    """The usual thousand draws: of one bump, where all have one error in common, and none averages it out."""
+    bump = mixture((1.0, 40.0, -75.0, kappa))
+    entropy = 1 - kappa / math.tanh(kappa) - float(log_normalizer(torch.tensor(kappa).double())) + kappa
+    assert float(bump.localizability()) == pytest.approx(math.log(4 * math.pi) - entropy, abs=5e-3)
+    for mass in (0.5, 0.9):  # the density falls by so much from its peak to the cap's edge
+        cosine = 1 + math.log(1 - mass * -math.expm1(-2 * kappa)) / kappa
+        edge = float(log_normalizer(torch.tensor(kappa).double())) + kappa * (cosine - 1)
+        assert float(bump.threshold(mass)) == pytest.approx(edge, abs=0.01)
+
+
 def test_what_is_known_of_many_places_needs_the_memory_of_a_few():
     weights, points = torch.full((512, 32), 1 / 32), torch.rand(512, 32, 2) * 50
     many = SphericalMixture.around(weights, points, torch.full((512, 32), 100.0))

@@ -186,6 +186,16 @@ def test_recall_that_cannot_be(change, message):
         recall_at_n(database, queries, places, asked, **change)
 
 
+def test_no_answer_is_never_right():
+    """faiss says -1 where it finds fewer than k rows: it is not the last row that is right for the query before."""
+    first_alone = np.array([0, 1, 1]), np.array([3])
+    assert recall_of_ranks([[3], [-1]], first_alone, n=(1,), rule="all") == {1: 0.5}
+    assert recall_of_ranks([[-1], [-1]], (np.zeros(3, int), np.empty(0, int)), n=(1,), rule="all") == {1: 0.0}
+    metrics = place_metrics([[3], [-1]], along([0, 500, 1000, 1500]), along([1500, 1500]), n=(1,))
+    assert metrics["r1"] == 0.5
+    assert np.isnan([metrics["median_m"], metrics["mean_m"]]).all()
+
+
 def test_real_corridor_by_pixels_alone(shared_data):
     database, queries, matches = read_corridor(shared_data("corridor"))
     _, ranked = top_k(database, queries, 10)

@@ -48,6 +48,22 @@ def frames(n=4, side=20, bands=3, seed=0):
     return list(np.random.default_rng(seed).integers(0, 255, (n, side, side, bands), np.uint8))
 
 
+@pytest.mark.parametrize("answers", ["change", "level", "both"])
+def test_a_loss_is_divided_by_the_entries_that_have_one(answers):
+    """A change from a value that was never known is not learned, and must not dilute what is."""
+    model = make(answers=answers, loss="mse")
+    batch = {
+        "pixel_values": torch.randn(4, 4, 3, 16, 16),
+        "labels": torch.tensor([[9.0], [torch.nan], [8.0], [7.0]]),
+    }
+    for last in (torch.tensor([[8.0], [8.0], [torch.nan], [torch.nan]]), None):
+        given = batch if last is None else batch | {"last_values": last}
+        items = model.count_loss_items(given)
+        assert model(**given, loss_items=items).loss.item() == pytest.approx(model(**given).loss.item())
+        if answers == "change":  # with none at all, training says so
+            assert items["mse"] == (0 if last is None else 1)
+
+
 ENCODERS = ["convlstm", "convgru", "attention"]
 
 

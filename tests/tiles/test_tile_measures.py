@@ -10,7 +10,8 @@ from scipy.ndimage import gaussian_filter
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.image_metrics import image_measures, image_statistics, psnr, ssim
 from geohf.tiles.losses import regression_loss
-from geohf.tiles.metrics import all_targets, coverage, tile_metrics
+from geohf.tiles.metrics import all_targets, coverage, number_measures, tile_metrics
+from geohf.tiles.windows import TileWindows
 
 
 def test_metrics_by_hand():
@@ -31,6 +32,17 @@ def test_metrics_by_hand():
     assert both["a_mae"] == 0.5
     assert both["b_mae"] == 5
     assert coverage([0, 0, 0], [1, 1, 1], [0.5, 2, np.nan]) == 0.5
+
+
+def test_a_prediction_that_is_no_number_is_left_out_of_no_error():
+    config = TileSequenceConfig(answers="level", level_mean=[0.0], level_std=[2.0])
+    truth, none = np.array([[1.0], [2.0], [np.nan]]), np.zeros((3, 1))
+    windows = TileWindows(none, none, none, none, truth, none * np.nan, none * np.nan)
+    values = torch.tensor([[[1.0]], [[3.0]], [[9.0]]])
+    assert number_measures(config, values, windows)["nrmse"] == pytest.approx((0.5**2 / 2) ** 0.5)
+    values[1] = torch.nan
+    metrics = number_measures(config, values, windows)
+    assert np.isnan([metrics["mae"], metrics["nrmse"]]).all()
 
 
 def test_losses_by_hand():
@@ -69,6 +81,9 @@ def test_ssim_and_psnr():
     holed[..., :4, :4] = torch.nan
     assert ssim(image.index_fill(2, torch.tensor([0, 1]), 0), holed) < 1
     assert psnr(image, holed) == np.inf
+    # a prediction that is no number is not a perfect one, nor is one that nothing is known of
+    assert np.isnan(psnr(image.masked_fill(image > 200, torch.nan), image))
+    assert np.isnan(psnr(image, torch.full_like(image, torch.nan)))
 
 
 def test_ssim_is_the_usual_one_with_gaussian_weights():
