@@ -109,7 +109,7 @@ class RowView(Dataset):
 
     def __init__(self, rows: Any, read: Callable[[dict, int], dict], columns: Sequence[str]):
         self.rows, self.read, self.column_names = rows, read, list(columns)
-        self.numbers = np.arange(len(rows))
+        self.numbers: np.ndarray = np.arange(len(rows))
         self._columns: Any = None  # column -> values, once they were read
         self._marks: Any = None
 

@@ -179,7 +179,7 @@ class TileSequences(BoundRows):
         self, raw: np.ndarray, holes: np.ndarray, sizes: np.ndarray, mask: np.ndarray
     ) -> torch.Tensor:
         """(n, steps, height, width, bands) native and padded, to (n, steps, bands, *size) standardized."""
-        n, steps, bands = *raw.shape[:2], raw.shape[-1]
+        n, steps, *_, bands = raw.shape
         config, size = self.config, tuple(self.config.image_size)
         out = torch.zeros(n, steps, *size, bands).movedim(-1, 2)
         for height, width in np.unique(sizes, axis=0).tolist():

@@ -84,7 +84,7 @@ class SequenceDataLoader:
         self.batch_size, self.shuffle = batch_size, shuffle
         self.scale = 1 / np.iinfo(dtype).max if normalize and dtype.kind != "f" else 1.0
         self._random = np.random.default_rng(random_seed)
-        self.order = np.arange(len(table))
+        self.order: np.ndarray = np.arange(len(table))
         self.on_epoch_end()
 
     @property
