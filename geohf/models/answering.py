@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -132,7 +131,7 @@ class AnsweringModel(PreTrainedModel):
 
         `latitude` and `longitude` in a row are degrees: such rows can be put on a map.
         """
-        return [asdict(answer)]
+        return [answer.as_row()]
 
     def photo_of(self, sample: Any) -> Any:
         """The picture that stands for a sample, as `open_image` takes it; a task whose samples hold several says which."""
