@@ -87,9 +87,8 @@ class PhaseTrainer(Phases):
         args = own_arguments(args, self.arguments_class, kwargs.get("eval_dataset") is not None)
         rehearse(args)
         self._given_collators = data_collator, eval_collator
-        kwargs.setdefault(
-            "compute_metrics", getattr(self, "_metrics", None)
-        )  # the task's, unless a user gave another
+        # the task's, unless a user gave another
+        kwargs.setdefault("compute_metrics", getattr(self, "_metrics", None))
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = without_decoding(kwargs.get(name))
         with refused():
@@ -297,12 +296,9 @@ class PhaseTrainer(Phases):
 
     # ---- the optimizer
 
+    @refused()
     def create_optimizer(self, *args, **kwargs):
         """AdamW with weight decay on matrices only, and the backbone at its own learning rate."""
-        with refused():
-            return self._create_optimizer()
-
-    def _create_optimizer(self):
         if self.optimizer is None:
             model = self.accelerator.unwrap_model(self.model)
             decayed = set(self.get_decay_parameter_names(model)) - self._vectors
