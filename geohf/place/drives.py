@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -317,15 +317,7 @@ def _tell_of_several_positions(rows: list[_Row]) -> None:
         logger.warning("photographs with several positions, each of which counts: %s", listed(several))
 
 
-def columns_of(rows: Iterable[_Row]) -> dict[str, list]:
+def columns_of(rows: Sequence[_Row]) -> dict[str, list]:
     """The columns of `drive_features` of these images."""
-    rows = list(rows)
-    return {
-        "image": [row.image for row in rows],
-        "latitude": [row.latitude for row in rows],
-        "longitude": [wrapped_longitude(row.longitude) for row in rows],
-        "heading": [row.heading for row in rows],
-        "sequence": [row.sequence for row in rows],
-        "camera": [row.camera for row in rows],
-        "time_ns": [row.time_ns for row in rows],
-    }
+    columns = {name: [getattr(row, name) for row in rows] for name in drive_features()}
+    return columns | {"longitude": [wrapped_longitude(row.longitude) for row in rows]}
