@@ -211,13 +211,10 @@ def _divided(
 
 
 def _check(options: TileArguments) -> None:
-    for name, allowed in (
-        ("target_type", TARGET_TYPES),
-        ("target_from", (*DERIVED, None)),
-        ("task", TASKS),
-        ("normalize", NORMALIZE),
-    ):
-        require_choice(allowed, **{name: getattr(options, name)})
+    require_choice(TARGET_TYPES, target_type=options.target_type)
+    require_choice((*DERIVED, None), target_from=options.target_from)
+    require_choice(TASKS, task=options.task)
+    require_choice(NORMALIZE, normalize=options.normalize)
     options.require_backbone()
     if options.class_values and (options.target_type == "last-image" or options.target_from == "ndvi_fall"):
         raise DataError(

@@ -204,9 +204,7 @@ def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
 def _write(tiles: ResizedTiles, path: Path, dtype: np.dtype) -> None:
     from tqdm.auto import tqdm
 
-    temporary = path.with_suffix(
-        ".tmp"
-    )  # the same in every run, so one that was killed leaves no second file
+    temporary = path.with_suffix(".tmp")  # the same in every run: one that was killed leaves no second file
     try:
         reserve(temporary, tiles.shape, dtype)
         offset = np.load(temporary, mmap_mode="r").offset
