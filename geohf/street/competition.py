@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 
 
 TRAIN_TABLE, TEMPLATE, MAPPING = "train_ground_truth.csv", "sample_submission.csv", "state_mapping.csv"
-COMPETITION = (
-    TRAIN_TABLE,
-    TEMPLATE,
-    MAPPING,
-    "train_images",
-)  # what tells such a folder from one of photographs
+# what tells such a folder from one of photographs
+COMPETITION = (TRAIN_TABLE, TEMPLATE, MAPPING, "train_images")
 VIEW_COLUMNS = tuple(f"image_{name}" for name in COMPASS)
 
 
