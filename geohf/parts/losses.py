@@ -78,9 +78,7 @@ def region_losses(
 
 
 def state_loss(
-    misses: torch.Tensor,
-    states: Sequence[torch.Tensor],
-    weights: Sequence[torch.Tensor] | None = None,
+    misses: torch.Tensor, states: Sequence[torch.Tensor], weights: Sequence[torch.Tensor] | None = None
 ) -> torch.Tensor:
     """Mean loss of states over an image's regions that show a part: (images,), 0 where there is none.
 

@@ -213,11 +213,7 @@ def rows_of_table(
     folder = _image_folder(path, file_name(table[file_column].iloc[0]) or "")
     columns = {
         key: find_column(table.columns, names)
-        for key, names in (
-            ("sequence", SEQUENCE_COLUMNS),
-            ("camera", CAMERA_COLUMNS),
-            ("time", TIME_COLUMNS),
-        )
+        for key, names in (("sequence", SEQUENCE_COLUMNS), ("camera", CAMERA_COLUMNS), ("time", TIME_COLUMNS))
     }
     cells = {key: table[column].tolist() for key, column in columns.items() if column}
     headings = heading_cells(table, path, HEADINGS)

@@ -114,11 +114,7 @@ class SignRows(FloatRows):
     In an index that was loaded these stay on disk, see `geohf.place.index_files`.
     """
 
-    layout: ClassVar = {
-        "signs": (torch.uint8, 2),
-        "mean": (torch.float32, 1),
-        "exact": (torch.float16, 2),
-    }
+    layout: ClassVar = {"signs": (torch.uint8, 2), "mean": (torch.float32, 1), "exact": (torch.float16, 2)}
     whole = ("mean",)
 
     def __init__(self, **tensors: torch.Tensor):

@@ -18,11 +18,7 @@ Nothing here imports matplotlib, pandas or PIL before a figure is drawn.
 """
 
 from geohf.io import atomic_write, plain
-from geohf.report.classes import (
-    plot_confusion,
-    plot_confusion_counts,
-    plot_reliability,
-)
+from geohf.report.classes import plot_confusion, plot_confusion_counts, plot_reliability
 from geohf.report.geojson import write_geojson, write_polygons
 from geohf.report.map_png import error_map_png
 from geohf.report.maps import write_map

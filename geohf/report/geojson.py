@@ -15,10 +15,7 @@ _POLE = 90.0 - 1e-9
 
 
 def write_geojson(
-    path: str | os.PathLike,
-    points,
-    properties: Mapping | Iterable[Mapping] | None = None,
-    truth=None,
+    path: str | os.PathLike, points, properties: Mapping | Iterable[Mapping] | None = None, truth=None
 ) -> None:
     """Write points, and their errors where the truth is known, as one FeatureCollection.
 
@@ -45,9 +42,7 @@ def write_geojson(
             values.update(kind="prediction", row=row)
             if truth is not None and distance_m is not None:
                 values.update(
-                    truth_latitude=truth[row, 0],
-                    truth_longitude=truth[row, 1],
-                    distance_m=distance_m[row],
+                    truth_latitude=truth[row, 0], truth_longitude=truth[row, 1], distance_m=distance_m[row]
                 )
             file.write(",\n" if row else "")
             file.write(_feature("Point", point[::-1], values))

@@ -279,10 +279,7 @@ def first_candidates(
 
 
 def ranked(
-    head: StreetHead,
-    outputs: GeoStreetOutput,
-    first: tuple[torch.Tensor, torch.Tensor],
-    points: torch.Tensor,
+    head: StreetHead, outputs: GeoStreetOutput, first: tuple[torch.Tensor, torch.Tensor], points: torch.Tensor
 ) -> torch.Tensor:
     """(batch, 2) degrees: the candidate that the ranker puts first, or the place's point where none is left.
 

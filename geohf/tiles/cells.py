@@ -207,19 +207,13 @@ class RecurrentEncoder(nn.Module):
         self.patch_size = patch_size
 
     def forward(
-        self,
-        frames: torch.Tensor,
-        step_mask: torch.Tensor | None = None,
-        planes: torch.Tensor | None = None,
+        self, frames: torch.Tensor, step_mask: torch.Tensor | None = None, planes: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The last layer's output after the last step, see `encode`."""
         return self.encode(frames, step_mask, planes)[0]
 
     def encode(
-        self,
-        frames: torch.Tensor,
-        step_mask: torch.Tensor | None = None,
-        planes: torch.Tensor | None = None,
+        self, frames: torch.Tensor, step_mask: torch.Tensor | None = None, planes: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]:
         """The last layer's output after the last step, and the state of every layer, from which `step` goes on.
 

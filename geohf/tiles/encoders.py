@@ -31,13 +31,7 @@ class TemporalAttention(nn.Module):
     """
 
     def __init__(
-        self,
-        size: int,
-        steps: int,
-        layers: int = 2,
-        heads: int = 4,
-        dropout: float = 0.0,
-        date_size: int = 0,
+        self, size: int, steps: int, layers: int = 2, heads: int = 4, dropout: float = 0.0, date_size: int = 0
     ):
         super().__init__()
         self.positions, self.dates = _positions(size, steps, date_size)

@@ -109,10 +109,7 @@ def read_numbers(raster: DatasetReader, box: Box) -> np.ndarray:
 
 
 def read_frame(
-    source: Any,
-    nodata: float | None = None,
-    reading: Reading | None = None,
-    grid: RasterInfo | None = None,
+    source: Any, nodata: float | None = None, reading: Reading | None = None, grid: RasterInfo | None = None
 ) -> tuple[np.ndarray, np.ndarray, RasterInfo | None]:
     """One frame from whatever a user has.
 
