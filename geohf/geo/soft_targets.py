@@ -23,7 +23,7 @@ _RUN = 8  # cells that follow each other, and so are neighbors mostly
 def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> torch.Tensor:
     """One row of targets a class: the softmax of minus the distance between centroids over the temperature.
 
-    Of few classes, row ``label`` of all of them, built once, is that label's target; of thousands, the rows of a batch
+    Of few classes, row `label` of all of them, built once, is that label's target; of thousands, the rows of a batch
     are computed as they are needed.
 
     Args:
@@ -50,7 +50,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
 def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool = False) -> torch.Tensor:
     """Targets of PIGEON: cells weighed by their distance from the true point, not from the true cell's center.
 
-    ``exp(-(d - d_min) / tau)``, where ``d`` is the distance from a point to every centroid and ``d_min`` the least
+    `exp(-(d - d_min) / tau)`, where `d` is the distance from a point to every centroid and `d_min` the least
     of them: the nearest cell weighs 1. Source: Haas et al., PIGEON, arXiv 2307.05845, haversine smoothing.
 
     Args:
@@ -77,7 +77,7 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
 
 
 def _weights(points, centroids, scale_km: float, greatest: bool = False) -> torch.Tensor:
-    """``exp(-distance / scale)`` over its sum in each row, or over its greatest."""
+    """`exp(-distance / scale)` over its sum in each row, or over its greatest."""
     if len(centroids) > MANY_CLASSES:
         return _near_weights(points, centroids, scale_km, greatest)
     # torch's softmax is fused; its exp alone takes ten times as long where most results are next to nothing

@@ -176,7 +176,7 @@ class AnsweringModel(PreTrainedModel):
             collator: makes a batch of a list of rows, as `forward` takes it.
 
         Returns:
-            An output whose tensors have an entry a row; its losses are left out.
+            An output whose tensors have an entry per row; its losses are left out.
         """
         require_whole(1, batch_size=batch_size)
         model, batches = in_eval_mode(self), []

@@ -102,7 +102,7 @@ def post_process(
         target_sizes: (batch, 2) height and width of the photos, in whose pixels boxes are wanted; None: shares.
 
     Returns:
-        A dict a photo: boxes (n, 4) left, top, right, bottom; labels, scores, states, state_scores (n,);
+        A dict per photo: boxes (n, 4) left, top, right, bottom; labels, scores, states, state_scores (n,);
         state_probs (n, states), and of a model with attributes attribute_probs; by falling score.
     """
     boxes = box_convert(outputs.pred_boxes.float(), "cxcywh", "xyxy")

@@ -23,7 +23,7 @@ class FloatRows:
     """Descriptors as float32 or float16, 4 or 2 bytes a number.
 
     Attributes:
-        tensors: what is stored, by its name in the file, one for each of `layout`; each has a row a descriptor, but for
+        tensors: what is stored, by its name in the file, one for each of `layout`; each has a row per descriptor, but for
             those of `whole`.
 
     Raises:

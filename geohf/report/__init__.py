@@ -1,9 +1,8 @@
 """What a person looks at after a run: maps, plots, tables. Knows no model.
 
-    files.py     atomic writes and plain JSON values
     paths.py     great circles on paper: paths, the cut at the antimeridian, the box that holds all points
     maps.py      the HTML map, made of map.html, map.css and map_*.js
-    map_png.py   its still sister for a model card
+    map_png.py   the map as a PNG, for a model card
     geojson.py   predictions for a GIS
     style.py     one look for all figures
     plots.py     learning curves, error CDF, scatter, points that filters kept and dropped

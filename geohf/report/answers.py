@@ -59,7 +59,7 @@ def write_gpx(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mappin
 
 
 def write_geoparquet(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table with `geometry`, points as WKB in longitude and latitude, and a column a cell.
+    """Write a table with `geometry`, points as WKB in longitude and latitude, and a column per cell.
 
     Cells that hold several values are JSON; see `write_kml`.
     """

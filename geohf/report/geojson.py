@@ -19,16 +19,16 @@ def write_geojson(
 ) -> None:
     """Write points, and their errors where the truth is known, as one FeatureCollection.
 
-    Every point becomes a Point feature with ``"kind": "prediction"``. With ``truth`` its properties also
-    hold ``truth_latitude``, ``truth_longitude`` and ``distance_m``, and a feature with ``"kind": "error"``
+    Every point becomes a Point feature with `"kind": "prediction"`. With `truth` its properties also
+    hold `truth_latitude`, `truth_longitude` and `distance_m`, and a feature with `"kind": "error"`
     follows it: the great circle from the truth to the point, a LineString, or a MultiLineString that is
-    cut at the antimeridian. ``"row"`` counts the points from 0 and ties the two together.
+    cut at the antimeridian. `"row"` counts the points from 0 and ties the two together.
 
     Args:
         path: the file, replaced only when all of it is written.
         points: (n, 2) latitude, longitude in degrees. In the file longitude comes first, as the RFC wants.
         properties: columns of n values (a dict, a DataFrame) or n dicts; NaN becomes null.
-        truth: (n, 2) like ``points``, NaN rows where it is unknown.
+        truth: (n, 2) like `points`, NaN rows where it is unknown.
 
     Raises:
         DataError: coordinates that are not degrees, or lengths that differ.

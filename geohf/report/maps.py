@@ -54,9 +54,9 @@ def write_map(
         details: what the panel tells about a point: columns of n values (a dict, a DataFrame) or n dicts.
         radius_m: radius of the circle drawn around the chosen prediction, in meters: one number, or n; no circle is drawn
             where one of them is None.
-        outlines: more borders to draw, a GeoJSON path or document, see :func:`geohf.geo.area_from_geojson`.
+        outlines: more borders to draw, a GeoJSON path or document, see `geohf.geo.area_from_geojson`.
         title: heading of the page.
-        value: name of a numeric column of ``details`` that colors the points instead of the error.
+        value: name of a numeric column of `details` that colors the points instead of the error.
         splits: n names of the splits that the points belong to. The map opens on the first one, and its numbers
             are those of what is shown; a switch shows the others.
         headings: n degrees clockwise from north, drawn as arrows at the predictions; None or NaN where there is none.
@@ -67,7 +67,7 @@ def write_map(
 
     Raises:
         DataError: coordinates that are not degrees, lengths that differ, malformed outlines, or a
-            ``value`` that is no numeric column.
+            `value` that is no numeric column.
     """
     predicted, truth, distance_m = check_pairs(predicted, truth)
     n = len(predicted)

@@ -25,12 +25,12 @@ _NO_CURVE = ("step", "epoch", "phase", "train_loss", "total_flos", "num_input_to
 def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> None:
     """Draw what a Trainer logged: losses, every part of the loss, learning rate, evaluation metrics.
 
-    Each quantity has its panel over the optimizer steps; ``x`` and ``eval_x`` share one. Where rows carry
-    ``"phase"``, a line marks the step at which it changes.
+    Each quantity has its panel over the optimizer steps; `x` and `eval_x` share one. Where rows carry
+    `"phase"`, a line marks the step at which it changes.
 
     Args:
         path: the PNG file.
-        log_history: dicts as in transformers' ``TrainerState.log_history``.
+        log_history: dicts as in transformers' `TrainerState.log_history`.
 
     Raises:
         DataError: no row has a step and a number.
@@ -80,7 +80,7 @@ _SCHEDULE = ("learning_rate", "grad_norm")
 
 
 def learning_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """``{quantity: {"train" | "eval": [(step, value), ...]}}``, losses first, then the schedule, then metrics.
+    """`{quantity: {"train" | "eval": [(step, value), ...]}}`, losses first, then the schedule, then metrics.
 
     >>> learning_panels([{"loss": 2.0, "step": 10}, {"eval_loss": 1.5, "eval_runtime": 3.1, "step": 10}])
     {'loss': {'train': [(10, 2.0)], 'eval': [(10, 1.5)]}}

@@ -28,7 +28,7 @@ class ConvLSTMCell(nn.Module):
         inputs, hidden: channels.
         kernel: side of the convolutions, odd.
         peephole: the gates see the cell's state. The paper's weights have the state's shape; here they have one
-            entry a channel, so that they do not fix the image's size.
+            entry per channel, so that they do not fix the image's size.
     """
 
     def __init__(self, inputs: int, hidden: int, kernel: int = 3, peephole: bool = False):

@@ -54,7 +54,7 @@ class TemporalAttention(nn.Module):
 
 
 class LightTemporalAttention(nn.Module):
-    """One learned query a head over time (Garnot and Landrieu, Lightweight Temporal Self-Attention, AALTD 2020).
+    """One learned query per head over time (Garnot and Landrieu, Lightweight Temporal Self-Attention, AALTD 2020).
 
     Each head attends with its own share of the channels. The paper's batch norm is a layer norm here, which no other
     row can change.

@@ -53,7 +53,7 @@ class PhaseTrainer(Phases):
       `loss_items` in its forward: the numbers over the whole optimizer step, all micro-batches and all
       processes. It divides its sums by them, and the gradient is that of one large batch, whatever the
       accumulation, the number of processes, and the rows that lack a label. Each tensor or list of such a
-      model's batches has one entry a row.
+      model's batches has one entry per row.
     - **Two learning rates**: parameters below `tower` take `backbone_learning_rate`, times `layer_decay` for every block
       that follows theirs.
     - **Two collators**: `eval_collator`, where given, makes the batches of evaluation, which augments nothing.

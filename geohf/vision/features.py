@@ -28,7 +28,7 @@ from geohf.vision.weights import in_eval_mode, weights_fingerprint
 
 logger = logging.getLogger(__name__)
 
-# one file a shard: large enough to be few, small enough that a killed run loses little
+# one file per shard: large enough to be few, small enough that a killed run loses little
 SHARD_IMAGES = 2048
 
 
