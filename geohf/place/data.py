@@ -93,7 +93,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     parts_used = rows["train"], rows["val"], rows["test"]
     used = used_before(files_of(images), *parts_used, by_content=findings is not None)
     if findings is not None:
-        report_leaks(used, options.audit == "strict")
+        report_leaks(used, strict=options.audit == "strict")
         findings += used
     generated = options.train_csv is None
     source = Path(sources["train"][0])
@@ -257,10 +257,10 @@ def _audit(images: Dataset, rows: dict[str, np.ndarray], options: PlaceArguments
 
     if np.array_equal(rows["validation_database"], rows["database"]):
         findings = look(rows["database"], np.concatenate([rows["val"], rows["test"]]))
-        report_leaks(findings, options.audit == "strict")
+        report_leaks(findings, strict=options.audit == "strict")
         return findings
     findings = look(rows["database"], rows["test"])
-    report_leaks(findings, options.audit == "strict")
+    report_leaks(findings, strict=options.audit == "strict")
     # what was held out of the user's own drives is theirs to know, and nothing to stop at
     chosen = look(rows["validation_database"], rows["val"])
     chosen = [

@@ -295,7 +295,7 @@ class GeoPlaceTrainer(PlaceSearches):
         retrieval.values |= self.verified_recalls(dataset, self._described_database(dataset), outputs)
         self._note_certainty(baseline)
         duplicates = [] if self.audit == "off" else near_duplicates(baseline.similarity[:, 0])
-        report_leaks(duplicates, self.audit == "strict")
+        report_leaks(duplicates, strict=self.audit == "strict")
         told = points_of(database), points_of(rows), np.array(rows["sequence"][:]), list(rows["time_ns"][:])
         others = [part for part in (self.train_dataset, self.eval_dataset) if hasattr(part, "__len__")]
         names, database_names, *_ = short_names(rows, database, *others)
