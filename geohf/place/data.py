@@ -200,9 +200,11 @@ def _blocks(
     points: np.ndarray, shares: dict[str, float], options: PlaceArguments, seed: int
 ) -> dict[str, np.ndarray]:
     """The rows of each part where whole blocks are held out."""
-    sides = {"block_m": options.block_m, "buffer_m": options.negative_m}
+    n, block_m, buffer_m = len(points), options.block_m, options.negative_m
     flags = {"buffer_m": "--negative_m"}
-    return split_rows(len(points), shares, "blocks", points=points, seed=seed, **sides, flags=flags)[0]
+    return split_rows(
+        n, shares, "blocks", points=points, seed=seed, block_m=block_m, buffer_m=buffer_m, flags=flags
+    )[0]
 
 
 def _hold_out_validation(
