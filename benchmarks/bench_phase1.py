@@ -25,8 +25,8 @@ from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import describe_classes
 from geohf.street.data import load_places, split_places
 from geohf.street.features import feature_table
-from geohf.street.phase import train_heads
 from geohf.street.sample import write_sample as write_places
+from geohf.street.trainer import GeoStreetTrainer
 from geohf.vision.pooling import pooled
 
 
@@ -56,7 +56,8 @@ def street(folder: str, options) -> list[Row]:
     files = [image["path"] for split in both for row in without_decoding(split)["views"] for image in row]
     plain = []
     base = seconds(lambda: plain.append(one_pass(model, files, options.batch_size)))
-    empty, full = (seconds(lambda: train_heads(model, *both, args)) for _ in range(2))
+    trainer = GeoStreetTrainer(model, args, train_dataset=both[0], eval_dataset=both[1])
+    empty, full = (seconds(lambda: trainer._train_heads(False, "score")) for _ in range(2))
     tables = [feature_table(model, split, args).columns["features"].flatten(0, 1) for split in both]
     require_same(torch.cat(tables), plain[0])
     what = f"street, phase 1: features of {len(files)} images and 5 epochs"

@@ -12,7 +12,7 @@ import torch
 from measure import Row, installed, make_parser, medians, report, require
 from torch.nn.functional import normalize
 
-from geohf.place.losses import info_nce, metre_masks
+from geohf.place.losses import info_nce, pair_masks
 from geohf.place.search import blockwise_top_k, unit_descriptors
 
 
@@ -55,7 +55,7 @@ def batch_of(count: int, images_per_place: int) -> tuple[torch.Tensor, torch.Ten
     place = torch.arange(count).div(images_per_place, rounding_mode="floor")
     points = torch.stack([36 + 0.01 * place.double(), torch.full((count,), -115.0, dtype=torch.float64)], 1)
     x = normalize(torch.randn(count, 256, generator=generator), dim=-1)
-    return (x.requires_grad_(), *metre_masks(points))
+    return (x.requires_grad_(), *pair_masks(points))
 
 
 def with_gradient(loss: Callable, x: torch.Tensor, *rest) -> tuple[float, torch.Tensor]:

@@ -59,11 +59,11 @@ def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     """Open a file for writing that appears under its name only when the block ends without an error.
 
     The bytes go to a hidden file in the same folder (made if it is missing), which then replaces
-    ``path``. If the block raises, the old file stays as it was and the hidden one is removed.
+    `path`. If the block raises, the old file stays as it was and the hidden one is removed.
 
     Args:
         path: where the file shall be.
-        binary: bytes instead of UTF-8 text. Text is written with ``\\n`` line ends on every system.
+        binary: bytes instead of UTF-8 text. Text is written with `\\n` line ends on every system.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a" / "note.txt"
@@ -82,7 +82,7 @@ def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A hidden name in the same folder for a library to write to, which replaces ``path`` when the block ends well.
+    """A hidden name in the same folder for a library to write to, which replaces `path` when the block ends well.
 
     If the block raises, the old file stays as it was and the hidden one is removed.
     """
@@ -134,7 +134,7 @@ def plain(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """``value`` as compact JSON without NaN, numpy types allowed."""
+    """`value` as compact JSON without NaN, numpy types allowed."""
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -168,10 +168,10 @@ def write_xml(path: str | os.PathLike, root: ElementTree.Element, declaration: b
 
 
 def columns(table: Mapping | Iterable[Mapping] | None, n: int, what: str) -> dict[str, list]:
-    """A table as ``{name: n plain values}``, from columns (a dict, a DataFrame) or from row dicts.
+    """A table as `{name: n plain values}`, from columns (a dict, a DataFrame) or from row dicts.
 
     Raises:
-        DataError: where a column, or the list of rows, does not have ``n`` entries.
+        DataError: where a column, or the list of rows, does not have `n` entries.
     """
     if table is None:
         return {}

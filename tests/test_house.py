@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,21 @@ def test_importing_geohf_brings_in_nothing_heavy(run_python):
         """
     )
     assert json.loads(found.splitlines()[-1]) == []
+
+
+def test_docstrings_have_one_markup():
+    """Markdown's, as the pages of the documentation are made from it; what begins with three ticks is a block."""
+    odd = re.compile(r"(?<!`)``(?!`)|:(func|class|meth|mod|attr):`")
+    files = sorted((ROOT / "geohf").rglob("*.py"))
+    assert [str(file) for file in files if odd.search(file.read_text())] == []
+
+
+def test_rooms_name_the_files_that_they_have():
+    rooms = {file.parent: file.read_text() for file in (ROOT / "geohf").rglob("__init__.py")}
+    pattern = re.compile(r"^ {4}(\w+\.py) ", re.MULTILINE)
+    named = [room / name for room, text in rooms.items() for name in pattern.findall(text)]
+    assert len(named) > 10
+    assert [str(path) for path in named if not path.is_file()] == []
 
 
 @pytest.mark.parametrize("task", TASKS)

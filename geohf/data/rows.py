@@ -164,7 +164,7 @@ class RowView(Dataset):
         self.rows, self.read, self.column_names = rows, read, list(columns)
         names = class_names(rows)
         self._named = with_names(rows, names) if names else rows
-        self.numbers = np.arange(len(rows))
+        self.numbers: np.ndarray = np.arange(len(rows))
         self._columns: Any = None  # column -> values, once they were read
         self._marks: Any = None
 

@@ -105,7 +105,7 @@ def _map(
         points,
         truth,
         labels=[f"photo {number}" for number in answers],
-        radius_m=None if any(r is None for r in radius) else radius,
+        radius_m=radius,
         title="Where the model puts them",
         thumbnails=[thumbnail(pictures[number]) for number in answers],
     )

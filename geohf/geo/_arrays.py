@@ -1,7 +1,7 @@
 """One code path for numpy arrays and torch tensors.
 
-Formulas in this folder are written once against ``xp``, which is either the numpy or the torch module:
-both know ``sin``, ``where``, ``arctan2`` and the like under the same names.
+Formulas in this folder are written once against `xp`, which is either the numpy or the torch module:
+both know `sin`, `where`, `arctan2` and the like under the same names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 
 def namespace(*arrays) -> ModuleType:
-    """Return ``torch`` when all arrays are tensors and ``numpy`` when none is; a mixture is a TypeError."""
+    """Return `torch` when all arrays are tensors and `numpy` when none is; a mixture is a TypeError."""
     tensors = [isinstance(array, torch.Tensor) for array in arrays]
     if all(tensors):
         return torch
@@ -26,7 +26,7 @@ def namespace(*arrays) -> ModuleType:
 
 
 def as_floats(array, name: str = "points"):
-    """Return ``array`` as floating point.
+    """Return `array` as floating point.
 
     numpy: float32 stays, all else becomes float64. torch: float32 and float64 stay, half precision becomes
     float32 (it cannot hold degrees, nor meters above 65504), integers become float64.
@@ -43,28 +43,28 @@ def as_floats(array, name: str = "points"):
 
 
 def as_double(array, name: str = "points"):
-    """Return ``array`` in float64, numpy or torch; in float32 on Apple's GPUs, which have no float64."""
+    """Return `array` in float64, numpy or torch; in float32 on Apple's GPUs, which have no float64."""
     if isinstance(array, torch.Tensor):
         return array.to(torch.float32 if array.device.type == "mps" else torch.float64)
     return as_floats(array, name).astype(np.float64, copy=False)
 
 
 def as_numpy(array, name: str = "points") -> np.ndarray:
-    """Return ``array`` as a float64 numpy array; tensors are detached and copied to the host."""
+    """Return `array` as a float64 numpy array; tensors are detached and copied to the host."""
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu().numpy()
     return as_double(array, name)
 
 
 def cast_like(array, dtype):
-    """Return ``array`` in ``dtype``; numpy's 0-d arrays become scalars."""
+    """Return `array` in `dtype`; numpy's 0-d arrays become scalars."""
     if isinstance(array, torch.Tensor):
         return array.to(dtype)
     return np.asarray(array).astype(dtype, copy=False)[()]
 
 
 def check_pairs_of_numbers(array, name: str = "points", ndim: int | None = None) -> None:
-    """Raise ValueError unless the shape is (..., 2), or (n, 2) with ``ndim=2``."""
+    """Raise ValueError unless the shape is (..., 2), or (n, 2) with `ndim=2`."""
     shape = tuple(array.shape)
     if not shape or shape[-1] != 2 or (ndim is not None and len(shape) != ndim):
         wanted = "(n, 2)" if ndim == 2 else "(..., 2)"
@@ -72,9 +72,9 @@ def check_pairs_of_numbers(array, name: str = "points", ndim: int | None = None)
 
 
 def guarded_sqrt(xp: ModuleType, x):
-    """Square root whose gradient is zero, not infinite, where ``x`` is zero; rounding below zero counts as zero.
+    """Square root whose gradient is zero, not infinite, where `x` is zero; rounding below zero counts as zero.
 
-    The inner ``where`` keeps the root's own gradient finite, the outer one cuts it: with one of them alone
+    The inner `where` keeps the root's own gradient finite, the outer one cuts it: with one of them alone
     autograd multiplies an infinity by zero. NaN stays NaN, so that a bad row cannot pass as distance zero.
     """
     flat = x <= 0

@@ -1,6 +1,6 @@
 """A grid of cells in which all points of one cell lie within a given distance of each other.
 
-Cells are ``eps / sqrt(2)`` high and wide, so their diagonal is at most ``eps``. On the sphere they are cut along
+Cells are `eps / sqrt(2)` high and wide, so their diagonal is at most `eps`. On the sphere they are cut along
 parallels and meridians: rows of one height, and in every row as many bins as its longer parallel needs. A cell's
 neighborhood is a handful of ranges of cells, one or two a row, since cells are sorted by row and bin. Two
 dimensions suffice on a surface; cubes in space would touch 124 neighbors where this touches about 20.
@@ -25,9 +25,9 @@ class Grid(NamedTuple):
     """Points sorted by cell, and every cell's neighborhood.
 
     order: (n,) point numbers, sorted by cell.
-    start: (n_cells + 1,) position in ``order`` where each cell begins.
-    ranges: one (step, low, high) a row of the neighborhood, ``low`` and ``high`` (n_cells,): the neighbors of
-        cell c that lie ``step`` rows up are the cells low[c]..high[c]-1. Own row first, then by distance. A row
+    start: (n_cells + 1,) position in `order` where each cell begins.
+    ranges: one (step, low, high) a row of the neighborhood, `low` and `high` (n_cells,): the neighbors of
+        cell c that lie `step` rows up are the cells low[c]..high[c]-1. Own row first, then by distance. A row
         that wraps around the antimeridian has two entries.
     """
 
@@ -37,7 +37,7 @@ class Grid(NamedTuple):
 
 
 def sphere_grid(points: np.ndarray, eps_m: float) -> Grid:
-    """Grid of (n, 2) degrees for a great-circle distance of ``eps_m`` meters."""
+    """Grid of (n, 2) degrees for a great-circle distance of `eps_m` meters."""
     half = min(eps_m / (2.0 * EARTH_RADIUS_M), np.pi / 2)
     side = chord_m(eps_m) / np.sqrt(2.0) * (1.0 - _ROOM)
     rows = int(np.ceil(np.pi * EARTH_RADIUS_M / side))
@@ -90,7 +90,7 @@ def sphere_grid(points: np.ndarray, eps_m: float) -> Grid:
 
 
 def plane_grid(points: np.ndarray, eps: float) -> Grid:
-    """Grid of (n, 2) planar points for a Euclidean distance of ``eps``."""
+    """Grid of (n, 2) planar points for a Euclidean distance of `eps`."""
     origin = points.min(0)
     side = eps / np.sqrt(2.0) * (1.0 - _ROOM)
     span = float((points.max(0) - origin).max()) / side + 1.0
@@ -126,7 +126,7 @@ def _steps(reach: int) -> list[int]:
 
 
 def _find(keys, base, low, high, there) -> tuple[np.ndarray, np.ndarray]:
-    """Ranges of positions in ``keys`` for keys base+low..base+high-1; empty where not ``there``."""
+    """Ranges of positions in `keys` for keys base+low..base+high-1; empty where not `there`."""
     first = np.searchsorted(keys, base + low)
     last = np.searchsorted(keys, base + high)
     return first, np.where(there, np.maximum(first, last), first)

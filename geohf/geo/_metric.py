@@ -1,7 +1,7 @@
 """Points as vectors in which a radius search is exact: what the neighbor searches share.
 
-On the sphere "within r along the great circle" is "within the chord ``2 R sin(r / 2R)``" of the straight line
-between the points in space. So any Euclidean search over ``R`` times the unit vectors is a great-circle search,
+On the sphere "within r along the great circle" is "within the chord `2 R sin(r / 2R)`" of the straight line
+between the points in space. So any Euclidean search over `R` times the unit vectors is a great-circle search,
 without a map projection and without special cases at the poles and the antimeridian.
 """
 
@@ -35,7 +35,7 @@ def as_degrees(points, name: str = "points") -> np.ndarray:
 
 
 def as_plane(points) -> np.ndarray:
-    """(n, 2) float64 planar points; errors as :func:`as_degrees`."""
+    """(n, 2) float64 planar points; errors as `as_degrees`."""
     points = as_numpy(points)
     check_pairs_of_numbers(points, ndim=2)
     _refuse(points, np.isfinite(points).all(1), "points", "not finite")
@@ -64,10 +64,10 @@ def chord_m(radius_m: float) -> float:
 
 
 def search_space(points, radius: float, frame: str) -> tuple[np.ndarray, float]:
-    """Vectors and the Euclidean threshold that mean "within ``radius``" in the frame.
+    """Vectors and the Euclidean threshold that mean "within `radius`" in the frame.
 
     Returns:
-        (n, 3) meters and the chord for ``wgs84``; (n, 2) data units and the radius for ``planar``.
+        (n, 3) meters and the chord for `wgs84`; (n, 2) data units and the radius for `planar`.
     """
     if check_frame(frame) == "wgs84":
         return EARTH_RADIUS_M * unit_vectors(as_degrees(points)), chord_m(radius)

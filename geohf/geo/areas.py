@@ -17,7 +17,7 @@ class Area:
     """A union of polygons in degrees; boundaries belong to it.
 
     Edges are straight lines in longitude and latitude, as GeoJSON has them, not arcs of great circles. Made by
-    :func:`box` and :func:`area_from_geojson`; ``a | b`` is the union.
+    `box` and `area_from_geojson`; `a | b` is the union.
 
     Args:
         polygons: an iterable of polygons, each a list of rings, each an (n, 2) array of (latitude, longitude) whose
@@ -107,7 +107,7 @@ class Area:
 
 
 def box(south: float, west: float, north: float, east: float) -> Area:
-    """The area between two parallels and two meridians; ``west > east`` crosses the antimeridian.
+    """The area between two parallels and two meridians; `west > east` crosses the antimeridian.
 
     Args:
         south, west, north, east: degrees; latitudes in -90..90, longitudes in -180..180.
@@ -142,7 +142,7 @@ def _closed_ring(ring) -> np.ndarray:
 
 
 def _chunks(index: np.ndarray, width: int):
-    """Split an index so that a chunk times ``width`` stays near ``_CHUNK``."""
+    """Split an index so that a chunk times `width` stays near `_CHUNK`."""
     step = max(1, _CHUNK // width)
     return (index[start : start + step] for start in range(0, len(index), step))
 

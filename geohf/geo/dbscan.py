@@ -15,19 +15,19 @@ _FIRST_BLOCK = 16  # candidates of a point tested before it is asked again wheth
 def dbscan(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> np.ndarray:
     """Density clusters: DBSCAN of Ester et al., KDD 1996, exact.
 
-    A point with at least ``min_samples`` points within ``eps`` (itself counted, the rim included) is a core point.
-    Core points within ``eps`` of each other share a cluster. Another point within ``eps`` of a core point is a
+    A point with at least `min_samples` points within `eps` (itself counted, the rim included) is a core point.
+    Core points within `eps` of each other share a cluster. Another point within `eps` of a core point is a
     border point: of the clusters it touches it joins the one whose first core point comes first in the table,
     which is scikit-learn's rule too. So the labels are scikit-learn's up to numbering.
 
-    Points are sorted into cells in which all points are within ``eps`` of each other, so a cell of ``min_samples``
+    Points are sorted into cells in which all points are within `eps` of each other, so a cell of `min_samples`
     points needs no distance at all, and clusters are connected components of cells.
 
     Args:
-        points: (n, 2) latitude and longitude in degrees for ``wgs84``, data units for ``planar``.
-        eps: great-circle meters for ``wgs84``, data units for ``planar``; above zero.
+        points: (n, 2) latitude and longitude in degrees for `wgs84`, data units for `planar`.
+        eps: great-circle meters for `wgs84`, data units for `planar`; above zero.
         min_samples: at least 1.
-        frame: ``"wgs84"`` or ``"planar"``.
+        frame: `"wgs84"` or `"planar"`.
 
     Returns:
         (n,) int64 labels, -1 for noise; clusters are numbered in order of their first point in the table.
@@ -75,7 +75,7 @@ def _spread(first: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _portions(length: np.ndarray):
-    """Slices of ranges whose lengths sum to about ``_CHUNK`` (a longer range comes alone)."""
+    """Slices of ranges whose lengths sum to about `_CHUNK` (a longer range comes alone)."""
     ends = np.cumsum(length)
     begin = 0
     while begin < len(length):
@@ -86,7 +86,7 @@ def _portions(length: np.ndarray):
 
 
 def _squared(a: np.ndarray, i: np.ndarray | slice, b: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Squared lengths of ``a[i] - b[j]``."""
+    """Squared lengths of `a[i] - b[j]`."""
     gap = a[i] - b[j]
     return np.einsum("ij,ij->i", gap, gap)
 

@@ -1,7 +1,7 @@
 """Filters that find points which cannot be right: by deviation, by density, by range, and regions too small.
 
 Each takes (n, 2) points, or their groups, and says which rows it keeps and why it drops the others. It changes
-nothing and knows nothing of the rows behind the points. The columns of ``wgs84`` points are taken around the
+nothing and knows nothing of the rows behind the points. The columns of `wgs84` points are taken around the
 points' mean, so that the antimeridian cuts through no table.
 """
 
@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._arrays import as_numpy, check_pairs_of_numbers
-from .dbscan import dbscan
-from .scalers import around_mean
+from geohf.geo._arrays import as_numpy, check_pairs_of_numbers
+from geohf.geo.dbscan import dbscan
+from geohf.geo.scalers import around_mean
 
 _COLUMNS = ("latitude", "longitude")
 
@@ -32,7 +32,7 @@ class Filtered(NamedTuple):
 
 
 def mad_filter(points, threshold: float = 4.0, frame: str = "wgs84") -> Filtered:
-    """Keep rows within ``threshold`` raw MADs of the median, in each column by itself.
+    """Keep rows within `threshold` raw MADs of the median, in each column by itself.
 
     The MAD is the median distance from the median, without the factor 1.4826 that makes it a standard deviation.
     A column with MAD 0, where more than half of the values are equal, drops nothing.
@@ -40,7 +40,7 @@ def mad_filter(points, threshold: float = 4.0, frame: str = "wgs84") -> Filtered
     Args:
         points: (n, 2) degrees or data units.
         threshold: above zero.
-        frame: ``"wgs84"`` or ``"planar"``.
+        frame: `"wgs84"` or `"planar"`.
 
     >>> mad_filter([[1000, 0], [1001, 0], [1002, 0], [1003, 0], [1090, 0]], 4, "planar").reasons.tolist()[-1]
     'latitude 1090 lies 88 MAD from the median 1002, more than 4'
@@ -66,13 +66,13 @@ def mad_filter(points, threshold: float = 4.0, frame: str = "wgs84") -> Filtered
 
 
 def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> Filtered:
-    """Keep rows that DBSCAN puts into a cluster; see :func:`geohf.geo.dbscan`.
+    """Keep rows that DBSCAN puts into a cluster; see `geohf.geo.dbscan`.
 
     Args:
         points: (n, 2) degrees or data units.
-        eps: great-circle meters for ``wgs84``, data units for ``planar``.
+        eps: great-circle meters for `wgs84`, data units for `planar`.
         min_samples: points within eps, itself counted, that make a cluster's core.
-        frame: ``"wgs84"`` or ``"planar"``.
+        frame: `"wgs84"` or `"planar"`.
 
     >>> dbscan_filter([[1000, 0], [1000, 3], [1000, 90]], 5, 2, "planar").reasons.tolist()[-1]
     'noise: in no cluster of 2 points within 5'
@@ -97,7 +97,7 @@ def percentile_filter(points, low: float = 1.0, high: float = 99.0, frame: str =
 
 
 def iqr_filter(points, factor: float = 1.5, frame: str = "wgs84") -> Filtered:
-    """Keep rows within ``factor`` interquartile ranges of the quartiles of each column (Tukey's fences).
+    """Keep rows within `factor` interquartile ranges of the quartiles of each column (Tukey's fences).
 
     A column whose quartiles are equal drops nothing.
 
@@ -111,7 +111,7 @@ def iqr_filter(points, factor: float = 1.5, frame: str = "wgs84") -> Filtered:
 
 
 def min_rows_filter(groups, rows: int = 20) -> Filtered:
-    """Keep rows whose group has at least ``rows`` rows.
+    """Keep rows whose group has at least `rows` rows.
 
     Args:
         groups: (n,) anything that sorts.

@@ -1,7 +1,7 @@
 """The two coordinate reference systems that `frame` names, and the checks that keep one from being taken for the other.
 
-``wgs84``: latitude and longitude in degrees, distances along great circles in meters.
-``planar``: two columns in the data's own unit (a projected or local frame), Euclidean distances in that unit.
+`wgs84`: latitude and longitude in degrees, distances along great circles in meters.
+`planar`: two columns in the data's own unit (a projected or local frame), Euclidean distances in that unit.
 
 Nothing is guessed: values that do not fit the declared frame are an error that says which rows.
 """
@@ -36,7 +36,7 @@ _STRAY_TIMES_P90 = 10.0
 
 
 def check_frame(frame: str) -> str:
-    """Return ``frame``, or raise DataError when it is not one of ``FRAMES``."""
+    """Return `frame`, or raise DataError when it is not one of `FRAMES`."""
     if frame not in FRAMES:
         raise DataError(
             f"unknown coordinate reference system {frame!r}; use one of {', '.join(map(repr, FRAMES))}"
@@ -48,16 +48,16 @@ def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> n
     """Return the points as float64, or say which rows do not fit the declared frame and why.
 
     Args:
-        points: (n, 2) latitude and longitude in degrees for ``wgs84``, data units for ``planar``.
-        frame: ``"wgs84"`` or ``"planar"``.
+        points: (n, 2) latitude and longitude in degrees for `wgs84`, data units for `planar`.
+        frame: `"wgs84"` or `"planar"`.
         rows: (n,) names of the rows for the message, such as line numbers of a CSV; default 0..n-1.
         source: what the points come from, such as a file name, for the message.
 
     Returns:
-        (n, 2) float64; for ``wgs84`` the longitudes are wrapped to [-180, 180).
+        (n, 2) float64; for `wgs84` the longitudes are wrapped to [-180, 180).
 
     Raises:
-        DataError: rows that :func:`bad_points` finds (five are shown, the others counted), or a table that as a
+        DataError: rows that `bad_points` finds (five are shown, the others counted), or a table that as a
             whole belongs to the other frame.
         ValueError: a shape that is not (n, 2).
 
@@ -85,24 +85,24 @@ def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> n
 def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> list[tuple[int, str]]:
     """Find the rows that do not fit the frame, for callers that leave them out and count them.
 
-    For both frames: values that are not finite. For ``wgs84``: 0, 0, a latitude outside -90..90, a longitude outside
+    For both frames: values that are not finite. For `wgs84`: 0, 0, a latitude outside -90..90, a longitude outside
     -180..360, values beyond 360 (planar data), and rows whose latitude and longitude look swapped: either because
     only the exchanged values are degrees, or because the row lies more than 1000 km and more than 10 times the
     90th percentile of all distances from the center of the table while the exchanged row lies among the rest.
 
     Args:
-        points, frame, rows, source: as for :func:`check_points`.
+        points, frame, rows, source: as for `check_points`.
 
     Returns:
         (position, reason) in ascending position; the reason begins with the row's name.
 
-    A word is said where all rows of a ``wgs84`` table could be radians.
+    A word is said where all rows of a `wgs84` table could be radians.
 
     Raises:
         DataError: the table as a whole belongs to the other frame. Leaving rows out cannot mend that. It is so
-            when most rows of a ``wgs84`` table lie beyond 360, and when all rows of a ``planar`` table could be
+            when most rows of a `wgs84` table lie beyond 360, and when all rows of a `planar` table could be
             degrees.
-        ValueError: a shape that is not (n, 2), or a length of ``rows`` that is not n.
+        ValueError: a shape that is not (n, 2), or a length of `rows` that is not n.
 
     >>> bad_points([[48.9, 2.4], [float("nan"), 2.4], [99.0, 190.0]])
     [(1, 'row 1: latitude nan is not finite'), (2, 'row 2: latitude 99 is outside -90..90')]
@@ -244,10 +244,10 @@ def frame_distance(a, b, frame: str = "wgs84"):
     Args:
         a, b: (..., 2), broadcast, both numpy or both torch (dtype and gradient are kept, and the gradient is zero
             at distance zero).
-        frame: ``"wgs84"`` or ``"planar"``.
+        frame: `"wgs84"` or `"planar"`.
 
     Returns:
-        (...) meters for ``wgs84``, data units for ``planar``.
+        (...) meters for `wgs84`, data units for `planar`.
 
     >>> float(frame_distance([180000.0, 3.0], [180003.0, 7.0], "planar"))
     5.0
@@ -266,14 +266,14 @@ def frame_mean(points, weights=None, frame: str = "wgs84"):
 
     Args:
         points: (..., n, 2), numpy or torch.
-        weights: (..., n) not negative, or None; broadcasts as in :func:`spherical_mean`.
-        frame: ``"wgs84"`` or ``"planar"``.
+        weights: (..., n) not negative, or None; broadcasts as in `spherical_mean`.
+        frame: `"wgs84"` or `"planar"`.
 
     Returns:
         (..., 2) in the inputs' dtype.
 
     Raises:
-        ValueError: as :func:`spherical_mean`.
+        ValueError: as `spherical_mean`.
 
     >>> frame_mean([[0.0, 0.0], [400.0, 800.0]], [1, 3], "planar")
     array([300., 600.])

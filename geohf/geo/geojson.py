@@ -46,8 +46,8 @@ def area_from_geojson(source, names: str | Iterable[str] | None = None) -> Area:
 
     Args:
         source: path of a file, or the parsed object.
-        names: the features to take, by ``properties.name`` or another of the usual keys (``NAME_1``, ``ADMIN``,
-            ``shapeName``, ``STATE_NAME`` ...), or by ``id``; None takes all.
+        names: the features to take, by `properties.name` or another of the usual keys (`NAME_1`, `ADMIN`,
+            `shapeName`, `STATE_NAME` ...), or by `id`; None takes all.
 
     Raises:
         DataError: malformed JSON or geometry, or unknown names (the message lists those that exist, or the

@@ -12,9 +12,9 @@ _CHUNK = 1 << 15
 
 
 def pairs_within_m(points, radius_m: float) -> np.ndarray:
-    """All pairs of points at most ``radius_m`` apart along the great circle.
+    """All pairs of points at most `radius_m` apart along the great circle.
 
-    Exact: a pair whose chord is within rounding of the radius is decided by :func:`great_circle_m`.
+    Exact: a pair whose chord is within rounding of the radius is decided by `great_circle_m`.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
@@ -60,9 +60,9 @@ def _squared_chords(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def matches_within_m(database, queries, radius_m: float) -> tuple[np.ndarray, np.ndarray]:
-    """For every query the database points at most ``radius_m`` away, in compressed sparse rows.
+    """For every query the database points at most `radius_m` away, in compressed sparse rows.
 
-    The matches of query ``q`` are ``indices[offsets[q]:offsets[q + 1]]``. Exact like :func:`pairs_within_m`.
+    The matches of query `q` are `indices[offsets[q]:offsets[q + 1]]`. Exact like `pairs_within_m`.
 
     Args:
         database: (n, 2) latitude and longitude in degrees.

@@ -25,7 +25,7 @@ class CellTree:
 
     Attributes:
         roots: where the points of each part of the earth begin, as `low` does; one, where there are no polygons.
-        axis, threshold, low, high: one entry a node.
+        axis, threshold, low, high: one entry per node.
         levels: the parent of each cell, then the parent of each of those parents, and so on; each entry numbers its
             parents from 0. There is no level of one part, and none with more than half as many parts as the next.
         areas: the polygons that are the parts, one `Area` a root; empty where there is one root.
@@ -172,7 +172,7 @@ def cell_tree(
     """A quadtree for each part of the earth, under one roof.
 
     Args:
-        parts: (n, 2) points in degrees, one array a part, none empty.
+        parts: (n, 2) points in degrees, one array per part, none empty.
         areas: what the parts are, for several of them.
 
     Returns:

@@ -22,7 +22,7 @@ _RUN = 8  # neighbors that are looked for as one
 def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> torch.Tensor:
     """One row of targets a class: the softmax of minus the distance between centroids over the temperature.
 
-    Of few classes, row ``label`` of all of them, built once, is that label's target; of thousands, the rows of a batch
+    Of few classes, row `label` of all of them, built once, is that label's target; of thousands, the rows of a batch
     are computed as they are needed.
 
     Args:
@@ -52,7 +52,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
 def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool = False) -> torch.Tensor:
     """Targets of PIGEON: cells weighed by their distance from the true point, not from the true cell's center.
 
-    ``exp(-(d - d_min) / tau)``, where ``d`` is the distance from a point to every centroid and ``d_min`` the least
+    `exp(-(d - d_min) / tau)`, where `d` is the distance from a point to every centroid and `d_min` the least
     of them: the nearest cell weighs 1. Source: Haas et al., PIGEON, arXiv 2307.05845, haversine smoothing.
 
     Args:
@@ -109,7 +109,7 @@ class CentroidRuns:
         return len(self.points)
 
     def weights(self, points: torch.Tensor, scale_km: float, greatest: bool = False) -> torch.Tensor:
-        """``exp(-distance / scale)`` over its sum in each row, or over its greatest, where it is not negligible.
+        """`exp(-distance / scale)` over its sum in each row, or over its greatest, where it is not negligible.
 
         Args:
             points: (B, 2) degrees, float64.
@@ -158,7 +158,7 @@ def _runs(vectors: torch.Tensor, order: torch.Tensor) -> tuple[torch.Tensor, ...
 
 
 def _weights(points, centroids, scale_km: float, greatest: bool = False) -> torch.Tensor:
-    """``exp(-distance / scale)`` over its sum in each row, or over its greatest."""
+    """`exp(-distance / scale)` over its sum in each row, or over its greatest."""
     if len(centroids) > MANY_CLASSES and not isinstance(centroids, CentroidRuns):
         centroids = CentroidRuns(centroids)
     if isinstance(centroids, CentroidRuns):

@@ -43,7 +43,7 @@ def unit_vectors(points):
 
 
 def points_from_vectors(vectors):
-    """Points in degrees of vectors of any length above zero: the inverse of :func:`unit_vectors`.
+    """Points in degrees of vectors of any length above zero: the inverse of `unit_vectors`.
 
     Args:
         vectors: (..., 3), numpy or torch.
@@ -113,7 +113,7 @@ def spherical_mean(points, weights=None):
 
     Args:
         points: (..., n, 2) latitude and longitude in degrees, numpy or torch.
-        weights: (..., n) not negative, need not sum to 1; leading dimensions broadcast with those of ``points``,
+        weights: (..., n) not negative, need not sum to 1; leading dimensions broadcast with those of `points`,
             so (C, 2) centroids and (B, C) probabilities give (B, 2). None weighs all alike.
 
     Returns:

@@ -1,7 +1,7 @@
 """Splits into training and validation rows: at random, by class, and by geographic blocks without leaks.
 
 Photos taken a few steps apart are nearly the same photo. A random split puts one of them into training and the
-other into validation, and the validation then measures memory; :func:`block_split` keeps them on one side.
+other into validation, and the validation then measures memory; `block_split` keeps them on one side.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Split(NamedTuple):
 
 
 def random_split(n: int, fraction: float, seed: int = 42) -> Split:
-    """Draw ``round(n * fraction)`` validation rows (at least 1, at most n - 1) at random.
+    """Draw `round(n * fraction)` validation rows (at least 1, at most n - 1) at random.
 
     Args:
         n: number of rows, at least 2.
@@ -53,7 +53,7 @@ def random_split(n: int, fraction: float, seed: int = 42) -> Split:
 def stratified_split(labels, fraction: float, seed: int = 42) -> Split:
     """Draw validation rows from every class in proportion to its size.
 
-    The whole shares of all classes are drawn, and the rest of ``round(n * fraction)`` goes one row each to the
+    The whole shares of all classes are drawn, and the rest of `round(n * fraction)` goes one row each to the
     classes whose share was cut the most (ties by lot). A class never gives its last row, so every class can be
     trained on and a class of one row is training; where that leaves too few, the validation part is smaller.
 
@@ -97,18 +97,18 @@ def block_split(
 ) -> Split:
     """Hold out whole geographic blocks, and keep training rows away from them.
 
-    Blocks are about ``block_m`` high and wide: bands of latitude cut into bins by longitude, fewer of them
+    Blocks are about `block_m` high and wide: bands of latitude cut into bins by longitude, fewer of them
     towards the poles. They are visited in random order; a block is taken when that brings the number of
-    validation rows closer to ``n * fraction``. Training rows within ``buffer_m`` of any validation row then go
-    to ``buffer``.
+    validation rows closer to `n * fraction`. Training rows within `buffer_m` of any validation row then go
+    to `buffer`.
 
     Args:
-        points: (n, 2) latitude and longitude in degrees for ``wgs84``, data units for ``planar``.
+        points: (n, 2) latitude and longitude in degrees for `wgs84`, data units for `planar`.
         fraction: part of the rows held out for validation, between 0 and 1, met as closely as whole blocks allow.
-        block_m: side of a block in meters, or data units for ``planar``.
+        block_m: side of a block in meters, or data units for `planar`.
         buffer_m: distance in meters, or data units, that training rows keep from validation rows; 0 for none.
         seed: of the order of the blocks.
-        frame: ``"wgs84"`` or ``"planar"``.
+        frame: `"wgs84"` or `"planar"`.
 
     Raises:
         ValueError: fewer than 2 rows, arguments out of range, a wrong shape, or a result with an empty training or
@@ -143,7 +143,7 @@ def block_split(
 
 
 def block_numbers(points, block_m: float, frame: str = "wgs84") -> np.ndarray:
-    """(n,) the number of the block of :func:`block_split` that each point lies in.
+    """(n,) the number of the block of `block_split` that each point lies in.
 
     Args:
         points, block_m, frame: as there.
@@ -182,7 +182,7 @@ def _sphere_blocks(points: np.ndarray, block_m: float) -> np.ndarray:
 
 
 def _draw_blocks(sizes: np.ndarray, wanted: float, seed: int) -> np.ndarray:
-    """(n_blocks,) bool: blocks drawn in random order, each taken if the total gets closer to ``wanted``."""
+    """(n_blocks,) bool: blocks drawn in random order, each taken if the total gets closer to `wanted`."""
     taken = np.zeros(len(sizes), bool)
     total = 0
     for number in np.random.default_rng(seed).permutation(len(sizes)).tolist():
@@ -198,7 +198,7 @@ def _draw_blocks(sizes: np.ndarray, wanted: float, seed: int) -> np.ndarray:
 
 
 def _within(points: np.ndarray, held_out: np.ndarray, buffer_m: float, frame: str) -> np.ndarray:
-    """Which of the rows that are not held out lie within ``buffer_m`` of one that is."""
+    """Which of the rows that are not held out lie within `buffer_m` of one that is."""
     vectors, threshold = search_space(points, buffer_m, frame)
     # The search leaves out its own bound; a hair more puts the rim into the buffer, the safe side.
     bound = threshold + (

@@ -128,7 +128,7 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
 
     Args:
         east_north: (n, 2) easting and northing in meters. A northing below zero counts from the equator.
-        zone: see :func:`utm_zone`; a letter is held against each northing.
+        zone: see `utm_zone`; a letter is held against each northing.
 
     Returns:
         (n, 2) degrees on WGS 84, NaN where a coordinate is or where the row cannot lie in the zone; and position -> why
@@ -215,7 +215,7 @@ def _degrees(east: np.ndarray, from_equator: np.ndarray, number: int) -> np.ndar
 
 
 def utm_from_points(points, zone: str) -> np.ndarray:
-    """Easting and northing in meters of (n, 2) degrees: the inverse of :func:`points_and_reasons`.
+    """Easting and northing in meters of (n, 2) degrees: the inverse of `points_and_reasons`.
 
     NaN of what is no position, or farther than 75 degrees of longitude from the zone's middle.
 

@@ -175,7 +175,7 @@ def tagged(card: str, tags: Sequence[str]) -> str:
 
 
 def text(value: Any) -> str:
-    """Somebody's words as plain text of Markdown: on one line, without any markup.
+    """Words that a user wrote as plain text of Markdown: on one line, without any markup.
 
     >>> text("a *b*\\n# <c> back_wheel")
     'a \\\\*b\\\\* \\\\# \\\\<c\\\\> back_wheel'
@@ -185,7 +185,7 @@ def text(value: Any) -> str:
 
 
 def code(value: Any) -> str:
-    """Somebody's words as a code span of Markdown."""
+    """Words that a user wrote as a code span of Markdown."""
     return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
 
 
@@ -209,7 +209,7 @@ def _fenced(command: str) -> str:
 
 
 def _measured(metrics: Mapping, titles: Mapping[str, str], baseline: str) -> list[dict]:
-    """A row a metric that the run has measured, with its interval and the baseline's number where there are any."""
+    """A row per metric that the run has measured, with its interval and the baseline's number where there are any."""
     found, rows = metrics.get("eval") or {}, []
     for key, title in titles.items():
         value = found.get(key)

@@ -13,7 +13,7 @@ from geohf.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-# A model repo is data. Whatever else lies in a run's folder (checkpoints, logs, a stray pickle) stays at home.
+# A model repo is data. Whatever else lies in a run's folder (checkpoints, logs, a stray pickle) is not pushed.
 MODEL_FILES = (
     "config.json",
     "preprocessor_config.json",

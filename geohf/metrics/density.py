@@ -16,19 +16,19 @@ DRAWN_REGIONS = 64  # on a map: each takes a tenth of a second, and some 10 kB
 SCALES = np.geomspace(0.02, 5.0, 29)
 PLACES = 2000  # that the scale is fitted on
 
-Mixtures = Callable[[slice], SphericalMixture]  # the densities of some rows of a dataset
+# the densities of some rows of a dataset, spread by a factor where one is given
+Mixtures = Callable[..., SphericalMixture]
 
 
-def fit_scale(scaled: Callable[[slice, float], SphericalMixture], truth: np.ndarray) -> float:
+def fit_scale(mixtures: Mixtures, truth: np.ndarray) -> float:
     """The one of `SCALES` with the greatest likelihood of true places.
 
     Args:
-        scaled: the densities of some rows, spread by a factor.
         truth: (n, 2) degrees, all known; of more than `PLACES`, so many from all of them count.
     """
     some = slice(None, None, max(1, -(-len(truth) // PLACES)))  # tables are often sorted
     points = torch.from_numpy(truth)[some, None]
-    likelihoods = [float(scaled(some, scale).log_prob(points).mean()) for scale in SCALES]
+    likelihoods = [float(mixtures(some, scale).log_prob(points).mean()) for scale in SCALES]
     return float(SCALES[int(np.argmax(likelihoods))])
 
 

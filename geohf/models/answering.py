@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -132,7 +131,7 @@ class AnsweringModel(PreTrainedModel):
 
         `latitude` and `longitude` in a row are degrees: such rows can be put on a map.
         """
-        return [asdict(answer)]
+        return [answer.as_row()]
 
     def photo_of(self, sample: Any) -> Any:
         """The picture that stands for a sample, as `open_image` takes it; a task whose samples hold several says which."""
@@ -177,7 +176,7 @@ class AnsweringModel(PreTrainedModel):
             collator: makes a batch of a list of rows, as `forward` takes it.
 
         Returns:
-            An output whose tensors have an entry a row; its losses are left out.
+            An output whose tensors have an entry per row; its losses are left out.
         """
         require_whole(1, batch_size=batch_size)
         model, batches = in_eval_mode(self), []

@@ -22,15 +22,7 @@ from geohf.vision.towers import keep_statistics
 from geohf.vision.weights import AlignedLoading, mark_initialized, weights_fingerprint
 
 # what `save_pretrained(push_to_hub=True)` takes for `push_to_hub`
-HUB_OPTIONS = (
-    "repo_id",
-    "private",
-    "commit_message",
-    "commit_description",
-    "create_pr",
-    "revision",
-    "tags",
-)
+HUB_OPTIONS = ("repo_id", "private", "commit_message", "commit_description", "create_pr", "revision", "tags")
 
 Model = TypeVar("Model", bound="GeoPreTrainedModel")
 

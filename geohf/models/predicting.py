@@ -51,14 +51,10 @@ class Partial:
         self.head, self.start = {"run": run}, path.with_name(f".{path.name}.partial")
         self.file = self.start if rank == 0 else self.start.with_name(f"{self.start.name}-{rank}")
         self.done: dict[str, Line] = {}
-        if self.file.is_file():
-            whole = list(_whole_lines(self.file, self.head))
-            end = whole[-1][0] + whole[-1][1] if whole else 0
-        else:
-            end = 0
-        if end:
+        whole = list(_whole_lines(self.file, self.head)) if self.file.is_file() else []
+        if whole:
             with open(self.file, "r+b") as file:
-                file.truncate(end)  # a line that was cut off
+                file.truncate(sum(whole[-1][:2]))  # a line that was cut off
         else:
             with atomic_write(self.file) as file:
                 file.write(json_text(self.head) + "\n")

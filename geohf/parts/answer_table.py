@@ -21,7 +21,7 @@ def is_answer_table(path: Path) -> bool:
 
 
 def read_answer_table(path: Path, images: Path | None = None) -> Source:
-    """The photos of a table with a row a part; trust is the score, and a row without a box is a part that is missing.
+    """The photos of a table with a row per part; trust is the score, and a row without a box is a part that is missing.
 
     Args:
         images: the folder of the photos; names that lead into it lose its part.

@@ -44,12 +44,12 @@ def constant_answer(train: Any, config: PartStateConfig) -> dict[str, np.ndarray
         own = table[table[:, 0] == part]
         if not len(own):
             continue
-        counts = np.bincount(own[:, 1].astype(int), minlength=config.num_states)
+        states = np.bincount(own[:, 1].astype(int), minlength=config.num_states)
         answer["boxes"].append(np.median(own[:, 2:], 0))
         answer["labels"].append(part)
         answer["scores"].append(min(1.0, len(own) / len(train)))
-        answer["states"].append(int(counts.argmax()))
-        answer["state_scores"].append(counts.max() / len(own))
+        answer["states"].append(int(states.argmax()))
+        answer["state_scores"].append(states.max() / len(own))
     arrays = {name: np.array(values) for name, values in answer.items()}
     arrays |= {"boxes": arrays["boxes"].reshape(-1, 4), "labels": arrays["labels"].astype(np.int64)}
     return arrays | ({"attributes": usual[arrays["labels"]]} if config.attributes else {})

@@ -36,7 +36,7 @@ class PartStateConfig(GeoConfig):
         absent: what training makes of absent parts, which have a box too. `background`: nothing is there;
             `detect`: they are found, and a box's score is its score x (1 - P(absent)); `ignore`: their places
             are neither right nor wrong, with `faster_rcnn`.
-        one_per_part: a photo shows at most one of each part, so only the best box a part is kept.
+        one_per_part: a photo shows at most one of each part, so only the best box per part is kept.
         backbone: `resnet18` to `resnet152` or `mobilenet_v3_large` of torchvision, or any timm name that gives
             feature maps.
         backbone_args: further keyword arguments of `timm.create_model`.

@@ -231,7 +231,7 @@ def records_of(dataset: Dataset) -> Source:
 
 
 def _each(ending: str, write: Callable[[Path, Dataset, bool], Any]) -> Writer:
-    """Writes a file a split, called after it."""
+    """Writes a file per split, called after it."""
 
     def write_splits(folder: Path, splits: Splits, predicted: bool) -> None:
         for split, dataset in splits.items():

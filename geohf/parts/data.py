@@ -180,10 +180,7 @@ def load_parts(
         if empty:
             logger.warning(
                 "%s [%s]: %d of %d photos have no part: they count as showing none",
-                source,
-                split,
-                empty,
-                len(dataset),
+                *(source, split, empty, len(dataset)),
             )
     return splits, errors
 

@@ -117,7 +117,7 @@ def fit_decisions(
         thresholds = part_thresholds(detections, *tables[1:], config.num_labels, config.absent_index)
     else:
         thresholds = np.full(config.num_labels, limit)
-    config.presence_thresholds = np.float32(thresholds).tolist()  # as scores are compared
+    config.presence_thresholds = np.asarray(thresholds, np.float32).tolist()  # as scores are compared
 
 
 def part_thresholds(

@@ -278,7 +278,7 @@ def _table(photos: list[dict]) -> dict[str, np.ndarray]:
 def _checked_target(target: Mapping, name: str, attributes: int) -> tuple[dict, dict]:
     """A target's truths and its crowds; a crowd needs no state."""
     states = _array(target, "states", name, np.int64)
-    crowd = np.zeros(len(states), bool)
+    crowd: np.ndarray = np.zeros(len(states), bool)
     if target.get("iscrowd") is not None:
         crowd = _array(target, "iscrowd", name, np.int64) > 0
         if len(crowd) != len(states):

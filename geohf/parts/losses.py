@@ -1,4 +1,4 @@
-"""The losses of a detector, one number an image and part, so that their mean over images is exact.
+"""The losses of a detector, one number per image and part, so that their mean over images is exact.
 
 torchvision's own functions take one mean over the samples of a whole batch. Here every image's samples are
 averaged first; where all images give equally many, as they do by default, the two are the same.
@@ -78,9 +78,7 @@ def region_losses(
 
 
 def state_loss(
-    misses: torch.Tensor,
-    states: Sequence[torch.Tensor],
-    weights: Sequence[torch.Tensor] | None = None,
+    misses: torch.Tensor, states: Sequence[torch.Tensor], weights: Sequence[torch.Tensor] | None = None
 ) -> torch.Tensor:
     """Mean loss of states over an image's regions that show a part: (images,), 0 where there is none.
 

@@ -187,11 +187,7 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
             known = (labels[i] >= 0) & ~crowd
             scale = boxes.new_tensor([width, height, width, height])
             pixels = box_convert(boxes[i], "cxcywh", "xyxy") * scale
-            target = {
-                "boxes": pixels[known],
-                "labels": labels[i][known] + 1,
-                "states": states[i][known],
-            }
+            target = {"boxes": pixels[known], "labels": labels[i][known] + 1, "states": states[i][known]}
             if weights is not None:
                 target["weights"] = weights[i][known]
             if attributes is not None:

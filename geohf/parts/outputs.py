@@ -210,7 +210,7 @@ def inspection_rows(
     score_threshold: float | Sequence[float] = 0.5,
     attributes: Mapping[str, Sequence[str]] | None = None,
 ) -> list[dict]:
-    """One row a part a photo, also for parts that were not found.
+    """One row per part and photo, also for parts that were not found.
 
     Args:
         predictions: of each photo: `boxes` (n, 4) xyxy, `labels`, `scores`, `states` and `state_scores` (n,).

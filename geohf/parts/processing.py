@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 # what torchvision's backbones and detectors were trained with
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # of a batch: the column of a row
-_COLUMNS = {
-    "labels": "parts",
-    "boxes": "boxes",
-    "states": "states",
-    "iscrowd": "iscrowd",
-    "weights": "trust",
-}
+_COLUMNS = {"labels": "parts", "boxes": "boxes", "states": "states", "iscrowd": "iscrowd", "weights": "trust"}
 
 
 class PartImageProcessor(GeoImageProcessor):
@@ -108,7 +102,7 @@ def post_process(
         target_sizes: (batch, 2) height and width of the photos, in whose pixels boxes are wanted; None: shares.
 
     Returns:
-        A dict a photo: boxes (n, 4) left, top, right, bottom; labels, scores, states, state_scores (n,);
+        A dict per photo: boxes (n, 4) left, top, right, bottom; labels, scores, states, state_scores (n,);
         state_probs (n, states), and of a model with attributes attribute_probs; by falling score.
     """
     boxes = box_convert(outputs.pred_boxes.float(), "cxcywh", "xyxy")
@@ -153,10 +147,7 @@ def fitted_size(size: Sequence[int], limit: Sequence[int]) -> tuple[int, int]:
     """
     height, width = size
     scale = min(limit[0] / height, limit[1] / width)
-    return (
-        min(limit[0], max(1, round(height * scale))),
-        min(limit[1], max(1, round(width * scale))),
-    )
+    return (min(limit[0], max(1, round(height * scale))), min(limit[1], max(1, round(width * scale))))
 
 
 class PartCollator:

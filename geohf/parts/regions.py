@@ -26,10 +26,7 @@ class RegionDetector(GeoPreTrainedModel):
     roi_heads: PartRoIHeads
 
     def run_regions(
-        self,
-        pixel_values: torch.Tensor,
-        sizes: list[tuple[int, int]],
-        targets: list[Target] | None = None,
+        self, pixel_values: torch.Tensor, sizes: list[tuple[int, int]], targets: list[Target] | None = None
     ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor]]:
         """Losses (photos, parts of the loss) where there are targets, and outside of training the answers.
 

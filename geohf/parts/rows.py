@@ -48,7 +48,7 @@ def as_photos(rows: Any) -> Any:
 
 
 def _further_columns(row: Any, known: Sequence[str]) -> list[str]:
-    """The columns of a row that have an entry a part, as attributes do."""
+    """The columns of a row that have an entry per part, as attributes do."""
     if not isinstance(row, Mapping) or not isinstance(plain(row.get("boxes")), list):
         return []
     n = len(row["boxes"])

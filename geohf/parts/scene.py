@@ -101,10 +101,7 @@ def _paint(draw, strokes, place) -> None:
         points, color = (stroke.points @ matrix + offset).ravel().tolist(), _rgb(stroke.color)
         if stroke.width:
             draw.line(
-                points,
-                color,
-                max(1, round(stroke.width * unit)),
-                joint="curve" if len(points) < 12 else None,
+                points, color, max(1, round(stroke.width * unit)), joint="curve" if len(points) < 12 else None
             )
         else:
             draw.polygon(points, color)

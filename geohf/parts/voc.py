@@ -27,17 +27,7 @@ _BACKGROUND = "background"  # CVAT lists it, and no box has it
 _INNER = "part"  # an object's own, as PASCAL's people have head, hands and feet
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 # what the layout itself says of an object; all else is an attribute
-_OWN = {
-    "name",
-    "pose",
-    "truncated",
-    "difficult",
-    "bndbox",
-    "robndbox",
-    "part",
-    "attributes",
-    "polygon",
-}
+_OWN = {"name", "pose", "truncated", "difficult", "bndbox", "robndbox", "part", "attributes", "polygon"}
 
 
 def voc_files(folder: Path) -> dict[str, list[Path]]:

@@ -94,8 +94,7 @@ def predictions_of(
     """
     sure: list = [None] * len(points)
     if config.confidence_weights is not None and fitted:
-        seen = evidence(similarity[:, :SHOWN_ANSWERS], points[:, :SHOWN_ANSWERS], config.negative_m)
-        sure = confidence(seen, config.confidence_weights).tolist()
+        sure = confidence(evidence(similarity, points, config.negative_m), config.confidence_weights).tolist()
     similarity, points = similarity[:, :top_k], points[:, :top_k]
     away = great_circle_m(points[:, :1], points)
     spread = np.sort(away, axis=1)[:, away.shape[1] // 2]

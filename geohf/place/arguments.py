@@ -79,7 +79,7 @@ class PlaceArguments(PhotoArguments, StreamingArguments):
     )
     head: str | None = argument(
         None,
-        "residual (begins as the pooled feature itself), mlp (the seed's projection) or none; default: "
+        "residual (begins as the pooled feature itself), mlp (the original's projection) or none; default: "
         "residual, none behind gem_linear, mixvpr, netvlad, supervlad, salad and boq, for the method original the mlp.",
     )
     projection_dim: int | None = argument(

@@ -54,35 +54,25 @@ def audit(
         the same drive where times are not known), `trained_place` (a query lies within the radius of an image that
         was trained on).
     """
-    n, findings = len(queries), []
-
-    def note(kind: str, touched: np.ndarray, what: str, fatal: bool = False) -> None:
-        findings.extend(_finding(kind, touched, what, fatal))
-
-    note(
-        "self_retrieval",
-        _among(files, queries, database),
-        "are in the database themselves, so they find themselves and recall says nothing; use another drive",
-        fatal=True,
-    )
+    n = len(queries)
     offsets, indices = matches_within_m(points[database], points[queries], radius_m)
     asking = np.repeat(np.arange(n), np.diff(offsets))
     asked, answered = queries[asking], database[indices]
     times = np.array([np.nan if time is None else time for time in times_ns], np.float64)
     gap = np.abs(times[asked] - times[answered])
     same = np.where(np.isnan(gap), sequences[asked] == sequences[answered], gap <= _SAME_DRIVE_NS)
-    note(
-        "same_drive",
-        np.bincount(asking, same, n) > 0,
-        "have a match in the database that one drive took moments before or after: near-duplicates",
-    )
     trained, _ = matches_within_m(points[train], points[queries], radius_m)
-    note(
-        "trained_place",
-        np.diff(trained) > 0,
-        f"lie within {radius_m:g} m of an image that was trained on: recall on places that were never seen is lower",
-    )
-    return findings
+    told = {
+        "self_retrieval": "are in the database themselves, so they find themselves and recall says nothing; use another drive",
+        "same_drive": "have a match in the database that one drive took moments before or after: near-duplicates",
+        "trained_place": f"lie within {radius_m:g} m of an image that was trained on: recall on places that were never seen is lower",
+    }
+    touched = _among(files, queries, database), np.bincount(asking, same, n) > 0, np.diff(trained) > 0
+    return [
+        finding
+        for (kind, what), rows in zip(told.items(), touched, strict=True)
+        for finding in _finding(kind, rows, what, fatal=kind == "self_retrieval")
+    ]
 
 
 def used_before(
@@ -133,13 +123,8 @@ def _finding(kind: str, touched: np.ndarray, what: str, fatal: bool = False) -> 
 
 def near_duplicates(similarity: np.ndarray) -> list[Finding]:
     """A finding where queries' top answers, (q,) cosines of frozen features, are the same picture to the eye."""
-    touched = np.asarray(similarity) > _NEAR_DUPLICATE
-    count = int(touched.sum())
-    message = (
-        f"{count} of {len(touched)} queries have a picture in the database whose frozen features are the same "
-        f"(cosine above {_NEAR_DUPLICATE}): near-duplicates"
-    )
-    return [Finding("near_duplicate", count, count / len(touched), message)] if count else []
+    what = f"have a picture in the database whose frozen features are the same (cosine above {_NEAR_DUPLICATE}): near-duplicates"
+    return _finding("near_duplicate", np.asarray(similarity) > _NEAR_DUPLICATE, what)
 
 
 def report_leaks(

@@ -121,7 +121,7 @@ def _shown(retrieval: Retrieval) -> dict:
 
 
 def summary_rows(runs: Sequence[GeoPlaceTrainer]) -> list[dict]:
-    """A row a run: what was trained, how long, how well."""
+    """A row per run: what was trained, how long, how well."""
     rows = []
     for run in runs:
         details = details_of(run)

@@ -30,11 +30,11 @@ def evidence(similarity, points, apart_m: float) -> np.ndarray:
     Where all k answers come from one place, the gap is measured to the last of them: it is at least that wide.
 
     Args:
-        similarity: (q, k) cosines, descending.
+        similarity: (q, k) cosines, descending; the first `SHOWN_ANSWERS` count.
         points: (q, k, 2) degrees of the answers.
         apart_m: an answer is from elsewhere if it lies farther than this from the top answer.
     """
-    similarity, points = np.asarray(similarity, np.float64), np.asarray(points, np.float64)
+    similarity, points = (np.asarray(part, np.float64)[:, :SHOWN_ANSWERS] for part in (similarity, points))
     elsewhere = great_circle_m(points[:, :1], points) > apart_m
     rival = np.where(elsewhere.any(1), elsewhere.argmax(1), similarity.shape[1] - 1)
     top = similarity[:, 0]
@@ -64,13 +64,15 @@ def confidence(evidence_: np.ndarray, weights: list[float]) -> np.ndarray:
     return 1 / (1 + np.exp(-(evidence_ @ np.asarray(weights[:2]) + weights[2])))
 
 
-def certainty(similarity, points, config: GeoPlaceConfig) -> np.ndarray:
+def certainty(similarity, points, config: GeoPlaceConfig | None) -> np.ndarray:
     """(q,) what answers are ordered by, the surest first: their confidence, or where none was fitted the top cosine.
 
     Args:
         similarity, points: see `evidence`.
-        config: of the model: `negative_m` and `confidence_weights`.
+        config: of the model: `negative_m` and `confidence_weights`; None: it was fitted on no such cosines.
     """
+    if config is None:
+        return similarity[:, 0]
     seen = evidence(similarity, points, config.negative_m)
     return seen[:, 0] if config.confidence_weights is None else confidence(seen, config.confidence_weights)
 

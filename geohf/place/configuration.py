@@ -23,14 +23,8 @@ ENCODERS = {
 }
 # pooled by the head, which learns how
 MAP_POOLINGS = ("gem", "gem_linear", "mixvpr", "netvlad", "supervlad", "salad", "boq")
-PROJECTING_POOLINGS = (
-    "gem_linear",
-    "mixvpr",
-    "netvlad",
-    "supervlad",
-    "salad",
-    "boq",
-)  # they give a descriptor, and no head stands behind them
+# they give a descriptor, and no head stands behind them
+PROJECTING_POOLINGS = tuple(name for name in MAP_POOLINGS if name != "gem")
 
 
 @strict

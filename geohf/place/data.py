@@ -93,7 +93,7 @@ def load(options: PlaceArguments, args: PlaceTrainingArguments | None = None) ->
     parts_used = rows["train"], rows["val"], rows["test"]
     used = used_before(files_of(images), *parts_used, by_content=findings is not None)
     if findings is not None:
-        report_leaks(used, options.audit == "strict")
+        report_leaks(used, strict=options.audit == "strict")
         findings += used
     generated = options.train_csv is None
     source = Path(sources["train"][0])
@@ -200,16 +200,10 @@ def _blocks(
     points: np.ndarray, shares: dict[str, float], options: PlaceArguments, seed: int
 ) -> dict[str, np.ndarray]:
     """The rows of each part where whole blocks are held out."""
-    block_m, buffer_m, flags = options.block_m, options.negative_m, {"buffer_m": "--negative_m"}
+    n, block_m, buffer_m = len(points), options.block_m, options.negative_m
+    flags = {"buffer_m": "--negative_m"}
     return split_rows(
-        len(points),
-        shares,
-        "blocks",
-        points=points,
-        seed=seed,
-        block_m=block_m,
-        buffer_m=buffer_m,
-        flags=flags,
+        n, shares, "blocks", points=points, seed=seed, block_m=block_m, buffer_m=buffer_m, flags=flags
     )[0]
 
 
@@ -265,10 +259,10 @@ def _audit(images: Dataset, rows: dict[str, np.ndarray], options: PlaceArguments
 
     if np.array_equal(rows["validation_database"], rows["database"]):
         findings = look(rows["database"], np.concatenate([rows["val"], rows["test"]]))
-        report_leaks(findings, options.audit == "strict")
+        report_leaks(findings, strict=options.audit == "strict")
         return findings
     findings = look(rows["database"], rows["test"])
-    report_leaks(findings, options.audit == "strict")
+    report_leaks(findings, strict=options.audit == "strict")
     # what was held out of the user's own drives is theirs to know, and nothing to stop at
     chosen = look(rows["validation_database"], rows["val"])
     chosen = [

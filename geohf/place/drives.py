@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -213,11 +213,7 @@ def rows_of_table(
     folder = _image_folder(path, file_name(table[file_column].iloc[0]) or "")
     columns = {
         key: find_column(table.columns, names)
-        for key, names in (
-            ("sequence", SEQUENCE_COLUMNS),
-            ("camera", CAMERA_COLUMNS),
-            ("time", TIME_COLUMNS),
-        )
+        for key, names in (("sequence", SEQUENCE_COLUMNS), ("camera", CAMERA_COLUMNS), ("time", TIME_COLUMNS))
     }
     cells = {key: table[column].tolist() for key, column in columns.items() if column}
     headings = heading_cells(table, path, HEADINGS)
@@ -317,15 +313,7 @@ def _tell_of_several_positions(rows: list[_Row]) -> None:
         logger.warning("photographs with several positions, each of which counts: %s", listed(several))
 
 
-def columns_of(rows: Iterable[_Row]) -> dict[str, list]:
+def columns_of(rows: Sequence[_Row]) -> dict[str, list]:
     """The columns of `drive_features` of these images."""
-    rows = list(rows)
-    return {
-        "image": [row.image for row in rows],
-        "latitude": [row.latitude for row in rows],
-        "longitude": [wrapped_longitude(row.longitude) for row in rows],
-        "heading": [row.heading for row in rows],
-        "sequence": [row.sequence for row in rows],
-        "camera": [row.camera for row in rows],
-        "time_ns": [row.time_ns for row in rows],
-    }
+    columns = {name: [getattr(row, name) for row in rows] for name in drive_features()}
+    return columns | {"longitude": [wrapped_longitude(row.longitude) for row in rows]}

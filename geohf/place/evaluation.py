@@ -17,7 +17,7 @@ from geohf.geo import great_circle_m
 from geohf.io import natural_key
 from geohf.place.answers import answers_searched
 from geohf.place.audit import audit, report_leaks
-from geohf.place.confidence import SHOWN_ANSWERS, certainty
+from geohf.place.confidence import certainty
 from geohf.place.drives import drives_of, files_of, load_drives
 from geohf.place.file_names import PLANAR
 from geohf.place.index import PlaceIndex
@@ -67,7 +67,8 @@ def evaluate_place(
     names = [str(row) for row in rows]
     described = model.encode(files, batch_size)
     index = PlaceIndex(described, points, names, model.fingerprint(), drives.tolist())
-    alone = center == "none" and method is None and not verify
+    # the confidence was fitted where frames answer alone
+    fitted = model.config if center == "none" and method is None and not verify else None
     if verify:
         index.local = require_local(LocalFeatures.of_images(model, files, batch_size), model.config)
     metrics: dict[str, float] = {}
@@ -87,7 +88,9 @@ def evaluate_place(
             similarity, ranked = verified(similarity, ranked, index.local, maps, doubtful, verify)
             metrics[f"{name}verified"] = len(doubtful)
         values = place_metrics(ranked, points, points_of(queries), [radius_m], counts)
-        values |= _selective(model, similarity, points[ranked], points_of(queries), radius_m, values, alone)
+        right = great_circle_m(points[ranked[:, 0]], points_of(queries)) <= radius_m
+        sure, matched = certainty(similarity, points[ranked], fitted), int(values["queries_with_match"])
+        values |= selective_metrics(sure, right, matched, None if fitted is None else fitted.abstain_below)
         values |= {f"r{n}": values[f"recall@{n}_{rule}_{radius_m:g}m"] for n in counts}
         values["database"] = len(database)
         metrics |= {name + key: value for key, value in values.items()}
@@ -156,25 +159,6 @@ def rank(
         return index.search(descriptors, most, center, drives)
     matches = index.match(descriptors, most, center, drives, parts=parts, method=method)[1]
     return matches.posterior, matches.rows
-
-
-def _selective(
-    model: PlaceRetrieval,
-    similarity: np.ndarray,
-    answer_points: np.ndarray,
-    query_points: np.ndarray,
-    radius_m: float,
-    values: dict[str, float],
-    alone: bool,
-) -> dict[str, float]:
-    """`selective_metrics` of the model's confidence where frames answer alone, else of what `rank` says."""
-    right = great_circle_m(answer_points[:, 0], query_points) <= radius_m
-    shown, threshold = slice(SHOWN_ANSWERS), None
-    sure = similarity[:, 0]
-    if alone:
-        sure = certainty(similarity[:, shown], answer_points[:, shown], model.config)
-        threshold = model.config.abstain_below
-    return selective_metrics(sure, right, int(values["queries_with_match"]), threshold)
 
 
 def drive_recalls(

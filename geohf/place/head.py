@@ -1,4 +1,4 @@
-"""What the place model does with features: pool, project, normalise, whiten; and its loss."""
+"""What the place model does with features: pool, project, normalize, whiten; and its loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 from geohf.errors import DataError
 from geohf.place.aggregation import NetVLAD, SuperVLAD, make_aggregator
 from geohf.place.configuration import PROJECTING_POOLINGS, GeoPlaceConfig
-from geohf.place.losses import CellClassifier, hybrid, metre_masks, multi_similarity
+from geohf.place.losses import CellClassifier, hybrid, multi_similarity, pair_masks
 from geohf.place.original import original_loss
 from geohf.training.batches import broadcast_from_first, gather_rows
 from geohf.vision.pooling import FeatureStandardizer
@@ -106,7 +106,7 @@ class PlaceHead(nn.Module):
     def __init__(self, config: GeoPlaceConfig):
         super().__init__()
         self.config = config
-        # GeM takes what lies above zero, which standardised features do not; a residual begins at the feature as it is
+        # GeM takes what lies above zero, which standardized features do not; a residual begins at the feature as it is
         # and NetVLAD and SuperVLAD lengths of 1
         as_it_is = config.pooling in ("gem", "gem_linear", "netvlad", "supervlad") or not config.standardize
         as_it_is |= config.head == "residual" and config.pooling not in PROJECTING_POOLINGS
@@ -178,7 +178,7 @@ class PlaceHead(nn.Module):
     ) -> GeoPlaceOutput:
         """Describe places from features, and compare them where coordinates are given.
 
-        In training on several processes the batches of all are normalised and compared together, so that the loss
+        In training on several processes the batches of all are normalized and compared together, so that the loss
         and its gradient are those of one process with one large batch.
 
         Args:
@@ -242,7 +242,7 @@ class PlaceHead(nn.Module):
                 "the loss cosface has classes of all training images, which GeoPlaceTrainer makes: train with it, or take "
                 "another loss"
             )
-        positive, negative = metre_masks(
+        positive, negative = pair_masks(
             coordinates, config.positive_m, config.negative_m, headings, config.heading_deg
         )
         settings = {

@@ -1,4 +1,4 @@
-"""Files of an index: `.safetensors` for every storage, `.parquet` with a row an image for float32."""
+"""Files of an index: `.safetensors` for every storage, `.parquet` with a row per image for float32."""
 
 from __future__ import annotations
 

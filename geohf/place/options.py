@@ -13,7 +13,7 @@ _VERIFY: dict[str, dict] = {
     "verify": {
         "type": int,
         "help": "Answers of a doubtful search to put in the order of their local matches; default: none.",
-    },
+    }
 }
 _SEQUENCES: dict[str, dict] = {
     "center": {

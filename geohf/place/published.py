@@ -149,10 +149,7 @@ def read_cosplace(tensors: Tensors, size: Size, file: str | os.PathLike) -> Cont
     """CosPlace and EigenPlaces: a ResNet, lengths of 1, GeM and one linear layer."""
     tower, feature_map, prefixes = _resnet(tensors, "backbone.", CHILDREN, size, file)
     out, _ = _shape(tensors, "aggregation.3.weight", 2, file)
-    prefixes |= {
-        "aggregation.1.p": "head.aggregate.gem.p",
-        "aggregation.3.": "head.aggregate.linear.",
-    }
+    prefixes |= {"aggregation.1.p": "head.aggregate.gem.p", "aggregation.3.": "head.aggregate.linear."}
     return Contents(tower, feature_map, {"pooling": "gem_linear", "gem_dim": out}, prefixes, dict(tensors))
 
 

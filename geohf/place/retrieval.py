@@ -208,10 +208,6 @@ class PlaceRetrieval(GeoPreTrainedModel):
         images, _ = load_drives(source)
         return names_of(images), files_of(images)
 
-    def rows_of(self, answer: PlacePrediction) -> list[dict[str, Any]]:
-        """The point, how sure it is, and the named images with their similarity; without an index the descriptor."""
-        return [answer.as_row()]
-
     def evaluate(
         self,
         data: str | os.PathLike,

@@ -16,7 +16,7 @@ from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.place.confidence import SHOWN_ANSWERS, certainty, evidence
+from geohf.place.confidence import certainty
 from geohf.place.configuration import GeoPlaceConfig
 from geohf.place.evaluation import drive_recalls, maps_of_files
 from geohf.place.metrics import RECALLS, Retrieval, place_metrics, retrieve, selective_metrics
@@ -159,16 +159,7 @@ class PlaceSearches(GeoTrainer, PlacePhaseTrainer):
 
     def _note_certainty(self, retrieval: Retrieval, config: GeoPlaceConfig | None = None) -> None:
         """Add `selective_metrics` of the config's confidence, of the top cosine without one."""
-        shown, sure = slice(SHOWN_ANSWERS), retrieval.similarity[:, 0]
-        if config is not None:
-            sure = certainty(retrieval.similarity[:, shown], retrieval.answer_points[:, shown], config)
+        sure = certainty(retrieval.similarity, retrieval.answer_points, config)
         threshold = None if config is None else config.abstain_below
         matched = int(retrieval.values["queries_with_match"])
         retrieval.values |= selective_metrics(sure, retrieval.right[:, 0], matched, threshold)
-
-    def _evidence(self, retrieval: Retrieval) -> np.ndarray:
-        similarity, points = (
-            retrieval.similarity[:, :SHOWN_ANSWERS],
-            retrieval.answer_points[:, :SHOWN_ANSWERS],
-        )
-        return evidence(similarity, points, self.model.config.negative_m)

@@ -23,7 +23,7 @@ class FloatRows:
     """Descriptors as float32 or float16, 4 or 2 bytes a number.
 
     Attributes:
-        tensors: what is stored, by its name in the file, one for each of `layout`; each has a row a descriptor, but for
+        tensors: what is stored, by its name in the file, one for each of `layout`; each has a row per descriptor, but for
             those of `whole`.
 
     Raises:
@@ -114,11 +114,7 @@ class SignRows(FloatRows):
     In an index that was loaded these stay on disk, see `geohf.place.index_files`.
     """
 
-    layout: ClassVar = {
-        "signs": (torch.uint8, 2),
-        "mean": (torch.float32, 1),
-        "exact": (torch.float16, 2),
-    }
+    layout: ClassVar = {"signs": (torch.uint8, 2), "mean": (torch.float32, 1), "exact": (torch.float16, 2)}
     whole = ("mean",)
 
     def __init__(self, **tensors: torch.Tensor):

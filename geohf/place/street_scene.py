@@ -250,9 +250,7 @@ class _View:
         line = ends[0] + np.array(span)[:, None] * (ends[1] - ends[0])
         across, ahead = line[[0, 1, 1, 0]].T
         self.fill(
-            self.pixels(across, np.maximum(ahead, 0.5), np.array([up[0], up[0], up[1], up[1]])),
-            color,
-            middle,
+            self.pixels(across, np.maximum(ahead, 0.5), np.array([up[0], up[0], up[1], up[1]])), color, middle
         )
 
     def tree(self, foot) -> None:

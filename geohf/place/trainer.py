@@ -18,7 +18,7 @@ from geohf.place.arguments import METHODS, PlaceTrainingArguments
 from geohf.place.audit import near_duplicates, report_leaks
 from geohf.place.card import card_data
 from geohf.place.choice import Choice, lowered, score
-from geohf.place.confidence import SHOWN_ANSWERS, calibrate, check_precision, forget_confidence
+from geohf.place.confidence import SHOWN_ANSWERS, calibrate, check_precision, evidence, forget_confidence
 from geohf.place.drives import headings_of
 from geohf.place.losses import CellClassifier
 from geohf.place.metrics import measure, recall_intervals
@@ -29,7 +29,7 @@ from geohf.place.rows import join_rows, short_names
 from geohf.place.searches import PlaceSearches
 from geohf.place.sequences import check_options
 from geohf.training.finetuning import require_finetunable
-from geohf.training.settings import phase_arguments, require_a_batch
+from geohf.training.settings import require_a_batch
 from geohf.training.trainer import logger
 
 
@@ -258,8 +258,10 @@ class GeoPlaceTrainer(PlaceSearches):
     def _calibrate(self) -> None:
         rows = self.eval_dataset
         retrieval = self.search(rows, self._described_database(rows), self.outputs(rows))
-        self.model.config.confidence_m = self.radii_m[0]
-        calibrate(self.model.config, self._evidence(retrieval), retrieval.right[:, 0], self.abstain)
+        config = self.model.config
+        config.confidence_m = self.radii_m[0]
+        seen = evidence(retrieval.similarity, retrieval.answer_points, config.negative_m)
+        calibrate(config, seen, retrieval.right[:, 0], self.abstain)
         self.learn_gate(rows, self._described_database(rows), self.outputs(rows))
 
     # ---- measuring
@@ -269,10 +271,8 @@ class GeoPlaceTrainer(PlaceSearches):
         rows = self.read_rows(dataset)
         if self.frozen:
             return head_descriptors(self.model.head, self.frozen_features(rows))
-        quiet = phase_arguments(self.args, "", eval_strategy="no", save_strategy="no")
-        collator = self._of_whole_model["data_collator"]
-        phase = PlacePhaseTrainer(self.model, quiet, collator, compute_metrics=None)
-        return torch.from_numpy(phase.predict(rows).predictions)
+        own = {"data_collator": self._of_whole_model["data_collator"], "compute_metrics": None}
+        return torch.from_numpy(self.measuring(self.model, **own).predict(rows).predictions)
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """As `GeoTrainer.evaluate`; the rows are queries to the database.
@@ -295,19 +295,13 @@ class GeoPlaceTrainer(PlaceSearches):
         retrieval.values |= self.verified_recalls(dataset, self._described_database(dataset), outputs)
         self._note_certainty(baseline)
         duplicates = [] if self.audit == "off" else near_duplicates(baseline.similarity[:, 0])
-        report_leaks(duplicates, self.audit == "strict")
-        ends = recall_intervals(
-            retrieval,
-            points_of(database),
-            points_of(rows),
-            np.array(rows["sequence"][:]),
-            list(rows["time_ns"][:]),
-        )
+        report_leaks(duplicates, strict=self.audit == "strict")
+        told = points_of(database), points_of(rows), np.array(rows["sequence"][:]), list(rows["time_ns"][:])
         others = [part for part in (self.train_dataset, self.eval_dataset) if hasattr(part, "__len__")]
         names, database_names, *_ = short_names(rows, database, *others)
         config, answers = self.model.config, slice(SHOWN_ANSWERS)
         return Evaluation(
-            measure(retrieval, baseline, ends),
+            measure(retrieval, baseline, recall_intervals(retrieval, *told)),
             dataset,
             predictions_of(
                 outputs.numpy(),

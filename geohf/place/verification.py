@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from geohf.errors import DataError
-from geohf.place.confidence import SHOWN_ANSWERS, evidence
+from geohf.place.confidence import evidence
 from geohf.place.storage import principal_axes
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def count_matches(query: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor
 
 def gap_of(similarity: np.ndarray, points: np.ndarray, apart_m: float) -> np.ndarray:
     """(q,) by how much the top answer beats the best one from elsewhere, see `geohf.place.confidence.evidence`."""
-    return evidence(similarity[:, :SHOWN_ANSWERS], points[:, :SHOWN_ANSWERS], apart_m)[:, 1]
+    return evidence(similarity, points, apart_m)[:, 1]
 
 
 def verified(

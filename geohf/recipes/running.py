@@ -74,7 +74,7 @@ def leave_cores(args) -> Iterator[None]:
 
 
 def leave_process_group() -> None:
-    """Take leave of the other processes; call it where the Trainer is out of reach.
+    """Leave the process group; call it where the Trainer is out of reach.
 
     The wrapper that spread a model over processes keeps the group's threads alive, and such a thread may abort a
     process that ends with all its work done. Trainers lie in circles of references, so they are collected first.

@@ -34,28 +34,16 @@ def run(options: PlaceArguments, args: PlaceTrainingArguments) -> GeoPlaceTraine
         DataError: the data cannot be used, or leaks and `options.audit` stops there.
     """
     data = load(options, args)
+    rows = {"train_dataset": data.train, "eval_dataset": data.validation, "train_labels": data.labels}
+    rows |= {"database": data.database, "validation_database": data.validation_database}
+    names = ("radii_m", "whitening_dim", "audit", "center", "abstain", "verify")
+    how = {name: getattr(options, name) for name in names} | {"sequence_method": options.method}
     runs = []
     for variant, own in variants(options, args):  # one for each of --models, --seeds and --methods
         set_seed(own.seed)
         model = make_model(variant, data)
-        trainer = GeoPlaceTrainer(
-            model,
-            own,
-            train_dataset=data.train,
-            eval_dataset=data.validation,
-            train_labels=data.labels,
-            database=data.database,
-            validation_database=data.validation_database,
-            method=variant.methods[0],
-            radii_m=options.radii_m,
-            whitening_dim=options.whitening_dim,
-            audit=options.audit,
-            center=options.center,
-            sequence_method=options.method,
-            abstain=options.abstain,
-            verify=options.verify,
-            name=variant.models[0] if variant.models else None,
-        )
+        name = variant.models[0] if variant.models else None
+        trainer = GeoPlaceTrainer(model, own, **rows, **how, method=variant.methods[0], name=name)
         trainer.train()
         trainer.evaluate(data.test)
         trainer.model.to("cpu")

@@ -64,10 +64,6 @@ class RegionAnswering(AnsweringModel):
         """
         return max(class_number(region, self.config.label2id, "region"), -1)
 
-    def rows_of(self, answer: RegionPrediction) -> list[dict[str, Any]]:
-        """See `RegionPrediction.as_row`."""
-        return [answer.as_row()]
-
     def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """`probabilities` of the regions, (batch, regions), after the temperature, and `coordinates`, (batch, 2) float64."""
         outputs = self(pixel_values)
@@ -114,7 +110,12 @@ class RegionAnswering(AnsweringModel):
 
     def read_source(self, source: str) -> Part | None:
         """The photographs of a table of file names with a column of regions, each with its own, as datasets bring them."""
-        return table_with_regions(source)
+        path = Path(source)
+        cells = region_cells(path) if is_table_of_files(path) else None
+        if cells is None:
+            return None
+        names, files = find_images(source).parts[0]
+        return names, [{"image": file, "region": cell} for file, cell in zip(files, cells, strict=True)]
 
     def predict(
         self, inputs: Any, batch_size: int = 32, region: str | int | Sequence | None = None, **options
@@ -150,18 +151,6 @@ class RegionAnswering(AnsweringModel):
             return BatchFeature({**prepare(named), **looks})
 
         return prepared, answer
-
-
-def table_with_regions(source: str) -> Part | None:
-    """See `GeoRegionModel.read_source`."""
-    path = Path(source)
-    if not is_table_of_files(path):
-        return None
-    cells = region_cells(path)
-    if cells is None:
-        return None
-    names, files = find_images(source).parts[0]
-    return names, [{"image": file, "region": cell} for file, cell in zip(files, cells, strict=True)]
 
 
 def with_named_regions(samples: Any) -> Any:

@@ -38,7 +38,7 @@ def card_data(trainer: GeoRegionTrainer, evaluation: Evaluation) -> CardData:
 
 
 def summary_rows(table: Sequence[Mapping], unit: str) -> list[dict]:
-    """A row a region, and one for all, with the numbers that a person asks for first."""
+    """A row per region, and one for all, with the numbers that a person asks for first."""
     shown = {
         "region": "region",
         "n": "photos",

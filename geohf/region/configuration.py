@@ -41,7 +41,7 @@ def require_consistent(settings: GeoRegionConfig | RegionArguments) -> None:
 class GeoRegionConfig(GeoConfig):
     """Everything that a region model needs to answer in the coordinates of its training data.
 
-    The names of the regions are in `id2label`; lists with an entry a region follow its order.
+    The names of the regions are in `id2label`; lists with an entry per region follow its order.
 
     Args:
         vision_config: the towers' own config; any model type of transformers, or `geohf_timm`.

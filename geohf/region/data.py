@@ -21,14 +21,7 @@ from geohf.models.loading import model_class
 from geohf.region.arguments import RegionArguments, RegionTrainingArguments
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.filtering import clip_dataset, describe_row, filter_dataset
-from geohf.region.rows import (
-    EXCLUDE,
-    TRAIN_IMAGES,
-    TRAIN_TABLE,
-    VAL_IMAGES,
-    VAL_TABLE,
-    load_region_table,
-)
+from geohf.region.rows import EXCLUDE, TRAIN_IMAGES, TRAIN_TABLE, VAL_IMAGES, VAL_TABLE, load_region_table
 from geohf.region.sample import write_sample
 from geohf.region.selection import excluded_names, of_known_regions, of_regions, region_order, warn_of_unknown
 from geohf.region.streaming import streamed_regions

@@ -32,7 +32,7 @@ def mixture_of(
 
 def mixtures_of(config: GeoRegionConfig, points: torch.Tensor, weights: torch.Tensor) -> Mixtures:
     """`mixture_of` some rows."""
-    return lambda rows: mixture_of(config, points[rows], weights[rows])
+    return lambda rows, scale=None: mixture_of(config, points[rows], weights[rows], scale)
 
 
 def has_density(config: GeoRegionConfig) -> bool:
@@ -54,9 +54,6 @@ def calibrate_density(
         truth: (n, 2) degrees.
         blocks: (n,) see `geohf.metrics.calibration.conformal_quantile`.
     """
-    points, weights = routed
-    config.density_scale = fit_scale(
-        lambda rows, scale: mixture_of(config, points[rows], weights[rows], scale), truth
-    )
+    config.density_scale = fit_scale(mixtures_of(config, *routed), truth)
     config.routed_masses = fit_masses(mixtures_of(config, *routed), truth, blocks)
     config.given_masses = fit_masses(mixtures_of(config, *given), truth, blocks)

@@ -57,7 +57,19 @@ class RegionOutput(ModelOutput):
         return self.logits, self.scaled
 
 
-class RegionExpert(nn.Module):
+class _Part(nn.Module):
+    """A module whose batch norms that do not learn use the statistics they have, as in `GeoPreTrainedModel`."""
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        for module in self.modules():
+            learns = any(p.requires_grad for p in module.parameters())
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not learns:
+                module.eval()
+        return self
+
+
+class RegionExpert(_Part):
     """One region's way from pixels, or from a shared tower's features, to its scaled coordinates.
 
     Its scaler's numbers are in the config, where every digit counts, and as float32 buffers among the weights, so
@@ -83,11 +95,6 @@ class RegionExpert(nn.Module):
         self.register_buffer("scaler_center", torch.zeros(2))
         self.register_buffer("scaler_scale", torch.ones(2))
         self.store_scaler()
-
-    def train(self, mode: bool = True):
-        """As torch's; what does not learn keeps its statistics, see `frozen_norms`."""
-        super().train(mode)
-        return frozen_norms(self)
 
     @property
     def scaler(self) -> CoordinateScaler:
@@ -155,7 +162,7 @@ class RegionExpert(nn.Module):
         )
 
 
-class RegionRouter(nn.Module):
+class RegionRouter(_Part):
     """The tower and head that name the region, as one module for training alone.
 
     Args:
@@ -174,11 +181,6 @@ class RegionRouter(nn.Module):
         super().__init__()
         self.config, self.tower, self.head, self.direct = config, tower, head, direct
         self.targets = ("labels",) if direct is None else ("labels", "headings")
-
-    def train(self, mode: bool = True):
-        """As torch's; what does not learn keeps its statistics, see `frozen_norms`."""
-        super().train(mode)
-        return frozen_norms(self)
 
     def forward(
         self,
@@ -229,16 +231,6 @@ def measured_headings(directions: torch.Tensor | None, headings: torch.Tensor | 
     if directions is None or headings is None:
         return {}
     return dict(heading_metrics(degrees_of_directions(directions).numpy(), headings.numpy()))
-
-
-def frozen_norms(part: Part) -> Part:
-    """Set the batch norms that do not learn to use the statistics they have, as `GeoPreTrainedModel` does."""
-    for module in part.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
-            p.requires_grad for p in module.parameters()
-        ):
-            module.eval()
-    return part
 
 
 def without_tower(part: Part) -> Part:

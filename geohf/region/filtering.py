@@ -32,7 +32,7 @@ def filter_dataset(dataset: Dataset, options: RegionArguments) -> tuple[Dataset,
     """Leave out rows whose coordinates cannot be right, by MAD and DBSCAN over the table, and too small regions.
 
     Returns:
-        (the rows that are kept, a dict a dropped row, see `describe_row`).
+        (the rows that are kept, a dict per dropped row, see `describe_row`).
 
     Raises:
         DataError: no row is left, an option is out of range, or a region of `iqr_regions` is not in the table.

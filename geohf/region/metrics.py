@@ -90,9 +90,8 @@ def evaluation_rows(
 
     Returns:
         Dicts with `region`, `n`, `mse_scaled` and `mse` (of the true region's expert, as the reference implementation
-        reports them;
-        over all they are means over photographs, so large regions weigh more), mean, median and 90th percentile
-        of the error of each of the answers, and `router_accuracy`.
+        reports them; over all they are means over photographs, so large regions weigh more), mean, median and 90th
+        percentile of the error of each of the answers, and `router_accuracy`.
     """
     scaled, unscaled = squared_errors(answers["given"], truth, scaler[labels])
     errors = {name: frame_distance(points, truth, scaler.frame) for name, points in answers.items()}

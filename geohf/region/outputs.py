@@ -134,7 +134,6 @@ def write_predictions(
     if frame == "planar":  # a planar frame has no place on a map of the earth
         return
     write_geojson(folder / "predictions.geojson", points, rows, truth=truth)
-    regions = [answer.credible_regions for answer in routed]
     shown = ("Region_ID", "predicted_region", "probability", "given_region_distance_m")
     write_map(
         folder / "map.html",
@@ -142,9 +141,9 @@ def write_predictions(
         truth,
         labels=dataset["filename"][:],
         details={name: [row[name] for row in rows] for name in shown},
-        radius_m=None if routed[0].radius is None else [answer.radius for answer in routed],
+        radius_m=[answer.radius for answer in routed],
         headings=headings,
-        regions=regions if any(regions) else None,
+        regions=[answer.credible_regions for answer in routed],
         thumbnails=thumbnails,
         title=f"{len(rows)} photographs: where they are and where the model puts them",
     )

@@ -139,10 +139,7 @@ def _plant(rows: list[dict], rng: np.random.Generator) -> list[dict]:
 def _coordinates(row: dict, frame: str) -> dict:
     north, east = row["north_m"], row["east_m"]
     if frame == "planar":
-        return {
-            "latitude": f"{_FALSE_ORIGIN[0] + north:.2f}",
-            "longitude": f"{_FALSE_ORIGIN[1] + east:.2f}",
-        }
+        return {"latitude": f"{_FALSE_ORIGIN[0] + north:.2f}", "longitude": f"{_FALSE_ORIGIN[1] + east:.2f}"}
     latitude = _ORIGIN[0] + np.degrees(north / EARTH_RADIUS_M)
     longitude = _ORIGIN[1] + np.degrees(east / EARTH_RADIUS_M / np.cos(np.radians(_ORIGIN[0])))
     return {"latitude": f"{latitude:.7f}", "longitude": f"{longitude:.7f}"}

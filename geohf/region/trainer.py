@@ -26,7 +26,6 @@ from geohf.region.phase import RegionPhaseTrainer
 from geohf.region.refining import refine
 from geohf.region.rows import as_photos, headings_of, labels_of, located, truth_of
 from geohf.training.finetuning import require_finetunable
-from geohf.training.settings import phase_arguments
 from geohf.training.trainer import GeoTrainer, logger
 
 
@@ -292,8 +291,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
 
     def outputs(self, dataset) -> RegionOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
-        plain = phase_arguments(self.args, "", eval_strategy="no", save_strategy="no")
-        return RegionPhaseTrainer(self.model, plain).outputs(dataset)
+        return self.measuring(self.model).outputs(dataset)
 
     def measure(self, dataset, outputs: RegionOutput, prefix="eval", intervals=True) -> Evaluation:
         """See `geohf.region.metrics.measure`."""

@@ -1,9 +1,8 @@
 """What a person looks at after a run: maps, plots, tables. Knows no model.
 
-    files.py     atomic writes and plain JSON values
     paths.py     great circles on paper: paths, the cut at the antimeridian, the box that holds all points
     maps.py      the HTML map, made of map.html, map.css and map_*.js
-    map_png.py   its still sister for a model card
+    map_png.py   the map as a PNG, for a model card
     geojson.py   predictions for a GIS
     style.py     one look for all figures
     plots.py     learning curves, error CDF, scatter, points that filters kept and dropped
@@ -18,11 +17,7 @@ Nothing here imports matplotlib, pandas or PIL before a figure is drawn.
 """
 
 from geohf.io import atomic_write, plain
-from geohf.report.classes import (
-    plot_confusion,
-    plot_confusion_counts,
-    plot_reliability,
-)
+from geohf.report.classes import plot_confusion, plot_confusion_counts, plot_reliability
 from geohf.report.geojson import write_geojson, write_polygons
 from geohf.report.map_png import error_map_png
 from geohf.report.maps import write_map

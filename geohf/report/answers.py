@@ -59,7 +59,7 @@ def write_gpx(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mappin
 
 
 def write_geoparquet(path: str | os.PathLike, points: np.ndarray, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table with `geometry`, points as WKB in longitude and latitude, and a column a cell.
+    """Write a table with `geometry`, points as WKB in longitude and latitude, and a column per cell.
 
     Cells that hold several values are JSON; see `write_kml`.
     """
@@ -176,21 +176,18 @@ def _write_html(path, rows: Iterable[Mapping]) -> None:
     thumbnails = [row.get(THUMBNAIL) for row in placed]
     rows = [{k: v for k, v in row.items() if k != THUMBNAIL} for row in placed]
     radius = [row.get("radius_m") for row in rows]
-    known = None if any(r is None for r in radius) else radius
-    told = ("input", *PLACED, *(() if known is None else ("radius_m",)))  # by the map itself
+    told = ("input", *PLACED, *(() if None in radius else ("radius_m",)))  # by the map itself
     details = [
         {k: v for k, v in row.items() if k not in told and not isinstance(v, (list, dict))} for row in rows
     ]
-    names = [str(row.get("input", i)) for i, row in enumerate(rows)]
-    regions = [_areas(row) for row in rows]
     write_map(
         path,
         points,
-        labels=names,
+        labels=[row.get("input", i) for i, row in enumerate(rows)],
         details=details,
-        radius_m=known,
+        radius_m=radius,
         title=title,
-        regions=regions if any(regions) else None,
+        regions=[_areas(row) for row in rows],
         thumbnails=thumbnails,
     )
 

@@ -43,11 +43,11 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
 
     Args:
         path: the PNG file.
-        truth, predicted: (n,) indices into ``names``.
+        truth, predicted: (n,) indices into `names`.
         names: the classes.
 
     Raises:
-        DataError: as :func:`confusion_counts`.
+        DataError: as `confusion_counts`.
     """
     counts = confusion_counts(truth, predicted, len(names))
     plot_confusion_counts(path, counts, names, names)

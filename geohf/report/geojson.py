@@ -15,23 +15,20 @@ _POLE = 90.0 - 1e-9
 
 
 def write_geojson(
-    path: str | os.PathLike,
-    points,
-    properties: Mapping | Iterable[Mapping] | None = None,
-    truth=None,
+    path: str | os.PathLike, points, properties: Mapping | Iterable[Mapping] | None = None, truth=None
 ) -> None:
     """Write points, and their errors where the truth is known, as one FeatureCollection.
 
-    Every point becomes a Point feature with ``"kind": "prediction"``. With ``truth`` its properties also
-    hold ``truth_latitude``, ``truth_longitude`` and ``distance_m``, and a feature with ``"kind": "error"``
+    Every point becomes a Point feature with `"kind": "prediction"`. With `truth` its properties also
+    hold `truth_latitude`, `truth_longitude` and `distance_m`, and a feature with `"kind": "error"`
     follows it: the great circle from the truth to the point, a LineString, or a MultiLineString that is
-    cut at the antimeridian. ``"row"`` counts the points from 0 and ties the two together.
+    cut at the antimeridian. `"row"` counts the points from 0 and ties the two together.
 
     Args:
         path: the file, replaced only when all of it is written.
         points: (n, 2) latitude, longitude in degrees. In the file longitude comes first, as the RFC wants.
         properties: columns of n values (a dict, a DataFrame) or n dicts; NaN becomes null.
-        truth: (n, 2) like ``points``, NaN rows where it is unknown.
+        truth: (n, 2) like `points`, NaN rows where it is unknown.
 
     Raises:
         DataError: coordinates that are not degrees, or lengths that differ.
@@ -45,9 +42,7 @@ def write_geojson(
             values.update(kind="prediction", row=row)
             if truth is not None and distance_m is not None:
                 values.update(
-                    truth_latitude=truth[row, 0],
-                    truth_longitude=truth[row, 1],
-                    distance_m=distance_m[row],
+                    truth_latitude=truth[row, 0], truth_longitude=truth[row, 1], distance_m=distance_m[row]
                 )
             file.write(",\n" if row else "")
             file.write(_feature("Point", point[::-1], values))

@@ -38,8 +38,8 @@ def error_map_png(
         predicted: (n, 2) latitude, longitude in degrees.
         truth: (n, 2) likewise; rows of NaN are left out.
         title: heading of the figure.
-        outlines: more borders, a GeoJSON path or document, see :func:`geohf.geo.area_from_geojson`.
-        unit: ``km`` or ``m``, the unit of the color bar.
+        outlines: more borders, a GeoJSON path or document, see `geohf.geo.area_from_geojson`.
+        unit: `km` or `m`, the unit of the color bar.
 
     Raises:
         DataError: coordinates that are not degrees, lengths that differ, no known truth, malformed outlines,

@@ -52,10 +52,11 @@ def write_map(
         truth: (n, 2) likewise, NaN rows where unknown. Points are then colored by their error.
         labels: n names; row numbers by default.
         details: what the panel tells about a point: columns of n values (a dict, a DataFrame) or n dicts.
-        radius_m: radius of the circle drawn around the chosen prediction, in meters: one number, or n.
-        outlines: more borders to draw, a GeoJSON path or document, see :func:`geohf.geo.area_from_geojson`.
+        radius_m: radius of the circle drawn around the chosen prediction, in meters: one number, or n; no circle is drawn
+            where one of them is None.
+        outlines: more borders to draw, a GeoJSON path or document, see `geohf.geo.area_from_geojson`.
         title: heading of the page.
-        value: name of a numeric column of ``details`` that colors the points instead of the error.
+        value: name of a numeric column of `details` that colors the points instead of the error.
         splits: n names of the splits that the points belong to. The map opens on the first one, and its numbers
             are those of what is shown; a switch shows the others.
         headings: n degrees clockwise from north, drawn as arrows at the predictions; None or NaN where there is none.
@@ -66,27 +67,30 @@ def write_map(
 
     Raises:
         DataError: coordinates that are not degrees, lengths that differ, malformed outlines, or a
-            ``value`` that is no numeric column.
+            `value` that is no numeric column.
     """
     predicted, truth, distance_m = check_pairs(predicted, truth)
     n = len(predicted)
+    given = (labels, splits, headings, regions, thumbnails)
+    for name, values in zip(("labels", "splits", "headings", "regions", "thumbnails"), given, strict=True):
+        if values is not None and len(values) != n:
+            raise DataError(f"{len(values)} {name} for {n} points")
     columns_ = columns(details, n, "details")
     every = predicted if truth is None else np.concatenate([predicted, truth])
-    rings = _regions(regions, n)
+    rings, radius = _regions(regions), _radius(radius_m, n)
     if n == 1:  # so wide that one sees where on earth, and its circle
-        every = np.concatenate(
-            [every, _around(predicted[0], max(1.2 * float(np.max(radius_m or 0)), LEAST_M))]
-        )
+        reach = 0.0 if radius is None else 1.2 * float(np.max(radius_m))
+        every = np.concatenate([every, _around(predicted[0], max(reach, LEAST_M))])
         corners = [np.array(ring) for polygons in (rings or [{}])[0].values() for p in polygons for ring in p]
         every = np.concatenate([every, *corners])
     data: dict[str, Any] = {
         "points": predicted.round(7),
         "truth": None if truth is None else truth.round(7),
         "distance_km": None if distance_m is None else np.round(distance_m / 1000, 6),
-        "labels": _labels(labels, n),
+        "labels": None if labels is None else [str(label) for label in labels],
         "details": columns_,
-        "radius_m": _radius(radius_m, n),
-        "headings": _headings(headings, n),
+        "radius_m": radius,
+        "headings": _headings(headings),
         "regions": rings,
         "value": _value(value, columns_),
         "outlines": [[ring.round(5) for ring in polygon] for polygon in outline_rings(outlines)],
@@ -98,22 +102,11 @@ def write_map(
         "world": encoded_world(),
         "narrowest": NARROWEST_DEG,
     }
-    if thumbnails is not None and len(thumbnails) != n:
-        raise DataError(f"{len(thumbnails)} thumbnails for {n} points")
     pictured = thumbnails is not None and any(thumbnails)
     data["thumbnails"] = list(thumbnails) if pictured and thumbnails is not None else None
     page = _page(title or "Predictions", json_text(data), "img-src data:; " if pictured else "")
     with atomic_write(path) if isinstance(path, (str, os.PathLike)) else nullcontext(path) as file:
         file.write(page)
-
-
-def _labels(labels, n: int) -> list[str] | None:
-    if labels is None:
-        return None
-    labels = [str(label) for label in labels]
-    if len(labels) != n:
-        raise DataError(f"{len(labels)} labels for {n} points")
-    return labels
 
 
 def _around(point: np.ndarray, meters: float) -> np.ndarray:
@@ -128,15 +121,13 @@ def _splits(splits: Sequence[str] | None, n: int) -> dict[str, np.ndarray]:
     """Name -> (n,) which points are shown: each split in order of appearance, and all where there are several."""
     if splits is None:
         return {"all": np.ones(n, bool)}
-    if len(splits) != n:
-        raise DataError(f"{len(splits)} splits for {n} points")
     names = np.array(splits, object)
     shown = {name: names == name for name in dict.fromkeys(splits)}
     return shown if len(shown) == 1 else shown | {"all": np.ones(n, bool)}
 
 
 def _radius(radius_m, n: int):
-    if radius_m is None:
+    if radius_m is None or (isinstance(radius_m, Sequence) and None in radius_m):
         return None
     radius = np.asarray(radius_m, dtype=np.float64)
     if radius.shape not in ((), (n,)) or (radius < 0).any():
@@ -144,21 +135,15 @@ def _radius(radius_m, n: int):
     return radius.round(3)
 
 
-def _headings(headings, n: int) -> np.ndarray | None:
-    if headings is None:
-        return None
-    degrees = np.array([np.nan if heading is None else heading for heading in headings], np.float64)
-    if degrees.shape != (n,):
-        raise DataError(f"{len(degrees)} headings for {n} points")
-    return degrees.round(1)
+def _headings(headings) -> np.ndarray | None:
+    degrees = np.array([np.nan if heading is None else heading for heading in headings or ()], np.float64)
+    return degrees.round(1) if np.isfinite(degrees).any() else None
 
 
-def _regions(regions, n: int) -> list[dict[str, list]] | None:
+def _regions(regions) -> list[dict[str, list]] | None:
     """Percent -> polygons as lists of rings of [latitude, longitude], of each point; the widest region first."""
-    if regions is None:
+    if not any(regions or ()):
         return None
-    if len(regions) != n:
-        raise DataError(f"{len(regions)} regions for {n} points")
     return [
         {
             percent: [[[[y, x] for x, y in ring] for ring in polygon] for polygon in area["coordinates"]]

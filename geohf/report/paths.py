@@ -17,7 +17,7 @@ from geohf.geo.angles import wrap_degrees
 def check_points(points, what: str, missing_ok: bool = False) -> np.ndarray:
     """Points as a new float64 array (n, 2) with longitudes in -180..180.
 
-    Unlike :func:`geohf.geo.check_points` it takes any place on earth: a prediction may well lie far from
+    Unlike `geohf.geo.check_points` it takes any place on earth: a prediction may well lie far from
     all others, and a map is where one sees it.
 
     Args:
@@ -57,7 +57,7 @@ def check_pairs(predicted: Any, truth: Any) -> tuple[np.ndarray, np.ndarray | No
     """Predicted and true points (n, 2), checked, and their distances in meters (n,), NaN where unknown.
 
     Raises:
-        DataError: as :func:`check_points`, and lengths that differ.
+        DataError: as `check_points`, and lengths that differ.
     """
     predicted = check_points(predicted, "predicted")
     if truth is None:
@@ -72,13 +72,13 @@ def outline_rings(source: Mapping | str | os.PathLike | None) -> list[list[np.nd
     """Polygons of a GeoJSON document or file, each a list of rings (k, 2) whose longitudes do not jump.
 
     Raises:
-        DataError: see :func:`geohf.geo.area_from_geojson`.
+        DataError: see `geohf.geo.area_from_geojson`.
     """
     return [] if source is None else area_from_geojson(source).polygons
 
 
 def great_circle_path(start, end, step_deg: float = 2.0) -> np.ndarray:
-    """The shortest way from start to end, (k, 2) with k >= 2, no step longer than ``step_deg`` of arc.
+    """The shortest way from start to end, (k, 2) with k >= 2, no step longer than `step_deg` of arc.
 
     Longitudes are in -180..180, so the path jumps where it crosses the antimeridian. Between antipodes,
     where every way is shortest, it goes over the north pole.
@@ -141,7 +141,7 @@ def unwrap_path(path: np.ndarray) -> np.ndarray:
 def view_box(points: np.ndarray) -> tuple[float, float, float, float]:
     """The smallest box that holds all points: (west, south, east, north) in degrees.
 
-    ``east`` is above 180 where the box crosses the antimeridian, because the box leaves out the widest gap
+    `east` is above 180 where the box crosses the antimeridian, because the box leaves out the widest gap
     between neighboring longitudes. A box around most of the globe becomes -180 to 180, the map one knows.
     A NaN row is ignored. A box without size is widened to about 100 km.
 

@@ -25,12 +25,12 @@ _NO_CURVE = ("step", "epoch", "phase", "train_loss", "total_flos", "num_input_to
 def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> None:
     """Draw what a Trainer logged: losses, every part of the loss, learning rate, evaluation metrics.
 
-    Each quantity has its panel over the optimizer steps; ``x`` and ``eval_x`` share one. Where rows carry
-    ``"phase"``, a line marks the step at which it changes.
+    Each quantity has its panel over the optimizer steps; `x` and `eval_x` share one. Where rows carry
+    `"phase"`, a line marks the step at which it changes.
 
     Args:
         path: the PNG file.
-        log_history: dicts as in transformers' ``TrainerState.log_history``.
+        log_history: dicts as in transformers' `TrainerState.log_history`.
 
     Raises:
         DataError: no row has a step and a number.
@@ -80,7 +80,7 @@ _SCHEDULE = ("learning_rate", "grad_norm")
 
 
 def learning_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """``{quantity: {"train" | "eval": [(step, value), ...]}}``, losses first, then the schedule, then metrics.
+    """`{quantity: {"train" | "eval": [(step, value), ...]}}`, losses first, then the schedule, then metrics.
 
     >>> learning_panels([{"loss": 2.0, "step": 10}, {"eval_loss": 1.5, "eval_runtime": 3.1, "step": 10}])
     {'loss': {'train': [(10, 2.0)], 'eval': [(10, 1.5)]}}
@@ -219,12 +219,7 @@ def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
         for artist in (dots, lines):
             artist.set_clim(0, top)
         axes.set_aspect("equal", adjustable="datalim")
-        axes.ticklabel_format(useOffset=False, style="plain")
-        axes.tick_params(axis="x", rotation=20)
-        axes.set_xlabel(f"longitude column, {unit}")
-        axes.set_ylabel(f"latitude column, {unit}")
-        axes.set_title("True and predicted places")
-        axes.grid(True, color=FAINT)
+        _plane(axes, "True and predicted places", unit)
         axes.legend(loc="best")
         bar = figure.colorbar(dots, ax=axes, shrink=0.8, pad=0.02, extend="max")
         bar.set_label(f"error in {unit} (median {format_number(np.median(error))}, n = {len(error):,})")
@@ -267,9 +262,12 @@ def plot_dropped(path: str | os.PathLike, kept, dropped: Mapping[str, np.ndarray
                 axes.set_xlim(low[1] - edge[1], high[1] + edge[1])
             else:
                 axes.legend(loc="best")
-            axes.ticklabel_format(useOffset=False, style="plain")
-            axes.tick_params(axis="x", rotation=20)
-            axes.set_xlabel(f"longitude column, {unit}")
-            axes.set_ylabel(f"latitude column, {unit}")
-            axes.set_title(title)
-            axes.grid(True, color=FAINT)
+            _plane(axes, title, unit)
+
+
+def _plane(axes, title: str, unit: str) -> None:
+    """A panel whose axes are the columns of the data, in full."""
+    axes.ticklabel_format(useOffset=False, style="plain")
+    axes.tick_params(axis="x", rotation=20)
+    axes.set(title=title, xlabel=f"longitude column, {unit}", ylabel=f"latitude column, {unit}")
+    axes.grid(True, color=FAINT)

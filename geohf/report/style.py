@@ -60,9 +60,9 @@ def error_colors() -> LinearSegmentedColormap:
 
 @contextmanager
 def drawing(path: str | os.PathLike, width: float, height: float, tight: bool = False) -> Iterator[Figure]:
-    """A figure of ``width`` x ``height`` inches that is written as PNG, 120 dots an inch, when the block ends.
+    """A figure of `width` x `height` inches that is written as PNG, 120 dots an inch, when the block ends.
 
-    ``tight`` fits the picture to what was drawn: labels whose length is not known beforehand are never cut.
+    `tight` fits the picture to what was drawn: labels whose length is not known beforehand are never cut.
 
     No pyplot: nothing is kept open, no window system is asked, and the caller's own figures are left alone.
     """

@@ -13,7 +13,7 @@ from geohf.io import atomic_write, plain
 
 
 def format_number(value: Any, digits: int = 4) -> str:
-    """A value for a table: ``digits`` significant digits, whole part never cut, no exponent if avoidable.
+    """A value for a table: `digits` significant digits, whole part never cut, no exponent if avoidable.
 
     >>> [format_number(v) for v in (0.123456, 12345.678, 7, 1e-9, float("nan"), None, True)]
     ['0.1235', '12346', '7', '1e-09', '–', '–', 'yes']
@@ -42,7 +42,7 @@ def markdown_table(
     """Rows as an aligned Markdown table, numbers to the right.
 
     Args:
-        rows: one dict a row; a missing entry is a dash.
+        rows: one dict per row; a missing entry is a dash.
         columns: which keys, in which order; by default all, in order of first appearance.
         digits: significant digits of floats.
 

@@ -100,7 +100,7 @@ def plot_filmstrip(
 def plot_occlusion(
     path: str | os.PathLike, moved: np.ndarray, rows: Sequence[str], columns: Sequence[str], unit: str
 ) -> None:
-    """Draw how far answers move without a band of a frame: a row a frame, a column a band.
+    """Draw how far answers move without a band of a frame: a row per frame, a column per band.
 
     Args:
         path: the PNG file.

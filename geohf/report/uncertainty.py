@@ -53,11 +53,7 @@ def plot_uncertainty(
 
 
 def plot_regions(
-    path: str | os.PathLike,
-    predicted,
-    truth,
-    regions: Sequence[Mapping[str, Mapping]],
-    titles: Sequence[str],
+    path: str | os.PathLike, predicted, truth, regions: Sequence[Mapping[str, Mapping]], titles: Sequence[str]
 ) -> None:
     """Draw one map for each prediction: its regions, the darker the smaller, the point, and the true place.
 

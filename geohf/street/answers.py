@@ -56,6 +56,29 @@ class StreetPrediction:
     areas: dict[str, str] = field(default_factory=dict)
     captions: dict[str, float] = field(default_factory=dict)
 
+    def as_row(self) -> dict[str, Any]:
+        """The point, its radius, the first state, and all named states with their probabilities."""
+        row: dict[str, Any] = {
+            "latitude": self.latitude,
+            "longitude": self.longitude,
+            "radius_m": self.radius_m,
+        }
+        if self.localizability is not None:
+            row["localizability"] = self.localizability
+        row |= self.areas
+        if self.captions:
+            row["captions"] = self.captions
+        if self.regions:
+            row["regions"] = self.regions
+        if self.headings:
+            row |= {"heading": self.headings[0]} if len(self.headings) == 1 else {"headings": self.headings}
+        if self.matches:
+            row["matches"] = [[match.latitude, match.longitude, match.probability] for match in self.matches]
+        if self.states:
+            row |= {"state": self.states[0].name, "probability": self.states[0].probability}
+            row["states"] = {state.name: state.probability for state in self.states}
+        return row
+
 
 def best_matches(points: torch.Tensor, probabilities: torch.Tensor) -> list[MatchPrediction]:
     """One place's matches of (k, 2) degrees and (k,) probabilities, in their order."""
@@ -71,27 +94,3 @@ def view_headings(directions: torch.Tensor | None) -> list[list[float]] | None:
         return None
     rows = degrees_of_directions(directions.float()).cpu().tolist()
     return [[degrees for degrees in row if degrees == degrees] for row in rows]
-
-
-def row_of(answer: StreetPrediction) -> dict[str, Any]:
-    """The point, its radius, the first state, and all named states with their probabilities."""
-    row: dict[str, Any] = {
-        "latitude": answer.latitude,
-        "longitude": answer.longitude,
-        "radius_m": answer.radius_m,
-    }
-    if answer.localizability is not None:
-        row["localizability"] = answer.localizability
-    row |= answer.areas
-    if answer.captions:
-        row["captions"] = answer.captions
-    if answer.regions:
-        row["regions"] = answer.regions
-    if answer.headings:
-        row |= {"heading": answer.headings[0]} if len(answer.headings) == 1 else {"headings": answer.headings}
-    if answer.matches:
-        row["matches"] = [[match.latitude, match.longitude, match.probability] for match in answer.matches]
-    if answer.states:
-        row |= {"state": answer.states[0].name, "probability": answer.states[0].probability}
-        row["states"] = {state.name: state.probability for state in answer.states}
-    return row

@@ -11,12 +11,7 @@ import numpy as np
 from geohf.data.cells import WRITTEN_EMPTY, file_in, label_of
 from geohf.data.tables import RowErrors, line_of, read_table, wrapped_longitude
 from geohf.errors import DataError
-from geohf.street.places import (
-    dataset_of,
-    drop_bad_points,
-    drop_broken,
-    place_row,
-)
+from geohf.street.places import dataset_of, drop_bad_points, drop_broken, place_row
 from geohf.street.processing import COMPASS
 
 if TYPE_CHECKING:
@@ -24,12 +19,8 @@ if TYPE_CHECKING:
 
 
 TRAIN_TABLE, TEMPLATE, MAPPING = "train_ground_truth.csv", "sample_submission.csv", "state_mapping.csv"
-COMPETITION = (
-    TRAIN_TABLE,
-    TEMPLATE,
-    MAPPING,
-    "train_images",
-)  # what tells such a folder from one of photographs
+# what tells such a folder from one of photographs
+COMPETITION = (TRAIN_TABLE, TEMPLATE, MAPPING, "train_images")
 VIEW_COLUMNS = tuple(f"image_{name}" for name in COMPASS)
 
 

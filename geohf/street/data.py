@@ -16,10 +16,7 @@ import numpy as np
 
 from geohf.data.formats import is_saved_dataset
 from geohf.data.splits import split_dataset
-from geohf.data.tables import (
-    RowErrors,
-    points_of,
-)
+from geohf.data.tables import RowErrors, points_of
 from geohf.data.task_data import TaskData, with_facts
 from geohf.errors import DataError
 from geohf.geo.cells import geo_cells

@@ -68,44 +68,16 @@ class StreetDecoding:
         require_whole(1, top_k=top_k)
         area = area if area is None or isinstance(area, Area) else area_from_geojson(area)
         config: GeoStreetConfig = self.config
-        candidates = outputs.candidates
         listed = max(top_k, listed_matches(config))
         matches = self._matches(outputs, gallery, states, area, listed, keep)
-        probabilities = None
-        if outputs.logits is not None and candidates is None and (states is not None or area is not None):
-            warn_once(
-                logger,
-                "the point of gps_head %r does not come from the classes: states restrict the state that is answered alone, "
-                "an area the point alone, so that the one may lie outside the other", config.gps_head,
-            )  # fmt: skip
-        if outputs.logits is not None:
-            logits = outputs.logits.float() / config.temperature
-            if states is not None:
-                outside = torch.ones(config.num_classes, dtype=torch.bool, device=logits.device)
-                outside[self.class_numbers(states)] = False
-                logits = logits.masked_fill(outside, -torch.inf)
-            if area is not None and candidates is not None:
-                outside = self._meters_outside(area, candidates)
-                if outside.min() > 0 and matches is None:
-                    corners = np.concatenate([ring for rings in area.polygons for ring in rings])
-                    bounds = zip(corners.min(0), corners.max(0), strict=True)
-                    swapped = "; are latitude and longitude swapped?" if outside.min() > STRAY_M else ""
-                    warn_once(
-                        logger,
-                        "none of the model's classes lies within the area of latitudes %s, longitudes %s%s",
-                        *(f"{low:g} to {high:g}" for low, high in bounds), swapped,
-                    )  # fmt: skip
-                logits = logits - outside / AREA_DECAY_M
-            probabilities = logits.softmax(-1)
-        elif states is not None:
-            raise DataError("this model has no classes, so its answers cannot be restricted to states")
+        probabilities = self._probabilities(outputs, states, area, looked_up=matches is not None)
         usual = gallery is None
         points, candidates, weights = points_and_candidates(
             self.head, outputs, probabilities, matches, area, usual
         )
         # the radius was calibrated for the model's own way of answering
         radius = self._radius_m(weights, candidates, points) if usual else None
-        best = probabilities.topk(min(top_k, config.num_classes)) if probabilities is not None else None
+        best = None if probabilities is None else probabilities.topk(min(top_k, config.num_classes))
         places = points.double().cpu().tolist()
         headings = view_headings(outputs.directions)
         if regions and area is not None and outputs.mixture is not None:
@@ -132,6 +104,38 @@ class StreetDecoding:
             )
             for i, (latitude, longitude) in enumerate(places)
         ]
+
+    def _probabilities(self, outputs, states, area: Area | None, looked_up: bool) -> torch.Tensor | None:
+        """(batch, classes), calibrated, within states and area; None of a model without classes."""
+        config, candidates = self.config, outputs.candidates
+        if outputs.logits is None:
+            if states is not None:
+                raise DataError("this model has no classes, so its answers cannot be restricted to states")
+            return None
+        if candidates is None and (states is not None or area is not None):
+            warn_once(
+                logger,
+                "the point of gps_head %r does not come from the classes: states restrict the state that is answered alone, "
+                "an area the point alone, so that the one may lie outside the other", config.gps_head,
+            )  # fmt: skip
+        logits = outputs.logits.float() / config.temperature
+        if states is not None:
+            outside = torch.ones(config.num_classes, dtype=torch.bool, device=logits.device)
+            outside[self.class_numbers(states)] = False
+            logits = logits.masked_fill(outside, -torch.inf)
+        if area is not None and candidates is not None:
+            outside = self._meters_outside(area, candidates)
+            if outside.min() > 0 and not looked_up:
+                corners = np.concatenate([ring for rings in area.polygons for ring in rings])
+                bounds = zip(corners.min(0), corners.max(0), strict=True)
+                swapped = "; are latitude and longitude swapped?" if outside.min() > STRAY_M else ""
+                warn_once(
+                    logger,
+                    "none of the model's classes lies within the area of latitudes %s, longitudes %s%s",
+                    *(f"{low:g} to {high:g}" for low, high in bounds), swapped,
+                )  # fmt: skip
+            logits = logits - outside / AREA_DECAY_M
+        return logits.softmax(-1)
 
     def _matches(self, outputs, gallery, states, area, k: int, keep: bool) -> Matches | None:
         """The best positions for each place, where these are asked for or the model's way of answering."""
@@ -258,8 +262,7 @@ def first_candidates(
 
     These are the gallery's best positions, or else prototypes, or else the points of classes.
 
-    Args:
-        The others: see `points_and_candidates`.
+    The arguments are those of `points_and_candidates`.
     """
     most = head.config.rank
     if matches is not None:
@@ -276,10 +279,7 @@ def first_candidates(
 
 
 def ranked(
-    head: StreetHead,
-    outputs: GeoStreetOutput,
-    first: tuple[torch.Tensor, torch.Tensor],
-    points: torch.Tensor,
+    head: StreetHead, outputs: GeoStreetOutput, first: tuple[torch.Tensor, torch.Tensor], points: torch.Tensor
 ) -> torch.Tensor:
     """(batch, 2) degrees: the candidate that the ranker puts first, or the place's point where none is left.
 

@@ -125,7 +125,7 @@ def mixture_of(
 
 def mixtures_of(config: GeoStreetConfig, probabilities: torch.Tensor, candidates: torch.Tensor) -> Mixtures:
     """`mixture_of` some rows."""
-    return lambda rows: mixture_of(config, probabilities[rows], candidates[rows])
+    return lambda rows, scale=None: mixture_of(config, probabilities[rows], candidates[rows], scale)
 
 
 def weighted_candidates(
@@ -146,7 +146,6 @@ def calibrate_density(config, probabilities, candidates, truth: np.ndarray, bloc
         truth: (n, 2) degrees, all known.
         blocks: (n,) see `geohf.metrics.calibration.conformal_quantile`.
     """
-    config.density_scale = fit_scale(
-        lambda rows, scale: mixture_of(config, probabilities[rows], candidates[rows], scale), truth
-    )
-    config.region_masses = fit_masses(mixtures_of(config, probabilities, candidates), truth, blocks)
+    mixtures = mixtures_of(config, probabilities, candidates)
+    config.density_scale = fit_scale(mixtures, truth)
+    config.region_masses = fit_masses(mixtures, truth, blocks)

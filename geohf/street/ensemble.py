@@ -28,7 +28,7 @@ def combine(
     is answered that none of them named.
 
     Args:
-        predictions: one list a model, each in the order of the places. They should name all their states
+        predictions: one list per model, each in the order of the places. They should name all their states
             (`top_k` of the model's number of classes), or what a model left out counts as 0.
         weights: one a model, e.g. validation scores squared; equal where None.
         method: `mean` (weighted mean of probabilities), `vote` (weighted votes for the first state, ties by

@@ -52,7 +52,8 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     _check_view_columns(features, source)
     state = find_column(features, STATE_COLUMNS)
     labels = [label_of(name) for name in column_of(dataset, state or STATE_COLUMNS[0])]
-    points, reasons = np.full((len(dataset), 2), math.nan), {}
+    points: np.ndarray = np.full((len(dataset), 2), math.nan)
+    reasons = {}
     if any(find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)):
         axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
         try:

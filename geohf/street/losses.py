@@ -77,7 +77,7 @@ def hierarchical_cross_entropy(
 class LevelsCrossEntropy(torch.autograd.Function):
     """The sum over rows and levels of the cross-entropy, with one gradient for all levels.
 
-    Of a row's cell with probability p it is ``p * sum(w - t / q) - t'``: w is what the row's targets add up to, t and q
+    Of a row's cell with probability p it is `p * sum(w - t / q) - t'`: w is what the row's targets add up to, t and q
     are target and probability of the part that the cell lies in, summed over the levels, and t' is its own target.
     A part's target is not zero for few parts, so only these are touched.
     """

@@ -19,7 +19,7 @@ from geohf.errors import DataError
 from geohf.models.configuration import as_data_error
 from geohf.models.heading import refuse_mirrors
 from geohf.models.modeling import GeoPreTrainedModel
-from geohf.street.answers import StreetPrediction, row_of
+from geohf.street.answers import StreetPrediction
 from geohf.street.benchmarks import load_benchmark
 from geohf.street.captions import caption_step, read_captions
 from geohf.street.classes import describe_classes, labels_of
@@ -175,10 +175,6 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
             return table_of_views(source)
         places = load_competition(Path(source), "raise")[0]["test"]
         return list(map(str, places["sample_id"][:])), without_decoding(places)
-
-    def rows_of(self, answer: StreetPrediction) -> list[dict[str, Any]]:
-        """See `geohf.street.answers.row_of`."""
-        return [row_of(answer)]
 
     def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """Of one view a place: `probabilities` of the classes, (batch, classes), after the temperature; `coordinates`,

@@ -170,27 +170,20 @@ def write_predictions(
     ]
     known_truth = truth if np.isfinite(truth).any() else None
     write_geojson(folder / "predictions.geojson", points, rows, truth=known_truth)
-    radius = None if predictions[0].radius_m is None else [p.radius_m for p in predictions]
     write_map(
         folder / "map.html",
         points,
         known_truth,
         labels=[row["sample_id"] for row in rows],
         details=details,
-        radius_m=radius,
+        radius_m=[p.radius_m for p in predictions],
         outlines=outlines,
         title="Places and predictions",
         splits=splits,
-        headings=_only_headings(predictions),
+        headings=[p.headings[0] if len(p.headings) == 1 else None for p in predictions],
         thumbnails=thumbnails and [*thumbnails, *[None] * (len(rows) - len(thumbnails))],
-        regions=[p.regions for p in predictions] if any(p.regions for p in predictions) else None,
+        regions=[p.regions for p in predictions],
     )
-
-
-def _only_headings(predictions: Sequence[StreetPrediction]) -> list[float | None] | None:
-    """Where the camera looked, of places with one view; None where the model does not tell, or there are no such places."""
-    headings = [answer.headings[0] if len(answer.headings) == 1 else None for answer in predictions]
-    return headings if any(heading is not None for heading in headings) else None
 
 
 def submit(trainer, source: str | Path, template: Dataset) -> None:

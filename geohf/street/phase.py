@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,20 +23,15 @@ from geohf.street.classes import labels_of
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.decoding import points_and_candidates
 from geohf.street.density import calibrate_density
-from geohf.street.features import feature_table, head_outputs
 from geohf.street.head import GeoStreetOutput, StreetHead
 from geohf.street.matching import listed_matches
 from geohf.street.metrics import CLASS_METRICS, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.processing import StreetCollator
 from geohf.training.phase import PhaseTrainer
-from geohf.training.settings import phase_arguments
 from geohf.vision.weights import in_eval_mode
 
 logger = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 class StreetPhaseTrainer(PhaseTrainer):
@@ -122,41 +117,7 @@ class StreetPhaseTrainer(PhaseTrainer):
         return {"loss": float(loss)} | {name: float(part) for name, part in parts.items()} | metrics
 
 
-def train_heads(
-    model,
-    train,
-    validation,
-    args,
-    resume=False,
-    kind: type[StreetPhaseTrainer] = StreetPhaseTrainer,
-    **kwargs,
-) -> StreetPhaseTrainer | None:
-    """Phase 1: the heads on the frozen backbone's cached features; None where it has no epochs."""
-    device = args.device
-    model.tower.to(device)
-    table = feature_table(model, train, args)
-    if args.epochs_of_heads == 0:
-        return None
-    model.head.standardize.fit(table.columns["features"][table.columns["view_mask"]])
-    checked = None if validation is None else feature_table(model, validation, args)
-    unchecked = {"eval_strategy": "no", "load_best_model_at_end": False} if validation is None else {}
-    phase = phase_arguments(
-        args,
-        "phase1",
-        num_train_epochs=args.epochs_of_heads,
-        per_device_train_batch_size=args.head_batch_size,
-        per_device_eval_batch_size=max(256, args.head_batch_size),
-        gradient_accumulation_steps=1,
-        activation_checkpointing=None,  # the backbone does not run
-        default_metric=best_metric(model, validation, args, "compute_metrics" in kwargs),
-        **_enough_steps(len(table), args) | unchecked,
-    )
-    trainer = kind(model.head, phase, train_dataset=table, eval_dataset=checked, **kwargs)
-    trainer.run(resume)
-    return trainer
-
-
-def _enough_steps(places: int, args) -> dict:
+def enough_steps(places: int, args) -> dict:
     """Few places make few steps an epoch; on cached features more of them cost nothing.
 
     Each of their epochs is then stretched to its share of `head_min_steps`, unless the user says the steps.
@@ -237,26 +198,9 @@ def calibrate(
     missed = great_circle_m(answers.double().numpy()[located], points[located])
     spread = head.spread_m(weights, candidates, answers).numpy()[located]
     config.radius_floor_m = float(np.median(missed))
-    config.radius_factor = conformal_quantile(
-        missed / (spread + config.radius_floor_m),
-        config.radius_coverage,
-        None if blocks is None else blocks[located],
-    )
+    scores, apart = missed / (spread + config.radius_floor_m), None if blocks is None else blocks[located]
+    config.radius_factor = conformal_quantile(scores, config.radius_coverage, apart)
     config.radius_new_area = blocks is not None
     if config.density and weights is not None and candidates is not None:
         own = torch.from_numpy(located)
-        apart = None if blocks is None else blocks[located]
         calibrate_density(config, weights[own], candidates[own], points[located], apart)
-
-
-def place_outputs(model: GeoStreetModel, dataset: Dataset, args, frozen: bool) -> GeoStreetOutput:
-    """The model's outputs on a dataset of places, on the CPU and on every process.
-
-    Args:
-        frozen: the backbone is as it was when its features were cached; they are used then.
-    """
-    if frozen:
-        return head_outputs(model.head, feature_table(model, dataset, args))
-    return StreetPhaseTrainer(
-        model, phase_arguments(args, "", eval_strategy="no", save_strategy="no")
-    ).outputs(dataset)

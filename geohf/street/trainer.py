@@ -13,19 +13,12 @@ from geohf.metrics.records import Evaluation
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.card import card_data
 from geohf.street.classes import labels_of, without_strange_states
-from geohf.street.features import feature_table, fused_features
+from geohf.street.features import feature_table, fused_features, head_outputs
 from geohf.street.head import GeoStreetOutput
 from geohf.street.levels import Levels, levels_of
 from geohf.street.metrics import measure
 from geohf.street.outputs import write_outputs
-from geohf.street.phase import (
-    StreetPhaseTrainer,
-    best_metric,
-    calibrate,
-    forget_calibration,
-    place_outputs,
-    train_heads,
-)
+from geohf.street.phase import StreetPhaseTrainer, best_metric, calibrate, enough_steps, forget_calibration
 from geohf.street.places import as_places, headings_of
 from geohf.street.refining import forget_refinement, rank, refine
 from geohf.training.finetuning import require_finetunable
@@ -79,9 +72,8 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
             require_finetunable(self.model, args, len(train))
         best = best_metric(self.model, validation, args, "compute_metrics" in self._given)
         self.note_stage("before training")
-        first = train_heads(self.model, train, validation, args, resume, self.phase_class, **self._given)
+        first = self._train_heads(resume, best)
         if first is not None:
-            self.histories["phase1"] = first.state.log_history
             self.note_stage("after phase 1")
         if not args.finetunes:
             return
@@ -95,6 +87,29 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
             self.restore("phase2")
             self.kept = "phase 1"
             logger.info("phase 2 did not beat phase 1 on validation places: the model of phase 1 is kept")
+
+    def _train_heads(self, resume: bool, best: str | None) -> StreetPhaseTrainer | None:
+        """Train the heads on the frozen backbone's cached features; None where that has no epochs."""
+        model, args, validation = self.model, self.args, self.eval_dataset
+        model.tower.to(args.device)
+        table = feature_table(model, self.train_dataset, args)
+        if args.epochs_of_heads == 0:
+            return None
+        model.head.standardize.fit(table.columns["features"][table.columns["view_mask"]])
+        return self.run_phase(
+            "phase1",
+            model.head,
+            table,
+            None if validation is None else feature_table(model, validation, args),
+            resume,
+            best,
+            num_train_epochs=args.epochs_of_heads,
+            per_device_train_batch_size=args.head_batch_size,
+            per_device_eval_batch_size=max(256, args.head_batch_size),
+            gradient_accumulation_steps=1,
+            activation_checkpointing=None,  # the backbone does not run
+            **enough_steps(len(table), args),
+        )
 
     def _refine(self) -> None:
         """Prototypes and a ranker by the training places, in the features of the weights that were kept."""
@@ -131,8 +146,10 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
         return super().evaluate(eval_dataset, *args, **kwargs)
 
     def outputs(self, dataset) -> GeoStreetOutput:
-        """The model's outputs on a whole dataset, on the CPU and on every process."""
-        return place_outputs(self.model, dataset, self.args, self.frozen)
+        """The model's outputs on a whole dataset, on the CPU and on every process; of a frozen backbone by its cached features."""
+        if self.frozen:
+            return head_outputs(self.model.head, feature_table(self.model, dataset, self.args))
+        return self.measuring(self.model).outputs(dataset)
 
     def measure(self, dataset, outputs: GeoStreetOutput, prefix="eval", intervals=True) -> Evaluation:
         """See `geohf.street.metrics.measure`."""

@@ -28,7 +28,7 @@ class ConvLSTMCell(nn.Module):
         inputs, hidden: channels.
         kernel: side of the convolutions, odd.
         peephole: the gates see the cell's state. The paper's weights have the state's shape; here they have one
-            entry a channel, so that they do not fix the image's size.
+            entry per channel, so that they do not fix the image's size.
     """
 
     def __init__(self, inputs: int, hidden: int, kernel: int = 3, peephole: bool = False):
@@ -215,19 +215,13 @@ class RecurrentEncoder(nn.Module):
         self.patch_size = patch_size
 
     def forward(
-        self,
-        frames: torch.Tensor,
-        step_mask: torch.Tensor | None = None,
-        planes: torch.Tensor | None = None,
+        self, frames: torch.Tensor, step_mask: torch.Tensor | None = None, planes: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The last layer's output after the last step, see `encode`."""
         return self.encode(frames, step_mask, planes)[0]
 
     def encode(
-        self,
-        frames: torch.Tensor,
-        step_mask: torch.Tensor | None = None,
-        planes: torch.Tensor | None = None,
+        self, frames: torch.Tensor, step_mask: torch.Tensor | None = None, planes: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, ...]]]:
         """The last layer's output after the last step, and the state of every layer, from which `step` goes on.
 

@@ -63,7 +63,7 @@ def states_of(model: TileSequenceModel, rows: BoundRows, most: int | None = None
         rows: bound to the model.
         most: so many of them are drawn at most.
     """
-    chosen = np.arange(len(rows))
+    chosen: np.ndarray = np.arange(len(rows))
     if most is not None and len(rows) > most:
         chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:most])
     ready, states = in_eval_mode(model), []

@@ -21,7 +21,7 @@ class TileSequenceConfig(GeoConfig):
 
     Args:
         encoder: `convlstm`, `convgru`, or a frame encoder (`vision_config`) with attention over time: `attention`
-            (transformer layers) or `ltae` (one query a head); `simvp` and `tau` answer with frames alone.
+            (transformer layers) or `ltae` (one query per head); `simvp` and `tau` answer with frames alone.
         dates: the model sees when frames were taken and for when it answers, see `geohf.tiles.dates`; else the order
             of the steps alone.
         vision_config: of the frame encoder: a timm name's config; None for the recurrent encoders.
@@ -31,7 +31,7 @@ class TileSequenceConfig(GeoConfig):
         hidden_sizes, kernel_sizes: of the recurrent layers, first to last; for `simvp` and `tau` the channels of a frame's
             maps and of the translator.
         translator_blocks: of `simvp` and `tau`.
-        peephole: the ConvLSTM's gates see the cell's state, one weight a channel.
+        peephole: the ConvLSTM's gates see the cell's state, one weight per channel.
         norm: after each recurrent layer: `group` (GroupNorm, which no other step or tile can change) or `none`.
         patch_size: pixels of a patch become channels of one cell (space to depth) before the first layer.
         attention_layers, attention_heads: of the attention over time.

@@ -71,13 +71,7 @@ def load(options: TileArguments, args: TileTrainingArguments | None = None) -> T
     held_out = _held_out_steps(options, source.table)
     shares = {"test": 0.0 if len(held_out) else options.test_share, "validation": options.validation_share}
     tiles, buffer = split_tiles(
-        source.table,
-        source.how,
-        shares,
-        args.seed,
-        options.block_px,
-        options.buffer_px,
-        options.allow_leaks,
+        source.table, source.how, shares, args.seed, options.block_px, options.buffer_px, options.allow_leaks
     )
     if not len(held_out):
         return _divided(source, options, source.windows, tiles, buffer, HOW[source.how])
@@ -101,13 +95,7 @@ def load_folds(options: TileArguments, args: TileTrainingArguments) -> Iterator[
     fold = fold_tiles(source.table, source.how, folds, args.seed, options.block_px)
     for number in range(folds):
         tiles, buffer = fold_split(
-            source.table,
-            fold,
-            number,
-            source.how,
-            options.block_px,
-            options.buffer_px,
-            options.allow_leaks,
+            source.table, fold, number, source.how, options.block_px, options.buffer_px, options.allow_leaks
         )
         how = f"{HOW[source.how]}, fold {number + 1} of {folds}"
         yield _divided(source, options, source.windows, tiles, buffer, how)
@@ -211,13 +199,10 @@ def _divided(
 
 
 def _check(options: TileArguments) -> None:
-    for name, allowed in (
-        ("target_type", TARGET_TYPES),
-        ("target_from", (*DERIVED, None)),
-        ("task", TASKS),
-        ("normalize", NORMALIZE),
-    ):
-        require_choice(allowed, **{name: getattr(options, name)})
+    require_choice(TARGET_TYPES, target_type=options.target_type)
+    require_choice((*DERIVED, None), target_from=options.target_from)
+    require_choice(TASKS, task=options.task)
+    require_choice(NORMALIZE, normalize=options.normalize)
     options.require_backbone()
     if options.class_values and (options.target_type == "last-image" or options.target_from == "ndvi_fall"):
         raise DataError(

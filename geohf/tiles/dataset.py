@@ -179,7 +179,7 @@ class TileSequences(BoundRows):
         self, raw: np.ndarray, holes: np.ndarray, sizes: np.ndarray, mask: np.ndarray
     ) -> torch.Tensor:
         """(n, steps, height, width, bands) native and padded, to (n, steps, bands, *size) standardized."""
-        n, steps, bands = *raw.shape[:2], raw.shape[-1]
+        n, steps, *_, bands = raw.shape
         config, size = self.config, tuple(self.config.image_size)
         out = torch.zeros(n, steps, *size, bands).movedim(-1, 2)
         for height, width in np.unique(sizes, axis=0).tolist():
@@ -250,24 +250,12 @@ class TileRows(BoundRows):
             truth[i] = numbers_of(row.get("labels"), targets, f"row {i}, labels")
             last[i] = numbers_of(row.get("last_values"), targets, f"row {i}, last_values")
         if unseen:
-            raise DataError(
-                f"row {unseen[0]}: shows no frame, all are missing or masked"
-                + (
-                    f", as in {len(unseen)} of {n} rows; leave them out"
-                    if len(unseen) > 1
-                    else "; leave it out"
-                )
+            more = (
+                f", as in {len(unseen)} of {n} rows; leave them out" if len(unseen) > 1 else "; leave it out"
             )
-        none = np.zeros((n, 0), np.int64)
-        return TileWindows(
-            np.arange(n),
-            np.zeros(n, np.int64),
-            none,
-            none.astype(bool),
-            truth,
-            last,
-            np.full_like(last, np.nan),
-        )
+            raise DataError(f"row {unseen[0]}: shows no frame, all are missing or masked{more}")
+        frames, mask, trend = np.zeros((n, 0), np.int64), np.zeros((n, 0), bool), np.full_like(last, np.nan)
+        return TileWindows(np.arange(n), np.zeros(n, np.int64), frames, mask, truth, last, trend)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """The rows as one batch."""

@@ -31,13 +31,7 @@ class TemporalAttention(nn.Module):
     """
 
     def __init__(
-        self,
-        size: int,
-        steps: int,
-        layers: int = 2,
-        heads: int = 4,
-        dropout: float = 0.0,
-        date_size: int = 0,
+        self, size: int, steps: int, layers: int = 2, heads: int = 4, dropout: float = 0.0, date_size: int = 0
     ):
         super().__init__()
         self.positions, self.dates = _positions(size, steps, date_size)
@@ -60,7 +54,7 @@ class TemporalAttention(nn.Module):
 
 
 class LightTemporalAttention(nn.Module):
-    """One learned query a head over time (Garnot and Landrieu, Lightweight Temporal Self-Attention, AALTD 2020).
+    """One learned query per head over time (Garnot and Landrieu, Lightweight Temporal Self-Attention, AALTD 2020).
 
     Each head attends with its own share of the channels. The paper's batch norm is a layer norm here, which no other
     row can change.

@@ -38,11 +38,7 @@ class FeatureRows(BoundRows):
     """
 
     def __init__(
-        self,
-        rows: BoundRows,
-        columns: dict[str, torch.Tensor],
-        features: torch.Tensor,
-        numbers: torch.Tensor,
+        self, rows: BoundRows, columns: dict[str, torch.Tensor], features: torch.Tensor, numbers: torch.Tensor
     ):
         super().__init__(rows.config)
         self.windows = rows.windows

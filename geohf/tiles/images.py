@@ -164,9 +164,7 @@ def mosaic_files(
 
 
 def fit_together(
-    files: list[RasterFile | None],
-    reading: Reading | None = None,
-    nodata_of_silent: float | None = None,
+    files: list[RasterFile | None], reading: Reading | None = None, nodata_of_silent: float | None = None
 ) -> RegionImages:
     """The images of a region, which must be of one kind, and lie on one grid, unless the reading aligns them.
 

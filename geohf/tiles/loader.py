@@ -84,7 +84,7 @@ class SequenceDataLoader:
         self.batch_size, self.shuffle = batch_size, shuffle
         self.scale = 1 / np.iinfo(dtype).max if normalize and dtype.kind != "f" else 1.0
         self._random = np.random.default_rng(random_seed)
-        self.order = np.arange(len(table))
+        self.order: np.ndarray = np.arange(len(table))
         self.on_epoch_end()
 
     @property
@@ -204,9 +204,7 @@ def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
 def _write(tiles: ResizedTiles, path: Path, dtype: np.dtype) -> None:
     from tqdm.auto import tqdm
 
-    temporary = path.with_suffix(
-        ".tmp"
-    )  # the same in every run, so one that was killed leaves no second file
+    temporary = path.with_suffix(".tmp")  # the same in every run: one that was killed leaves no second file
     try:
         reserve(temporary, tiles.shape, dtype)
         offset = np.load(temporary, mmap_mode="r").offset

@@ -109,10 +109,7 @@ def read_numbers(raster: DatasetReader, box: Box) -> np.ndarray:
 
 
 def read_frame(
-    source: Any,
-    nodata: float | None = None,
-    reading: Reading | None = None,
-    grid: RasterInfo | None = None,
+    source: Any, nodata: float | None = None, reading: Reading | None = None, grid: RasterInfo | None = None
 ) -> tuple[np.ndarray, np.ndarray, RasterInfo | None]:
     """One frame from whatever a user has.
 
@@ -145,7 +142,7 @@ def read_frame(
     if hasattr(source, "detach"):  # a tensor
         source = source.detach().cpu()
         source = source.float() if str(source.dtype) == "torch.bfloat16" else source  # numpy has none
-    own = source.mask if isinstance(source, np.ma.MaskedArray) else np.ma.nomask
+    own: Any = source.mask if isinstance(source, np.ma.MaskedArray) else np.ma.nomask
     frame = source.data if isinstance(source, np.ma.MaskedArray) else np.asarray(source)
     frame = frame[..., None] if frame.ndim == 2 else frame
     if frame.ndim != 3 or not frame.size:

@@ -153,10 +153,7 @@ def coverage(low, high, truth) -> float:
 
 
 def number_measures(
-    config: TileSequenceConfig,
-    values: torch.Tensor,
-    windows: TileWindows,
-    region: torch.Tensor | None = None,
+    config: TileSequenceConfig, values: torch.Tensor, windows: TileWindows, region: torch.Tensor | None = None
 ) -> dict[str, float]:
     """Every number that is reported for windows.
 

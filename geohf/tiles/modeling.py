@@ -236,14 +236,10 @@ class TileSequenceModel(EncodesTiles, GeoPreTrainedModel):
         return batch
 
     def rows_of(self, answer: TilePrediction) -> list[dict[str, Any]]:
-        """See `TilePrediction.as_row`.
-
-        Raises:
-            DataError: the answer is an image.
-        """
+        """See `TilePrediction.as_row`; an answer that is an image is a DataError."""
         if answer.image is not None:
             raise DataError(NO_TABLE)
-        return [answer.as_row()]
+        return super().rows_of(answer)
 
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list[TilePrediction]:
         """Predict tiles from lists of frames (paths, arrays, PIL images, None for a missing year).

@@ -16,7 +16,6 @@ from geohf.report.geojson import write_polygons
 from geohf.report.tables import write_csv
 from geohf.report.tiles import plot_filmstrip, plot_occlusion, plot_tile_errors
 from geohf.tiles.answers import Answers, answers_of
-from geohf.tiles.cache import TilePixels
 from geohf.tiles.dataset import TileSequences
 from geohf.tiles.frames import fill_holes
 from geohf.tiles.geotiff import write_geotiff
@@ -63,11 +62,11 @@ def write_outputs(
             labels, _ = evaluation.details["images"]
             error = (values - labels).square().flatten(1).nanmean(1).sqrt().numpy()
             images = [answer.image for answer in evaluation.predictions]
-            image_filmstrip(folder / "filmstrip.png", rows.table, rows.cache, rows.windows, images, error)
+            image_filmstrip(folder / "filmstrip.png", rows, images, error)
     elif mapped:
         answers = answers_of(config, values, evaluation.details["outputs"].region)
         split = trainer.data_facts(evaluation, "samples")["split_name"]
-        write_numbers(folder, rows.table, rows.cache, rows.windows, split, answers)
+        write_numbers(folder, rows, split, answers)
         write_occlusion(folder, trainer, rows)
         region, (_, low, high) = evaluation.details["outputs"].region, answers
         if config.clusters is not None and region is not None and low is not None:
@@ -104,8 +103,7 @@ def lead_rows(evaluation: Evaluation) -> list[dict[str, float]]:
 
 def write_occlusion(folder: Path, trainer: TileSequenceTrainer, rows: TileSequences) -> None:
     """Write occlusion.csv and occlusion.png: how far answers move without a band of a frame, or without the frame."""
-    assert rows.table is not None
-    table, model = rows.table, trainer.model
+    table, model = rows.known_table, trainer.model
     moved = occlusion(model, rows.bound_to(model.config))
     names = table.rasters[0].names
     classes = table.reading.class_values
@@ -122,29 +120,21 @@ def write_occlusion(folder: Path, trainer: TileSequenceTrainer, rows: TileSequen
     plot_occlusion(folder / "occlusion.png", moved, frames, columns, table.targets[0])
 
 
-def write_numbers(
-    folder: Path,
-    table: TileTable,
-    cache: TilePixels,
-    windows: TileWindows,
-    split: str,
-    answers: Answers,
-) -> None:
+def write_numbers(folder: Path, rows: TileSequences, split: str, answers: Answers) -> None:
     """Write all that can be said of predicted numbers.
 
     predictions.csv, metrics_by_region.csv, metrics_by_year.csv, tile_errors.png, filmstrip.png, with intervals
-    coverage_by_region.csv; where the images
-    are georeferenced mosaics/<region>.tif, the newest predictions of each region; and predictions.geojson of the
-    regions whose CRS can be placed on the globe. The others are named in a warning.
+    coverage_by_region.csv; where the images are georeferenced mosaics/<region>.tif, the newest predictions of each
+    region; and predictions.geojson of the regions whose CRS can be placed on the globe. The others are named in a warning.
 
     Args:
-        windows: that were predicted.
+        rows: that were predicted.
         split: their name.
         answers: the values, and the interval's ends or None: (n, targets) each.
     """
-    predicted, low, high = answers
-    rows = prediction_rows(table, windows, split, answers)
-    write_csv(folder / "predictions.csv", rows)
+    (predicted, low, high), table, windows = answers, rows.known_table, rows.windows
+    records = prediction_rows(table, windows, split, answers)
+    write_csv(folder / "predictions.csv", records)
     for name, names, number in (
         ("region", table.regions, table.region[windows.rows]),
         ("year", table.labels, windows.steps),
@@ -165,10 +155,9 @@ def write_numbers(
         for word, i in _worst_and_best(windows.rows[known], errors[known]):
             i = known[i]
             caption = f"true {windows.truth[i, 0]:.3g}, predicted {predicted[i, 0]:.3g}"
-            title = f"{word}: {_title(table, windows, i)}\n{caption}"
-            strips.append((title, seen_frames(cache, windows, i)))
+            strips.append((f"{word}: {_title(rows, i)}\n{caption}", seen_frames(rows, i)))
         plot_filmstrip(folder / "filmstrip.png", strips, _headings(windows))
-    _write_areas(folder / "predictions.geojson", table, windows, rows)
+    _write_areas(folder / "predictions.geojson", table, windows, records)
 
 
 def prediction_rows(table: TileTable, windows: TileWindows, split: str, answers: Answers) -> list[dict]:
@@ -269,12 +258,7 @@ def plot_errors(path: Path, table: TileTable, rows: np.ndarray, errors: np.ndarr
 
 
 def image_filmstrip(
-    path: Path,
-    table: TileTable,
-    cache: TilePixels,
-    windows: TileWindows,
-    predicted: Sequence[np.ndarray],
-    errors: np.ndarray,
+    path: Path, rows: TileSequences, predicted: Sequence[np.ndarray], errors: np.ndarray
 ) -> None:
     """Draw windows whose answer is an image: the frames seen, the truth, the prediction.
 
@@ -282,21 +266,22 @@ def image_filmstrip(
         predicted: n images (height, width, bands) in the images' unit, or sequences (frames, height, width, bands).
         errors: (n,) to sort by.
     """
-    strips = []
+    windows, strips = rows.windows, []
     height, width, bands = predicted[0].shape[-3:]
     answered = len(predicted[0].reshape(-1, height, width, bands))
     for word, i in _worst_and_best(windows.rows, errors):
-        frames = seen_frames(cache, windows, i)
-        truth = cache.tile(windows.rows[i], windows.steps[i] + np.arange(answered))
+        frames = seen_frames(rows, i)
+        truth = rows.cache.tile(windows.rows[i], windows.steps[i] + np.arange(answered))
         for true, answer in zip(truth, predicted[i].reshape(-1, height, width, bands), strict=True):
             frames += [true, _as_pixels(answer, true.dtype)]
-        strips.append((f"{word}: {_title(table, windows, i)}", frames))
+        strips.append((f"{word}: {_title(rows, i)}", frames))
     pairs = [("truth", "predicted")] if answered == 1 else [(f"true +{k}", f"+{k}") for k in range(answered)]
     plot_filmstrip(path, strips, [*_headings(windows), *(name for pair in pairs for name in pair)])
 
 
-def seen_frames(cache: TilePixels, windows: TileWindows, i: int) -> list[np.ndarray | None]:
+def seen_frames(rows: TileSequences, i: int) -> list[np.ndarray | None]:
     """The native frames that a window shows, None where masked. A -9999 would make all the rest look alike."""
+    windows, cache = rows.windows, rows.cache
     frames = cache.tile(windows.rows[i], windows.frames[i])
     if frames.dtype != np.uint8:
         fill_holes(frames, cache.tile_mask(windows.rows[i], windows.frames[i]))
@@ -320,11 +305,10 @@ def _worst_and_best(tiles: np.ndarray, errors: np.ndarray) -> list[tuple[str, in
     return [("worst", i) for i in worst] + [("best", i) for i in best]
 
 
-def _title(table: TileTable, windows: TileWindows, i: int) -> str:
-    tile = windows.rows[i]
-    return (
-        f"{table.regions[table.region[tile]]}, tile {table.tile_ids[tile]}, {table.labels[windows.steps[i]]}"
-    )
+def _title(rows: TileSequences, i: int) -> str:
+    table, tile = rows.known_table, rows.windows.rows[i]
+    label = table.labels[rows.windows.steps[i]]
+    return f"{table.regions[table.region[tile]]}, tile {table.tile_ids[tile]}, {label}"
 
 
 def _headings(windows: TileWindows) -> list[str]:

@@ -9,13 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from geohf.data.tables import (
-    LATITUDE_COLUMNS,
-    LONGITUDE_COLUMNS,
-    RowErrors,
-    bad_point_reasons,
-    find_column,
-)
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, bad_point_reasons, find_column
 from geohf.data.times import StepTimes, shorten, step_times, time_of
 from geohf.errors import DataError
 from geohf.geo.crs import gdal_errors, transformed

@@ -1,6 +1,6 @@
 """Growing towns, drawn over seven years in several regions, in the reference implementation's layout.
 
-    tiles.csv                      tile_id, region_id, label_id, target, region_coordinates: a row a tile and year
+    tiles.csv                      tile_id, region_id, label_id, target, region_coordinates: a row per tile and year
     Images/<year>/<region>.tif     georeferenced RGB
 
 Maps of land cover, as the reference implementation's: built-up land has one color, (196, 40, 27), and a tile's target is its share

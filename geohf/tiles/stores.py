@@ -1,4 +1,4 @@
-"""Frames from zarr stores, as xarray writes them: one place, an image a time."""
+"""Frames from zarr stores, as xarray writes them: one place, an image per time."""
 
 from __future__ import annotations
 

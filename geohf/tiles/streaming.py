@@ -119,7 +119,7 @@ class StreamedSequences(TileSequences):
         table, windows = self.known_table.take(chosen), replace(self.windows, rows=rows)
         settings = {"table": table, "windows": windows, "config": config}
         regions = np.unique(table.region).tolist()
-        stream = IterableDataset.from_generator(_windows, gen_kwargs={"regions": regions} | settings)
+        stream = IterableDataset.from_generator(_rows, gen_kwargs={"regions": regions} | settings)
         return stream.shuffle(seed=self.seed, buffer_size=self.buffer_size) if self.buffer_size else stream
 
 
@@ -141,25 +141,17 @@ class _Strip(TilePixels):
 
 
 def _rows(
-    regions: Sequence[int], table: TileTable, config: TileSequenceConfig
+    regions: Sequence[int], table: TileTable, config: TileSequenceConfig, windows: TileWindows | None = None
 ) -> Iterator[dict[str, torch.Tensor]]:
+    """The rows of some regions: of these windows of the table, or of all that the model answers."""
     for region in regions:
         for rows, block, mask in cut_region(table, region):
             part = table.take(rows)
             strip = _Strip(block, mask, part.sizes, hole_shares(mask, part.sizes))
-            windows = windows_of(part, strip, config, may_be_none=True)
-            yield from _each(TileSequences(strip, windows, config))
-
-
-def _windows(
-    regions: Sequence[int], table: TileTable, windows: TileWindows, config: TileSequenceConfig
-) -> Iterator[dict[str, torch.Tensor]]:
-    for region in regions:
-        for rows, block, mask in cut_region(table, region):
-            strip = _Strip(block, mask, table.sizes[rows], hole_shares(mask, table.sizes[rows]))
-            own = windows.take(np.isin(windows.rows, rows))
-            yield from _each(TileSequences(strip, replace(own, rows=np.searchsorted(rows, own.rows)), config))
-
-
-def _each(sequences: TileSequences) -> Iterator[dict[str, torch.Tensor]]:
-    return (sequences[i] for i in range(len(sequences)))
+            if windows is None:
+                own = windows_of(part, strip, config, may_be_none=True)
+            else:
+                own = windows.take(np.isin(windows.rows, rows))
+                own = replace(own, rows=np.searchsorted(rows, own.rows))
+            sequences = TileSequences(strip, own, config)
+            yield from (sequences[i] for i in range(len(sequences)))

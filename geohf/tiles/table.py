@@ -98,9 +98,9 @@ def load_tiles(
 ) -> TileTable:
     """Read the reference implementation's table and find its images, `image_dir/<label>/<region_id><extension>`.
 
-    A table with a column `label_id` has a row a tile and year: the rows of the last label give the tiles, the
+    A table with a column `label_id` has a row per tile and year: the rows of the last label give the tiles, the
     others what is known of them in earlier years, matched by region and coordinates. A table without it has a
-    row a tile, and its targets are those of the last label.
+    row per tile, and its targets are those of the last label.
 
     Args:
         data: CSV or Parquet file, or a DataFrame; `region_coordinates` as a tuple, a list or text.

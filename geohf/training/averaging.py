@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -87,16 +87,11 @@ class AveragedWeights(SafePushes):
         self.add_callback(self.average)
 
     def _evaluate(self, *args, **kwargs):
-        if self.average is None:
-            return super()._evaluate(*args, **kwargs)
-        with self.average.shown():
+        with self.average.shown() if self.average else nullcontext():
             return super()._evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial) -> None:
-        if self.average is None:
-            super()._save_checkpoint(model, trial)
-            return
-        with self.average.shown():
+        with self.average.shown() if self.average else nullcontext():
             super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -53,7 +53,7 @@ class PhaseTrainer(Phases):
       `loss_items` in its forward: the numbers over the whole optimizer step, all micro-batches and all
       processes. It divides its sums by them, and the gradient is that of one large batch, whatever the
       accumulation, the number of processes, and the rows that lack a label. Each tensor or list of such a
-      model's batches has one entry a row.
+      model's batches has one entry per row.
     - **Two learning rates**: parameters below `tower` take `backbone_learning_rate`, times `layer_decay` for every block
       that follows theirs.
     - **Two collators**: `eval_collator`, where given, makes the batches of evaluation, which augments nothing.
@@ -87,9 +87,8 @@ class PhaseTrainer(Phases):
         args = own_arguments(args, self.arguments_class, kwargs.get("eval_dataset") is not None)
         rehearse(args)
         self._given_collators = data_collator, eval_collator
-        kwargs.setdefault(
-            "compute_metrics", getattr(self, "_metrics", None)
-        )  # the task's, unless a user gave another
+        # the task's, unless a user gave another
+        kwargs.setdefault("compute_metrics", getattr(self, "_metrics", None))
         for name in ("train_dataset", "eval_dataset"):
             kwargs[name] = without_decoding(kwargs.get(name))
         with refused():
@@ -297,12 +296,9 @@ class PhaseTrainer(Phases):
 
     # ---- the optimizer
 
+    @refused()
     def create_optimizer(self, *args, **kwargs):
         """AdamW with weight decay on matrices only, and the backbone at its own learning rate."""
-        with refused():
-            return self._create_optimizer()
-
-    def _create_optimizer(self):
         if self.optimizer is None:
             model = self.accelerator.unwrap_model(self.model)
             decayed = set(self.get_decay_parameter_names(model)) - self._vectors

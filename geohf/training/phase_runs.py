@@ -165,6 +165,15 @@ class RunsPhases(PhaseTrainer):
         self.frozen = False
         return phase
 
+    def measuring(self, module: torch.nn.Module, default_metric: str | None = None, **extras: Any) -> Any:
+        """A Trainer of `phase_class` for a module as it is, which saves nothing.
+
+        Args:
+            default_metric, extras: see `run_phase`.
+        """
+        plain = phase_arguments(self.args, "", default_metric, eval_strategy="no", save_strategy="no")
+        return self.phase_class(module, plain, **extras)
+
     def score(
         self, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
     ) -> float:
@@ -173,8 +182,7 @@ class RunsPhases(PhaseTrainer):
         Args:
             default_metric, extras: see `run_phase`.
         """
-        plain = phase_arguments(self.args, "", default_metric, eval_strategy="no", save_strategy="no")
-        phase = self.phase_class(module, plain, eval_dataset=rows, **self._given_for(module) | extras)
+        phase = self.measuring(module, default_metric, eval_dataset=rows, **self._given_for(module) | extras)
         phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics or {}]
         return phase.best_score()
 

@@ -24,7 +24,7 @@ from geohf.vision.weights import weights_fingerprint
 
 logger = logging.getLogger(__name__)
 
-# all that a checkpoint needs; what FSDP and DeepSpeed pickle stays at home
+# all that a checkpoint needs; what FSDP and DeepSpeed pickle is not pushed
 CHECKPOINT_FILES = ("*.json", "*.safetensors")
 
 

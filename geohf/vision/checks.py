@@ -155,7 +155,8 @@ class _Memory:
     def __init__(self, folder: Path):
         self.folder: Path | None = folder
         self.file = folder / "whole.u64"
-        self._known, self._read = np.empty(0, _DIGEST), 0
+        self._known: np.ndarray = np.empty(0, _DIGEST)
+        self._read = 0  # bytes of the file
         try:
             (folder / "turns").mkdir(parents=True, exist_ok=True)
             with self._lock("whole"):

@@ -38,7 +38,7 @@ class SampleProcessor(TorchvisionBackend):
         """Prepare one sample or a list of samples, of the kinds that the class names.
 
         Args:
-            return_tensors: `pt` for torch tensors, `np` for arrays, None for lists with an entry a sample.
+            return_tensors: `pt` for torch tensors, `np` for arrays, None for lists with an entry per sample.
             augment: a function on (3, H, W) uint8 tensors for training, applied before an image is resized, where
                 the task has one.
             settings: of the processor, for this call alone: `size`, `do_resize`, `image_mean`, ...

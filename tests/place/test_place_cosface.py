@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from geohf.errors import DataError
 from geohf.geo import great_circle_m
-from geohf.place.losses import CellClassifier, cosface, hybrid, metre_masks
+from geohf.place.losses import CellClassifier, cosface, hybrid, pair_masks
 from geohf.place.losses.cosface import APART, group_of_cells, place_cells
 from geohf.place.phase import CLASSIFIER
 from geohf.place.trainer import GeoPlaceTrainer
@@ -132,7 +132,7 @@ def test_without_classes_cosface_trains_nothing_and_validation_has_the_loss_of_p
     with pytest.raises(DataError, match="which GeoPlaceTrainer makes"):
         model.head.train().losses(x, points)
     loss, parts = model.head.eval().losses(x, points)
-    expected, _ = hybrid(x, *metre_masks(points), mining="batch_hard")
+    expected, _ = hybrid(x, *pair_masks(points), mining="batch_hard")
     assert (loss.item(), len(parts)) == (pytest.approx(expected.item()), 2)
 
 

@@ -13,7 +13,7 @@ from geohf.geo import great_circle_m
 from geohf.hub.card import write_card
 from geohf.place import GeoPlaceConfig, GeoPlaceModel
 from geohf.place.head import PlaceHead
-from geohf.place.losses import hybrid, info_nce, metre_masks, multi_similarity, triplet
+from geohf.place.losses import hybrid, info_nce, multi_similarity, pair_masks, triplet
 from geohf.place.original import greedy_clusters, original_loss
 
 # unit vectors at these degrees in a plane: distances are 2 sin(angle / 2), cosines cos(angle)
@@ -50,13 +50,13 @@ def random_batch(n=24, seed=3):
 
 def test_masks_follow_meters_on_both_sides_of_each_radius():
     points = torch.from_numpy(along([0, 24.9, 25.1, 99.9, 100.2]))
-    positive, negative = metre_masks(points)
+    positive, negative = pair_masks(points)
     distance = torch.from_numpy(great_circle_m(points[:, None].numpy(), points[None].numpy()))
     assert torch.equal(positive, (distance <= 25) & ~torch.eye(5, dtype=torch.bool))
     assert torch.equal(negative, distance > 100)
     assert positive[0].tolist() == [False, True, False, False, False]
     assert negative[0].tolist() == [False, False, False, False, True]
-    wider, _ = metre_masks(points, positive_m=30, negative_m=50)
+    wider, _ = pair_masks(points, positive_m=30, negative_m=50)
     assert wider[0].tolist() == [False, True, True, False, False]
 
 
@@ -64,16 +64,16 @@ def test_masks_follow_meters_on_both_sides_of_each_radius():
 def test_pairs_that_look_elsewhere_are_neither_and_unknown_headings_match_all():
     points = torch.from_numpy(along([0, 5, 10, 15]))
     headings = torch.tensor([350.0, 20.0, 100.0, torch.nan])
-    positive, negative = metre_masks(points, headings=headings, heading_deg=40.0)
+    positive, negative = pair_masks(points, headings=headings, heading_deg=40.0)
     assert positive.int().tolist() == [[0, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
     assert not negative.any()
-    everyone, _ = metre_masks(points, headings=headings)
+    everyone, _ = pair_masks(points, headings=headings)
     assert everyone.sum() == 12
 
 
 def test_masks_are_right_across_the_antimeridian():
     points = torch.tensor([[10.0, 179.99995], [10.0, -179.99995]], dtype=torch.float64)
-    assert metre_masks(points)[0].tolist() == [[False, True], [True, False]]
+    assert pair_masks(points)[0].tolist() == [[False, True], [True, False]]
 
 
 # ---- InfoNCE
@@ -238,7 +238,7 @@ def test_hybrid_is_the_weighted_sum():
 def test_greedy_clusters_tear_neighbors_apart():
     points = along([0, 20, 40, 60, 80, 300])
     assert greedy_clusters(points).tolist() == [0, 0, 1, 1, 2, 3]
-    positive, _ = metre_masks(torch.from_numpy(points))
+    positive, _ = pair_masks(torch.from_numpy(points))
     assert positive[1, 2]  # 20 m apart, and of different clusters
 
 
@@ -276,7 +276,7 @@ def test_a_model_takes_the_loss_that_its_config_names():
     x, points = unit(6, 16), torch.from_numpy(along([0.0, 5.0, 300.0, 310.0, 900.0, 905.0]))
     loss, parts = head.losses(x, points)
     assert parts == {}
-    assert loss.item() == pytest.approx(multi_similarity(x, *metre_masks(points)).item(), abs=1e-6)
+    assert loss.item() == pytest.approx(multi_similarity(x, *pair_masks(points)).item(), abs=1e-6)
 
 
 def test_the_matryoshka_loss_is_the_mean_over_the_first_numbers():
@@ -287,7 +287,7 @@ def test_the_matryoshka_loss_is_the_mean_over_the_first_numbers():
     head = PlaceHead(config).train()
     features, points = torch.randn(16, 12), torch.from_numpy(along(np.repeat([0.0, 300.0, 600.0, 900.0], 4)))
     out = head(features, points)
-    same, far = metre_masks(points)
+    same, far = pair_masks(points)
     expected = [multi_similarity(normalize(out.descriptors[:, :dim], dim=1), same, far) for dim in (2, 4, 8)]
     torch.testing.assert_close(out.loss, torch.stack(expected).mean(), atol=1e-6, rtol=0)
 

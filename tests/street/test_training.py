@@ -17,7 +17,7 @@ from geohf.geo import great_circle_m
 from geohf.recipes.train_street import run as run_street
 from geohf.street.data import load_places, split_places
 from geohf.street.modeling import make_model
-from geohf.street.phase import place_outputs, train_heads
+from geohf.street.phase import best_metric
 from geohf.street.sample import write_sample
 from geohf.street.submission import check_submission
 from geohf.street.trainer import GeoStreetTrainer
@@ -265,6 +265,13 @@ def finetuned(model, places, args):
     return GeoStreetTrainer(model, args, **rows).finetune("phase2")
 
 
+def trained_heads(model, train, validation, args):
+    """The Trainer, and that of phase 1 after it."""
+    trainer = GeoStreetTrainer(model, args, train_dataset=train, eval_dataset=validation)
+    best = best_metric(model, trainer.eval_dataset, trainer.args)
+    return trainer, trainer._train_heads(False, best)
+
+
 def snapshot(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
@@ -278,7 +285,7 @@ def test_phase_1_trains_the_heads_and_leaves_the_tower_bit_for_bit(places, clip,
     size = ("--image_size", 32) if backbone != "clip" else ()
     model, args = prepared(tmp_path, places["train"], clip if backbone == "clip" else backbone, *size)
     tower, head = snapshot(model.tower), snapshot(model.head)
-    train_heads(model, places["train"], places["validation"], args)
+    trained_heads(model, places["train"], places["validation"], args)
     assert moved(tower, model.tower) == set()
     assert moved(head, model.head) >= {
         "classify.1.weight",
@@ -294,18 +301,20 @@ def refuse(*_):
 
 def test_features_are_computed_once_and_are_those_of_the_tower(places, clip, tmp_path):
     model, args = prepared(tmp_path, places["train"], clip)
-    train_heads(model, places["train"], places["validation"], args)
-    live = place_outputs(model, places["validation"], args, frozen=False)
+    trainer, _ = trained_heads(model, places["train"], places["validation"], args)
+    trainer.frozen = False
+    live = trainer.outputs(places["validation"])
     hook = model.tower.register_forward_pre_hook(refuse)
     with pytest.raises(AssertionError, match="the tower ran"):
-        place_outputs(model, places["validation"], args, frozen=False)
-    cached = place_outputs(model, places["validation"], args, frozen=True)
+        trainer.outputs(places["validation"])
+    trainer.frozen = True
+    cached = trainer.outputs(places["validation"])
     torch.testing.assert_close(cached.logits, live.logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(cached.coordinates, live.coordinates, rtol=0, atol=1e-3)
     # a second run does not ask the tower again, and ends with the same weights
     again, args = prepared(tmp_path, places["train"], clip)
     again.tower.register_forward_pre_hook(refuse)
-    train_heads(again, places["train"], places["validation"], args)
+    trained_heads(again, places["train"], places["validation"], args)
     assert moved(snapshot(model.head), again.head) == set()
     # another tower is another key
     other, args = prepared(tmp_path, places["train"], clip)
@@ -313,7 +322,7 @@ def test_features_are_computed_once_and_are_those_of_the_tower(places, clip, tmp
         next(other.tower.parameters()).add_(1e-3)
     other.tower.register_forward_pre_hook(refuse)
     with pytest.raises(AssertionError, match="the tower ran"):
-        train_heads(other, places["train"], places["validation"], args)
+        trained_heads(other, places["train"], places["validation"], args)
     hook.remove()
 
 
@@ -404,7 +413,7 @@ def test_validation_places_without_states_are_judged_by_distance(places, tmp_pat
     elsewhere = places["validation"].map(lambda _: {"state": None})
     words = ("--eval_strategy", "epoch", "--save_strategy", "epoch", "--image_size", 32)
     model, args = prepared(tmp_path, places["train"], "test_resnet", *words)
-    trainer = train_heads(model, places["train"], elsewhere, args)
+    _, trainer = trained_heads(model, places["train"], elsewhere, args)
     assert trainer.args.metric_for_best_model == "mean_km"
     assert trainer.best_score() > -np.inf
     assert trainer.state.best_model_checkpoint

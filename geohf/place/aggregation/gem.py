@@ -25,7 +25,7 @@ class GeM(nn.Module):
 
 
 class GeMLinear(nn.Module):
-    """Places of the map at length 1, generalised mean, one linear layer: the head of CosPlace and EigenPlaces.
+    """Places of the map at length 1, generalized mean, one linear layer: the head of CosPlace and EigenPlaces.
 
     Berton, Masone, Caputo: Rethinking Visual Geo-localization for Large-Scale Applications, CVPR 2022.
     """

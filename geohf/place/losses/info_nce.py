@@ -18,7 +18,7 @@ def info_nce(
 
     Args:
         descriptors: (n, d) of length 1.
-        positive, negative: (n, n) bool, row i for anchor i; see `metre_masks`.
+        positive, negative: (n, n) bool, row i for anchor i; see `pair_masks`.
         temperature: t.
 
     Returns:

@@ -8,7 +8,7 @@ from geohf.geo import distance_matrix_m
 from geohf.geo.angles import wrap_degrees
 
 
-def metre_masks(
+def pair_masks(
     coordinates: torch.Tensor,
     positive_m: float = 25.0,
     negative_m: float = 100.0,
@@ -31,7 +31,7 @@ def metre_masks(
         positive, negative: (n, n) bool, symmetric, False on the diagonal.
 
     >>> points = torch.tensor([[0.0, 0.0], [0.0, 0.0002], [0.0, 0.0005], [0.0, 0.002]], dtype=torch.float64)
-    >>> positive, negative = metre_masks(points)  # 22, 33 and 167 m from one to the next
+    >>> positive, negative = pair_masks(points)  # 22, 33 and 167 m from one to the next
     >>> positive.nonzero().tolist(), negative[0].tolist()
     ([[0, 1], [1, 0]], [False, False, False, True])
     """

@@ -24,7 +24,7 @@ def multi_similarity(
 
     Args:
         descriptors: (n, d) of length 1.
-        positive, negative: (n, n) bool, row i for anchor i; see `metre_masks`.
+        positive, negative: (n, n) bool, row i for anchor i; see `pair_masks`.
         alpha, beta, base: see above.
 
     Returns:

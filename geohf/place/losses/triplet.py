@@ -21,7 +21,7 @@ def triplet(
 
     Args:
         descriptors: (n, d) of length 1; d(a, b) is their Euclidean distance, between 0 and 2.
-        positive, negative: (n, n) bool, row i for anchor i; see `metre_masks`.
+        positive, negative: (n, n) bool, row i for anchor i; see `pair_masks`.
         margin: of the hinge.
         mining: `batch_hard` takes the farthest positive and the nearest negative of every anchor (Hermans et al.
             2017). `semi_hard` takes, for every anchor and positive, the nearest negative that is farther than the
