@@ -14,7 +14,7 @@ from transformers import EvalPrediction, TrainerCallback
 
 from geohf.data.tables import points_of
 from geohf.data.tensor_dataset import TensorDictDataset
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.place.arguments import PlaceTrainingArguments
 from geohf.place.drives import headings_of
 from geohf.place.head import PlaceHead
@@ -155,11 +155,20 @@ class PlacePhaseTrainer(PhaseTrainer):
         return {"loss": self._validation_loss(descriptors, points)} | metrics
 
     def _validation_loss(self, descriptors: torch.Tensor, points: np.ndarray) -> float:
-        """The loss of queries among each other and with the database around them, in batches as in training."""
+        """The loss of queries among each other and with the database around them, in batches as in training.
+
+        NaN where no two of them are one place: an answer may be right from farther away.
+        """
         batch = min(self.args.train_batch_size * self.args.world_size, len(points))
-        sampler = PlaceSampler(
-            points, max(batch, 4), 2, self.config.positive_m, self.config.negative_m, hard_share=0, seed=0
-        )
+        positive_m, negative_m = self.config.positive_m, self.config.negative_m
+        try:
+            sampler = PlaceSampler(points, max(batch, 4), 2, positive_m, negative_m, hard_share=0, seed=0)
+        except DataError:
+            warn_once(
+                logger,
+                "no two validation images lie within positive_m (%g) of each other: there is no validation loss", positive_m,
+            )  # fmt: skip
+            return math.nan
         rows = torch.tensor(list(sampler)).split(sampler.batch_size)
         head = self.accelerator.unwrap_model(self.model)
         head = head if isinstance(head, PlaceHead) else head.head

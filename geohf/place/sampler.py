@@ -134,7 +134,8 @@ class PlaceSampler(Sampler[int]):
             if not waiting:  # the lot is used up: everyone once more
                 waiting.extend(rng.permutation(self.anchors).tolist())
             anchor = waiting.popleft()
-            if len(passed) < _PATIENCE and self._near(anchor, places):
+            twice = anchor in batch and len(set(batch)) < len(self.anchors)
+            if twice or (len(passed) < _PATIENCE and self._near(anchor, places)):
                 passed.append(anchor)
                 continue
             places.append(anchor)

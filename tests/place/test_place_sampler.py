@@ -10,7 +10,7 @@ from helpers.place_models import along, build_model, parse, unit
 from transformers import TrainerCallback
 
 from geohf.data.tensor_dataset import TensorDictDataset
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 from geohf.geo import great_circle_m
 from geohf.place import GeoPlaceConfig
 from geohf.place.arguments import PlaceTrainingArguments
@@ -46,6 +46,14 @@ def test_a_batch_holds_places_apart_with_images_together():
             assert great_circle_m(points[four[0]], points[four]).max() <= 25
             assert set(drives[four]) == {"a", "b"}
     assert len(set(place[rows.ravel()])) > 40  # an epoch gets about
+
+
+def test_no_image_is_its_own_positive_where_others_are_left():
+    """A drive of one kilometer has no sixteen places a hundred meters apart, and images of all that it has."""
+    for batch in batches(PlaceSampler(along(2.5 * np.arange(400)), 64, 4)):
+        assert len(set(batch)) == 64
+    (batch,) = batches(PlaceSampler(along([0, 5, 10, 400, 405]), 8, 2))  # five images are less than a batch
+    assert set(batch) == {0, 1, 2, 3, 4}
 
 
 def test_images_of_a_clique_lie_within_the_radius_of_each_other():
@@ -241,3 +249,21 @@ def test_a_run_that_is_stopped_within_an_epoch_goes_on_with_its_hard_places(tmp_
         train("part", Stop())
     resumed = train("part", resume=True)
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+
+
+@pytest.mark.parametrize("apart", [15.0, 40.0])
+def test_validation_images_without_a_pair_have_a_recall_and_no_loss(apart, tmp_path, caplog):
+    """An answer may count from farther away than what is one place in training."""
+    points = torch.from_numpy(
+        np.concatenate([along(400.0 * np.arange(6)), along(400.0 * np.arange(6) + apart)])
+    )
+    table = TensorDictDataset(
+        features=unit(6, 96).repeat(2, 1), coordinates=points, headings=torch.full((12,), math.nan)
+    )
+    args = PlaceTrainingArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8)
+    warn_once.cache_clear()
+    trainer = PlacePhaseTrainer(build_model().head, args, eval_dataset=table, database_rows=6, radius_m=50.0)
+    numbers = trainer.evaluate()
+    assert numbers["eval_r1"] == 1.0
+    assert math.isfinite(numbers["eval_loss"]) == (apart < 25)
+    assert ("no two validation images lie within positive_m" in caplog.text) == (apart > 25)

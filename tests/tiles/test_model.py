@@ -92,11 +92,10 @@ def test_the_first_answer_is_the_baseline():
 
 def test_the_loss_is_in_training_spreads():
     model = TileSequenceModel(TileSequenceConfig(image_size=[16, 16], **SCALES))
-    output = model(
-        torch.randn(2, 3, 3, 16, 16), None, torch.tensor([[5.0], [5.0]]), torch.tensor([[7.0], [torch.nan]])
-    )
+    known = {"last_values": torch.tensor([[5.0], [5.0]]), "labels": torch.tensor([[7.0], [torch.nan]])}
+    output = model(torch.randn(2, 3, 3, 16, 16), **known)
     assert output.loss.item() == pytest.approx(49)  # 3.5 was said, 7 is true: 3.5 / 0.5, squared
-    assert model.count_loss_items({"labels": torch.tensor([[7.0], [torch.nan]])})["mse"] == 1
+    assert model.count_loss_items(known)["mse"] == 1
 
 
 def test_changes_count_from_the_line_through_the_training_rows():
