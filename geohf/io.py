@@ -180,7 +180,7 @@ def columns(table: Mapping | Iterable[Mapping] | None, n: int, what: str) -> dic
     else:
         rows = list(table)
         if len(rows) != n:
-            raise DataError(f"{what} has {len(rows)} rows for {n} points; give one row a point")
+            raise DataError(f"{what} has {len(rows)} rows for {n} points; give one row per point")
         names = list(dict.fromkeys(name for row in rows for name in row))
         result = {str(name): [plain(row.get(name)) for row in rows] for name in names}
     for name, column in result.items():

@@ -124,7 +124,7 @@ def _of_source(source: str) -> Part:
         files_found = (file for file in glob.glob(source, recursive=True) if os.path.isfile(file))
         matches = sorted(files_found, key=lambda file: natural_key(Path(file)))
         if not matches:
-            raise DataError(f"{source}: no file is called so")
+            raise DataError(f"{source}: no file has such a name")
         return _of_shards(source, matches) if all(map(is_parquet, matches)) else (matches, matches)
     if (
         source.count("/")

@@ -66,7 +66,7 @@ def tables_of(source: str) -> list[Path]:
     if glob.has_magic(source):
         files = sorted(Path(file) for file in glob.glob(source, recursive=True))
         if not files:
-            raise DataError(f"{source}: no file is called so")
+            raise DataError(f"{source}: no file has such a name")
         return files
     if path.suffix.lower() in TABLES or source.count("/") != 1:
         raise DataError(f"{source}: no such file or folder")

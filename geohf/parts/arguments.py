@@ -58,7 +58,7 @@ class PartArguments(DataArguments, BackboneArguments, StreamingArguments):
     absent: str = argument("background", "What absent parts are in training: background, detect or ignore.")
     state_per_part: bool = argument(False, "State logits of its own for each part.")
     one_per_part: bool | None = argument(
-        None, "Answer with the best box a part; default: where no photo shows two of one part."
+        None, "Answer with the best box per part; default: where no photo shows two of one part."
     )
     state_balance: str = argument(
         "none",

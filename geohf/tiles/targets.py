@@ -48,7 +48,7 @@ def look_at_targets(table: TileTable) -> None:
     if len(named) > 1 and table.steps.unit in DATED:
         logger.warning(
             "%s: the targets %s are called after steps, and each is a target of its own, of the last step that a row is of; for "
-            "one target of several steps write a row a tile and step, with the columns label_id and target",
+            "one target of several steps write a row per tile and step, with the columns label_id and target",
             table.source,
             ", ".join(named),
         )

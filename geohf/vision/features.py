@@ -82,11 +82,10 @@ def cached_features(
     store = _Store(folder, _digest(weights_fingerprint(tower).encode(), settings.encode()).hex())
     keys = [_image_key(image) for image in images]
 
-    loading = {"batch_size": batch_size, "num_workers": num_workers, "collate_fn": processor.pixel_values}
-
     def compute(chosen: list[int]) -> None:
+        device = next(tower.parameters()).device
         run = feature_function(in_eval_mode(tower), pool, mode, batch_size)
-        _fill(store, keys, images, chosen, run, loading, next(tower.parameters()).device, autocast)
+        _fill(store, keys, images, chosen, run, processor, batch_size, num_workers, device, autocast)
 
     rank, world = _rank_and_world()
     missing = store.missing(keys)
@@ -156,20 +155,17 @@ class _Store:
         return features
 
 
-@torch.inference_mode()
-def _fill(store, keys, images, chosen, run, loading, device, autocast) -> None:
+def _fill(store, keys, images, chosen, run, processor, batch_size, num_workers, device, autocast) -> None:
     """Compute the features of the images at these positions, and add them to the store shard by shard."""
     from tqdm.auto import tqdm
 
     with tqdm(total=len(chosen), desc="features", unit="image", disable=_rank_and_world()[0] != 0) as bar:
         for start in range(0, len(chosen), SHARD_IMAGES):
-            part, features = chosen[start : start + SHARD_IMAGES], []
-            for pixel_values in DataLoader(Subset(images, part), **loading):
-                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                    batch = run(pixel_values.to(device, non_blocking=True))
-                features.append(batch.float().cpu())
-                bar.update(len(batch))
-            store.add([keys[position] for position in part], torch.cat(features))
+            part = chosen[start : start + SHARD_IMAGES]
+            features = _run(
+                run, processor, Subset(images, part), batch_size, num_workers, device, autocast, bar
+            )
+            store.add([keys[position] for position in part], features)
 
 
 def _image_key(image: Any) -> bytes:
@@ -184,6 +180,24 @@ def _image_key(image: Any) -> bytes:
         path = os.path.abspath(image).encode(errors="surrogateescape")
         return _digest(path, f"{facts.st_size} {facts.st_mtime_ns}".encode())
     return bytes.fromhex(content_key(image))
+
+
+@torch.inference_mode()
+def _run(compute, processor, images, batch_size, num_workers, device, autocast, bar) -> torch.Tensor:
+    loader = DataLoader(
+        images,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=processor.pixel_values,
+        shuffle=False,
+    )
+    features = []
+    for pixel_values in loader:
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            batch = compute(pixel_values.to(device, non_blocking=True))
+        features.append(batch.float().cpu())
+        bar.update(len(batch))
+    return torch.cat(features)
 
 
 def _digest(*parts: bytes) -> bytes:

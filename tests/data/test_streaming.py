@@ -152,7 +152,7 @@ def test_a_file_without_any_usable_row_is_skipped(shards, caplog):
     [
         ("none.parquet", "no such file"),
         ("empty", "holds no table"),
-        ("*.csv", "no file is called so"),
+        ("*.csv", "no file has such a name"),
         ("broken.parquet", "broken.parquet: cannot be read as a table"),
     ],
 )

@@ -156,7 +156,7 @@ def test_bad_inputs_can_be_skipped_and_are_listed(model, pictures, tmp_path):
     ("words", "message"),
     [
         (["MODEL", "nowhere.jpg", "--output", "a.csv"], "nowhere.jpg: no such file"),
-        (["MODEL", "PHOTOS/*.tif", "--output", "a.csv"], "no file is called so"),
+        (["MODEL", "PHOTOS/*.tif", "--output", "a.csv"], "no file has such a name"),
         (["MODEL", "PHOTOS", "--output", "a.doc"], "ends in none of"),
         (["MODEL", "PHOTOS", "--output", "a.csv", "--states", "Atlantis"], "no state 'Atlantis'"),
         (["PHOTOS", "PHOTOS", "--output", "a.csv"], "no model can be loaded"),
