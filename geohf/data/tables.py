@@ -45,7 +45,7 @@ def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence
     """Read a table, every cell of CSV as text but for the columns named in `numbers`.
 
     Args:
-        path: a `.parquet` or `.jsonl` file, a folder that `save_to_disk` wrote (of several splits `train`), a folder
+        path: a `.parquet`, `.jsonl` or `.ndjson` file, a folder that `save_to_disk` wrote (of several splits `train`), a folder
             with a `metadata.csv`, `.jsonl` or `.parquet`, or anything else as CSV: a header line, UTF-8 or UTF-16,
             cells between commas, semicolons or tabs.
         required: columns that must be there.
