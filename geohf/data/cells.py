@@ -40,14 +40,14 @@ def label_of(cell) -> str | None:
     `nan` and `None` are empty cells that were made text; `NA` and `null` are names.
 
     Raises:
-        DataError: the cell holds a list, a dict or the like, which is no name.
+        DataError: the cell holds a list, a dict, bytes or the like, which is no name.
 
     >>> label_of(3.0), label_of("3.0"), label_of("03"), label_of("v3.0"), label_of("")
     ('3', '3', '03', 'v3.0', None)
     >>> label_of("nan"), label_of("None"), label_of("NA")
     (None, None, 'NA')
     """
-    if isinstance(cell, (Mapping, list, tuple, set)) or getattr(cell, "ndim", False):
+    if isinstance(cell, (Mapping, list, tuple, set, bytes)) or getattr(cell, "ndim", False):
         raise DataError(f"a name was expected, got {cell!r}"[:200])
     text = text_of(cell)
     if text in WRITTEN_EMPTY:

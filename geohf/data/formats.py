@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TABLES = (".csv", ".tsv", ".parquet", ".jsonl")
+_JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", ".parquet", *_JSON_LINES)
 _NO_TABLES = (
     ".json",
     ".geojson",
@@ -80,7 +81,7 @@ def read_frames(path: Path, rows: int | None = None, group: int | None = None) -
         yield from dataset_frames(saved_dataset(path), rows)
     elif is_parquet(path):
         yield from _parquet(path, rows, group)
-    elif path.suffix.lower() == ".jsonl":
+    elif path.suffix.lower() in _JSON_LINES:
         yield from _json_lines(path, rows)
     elif path.suffix.lower() in _NO_TABLES:
         raise DataError(

@@ -99,11 +99,9 @@ def positions_of(rows: Sequence[dict], frame: str = "wgs84", names: Sequence | N
             points[number] = [_degrees_in(row, columns) for columns in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
         except DataError as error:
             reasons[number] = str(error)
-            continue
-        if np.isinf(points[number]).any():
-            reasons[number] = "is infinitely far"
-        elif np.isnan(points[number]).sum() == 1:
-            reasons[number] = "has only one of latitude and longitude"
+    half, infinite = np.isnan(points).sum(1) == 1, np.isinf(points).any(1)
+    reasons |= dict.fromkeys(np.flatnonzero(half).tolist(), "has only one of latitude and longitude")
+    reasons |= dict.fromkeys(np.flatnonzero(infinite).tolist(), "is infinitely far")
     if frame == "wgs84":
         reasons |= impossible_points(points)
     if reasons:

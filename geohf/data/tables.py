@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def read_table(path: str | Path, required: Sequence[str] = (), numbers: Sequence
     """Read a table, every cell of CSV as text but for the columns named in `numbers`.
 
     Args:
-        path: a `.parquet` or `.jsonl` file, a folder that `save_to_disk` wrote (of several splits `train`), a folder
+        path: a `.parquet`, `.jsonl` or `.ndjson` file, a folder that `save_to_disk` wrote (of several splits `train`), a folder
             with a `metadata.csv`, `.jsonl` or `.parquet`, or anything else as CSV: a header line, UTF-8 or UTF-16,
             cells between commas, semicolons or tabs.
         required: columns that must be there.
@@ -275,9 +276,11 @@ def axis_of(column: str) -> str:
     return "NS" if column.lower() in LATITUDE_COLUMNS else "EW" if column.lower() in LONGITUDE_COLUMNS else ""
 
 
-def side_columns(column: str) -> list[str]:
+@lru_cache(maxsize=64)  # asked for each of a user's own rows
+def side_columns(column: str) -> tuple[str, ...]:
     """What a column is called that says on which side of the equator, or of Greenwich, the angles of another lie."""
-    return [f"{column.lower()}{end}" for end in ("ref", "_ref", "_dir", "_direction", "_hemisphere")]
+    ends = ("ref", "_ref", "_dir", "_direction", "_hemisphere")
+    return tuple(f"{column.lower()}{end}" for end in ends)
 
 
 def _to_float64(table, name, path):

@@ -38,7 +38,12 @@ def image_files(folder: str | Path) -> list[Path]:
 def _files_below(folder: Path, roots: tuple[Path, ...] = ()) -> Iterator[Path]:
     """The files below a folder, hidden ones aside; links are followed, and those that lead nowhere are files, too."""
     roots = roots or (folder.resolve(),)
-    for path in folder.iterdir():
+    try:
+        lying = list(folder.iterdir())
+    except PermissionError as error:  # as lost+found of a disk
+        logger.warning("%s: a folder that cannot be read and is left out (%s)", folder, error.strerror)
+        return
+    for path in lying:
         if path.name.startswith("."):
             continue
         if not path.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import shutil
 import threading
 import warnings
@@ -285,6 +286,15 @@ def test_links_in_a_folder_are_followed_and_none_is_left_out_in_silence(files, t
     assert found == ["2.png", "3.png", "annexed.png", "day/1.png"]
     with pytest.raises(ImageError, match=r"annexed\.png: cannot be read \(No such file"):
         open_image(tmp_path / "photos" / "annexed.png")
+
+
+@pytest.mark.case("use-S7")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all folders")
+def test_a_folder_that_may_not_be_read_is_told_of(files, tmp_path, caplog):
+    shutil.copy(files[0], tmp_path / "1.png")
+    (tmp_path / "lost+found").mkdir(mode=0)
+    assert [path.name for path in image_files(tmp_path)] == ["1.png"]
+    assert "lost+found: a folder that cannot be read and is left out" in caplog.text
 
 
 @pytest.mark.case("use-B1", "use-S7")

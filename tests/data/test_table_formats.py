@@ -287,6 +287,8 @@ def test_json_lines_are_a_table(tmp_path):
     path.write_text("\n\n".join(map(json.dumps, rows)))
     table = both(path, rows=1)
     assert table.index.tolist() == [1, 3]
+    path.with_suffix(".ndjson").write_text(path.read_text())
+    pd.testing.assert_frame_equal(both(path.with_suffix(".ndjson"), rows=1), table)
     assert table["lat"].tolist() == pytest.approx([1.5, np.nan], nan_ok=True)
     path.write_text(json.dumps(rows[0]) + '\n{"file_name": "b.jpg"')
     assert "row 2: is no JSON" in refusals(path)

@@ -476,8 +476,8 @@ def test_a_radius_of_places_below_zero_is_refused():
         place_numbers([[1.0, 2.0]], -1.0)
 
 
-@pytest.mark.parametrize("cell", [["3"], {"name": "3"}])
-def test_a_region_that_is_a_list_is_refused(table, tmp_path, cell):
+@pytest.mark.parametrize("cell", [["3"], {"name": "3"}, b"3"])
+def test_a_region_that_is_no_name_is_refused(table, tmp_path, cell):
     table()
     rows = [good(), good("b.jpg", region="5")]
     frame = pd.DataFrame(rows, columns=COLUMNS)
