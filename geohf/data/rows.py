@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from geohf.data.cells import WRITTEN_EMPTY, is_nothing, text_of
 from geohf.data.classes import class_names, with_names
 from geohf.data.columns import numbers_of
-from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, axis_of, find_column, side_columns
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, axis_of, find_column, side_column
 from geohf.errors import DataError
 from geohf.geo.angles import degrees_of
 from geohf.geo.frames import impossible_points
@@ -64,9 +64,11 @@ def _degrees_in(row: Mapping, names: Sequence[str]) -> float:
     column, cell = _named_cell(row, names)
     if is_nothing(cell) or (isinstance(cell, str) and cell.strip() in WRITTEN_EMPTY):
         return math.nan
-    sides = side_columns(column)
-    side = next((text_of(row[key]) for key in row if str(key).lower() in sides), None) or ""
+    beside = side_column(column, tuple(row))
+    side = "" if beside is None else text_of(row[beside]) or ""
     if not side:
+        if isinstance(cell, float):
+            return cell
         with suppress(TypeError, ValueError):
             return numbers_of([cell]).item()
     value = degrees_of(str(cell), axis_of(column), side)

@@ -277,10 +277,11 @@ def axis_of(column: str) -> str:
 
 
 @lru_cache(maxsize=64)  # asked for each of a user's own rows
-def side_columns(column: str) -> tuple[str, ...]:
-    """What a column is called that says on which side of the equator, or of Greenwich, the angles of another lie."""
+def side_column(column: str, columns: tuple) -> str | None:
+    """The one of the columns that says on which side of the equator, or of Greenwich, the angles of another lie."""
     ends = ("ref", "_ref", "_dir", "_direction", "_hemisphere")
-    return tuple(f"{column.lower()}{end}" for end in ends)
+    sides = [f"{column.lower()}{end}" for end in ends]
+    return find_column((one for one in columns if isinstance(one, str)), sides)
 
 
 def _to_float64(table, name, path):
@@ -293,7 +294,7 @@ def _to_float64(table, name, path):
     numbers = pd.to_numeric(text, errors="coerce").astype("float64")
     empty = text.isin(["", *WRITTEN_EMPTY]) | column.isna()
     axis = axis_of(name)
-    beside = find_column(table.columns, side_columns(name)) if axis else None
+    beside = side_column(name, tuple(table.columns)) if axis else None
     sides = [text_of(cell) or "" for cell in table[beside]] if beside else [""] * len(table)
     if beside:
         numbers[~empty] = np.nan
