@@ -15,7 +15,8 @@ from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.recipes.train_street import run
 from geohf.street.arguments import StreetTrainingArguments
-from geohf.street.phase import StreetPhaseTrainer, phase_arguments
+from geohf.street.phase import StreetPhaseTrainer
+from geohf.training.settings import phase_arguments
 
 PLACES = [
     (48.9, 2.4),
