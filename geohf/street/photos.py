@@ -60,7 +60,7 @@ def load_photos(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
 
     A table needs a column for the file (`image`, `file_name`, `filename`, `file` or `path`, relative to the
     table's folder; in Parquet also the picture itself), `latitude` (`lat`) and `longitude` (`lon`, `lng`);
-    `state` and `heading` are optional. Instead of one file per row may have several views of a place, in some of the
+    `state` and `heading` are optional. Instead of one file, a row may have several views of a place, in some of the
     columns `north`, `east`, `south`, `west` (or `image_north`, ...), where an empty cell is a missing view, or as a list
     in `views`, perhaps with `headings`; in CSV the list is written as JSON.
 

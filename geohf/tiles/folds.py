@@ -92,7 +92,7 @@ class CrossValidation:
         plot_errors(folder / "folds_errors.png", table, *self._errors())
 
     def coverage(self) -> list[dict]:
-        """A row per region, or a fold where there is one region: see `coverage_by`."""
+        """A row per region, or per fold where there is one region: see `coverage_by`."""
         table, answers = self.table, [fold.answers for fold in self.folds]
         low = np.concatenate([low for _, low, _ in answers if low is not None])
         high = np.concatenate([high for *_, high in answers if high is not None])
