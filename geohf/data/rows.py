@@ -64,16 +64,16 @@ def _degrees_in(row: Mapping, names: Sequence[str]) -> float:
     column, cell = _named_cell(row, names)
     if is_nothing(cell) or (isinstance(cell, str) and cell.strip() in WRITTEN_EMPTY):
         return math.nan
-    beside = side_column(column, tuple(row))
+    beside, own = side_column(column, tuple(row))
     side = "" if beside is None else text_of(row[beside]) or ""
-    if not side:
+    if not side and not own:
         if isinstance(cell, float):
             return cell
         with suppress(TypeError, ValueError):
             return numbers_of([cell]).item()
     value = degrees_of(str(cell), axis_of(column), side)
     if value is None:
-        told = f" of the side {side!r}" if side else ""
+        told = "" if beside is None else f" and {beside} {side!r}"
         raise DataError(f"latitude and longitude must be numbers, got {cell!r}{told} as {column}"[:200])
     return value
 

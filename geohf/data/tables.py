@@ -277,11 +277,22 @@ def axis_of(column: str) -> str:
 
 
 @lru_cache(maxsize=64)  # asked for each of a user's own rows
-def side_column(column: str, columns: tuple) -> str | None:
-    """The one of the columns that says on which side of the equator, or of Greenwich, the angles of another lie."""
-    ends = ("ref", "_ref", "_dir", "_direction", "_hemisphere")
-    sides = [f"{column.lower()}{end}" for end in ends]
-    return find_column((one for one in columns if isinstance(one, str)), sides)
+def side_column(column: str, columns: tuple) -> tuple[str | None, bool]:
+    """The one of the columns that says on which side of the equator, or of Greenwich, the angles of another lie.
+
+    Behind it whether it is called after that column: an empty cell then leaves the side open.
+    """
+    names = LATITUDE_COLUMNS if axis_of(column) == "NS" else LONGITUDE_COLUMNS if axis_of(column) else ()
+    for own, called in ((True, [column]), (False, names)):
+        sides = {_letters(name) + end for name in called for end in ("ref", "dir", "direction", "hemisphere")}
+        for one in columns:
+            if isinstance(one, str) and _letters(one) in sides:
+                return one, own
+    return None, False
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _to_float64(table, name, path):
@@ -294,10 +305,10 @@ def _to_float64(table, name, path):
     numbers = pd.to_numeric(text, errors="coerce").astype("float64")
     empty = text.isin(["", *WRITTEN_EMPTY]) | column.isna()
     axis = axis_of(name)
-    beside = side_column(name, tuple(table.columns)) if axis else None
+    beside, own = side_column(name, tuple(table.columns)) if axis else (None, False)
     sides = [text_of(cell) or "" for cell in table[beside]] if beside else [""] * len(table)
     if beside:
-        numbers[~empty] = np.nan
+        numbers[~empty & np.array([own or bool(side) for side in sides], bool)] = np.nan
     wrong = ~np.isfinite(numbers) & ~empty
     for position in np.flatnonzero(wrong):
         value = degrees_of(text.iloc[position], axis, sides[position]) if axis else None

@@ -229,6 +229,8 @@ def test_a_name_finds_its_file_in_the_other_form(tmp_path, on_disk, named, separ
             (-33.86, -2.35),
         ),
         ("file,lat,lat_dir,lng,lng_dir\na.jpg,33 51 36,S,151 12 0,E\n", (-33.86, 151.2)),
+        ("file,GPSLatitude,GPS Latitude Ref,lon,longitude_ref\na.jpg,33.86,S,151.2,E\n", (-33.86, 151.2)),
+        ("file,latitude,GPSLatitudeRef,lon\na.jpg,33.86,,151.2\n", (33.86, 151.2)),
         ("file,lat,lon\na.jpg,33 51 36 S,151d12m00s E\n", (-33.86, 151.2)),
         ("file;lat;lon\na.jpg;33,86 S;151,2°E\n", (-33.86, 151.2)),
     ],
