@@ -43,7 +43,9 @@ def test_positions_are_written_as_in_tables(read):
     rows = read([{"image": PHOTO} | cell for cell in cells])
     assert rows["latitude"] == pytest.approx([-33.86] * 3)
     assert rows["longitude"] == pytest.approx([151.2] * 3)
-    with pytest.raises(DataError, match=r"got 33\.86 and lat_ref '' as lat"):  # as in a table, None is no north
+    with pytest.raises(
+        DataError, match=r"got 33\.86 and lat_ref '' as lat"
+    ):  # as in a table, None is no north
         read([{"image": PHOTO, "lat": 33.86, "lat_ref": None, "lon": 151.2}])["latitude"]
     both = cells[1] | {"lat_ref": "N"}
     with pytest.raises(DataError, match=r"row 1: .* got '33 deg .* and lat_ref 'N' as lat"):
