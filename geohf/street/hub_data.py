@@ -13,9 +13,10 @@ from geohf.data.cells import label_of, text_of
 from geohf.data.classes import column_of
 from geohf.data.columns import numbers_of
 from geohf.data.formats import load_splits
+from geohf.data.rows import positions_of
 from geohf.data.samples import without_decoding
 from geohf.data.splits import by_split
-from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column
+from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, RowErrors, find_column, side_column
 from geohf.errors import DataError
 from geohf.street.places import (
     INDEX_COLUMN,
@@ -57,7 +58,11 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     if any(find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)):
         axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
         try:
-            points = np.stack([numbers_of(dataset[axis][:]) for axis in axes], 1)
+            sides = [side for axis in axes if (side := side_column(axis, tuple(features))[0])]
+            if sides:
+                points = positions_of(list(dataset.select_columns([*axes, *sides])))
+            else:
+                points = np.stack([numbers_of(dataset[axis][:]) for axis in axes], 1)
         except (TypeError, ValueError) as error:
             raise DataError(f"{source}: columns {axes} must hold numbers ({error})") from None
         reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)

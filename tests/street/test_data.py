@@ -16,6 +16,7 @@ from geohf.data.tables import points_of
 from geohf.errors import DataError
 from geohf.street import data
 from geohf.street.competition import load_competition
+from geohf.street.hub_data import load_hub_dataset
 from geohf.street.places import place_features
 from geohf.vision.images import open_image
 
@@ -490,3 +491,29 @@ def test_a_mapping_that_is_none(competition, mapping, reason):
 def test_the_policy_is_raise_or_skip(competition):
     with pytest.raises(ValueError, match="must be one of raise, skip"):
         competition.load("ignore")
+
+
+def test_a_hub_dataset_tells_the_side_of_its_latitudes_in_a_column_beside(tmp_path):
+    from datasets import Dataset, DatasetDict, Features, Value
+    from datasets import Image as ImageFeature
+    from PIL import Image
+
+    columns = {
+        "image": [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(2)],
+        "GPSLatitude": [33.86, 12.5],
+        "GPSLatitudeRef": ["S", "N"],
+        "lon": [151.2, 10.0],
+        "state": ["a", "b"],
+    }
+    text, number = Value("string"), Value("float64")
+    features = {
+        "image": ImageFeature(),
+        "GPSLatitude": number,
+        "GPSLatitudeRef": text,
+        "lon": number,
+        "state": text,
+    }
+    rows = Dataset.from_dict(columns, features=Features(features))
+    DatasetDict(train=rows).save_to_disk(tmp_path / "saved")
+    loaded, _ = load_hub_dataset(str(tmp_path / "saved"), "raise")
+    assert loaded["train"]["latitude"][:] == [-33.86, 12.5]
