@@ -282,7 +282,8 @@ def side_column(column: str, columns: tuple) -> tuple[str | None, bool]:
 
     Behind it whether it is called after that column: an empty cell then leaves the side open.
     """
-    names = LATITUDE_COLUMNS if axis_of(column) == "NS" else LONGITUDE_COLUMNS if axis_of(column) else ()
+    axis = axis_of(column)
+    names: Sequence[str] = LATITUDE_COLUMNS if axis == "NS" else LONGITUDE_COLUMNS if axis else ()
     for own, called in ((True, [column]), (False, names)):
         sides = {_letters(name) + end for name in called for end in ("ref", "dir", "direction", "hemisphere")}
         for one in columns:
