@@ -7,6 +7,7 @@ import html
 import io
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from geohf.report.maps import write_map
 from geohf.report.strips import Answer, plot_strips
 from geohf.report.tables import format_number
 from geohf.report.tiles import plot_filmstrip
-from geohf.vision.exif import exif_position
+from geohf.vision.exif import ExifPosition, exif_position
 from geohf.vision.thumbnails import thumbnail
 
 SIDE = 320  # pixels of a photo that is shown
@@ -56,12 +57,16 @@ def answer_page(
             return shown + _place(model, pictures, index, photos)
         if model.config.model_type == "geohf_parts":
             return shown + _parts(model, pictures)
-        positions = {
-            i: exif_position(io.BytesIO(uploads[i - 1])) if show_positions else None for i in pictures
-        }
+        positions = {i: _own_position(uploads[i - 1]) if show_positions else None for i in pictures}
         return shown + _located(model, pictures, positions)
     except DataError as error:
         return _message(str(error))
+
+
+def _own_position(upload: bytes) -> ExifPosition | None:
+    with suppress(DataError):  # of another datum: none to compare with
+        return exif_position(io.BytesIO(upload))
+    return None
 
 
 # ---- one task each

@@ -103,7 +103,11 @@ def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
     rows, lacking = {}, []
     for position, path in enumerate(image_files(folder)):
         name = str(path.relative_to(folder))
-        exif = exif_position(path)
+        try:
+            exif = exif_position(path)
+        except DataError as error:
+            errors.add(folder, name, str(error))
+            continue
         if exif is not None:
             rows[position] = place_row(
                 name, [str(path)], [exif.heading], source=folder, line=name, point=exif[:2]

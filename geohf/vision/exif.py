@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from geohf.errors import DataError, warn_once
 from geohf.geo.angles import sexagesimal
 from geohf.geo.frames import is_no_fix
 from geohf.vision.images import heif_picture
+
+logger = logging.getLogger(__name__)
+# WGS-84, WGS 1984, EPSG:4326 and what geodesy has within meters of it; nothing says nothing else
+_WGS84 = re.compile(
+    r"(wgs[-_ ]?(19)?84.*|epsg:? ?4326|itrf.*|etrs.*|gda.*|nad[-_ ]?83.*|jgd.*|cgcs.*)?", re.IGNORECASE
+)
 
 
 class ExifPosition(NamedTuple):
@@ -23,7 +32,11 @@ class ExifPosition(NamedTuple):
 
 
 def exif_position(path: str | Path | BytesIO) -> ExifPosition | None:
-    """The position that a photograph carries, or None where it carries none that can be read."""
+    """The position that a photograph carries, or None where it carries none that can be read.
+
+    Raises:
+        DataError: it is of another datum than WGS 84, such as TOKYO, whose numbers lie hundreds of meters off.
+    """
     try:
         gps = _gps_tags(path)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
@@ -34,6 +47,14 @@ def exif_position(path: str | Path | BytesIO) -> ExifPosition | None:
         return None
     if is_no_fix(latitude, longitude):
         return None
+    datum = _text(gps, ExifTags.GPS.GPSMapDatum)
+    if not _WGS84.fullmatch(datum):
+        raise DataError(f"its EXIF gives a position of the datum {datum!r}: write it in degrees of WGS 84")
+    if _text(gps, ExifTags.GPS.GPSStatus)[:1].upper() == "V":
+        warn_once(
+            logger,
+            "photographs say (GPSStatus V) that their receiver had lost the satellites: such positions may be old",
+        )
     try:
         heading = float(gps.get(ExifTags.GPS.GPSImgDirection, math.nan)) % 360
     except (TypeError, ValueError, ZeroDivisionError):
@@ -58,10 +79,13 @@ def _degrees(gps, tag, reference, signs: str) -> float | None:
     value = sexagesimal([degrees, minutes, seconds])
     if value is None:
         return None
-    mark = gps.get(reference, "")
-    mark = mark.decode("ascii", "ignore") if isinstance(mark, bytes) else str(mark)
-    mark = mark.strip("\0 ").upper()[:1]  # some write the whole word
+    mark = _text(gps, reference).upper()[:1]  # some write the whole word
     return None if mark not in signs or not mark else (-value if mark == signs[1] else value)
+
+
+def _text(gps, tag) -> str:
+    value = gps.get(tag, "")
+    return (value.decode("ascii", "ignore") if isinstance(value, bytes) else str(value)).strip("\0 ")
 
 
 def _number(part) -> float:

@@ -390,6 +390,13 @@ def test_positions_in_exif_in_all_hemispheres(tmp_path):
     assert loaded["train"]["headings"][:] == [[123.5]] * 4
 
 
+def test_photographs_of_another_datum_are_named_or_left_out(tmp_path):
+    tagged(tmp_path / "a.jpg", 10, 20, GPSMapDatum="WGS-84")
+    tagged(tmp_path / "old.jpg", 35, 139, GPSMapDatum="TOKYO")
+    assert "row old.jpg: its EXIF gives a position of the datum 'TOKYO'" in refusal(tmp_path)
+    assert load_photos(tmp_path, "skip")[0]["train"]["sample_id"][:] == ["a.jpg"]
+
+
 def test_photographs_without_a_position_are_named_or_left_out(tmp_path):
     tagged(tmp_path / "a.jpg", 10, 20)
     jpeg(tmp_path / "sub" / "plain.jpg")

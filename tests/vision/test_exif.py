@@ -7,6 +7,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
+from geohf.errors import DataError, warn_once
 from geohf.vision.exif import exif_position
 from geohf.vision.files import image_files
 
@@ -165,3 +166,24 @@ def test_real_photographs_lie_where_they_were_taken(shared_data, place, count, l
     assert len(found) == count
     assert all(abs(p.latitude - latitude) < 0.3 and abs(p.longitude - longitude) < 0.3 for p in found)
     assert all(math.isnan(p.heading) or 0 <= p.heading < 360 for p in found)
+
+
+@pytest.mark.case("use-O3")
+@pytest.mark.parametrize("datum", ["WGS-84", "WGS84", "wgs 84", "WGS-1984", "  ", "JGD2011", b"WGS-84\0"])
+def test_a_position_of_wgs_84_is_taken_however_the_datum_is_written(write, datum):
+    assert exif_position(write(position(GPSMapDatum=datum))).latitude == pytest.approx(47.3771, abs=1e-6)
+
+
+@pytest.mark.case("use-O3")
+def test_a_position_of_another_datum_is_not_taken_for_wgs_84(write):
+    with pytest.raises(DataError, match="datum 'TOKYO': write it in degrees of WGS 84"):
+        exif_position(write(position(GPSMapDatum="TOKYO")))
+
+
+@pytest.mark.case("use-O3")
+def test_a_position_from_before_the_satellites_were_lost_is_taken_with_a_word(write, caplog):
+    warn_once.cache_clear()
+    assert exif_position(write(position(GPSStatus="A"))) is not None
+    assert not caplog.records
+    assert exif_position(write(position(GPSStatus="V"))).latitude == pytest.approx(47.3771, abs=1e-6)
+    assert "such positions may be old" in caplog.text
