@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import parts_models
 from huggingface_hub import snapshot_download
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset
 from transformers import set_seed
 
 from geohf.data.task_data import TaskData
+from geohf.errors import DataError
 
 
 def small_street(folder: Path) -> Path:
@@ -283,6 +285,19 @@ def test_what_an_earlier_training_fitted_is_forgotten_where_nothing_is_fitted(na
     assert {field: getattr(model.config, field) for field in FITTED[name]} == {
         field: start for field, (_, start) in FITTED[name].items()
     }
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_has_no_rows_by_number_is_refused_alike(name, tmp_path, monkeypatch):
+    task = TASKS[name]
+    monkeypatch.setenv("GEOHF_CACHE", str(tmp_path / "cache"))
+    rows = [task.row(image, i) for i, image in enumerate(pictures(4))]
+    recipe, options, args = parsed(task, task.own_words, tmp_path / "out")
+    model = recipe.make_model(options, TaskData(rows))
+    columns = {column: [row[column] for row in rows] for column in rows[0]}
+    for given in (columns, pd.DataFrame(columns), (row for row in rows), str(tmp_path)):
+        with pytest.raises(DataError, match=f"train_dataset must be .* got {type(given).__name__}"):
+            getattr(recipe, task.trainer)(model, args, train_dataset=given)
 
 
 @pytest.mark.slow

@@ -180,7 +180,7 @@ class NamedClasses:
         self.collator, self.names = collator, dict(names)
 
     def __call__(self, rows: list[Mapping]) -> Any:
-        return self.collator([_named(row, self.names) for row in rows])
+        return self.collator([named(row, self.names) for row in rows])
 
 
 def with_names(rows: Any, names: Mapping[str, Sequence[str]]) -> Any:
@@ -201,7 +201,7 @@ class _NamedStream:
         self.rows, self.names = rows, names
 
     def __iter__(self) -> Iterator[dict]:
-        return (_named(row, self.names) for row in self.rows)
+        return (named(row, self.names) for row in self.rows)
 
 
 class _NamedRows(_NamedStream, Sequence):
@@ -209,10 +209,10 @@ class _NamedRows(_NamedStream, Sequence):
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return _named(self.rows[index], self.names)
+        return named(self.rows[index], self.names)
 
 
-def _named(row: Mapping, names: Mapping[str, Sequence[str]]) -> dict:
+def named(row: Mapping, names: Mapping[str, Sequence[str]]) -> dict:
     """A row with the names of its classes."""
     return {
         **row,

@@ -138,6 +138,16 @@ def mark_of(value: Any, in_memory: bool) -> Any:
     return content_key(value) if in_memory else None
 
 
+def require_rows(rows: Any, what: str = "rows") -> None:
+    """Raise DataError for what has no rows by number: columns, several splits, a DataFrame, a path, a generator."""
+    by_number = hasattr(rows, "__getitem__") and hasattr(rows, "__len__")
+    if not by_number or isinstance(rows, (str, bytes, Mapping)) or hasattr(rows, "iloc"):
+        raise DataError(
+            f"{what} must be a dataset, a stream or a list of dicts, as `frame.to_dict('records')` of pandas, and of "
+            f"several splits one; got {type(rows).__name__}"
+        )
+
+
 class RowView(Dataset):
     """Rows by number and small columns by name, as `datasets.Dataset` has them; pictures are read when asked for.
 
@@ -156,11 +166,7 @@ class RowView(Dataset):
     """
 
     def __init__(self, rows: Any, read: Callable[[dict, int], dict], columns: Sequence[str]):
-        if isinstance(rows, Mapping) or hasattr(rows, "iloc"):
-            raise DataError(
-                "rows come one by one: give a dataset or a list of dicts, as `frame.to_dict('records')` of pandas, and of "
-                "several splits one"
-            )
+        require_rows(rows)
         self.rows, self.read, self.column_names = rows, read, list(columns)
         names = class_names(rows)
         self._named = with_names(rows, names) if names else rows

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import wraps
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial, wraps
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 import torch
 
+from geohf.data.classes import class_names, named
 from geohf.data.columns import image_column, image_lists
+from geohf.data.samples import without_decoding
 from geohf.data.shards import CHUNK_ROWS, Shard, chunks_of, shards_of
 from geohf.data.tables import RowErrors, clean_table
 from geohf.data.task_data import facts_of, with_facts
@@ -232,6 +234,33 @@ def is_stream(dataset: Any) -> bool:
     from datasets import IterableDataset
 
     return isinstance(dataset, IterableDataset)
+
+
+def as_stream(rows: Any) -> Any:
+    """A torch `IterableDataset` as one of datasets, which resumes and is divided between processes; all else as it is."""
+    from datasets import IterableDataset
+
+    if isinstance(rows, torch.utils.data.IterableDataset) and not is_stream(rows):
+        return IterableDataset.from_generator(partial(iter, rows))
+    return rows
+
+
+def read_stream(rows: Any, read: Callable[[dict, int], dict], columns: Collection[str]) -> Any:
+    """A user's `datasets.IterableDataset` in the columns that a task knows, as `RowView` has rows by number.
+
+    Args:
+        read: (row, its number) -> the row in the task's columns; it gets the names of classes in place of numbers.
+        columns: a stream that has all of these stays as it is.
+    """
+    known = rows.column_names or [*next(iter(rows), {})]
+    if set(columns) <= set(known):
+        return rows
+    read = partial(_read, read=read, names=class_names(rows))
+    return without_decoding(rows).map(read, with_indices=True, remove_columns=known)
+
+
+def _read(row: dict, number: int, read: Callable, names: Mapping[str, Sequence[str]]) -> dict:
+    return read(named(row, names), number)
 
 
 def _rows(

@@ -17,6 +17,7 @@ from geohf.data.columns import image_column
 from geohf.data.formats import table_file
 from geohf.data.rows import RowView, cell_of, heading_of, positions_of
 from geohf.data.samples import without_decoding
+from geohf.data.streaming import is_stream, read_stream
 from geohf.data.tables import (
     FILE_COLUMNS,
     HEADING_COLUMNS,
@@ -206,16 +207,18 @@ def region_features() -> Features:
 
 
 def as_photos(rows: Any) -> Any:
-    """Rows that a user gave to a Trainer, as photographs: tables that were loaded and streams are as they should be.
+    """Rows that a user gave to a Trainer, as photographs: a dataset and a stream with their columns stay as they are.
 
     Args:
-        rows: a dataset or list of dicts with `image`, `latitude`, `longitude`, `region` (or `Region_ID`), and perhaps
+        rows: a dataset, stream or list of dicts with `image`, `latitude`, `longitude`, `region` (or `Region_ID`), and perhaps
             `filename` and `heading` (or `angle`); names as tables may have them, as `lat`. A region or coordinate that is None is unknown.
     """
-    known = getattr(rows, "column_names", None)
+    known = {"filename", "image", "region", "latitude", "longitude"}
+    if is_stream(rows):
+        return read_stream(rows, _read_photo, known)
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)):
         return rows
-    if known is not None and {"filename", "image", "region", "latitude", "longitude"} <= set(known):
+    if known <= set(getattr(rows, "column_names", None) or ()):
         return rows
     labels = ["filename", "region", "latitude", "longitude", "heading"]
     return RowView(without_decoding(rows), _read_photo, labels)

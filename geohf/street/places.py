@@ -12,6 +12,8 @@ import numpy as np
 from geohf.data.cells import is_nothing, label_of
 from geohf.data.columns import image_lists
 from geohf.data.rows import RowView, positions_of
+from geohf.data.samples import without_decoding
+from geohf.data.streaming import is_stream, read_stream
 from geohf.data.tables import (
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
@@ -54,20 +56,22 @@ def place_features() -> Features:
 
 
 def as_places(rows):
-    """Rows that a user gave to a Trainer, as places: a dataset of places and a stream are as they should be.
+    """Rows that a user gave to a Trainer, as places: a dataset and a stream with their columns stay as they are.
 
     Args:
-        rows: a dataset or list of dicts with `views`, `image` or `north`, `east`, `south`, `west`, and perhaps
+        rows: a dataset, stream or list of dicts with `views`, `image` or `north`, `east`, `south`, `west`, and perhaps
             `latitude`, `longitude`, `state` and `sample_id`, or as tables call these. A `state` is a name, or the number of its class;
             the competition's index is its `state_idx`.
     """
-    known = getattr(rows, "column_names", None)
+    known = {"views", "headings", "state", "sample_id"}
+    if is_stream(rows):
+        return read_stream(rows, _read_place, known)
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)):
         return rows
-    if known is not None and {"views", "headings", "state", "sample_id"} <= set(known):
+    if known <= set(getattr(rows, "column_names", None) or ()):
         return rows
     labels = ["sample_id", "headings", "state", "state_idx", "latitude", "longitude"]
-    return RowView(rows, _read_place, labels)
+    return RowView(without_decoding(rows), _read_place, labels)
 
 
 def _read_place(row: dict, number: int) -> dict:

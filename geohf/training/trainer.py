@@ -12,8 +12,9 @@ from transformers import EarlyStoppingCallback, enable_full_determinism, set_see
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import HubStrategy, TrainOutput
 
+from geohf.data.rows import require_rows
 from geohf.data.splits import warn_of_shared_places
-from geohf.data.streaming import is_stream
+from geohf.data.streaming import as_stream, is_stream
 from geohf.data.task_data import facts_of
 from geohf.errors import DataError, listed
 from geohf.metrics.records import CardData, Evaluation
@@ -95,8 +96,8 @@ class GeoTrainer(RunsPhases):
             model,
             args,
             data_collator,
-            train_dataset=self.read_rows(train_dataset),
-            eval_dataset=self.read_rows(eval_dataset),
+            train_dataset=self._read_rows(train_dataset, "train_dataset"),
+            eval_dataset=self._read_rows(eval_dataset, "eval_dataset"),
             processing_class=processing_class,
             model_init=model_init,
             **({} if compute_metrics is None else {"compute_metrics": compute_metrics}),
@@ -160,6 +161,12 @@ class GeoTrainer(RunsPhases):
         return self._train_labels if is_stream(self.train_dataset) else self.train_dataset
 
     # ---- training
+
+    def _read_rows(self, rows: Any, what: str) -> Any:
+        rows = as_stream(rows)
+        if rows is not None and not is_stream(rows):
+            require_rows(rows, what)
+        return self.read_rows(rows)
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None) -> TrainOutput:
         """Run every phase, keep the better one, and calibrate.
@@ -227,7 +234,7 @@ class GeoTrainer(RunsPhases):
         mine = eval_dataset is None or eval_dataset is self._validation
         dataset = self.eval_dataset if mine else eval_dataset
         if not mine and not isinstance(dataset, (dict, str)):
-            dataset = self.read_rows(dataset)
+            dataset = self._read_rows(dataset, "eval_dataset")
         if isinstance(dataset, dict) or "compute_metrics" in self._given or not hasattr(dataset, "__len__"):
             return super().evaluate(None if eval_dataset is None else dataset, ignore_keys, metric_key_prefix)
         if self.shows_places and not mine:

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
 from geohf.data.rows import cell_of, positions_of
+from geohf.data.streaming import as_stream
 from geohf.errors import DataError
 from geohf.place.rows import as_drives
 from geohf.region.rows import as_photos
@@ -117,5 +119,46 @@ def test_columns_and_splits_are_no_rows(read):
         "region": ["3"],
     }
     for given in (columns, pd.DataFrame(columns), DatasetDict(train=Dataset.from_dict(columns))):
-        with pytest.raises(DataError, match="rows come one by one: give a dataset or a list of dicts"):
+        with pytest.raises(DataError, match="a list of dicts, .* got "):
             read(given)
+
+
+class TorchStream(torch.utils.data.IterableDataset):
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+@pytest.mark.parametrize("read", [as_photos, as_places])
+@pytest.mark.parametrize("kind", ["arrow", "mapped", "generator", "torch"])
+def test_a_users_own_stream_may_name_its_columns_as_tables_do(read, kind):
+    """Its regions and states were unknown before, and its rows without a label."""
+    rows = [
+        {"image": PHOTO, "Region_ID": "3", "GPSLatitude": 33.5, "GPSLatitudeRef": "S", "lng": 151.25},
+        {"image": PHOTO, "Region_ID": "5", "GPSLatitude": 36.5, "GPSLatitudeRef": "N", "lng": 127.25},
+    ]
+    if read is as_places:
+        rows = [
+            {"State" if name == "Region_ID" else name: cell for name, cell in row.items()} for row in rows
+        ]
+    streams = {
+        "arrow": lambda: Dataset.from_list(rows).to_iterable_dataset(),
+        "mapped": lambda: Dataset.from_list(rows).to_iterable_dataset().map(dict),
+        "generator": lambda: IterableDataset.from_generator(lambda: iter(rows)),
+        "torch": lambda: as_stream(TorchStream(rows)),
+    }
+    stream = read(streams[kind]())
+    for found in (list(stream), list(stream)):
+        assert [row["state" if read is as_places else "region"] for row in found] == ["3", "5"]
+        assert [(row["latitude"], row["longitude"]) for row in found] == [(-33.5, 151.25), (36.5, 127.25)]
+
+
+@pytest.mark.parametrize(("read", "column"), [(as_photos, "Region_ID"), (as_places, "State")])
+def test_classes_of_a_users_own_stream_have_their_names(read, column):
+    rows = Dataset.from_list([{"image": PHOTO, column: i} for i in (1, 0)])
+    rows = rows.cast_column(column, ClassLabel(names=["Texas", "Maine"]))
+    (first, second) = read(rows.to_iterable_dataset())
+    name = "state" if read is as_places else "region"
+    assert (first[name], second[name]) == ("Maine", "Texas")
