@@ -19,7 +19,7 @@ from geohf.io import NOT_XML, add_element, atomic_path, atomic_write, json_text,
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
 from geohf.report.paths import check_points
-from geohf.report.tables import format_number, write_csv
+from geohf.report.tables import column_names, format_number, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +146,9 @@ def write_parquet(path, rows: Iterable[Mapping], metadata: Mapping[str, str] | N
     import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.Table.from_pylist(
-        [{k: json_text(v) if isinstance(v, Mapping) else plain(v) for k, v in row.items()} for row in rows]
-    )
+    flat = [{k: json_text(v) if isinstance(v, Mapping) else plain(v) for k, v in row.items()} for row in rows]
+    # of rows alone pyarrow would take the columns of the first
+    table = pyarrow.table({name: [row.get(name) for row in flat] for name in column_names(flat)})
     with atomic_write(path, binary=True) as file:
         pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), file)
 
@@ -199,7 +199,7 @@ def _areas(row: Mapping) -> Mapping[str, Mapping]:
 
 
 def _write_table(path, rows: list) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = column_names(rows)
     with atomic_write(path) as file:
         file.write("<!doctype html><html lang=en><meta charset=utf-8><title>Predictions</title>")
         # no script and no request, whatever a file may be called
