@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +65,14 @@ class ParquetRows:
 
     Args:
         files: paths or addresses.
+        read: (row, its file) -> the row to give.
 
     Raises:
         DataError: a file that cannot be read as Parquet.
     """
 
-    def __init__(self, files: Sequence[str | Path]):
-        self.files = [os.fspath(file) for file in files]
+    def __init__(self, files: Sequence[str | Path], read: Callable[[dict, str], dict]):
+        self.files, self.read = [os.fspath(file) for file in files], read
         facts = [_facts(file) for file in self.files]
         self.schema, self.count = facts[0][1], sum(rows for rows, _ in facts)
 
@@ -86,7 +87,8 @@ class ParquetRows:
             try:
                 with fsspec.open(name, "rb") as file:
                     for batch in ParquetFile(file).iter_batches(READ_ROWS):
-                        yield from batch.to_pylist()
+                        for row in batch.to_pylist():
+                            yield self.read(row, name)
             except (OSError, ValueError) as error:
                 if isinstance(error, DataError):  # of whoever uses a row
                     raise

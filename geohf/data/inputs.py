@@ -12,7 +12,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from geohf.data.addresses import ParquetRows, files_at, names_many
-from geohf.data.cells import file_in, image_in, text_of
+from geohf.data.cells import file_in, image_in, resolve_inside, text_of
 from geohf.data.formats import TABLES, is_parquet, load_splits, parquet_features
 from geohf.data.samples import name_of, samples_of, without_decoding
 from geohf.data.tables import FILE_COLUMNS, find_column, line_of, read_table
@@ -152,8 +152,9 @@ def _of_shards(source: str, files: Sequence[str | Path]) -> Part:
     """Parquet files whose rows hold pictures, read one after the other."""
     from datasets import Features
 
-    rows = ParquetRows(files)
-    if not _columns_of_pictures(Features.from_arrow_schema(rows.schema)):
+    rows = ParquetRows(files, lambda row, file: _beside(os.path.dirname(file), columns, row))
+    columns = _columns_of_pictures(Features.from_arrow_schema(rows.schema))
+    if not columns:
         raise DataError(f"{source}: has no column of images; the columns are: {', '.join(rows.schema.names)}")
     return None, rows
 
@@ -232,13 +233,20 @@ class _Rows(Sequence):
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        row = dict(self.rows[index])
-        for name in self.columns:
-            cell = row[name]
-            if (
-                isinstance(cell, Mapping)
-                and cell.get("bytes") is None
-                and not os.path.isabs(cell.get("path") or "")
-            ):
-                row[name] = image_in(self.folder, cell)
-        return row
+        return _beside(self.folder, self.columns, self.rows[index])
+
+
+def _beside(folder: str | Path, columns: Sequence[str], row: Mapping) -> dict:
+    """A row of a Parquet file in this folder: pictures that are names alone lie there, too."""
+
+    def placed(cell: Any) -> Any:
+        if isinstance(cell, list):
+            return [placed(one) for one in cell]
+        name = cell.get("path") if isinstance(cell, Mapping) and cell.get("bytes") is None else None
+        if not name or os.path.isabs(name) or is_address(name):
+            return cell
+        if is_address(folder):
+            return {"path": f"{folder}/{resolve_inside('.', name).as_posix()}", "bytes": None}
+        return image_in(folder, cell)
+
+    return {**row, **{name: placed(row.get(name)) for name in columns if name in row}}

@@ -12,9 +12,11 @@ import zipfile
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.place_models import build_model, write_pictures
@@ -389,3 +391,20 @@ def test_what_is_no_sample_is_refused_by_name(model, files):
         find_images([files[0], ""])
     with pytest.raises(DataError, match="give its `dataset`"):
         model.predict(torch.utils.data.DataLoader(files, batch_size=2))
+
+
+@pytest.mark.parametrize("source", ["{}/a.parquet", "{}/*.parquet", "{}", "memory://beside/*.parquet"])
+def test_pictures_that_parquet_names_lie_beside_it_and_not_in_the_working_folder(tmp_path, monkeypatch, source):
+    here, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for folder, color in ((here, "red"), (elsewhere, "blue")):
+        (folder / "photos").mkdir(parents=True)
+        Image.new("RGB", (4, 4), color).save(folder / "photos" / "0.png")
+    picture = {"bytes": None, "path": "photos/0.png"}
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    columns = {"image": pa.array([picture], kind), "views": pa.array([[picture] * 2], pa.list_(kind))}
+    pq.write_table(pa.table(columns), here / "a.parquet")
+    if source.startswith("memory"):
+        fsspec.filesystem("memory").put(f"{here}/", "/beside", recursive=True)
+    monkeypatch.chdir(elsewhere)
+    [(_, row)] = find_images(source.format(here))
+    assert [open_image(one).getpixel((0, 0)) for one in (row, *row["views"])] == [(255, 0, 0)] * 3
