@@ -408,3 +408,11 @@ def test_pictures_that_parquet_names_lie_beside_it_and_not_in_the_working_folder
     monkeypatch.chdir(elsewhere)
     [(_, row)] = find_images(source.format(here))
     assert [open_image(one).getpixel((0, 0)) for one in (row, *row["views"])] == [(255, 0, 0)] * 3
+
+
+@pytest.mark.parametrize("source", ["memory://sorted/", "memory://sorted/**"])
+def test_a_folder_at_an_address_is_read_as_one_on_the_disk(files, source):
+    system = fsspec.filesystem("memory")
+    for name in ("2.png", "10.png", "._2.png", ".ipynb_checkpoints/2-checkpoint.png"):
+        system.pipe(f"/sorted/{name}", Path(files[0]).read_bytes())
+    assert [name.rpartition("/")[2] for name, _ in find_images(source)] == ["2.png", "10.png"]
