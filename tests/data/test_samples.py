@@ -394,7 +394,9 @@ def test_what_is_no_sample_is_refused_by_name(model, files):
 
 
 @pytest.mark.parametrize("source", ["{}/a.parquet", "{}/*.parquet", "{}", "memory://beside/*.parquet"])
-def test_pictures_that_parquet_names_lie_beside_it_and_not_in_the_working_folder(tmp_path, monkeypatch, source):
+def test_pictures_that_parquet_names_lie_beside_it_and_not_in_the_working_folder(
+    tmp_path, monkeypatch, source
+):
     here, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
     for folder, color in ((here, "red"), (elsewhere, "blue")):
         (folder / "photos").mkdir(parents=True)
