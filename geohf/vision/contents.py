@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -11,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from geohf.vision.images import HANDED_OVER, held_by, is_address
 
+_FIXED = re.compile(r"^hf://[^:]*@[0-9a-f]{40}/")  # a revision of the Hub, which does not change
 _END = 4096  # bytes: the pixels at the end of a picture, where two cameras' files hardly ever agree
 
 
 def content_key(value: Any) -> str:
     """A digest that is another one as soon as the content is.
 
-    A file counts by where it lies, its size and time of change; bytes, pixels and numbers count themselves; of lists,
+    A file counts by where it lies, its size and time of change, at an address by what is said of it there; bytes, pixels and numbers count themselves; of lists,
     dicts and dataclasses each entry counts. An object of another kind is never known again.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -114,7 +117,7 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, Image.Image):
         with HANDED_OVER:
             orientation, pixels, palette = value.getexif().get(0x0112), value.tobytes(), value.getpalette()
-        yield f"{value.mode} {value.size} {orientation}".encode()
+        yield f"{value.mode} {value.size} {orientation} {value.info.get('transparency')}".encode()
         yield pixels
         yield repr(palette).encode()
     elif isinstance(value, Mapping):
@@ -129,7 +132,10 @@ def _parts(value: Any) -> Iterator[bytes]:
             value.seek(0)
         yield repr(content).encode()
     elif hasattr(value, "detach"):
-        yield from _parts(value.detach().cpu().float().numpy())
+        value = value.detach().cpu()
+        yield str(value.dtype).encode()
+        yield from _parts(value.contiguous().flatten().view(torch.uint8).numpy())
+        yield str(tuple(value.shape)).encode()
     elif isinstance(value, np.ndarray) and value.dtype.kind != "O":
         yield f"{value.dtype} {value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()
@@ -147,9 +153,22 @@ def _parts(value: Any) -> Iterator[bytes]:
 
 
 def _file_facts(name: str) -> Iterator[bytes]:
-    for place in name.split("::"):  # zip://member::archive
-        try:
-            facts = os.stat(place)
-        except (OSError, ValueError):
-            continue
-        yield f"{os.path.abspath(place)} {facts.st_size} {facts.st_mtime_ns}".encode(errors="surrogateescape")
+    place = name.rpartition("::")[2]  # zip://member::archive
+    try:
+        facts = os.stat(place)
+    except (OSError, ValueError):
+        if re.match(r"\w+://", place) and not _FIXED.search(place):
+            yield _facts_at(place).encode(errors="surrogateescape")
+        return
+    yield f"{os.path.abspath(place)} {facts.st_size} {facts.st_mtime_ns}".encode(errors="surrogateescape")
+
+
+def _facts_at(address: str) -> str:
+    """What a file system says of a file at an address: its size, time of change or digest; nothing where there is none."""
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        return repr(sorted(system.info(path).items()))
+    except Exception:  # each file system has errors of its own; whoever opens the file will say so
+        return ""

@@ -77,4 +77,7 @@ def test_answers_that_are_no_places(tmp_path, ending):
 def test_parquet_has_the_columns_of_every_row_as_csv_has(tmp_path):
     rows = [{"input": "a.jpg"}, {"input": "b.jpg", "radius_m": 5.0}]
     write_answers(tmp_path / "a.parquet", rows)
-    assert pq.read_table(tmp_path / "a.parquet").to_pylist() == [{"input": "a.jpg", "radius_m": None}, rows[1]]
+    assert pq.read_table(tmp_path / "a.parquet").to_pylist() == [
+        {"input": "a.jpg", "radius_m": None},
+        rows[1],
+    ]
