@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from transformers import PreTrainedConfig
 from transformers.image_utils import SizeDict
 
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 FITS = ("squeeze", "crop", "pad")
+CONVNEXT_SQUEEZED = 384
 # how the published weights of these types were fed: (mean, std), shortest side, crop
 FED = {
     "dinov2": (IMAGENET, 256, 224),
@@ -78,10 +81,40 @@ def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> d
         value = getattr(published, key, None)
         if value is not None:
             processing[key] = int(value) if key == "resample" else _plain(value)
-    if not getattr(published, "do_center_crop", False) and "height" in processing["size"]:
+    cropped = getattr(published, "do_center_crop", False)
+    edge, share = processing["size"].get("shortest_edge"), getattr(published, "crop_pct", None)
+    if edge and share:  # the middle of a larger picture; from a side on ConvNeXt takes all of it, squeezed
+        square = {"height": edge, "width": edge}
+        larger = {"shortest_edge": int(edge / share)}
+        processing["size"] = larger if cropped or edge < CONVNEXT_SQUEEZED else square
+        processing["crop_size"] = processing["crop_size"] if cropped else square
+    elif not cropped and "height" in processing["size"]:
         # a backbone that squeezes its images takes them squeezed
         processing["crop_size"] = {k: processing["size"][k] for k in ("height", "width")}
+    if not getattr(published, "do_normalize", True):
+        bands = len(processing["image_mean"])
+        processing |= {"image_mean": [0.0] * bands, "image_std": [1.0] * bands}
+    if not _alike(published, processing):
+        logger.warning(
+            "%s: its own %s prepares images in a way that is not known here; its features are not those of the published model",
+            name,
+            type(published).__name__,
+        )
     return processing
+
+
+def _alike(published: Any, processing: dict) -> bool:
+    """Whether a published processor makes of a picture what ours makes of it with these settings."""
+    from geohf.vision.processing import GeoImageProcessor
+
+    y, x = np.indices((300, 400))
+    picture = Image.fromarray(np.stack([x * 255 // 400, y * 255 // 300, (x + y) % 256], -1).astype(np.uint8))
+    try:
+        theirs = published(picture, return_tensors="pt")["pixel_values"]
+    except Exception:  # whatever else it asks for, as a text
+        return True
+    ours = GeoImageProcessor(**processing).pixel_values([picture])
+    return theirs.shape == ours.shape and float((theirs - ours).abs().mean()) < 0.05
 
 
 def with_fit(processing: dict, fit: str | None) -> dict:

@@ -164,8 +164,9 @@ def describe_timm(
     mode = {m.value: m for m in InterpolationMode}.get(data["interpolation"], InterpolationMode.BICUBIC)
     resample = {v: k for k, v in pil_torch_interpolation_mapping.items()}[mode]
     config = TimmTowerConfig(architecture=source.architecture, image_size=size, model_args=model_args or None)
+    squeezed = data["crop_mode"] == "squash"
     processing = {
-        "size": {"shortest_edge": shortest},
+        "size": {"height": shortest, "width": shortest} if squeezed else {"shortest_edge": shortest},
         "crop_size": {"height": size, "width": size},
         "resample": int(resample),
         "image_mean": list(data["mean"]),
