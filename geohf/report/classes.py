@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def plot_confusion_counts(
         axes.grid(which="minor", color=FAINT, linewidth=0.6)
         axes.tick_params(which="minor", length=0)
         if n <= 60:  # beyond that a cell is smaller than its number
-            centered = {"ha": "center", "va": "center", "fontsize": small}
+            centered: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": small}
             for row, column in np.argwhere(percent >= (0.5 if n <= 12 else 2.0)):
                 share = percent[row, column]
                 axes.text(column, row, f"{share:.0f}", color="white" if share > 45 else INK, **centered)

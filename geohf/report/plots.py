@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -187,10 +188,16 @@ def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
         lines = LineCollection(segments, cmap=colors, linewidths=0.8, alpha=0.6)
         lines.set_array(error)
         axes.add_collection(lines)
-        open_ring = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.8}
-        filled = {"c": error, "cmap": colors, "edgecolors": "white", "linewidths": 0.3, "zorder": 3}
-        axes.scatter(*truth.T, s=size, label="true", **open_ring)
-        dots = axes.scatter(*predicted.T, s=size, label="predicted", **filled)
+        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.8}
+        disc: dict[str, Any] = {
+            "c": error,
+            "cmap": colors,
+            "edgecolors": "white",
+            "linewidths": 0.3,
+            "zorder": 3,
+        }
+        axes.scatter(truth[:, 0], truth[:, 1], s=size, label="true", **ring)
+        dots = axes.scatter(predicted[:, 0], predicted[:, 1], s=size, label="predicted", **disc)
         top = max(float(np.quantile(error, 0.98)), 1e-12)
         for artist in (dots, lines):
             artist.set_clim(0, top)
@@ -224,7 +231,10 @@ def plot_dropped(path: str | os.PathLike, kept, dropped: Mapping[str, np.ndarray
             axes = figure.add_subplot(1, 2, position + 1)
             axes.scatter(kept[:, 1], kept[:, 0], s=6, color=MUTED, label=f"kept, n = {len(kept):,}")
             for i, (name, points) in enumerate(dropped.items()):
-                look = {"marker": _DROPPED_MARKS[i % len(_DROPPED_MARKS)], "color": SERIES[i % len(SERIES)]}
+                look: dict[str, Any] = {
+                    "marker": _DROPPED_MARKS[i % len(_DROPPED_MARKS)],
+                    "color": SERIES[i % len(SERIES)],
+                }
                 label = f"{name}, n = {len(points):,}"
                 axes.scatter(points[:, 1], points[:, 0], s=34, linewidths=1.4, label=label, **look)
             if position:

@@ -81,3 +81,9 @@ def test_parquet_has_the_columns_of_every_row_as_csv_has(tmp_path):
         {"input": "a.jpg", "radius_m": None},
         rows[1],
     ]
+
+
+def test_whole_numbers_stay_whole_in_geoparquet_where_a_row_has_none(tmp_path):
+    place = {"latitude": 1.0, "longitude": 2.0}
+    write_answers(tmp_path / "a.geoparquet", [{"n": 2**60 + 1, **place}, place])
+    assert pq.read_table(tmp_path / "a.geoparquet")["n"].to_pylist() == [2**60 + 1, None]
