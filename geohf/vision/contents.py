@@ -27,11 +27,16 @@ def content_key(value: Any) -> str:
     A file counts by where it lies, its size and time of change, at an address by what is said of it there; bytes, pixels and numbers count themselves; of lists,
     dicts and dataclasses each entry counts. An object of another kind is never known again.
     """
+    return digest_of(_parts(value)).hex()
+
+
+def digest_of(parts: Iterable[bytes]) -> bytes:
+    """16 bytes that stand for these, one by one."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in _parts(value):
+    for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def contents_of(images: Sequence[Any]) -> list[tuple]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from transformers import PreTrainedConfig
-from transformers.image_utils import SizeDict
 
 from geohf.errors import DataError, require_choice
 from geohf.vision.repos import reason_of
@@ -50,13 +48,13 @@ def default_processing(name: str, config: PreTrainedConfig) -> dict:
         "%s: has no preprocessor_config.json; its images are taken at %d pixels with mean %s and std %s",
         *(name, crop or size, mean, std),
     )
-    return {
-        "size": {"shortest_edge": shortest or size},
-        "crop_size": {"height": crop or size, "width": crop or size},
-        "resample": 3,
-        "image_mean": mean,
-        "image_std": std,
-    }
+    return _settings(shortest or size, crop or size, mean, std)
+
+
+def _settings(shortest: int, crop: int, mean: list[float], std: list[float]) -> dict[str, Any]:
+    """Keyword arguments of an image processor that takes a square of a picture."""
+    sizes = {"size": {"shortest_edge": shortest}, "crop_size": {"height": crop, "width": crop}}
+    return sizes | {"resample": 3, "image_mean": mean, "image_std": std}
 
 
 def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> dict:
@@ -66,13 +64,7 @@ def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> d
     if not (folder / "preprocessor_config.json").is_file():
         return default_processing(name, config)
     size = getattr(config, "image_size", None) or 224
-    processing: dict[str, Any] = {
-        "size": {"shortest_edge": size},
-        "crop_size": {"height": size, "width": size},
-        "resample": 3,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
+    processing = _settings(size, size, [0.5] * 3, [0.5] * 3)
     try:
         published = AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
@@ -80,7 +72,8 @@ def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> d
     for key in processing:
         value = getattr(published, key, None)
         if value is not None:
-            processing[key] = int(value) if key == "resample" else _plain(value)
+            kind: Any = int if key == "resample" else dict if "size" in key else list
+            processing[key] = kind(value)  # a SizeDict yields pairs
     cropped = getattr(published, "do_center_crop", False)
     edge, share = processing["size"].get("shortest_edge"), getattr(published, "crop_pct", None)
     if edge and share:  # the middle of a larger picture; from a side on ConvNeXt takes all of it, squeezed
@@ -141,8 +134,3 @@ def with_fit(processing: dict, fit: str | None) -> dict:
         "pad": {"max_height": height, "max_width": width},
     }[fit]
     return processing | {"size": size}
-
-
-def _plain(value):
-    # a SizeDict is no Mapping and yields pairs
-    return dict(value) if isinstance(value, (Mapping, SizeDict)) else list(value)

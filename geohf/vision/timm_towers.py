@@ -128,10 +128,8 @@ def timm_source(name: str, folder: Path | None, weights: Path | None = None) -> 
                 f"{name}: config.json names the architecture {architecture!r}, which timm does not have"
             )
         saved = {key: value for key, value in (saved or {}).items() if key != "num_classes"}
-        is_local = Path(name).is_dir()
-        return TimmSource(
-            name, architecture, published, saved, weights or (folder if is_local else None), name
-        )
+        own = weights or (folder if Path(name).is_dir() else None)
+        return TimmSource(name, architecture, published, saved, own, name)
     plain = timm_name(name) or name
     try:
         known = timm.get_pretrained_cfg(plain)
@@ -139,10 +137,8 @@ def timm_source(name: str, folder: Path | None, weights: Path | None = None) -> 
         raise DataError(f"no backbone {name!r}: {error}") from None
     if known is None:
         raise DataError(f"no backbone {name!r}: timm knows no weights of it")
-    published = known.to_dict()
-    return TimmSource(
-        name, plain, published, {}, weights or packaged_weights(plain), published.get("hf_hub_id")
-    )
+    published, own = known.to_dict(), weights or packaged_weights(plain)
+    return TimmSource(name, plain, published, {}, own, published.get("hf_hub_id"))
 
 
 def describe_timm(
