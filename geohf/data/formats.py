@@ -224,12 +224,13 @@ def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
     names: dict[str, None] = {}  # a name that a chunk lacks is a column without values, as in the whole table
-    lines: list[int] = []
-    records: list[dict] = []
+    held: dict[int, dict] = {}  # line -> its row
 
     def frame() -> pd.DataFrame:
-        columns = {name: pd.Series([row.get(name) for row in records], lines, dtype=object) for name in names}
-        return pd.DataFrame(columns, index=lines)
+        columns = {
+            name: pd.Series([row.get(name) for row in held.values()], [*held], object) for name in names
+        }
+        return pd.DataFrame(columns, index=[*held])
 
     with path.open(encoding="utf-8-sig") as file:
         for line, text in enumerate(file, 1):
@@ -242,12 +243,11 @@ def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
             if not isinstance(row, dict):
                 raise DataError(f"{path}, row {line}: is no JSON object of column names and values")
             names |= dict.fromkeys(row)
-            lines.append(line)
-            records.append(row)
-            if len(records) == rows:
+            held[line] = row
+            if len(held) == rows:
                 yield frame()
-                lines, records = [], []
-    if records or rows is None:
+                held.clear()
+    if held or rows is None:
         yield frame()
 
 

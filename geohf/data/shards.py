@@ -66,7 +66,7 @@ def tables_of(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if glob.has_magic(source):
-        files = sorted(Path(file) for file in glob.glob(source, recursive=True))
+        files = sorted(map(Path, glob.glob(source, recursive=True)))
         if not files:
             raise DataError(f"{source}: no file has such a name")
         return files

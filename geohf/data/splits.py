@@ -78,13 +78,12 @@ def split_rows(
 ) -> tuple[dict[str, np.ndarray], int]:
     """Hold out shares of n rows one after the other; `train` is what remains.
 
-    Rows of one place stay together, see `place_numbers`: photographs of one spot show one scene, and a model that
-    trained on three of them has seen the fourth.
+    Rows of one place stay together, see `place_numbers`: they show one scene.
 
     Args:
         shares: name -> share of all places; a share of 0 gives no such split.
-        how: `stratified` by group, `random`, or `blocks`: whole squares of the map are held out, and training
-            places within the buffer are left out, so that no held-out place has a neighbor in training.
+        how: `stratified` by group, `random`, or `blocks`: whole squares of the map, without the training places
+            within the buffer, so that no held-out place has a neighbor in training.
         points: (n, 2), NaN where unknown; `blocks` needs them all. None or empty: every row is a place of its own.
         groups: (n,) for `stratified`; a place has that of its first row.
         block_m, buffer_m: meters, or units of the data for `planar`; the buffer is `place_radius` at least.
@@ -154,13 +153,10 @@ def place_numbers(points: np.ndarray, radius: float = 0.0, frame: str = "wgs84")
     points = np.asarray(points, np.float64).reshape(-1, 2)
     known = np.isfinite(points).all(1)
     numbers = np.arange(len(points)) + len(points)
-    if known.any():
-        where = points[known]
-        numbers[known] = (
-            dbscan(where, radius, 1, frame)
-            if radius
-            else np.unique(where, axis=0, return_inverse=True)[1].reshape(-1)
-        )
+    if known.any() and radius:
+        numbers[known] = dbscan(points[known], radius, 1, frame)
+    elif known.any():
+        numbers[known] = np.unique(points[known], axis=0, return_inverse=True)[1].reshape(-1)
     return _by_first_row(numbers)
 
 
@@ -212,20 +208,15 @@ def _files_of(column: pa.ChunkedArray) -> list[list[str]]:
             return []
         fields = dict(zip([field.name for field in pictures.type], pictures.flatten(), strict=True))
         inside = fields["bytes"].is_valid().to_pylist()
-        paths = (
-            "" if own else path or "" for own, path in zip(inside, fields["path"].to_pylist(), strict=True)
-        )
+        pairs = zip(inside, fields["path"].to_pylist(), strict=True)
+        paths = ("" if own else path or "" for own, path in pairs)
         sizes = chunk.value_lengths().to_pylist() if several else [1] * len(chunk)
         rows += [list(islice(paths, size or 0)) for size in sizes]
     return rows
 
 
 def count_shared(points: np.ndarray, train: np.ndarray) -> int:
-    """How many rows have the very position of a training row; those without a position do not count.
-
-    Args:
-        points, train: (n, 2) and (m, 2).
-    """
+    """How many of (n, 2) points have the very position of one of (m, 2) for training; unknown ones do not count."""
     points = points[np.isfinite(points).all(1)]
     place = place_numbers(np.concatenate([train, points]))
     return int(np.isin(place[len(train) :], place[: len(train)]).sum())
@@ -234,8 +225,7 @@ def count_shared(points: np.ndarray, train: np.ndarray) -> int:
 def warn_of_shared_places(dataset: Any, train: Any) -> None:
     """Say how many rows to measure on show a place that training shows, too; splits of this module leave none.
 
-    Args:
-        dataset, train: rows with `latitude` and `longitude`; None, streams and several datasets are passed over.
+    Rows have `latitude` and `longitude`; None, streams and several datasets are passed over.
     """
     if not all(hasattr(rows, "__len__") and not isinstance(rows, Mapping) for rows in (dataset, train)):
         return
@@ -268,8 +258,7 @@ def split_dataset(
 def calibration_blocks(dataset, points: np.ndarray, frame: str = "wgs84") -> np.ndarray | None:
     """(n,) the block of each row, where whole blocks were held out; else None.
 
-    What is fitted on held-out blocks is promised for blocks that nobody has seen, and a block counts once, however
-    many rows it has.
+    What is fitted on held-out blocks holds for unseen blocks, and a block counts once, however many rows it has.
 
     Args:
         dataset: as `split_dataset` left it.
