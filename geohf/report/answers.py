@@ -114,9 +114,8 @@ def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) ->
     The first two take rows that are read from a file as they are written, twice for CSV; the others hold all in memory.
 
     Points are of the rows that have `latitude` and `longitude`; the others are counted in a warning. HTML is a map of
-    these rows (its title counts the others), with circles of `radius_m` where they have it, or their areas
-    (`credible_regions`, `regions`), and the photograph of a row's `thumbnail`, a data URI; and a table where none has.
-    Both open without a network.
+    them (its title counts the others) with circles of `radius_m` or areas (`credible_regions`, `regions`) and the
+    photograph of a row's `thumbnail`, a data URI; a table where no row has a place. It needs no network.
 
     Raises:
         DataError: an unknown ending, or points of rows of which none has a place, or that are no degrees.

@@ -19,10 +19,9 @@ def write_geojson(
 ) -> None:
     """Write points, and their errors where the truth is known, as one FeatureCollection.
 
-    Every point becomes a Point feature with `"kind": "prediction"`. With `truth` its properties also
-    hold `truth_latitude`, `truth_longitude` and `distance_m`, and a feature with `"kind": "error"`
-    follows it: the great circle from the truth to the point, a LineString, or a MultiLineString that is
-    cut at the antimeridian. `"row"` counts the points from 0 and ties the two together.
+    Every point becomes a Point feature with `"kind": "prediction"`. With `truth` it also has `truth_latitude`,
+    `truth_longitude` and `distance_m`, and a feature with `"kind": "error"` follows: the great circle from the truth to
+    the point, cut at the antimeridian. `"row"` counts the points from 0 and ties the two together.
 
     Args:
         path: the file, replaced only when all of it is written.
@@ -38,10 +37,8 @@ def write_geojson(
 
     def features() -> Iterator[str]:
         for row, point in enumerate(points):
-            values = {name: column[row] for name, column in extra.items()} | {
-                "kind": "prediction",
-                "row": row,
-            }
+            values = {name: column[row] for name, column in extra.items()}
+            values |= {"kind": "prediction", "row": row}
             if truth is None or distance_m is None:
                 yield _feature("Point", [point[::-1]], values)
                 continue

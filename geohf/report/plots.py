@@ -26,8 +26,7 @@ _NO_CURVE = ("step", "epoch", "phase", "train_loss", "total_flos", "num_input_to
 def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> None:
     """Draw what a Trainer logged: losses, every part of the loss, learning rate, evaluation metrics.
 
-    Each quantity has its panel over the optimizer steps; `x` and `eval_x` share one. Where rows carry
-    `"phase"`, a line marks the step at which it changes.
+    Each quantity has its panel over the steps; `x` and `eval_x` share one. A line marks where `"phase"` changes.
 
     Args:
         path: the PNG file.
