@@ -54,9 +54,12 @@ def heading_of(cell: Any) -> float:
     (270.0, nan)
     """
     try:
-        return math.nan if is_nothing(cell) else numbers_of([cell]).item() % 360
+        degrees = math.nan if is_nothing(cell) else numbers_of([cell]).item()
     except (TypeError, ValueError):
-        raise DataError(f"a heading is degrees clockwise from north, got {cell!r}"[:200]) from None
+        degrees = math.inf
+    if math.isinf(degrees):
+        raise DataError(f"a heading is degrees clockwise from north, got {cell!r}"[:200])
+    return degrees % 360
 
 
 def _degrees_in(row: Mapping, names: Sequence[str]) -> float:

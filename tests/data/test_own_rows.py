@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
-from geohf.data.rows import cell_of, positions_of
+from geohf.data.rows import cell_of, heading_of, positions_of
 from geohf.errors import DataError
 from geohf.place.rows import as_drives
 from geohf.region.rows import as_photos
@@ -119,3 +119,9 @@ def test_columns_and_splits_are_no_rows(read):
     for given in (columns, pd.DataFrame(columns), DatasetDict(train=Dataset.from_dict(columns))):
         with pytest.raises(DataError, match="rows come one by one: give a dataset or a list of dicts"):
             read(given)
+
+
+@pytest.mark.parametrize("cell", [math.inf, "-inf", "north"])
+def test_a_heading_that_is_no_finite_number_is_refused(cell):
+    with pytest.raises(DataError, match="a heading is degrees clockwise from north"):
+        heading_of(cell)
