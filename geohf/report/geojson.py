@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -10,6 +11,8 @@ import numpy as np
 from geohf.geo.angles import wrap_degrees
 from geohf.io import atomic_write, columns, json_text
 from geohf.report.paths import check_pairs, cut_at_antimeridian, great_circle_path
+
+logger = logging.getLogger(__name__)
 
 _POLE = 90.0 - 1e-9
 
@@ -34,6 +37,11 @@ def write_geojson(
     """
     points, truth, distance_m = check_pairs(points, truth)
     extra = columns(properties, len(points), "properties")
+    own = {"kind", "row"} | (set() if truth is None else {"truth_latitude", "truth_longitude", "distance_m"})
+    if taken := sorted(own & extra.keys()):
+        logger.warning(
+            "%s: the properties %s are the file's own and replace those given", path, ", ".join(taken)
+        )
 
     def features() -> Iterator[str]:
         for row, point in enumerate(points):
