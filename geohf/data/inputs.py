@@ -116,7 +116,7 @@ def _of_source(source: str) -> Part:
     if path.is_dir():
         if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
             return _rows_of(load_splits(str(path)), str(path))
-        shards = sorted(path.glob("*.parquet"))
+        shards = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
         if shards and not any(is_image_name(file) for file in path.iterdir()):
             return _of_shards(source, shards)
         files = image_files(path)

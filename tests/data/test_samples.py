@@ -418,3 +418,10 @@ def test_a_folder_at_an_address_is_read_as_one_on_the_disk(files, source):
     for name in ("2.png", "10.png", "._2.png", ".ipynb_checkpoints/2-checkpoint.png"):
         system.pipe(f"/sorted/{name}", Path(files[0]).read_bytes())
     assert [name.rpartition("/")[2] for name, _ in find_images(source)] == ["2.png", "10.png"]
+
+
+def test_hidden_parquet_in_a_folder_is_left_out(tmp_path, files):
+    shard = datasets.Dataset.from_dict({"image": [{"bytes": Path(files[0]).read_bytes(), "path": None}]})
+    for name in ("0.parquet", ".0-checkpoint.parquet"):
+        shard.to_parquet(tmp_path / name)
+    assert find_images(tmp_path).count == 1
