@@ -180,15 +180,15 @@ def joined_places(place: np.ndarray, copies: np.ndarray) -> np.ndarray:
 
 
 def copy_numbers(dataset: Dataset) -> np.ndarray | None:
-    """(n,) a number for each row, one for rows whose `views` or `image` are files of the same bytes, whatever these are called.
+    """(n,) a number for each row, one for rows whose `views` or `image` have the same bytes, in files of any name or in the rows.
 
     Returns:
-        None where no row names files, or none is a copy.
+        None where no row has pictures, or none is a copy.
     """
     name = next((name for name in ("views", "image") if name in dataset.column_names), None)
-    rows = [] if name is None else _files_of(stored_column(dataset, name))
-    named = [i for i, row in enumerate(rows) if row and all(map(os.path.isfile, row))]
-    keys = iter(contents_of([path for i in named for path in rows[i]]))
+    rows = [] if name is None else _pictures_of(stored_column(dataset, name))
+    named = [i for i, row in enumerate(rows) if row and all(map(_is_there, row))]
+    keys = iter(contents_of([picture for i in named for picture in rows[i]]))
     numbers: dict[tuple, int] = {}
     found = np.arange(len(rows)) + len(rows)
     for i in named:
@@ -196,22 +196,26 @@ def copy_numbers(dataset: Dataset) -> np.ndarray | None:
     return found if len(numbers) < len(named) else None
 
 
-def _files_of(column: pa.ChunkedArray) -> list[list[str]]:
-    """The files that each row of a column of pictures, or of lists of them, names; "" for a picture that lies in it."""
+def _is_there(picture: str | memoryview) -> bool:
+    return isinstance(picture, memoryview) or os.path.isfile(picture)
+
+
+def _pictures_of(column: pa.ChunkedArray) -> list[list[str | memoryview]]:
+    """The pictures of each row of a column of them, or of lists of them: paths, or bytes that stay where they lie."""
     import pyarrow as pa
 
     rows = []
     for chunk in column.chunks:
         several = hasattr(chunk, "value_lengths")
         pictures = chunk.flatten() if several else chunk
-        if not pa.types.is_struct(pictures.type):  # digests of a stream
+        if not pa.types.is_struct(pictures.type):
             return []
         fields = dict(zip([field.name for field in pictures.type], pictures.flatten(), strict=True))
-        inside = fields["bytes"].is_valid().to_pylist()
-        pairs = zip(inside, fields["path"].to_pylist(), strict=True)
-        paths = ("" if own else path or "" for own, path in pairs)
+        held = fields["bytes"]
+        inside = enumerate(zip(held.is_valid().to_pylist(), fields["path"].to_pylist(), strict=True))
+        found = (memoryview(held[i].as_buffer()) if own else path or "" for i, (own, path) in inside)
         sizes = chunk.value_lengths().to_pylist() if several else [1] * len(chunk)
-        rows += [list(islice(paths, size or 0)) for size in sizes]
+        rows += [list(islice(found, size or 0)) for size in sizes]
     return rows
 
 
@@ -243,7 +247,7 @@ def split_dataset(
 ) -> tuple[DatasetDict, int]:
     """`split_rows` of a dataset, with its settings: (the splits, the number of places left out for the buffer).
 
-    Rows whose files have the same bytes are copies, see `copy_numbers`.
+    Rows whose pictures have the same bytes are copies, see `copy_numbers`.
     """
     from datasets import DatasetDict
 

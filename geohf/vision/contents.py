@@ -54,17 +54,17 @@ def contents_of(images: Sequence[Any]) -> list[tuple]:
     named: list[Any] = []
     sources: dict[Any, Any] = {}
     keys: dict[Any, tuple] = {}
-    for image in images:
+    for position, image in enumerate(images):
         source = _without_name(image)
-        name, length = _place_and_length(source)
-        named.append(name)
-        sources[name], keys[name] = source, (length,)
+        place, length = (position, len(source)) if _is_held(source) else _place_and_length(source)
+        named.append(place)
+        sources[place], keys[place] = source, (length,)
     for read in (_end, _whole):
         count = Counter(keys.values())
-        for name, key in keys.items():
+        for place, key in keys.items():
             if count[key] > 1:
-                keys[name] = (*key, read(sources[name]))
-    return [keys[name] for name in named]
+                keys[place] = (*key, read(sources[place]))
+    return [keys[place] for place in named]
 
 
 def content_digest(image: Any) -> bytes:
@@ -79,33 +79,36 @@ def content_digest(image: Any) -> bytes:
     return bytes.fromhex(_whole(_without_name(image)))
 
 
-def _without_name(image: Any) -> bytes | str:
+def _without_name(image: Any) -> Any:
+    """The bytes of a picture, or its path."""
     if isinstance(image, Mapping):
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
     if is_address(image):
         return held_by(image)[0]
-    return bytes(image) if isinstance(image, (bytes, bytearray, memoryview)) else os.fspath(image)
+    return image if _is_held(image) else os.fspath(image)
 
 
-def _place_and_length(source: bytes | str) -> tuple[Any, int]:
-    """What tells one source from others without reading a file, and its length in bytes."""
-    if isinstance(source, bytes):
-        return _digest(source), len(source)
-    facts = os.stat(source)
+def _is_held(source: Any) -> bool:
+    return isinstance(source, (bytes, bytearray, memoryview))
+
+
+def _place_and_length(path: str) -> tuple[Any, int]:
+    """What tells one file from others without reading it, and its length in bytes."""
+    facts = os.stat(path)
     # file systems without numbers for files give 0
-    return (facts.st_dev, facts.st_ino) if facts.st_ino else os.path.realpath(source), facts.st_size
+    return (facts.st_dev, facts.st_ino) if facts.st_ino else os.path.realpath(path), facts.st_size
 
 
-def _end(source: bytes | str) -> str:
-    if isinstance(source, bytes):
+def _end(source: Any) -> str:
+    if _is_held(source):
         return _digest(source[-_END:])
     with open(source, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
         return _digest(file.read())
 
 
-def _whole(source: bytes | str) -> str:
-    return _digest(source if isinstance(source, bytes) else Path(source).read_bytes())
+def _whole(source: Any) -> str:
+    return _digest(source if _is_held(source) else Path(source).read_bytes())
 
 
 def _digest(content: bytes) -> str:

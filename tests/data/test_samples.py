@@ -27,6 +27,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from geohf import DataError
 from geohf.data.inputs import find_images
 from geohf.data.samples import samples_of, without_decoding
+from geohf.data.splits import copy_numbers
 from geohf.vision.files import image_files
 from geohf.vision.images import ImageError, open_image, picture_of
 
@@ -425,3 +426,21 @@ def test_hidden_parquet_in_a_folder_is_left_out(tmp_path, files):
     for name in ("0.parquet", ".0-checkpoint.parquet"):
         shard.to_parquet(tmp_path / name)
     assert find_images(tmp_path).count == 1
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_copies_of_a_picture_are_one_place_in_files_and_in_rows(tmp_path, several):
+    pictures = [np.random.default_rng(i // 2).integers(0, 256, (6, 6, 3), dtype=np.uint8) for i in range(12)]
+    cells = []
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+        held = {"bytes": (tmp_path / f"{i}.png").read_bytes(), "path": f"{i}.png"}
+        cells.append([str(tmp_path / f"{i}.png"), held][i % 3 == 0])
+    kind, name = datasets.Image(decode=False), "views" if several else "image"
+    features = datasets.Features({name: datasets.List(kind) if several else kind})
+    columns = {name: [[cell] * 2 for cell in cells] if several else cells}
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    for rows, expected in ((range(12), [i // 2 for i in range(12)]), ([5, 0, 4, 1], [0, 1, 0, 1])):
+        found = copy_numbers(dataset.select(rows)).tolist()
+        assert [found.index(number) for number in found] == [expected.index(number) for number in expected]
+    assert copy_numbers(dataset.select([0, 2, 5])) is None
