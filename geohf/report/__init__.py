@@ -1,5 +1,18 @@
 """What a person looks at after a run: maps, plots, tables. Knows no model.
 
+    paths.py     great circles on paper: paths, the cut at the antimeridian, the box that holds all points
+    maps.py      the HTML map, made of map.html, map.css and map_*.js
+    map_png.py   the map as a PNG, for a model card
+    geojson.py   predictions for a GIS
+    style.py     one look for all figures
+    plots.py     learning curves, error CDF, scatter, points that filters kept and dropped
+    tiles.py     errors of image tiles, filmstrips
+    uncertainty.py regions on maps, error of the surest answers
+    strips.py    questions with their answers, right and wrong ones framed
+    classes.py   confusion and reliability
+    tables.py    Markdown and CSV
+    answers.py   predictions as CSV, JSON Lines, GeoJSON or HTML
+
 Nothing here imports matplotlib, pandas or PIL before a figure is drawn.
 """
 
