@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geohf.errors import DataError
+from geohf.io import natural_key
 
 if TYPE_CHECKING:
     from pyarrow import Schema
@@ -26,7 +27,7 @@ def names_many(address: str) -> bool:
 
 
 def files_at(address: str) -> list[str]:
-    """The files of a folder or a glob by their addresses, in the order of their names.
+    """The files of a folder or a glob by their addresses, in natural order (2 before 10); hidden ones are left out.
 
     Raises:
         DataError: there is none, or the file system cannot be asked.
@@ -36,12 +37,18 @@ def files_at(address: str) -> list[str]:
     try:
         system, path = fsspec.core.url_to_fs(address)
         names = system.glob(path) if glob.has_magic(address) else system.find(path)
-        files = [system.unstrip_protocol(name) for name in sorted(names)]
+        names = [name for name in names if not _is_hidden(name, path)]
+        files = [system.unstrip_protocol(name) for name in sorted(names, key=lambda n: natural_key(Path(n)))]
     except Exception as error:  # each file system has errors of its own
         raise DataError(f"{address}: cannot be listed ({error})") from None
     if not files:
         raise DataError(f"{address}: no such file or folder, or an empty one")
     return files
+
+
+def _is_hidden(name: str, asked: str) -> bool:
+    """Whether a file, or a folder that it lies in, begins with a dot and was not asked for by that name."""
+    return any(part.startswith(".") for part in set(name.split("/")) - set(asked.split("/")))
 
 
 def upload(file: str | os.PathLike, address: str) -> None:
@@ -65,13 +72,14 @@ class ParquetRows:
 
     Args:
         files: paths or addresses.
+        read: (row, its file) -> the row to give.
 
     Raises:
         DataError: a file that cannot be read as Parquet.
     """
 
-    def __init__(self, files: Sequence[str | Path]):
-        self.files = [os.fspath(file) for file in files]
+    def __init__(self, files: Sequence[str | Path], read: Callable[[dict, str], dict]):
+        self.files, self.read = [os.fspath(file) for file in files], read
         facts = [_facts(file) for file in self.files]
         self.schema, self.count = facts[0][1], sum(rows for rows, _ in facts)
 
@@ -86,7 +94,8 @@ class ParquetRows:
             try:
                 with fsspec.open(name, "rb") as file:
                     for batch in ParquetFile(file).iter_batches(READ_ROWS):
-                        yield from batch.to_pylist()
+                        for row in batch.to_pylist():
+                            yield self.read(row, name)
             except (OSError, ValueError) as error:
                 if isinstance(error, DataError):  # of whoever uses a row
                     raise

@@ -79,8 +79,7 @@ def image_in(folder: str | Path, cell) -> dict:
         if cell.get("bytes") is not None:
             return {"path": cell.get("path"), "bytes": bytes(cell["bytes"])}
         cell = cell.get("path")
-        # as a stream of the Hub has it
-        if isinstance(cell, str) and cell.rpartition("::")[2].startswith("hf://"):
+        if isinstance(cell, str) and cell.rpartition("::")[2].startswith("hf://"):  # of a stream of the Hub
             return {"path": cell, "bytes": None}
     return {"path": file_in(folder, text_of(cell) or ""), "bytes": None}
 
@@ -116,12 +115,9 @@ def resolve_inside(folder: str | Path, name: str) -> Path:
 def _inside(folder: Path, name: str) -> Path:
     parts = os.path.normpath(name)
     if os.path.isabs(name):
-        above = [
-            base
-            for base in (os.path.abspath(folder), os.path.realpath(folder))
-            if Path(parts).is_relative_to(base)
-        ]
-        parts = os.path.relpath(parts, above[0]) if above else os.pardir
+        bases = (os.path.abspath(folder), os.path.realpath(folder))
+        above = next((base for base in bases if Path(parts).is_relative_to(base)), None)
+        parts = os.path.relpath(parts, above) if above else os.pardir
     if parts.split(os.sep)[0] == os.pardir:
         raise DataError(f"the path {name!r} leads out of the folder {folder}")
     return folder / parts

@@ -23,8 +23,7 @@ UNLABELED = -100  # what torch's cross entropy leaves out
 def class_number(value: Any, label2id: Mapping[str, int], what: str = "class") -> int:
     """The number of a class by its name or its number; UNLABELED for None, NaN, an empty name, -1 and -100.
 
-    A number that is also a class's name ("3", where regions are numbered) is that name; where names are numbers,
-    no other number is taken.
+    Where names are numbers ("3", of a region), a number is a name.
 
     Raises:
         DataError: there is no such class; the message names the nearest.
@@ -113,7 +112,7 @@ def warn_of_spellings(names: Iterable[str], what: str, short: Mapping[str, str] 
 
     Args:
         what: they are called, in the plural.
-        short: abbreviations and the names that they stand for, in small letters.
+        short: abbreviations -> names that they stand for, in small letters.
     """
     spellings = defaultdict(list)
     for name in names:
@@ -144,8 +143,7 @@ def class_names(dataset: Any, columns: Iterable[str] | None = None) -> dict[str,
                 "the datasets that are joined number their classes differently: give them the same features (`cast`)"
             )
         return joined[0] if joined else {}
-    features = getattr(dataset, "features", None)
-    return names_in(features if isinstance(features, Mapping) else {}, columns)
+    return names_in(dataset.features if isinstance(dataset.features, Mapping) else {}, columns)
 
 
 def names_in(features: Mapping[str, Any], columns: Iterable[str] | None = None) -> dict[str, list[str]]:
@@ -213,11 +211,8 @@ class _NamedRows(_NamedStream, Sequence):
 
 
 def named(row: Mapping, names: Mapping[str, Sequence[str]]) -> dict:
-    """A row with the names of its classes."""
-    return {
-        **row,
-        **{column: classes_of(known, row[column]) for column, known in names.items() if column in row},
-    }
+    told = {column: classes_of(known, row[column]) for column, known in names.items() if column in row}
+    return {**row, **told}
 
 
 @lru_cache(maxsize=4096)  # asked of every name for every number

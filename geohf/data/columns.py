@@ -42,13 +42,10 @@ def image_column(images: Sequence[str | Mapping]) -> pa.StructArray:
     """
     import pyarrow as pa
 
-    paths = pa.array(
-        [image if isinstance(image, str) else image.get("path") for image in images], pa.string()
-    )
-    content = pa.array(
-        [None if isinstance(image, str) else image.get("bytes") for image in images], pa.binary()
-    )
-    return pa.StructArray.from_arrays([content, paths], ["bytes", "path"])
+    content = [None if isinstance(image, str) else image.get("bytes") for image in images]
+    paths = [image if isinstance(image, str) else image.get("path") for image in images]
+    arrays = [pa.array(content, pa.binary()), pa.array(paths, pa.string())]
+    return pa.StructArray.from_arrays(arrays, ["bytes", "path"])
 
 
 def image_lists(rows: Sequence[Sequence[str | Mapping]]) -> pa.ListArray:
@@ -59,7 +56,5 @@ def image_lists(rows: Sequence[Sequence[str | Mapping]]) -> pa.ListArray:
     """
     import pyarrow as pa
 
-    ends = np.cumsum([0, *map(len, rows)])
-    return pa.ListArray.from_arrays(
-        pa.array(ends, pa.int32()), image_column([image for row in rows for image in row])
-    )
+    ends = pa.array(np.cumsum([0, *map(len, rows)]), pa.int32())
+    return pa.ListArray.from_arrays(ends, image_column([image for row in rows for image in row]))

@@ -58,10 +58,8 @@ def _date(match: re.Match) -> float | None:
 
 def _day_of_year(match: re.Match) -> float | None:
     year, number = int(match[1]), int(match[2])
-    first = _date_years(year, 1, 1)
-    return (
-        None if first is None or not 1 <= number <= 365 + isleap(year) else first + (number - 1) / YEAR_DAYS
-    )
+    first = _date_years(year, 1, 1) if 1 <= number <= 365 + isleap(year) else None
+    return None if first is None else first + (number - 1) / YEAR_DAYS
 
 
 def _week(match: re.Match) -> float | None:

@@ -44,6 +44,8 @@ _NO_TABLES = (
 FIRST_ROW = 2
 _METADATA = tuple(f"metadata{suffix}" for suffix in (".csv", ".jsonl", ".parquet"))  # as imagefolder has it
 _SEPARATORS = ",;\t|"
+# of pyarrow: else a hole makes floats of a column's whole numbers, and cells of maps (H3, S2) lose digits
+WHOLE_NUMBERS: dict[str, bool] = {"integer_object_nulls": True}
 
 
 def table_file(path: str | Path) -> Path:
@@ -61,6 +63,17 @@ def table_file(path: str | Path) -> Path:
 def is_saved_dataset(path: str | Path) -> bool:
     """Whether `datasets` wrote this folder with `save_to_disk`."""
     return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def is_table_name(path: Path) -> bool:
+    """Whether a file in a folder of tables counts as one, by its ending; CSV may be compressed, as pandas reads it.
+
+    >>> [is_table_name(Path(name)) for name in ("a.CSV", "a.tsv.gz", "a.jsonl.gz", "a.txt")]
+    [True, True, False, False]
+    """
+    if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst", ".zip"):
+        return path.with_suffix("").suffix.lower() in (".csv", ".tsv")
+    return path.suffix.lower() in TABLES
 
 
 def is_parquet(path: str | Path) -> bool:
@@ -193,38 +206,31 @@ def require_different(names: Sequence[str], path: str | Path) -> None:
 
 
 def _parquet(path: Path, rows: int | None, group: int | None) -> Iterator[pd.DataFrame]:
-    import pandas as pd
     import pyarrow.parquet
 
     features = parquet_features(path)
-    if rows is None:
-        frame = _flat(pd.read_parquet(path))
-        yield named_classes(frame.set_axis(range(FIRST_ROW, FIRST_ROW + len(frame))), features)
-        return
     with pyarrow.parquet.ParquetFile(path) as file:
-        groups = range(file.num_row_groups) if group is None else [group]
-        first = sum(file.metadata.row_group(i).num_rows for i in range(groups[0])) if len(groups) else 0
-        for batch in file.iter_batches(batch_size=rows, row_groups=list(groups)):
-            index = range(first + FIRST_ROW, first + FIRST_ROW + len(batch))
-            yield named_classes(_flat(batch.to_pandas()).set_axis(index), features)
-            first += len(batch)
-
-
-def _flat(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame whose index is no column of its own: what has a name becomes one, what has none is dropped."""
-    return frame.reset_index([name for name in frame.index.names if name is not None])
+        groups = list(range(file.num_row_groups)) if group is None else [group]
+        first = FIRST_ROW + sum(file.metadata.row_group(i).num_rows for i in range(group or 0))
+        for part in [file.read()] if rows is None else file.iter_batches(rows, groups):
+            frame = part.to_pandas(**WHOLE_NUMBERS)
+            # an index that has a name is a column, another one is dropped
+            frame = frame.reset_index([name for name in frame.index.names if name is not None])
+            yield named_classes(frame.set_axis(range(first, first + len(part))), features)
+            first += len(part)
 
 
 def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
     import pandas as pd
 
     names: dict[str, None] = {}  # a name that a chunk lacks is a column without values, as in the whole table
-    lines: list[int] = []
-    records: list[dict] = []
+    held: dict[int, dict] = {}  # line -> its row
 
     def frame() -> pd.DataFrame:
-        columns = {name: pd.Series([row.get(name) for row in records], lines, dtype=object) for name in names}
-        return pd.DataFrame(columns, index=lines)
+        columns = {
+            name: pd.Series([row.get(name) for row in held.values()], [*held], object) for name in names
+        }
+        return pd.DataFrame(columns, index=[*held])
 
     with path.open(encoding="utf-8-sig") as file:
         for line, text in enumerate(file, 1):
@@ -237,12 +243,11 @@ def _json_lines(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
             if not isinstance(row, dict):
                 raise DataError(f"{path}, row {line}: is no JSON object of column names and values")
             names |= dict.fromkeys(row)
-            lines.append(line)
-            records.append(row)
-            if len(records) == rows:
+            held[line] = row
+            if len(held) == rows:
                 yield frame()
-                lines, records = [], []
-    if records or rows is None:
+                held.clear()
+    if held or rows is None:
         yield frame()
 
 
@@ -303,7 +308,7 @@ def dataset_frames(dataset: Dataset, rows: int | None = None) -> Iterator[pd.Dat
     stored = dataset.with_format("arrow")
     step = rows or max(len(dataset), 1)
     for first in range(0, len(dataset), step):
-        frame = stored[first : first + step].to_pandas()
+        frame = stored[first : first + step].to_pandas(**WHOLE_NUMBERS)
         index = range(first + FIRST_ROW, first + FIRST_ROW + len(frame))
         yield named_classes(frame.set_axis(index), dataset.features)
 

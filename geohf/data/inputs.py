@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 from geohf.data.addresses import ParquetRows, files_at, names_many
-from geohf.data.cells import file_in, image_in, text_of
+from geohf.data.cells import file_in, image_in, resolve_inside, text_of
 from geohf.data.formats import TABLES, is_parquet, load_splits, parquet_features
+from geohf.data.rows import RowView
 from geohf.data.samples import name_of, samples_of, without_decoding
 from geohf.data.tables import FILE_COLUMNS, find_column, line_of, read_table
 from geohf.errors import DataError, listed
@@ -60,10 +62,11 @@ def find_images(
     """Images by the names of files, folders, globs, tables and datasets, or any samples themselves.
 
     Args:
-        sources: one name or a list of names, each an image file; a folder, or a zip, of which every image counts; a
-            glob like `photos/**/*.jpg`; Parquet files whose rows hold pictures, as a folder or a glob; a CSV or Parquet table with a column of file names (`image`, `file_name`,
-            `filename`, `file` or `path`, relative to the table) or of pictures; a folder of `save_to_disk`; an
-            address of fsspec, of a folder (it ends in `/`) and a glob, too; or the name of a dataset with a column of images. Or else what `samples_of` takes.
+        sources: one name or a list of names, each an image file; a folder or zip of images; a glob like
+            `photos/**/*.jpg`; a folder or glob of Parquet files whose rows hold pictures; a table with a column of
+            pictures, or of their files (`image`, `file_name`, `filename`, `file` or `path`, relative to it); a folder of
+            `save_to_disk`; an address of fsspec, of a folder (it ends in `/`) and a glob, too; or the name of a dataset
+            with a column of images. Or else what `samples_of` takes.
         read_source: what a task reads in its own way, by its name; None for the rest.
         dimensions: see `samples_of`.
 
@@ -113,7 +116,7 @@ def _of_source(source: str) -> Part:
     if path.is_dir():
         if any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
             return _rows_of(load_splits(str(path)), str(path))
-        shards = sorted(path.glob("*.parquet"))
+        shards = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
         if shards and not any(is_image_name(file) for file in path.iterdir()):
             return _of_shards(source, shards)
         files = image_files(path)
@@ -121,18 +124,14 @@ def _of_source(source: str) -> Part:
     if path.exists():
         return [source], [path]
     if glob.has_magic(source):
-        files_found = (file for file in glob.glob(source, recursive=True) if os.path.isfile(file))
-        matches = sorted(files_found, key=lambda file: natural_key(Path(file)))
+        found = filter(os.path.isfile, glob.glob(source, recursive=True))
+        matches = sorted(found, key=lambda file: natural_key(Path(file)))
         if not matches:
             raise DataError(f"{source}: no file has such a name")
         return _of_shards(source, matches) if all(map(is_parquet, matches)) else (matches, matches)
-    if (
-        source.count("/")
-        != 1  # a dataset of the Hub is org/name; a folder's name with a slip is sent nowhere
-        or source[:1] in (*"./~", "")
-        or path.suffix.lower() in TABLES
-        or is_image_name(path)
-    ):
+    # a dataset of the Hub is org/name; a folder's name with a slip is sent nowhere
+    is_path = source.count("/") != 1 or source[0] in "./~"
+    if is_path or path.suffix.lower() in TABLES or is_image_name(path):
         raise ImageError(f"{source}: no such file or folder")
     return _rows_of(load_splits(source), source)
 
@@ -152,8 +151,9 @@ def _of_shards(source: str, files: Sequence[str | Path]) -> Part:
     """Parquet files whose rows hold pictures, read one after the other."""
     from datasets import Features
 
-    rows = ParquetRows(files)
-    if not _columns_of_pictures(Features.from_arrow_schema(rows.schema)):
+    rows = ParquetRows(files, lambda row, file: _beside(os.path.dirname(file), columns, row))
+    columns = _columns_of_pictures(Features.from_arrow_schema(rows.schema))
+    if not columns:
         raise DataError(f"{source}: has no column of images; the columns are: {', '.join(rows.schema.names)}")
     return None, rows
 
@@ -164,11 +164,8 @@ def _of_zip(path: Path) -> Part:
             members = [info.filename for info in archive.infolist() if not info.is_dir()]
     except (OSError, BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as a zip ({error})") from None
-    members = [
-        name for name in members if not any(part[:1] == "." or part == "__MACOSX" for part in name.split("/"))
-    ]
-    twice = [name for name, count in Counter(members).items() if count > 1]
-    if twice:
+    members = [name for name in members if not re.search(r"(^|/)(\.|__MACOSX/)", name)]
+    if twice := [name for name, count in Counter(members).items() if count > 1]:
         raise DataError(
             f"{path}: holds several files of one name, of which the last alone can be read: {listed(twice)}"
         )
@@ -182,9 +179,8 @@ def _of_zip(path: Path) -> Part:
 
 def _of_table(path: Path) -> Part:
     if not is_table_of_files(path):
-        return _rows_of(
-            load_splits(path.suffix[1:].lower(), path, data_files=str(path)), str(path), path.parent
-        )
+        splits = load_splits(path.suffix[1:].lower(), path, data_files=str(path))
+        return _rows_of(splits, str(path), path.parent)
     table = read_table(path)
     column = find_column(table.columns, FILE_COLUMNS, path)
     names, files = [], []
@@ -206,7 +202,10 @@ def _rows_of(splits: Mapping, source: str, folder: Path | None = None) -> Part:
     columns = _columns_of_pictures(rows.features)
     if not columns:  # text could name any file of this machine
         raise DataError(f"{source}: has no column of images; the columns are: {', '.join(rows.column_names)}")
-    return names, rows if folder is None else _Rows(rows, columns, folder)
+    samples: Any = rows  # what has rows by number is iterated, too
+    if folder is not None:
+        samples = RowView(rows, lambda row, _: _beside(folder, columns, row), ())
+    return names, samples
 
 
 def _columns_of_pictures(features: Mapping[str, Any]) -> list[str]:
@@ -222,23 +221,17 @@ def _columns_of_pictures(features: Mapping[str, Any]) -> list[str]:
     return [name for name, kind in features.items() if holds(kind)]
 
 
-class _Rows(Sequence):
-    """Rows of a Parquet file; a picture that is a name alone lies beside it."""
+def _beside(folder: str | Path, columns: Sequence[str], row: Mapping) -> dict:
+    """A row of a Parquet file in this folder: pictures that are names alone lie there, too."""
 
-    def __init__(self, rows: Any, columns: Sequence[str], folder: Path):
-        self.rows, self.columns, self.folder = rows, columns, folder
+    def placed(cell: Any) -> Any:
+        if isinstance(cell, list):
+            return [placed(one) for one in cell]
+        name = cell.get("path") if isinstance(cell, Mapping) and cell.get("bytes") is None else None
+        if not name or os.path.isabs(name) or is_address(name):
+            return cell
+        if is_address(folder):
+            return {"path": f"{folder}/{resolve_inside('.', name).as_posix()}", "bytes": None}
+        return image_in(folder, cell)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        row = dict(self.rows[index])
-        for name in self.columns:
-            cell = row[name]
-            if (
-                isinstance(cell, Mapping)
-                and cell.get("bytes") is None
-                and not os.path.isabs(cell.get("path") or "")
-            ):
-                row[name] = image_in(self.folder, cell)
-        return row
+    return {**row, **{name: placed(row.get(name)) for name in columns if name in row}}

@@ -54,9 +54,12 @@ def heading_of(cell: Any) -> float:
     (270.0, nan)
     """
     try:
-        return math.nan if is_nothing(cell) else numbers_of([cell]).item() % 360
+        degrees = math.nan if is_nothing(cell) else numbers_of([cell]).item()
     except (TypeError, ValueError):
-        raise DataError(f"a heading is degrees clockwise from north, got {cell!r}"[:200]) from None
+        degrees = math.inf
+    if math.isinf(degrees):
+        raise DataError(f"a heading is degrees clockwise from north, got {cell!r}"[:200])
+    return degrees % 360
 
 
 def _degrees_in(row: Mapping, names: Sequence[str]) -> float:
@@ -120,8 +123,7 @@ def mark_of(value: Any, in_memory: bool) -> Any:
     """What tells a value from others at little cost: of files and bytes their length, as folders move and copies age.
 
     Args:
-        in_memory: the value is the same whenever it is asked for, so that its content counts; a dataset of a user's
-            own may compute it, with chance in it.
+        in_memory: its content counts, too, as it is the same at every call; a user's dataset may draw it anew.
     """
     if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"}:
         value = value["bytes"] if value.get("bytes") is not None else value.get("path")
@@ -154,8 +156,7 @@ class RowView(Dataset):
     Args:
         rows: has `len()` and rows by number, which are dicts; `read` gets the names of classes in place of a `ClassLabel`'s numbers.
         read: (row, its number) -> the row in the task's columns.
-        columns: names of the columns that hold labels, not pictures: they are read in one pass, when the first is
-            asked for.
+        columns: those that hold labels, not pictures: all are read in one pass, when the first is asked for.
 
     Raises:
         DataError: the rows are columns or splits, or datasets that torch joined number their classes differently.

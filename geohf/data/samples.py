@@ -80,9 +80,9 @@ def name_of(sample: Any, position: int) -> str:
 def without_decoding(dataset):
     """A `datasets.Dataset` or stream as Python rows whose image columns give paths and bytes, for `open_image`.
 
-    It decodes with better errors, at a smaller scale where that suffices, and only when needed; a format like torch's
-    would give other pixels of palettes and 16 bits. A dataset with a transform of its own stays as it is, and so does
-    a stream that does not know its columns, as `map` leaves it, and what is no dataset. Of a dict each split.
+    It decodes with better errors, at a smaller scale where that suffices, and only when needed; torch's format would
+    give other pixels of palettes and 16 bits. Left as they are: a dataset with a transform of its own, a stream that
+    does not know its columns, as `map` leaves it, and what is no dataset. Of a dict each split is taken.
     """
     if isinstance(dataset, dict):
         return {name: without_decoding(split) for name, split in dataset.items()}
@@ -100,12 +100,10 @@ def without_decoding(dataset):
         hidden = not dataset.format["output_all_columns"]
         dataset = (dataset.select_columns(dataset.format["columns"]) if hidden else dataset).with_format(None)
     for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, ImageFeature) and feature.decode:
-            dataset = dataset.cast_column(name, ImageFeature(decode=False))
-        elif (
-            isinstance(feature, List) and isinstance(feature.feature, ImageFeature) and feature.feature.decode
-        ):
-            dataset = dataset.cast_column(name, List(ImageFeature(decode=False)))
+        entry = feature.feature if isinstance(feature, List) else feature
+        if isinstance(entry, ImageFeature) and entry.decode:
+            stored = ImageFeature(decode=False)
+            dataset = dataset.cast_column(name, stored if entry is feature else List(stored))
     return dataset
 
 
@@ -135,11 +133,8 @@ class _Splits:
 
 
 def _is_splits(inputs: Any) -> bool:
-    return (
-        isinstance(inputs, Mapping)
-        and bool(inputs)
-        and all(hasattr(split, "cast_column") for split in inputs.values())
-    )
+    whole = isinstance(inputs, Mapping) and bool(inputs)
+    return whole and all(hasattr(split, "cast_column") for split in inputs.values())
 
 
 def _of_splits(splits: Mapping):

@@ -14,6 +14,7 @@ from geohf.data.formats import (
     dataset_frames,
     is_parquet,
     is_saved_dataset,
+    is_table_name,
     load_splits,
     named_classes,
     parquet_features,
@@ -23,6 +24,7 @@ from geohf.data.formats import (
 from geohf.data.samples import without_decoding
 from geohf.data.tables import read_table_in_chunks
 from geohf.errors import DataError
+from geohf.vision.files import files_below
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,14 +59,14 @@ def tables_of(source: str) -> list[Path]:
     if is_saved_dataset(path):
         return [path]
     if path.is_dir():
-        files = sorted(p for kind in TABLES for p in path.rglob(f"*{kind}"))
+        files = sorted(filter(is_table_name, files_below(path)))
         if not files:
             raise DataError(f"{source}: holds no table ({', '.join(TABLES)})")
         return files
     if path.is_file():
         return [path]
     if glob.has_magic(source):
-        files = sorted(Path(file) for file in glob.glob(source, recursive=True))
+        files = sorted(map(Path, glob.glob(source, recursive=True)))
         if not files:
             raise DataError(f"{source}: no file has such a name")
         return files
@@ -101,6 +103,9 @@ def chunks_of(source: str, number: int | None) -> Iterator[tuple[str, pd.DataFra
     for batch in shard.iter(batch_size=CHUNK_ROWS):
         size = len(next(iter(batch.values())))
         chunk = pd.DataFrame(batch, index=range(first + FIRST_ROW, first + FIRST_ROW + size))
+        for name, cells in batch.items():
+            if chunk[name].dtype.kind == "f" and any(isinstance(cell, int) for cell in cells):
+                chunk[name] = pd.Series(cells, chunk.index, dtype=object)  # as `WHOLE_NUMBERS`
         yield f"{source} [train, shard {number}]", named_classes(chunk, stream.features or {})
         first += size
 

@@ -78,13 +78,12 @@ def split_rows(
 ) -> tuple[dict[str, np.ndarray], int]:
     """Hold out shares of n rows one after the other; `train` is what remains.
 
-    Rows of one place stay together, see `place_numbers`: photographs of one spot show one scene, and a model that
-    trained on three of them has seen the fourth.
+    Rows of one place stay together, see `place_numbers`: they show one scene.
 
     Args:
         shares: name -> share of all places; a share of 0 gives no such split.
-        how: `stratified` by group, `random`, or `blocks`: whole squares of the map are held out, and training
-            places within the buffer are left out, so that no held-out place has a neighbor in training.
+        how: `stratified` by group, `random`, or `blocks`: whole squares of the map, without the training places
+            within the buffer, so that no held-out place has a neighbor in training.
         points: (n, 2), NaN where unknown; `blocks` needs them all. None or empty: every row is a place of its own.
         groups: (n,) for `stratified`; a place has that of its first row.
         block_m, buffer_m: meters, or units of the data for `planar`; the buffer is `place_radius` at least.
@@ -154,13 +153,10 @@ def place_numbers(points: np.ndarray, radius: float = 0.0, frame: str = "wgs84")
     points = np.asarray(points, np.float64).reshape(-1, 2)
     known = np.isfinite(points).all(1)
     numbers = np.arange(len(points)) + len(points)
-    if known.any():
-        where = points[known]
-        numbers[known] = (
-            dbscan(where, radius, 1, frame)
-            if radius
-            else np.unique(where, axis=0, return_inverse=True)[1].reshape(-1)
-        )
+    if known.any() and radius:
+        numbers[known] = dbscan(points[known], radius, 1, frame)
+    elif known.any():
+        numbers[known] = np.unique(points[known], axis=0, return_inverse=True)[1].reshape(-1)
     return _by_first_row(numbers)
 
 
@@ -184,15 +180,15 @@ def joined_places(place: np.ndarray, copies: np.ndarray) -> np.ndarray:
 
 
 def copy_numbers(dataset: Dataset) -> np.ndarray | None:
-    """(n,) a number for each row, one for rows whose `views` or `image` are files of the same bytes, whatever these are called.
+    """(n,) a number for each row, one for rows whose `views` or `image` have the same bytes, in files of any name or in the rows.
 
     Returns:
-        None where no row names files, or none is a copy.
+        None where no row has pictures, or none is a copy.
     """
     name = next((name for name in ("views", "image") if name in dataset.column_names), None)
-    rows = [] if name is None else _files_of(stored_column(dataset, name))
-    named = [i for i, row in enumerate(rows) if row and all(map(os.path.isfile, row))]
-    keys = iter(contents_of([path for i in named for path in rows[i]]))
+    rows = [] if name is None else _pictures_of(stored_column(dataset, name))
+    named = [i for i, row in enumerate(rows) if row and all(map(_is_there, row))]
+    keys = iter(contents_of([picture for i in named for picture in rows[i]]))
     numbers: dict[tuple, int] = {}
     found = np.arange(len(rows)) + len(rows)
     for i in named:
@@ -200,32 +196,31 @@ def copy_numbers(dataset: Dataset) -> np.ndarray | None:
     return found if len(numbers) < len(named) else None
 
 
-def _files_of(column: pa.ChunkedArray) -> list[list[str]]:
-    """The files that each row of a column of pictures, or of lists of them, names; "" for a picture that lies in it."""
+def _is_there(picture: str | memoryview) -> bool:
+    return isinstance(picture, memoryview) or os.path.isfile(picture)
+
+
+def _pictures_of(column: pa.ChunkedArray) -> list[list[str | memoryview]]:
+    """The pictures of each row of a column of them, or of lists of them: paths, or bytes that stay where they lie."""
     import pyarrow as pa
 
     rows = []
     for chunk in column.chunks:
         several = hasattr(chunk, "value_lengths")
         pictures = chunk.flatten() if several else chunk
-        if not pa.types.is_struct(pictures.type):  # digests of a stream
+        if not pa.types.is_struct(pictures.type):
             return []
         fields = dict(zip([field.name for field in pictures.type], pictures.flatten(), strict=True))
-        inside = fields["bytes"].is_valid().to_pylist()
-        paths = (
-            "" if own else path or "" for own, path in zip(inside, fields["path"].to_pylist(), strict=True)
-        )
+        held = fields["bytes"]
+        inside = enumerate(zip(held.is_valid().to_pylist(), fields["path"].to_pylist(), strict=True))
+        found = (memoryview(held[i].as_buffer()) if own else path or "" for i, (own, path) in inside)
         sizes = chunk.value_lengths().to_pylist() if several else [1] * len(chunk)
-        rows += [list(islice(paths, size or 0)) for size in sizes]
+        rows += [list(islice(found, size or 0)) for size in sizes]
     return rows
 
 
 def count_shared(points: np.ndarray, train: np.ndarray) -> int:
-    """How many rows have the very position of a training row; those without a position do not count.
-
-    Args:
-        points, train: (n, 2) and (m, 2).
-    """
+    """How many of (n, 2) points have the very position of one of (m, 2) for training; unknown ones do not count."""
     points = points[np.isfinite(points).all(1)]
     place = place_numbers(np.concatenate([train, points]))
     return int(np.isin(place[len(train) :], place[: len(train)]).sum())
@@ -234,8 +229,7 @@ def count_shared(points: np.ndarray, train: np.ndarray) -> int:
 def warn_of_shared_places(dataset: Any, train: Any) -> None:
     """Say how many rows to measure on show a place that training shows, too; splits of this module leave none.
 
-    Args:
-        dataset, train: rows with `latitude` and `longitude`; None, streams and several datasets are passed over.
+    Rows have `latitude` and `longitude`; None, streams and several datasets are passed over.
     """
     if not all(hasattr(rows, "__len__") and not isinstance(rows, Mapping) for rows in (dataset, train)):
         return
@@ -253,7 +247,7 @@ def split_dataset(
 ) -> tuple[DatasetDict, int]:
     """`split_rows` of a dataset, with its settings: (the splits, the number of places left out for the buffer).
 
-    Rows whose files have the same bytes are copies, see `copy_numbers`.
+    Rows whose pictures have the same bytes are copies, see `copy_numbers`.
     """
     from datasets import DatasetDict
 
@@ -268,8 +262,7 @@ def split_dataset(
 def calibration_blocks(dataset, points: np.ndarray, frame: str = "wgs84") -> np.ndarray | None:
     """(n,) the block of each row, where whole blocks were held out; else None.
 
-    What is fitted on held-out blocks is promised for blocks that nobody has seen, and a block counts once, however
-    many rows it has.
+    What is fitted on held-out blocks holds for unseen blocks, and a block counts once, however many rows it has.
 
     Args:
         dataset: as `split_dataset` left it.

@@ -33,10 +33,9 @@ ROW = "stream_row"  # the column that counts the rows of `StreamedTable.read_lab
 class StreamedTable:
     """CSV or Parquet files, or a dataset of the Hub, of which never more than a chunk is in memory.
 
-    It gives a stream of its rows, and its labels, by which rows are chosen. Its shards are the row groups of Parquet
-    files, whole CSV files, and the dataset's own: that many processes and workers read apart from each other
-    (`datasets.distributed.split_dataset_by_node`, `DataLoader(num_workers=)`). Rows are held out as files of their own,
-    or by `read_labels`: `take` and `skip` of a stream count anew for each of those who share.
+    It gives a stream of its rows, and its labels, by which rows are chosen. Its shards, row groups of Parquet, whole
+    CSV files, or the dataset's own, are shared out among processes (`datasets.distributed.split_dataset_by_node`) and
+    workers. Hold rows out as files, or by `read_labels`: `take` and `skip` of a stream count anew in each of them.
 
     Args:
         source: files; folders, of which every table counts, or that `save_to_disk` wrote; globs; or the name of a
@@ -191,13 +190,12 @@ def write_shards(dataset: Dataset, folder: str | Path, num_shards: int = 8) -> N
 class EndlessStream(torch.utils.data.IterableDataset):
     """A process's share of a stream, again and again; it ends only where the share has no row at all.
 
-    Processes whose shares differ in length would otherwise wait for each other for ever at the end of the shortest.
-    Each pass is a new epoch of the stream: `datasets` takes its shards in another order, and its rows where it is
-    shuffled.
+    Else processes would wait for ever at the end of the shortest share. Each pass is a new epoch of the stream:
+    `datasets` takes its shards in another order, and its rows where it is shuffled.
 
     Args:
-        stream: a `datasets.IterableDataset`. Shuffled, it needs a seed, or no two processes and no resumed run see
-            the same order. One that `split_dataset_by_node` has cut is this process's share as it is.
+        stream: a `datasets.IterableDataset`, with a seed where it is shuffled: all processes and a resumed run must see
+            one order. One that `split_dataset_by_node` has cut is this process's share as it is.
         rank, world: of the process. Shards are shared out where their number is a multiple of `world`. Else every
             process reads all rows and keeps each `world`-th; together they are then the batches of one process.
     """

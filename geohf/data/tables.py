@@ -170,8 +170,7 @@ def heading_cells(
     """
     columns = [column for name in names if (column := find_column(table.columns, [name]))]
     if not columns:
-        odd = [name for name in table.columns if re.match("(heading|angle|compass)_", name.lower())]
-        if odd:
+        if odd := [name for name in table.columns if re.match("(heading|angle|compass)_", name.lower())]:
             logger.warning(
                 "%s: the column %s is not read: headings are degrees clockwise from north, in a column %r",
                 source, odd[0], names[0],

@@ -54,9 +54,8 @@ def order_labels(labels: Sequence[str]) -> list[str]:
 def step_times(labels: Sequence[str]) -> StepTimes:
     """When the steps are that these labels name, oldest first; a warning where the labels do not tell.
 
-    Read are years, months (201907, 2019-07, Jul 2019), quarters (2019Q3), dates (20190701, 2019-07-01, 2019182,
-    2019-W27, 1 Jul 2019), perhaps with a time of day, and plain numbers, alone or inside names that are alike but
-    for them (`t1` ... `t12`, `town.1989`).
+    Read are years, months (201907, 2019-07, Jul 2019), quarters (2019Q3), dates (20190701, 2019-07-01, 2019182, 2019-W27,
+    1 Jul 2019), with a time of day, too, and plain numbers, alone or inside names else alike (`t1`, `town.1989`).
 
     Raises:
         DataError: they do not ascend, two are the same time, or they are of several forms.
@@ -96,8 +95,7 @@ def check_frames(frames: Sequence[Any]) -> None:
         frames: labels and paths; what is neither is not looked at. Of files of one name their folders tell.
 
     Raises:
-        DataError: these are years, quarters, months or dates and do not ascend. Of other numbers, which may be anything,
-            a warning says so.
+        DataError: these are dates, months, quarters or years and do not ascend; of other numbers a warning says so.
     """
     names = _names(frames)
     try:
@@ -186,7 +184,10 @@ def _read(labels: Sequence[str]) -> StepTimes | None:
     for unit in FORMS:
         matched = [matches(unit, label) for label in labels]
         if all(matched):
-            times = _varying(matched)
+            # of several times in every name the first that differs between names
+            columns = list(zip(*matched, strict=False))
+            varying = (column for column in columns if len({time for time, _ in column}) > 1)
+            times = next(varying, columns[0])
             rest = [label.replace(match[0], "", 1) for label, (_, match) in zip(labels, times, strict=True)]
             return _distinct(labels, [time for time, _ in times], rest, unit)
     _refuse_mixed(labels)
@@ -194,11 +195,8 @@ def _read(labels: Sequence[str]) -> StepTimes | None:
     years = numbers is not None and all(number in YEARS for number in numbers)
     # of one year, as 1/2/2020 and 1/3/2020, they would count as the numbers 2 and 3
     day_first = _DAY_FIRST if numbers is None else _DAY_FIRST_APART
-    if (
-        not years
-        and (numbers is None or len(labels) > 1)
-        and all(day_first.search(label) for label in labels)
-    ):
+    may_be_dates = not years and (numbers is None or len(labels) > 1)
+    if may_be_dates and all(map(day_first.search, labels)):
         raise DataError(
             f"the labels {shorten(labels)} begin with the day or the month; write 2019-07-31 or 20190731"
         )
@@ -214,12 +212,6 @@ def _require_ascending(labels: Sequence[str], steps: StepTimes) -> None:
         raise DataError(
             f"the labels {shorten(labels)} do not ascend: {labels[i + 1]} is before {labels[i]}; give the oldest first"
         )
-
-
-def _varying(matched: Sequence[Sequence]) -> Sequence:
-    """Of several times in every name the first that differs between names."""
-    columns = list(zip(*matched, strict=False))
-    return next((column for column in columns if len({time for time, _ in column}) > 1), columns[0])
 
 
 def _distinct(labels, times, rest, unit: str) -> StepTimes | None:
@@ -270,12 +262,8 @@ def _numbers(labels: Sequence[str]) -> list[float] | None:
 
 # ---- photographs
 
-_UNITS = {
-    "seconds": 9,
-    "milliseconds": 6,
-    "microseconds": 3,
-    "nanoseconds": 0,
-}  # powers of ten to nanoseconds
+# powers of ten to nanoseconds
+_UNITS = {"seconds": 9, "milliseconds": 6, "microseconds": 3, "nanoseconds": 0}
 _SINCE_S, _UNTIL_S = 946_684_800, 4_102_444_800  # 2000 to 2100
 _EMPTY = ("", "nan", "nat", "none", "null", "na", "<na>")
 _MOMENT = re.compile(r"(\d{4})[-:/](\d\d)[-:/](\d\d)([T ]\d\d:?\d\d.*)")
@@ -297,9 +285,14 @@ def time_ns(cell: Any) -> int | None:
     text = text_of(cell)
     if text is None or text.lower() in _EMPTY:
         return None
-    match = _MOMENT.fullmatch(text)
-    if match is not None:
-        return _moment_ns("-".join(match.group(1, 2, 3)) + match[4], text)
+    if match := _MOMENT.fullmatch(text):
+        import pandas as pd
+
+        try:
+            moment = pd.Timestamp("-".join(match.group(1, 2, 3)) + match[4])
+            return int((moment.tz_localize("UTC") if moment.tzinfo is None else moment).as_unit("ns").value)
+        except ValueError:
+            raise DataError(f"{text!r} is no date with a time of day that exists") from None
     try:
         number = Decimal(text)
     except InvalidOperation:
@@ -309,14 +302,3 @@ def time_ns(cell: Any) -> int | None:
         if number.is_finite() and _SINCE_S * 10**9 <= ns < _UNTIL_S * 10**9:
             return int(ns)
     raise DataError(f"{text!r} is no time from 2000 to 2099 in {', '.join(_UNITS)}")
-
-
-def _moment_ns(text: str, shown: str) -> int:
-    import pandas as pd
-
-    try:
-        moment = pd.Timestamp(text)
-        moment = moment.tz_localize("UTC") if moment.tzinfo is None else moment
-        return int(moment.as_unit("ns").value)
-    except ValueError:
-        raise DataError(f"{shown!r} is no date with a time of day that exists") from None

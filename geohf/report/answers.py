@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,7 +19,10 @@ from geohf.io import NOT_XML, add_element, atomic_path, atomic_write, json_text,
 from geohf.report.geojson import write_geojson
 from geohf.report.maps import write_map
 from geohf.report.paths import check_points
-from geohf.report.tables import format_number, write_csv
+from geohf.report.tables import column_names, format_number, write_csv
+
+if TYPE_CHECKING:
+    import pyarrow
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +66,10 @@ def write_geoparquet(path: str | os.PathLike, points: np.ndarray, rows: Sequence
 
     Cells that hold several values are JSON; see `write_kml`.
     """
-    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet
 
-    flat = [{n: json_text(v) if isinstance(v, (dict, list)) else v for n, v in row.items()} for row in rows]
-    table = pa.Table.from_pandas(pd.DataFrame(flat), preserve_index=False)
+    table = _arrow_table(rows, (dict, list))
     shapes = [struct.pack("<BIdd", 1, 1, longitude, latitude) for latitude, longitude in points.tolist()]
     table = table.append_column("geometry", pa.array(shapes, pa.binary()))
     kind = {"encoding": "WKB", "geometry_types": ["Point"]}  # no crs: longitude and latitude, OGC:CRS84
@@ -113,9 +114,8 @@ def write_answers(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) ->
     The first two take rows that are read from a file as they are written, twice for CSV; the others hold all in memory.
 
     Points are of the rows that have `latitude` and `longitude`; the others are counted in a warning. HTML is a map of
-    these rows (its title counts the others), with circles of `radius_m` where they have it, or their areas
-    (`credible_regions`, `regions`), and the photograph of a row's `thumbnail`, a data URI; and a table where none has.
-    Both open without a network.
+    them (its title counts the others) with circles of `radius_m` or areas (`credible_regions`, `regions`) and the
+    photograph of a row's `thumbnail`, a data URI; a table where no row has a place. It needs no network.
 
     Raises:
         DataError: an unknown ending, or points of rows of which none has a place, or that are no degrees.
@@ -143,14 +143,20 @@ def write_parquet(path, rows: Iterable[Mapping], metadata: Mapping[str, str] | N
     Args:
         metadata: text for the file's schema.
     """
-    import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.Table.from_pylist(
-        [{k: json_text(v) if isinstance(v, Mapping) else plain(v) for k, v in row.items()} for row in rows]
-    )
+    table = _arrow_table(rows, (Mapping,)).replace_schema_metadata(metadata)
     with atomic_write(path, binary=True) as file:
-        pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), file)
+        pyarrow.parquet.write_table(table, file)
+
+
+def _arrow_table(rows: Iterable[Mapping], as_text: tuple[type, ...]) -> pyarrow.Table:
+    """Rows as a table of all their keys; cells of these types as JSON text."""
+    import pyarrow
+
+    flat = [{n: json_text(v) if isinstance(v, as_text) else plain(v) for n, v in row.items()} for row in rows]
+    # of rows alone pyarrow would take the columns of the first
+    return pyarrow.table({name: [row.get(name) for row in flat] for name in column_names(flat)})
 
 
 def _points_by(write: Callable[..., None]) -> Callable[..., None]:
@@ -173,22 +179,19 @@ def _write_html(path, rows: Iterable[Mapping]) -> None:
     title, left = "Predictions", len(every) - len(placed)
     if left:
         title += f" ({left} of {len(every)} without a position: not on the map)"
-    thumbnails = [row.get(THUMBNAIL) for row in placed]
-    rows = [{k: v for k, v in row.items() if k != THUMBNAIL} for row in placed]
-    radius = [row.get("radius_m") for row in rows]
-    told = ("input", *PLACED, *(() if None in radius else ("radius_m",)))  # by the map itself
-    details = [
-        {k: v for k, v in row.items() if k not in told and not isinstance(v, (list, dict))} for row in rows
-    ]
+    radius = [row.get("radius_m") for row in placed]
+    told = {"input", THUMBNAIL, *PLACED, *(() if None in radius else ("radius_m",))}  # by the map itself
     write_map(
         path,
         points,
-        labels=[row.get("input", i) for i, row in enumerate(rows)],
-        details=details,
+        labels=[row.get("input", i) for i, row in enumerate(placed)],
+        details=[
+            {k: v for k, v in row.items() if not (k in told or isinstance(v, (list, dict)))} for row in placed
+        ],
         radius_m=radius,
         title=title,
-        regions=[_areas(row) for row in rows],
-        thumbnails=thumbnails,
+        regions=[_areas(row) for row in placed],
+        thumbnails=[row.get(THUMBNAIL) for row in placed],
     )
 
 
@@ -199,7 +202,7 @@ def _areas(row: Mapping) -> Mapping[str, Mapping]:
 
 
 def _write_table(path, rows: list) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = column_names(rows)
     with atomic_write(path) as file:
         file.write("<!doctype html><html lang=en><meta charset=utf-8><title>Predictions</title>")
         # no script and no request, whatever a file may be called

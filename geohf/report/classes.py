@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +50,7 @@ def plot_confusion(path: str | os.PathLike, truth, predicted, names: Sequence[st
     Raises:
         DataError: as `confusion_counts`.
     """
-    counts = confusion_counts(truth, predicted, len(names))
-    plot_confusion_counts(path, counts, names, names)
+    plot_confusion_counts(path, confusion_counts(truth, predicted, len(names)), names, names)
 
 
 def plot_confusion_counts(
@@ -93,21 +93,13 @@ def plot_confusion_counts(
         axes.grid(which="minor", color=FAINT, linewidth=0.6)
         axes.tick_params(which="minor", length=0)
         if n <= 60:  # beyond that a cell is smaller than its number
+            centered: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": small}
             for row, column in np.argwhere(percent >= (0.5 if n <= 12 else 2.0)):
-                axes.text(
-                    column,
-                    row,
-                    f"{percent[row, column]:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=small,
-                    color="white" if percent[row, column] > 45 else INK,
-                )
+                share = percent[row, column]
+                axes.text(column, row, f"{share:.0f}", color="white" if share > 45 else INK, **centered)
         # with an answer that is no class, the diagonal alone is not what is right
         mean = f" (mean of the diagonal {np.nanmean(np.diag(percent)):.1f} %)" if n == len(rows) else ""
-        axes.set_xlabel(f"predicted{mean}")
-        axes.set_ylabel(f"true ({unit})")
-        axes.set_title("Confusion, % of the true class")
+        axes.set(xlabel=f"predicted{mean}", ylabel=f"true ({unit})", title="Confusion, % of the true class")
         bar = figure.colorbar(image, cax=axes.inset_axes((1.0 + 0.1 / size, 0.0, 0.16 / size, 1.0)))
         bar.outline.set_visible(False)
 
@@ -124,32 +116,24 @@ def plot_reliability(path: str | os.PathLike, probabilities, labels, before=None
     Raises:
         DataError: as `geohf.metrics.calibration.reliability_bins`.
     """
-    series = [("before calibration", before, MUTED, EVAL)] if before is not None else []
-    series.append(("after calibration" if series else "model", probabilities, TRAIN, TRAIN))
+    series = [("before calibration", before, EVAL)] if before is not None else []
+    series.append(("after calibration" if series else "model", probabilities, TRAIN))
     with drawing(path, 6.2, 6.6) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
-        for position, (name, values, _, color) in enumerate(series):
+        for position, (name, values, color) in enumerate(series):
             confidence, accuracy, counts, ece = reliability_bins(values, labels)
             full = counts > 0
-            upper.plot(
-                confidence[full],
-                accuracy[full],
-                marker="o",
-                markersize=5,
-                color=color,
-                label=f"{name}, ECE {100 * ece:.1f} %",
-            )
+            label = f"{name}, ECE {100 * ece:.1f} %"
+            upper.plot(confidence[full], accuracy[full], "o-", markersize=5, color=color, label=label)
             width = 0.9 / len(counts) / len(series)
             left = (np.arange(len(counts)) + 0.05) / len(counts) + position * width
             lower.bar(left, counts / counts.sum() * 100, width, align="edge", color=color)
         binary = np.ndim(probabilities) == 1
-        upper.set_ylabel("observed share of yes" if binary else "accuracy")
-        upper.set_title("Reliability")
-        upper.set_xlim(0, 1)
-        upper.set_ylim(0, 1.02)
+        upper.set(ylabel="observed share of yes" if binary else "accuracy", title="Reliability")
+        upper.set(xlim=(0, 1), ylim=(0, 1.02))
         upper.legend(loc="upper left")
-        lower.set_xlabel("probability of yes" if binary else "confidence (largest probability)")
-        lower.set_ylabel("samples, %")
+        across = "probability of yes" if binary else "confidence (largest probability)"
+        lower.set(xlabel=across, ylabel="samples, %")
         for axes in (upper, lower):
             axes.grid(True)

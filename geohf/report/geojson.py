@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from geohf.geo.angles import wrap_degrees
 from geohf.io import atomic_write, columns, json_text
 from geohf.report.paths import check_pairs, cut_at_antimeridian, great_circle_path
+
+logger = logging.getLogger(__name__)
 
 _POLE = 90.0 - 1e-9
 
@@ -19,10 +22,9 @@ def write_geojson(
 ) -> None:
     """Write points, and their errors where the truth is known, as one FeatureCollection.
 
-    Every point becomes a Point feature with `"kind": "prediction"`. With `truth` its properties also
-    hold `truth_latitude`, `truth_longitude` and `distance_m`, and a feature with `"kind": "error"`
-    follows it: the great circle from the truth to the point, a LineString, or a MultiLineString that is
-    cut at the antimeridian. `"row"` counts the points from 0 and ties the two together.
+    Every point becomes a Point feature with `"kind": "prediction"`. With `truth` it also has `truth_latitude`,
+    `truth_longitude` and `distance_m`, and a feature with `"kind": "error"` follows: the great circle from the truth to
+    the point, cut at the antimeridian. `"row"` counts the points from 0 and ties the two together.
 
     Args:
         path: the file, replaced only when all of it is written.
@@ -35,27 +37,29 @@ def write_geojson(
     """
     points, truth, distance_m = check_pairs(points, truth)
     extra = columns(properties, len(points), "properties")
-    with atomic_write(path) as file:
-        file.write('{"type":"FeatureCollection","features":[\n')
+    own = {"kind", "row"} | (set() if truth is None else {"truth_latitude", "truth_longitude", "distance_m"})
+    if taken := sorted(own & extra.keys()):
+        logger.warning(
+            "%s: the properties %s are the file's own and replace those given", path, ", ".join(taken)
+        )
+
+    def features() -> Iterator[str]:
         for row, point in enumerate(points):
             values = {name: column[row] for name, column in extra.items()}
-            values.update(kind="prediction", row=row)
-            if truth is not None and distance_m is not None:
-                values.update(
-                    truth_latitude=truth[row, 0], truth_longitude=truth[row, 1], distance_m=distance_m[row]
-                )
-            file.write(",\n" if row else "")
-            file.write(_feature("Point", point[::-1], values))
-            # not where it is unknown
-            if truth is not None and distance_m is not None and distance_m[row] > 0:
+            values |= {"kind": "prediction", "row": row}
+            if truth is None or distance_m is None:
+                yield _feature("Point", [point[::-1]], values)
+                continue
+            distance = {"distance_m": distance_m[row]}
+            there = {"truth_latitude": truth[row, 0], "truth_longitude": truth[row, 1]}
+            yield _feature("Point", [point[::-1]], values | there | distance)
+            if distance_m[row] > 0:  # not where it is unknown
                 pieces = cut_at_antimeridian(great_circle_path(truth[row], point))
                 # Seven decimals are a centimeter; the points themselves keep every digit.
                 lines = [piece[:, ::-1].round(7) for piece in pieces]
-                kind = "LineString" if len(lines) == 1 else "MultiLineString"
-                coordinates = lines[0] if len(lines) == 1 else lines
-                values = {"kind": "error", "row": row, "distance_m": distance_m[row]}
-                file.write(",\n" + _feature(kind, coordinates, values))
-        file.write("\n]}\n")
+                yield _feature("LineString", lines, {"kind": "error", "row": row} | distance)
+
+    _write(path, features())
 
 
 def write_polygons(
@@ -74,23 +78,28 @@ def write_polygons(
     """
     rings = list(rings)
     extra = columns(properties, len(rings), "properties")
-    with atomic_write(path) as file:
-        file.write('{"type":"FeatureCollection","features":[\n')
+
+    def features() -> Iterator[str]:
         for row, ring in enumerate(rings):
             values = {name: column[row] for name, column in extra.items()}
             # Seven decimals are a centimeter.
-            parts = [
-                [part[:, ::-1].round(7).tolist()] for part in parts_of_ring(np.asarray(ring, np.float64))
-            ]
-            kind = "Polygon" if len(parts) == 1 else "MultiPolygon"
-            file.write(
-                (",\n" if row else "") + _feature(kind, parts[0] if len(parts) == 1 else parts, values)
-            )
+            yield _feature("Polygon", [[part[:, ::-1].round(7)] for part in parts_of_ring(ring)], values)
+
+    _write(path, features())
+
+
+def _write(path: str | os.PathLike, features: Iterable[str]) -> None:
+    with atomic_write(path) as file:
+        file.write('{"type":"FeatureCollection","features":[\n')
+        for number, feature in enumerate(features):
+            file.write(",\n" * (number > 0) + feature)
         file.write("\n]}\n")
 
 
-def _feature(kind: str, coordinates, properties: dict) -> str:
-    geometry = {"type": kind, "coordinates": coordinates}
+def _feature(kind: str, parts: list, properties: dict) -> str:
+    """A feature of one geometry, or of a Multi- one of several."""
+    several = len(parts) > 1
+    geometry = {"type": f"Multi{kind}" if several else kind, "coordinates": parts if several else parts[0]}
     return json_text({"type": "Feature", "geometry": geometry, "properties": properties})
 
 

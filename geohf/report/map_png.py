@@ -89,12 +89,9 @@ def error_map_png(
             dots = axes.scatter(
                 middle + wrap_degrees(points[:, 1] - middle), points[:, 0], s=size, zorder=4, **style
             )
-        axes.set_xlim(west, east)
-        axes.set_ylim(south, north)
-        axes.set_aspect(aspect)
+        axes.set(xlim=(west, east), ylim=(south, north), aspect=aspect)
         axes.locator_params(axis="x", nbins=5)  # long labels of a small map side by side
-        axes.xaxis.set_major_formatter(lambda x, _: degree_label(float(wrap_degrees(x)), "EW"))
-        axes.yaxis.set_major_formatter(lambda y, _: degree_label(y, "NS"))
+        label_degrees(axes)
         axes.grid(color=MUTED, linewidth=0.4, alpha=0.5)
         axes.set_title(title)
         axes.legend(loc="lower left")
@@ -164,7 +161,13 @@ def copies_within(path: np.ndarray, west: float, east: float) -> list[np.ndarray
     return [copy for copy in copies if copy[:, 0].max() >= west and copy[:, 0].min() <= east]
 
 
-def degree_label(x: float, sides: str) -> str:
+def label_degrees(axes) -> None:
+    """Write degrees with their sides at the ticks of a map."""
+    axes.xaxis.set_major_formatter(lambda x, _: _degree_label(float(wrap_degrees(x)), "EW"))
+    axes.yaxis.set_major_formatter(lambda y, _: _degree_label(y, "NS"))
+
+
+def _degree_label(x: float, sides: str) -> str:
     """A tick label; 180° belongs to both sides."""
     side = "" if abs(x) < 1e-9 or abs(x) == 180 else sides[0] if x > 0 else sides[1]
     return f"{abs(x):.9g}°{side}"

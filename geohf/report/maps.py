@@ -102,9 +102,8 @@ def write_map(
         "world": encoded_world(),
         "narrowest": NARROWEST_DEG,
     }
-    pictured = thumbnails is not None and any(thumbnails)
-    data["thumbnails"] = list(thumbnails) if pictured and thumbnails is not None else None
-    page = _page(title or "Predictions", json_text(data), "img-src data:; " if pictured else "")
+    data["thumbnails"] = pictures = list(thumbnails) if thumbnails is not None and any(thumbnails) else None
+    page = _page(title or "Predictions", json_text(data), "img-src data:; " if pictures else "")
     with atomic_write(path) if isinstance(path, (str, os.PathLike)) else nullcontext(path) as file:
         file.write(page)
 

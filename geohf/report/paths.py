@@ -17,8 +17,7 @@ from geohf.geo.angles import wrap_degrees
 def check_points(points, what: str, missing_ok: bool = False) -> np.ndarray:
     """Points as a new float64 array (n, 2) with longitudes in -180..180.
 
-    Unlike `geohf.geo.check_points` it takes any place on earth: a prediction may well lie far from
-    all others, and a map is where one sees it.
+    Unlike `geohf.geo.check_points` it takes any place on earth: a map shows predictions far from all others.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.

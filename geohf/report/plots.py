@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,7 @@ _NO_CURVE = ("step", "epoch", "phase", "train_loss", "total_flos", "num_input_to
 def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]) -> None:
     """Draw what a Trainer logged: losses, every part of the loss, learning rate, evaluation metrics.
 
-    Each quantity has its panel over the optimizer steps; `x` and `eval_x` share one. Where rows carry
-    `"phase"`, a line marks the step at which it changes.
+    Each quantity has its panel over the steps; `x` and `eval_x` share one. A line marks where `"phase"` changes.
 
     Args:
         path: the PNG file.
@@ -58,10 +58,8 @@ def plot_learning_curves(path: str | os.PathLike, log_history: Sequence[Mapping]
                 axes.plot(steps, values, color=color, label=kind, marker=marker, markersize=4)
             for step, phase in boundaries:
                 _mark(axes, step, phase, (3, -2), va="top")
-            axes.set_title(name.replace("_", " "))
-            axes.set_xlabel("step")
+            axes.set(title=name.replace("_", " "), xlabel="step", xlim=(low, high))
             axes.grid(True)
-            axes.set_xlim(low, high)
             axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
             axes.margins(y=0.12)
             axes.yaxis.set_major_formatter(lambda y, _: format_number(y, 6))
@@ -91,12 +89,9 @@ def learning_panels(log_history: Sequence[Mapping]) -> dict[str, dict[str, list[
         if not isinstance(step, Real):
             continue
         for key, value in row.items():
-            if key in _NO_CURVE or key.endswith(_CLOCK):
-                continue
-            if isinstance(value, bool) or not isinstance(value, Real):
-                continue
-            kind, name = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
-            if math.isfinite(value):
+            number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            if number and key not in _NO_CURVE and not key.endswith(_CLOCK):
+                kind, name = ("eval", key[5:]) if key.startswith("eval_") else ("train", key)
                 panels.setdefault(name, {}).setdefault(kind, []).append((step, float(value)))
 
     def rank(name: str) -> int:
@@ -149,22 +144,14 @@ def plot_error_cdf(path: str | os.PathLike, distances_km: Mapping[str, Sequence[
             share = np.arange(1, len(distances) + 1) / len(distances) * 100
             # A step at each sample, from 0 % at the left edge to 100 % at the right one.
             x = np.concatenate([[low], np.maximum(distances, low), [max(high, farthest)]])
-            median = f"median {format_number(np.median(distances))} km, n = {len(distances):,}"
-            axes.step(
-                x,
-                np.concatenate([[(distances <= low).mean() * 100], share, [100]]),
-                where="post",
-                color=SERIES[index % len(SERIES)],
-                label=f"{name} ({median})",
-            )
+            y = np.concatenate([[(distances <= low).mean() * 100], share, [100]])
+            label = f"{name} (median {format_number(np.median(distances))} km, n = {len(distances):,})"
+            axes.step(x, y, where="post", color=SERIES[index % len(SERIES)], label=label)
         for radius in (radius for radius in RADII_KM if radius <= high):
             _mark(axes, radius, f"{radius} km", (0, 3), ha="center")
-        axes.set_xscale("log")
-        axes.set_xlim(low, high)
-        axes.set_ylim(0, 101)
+        axes.set(xscale="log", xlim=(low, high), ylim=(0, 101))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
-        axes.set_xlabel("distance in km, logarithmic")
-        axes.set_ylabel("samples within, %")
+        axes.set(xlabel="distance in km, logarithmic", ylabel="samples within, %")
         axes.set_title("Error distance", pad=20)
         axes.grid(True, axis="y")
         axes.legend(loc="best")
@@ -196,25 +183,20 @@ def plot_scatter(path: str | os.PathLike, truth, predicted, unit: str) -> None:
     size = float(np.clip(4000 / len(error), 5, 28))
     with drawing(path, 8.2, 6.4) as figure:
         axes = figure.add_subplot()
-        lines = LineCollection(
-            list(np.stack([truth, predicted], axis=1)), cmap=colors, linewidths=0.8, alpha=0.6
-        )
+        segments = list(np.stack([truth, predicted], axis=1))
+        lines = LineCollection(segments, cmap=colors, linewidths=0.8, alpha=0.6)
         lines.set_array(error)
         axes.add_collection(lines)
-        axes.scatter(
-            truth[:, 0], truth[:, 1], s=size, facecolors="none", edgecolors=INK, linewidths=0.8, label="true"
-        )
-        dots = axes.scatter(
-            predicted[:, 0],
-            predicted[:, 1],
-            s=size,
-            c=error,
-            cmap=colors,
-            edgecolors="white",
-            linewidths=0.3,
-            zorder=3,
-            label="predicted",
-        )
+        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.8}
+        disc: dict[str, Any] = {
+            "c": error,
+            "cmap": colors,
+            "edgecolors": "white",
+            "linewidths": 0.3,
+            "zorder": 3,
+        }
+        axes.scatter(truth[:, 0], truth[:, 1], s=size, label="true", **ring)
+        dots = axes.scatter(predicted[:, 0], predicted[:, 1], s=size, label="predicted", **disc)
         top = max(float(np.quantile(error, 0.98)), 1e-12)
         for artist in (dots, lines):
             artist.set_clim(0, top)
@@ -248,18 +230,15 @@ def plot_dropped(path: str | os.PathLike, kept, dropped: Mapping[str, np.ndarray
             axes = figure.add_subplot(1, 2, position + 1)
             axes.scatter(kept[:, 1], kept[:, 0], s=6, color=MUTED, label=f"kept, n = {len(kept):,}")
             for i, (name, points) in enumerate(dropped.items()):
-                axes.scatter(
-                    points[:, 1],
-                    points[:, 0],
-                    s=34,
-                    marker=_DROPPED_MARKS[i % len(_DROPPED_MARKS)],
-                    color=SERIES[i % len(SERIES)],
-                    linewidths=1.4,
-                    label=f"{name}, n = {len(points):,}",
-                )
+                look: dict[str, Any] = {
+                    "marker": _DROPPED_MARKS[i % len(_DROPPED_MARKS)],
+                    "color": SERIES[i % len(SERIES)],
+                }
+                label = f"{name}, n = {len(points):,}"
+                axes.scatter(points[:, 1], points[:, 0], s=34, linewidths=1.4, label=label, **look)
             if position:
-                axes.set_ylim(low[0] - edge[0], high[0] + edge[0])
-                axes.set_xlim(low[1] - edge[1], high[1] + edge[1])
+                (south, west), (north, east) = low - edge, high + edge
+                axes.set(ylim=(south, north), xlim=(west, east))
             else:
                 axes.legend(loc="best")
             _plane(axes, title, unit)

@@ -42,8 +42,7 @@ def plot_strips(
         for row, (image, caption, answers) in zip(grid, strips, strict=True):
             cells = [Answer(image, caption, True), *answers]
             for column, axes in enumerate(row):
-                axes.set_xticks([])
-                axes.set_yticks([])
+                axes.set(xticks=[], yticks=[])
                 if column >= len(cells):
                     axes.set_visible(False)
                     continue

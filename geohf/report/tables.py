@@ -32,8 +32,9 @@ def format_number(value: Any, digits: int = 4) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _names(rows: Iterable[Mapping], names: Sequence[str] | None) -> list[str]:
-    return list(names) if names is not None else list(dict.fromkeys(name for row in rows for name in row))
+def column_names(rows: Iterable[Mapping]) -> list[str]:
+    """All keys of rows, in order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def markdown_table(
@@ -53,7 +54,7 @@ def markdown_table(
     | a\\|b |     7 |
     """
     rows = list(rows)
-    names = _names(rows, columns)
+    names = column_names(rows) if columns is None else columns
     if not names:
         return ""
 
@@ -84,7 +85,7 @@ def write_csv(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> Non
     What can be iterated twice is, and is not kept in memory.
     """
     rows = list(rows) if iter(rows) is rows else rows
-    names = _names(rows, None)
+    names = column_names(rows)
     with atomic_write(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         if names:

@@ -12,7 +12,7 @@ from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.geo.angles import wrap_degrees
 from geohf.metrics.selective import risk_curve
-from geohf.report.map_png import copies_within, degree_label, draw_world, map_frame
+from geohf.report.map_png import copies_within, draw_world, label_degrees, map_frame
 from geohf.report.paths import check_pairs
 from geohf.report.style import INK, MUTED, SERIES, drawing
 from geohf.report.tables import format_number
@@ -90,12 +90,9 @@ def plot_regions(
             ):
                 at = middle + wrap_degrees(longitude - middle)
                 axes.plot([at], [latitude], marker, color=color, label=name, markersize=6, zorder=4)
-            axes.set_xlim(west, east)
-            axes.set_ylim(south, north)
-            axes.set_aspect(aspect)
+            axes.set(xlim=(west, east), ylim=(south, north), aspect=aspect)
             axes.locator_params(nbins=3)
-            axes.xaxis.set_major_formatter(lambda x, _: degree_label(float(wrap_degrees(x)), "EW"))
-            axes.yaxis.set_major_formatter(lambda y, _: degree_label(y, "NS"))
+            label_degrees(axes)
             axes.set_title(title, fontsize=9)
             if not k:
                 axes.legend(loc="lower left")
@@ -129,11 +126,8 @@ def plot_risk_coverage(
         DataError: no distance, one that is not finite, or lengths that differ.
     """
     km = np.asarray(distances_km, np.float64)
-    if (
-        not len(km)
-        or not np.isfinite(km).all()
-        or any(len(values) != len(km) for values in sureness.values())
-    ):
+    fitting = all(len(values) == len(km) for values in sureness.values())
+    if not len(km) or not np.isfinite(km).all() or not fitting:
         raise DataError(
             f"distances_km: want n > 0 finite numbers, and as many of each sureness; got {len(km)}"
         )
@@ -147,8 +141,7 @@ def plot_risk_coverage(
         axes.axhline(km.mean(), color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="all answers")
         axes.set_xlim(0, 100)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("answers given, the surest first, %")
-        axes.set_ylabel("mean distance, km")
+        axes.set(xlabel="answers given, the surest first, %", ylabel="mean distance, km")
         axes.set_title("Error of the surest answers")
         axes.grid(True)
         axes.legend(loc="best")

@@ -1,8 +1,7 @@
 """Vision backbones, from timm and from transformers, behind one builder.
 
-A backbone is always made in two steps: `resolve_backbone` reads its configuration only, `build_tower` makes it
-with random weights, and `load_tower` makes it with its published ones. A model that was saved once is built
-from its own config and never asks for the backbone's repo again.
+`resolve_backbone` reads a backbone's configuration only; then `build_tower` makes it with random weights, or `load_tower`
+with its published ones. A saved model is built from its own config and never asks for the backbone's repo again.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from geohf.vision.towers import (
 )
 from geohf.vision.weights import align_weights
 
+UNUSED = "mask_token"  # it stands for masked patches, and no tower of ours masks any
 DESCRIBED_BY = ("config.json", "preprocessor_config.json", "README.md")
 
 
@@ -64,19 +64,14 @@ class Backbone:
     weights: Path | None = None
 
 
-# a token that stands for masked patches, which no tower of ours masks
-UNUSED_NAME = "mask_token"
-UNUSED = (rf"{UNUSED_NAME}$",)
-
-
 def resolve_backbone(
     name: str, image_size: int | None = None, weights: str | os.PathLike | None = None, **model_args
 ) -> Backbone:
     """Find a backbone by name, reading configuration only.
 
     Args:
-        name: a timm name (`"resnet50.a1_in1k"`, `"timm/resnet50.a1_in1k"`), a repo of the Hub or a folder in
-            transformers' or timm's format (`"geolocal/StreetCLIP"`), or a geohf model, whose tower is meant.
+        name: a timm name (`"resnet50.a1_in1k"`), a repo of the Hub or a folder in transformers' or timm's format
+            (`"geolocal/StreetCLIP"`), or a geohf model, whose tower is meant.
         image_size: input side in pixels where it shall differ from the backbone's own.
         weights: a file of weights for this tower, instead of those that the name stands for.
         model_args: further keyword arguments for `timm.create_model`; `in_chans`, the number of bands, holds for
@@ -135,9 +130,7 @@ def backbone_config(name: str) -> tuple[Path | None, dict]:
         if not (path / "config.json").is_file():
             held = sorted(file.name for file in path.iterdir() if file.suffix in (".safetensors", *PICKLED))
             hint = (
-                f"; name what {held[0]} holds the weights of, and give it as --backbone_weights"
-                if held
-                else ""
+                f"; name what {held[0]} holds the weights of; give it as --backbone_weights" if held else ""
             )
             raise DataError(
                 f"{name}: lacks the config.json of timm or transformers that says what it is{hint}"
@@ -222,17 +215,17 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         parts = "|".join(re.escape(part) for part, _ in build_tower(published).named_children())
     prefix = re.escape(kind.base_model_prefix)
     lenient = {
-        "_keys_to_ignore_on_load_unexpected": [rf"^(?!(?:{prefix}\.)?(?:{parts})\.)", *UNUSED],
+        "_keys_to_ignore_on_load_unexpected": [rf"^(?!(?:{prefix}\.)?(?:{parts})\.)", f"{UNUSED}$"],
         "__module__": kind.__module__,
     }
     where: Path | None = backbone.weights
-    tensors = None
     if where is None:
         where = Path(backbone.name) if Path(backbone.name).is_dir() else hub_weights(backbone.name)
+    given = {}
     if where.is_file() or _is_ours(where):
         tensors, where = read_tensors(where), None
-        if any(key.startswith("tower.") for key in tensors):  # of a geohf model
-            tensors = {key[len("tower.") :]: t for key, t in tensors.items() if key.startswith("tower.")}
+        ours = {key[len("tower.") :]: t for key, t in tensors.items() if key.startswith("tower.")}
+        given = {"state_dict": ours or tensors}  # of a geohf model its tower
     derived: Any = type(kind.__name__, (kind,), lenient)
     tower, info = derived.from_pretrained(
         where,
@@ -240,12 +233,12 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         dtype=torch.float32,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that they are listed; they are refused below
-        **({} if tensors is None else {"state_dict": tensors}),
+        **given,
         **without_pooler(backbone.config),
     )
     tower.__class__ = kind
     tower._keys_to_ignore_on_load_unexpected = set(kind._keys_to_ignore_on_load_unexpected or ())
-    missing = sorted(key for key in info["missing_keys"] if not key.endswith(UNUSED_NAME))
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith(UNUSED))
     misshapen = sorted(f"{key} {tuple(old)}, not {tuple(new)}" for key, old, new in info["mismatched_keys"])
     for keys, problem in (
         (misshapen, "the backbone's weights cannot be loaded, they have another shape"),
@@ -255,10 +248,8 @@ def _load_transformers(backbone: Backbone) -> PreTrainedModel:
         if keys:
             raise DataError(f"{backbone.weights or backbone.name}: {problem}: {listed(keys)}")
     if published is not backbone.config:
-        adapted = build_tower(backbone.config).eval()
-        fitted = adapt_first_convolution(backbone.name, tower.state_dict(), adapted.state_dict())
-        adapted.load_state_dict(fitted)
-        tower = adapted
+        loaded, tower = tower.state_dict(), build_tower(backbone.config).eval()
+        tower.load_state_dict(adapt_first_convolution(backbone.name, loaded, tower.state_dict()))
     align_weights(tower)
     return tower
 

@@ -51,9 +51,8 @@ def check_images(paths: Iterable[Path]) -> dict[Path, str]:
 def broken_images(images: Sequence[Any]) -> dict[int, str]:
     """Position -> why this image cannot be opened, found without decoding in full where that suffices.
 
-    A header can be whole while the pixels are cut off, so every image is decoded, but JPEG at an eighth of
-    its size, which reads the whole stream at a fraction of the cost. Those that were found whole before and have
-    not changed since are not opened.
+    Every image is decoded, as pixels may be cut off behind a whole header; JPEG at an eighth of its size, at a
+    fraction of the cost. Those that were found whole before and have not changed since are not opened.
 
     Args:
         images: anything that `open_image` takes.
@@ -71,14 +70,8 @@ def broken_images(images: Sequence[Any]) -> dict[int, str]:
     def found(rows: np.ndarray) -> dict[int, str]:
         return {row: why for row in rows.tolist() if (why := _why_broken(images[row])) is not None}
 
-    bar = tqdm(
-        total=int(unknown.sum()),
-        desc="checking images",
-        unit="image",
-        delay=1,
-        leave=False,
-        disable=os.environ.get("RANK", "0") != "0",
-    )
+    look = {"desc": "checking images", "unit": "image", "delay": 1, "leave": False}
+    bar = tqdm(total=int(unknown.sum()), disable=os.environ.get("RANK", "0") != "0", **look)
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for wait in (False, True):
             busy = []
@@ -214,10 +207,8 @@ class _Memory:
 
 
 def _digests(images: Sequence[Any]) -> np.ndarray:
-    """(n,) what each picture is remembered by; 0 for a file that is not there, and for what is neither file nor bytes.
-
-    Another Pillow may read other files, and so may another limit of pixels.
-    """
+    """(n,) what each picture is remembered by; 0 for a file that is not there, and for what is neither file nor bytes."""
+    # another Pillow may read other files, and so may another limit of pixels
     rules = f"{RULES} {PIL.__version__} {Image.MAX_IMAGE_PIXELS}\0".encode()
     folders: dict[str, str] = {}
     return np.fromiter((_digest(image, rules, folders) for image in images), _DIGEST, len(images))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -11,24 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from geohf.vision.images import HANDED_OVER, held_by, is_address
 
+_FIXED = re.compile(r"^hf://[^:]*@[0-9a-f]{40}/")  # a revision of the Hub, which does not change
 _END = 4096  # bytes: the pixels at the end of a picture, where two cameras' files hardly ever agree
 
 
 def content_key(value: Any) -> str:
     """A digest that is another one as soon as the content is.
 
-    A file counts by where it lies, its size and time of change; bytes, pixels and numbers count themselves; of lists,
+    A file counts by where it lies, its size and time of change, at an address by what is said of it there; bytes, pixels and numbers count themselves; of lists,
     dicts and dataclasses each entry counts. An object of another kind is never known again.
     """
+    return digest_of(_parts(value)).hex()
+
+
+def digest_of(parts: Iterable[bytes]) -> bytes:
+    """16 bytes that stand for these, one by one."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in _parts(value):
+    for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def contents_of(images: Sequence[Any]) -> list[tuple]:
@@ -46,17 +54,17 @@ def contents_of(images: Sequence[Any]) -> list[tuple]:
     named: list[Any] = []
     sources: dict[Any, Any] = {}
     keys: dict[Any, tuple] = {}
-    for image in images:
+    for position, image in enumerate(images):
         source = _without_name(image)
-        name, length = _place_and_length(source)
-        named.append(name)
-        sources[name], keys[name] = source, (length,)
+        place, length = (position, len(source)) if _is_held(source) else _place_and_length(source)
+        named.append(place)
+        sources[place], keys[place] = source, (length,)
     for read in (_end, _whole):
         count = Counter(keys.values())
-        for name, key in keys.items():
+        for place, key in keys.items():
             if count[key] > 1:
-                keys[name] = (*key, read(sources[name]))
-    return [keys[name] for name in named]
+                keys[place] = (*key, read(sources[place]))
+    return [keys[place] for place in named]
 
 
 def content_digest(image: Any) -> bytes:
@@ -71,33 +79,36 @@ def content_digest(image: Any) -> bytes:
     return bytes.fromhex(_whole(_without_name(image)))
 
 
-def _without_name(image: Any) -> bytes | str:
+def _without_name(image: Any) -> Any:
+    """The bytes of a picture, or its path."""
     if isinstance(image, Mapping):
         image = image["bytes"] if image.get("bytes") is not None else image["path"]
     if is_address(image):
         return held_by(image)[0]
-    return bytes(image) if isinstance(image, (bytes, bytearray, memoryview)) else os.fspath(image)
+    return image if _is_held(image) else os.fspath(image)
 
 
-def _place_and_length(source: bytes | str) -> tuple[Any, int]:
-    """What tells one source from others without reading a file, and its length in bytes."""
-    if isinstance(source, bytes):
-        return _digest(source), len(source)
-    facts = os.stat(source)
+def _is_held(source: Any) -> bool:
+    return isinstance(source, (bytes, bytearray, memoryview))
+
+
+def _place_and_length(path: str) -> tuple[Any, int]:
+    """What tells one file from others without reading it, and its length in bytes."""
+    facts = os.stat(path)
     # file systems without numbers for files give 0
-    return (facts.st_dev, facts.st_ino) if facts.st_ino else os.path.realpath(source), facts.st_size
+    return (facts.st_dev, facts.st_ino) if facts.st_ino else os.path.realpath(path), facts.st_size
 
 
-def _end(source: bytes | str) -> str:
-    if isinstance(source, bytes):
+def _end(source: Any) -> str:
+    if _is_held(source):
         return _digest(source[-_END:])
     with open(source, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _END))
         return _digest(file.read())
 
 
-def _whole(source: bytes | str) -> str:
-    return _digest(source if isinstance(source, bytes) else Path(source).read_bytes())
+def _whole(source: Any) -> str:
+    return _digest(source if _is_held(source) else Path(source).read_bytes())
 
 
 def _digest(content: bytes) -> str:
@@ -114,7 +125,7 @@ def _parts(value: Any) -> Iterator[bytes]:
     elif isinstance(value, Image.Image):
         with HANDED_OVER:
             orientation, pixels, palette = value.getexif().get(0x0112), value.tobytes(), value.getpalette()
-        yield f"{value.mode} {value.size} {orientation}".encode()
+        yield f"{value.mode} {value.size} {orientation} {value.info.get('transparency')}".encode()
         yield pixels
         yield repr(palette).encode()
     elif isinstance(value, Mapping):
@@ -129,7 +140,10 @@ def _parts(value: Any) -> Iterator[bytes]:
             value.seek(0)
         yield repr(content).encode()
     elif hasattr(value, "detach"):
-        yield from _parts(value.detach().cpu().float().numpy())
+        value = value.detach().cpu()
+        yield str(value.dtype).encode()
+        yield from _parts(value.contiguous().flatten().view(torch.uint8).numpy())
+        yield str(tuple(value.shape)).encode()
     elif isinstance(value, np.ndarray) and value.dtype.kind != "O":
         yield f"{value.dtype} {value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()
@@ -147,9 +161,22 @@ def _parts(value: Any) -> Iterator[bytes]:
 
 
 def _file_facts(name: str) -> Iterator[bytes]:
-    for place in name.split("::"):  # zip://member::archive
-        try:
-            facts = os.stat(place)
-        except (OSError, ValueError):
-            continue
-        yield f"{os.path.abspath(place)} {facts.st_size} {facts.st_mtime_ns}".encode(errors="surrogateescape")
+    place = name.rpartition("::")[2]  # zip://member::archive
+    try:
+        facts = os.stat(place)
+    except (OSError, ValueError):
+        if re.match(r"\w+://", place) and not _FIXED.search(place):
+            yield _facts_at(place).encode(errors="surrogateescape")
+        return
+    yield f"{os.path.abspath(place)} {facts.st_size} {facts.st_mtime_ns}".encode(errors="surrogateescape")
+
+
+def _facts_at(address: str) -> str:
+    """What a file system says of a file at an address: its size, time of change or digest; nothing where there is none."""
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        return repr(sorted(system.info(path).items()))
+    except Exception:  # each file system has errors of its own; whoever opens the file will say so
+        return ""

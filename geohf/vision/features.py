@@ -5,7 +5,6 @@ It computes exactly, compiled, or with its linear layers in 8-bit integers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -20,9 +19,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.io import atomic_path, cache_folder
-from geohf.vision.contents import content_key
+from geohf.vision.contents import content_key, digest_of
 from geohf.vision.pooling import pooled
 from geohf.vision.weights import in_eval_mode, weights_fingerprint
 
@@ -55,10 +54,9 @@ def cached_features(
 ) -> torch.Tensor:
     """The pooled features of images, computed where they are not cached yet.
 
-    Every image is cached by itself: another order, split or seed computes nothing, and one more photograph costs one.
-    Its key holds its path, size and time of change (its bytes, where it is not a file), the backbone's weights, the
-    processor's settings, the number format and mode: a change of any of them computes anew. Finished shards survive
-    a kill, and are read memory-mapped. Under `torchrun` or `accelerate launch` the missing images are shared out.
+    Every image is cached by itself, under its path, size and time of change (its bytes, where it is no file), the
+    backbone's weights, the processor's settings, the number format and mode: a change of any computes anew. Finished
+    shards survive a kill. Under `torchrun` or `accelerate launch` the missing images are shared out.
 
     Args:
         images: paths, or anything that `open_image` takes; one that is there twice is computed once.
@@ -74,20 +72,28 @@ def cached_features(
         DataError: there is no image, or one cannot be opened; the message names it. The backbone or the machine
             cannot compute in this mode.
     """
+    from tqdm.auto import tqdm
+
     if not len(images):
         raise DataError("there are no images to compute features of")
     folder = Path(cache_dir) if cache_dir is not None else cache_folder("features")
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.dumps([processor.to_dict(), str(autocast), pool, mode], sort_keys=True, default=str)
-    store = _Store(folder, _digest(weights_fingerprint(tower).encode(), settings.encode()).hex())
+    store = _Store(folder, digest_of([weights_fingerprint(tower).encode(), settings.encode()]).hex())
     keys = [_image_key(image) for image in images]
 
-    def compute(chosen: list[int]) -> None:
-        device = next(tower.parameters()).device
-        run = feature_function(in_eval_mode(tower), pool, mode, batch_size)
-        _fill(store, keys, images, chosen, run, processor, batch_size, num_workers, device, autocast)
-
     rank, world = _rank_and_world()
+
+    def compute(chosen: list[int]) -> None:
+        run = feature_function(in_eval_mode(tower), pool, mode, batch_size)
+        how = batch_size, num_workers, next(tower.parameters()).device, autocast
+        with tqdm(total=len(chosen), desc="features", unit="image", disable=rank != 0) as bar:
+            for start in range(0, len(chosen), SHARD_IMAGES):
+                part = chosen[start : start + SHARD_IMAGES]
+                rows: Any = images  # which need not be a Dataset of torch
+                features = _run(run, processor, Subset(rows, part), *how, bar)
+                store.add([keys[position] for position in part], features)
+
     missing = store.missing(keys)
     if world > 1:
         torch.distributed.barrier()  # all processes share out the same list, before the first adds a shard
@@ -134,7 +140,7 @@ class _Store:
         """Write a shard of images whose keys are all different."""
         names = torch.from_numpy(np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1).copy())
         # the same images of another run that computes at the same time have the same name
-        path = self.folder / f"{self.key}-{_digest(*keys).hex()}.safetensors"
+        path = self.folder / f"{self.key}-{digest_of(keys).hex()}.safetensors"
         self.seen.discard(path)  # damaged, until now
         with atomic_path(path) as temporary:
             save_file({"features": features, "keys": names}, temporary)
@@ -155,19 +161,6 @@ class _Store:
         return features
 
 
-def _fill(store, keys, images, chosen, run, processor, batch_size, num_workers, device, autocast) -> None:
-    """Compute the features of the images at these positions, and add them to the store shard by shard."""
-    from tqdm.auto import tqdm
-
-    with tqdm(total=len(chosen), desc="features", unit="image", disable=_rank_and_world()[0] != 0) as bar:
-        for start in range(0, len(chosen), SHARD_IMAGES):
-            part = chosen[start : start + SHARD_IMAGES]
-            features = _run(
-                run, processor, Subset(images, part), batch_size, num_workers, device, autocast, bar
-            )
-            store.add([keys[position] for position in part], features)
-
-
 def _image_key(image: Any) -> bytes:
     """What an image is known by, 16 bytes, however it is given: one picture has one key."""
     if isinstance(image, dict) and {"bytes", "path"} & set(image):
@@ -178,19 +171,14 @@ def _image_key(image: Any) -> bytes:
         except (OSError, ValueError):  # a member of an archive, or what nobody can open
             return bytes.fromhex(content_key(os.fspath(image)))
         path = os.path.abspath(image).encode(errors="surrogateescape")
-        return _digest(path, f"{facts.st_size} {facts.st_mtime_ns}".encode())
+        return digest_of([path, f"{facts.st_size} {facts.st_mtime_ns}".encode()])
     return bytes.fromhex(content_key(image))
 
 
 @torch.inference_mode()
 def _run(compute, processor, images, batch_size, num_workers, device, autocast, bar) -> torch.Tensor:
-    loader = DataLoader(
-        images,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=processor.pixel_values,
-        shuffle=False,
-    )
+    collate = processor.pixel_values
+    loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
     features = []
     for pixel_values in loader:
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
@@ -198,13 +186,6 @@ def _run(compute, processor, images, batch_size, num_workers, device, autocast, 
         features.append(batch.float().cpu())
         bar.update(len(batch))
     return torch.cat(features)
-
-
-def _digest(*parts: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.digest()
 
 
 def _rank_and_world() -> tuple[int, int]:
@@ -223,26 +204,21 @@ def feature_function(
 
     Args:
         pool: what is taken of the backbone's output, see `geohf.vision.pooling.pooled`.
-        mode: `eager`; `compile` (`torch.compile` with frozen weights: the same up to rounding, needs a C++ compiler
-            on a CPU, and some seconds once); `int8` (dynamic quantization of the linear layers, CPU only: close to
-            the exact features, not equal).
+        mode: `eager`; `compile` (`torch.compile` with frozen weights: the same up to rounding, on a CPU with a C++
+            compiler); `int8` (dynamic quantization of the linear layers, CPU only: close to the exact features).
         batch_size: the most images in a call. A compiled tower always sees so many, or it would compile again.
 
     Returns:
         (batch, 3, height, width) to what `pooled` gives. To be called without gradients.
 
     Raises:
-        DataError: the backbone or the machine cannot compute in this way.
-        ValueError: an unknown mode.
+        DataError: an unknown mode, or one in which the backbone or the machine cannot compute.
     """
-    if mode == "eager":
-        return lambda pixel_values: pooled(tower, pixel_values, pool)
+    require_choice(MODES, mode=mode)
     if mode == "compile":
         return _compiled(tower, pool, batch_size)
-    if mode == "int8":
-        quantized = _int8(tower)
-        return lambda pixel_values: pooled(quantized, pixel_values, pool)
-    raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    computing = _int8(tower) if mode == "int8" else tower
+    return lambda pixel_values: pooled(computing, pixel_values, pool)
 
 
 def _compiled(tower: nn.Module, pool: str, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:

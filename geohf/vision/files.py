@@ -25,7 +25,7 @@ def image_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder}: no such folder")
-    images, others = told_apart(_files_below(folder))
+    images, others = told_apart(files_below(folder))
     names = [str(path.relative_to(folder)) for path in others]
     if not images:
         raise ImageError(
@@ -35,7 +35,7 @@ def image_files(folder: str | Path) -> list[Path]:
     return images
 
 
-def _files_below(folder: Path, roots: tuple[Path, ...] = ()) -> Iterator[Path]:
+def files_below(folder: Path, roots: tuple[Path, ...] = ()) -> Iterator[Path]:
     """The files below a folder, hidden ones aside; links are followed, and those that lead nowhere are files, too."""
     roots = roots or (folder.resolve(),)
     try:
@@ -49,12 +49,12 @@ def _files_below(folder: Path, roots: tuple[Path, ...] = ()) -> Iterator[Path]:
         if not path.is_dir():
             yield from [path] if path.is_file() or path.is_symlink() else []
         elif not path.is_symlink():
-            yield from _files_below(path, roots)
+            yield from files_below(path, roots)
         else:
             target = path.resolve()
             # what lies in one of the roots is read by its own name, and a folder above them leads in a circle
             if not any(target.is_relative_to(root) or root.is_relative_to(target) for root in roots):
-                yield from _files_below(path, (*roots, target))
+                yield from files_below(path, (*roots, target))
 
 
 def told_apart(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:

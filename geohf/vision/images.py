@@ -78,9 +78,8 @@ def open_image(source: Any, size: int | None = None) -> Image.Image:
         if path.is_dir():
             raise ImageError(f"{path}: is a folder, not an image; name it alone, and not in a list")
         return _decode(path, str(path), length, size)
-    if isinstance(source, (list, tuple)) and any(
-        not isinstance(one, (int, float, list, tuple)) for one in source
-    ):
+    numbers = (int, float, list, tuple)
+    if isinstance(source, (list, tuple)) and not all(isinstance(one, numbers) for one in source):
         # numpy would make one picture of three gray ones
         raise ImageError(
             f"a sample holds one picture, got a list of {len(source)}: give each as a sample of its own"
@@ -178,8 +177,7 @@ def _bytes_at(address: str) -> bytes:
             opened = _archive(os.path.abspath(archive), os.stat(archive).st_mtime_ns, os.getpid())
             name = inside.removeprefix("zip://")
             member = opened.getinfo(name if name in opened.NameToInfo else name.lstrip("/"))
-            if Image.MAX_IMAGE_PIXELS is not None and member.file_size > _MOST_BYTES * Image.MAX_IMAGE_PIXELS:
-                raise ImageError(_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS))
+            _refuse_bomb(member.file_size / _MOST_BYTES)
             return opened.read(member)
         with fsspec.open(address, "rb") as file:
             return file.read()
@@ -199,12 +197,11 @@ def _decode(file, name: str, length: int, size: int | None) -> Image.Image:
     try:
         with Image.open(file) as image:
             # Pillow only warns up to twice its limit, and a filter of warnings would be that of every thread
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError
+            _refuse_bomb(image.width * image.height)
             if size and image.format == "JPEG":
                 image.draft(None, (size, size))
             ImageOps.exif_transpose(image, in_place=True)  # decodes; turned elsewhere, it would be copied
-            return _plain_rgb(image)
+            return _plain_rgb(image, stored=True)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: {_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS)}") from None
     except UnidentifiedImageError:
@@ -234,11 +231,18 @@ def heif_picture(file, name: str) -> Image.Image:
         ) from None
     try:
         picture = open_heif(file)
-        if Image.MAX_IMAGE_PIXELS is not None and picture.size[0] * picture.size[1] > Image.MAX_IMAGE_PIXELS:
-            raise ImageError(f"{name}: {_TOO_LARGE.format(Image.MAX_IMAGE_PIXELS)}")
+        _refuse_bomb(picture.size[0] * picture.size[1])
         return picture.to_pillow()
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: {error}") from None
     except BROKEN as error:
-        raise error if isinstance(error, ImageError) else ImageError(f"{name}: is broken ({error})") from None
+        raise ImageError(f"{name}: is broken ({error})") from None
+
+
+def _refuse_bomb(pixels: float) -> None:
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and pixels > most:
+        raise Image.DecompressionBombError(_TOO_LARGE.format(most))
 
 
 def _picture(image: Image.Image) -> Image.Image:
@@ -251,11 +255,12 @@ def _picture(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    return _plain_rgb(ImageOps.exif_transpose(image))
+    return _plain_rgb(ImageOps.exif_transpose(image), stored=image.format is not None)
 
 
-def _plain_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+def _plain_rgb(image: Image.Image, stored: bool) -> Image.Image:
+    # a picture that a user made RGB keeps its colors, whichever of them was transparent before
+    if image.mode == "RGB" and not (stored and "transparency" in image.info):
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return _from_array(np.asarray(image))

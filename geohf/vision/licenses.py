@@ -45,10 +45,7 @@ def known_license(name: str) -> str | None:
     >>> known_license("models/StreetCLIP"), known_license("somebody/weights")
     ('cc-by-nc-4.0', None)
     """
-    for pattern, license in _KNOWN.items():
-        if re.search(pattern, name.lower()):
-            return license
-    return None
+    return next((license for pattern, license in _KNOWN.items() if re.search(pattern, name.lower())), None)
 
 
 def is_noncommercial(license: str | None) -> bool:

@@ -96,10 +96,9 @@ def _tokens(tower: Any, pixel_values) -> tuple[torch.Tensor | None, torch.Tensor
 
 
 class FeatureStandardizer(nn.Module):
-    """Subtracts the training features' mean and divides by their standard deviation.
+    """Subtracts the training features' mean and divides by their standard deviation; does nothing before `fit`.
 
-    Pooled features of a frozen backbone share a large mean, beside which their differences are small, and a head
-    spends its first epochs on finding that out. Does nothing before `fit`.
+    Else a head spends its first epochs on the large mean that features of a frozen backbone share.
 
     Args:
         size: length of a feature.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from transformers import PreTrainedConfig
-from transformers.image_utils import SizeDict
 
 from geohf.errors import DataError, require_choice
 from geohf.vision.repos import reason_of
@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 FITS = ("squeeze", "crop", "pad")
+CONVNEXT_SQUEEZED = 384
 # how the published weights of these types were fed: (mean, std), shortest side, crop
 FED = {
     "dinov2": (IMAGENET, 256, 224),
@@ -47,13 +48,13 @@ def default_processing(name: str, config: PreTrainedConfig) -> dict:
         "%s: has no preprocessor_config.json; its images are taken at %d pixels with mean %s and std %s",
         *(name, crop or size, mean, std),
     )
-    return {
-        "size": {"shortest_edge": shortest or size},
-        "crop_size": {"height": crop or size, "width": crop or size},
-        "resample": 3,
-        "image_mean": mean,
-        "image_std": std,
-    }
+    return _settings(shortest or size, crop or size, mean, std)
+
+
+def _settings(shortest: int, crop: int, mean: list[float], std: list[float]) -> dict[str, Any]:
+    """Keyword arguments of an image processor that takes a square of a picture."""
+    sizes = {"size": {"shortest_edge": shortest}, "crop_size": {"height": crop, "width": crop}}
+    return sizes | {"resample": 3, "image_mean": mean, "image_std": std}
 
 
 def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> dict:
@@ -63,13 +64,7 @@ def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> d
     if not (folder / "preprocessor_config.json").is_file():
         return default_processing(name, config)
     size = getattr(config, "image_size", None) or 224
-    processing: dict[str, Any] = {
-        "size": {"shortest_edge": size},
-        "crop_size": {"height": size, "width": size},
-        "resample": 3,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
+    processing = _settings(size, size, [0.5] * 3, [0.5] * 3)
     try:
         published = AutoImageProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
@@ -77,11 +72,42 @@ def published_processing(name: str, folder: Path, config: PreTrainedConfig) -> d
     for key in processing:
         value = getattr(published, key, None)
         if value is not None:
-            processing[key] = int(value) if key == "resample" else _plain(value)
-    if not getattr(published, "do_center_crop", False) and "height" in processing["size"]:
+            kind: Any = int if key == "resample" else dict if "size" in key else list
+            processing[key] = kind(value)  # a SizeDict yields pairs
+    cropped = getattr(published, "do_center_crop", False)
+    edge, share = processing["size"].get("shortest_edge"), getattr(published, "crop_pct", None)
+    if edge and share:  # the middle of a larger picture; from a side on ConvNeXt takes all of it, squeezed
+        square = {"height": edge, "width": edge}
+        larger = {"shortest_edge": int(edge / share)}
+        processing["size"] = larger if cropped or edge < CONVNEXT_SQUEEZED else square
+        processing["crop_size"] = processing["crop_size"] if cropped else square
+    elif not cropped and "height" in processing["size"]:
         # a backbone that squeezes its images takes them squeezed
         processing["crop_size"] = {k: processing["size"][k] for k in ("height", "width")}
+    if not getattr(published, "do_normalize", True):
+        bands = len(processing["image_mean"])
+        processing |= {"image_mean": [0.0] * bands, "image_std": [1.0] * bands}
+    if not _alike(published, processing):
+        logger.warning(
+            "%s: its own %s prepares images in a way that is not known here; its features are not those of the published model",
+            name,
+            type(published).__name__,
+        )
     return processing
+
+
+def _alike(published: Any, processing: dict) -> bool:
+    """Whether a published processor makes of a picture what ours makes of it with these settings."""
+    from geohf.vision.processing import GeoImageProcessor
+
+    y, x = np.indices((300, 400))
+    picture = Image.fromarray(np.stack([x * 255 // 400, y * 255 // 300, (x + y) % 256], -1).astype(np.uint8))
+    try:
+        theirs = published(picture, return_tensors="pt")["pixel_values"]
+    except Exception:  # whatever else it asks for, as a text
+        return True
+    ours = GeoImageProcessor(**processing).pixel_values([picture])
+    return theirs.shape == ours.shape and float((theirs - ours).abs().mean()) < 0.05
 
 
 def with_fit(processing: dict, fit: str | None) -> dict:
@@ -108,8 +134,3 @@ def with_fit(processing: dict, fit: str | None) -> dict:
         "pad": {"max_height": height, "max_width": width},
     }[fit]
     return processing | {"size": size}
-
-
-def _plain(value):
-    # a SizeDict is no Mapping and yields pairs
-    return dict(value) if isinstance(value, (Mapping, SizeDict)) else list(value)

@@ -39,8 +39,7 @@ class SampleProcessor(TorchvisionBackend):
 
         Args:
             return_tensors: `pt` for torch tensors, `np` for arrays, None for lists with an entry per sample.
-            augment: a function on (3, H, W) uint8 tensors for training, applied before an image is resized, where
-                the task has one.
+            augment: of training: a function on (3, H, W) uint8 tensors before they are resized, where the task has one.
             settings: of the processor, for this call alone: `size`, `do_resize`, `image_mean`, ...
 
         Raises:
@@ -140,8 +139,7 @@ class GeoImageProcessor(SampleProcessor):
     def pixel_values(self, images: list[Any], augment: Callable | None = None) -> torch.Tensor:
         """Open and prepare images of any kind: n sources to (n, 3, height, width) float32.
 
-        The pixels are those of transformers' own `__call__`; an image that is resized as Pillow's rows lie in
-        memory, and a batch that is normalized at once, take a third less time.
+        The pixels are those of transformers' own `__call__`, in a third less time.
 
         Args:
             augment: applied to each opened image as a (3, H, W) uint8 tensor, before it is resized.
@@ -149,14 +147,9 @@ class GeoImageProcessor(SampleProcessor):
         Raises:
             ImageError: one of them cannot be opened; the message names it.
         """
-        return self.rescale_and_normalize(
-            torch.stack([self._fitted(image, augment) for image in images]),
-            self.do_rescale,
-            self.rescale_factor,
-            self.do_normalize,
-            self.image_mean,
-            self.image_std,
-        )
+        fitted = torch.stack([self._fitted(image, augment) for image in images])
+        scale, normal = (self.do_rescale, self.rescale_factor), (self.image_mean, self.image_std)
+        return self.rescale_and_normalize(fitted, *scale, self.do_normalize, *normal)
 
     def _fitted(self, source: Any, augment: Callable | None) -> torch.Tensor:
         """One image resized and cropped, (3, height, width) uint8."""

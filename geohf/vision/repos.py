@@ -101,7 +101,7 @@ def weight_files(folder: Path) -> list[Path]:
             continue
         if file.suffix != ".json":
             return [file]
-        parts = sorted({folder / part for part in json.loads(file.read_text())["weight_map"].values()})
+        parts = [folder / part for part in _parts_named(file)]
         absent = [part.name for part in parts if not part.is_file()]
         if absent:
             raise DataError(f"{folder}: lacks {', '.join(absent)}, which {file.name} names")
@@ -113,18 +113,20 @@ def weight_files(folder: Path) -> list[Path]:
     raise DataError(f"{folder}: the weights cannot be loaded: it has no model.safetensors{held}")
 
 
+def _parts_named(index: Path) -> list[str]:
+    return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+
+
 def hub_weights(name: str, filename: str | None = None) -> Path:
     """A folder that holds the weights of a repo of the Hub."""
-    folder = hub_files(name, [filename]) if filename else None
-    for file in () if filename else WEIGHT_FILES:
+    wanted = (filename,) if filename else WEIGHT_FILES
+    for file in wanted:
         folder = hub_files(name, [file])
         if folder is not None:
             if file.endswith(".json"):
-                hub_files(name, sorted(set(json.loads((folder / file).read_text())["weight_map"].values())))
-            break
-    if folder is None:
-        raise DataError(f"{name}: the repo holds no weights ({filename or ', '.join(WEIGHT_FILES)})")
-    return folder
+                hub_files(name, _parts_named(folder / file))
+            return folder
+    raise DataError(f"{name}: the repo holds no weights ({', '.join(wanted)})")
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -138,16 +140,14 @@ def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         return {name: t for file in weight_files(path) for name, t in read_tensors(file).items()}
     if not path.is_file():
         raise DataError(f"{path}: no such file of weights")
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise DataError(f"{path}: weights are read from .safetensors, {', '.join(PICKLED)}")
     content: Any
     try:
         if path.suffix == ".safetensors":
             content = load_tensors(path)
-        elif path.suffix in PICKLED:
-            content = torch.load(path, map_location="cpu", weights_only=True)
         else:
-            raise DataError(f"{path}: weights are read from .safetensors, {', '.join(PICKLED)}")
-    except DataError:
-        raise
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError) as error:
         raise DataError(f"{path}: the weights cannot be loaded: {error}") from None
     except Exception as error:  # whatever a broken pickle leads to, and one that holds more than tensors

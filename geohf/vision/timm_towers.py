@@ -128,10 +128,8 @@ def timm_source(name: str, folder: Path | None, weights: Path | None = None) -> 
                 f"{name}: config.json names the architecture {architecture!r}, which timm does not have"
             )
         saved = {key: value for key, value in (saved or {}).items() if key != "num_classes"}
-        is_local = Path(name).is_dir()
-        return TimmSource(
-            name, architecture, published, saved, weights or (folder if is_local else None), name
-        )
+        own = weights or (folder if Path(name).is_dir() else None)
+        return TimmSource(name, architecture, published, saved, own, name)
     plain = timm_name(name) or name
     try:
         known = timm.get_pretrained_cfg(plain)
@@ -139,10 +137,8 @@ def timm_source(name: str, folder: Path | None, weights: Path | None = None) -> 
         raise DataError(f"no backbone {name!r}: {error}") from None
     if known is None:
         raise DataError(f"no backbone {name!r}: timm knows no weights of it")
-    published = known.to_dict()
-    return TimmSource(
-        name, plain, published, {}, weights or packaged_weights(plain), published.get("hf_hub_id")
-    )
+    published, own = known.to_dict(), weights or packaged_weights(plain)
+    return TimmSource(name, plain, published, {}, own, published.get("hf_hub_id"))
 
 
 def describe_timm(
@@ -164,8 +160,9 @@ def describe_timm(
     mode = {m.value: m for m in InterpolationMode}.get(data["interpolation"], InterpolationMode.BICUBIC)
     resample = {v: k for k, v in pil_torch_interpolation_mapping.items()}[mode]
     config = TimmTowerConfig(architecture=source.architecture, image_size=size, model_args=model_args or None)
+    squeezed = data["crop_mode"] == "squash"
     processing = {
-        "size": {"shortest_edge": shortest},
+        "size": {"height": shortest, "width": shortest} if squeezed else {"shortest_edge": shortest},
         "crop_size": {"height": size, "width": size},
         "resample": int(resample),
         "image_mean": list(data["mean"]),

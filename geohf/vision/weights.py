@@ -65,8 +65,7 @@ def weights_fingerprint(module: nn.Module) -> str:
 def weights_checksum(module: nn.Module) -> list[tuple[int, ...]]:
     """What changes with any saved tensor, at the speed of memory: to ask whether a fingerprint still holds.
 
-    torch's counter of changes does not see those that are made through `.data`, as averages of weights are; a sum
-    over all bytes does, and a sample with weights sees rows that changed places.
+    torch's counter misses changes through `.data`; a sum over all bytes sees them, a sample rows that changed places.
     """
     checksums = []
     for tensor in module.state_dict().values():

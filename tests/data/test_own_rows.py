@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 
-from geohf.data.rows import cell_of, positions_of
+from geohf.data.rows import cell_of, heading_of, positions_of
 from geohf.data.streaming import as_stream
 from geohf.errors import DataError
 from geohf.place.rows import as_drives
@@ -119,7 +119,7 @@ def test_columns_and_splits_are_no_rows(read):
         "region": ["3"],
     }
     for given in (columns, pd.DataFrame(columns), DatasetDict(train=Dataset.from_dict(columns))):
-        with pytest.raises(DataError, match="a list of dicts, .* got "):
+        with pytest.raises(DataError, match=r"a list of dicts, .* got "):
             read(given)
 
 
@@ -162,3 +162,9 @@ def test_classes_of_a_users_own_stream_have_their_names(read, column):
     (first, second) = read(rows.to_iterable_dataset())
     name = "state" if read is as_places else "region"
     assert (first[name], second[name]) == ("Maine", "Texas")
+
+
+@pytest.mark.parametrize("cell", [math.inf, "-inf", "north"])
+def test_a_heading_that_is_no_finite_number_is_refused(cell):
+    with pytest.raises(DataError, match="a heading is degrees clockwise from north"):
+        heading_of(cell)

@@ -12,9 +12,11 @@ import zipfile
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.place_models import build_model, write_pictures
@@ -25,6 +27,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from geohf import DataError
 from geohf.data.inputs import find_images
 from geohf.data.samples import samples_of, without_decoding
+from geohf.data.splits import copy_numbers
 from geohf.vision.files import image_files
 from geohf.vision.images import ImageError, open_image, picture_of
 
@@ -389,3 +392,55 @@ def test_what_is_no_sample_is_refused_by_name(model, files):
         find_images([files[0], ""])
     with pytest.raises(DataError, match="give its `dataset`"):
         model.predict(torch.utils.data.DataLoader(files, batch_size=2))
+
+
+@pytest.mark.parametrize("source", ["{}/a.parquet", "{}/*.parquet", "{}", "memory://beside/*.parquet"])
+def test_pictures_that_parquet_names_lie_beside_it_and_not_in_the_working_folder(
+    tmp_path, monkeypatch, source
+):
+    here, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for folder, color in ((here, "red"), (elsewhere, "blue")):
+        (folder / "photos").mkdir(parents=True)
+        Image.new("RGB", (4, 4), color).save(folder / "photos" / "0.png")
+    picture = {"bytes": None, "path": "photos/0.png"}
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    columns = {"image": pa.array([picture], kind), "views": pa.array([[picture] * 2], pa.list_(kind))}
+    pq.write_table(pa.table(columns), here / "a.parquet")
+    if source.startswith("memory"):
+        fsspec.filesystem("memory").put(f"{here}/", "/beside", recursive=True)
+    monkeypatch.chdir(elsewhere)
+    [(_, row)] = find_images(source.format(here))
+    assert [open_image(one).getpixel((0, 0)) for one in (row, *row["views"])] == [(255, 0, 0)] * 3
+
+
+@pytest.mark.parametrize("source", ["memory://sorted/", "memory://sorted/**"])
+def test_a_folder_at_an_address_is_read_as_one_on_the_disk(files, source):
+    system = fsspec.filesystem("memory")
+    for name in ("2.png", "10.png", "._2.png", ".ipynb_checkpoints/2-checkpoint.png"):
+        system.pipe(f"/sorted/{name}", Path(files[0]).read_bytes())
+    assert [name.rpartition("/")[2] for name, _ in find_images(source)] == ["2.png", "10.png"]
+
+
+def test_hidden_parquet_in_a_folder_is_left_out(tmp_path, files):
+    shard = datasets.Dataset.from_dict({"image": [{"bytes": Path(files[0]).read_bytes(), "path": None}]})
+    for name in ("0.parquet", ".0-checkpoint.parquet"):
+        shard.to_parquet(tmp_path / name)
+    assert find_images(tmp_path).count == 1
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_copies_of_a_picture_are_one_place_in_files_and_in_rows(tmp_path, several):
+    pictures = [np.random.default_rng(i // 2).integers(0, 256, (6, 6, 3), dtype=np.uint8) for i in range(12)]
+    cells = []
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+        held = {"bytes": (tmp_path / f"{i}.png").read_bytes(), "path": f"{i}.png"}
+        cells.append([str(tmp_path / f"{i}.png"), held][i % 3 == 0])
+    kind, name = datasets.Image(decode=False), "views" if several else "image"
+    features = datasets.Features({name: datasets.List(kind) if several else kind})
+    columns = {name: [[cell] * 2 for cell in cells] if several else cells}
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    for rows, expected in ((range(12), [i // 2 for i in range(12)]), ([5, 0, 4, 1], [0, 1, 0, 1])):
+        found = copy_numbers(dataset.select(rows)).tolist()
+        assert [found.index(number) for number in found] == [expected.index(number) for number in expected]
+    assert copy_numbers(dataset.select([0, 2, 5])) is None

@@ -28,8 +28,10 @@ from helpers.training_run import (
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from geohf.data.cells import label_of
+from geohf.data.shards import chunks_of
 from geohf.data.streaming import EndlessStream, StreamedTable, streaming
-from geohf.data.tables import read_table
+from geohf.data.tables import read_table, read_table_in_chunks
 from geohf.data.tensor_dataset import identity_collate
 from geohf.errors import DataError
 from geohf.training.batches import StreamBatches
@@ -404,3 +406,27 @@ def test_functions_that_stream_a_table_go_to_other_processes(task):
     (stream,) = (value for name, value in vars(module).items() if name.startswith("stream_"))
     assert pickle.loads(pickle.dumps(stream)) is stream
     assert stream.__annotations__["return"] == "IterableDataset"
+
+
+def test_every_table_of_a_folder_is_streamed_once(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for number, name in enumerate(("a.csv", "b.CSV", "c.csv.gz", ".ipynb_checkpoints/a-checkpoint.csv")):
+        frame(3, 3 * number).to_csv(tmp_path / name, index=False)
+    assert names(stream(tmp_path)) == [f"n{i}" for i in range(9)]
+
+
+CELLS = [6218874825807673343, None, 6218874825807673344, 7]
+
+
+def test_whole_numbers_beside_a_hole_keep_their_digits(tmp_path, hub):
+    dataset = Dataset.from_dict({"region": CELLS, "lat": [1, None, 3, 4]})
+    dataset.to_parquet(tmp_path / "a.parquet")
+    dataset.save_to_disk(tmp_path / "saved")
+    dataset.push_to_hub("org/cells")
+    whole = [read_table(tmp_path / name, numbers=["lat"]) for name in ("a.parquet", "saved")]
+    chunks = list(read_table_in_chunks(tmp_path / "a.parquet", 2))
+    streamed = [chunk for _, chunk in chunks_of("org/cells", 0)]
+    for tables in (whole[:1], whole[1:], chunks, streamed):
+        found = [label_of(cell) for table in tables for cell in table["region"]]
+        assert found == [None if cell is None else str(cell) for cell in CELLS]
+    assert [table["lat"].dtype for table in whole] == ["float64"] * 2

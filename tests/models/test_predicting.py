@@ -9,8 +9,10 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import datasets
+import fsspec
 import numpy as np
 import pytest
+import torch
 from helpers import five_tasks
 from helpers.place_models import build_model, write_pictures
 from PIL import Image
@@ -134,6 +136,25 @@ def test_options_are_part_of_the_key(tmp_path):
     assert content_key("ab") != content_key(["a", "b"])
     assert content_key(np.zeros(3)) == content_key(np.zeros(3)) != content_key(np.zeros((3, 1)))
     assert content_key(object()) != content_key(object())
+
+
+def test_a_key_tells_types_transparency_and_what_lies_at_an_address_now():
+    mask = torch.ones(3, 4, 4, dtype=torch.uint8)  # nearly black; as floats it is white
+    assert content_key(mask) != content_key(mask.float())
+    assert content_key(torch.tensor([2**24])) != content_key(torch.tensor([2**24 + 1]))
+    assert content_key(torch.zeros(2, dtype=torch.bfloat16)) == content_key(
+        torch.zeros(2, dtype=torch.bfloat16)
+    )
+    palette = Image.new("P", (4, 4))
+    clear = palette.copy()
+    clear.info["transparency"] = 0
+    assert content_key(palette) != content_key(clear)
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/keys/a.png", b"one")
+    key = content_key("memory://keys/a.png")
+    assert content_key("memory://keys/a.png") == key
+    memory.pipe("/keys/a.png", b"two")
+    assert content_key("memory://keys/a.png") != key
 
 
 @pytest.mark.case("use-B11", "files-A8")

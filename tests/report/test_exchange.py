@@ -6,6 +6,7 @@ import json
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from geohf.errors import DataError
@@ -71,3 +72,18 @@ def test_geoparquet(tmp_path):
 def test_answers_that_are_no_places(tmp_path, ending):
     with pytest.raises(DataError, match="no places in degrees"):
         write_answers(tmp_path / f"a.{ending}", [{"input": "a", "descriptor": [1.0]}])
+
+
+def test_parquet_has_the_columns_of_every_row_as_csv_has(tmp_path):
+    rows = [{"input": "a.jpg"}, {"input": "b.jpg", "radius_m": 5.0}]
+    write_answers(tmp_path / "a.parquet", rows)
+    assert pq.read_table(tmp_path / "a.parquet").to_pylist() == [
+        {"input": "a.jpg", "radius_m": None},
+        rows[1],
+    ]
+
+
+def test_whole_numbers_stay_whole_in_geoparquet_where_a_row_has_none(tmp_path):
+    place = {"latitude": 1.0, "longitude": 2.0}
+    write_answers(tmp_path / "a.geoparquet", [{"n": 2**60 + 1, **place}, place])
+    assert pq.read_table(tmp_path / "a.geoparquet")["n"].to_pylist() == [2**60 + 1, None]

@@ -252,3 +252,11 @@ def test_tiles_of_real_grids_are_valid_polygons(tmp_path, crs, transform, width)
     ((_, rings),) = shapes(path)
     assert all(signed_area(ring) > 0 for ring in rings)
     assert sum(np.ptp(ring[:, 0]) for ring in rings) <= width
+
+
+def test_properties_that_the_file_itself_writes_are_said_to_be_replaced(tmp_path, caplog):
+    write_geojson(tmp_path / "a.geojson", [[1.0, 2.0]], {"kind": ["bench"], "name": ["a"]})
+    assert "the properties kind are the file's own and replace those given" in caplog.text
+    caplog.clear()
+    write_geojson(tmp_path / "a.geojson", [[1.0, 2.0]], {"distance_m": [3.0]})
+    assert not caplog.text

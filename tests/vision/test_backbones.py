@@ -4,11 +4,13 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import transformers
 from huggingface_hub import HfApi
+from PIL import Image
 from timm.models import save_for_hf
 from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig, SiglipConfig, SiglipModel
 
@@ -16,6 +18,7 @@ from geohf.errors import DataError
 from geohf.street import GeoStreetConfig, GeoStreetModel
 from geohf.vision.backbones import TimmTowerConfig, load_tower, resolve_backbone
 from geohf.vision.licenses import published_license, published_name
+from geohf.vision.processing import GeoImageProcessor
 from geohf.vision.towers import build_tower, feature_size, tower_blocks, tower_features
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -258,6 +261,40 @@ def test_the_processor_follows_the_published_one(tmp_path):
     assert settings["image_mean"] == [0.1, 0.2, 0.3]
     assert settings["image_std"] == [0.5, 0.6, 0.7]
     assert settings["resample"] == 2
+
+
+PUBLISHED = {
+    "middle": transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875),
+    "whole": transformers.ConvNextImageProcessor(size={"shortest_edge": 384}),
+    "cut": transformers.PoolFormerImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ),
+    "raw": transformers.ViTImageProcessor(size={"height": 32, "width": 32}, do_normalize=False),
+    "flipped": transformers.MobileViTImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_pictures_are_prepared_as_the_published_processor_does_or_it_is_said(tmp_path, caplog, kind):
+    build_tower(TRANSFORMERS["vit"]).save_pretrained(tmp_path)
+    PUBLISHED[kind].save_pretrained(tmp_path)
+    ours = GeoImageProcessor(**resolve_backbone(str(tmp_path)).image_processor)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    theirs = PUBLISHED[kind](Image.fromarray(pixels), return_tensors="pt")["pixel_values"]
+    warned = "prepares images in a way that is not known here" in caplog.text
+    assert warned == (kind == "flipped")
+    if not warned:
+        torch.testing.assert_close(ours.pixel_values([pixels]), theirs)
+
+
+def test_a_timm_tower_that_squeezes_its_pictures_takes_them_whole():
+    sizes = [
+        resolve_backbone(f"convnext_tiny.fb_in22k_ft_in1k{end}").image_processor["size"]
+        for end in ("", "_384")
+    ]
+    assert sizes == [{"shortest_edge": 256}, {"height": 384, "width": 384}]
 
 
 # What is not a tower

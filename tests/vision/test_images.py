@@ -210,6 +210,14 @@ def test_transparency_is_laid_over_white():
     assert pixel(encoded(Image.new("RGBA", (3, 2), (10, 20, 30, 255)))) == (10, 20, 30)
 
 
+def test_a_file_of_rgb_with_a_transparent_color_is_laid_over_white():
+    red = Image.new("RGB", (4, 4), "red")
+    stored = encoded(red, "PNG", transparency=(255, 0, 0))
+    for picture in (stored, Image.open(io.BytesIO(stored))):
+        assert open_image(picture).getpixel((0, 0)) == (255, 255, 255)
+    assert open_image(Image.open(io.BytesIO(stored)).convert("RGB")).getpixel((0, 0)) == (255, 0, 0)
+
+
 @pytest.mark.case("use-O4")
 def test_a_palette_with_a_transparent_color_is_laid_over_white():
     palette = Image.new("P", (2, 1))
