@@ -63,12 +63,18 @@ def cast_like(array, dtype):
     return np.asarray(array).astype(dtype, copy=False)[()]
 
 
-def check_pairs_of_numbers(array, name: str = "points", ndim: int | None = None) -> None:
-    """Raise ValueError unless the shape is (..., 2), or (n, 2) with `ndim=2`."""
+def as_pairs(array, name: str = "points", cast=as_floats, wanted: str = "(..., 2)"):
+    """Return `cast(array)`, or raise ValueError unless it has the wanted shape, (..., 2) or (n, 2)."""
+    array = cast(array, name)
     shape = tuple(array.shape)
-    if not shape or shape[-1] != 2 or (ndim is not None and len(shape) != ndim):
-        wanted = "(n, 2)" if ndim == 2 else "(..., 2)"
+    if shape[-1:] != (2,) or (wanted == "(n, 2)" and len(shape) != 2):
         raise ValueError(f"{name} must have shape {wanted}, one (latitude, longitude) a row, got {shape}")
+    return array
+
+
+def as_rows(array, name: str = "points") -> np.ndarray:
+    """Return (n, 2) `array` as `as_numpy` does, or raise ValueError for another shape."""
+    return as_pairs(array, name, as_numpy, "(n, 2)")
 
 
 def guarded_sqrt(xp: ModuleType, x):

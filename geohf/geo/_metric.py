@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.geo._arrays import as_numpy, check_pairs_of_numbers
+from geohf.geo._arrays import as_rows
 from geohf.geo.distance import EARTH_RADIUS_M
 from geohf.geo.frames import check_frame
 from geohf.geo.sphere import unit_vectors
@@ -26,8 +26,7 @@ def as_degrees(points, name: str = "points") -> np.ndarray:
         ValueError: a shape that is not (n, 2).
         DataError: values that are not finite or no degrees; names up to five rows.
     """
-    points = as_numpy(points, name)
-    check_pairs_of_numbers(points, name, ndim=2)
+    points = as_rows(points, name)
     # Written so that NaN is bad: every comparison with it is false.
     good = (np.abs(points[:, 0]) <= 90.0) & (points[:, 1] >= -180.0) & (points[:, 1] < 360.0)
     _refuse(points, good, name, "no latitude in -90..90 and longitude in -180..360")
@@ -36,8 +35,7 @@ def as_degrees(points, name: str = "points") -> np.ndarray:
 
 def as_plane(points) -> np.ndarray:
     """(n, 2) float64 planar points; errors as `as_degrees`."""
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    points = as_rows(points)
     _refuse(points, np.isfinite(points).all(1), "points", "not finite")
     return points
 

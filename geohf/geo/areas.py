@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from geohf.geo._arrays import as_numpy, check_pairs_of_numbers, wrap_longitude
+from geohf.geo._arrays import as_rows, wrap_longitude
 from geohf.geo.distance import great_circle_m
 
 _CHUNK = 1 << 15  # point-edge pairs tested at a time: temporaries stay in cache, twice as fast as 2^18
@@ -59,8 +59,7 @@ class Area:
         >>> box(-20, 170, 10, -170).contains([[0, 175], [0, -175], [0, 0], [10, 170]])
         array([ True,  True, False,  True])
         """
-        points = as_numpy(points)
-        check_pairs_of_numbers(points, ndim=2)
+        points = as_rows(points)
         lat, lon = points[:, 0], wrap_longitude(np, points[:, 1])
         inside = np.zeros(len(points), bool)
         for edges in self._edges:
@@ -95,8 +94,7 @@ class Area:
                [ 5., 10.],
                [ 0.,  0.]])
         """
-        points = as_numpy(points)
-        check_pairs_of_numbers(points, ndim=2)
+        points = as_rows(points)
         if not np.isfinite(points).all() or (np.abs(points[:, 0]) > 90.0).any():
             raise ValueError("points must be finite, with latitudes in -90..90")
         edges = np.concatenate(self._edges)

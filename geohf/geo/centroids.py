@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from geohf.errors import DataError, listed
-from geohf.geo._arrays import as_numpy, check_pairs_of_numbers
+from geohf.geo._arrays import as_rows
 from geohf.geo.sphere import points_from_vectors, unit_vectors
 
 
@@ -30,8 +30,7 @@ def class_centroids(points, labels, num_classes: int) -> np.ndarray:
     array([[   0., -180.],
            [  45.,   10.]])
     """
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    points = as_rows(points)
     labels = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
     if labels.shape != points.shape[:1]:
         raise ValueError(f"labels must have shape ({len(points)},), one a point, got {labels.shape}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from geohf.geo._arrays import as_double, as_floats, cast_like, check_pairs_of_numbers, guarded_sqrt, namespace
+from geohf.geo._arrays import as_double, as_pairs, cast_like, guarded_sqrt, namespace
 from geohf.geo.sphere import unit_vectors
 
 EARTH_RADIUS_M = 6371008.8
@@ -44,9 +44,7 @@ def great_circle_m(a, b, radius_m: float = EARTH_RADIUS_M):
     True
     """
     xp = namespace(a, b)
-    a, b = as_floats(a, "a"), as_floats(b, "b")
-    check_pairs_of_numbers(a, "a")
-    check_pairs_of_numbers(b, "b")
+    a, b = as_pairs(a, "a"), as_pairs(b, "b")
     try:
         np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
     except ValueError:
@@ -111,9 +109,7 @@ def distance_matrix_m(a, b, radius_m: float = EARTH_RADIUS_M):
            [10008000., 10008000., 10008000.]])
     """
     xp = namespace(a, b)
-    a, b = as_floats(a, "a"), as_floats(b, "b")
-    check_pairs_of_numbers(a, "a", ndim=2)
-    check_pairs_of_numbers(b, "b", ndim=2)
+    a, b = (as_pairs(points, name, wanted="(n, 2)") for points, name in ((a, "a"), (b, "b")))
     u, v = unit_vectors(as_double(a)), unit_vectors(as_double(b))
     if xp is torch:
         return _torch_matrix(u, v, 2.0 * radius_m, torch.promote_types(a.dtype, b.dtype))

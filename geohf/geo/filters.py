@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geohf.geo._arrays import as_numpy, check_pairs_of_numbers
+from geohf.geo._arrays import as_numpy, as_rows
 from geohf.geo.dbscan import dbscan
 from geohf.geo.scalers import around_mean
 
@@ -155,8 +155,7 @@ def filter_groups(points, groups, points_filter: Callable[..., Filtered], **opti
 
 
 def _columns(points, frame: str) -> np.ndarray:
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    points = as_rows(points)
     if not np.isfinite(points).all():
         raise ValueError("a filter needs finite points; see geohf.geo.bad_points")
     return around_mean(points, frame)

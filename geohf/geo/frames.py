@@ -15,9 +15,9 @@ import numpy as np
 from geohf.errors import DataError, warn_once
 from geohf.geo._arrays import (
     as_floats,
-    as_numpy,
+    as_pairs,
+    as_rows,
     cast_like,
-    check_pairs_of_numbers,
     guarded_sqrt,
     namespace,
     wrap_longitude,
@@ -70,7 +70,7 @@ def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> n
       row 3: latitude 127.4 is outside -90..90; latitude and longitude look swapped
     """
     reasons = bad_points(points, frame, rows, source)
-    points = as_numpy(points)
+    points = as_rows(points)
     if reasons:
         lines = [f"  {reason}" for _, reason in reasons[:_SHOWN_ROWS]]
         if len(reasons) > _SHOWN_ROWS:
@@ -108,8 +108,7 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     [(1, 'row 1: latitude nan is not finite'), (2, 'row 2: latitude 99 is outside -90..90')]
     """
     check_frame(frame)
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    points = as_rows(points)
     if rows is not None and len(rows) != len(points):
         raise ValueError(f"rows names {len(rows)} rows, points has {len(points)}")
     finite = np.isfinite(points).all(1)
@@ -255,9 +254,7 @@ def frame_distance(a, b, frame: str = "wgs84"):
     if check_frame(frame) == "wgs84":
         return great_circle_m(a, b, EARTH_RADIUS_M)
     xp = namespace(a, b)
-    a, b = as_floats(a, "a"), as_floats(b, "b")
-    check_pairs_of_numbers(a, "a")
-    check_pairs_of_numbers(b, "b")
+    a, b = as_pairs(a, "a"), as_pairs(b, "b")
     return guarded_sqrt(xp, ((a - b) ** 2).sum(-1))[()]
 
 

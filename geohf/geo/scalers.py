@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.geo._arrays import as_double, as_numpy, check_pairs_of_numbers, namespace, wrap_longitude
+from geohf.geo._arrays import as_double, as_numpy, as_pairs, as_rows, namespace, wrap_longitude
 from geohf.geo.frames import check_frame, frame_mean
 
 SCALERS = ("robust", "standard", "minmax")
@@ -42,8 +42,7 @@ class CoordinateScaler:
         array([[1., 2.]])
         """
         xp = namespace(points)
-        points = as_double(points)
-        check_pairs_of_numbers(points)
+        points = as_pairs(points, cast=as_double)
         away = points - self._like(self.center, points)
         if self.frame == "wgs84":
             away = xp.stack([away[..., 0], wrap_longitude(xp, away[..., 1])], -1)
@@ -56,8 +55,7 @@ class CoordinateScaler:
         array([[  10.5, -179.9]])
         """
         xp = namespace(scaled)
-        scaled = as_double(scaled, "scaled")
-        check_pairs_of_numbers(scaled, "scaled")
+        scaled = as_pairs(scaled, "scaled", as_double)
         points = self._like(self.center, scaled) + scaled * self._like(self.scale, scaled)
         if self.frame == "wgs84":
             latitude, longitude = points[..., 0], points[..., 1]
@@ -81,8 +79,7 @@ class CoordinateScaler:
         """
         if set(numbers) != {"center", "scale"}:
             raise ValueError(f"a scaler is described by 'center' and 'scale', got {sorted(numbers)}")
-        center, scale = (as_numpy(numbers[name], name) for name in ("center", "scale"))
-        check_pairs_of_numbers(center, "center")
+        center, scale = (as_pairs(numbers[name], name, as_numpy) for name in ("center", "scale"))
         if center.shape != scale.shape or not (np.isfinite(center).all() and (scale > 0).all()):
             raise ValueError("a scaler needs finite centers and as many scales above zero")
         return cls(center, scale, check_frame(frame))
@@ -123,8 +120,7 @@ def fit_scaler(points, kind: str = "robust", frame: str = "wgs84") -> Coordinate
     """
     if kind not in SCALERS:
         raise DataError(f"unknown scaler {kind!r}; use one of {', '.join(SCALERS)}")
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    points = as_rows(points)
     if not len(points) or not np.isfinite(points).all():
         raise DataError("a scaler needs at least one point, and finite ones only")
     points = around_mean(points, check_frame(frame))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from geohf.geo._arrays import (
     as_double,
     as_floats,
+    as_pairs,
     cast_like,
-    check_pairs_of_numbers,
     guarded_sqrt,
     namespace,
     wrap_longitude,
@@ -33,8 +33,7 @@ def unit_vectors(points):
            [-1.,  0.,  0.]])
     """
     xp = namespace(points)
-    points = as_floats(points)
-    check_pairs_of_numbers(points)
+    points = as_pairs(points)
     # Wrapped first, so that +180 and -180 give one vector and not two that differ in the last digit.
     latitude = xp.deg2rad(points[..., 0])
     longitude = xp.deg2rad(wrap_longitude(xp, points[..., 1]))
@@ -79,8 +78,7 @@ def mean_weights(points, weights):
         ValueError: wrong shapes, no points, negative or non-finite weights, weights that are all zero.
     """
     xp = namespace(points) if weights is None else namespace(points, weights)
-    points = as_double(points)
-    check_pairs_of_numbers(points)
+    points = as_pairs(points, cast=as_double)
     if points.ndim < 2 or points.shape[-2] == 0:
         raise ValueError(f"a mean needs points of shape (..., n, 2) with n > 0, got {tuple(points.shape)}")
     if weights is None:

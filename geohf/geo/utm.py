@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.geo._arrays import as_numpy, check_pairs_of_numbers, wrap_longitude
+from geohf.geo._arrays import as_rows, wrap_longitude
 from geohf.geo.crs import transformed
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
     [[0.0, 3.0]]
     """
     number, north, letter = _zone(zone)
-    east_north = as_numpy(east_north, "east_north")
-    check_pairs_of_numbers(east_north, "east_north", ndim=2)
+    east_north = as_rows(east_north, "east_north")
     east, northing = east_north.T
     from_equator = np.where(northing < 0, northing, northing - (0.0 if north else _FALSE_NORTH_M))
     points = _degrees(east, from_equator, number)
@@ -223,8 +222,7 @@ def utm_from_points(points, zone: str) -> np.ndarray:
     [[500000.0, 0.0]]
     """
     number, north = utm_zone(zone)
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    points = as_rows(points)
     away = np.abs(wrap_longitude(np, points[:, 1] - (6 * number - 183)))
     possible = np.isfinite(points).all(1) & (np.abs(points[:, 0]) <= 90) & (away <= _FARTHEST_DEG)
     meters = np.full(points.shape, np.nan)
