@@ -88,7 +88,8 @@ def guarded_sqrt(xp: ModuleType, x):
 
 
 def wrap_longitude(xp: ModuleType, longitude):
-    """Return longitudes wrapped to [-180, 180)."""
+    """Return longitudes wrapped to [-180, 180); those within keep every digit."""
     wrapped = longitude - 360.0 * xp.floor((longitude + 180.0) / 360.0)
-    # A value a hair below -180 rounds to +180 exactly.
-    return xp.where(wrapped >= 180.0, wrapped - 360.0, wrapped)
+    # Sums round: a value a hair below -180 comes out as +180, and one a hair below +180 under -180.
+    wrapped = xp.where(wrapped >= 180.0, wrapped - 360.0, wrapped)
+    return xp.where(wrapped < -180.0, wrapped + 360.0, wrapped)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from geohf.geo._arrays import as_numpy, wrap_longitude
+from geohf.geo._arrays import as_rows, wrap_longitude
 from geohf.geo.areas import Area
 from geohf.geo.distance import great_circle_m
 
@@ -112,7 +112,7 @@ def quadtree(points, split: int = 1000, depth: int = 10) -> tuple[CellTree, np.n
         (the tree, (n,) int64 the cell of each point).
 
     Raises:
-        ValueError: no points, or a `split` below 2.
+        ValueError: no points, points that are not finite, or a `split` below 2.
 
     >>> tree, labels = quadtree([[0, 0], [1, 9], [5, 2], [6, 3], [7, 8]], split=4)
     >>> labels.tolist(), tree.cells, tree.levels
@@ -272,10 +272,7 @@ def nearest_areas(areas: Sequence[Area], points: np.ndarray) -> np.ndarray:
 
 def _wrapped(points) -> np.ndarray:
     """(n, 2) float64, longitudes in [-180, 180)."""
-    points = as_numpy(points).astype(np.float64)
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"points must have shape (n, 2), got {points.shape}")
-    # those within the range keep every digit, or medians of many points would fall on the other side
-    longitude = points[:, 1]
-    inside = (longitude >= -180.0) & (longitude < 180.0)
-    return np.stack([points[:, 0], np.where(inside, longitude, wrap_longitude(np, longitude))], 1)
+    points = as_rows(points)
+    if not np.isfinite(points).all():
+        raise ValueError("cells need finite points; see geohf.geo.bad_points")
+    return np.stack([points[:, 0], wrap_longitude(np, points[:, 1])], 1)
