@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.geo._arrays import as_rows
 from geohf.geo.distance import EARTH_RADIUS_M
 from geohf.geo.frames import check_frame
@@ -20,12 +20,7 @@ CHORD_SLACK_M = 1e-8
 
 
 def as_degrees(points, name: str = "points") -> np.ndarray:
-    """(n, 2) float64 degrees.
-
-    Raises:
-        ValueError: a shape that is not (n, 2).
-        DataError: values that are not finite or no degrees; names up to five rows.
-    """
+    """(n, 2) float64 degrees, or DataError with the first rows that are not finite or no degrees."""
     points = as_rows(points, name)
     # Written so that NaN is bad: every comparison with it is false.
     good = (np.abs(points[:, 0]) <= 90.0) & (points[:, 1] >= -180.0) & (points[:, 1] < 360.0)
@@ -33,8 +28,10 @@ def as_degrees(points, name: str = "points") -> np.ndarray:
     return points
 
 
-def as_plane(points) -> np.ndarray:
-    """(n, 2) float64 planar points; errors as `as_degrees`."""
+def in_frame(points, frame: str) -> np.ndarray:
+    """(n, 2) float64 points that are finite, and degrees in `wgs84`; errors as `as_degrees`."""
+    if check_frame(frame) == "wgs84":
+        return as_degrees(points)
     points = as_rows(points)
     _refuse(points, np.isfinite(points).all(1), "points", "not finite")
     return points
@@ -43,9 +40,8 @@ def as_plane(points) -> np.ndarray:
 def _refuse(points, good, name, what) -> None:
     bad = np.flatnonzero(~good)
     if len(bad):
-        listed = ", ".join(f"row {i} ({points[i, 0]:.12g}, {points[i, 1]:.12g})" for i in bad[:5].tolist())
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise DataError(f"{name}: {what} in {listed}{more}")
+        rows = [f"row {i} ({points[i, 0]:.12g}, {points[i, 1]:.12g})" for i in bad.tolist()]
+        raise DataError(f"{name}: {what} in {listed(rows)}")
 
 
 def check_length(name: str, value: float, zero: bool = False) -> float:
@@ -62,14 +58,12 @@ def chord_m(radius_m: float) -> float:
 
 
 def search_space(points, radius: float, frame: str) -> tuple[np.ndarray, float]:
-    """Vectors and the Euclidean threshold that mean "within `radius`" in the frame.
+    """Vectors of points (see `in_frame`) and the Euclidean threshold that mean "within `radius`" in the frame.
 
     Returns:
         (n, 3) meters and the chord for `wgs84`; (n, 2) data units and the radius for `planar`.
     """
-    if check_frame(frame) == "wgs84":
-        return EARTH_RADIUS_M * unit_vectors(as_degrees(points)), chord_m(radius)
-    return as_plane(points), radius
+    return (EARTH_RADIUS_M * unit_vectors(points), chord_m(radius)) if frame == "wgs84" else (points, radius)
 
 
 def quick_tree(vectors: np.ndarray):

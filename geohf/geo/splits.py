@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from geohf.geo._arrays import wrap_longitude
-from geohf.geo._metric import CHORD_SLACK_M, as_degrees, as_plane, check_length, quick_tree, search_space
+from geohf.geo._metric import CHORD_SLACK_M, check_length, in_frame, quick_tree, search_space
 from geohf.geo.distance import EARTH_RADIUS_M
-from geohf.geo.frames import check_frame
 
 
 class Split(NamedTuple):
@@ -45,9 +44,7 @@ def random_split(n: int, fraction: float, seed: int = 42) -> Split:
     (8, 2, 0)
     """
     _check(n, fraction)
-    held_out = np.zeros(n, bool)
-    held_out[np.random.default_rng(seed).permutation(n)[: _share(n, fraction)]] = True
-    return _split(held_out)
+    return _split(n, np.random.default_rng(seed).permutation(n)[: _share(n, fraction)])
 
 
 def stratified_split(labels, fraction: float, seed: int = 42) -> Split:
@@ -87,9 +84,7 @@ def stratified_split(labels, fraction: float, seed: int = 42) -> Split:
     order = rng.permutation(len(labels))
     order = order[np.argsort(label[order], kind="stable")]
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    held_out = np.zeros(len(labels), bool)
-    held_out[order[rank < np.repeat(drawn, sizes)]] = True
-    return _split(held_out)
+    return _split(len(labels), order[rank < np.repeat(drawn, sizes)])
 
 
 def block_split(
@@ -122,7 +117,7 @@ def block_split(
     """
     block_m = check_length("block_m", block_m)
     buffer_m = check_length("buffer_m", buffer_m, zero=True)
-    points = as_degrees(points) if check_frame(frame) == "wgs84" else as_plane(points)
+    points = in_frame(points, frame)
     _check(len(points), fraction)
     block = block_numbers(points, block_m, frame)
     sizes = np.bincount(block)
@@ -139,7 +134,7 @@ def block_split(
             f"no training rows are left: {int(held_out.sum())} rows are held out and the other {int(close.sum())} "
             f"lie within {buffer_m:g} of them; use a smaller buffer_m, block_m or fraction"
         )
-    return _split(held_out, close)
+    return _split(len(points), held_out, close)
 
 
 def block_numbers(points, block_m: float, frame: str = "wgs84") -> np.ndarray:
@@ -148,9 +143,8 @@ def block_numbers(points, block_m: float, frame: str = "wgs84") -> np.ndarray:
     Args:
         points, block_m, frame: as there.
     """
-    wgs84 = check_frame(frame) == "wgs84"
-    points = as_degrees(points) if wgs84 else as_plane(points)
-    block = _sphere_blocks(points, block_m) if wgs84 else np.floor(points / block_m)
+    points = in_frame(points, frame)
+    block = _sphere_blocks(points, block_m) if frame == "wgs84" else np.floor(points / block_m)
     return np.unique(block, axis=0, return_inverse=True)[1].reshape(-1)
 
 
@@ -165,9 +159,12 @@ def _share(n: int, fraction: float) -> int:
     return min(max(round(n * fraction), 1), n - 1)
 
 
-def _split(held_out: np.ndarray, close: np.ndarray | None = None) -> Split:
-    close = np.zeros_like(held_out) if close is None else close
-    return Split(*(np.flatnonzero(part).astype(np.int64) for part in (~held_out & ~close, held_out, close)))
+def _split(n: int, validation: np.ndarray, buffer: np.ndarray | slice = slice(0)) -> Split:
+    """The split of n rows, of which two parts are given by number or as a mask."""
+    part = np.zeros(n, np.int8)
+    part[validation] = 1
+    part[buffer] = 2
+    return Split(*(np.flatnonzero(part == number) for number in range(3)))
 
 
 def _sphere_blocks(points: np.ndarray, block_m: float) -> np.ndarray:
