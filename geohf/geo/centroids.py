@@ -37,24 +37,19 @@ def class_centroids(points, labels, num_classes: int) -> np.ndarray:
     if labels.size and not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be integers, got {labels.dtype}")
     labels = labels.astype(np.int64)
-    _refuse_rows(~np.isfinite(points).all(1), "a coordinate is not finite")
-    _refuse_rows((labels < 0) | (labels >= num_classes), f"the label is outside 0..{num_classes - 1}")
+    _refuse(~np.isfinite(points).all(1), "a coordinate is not finite in row {}")
+    outside = (labels < 0) | (labels >= num_classes)
+    _refuse(outside, f"the label is outside 0..{num_classes - 1} in row {{}}")
     count = np.bincount(labels, minlength=num_classes)
-    _refuse_classes(count == 0, "without points")
+    _refuse(count == 0, "class {} without points; leave them out")
     vectors = unit_vectors(points)
-    mean = (
-        np.stack([np.bincount(labels, vectors[:, axis], num_classes) for axis in range(3)], 1)
-        / count[:, None]
-    )
-    _refuse_classes(np.linalg.norm(mean, axis=1) < 1e-10, "whose points cancel out on the sphere")
+    sums = np.stack([np.bincount(labels, column, num_classes) for column in vectors.T], 1)
+    mean = sums / count[:, None]
+    vanishing = np.linalg.norm(mean, axis=1) < 1e-10
+    _refuse(vanishing, "class {} whose points cancel out on the sphere; leave them out")
     return points_from_vectors(mean)
 
 
-def _refuse_rows(bad: np.ndarray, what: str) -> None:
+def _refuse(bad: np.ndarray, what: str) -> None:
     if bad.any():
-        raise DataError(f"class centroids: {what} in row {listed(np.flatnonzero(bad), 10)}")
-
-
-def _refuse_classes(bad: np.ndarray, what: str) -> None:
-    if bad.any():
-        raise DataError(f"class centroids: class {listed(np.flatnonzero(bad), 10)} {what}; leave them out")
+        raise DataError(f"class centroids: {what.format(listed(np.flatnonzero(bad), 10))}")

@@ -147,9 +147,8 @@ def credible_region(mixture: SphericalMixture, mass: float) -> dict:
         A GeoJSON MultiPolygon, cut at the antimeridian; empty where the region is smaller than can be drawn.
     """
     edge = float(mixture.threshold(mass))
-    polygons = [
-        polygon for window in _windows(mixture, edge) for polygon in _outlines(mixture, edge, *window)
-    ]
+    windows = _windows(mixture, edge)
+    polygons = [polygon for window in windows for polygon in _outlines(mixture, edge, *window)]
     return {"type": "MultiPolygon", "coordinates": polygons}
 
 
@@ -208,8 +207,7 @@ def _outlines(mixture: SphericalMixture, edge: float, box: np.ndarray, step: flo
     grid = np.stack(np.meshgrid(latitude, longitude, indexing="ij"), -1).reshape(-1, 2)
     heights = mixture.log_prob(torch.from_numpy(grid))[0].numpy().reshape(counts)
     drawn = contour_generator(longitude, latitude, heights, fill_type=FillType.OuterOffset)
-    polygons = []
-    for corners, offsets in zip(*drawn.filled(edge, np.inf), strict=True):
-        rings = [corners[a:b] for a, b in pairwise(offsets)]
-        polygons.append([ring.round(digits).tolist() for ring in rings])
-    return polygons
+    return [
+        [corners[a:b].round(digits).tolist() for a, b in pairwise(offsets)]
+        for corners, offsets in zip(*drawn.filled(edge, np.inf), strict=True)
+    ]

@@ -56,13 +56,10 @@ def mad_filter(points, threshold: float = 4.0, frame: str = "wgs84") -> Filtered
     times = away / np.where(mad > 0, mad, np.inf)
 
     def reason(row: int, column: int) -> str:
-        return (
-            f"{_named(columns, row, column)} lies {times[row, column]:.3g} MAD from the median "
-            f"{median[column]:.10g}, more than {threshold:g}"
-        )
+        return f"{times[row, column]:.3g} MAD from the median {median[column]:.10g}, more than {threshold:g}"
 
     # not by the quotient: a value exactly on the limit is kept, as the rule says
-    return _by_column((away > threshold * mad) & (mad > 0), reason)
+    return _by_column(columns, (away > threshold * mad) & (mad > 0), reason)
 
 
 def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> Filtered:
@@ -79,9 +76,8 @@ def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84
     """
     kept = dbscan(points, eps, min_samples, frame) >= 0
     unit = " m" if frame == "wgs84" else ""
-    reasons = np.full(len(kept), None, object)
-    reasons[~kept] = f"noise: in no cluster of {min_samples} points within {eps:g}{unit}"
-    return Filtered(kept, reasons)
+    noise = f"noise: in no cluster of {min_samples} points within {eps:g}{unit}"
+    return Filtered(kept, np.where(kept, None, noise))
 
 
 def percentile_filter(points, low: float = 1.0, high: float = 99.0, frame: str = "wgs84") -> Filtered:
@@ -120,14 +116,9 @@ def min_rows_filter(groups, rows: int = 20) -> Filtered:
     [None, None, 'group b has fewer than 2 rows (1)']
     """
     names, number, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    kept = (sizes >= rows)[number] if len(names) else np.empty(0, bool)
-    texts = [
-        f"group {name} has fewer than {rows} rows ({size})" for name, size in zip(names, sizes, strict=True)
-    ]
-    reasons = np.full(len(kept), None, object)
-    for i in np.flatnonzero(~kept).tolist():
-        reasons[i] = texts[number[i]]
-    return Filtered(kept, reasons)
+    texts = [f"group {n} has fewer than {rows} rows ({size})" for n, size in zip(names, sizes, strict=True)]
+    reasons = np.where(sizes >= rows, None, np.array(texts, object))[number]
+    return Filtered((sizes >= rows)[number], reasons)
 
 
 def filter_groups(points, groups, points_filter: Callable[..., Filtered], **options) -> Filtered:
@@ -168,25 +159,19 @@ def _outside(columns: np.ndarray, percentiles: np.ndarray, widen: float, what: s
     room = widen * (high - low)
     low, high = low - room, high + room
 
-    def reason(row: int, column: int) -> str:
-        return (
-            f"{_named(columns, row, column)} lies outside {low[column]:.10g} to {high[column]:.10g} ({what})"
-        )
+    def reason(_: int, column: int) -> str:
+        return f"outside {low[column]:.10g} to {high[column]:.10g} ({what})"
 
     dropped: np.ndarray = (columns < low) | (columns > high)
-    return _by_column(dropped & ((room > 0) | (widen == 0)), reason)
+    return _by_column(columns, dropped & ((room > 0) | (widen == 0)), reason)
 
 
-def _named(columns, row, column) -> str:
-    return f"{_COLUMNS[column]} {columns[row, column]:.10g}"
-
-
-def _by_column(dropped: np.ndarray, reason: Callable[[int, int], str]) -> Filtered:
-    """The first column that drops a row gives the reason."""
+def _by_column(columns: np.ndarray, dropped: np.ndarray, reason: Callable[[int, int], str]) -> Filtered:
+    """The first column that drops a row gives the reason: where its value lies."""
     result = Filtered(np.logical_not(dropped.any(1)), np.full(len(dropped), None, object))
-    column = dropped.argmax(1)
-    for row in np.flatnonzero(~result.kept).tolist():
-        result.reasons[row] = reason(row, column[row])
+    rows = np.flatnonzero(~result.kept)
+    for row, column in zip(rows.tolist(), dropped[rows].argmax(1).tolist(), strict=True):
+        result.reasons[row] = f"{_COLUMNS[column]} {columns[row, column]:.10g} lies {reason(row, column)}"
     return result
 
 

@@ -114,10 +114,10 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     finite = np.isfinite(points).all(1)
     _refuse_other_frame(points, finite, frame, rows, source)
     names = ("latitude", "longitude") if frame == "wgs84" else ("first coordinate", "second coordinate")
-    reasons: dict[int, str] = {}
-    for position in np.flatnonzero(~finite):
+    reasons = {}
+    for position in np.flatnonzero(~finite).tolist():
         column = int(np.isfinite(points[position, 0]))
-        reasons[int(position)] = f"{names[column]} {points[position, column]:.12g} is not finite"
+        reasons[position] = f"{names[column]} {points[position, column]:.12g} is not finite"
     if frame == "wgs84":
         placed = points[finite & ~is_no_fix(*points.T)]
         # off the Gulf of Guinea, where there is no land
@@ -127,7 +127,7 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
                 "%sall positions lie in the sea within 1.6 degrees of latitude and 3.2 of longitude of (0, 0), as radians do: "
                 "latitude and longitude are read as degrees", _prefix(source),
             )  # fmt: skip
-        _add_range_reasons(points, finite, reasons)
+        reasons |= impossible_points(points)
         _add_swapped_reasons(points, reasons)
     return [(position, f"row {_name(rows, position)}: {reasons[position]}") for position in sorted(reasons)]
 
@@ -138,8 +138,20 @@ def impossible_points(points: np.ndarray) -> dict[int, str]:
     >>> impossible_points(np.array([[48.9, 2.4], [np.nan, np.nan], [127.4, 36.4]]))
     {2: 'latitude 127.4 is outside -90..90; latitude and longitude look swapped'}
     """
-    reasons: dict[int, str] = {}
-    _add_range_reasons(points, np.isfinite(points).all(1), reasons)
+    lat, lon = points.T
+    reasons = dict.fromkeys(
+        np.flatnonzero(is_no_fix(lat, lon)).tolist(), "(0, 0) stands for a position that is not known"
+    )
+    outside = (np.abs(lat) > 90.0) | (lon < -180.0) | (lon >= 360.0)
+    for i in np.flatnonzero(outside & np.isfinite(points).all(1)).tolist():
+        if max(abs(lat[i]), abs(lon[i])) > 360.0:
+            reasons[i] = f"({lat[i]:.12g}, {lon[i]:.12g}) are no degrees; planar data need frame='planar'"
+        elif abs(lat[i]) > 90.0:
+            reasons[i] = f"latitude {lat[i]:.12g} is outside -90..90"
+            if -180.0 <= lat[i] < 360.0 and abs(lon[i]) <= 90.0:
+                reasons[i] += "; latitude and longitude look swapped"
+        else:
+            reasons[i] = f"longitude {lon[i]:.12g} is outside -180..360"
     return reasons
 
 
@@ -179,26 +191,6 @@ def _refuse_other_frame(points, finite, frame, rows, source) -> None:
         for i in np.flatnonzero(where)[:_SHOWN_ROWS].tolist()
     )
     raise DataError(f"{_prefix(source)}points do not fit frame={frame!r}: {text}. First: {examples}")
-
-
-def _add_range_reasons(points, finite, reasons) -> None:
-    """Rows outside the range of degrees."""
-    lat, lon = points[:, 0], points[:, 1]
-    bad_lat = finite & (np.abs(lat) > 90.0)
-    bad_lon = finite & ((lon < -180.0) | (lon >= 360.0))
-    reasons |= dict.fromkeys(
-        np.flatnonzero(is_no_fix(lat, lon)).tolist(), "(0, 0) stands for a position that is not known"
-    )
-    for i in np.flatnonzero(bad_lat | bad_lon).tolist():
-        if max(abs(lat[i]), abs(lon[i])) > 360.0:
-            reason = f"({lat[i]:.12g}, {lon[i]:.12g}) are no degrees; planar data need frame='planar'"
-        elif bad_lat[i]:
-            reason = f"latitude {lat[i]:.12g} is outside -90..90"
-            if -180.0 <= lat[i] < 360.0 and abs(lon[i]) <= 90.0:
-                reason += "; latitude and longitude look swapped"
-        else:
-            reason = f"longitude {lon[i]:.12g} is outside -180..360"
-        reasons[i] = reason
 
 
 def _add_swapped_reasons(points, reasons) -> None:

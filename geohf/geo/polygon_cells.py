@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.geo.areas import Area
 from geohf.geo.distance import great_circle_m
 from geohf.geo.quadtree import CellTree, cell_tree, nearest_areas
@@ -45,8 +45,9 @@ def polygon_cells(
     counts = np.bincount(own, minlength=len(names))
     empty = [name for name, count in zip(names, counts, strict=True) if not count]
     if empty:
-        shown = ", ".join(empty[:10]) + ", ..." * (len(empty) > 10)
-        logger.warning("%d polygons have no training place and are left out: %s", len(empty), shown)
+        logger.warning(
+            "%d polygons have no training place and are left out: %s", len(empty), listed(empty, 10)
+        )
     group = _merged(points, own, outlines, counts, split / 4)
     members: dict[int, list[int]] = defaultdict(list)
     for number in np.flatnonzero(counts):
@@ -93,7 +94,7 @@ def _merged(points, own, areas, counts, least: float) -> np.ndarray:
     group = np.arange(len(areas))
     size = counts.astype(float)
     size[counts == 0] = np.inf  # are no group
-    if (size < least).sum() == 0:
+    if not (size < least).any():
         return group
     borders = _borders(areas)
     middles = np.array(

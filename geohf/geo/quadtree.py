@@ -147,8 +147,12 @@ def tree_of_boxes(low, high) -> CellTree:
         nodes.append([axis, threshold, 0, 0])
         below = high[boxes, axis] <= threshold + _EDGE
         todo += [(boxes[~below], nodes[-1], 3), (boxes[below], nodes[-1], 2)]
-    axes, thresholds, lower, upper = map(list, zip(*nodes, strict=True)) if nodes else ([], [], [], [])
-    return CellTree(roots, axes, thresholds, lower, upper, [])
+    return CellTree(roots, *_columns(nodes), [])
+
+
+def _columns(nodes: list[list]) -> list[list]:
+    """Axes, thresholds, and lower and upper sides of nodes."""
+    return [[node[i] for node in nodes] for i in range(4)]
 
 
 def _between(low: np.ndarray, high: np.ndarray) -> tuple[int, float]:
@@ -189,48 +193,41 @@ def cell_tree(
         grower.grow(np.arange(end - size, end), (number,), depth)
         for number, (size, end) in enumerate(zip(sizes, ends, strict=True))
     ]
-    axis, threshold, low, high = (
-        map(list, zip(*grower.nodes, strict=True)) if grower.nodes else ([], [], [], [])
-    )
-    tree = CellTree(roots, axis, threshold, low, high, _levels(grower.paths), list(areas))
+    tree = CellTree(roots, *_columns(grower.nodes), _levels(grower.paths), list(areas))
     labels = np.empty(len(grower.points), np.int64)
-    for cell, rows in enumerate(grower.rows):
-        labels[rows] = cell
+    labels[np.concatenate(grower.rows)] = np.repeat(np.arange(len(grower.rows)), [*map(len, grower.rows)])
     return tree, labels
 
 
+@dataclass
 class _Grower:
-    """The nodes and leaves of trees as they grow, depth first."""
+    """The nodes and leaves of trees as they grow, depth first; of each leaf its part and quarters, and its rows."""
 
-    def __init__(self, points: np.ndarray, split: int):
-        self.points, self.split = points, split
-        self.nodes: list[list] = []
-        self.paths: list[tuple[int, ...]] = []  # of each leaf: its part, and its quarter at each depth
-        self.rows: list[np.ndarray] = []  # of each leaf
+    points: np.ndarray
+    split: int
+    nodes: list[list] = field(default_factory=list)
+    paths: list[tuple[int, ...]] = field(default_factory=list)
+    rows: list[np.ndarray] = field(default_factory=list)
 
-    def grow(self, rows: np.ndarray, path: tuple[int, ...], depth: int) -> int:
-        """A node or leaf for these rows; how `CellTree` calls it."""
+    def grow(
+        self, rows: np.ndarray, path: tuple[int, ...], depth: int, axis: int = 0, quarter: int = 0
+    ) -> int:
+        """A node or leaf for these rows, as `CellTree` calls it: cut at the median latitude, then the longitude."""
+        if axis == 2:
+            return self.grow(rows, (*path, quarter), depth - 1)
         own = self.points[rows]
-        if depth == 0 or len(rows) < self.split or (own == own[0]).all():
+        if axis == 0 and (depth == 0 or len(rows) < self.split or (own == own[0]).all()):
             self.paths.append(path)
             self.rows.append(rows)
             return -len(self.paths)
-        return self._cut(rows, path, depth, 0, 0)
-
-    def _cut(self, rows: np.ndarray, path: tuple[int, ...], depth: int, axis: int, quarter: int) -> int:
-        """Cut at the median latitude, then longitude, then grow the quarters."""
-        if axis == 2:
-            return self.grow(rows, (*path, quarter), depth - 1)
-        values = self.points[rows, axis]
-        threshold = float(np.median(values))
-        below = values < threshold
+        threshold = float(np.median(own[:, axis]))
+        below = own[:, axis] < threshold
         if not below.any():
-            return self._cut(rows, path, depth, axis + 1, quarter * 2)
-        number = len(self.nodes)
-        node = [axis, threshold, 0, 0]
+            return self.grow(rows, path, depth, axis + 1, quarter * 2)
+        number, node = len(self.nodes), [axis, threshold, 0, 0]
         self.nodes.append(node)
-        node[2] = self._cut(rows[below], path, depth, axis + 1, quarter * 2)
-        node[3] = self._cut(rows[~below], path, depth, axis + 1, quarter * 2 + 1)
+        node[2] = self.grow(rows[below], path, depth, axis + 1, quarter * 2)
+        node[3] = self.grow(rows[~below], path, depth, axis + 1, quarter * 2 + 1)
         return number
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from geohf.geo._arrays import as_numpy
+from geohf.geo._metric import check_length
 from geohf.geo.distance import EARTH_RADIUS_M, distance_matrix_m
 from geohf.geo.sphere import unit_vectors
 
@@ -41,7 +42,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
     tensor([[0.7311, 0.2689],
             [0.2689, 0.7311]])
     """
-    _check_positive("temperature_km", temperature_km)
+    check_length("temperature_km", temperature_km)
     if isinstance(centroids, CentroidRuns):
         points = centroids.points
     else:
@@ -70,7 +71,7 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
     >>> point_soft_targets([[0.0, 0.25]], [[0.0, 0.0], [0.0, 1.0]], tau_km=55.597540).round(decimals=4)
     tensor([[1.0000, 0.3679]])
     """
-    _check_positive("tau_km", tau_km)
+    check_length("tau_km", tau_km)
     points = _double(points)
     if not isinstance(centroids, CentroidRuns):
         centroids = _double(centroids).to(points.device)
@@ -172,8 +173,3 @@ def _double(points) -> torch.Tensor:
     # Lists go through numpy: torch would read them as float32, which costs a meter.
     points = points.detach() if isinstance(points, torch.Tensor) else torch.from_numpy(as_numpy(points))
     return points.to(torch.float64)
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be above zero and finite, got {value}")
