@@ -109,12 +109,8 @@ class RegionExpert(_Part):
 
     def has_own_scaler(self) -> bool:
         """Whether the weights were trained with the config's scaler."""
-        buffers = self.scaler_center, self.scaler_scale
-        numbers = self.scaler.center, self.scaler.scale
-        return all(
-            np.allclose(buffer.cpu().numpy(), number, rtol=_ROUNDING, atol=0)
-            for buffer, number in zip(buffers, numbers, strict=True)
-        )
+        pairs = (self.scaler_center, self.scaler.center), (self.scaler_scale, self.scaler.scale)
+        return all(np.allclose(own.cpu().numpy(), known, rtol=_ROUNDING, atol=0) for own, known in pairs)
 
     def forward(
         self,
@@ -142,12 +138,9 @@ class RegionExpert(_Part):
             scaled = self.prototypes.refine(features, features.new_ones(len(features), 1), scaled)
         if coordinates is None:
             return RegionOutput(scaled=scaled)
-        loss = self.loss(scaled, coordinates, (loss_items or {}).get("point_loss"))
+        items = (loss_items or {}).get("point_loss")
+        loss = point_loss(self.config.point_loss, scaled, coordinates, self.scaler, items)
         return RegionOutput(loss, scaled=scaled, loss_parts={"point_loss": loss})
-
-    def loss(self, scaled, coordinates, items=None) -> torch.Tensor:
-        """The point loss of (batch, 2) scaled predictions."""
-        return point_loss(self.config.point_loss, scaled, coordinates, self.scaler, items)
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many rows of a batch count."""
@@ -155,11 +148,9 @@ class RegionExpert(_Part):
 
     def measure(self, outputs: RegionOutput, coordinates: torch.Tensor) -> dict[str, float]:
         """Loss and errors over a whole dataset."""
+        loss = point_loss(self.config.point_loss, outputs.scaled, coordinates, self.scaler)
         points = self.scaler.inverse_transform(outputs.scaled)
-        errors = frame_distance(points, coordinates, self.config.frame)[coordinates.isfinite().all(-1)]
-        return {"loss": float(self.loss(outputs.scaled, coordinates))} | error_summary(
-            errors.numpy(), self.config.unit
-        )
+        return {"loss": float(loss)} | located_errors(self.config, points, coordinates)
 
 
 class RegionRouter(_Part):
@@ -198,32 +189,41 @@ class RegionRouter(_Part):
         directions = None if self.direct is None else self.direct(features)
         if labels is None:
             return RegionOutput(logits=logits, directions=directions)
-        loss, parts = self.losses(logits, directions, labels, headings, loss_items or {})
-        return RegionOutput(loss, logits=logits, loss_parts=parts, directions=directions)
-
-    def losses(self, logits, directions, labels, headings, items=None):
-        """The total loss and its parts."""
-        items = items or {}
-        parts = {"region_loss": region_loss(logits, labels, items.get("region_loss"))}
-        if directions is not None and headings is not None:
-            parts["heading_loss"] = heading_loss(directions, headings, items.get("heading_loss"))
-        return sum(parts.values()), parts
+        parts = router_losses(logits, directions, labels, headings, loss_items or {})
+        return RegionOutput(sum(parts.values()), logits=logits, loss_parts=parts, directions=directions)
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many rows of a batch count."""
-        counts = {"region_loss": (batch["labels"] >= 0).sum()}
-        return (
-            counts if self.direct is None else counts | {"heading_loss": batch["headings"].isfinite().sum()}
-        )
+        return count_router_items(batch, self.direct is not None)
 
     def measure(
         self, outputs: RegionOutput, labels: torch.Tensor, headings: torch.Tensor | None = None
     ) -> dict[str, float]:
         """Loss, accuracy and errors of headings over a whole dataset."""
         assert outputs.logits is not None
-        loss, _ = self.losses(outputs.logits, outputs.directions, labels, headings)
-        numbers = {"loss": float(loss), "accuracy": region_accuracy(outputs.logits, labels)}
+        parts = router_losses(outputs.logits, outputs.directions, labels, headings, {})
+        numbers = {"loss": float(sum(parts.values())), "accuracy": region_accuracy(outputs.logits, labels)}
         return numbers | measured_headings(outputs.directions, headings)
+
+
+def router_losses(logits, directions, labels, headings, items) -> dict[str, torch.Tensor]:
+    """The losses of the region, and of the heading where it is told; `items` as in `RegionRouter.forward`."""
+    parts = {"region_loss": region_loss(logits, labels, items.get("region_loss"))}
+    if directions is not None and headings is not None:
+        parts["heading_loss"] = heading_loss(directions, headings, items.get("heading_loss"))
+    return parts
+
+
+def count_router_items(batch: dict, with_headings: bool) -> dict[str, torch.Tensor]:
+    """How many rows of a batch count for each of `router_losses`."""
+    counts = {"region_loss": (batch["labels"] >= 0).sum()}
+    return counts | ({"heading_loss": batch["headings"].isfinite().sum()} if with_headings else {})
+
+
+def located_errors(config: GeoRegionConfig, points, coordinates, prefix: str = "") -> dict[str, float]:
+    """The `error_summary` of (n, 2) points where the truth is known."""
+    errors = frame_distance(points, coordinates, config.frame)[coordinates.isfinite().all(-1)]
+    return error_summary(errors.numpy(), config.unit, prefix)
 
 
 def measured_headings(directions: torch.Tensor | None, headings: torch.Tensor | None) -> dict[str, float]:

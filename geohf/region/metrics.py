@@ -103,13 +103,9 @@ def evaluation_rows(
             summary |= error_summary(values[rows], unit, f"{name}_")
         return summary | {"router_accuracy": float(right[rows].mean())}
 
-    table = []
-    for number, name in enumerate(names):
-        rows = labels == number
-        if rows.any():
-            table.append({"region": name, "n": int(rows.sum())} | numbers(rows))
-    everything = np.ones(len(labels), bool)
-    return [*table, {"region": "all", "n": len(labels)} | numbers(everything)]
+    parts = {name: labels == number for number, name in enumerate(names)}
+    table = [{"region": name, "n": int(r.sum())} | numbers(r) for name, r in parts.items() if r.any()]
+    return [*table, {"region": "all", "n": len(labels)} | numbers(np.ones(len(labels), bool))]
 
 
 def measure(
@@ -194,9 +190,8 @@ def region_intervals(config: GeoRegionConfig, answers: RegionAnswers) -> dict[st
         f"given_mean_{config.unit}": mean_interval(given),
         "router_accuracy": share_interval(answers.named(config.label2id) == answers.labels),
     }
-    intervals |= bootstrap_intervals(
-        lambda rows: {f"routed_median_{config.unit}": np.median(routed[rows])}, np.arange(len(routed))
-    )
+    median = f"routed_median_{config.unit}"
+    intervals |= bootstrap_intervals(lambda rows: {median: np.median(routed[rows])}, np.arange(len(routed)))
     return {name: ends for name, ends in intervals.items() if ends is not None}
 
 

@@ -21,8 +21,18 @@ from geohf.models.loading import load_model
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.region.answering import RegionAnswering
 from geohf.region.configuration import GeoRegionConfig
-from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
-from geohf.region.objective import RegionObjective
+from geohf.region.experts import (
+    RegionExpert,
+    RegionOutput,
+    RegionRouter,
+    count_router_items,
+    located_errors,
+    make_head,
+    measured_headings,
+    router_losses,
+)
+from geohf.region.losses import point_loss
+from geohf.region.metrics import region_accuracy
 from geohf.region.processing import GeoRegionImageProcessor
 from geohf.region.rows import as_photos, located
 from geohf.region.selection import names_of, region_order
@@ -50,7 +60,7 @@ MODEL_FIELDS = (
 )
 
 
-class GeoRegionModel(RegionObjective, RegionAnswering, GeoPreTrainedModel):
+class GeoRegionModel(RegionAnswering, GeoPreTrainedModel):
     """Coordinates of photographs by regions: a router, and an expert a region.
 
     >>> from geohf.region import GeoRegionConfig
@@ -211,6 +221,39 @@ class GeoRegionModel(RegionObjective, RegionAnswering, GeoPreTrainedModel):
                 answer = answer.index_put((rows.nonzero()[:, 0],), own_answer)
             answers.append(answer)
         return torch.stack(answers, 1)
+
+    # ---- learning
+
+    def losses(self, logits, scaled, labels, coordinates, items=None, directions=None, headings=None):
+        """The total loss and its parts: the true region's expert is measured, and the router."""
+        items, own = items or {}, labels.clamp(min=0)
+        mine = scaled[torch.arange(len(own), device=own.device), own]
+        truth = torch.where((labels >= 0)[:, None], coordinates, torch.nan)
+        own_scaler = self.config.coordinate_scaler[np.array(own.tolist(), np.int64)]
+        loss = point_loss(self.config.point_loss, mine, truth, own_scaler, items.get("point_loss"))
+        parts = {"point_loss": loss} | router_losses(logits, directions, labels, headings, items)
+        return sum(parts.values()), parts
+
+    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
+        """How many rows of a batch count for each part of the loss."""
+        located = batch["coordinates"].isfinite().all(-1) & (batch["labels"] >= 0)
+        return {"point_loss": located.sum()} | count_router_items(batch, self.config.predict_heading)
+
+    def measure(
+        self,
+        outputs: RegionOutput,
+        labels: torch.Tensor,
+        coordinates: torch.Tensor,
+        headings: torch.Tensor | None = None,
+    ) -> dict[str, float]:
+        """Loss, its parts, the router's accuracy, the routed errors and those of headings over a whole dataset."""
+        # over all rows at once: the mean of the batches' means would depend on their sizes
+        logits, scaled = outputs.routed()
+        loss, parts = self.losses(logits, scaled, labels, coordinates, None, outputs.directions, headings)
+        metrics = {"loss": float(loss)} | {name: float(part) for name, part in parts.items()}
+        metrics["accuracy"] = region_accuracy(logits, labels)
+        metrics |= located_errors(self.config, self.locate(logits, scaled), coordinates, "routed_")
+        return metrics | measured_headings(outputs.directions, headings)
 
 
 def _tell_kept(options: RegionArguments, config: GeoRegionConfig) -> None:

@@ -122,13 +122,11 @@ def write_predictions(
             zip(dataset["filename"][:], dataset["region"][:], routed, strict=True)
         )
     ]
-    headings = None
-    if answers.headings is not None:
-        headings = [answer.heading for answer in routed]
-        for row, predicted, true in zip(rows, headings, answers.headings.tolist(), strict=True):
-            row |= {"predicted_heading": predicted, "heading": true}
-    if routed[0].localizability is not None:
-        for row, answer in zip(rows, routed, strict=True):
+    headings = None if answers.headings is None else [answer.heading for answer in routed]
+    for i, (row, answer) in enumerate(zip(rows, routed, strict=True)):
+        if answers.headings is not None:
+            row |= {"predicted_heading": answer.heading, "heading": answers.headings[i]}
+        if answer.localizability is not None:
             row["localizability"] = answer.localizability
     write_csv(folder / "predictions.csv", rows)
     if frame == "planar":  # a planar frame has no place on a map of the earth

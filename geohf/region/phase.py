@@ -55,17 +55,17 @@ class RegionPhaseTrainer(PhaseTrainer):
 
     def measured(self):
         """As `METRICS`, of what this module does, in the frame's unit."""
-        whole, routed = super().measured(), isinstance(self.module, GeoRegionModel)
-        names = {"loss"} | ({"point_loss", "region_loss"} if routed else set())
-        if "labels" in self.model.targets:
+        targets, unit, names = self.model.targets, self.config.unit, {"loss"}
+        routed = isinstance(self.module, GeoRegionModel)
+        if routed:
+            names |= {"point_loss", "region_loss"} | ({"heading_loss"} if "headings" in targets else set())
+        if "labels" in targets:
             names.add("accuracy")
-        if "headings" in self.model.targets:
-            names |= {"heading_loss"} if routed else set()
-            names |= set(HEADING_METRICS)
-        if "coordinates" in self.model.targets:
-            prefix, unit = "routed_" if routed else "", self.config.unit
-            names |= {f"{prefix}{name}_{unit}" for name in ("mean", "median", "p90")}
-        return {name: metric for name, metric in whole.items() if name in names}
+        if "headings" in targets:
+            names.update(HEADING_METRICS)
+        if "coordinates" in targets:
+            names |= {f"{'routed_' * routed}{name}_{unit}" for name in ("mean", "median", "p90")}
+        return {name: metric for name, metric in super().measured().items() if name in names}
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """Cosine with warm restarts, every `t_0` epochs at first; transformers' own schedules where that is 0.
@@ -92,15 +92,11 @@ class RegionPhaseTrainer(PhaseTrainer):
 
     def _named(self, predictions) -> RegionOutput:
         arrays = [predictions] if isinstance(predictions, np.ndarray) else list(predictions)
-        module = self.module
         parts = {RegionRouter: ["logits"], RegionExpert: ["scaled"]}
-        names = parts.get(type(module), ["logits", "scaled", "coordinates"])
-        if "headings" in module.targets:
+        names = parts.get(type(self.module), ["logits", "scaled", "coordinates"])
+        if "headings" in self.module.targets:
             names = [*names, "directions"]
-        output = RegionOutput()
-        for name, array in zip(names, arrays, strict=True):
-            output[name] = torch.from_numpy(array)
-        return output
+        return RegionOutput(**dict(zip(names, map(torch.from_numpy, arrays), strict=True)))
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         outputs = self._named(prediction.predictions)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.cells import file_name, image_in, label_of, text_of
+from geohf.data.cells import file_name, image_in, text_of
 from geohf.data.classes import class_numbers, column_of
 from geohf.data.columns import image_column
 from geohf.data.formats import table_file
@@ -34,7 +34,7 @@ from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
 from geohf.region.processing import split_sample
-from geohf.region.selection import excluded_names, of_known_regions
+from geohf.region.selection import excluded_names, of_known_regions, region_names
 from geohf.vision.checks import broken_images
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def usable_rows(
     lines = rows.index.tolist()
     cells = rows[name].tolist()
     files = [file_name(cell) for cell in cells]
-    regions, no_names = _region_names(rows[region])
+    regions, no_names = region_names(rows[region])
     points = rows[[latitude, longitude]].to_numpy(np.float64)
     headings = _headings(rows, source)
     folder = Path(source).parent if images is None else Path(images)
@@ -159,19 +159,6 @@ def usable_rows(
     }
 
 
-def _region_names(cells: Iterable) -> tuple[list[str | None], dict[int, str]]:
-    """The names of regions, and position -> why a cell is none."""
-    names: list[str | None] = []
-    reasons = {}
-    for i, cell in enumerate(cells):
-        try:
-            names.append(label_of(cell))
-        except DataError as error:
-            names.append(None)
-            reasons[i] = f"region: {error}"
-    return names, reasons
-
-
 def region_cells(table: str | Path) -> list[str | None] | None:
     """The names of regions in a table's rows, None where a cell is empty; None for a table without a column of regions.
 
@@ -182,7 +169,7 @@ def region_cells(table: str | Path) -> list[str | None] | None:
     column = find_column(rows.columns, REGION_COLUMNS)
     if column is None:
         return None
-    names, reasons = _region_names(rows[column])
+    names, reasons = region_names(rows[column])
     for number, reason in reasons.items():
         raise DataError(f"{table}, row {rows.index[number]}: {reason}")
     return names

@@ -26,13 +26,23 @@ def names_of(dataset: Any) -> list[str | None]:
     Raises:
         DataError: a region that is a list or the like.
     """
-    names = []
-    for row, cell in enumerate(column_of(dataset, "region")):
+    names, reasons = region_names(column_of(dataset, "region"))
+    for row, reason in reasons.items():
+        raise DataError(f"row {row}, {reason}")
+    return names
+
+
+def region_names(cells: Iterable) -> tuple[list[str | None], dict[int, str]]:
+    """The names of regions, and position -> why a cell is none."""
+    names: list[str | None] = []
+    reasons = {}
+    for i, cell in enumerate(cells):
         try:
             names.append(label_of(cell))
         except DataError as error:
-            raise DataError(f"row {row}, region: {error}") from None
-    return names
+            names.append(None)
+            reasons[i] = f"region: {error}"
+    return names, reasons
 
 
 def excluded_names(exclude: Sequence[str]) -> list[str]:
