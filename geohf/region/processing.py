@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from geohf.data.classes import class_numbers
-from geohf.data.rows import positions_of
+from geohf.data.rows import cell_of, heading_of, positions_of
 from geohf.data.samples import samples_of
-from geohf.data.tables import find_column
+from geohf.data.tables import HEADING_COLUMNS, find_column
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.images import picture_of
 from geohf.vision.processing import GeoImageProcessor
@@ -75,8 +74,7 @@ class RegionCollator:
         if "coordinates" in self.targets:
             batch["coordinates"] = torch.from_numpy(positions_of(rows, self.frame))
         if "headings" in self.targets:
-            headings = [row.get("heading") for row in rows]
-            batch["headings"] = torch.tensor([math.nan if h is None else float(h) for h in headings])
+            batch["headings"] = torch.tensor([heading_of(cell_of(row, HEADING_COLUMNS)) for row in rows])
         return batch
 
 

@@ -85,7 +85,7 @@ def load_region_table(
     rows = read_table(table, numbers=NUMBERS)
     columns = usable_rows(rows, table, errors, images, frame, left_out)
     if left_out:
-        count = sum(text_of(cell) in left_out for cell in rows[find_column(rows.columns, FILE_COLUMNS)])
+        count = sum(file_name(cell) in left_out for cell in rows[find_column(rows.columns, FILE_COLUMNS)])
         logger.info("%s: %d rows are excluded by name", Path(table).name, count)
     return Dataset.from_dict(columns | {"image": image_column(columns["image"])}, features=region_features())
 
@@ -199,10 +199,11 @@ def as_photos(rows: Any) -> Any:
         rows: a dataset or list of dicts with `image`, `latitude`, `longitude`, `region` (or `Region_ID`), and perhaps
             `filename` and `heading` (or `angle`); names as tables may have them, as `lat`. A region or coordinate that is None is unknown.
     """
-    known = getattr(rows, "column_names", None)
+    known = set(getattr(rows, "column_names", None) or ())
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)):
         return rows
-    if known is not None and {"filename", "image", "region", "latitude", "longitude"} <= set(known):
+    elsewhere = {name.lower() for name in known} & set(HEADING_COLUMNS[1:])
+    if {"filename", "image", "region", "latitude", "longitude"} <= known and not elsewhere:
         return rows
     labels = ["filename", "region", "latitude", "longitude", "heading"]
     return RowView(without_decoding(rows), _read_photo, labels)
@@ -218,8 +219,21 @@ def _read_photo(row: dict, number: int) -> dict:
 
 
 def headings_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray | None:
-    """(n,) degrees in [0, 360) of photographs, NaN where unknown; None for a model that does not tell them."""
-    return _degrees(column_of(dataset, "heading")) if config.predict_heading else None
+    """(n,) degrees in [0, 360) of photographs, NaN where unknown; None for a model that does not tell them.
+
+    Raises:
+        DataError: a heading that is no number.
+    """
+    if not config.predict_heading:
+        return None
+    cells, names = column_of(dataset, "heading"), column_of(dataset, "filename")
+    headings = _degrees(cells)
+    for i in np.flatnonzero(np.isnan(headings)).tolist():
+        try:
+            heading_of(cells[i])
+        except DataError as error:
+            raise DataError(f"row {names[i] or i}: {error}") from None
+    return headings
 
 
 def _headings(rows: pd.DataFrame, source: str | Path) -> np.ndarray:

@@ -49,7 +49,7 @@ def excluded_names(exclude: Sequence[str]) -> list[str]:
     """File names to leave out: each entry is such a name, or a text file that holds one a line.
 
     Raises:
-        DataError: an entry ends in .txt or .csv but there is no such file.
+        DataError: an entry ends in .txt or .csv but there is no such file, or it is no UTF-8 text.
     """
     names = []
     for entry in exclude:
@@ -60,6 +60,8 @@ def excluded_names(exclude: Sequence[str]) -> list[str]:
             lines = Path(entry).read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
             raise DataError(f"{entry}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{entry}: is no UTF-8 text; save it as UTF-8, one file name a line") from None
         names += [line.strip() for line in lines if line.strip()]
     return names
 

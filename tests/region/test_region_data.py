@@ -159,6 +159,9 @@ def test_excluded_names_come_as_a_list_or_a_file(table, tmp_path):
     assert load_region_table(path, exclude=names)["filename"] == ["d.jpg"]
     with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
         excluded_names([str(tmp_path / "gone.txt")])
+    (tmp_path / "bad.txt").write_text("b.jpg\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"bad\.txt: is no UTF-8 text"):
+        excluded_names([str(tmp_path / "bad.txt")])
 
 
 # --- what is refused, or left out and counted ---
