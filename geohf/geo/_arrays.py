@@ -1,8 +1,4 @@
-"""One code path for numpy arrays and torch tensors.
-
-Formulas in this folder are written once against `xp`, which is either the numpy or the torch module:
-both know `sin`, `where`, `arctan2` and the like under the same names.
-"""
+"""One code path for numpy arrays and torch tensors: formulas are written once, against `xp`, which is either."""
 
 from __future__ import annotations
 
@@ -26,10 +22,9 @@ def namespace(*arrays) -> ModuleType:
 
 
 def as_floats(array, name: str = "points"):
-    """Return `array` as floating point.
+    """Return `array` as floating point: float32 stays, all else becomes float64.
 
-    numpy: float32 stays, all else becomes float64. torch: float32 and float64 stay, half precision becomes
-    float32 (it cannot hold degrees, nor meters above 65504), integers become float64.
+    Of torch, half precision becomes float32: it cannot hold degrees, nor meters above 65504.
     """
     if isinstance(array, torch.Tensor):
         if array.dtype in (torch.float32, torch.float64):
@@ -80,8 +75,8 @@ def as_rows(array, name: str = "points") -> np.ndarray:
 def guarded_sqrt(xp: ModuleType, x):
     """Square root whose gradient is zero, not infinite, where `x` is zero; rounding below zero counts as zero.
 
-    The inner `where` keeps the root's own gradient finite, the outer one cuts it: with one of them alone
-    autograd multiplies an infinity by zero. NaN stays NaN, so that a bad row cannot pass as distance zero.
+    The inner `where` keeps the root's own gradient finite, the outer one cuts it: alone, either lets autograd
+    multiply an infinity by zero. NaN stays NaN, so that a bad row cannot pass as distance zero.
     """
     flat = x <= 0
     return xp.where(flat, 0.0, xp.sqrt(xp.where(flat, 1.0, x)))

@@ -16,13 +16,13 @@ _FINALISTS = 8
 class Area:
     """A union of polygons in degrees; boundaries belong to it.
 
-    Edges are straight lines in longitude and latitude, as GeoJSON has them, not arcs of great circles. Made by
-    `box` and `area_from_geojson`; `a | b` is the union.
+    Edges are straight in longitude and latitude, as in GeoJSON, not arcs of great circles. Made by `box` and
+    `area_from_geojson`; `a | b` is the union.
 
     Args:
-        polygons: an iterable of polygons, each a list of rings, each an (n, 2) array of (latitude, longitude) whose
-            longitudes run on without a jump (181 and not -179 after 180). The first ring is the outer one, the
-            others are holes; orientation does not matter; the closing point may be left out.
+        polygons: an iterable of polygons, each a list of rings, the outer one first, then holes. A ring is an (n,
+            2) array of (latitude, longitude) in any orientation, closed or not; longitudes run on without a jump
+            (181 after 180).
 
     Raises:
         ValueError: no polygons, a ring of fewer than 3 points, coordinates that are not finite or no latitudes.
@@ -76,9 +76,8 @@ class Area:
     def nearest(self, points) -> np.ndarray:
         """The closest point of the area: points inside come back as they are, others on the boundary.
 
-        On every edge the closest point is found in a local map scaled by the cosine of the latitude, and the edge
-        is chosen by great-circle distance: exact to well below 1 % of the distance for points up to a few hundred
-        kilometers away.
+        The closest point of each edge is found in a local map scaled by the cosine of the latitude, the edge by
+        great-circle distance: exact to well below 1 % of the distance up to a few hundred kilometers away.
 
         Args:
             points: (n, 2) latitude and longitude in degrees.

@@ -14,9 +14,9 @@ from geohf.geo.sphere import spherical_mean, unit_vectors
 def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: float = 25_000.0):
     """Divide points into cells by bisecting k-means on the sphere.
 
-    The cell that reaches farthest from its center is cut in two until no cell reaches farther than
-    `min_radius_m`, or there are `max_cells`. A cut that would leave fewer than `min_points` points on a side
-    is not made. Deterministic: the cut starts from the two points that lie farthest apart from the center.
+    The cell that reaches farthest from its center is cut in two until none reaches farther than `min_radius_m`, or
+    there are `max_cells`. No cut leaves fewer than `min_points` points on a side. Deterministic: a cut starts from
+    the two points that lie farthest apart from the center.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.

@@ -16,15 +16,14 @@ def class_centroids(points, labels, num_classes: int) -> np.ndarray:
     Args:
         points: (n, 2) latitude and longitude in degrees; numpy, or a tensor, which is copied to the host.
         labels: (n,) integers in 0..num_classes-1.
-        num_classes: number of classes C.
 
     Returns:
-        (C, 2) float64 degrees.
+        (num_classes, 2) float64 degrees.
 
     Raises:
         ValueError: wrong shapes.
-        DataError: a class without points, points of a class that cancel out, a label out of range, a coordinate
-            that is not finite; the message names the classes or rows.
+        DataError: a class without points or whose points cancel out, a label out of range, a coordinate that is not
+            finite; the message names the classes or rows.
 
     >>> class_centroids([[0, 179], [0, -179], [45, 10]], [0, 0, 1], num_classes=2).round(6)
     array([[   0., -180.],

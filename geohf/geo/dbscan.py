@@ -14,10 +14,10 @@ _FIRST_BLOCK = 16  # candidates of a point tested before it is asked again wheth
 def dbscan(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> np.ndarray:
     """Density clusters: DBSCAN of Ester et al., KDD 1996, exact.
 
-    A point with at least `min_samples` points within `eps` (itself counted, the rim included) is a core point.
-    Core points within `eps` of each other share a cluster. Another point within `eps` of a core point is a
-    border point: of the clusters it touches it joins the one whose first core point comes first in the table,
-    which is scikit-learn's rule too. So the labels are scikit-learn's up to numbering.
+    A point with at least `min_samples` points within `eps` (itself counted, the rim included) is a core point. Core
+    points within `eps` of each other share a cluster. Another point within `eps` of core points is a border point
+    of that of their clusters whose first core point comes first in the table. So the labels are scikit-learn's up
+    to numbering.
 
     Points are sorted into cells in which all points are within `eps` of each other, so a cell of `min_samples`
     points needs no distance at all, and clusters are connected components of cells.

@@ -81,8 +81,8 @@ class SphericalMixture:
     def sample(self, draws: int = DRAWS, seed: int = 0) -> torch.Tensor:
         """(batch, draws, 2) degrees; the same seed gives the same points.
 
-        They are Sobol's, scrambled: shares and means of them lie several times closer to the mixture's than those of as many
-        points by lot.
+        They are Sobol's, scrambled: shares and means lie several times closer to the mixture's than those of random
+        points.
         """
         shape = len(self), draws
         sobol = torch.quasirandom.SobolEngine(3, scramble=True, seed=seed).draw(draws, dtype=torch.float64)

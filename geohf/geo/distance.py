@@ -21,14 +21,14 @@ def great_circle_m(a, b, radius_m: float = EARTH_RADIUS_M):
     """Great-circle distance in meters between points in degrees.
 
     `2 R atan2(sqrt(h), sqrt(g))` with `h = sin²(Δφ/2) + cosφ1 cosφ2 sin²(Δλ/2)` and
-    `g = sin²((φ1+φ2)/2) + cosφ1 cosφ2 cos²(Δλ/2)`. The usual form takes `g` as `1 - h`, which loses all
-    digits near the antipode; here each is computed by itself, so float32 stays within 3 m everywhere (2.2 m in
-    27 million pairs) and float64 within 1e-8 m. The gradient is finite everywhere, zero at distance zero and at the antipode.
+    `g = sin²((φ1+φ2)/2) + cosφ1 cosφ2 cos²(Δλ/2)`. The usual form takes `g` as `1 - h`, which loses all digits near
+    the antipode; here float32 stays within 3 m everywhere (2.2 m in 27 million pairs) and float64 within 1e-8 m.
+    The gradient is finite everywhere, zero at distance zero and at the antipode.
 
     Args:
-        a, b: (..., 2) latitude and longitude in degrees; shapes broadcast. Both numpy (or lists) or both torch.
-            numpy returns float64, or float32 where both are; torch keeps dtype, device and gradient. Longitudes
-            may lie in any turn. Values are not checked (see `check_points`); NaN gives NaN.
+        a, b: (..., 2) latitude and longitude in degrees; shapes broadcast. Both numpy (or lists) or both torch. numpy
+            returns float64, or float32 where both are; torch keeps dtype, device and gradient. Longitudes may lie
+            in any turn. Values are not checked (see `check_points`); NaN gives NaN.
         radius_m: radius of the sphere in meters.
 
     Returns:
@@ -58,8 +58,8 @@ def great_circle_m(a, b, radius_m: float = EARTH_RADIUS_M):
 def _arc_m(xp, a, b, radius_m: float):
     """Distances of (..., 2) arrays of the namespace `xp`.
 
-    Float32 all the way is up to 4 m off. Three steps make good for it: the difference of longitudes keeps the
-    digits that it rounds off, the cosine near 90° is taken as a sine near 0°, and the arc tangent is in float64.
+    Float32 all the way is up to 4 m off. So the difference of longitudes keeps the digits that it rounds off, the
+    cosine near 90° is taken as a sine near 0°, and the arc tangent is in float64.
     """
     lat_a, lat_b = a[..., 0], b[..., 0]
     # Differences and sums are taken in degrees, where they are exact for near points, and only then scaled.
@@ -88,13 +88,11 @@ def _longitude_difference(xp, a, b):
 def distance_matrix_m(a, b, radius_m: float = EARTH_RADIUS_M):
     """Great-circle distances in meters between all rows of `a` and all rows of `b`.
 
-    The same distance as `great_circle_m` by way of unit vectors, `2 R atan2(|u - v|, |u + v|)`: the only
-    transcendental per pair is one arc tangent. Computed in float64 (within 1e-8 m) in chunks of rows that stay
-    in cache, and returned in the inputs' dtype.
+    As `great_circle_m`, by way of unit vectors, `2 R atan2(|u - v|, |u + v|)`, with one arc tangent a pair.
+    Computed in float64 (within 1e-8 m), in chunks of rows that stay in cache, and returned in the inputs' dtype.
 
     Args:
-        a: (n, 2) latitude and longitude in degrees, numpy or torch.
-        b: (m, 2), the same kind.
+        a, b: (n, 2) and (m, 2) latitude and longitude in degrees, both numpy or both torch.
         radius_m: radius of the sphere in meters.
 
     Returns:

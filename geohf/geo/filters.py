@@ -1,8 +1,8 @@
 """Filters that find points which cannot be right: by deviation, by density, by range, and regions too small.
 
-Each takes (n, 2) points, or their groups, and says which rows it keeps and why it drops the others. It changes
-nothing and knows nothing of the rows behind the points. The columns of `wgs84` points are taken around the
-points' mean, so that the antimeridian cuts through no table.
+Each takes (n, 2) points in degrees (`frame="wgs84"`) or data units (`"planar"`), or their groups, and says which
+rows it keeps and why it drops the others. The columns of `wgs84` points are taken around the points' mean, so that
+the antimeridian cuts through no table.
 """
 
 from __future__ import annotations
@@ -32,15 +32,10 @@ class Filtered(NamedTuple):
 
 
 def mad_filter(points, threshold: float = 4.0, frame: str = "wgs84") -> Filtered:
-    """Keep rows within `threshold` raw MADs of the median, in each column by itself.
+    """Keep rows within `threshold` (above zero) raw MADs of the median, in each column by itself.
 
     The MAD is the median distance from the median, without the factor 1.4826 that makes it a standard deviation.
     A column with MAD 0, where more than half of the values are equal, drops nothing.
-
-    Args:
-        points: (n, 2) degrees or data units.
-        threshold: above zero.
-        frame: `"wgs84"` or `"planar"`.
 
     >>> mad_filter([[1000, 0], [1001, 0], [1002, 0], [1003, 0], [1090, 0]], 4, "planar").reasons.tolist()[-1]
     'latitude 1090 lies 88 MAD from the median 1002, more than 4'
@@ -64,12 +59,6 @@ def mad_filter(points, threshold: float = 4.0, frame: str = "wgs84") -> Filtered
 
 def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> Filtered:
     """Keep rows that DBSCAN puts into a cluster; see `geohf.geo.dbscan`.
-
-    Args:
-        points: (n, 2) degrees or data units.
-        eps: great-circle meters for `wgs84`, data units for `planar`.
-        min_samples: points within eps, itself counted, that make a cluster's core.
-        frame: `"wgs84"` or `"planar"`.
 
     >>> dbscan_filter([[1000, 0], [1000, 3], [1000, 90]], 5, 2, "planar").reasons.tolist()[-1]
     'noise: in no cluster of 2 points within 5'
@@ -107,10 +96,7 @@ def iqr_filter(points, factor: float = 1.5, frame: str = "wgs84") -> Filtered:
 
 
 def min_rows_filter(groups, rows: int = 20) -> Filtered:
-    """Keep rows whose group has at least `rows` rows.
-
-    Args:
-        groups: (n,) anything that sorts.
+    """Keep rows whose group has at least `rows` rows; groups are (n,) anything that sorts.
 
     >>> min_rows_filter(["a", "a", "b"], 2).reasons.tolist()
     [None, None, 'group b has fewer than 2 rows (1)']
@@ -122,13 +108,7 @@ def min_rows_filter(groups, rows: int = 20) -> Filtered:
 
 
 def filter_groups(points, groups, points_filter: Callable[..., Filtered], **options) -> Filtered:
-    """Apply a filter to each group by itself.
-
-    Args:
-        points: (n, 2).
-        groups: (n,) anything that sorts.
-        points_filter: one of the filters of points in this file.
-        options: its own.
+    """Apply a filter of points, with its own options, to each group by itself; groups are (n,) anything that sorts.
 
     >>> points = [[1000, 0], [1001, 0], [1002, 0], [5000, 0], [5001, 0], [5002, 0]]
     >>> filter_groups(points, [0, 0, 0, 1, 1, 1], percentile_filter, low=0, high=50, frame="planar").kept.sum()

@@ -57,8 +57,7 @@ def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> n
         (n, 2) float64; for `wgs84` the longitudes are wrapped to [-180, 180).
 
     Raises:
-        DataError: rows that `bad_points` finds (five are shown, the others counted), or a table that as a
-            whole belongs to the other frame.
+        DataError: rows that `bad_points` finds (five are shown, the others counted), or a table in the other frame.
         ValueError: a shape that is not (n, 2).
 
     >>> check_points([[36.4, 190.0]])
@@ -86,9 +85,10 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     """Find the rows that do not fit the frame, for callers that leave them out and count them.
 
     For both frames: values that are not finite. For `wgs84`: 0, 0, a latitude outside -90..90, a longitude outside
-    -180..360, values beyond 360 (planar data), and rows whose latitude and longitude look swapped: either because
-    only the exchanged values are degrees, or because the row lies more than 1000 km and more than 10 times the
-    90th percentile of all distances from the center of the table while the exchanged row lies among the rest.
+    -180..360, values beyond 360 (planar data), and rows whose latitude and longitude look swapped: only the exchanged
+    values are degrees, or the row lies more than 1000 km and more than 10 times the 90th percentile of all
+    distances from the center of the table while the exchanged row lies among the rest. A `wgs84` table that could
+    be radians gets a word.
 
     Args:
         points, frame, rows, source: as for `check_points`.
@@ -96,12 +96,9 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     Returns:
         (position, reason) in ascending position; the reason begins with the row's name.
 
-    A word is said where all rows of a `wgs84` table could be radians.
-
     Raises:
-        DataError: the table as a whole belongs to the other frame. Leaving rows out cannot mend that. It is so
-            when most rows of a `wgs84` table lie beyond 360, and when all rows of a `planar` table could be
-            degrees.
+        DataError: the table as a whole belongs to the other frame, which leaving rows out cannot mend: most rows of a
+            `wgs84` table lie beyond 360, or all rows of a `planar` table could be degrees.
         ValueError: a shape that is not (n, 2), or a length of `rows` that is not n.
 
     >>> bad_points([[48.9, 2.4], [float("nan"), 2.4], [99.0, 190.0]])
@@ -233,8 +230,8 @@ def frame_distance(a, b, frame: str = "wgs84"):
     """Distance between points: meters along the great circle, or Euclidean in data units.
 
     Args:
-        a, b: (..., 2), broadcast, both numpy or both torch (dtype and gradient are kept, and the gradient is zero
-            at distance zero).
+        a, b: (..., 2), broadcast, both numpy or both torch (dtype and gradient are kept; it is zero at distance
+            zero).
         frame: `"wgs84"` or `"planar"`.
 
     Returns:
@@ -254,15 +251,12 @@ def frame_mean(points, weights=None, frame: str = "wgs84"):
     """Mean of points: on the sphere, or of the columns.
 
     Args:
-        points: (..., n, 2), numpy or torch.
-        weights: (..., n) not negative, or None; broadcasts as in `spherical_mean`.
+        points, weights: (..., n, 2) and (..., n), numpy or torch, as in `spherical_mean`, which also says what is
+            refused.
         frame: `"wgs84"` or `"planar"`.
 
     Returns:
         (..., 2) in the inputs' dtype.
-
-    Raises:
-        ValueError: as `spherical_mean`.
 
     >>> frame_mean([[0.0, 0.0], [400.0, 800.0]], [1, 3], "planar")
     array([300., 600.])

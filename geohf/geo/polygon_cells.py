@@ -26,8 +26,8 @@ def polygon_cells(
     """Cells that each lie in one polygon, or in neighbors that have few points.
 
     A polygon with at least `split` points is divided by a quadtree; one with fewer than a quarter of that joins the
-    neighbor with which it shares the longest border, or the nearest one, as in the semantic geocells of PIGEON (Haas
-    et al., arXiv 2307.05845). Points outside all polygons go to the nearest one.
+    neighbor with which it shares the longest border, or the nearest one, as in PIGEON's semantic geocells (Haas et
+    al., arXiv 2307.05845). Points outside all polygons go to the nearest one.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
@@ -37,7 +37,7 @@ def polygon_cells(
         (the tree, (n,) the cell of each point, the name of each cell).
 
     Raises:
-        DataError: no polygon has a point, or two of them overlap where there are points.
+        DataError: two polygons overlap where there are points.
     """
     names, outlines = list(areas), list(areas.values())
     _refuse_overlaps(points, names, outlines)

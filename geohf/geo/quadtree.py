@@ -21,7 +21,7 @@ class CellTree:
     """Cells that divide the whole earth, and what they are parts of.
 
     A node cuts its points at a latitude (axis 0) or longitude (axis 1): below `threshold` they go to `low`, else to
-    `high`. Both name another node, or the leaf i as -1 - i. Leaves are the cells, numbered depth first.
+    `high`, which name another node, or the leaf i as -1 - i. Leaves are the cells, numbered depth first.
 
     Attributes:
         roots: where the points of each part of the earth begin, as `low` does; one, where there are no polygons.
@@ -100,8 +100,8 @@ class CellTree:
 def quadtree(points, split: int = 1000, depth: int = 10) -> tuple[CellTree, np.ndarray]:
     """Cut the points' box at the median latitude and each half at its own median longitude, again and again.
 
-    A box with fewer than `split` points is a cell. Source: Astruc et al., OpenStreetView-5M, arXiv 2404.18873, whose
-    cells have `split` 1000 and `depth` 10. A cut that would leave a side without a point is not made.
+    A box with fewer than `split` points is a cell. Source: Astruc et al., OpenStreetView-5M, arXiv 2404.18873,
+    whose cells have `split` 1000 and `depth` 10. A cut that would leave a side without a point is not made.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.

@@ -21,13 +21,13 @@ _EPS = np.finfo(np.float64).eps
 class CoordinateScaler:
     """`(point - center) / scale`, a column at a time, and back.
 
-    In `wgs84` the longitude's difference is taken the short way round, so a region may lie across the
-    antimeridian, and points that come back are degrees again: latitude in [-90, 90], longitude in [-180, 180).
+    In `wgs84` longitudes differ the short way round, so a region may lie across the antimeridian, and points that
+    come back
+    are degrees again: latitude in [-90, 90], longitude in [-180, 180).
 
     Attributes:
-        center: (..., 2) float64, in degrees or data units; several scalers in one have leading dimensions, which
-            broadcast against those of the points.
-        scale: (..., 2) float64, above zero.
+        center, scale: (..., 2) float64, in degrees or data units, the scale above zero; several scalers in one have
+            leading dimensions, which broadcast against those of the points.
         frame: `"wgs84"` or `"planar"`.
     """
 
@@ -100,11 +100,10 @@ class CoordinateScaler:
 def fit_scaler(points, kind: str = "robust", frame: str = "wgs84") -> CoordinateScaler:
     """Fit a scaler on points: give it training rows only, or the held-out rows leak into training.
 
-    `robust`: the median, and the distance between the quartiles. `standard`: mean and standard deviation.
-    `minmax`: the range becomes -1 to 1. Each equals scikit-learn's RobustScaler, StandardScaler and
-    MinMaxScaler(feature_range=(-1, 1)). A column that does not vary (scale 0) is moved and not stretched, as in
-    scikit-learn: `robust` and `standard` divide it by 1, `minmax` takes its range for 1, so that its one
-    value becomes -1.
+    `robust`: the median, and the distance between the quartiles. `standard`: mean and standard deviation. `minmax`:
+    the range becomes -1 to 1. They equal scikit-learn's RobustScaler, StandardScaler and
+    MinMaxScaler(feature_range=(-1, 1)): a column that does not vary (scale 0) is divided by 1, and in `minmax` its
+    range counts as 1: its value becomes -1.
 
     Args:
         points: (n, 2) latitude and longitude in degrees, or data units.
@@ -142,8 +141,7 @@ def fit_scaler(points, kind: str = "robust", frame: str = "wgs84") -> Coordinate
 def around_mean(points: np.ndarray, frame: str) -> np.ndarray:
     """Points (n, 2) whose longitudes run on across the antimeridian, within 180° of the points' mean.
 
-    Only then do medians, quartiles and ranges of longitudes mean something. `planar` points are returned as
-    they are.
+    Only then do medians, quartiles and ranges of longitudes mean something. `planar` points are returned as they are.
 
     Raises:
         DataError: the points have no mean, because they cancel out on the sphere.

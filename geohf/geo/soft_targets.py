@@ -23,8 +23,8 @@ _RUN = 8  # neighbors that are looked for as one
 def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> torch.Tensor:
     """One row of targets a class: the softmax of minus the distance between centroids over the temperature.
 
-    Of few classes, row `label` of all of them, built once, is that label's target; of thousands, the rows of a batch
-    are computed as they are needed.
+    Of few classes, row `label` of all of them, built once, is that label's target; of thousands, the rows of a
+    batch are computed as they are needed.
 
     Args:
         centroids: (C, 2) latitude and longitude in degrees, numpy or torch; or `CentroidRuns` of them.
@@ -32,8 +32,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
         labels: (B,) the classes whose rows are wanted; None: all.
 
     Returns:
-        (C, C) or (B, C) float32 tensor on the centroids' device, sparse for more than `MANY_CLASSES`; every row sums
-        to 1.
+        (C, C) or (B, C) float32 tensor on the centroids' device, sparse above `MANY_CLASSES`; every row sums to 1.
 
     Raises:
         ValueError: a temperature that is not above zero, a shape that is not (C, 2).
@@ -53,8 +52,8 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
 def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool = False) -> torch.Tensor:
     """Targets of PIGEON: cells weighed by their distance from the true point, not from the true cell's center.
 
-    `exp(-(d - d_min) / tau)`, where `d` is the distance from a point to every centroid and `d_min` the least
-    of them: the nearest cell weighs 1. Source: Haas et al., PIGEON, arXiv 2307.05845, haversine smoothing.
+    `exp(-(d - d_min) / tau)`, where `d` is the distance from a point to every centroid and `d_min` the least of
+    them: the nearest cell weighs 1. Source: Haas et al., PIGEON, arXiv 2307.05845, haversine smoothing.
 
     Args:
         points: (B, 2) true latitude and longitude in degrees, numpy or torch.
@@ -110,13 +109,8 @@ class CentroidRuns:
         return len(self.points)
 
     def weights(self, points: torch.Tensor, scale_km: float, greatest: bool = False) -> torch.Tensor:
-        """`exp(-distance / scale)` over its sum in each row, or over its greatest, where it is not negligible.
-
-        Args:
-            points: (B, 2) degrees, float64.
-
-        Returns:
-            (B, C) sparse float32 tensor.
+        """(B, C) sparse float32 `exp(-distance / scale)` of (B, 2) float64 degrees where it is not negligible, over its sum
+        in each row, or over its greatest.
         """
         slope = -2.0 * EARTH_RADIUS_M / 1000.0 / scale_km  # of a weight's logarithm over half of the angle
         points = unit_vectors(points).T

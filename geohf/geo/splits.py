@@ -1,7 +1,7 @@
 """Splits into training and validation rows: at random, by class, and by geographic blocks without leaks.
 
-Photos taken a few steps apart are nearly the same photo. A random split puts one of them into training and the
-other into validation, and the validation then measures memory; `block_split` keeps them on one side.
+Photos taken a few steps apart are nearly the same. A random split that puts one into training and the other into
+validation measures memory; `block_split` keeps them on one side.
 """
 
 from __future__ import annotations
@@ -51,13 +51,12 @@ def stratified_split(labels, fraction: float, seed: int = 42) -> Split:
     """Draw validation rows from every class in proportion to its size.
 
     The whole shares of all classes are drawn, and the rest of `round(n * fraction)` goes one row each to the
-    classes whose share was cut the most (ties by lot). A class never gives its last row, so every class can be
-    trained on and a class of one row is training; where that leaves too few, the validation part is smaller.
+    classes whose share was cut the most (ties by lot). A class never gives its last row, so that every class can be
+    trained on; where that leaves too few, the validation part is smaller.
 
     Args:
         labels: (n,) class of every row, anything that sorts.
-        fraction: part held out for validation, between 0 and 1.
-        seed: of the draw.
+        fraction, seed: as in `random_split`.
 
     Raises:
         ValueError: fewer than 2 rows, no class with 2 rows, a fraction that is not between 0 and 1.
@@ -92,16 +91,15 @@ def block_split(
 ) -> Split:
     """Hold out whole geographic blocks, and keep training rows away from them.
 
-    Blocks are about `block_m` high and wide: bands of latitude cut into bins by longitude, fewer of them
-    towards the poles. They are visited in random order; a block is taken when that brings the number of
-    validation rows closer to `n * fraction`. Training rows within `buffer_m` of any validation row then go
-    to `buffer`.
+    Blocks are about `block_m` high and wide: bands of latitude cut into bins by longitude, fewer of them towards
+    the poles. They are visited in random order; a block is taken when that brings the number of validation rows
+    closer to `n * fraction`. Training rows within `buffer_m` of any validation row then go to `buffer`.
 
     Args:
         points: (n, 2) latitude and longitude in degrees for `wgs84`, data units for `planar`.
         fraction: part of the rows held out for validation, between 0 and 1, met as closely as whole blocks allow.
-        block_m: side of a block in meters, or data units for `planar`.
-        buffer_m: distance in meters, or data units, that training rows keep from validation rows; 0 for none.
+        block_m, buffer_m: side of a block, and the distance that training rows keep from validation rows (0 for
+            none), in meters, or data units for `planar`.
         seed: of the order of the blocks.
         frame: `"wgs84"` or `"planar"`.
 
@@ -138,11 +136,7 @@ def block_split(
 
 
 def block_numbers(points, block_m: float, frame: str = "wgs84") -> np.ndarray:
-    """(n,) the number of the block of `block_split` that each point lies in.
-
-    Args:
-        points, block_m, frame: as there.
-    """
+    """(n,) the number of the block of `block_split` that each point lies in; its arguments are those there."""
     points = in_frame(points, frame)
     block = _sphere_blocks(points, block_m) if frame == "wgs84" else np.floor(points / block_m)
     return np.unique(block, axis=0, return_inverse=True)[1].reshape(-1)

@@ -131,8 +131,8 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
         zone: see `utm_zone`; a letter is held against each northing.
 
     Returns:
-        (n, 2) degrees on WGS 84, NaN where a coordinate is or where the row cannot lie in the zone; and position -> why
-        it cannot.
+        (n, 2) degrees on WGS 84, NaN where a coordinate is or where the row cannot lie in the zone; and position ->
+        why it cannot.
 
     Raises:
         DataError: an unknown zone.

@@ -52,7 +52,7 @@ class RegionAnswering(AnsweringModel):
 
         Args:
             top_k: regions to name; those that are ruled out are never named.
-            credible_regions: draw where 50 and 90 % of photographs like this were taken, for a model with a calibrated density.
+            credible_regions: draw where 50 and 90 % of photographs like this were taken; needs a calibrated density.
         """
         return decode(self.config, outputs, top_k, credible_regions)
 
@@ -80,8 +80,8 @@ class RegionAnswering(AnsweringModel):
         """Errors with the region given and routed, MSE, router accuracy and coverage; see `evaluation_rows`.
 
         Args:
-            data: a table as `load_region_table` takes it, or a folder in the reference implementation's layout, whose validation
-                table is measured.
+            data: a table as `load_region_table` takes it, or a folder like the sample's, whose validation table is
+                measured.
             test_time: see `predict`.
         """
         dataset, collator = load_labeled(data, self.config, on_error), RegionCollator(self, ())
@@ -125,8 +125,8 @@ class RegionAnswering(AnsweringModel):
         Args:
             inputs: as in `GeoPreTrainedModel.predict`; a sample may be a dict with `image` and `region`.
             region: the region of all photographs, or one a photograph (None where it is unknown).
-            options: of `decode`, and `test_time`: `flip` or `crops`, the features are the mean of those of each picture and
-                of its mirror image or its corners; the radius was calibrated without.
+            options: of `decode`, and `test_time`: `flip` or `crops`, the features are the mean of those of each
+                picture and of its mirror image or its corners; the radius was calibrated without.
 
         Raises:
             DataError: a region that the model does not know, or not one region a photograph.
@@ -161,11 +161,7 @@ def with_named_regions(samples: Any) -> Any:
 
 
 def of_regions(samples: Iterable, names: Sequence) -> Iterator[dict]:
-    """Photographs with these regions, one each.
-
-    Raises:
-        DataError: more or fewer regions than photographs.
-    """
+    """Photographs with these regions, one each, or DataError where there are more or fewer of one."""
     count = 0
     for count, sample in enumerate(samples, 1):
         if count > len(names):

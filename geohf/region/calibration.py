@@ -30,11 +30,10 @@ def calibrate(
 
     Args:
         outputs: of the whole model on them, no region given.
-        labels: (n,) true region numbers.
-        points: (n, 2) true points.
+        labels, points: (n,) true region numbers and (n, 2) true points.
         router: fit the temperature too; not where the router stayed as it was.
-        blocks: (n,) which block of the map each lies in, where whole blocks were held out: the radius is then promised
-            for ground that the model never saw, or not at all, where there are too few blocks.
+        blocks: (n,) which block of the map each lies in, where whole blocks were held out: the radius is then
+            promised for ground that the model never saw, or not at all, where there are too few blocks.
     """
     logits, scaled = outputs.routed()
     known, truth = torch.as_tensor(labels), torch.as_tensor(points)

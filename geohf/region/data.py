@@ -57,8 +57,8 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
         args: of the training: the seed of the split, and where the painted sample goes; the defaults where None.
 
     Raises:
-        DataError: see `load_region_table`, `filter_dataset` and `split_dataset`; also a row of a region that is
-            not known or, in `val_csv`, of a region that no training row has; what goes with `train_csv` without it.
+        DataError: see `load_region_table`, `filter_dataset` and `split_dataset`; also a row of a region that is not
+            known or, in `val_csv`, of a region that no training row has; what goes with `train_csv` without it.
     """
     args = args or RegionTrainingArguments()
     known = None if options.start_from is None else _start_config(options, options.start_from).regions

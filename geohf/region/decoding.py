@@ -16,7 +16,7 @@ from geohf.region.experts import RegionOutput, given_logits
 
 
 def locate(config: GeoRegionConfig, logits: torch.Tensor, scaled: torch.Tensor) -> torch.Tensor:
-    """(batch, regions) logits and (batch, regions, 2) answers to (batch, 2) points, averaged in the frame."""
+    """See `GeoRegionModel.locate`."""
     points, weights = weighted_points(config, logits, scaled)
     return frame_mean(points, weights, config.frame)
 
@@ -63,8 +63,7 @@ def both_answers(
     """What a model's outputs on photographs, no region given, come to without and with the region.
 
     Args:
-        labels: (n,) true region numbers.
-        truth: (n, 2) true points.
+        labels, truth: (n,) true region numbers and (n, 2) true points.
         headings: (n,) true degrees, NaN where unknown.
     """
     logits = given_logits(torch.from_numpy(labels), config.num_regions)

@@ -19,8 +19,8 @@ def mixture_of(
     """The density of each photograph: each expert's point, spread by its expected error times the fitted scale.
 
     Args:
-        points: (batch, regions, 2) degrees, what each expert answers.
-        weights: (batch, regions) their probabilities.
+        points, weights: (batch, regions, 2) degrees, what each expert answers, and (batch, regions) their
+            probabilities.
         scale: in place of the config's.
     """
     spread = config.density_scale if scale is None else scale

@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 def feature_table(
     part: RegionExpert | RegionRouter, model: GeoRegionModel, dataset: Any, args: RegionTrainingArguments
 ) -> TensorDictDataset:
-    """The features of every photograph, from the cache, with the part's targets.
-
-    Args:
-        part: an expert or a router; an expert without a backbone sees those of the model's.
+    """The features of every photograph, from the cache, with the targets of an expert or a router; an expert without a
+    backbone sees those of the model's.
     """
     tower = model.tower if part.tower is None else part.tower
     images: Sequence = RowImages(dataset)

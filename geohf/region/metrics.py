@@ -79,7 +79,7 @@ def evaluation_rows(
     scaler: CoordinateScaler,
     unit: str,
 ) -> list[dict]:
-    """A row of numbers for every region, and the last one for all of them.
+    """A row of numbers for every region that has photographs, and the last one for all of them.
 
     Args:
         names: of the regions.
@@ -89,9 +89,9 @@ def evaluation_rows(
         scaler: of all regions.
 
     Returns:
-        Dicts with `region`, `n`, `mse_scaled` and `mse` (of the true region's expert, as the reference implementation
-        reports them; over all they are means over photographs, so large regions weigh more), mean, median and 90th
-        percentile of the error of each of the answers, and `router_accuracy`.
+        Dicts with `region`, `n`, `mse_scaled` and `mse` (of the true region's expert, as in the reference
+        implementation; over all they are means over photographs, so large regions weigh more), mean, median and
+        90th percentile of the error of each of the answers, and `router_accuracy`.
     """
     scaled, unscaled = squared_errors(answers["given"], truth, scaler[labels])
     errors = {name: frame_distance(points, truth, scaler.frame) for name, points in answers.items()}
@@ -119,7 +119,7 @@ def measure(
     The baseline answers the region's center where the region is given, and the center of all where it is not.
 
     Args:
-        train: (labels, points, headings) of the training photographs, from which the baseline is made; None: there is none.
+        train: (labels, points, headings) of the training photographs, which make the baseline; None: there is none.
         intervals: compute them.
     """
     values = {name: value for name, value in region_table(config, answers)[-1].items() if name != "region"}

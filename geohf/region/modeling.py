@@ -164,14 +164,13 @@ class GeoRegionModel(RegionAnswering, GeoPreTrainedModel):
 
         Args:
             pixel_values: (batch, 3, height, width).
-            regions: (batch,) numbers of the regions that are given, -1 where unknown: such a photograph is
-                located by the experts of all regions, weighted with the router's probabilities.
+            regions: (batch,) numbers of the regions that are given, -1 where unknown: such a photograph is located
+                by the experts of all regions, weighted with the router's probabilities.
             labels: (batch,) true region numbers for the loss; in training only their experts run.
             coordinates: (batch, 2) true latitude and longitude, NaN where unknown.
             headings: (batch,) true degrees clockwise from north, NaN where unknown.
             loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
-            test_time: the features are the mean of those of each picture and of its mirror image (`flip`) or of its
-                corners (`crops`).
+            test_time: see `geohf.vision.augmentation.averaged_features`.
         """
         refuse_mirrors(self.config.predict_heading, test_time)
         given = torch.full((len(pixel_values),), -1) if regions is None else regions

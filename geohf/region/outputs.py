@@ -95,8 +95,7 @@ def write_predictions(
     """Write predictions.csv, and for `wgs84` predictions.geojson and map.html.
 
     Args:
-        dataset: the photographs, in the order of the answers.
-        thumbnails: likewise, for the map.
+        dataset, thumbnails: the photographs, and small ones for the map, in the order of the answers.
     """
     routed, truth = answers.routed, answers.truth
     points, own = points_array(routed), points_array(answers.given)
@@ -153,7 +152,7 @@ def plot_run(
     """Plots of held-out photographs for the card: their errors on a map or in the plane, and the router's.
 
     Args:
-        centers: (regions, 2) the center of each region's training points, the answer that looks at no image.
+        centers: (regions, 2) see `geohf.region.metrics.region_centers`, the answer that looks at no image.
     """
     truth, frame, names = answers.truth, config.frame, config.regions
     points = points_array(answers.routed)

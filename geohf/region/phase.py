@@ -68,10 +68,7 @@ class RegionPhaseTrainer(PhaseTrainer):
         return {name: metric for name, metric in super().measured().items() if name in names}
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """Cosine with warm restarts, every `t_0` epochs at first; transformers' own schedules where that is 0.
-
-        A stream has no epochs: it takes transformers' own too.
-        """
+        """Cosine with warm restarts, every `t_0` epochs at first; transformers' own where that is 0, and of a stream."""
         if not self.args.t_0 or is_stream(self.train_dataset):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
@@ -109,13 +106,12 @@ def cosine_warm_restarts(
 ) -> LambdaLR:
     """Cosine annealing that starts again (Loshchilov and Hutter, SGDR, 2017), for any number of rates.
 
-    The same curve as PyTorch's CosineAnnealingWarmRestarts, whose lower end is one number for all parameter
-    groups; here it is a share of each group's own rate.
+    The curve of PyTorch's CosineAnnealingWarmRestarts, whose lower end is one number for all parameter groups.
 
     Args:
         period: steps of the first period.
         multiplier: each period is so many times as long as the one before.
-        floor: share of the rate at the end of a period.
+        floor: share of each group's own rate at the end of a period.
         warmup: steps of a straight rise before the first period.
     """
 

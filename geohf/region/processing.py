@@ -82,7 +82,8 @@ def region_augmentation(kind: str):
     """What happens to a training image before it is resized.
 
     `light` crops a little and changes colors. `full` is the reference implementation's: it also mirrors both ways,
-    rotates by up to 20 degrees and erases a patch, which suits pictures from above; a street that is mirrored is another place.
+    rotates by up to 20 degrees and erases a patch, which suits pictures from above; a street that is mirrored is
+    another place.
     """
     if kind == "none":
         return None

@@ -19,7 +19,7 @@ def refine(expert: RegionExpert, train: TensorDictDataset, validation: TensorDic
     """Give an expert prototypes of its training photographs, and keep them where they bring validation photographs nearer.
 
     Args:
-        train, validation: the features of its region's photographs, with `coordinates`; without validation they are kept.
+        train, validation: features of its region's photographs, with `coordinates`; without validation they are kept.
     """
     config, prototypes = expert.config, expert.prototypes
     assert prototypes is not None

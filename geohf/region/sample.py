@@ -58,19 +58,16 @@ _FAR, _LONELY, _BLACK = 6, 6, 7
 
 
 def write_sample(folder: str | Path, seed: int = 0, size: int = 240, frame: str = "wgs84") -> Path:
-    """Write `labels_train.csv`, `labels_val.csv` and their images, `exclude.txt` and `planted.csv`.
+    """Write `labels_train.csv`, `labels_val.csv` and their images, `exclude.txt` and `planted.csv`; the folder is returned.
 
     The same arguments give the same bytes. A folder that holds the whole sample is left as it is.
 
     Args:
         folder: made where it does not exist.
         seed: of places and pictures.
-        size: training photographs a region, of 3 regions that grow with it so that the density stays;
-            validation has a quarter of it.
+        size: training photographs a region, of 3 regions that grow with it so that the density stays; validation
+            has a quarter of it.
         frame: `wgs84` (degrees) or `planar` (meters north and east of a local frame, above 180000).
-
-    Returns:
-        The folder.
 
     Raises:
         DataError: the folder holds such files that no sample wrote, or an unknown frame.

@@ -67,12 +67,7 @@ def excluded_names(exclude: Sequence[str]) -> list[str]:
 
 
 def warn_of_unknown(exclude: Sequence[str], met: Collection[str], files: Collection[str]) -> None:
-    """Tell of names to leave out that no row has.
-
-    Args:
-        met: the names that were left out.
-        files: the names of the rows that stay.
-    """
+    """Tell of names to leave out that were not `met`, and of the one of the other `files` that may be meant."""
     lost = [name for name in dict.fromkeys(exclude) if name not in met]
     if lost:
         logger.warning(

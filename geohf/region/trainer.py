@@ -179,10 +179,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         return [rows and feature_table(learner.module, self.model, rows, self.args) for rows in parts]
 
     def _train_heads(self, learner: Learner, resume: bool, first: bool) -> None:
-        """Train what stands on a backbone, whose features are cached, and nothing else.
-
-        Args:
-            first: the backbone learns afterwards, and may be chosen by another metric.
+        """Train what stands on a backbone, whose features are cached, and nothing else; `first` where the backbone learns
+        afterwards, and may be chosen by another metric.
         """
         changes = self._changes(learner) | {"activation_checkpointing": None}
         extras: dict[str, Any] = {"whole": self.model}
@@ -196,12 +194,9 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         self._finish(learner, phase, ", heads" * first)
 
     def _finetune_part(self, learner: Learner, resume: bool, compared: bool) -> bool:
-        """Train an expert or the router with its own backbone.
+        """Train an expert or the router with its own backbone; False where it was better before, and is so again.
 
         Nothing else of the model changes, not even a batch norm's statistics.
-
-        Returns:
-            False where the part was better before, and is so again.
         """
         part, before, score = learner.module, {}, -math.inf
         if compared and learner.checked is not None:
