@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -126,19 +128,14 @@ def distance_matrix_m(a, b, radius_m: float = EARTH_RADIUS_M):
 def _torch_matrix(u: torch.Tensor, v: torch.Tensor, diameter_m: float, dtype: torch.dtype) -> torch.Tensor:
     """(n, 3) and (m, 3) float64 unit vectors -> (n, m) meters in `dtype`."""
     # The matrix-product form of cdist would bring back the cancellation near zero.
-    exact = "donot_use_mm_for_euclid_dist"
+    apart, opposite = partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist"), -v
     budget = _CHUNK_ON_CPU if u.device.type == "cpu" else _CHUNK_ON_GPU
     rows = max(1, budget // max(1, len(v)))
-    chunks = (
-        (
-            torch.arctan2(torch.cdist(part, v, compute_mode=exact), torch.cdist(part, -v, compute_mode=exact))
-            * diameter_m
-        ).to(dtype)
-        for part in u.split(rows)
-    )
+    angles = (torch.arctan2(apart(part, v), apart(part, opposite)) for part in u.split(rows))
+    chunks = ((angle * diameter_m).to(dtype) for angle in angles)
     if torch.is_grad_enabled() and (u.requires_grad or v.requires_grad):
         return torch.cat(list(chunks))
     out = u.new_empty((len(u), len(v)), dtype=dtype)
-    for index, chunk in enumerate(chunks):
-        out[index * rows : index * rows + len(chunk)] = chunk
+    for part, chunk in zip(out.split(rows), chunks, strict=True):
+        part.copy_(chunk)
     return out

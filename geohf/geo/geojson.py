@@ -23,6 +23,7 @@ _WIDER_KEYS: tuple[tuple[str, ...], ...] = (
     *(("NAME_4",), ("NAME_3",), ("NAME_2",), ("NAME_1", "STATE_NAME", "STUSPS", "STATEFP")),
     ("NAME_0", "COUNTRY", "ADMIN", "admin", "country", "shapeGroup"),
 )
+_PARTS = {"Polygon": "rings", "MultiPolygon": "polygons", "GeometryCollection": "geometries"}
 _MAX_DEPTH = 20
 
 
@@ -176,29 +177,19 @@ def _polygons(item, label: str, depth: int = 0) -> list[list[np.ndarray]]:
     kind = item.get("type")
     if kind == "Feature":
         return _polygons(item.get("geometry"), label, depth + 1)
-    if kind == "GeometryCollection":
-        parts = item.get("geometries")
-        if not isinstance(parts, list):
-            raise DataError(f"{label}: a GeometryCollection needs a list of geometries")
-        return [polygon for part in parts for polygon in _polygons(part, label, depth + 1)]
-    coordinates = item.get("coordinates")
-    if coordinates == []:  # RFC 7946, 3.1: as null
-        return []
-    if kind == "Polygon":
-        return [_rings(coordinates, label)]
-    if kind == "MultiPolygon":
-        if not isinstance(coordinates, list):
-            raise DataError(f"{label}: a MultiPolygon needs a list of polygons")
-        return [_rings(polygon, label) for polygon in coordinates if polygon != []]
     if kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
         return []
-    raise DataError(f"{label}: unknown GeoJSON type {kind!r}")
-
-
-def _rings(coordinates, label: str) -> list[np.ndarray]:
-    if not isinstance(coordinates, list) or not coordinates:
-        raise DataError(f"{label}: a Polygon needs a list of rings")
-    return [_ring(ring, f"{label}, ring {index}") for index, ring in enumerate(coordinates)]
+    if str(kind) not in _PARTS:
+        raise DataError(f"{label}: unknown GeoJSON type {kind!r}")
+    parts = item.get("geometries" if kind == "GeometryCollection" else "coordinates")
+    if not isinstance(parts, list):
+        raise DataError(f"{label}: a {kind} needs a list of {_PARTS[kind]}")
+    if kind == "Polygon":  # one without rings is as null (RFC 7946, 3.1)
+        rings = [_ring(ring, f"{label}, ring {index}") for index, ring in enumerate(parts)]
+        return [rings] if rings else []
+    if kind == "MultiPolygon":
+        parts = [{"type": "Polygon", "coordinates": polygon} for polygon in parts]
+    return [polygon for part in parts for polygon in _polygons(part, label, depth + 1)]
 
 
 def _ring(ring, label: str) -> np.ndarray:

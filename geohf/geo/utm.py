@@ -94,7 +94,12 @@ def _zone(text: str) -> _Zone:
     text = str(text).strip()
     code = re.fullmatch(r"(?i)(?:.*epsg[:/]+(?:[\d.]*[:/])?)?(\d{4,5})", text)
     if code:
-        return _zone_of_code(int(code[1]))
+        zones = [
+            (z + int(code[1]) - first, n) for first, last, z, n in _CODES if first <= int(code[1]) <= last
+        ]
+        if not zones:
+            raise DataError(_OTHER_DATUM.format(f"EPSG:{int(code[1])}"))
+        return _Zone(*zones[0], "")
     words = re.fullmatch(r"(?i)(.*/\s*)?(?:utm\s*)?(zone\s*)?(\d{1,2})(?:\.0)?\s*([a-z]*)", text)
     if not words or not words[4]:
         raise DataError(
@@ -111,13 +116,6 @@ def _zone(text: str) -> _Zone:
     if len(name) != 1 or name not in _BANDS:
         raise DataError(f"{words[4]!r} in the UTM zone {text!r} is no latitude band and no hemisphere")
     return _Zone(number, name >= "N", name)
-
-
-def _zone_of_code(code: int) -> _Zone:
-    for first, last, zone, north in _CODES:
-        if first <= code <= last:
-            return _Zone(zone + code - first, north, "")
-    raise DataError(_OTHER_DATUM.format(f"EPSG:{code}"))
 
 
 def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str]]:

@@ -66,10 +66,8 @@ def with_regions(answers: RegionAnswers, config: GeoRegionConfig, outputs: Regio
     """The answers; the first ones with their credible regions, where the model has a calibrated density."""
     if not has_density(config) or config.routed_masses is None:
         return answers
-    first = RegionOutput(**{name: part[:DRAWN_REGIONS] for name, part in outputs.items()})
-    logits, scaled = first.routed()
-    mixture = mixture_of(config, *weighted_points(config, logits, scaled))
-    drawn = regions_of(mixture, config.routed_masses)
+    first = (part[:DRAWN_REGIONS] for part in outputs.routed())
+    drawn = regions_of(mixture_of(config, *weighted_points(config, *first)), config.routed_masses)
     mapped = [replace(one, credible_regions=areas) for one, areas in zip(answers.routed, drawn, strict=False)]
     return replace(answers, routed=mapped + answers.routed[len(mapped) :])
 
@@ -99,7 +97,7 @@ def write_predictions(
     """
     routed, truth = answers.routed, answers.truth
     points, own = points_array(routed), points_array(answers.given)
-    errors = [frame_distance(predicted, truth, frame) for predicted in (points, own)]
+    errors, given_errors = (frame_distance(predicted, truth, frame) for predicted in (points, own))
     unit = routed[0].unit
     rows = [
         {
@@ -112,10 +110,10 @@ def write_predictions(
             f"radius_{unit}": answer.radius,
             "predicted_region": answer.regions[0].name,
             "probability": answer.regions[0].probability,
-            f"distance_{unit}": errors[0][i],
+            f"distance_{unit}": errors[i],
             "given_region_latitude": own[i, 0],
             "given_region_longitude": own[i, 1],
-            f"given_region_distance_{unit}": errors[1][i],
+            f"given_region_distance_{unit}": given_errors[i],
         }
         for i, (name, region, answer) in enumerate(
             zip(dataset["filename"][:], dataset["region"][:], routed, strict=True)

@@ -127,10 +127,9 @@ def usable_rows(
     points = rows[[latitude, longitude]].to_numpy(np.float64)
     headings = _headings(rows, source)
     folder = Path(source).parent if images is None else Path(images)
-    wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
-    errors.excluded |= {file for file in files if file in exclude}
-    bad_points = bad_point_reasons(points[wanted], source, frame) if wanted else {}
-    reasons = {wanted[i]: reason for i, reason in bad_points.items()}
+    wanted = [i for i, file in enumerate(files) if file not in exclude]
+    errors.excluded |= exclude.intersection(files)
+    reasons = {wanted[i]: reason for i, reason in bad_point_reasons(points[wanted], source, frame).items()}
     reasons |= {i: no_names.get(i, "the region is empty") for i in wanted if regions[i] is None}
     pictures = {}
     for i in wanted:
@@ -225,13 +224,13 @@ def headings_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray | None:
     """
     if not config.predict_heading:
         return None
-    cells, names = column_of(dataset, "heading"), column_of(dataset, "filename")
+    cells = column_of(dataset, "heading")
     headings = _degrees(cells)
     for i in np.flatnonzero(np.isnan(headings)).tolist():
         try:
             heading_of(cells[i])
         except DataError as error:
-            raise DataError(f"row {names[i] or i}: {error}") from None
+            raise DataError(f"{_row_name(dataset, i)}: {error}") from None
     return headings
 
 
@@ -280,7 +279,7 @@ def located(dataset: Any, frame: str) -> np.ndarray:
     points = points_of(dataset)
     reasons = impossible_points(points) if frame == "wgs84" else {}
     for number, reason in reasons.items():
-        raise DataError(f"row {column_of(dataset, 'filename')[number] or number}: {reason}")
+        raise DataError(f"{_row_name(dataset, number)}: {reason}")
     return points
 
 
@@ -293,12 +292,15 @@ def truth_of(dataset: Any, config: GeoRegionConfig) -> tuple[np.ndarray, np.ndar
     labels, points = labels_of(dataset, config), located(dataset, config.frame)
     lacking = np.flatnonzero((labels < 0) | ~np.isfinite(points).all(1))
     if len(lacking):
-        row = column_of(dataset, "filename")[lacking[0]] or lacking[0]
         raise DataError(
-            f"row {row}: has no region or no coordinates, like {len(lacking)} of {len(labels)} rows: it cannot be "
+            f"{_row_name(dataset, lacking[0])}: has no region or no coordinates, like {len(lacking)} of {len(labels)} rows: it cannot be "
             "measured; leave such rows out"
         )
     return labels, points
+
+
+def _row_name(dataset: Any, number: int) -> str:
+    return f"row {column_of(dataset, 'filename')[number] or number}"
 
 
 def _repeated(pictures: dict[int, dict], files, points, regions, lines) -> dict[int, str]:
@@ -311,11 +313,9 @@ def _repeated(pictures: dict[int, dict], files, points, regions, lines) -> dict[
     for rows in rows_of.values():
         if len(rows) == 1:
             continue
-        file = files[rows[0]]
-        labels = {(regions[i], *points[i].tolist()) for i in rows}
-        standing = ", ".join(str(lines[i]) for i in rows)
-        if len(labels) > 1:
-            reasons |= dict.fromkeys(rows, f"{file!r} stands in rows {standing} with different labels")
+        standing = f"{files[rows[0]]!r} stands in rows {', '.join(str(lines[i]) for i in rows)}"
+        if len({(regions[i], *points[i].tolist()) for i in rows}) > 1:
+            reasons |= dict.fromkeys(rows, f"{standing} with different labels")
         else:
-            reasons |= dict.fromkeys(rows[1:], f"{file!r} stands in rows {standing}")
+            reasons |= dict.fromkeys(rows[1:], standing)
     return reasons
