@@ -53,7 +53,7 @@ def clip_dataset(train: Dataset, options: RegionArguments) -> tuple[Dataset, lis
     """
     low, high = options.percentile_low, options.percentile_high
     steps: dict[str, Filter] = {}
-    if low > 0 or high < 100:
+    if (low, high) != (0, 100):
         clip = partial(filters.filter_groups, points_filter=filters.percentile_filter, frame=options.frame)
         steps["percentile"] = partial(clip, low=low, high=high)
     if options.iqr_factor:

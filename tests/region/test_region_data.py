@@ -293,6 +293,11 @@ def test_a_filter_that_leaves_nothing_says_so(samples):
 def test_a_filters_option_out_of_range_says_so(samples):
     with pytest.raises(DataError, match="filter mad: threshold must be above zero"):
         load(options_of(samples("wgs84"), mad_threshold=-1))
+    for low, high in ((-5, 100), (0, 101)):  # neither is off
+        with pytest.raises(DataError, match="filter percentile: percentiles must be 0 <= low < high <= 100"):
+            load(options_of(samples("wgs84"), percentile_low=low, percentile_high=high))
+    with pytest.raises(DataError, match="iqr_regions says where --iqr_factor counts"):
+        options_of(samples("wgs84"), iqr_regions=["3"])
 
 
 # --- splits and regions ---
