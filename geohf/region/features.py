@@ -30,7 +30,9 @@ def feature_table(
     images: Sequence = RowImages(dataset)
     if hasattr(dataset, "cast_column"):
         rows = without_decoding(dataset)["image"][:]
-        images = [image["path"] if image["bytes"] is None else image for image in rows]
+        images = [
+            image["path"] if isinstance(image, dict) and image["bytes"] is None else image for image in rows
+        ]
     features = cached_features(tower.to(args.device), model.processor, images, **args.feature_settings)
     targets: dict[str, Callable[[], np.ndarray | None]] = {
         "labels": lambda: labels_of(dataset, model.config),

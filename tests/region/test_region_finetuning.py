@@ -157,6 +157,11 @@ def test_features_have_what_each_part_learns_from(data, tmp_path):
     assert router.keys() == {"features", "labels", "headings"}
     assert router["headings"].tolist() == rows["heading"][:]
     assert torch.equal(expert["features"], router["features"])
+    paths = [image["path"] for image in rows["image"][:]]
+    named = feature_table(
+        model.experts[0], model, rows.remove_columns("image").add_column("image", paths), args
+    )
+    assert torch.equal(named.columns["features"], expert["features"])
 
 
 @pytest.mark.parametrize("evaluated", ["no", "epoch"])
