@@ -14,15 +14,14 @@ _FINALISTS = 8
 
 
 class Area:
-    """A union of polygons in degrees; boundaries belong to it.
+    """A union of polygons in degrees; boundaries belong to it. `a | b` is the union.
 
-    Edges are straight in longitude and latitude, as in GeoJSON, not arcs of great circles. Made by `box` and
-    `area_from_geojson`; `a | b` is the union.
+    Edges are straight in longitude and latitude, as in GeoJSON, not arcs of great circles. See `box` and
+    `area_from_geojson`.
 
     Args:
-        polygons: an iterable of polygons, each a list of rings, the outer one first, then holes. A ring is an (n,
-            2) array of (latitude, longitude) in any orientation, closed or not; longitudes run on without a jump
-            (181 after 180).
+        polygons: each a list of rings, the outer one first, then holes. A ring is an (n, 2) array of (latitude,
+            longitude) in any orientation, closed or not; longitudes run on without a jump (181 after 180).
 
     Raises:
         ValueError: no polygons, a ring of fewer than 3 points, coordinates that are not finite or no latitudes.

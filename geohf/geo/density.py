@@ -81,8 +81,7 @@ class SphericalMixture:
     def sample(self, draws: int = DRAWS, seed: int = 0) -> torch.Tensor:
         """(batch, draws, 2) degrees; the same seed gives the same points.
 
-        They are Sobol's, scrambled: shares and means lie several times closer to the mixture's than those of random
-        points.
+        Sobol's, scrambled: shares and means lie several times closer to the mixture's than those of points by lot.
         """
         shape = len(self), draws
         sobol = torch.quasirandom.SobolEngine(3, scramble=True, seed=seed).draw(draws, dtype=torch.float64)
@@ -137,14 +136,9 @@ MOST_STEPS = 160  # of a window's grid, each way
 
 
 def credible_region(mixture: SphericalMixture, mass: float) -> dict:
-    """Where the density of one place is greatest, as far as it needs to hold so much of the mass.
+    """Where the density of a mixture of one row is greatest, as far as it needs to hold so much of the mass.
 
-    Args:
-        mixture: of one row.
-        mass: between 0 and 1.
-
-    Returns:
-        A GeoJSON MultiPolygon, cut at the antimeridian; empty where the region is smaller than can be drawn.
+    A GeoJSON MultiPolygon, cut at the antimeridian; empty where the region is smaller than can be drawn.
     """
     edge = float(mixture.threshold(mass))
     windows = _windows(mixture, edge)

@@ -163,29 +163,26 @@ def is_no_fix(latitude, longitude):
 
 def _refuse_other_frame(points, finite, frame, rows, source) -> None:
     """Raise DataError when the table as a whole is in the other frame."""
-    if not finite.any():
-        return
     size = np.abs(points)
     if frame == "wgs84":
-        planar = finite & (size > 360.0).any(1)
-        if 2 * planar.sum() <= finite.sum():
-            return
-        where = planar
+        odd = finite & (size > 360.0).any(1)
+        refused = 2 * odd.sum() > finite.sum()
         text = (
-            f"{planar.sum()} of {len(points)} rows hold values beyond 360, which are no degrees. The data look "
+            f"{odd.sum()} of {len(points)} rows hold values beyond 360, which are no degrees. The data look "
             "planar (projected or local): declare frame='planar', or bring them to degrees where the task takes nothing else"
         )
     else:
-        if not ((size[finite] <= 90.0).any(1) & (size[finite] <= 180.0).all(1)).all():
-            return
-        where = finite
+        odd = finite
+        refused = finite.any() and (size[finite] <= 180.0).all() and (size[finite] <= 90.0).any(1).all()
         text = (
             "all rows lie within the range of degrees (90 and 180). If they are latitude and longitude, declare "
             "frame='wgs84'; if they are planar, use a smaller unit or move the origin so that this is plain to see"
         )
+    if not refused:
+        return
     examples = ", ".join(
         f"row {_name(rows, i)} ({points[i, 0]:.12g}, {points[i, 1]:.12g})"
-        for i in np.flatnonzero(where)[:_SHOWN_ROWS].tolist()
+        for i in np.flatnonzero(odd)[:_SHOWN_ROWS].tolist()
     )
     raise DataError(f"{_prefix(source)}points do not fit frame={frame!r}: {text}. First: {examples}")
 

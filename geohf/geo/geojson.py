@@ -57,14 +57,13 @@ def area_from_geojson(source, names: str | Iterable[str] | None = None) -> Area:
 
 
 def named_areas(source) -> dict[str, Area]:
-    """The areas of a GeoJSON by the names of their features; features of one name are one area, but where their country
-    or state, in the usual keys (`NAME_0`, `admin`, `STATE_NAME`, `shapeGroup` ...), is another: `Amazonas, Peru`.
+    """The areas of a GeoJSON, see `area_from_geojson`, by the names of their features.
 
-    Args:
-        source: path of a file, or the parsed object.
+    Features of one name are one area, but where their country or state, in the usual keys (`NAME_0`, `admin`,
+    `STATE_NAME`, `shapeGroup` ...), is another: `Amazonas, Peru`.
 
     Raises:
-        DataError: malformed JSON or geometry, a feature without a name or without a polygon.
+        DataError: malformed JSON or geometry, no feature, or one without a name or a polygon.
     """
     polygons = defaultdict(list)
     for title, item, own in _drawn(source):
@@ -79,10 +78,7 @@ def named_areas(source) -> dict[str, Area]:
 
 
 def feature_areas(source) -> list[tuple[dict, Area]]:
-    """The properties of each feature of a GeoJSON, and its area.
-
-    Args:
-        source: path of a file, or the parsed object.
+    """The properties of each feature of a GeoJSON, see `area_from_geojson`, and its area.
 
     Raises:
         DataError: malformed JSON or geometry, no feature, or one without a polygon.

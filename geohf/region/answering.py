@@ -57,11 +57,7 @@ class RegionAnswering(AnsweringModel):
         return decode(self.config, outputs, top_k, credible_regions)
 
     def region_number(self, region: str | int | None) -> int:
-        """The number of a region by its name, -1 for None, NaN or an empty one; see `class_number`.
-
-        Raises:
-            DataError: a region that the model does not know.
-        """
+        """The number of a region by its name, see `class_number`; -1 for None, NaN or an empty one."""
         return max(class_number(region, self.config.label2id, "region"), -1)
 
     def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -94,10 +90,9 @@ class RegionAnswering(AnsweringModel):
 
     def prepare(self, samples: list) -> BatchFeature:
         """As `GeoPreTrainedModel.prepare`, for samples that may name their region."""
-        split = [split_sample(sample) for sample in samples]
-        return super().prepare(
-            [{"image": image, "region": self.region_number(region)} for image, region in split]
-        )
+        split = map(split_sample, samples)
+        named = [{"image": image, "region": self.region_number(region)} for image, region in split]
+        return super().prepare(named)
 
     def samples(self, inputs: Any) -> Sequence | Iterable:
         """As every task's; a dataset that numbers its regions names them, for numbers may be other regions' names."""

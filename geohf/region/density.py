@@ -16,12 +16,10 @@ LEAST_SIGMA = 0.01 / EARTH_RADIUS_M  # radians: a centimeter, of an expert that 
 def mixture_of(
     config: GeoRegionConfig, points: torch.Tensor, weights: torch.Tensor, scale: float | None = None
 ) -> SphericalMixture:
-    """The density of each photograph: each expert's point, spread by its expected error times the fitted scale.
+    """The density of each photograph: each expert's point, spread by its expected error times the fitted scale, or another.
 
     Args:
-        points, weights: (batch, regions, 2) degrees, what each expert answers, and (batch, regions) their
-            probabilities.
-        scale: in place of the config's.
+        points, weights: see `geohf.region.decoding.weighted_points`.
     """
     spread = config.density_scale if scale is None else scale
     assert spread is not None  # fitted, or given
@@ -51,8 +49,7 @@ def calibrate_density(
 
     Args:
         routed, given: points and weights, see `mixture_of`, without and with the region.
-        truth: (n, 2) degrees.
-        blocks: (n,) see `geohf.metrics.calibration.conformal_quantile`.
+        truth, blocks: (n, 2) degrees, and (n,) as in `geohf.metrics.calibration.conformal_quantile`.
     """
     config.density_scale = fit_scale(mixtures_of(config, *routed), truth)
     config.routed_masses = fit_masses(mixtures_of(config, *routed), truth, blocks)

@@ -72,12 +72,8 @@ class _Part(nn.Module):
 class RegionExpert(_Part):
     """One region's way from pixels, or from a shared tower's features, to its scaled coordinates.
 
-    Its scaler's numbers are in the config, where every digit counts, and as float32 buffers among the weights, so
-    that weights and config of different trainings are not taken for one model.
-
-    Args:
-        config: of the whole model.
-        number: of the region.
+    Its scaler's numbers are in the config of the whole model, where every digit counts, and as float32 buffers
+    among the weights, so that weights and config of different trainings are not taken for one model.
     """
 
     accepts_loss_kwargs = False
@@ -154,12 +150,9 @@ class RegionExpert(_Part):
 
 
 class RegionRouter(_Part):
-    """The tower and head that name the region, as one module for training alone.
+    """The tower and head that name the region, and `direct`, which may tell where a photograph looks, to be trained alone.
 
-    Args:
-        config: of the whole model.
-        tower, head, direct: the model's own; they are shared with it, not copied. `direct` tells which way a photograph
-            looks, None where nobody asks.
+    They are the model's own, shared with it, not copied.
     """
 
     tower: nn.Module

@@ -19,8 +19,8 @@ from geohf.region.answers import RegionAnswers, points_array
 from geohf.region.configuration import GeoRegionConfig
 
 UNITS = ("m", "units")  # of the frames
-METRICS = {"accuracy": HIGHER, "point_loss": LOWER, "region_loss": LOWER}
-METRICS |= {"heading_loss": LOWER} | HEADING_METRICS
+METRICS = {"accuracy": HIGHER} | dict.fromkeys(("point_loss", "region_loss", "heading_loss"), LOWER)
+METRICS |= HEADING_METRICS
 METRICS |= {
     f"{prefix}{name}_{unit}": MetricInfo(False, unit)
     for prefix in ("", "routed_")
@@ -30,11 +30,7 @@ METRICS |= {
 
 
 def error_summary(errors, unit: str, prefix: str = "") -> dict[str, float]:
-    """Mean, median and 90th percentile of distances.
-
-    Args:
-        errors: (n,) meters or units of the data; no entry gives no number.
-        unit: `m` or `units`, the end of each name.
+    """Mean, median and 90th percentile of (n,) distances, in meters (`m`) or `units` of the data; of none, nothing.
 
     >>> error_summary([1.0, 2.0, 6.0], "m", "routed_")
     {'routed_mean_m': 3.0, 'routed_median_m': 2.0, 'routed_p90_m': 5.2}
@@ -57,11 +53,9 @@ def coverage(radii: Sequence[float | None], errors: np.ndarray) -> float | None:
 
 
 def squared_errors(points, truth, scaler: CoordinateScaler) -> tuple[np.ndarray, np.ndarray]:
-    """Squared errors a row, averaged over both coordinates: in scaled coordinates, and in the frame's own units.
+    """Squared errors of (n, 2) points, averaged over both coordinates: in scaled coordinates, and in the frame's own units.
 
-    Args:
-        points, truth: (n, 2) latitude and longitude; longitudes differ the short way round.
-        scaler: one a row, (n, 2).
+    Longitudes differ the short way round; the scaler is one a row.
     """
     difference = scaler.transform(points) - scaler.transform(truth)
     if scaler.frame == "wgs84":
@@ -148,11 +142,7 @@ def measure(
 def region_table(
     config: GeoRegionConfig, answers: RegionAnswers, centers: np.ndarray | None = None
 ) -> list[dict]:
-    """`evaluation_rows` of the answers, with the coverage of their radii in the last row.
-
-    Args:
-        centers: (regions, 2) see `region_centers`; they are measured beside the answers.
-    """
+    """`evaluation_rows` of the answers, and of `region_centers` where given; the last row has their radii's coverage."""
     points = {"given": points_array(answers.given), "routed": points_array(answers.routed)}
     others = {} if centers is None else {"center": centers[answers.labels]}
     rows = evaluation_rows(

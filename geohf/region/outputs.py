@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 def write_outputs(
     trainer: GeoRegionTrainer, folder: Path, evaluation: Evaluation, thumbnails: int = 0
 ) -> Mapping[str, Any]:
-    """Write evaluation.csv, predictions.csv, what the filters dropped, plots and, for `wgs84`, maps.
-
-    Args:
-        thumbnails: of how many photographs map.html holds small copies.
+    """Write tables of numbers and predictions, what the filters dropped, plots and, for `wgs84`, maps with `thumbnails`.
 
     Returns:
         For metrics.json: a row of numbers for every region, and how many rows each filter dropped.
@@ -92,8 +89,7 @@ def write_predictions(
 ) -> None:
     """Write predictions.csv, and for `wgs84` predictions.geojson and map.html.
 
-    Args:
-        dataset, thumbnails: the photographs, and small ones for the map, in the order of the answers.
+    The photographs, and small ones for the map, are in the order of the answers.
     """
     routed, truth = answers.routed, answers.truth
     points, own = points_array(routed), points_array(answers.given)
@@ -147,11 +143,7 @@ def write_predictions(
 def plot_run(
     folder: Path, config: GeoRegionConfig, answers: RegionAnswers, centers: np.ndarray | None = None
 ) -> None:
-    """Plots of held-out photographs for the card: their errors on a map or in the plane, and the router's.
-
-    Args:
-        centers: (regions, 2) see `geohf.region.metrics.region_centers`, the answer that looks at no image.
-    """
+    """Plots of held-out photographs for the card: their errors, beside those of their regions' centers, and the router's."""
     truth, frame, names = answers.truth, config.frame, config.regions
     points = points_array(answers.routed)
     if frame == "planar":

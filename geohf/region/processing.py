@@ -52,12 +52,8 @@ def region_key(row: Mapping) -> str:
 
 
 class RegionCollator:
-    """Rows of a dataset of photographs to a batch of pixels and the targets of what is trained.
-
-    Args:
-        model: gives the processor and the regions.
-        targets: some of `labels`, `coordinates` and `headings`.
-        augment: `none`, `light` or `full`, see `region_augmentation`.
+    """Rows of a dataset of photographs to a batch of pixels and the targets of what is trained: some of `labels`,
+    `coordinates` and `headings`. Pictures change as `region_augmentation` says.
     """
 
     def __init__(self, model: RegionAnswering, targets: Sequence[str], augment: str = "none"):

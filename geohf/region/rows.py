@@ -92,14 +92,12 @@ def load_region_table(
 def load_labeled(source: str | os.PathLike, config: GeoRegionConfig, on_error: str) -> Dataset:
     """The photographs to measure a model on: of a table, or of the validation table of a folder like the sample's.
 
-    Raises:
-        DataError: rows that cannot be used, one of a region that the model does not know among them.
+    Rows that cannot be used, as those of a region that the model does not know, are settled as `on_error` says.
     """
     table, images, exclude = Path(source), None, []
     if table.is_dir():
-        folder = table
-        table, images = folder / VAL_TABLE, folder / VAL_IMAGES
-        exclude = [str(folder / EXCLUDE)] if (folder / EXCLUDE).is_file() else []
+        exclude = [str(file) for file in table.glob(EXCLUDE)]
+        table, images = table / VAL_TABLE, table / VAL_IMAGES
     errors = RowErrors(on_error)
     dataset = load_region_table(table, images, config.frame, excluded_names(exclude), errors)
     dataset = of_known_regions(dataset, table, config.regions, "the model has no", errors)
@@ -158,11 +156,7 @@ def usable_rows(
 
 
 def region_cells(table: str | Path) -> list[str | None] | None:
-    """The names of regions in a table's rows, None where a cell is empty; None for a table without a column of regions.
-
-    Raises:
-        DataError: a cell that is no name.
-    """
+    """The names of regions in a table's rows, None where empty, or DataError; None for a table without such a column."""
     rows = read_table(table)
     column = find_column(rows.columns, REGION_COLUMNS)
     if column is None:
@@ -177,17 +171,9 @@ def region_features() -> Features:
     """The columns of a dataset of photographs with their regions; `row` is the line in the table."""
     from datasets import Features, Image, Value
 
-    return Features(
-        {
-            "filename": Value("string"),
-            "image": Image(decode=False),
-            "region": Value("string"),
-            "latitude": Value("float64"),
-            "longitude": Value("float64"),
-            "heading": Value("float64"),
-            "row": Value("int64"),
-        }
-    )
+    names = {"filename": Value("string"), "image": Image(decode=False), "region": Value("string")}
+    numbers = dict.fromkeys(("latitude", "longitude", "heading"), Value("float64"))
+    return Features(names | numbers | {"row": Value("int64")})
 
 
 def as_photos(rows: Any) -> Any:
@@ -195,7 +181,7 @@ def as_photos(rows: Any) -> Any:
 
     Args:
         rows: a dataset or list of dicts with `image`, `latitude`, `longitude`, `region` (or `Region_ID`), and perhaps
-            `filename` and `heading` (or `angle`); names as tables may have them, as `lat`. A region or coordinate that is None is unknown.
+            `filename` and `heading` (or `angle`), named as in tables. A region or coordinate that is None is unknown.
     """
     known = set(getattr(rows, "column_names", None) or ())
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)):
@@ -219,8 +205,7 @@ def _read_photo(row: dict, number: int) -> dict:
 def headings_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray | None:
     """(n,) degrees in [0, 360) of photographs, NaN where unknown; None for a model that does not tell them.
 
-    Raises:
-        DataError: a heading that is no number.
+    A heading that is no number is a DataError.
     """
     if not config.predict_heading:
         return None
@@ -261,21 +246,13 @@ def _degrees(cells: Sequence[Any]) -> np.ndarray:
 
 
 def labels_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray:
-    """(n,) region numbers of photographs, negative where unknown.
-
-    Raises:
-        DataError: a region that the model does not know.
-    """
+    """(n,) region numbers of photographs, negative where unknown; DataError for a region that the model does not know."""
     names = column_of(dataset, "filename")
     return class_numbers(column_of(dataset, "region"), config.label2id, "region", names)
 
 
 def located(dataset: Any, frame: str) -> np.ndarray:
-    """(n, 2) points of photographs, NaN where unknown.
-
-    Raises:
-        DataError: a point that cannot be in this frame.
-    """
+    """(n, 2) points of photographs, NaN where unknown; DataError for a point that cannot be in this frame."""
     points = points_of(dataset)
     reasons = impossible_points(points) if frame == "wgs84" else {}
     for number, reason in reasons.items():
@@ -284,11 +261,7 @@ def located(dataset: Any, frame: str) -> np.ndarray:
 
 
 def truth_of(dataset: Any, config: GeoRegionConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) region numbers and (n, 2) points of photographs that are measured.
-
-    Raises:
-        DataError: a region that the model does not know, or a row without region or coordinates.
-    """
+    """`labels_of` and `located` of photographs that are measured; DataError for a row without a region or coordinates."""
     labels, points = labels_of(dataset, config), located(dataset, config.frame)
     lacking = np.flatnonzero((labels < 0) | ~np.isfinite(points).all(1))
     if len(lacking):

@@ -141,13 +141,11 @@ def _table_row(row: dict, frame: str) -> dict:
 
 
 def paint_view(region: str, east: float, north: float, side: int, rng: np.random.Generator) -> Image.Image:
-    """Paint what a camera sees that looks north.
+    """Paint what a camera sees that looks north, a square of `side` pixels; `rng` is everything that is by chance.
 
     Args:
         region: a key of `LANDMARKS`.
         east, north: where it stands in its region, 0 (west, south) to 1 (east, north).
-        side: of the square picture in pixels.
-        rng: everything that is by chance.
     """
     turned = rng.normal(0, 0.04)  # the camera's heading, in widths of the picture
     light = rng.uniform(0.8, 1.1)

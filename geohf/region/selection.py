@@ -21,11 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def names_of(dataset: Any) -> list[str | None]:
-    """The names of photographs' regions, whatever type they have; None where unknown.
-
-    Raises:
-        DataError: a region that is a list or the like.
-    """
+    """The names of photographs' regions, whatever type they have, None where unknown; DataError for a list or the like."""
     names, reasons = region_names(column_of(dataset, "region"))
     for row, reason in reasons.items():
         raise DataError(f"row {row}, {reason}")
@@ -46,10 +42,10 @@ def region_names(cells: Iterable) -> tuple[list[str | None], dict[int, str]]:
 
 
 def excluded_names(exclude: Sequence[str]) -> list[str]:
-    """File names to leave out: each entry is such a name, or a text file that holds one a line.
+    """File names to leave out: each entry is such a name, or a .txt or .csv file of UTF-8 text that holds one a line.
 
     Raises:
-        DataError: an entry ends in .txt or .csv but there is no such file, or it is no UTF-8 text.
+        DataError: such a file cannot be read.
     """
     names = []
     for entry in exclude:
