@@ -11,7 +11,7 @@ import numpy as np
 from geohf.errors import DataError, listed
 from geohf.geo._arrays import as_rows
 from geohf.geo.distance import EARTH_RADIUS_M
-from geohf.geo.frames import check_frame
+from geohf.geo.frames import check_frame, shown_rows
 from geohf.geo.sphere import unit_vectors
 
 # Rounding of R times a unit vector and of a difference of two: a chord is known to a few 1e-9 m.
@@ -39,8 +39,7 @@ def in_frame(points, frame: str) -> np.ndarray:
 def _refuse(points, good, name, what) -> None:
     bad = np.flatnonzero(~good)
     if len(bad):
-        rows = [f"row {i} ({points[i, 0]:.12g}, {points[i, 1]:.12g})" for i in bad.tolist()]
-        raise DataError(f"{name}: {what} in {listed(rows)}")
+        raise DataError(f"{name}: {what} in {listed(shown_rows(points, bad))}")
 
 
 def check_length(name: str, value: float, zero: bool = False) -> float:

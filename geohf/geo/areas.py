@@ -47,13 +47,10 @@ class Area:
         return f"Area({len(self.polygons)} polygons, {sum(map(len, self._edges))} edges)"
 
     def contains(self, points) -> np.ndarray:
-        """Which points lie in the area, boundary included: even-odd rule within a polygon, any polygon counts.
+        """(n,) bool, False for NaN: which points lie in the area, boundary included, by the even-odd rule in any polygon.
 
         Args:
             points: (n, 2) latitude and longitude in degrees, longitudes in any turn.
-
-        Returns:
-            (n,) bool; False for NaN.
 
         >>> box(-20, 170, 10, -170).contains([[0, 175], [0, -175], [0, 0], [10, 170]])
         array([ True,  True, False,  True])

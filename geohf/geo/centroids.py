@@ -11,14 +11,11 @@ from geohf.geo.sphere import points_from_vectors, unit_vectors
 
 
 def class_centroids(points, labels, num_classes: int) -> np.ndarray:
-    """Spherical mean of every class's points.
+    """(num_classes, 2) float64 degrees: the spherical mean of every class's points.
 
     Args:
         points: (n, 2) latitude and longitude in degrees; numpy, or a tensor, which is copied to the host.
         labels: (n,) integers in 0..num_classes-1.
-
-    Returns:
-        (num_classes, 2) float64 degrees.
 
     Raises:
         ValueError: wrong shapes.

@@ -66,7 +66,7 @@ def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84
     kept = dbscan(points, eps, min_samples, frame) >= 0
     unit = " m" if frame == "wgs84" else ""
     noise = f"noise: in no cluster of {min_samples} points within {eps:g}{unit}"
-    return Filtered(kept, np.where(kept, None, noise))
+    return Filtered(kept, np.array([noise, None], object)[kept.astype(int)])
 
 
 def percentile_filter(points, low: float = 1.0, high: float = 99.0, frame: str = "wgs84") -> Filtered:
@@ -102,9 +102,11 @@ def min_rows_filter(groups, rows: int = 20) -> Filtered:
     [None, None, 'group b has fewer than 2 rows (1)']
     """
     names, number, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    texts = [f"group {n} has fewer than {rows} rows ({size})" for n, size in zip(names, sizes, strict=True)]
-    reasons = np.where(sizes >= rows, None, np.array(texts, object))[number]
-    return Filtered((sizes >= rows)[number], reasons)
+    texts = [
+        None if size >= rows else f"group {name} has fewer than {rows} rows ({size})"
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    return Filtered((sizes >= rows)[number], np.array(texts, object)[number])
 
 
 def filter_groups(points, groups, points_filter: Callable[..., Filtered], **options) -> Filtered:

@@ -12,16 +12,8 @@ import logging
 
 import numpy as np
 
-from geohf.errors import DataError, warn_once
-from geohf.geo._arrays import (
-    as_floats,
-    as_pairs,
-    as_rows,
-    cast_like,
-    guarded_sqrt,
-    namespace,
-    wrap_longitude,
-)
+from geohf.errors import DataError, require_choice, warn_once
+from geohf.geo._arrays import as_floats, as_pairs, as_rows, cast_like, guarded_sqrt, namespace, wrap_longitude
 from geohf.geo.distance import EARTH_RADIUS_M, great_circle_m
 from geohf.geo.sphere import mean_weights, points_from_vectors, spherical_mean, unit_vectors, weighted_sum
 
@@ -37,10 +29,7 @@ _STRAY_TIMES_P90 = 10.0
 
 def check_frame(frame: str) -> str:
     """Return `frame`, or raise DataError when it is not one of `FRAMES`."""
-    if frame not in FRAMES:
-        raise DataError(
-            f"unknown coordinate reference system {frame!r}; use one of {', '.join(map(repr, FRAMES))}"
-        )
+    require_choice(FRAMES, frame=frame)
     return frame
 
 
@@ -180,11 +169,13 @@ def _refuse_other_frame(points, finite, frame, rows, source) -> None:
         )
     if not refused:
         return
-    examples = ", ".join(
-        f"row {_name(rows, i)} ({points[i, 0]:.12g}, {points[i, 1]:.12g})"
-        for i in np.flatnonzero(odd)[:_SHOWN_ROWS].tolist()
-    )
-    raise DataError(f"{_prefix(source)}points do not fit frame={frame!r}: {text}. First: {examples}")
+    first = ", ".join(shown_rows(points, np.flatnonzero(odd)[:_SHOWN_ROWS], rows))
+    raise DataError(f"{_prefix(source)}points do not fit frame={frame!r}: {text}. First: {first}")
+
+
+def shown_rows(points, positions, rows=None) -> list[str]:
+    """`row 3 (48.9, 2.4)` of each of these positions, for a message."""
+    return [f"row {_name(rows, i)} ({points[i, 0]:.12g}, {points[i, 1]:.12g})" for i in positions.tolist()]
 
 
 def _add_swapped_reasons(points, reasons) -> None:
@@ -224,15 +215,12 @@ def _prefix(source: str) -> str:
 
 
 def frame_distance(a, b, frame: str = "wgs84"):
-    """Distance between points: meters along the great circle, or Euclidean in data units.
+    """Distances (...) between points: meters along the great circle, or Euclidean in data units.
 
     Args:
         a, b: (..., 2), broadcast, both numpy or both torch (dtype and gradient are kept; it is zero at distance
             zero).
         frame: `"wgs84"` or `"planar"`.
-
-    Returns:
-        (...) meters for `wgs84`, data units for `planar`.
 
     >>> float(frame_distance([180000.0, 3.0], [180003.0, 7.0], "planar"))
     5.0
@@ -245,15 +233,12 @@ def frame_distance(a, b, frame: str = "wgs84"):
 
 
 def frame_mean(points, weights=None, frame: str = "wgs84"):
-    """Mean of points: on the sphere, or of the columns.
+    """Means (..., 2) of points: on the sphere, or of the columns, in the inputs' dtype.
 
     Args:
         points, weights: (..., n, 2) and (..., n), numpy or torch, as in `spherical_mean`, which also says what is
             refused.
         frame: `"wgs84"` or `"planar"`.
-
-    Returns:
-        (..., 2) in the inputs' dtype.
 
     >>> frame_mean([[0.0, 0.0], [400.0, 800.0]], [1, 3], "planar")
     array([300., 600.])

@@ -65,7 +65,7 @@ def named_areas(source) -> dict[str, Area]:
     Raises:
         DataError: malformed JSON or geometry, no feature, or one without a name or a polygon.
     """
-    polygons = defaultdict(list)
+    polygons: defaultdict[tuple[str, ...], list] = defaultdict(list)
     for title, item, own in _drawn(source):
         names = _names_of(item)
         if not names:
@@ -179,7 +179,7 @@ def _polygons(item, label: str, depth: int = 0) -> list[list[np.ndarray]]:
         raise DataError(f"{label}: unknown GeoJSON type {kind!r}")
     parts = item.get("geometries" if kind == "GeometryCollection" else "coordinates")
     if not isinstance(parts, list):
-        raise DataError(f"{label}: a {kind} needs a list of {_PARTS[kind]}")
+        raise DataError(f"{label}: a {kind} needs a list of {_PARTS[str(kind)]}")
     if kind == "Polygon":  # one without rings is as null (RFC 7946, 3.1)
         rings = [_ring(ring, f"{label}, ring {index}") for index, ring in enumerate(parts)]
         return [rings] if rings else []

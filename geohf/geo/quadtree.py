@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from geohf.errors import require_at_least
 from geohf.geo._arrays import as_rows, wrap_longitude
 from geohf.geo.areas import Area
 from geohf.geo.distance import great_circle_m
@@ -150,9 +151,10 @@ def tree_of_boxes(low, high) -> CellTree:
     return CellTree(roots, *_columns(nodes), [])
 
 
-def _columns(nodes: list[list]) -> list[list]:
+def _columns(nodes: list[list]) -> tuple[list, list, list, list]:
     """Axes, thresholds, and lower and upper sides of nodes."""
-    return [[node[i] for node in nodes] for i in range(4)]
+    axis, threshold, low, high = ([node[i] for node in nodes] for i in range(4))
+    return axis, threshold, low, high
 
 
 def _between(low: np.ndarray, high: np.ndarray) -> tuple[int, float]:
@@ -182,8 +184,7 @@ def cell_tree(
     Returns:
         (the tree, the cell of each point of all parts, one after the other).
     """
-    if split < 2:
-        raise ValueError(f"split must be at least 2, got {split}")
+    require_at_least(2, split=split)
     sizes = [len(part) for part in parts]
     if not sizes or not all(sizes):
         raise ValueError("cells need points, in each part")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_choice
 from geohf.geo._arrays import as_double, as_numpy, as_pairs, as_rows, namespace, wrap_longitude
 from geohf.geo.frames import check_frame, frame_mean
 
@@ -117,8 +117,7 @@ def fit_scaler(points, kind: str = "robust", frame: str = "wgs84") -> Coordinate
     >>> fit_scaler([[1000.0, 0.0], [1002.0, 0.0], [1004.0, 0.0]], "minmax", "planar")
     CoordinateScaler(center=array([1.002e+03, 5.000e-01]), scale=array([2. , 0.5]), frame='planar')
     """
-    if kind not in SCALERS:
-        raise DataError(f"unknown scaler {kind!r}; use one of {', '.join(SCALERS)}")
+    require_choice(SCALERS, scaler=kind)
     points = as_rows(points)
     if not len(points) or not np.isfinite(points).all():
         raise DataError("a scaler needs at least one point, and finite ones only")

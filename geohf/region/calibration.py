@@ -7,9 +7,10 @@ import torch
 
 from geohf.geo import frame_distance
 from geohf.metrics.calibration import conformal_quantile, fit_temperature
+from geohf.metrics.density import fit_masses, fit_scale
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.decoding import expected_error, locate, weighted_points
-from geohf.region.density import calibrate_density
+from geohf.region.density import mixtures_of
 from geohf.region.experts import RegionOutput, given_logits
 
 # meters or units: an expert of one single point is never wrong, and must not divide by 0
@@ -54,5 +55,10 @@ def calibrate(
         scores = missed / expected_error(config, weights, scaled, answers)
         setattr(config, name, conformal_quantile(scores.numpy(), config.radius_coverage, blocks))
     if config.density:
-        routed, own = (weighted_points(config, weights, scaled) for weights in (logits, given))
-        calibrate_density(config, routed, own, points, blocks)
+        routed, own = (
+            mixtures_of(config, *weighted_points(config, part, scaled)) for part in (logits, given)
+        )
+        config.density_scale = fit_scale(routed, points)
+        config.routed_masses, config.given_masses = (
+            fit_masses(part, points, blocks) for part in (routed, own)
+        )

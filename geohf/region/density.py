@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from geohf.geo import EARTH_RADIUS_M
 from geohf.geo.density import SphericalMixture
-from geohf.metrics.density import Mixtures, fit_masses, fit_scale
+from geohf.metrics.density import Mixtures
 from geohf.region.configuration import GeoRegionConfig
 
 LEAST_SIGMA = 0.01 / EARTH_RADIUS_M  # radians: a centimeter, of an expert that was never wrong
@@ -36,21 +35,3 @@ def mixtures_of(config: GeoRegionConfig, points: torch.Tensor, weights: torch.Te
 def has_density(config: GeoRegionConfig) -> bool:
     """Whether answers come with a density: it was asked for, and fitted."""
     return config.density and config.density_scale is not None and config.expert_errors is not None
-
-
-def calibrate_density(
-    config: GeoRegionConfig,
-    routed: tuple[torch.Tensor, torch.Tensor],
-    given: tuple[torch.Tensor, torch.Tensor],
-    truth: np.ndarray,
-    blocks: np.ndarray | None = None,
-) -> None:
-    """Fit the scale by the likelihood of validation photographs, then the masses whose regions hold 50 and 90 % of them.
-
-    Args:
-        routed, given: points and weights, see `mixture_of`, without and with the region.
-        truth, blocks: (n, 2) degrees, and (n,) as in `geohf.metrics.calibration.conformal_quantile`.
-    """
-    config.density_scale = fit_scale(mixtures_of(config, *routed), truth)
-    config.routed_masses = fit_masses(mixtures_of(config, *routed), truth, blocks)
-    config.given_masses = fit_masses(mixtures_of(config, *given), truth, blocks)

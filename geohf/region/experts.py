@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler
 from geohf.metrics.headings import heading_metrics
-from geohf.models.heading import HeadingHead, degrees_of_directions, heading_loss
+from geohf.models.heading import HeadingHead, degrees_of_directions, heading_loss, perceptron
 from geohf.models.prototypes import Prototypes
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.losses import point_loss, region_loss
@@ -63,9 +63,8 @@ class _Part(nn.Module):
     def train(self, mode: bool = True):
         super().train(mode)
         for module in self.modules():
-            learns = any(p.requires_grad for p in module.parameters())
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not learns:
-                module.eval()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(mode and any(p.requires_grad for p in module.parameters()))
         return self
 
 
@@ -85,7 +84,7 @@ class RegionExpert(_Part):
         super().__init__()
         self.config, self.number = config, number
         self.tower = build_tower(config.vision_config) if config.experts == "separate" else None
-        self.head = make_head(config, 2)
+        self.head = perceptron(config.feature_size, config.hidden_size, 2, config.dropout)
         counts = config.prototypes or [0] * config.num_regions
         self.prototypes = Prototypes(counts[number], config.feature_size) if config.refine else None
         self.register_buffer("scaler_center", torch.zeros(2))
@@ -231,17 +230,6 @@ def without_tower(part: Part) -> Part:
     heads = copy.copy(part)
     heads._modules = part._modules | {"tower": None}
     return heads
-
-
-def make_head(config: GeoRegionConfig, outputs: int) -> nn.Sequential:
-    """A small perceptron behind a tower."""
-    return nn.Sequential(
-        nn.LayerNorm(config.feature_size),
-        nn.Linear(config.feature_size, config.hidden_size),
-        nn.GELU(),
-        nn.Dropout(config.dropout),
-        nn.Linear(config.hidden_size, outputs),
-    )
 
 
 def given_logits(labels: torch.Tensor, regions: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from geohf.data.classes import warn_of_spellings
 from geohf.errors import DataError
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
 from geohf.models.configuration import as_data_error
-from geohf.models.heading import HeadingHead, refuse_mirrors
+from geohf.models.heading import HeadingHead, perceptron, refuse_mirrors
 from geohf.models.loading import load_model
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.region.answering import RegionAnswering
@@ -27,7 +27,6 @@ from geohf.region.experts import (
     RegionRouter,
     count_router_items,
     located_errors,
-    make_head,
     measured_headings,
     router_losses,
 )
@@ -83,7 +82,8 @@ class GeoRegionModel(RegionAnswering, GeoPreTrainedModel):
     def __init__(self, config: GeoRegionConfig):
         super().__init__(config)
         self.tower = build_tower(config.vision_config)
-        self.router: nn.Module = make_head(config, config.num_regions)
+        sizes = config.feature_size, config.hidden_size, config.num_regions
+        self.router: nn.Module = perceptron(*sizes, config.dropout)
         experts = nn.ModuleList(RegionExpert(config, i) for i in range(config.num_regions))
         self.experts: Sequence[RegionExpert] = experts  # type: ignore[assignment]  # torch does not say of what
         self.targets: tuple[str, ...] = ("labels", "coordinates")

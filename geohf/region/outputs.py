@@ -95,8 +95,10 @@ def write_predictions(
     points, own = points_array(routed), points_array(answers.given)
     errors, given_errors = (frame_distance(predicted, truth, frame) for predicted in (points, own))
     unit = routed[0].unit
-    rows = [
-        {
+    named = zip(dataset["filename"][:], dataset["region"][:], routed, strict=True)
+    rows = []
+    for i, (name, region, answer) in enumerate(named):
+        row = {
             "filename": name,
             "Region_ID": region,
             "latitude": truth[i, 0],
@@ -111,16 +113,11 @@ def write_predictions(
             "given_region_longitude": own[i, 1],
             f"given_region_distance_{unit}": given_errors[i],
         }
-        for i, (name, region, answer) in enumerate(
-            zip(dataset["filename"][:], dataset["region"][:], routed, strict=True)
-        )
-    ]
-    headings = None if answers.headings is None else [answer.heading for answer in routed]
-    for i, (row, answer) in enumerate(zip(rows, routed, strict=True)):
         if answers.headings is not None:
             row |= {"predicted_heading": answer.heading, "heading": answers.headings[i]}
         if answer.localizability is not None:
             row["localizability"] = answer.localizability
+        rows.append(row)
     write_csv(folder / "predictions.csv", rows)
     if frame == "planar":  # a planar frame has no place on a map of the earth
         return
@@ -133,7 +130,7 @@ def write_predictions(
         labels=dataset["filename"][:],
         details={name: [row[name] for row in rows] for name in shown},
         radius_m=[answer.radius for answer in routed],
-        headings=headings,
+        headings=None if answers.headings is None else [answer.heading for answer in routed],
         regions=[answer.credible_regions for answer in routed],
         thumbnails=thumbnails,
         title=f"{len(rows)} photographs: where they are and where the model puts them",

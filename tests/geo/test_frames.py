@@ -119,13 +119,13 @@ def test_degrees_declared_as_planar():
 
 
 def test_argument_errors():
-    with pytest.raises(DataError, match="unknown coordinate reference system 'utm'"):
+    with pytest.raises(DataError, match="frame must be one of wgs84, planar, got 'utm'"):
         check_points(DAEJEON, "utm")
     with pytest.raises(ValueError, match=r"shape \(n, 2\)"):
         check_points([1.0, 2.0])
     with pytest.raises(ValueError, match="rows names 3 rows, points has 20"):
         check_points(DAEJEON, rows=[1, 2, 3])
-    with pytest.raises(DataError, match="unknown coordinate reference system"):
+    with pytest.raises(DataError, match="frame must be one of wgs84, planar"):
         frame_distance([0, 0], [1, 1], "utm")
 
 

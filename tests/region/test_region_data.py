@@ -213,7 +213,7 @@ def test_a_truncated_image_is_named(table, tmp_path):
     [
         ([good(latitude=221400, longitude=186300)], "wgs84", "declare frame='planar'"),
         ([good()], "planar", "frame='wgs84'"),
-        ([good()], "utm", "unknown coordinate reference system"),
+        ([good()], "utm", "frame must be one of wgs84, planar"),
         ([good(latitude="north")], "wgs84", "row 2: latitude is 'north', which is not a number"),
     ],
 )
