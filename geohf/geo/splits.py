@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geohf.errors import require_within
 from geohf.geo._arrays import wrap_longitude
 from geohf.geo._metric import CHORD_SLACK_M, check_length, in_frame, quick_tree, search_space
 from geohf.geo.distance import EARTH_RADIUS_M
@@ -144,7 +143,8 @@ def block_numbers(points, block_m: float, frame: str = "wgs84") -> np.ndarray:
 
 
 def _check(n: int, fraction: float) -> None:
-    require_within("(0, 1)", fraction=fraction)
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
     if n < 2:
         raise ValueError(f"a split needs at least 2 rows, got {n}")
 

@@ -94,12 +94,10 @@ def _zone(text: str) -> _Zone:
     text = str(text).strip()
     code = re.fullmatch(r"(?i)(?:.*epsg[:/]+(?:[\d.]*[:/])?)?(\d{4,5})", text)
     if code:
-        zones = [
-            (z + int(code[1]) - first, n) for first, last, z, n in _CODES if first <= int(code[1]) <= last
-        ]
-        if not zones:
-            raise DataError(_OTHER_DATUM.format(f"EPSG:{int(code[1])}"))
-        return _Zone(*zones[0], "")
+        for first, last, zone, north in _CODES:
+            if first <= int(code[1]) <= last:
+                return _Zone(zone + int(code[1]) - first, north, "")
+        raise DataError(_OTHER_DATUM.format(f"EPSG:{int(code[1])}"))
     words = re.fullmatch(r"(?i)(.*/\s*)?(?:utm\s*)?(zone\s*)?(\d{1,2})(?:\.0)?\s*([a-z]*)", text)
     if not words or not words[4]:
         raise DataError(
