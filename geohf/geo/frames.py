@@ -34,16 +34,13 @@ def check_frame(frame: str) -> str:
 
 
 def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> np.ndarray:
-    """Return the points as float64, or say which rows do not fit the declared frame and why.
+    """Return the points as float64, `wgs84` longitudes in [-180, 180), or say which rows do not fit the frame and why.
 
     Args:
         points: (n, 2) latitude and longitude in degrees for `wgs84`, data units for `planar`.
         frame: `"wgs84"` or `"planar"`.
         rows: (n,) names of the rows for the message, such as line numbers of a CSV; default 0..n-1.
         source: what the points come from, such as a file name, for the message.
-
-    Returns:
-        (n, 2) float64; for `wgs84` the longitudes are wrapped to [-180, 180).
 
     Raises:
         DataError: rows that `bad_points` finds (five are shown, the others counted), or a table in the other frame.

@@ -57,13 +57,10 @@ def area_from_geojson(source, names: str | Iterable[str] | None = None) -> Area:
 
 
 def named_areas(source) -> dict[str, Area]:
-    """The areas of a GeoJSON, see `area_from_geojson`, by the names of their features.
+    """The areas of a GeoJSON, see `area_from_geojson`, by the names of their features, which all need one and a polygon.
 
     Features of one name are one area, but where their country or state, in the usual keys (`NAME_0`, `admin`,
     `STATE_NAME`, `shapeGroup` ...), is another: `Amazonas, Peru`.
-
-    Raises:
-        DataError: malformed JSON or geometry, no feature, or one without a name or a polygon.
     """
     polygons: defaultdict[tuple[str, ...], list] = defaultdict(list)
     for title, item, own in _drawn(source):
@@ -78,11 +75,7 @@ def named_areas(source) -> dict[str, Area]:
 
 
 def feature_areas(source) -> list[tuple[dict, Area]]:
-    """The properties of each feature of a GeoJSON, see `area_from_geojson`, and its area.
-
-    Raises:
-        DataError: malformed JSON or geometry, no feature, or one without a polygon.
-    """
+    """The properties of each feature of a GeoJSON, see `area_from_geojson`, and its area, which all need a polygon."""
     return [(_properties(item), Area(polygons)) for _, item, polygons in _drawn(source)]
 
 

@@ -23,18 +23,15 @@ _NUDGE = 1e-6  # degrees; a point on a shared border is in one polygon only, a l
 def polygon_cells(
     points: np.ndarray, areas: Mapping[str, Area], split: int, depth: int = 10
 ) -> tuple[CellTree, np.ndarray, list[str]]:
-    """Cells that each lie in one polygon, or in neighbors that have few points.
+    """Cells that each lie in one polygon, or in neighbors that have few points: their tree, each point's cell, their names.
 
     A polygon with at least `split` points is divided by a quadtree; one with fewer than a quarter of that joins the
-    neighbor with which it shares the longest border, or the nearest one, as in PIGEON's semantic geocells (Haas et
-    al., arXiv 2307.05845). Points outside all polygons go to the nearest one.
+    neighbor with which it shares the longest border, or the nearest one, as in PIGEON's semantic geocells (Haas et al.,
+    arXiv 2307.05845). Points outside all polygons go to the nearest one.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
         areas: name -> area. Those without a point are left out, with a word.
-
-    Returns:
-        (the tree, (n,) the cell of each point, the name of each cell).
 
     Raises:
         DataError: two polygons overlap where there are points.

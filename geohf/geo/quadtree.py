@@ -67,11 +67,7 @@ class CellTree:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> CellTree:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: entries that make no tree.
-        """
+        """The inverse of `to_dict`; entries that make no tree are a ValueError."""
         areas = [
             Area([[np.array(ring) for ring in polygon] for polygon in area])
             for area in saved.get("areas") or []
@@ -125,13 +121,11 @@ def quadtree(points, split: int = 1000, depth: int = 10) -> tuple[CellTree, np.n
 def tree_of_boxes(low, high) -> CellTree:
     """The tree whose cell i is the i-th of some boxes that do not overlap, as published cells are given.
 
-    It is cut where the boxes on both sides are as many as can be. What lies in none of them belongs to one nearby.
+    It is cut where the boxes on both sides are as many as can be. What lies in none of them belongs to one nearby. Boxes
+    that no cuts from side to side tell apart are a ValueError.
 
     Args:
         low, high: (n, 2) their southwestern and northeastern corners in degrees.
-
-    Raises:
-        ValueError: boxes that no cuts from side to side tell apart.
     """
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     roots: list[int] = [0]
@@ -175,14 +169,11 @@ def _between(low: np.ndarray, high: np.ndarray) -> tuple[int, float]:
 def cell_tree(
     parts: Sequence, split: int, depth: int = 10, areas: Sequence[Area] = ()
 ) -> tuple[CellTree, np.ndarray]:
-    """A quadtree for each part of the earth, under one roof.
+    """A quadtree for each part of the earth, under one roof, and the cell of each point of all parts, one after the other.
 
     Args:
         parts: (n, 2) points in degrees, one array per part, none empty.
         areas: what the parts are, for several of them.
-
-    Returns:
-        (the tree, the cell of each point of all parts, one after the other).
     """
     require_at_least(2, split=split)
     sizes = [len(part) for part in parts]

@@ -72,11 +72,7 @@ class CoordinateScaler:
 
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], frame: str) -> CoordinateScaler:
-        """The scaler that `to_dict` described, every digit as it was.
-
-        Raises:
-            ValueError: keys or shapes are not those of `to_dict`, or a scale is not above zero.
-        """
+        """The scaler that `to_dict` described, every digit as it was; ValueError for other keys or shapes, or no scale."""
         if set(numbers) != {"center", "scale"}:
             raise ValueError(f"a scaler is described by 'center' and 'scale', got {sorted(numbers)}")
         center, scale = (as_pairs(numbers[name], name, as_numpy) for name in ("center", "scale"))
@@ -138,12 +134,10 @@ def fit_scaler(points, kind: str = "robust", frame: str = "wgs84") -> Coordinate
 
 
 def around_mean(points: np.ndarray, frame: str) -> np.ndarray:
-    """Points (n, 2) whose longitudes run on across the antimeridian, within 180° of the points' mean.
+    """Points (n, 2) whose longitudes run on across the antimeridian, within 180° of the points' mean; `planar` ones as is.
 
-    Only then do medians, quartiles and ranges of longitudes mean something. `planar` points are returned as they are.
-
-    Raises:
-        DataError: the points have no mean, because they cancel out on the sphere.
+    Only then do medians, quartiles and ranges of longitudes mean something. Points that have no mean, because they cancel
+    out on the sphere, are a DataError.
     """
     if frame == "planar" or not len(points):
         return points

@@ -125,9 +125,14 @@ def _start_config(options: RegionArguments, source: str) -> GeoRegionConfig:
 def _with_sample(options: RegionArguments, folder: Path) -> RegionArguments:
     """The options with the paths of the built-in sample, which is written where it is not there yet."""
     sample = write_sample(folder, seed=0, size=options.sample_size, frame=options.frame)
-    own = {"train_csv": TRAIN_TABLE, "train_dir": TRAIN_IMAGES, "val_csv": VAL_TABLE, "val_dir": VAL_IMAGES}
-    exclude = [*(options.exclude or ()), str(sample / EXCLUDE)]
-    return replace(options, exclude=exclude, **{name: str(sample / path) for name, path in own.items()})
+    return replace(
+        options,
+        train_csv=str(sample / TRAIN_TABLE),
+        train_dir=str(sample / TRAIN_IMAGES),
+        val_csv=str(sample / VAL_TABLE),
+        val_dir=str(sample / VAL_IMAGES),
+        exclude=[*(options.exclude or ()), str(sample / EXCLUDE)],
+    )
 
 
 def _tables(

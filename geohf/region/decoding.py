@@ -47,9 +47,10 @@ def decode(
     if outputs.directions is not None:
         headings = degrees_of_directions(outputs.directions.float()).cpu().tolist()
     densities = _densities(config, logits, scaled, credible_regions)
-    answered = zip(points.cpu().tolist(), radius, regions, headings, densities, strict=True)
+    told = zip(points.cpu().tolist(), radius, regions, headings, densities, strict=True)
     return [
-        RegionPrediction(*at, r, config.unit, named, h, *density) for at, r, named, h, density in answered
+        RegionPrediction(latitude, longitude, meters, config.unit, named, heading, *density)
+        for (latitude, longitude), meters, named, heading, density in told
     ]
 
 
@@ -60,12 +61,7 @@ def both_answers(
     truth: np.ndarray,
     headings: np.ndarray | None = None,
 ) -> RegionAnswers:
-    """What a model's outputs on photographs, no region given, come to without and with the region.
-
-    Args:
-        labels, truth: (n,) true region numbers and (n, 2) true points.
-        headings: (n,) true degrees, NaN where unknown.
-    """
+    """What a model's outputs on photographs, no region given, come to without and with the region; see `RegionAnswers`."""
     logits = given_logits(torch.from_numpy(labels), config.num_regions)
     given = RegionOutput(logits=logits, scaled=outputs.scaled)
     parts = {"routed": outputs, "given": given} if has_density(config) else {}

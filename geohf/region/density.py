@@ -17,8 +17,7 @@ def mixture_of(
 ) -> SphericalMixture:
     """The density of each photograph: each expert's point, spread by its expected error times the fitted scale, or another.
 
-    Args:
-        points, weights: see `geohf.region.decoding.weighted_points`.
+    Points and weights are those of `geohf.region.decoding.weighted_points`.
     """
     spread = config.density_scale if scale is None else scale
     assert spread is not None  # fitted, or given

@@ -143,6 +143,7 @@ class RegionExpert(_Part):
 
     def measure(self, outputs: RegionOutput, coordinates: torch.Tensor) -> dict[str, float]:
         """Loss and errors over a whole dataset."""
+        assert outputs.scaled is not None
         loss = point_loss(self.config.point_loss, outputs.scaled, coordinates, self.scaler)
         points = self.scaler.inverse_transform(outputs.scaled)
         return {"loss": float(loss)} | located_errors(self.config, points, coordinates)
@@ -198,7 +199,7 @@ class RegionRouter(_Part):
         return numbers | measured_headings(outputs.directions, headings)
 
 
-def router_losses(logits, directions, labels, headings, items) -> dict[str, torch.Tensor]:
+def router_losses(logits, directions, labels, headings, items):
     """The losses of the region, and of the heading where it is told; `items` as in `RegionRouter.forward`."""
     parts = {"region_loss": region_loss(logits, labels, items.get("region_loss"))}
     if directions is not None and headings is not None:

@@ -26,8 +26,7 @@ Filter = Callable[..., filters.Filtered]  # of (n, 2) points and their (n,) regi
 def filter_dataset(dataset: Dataset, options: RegionArguments) -> tuple[Dataset, list[dict]]:
     """Leave out rows whose coordinates cannot be right, by MAD and DBSCAN over the table, and too small regions.
 
-    Returns:
-        (the rows that are kept, a dict per dropped row, see `describe_row`).
+    The rows that are kept, and a dict per dropped row, see `describe_row`.
 
     Raises:
         DataError: no row is left, an option is out of range, or a region of `iqr_regions` is not in the table.

@@ -33,11 +33,9 @@ def point_loss(
     if kind == "mse":
         rows = ((scaled - scaler.transform(truth)) ** 2).mean(-1)
     else:
+        ends = (scaler.inverse_transform(make(scaled)) for make in (torch.zeros_like, torch.ones_like))
         rows = frame_distance(scaler.inverse_transform(scaled), truth, scaler.frame)
-        corner = torch.ones_like(scaled)
-        rows = rows / frame_distance(
-            scaler.inverse_transform(0 * corner), scaler.inverse_transform(corner), scaler.frame
-        )
+        rows = rows / frame_distance(*ends, scaler.frame)
     return mean_of_known(rows.float(), counts, items)
 
 

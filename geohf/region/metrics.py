@@ -108,13 +108,12 @@ def measure(
     train: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
     intervals: bool = True,
 ) -> list[Metric]:
-    """The numbers of all photographs, their intervals, and the constant baseline's.
+    """The numbers of all photographs, their intervals where they are asked for, and the constant baseline's.
 
     The baseline answers the region's center where the region is given, and the center of all where it is not.
 
     Args:
         train: (labels, points, headings) of the training photographs, which make the baseline; None: there is none.
-        intervals: compute them.
     """
     values = {name: value for name, value in region_table(config, answers)[-1].items() if name != "region"}
     baseline: dict[str, float] = {}
@@ -171,10 +170,8 @@ def region_centers(config: GeoRegionConfig, labels: np.ndarray, points: np.ndarr
 
 def region_intervals(config: GeoRegionConfig, answers: RegionAnswers) -> dict[str, tuple[float, float]]:
     """The ends of 95 % intervals of the numbers that the card names first, drawn photograph by photograph."""
-    routed, given = (
-        frame_distance(points_array(part), answers.truth, config.frame)
-        for part in (answers.routed, answers.given)
-    )
+    points = points_array(answers.routed), points_array(answers.given)
+    routed, given = (frame_distance(part, answers.truth, config.frame) for part in points)
     intervals = {
         f"routed_mean_{config.unit}": mean_interval(routed),
         f"given_mean_{config.unit}": mean_interval(given),

@@ -103,11 +103,7 @@ class GeoRegionModel(RegionAnswering, GeoPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
-        """As `GeoPreTrainedModel.from_pretrained`.
-
-        Raises:
-            DataError: the weights are damaged, or do not belong to the scalers of the config.
-        """
+        """As `GeoPreTrainedModel.from_pretrained`; weights of other scalers than the config's are a DataError, too."""
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
@@ -272,8 +268,7 @@ def _tell_kept(options: RegionArguments, config: GeoRegionConfig) -> None:
 def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
     """A model of the training rows' regions, scaled by these rows: a new one, or that of `start_from`.
 
-    Raises:
-        DataError: options that do not go together, or a backbone that is not found.
+    Options that do not go together, or a backbone that is not found, are a DataError.
     """
     train = as_photos(data.labeled)
     named, points = np.array(names_of(train), object), located(train, options.frame)

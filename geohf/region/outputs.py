@@ -39,8 +39,7 @@ def write_outputs(
 ) -> Mapping[str, Any]:
     """Write tables of numbers and predictions, what the filters dropped, plots and, for `wgs84`, maps with `thumbnails`.
 
-    Returns:
-        For metrics.json: a row of numbers for every region, and how many rows each filter dropped.
+    Metrics.json tells beside the numbers a row for every region, and how many rows each filter dropped.
     """
     config, details = trainer.model.config, evaluation.details
     facts, table = facts_of(evaluation.dataset), details["table"]

@@ -93,7 +93,10 @@ class RegionPhaseTrainer(PhaseTrainer):
         names = parts.get(type(self.module), ["logits", "scaled", "coordinates"])
         if "headings" in self.module.targets:
             names = [*names, "directions"]
-        return RegionOutput(**dict(zip(names, map(torch.from_numpy, arrays), strict=True)))
+        output = RegionOutput()
+        for name, array in zip(names, arrays, strict=True):
+            output[name] = torch.from_numpy(array)
+        return output
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         outputs = self._named(prediction.predictions)

@@ -60,19 +60,16 @@ def load_region_table(
     exclude: Iterable[str] = (),
     errors: RowErrors | None = None,
 ) -> Dataset:
-    """Load a table with a file name, latitude, longitude and region a row, perhaps `angle` or `heading`.
+    """A table with a file name, latitude, longitude and region a row, perhaps `angle` or `heading`, as a dataset with the
+    columns of `region_features`.
 
     Args:
         table: CSV or Parquet with `filename`, `latitude`, `longitude` and `Region_ID`.
         images: folder of the files; the table's own where None.
         frame: `wgs84` or `planar`: what the coordinates are.
         exclude: file names to leave out without a word; see `excluded_names`.
-        errors: collects the rows that cannot be used, for the caller to settle: a missing or broken image, a path
-            out of the folder, an empty region, a coordinate that does not fit the frame, a file that stands there
-            twice.
-
-    Returns:
-        A dataset with the columns of `region_features`.
+        errors: collects the rows that cannot be used, for the caller to settle: a missing or broken image, a path out of
+            the folder, an empty region, a coordinate that does not fit the frame, a file that stands there twice.
 
     Raises:
         DataError: the table cannot be read, lacks a column, or is as a whole in the other frame.
