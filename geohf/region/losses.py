@@ -33,9 +33,10 @@ def point_loss(
     if kind == "mse":
         rows = ((scaled - scaler.transform(truth)) ** 2).mean(-1)
     else:
-        ends = (scaler.inverse_transform(make(scaled)) for make in (torch.zeros_like, torch.ones_like))
+        makes = torch.zeros_like, torch.ones_like
+        origin, corner = (scaler.inverse_transform(make(scaled)) for make in makes)
         rows = frame_distance(scaler.inverse_transform(scaled), truth, scaler.frame)
-        rows = rows / frame_distance(*ends, scaler.frame)
+        rows = rows / frame_distance(origin, corner, scaler.frame)
     return mean_of_known(rows.float(), counts, items)
 
 
