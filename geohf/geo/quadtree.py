@@ -207,13 +207,15 @@ class _Grower:
         """A node or leaf for these rows, as `CellTree` calls it: cut at the median latitude, then the longitude."""
         if axis == 2:
             return self.grow(rows, (*path, quarter), depth - 1)
-        own = self.points[rows]
-        if axis == 0 and (depth == 0 or len(rows) < self.split or (own == own[0]).all()):
+        if axis == 0 and (
+            depth == 0 or len(rows) < self.split or (self.points[rows] == self.points[rows[0]]).all()
+        ):
             self.paths.append(path)
             self.rows.append(rows)
             return -len(self.paths)
-        threshold = float(np.median(own[:, axis]))
-        below = own[:, axis] < threshold
+        values = self.points[rows, axis]
+        threshold = float(np.median(values))
+        below = values < threshold
         if not below.any():
             return self.grow(rows, path, depth, axis + 1, quarter * 2)
         number, node = len(self.nodes), [axis, threshold, 0, 0]
