@@ -47,8 +47,8 @@ def filter_dataset(dataset: Dataset, options: RegionArguments) -> tuple[Dataset,
 
 
 def clip_dataset(train: Dataset, options: RegionArguments) -> tuple[Dataset, list[dict]]:
-    """As `filter_dataset`, clip each region to its percentiles and fences, after the split: a held-out place at a region's edge
-    is hard but not wrong, and a radius that was calibrated without such places would promise too much.
+    """As `filter_dataset`, clip each region to its percentiles and fences, after the split: a held-out place at an
+    edge is hard but not wrong, and a radius that was calibrated without such places would promise too much.
     """
     low, high = options.percentile_low, options.percentile_high
     steps: dict[str, Filter] = {}

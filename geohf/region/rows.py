@@ -263,8 +263,8 @@ def truth_of(dataset: Any, config: GeoRegionConfig) -> tuple[np.ndarray, np.ndar
     lacking = np.flatnonzero((labels < 0) | ~np.isfinite(points).all(1))
     if len(lacking):
         raise DataError(
-            f"{_row_name(dataset, lacking[0])}: has no region or no coordinates, like {len(lacking)} of {len(labels)} rows: it cannot be "
-            "measured; leave such rows out"
+            f"{_row_name(dataset, lacking[0])}: has no region or no coordinates, like {len(lacking)} of {len(labels)} rows: "
+            "it cannot be measured; leave such rows out"
         )
     return labels, points
 
