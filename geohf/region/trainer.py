@@ -212,9 +212,9 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
             extras={"whole": self.model},
             **self._changes(learner),
         )
-        worse = (
-            bool(before) and self.score_after(phase, part, learner.checked, "loss", whole=self.model) < score
-        )
+        worse = False
+        if before:
+            worse = _is_worse(self.score_after(phase, part, learner.checked, "loss", whole=self.model), score)
         if worse:
             part.load_state_dict(before)
         if isinstance(part, RegionRouter):
@@ -231,7 +231,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         if checked is None:
             return
         self.note_stage("fine-tuned")
-        worse = self.score_after(phase, self.model, checked, "loss", whole=self.model) < score
+        worse = _is_worse(self.score_after(phase, self.model, checked, "loss", whole=self.model), score)
         if worse:
             self.restore("all")
         self._tell_kept(["the model"] * worse, 1)
@@ -296,6 +296,10 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         metrics = measure(config, answers, train, intervals)
         details = {"answers": answers, "table": region_table(config, answers, centers), "centers": centers}
         return Evaluation(metrics, dataset, answers.routed, prefix, outputs=outputs, **details)
+
+
+def _is_worse(score: float, before: float) -> bool:
+    return score < before or (math.isnan(score) and not math.isnan(before))
 
 
 def _require_own_scaler(expert: RegionExpert) -> None:

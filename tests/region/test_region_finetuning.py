@@ -165,7 +165,9 @@ def test_features_have_what_each_part_learns_from(data, tmp_path):
 
 
 @pytest.mark.parametrize("evaluated", ["no", "epoch"])
-@pytest.mark.parametrize(("scores", "kept"), [((0.0, 1.0), "fine-tuned"), ((1.0, 0.0), "frozen")])
+@pytest.mark.parametrize(
+    ("scores", "kept"), [((0.0, 1.0), "fine-tuned"), ((1.0, 0.0), "frozen"), ((0.0, math.nan), "frozen")]
+)
 def test_the_weights_that_are_left_are_compared_where_no_best_ones_are_taken(
     trainer_of, evaluated, scores, kept
 ):
