@@ -200,10 +200,7 @@ def _read_photo(row: dict, number: int) -> dict:
 
 
 def headings_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray | None:
-    """(n,) degrees in [0, 360) of photographs, NaN where unknown; None for a model that does not tell them.
-
-    A heading that is no number is a DataError.
-    """
+    """(n,) degrees in [0, 360), NaN where unknown, or DataError where one is no number; None for a model without headings."""
     if not config.predict_heading:
         return None
     cells = column_of(dataset, "heading")

@@ -44,8 +44,7 @@ def region_names(cells: Iterable) -> tuple[list[str | None], dict[int, str]]:
 def excluded_names(exclude: Sequence[str]) -> list[str]:
     """File names to leave out: each entry is such a name, or a .txt or .csv file of UTF-8 text that holds one a line.
 
-    Raises:
-        DataError: such a file cannot be read.
+    A file that cannot be read is a DataError.
     """
     names = []
     for entry in exclude:
