@@ -1,8 +1,4 @@
-"""One code path for numpy arrays and torch tensors.
-
-Formulas in this folder are written once against `xp`, which is either the numpy or the torch module:
-both know `sin`, `where`, `arctan2` and the like under the same names.
-"""
+"""One code path for numpy arrays and torch tensors: formulas are written once, against `xp`, which is either."""
 
 from __future__ import annotations
 
@@ -26,10 +22,9 @@ def namespace(*arrays) -> ModuleType:
 
 
 def as_floats(array, name: str = "points"):
-    """Return `array` as floating point.
+    """Return `array` as floating point: float32 stays, all else becomes float64.
 
-    numpy: float32 stays, all else becomes float64. torch: float32 and float64 stay, half precision becomes
-    float32 (it cannot hold degrees, nor meters above 65504), integers become float64.
+    Of torch, half precision becomes float32: it cannot hold degrees, nor meters above 65504.
     """
     if isinstance(array, torch.Tensor):
         if array.dtype in (torch.float32, torch.float64):
@@ -63,26 +58,33 @@ def cast_like(array, dtype):
     return np.asarray(array).astype(dtype, copy=False)[()]
 
 
-def check_pairs_of_numbers(array, name: str = "points", ndim: int | None = None) -> None:
-    """Raise ValueError unless the shape is (..., 2), or (n, 2) with `ndim=2`."""
+def as_pairs(array, name: str = "points", cast=as_floats, wanted: str = "(..., 2)"):
+    """Return `cast(array)`, or raise ValueError unless it has the wanted shape, (..., 2) or (n, 2)."""
+    array = cast(array, name)
     shape = tuple(array.shape)
-    if not shape or shape[-1] != 2 or (ndim is not None and len(shape) != ndim):
-        wanted = "(n, 2)" if ndim == 2 else "(..., 2)"
+    if shape[-1:] != (2,) or (wanted == "(n, 2)" and len(shape) != 2):
         raise ValueError(f"{name} must have shape {wanted}, one (latitude, longitude) a row, got {shape}")
+    return array
+
+
+def as_rows(array, name: str = "points") -> np.ndarray:
+    """Return (n, 2) `array` as `as_numpy` does, or raise ValueError for another shape."""
+    return as_pairs(array, name, as_numpy, "(n, 2)")
 
 
 def guarded_sqrt(xp: ModuleType, x):
     """Square root whose gradient is zero, not infinite, where `x` is zero; rounding below zero counts as zero.
 
-    The inner `where` keeps the root's own gradient finite, the outer one cuts it: with one of them alone
-    autograd multiplies an infinity by zero. NaN stays NaN, so that a bad row cannot pass as distance zero.
+    The inner `where` keeps the root's own gradient finite, the outer one cuts it: alone, either lets autograd
+    multiply an infinity by zero. NaN stays NaN, so that a bad row cannot pass as distance zero.
     """
     flat = x <= 0
     return xp.where(flat, 0.0, xp.sqrt(xp.where(flat, 1.0, x)))
 
 
 def wrap_longitude(xp: ModuleType, longitude):
-    """Return longitudes wrapped to [-180, 180)."""
+    """Return longitudes wrapped to [-180, 180); those within keep every digit."""
     wrapped = longitude - 360.0 * xp.floor((longitude + 180.0) / 360.0)
-    # A value a hair below -180 rounds to +180 exactly.
-    return xp.where(wrapped >= 180.0, wrapped - 360.0, wrapped)
+    # Sums round: a value a hair below -180 comes out as +180, and one a hair below +180 under -180.
+    wrapped = xp.where(wrapped >= 180.0, wrapped - 360.0, wrapped)
+    return xp.where(wrapped < -180.0, wrapped + 360.0, wrapped)

@@ -1,9 +1,8 @@
 """A grid of cells in which all points of one cell lie within a given distance of each other.
 
-Cells are `eps / sqrt(2)` high and wide, so their diagonal is at most `eps`. On the sphere they are cut along
-parallels and meridians: rows of one height, and in every row as many bins as its longer parallel needs. A cell's
-neighborhood is a handful of ranges of cells, one or two a row, since cells are sorted by row and bin. Two
-dimensions suffice on a surface; cubes in space would touch 124 neighbors where this touches about 20.
+Cells are `eps / sqrt(2)` high and wide, so that their diagonal is at most `eps`. On the sphere they are cut along
+parallels and meridians, in every row as many as its longer parallel needs. Sorted by row and bin, a cell's neighbors
+are one or two ranges of cells a row: about 20 cells, where cubes in space would be 124.
 """
 
 from __future__ import annotations
@@ -26,9 +25,8 @@ class Grid(NamedTuple):
 
     order: (n,) point numbers, sorted by cell.
     start: (n_cells + 1,) position in `order` where each cell begins.
-    ranges: one (step, low, high) a row of the neighborhood, `low` and `high` (n_cells,): the neighbors of
-        cell c that lie `step` rows up are the cells low[c]..high[c]-1. Own row first, then by distance. A row
-        that wraps around the antimeridian has two entries.
+    ranges: one (step, low, high) a row of the neighborhood, own row first, then by distance, two where a row wraps
+        around the antimeridian: the neighbors of cell c that lie `step` rows up are the cells low[c]..high[c]-1.
     """
 
     order: np.ndarray

@@ -52,15 +52,18 @@ def degrees_of(text: str, axis: str, side: str = "") -> float | None:
 def sexagesimal(parts: Sequence[float]) -> float | None:
     """Degrees of degrees, minutes and seconds, none below zero; None where they are no angle.
 
-    Cameras write NaN (0/0) for seconds that they do not have, and for minutes where the degrees have decimals.
+    Cameras write NaN (0/0) for seconds that they do not have, and for minutes where the degrees have decimals. What
+    follows decimals must be 0: `33.86 18.42` is no angle, but a latitude and a longitude.
 
     >>> sexagesimal([48, 51.5, math.nan])
     48.858333333333334
     """
     degrees, minutes, seconds = [*parts, math.nan, math.nan][:3]
-    if math.isnan(minutes) and degrees == int(degrees) if math.isfinite(degrees) else True:
+    if not math.isfinite(degrees) or (math.isnan(minutes) and degrees == int(degrees)):
         return None
     minutes, seconds = (0.0 if math.isnan(part) else part for part in (minutes, seconds))
     if not (degrees >= 0 and 0 <= minutes < 60 and 0 <= seconds <= 60):
+        return None
+    if (degrees % 1 and (minutes or seconds)) or (minutes % 1 and seconds):
         return None
     return degrees + minutes / 60 + seconds / 3600

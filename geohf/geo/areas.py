@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from geohf.geo._arrays import as_numpy, check_pairs_of_numbers, wrap_longitude
+from geohf.geo._arrays import as_rows, wrap_longitude
 from geohf.geo.distance import great_circle_m
 
 _CHUNK = 1 << 15  # point-edge pairs tested at a time: temporaries stay in cache, twice as fast as 2^18
@@ -14,15 +14,14 @@ _FINALISTS = 8
 
 
 class Area:
-    """A union of polygons in degrees; boundaries belong to it.
+    """A union of polygons in degrees; boundaries belong to it. `a | b` is the union.
 
-    Edges are straight lines in longitude and latitude, as GeoJSON has them, not arcs of great circles. Made by
-    `box` and `area_from_geojson`; `a | b` is the union.
+    Edges are straight in longitude and latitude, as in GeoJSON, not arcs of great circles. See `box` and
+    `area_from_geojson`.
 
     Args:
-        polygons: an iterable of polygons, each a list of rings, each an (n, 2) array of (latitude, longitude) whose
-            longitudes run on without a jump (181 and not -179 after 180). The first ring is the outer one, the
-            others are holes; orientation does not matter; the closing point may be left out.
+        polygons: each a list of rings, the outer one first, then holes. A ring is an (n, 2) array of (latitude,
+            longitude) in any orientation, closed or not; longitudes run on without a jump (181 after 180).
 
     Raises:
         ValueError: no polygons, a ring of fewer than 3 points, coordinates that are not finite or no latitudes.
@@ -48,19 +47,15 @@ class Area:
         return f"Area({len(self.polygons)} polygons, {sum(map(len, self._edges))} edges)"
 
     def contains(self, points) -> np.ndarray:
-        """Which points lie in the area, boundary included: even-odd rule within a polygon, any polygon counts.
+        """(n,) bool, False for NaN: which points lie in the area, boundary included, by the even-odd rule in any polygon.
 
         Args:
             points: (n, 2) latitude and longitude in degrees, longitudes in any turn.
 
-        Returns:
-            (n,) bool; False for NaN.
-
         >>> box(-20, 170, 10, -170).contains([[0, 175], [0, -175], [0, 0], [10, 170]])
         array([ True,  True, False,  True])
         """
-        points = as_numpy(points)
-        check_pairs_of_numbers(points, ndim=2)
+        points = as_rows(points)
         lat, lon = points[:, 0], wrap_longitude(np, points[:, 1])
         inside = np.zeros(len(points), bool)
         for edges in self._edges:
@@ -77,9 +72,8 @@ class Area:
     def nearest(self, points) -> np.ndarray:
         """The closest point of the area: points inside come back as they are, others on the boundary.
 
-        On every edge the closest point is found in a local map scaled by the cosine of the latitude, and the edge
-        is chosen by great-circle distance: exact to well below 1 % of the distance for points up to a few hundred
-        kilometers away.
+        The closest point of each edge is found in a local map scaled by the cosine of the latitude, the edge by
+        great-circle distance: exact to well below 1 % of the distance up to a few hundred kilometers away.
 
         Args:
             points: (n, 2) latitude and longitude in degrees.
@@ -95,8 +89,7 @@ class Area:
                [ 5., 10.],
                [ 0.,  0.]])
         """
-        points = as_numpy(points)
-        check_pairs_of_numbers(points, ndim=2)
+        points = as_rows(points)
         if not np.isfinite(points).all() or (np.abs(points[:, 0]) > 90.0).any():
             raise ValueError("points must be finite, with latitudes in -90..90")
         edges = np.concatenate(self._edges)

@@ -6,6 +6,7 @@ import heapq
 
 import numpy as np
 
+from geohf.geo._arrays import as_rows
 from geohf.geo.distance import great_circle_m
 from geohf.geo.sphere import spherical_mean, unit_vectors
 
@@ -13,9 +14,9 @@ from geohf.geo.sphere import spherical_mean, unit_vectors
 def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: float = 25_000.0):
     """Divide points into cells by bisecting k-means on the sphere.
 
-    The cell that reaches farthest from its center is cut in two until no cell reaches farther than
-    `min_radius_m`, or there are `max_cells`. A cut that would leave fewer than `min_points` points on a side
-    is not made. Deterministic: the cut starts from the two points that lie farthest apart from the center.
+    The cell that reaches farthest from its center is cut in two until none reaches farther than `min_radius_m`, or
+    there are `max_cells`. No cut leaves fewer than `min_points` points on a side. Deterministic: a cut starts from
+    the two points that lie farthest apart from the center.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
@@ -23,13 +24,16 @@ def geo_cells(points, max_cells: int = 64, min_points: int = 3, min_radius_m: fl
     Returns:
         (labels, centroids): (n,) int64 and (cells, 2) degrees; cells are numbered from north to south.
 
+    Raises:
+        ValueError: no points, points that are not finite, or another shape.
+
     >>> labels, centroids = geo_cells([[52.5, 13.4], [52.6, 13.3], [55.7, 13.2], [55.6, 13.1]], min_points=2)
     >>> labels.tolist(), len(centroids)
     ([1, 1, 0, 0], 2)
     """
-    points = np.asarray(points, np.float64)
-    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
-        raise ValueError(f"points must have shape (n, 2) with n > 0, got {points.shape}")
+    points = as_rows(points)
+    if not len(points) or not np.isfinite(points).all():
+        raise ValueError("points must have shape (n, 2) with n > 0 and be finite; see geohf.geo.bad_points")
     vectors = unit_vectors(points)
     # the farthest-reaching first; of two that reach as far, the one made last
     open_cells = [_cell(points, np.arange(len(points)), 0)]

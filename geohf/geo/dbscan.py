@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from geohf.geo._grid import Grid, plane_grid, sphere_grid
-from geohf.geo._metric import as_degrees, check_length, search_space
-from geohf.geo.frames import check_frame
+from geohf.geo._metric import check_length, in_frame, search_space
 
 _CHUNK = 1 << 16  # distances tested at a time
 _FIRST_BLOCK = 16  # candidates of a point tested before it is asked again whether it needs more
@@ -15,10 +14,10 @@ _FIRST_BLOCK = 16  # candidates of a point tested before it is asked again wheth
 def dbscan(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> np.ndarray:
     """Density clusters: DBSCAN of Ester et al., KDD 1996, exact.
 
-    A point with at least `min_samples` points within `eps` (itself counted, the rim included) is a core point.
-    Core points within `eps` of each other share a cluster. Another point within `eps` of a core point is a
-    border point: of the clusters it touches it joins the one whose first core point comes first in the table,
-    which is scikit-learn's rule too. So the labels are scikit-learn's up to numbering.
+    A point with at least `min_samples` points within `eps` (itself counted, the rim included) is a core point. Core
+    points within `eps` of each other share a cluster. Another point within `eps` of core points is a border point
+    of that of their clusters whose first core point comes first in the table. So the labels are scikit-learn's up
+    to numbering.
 
     Points are sorted into cells in which all points are within `eps` of each other, so a cell of `min_samples`
     points needs no distance at all, and clusters are connected components of cells.
@@ -41,14 +40,14 @@ def dbscan(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> n
     >>> dbscan([[1000, 0], [1000, 3], [1000, 90]], eps=5, min_samples=2, frame="planar")
     array([ 0,  0, -1])
     """
-    check_frame(frame)
+    points = in_frame(points, frame)
     eps = check_length("eps", eps)
     if min_samples != int(min_samples) or min_samples < 1:
         raise ValueError(f"min_samples must be a whole number of at least 1, got {min_samples}")
-    vectors, threshold = search_space(points, eps, frame)
-    if not len(vectors):
+    if not len(points):
         return np.empty(0, np.int64)
-    grid = sphere_grid(as_degrees(points), eps) if frame == "wgs84" else plane_grid(vectors, eps)
+    grid = sphere_grid(points, eps) if frame == "wgs84" else plane_grid(points, eps)
+    vectors, threshold = search_space(points, eps, frame)
     vectors = vectors[grid.order]
     limit = threshold * threshold
     core = _core_points(vectors, grid, limit, int(min_samples))
@@ -59,12 +58,12 @@ def dbscan(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> n
     label = np.full(len(core), -1, np.int64)
     sizes = np.diff(grid.start)
     label[core] = np.repeat(cluster, sizes)[core]
-    cluster = _number_by_first(cluster, label, grid)
+    # In order of their first core points in the table: a border point takes the lowest.
+    cluster = _rank_of_first(_in_table(label, grid), cluster.max() + 1)[cluster]
     label[core] = np.repeat(cluster, sizes)[core]
     _label_borders(label, vectors, core, core_vectors, cluster, grid, before, limit)
-    out = np.empty_like(label)
-    out[grid.order] = label
-    return _renumbered(out)
+    label = _in_table(label, grid)
+    return _rank_of_first(label, cluster.max() + 1)[label]
 
 
 def _spread(first: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +84,21 @@ def _portions(length: np.ndarray):
         begin = end
 
 
+def _candidates(rows: np.ndarray, at: np.ndarray, end: np.ndarray, undecided):
+    """Rows with their candidates at..end-1: (some of the rows, which of these, which candidate) again and again.
+
+    Next to a full cell a few candidates settle a point; the block doubles for those that they leave `undecided`.
+    """
+    block = _FIRST_BLOCK
+    while len(rows):
+        length = np.minimum(end - at, block)
+        for part in _portions(length):
+            yield rows[part], *_spread(at[part], length[part])
+        more = (at + length < end) & undecided(rows)
+        rows, at, end = rows[more], (at + length)[more], end[more]
+        block *= 2
+
+
 def _squared(a: np.ndarray, i: np.ndarray | slice, b: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Squared lengths of `a[i] - b[j]`."""
     gap = a[i] - b[j]
@@ -103,17 +117,9 @@ def _core_points(vectors: np.ndarray, grid: Grid, limit: float, min_samples: int
     for _, low, high in grid.ranges:
         todo = np.flatnonzero(neighbors < min_samples)
         at, end = grid.start[low[cell[todo]]], grid.start[high[cell[todo]]]
-        block = _FIRST_BLOCK
-        # Next to a full cell a few candidates settle a point; the block doubles for those that they do not.
-        while len(todo):
-            length = np.minimum(end - at, block)
-            for part in _portions(length):
-                owner, other = _spread(at[part], length[part])
-                near = _squared(vectors, point[todo[part]][owner], vectors, other) <= limit
-                neighbors[todo[part]] += np.bincount(owner[near], minlength=len(todo[part]))
-            more = (at + length < end) & (neighbors[todo] < min_samples)
-            todo, at, end = todo[more], (at + length)[more], end[more]
-            block *= 2
+        for rows, owner, other in _candidates(todo, at, end, lambda rows: neighbors[rows] < min_samples):
+            near = _squared(vectors, point[rows][owner], vectors, other) <= limit
+            neighbors[rows] += np.bincount(owner[near], minlength=len(rows))
     core[point[neighbors >= min_samples]] = True
     return core
 
@@ -222,18 +228,21 @@ def _touch(vectors, starts, a, b, limit) -> bool:
     return bool(_squared(few, np.array([best]), many, index[[best]])[0] <= limit)
 
 
-def _number_by_first(cluster: np.ndarray, label: np.ndarray, grid: Grid) -> np.ndarray:
-    """Renumber the clusters of cells in order of their first core point in the table."""
-    has = label >= 0
-    if not has.any():
-        return cluster
-    count = int(cluster.max()) + 1
-    first = np.full(count, len(label), np.int64)
-    np.minimum.at(first, label[has], grid.order[has])
-    rank = np.empty(count + 1, np.int64)
-    rank[np.argsort(first)] = np.arange(count)
-    rank[-1] = -1
-    return rank[cluster]
+def _in_table(label: np.ndarray, grid: Grid) -> np.ndarray:
+    """Labels in the order of the table instead of that of the cells."""
+    out = np.empty_like(label)
+    out[grid.order] = label
+    return out
+
+
+def _rank_of_first(label: np.ndarray, count: int) -> np.ndarray:
+    """(count + 1,) new numbers of clusters, in order of their first rows; the last one serves -1."""
+    import pandas as pd
+
+    found = pd.unique(label[label >= 0])
+    rank = np.full(count + 1, -1)
+    rank[found] = np.arange(len(found))
+    return rank
 
 
 def _label_borders(label, vectors, core, core_vectors, cluster, grid, before, limit) -> None:
@@ -256,26 +265,9 @@ def _label_borders(label, vectors, core, core_vectors, cluster, grid, before, li
     best = np.full(len(point), none)
     for _, low, high in grid.ranges:
         todo = np.flatnonzero(best > lowest[cell])
-        at = before[grid.start[low[cell[todo]]]]
-        end = before[grid.start[high[cell[todo]]]]
-        block = _FIRST_BLOCK
-        while len(todo):
-            length = np.minimum(end - at, block)
-            for part in _portions(length):
-                owner, other = _spread(at[part], length[part])
-                near = _squared(vectors, point[todo[part]][owner], core_vectors, other) <= limit
-                np.minimum.at(best, todo[part][owner[near]], owner_of_core[other[near]])
-            more = (at + length < end) & (best[todo] > lowest[cell[todo]])
-            todo, at, end = todo[more], (at + length)[more], end[more]
-            block *= 2
+        at, end = before[grid.start[low[cell[todo]]]], before[grid.start[high[cell[todo]]]]
+        for rows, owner, other in _candidates(todo, at, end, lambda rows: best[rows] > lowest[cell[rows]]):
+            near = _squared(vectors, point[rows][owner], core_vectors, other) <= limit
+            np.minimum.at(best, rows[owner[near]], owner_of_core[other[near]])
     reached = best < none
     label[point[reached]] = best[reached]
-
-
-def _renumbered(label: np.ndarray) -> np.ndarray:
-    """Number clusters by their first point in the table; noise stays -1."""
-    named, first, inverse = np.unique(label, return_index=True, return_inverse=True)
-    noise = int(named[0] == -1) if len(named) else 0
-    rank = np.full(len(named), -1, np.int64)
-    rank[noise + np.argsort(first[noise:])] = np.arange(len(named) - noise)
-    return rank[inverse]

@@ -81,8 +81,7 @@ class SphericalMixture:
     def sample(self, draws: int = DRAWS, seed: int = 0) -> torch.Tensor:
         """(batch, draws, 2) degrees; the same seed gives the same points.
 
-        They are Sobol's, scrambled: shares and means of them lie several times closer to the mixture's than those of as many
-        points by lot.
+        Sobol's, scrambled: shares and means lie several times closer to the mixture's than those of points by lot.
         """
         shape = len(self), draws
         sobol = torch.quasirandom.SobolEngine(3, scramble=True, seed=seed).draw(draws, dtype=torch.float64)
@@ -137,19 +136,13 @@ MOST_STEPS = 160  # of a window's grid, each way
 
 
 def credible_region(mixture: SphericalMixture, mass: float) -> dict:
-    """Where the density of one place is greatest, as far as it needs to hold so much of the mass.
+    """Where the density of a mixture of one row is greatest, as far as it needs to hold so much of the mass.
 
-    Args:
-        mixture: of one row.
-        mass: between 0 and 1.
-
-    Returns:
-        A GeoJSON MultiPolygon, cut at the antimeridian; empty where the region is smaller than can be drawn.
+    A GeoJSON MultiPolygon, cut at the antimeridian; empty where the region is smaller than can be drawn.
     """
     edge = float(mixture.threshold(mass))
-    polygons = [
-        polygon for window in _windows(mixture, edge) for polygon in _outlines(mixture, edge, *window)
-    ]
+    windows = _windows(mixture, edge)
+    polygons = [polygon for window in windows for polygon in _outlines(mixture, edge, *window)]
     return {"type": "MultiPolygon", "coordinates": polygons}
 
 
@@ -208,8 +201,7 @@ def _outlines(mixture: SphericalMixture, edge: float, box: np.ndarray, step: flo
     grid = np.stack(np.meshgrid(latitude, longitude, indexing="ij"), -1).reshape(-1, 2)
     heights = mixture.log_prob(torch.from_numpy(grid))[0].numpy().reshape(counts)
     drawn = contour_generator(longitude, latitude, heights, fill_type=FillType.OuterOffset)
-    polygons = []
-    for corners, offsets in zip(*drawn.filled(edge, np.inf), strict=True):
-        rings = [corners[a:b] for a, b in pairwise(offsets)]
-        polygons.append([ring.round(digits).tolist() for ring in rings])
-    return polygons
+    return [
+        [corners[a:b].round(digits).tolist() for a, b in pairwise(offsets)]
+        for corners, offsets in zip(*drawn.filled(edge, np.inf), strict=True)
+    ]

@@ -1,8 +1,8 @@
 """Filters that find points which cannot be right: by deviation, by density, by range, and regions too small.
 
-Each takes (n, 2) points, or their groups, and says which rows it keeps and why it drops the others. It changes
-nothing and knows nothing of the rows behind the points. The columns of `wgs84` points are taken around the
-points' mean, so that the antimeridian cuts through no table.
+Each takes (n, 2) points in degrees (`frame="wgs84"`) or data units (`"planar"`), or their groups, and says which
+rows it keeps and why it drops the others. The columns of `wgs84` points are taken around the points' mean, so that
+the antimeridian cuts through no table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from geohf.geo._arrays import as_numpy, check_pairs_of_numbers
+from geohf.geo._arrays import as_numpy, as_rows
 from geohf.geo.dbscan import dbscan
 from geohf.geo.scalers import around_mean
 
@@ -32,15 +32,10 @@ class Filtered(NamedTuple):
 
 
 def mad_filter(points, threshold: float = 4.0, frame: str = "wgs84") -> Filtered:
-    """Keep rows within `threshold` raw MADs of the median, in each column by itself.
+    """Keep rows within `threshold` (above zero) raw MADs of the median, in each column by itself.
 
     The MAD is the median distance from the median, without the factor 1.4826 that makes it a standard deviation.
     A column with MAD 0, where more than half of the values are equal, drops nothing.
-
-    Args:
-        points: (n, 2) degrees or data units.
-        threshold: above zero.
-        frame: `"wgs84"` or `"planar"`.
 
     >>> mad_filter([[1000, 0], [1001, 0], [1002, 0], [1003, 0], [1090, 0]], 4, "planar").reasons.tolist()[-1]
     'latitude 1090 lies 88 MAD from the median 1002, more than 4'
@@ -56,32 +51,22 @@ def mad_filter(points, threshold: float = 4.0, frame: str = "wgs84") -> Filtered
     times = away / np.where(mad > 0, mad, np.inf)
 
     def reason(row: int, column: int) -> str:
-        return (
-            f"{_named(columns, row, column)} lies {times[row, column]:.3g} MAD from the median "
-            f"{median[column]:.10g}, more than {threshold:g}"
-        )
+        return f"{times[row, column]:.3g} MAD from the median {median[column]:.10g}, more than {threshold:g}"
 
     # not by the quotient: a value exactly on the limit is kept, as the rule says
-    return _by_column((away > threshold * mad) & (mad > 0), reason)
+    return _by_column(columns, (away > threshold * mad) & (mad > 0), reason)
 
 
 def dbscan_filter(points, eps: float, min_samples: int = 10, frame: str = "wgs84") -> Filtered:
     """Keep rows that DBSCAN puts into a cluster; see `geohf.geo.dbscan`.
-
-    Args:
-        points: (n, 2) degrees or data units.
-        eps: great-circle meters for `wgs84`, data units for `planar`.
-        min_samples: points within eps, itself counted, that make a cluster's core.
-        frame: `"wgs84"` or `"planar"`.
 
     >>> dbscan_filter([[1000, 0], [1000, 3], [1000, 90]], 5, 2, "planar").reasons.tolist()[-1]
     'noise: in no cluster of 2 points within 5'
     """
     kept = dbscan(points, eps, min_samples, frame) >= 0
     unit = " m" if frame == "wgs84" else ""
-    reasons = np.full(len(kept), None, object)
-    reasons[~kept] = f"noise: in no cluster of {min_samples} points within {eps:g}{unit}"
-    return Filtered(kept, reasons)
+    noise = f"noise: in no cluster of {min_samples} points within {eps:g}{unit}"
+    return Filtered(kept, np.array([noise, None], object)[kept.astype(int)])
 
 
 def percentile_filter(points, low: float = 1.0, high: float = 99.0, frame: str = "wgs84") -> Filtered:
@@ -111,33 +96,21 @@ def iqr_filter(points, factor: float = 1.5, frame: str = "wgs84") -> Filtered:
 
 
 def min_rows_filter(groups, rows: int = 20) -> Filtered:
-    """Keep rows whose group has at least `rows` rows.
-
-    Args:
-        groups: (n,) anything that sorts.
+    """Keep rows whose group has at least `rows` rows; groups are (n,) anything that sorts.
 
     >>> min_rows_filter(["a", "a", "b"], 2).reasons.tolist()
     [None, None, 'group b has fewer than 2 rows (1)']
     """
     names, number, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    kept = (sizes >= rows)[number] if len(names) else np.empty(0, bool)
     texts = [
-        f"group {name} has fewer than {rows} rows ({size})" for name, size in zip(names, sizes, strict=True)
+        None if size >= rows else f"group {name} has fewer than {rows} rows ({size})"
+        for name, size in zip(names, sizes, strict=True)
     ]
-    reasons = np.full(len(kept), None, object)
-    for i in np.flatnonzero(~kept).tolist():
-        reasons[i] = texts[number[i]]
-    return Filtered(kept, reasons)
+    return Filtered((sizes >= rows)[number], np.array(texts, object)[number])
 
 
 def filter_groups(points, groups, points_filter: Callable[..., Filtered], **options) -> Filtered:
-    """Apply a filter to each group by itself.
-
-    Args:
-        points: (n, 2).
-        groups: (n,) anything that sorts.
-        points_filter: one of the filters of points in this file.
-        options: its own.
+    """Apply a filter of points, with its own options, to each group by itself; groups are (n,) anything that sorts.
 
     >>> points = [[1000, 0], [1001, 0], [1002, 0], [5000, 0], [5001, 0], [5002, 0]]
     >>> filter_groups(points, [0, 0, 0, 1, 1, 1], percentile_filter, low=0, high=50, frame="planar").kept.sum()
@@ -155,8 +128,7 @@ def filter_groups(points, groups, points_filter: Callable[..., Filtered], **opti
 
 
 def _columns(points, frame: str) -> np.ndarray:
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    points = as_rows(points)
     if not np.isfinite(points).all():
         raise ValueError("a filter needs finite points; see geohf.geo.bad_points")
     return around_mean(points, frame)
@@ -169,25 +141,19 @@ def _outside(columns: np.ndarray, percentiles: np.ndarray, widen: float, what: s
     room = widen * (high - low)
     low, high = low - room, high + room
 
-    def reason(row: int, column: int) -> str:
-        return (
-            f"{_named(columns, row, column)} lies outside {low[column]:.10g} to {high[column]:.10g} ({what})"
-        )
+    def reason(_: int, column: int) -> str:
+        return f"outside {low[column]:.10g} to {high[column]:.10g} ({what})"
 
     dropped: np.ndarray = (columns < low) | (columns > high)
-    return _by_column(dropped & ((room > 0) | (widen == 0)), reason)
+    return _by_column(columns, dropped & ((room > 0) | (widen == 0)), reason)
 
 
-def _named(columns, row, column) -> str:
-    return f"{_COLUMNS[column]} {columns[row, column]:.10g}"
-
-
-def _by_column(dropped: np.ndarray, reason: Callable[[int, int], str]) -> Filtered:
-    """The first column that drops a row gives the reason."""
+def _by_column(columns: np.ndarray, dropped: np.ndarray, reason: Callable[[int, int], str]) -> Filtered:
+    """The first column that drops a row gives the reason: where its value lies."""
     result = Filtered(np.logical_not(dropped.any(1)), np.full(len(dropped), None, object))
-    column = dropped.argmax(1)
-    for row in np.flatnonzero(~result.kept).tolist():
-        result.reasons[row] = reason(row, column[row])
+    rows = np.flatnonzero(~result.kept)
+    for row, column in zip(rows.tolist(), dropped[rows].argmax(1).tolist(), strict=True):
+        result.reasons[row] = f"{_COLUMNS[column]} {columns[row, column]:.10g} lies {reason(row, column)}"
     return result
 
 

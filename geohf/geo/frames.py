@@ -12,16 +12,8 @@ import logging
 
 import numpy as np
 
-from geohf.errors import DataError, warn_once
-from geohf.geo._arrays import (
-    as_floats,
-    as_numpy,
-    cast_like,
-    check_pairs_of_numbers,
-    guarded_sqrt,
-    namespace,
-    wrap_longitude,
-)
+from geohf.errors import DataError, require_choice, warn_once
+from geohf.geo._arrays import as_floats, as_pairs, as_rows, cast_like, guarded_sqrt, namespace, wrap_longitude
 from geohf.geo.distance import EARTH_RADIUS_M, great_circle_m
 from geohf.geo.sphere import mean_weights, points_from_vectors, spherical_mean, unit_vectors, weighted_sum
 
@@ -37,15 +29,12 @@ _STRAY_TIMES_P90 = 10.0
 
 def check_frame(frame: str) -> str:
     """Return `frame`, or raise DataError when it is not one of `FRAMES`."""
-    if frame not in FRAMES:
-        raise DataError(
-            f"unknown coordinate reference system {frame!r}; use one of {', '.join(map(repr, FRAMES))}"
-        )
+    require_choice(FRAMES, frame=frame)
     return frame
 
 
 def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> np.ndarray:
-    """Return the points as float64, or say which rows do not fit the declared frame and why.
+    """Return the points as float64, `wgs84` longitudes in [-180, 180), or say which rows do not fit the frame and why.
 
     Args:
         points: (n, 2) latitude and longitude in degrees for `wgs84`, data units for `planar`.
@@ -53,12 +42,8 @@ def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> n
         rows: (n,) names of the rows for the message, such as line numbers of a CSV; default 0..n-1.
         source: what the points come from, such as a file name, for the message.
 
-    Returns:
-        (n, 2) float64; for `wgs84` the longitudes are wrapped to [-180, 180).
-
     Raises:
-        DataError: rows that `bad_points` finds (five are shown, the others counted), or a table that as a
-            whole belongs to the other frame.
+        DataError: rows that `bad_points` finds (five are shown, the others counted), or a table in the other frame.
         ValueError: a shape that is not (n, 2).
 
     >>> check_points([[36.4, 190.0]])
@@ -70,7 +55,7 @@ def check_points(points, frame: str = "wgs84", rows=None, source: str = "") -> n
       row 3: latitude 127.4 is outside -90..90; latitude and longitude look swapped
     """
     reasons = bad_points(points, frame, rows, source)
-    points = as_numpy(points)
+    points = as_rows(points)
     if reasons:
         lines = [f"  {reason}" for _, reason in reasons[:_SHOWN_ROWS]]
         if len(reasons) > _SHOWN_ROWS:
@@ -86,9 +71,10 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     """Find the rows that do not fit the frame, for callers that leave them out and count them.
 
     For both frames: values that are not finite. For `wgs84`: 0, 0, a latitude outside -90..90, a longitude outside
-    -180..360, values beyond 360 (planar data), and rows whose latitude and longitude look swapped: either because
-    only the exchanged values are degrees, or because the row lies more than 1000 km and more than 10 times the
-    90th percentile of all distances from the center of the table while the exchanged row lies among the rest.
+    -180..360, values beyond 360 (planar data), and rows whose latitude and longitude look swapped: only the exchanged
+    values are degrees, or the row lies more than 1000 km and more than 10 times the 90th percentile of all
+    distances from the center of the table while the exchanged row lies among the rest. A `wgs84` table that could
+    be radians gets a word.
 
     Args:
         points, frame, rows, source: as for `check_points`.
@@ -96,29 +82,25 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
     Returns:
         (position, reason) in ascending position; the reason begins with the row's name.
 
-    A word is said where all rows of a `wgs84` table could be radians.
-
     Raises:
-        DataError: the table as a whole belongs to the other frame. Leaving rows out cannot mend that. It is so
-            when most rows of a `wgs84` table lie beyond 360, and when all rows of a `planar` table could be
-            degrees.
+        DataError: the table as a whole belongs to the other frame, which leaving rows out cannot mend: most rows of a
+            `wgs84` table lie beyond 360, or all rows of a `planar` table could be degrees.
         ValueError: a shape that is not (n, 2), or a length of `rows` that is not n.
 
     >>> bad_points([[48.9, 2.4], [float("nan"), 2.4], [99.0, 190.0]])
     [(1, 'row 1: latitude nan is not finite'), (2, 'row 2: latitude 99 is outside -90..90')]
     """
     check_frame(frame)
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    points = as_rows(points)
     if rows is not None and len(rows) != len(points):
         raise ValueError(f"rows names {len(rows)} rows, points has {len(points)}")
     finite = np.isfinite(points).all(1)
     _refuse_other_frame(points, finite, frame, rows, source)
     names = ("latitude", "longitude") if frame == "wgs84" else ("first coordinate", "second coordinate")
-    reasons: dict[int, str] = {}
-    for position in np.flatnonzero(~finite):
+    reasons = {}
+    for position in np.flatnonzero(~finite).tolist():
         column = int(np.isfinite(points[position, 0]))
-        reasons[int(position)] = f"{names[column]} {points[position, column]:.12g} is not finite"
+        reasons[position] = f"{names[column]} {points[position, column]:.12g} is not finite"
     if frame == "wgs84":
         placed = points[finite & ~is_no_fix(*points.T)]
         # off the Gulf of Guinea, where there is no land
@@ -128,7 +110,7 @@ def bad_points(points, frame: str = "wgs84", rows=None, source: str = "") -> lis
                 "%sall positions lie in the sea within 1.6 degrees of latitude and 3.2 of longitude of (0, 0), as radians do: "
                 "latitude and longitude are read as degrees", _prefix(source),
             )  # fmt: skip
-        _add_range_reasons(points, finite, reasons)
+        reasons |= impossible_points(points)
         _add_swapped_reasons(points, reasons)
     return [(position, f"row {_name(rows, position)}: {reasons[position]}") for position in sorted(reasons)]
 
@@ -139,8 +121,20 @@ def impossible_points(points: np.ndarray) -> dict[int, str]:
     >>> impossible_points(np.array([[48.9, 2.4], [np.nan, np.nan], [127.4, 36.4]]))
     {2: 'latitude 127.4 is outside -90..90; latitude and longitude look swapped'}
     """
-    reasons: dict[int, str] = {}
-    _add_range_reasons(points, np.isfinite(points).all(1), reasons)
+    lat, lon = points.T
+    reasons = dict.fromkeys(
+        np.flatnonzero(is_no_fix(lat, lon)).tolist(), "(0, 0) stands for a position that is not known"
+    )
+    outside = (np.abs(lat) > 90.0) | (lon < -180.0) | (lon >= 360.0)
+    for i in np.flatnonzero(outside & np.isfinite(points).all(1)).tolist():
+        if max(abs(lat[i]), abs(lon[i])) > 360.0:
+            reasons[i] = f"({lat[i]:.12g}, {lon[i]:.12g}) are no degrees; planar data need frame='planar'"
+        elif abs(lat[i]) > 90.0:
+            reasons[i] = f"latitude {lat[i]:.12g} is outside -90..90"
+            if -180.0 <= lat[i] < 360.0 and abs(lon[i]) <= 90.0:
+                reasons[i] += "; latitude and longitude look swapped"
+        else:
+            reasons[i] = f"longitude {lon[i]:.12g} is outside -180..360"
     return reasons
 
 
@@ -155,51 +149,30 @@ def is_no_fix(latitude, longitude):
 
 def _refuse_other_frame(points, finite, frame, rows, source) -> None:
     """Raise DataError when the table as a whole is in the other frame."""
-    if not finite.any():
-        return
     size = np.abs(points)
     if frame == "wgs84":
-        planar = finite & (size > 360.0).any(1)
-        if 2 * planar.sum() <= finite.sum():
-            return
-        where = planar
+        odd = finite & (size > 360.0).any(1)
+        refused = 2 * odd.sum() > finite.sum()
         text = (
-            f"{planar.sum()} of {len(points)} rows hold values beyond 360, which are no degrees. The data look "
+            f"{odd.sum()} of {len(points)} rows hold values beyond 360, which are no degrees. The data look "
             "planar (projected or local): declare frame='planar', or bring them to degrees where the task takes nothing else"
         )
     else:
-        if not ((size[finite] <= 90.0).any(1) & (size[finite] <= 180.0).all(1)).all():
-            return
-        where = finite
+        odd = finite
+        refused = finite.any() and (size[finite] <= 180.0).all() and (size[finite] <= 90.0).any(1).all()
         text = (
             "all rows lie within the range of degrees (90 and 180). If they are latitude and longitude, declare "
             "frame='wgs84'; if they are planar, use a smaller unit or move the origin so that this is plain to see"
         )
-    examples = ", ".join(
-        f"row {_name(rows, i)} ({points[i, 0]:.12g}, {points[i, 1]:.12g})"
-        for i in np.flatnonzero(where)[:_SHOWN_ROWS].tolist()
-    )
-    raise DataError(f"{_prefix(source)}points do not fit frame={frame!r}: {text}. First: {examples}")
+    if not refused:
+        return
+    first = ", ".join(shown_rows(points, np.flatnonzero(odd)[:_SHOWN_ROWS], rows))
+    raise DataError(f"{_prefix(source)}points do not fit frame={frame!r}: {text}. First: {first}")
 
 
-def _add_range_reasons(points, finite, reasons) -> None:
-    """Rows outside the range of degrees."""
-    lat, lon = points[:, 0], points[:, 1]
-    bad_lat = finite & (np.abs(lat) > 90.0)
-    bad_lon = finite & ((lon < -180.0) | (lon >= 360.0))
-    reasons |= dict.fromkeys(
-        np.flatnonzero(is_no_fix(lat, lon)).tolist(), "(0, 0) stands for a position that is not known"
-    )
-    for i in np.flatnonzero(bad_lat | bad_lon).tolist():
-        if max(abs(lat[i]), abs(lon[i])) > 360.0:
-            reason = f"({lat[i]:.12g}, {lon[i]:.12g}) are no degrees; planar data need frame='planar'"
-        elif bad_lat[i]:
-            reason = f"latitude {lat[i]:.12g} is outside -90..90"
-            if -180.0 <= lat[i] < 360.0 and abs(lon[i]) <= 90.0:
-                reason += "; latitude and longitude look swapped"
-        else:
-            reason = f"longitude {lon[i]:.12g} is outside -180..360"
-        reasons[i] = reason
+def shown_rows(points, positions, rows=None) -> list[str]:
+    """`row 3 (48.9, 2.4)` of each of these positions, for a message."""
+    return [f"row {_name(rows, i)} ({points[i, 0]:.12g}, {points[i, 1]:.12g})" for i in positions.tolist()]
 
 
 def _add_swapped_reasons(points, reasons) -> None:
@@ -239,15 +212,12 @@ def _prefix(source: str) -> str:
 
 
 def frame_distance(a, b, frame: str = "wgs84"):
-    """Distance between points: meters along the great circle, or Euclidean in data units.
+    """Distances (...) between points: meters along the great circle, or Euclidean in data units.
 
     Args:
-        a, b: (..., 2), broadcast, both numpy or both torch (dtype and gradient are kept, and the gradient is zero
-            at distance zero).
+        a, b: (..., 2), broadcast, both numpy or both torch (dtype and gradient are kept; it is zero at distance
+            zero).
         frame: `"wgs84"` or `"planar"`.
-
-    Returns:
-        (...) meters for `wgs84`, data units for `planar`.
 
     >>> float(frame_distance([180000.0, 3.0], [180003.0, 7.0], "planar"))
     5.0
@@ -255,25 +225,17 @@ def frame_distance(a, b, frame: str = "wgs84"):
     if check_frame(frame) == "wgs84":
         return great_circle_m(a, b, EARTH_RADIUS_M)
     xp = namespace(a, b)
-    a, b = as_floats(a, "a"), as_floats(b, "b")
-    check_pairs_of_numbers(a, "a")
-    check_pairs_of_numbers(b, "b")
+    a, b = as_pairs(a, "a"), as_pairs(b, "b")
     return guarded_sqrt(xp, ((a - b) ** 2).sum(-1))[()]
 
 
 def frame_mean(points, weights=None, frame: str = "wgs84"):
-    """Mean of points: on the sphere, or of the columns.
+    """Means (..., 2) of points: on the sphere, or of the columns, in the inputs' dtype.
 
     Args:
-        points: (..., n, 2), numpy or torch.
-        weights: (..., n) not negative, or None; broadcasts as in `spherical_mean`.
+        points, weights: (..., n, 2) and (..., n), numpy or torch, as in `spherical_mean`, which also says what is
+            refused.
         frame: `"wgs84"` or `"planar"`.
-
-    Returns:
-        (..., 2) in the inputs' dtype.
-
-    Raises:
-        ValueError: as `spherical_mean`.
 
     >>> frame_mean([[0.0, 0.0], [400.0, 800.0]], [1, 3], "planar")
     array([300., 600.])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,24 +15,15 @@ from geohf.geo.areas import Area
 # of Natural Earth, GADM (from the smallest unit up), geoBoundaries, the US census, OpenStreetMap
 _NAME_KEYS = (
     *("name", "NAME", "NAME_5", "NAME_4", "NAME_3", "NAME_2", "NAME_1", "NAME_0", "COUNTRY", "shapeName"),
-    *(
-        "ADMIN",
-        "admin",
-        "STATE_NAME",
-        "NAMELSAD",
-        "NAME_EN",
-        "name_en",
-        "NAME_LONG",
-        "name_long",
-        "NAME_ENGLI",
-    ),
-    *("COUNTY_NAME", "REGION_NAME", "title", "Name", "id"),
+    *("ADMIN", "admin", "STATE_NAME", "NAMELSAD", "NAME_EN", "name_en", "NAME_LONG", "name_long"),
+    *("NAME_ENGLI", "COUNTY_NAME", "REGION_NAME", "title", "Name", "id"),
 )
 # what units lie in, from the next one up: of GADM, the US census, Natural Earth, geoBoundaries
 _WIDER_KEYS: tuple[tuple[str, ...], ...] = (
     *(("NAME_4",), ("NAME_3",), ("NAME_2",), ("NAME_1", "STATE_NAME", "STUSPS", "STATEFP")),
     ("NAME_0", "COUNTRY", "ADMIN", "admin", "country", "shapeGroup"),
 )
+_PARTS = {"Polygon": "rings", "MultiPolygon": "polygons", "GeometryCollection": "geometries"}
 _MAX_DEPTH = 20
 
 
@@ -56,40 +47,27 @@ def area_from_geojson(source, names: str | Iterable[str] | None = None) -> Area:
     >>> area_from_geojson({"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [0, 4], [0, 0]]]})
     Area(1 polygons, 3 edges)
     """
-    document, label = _document(source)
-    wanted = None if names is None else [names] if isinstance(names, str) else list(names)
-    features = _features(document, label)
-    if wanted is not None:
-        features = _pick(features, wanted, label)
-    polygons = []
-    for title, geometry in features:
-        polygons.extend(_polygons(geometry, f"{label}: {title}", 0))
+    label, features = _features(source)
+    if names is not None:
+        features = _pick(features, [names] if isinstance(names, str) else list(names), label)
+    polygons = [polygon for title, item in features for polygon in _polygons(item, f"{label}: {title}")]
     if not polygons:
         raise DataError(f"{label}: no Polygon or MultiPolygon in it")
     return Area(polygons)
 
 
 def named_areas(source) -> dict[str, Area]:
-    """The areas of a GeoJSON by the names of their features; features of one name are one area, but where their country
-    or state, in the usual keys (`NAME_0`, `admin`, `STATE_NAME`, `shapeGroup` ...), is another: `Amazonas, Peru`.
+    """The areas of a GeoJSON, see `area_from_geojson`, by the names of their features, which all need one and a polygon.
 
-    Args:
-        source: path of a file, or the parsed object.
-
-    Raises:
-        DataError: malformed JSON or geometry, a feature without a name or without a polygon.
+    Features of one name are one area, but where their country or state, in the usual keys (`NAME_0`, `admin`,
+    `STATE_NAME`, `shapeGroup` ...), is another: `Amazonas, Peru`.
     """
-    document, label = _document(source)
-    polygons: dict[tuple[str, ...], list] = {}
-    for title, item in _features(document, label):
-        names, own = _names_of(item), _polygons(item, f"{label}: {title}", 0)
+    polygons: defaultdict[tuple[str, ...], list] = defaultdict(list)
+    for title, item, own in _drawn(source):
+        names = _names_of(item)
         if not names:
-            raise DataError(f"{label}: {title} has no name; its properties need 'name', or it an id")
-        if not own:
-            raise DataError(f"{label}: {title} ({names[0]}) has no polygon; take it out")
-        polygons.setdefault(tuple(dict.fromkeys([names[0], *_wider(item, names[0])])), []).extend(own)
-    if not polygons:
-        raise DataError(f"{label}: no feature in it")
+            raise DataError(f"{title} has no name; its properties need 'name', or it an id")
+        polygons[tuple(dict.fromkeys([names[0], *_wider(item, names[0])]))] += own
     count = Counter(name for name, *_ in polygons)
     return {
         ", ".join(names) if count[names[0]] > 1 else names[0]: Area(own) for names, own in polygons.items()
@@ -97,37 +75,29 @@ def named_areas(source) -> dict[str, Area]:
 
 
 def feature_areas(source) -> list[tuple[dict, Area]]:
-    """The properties of each feature of a GeoJSON, and its area.
+    """The properties of each feature of a GeoJSON, see `area_from_geojson`, and its area, which all need a polygon."""
+    return [(_properties(item), Area(polygons)) for _, item, polygons in _drawn(source)]
 
-    Args:
-        source: path of a file, or the parsed object.
 
-    Raises:
-        DataError: malformed JSON or geometry, no feature, or one without a polygon.
-    """
-    document, label = _document(source)
-    features = []
-    for title, item in _features(document, label):
-        polygons = _polygons(item, f"{label}: {title}", 0)
-        if not polygons:
-            raise DataError(f"{label}: {title} has no polygon; take it out")
-        features.append((_properties(item), Area(polygons)))
+def _drawn(source) -> list[tuple[str, dict, list]]:
+    """What messages call each feature, itself, and its polygons, of which it has some."""
+    label, features = _features(source)
     if not features:
         raise DataError(f"{label}: no feature in it")
-    return features
+    drawn = []
+    for title, item in features:
+        polygons = _polygons(item, f"{label}: {title}")
+        if not polygons:
+            name = "".join(f" ({name})" for name in _names_of(item)[:1])
+            raise DataError(f"{label}: {title}{name} has no polygon; take it out")
+        drawn.append((f"{label}: {title}", item, polygons))
+    return drawn
 
 
-def _document(source) -> tuple[dict, str]:
-    """The parsed object, and what it is called in messages."""
-    if isinstance(source, dict):
-        return source, "GeoJSON"
+def _read(source: str | os.PathLike) -> dict:
     if not isinstance(source, (str, os.PathLike)):
         raise DataError(f"GeoJSON is a file's path or the parsed object, not a {type(source).__name__}")
-    label = os.fspath(source)
-    return _read(label), label
-
-
-def _read(path: str) -> dict:
+    path = os.fspath(source)
     try:
         with open(path, encoding="utf-8-sig") as file:
             document = json.load(file)
@@ -140,14 +110,15 @@ def _read(path: str) -> dict:
     return document
 
 
-def _features(document: dict, label: str) -> list[tuple[str, dict]]:
-    """A list of (title, feature or geometry)."""
+def _features(source) -> tuple[str, list[tuple[str, dict]]]:
+    """What a source is called in messages, and its (title, feature or geometry)."""
+    document, label = (source, "GeoJSON") if isinstance(source, dict) else (_read(source), os.fspath(source))
     if document.get("type") != "FeatureCollection":
-        return [("geometry" if document.get("type") != "Feature" else "feature 0", document)]
+        return label, [("feature 0" if document.get("type") == "Feature" else "geometry", document)]
     features = document.get("features")
     if not isinstance(features, list):
         raise DataError(f"{label}: a FeatureCollection needs a list of features")
-    return [(f"feature {index}", feature) for index, feature in enumerate(features)]
+    return label, [(f"feature {index}", feature) for index, feature in enumerate(features)]
 
 
 def _names_of(feature) -> list[str]:
@@ -186,7 +157,7 @@ def _pick(features: list, wanted: list[str], label: str) -> list:
     return [item for item, titles in known if asked.intersection(titles)]
 
 
-def _polygons(item, label: str, depth: int) -> list[list[np.ndarray]]:
+def _polygons(item, label: str, depth: int = 0) -> list[list[np.ndarray]]:
     """Polygons of a feature or geometry; points and lines have none."""
     if item is None:  # a feature may have no geometry
         return []
@@ -195,29 +166,19 @@ def _polygons(item, label: str, depth: int) -> list[list[np.ndarray]]:
     kind = item.get("type")
     if kind == "Feature":
         return _polygons(item.get("geometry"), label, depth + 1)
-    if kind == "GeometryCollection":
-        parts = item.get("geometries")
-        if not isinstance(parts, list):
-            raise DataError(f"{label}: a GeometryCollection needs a list of geometries")
-        return [polygon for part in parts for polygon in _polygons(part, label, depth + 1)]
-    coordinates = item.get("coordinates")
-    if coordinates == []:  # RFC 7946, 3.1: as null
-        return []
-    if kind == "Polygon":
-        return [_rings(coordinates, label)]
-    if kind == "MultiPolygon":
-        if not isinstance(coordinates, list):
-            raise DataError(f"{label}: a MultiPolygon needs a list of polygons")
-        return [_rings(polygon, label) for polygon in coordinates if polygon != []]
     if kind in ("Point", "MultiPoint", "LineString", "MultiLineString"):
         return []
-    raise DataError(f"{label}: unknown GeoJSON type {kind!r}")
-
-
-def _rings(coordinates, label: str) -> list[np.ndarray]:
-    if not isinstance(coordinates, list) or not coordinates:
-        raise DataError(f"{label}: a Polygon needs a list of rings")
-    return [_ring(ring, f"{label}, ring {index}") for index, ring in enumerate(coordinates)]
+    if str(kind) not in _PARTS:
+        raise DataError(f"{label}: unknown GeoJSON type {kind!r}")
+    parts = item.get("geometries" if kind == "GeometryCollection" else "coordinates")
+    if not isinstance(parts, list):
+        raise DataError(f"{label}: a {kind} needs a list of {_PARTS[str(kind)]}")
+    if kind == "Polygon":  # one without rings is as null (RFC 7946, 3.1)
+        rings = [_ring(ring, f"{label}, ring {index}") for index, ring in enumerate(parts)]
+        return [rings] if rings else []
+    if kind == "MultiPolygon":
+        parts = [{"type": "Polygon", "coordinates": polygon} for polygon in parts]
+    return [polygon for part in parts for polygon in _polygons(part, label, depth + 1)]
 
 
 def _ring(ring, label: str) -> np.ndarray:

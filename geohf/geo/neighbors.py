@@ -62,20 +62,16 @@ def _squared_chords(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 def matches_within_m(database, queries, radius_m: float) -> tuple[np.ndarray, np.ndarray]:
     """For every query the database points at most `radius_m` away, in compressed sparse rows.
 
-    The matches of query `q` are `indices[offsets[q]:offsets[q + 1]]`. Exact like `pairs_within_m`.
+    The matches of query `q` are `indices[offsets[q]:offsets[q + 1]]`. Exact like `pairs_within_m`, and refuses the
+    same.
 
     Args:
-        database: (n, 2) latitude and longitude in degrees.
-        queries: (q, 2) degrees.
+        database, queries: (n, 2) and (q, 2) latitude and longitude in degrees.
         radius_m: meters, above zero.
 
     Returns:
         offsets: (q + 1,) int64 ascending from 0.
         indices: (offsets[-1],) int64 rows of the database, ascending within a query.
-
-    Raises:
-        ValueError: a shape that is not (n, 2), a radius that is not above zero and finite.
-        DataError: values that are not finite or no degrees; names the rows.
 
     >>> matches_within_m([[0, 0], [0, 1], [0, 0.0001]], [[0, 0], [5, 5], [0, 1]], radius_m=25)
     (array([0, 2, 2, 3]), array([0, 2, 1]))

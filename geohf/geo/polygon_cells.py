@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.errors import DataError, listed
 from geohf.geo.areas import Area
 from geohf.geo.distance import great_circle_m
 from geohf.geo.quadtree import CellTree, cell_tree, nearest_areas
@@ -23,21 +23,18 @@ _NUDGE = 1e-6  # degrees; a point on a shared border is in one polygon only, a l
 def polygon_cells(
     points: np.ndarray, areas: Mapping[str, Area], split: int, depth: int = 10
 ) -> tuple[CellTree, np.ndarray, list[str]]:
-    """Cells that each lie in one polygon, or in neighbors that have few points.
+    """Cells that each lie in one polygon, or in neighbors that have few points: their tree, each point's cell, their names.
 
     A polygon with at least `split` points is divided by a quadtree; one with fewer than a quarter of that joins the
-    neighbor with which it shares the longest border, or the nearest one, as in the semantic geocells of PIGEON (Haas
-    et al., arXiv 2307.05845). Points outside all polygons go to the nearest one.
+    neighbor with which it shares the longest border, or the nearest one, as in PIGEON's semantic geocells (Haas et al.,
+    arXiv 2307.05845). Points outside all polygons go to the nearest one.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
         areas: name -> area. Those without a point are left out, with a word.
 
-    Returns:
-        (the tree, (n,) the cell of each point, the name of each cell).
-
     Raises:
-        DataError: no polygon has a point, or two of them overlap where there are points.
+        DataError: two polygons overlap where there are points.
     """
     names, outlines = list(areas), list(areas.values())
     _refuse_overlaps(points, names, outlines)
@@ -45,8 +42,9 @@ def polygon_cells(
     counts = np.bincount(own, minlength=len(names))
     empty = [name for name, count in zip(names, counts, strict=True) if not count]
     if empty:
-        shown = ", ".join(empty[:10]) + ", ..." * (len(empty) > 10)
-        logger.warning("%d polygons have no training place and are left out: %s", len(empty), shown)
+        logger.warning(
+            "%d polygons have no training place and are left out: %s", len(empty), listed(empty, 10)
+        )
     group = _merged(points, own, outlines, counts, split / 4)
     members: dict[int, list[int]] = defaultdict(list)
     for number in np.flatnonzero(counts):
@@ -93,7 +91,7 @@ def _merged(points, own, areas, counts, least: float) -> np.ndarray:
     group = np.arange(len(areas))
     size = counts.astype(float)
     size[counts == 0] = np.inf  # are no group
-    if (size < least).sum() == 0:
+    if not (size < least).any():
         return group
     borders = _borders(areas)
     middles = np.array(

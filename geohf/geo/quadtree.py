@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from geohf.geo._arrays import as_numpy, wrap_longitude
+from geohf.errors import require_at_least
+from geohf.geo._arrays import as_rows, wrap_longitude
 from geohf.geo.areas import Area
 from geohf.geo.distance import great_circle_m
 
@@ -21,7 +22,7 @@ class CellTree:
     """Cells that divide the whole earth, and what they are parts of.
 
     A node cuts its points at a latitude (axis 0) or longitude (axis 1): below `threshold` they go to `low`, else to
-    `high`. Both name another node, or the leaf i as -1 - i. Leaves are the cells, numbered depth first.
+    `high`, which name another node, or the leaf i as -1 - i. Leaves are the cells, numbered depth first.
 
     Attributes:
         roots: where the points of each part of the earth begin, as `low` does; one, where there are no polygons.
@@ -66,11 +67,7 @@ class CellTree:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> CellTree:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: entries that make no tree.
-        """
+        """The inverse of `to_dict`; entries that make no tree are a ValueError."""
         areas = [
             Area([[np.array(ring) for ring in polygon] for polygon in area])
             for area in saved.get("areas") or []
@@ -100,8 +97,8 @@ class CellTree:
 def quadtree(points, split: int = 1000, depth: int = 10) -> tuple[CellTree, np.ndarray]:
     """Cut the points' box at the median latitude and each half at its own median longitude, again and again.
 
-    A box with fewer than `split` points is a cell. Source: Astruc et al., OpenStreetView-5M, arXiv 2404.18873, whose
-    cells have `split` 1000 and `depth` 10. A cut that would leave a side without a point is not made.
+    A box with fewer than `split` points is a cell. Source: Astruc et al., OpenStreetView-5M, arXiv 2404.18873,
+    whose cells have `split` 1000 and `depth` 10. A cut that would leave a side without a point is not made.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
@@ -112,7 +109,7 @@ def quadtree(points, split: int = 1000, depth: int = 10) -> tuple[CellTree, np.n
         (the tree, (n,) int64 the cell of each point).
 
     Raises:
-        ValueError: no points, or a `split` below 2.
+        ValueError: no points, points that are not finite, or a `split` below 2.
 
     >>> tree, labels = quadtree([[0, 0], [1, 9], [5, 2], [6, 3], [7, 8]], split=4)
     >>> labels.tolist(), tree.cells, tree.levels
@@ -124,13 +121,11 @@ def quadtree(points, split: int = 1000, depth: int = 10) -> tuple[CellTree, np.n
 def tree_of_boxes(low, high) -> CellTree:
     """The tree whose cell i is the i-th of some boxes that do not overlap, as published cells are given.
 
-    It is cut where the boxes on both sides are as many as can be. What lies in none of them belongs to one nearby.
+    It is cut where the boxes on both sides are as many as can be. What lies in none of them belongs to one nearby. Boxes
+    that no cuts from side to side tell apart are a ValueError.
 
     Args:
         low, high: (n, 2) their southwestern and northeastern corners in degrees.
-
-    Raises:
-        ValueError: boxes that no cuts from side to side tell apart.
     """
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     roots: list[int] = [0]
@@ -147,8 +142,13 @@ def tree_of_boxes(low, high) -> CellTree:
         nodes.append([axis, threshold, 0, 0])
         below = high[boxes, axis] <= threshold + _EDGE
         todo += [(boxes[~below], nodes[-1], 3), (boxes[below], nodes[-1], 2)]
-    axes, thresholds, lower, upper = map(list, zip(*nodes, strict=True)) if nodes else ([], [], [], [])
-    return CellTree(roots, axes, thresholds, lower, upper, [])
+    return CellTree(roots, *_columns(nodes), [])
+
+
+def _columns(nodes: list[list]) -> tuple[list, list, list, list]:
+    """Axes, thresholds, and lower and upper sides of nodes."""
+    axis, threshold, low, high = ([node[i] for node in nodes] for i in range(4))
+    return axis, threshold, low, high
 
 
 def _between(low: np.ndarray, high: np.ndarray) -> tuple[int, float]:
@@ -169,17 +169,13 @@ def _between(low: np.ndarray, high: np.ndarray) -> tuple[int, float]:
 def cell_tree(
     parts: Sequence, split: int, depth: int = 10, areas: Sequence[Area] = ()
 ) -> tuple[CellTree, np.ndarray]:
-    """A quadtree for each part of the earth, under one roof.
+    """A quadtree for each part of the earth, under one roof, and the cell of each point of all parts, one after the other.
 
     Args:
         parts: (n, 2) points in degrees, one array per part, none empty.
         areas: what the parts are, for several of them.
-
-    Returns:
-        (the tree, the cell of each point of all parts, one after the other).
     """
-    if split < 2:
-        raise ValueError(f"split must be at least 2, got {split}")
+    require_at_least(2, split=split)
     sizes = [len(part) for part in parts]
     if not sizes or not all(sizes):
         raise ValueError("cells need points, in each part")
@@ -189,48 +185,43 @@ def cell_tree(
         grower.grow(np.arange(end - size, end), (number,), depth)
         for number, (size, end) in enumerate(zip(sizes, ends, strict=True))
     ]
-    axis, threshold, low, high = (
-        map(list, zip(*grower.nodes, strict=True)) if grower.nodes else ([], [], [], [])
-    )
-    tree = CellTree(roots, axis, threshold, low, high, _levels(grower.paths), list(areas))
+    tree = CellTree(roots, *_columns(grower.nodes), _levels(grower.paths), list(areas))
     labels = np.empty(len(grower.points), np.int64)
-    for cell, rows in enumerate(grower.rows):
-        labels[rows] = cell
+    labels[np.concatenate(grower.rows)] = np.repeat(np.arange(len(grower.rows)), [*map(len, grower.rows)])
     return tree, labels
 
 
+@dataclass
 class _Grower:
-    """The nodes and leaves of trees as they grow, depth first."""
+    """The nodes and leaves of trees as they grow, depth first; of each leaf its part and quarters, and its rows."""
 
-    def __init__(self, points: np.ndarray, split: int):
-        self.points, self.split = points, split
-        self.nodes: list[list] = []
-        self.paths: list[tuple[int, ...]] = []  # of each leaf: its part, and its quarter at each depth
-        self.rows: list[np.ndarray] = []  # of each leaf
+    points: np.ndarray
+    split: int
+    nodes: list[list] = field(default_factory=list)
+    paths: list[tuple[int, ...]] = field(default_factory=list)
+    rows: list[np.ndarray] = field(default_factory=list)
 
-    def grow(self, rows: np.ndarray, path: tuple[int, ...], depth: int) -> int:
-        """A node or leaf for these rows; how `CellTree` calls it."""
-        own = self.points[rows]
-        if depth == 0 or len(rows) < self.split or (own == own[0]).all():
+    def grow(
+        self, rows: np.ndarray, path: tuple[int, ...], depth: int, axis: int = 0, quarter: int = 0
+    ) -> int:
+        """A node or leaf for these rows, as `CellTree` calls it: cut at the median latitude, then the longitude."""
+        if axis == 2:
+            return self.grow(rows, (*path, quarter), depth - 1)
+        if axis == 0 and (
+            depth == 0 or len(rows) < self.split or (self.points[rows] == self.points[rows[0]]).all()
+        ):
             self.paths.append(path)
             self.rows.append(rows)
             return -len(self.paths)
-        return self._cut(rows, path, depth, 0, 0)
-
-    def _cut(self, rows: np.ndarray, path: tuple[int, ...], depth: int, axis: int, quarter: int) -> int:
-        """Cut at the median latitude, then longitude, then grow the quarters."""
-        if axis == 2:
-            return self.grow(rows, (*path, quarter), depth - 1)
         values = self.points[rows, axis]
         threshold = float(np.median(values))
         below = values < threshold
         if not below.any():
-            return self._cut(rows, path, depth, axis + 1, quarter * 2)
-        number = len(self.nodes)
-        node = [axis, threshold, 0, 0]
+            return self.grow(rows, path, depth, axis + 1, quarter * 2)
+        number, node = len(self.nodes), [axis, threshold, 0, 0]
         self.nodes.append(node)
-        node[2] = self._cut(rows[below], path, depth, axis + 1, quarter * 2)
-        node[3] = self._cut(rows[~below], path, depth, axis + 1, quarter * 2 + 1)
+        node[2] = self.grow(rows[below], path, depth, axis + 1, quarter * 2)
+        node[3] = self.grow(rows[~below], path, depth, axis + 1, quarter * 2 + 1)
         return number
 
 
@@ -272,10 +263,7 @@ def nearest_areas(areas: Sequence[Area], points: np.ndarray) -> np.ndarray:
 
 def _wrapped(points) -> np.ndarray:
     """(n, 2) float64, longitudes in [-180, 180)."""
-    points = as_numpy(points).astype(np.float64)
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"points must have shape (n, 2), got {points.shape}")
-    # those within the range keep every digit, or medians of many points would fall on the other side
-    longitude = points[:, 1]
-    inside = (longitude >= -180.0) & (longitude < 180.0)
-    return np.stack([points[:, 0], np.where(inside, longitude, wrap_longitude(np, longitude))], 1)
+    points = as_rows(points)
+    if not np.isfinite(points).all():
+        raise ValueError("cells need finite points; see geohf.geo.bad_points")
+    return np.stack([points[:, 0], wrap_longitude(np, points[:, 1])], 1)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from geohf.errors import DataError
-from geohf.geo._arrays import as_double, as_numpy, check_pairs_of_numbers, namespace, wrap_longitude
+from geohf.errors import DataError, require_choice
+from geohf.geo._arrays import as_double, as_numpy, as_pairs, as_rows, namespace, wrap_longitude
 from geohf.geo.frames import check_frame, frame_mean
 
 SCALERS = ("robust", "standard", "minmax")
@@ -21,13 +21,13 @@ _EPS = np.finfo(np.float64).eps
 class CoordinateScaler:
     """`(point - center) / scale`, a column at a time, and back.
 
-    In `wgs84` the longitude's difference is taken the short way round, so a region may lie across the
-    antimeridian, and points that come back are degrees again: latitude in [-90, 90], longitude in [-180, 180).
+    In `wgs84` longitudes differ the short way round, so a region may lie across the antimeridian, and points that
+    come back
+    are degrees again: latitude in [-90, 90], longitude in [-180, 180).
 
     Attributes:
-        center: (..., 2) float64, in degrees or data units; several scalers in one have leading dimensions, which
-            broadcast against those of the points.
-        scale: (..., 2) float64, above zero.
+        center, scale: (..., 2) float64, in degrees or data units, the scale above zero; several scalers in one have
+            leading dimensions, which broadcast against those of the points.
         frame: `"wgs84"` or `"planar"`.
     """
 
@@ -42,8 +42,7 @@ class CoordinateScaler:
         array([[1., 2.]])
         """
         xp = namespace(points)
-        points = as_double(points)
-        check_pairs_of_numbers(points)
+        points = as_pairs(points, cast=as_double)
         away = points - self._like(self.center, points)
         if self.frame == "wgs84":
             away = xp.stack([away[..., 0], wrap_longitude(xp, away[..., 1])], -1)
@@ -56,8 +55,7 @@ class CoordinateScaler:
         array([[  10.5, -179.9]])
         """
         xp = namespace(scaled)
-        scaled = as_double(scaled, "scaled")
-        check_pairs_of_numbers(scaled, "scaled")
+        scaled = as_pairs(scaled, "scaled", as_double)
         points = self._like(self.center, scaled) + scaled * self._like(self.scale, scaled)
         if self.frame == "wgs84":
             latitude, longitude = points[..., 0], points[..., 1]
@@ -74,15 +72,10 @@ class CoordinateScaler:
 
     @classmethod
     def from_dict(cls, numbers: dict[str, Any], frame: str) -> CoordinateScaler:
-        """The scaler that `to_dict` described, every digit as it was.
-
-        Raises:
-            ValueError: keys or shapes are not those of `to_dict`, or a scale is not above zero.
-        """
+        """The scaler that `to_dict` described, every digit as it was; ValueError for other keys or shapes, or no scale."""
         if set(numbers) != {"center", "scale"}:
             raise ValueError(f"a scaler is described by 'center' and 'scale', got {sorted(numbers)}")
-        center, scale = (as_numpy(numbers[name], name) for name in ("center", "scale"))
-        check_pairs_of_numbers(center, "center")
+        center, scale = (as_pairs(numbers[name], name, as_numpy) for name in ("center", "scale"))
         if center.shape != scale.shape or not (np.isfinite(center).all() and (scale > 0).all()):
             raise ValueError("a scaler needs finite centers and as many scales above zero")
         return cls(center, scale, check_frame(frame))
@@ -103,11 +96,10 @@ class CoordinateScaler:
 def fit_scaler(points, kind: str = "robust", frame: str = "wgs84") -> CoordinateScaler:
     """Fit a scaler on points: give it training rows only, or the held-out rows leak into training.
 
-    `robust`: the median, and the distance between the quartiles. `standard`: mean and standard deviation.
-    `minmax`: the range becomes -1 to 1. Each equals scikit-learn's RobustScaler, StandardScaler and
-    MinMaxScaler(feature_range=(-1, 1)). A column that does not vary (scale 0) is moved and not stretched, as in
-    scikit-learn: `robust` and `standard` divide it by 1, `minmax` takes its range for 1, so that its one
-    value becomes -1.
+    `robust`: the median, and the distance between the quartiles. `standard`: mean and standard deviation. `minmax`:
+    the range becomes -1 to 1. They equal scikit-learn's RobustScaler, StandardScaler and
+    MinMaxScaler(feature_range=(-1, 1)): a column that does not vary (scale 0) is divided by 1, and in `minmax` its
+    range counts as 1: its value becomes -1.
 
     Args:
         points: (n, 2) latitude and longitude in degrees, or data units.
@@ -121,10 +113,8 @@ def fit_scaler(points, kind: str = "robust", frame: str = "wgs84") -> Coordinate
     >>> fit_scaler([[1000.0, 0.0], [1002.0, 0.0], [1004.0, 0.0]], "minmax", "planar")
     CoordinateScaler(center=array([1.002e+03, 5.000e-01]), scale=array([2. , 0.5]), frame='planar')
     """
-    if kind not in SCALERS:
-        raise DataError(f"unknown scaler {kind!r}; use one of {', '.join(SCALERS)}")
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    require_choice(SCALERS, scaler=kind)
+    points = as_rows(points)
     if not len(points) or not np.isfinite(points).all():
         raise DataError("a scaler needs at least one point, and finite ones only")
     points = around_mean(points, check_frame(frame))
@@ -144,13 +134,10 @@ def fit_scaler(points, kind: str = "robust", frame: str = "wgs84") -> Coordinate
 
 
 def around_mean(points: np.ndarray, frame: str) -> np.ndarray:
-    """Points (n, 2) whose longitudes run on across the antimeridian, within 180° of the points' mean.
+    """Points (n, 2) whose longitudes run on across the antimeridian, within 180° of the points' mean; `planar` ones as is.
 
-    Only then do medians, quartiles and ranges of longitudes mean something. `planar` points are returned as
-    they are.
-
-    Raises:
-        DataError: the points have no mean, because they cancel out on the sphere.
+    Only then do medians, quartiles and ranges of longitudes mean something. Points that have no mean, because they cancel
+    out on the sphere, are a DataError.
     """
     if frame == "planar" or not len(points):
         return points

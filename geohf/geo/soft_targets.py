@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from geohf.geo._arrays import as_numpy
+from geohf.geo._metric import check_length
 from geohf.geo.distance import EARTH_RADIUS_M, distance_matrix_m
 from geohf.geo.sphere import unit_vectors
 
@@ -22,8 +23,8 @@ _RUN = 8  # neighbors that are looked for as one
 def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> torch.Tensor:
     """One row of targets a class: the softmax of minus the distance between centroids over the temperature.
 
-    Of few classes, row `label` of all of them, built once, is that label's target; of thousands, the rows of a batch
-    are computed as they are needed.
+    Of few classes, row `label` of all of them, built once, is that label's target; of thousands, the rows of a
+    batch are computed as they are needed.
 
     Args:
         centroids: (C, 2) latitude and longitude in degrees, numpy or torch; or `CentroidRuns` of them.
@@ -31,8 +32,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
         labels: (B,) the classes whose rows are wanted; None: all.
 
     Returns:
-        (C, C) or (B, C) float32 tensor on the centroids' device, sparse for more than `MANY_CLASSES`; every row sums
-        to 1.
+        (C, C) or (B, C) float32 tensor on the centroids' device, sparse above `MANY_CLASSES`; every row sums to 1.
 
     Raises:
         ValueError: a temperature that is not above zero, a shape that is not (C, 2).
@@ -41,7 +41,7 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
     tensor([[0.7311, 0.2689],
             [0.2689, 0.7311]])
     """
-    _check_positive("temperature_km", temperature_km)
+    check_length("temperature_km", temperature_km)
     if isinstance(centroids, CentroidRuns):
         points = centroids.points
     else:
@@ -52,8 +52,8 @@ def cell_soft_targets(centroids, temperature_km: float = 300.0, labels=None) -> 
 def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool = False) -> torch.Tensor:
     """Targets of PIGEON: cells weighed by their distance from the true point, not from the true cell's center.
 
-    `exp(-(d - d_min) / tau)`, where `d` is the distance from a point to every centroid and `d_min` the least
-    of them: the nearest cell weighs 1. Source: Haas et al., PIGEON, arXiv 2307.05845, haversine smoothing.
+    `exp(-(d - d_min) / tau)`, where `d` is the distance from a point to every centroid and `d_min` the least of
+    them: the nearest cell weighs 1. Source: Haas et al., PIGEON, arXiv 2307.05845, haversine smoothing.
 
     Args:
         points: (B, 2) true latitude and longitude in degrees, numpy or torch.
@@ -70,7 +70,7 @@ def point_soft_targets(points, centroids, tau_km: float = 75.0, normalize: bool 
     >>> point_soft_targets([[0.0, 0.25]], [[0.0, 0.0], [0.0, 1.0]], tau_km=55.597540).round(decimals=4)
     tensor([[1.0000, 0.3679]])
     """
-    _check_positive("tau_km", tau_km)
+    check_length("tau_km", tau_km)
     points = _double(points)
     if not isinstance(centroids, CentroidRuns):
         centroids = _double(centroids).to(points.device)
@@ -109,13 +109,8 @@ class CentroidRuns:
         return len(self.points)
 
     def weights(self, points: torch.Tensor, scale_km: float, greatest: bool = False) -> torch.Tensor:
-        """`exp(-distance / scale)` over its sum in each row, or over its greatest, where it is not negligible.
-
-        Args:
-            points: (B, 2) degrees, float64.
-
-        Returns:
-            (B, C) sparse float32 tensor.
+        """(B, C) sparse float32 `exp(-distance / scale)` of (B, 2) float64 degrees where it is not negligible, over its sum
+        in each row, or over its greatest.
         """
         slope = -2.0 * EARTH_RADIUS_M / 1000.0 / scale_km  # of a weight's logarithm over half of the angle
         points = unit_vectors(points).T
@@ -172,8 +167,3 @@ def _double(points) -> torch.Tensor:
     # Lists go through numpy: torch would read them as float32, which costs a meter.
     points = points.detach() if isinstance(points, torch.Tensor) else torch.from_numpy(as_numpy(points))
     return points.to(torch.float64)
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be above zero and finite, got {value}")

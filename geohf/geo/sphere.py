@@ -5,8 +5,8 @@ from __future__ import annotations
 from geohf.geo._arrays import (
     as_double,
     as_floats,
+    as_pairs,
     cast_like,
-    check_pairs_of_numbers,
     guarded_sqrt,
     namespace,
     wrap_longitude,
@@ -33,8 +33,7 @@ def unit_vectors(points):
            [-1.,  0.,  0.]])
     """
     xp = namespace(points)
-    points = as_floats(points)
-    check_pairs_of_numbers(points)
+    points = as_pairs(points)
     # Wrapped first, so that +180 and -180 give one vector and not two that differ in the last digit.
     latitude = xp.deg2rad(points[..., 0])
     longitude = xp.deg2rad(wrap_longitude(xp, points[..., 1]))
@@ -49,8 +48,8 @@ def points_from_vectors(vectors):
         vectors: (..., 3), numpy or torch.
 
     Returns:
-        (..., 2) latitude in [-90, 90] and longitude in [-180, 180) in degrees, longitude 0 at the poles. The
-        gradient is finite, also at the poles.
+        (..., 2) latitude in [-90, 90] and longitude in [-180, 180) in degrees, 0 at the poles; the gradient is
+        finite.
 
     Raises:
         ValueError: a shape that is not (..., 3).
@@ -72,15 +71,9 @@ def points_from_vectors(vectors):
 
 
 def mean_weights(points, weights):
-    """Check points (..., n, 2) and weights (..., n); return both in float64, the weights summing to 1.
-
-    Raises:
-        TypeError: a mixture of numpy and torch.
-        ValueError: wrong shapes, no points, negative or non-finite weights, weights that are all zero.
-    """
+    """Check points (..., n, 2) and weights (..., n), see `spherical_mean`; both in float64, the weights summing to 1."""
     xp = namespace(points) if weights is None else namespace(points, weights)
-    points = as_double(points)
-    check_pairs_of_numbers(points)
+    points = as_pairs(points, cast=as_double)
     if points.ndim < 2 or points.shape[-2] == 0:
         raise ValueError(f"a mean needs points of shape (..., n, 2) with n > 0, got {tuple(points.shape)}")
     if weights is None:
@@ -108,21 +101,20 @@ def weighted_sum(weights, values):
 def spherical_mean(points, weights=None):
     """Mean of points on the sphere: the direction of the (weighted) sum of their unit vectors.
 
-    Correct across the antimeridian and at the poles, where means of degrees are not. Computed in float64 and
-    returned in the inputs' dtype; torch keeps the gradient.
+    Correct across the antimeridian and at the poles, where means of degrees are not. Computed in float64; torch
+    keeps the gradient.
 
     Args:
         points: (..., n, 2) latitude and longitude in degrees, numpy or torch.
-        weights: (..., n) not negative, need not sum to 1; leading dimensions broadcast with those of `points`,
-            so (C, 2) centroids and (B, C) probabilities give (B, 2). None weighs all alike.
+        weights: (..., n) not negative, need not sum to 1; leading dimensions broadcast with those of `points`, so
+            (C, 2) centroids and (B, C) probabilities give (B, 2). None weighs all alike.
 
     Returns:
-        (..., 2) degrees, longitude in [-180, 180).
+        (..., 2) degrees in the inputs' dtype, longitude in [-180, 180).
 
     Raises:
         TypeError: a mixture of numpy and torch.
-        ValueError: wrong shapes, no points, bad weights, or points that cancel out (such as two antipodes), for
-            which there is no mean.
+        ValueError: wrong shapes, no points, bad weights, or points that cancel out (such as two antipodes).
 
     >>> spherical_mean([[10.0, 179.0], [10.0, -179.0]]).round(3)
     array([  10.001, -180.   ])

@@ -1,7 +1,7 @@
 """Splits into training and validation rows: at random, by class, and by geographic blocks without leaks.
 
-Photos taken a few steps apart are nearly the same photo. A random split puts one of them into training and the
-other into validation, and the validation then measures memory; `block_split` keeps them on one side.
+Photos taken a few steps apart are nearly the same. A random split that puts one into training and the other into
+validation measures memory; `block_split` keeps them on one side.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from geohf.geo._arrays import wrap_longitude
-from geohf.geo._metric import CHORD_SLACK_M, as_degrees, as_plane, check_length, quick_tree, search_space
+from geohf.geo._metric import CHORD_SLACK_M, check_length, in_frame, quick_tree, search_space
 from geohf.geo.distance import EARTH_RADIUS_M
-from geohf.geo.frames import check_frame
 
 
 class Split(NamedTuple):
@@ -45,22 +44,19 @@ def random_split(n: int, fraction: float, seed: int = 42) -> Split:
     (8, 2, 0)
     """
     _check(n, fraction)
-    held_out = np.zeros(n, bool)
-    held_out[np.random.default_rng(seed).permutation(n)[: _share(n, fraction)]] = True
-    return _split(held_out)
+    return _split(n, np.random.default_rng(seed).permutation(n)[: _share(n, fraction)])
 
 
 def stratified_split(labels, fraction: float, seed: int = 42) -> Split:
     """Draw validation rows from every class in proportion to its size.
 
     The whole shares of all classes are drawn, and the rest of `round(n * fraction)` goes one row each to the
-    classes whose share was cut the most (ties by lot). A class never gives its last row, so every class can be
-    trained on and a class of one row is training; where that leaves too few, the validation part is smaller.
+    classes whose share was cut the most (ties by lot). A class never gives its last row, so that every class can be
+    trained on; where that leaves too few, the validation part is smaller.
 
     Args:
         labels: (n,) class of every row, anything that sorts.
-        fraction: part held out for validation, between 0 and 1.
-        seed: of the draw.
+        fraction, seed: as in `random_split`.
 
     Raises:
         ValueError: fewer than 2 rows, no class with 2 rows, a fraction that is not between 0 and 1.
@@ -87,9 +83,7 @@ def stratified_split(labels, fraction: float, seed: int = 42) -> Split:
     order = rng.permutation(len(labels))
     order = order[np.argsort(label[order], kind="stable")]
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    held_out = np.zeros(len(labels), bool)
-    held_out[order[rank < np.repeat(drawn, sizes)]] = True
-    return _split(held_out)
+    return _split(len(labels), order[rank < np.repeat(drawn, sizes)])
 
 
 def block_split(
@@ -97,16 +91,15 @@ def block_split(
 ) -> Split:
     """Hold out whole geographic blocks, and keep training rows away from them.
 
-    Blocks are about `block_m` high and wide: bands of latitude cut into bins by longitude, fewer of them
-    towards the poles. They are visited in random order; a block is taken when that brings the number of
-    validation rows closer to `n * fraction`. Training rows within `buffer_m` of any validation row then go
-    to `buffer`.
+    Blocks are about `block_m` high and wide: bands of latitude cut into bins by longitude, fewer of them towards
+    the poles. They are visited in random order; a block is taken when that brings the number of validation rows
+    closer to `n * fraction`. Training rows within `buffer_m` of any validation row then go to `buffer`.
 
     Args:
         points: (n, 2) latitude and longitude in degrees for `wgs84`, data units for `planar`.
         fraction: part of the rows held out for validation, between 0 and 1, met as closely as whole blocks allow.
-        block_m: side of a block in meters, or data units for `planar`.
-        buffer_m: distance in meters, or data units, that training rows keep from validation rows; 0 for none.
+        block_m, buffer_m: side of a block, and the distance that training rows keep from validation rows (0 for
+            none), in meters, or data units for `planar`.
         seed: of the order of the blocks.
         frame: `"wgs84"` or `"planar"`.
 
@@ -122,7 +115,7 @@ def block_split(
     """
     block_m = check_length("block_m", block_m)
     buffer_m = check_length("buffer_m", buffer_m, zero=True)
-    points = as_degrees(points) if check_frame(frame) == "wgs84" else as_plane(points)
+    points = in_frame(points, frame)
     _check(len(points), fraction)
     block = block_numbers(points, block_m, frame)
     sizes = np.bincount(block)
@@ -139,18 +132,13 @@ def block_split(
             f"no training rows are left: {int(held_out.sum())} rows are held out and the other {int(close.sum())} "
             f"lie within {buffer_m:g} of them; use a smaller buffer_m, block_m or fraction"
         )
-    return _split(held_out, close)
+    return _split(len(points), held_out, close)
 
 
 def block_numbers(points, block_m: float, frame: str = "wgs84") -> np.ndarray:
-    """(n,) the number of the block of `block_split` that each point lies in.
-
-    Args:
-        points, block_m, frame: as there.
-    """
-    wgs84 = check_frame(frame) == "wgs84"
-    points = as_degrees(points) if wgs84 else as_plane(points)
-    block = _sphere_blocks(points, block_m) if wgs84 else np.floor(points / block_m)
+    """(n,) the number of the block of `block_split` that each point lies in; its arguments are those there."""
+    points = in_frame(points, frame)
+    block = _sphere_blocks(points, block_m) if frame == "wgs84" else np.floor(points / block_m)
     return np.unique(block, axis=0, return_inverse=True)[1].reshape(-1)
 
 
@@ -165,9 +153,12 @@ def _share(n: int, fraction: float) -> int:
     return min(max(round(n * fraction), 1), n - 1)
 
 
-def _split(held_out: np.ndarray, close: np.ndarray | None = None) -> Split:
-    close = np.zeros_like(held_out) if close is None else close
-    return Split(*(np.flatnonzero(part).astype(np.int64) for part in (~held_out & ~close, held_out, close)))
+def _split(n: int, validation: np.ndarray, buffer: np.ndarray | slice = slice(0)) -> Split:
+    """The split of n rows, of which two parts are given by number or as a mask."""
+    part = np.zeros(n, np.int8)
+    part[validation] = 1
+    part[buffer] = 2
+    return Split(*(np.flatnonzero(part == number) for number in range(3)))
 
 
 def _sphere_blocks(points: np.ndarray, block_m: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from geohf.errors import DataError
-from geohf.geo._arrays import as_numpy, check_pairs_of_numbers, wrap_longitude
+from geohf.geo._arrays import as_rows, wrap_longitude
 from geohf.geo.crs import transformed
 
 if TYPE_CHECKING:
@@ -94,7 +94,10 @@ def _zone(text: str) -> _Zone:
     text = str(text).strip()
     code = re.fullmatch(r"(?i)(?:.*epsg[:/]+(?:[\d.]*[:/])?)?(\d{4,5})", text)
     if code:
-        return _zone_of_code(int(code[1]))
+        for first, last, zone, north in _CODES:
+            if first <= int(code[1]) <= last:
+                return _Zone(zone + int(code[1]) - first, north, "")
+        raise DataError(_OTHER_DATUM.format(f"EPSG:{int(code[1])}"))
     words = re.fullmatch(r"(?i)(.*/\s*)?(?:utm\s*)?(zone\s*)?(\d{1,2})(?:\.0)?\s*([a-z]*)", text)
     if not words or not words[4]:
         raise DataError(
@@ -113,13 +116,6 @@ def _zone(text: str) -> _Zone:
     return _Zone(number, name >= "N", name)
 
 
-def _zone_of_code(code: int) -> _Zone:
-    for first, last, zone, north in _CODES:
-        if first <= code <= last:
-            return _Zone(zone + code - first, north, "")
-    raise DataError(_OTHER_DATUM.format(f"EPSG:{code}"))
-
-
 def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str]]:
     """Latitude and longitude in degrees of UTM coordinates, right to a micrometer within a zone and around it.
 
@@ -131,8 +127,8 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
         zone: see `utm_zone`; a letter is held against each northing.
 
     Returns:
-        (n, 2) degrees on WGS 84, NaN where a coordinate is or where the row cannot lie in the zone; and position -> why
-        it cannot.
+        (n, 2) degrees on WGS 84, NaN where a coordinate is or where the row cannot lie in the zone; and position ->
+        why it cannot.
 
     Raises:
         DataError: an unknown zone.
@@ -142,8 +138,7 @@ def points_and_reasons(east_north, zone: str) -> tuple[np.ndarray, dict[int, str
     [[0.0, 3.0]]
     """
     number, north, letter = _zone(zone)
-    east_north = as_numpy(east_north, "east_north")
-    check_pairs_of_numbers(east_north, "east_north", ndim=2)
+    east_north = as_rows(east_north, "east_north")
     east, northing = east_north.T
     from_equator = np.where(northing < 0, northing, northing - (0.0 if north else _FALSE_NORTH_M))
     points = _degrees(east, from_equator, number)
@@ -223,8 +218,7 @@ def utm_from_points(points, zone: str) -> np.ndarray:
     [[500000.0, 0.0]]
     """
     number, north = utm_zone(zone)
-    points = as_numpy(points)
-    check_pairs_of_numbers(points, ndim=2)
+    points = as_rows(points)
     away = np.abs(wrap_longitude(np, points[:, 1] - (6 * number - 183)))
     possible = np.isfinite(points).all(1) & (np.abs(points[:, 0]) <= 90) & (away <= _FARTHEST_DEG)
     meters = np.full(points.shape, np.nan)

@@ -9,6 +9,17 @@ from geohf.errors import DataError
 from geohf.models.losses import mean_of_known
 
 
+def perceptron(size: int, hidden_size: int, outputs: int, dropout: float) -> nn.Sequential:
+    """A small perceptron behind a backbone."""
+    return nn.Sequential(
+        nn.LayerNorm(size),
+        nn.Linear(size, hidden_size),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden_size, outputs),
+    )
+
+
 class HeadingHead(nn.Module):
     """From a feature to a direction, a vector of length 1: its sine towards the east, its cosine towards the north.
 
@@ -19,13 +30,7 @@ class HeadingHead(nn.Module):
 
     def __init__(self, size: int, hidden_size: int, dropout: float):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(size),
-            nn.Linear(size, hidden_size),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_size, 2),
-        )
+        self.layers = perceptron(size, hidden_size, 2, dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(..., size) to (..., 2)."""

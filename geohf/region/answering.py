@@ -52,16 +52,12 @@ class RegionAnswering(AnsweringModel):
 
         Args:
             top_k: regions to name; those that are ruled out are never named.
-            credible_regions: draw where 50 and 90 % of photographs like this were taken, for a model with a calibrated density.
+            credible_regions: draw where 50 and 90 % of photographs like this were taken; needs a calibrated density.
         """
         return decode(self.config, outputs, top_k, credible_regions)
 
     def region_number(self, region: str | int | None) -> int:
-        """The number of a region by its name, -1 for None, NaN or an empty one; see `class_number`.
-
-        Raises:
-            DataError: a region that the model does not know.
-        """
+        """The number of a region by its name, see `class_number`; -1 for None, NaN or an empty one."""
         return max(class_number(region, self.config.label2id, "region"), -1)
 
     def export_outputs(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -80,8 +76,8 @@ class RegionAnswering(AnsweringModel):
         """Errors with the region given and routed, MSE, router accuracy and coverage; see `evaluation_rows`.
 
         Args:
-            data: a table as `load_region_table` takes it, or a folder in the reference implementation's layout, whose validation
-                table is measured.
+            data: a table as `load_region_table` takes it, or a folder like the sample's, whose validation table is
+                measured.
             test_time: see `predict`.
         """
         dataset, collator = load_labeled(data, self.config, on_error), RegionCollator(self, ())
@@ -94,10 +90,9 @@ class RegionAnswering(AnsweringModel):
 
     def prepare(self, samples: list) -> BatchFeature:
         """As `GeoPreTrainedModel.prepare`, for samples that may name their region."""
-        split = [split_sample(sample) for sample in samples]
-        return super().prepare(
-            [{"image": image, "region": self.region_number(region)} for image, region in split]
-        )
+        split = map(split_sample, samples)
+        named = [{"image": image, "region": self.region_number(region)} for image, region in split]
+        return super().prepare(named)
 
     def samples(self, inputs: Any) -> Sequence | Iterable:
         """As every task's; a dataset that numbers its regions names them, for numbers may be other regions' names."""
@@ -125,8 +120,8 @@ class RegionAnswering(AnsweringModel):
         Args:
             inputs: as in `GeoPreTrainedModel.predict`; a sample may be a dict with `image` and `region`.
             region: the region of all photographs, or one a photograph (None where it is unknown).
-            options: of `decode`, and `test_time`: `flip` or `crops`, the features are the mean of those of each picture and
-                of its mirror image or its corners; the radius was calibrated without.
+            options: of `decode`, and `test_time`: `flip` or `crops`, the features are the mean of those of each
+                picture and of its mirror image or its corners; the radius was calibrated without.
 
         Raises:
             DataError: a region that the model does not know, or not one region a photograph.
@@ -161,11 +156,7 @@ def with_named_regions(samples: Any) -> Any:
 
 
 def of_regions(samples: Iterable, names: Sequence) -> Iterator[dict]:
-    """Photographs with these regions, one each.
-
-    Raises:
-        DataError: more or fewer regions than photographs.
-    """
+    """Photographs with these regions, one each, or DataError where there are more or fewer of one."""
     count = 0
     for count, sample in enumerate(samples, 1):
         if count > len(names):

@@ -70,8 +70,7 @@ class RegionAnswers:
     """A model's answers for photographs whose truth is known.
 
     Attributes:
-        labels: (n,) true region numbers.
-        truth: (n, 2) true points.
+        labels, truth: (n,) true region numbers and (n, 2) true points.
         routed, given: answers without and with the region.
         headings: (n,) true degrees, NaN where unknown; None where nobody asks.
         densities: `routed` and `given` of a model with a density, see `geohf.metrics.density.Mixtures`.

@@ -98,6 +98,8 @@ class RegionArguments(PhotoArguments, HeadingArguments, StreamingArguments):
         require_choice(SCALERS, scaler=self.scaler)
         require_choice(SPLITS, split=self.split)
         require_consistent(self)
+        if self.iqr_regions and not self.iqr_factor:
+            raise DataError("iqr_regions says where --iqr_factor counts, which is 0: it is off")
         if self.refine and self.streaming:
             raise DataError("refine needs the training photographs at hand, not a stream of them")
 

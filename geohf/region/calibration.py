@@ -7,9 +7,10 @@ import torch
 
 from geohf.geo import frame_distance
 from geohf.metrics.calibration import conformal_quantile, fit_temperature
+from geohf.metrics.density import fit_masses, fit_scale
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.decoding import expected_error, locate, weighted_points
-from geohf.region.density import calibrate_density
+from geohf.region.density import mixtures_of
 from geohf.region.experts import RegionOutput, given_logits
 
 # meters or units: an expert of one single point is never wrong, and must not divide by 0
@@ -30,11 +31,10 @@ def calibrate(
 
     Args:
         outputs: of the whole model on them, no region given.
-        labels: (n,) true region numbers.
-        points: (n, 2) true points.
+        labels, points: (n,) true region numbers and (n, 2) true points.
         router: fit the temperature too; not where the router stayed as it was.
-        blocks: (n,) which block of the map each lies in, where whole blocks were held out: the radius is then promised
-            for ground that the model never saw, or not at all, where there are too few blocks.
+        blocks: (n,) which block of the map each lies in, where whole blocks were held out: the radius is then
+            promised for ground that the model never saw, or not at all, where there are too few blocks.
     """
     logits, scaled = outputs.routed()
     known, truth = torch.as_tensor(labels), torch.as_tensor(points)
@@ -55,5 +55,10 @@ def calibrate(
         scores = missed / expected_error(config, weights, scaled, answers)
         setattr(config, name, conformal_quantile(scores.numpy(), config.radius_coverage, blocks))
     if config.density:
-        routed, own = (weighted_points(config, weights, scaled) for weights in (logits, given))
-        calibrate_density(config, routed, own, points, blocks)
+        routed, own = (
+            mixtures_of(config, *weighted_points(config, part, scaled)) for part in (logits, given)
+        )
+        config.density_scale = fit_scale(routed, points)
+        config.routed_masses, config.given_masses = (
+            fit_masses(part, points, blocks) for part in (routed, own)
+        )

@@ -57,8 +57,8 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
         args: of the training: the seed of the split, and where the painted sample goes; the defaults where None.
 
     Raises:
-        DataError: see `load_region_table`, `filter_dataset` and `split_dataset`; also a row of a region that is
-            not known or, in `val_csv`, of a region that no training row has; what goes with `train_csv` without it.
+        DataError: see `load_region_table`, `filter_dataset` and `split_dataset`; also a row of a region that is not
+            known or, in `val_csv`, of a region that no training row has; what goes with `train_csv` without it.
     """
     args = args or RegionTrainingArguments()
     known = None if options.start_from is None else _start_config(options, options.start_from).regions
@@ -74,14 +74,8 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
     elif options.val_dir is not None and options.val_csv is None:
         raise DataError("--val_dir goes with --val_csv, the table of its photographs")
     options.require_steps(args)
-    errors, table = RowErrors(options.on_error), None
-    if options.streaming:
-        assert options.train_csv is not None
-        exclude = excluded_names(options.exclude or ())
-        table = streamed_regions(
-            options.train_csv, options.train_dir, options.frame, exclude, options.on_error
-        )
-    train, test = _tables(options, known, errors, table)
+    errors = RowErrors(options.on_error)
+    train, test, streamed = _tables(options, known, errors)
     train, dropped = filter_dataset(train, options)
     regions = _chosen(train, options, known)
     train = of_regions(train, regions)
@@ -95,24 +89,21 @@ def load(options: RegionArguments, args: RegionTrainingArguments | None = None) 
     train, clipped = clip_dataset(splits["train"], options)
     _require_regions(train, options.regions or regions)
     dropped += clipped
-    parts = {
-        "train": train,
-        "validation": splits.get("validation"),
-        "test": splits["test"] if test is None else test,
-    }
+    test = splits["test"] if test is None else test
+    parts = {"train": train, "validation": splits.get("validation"), "test": test}
     facts = data_source(source) | {
         "split": _how(options),
         "left_out_for_buffer": buffer,
         "own_table": options.val_csv is not None,
         "dropped": dict(Counter(row["filter"] for row in dropped)),
     }
-    for name, rows in parts.items():
-        if rows is not None:
-            with_facts(rows, **facts, split_name=name)
+    known_parts = {name: rows for name, rows in parts.items() if rows is not None}
+    for name, rows in known_parts.items():
+        with_facts(rows, **facts, split_name=name)
     with_facts(train, dropped_rows=dropped)
-    if table is not None:
-        own = {name: rows for name, rows in parts.items() if rows is not None and ROW in rows.column_names}
-        parts |= {"labels": train} | table.divide(own, options.buffer_size, args.seed)
+    if streamed is not None:
+        own = {name: rows for name, rows in known_parts.items() if ROW in rows.column_names}
+        parts |= {"labels": train} | streamed.divide(own, options.buffer_size, args.seed)
     return RegionData(
         **parts, skipped=errors.rows, source=source, regions=regions, dropped=dropped, buffer=buffer
     )
@@ -145,14 +136,16 @@ def _with_sample(options: RegionArguments, folder: Path) -> RegionArguments:
 
 
 def _tables(
-    options: RegionArguments, known: Sequence[str] | None, errors: RowErrors, streamed: StreamedTable | None
-) -> tuple[Dataset, Dataset | None]:
-    """The rows to train on, of a streamed table its labels, and, where they have a table, those to measure on."""
-    exclude, table, test = excluded_names(options.exclude or ()), options.train_csv, None
+    options: RegionArguments, known: Sequence[str] | None, errors: RowErrors
+) -> tuple[Dataset, Dataset | None, StreamedTable | None]:
+    """The rows to train on, those to measure on where they have a table, and the stream whose labels the first are."""
+    exclude, table = excluded_names(options.exclude or ()), options.train_csv
     assert table is not None
-    if streamed is None:
+    test, streamed = None, None
+    if not options.streaming:
         train = load_region_table(table, options.train_dir, options.frame, exclude, errors)
     else:
+        streamed = streamed_regions(table, options.train_dir, options.frame, exclude, options.on_error)
         train = streamed.read_labels()
         errors.rows += streamed.errors.rows
         errors.excluded |= streamed.errors.excluded
@@ -162,16 +155,14 @@ def _tables(
     if options.val_csv is not None:
         test = load_region_table(options.val_csv, options.val_dir, options.frame, exclude, errors)
         files = [*files, *test["filename"][:]]
-        if known is None:
-            seen = set(train["region"][:])
-            test = of_known_regions(test, options.val_csv, seen, "no training row is of", errors)
-        else:
-            test = of_known_regions(test, options.val_csv, known, "the model has no", errors)
+        lacking = "no training row is of" if known is None else "the model has no"
+        regions = set(train["region"][:]) if known is None else known
+        test = of_known_regions(test, options.val_csv, regions, lacking, errors)
         test = _unseen(test, options.val_csv, train, errors)
     warn_of_unknown(exclude, errors.excluded, files)
     errors.settle(kept=min(len(dataset) for dataset in (train, test) if dataset is not None))
     _require_rows(train, table)
-    return train, test
+    return train, test, streamed
 
 
 def _how(options: RegionArguments) -> str:

@@ -16,7 +16,7 @@ from geohf.region.experts import RegionOutput, given_logits
 
 
 def locate(config: GeoRegionConfig, logits: torch.Tensor, scaled: torch.Tensor) -> torch.Tensor:
-    """(batch, regions) logits and (batch, regions, 2) answers to (batch, 2) points, averaged in the frame."""
+    """See `GeoRegionModel.locate`."""
     points, weights = weighted_points(config, logits, scaled)
     return frame_mean(points, weights, config.frame)
 
@@ -39,18 +39,19 @@ def decode(
     points = locate(config, logits, scaled)
     radius = _radius(config, logits, scaled, points)
     best = (logits.double() / config.temperature).softmax(-1).topk(min(top_k, config.num_regions))
+    regions = [
+        [RegionProbability(config.id2label[r], p) for r, p in zip(*named, strict=True) if p > 0]
+        for named in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
     headings: list[float | None] = [None] * len(points)
     if outputs.directions is not None:
         headings = degrees_of_directions(outputs.directions.float()).cpu().tolist()
     densities = _densities(config, logits, scaled, credible_regions)
-    answers = []
-    for i, (latitude, longitude) in enumerate(points.cpu().tolist()):
-        named = zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
-        regions = [RegionProbability(config.id2label[r], p) for r, p in named if p > 0]
-        answers.append(
-            RegionPrediction(latitude, longitude, radius[i], config.unit, regions, headings[i], *densities[i])
-        )
-    return answers
+    told = zip(points.cpu().tolist(), radius, regions, headings, densities, strict=True)
+    return [
+        RegionPrediction(latitude, longitude, meters, config.unit, named, heading, *density)
+        for (latitude, longitude), meters, named, heading, density in told
+    ]
 
 
 def both_answers(
@@ -60,19 +61,13 @@ def both_answers(
     truth: np.ndarray,
     headings: np.ndarray | None = None,
 ) -> RegionAnswers:
-    """What a model's outputs on photographs, no region given, come to without and with the region.
-
-    Args:
-        labels: (n,) true region numbers.
-        truth: (n, 2) true points.
-        headings: (n,) true degrees, NaN where unknown.
-    """
+    """What a model's outputs on photographs, no region given, come to without and with the region; see `RegionAnswers`."""
     logits = given_logits(torch.from_numpy(labels), config.num_regions)
     given = RegionOutput(logits=logits, scaled=outputs.scaled)
-    densities = {}
-    if has_density(config):
-        for name, part in (("routed", outputs), ("given", given)):
-            densities[name] = mixtures_of(config, *weighted_points(config, *part.routed()))
+    parts = {"routed": outputs, "given": given} if has_density(config) else {}
+    densities = {
+        name: mixtures_of(config, *weighted_points(config, *part.routed())) for name, part in parts.items()
+    }
     return RegionAnswers(labels, truth, decode(config, outputs), decode(config, given), headings, densities)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from geohf.geo import EARTH_RADIUS_M
 from geohf.geo.density import SphericalMixture
-from geohf.metrics.density import Mixtures, fit_masses, fit_scale
+from geohf.metrics.density import Mixtures
 from geohf.region.configuration import GeoRegionConfig
 
 LEAST_SIGMA = 0.01 / EARTH_RADIUS_M  # radians: a centimeter, of an expert that was never wrong
@@ -16,12 +15,9 @@ LEAST_SIGMA = 0.01 / EARTH_RADIUS_M  # radians: a centimeter, of an expert that 
 def mixture_of(
     config: GeoRegionConfig, points: torch.Tensor, weights: torch.Tensor, scale: float | None = None
 ) -> SphericalMixture:
-    """The density of each photograph: each expert's point, spread by its expected error times the fitted scale.
+    """The density of each photograph: each expert's point, spread by its expected error times the fitted scale, or another.
 
-    Args:
-        points: (batch, regions, 2) degrees, what each expert answers.
-        weights: (batch, regions) their probabilities.
-        scale: in place of the config's.
+    Points and weights are those of `geohf.region.decoding.weighted_points`.
     """
     spread = config.density_scale if scale is None else scale
     assert spread is not None  # fitted, or given
@@ -38,22 +34,3 @@ def mixtures_of(config: GeoRegionConfig, points: torch.Tensor, weights: torch.Te
 def has_density(config: GeoRegionConfig) -> bool:
     """Whether answers come with a density: it was asked for, and fitted."""
     return config.density and config.density_scale is not None and config.expert_errors is not None
-
-
-def calibrate_density(
-    config: GeoRegionConfig,
-    routed: tuple[torch.Tensor, torch.Tensor],
-    given: tuple[torch.Tensor, torch.Tensor],
-    truth: np.ndarray,
-    blocks: np.ndarray | None = None,
-) -> None:
-    """Fit the scale by the likelihood of validation photographs, then the masses whose regions hold 50 and 90 % of them.
-
-    Args:
-        routed, given: points and weights, see `mixture_of`, without and with the region.
-        truth: (n, 2) degrees.
-        blocks: (n,) see `geohf.metrics.calibration.conformal_quantile`.
-    """
-    config.density_scale = fit_scale(mixtures_of(config, *routed), truth)
-    config.routed_masses = fit_masses(mixtures_of(config, *routed), truth, blocks)
-    config.given_masses = fit_masses(mixtures_of(config, *given), truth, blocks)

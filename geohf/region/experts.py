@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from geohf.geo import frame_distance
 from geohf.geo.scalers import CoordinateScaler
 from geohf.metrics.headings import heading_metrics
-from geohf.models.heading import HeadingHead, degrees_of_directions, heading_loss
+from geohf.models.heading import HeadingHead, degrees_of_directions, heading_loss, perceptron
 from geohf.models.prototypes import Prototypes
 from geohf.region.configuration import GeoRegionConfig
 from geohf.region.losses import point_loss, region_loss
@@ -63,21 +63,16 @@ class _Part(nn.Module):
     def train(self, mode: bool = True):
         super().train(mode)
         for module in self.modules():
-            learns = any(p.requires_grad for p in module.parameters())
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not learns:
-                module.eval()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(mode and any(p.requires_grad for p in module.parameters()))
         return self
 
 
 class RegionExpert(_Part):
     """One region's way from pixels, or from a shared tower's features, to its scaled coordinates.
 
-    Its scaler's numbers are in the config, where every digit counts, and as float32 buffers among the weights, so
-    that weights and config of different trainings are not taken for one model.
-
-    Args:
-        config: of the whole model.
-        number: of the region.
+    Its scaler's numbers are in the config of the whole model, where every digit counts, and as float32 buffers
+    among the weights, so that weights and config of different trainings are not taken for one model.
     """
 
     accepts_loss_kwargs = False
@@ -89,7 +84,7 @@ class RegionExpert(_Part):
         super().__init__()
         self.config, self.number = config, number
         self.tower = build_tower(config.vision_config) if config.experts == "separate" else None
-        self.head = make_head(config, 2)
+        self.head = perceptron(config.feature_size, config.hidden_size, 2, config.dropout)
         counts = config.prototypes or [0] * config.num_regions
         self.prototypes = Prototypes(counts[number], config.feature_size) if config.refine else None
         self.register_buffer("scaler_center", torch.zeros(2))
@@ -109,12 +104,8 @@ class RegionExpert(_Part):
 
     def has_own_scaler(self) -> bool:
         """Whether the weights were trained with the config's scaler."""
-        buffers = self.scaler_center, self.scaler_scale
-        numbers = self.scaler.center, self.scaler.scale
-        return all(
-            np.allclose(buffer.cpu().numpy(), number, rtol=_ROUNDING, atol=0)
-            for buffer, number in zip(buffers, numbers, strict=True)
-        )
+        pairs = (self.scaler_center, self.scaler.center), (self.scaler_scale, self.scaler.scale)
+        return all(np.allclose(own.cpu().numpy(), known, rtol=_ROUNDING, atol=0) for own, known in pairs)
 
     def forward(
         self,
@@ -142,12 +133,9 @@ class RegionExpert(_Part):
             scaled = self.prototypes.refine(features, features.new_ones(len(features), 1), scaled)
         if coordinates is None:
             return RegionOutput(scaled=scaled)
-        loss = self.loss(scaled, coordinates, (loss_items or {}).get("point_loss"))
+        items = (loss_items or {}).get("point_loss")
+        loss = point_loss(self.config.point_loss, scaled, coordinates, self.scaler, items)
         return RegionOutput(loss, scaled=scaled, loss_parts={"point_loss": loss})
-
-    def loss(self, scaled, coordinates, items=None) -> torch.Tensor:
-        """The point loss of (batch, 2) scaled predictions."""
-        return point_loss(self.config.point_loss, scaled, coordinates, self.scaler, items)
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many rows of a batch count."""
@@ -155,20 +143,16 @@ class RegionExpert(_Part):
 
     def measure(self, outputs: RegionOutput, coordinates: torch.Tensor) -> dict[str, float]:
         """Loss and errors over a whole dataset."""
+        assert outputs.scaled is not None
+        loss = point_loss(self.config.point_loss, outputs.scaled, coordinates, self.scaler)
         points = self.scaler.inverse_transform(outputs.scaled)
-        errors = frame_distance(points, coordinates, self.config.frame)[coordinates.isfinite().all(-1)]
-        return {"loss": float(self.loss(outputs.scaled, coordinates))} | error_summary(
-            errors.numpy(), self.config.unit
-        )
+        return {"loss": float(loss)} | located_errors(self.config, points, coordinates)
 
 
 class RegionRouter(_Part):
-    """The tower and head that name the region, as one module for training alone.
+    """The tower and head that name the region, and `direct`, which may tell where a photograph looks, to be trained alone.
 
-    Args:
-        config: of the whole model.
-        tower, head, direct: the model's own; they are shared with it, not copied. `direct` tells which way a photograph
-            looks, None where nobody asks.
+    They are the model's own, shared with it, not copied.
     """
 
     tower: nn.Module
@@ -198,32 +182,41 @@ class RegionRouter(_Part):
         directions = None if self.direct is None else self.direct(features)
         if labels is None:
             return RegionOutput(logits=logits, directions=directions)
-        loss, parts = self.losses(logits, directions, labels, headings, loss_items or {})
-        return RegionOutput(loss, logits=logits, loss_parts=parts, directions=directions)
-
-    def losses(self, logits, directions, labels, headings, items=None):
-        """The total loss and its parts."""
-        items = items or {}
-        parts = {"region_loss": region_loss(logits, labels, items.get("region_loss"))}
-        if directions is not None and headings is not None:
-            parts["heading_loss"] = heading_loss(directions, headings, items.get("heading_loss"))
-        return sum(parts.values()), parts
+        parts = router_losses(logits, directions, labels, headings, loss_items or {})
+        return RegionOutput(sum(parts.values()), logits=logits, loss_parts=parts, directions=directions)
 
     def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
         """How many rows of a batch count."""
-        counts = {"region_loss": (batch["labels"] >= 0).sum()}
-        return (
-            counts if self.direct is None else counts | {"heading_loss": batch["headings"].isfinite().sum()}
-        )
+        return count_router_items(batch, self.direct is not None)
 
     def measure(
         self, outputs: RegionOutput, labels: torch.Tensor, headings: torch.Tensor | None = None
     ) -> dict[str, float]:
         """Loss, accuracy and errors of headings over a whole dataset."""
         assert outputs.logits is not None
-        loss, _ = self.losses(outputs.logits, outputs.directions, labels, headings)
-        numbers = {"loss": float(loss), "accuracy": region_accuracy(outputs.logits, labels)}
+        parts = router_losses(outputs.logits, outputs.directions, labels, headings, {})
+        numbers = {"loss": float(sum(parts.values())), "accuracy": region_accuracy(outputs.logits, labels)}
         return numbers | measured_headings(outputs.directions, headings)
+
+
+def router_losses(logits, directions, labels, headings, items):
+    """The losses of the region, and of the heading where it is told; `items` as in `RegionRouter.forward`."""
+    parts = {"region_loss": region_loss(logits, labels, items.get("region_loss"))}
+    if directions is not None and headings is not None:
+        parts["heading_loss"] = heading_loss(directions, headings, items.get("heading_loss"))
+    return parts
+
+
+def count_router_items(batch: dict, with_headings: bool) -> dict[str, torch.Tensor]:
+    """How many rows of a batch count for each of `router_losses`."""
+    counts = {"region_loss": (batch["labels"] >= 0).sum()}
+    return counts | ({"heading_loss": batch["headings"].isfinite().sum()} if with_headings else {})
+
+
+def located_errors(config: GeoRegionConfig, points, coordinates, prefix: str = "") -> dict[str, float]:
+    """The `error_summary` of (n, 2) points where the truth is known."""
+    errors = frame_distance(points, coordinates, config.frame)[coordinates.isfinite().all(-1)]
+    return error_summary(errors.numpy(), config.unit, prefix)
 
 
 def measured_headings(directions: torch.Tensor | None, headings: torch.Tensor | None) -> dict[str, float]:
@@ -238,17 +231,6 @@ def without_tower(part: Part) -> Part:
     heads = copy.copy(part)
     heads._modules = part._modules | {"tower": None}
     return heads
-
-
-def make_head(config: GeoRegionConfig, outputs: int) -> nn.Sequential:
-    """A small perceptron behind a tower."""
-    return nn.Sequential(
-        nn.LayerNorm(config.feature_size),
-        nn.Linear(config.feature_size, config.hidden_size),
-        nn.GELU(),
-        nn.Dropout(config.dropout),
-        nn.Linear(config.hidden_size, outputs),
-    )
 
 
 def given_logits(labels: torch.Tensor, regions: int) -> torch.Tensor:

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 def feature_table(
     part: RegionExpert | RegionRouter, model: GeoRegionModel, dataset: Any, args: RegionTrainingArguments
 ) -> TensorDictDataset:
-    """The features of every photograph, from the cache, with the part's targets.
-
-    Args:
-        part: an expert or a router; an expert without a backbone sees those of the model's.
+    """The features of every photograph, from the cache, with the targets of an expert or a router; an expert without a
+    backbone sees those of the model's.
     """
     tower = model.tower if part.tower is None else part.tower
-    images = _images_of(dataset)
+    images: Sequence = RowImages(dataset)
+    if hasattr(dataset, "cast_column"):
+        rows = without_decoding(dataset)["image"][:]
+        images = [
+            image["path"] if isinstance(image, dict) and image["bytes"] is None else image for image in rows
+        ]
     features = cached_features(tower.to(args.device), model.processor, images, **args.feature_settings)
     targets: dict[str, Callable[[], np.ndarray | None]] = {
         "labels": lambda: labels_of(dataset, model.config),
@@ -38,11 +41,3 @@ def feature_table(
     }
     columns = {name: torch.as_tensor(targets[name]()) for name in part.targets}
     return TensorDictDataset(features=features, **columns)
-
-
-def _images_of(dataset: Any) -> Sequence:
-    if not hasattr(dataset, "cast_column"):
-        return RowImages(dataset)
-    return [
-        image["path"] if image["bytes"] is None else image for image in without_decoding(dataset)["image"][:]
-    ]

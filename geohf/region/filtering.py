@@ -5,21 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geohf.data.tables import points_of
 from geohf.errors import DataError
-from geohf.geo.filters import (
-    Filtered,
-    dbscan_filter,
-    filter_groups,
-    iqr_filter,
-    mad_filter,
-    min_rows_filter,
-    percentile_filter,
-)
+from geohf.geo import filters
 from geohf.region.arguments import RegionArguments
 
 if TYPE_CHECKING:
@@ -27,12 +20,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Filter = Callable[..., filters.Filtered]  # of (n, 2) points and their (n,) regions
+
 
 def filter_dataset(dataset: Dataset, options: RegionArguments) -> tuple[Dataset, list[dict]]:
     """Leave out rows whose coordinates cannot be right, by MAD and DBSCAN over the table, and too small regions.
 
-    Returns:
-        (the rows that are kept, a dict per dropped row, see `describe_row`).
+    The rows that are kept, and a dict per dropped row, see `describe_row`.
 
     Raises:
         DataError: no row is left, an option is out of range, or a region of `iqr_regions` is not in the table.
@@ -40,39 +34,36 @@ def filter_dataset(dataset: Dataset, options: RegionArguments) -> tuple[Dataset,
     unknown = set(options.iqr_regions or ()) - set(dataset["region"][:])
     if unknown:
         raise DataError(f"iqr_regions: the table has no region {', '.join(sorted(unknown))}")
-    frame = options.frame
-    filters: dict[str, Callable[..., Filtered]] = {}
+    frame, min_samples = options.frame, options.dbscan_min_samples
+    steps: dict[str, Filter] = {}
     if options.mad_threshold:
-        filters["mad"] = lambda points, _: mad_filter(points, options.mad_threshold, frame)
+        steps["mad"] = lambda points, _: filters.mad_filter(points, options.mad_threshold, frame)
     if options.dbscan_eps:
-        filters["dbscan"] = lambda points, _: dbscan_filter(
-            points, options.dbscan_eps, options.dbscan_min_samples, frame
+        steps["dbscan"] = lambda points, _: filters.dbscan_filter(
+            points, options.dbscan_eps, min_samples, frame
         )
-    filters["min_rows"] = lambda _, regions: min_rows_filter(regions, options.min_rows)
-    return _apply(dataset, filters)
+    steps["min_rows"] = lambda _, regions: filters.min_rows_filter(regions, options.min_rows)
+    return _apply(dataset, steps)
 
 
 def clip_dataset(train: Dataset, options: RegionArguments) -> tuple[Dataset, list[dict]]:
-    """Clip each region to its percentiles and fences, after the split: a held-out place at a region's edge is
-    hard but not wrong, and a radius that was calibrated without such places would promise too much.
-
-    Returns:
-        As `filter_dataset`.
+    """As `filter_dataset`, clip each region to its percentiles and fences, after the split: a held-out place at an
+    edge is hard but not wrong, and a radius that was calibrated without such places would promise too much.
     """
-    low, high, filters = options.percentile_low, options.percentile_high, {}
-    if low > 0 or high < 100:
-        filters["percentile"] = lambda points, regions: filter_groups(
-            points, regions, percentile_filter, low=low, high=high, frame=options.frame
-        )
+    low, high = options.percentile_low, options.percentile_high
+    steps: dict[str, Filter] = {}
+    if (low, high) != (0, 100):
+        clip = partial(filters.filter_groups, points_filter=filters.percentile_filter, frame=options.frame)
+        steps["percentile"] = partial(clip, low=low, high=high)
     if options.iqr_factor:
-        filters["iqr"] = lambda points, regions: _iqr(points, regions, options)
-    return _apply(train, filters)
+        steps["iqr"] = partial(_iqr, options=options)
+    return _apply(train, steps)
 
 
-def _apply(dataset: Dataset, filters: dict[str, Callable[..., Filtered]]) -> tuple[Dataset, list[dict]]:
+def _apply(dataset: Dataset, steps: dict[str, Filter]) -> tuple[Dataset, list[dict]]:
     points, regions = points_of(dataset), np.array(dataset["region"][:])
     rows, dropped = np.arange(len(dataset)), []
-    for name, apply in filters.items():
+    for name, apply in steps.items():
         if not len(rows):
             break
         try:
@@ -91,8 +82,9 @@ def _apply(dataset: Dataset, filters: dict[str, Callable[..., Filtered]]) -> tup
     return dataset.select(rows), dropped
 
 
-def _iqr(points, regions, options: RegionArguments) -> Filtered:
-    filtered = filter_groups(points, regions, iqr_filter, factor=options.iqr_factor, frame=options.frame)
+def _iqr(points, regions, options: RegionArguments) -> filters.Filtered:
+    clip, factor = filters.iqr_filter, options.iqr_factor
+    filtered = filters.filter_groups(points, regions, clip, factor=factor, frame=options.frame)
     if options.iqr_regions:
         spared = ~np.isin(regions, options.iqr_regions)
         filtered.kept[spared], filtered.reasons[spared] = True, None
@@ -102,6 +94,5 @@ def _iqr(points, regions, options: RegionArguments) -> Filtered:
 def describe_row(dataset: Dataset, position: int, name: str, reason: str) -> dict:
     """A row that a filter left out, for a table of such rows."""
     row = dataset[position]
-    columns = {"filename": row["filename"], "row": row["row"]}
-    columns |= {name: row[name] for name in ("latitude", "longitude")}
+    columns = {name: row[name] for name in ("filename", "row", "latitude", "longitude")}
     return columns | {"Region_ID": row["region"], "filter": name, "reason": reason}

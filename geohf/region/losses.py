@@ -1,8 +1,4 @@
-"""The losses of the region task, as pure functions of tensors.
-
-Each returns a sum over the rows that count divided by `items`, so that the caller decides over what the mean
-goes: by default the rows that count in this batch.
-"""
+"""The losses of the region task: sums over the rows that count divided by `items`, or by how many count in this batch."""
 
 from __future__ import annotations
 
@@ -37,24 +33,17 @@ def point_loss(
     if kind == "mse":
         rows = ((scaled - scaler.transform(truth)) ** 2).mean(-1)
     else:
+        makes = torch.zeros_like, torch.ones_like
+        origin, corner = (scaler.inverse_transform(make(scaled)) for make in makes)
         rows = frame_distance(scaler.inverse_transform(scaled), truth, scaler.frame)
-        corner = torch.ones_like(scaled)
-        rows = rows / frame_distance(
-            scaler.inverse_transform(0 * corner), scaler.inverse_transform(corner), scaler.frame
-        )
+        rows = rows / frame_distance(origin, corner, scaler.frame)
     return mean_of_known(rows.float(), counts, items)
 
 
 def region_loss(
     logits: torch.Tensor, labels: torch.Tensor, items: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Cross-entropy of the router.
-
-    Args:
-        logits: (batch, regions).
-        labels: (batch,) region numbers; negative ones do not count.
-        items: number to divide by; None: the rows that count.
-    """
+    """Cross-entropy of the router: (batch, regions) logits, (batch,) region numbers; negative ones do not count."""
     counts = labels >= 0
     rows = F.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none")
     return mean_of_known(rows, counts, items)

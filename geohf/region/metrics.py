@@ -19,8 +19,8 @@ from geohf.region.answers import RegionAnswers, points_array
 from geohf.region.configuration import GeoRegionConfig
 
 UNITS = ("m", "units")  # of the frames
-METRICS = {"accuracy": HIGHER, "point_loss": LOWER, "region_loss": LOWER}
-METRICS |= {"heading_loss": LOWER} | HEADING_METRICS
+METRICS = {"accuracy": HIGHER} | dict.fromkeys(("point_loss", "region_loss", "heading_loss"), LOWER)
+METRICS |= HEADING_METRICS
 METRICS |= {
     f"{prefix}{name}_{unit}": MetricInfo(False, unit)
     for prefix in ("", "routed_")
@@ -30,11 +30,7 @@ METRICS |= {
 
 
 def error_summary(errors, unit: str, prefix: str = "") -> dict[str, float]:
-    """Mean, median and 90th percentile of distances.
-
-    Args:
-        errors: (n,) meters or units of the data; no entry gives no number.
-        unit: `m` or `units`, the end of each name.
+    """Mean, median and 90th percentile of (n,) distances, in meters (`m`) or `units` of the data; of none, nothing.
 
     >>> error_summary([1.0, 2.0, 6.0], "m", "routed_")
     {'routed_mean_m': 3.0, 'routed_median_m': 2.0, 'routed_p90_m': 5.2}
@@ -57,11 +53,9 @@ def coverage(radii: Sequence[float | None], errors: np.ndarray) -> float | None:
 
 
 def squared_errors(points, truth, scaler: CoordinateScaler) -> tuple[np.ndarray, np.ndarray]:
-    """Squared errors a row, averaged over both coordinates: in scaled coordinates, and in the frame's own units.
+    """Squared errors of (n, 2) points, averaged over both coordinates: in scaled coordinates, and in the frame's own units.
 
-    Args:
-        points, truth: (n, 2) latitude and longitude; longitudes differ the short way round.
-        scaler: one a row, (n, 2).
+    Longitudes differ the short way round; the scaler is one a row.
     """
     difference = scaler.transform(points) - scaler.transform(truth)
     if scaler.frame == "wgs84":
@@ -79,7 +73,7 @@ def evaluation_rows(
     scaler: CoordinateScaler,
     unit: str,
 ) -> list[dict]:
-    """A row of numbers for every region, and the last one for all of them.
+    """A row of numbers for every region that has photographs, and the last one for all of them.
 
     Args:
         names: of the regions.
@@ -89,9 +83,9 @@ def evaluation_rows(
         scaler: of all regions.
 
     Returns:
-        Dicts with `region`, `n`, `mse_scaled` and `mse` (of the true region's expert, as the reference implementation
-        reports them; over all they are means over photographs, so large regions weigh more), mean, median and 90th
-        percentile of the error of each of the answers, and `router_accuracy`.
+        Dicts with `region`, `n`, `mse_scaled` and `mse` (of the true region's expert, as in the reference
+        implementation; over all they are means over photographs, so large regions weigh more), mean, median and
+        90th percentile of the error of each of the answers, and `router_accuracy`.
     """
     scaled, unscaled = squared_errors(answers["given"], truth, scaler[labels])
     errors = {name: frame_distance(points, truth, scaler.frame) for name, points in answers.items()}
@@ -103,13 +97,9 @@ def evaluation_rows(
             summary |= error_summary(values[rows], unit, f"{name}_")
         return summary | {"router_accuracy": float(right[rows].mean())}
 
-    table = []
-    for number, name in enumerate(names):
-        rows = labels == number
-        if rows.any():
-            table.append({"region": name, "n": int(rows.sum())} | numbers(rows))
-    everything = np.ones(len(labels), bool)
-    return [*table, {"region": "all", "n": len(labels)} | numbers(everything)]
+    parts = {name: labels == number for number, name in enumerate(names)}
+    table = [{"region": name, "n": int(r.sum())} | numbers(r) for name, r in parts.items() if r.any()]
+    return [*table, {"region": "all", "n": len(labels)} | numbers(np.ones(len(labels), bool))]
 
 
 def measure(
@@ -118,13 +108,12 @@ def measure(
     train: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
     intervals: bool = True,
 ) -> list[Metric]:
-    """The numbers of all photographs, their intervals, and the constant baseline's.
+    """The numbers of all photographs, their intervals where they are asked for, and the constant baseline's.
 
     The baseline answers the region's center where the region is given, and the center of all where it is not.
 
     Args:
-        train: (labels, points, headings) of the training photographs, from which the baseline is made; None: there is none.
-        intervals: compute them.
+        train: (labels, points, headings) of the training photographs, which make the baseline; None: there is none.
     """
     values = {name: value for name, value in region_table(config, answers)[-1].items() if name != "region"}
     baseline: dict[str, float] = {}
@@ -152,11 +141,7 @@ def measure(
 def region_table(
     config: GeoRegionConfig, answers: RegionAnswers, centers: np.ndarray | None = None
 ) -> list[dict]:
-    """`evaluation_rows` of the answers, with the coverage of their radii in the last row.
-
-    Args:
-        centers: (regions, 2) see `region_centers`; they are measured beside the answers.
-    """
+    """`evaluation_rows` of the answers, and of `region_centers` where given; the last row has their radii's coverage."""
     points = {"given": points_array(answers.given), "routed": points_array(answers.routed)}
     others = {} if centers is None else {"center": centers[answers.labels]}
     rows = evaluation_rows(
@@ -185,18 +170,15 @@ def region_centers(config: GeoRegionConfig, labels: np.ndarray, points: np.ndarr
 
 def region_intervals(config: GeoRegionConfig, answers: RegionAnswers) -> dict[str, tuple[float, float]]:
     """The ends of 95 % intervals of the numbers that the card names first, drawn photograph by photograph."""
-    routed, given = (
-        frame_distance(points_array(part), answers.truth, config.frame)
-        for part in (answers.routed, answers.given)
-    )
+    points = points_array(answers.routed), points_array(answers.given)
+    routed, given = (frame_distance(part, answers.truth, config.frame) for part in points)
     intervals = {
         f"routed_mean_{config.unit}": mean_interval(routed),
         f"given_mean_{config.unit}": mean_interval(given),
         "router_accuracy": share_interval(answers.named(config.label2id) == answers.labels),
     }
-    intervals |= bootstrap_intervals(
-        lambda rows: {f"routed_median_{config.unit}": np.median(routed[rows])}, np.arange(len(routed))
-    )
+    median = f"routed_median_{config.unit}"
+    intervals |= bootstrap_intervals(lambda rows: {median: np.median(routed[rows])}, np.arange(len(routed)))
     return {name: ends for name, ends in intervals.items() if ends is not None}
 
 

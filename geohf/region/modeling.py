@@ -16,13 +16,22 @@ from geohf.data.classes import warn_of_spellings
 from geohf.errors import DataError
 from geohf.geo.scalers import CoordinateScaler, fit_scaler
 from geohf.models.configuration import as_data_error
-from geohf.models.heading import HeadingHead, refuse_mirrors
+from geohf.models.heading import HeadingHead, perceptron, refuse_mirrors
 from geohf.models.loading import load_model
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.region.answering import RegionAnswering
 from geohf.region.configuration import GeoRegionConfig
-from geohf.region.experts import RegionExpert, RegionOutput, RegionRouter, make_head
-from geohf.region.objective import RegionObjective
+from geohf.region.experts import (
+    RegionExpert,
+    RegionOutput,
+    RegionRouter,
+    count_router_items,
+    located_errors,
+    measured_headings,
+    router_losses,
+)
+from geohf.region.losses import point_loss
+from geohf.region.metrics import region_accuracy
 from geohf.region.processing import GeoRegionImageProcessor
 from geohf.region.rows import as_photos, located
 from geohf.region.selection import names_of, region_order
@@ -50,7 +59,7 @@ MODEL_FIELDS = (
 )
 
 
-class GeoRegionModel(RegionObjective, RegionAnswering, GeoPreTrainedModel):
+class GeoRegionModel(RegionAnswering, GeoPreTrainedModel):
     """Coordinates of photographs by regions: a router, and an expert a region.
 
     >>> from geohf.region import GeoRegionConfig
@@ -73,7 +82,8 @@ class GeoRegionModel(RegionObjective, RegionAnswering, GeoPreTrainedModel):
     def __init__(self, config: GeoRegionConfig):
         super().__init__(config)
         self.tower = build_tower(config.vision_config)
-        self.router: nn.Module = make_head(config, config.num_regions)
+        sizes = config.feature_size, config.hidden_size, config.num_regions
+        self.router: nn.Module = perceptron(*sizes, config.dropout)
         experts = nn.ModuleList(RegionExpert(config, i) for i in range(config.num_regions))
         self.experts: Sequence[RegionExpert] = experts  # type: ignore[assignment]  # torch does not say of what
         self.targets: tuple[str, ...] = ("labels", "coordinates")
@@ -93,11 +103,7 @@ class GeoRegionModel(RegionObjective, RegionAnswering, GeoPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
-        """As `GeoPreTrainedModel.from_pretrained`.
-
-        Raises:
-            DataError: the weights are damaged, or do not belong to the scalers of the config.
-        """
+        """As `GeoPreTrainedModel.from_pretrained`; weights of other scalers than the config's are a DataError, too."""
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
@@ -154,14 +160,13 @@ class GeoRegionModel(RegionObjective, RegionAnswering, GeoPreTrainedModel):
 
         Args:
             pixel_values: (batch, 3, height, width).
-            regions: (batch,) numbers of the regions that are given, -1 where unknown: such a photograph is
-                located by the experts of all regions, weighted with the router's probabilities.
+            regions: (batch,) numbers of the regions that are given, -1 where unknown: such a photograph is located
+                by the experts of all regions, weighted with the router's probabilities.
             labels: (batch,) true region numbers for the loss; in training only their experts run.
             coordinates: (batch, 2) true latitude and longitude, NaN where unknown.
             headings: (batch,) true degrees clockwise from north, NaN where unknown.
             loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
-            test_time: the features are the mean of those of each picture and of its mirror image (`flip`) or of its
-                corners (`crops`).
+            test_time: see `geohf.vision.augmentation.averaged_features`.
         """
         refuse_mirrors(self.config.predict_heading, test_time)
         given = torch.full((len(pixel_values),), -1) if regions is None else regions
@@ -212,6 +217,39 @@ class GeoRegionModel(RegionObjective, RegionAnswering, GeoPreTrainedModel):
             answers.append(answer)
         return torch.stack(answers, 1)
 
+    # ---- learning
+
+    def losses(self, logits, scaled, labels, coordinates, items=None, directions=None, headings=None):
+        """The total loss and its parts: the true region's expert is measured, and the router."""
+        items, own = items or {}, labels.clamp(min=0)
+        mine = scaled[torch.arange(len(own), device=own.device), own]
+        truth = torch.where((labels >= 0)[:, None], coordinates, torch.nan)
+        own_scaler = self.config.coordinate_scaler[np.array(own.tolist(), np.int64)]
+        loss = point_loss(self.config.point_loss, mine, truth, own_scaler, items.get("point_loss"))
+        parts = {"point_loss": loss} | router_losses(logits, directions, labels, headings, items)
+        return sum(parts.values()), parts
+
+    def count_loss_items(self, batch: dict) -> dict[str, torch.Tensor]:
+        """How many rows of a batch count for each part of the loss."""
+        located = batch["coordinates"].isfinite().all(-1) & (batch["labels"] >= 0)
+        return {"point_loss": located.sum()} | count_router_items(batch, self.config.predict_heading)
+
+    def measure(
+        self,
+        outputs: RegionOutput,
+        labels: torch.Tensor,
+        coordinates: torch.Tensor,
+        headings: torch.Tensor | None = None,
+    ) -> dict[str, float]:
+        """Loss, its parts, the router's accuracy, the routed errors and those of headings over a whole dataset."""
+        # over all rows at once: the mean of the batches' means would depend on their sizes
+        logits, scaled = outputs.routed()
+        loss, parts = self.losses(logits, scaled, labels, coordinates, None, outputs.directions, headings)
+        metrics = {"loss": float(loss)} | {name: float(part) for name, part in parts.items()}
+        metrics["accuracy"] = region_accuracy(logits, labels)
+        metrics |= located_errors(self.config, self.locate(logits, scaled), coordinates, "routed_")
+        return metrics | measured_headings(outputs.directions, headings)
+
 
 def _tell_kept(options: RegionArguments, config: GeoRegionConfig) -> None:
     """Say which options the model that training goes on from does not follow."""
@@ -230,8 +268,7 @@ def _tell_kept(options: RegionArguments, config: GeoRegionConfig) -> None:
 def make_model(options: RegionArguments, data: TaskData) -> GeoRegionModel:
     """A model of the training rows' regions, scaled by these rows: a new one, or that of `start_from`.
 
-    Raises:
-        DataError: options that do not go together, or a backbone that is not found.
+    Options that do not go together, or a backbone that is not found, are a DataError.
     """
     train = as_photos(data.labeled)
     named, points = np.array(names_of(train), object), located(train, options.frame)

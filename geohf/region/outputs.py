@@ -37,13 +37,9 @@ if TYPE_CHECKING:
 def write_outputs(
     trainer: GeoRegionTrainer, folder: Path, evaluation: Evaluation, thumbnails: int = 0
 ) -> Mapping[str, Any]:
-    """Write evaluation.csv, predictions.csv, what the filters dropped, plots and, for `wgs84`, maps.
+    """Write tables of numbers and predictions, what the filters dropped, plots and, for `wgs84`, maps with `thumbnails`.
 
-    Args:
-        thumbnails: of how many photographs map.html holds small copies.
-
-    Returns:
-        For metrics.json: a row of numbers for every region, and how many rows each filter dropped.
+    Metrics.json tells beside the numbers a row for every region, and how many rows each filter dropped.
     """
     config, details = trainer.model.config, evaluation.details
     facts, table = facts_of(evaluation.dataset), details["table"]
@@ -66,10 +62,8 @@ def with_regions(answers: RegionAnswers, config: GeoRegionConfig, outputs: Regio
     """The answers; the first ones with their credible regions, where the model has a calibrated density."""
     if not has_density(config) or config.routed_masses is None:
         return answers
-    first = RegionOutput(**{name: part[:DRAWN_REGIONS] for name, part in outputs.items()})
-    logits, scaled = first.routed()
-    mixture = mixture_of(config, *weighted_points(config, logits, scaled))
-    drawn = regions_of(mixture, config.routed_masses)
+    first = (part[:DRAWN_REGIONS] for part in outputs.routed())
+    drawn = regions_of(mixture_of(config, *weighted_points(config, *first)), config.routed_masses)
     mapped = [replace(one, credible_regions=areas) for one, areas in zip(answers.routed, drawn, strict=False)]
     return replace(answers, routed=mapped + answers.routed[len(mapped) :])
 
@@ -94,16 +88,16 @@ def write_predictions(
 ) -> None:
     """Write predictions.csv, and for `wgs84` predictions.geojson and map.html.
 
-    Args:
-        dataset: the photographs, in the order of the answers.
-        thumbnails: likewise, for the map.
+    The photographs, and small ones for the map, are in the order of the answers.
     """
     routed, truth = answers.routed, answers.truth
     points, own = points_array(routed), points_array(answers.given)
-    errors = [frame_distance(predicted, truth, frame) for predicted in (points, own)]
+    errors, given_errors = (frame_distance(predicted, truth, frame) for predicted in (points, own))
     unit = routed[0].unit
-    rows = [
-        {
+    named = zip(dataset["filename"][:], dataset["region"][:], routed, strict=True)
+    rows = []
+    for i, (name, region, answer) in enumerate(named):
+        row = {
             "filename": name,
             "Region_ID": region,
             "latitude": truth[i, 0],
@@ -113,23 +107,16 @@ def write_predictions(
             f"radius_{unit}": answer.radius,
             "predicted_region": answer.regions[0].name,
             "probability": answer.regions[0].probability,
-            f"distance_{unit}": errors[0][i],
+            f"distance_{unit}": errors[i],
             "given_region_latitude": own[i, 0],
             "given_region_longitude": own[i, 1],
-            f"given_region_distance_{unit}": errors[1][i],
+            f"given_region_distance_{unit}": given_errors[i],
         }
-        for i, (name, region, answer) in enumerate(
-            zip(dataset["filename"][:], dataset["region"][:], routed, strict=True)
-        )
-    ]
-    headings = None
-    if answers.headings is not None:
-        headings = [answer.heading for answer in routed]
-        for row, predicted, true in zip(rows, headings, answers.headings.tolist(), strict=True):
-            row |= {"predicted_heading": predicted, "heading": true}
-    if routed[0].localizability is not None:
-        for row, answer in zip(rows, routed, strict=True):
+        if answers.headings is not None:
+            row |= {"predicted_heading": answer.heading, "heading": answers.headings[i]}
+        if answer.localizability is not None:
             row["localizability"] = answer.localizability
+        rows.append(row)
     write_csv(folder / "predictions.csv", rows)
     if frame == "planar":  # a planar frame has no place on a map of the earth
         return
@@ -142,7 +129,7 @@ def write_predictions(
         labels=dataset["filename"][:],
         details={name: [row[name] for row in rows] for name in shown},
         radius_m=[answer.radius for answer in routed],
-        headings=headings,
+        headings=None if answers.headings is None else [answer.heading for answer in routed],
         regions=[answer.credible_regions for answer in routed],
         thumbnails=thumbnails,
         title=f"{len(rows)} photographs: where they are and where the model puts them",
@@ -152,11 +139,7 @@ def write_predictions(
 def plot_run(
     folder: Path, config: GeoRegionConfig, answers: RegionAnswers, centers: np.ndarray | None = None
 ) -> None:
-    """Plots of held-out photographs for the card: their errors on a map or in the plane, and the router's.
-
-    Args:
-        centers: (regions, 2) the center of each region's training points, the answer that looks at no image.
-    """
+    """Plots of held-out photographs for the card: their errors, beside those of their regions' centers, and the router's."""
     truth, frame, names = answers.truth, config.frame, config.regions
     points = points_array(answers.routed)
     if frame == "planar":

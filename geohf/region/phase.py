@@ -55,23 +55,20 @@ class RegionPhaseTrainer(PhaseTrainer):
 
     def measured(self):
         """As `METRICS`, of what this module does, in the frame's unit."""
-        whole, routed = super().measured(), isinstance(self.module, GeoRegionModel)
-        names = {"loss"} | ({"point_loss", "region_loss"} if routed else set())
-        if "labels" in self.model.targets:
+        targets, unit, names = self.model.targets, self.config.unit, {"loss"}
+        routed = isinstance(self.module, GeoRegionModel)
+        if routed:
+            names |= {"point_loss", "region_loss"} | ({"heading_loss"} if "headings" in targets else set())
+        if "labels" in targets:
             names.add("accuracy")
-        if "headings" in self.model.targets:
-            names |= {"heading_loss"} if routed else set()
-            names |= set(HEADING_METRICS)
-        if "coordinates" in self.model.targets:
-            prefix, unit = "routed_" if routed else "", self.config.unit
-            names |= {f"{prefix}{name}_{unit}" for name in ("mean", "median", "p90")}
-        return {name: metric for name, metric in whole.items() if name in names}
+        if "headings" in targets:
+            names.update(HEADING_METRICS)
+        if "coordinates" in targets:
+            names |= {f"{'routed_' * routed}{name}_{unit}" for name in ("mean", "median", "p90")}
+        return {name: metric for name, metric in super().measured().items() if name in names}
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """Cosine with warm restarts, every `t_0` epochs at first; transformers' own schedules where that is 0.
-
-        A stream has no epochs: it takes transformers' own too.
-        """
+        """Cosine with warm restarts, every `t_0` epochs at first; transformers' own where that is 0, and of a stream."""
         if not self.args.t_0 or is_stream(self.train_dataset):
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:
@@ -92,10 +89,9 @@ class RegionPhaseTrainer(PhaseTrainer):
 
     def _named(self, predictions) -> RegionOutput:
         arrays = [predictions] if isinstance(predictions, np.ndarray) else list(predictions)
-        module = self.module
         parts = {RegionRouter: ["logits"], RegionExpert: ["scaled"]}
-        names = parts.get(type(module), ["logits", "scaled", "coordinates"])
-        if "headings" in module.targets:
+        names = parts.get(type(self.module), ["logits", "scaled", "coordinates"])
+        if "headings" in self.module.targets:
             names = [*names, "directions"]
         output = RegionOutput()
         for name, array in zip(names, arrays, strict=True):
@@ -113,13 +109,12 @@ def cosine_warm_restarts(
 ) -> LambdaLR:
     """Cosine annealing that starts again (Loshchilov and Hutter, SGDR, 2017), for any number of rates.
 
-    The same curve as PyTorch's CosineAnnealingWarmRestarts, whose lower end is one number for all parameter
-    groups; here it is a share of each group's own rate.
+    The curve of PyTorch's CosineAnnealingWarmRestarts, whose lower end is one number for all parameter groups.
 
     Args:
         period: steps of the first period.
         multiplier: each period is so many times as long as the one before.
-        floor: share of the rate at the end of a period.
+        floor: share of each group's own rate at the end of a period.
         warmup: steps of a straight rise before the first period.
     """
 

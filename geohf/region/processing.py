@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from geohf.data.classes import class_numbers
-from geohf.data.rows import positions_of
+from geohf.data.rows import cell_of, heading_of, positions_of
 from geohf.data.samples import samples_of
-from geohf.data.tables import find_column
+from geohf.data.tables import HEADING_COLUMNS, find_column
 from geohf.vision.augmentation import RandomAreaCrop
 from geohf.vision.images import picture_of
 from geohf.vision.processing import GeoImageProcessor
@@ -53,12 +52,8 @@ def region_key(row: Mapping) -> str:
 
 
 class RegionCollator:
-    """Rows of a dataset of photographs to a batch of pixels and the targets of what is trained.
-
-    Args:
-        model: gives the processor and the regions.
-        targets: some of `labels`, `coordinates` and `headings`.
-        augment: `none`, `light` or `full`, see `region_augmentation`.
+    """Rows of a dataset of photographs to a batch of pixels and the targets of what is trained: some of `labels`,
+    `coordinates` and `headings`. Pictures change as `region_augmentation` says.
     """
 
     def __init__(self, model: RegionAnswering, targets: Sequence[str], augment: str = "none"):
@@ -75,8 +70,7 @@ class RegionCollator:
         if "coordinates" in self.targets:
             batch["coordinates"] = torch.from_numpy(positions_of(rows, self.frame))
         if "headings" in self.targets:
-            headings = [row.get("heading") for row in rows]
-            batch["headings"] = torch.tensor([math.nan if h is None else float(h) for h in headings])
+            batch["headings"] = torch.tensor([heading_of(cell_of(row, HEADING_COLUMNS)) for row in rows])
         return batch
 
 
@@ -84,7 +78,8 @@ def region_augmentation(kind: str):
     """What happens to a training image before it is resized.
 
     `light` crops a little and changes colors. `full` is the reference implementation's: it also mirrors both ways,
-    rotates by up to 20 degrees and erases a patch, which suits pictures from above; a street that is mirrored is another place.
+    rotates by up to 20 degrees and erases a patch, which suits pictures from above; a street that is mirrored is
+    another place.
     """
     if kind == "none":
         return None

@@ -18,8 +18,7 @@ logger = logging.getLogger(__name__)
 def refine(expert: RegionExpert, train: TensorDictDataset, validation: TensorDictDataset | None) -> None:
     """Give an expert prototypes of its training photographs, and keep them where they bring validation photographs nearer.
 
-    Args:
-        train, validation: the features of its region's photographs, with `coordinates`; without validation they are kept.
+    Both tables hold features, with `coordinates`; without validation photographs the prototypes are kept.
     """
     config, prototypes = expert.config, expert.prototypes
     assert prototypes is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.cells import file_name, image_in, label_of, text_of
+from geohf.data.cells import file_name, image_in, text_of
 from geohf.data.classes import class_numbers, column_of
 from geohf.data.columns import image_column
 from geohf.data.formats import table_file
@@ -35,7 +35,7 @@ from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
 from geohf.geo.frames import impossible_points
 from geohf.region.processing import split_sample
-from geohf.region.selection import excluded_names, of_known_regions
+from geohf.region.selection import excluded_names, of_known_regions, region_names
 from geohf.vision.checks import broken_images
 
 if TYPE_CHECKING:
@@ -61,20 +61,16 @@ def load_region_table(
     exclude: Iterable[str] = (),
     errors: RowErrors | None = None,
 ) -> Dataset:
-    """Load a table with a file name, latitude, longitude and region a row, perhaps `angle` or `heading`.
-
-    Rows that cannot be used are noted in `errors`; the caller settles them.
+    """A table with a file name, latitude, longitude and region a row, perhaps `angle` or `heading`, as a dataset with the
+    columns of `region_features`.
 
     Args:
         table: CSV or Parquet with `filename`, `latitude`, `longitude` and `Region_ID`.
         images: folder of the files; the table's own where None.
         frame: `wgs84` or `planar`: what the coordinates are.
         exclude: file names to leave out without a word; see `excluded_names`.
-        errors: collects what is wrong: a missing or broken image, a path out of the folder, an empty region, a
-            coordinate that does not fit the frame, a file that stands there twice.
-
-    Returns:
-        A dataset with the columns of `region_features`.
+        errors: collects the rows that cannot be used, for the caller to settle: a missing or broken image, a path out of
+            the folder, an empty region, a coordinate that does not fit the frame, a file that stands there twice.
 
     Raises:
         DataError: the table cannot be read, lacks a column, or is as a whole in the other frame.
@@ -86,7 +82,7 @@ def load_region_table(
     rows = read_table(table, numbers=NUMBERS)
     columns = usable_rows(rows, table, errors, images, frame, left_out)
     if left_out:
-        count = sum(text_of(cell) in left_out for cell in rows[find_column(rows.columns, FILE_COLUMNS)])
+        count = sum(file_name(cell) in left_out for cell in rows[find_column(rows.columns, FILE_COLUMNS)])
         logger.info("%s: %d rows are excluded by name", Path(table).name, count)
     return Dataset.from_dict(columns | {"image": image_column(columns["image"])}, features=region_features())
 
@@ -94,14 +90,12 @@ def load_region_table(
 def load_labeled(source: str | os.PathLike, config: GeoRegionConfig, on_error: str) -> Dataset:
     """The photographs to measure a model on: of a table, or of the validation table of a folder like the sample's.
 
-    Raises:
-        DataError: rows that cannot be used, one of a region that the model does not know among them.
+    Rows that cannot be used, as those of a region that the model does not know, are settled as `on_error` says.
     """
     table, images, exclude = Path(source), None, []
     if table.is_dir():
-        folder = table
-        table, images = folder / VAL_TABLE, folder / VAL_IMAGES
-        exclude = [str(folder / EXCLUDE)] if (folder / EXCLUDE).is_file() else []
+        exclude = [str(file) for file in table.glob(EXCLUDE)]
+        table, images = table / VAL_TABLE, table / VAL_IMAGES
     errors = RowErrors(on_error)
     dataset = load_region_table(table, images, config.frame, excluded_names(exclude), errors)
     dataset = of_known_regions(dataset, table, config.regions, "the model has no", errors)
@@ -125,14 +119,13 @@ def usable_rows(
     lines = rows.index.tolist()
     cells = rows[name].tolist()
     files = [file_name(cell) for cell in cells]
-    regions, no_names = _region_names(rows[region])
+    regions, no_names = region_names(rows[region])
     points = rows[[latitude, longitude]].to_numpy(np.float64)
     headings = _headings(rows, source)
     folder = Path(source).parent if images is None else Path(images)
-    wanted = [i for i, file in enumerate(files) if file is None or file not in exclude]
-    errors.excluded |= {file for file in files if file in exclude}
-    bad_points = bad_point_reasons(points[wanted], source, frame) if wanted else {}
-    reasons = {wanted[i]: reason for i, reason in bad_points.items()}
+    wanted = [i for i, file in enumerate(files) if file not in exclude]
+    errors.excluded |= exclude.intersection(files)
+    reasons = {wanted[i]: reason for i, reason in bad_point_reasons(points[wanted], source, frame).items()}
     reasons |= {i: no_names.get(i, "the region is empty") for i in wanted if regions[i] is None}
     pictures = {}
     for i in wanted:
@@ -160,30 +153,13 @@ def usable_rows(
     }
 
 
-def _region_names(cells: Iterable) -> tuple[list[str | None], dict[int, str]]:
-    """The names of regions, and position -> why a cell is none."""
-    names: list[str | None] = []
-    reasons = {}
-    for i, cell in enumerate(cells):
-        try:
-            names.append(label_of(cell))
-        except DataError as error:
-            names.append(None)
-            reasons[i] = f"region: {error}"
-    return names, reasons
-
-
 def region_cells(table: str | Path) -> list[str | None] | None:
-    """The names of regions in a table's rows, None where a cell is empty; None for a table without a column of regions.
-
-    Raises:
-        DataError: a cell that is no name.
-    """
+    """The names of regions in a table's rows, None where empty, or DataError; None for a table without such a column."""
     rows = read_table(table)
     column = find_column(rows.columns, REGION_COLUMNS)
     if column is None:
         return None
-    names, reasons = _region_names(rows[column])
+    names, reasons = region_names(rows[column])
     for number, reason in reasons.items():
         raise DataError(f"{table}, row {rows.index[number]}: {reason}")
     return names
@@ -193,17 +169,9 @@ def region_features() -> Features:
     """The columns of a dataset of photographs with their regions; `row` is the line in the table."""
     from datasets import Features, Image, Value
 
-    return Features(
-        {
-            "filename": Value("string"),
-            "image": Image(decode=False),
-            "region": Value("string"),
-            "latitude": Value("float64"),
-            "longitude": Value("float64"),
-            "heading": Value("float64"),
-            "row": Value("int64"),
-        }
-    )
+    names = {"filename": Value("string"), "image": Image(decode=False), "region": Value("string")}
+    numbers = dict.fromkeys(("latitude", "longitude", "heading"), Value("float64"))
+    return Features(names | numbers | {"row": Value("int64")})
 
 
 def as_photos(rows: Any) -> Any:
@@ -211,14 +179,16 @@ def as_photos(rows: Any) -> Any:
 
     Args:
         rows: a dataset, stream or list of dicts with `image`, `latitude`, `longitude`, `region` (or `Region_ID`), and perhaps
-            `filename` and `heading` (or `angle`); names as tables may have them, as `lat`. A region or coordinate that is None is unknown.
+            `filename` and `heading` (or `angle`), named as in tables. A region or coordinate that is None is unknown.
     """
-    known = {"filename", "image", "region", "latitude", "longitude"}
+    needed = {"filename", "image", "region", "latitude", "longitude"}
     if is_stream(rows):
-        return read_stream(rows, _read_photo, known)
+        return read_stream(rows, _read_photo, needed | {"heading"})
     if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)):
         return rows
-    if known <= set(getattr(rows, "column_names", None) or ()):
+    known = set(getattr(rows, "column_names", None) or ())
+    elsewhere = {name.lower() for name in known} & set(HEADING_COLUMNS[1:])
+    if needed <= known and not elsewhere:
         return rows
     labels = ["filename", "region", "latitude", "longitude", "heading"]
     return RowView(without_decoding(rows), _read_photo, labels)
@@ -234,8 +204,17 @@ def _read_photo(row: dict, number: int) -> dict:
 
 
 def headings_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray | None:
-    """(n,) degrees in [0, 360) of photographs, NaN where unknown; None for a model that does not tell them."""
-    return _degrees(column_of(dataset, "heading")) if config.predict_heading else None
+    """(n,) degrees in [0, 360), NaN where unknown, or DataError where one is no number; None for a model without headings."""
+    if not config.predict_heading:
+        return None
+    cells = column_of(dataset, "heading")
+    headings = _degrees(cells)
+    for i in np.flatnonzero(np.isnan(headings)).tolist():
+        try:
+            heading_of(cells[i])
+        except DataError as error:
+            raise DataError(f"{_row_name(dataset, i)}: {error}") from None
+    return headings
 
 
 def _headings(rows: pd.DataFrame, source: str | Path) -> np.ndarray:
@@ -265,43 +244,34 @@ def _degrees(cells: Sequence[Any]) -> np.ndarray:
 
 
 def labels_of(dataset: Any, config: GeoRegionConfig) -> np.ndarray:
-    """(n,) region numbers of photographs, negative where unknown.
-
-    Raises:
-        DataError: a region that the model does not know.
-    """
+    """(n,) region numbers of photographs, negative where unknown; DataError for a region that the model does not know."""
     names = column_of(dataset, "filename")
     return class_numbers(column_of(dataset, "region"), config.label2id, "region", names)
 
 
 def located(dataset: Any, frame: str) -> np.ndarray:
-    """(n, 2) points of photographs, NaN where unknown.
-
-    Raises:
-        DataError: a point that cannot be in this frame.
-    """
+    """(n, 2) points of photographs, NaN where unknown; DataError for a point that cannot be in this frame."""
     points = points_of(dataset)
     reasons = impossible_points(points) if frame == "wgs84" else {}
     for number, reason in reasons.items():
-        raise DataError(f"row {column_of(dataset, 'filename')[number] or number}: {reason}")
+        raise DataError(f"{_row_name(dataset, number)}: {reason}")
     return points
 
 
 def truth_of(dataset: Any, config: GeoRegionConfig) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) region numbers and (n, 2) points of photographs that are measured.
-
-    Raises:
-        DataError: a region that the model does not know, or a row without region or coordinates.
-    """
+    """`labels_of` and `located` of photographs that are measured; DataError for a row without a region or coordinates."""
     labels, points = labels_of(dataset, config), located(dataset, config.frame)
     lacking = np.flatnonzero((labels < 0) | ~np.isfinite(points).all(1))
     if len(lacking):
-        row = column_of(dataset, "filename")[lacking[0]] or lacking[0]
         raise DataError(
-            f"row {row}: has no region or no coordinates, like {len(lacking)} of {len(labels)} rows: it cannot be "
-            "measured; leave such rows out"
+            f"{_row_name(dataset, lacking[0])}: has no region or no coordinates, like {len(lacking)} of {len(labels)} rows: "
+            "it cannot be measured; leave such rows out"
         )
     return labels, points
+
+
+def _row_name(dataset: Any, number: int) -> str:
+    return f"row {column_of(dataset, 'filename')[number] or number}"
 
 
 def _repeated(pictures: dict[int, dict], files, points, regions, lines) -> dict[int, str]:
@@ -314,11 +284,9 @@ def _repeated(pictures: dict[int, dict], files, points, regions, lines) -> dict[
     for rows in rows_of.values():
         if len(rows) == 1:
             continue
-        file = files[rows[0]]
-        labels = {(regions[i], *points[i].tolist()) for i in rows}
-        standing = ", ".join(str(lines[i]) for i in rows)
-        if len(labels) > 1:
-            reasons |= dict.fromkeys(rows, f"{file!r} stands in rows {standing} with different labels")
+        standing = f"{files[rows[0]]!r} stands in rows {', '.join(str(lines[i]) for i in rows)}"
+        if len({(regions[i], *points[i].tolist()) for i in rows}) > 1:
+            reasons |= dict.fromkeys(rows, f"{standing} with different labels")
         else:
-            reasons |= dict.fromkeys(rows[1:], f"{file!r} stands in rows {standing}")
+            reasons |= dict.fromkeys(rows[1:], standing)
     return reasons

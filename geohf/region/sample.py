@@ -21,7 +21,6 @@ validation photographs that show nothing.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from geohf.geo import EARTH_RADIUS_M, check_frame
 from geohf.io import atomic_write
 from geohf.region.rows import EXCLUDE, TRAIN_IMAGES, TRAIN_TABLE, VAL_IMAGES, VAL_TABLE
+from geohf.report.tables import write_csv
 from geohf.samples import write_once
 
 _Color = tuple[int, int, int]
@@ -58,19 +58,16 @@ _FAR, _LONELY, _BLACK = 6, 6, 7
 
 
 def write_sample(folder: str | Path, seed: int = 0, size: int = 240, frame: str = "wgs84") -> Path:
-    """Write `labels_train.csv`, `labels_val.csv` and their images, `exclude.txt` and `planted.csv`.
+    """Write `labels_train.csv`, `labels_val.csv` and their images, `exclude.txt` and `planted.csv`; the folder is returned.
 
     The same arguments give the same bytes. A folder that holds the whole sample is left as it is.
 
     Args:
         folder: made where it does not exist.
         seed: of places and pictures.
-        size: training photographs a region, of 3 regions that grow with it so that the density stays;
-            validation has a quarter of it.
+        size: training photographs a region, of 3 regions that grow with it so that the density stays; validation
+            has a quarter of it.
         frame: `wgs84` (degrees) or `planar` (meters north and east of a local frame, above 180000).
-
-    Returns:
-        The folder.
 
     Raises:
         DataError: the folder holds such files that no sample wrote, or an unknown frame.
@@ -90,20 +87,15 @@ def _write(folder: Path, seed: int, size: int, frame: str) -> None:
     for table, images, count in ((TRAIN_TABLE, TRAIN_IMAGES, size), (VAL_TABLE, VAL_IMAGES, size // 4)):
         (folder / images).mkdir(parents=True, exist_ok=True)
         rows = [_photo(folder / images, next(numbers), region, side_m, rng) for region in REGIONS * count]
-        planted = []
         if table == TRAIN_TABLE:
-            planted = _plant(rows, rng)
+            write_csv(folder / PLANTED, _plant(rows, rng))
         else:
-            for row in rows[: min(_BLACK, len(rows) // 2)]:
-                Image.new("RGB", (_IMAGE_SIZE, _IMAGE_SIZE)).save(folder / images / row["filename"])
-                planted.append({"filename": row["filename"]})
-        columns = ("filename", "timestamp", "angle", "latitude", "longitude", "Region_ID")
-        _write_rows(folder / table, columns, [row | _coordinates(row, frame) for row in rows])
-        if table == TRAIN_TABLE:
-            _write_rows(folder / PLANTED, ("filename", "filter"), planted)
-        else:
+            black = [row["filename"] for row in rows[: min(_BLACK, len(rows) // 2)]]
+            for name in black:
+                Image.new("RGB", (_IMAGE_SIZE, _IMAGE_SIZE)).save(folder / images / name)
             with atomic_write(folder / EXCLUDE) as file:
-                file.writelines(row["filename"] + "\n" for row in planted)
+                file.writelines(f"{name}\n" for name in black)
+        write_csv(folder / table, [_table_row(row, frame) for row in rows])
 
 
 def _photo(folder: Path, number: int, region: str, side_m: float, rng: np.random.Generator) -> dict:
@@ -136,30 +128,24 @@ def _plant(rows: list[dict], rng: np.random.Generator) -> list[dict]:
     return planted
 
 
-def _coordinates(row: dict, frame: str) -> dict:
-    north, east = row["north_m"], row["east_m"]
+def _table_row(row: dict, frame: str) -> dict:
+    north, east, digits = row["north_m"], row["east_m"], 7
     if frame == "planar":
-        return {"latitude": f"{_FALSE_ORIGIN[0] + north:.2f}", "longitude": f"{_FALSE_ORIGIN[1] + east:.2f}"}
-    latitude = _ORIGIN[0] + np.degrees(north / EARTH_RADIUS_M)
-    longitude = _ORIGIN[1] + np.degrees(east / EARTH_RADIUS_M / np.cos(np.radians(_ORIGIN[0])))
-    return {"latitude": f"{latitude:.7f}", "longitude": f"{longitude:.7f}"}
-
-
-def _write_rows(path: Path, columns, rows) -> None:
-    with atomic_write(path) as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        latitude, longitude, digits = _FALSE_ORIGIN[0] + north, _FALSE_ORIGIN[1] + east, 2
+    else:
+        latitude = _ORIGIN[0] + np.degrees(north / EARTH_RADIUS_M)
+        longitude = _ORIGIN[1] + np.degrees(east / EARTH_RADIUS_M / np.cos(np.radians(_ORIGIN[0])))
+    place = {"latitude": f"{latitude:.{digits}f}", "longitude": f"{longitude:.{digits}f}"}
+    told = {name: row[name] for name in ("filename", "timestamp", "angle")}
+    return told | place | {"Region_ID": row["Region_ID"]}
 
 
 def paint_view(region: str, east: float, north: float, side: int, rng: np.random.Generator) -> Image.Image:
-    """Paint what a camera sees that looks north.
+    """Paint what a camera sees that looks north, a square of `side` pixels; `rng` is everything that is by chance.
 
     Args:
         region: a key of `LANDMARKS`.
         east, north: where it stands in its region, 0 (west, south) to 1 (east, north).
-        side: of the square picture in pixels.
-        rng: everything that is by chance.
     """
     turned = rng.normal(0, 0.04)  # the camera's heading, in widths of the picture
     light = rng.uniform(0.8, 1.1)

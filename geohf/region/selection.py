@@ -21,25 +21,30 @@ logger = logging.getLogger(__name__)
 
 
 def names_of(dataset: Any) -> list[str | None]:
-    """The names of photographs' regions, whatever type they have; None where unknown.
-
-    Raises:
-        DataError: a region that is a list or the like.
-    """
-    names = []
-    for row, cell in enumerate(column_of(dataset, "region")):
-        try:
-            names.append(label_of(cell))
-        except DataError as error:
-            raise DataError(f"row {row}, region: {error}") from None
+    """The names of photographs' regions, whatever type they have, None where unknown; DataError for a list or the like."""
+    names, reasons = region_names(column_of(dataset, "region"))
+    for row, reason in reasons.items():
+        raise DataError(f"row {row}, {reason}")
     return names
 
 
-def excluded_names(exclude: Sequence[str]) -> list[str]:
-    """File names to leave out: each entry is such a name, or a text file that holds one a line.
+def region_names(cells: Iterable) -> tuple[list[str | None], dict[int, str]]:
+    """The names of regions, and position -> why a cell is none."""
+    names: list[str | None] = []
+    reasons = {}
+    for i, cell in enumerate(cells):
+        try:
+            names.append(label_of(cell))
+        except DataError as error:
+            names.append(None)
+            reasons[i] = f"region: {error}"
+    return names, reasons
 
-    Raises:
-        DataError: an entry ends in .txt or .csv but there is no such file.
+
+def excluded_names(exclude: Sequence[str]) -> list[str]:
+    """File names to leave out: each entry is such a name, or a .txt or .csv file of UTF-8 text that holds one a line.
+
+    A file that cannot be read is a DataError.
     """
     names = []
     for entry in exclude:
@@ -50,17 +55,14 @@ def excluded_names(exclude: Sequence[str]) -> list[str]:
             lines = Path(entry).read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
             raise DataError(f"{entry}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError:
+            raise DataError(f"{entry}: is no UTF-8 text; save it as UTF-8, one file name a line") from None
         names += [line.strip() for line in lines if line.strip()]
     return names
 
 
 def warn_of_unknown(exclude: Sequence[str], met: Collection[str], files: Collection[str]) -> None:
-    """Tell of names to leave out that no row has.
-
-    Args:
-        met: the names that were left out.
-        files: the names of the rows that stay.
-    """
+    """Tell of names to leave out that were not `met`, and of the one of the other `files` that may be meant."""
     lost = [name for name in dict.fromkeys(exclude) if name not in met]
     if lost:
         logger.warning(

@@ -111,13 +111,8 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         """Prototypes of each region's training photographs, in the features of the weights that were kept."""
         model = self.model
         for learner in self._learners():
-            expert = learner.module
-            if isinstance(expert, RegionExpert):
-                rows, checked = (
-                    rows and feature_table(expert, model, rows, self.args)
-                    for rows in (learner.rows, learner.checked)
-                )
-                refine(expert.to(self.args.device), rows, checked)
+            if isinstance(learner.module, RegionExpert):
+                refine(learner.module.to(self.args.device), *self._feature_tables(learner))
         if not any(model.config.prototypes or ()):
             model.config.prototypes = None
 
@@ -178,11 +173,14 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
             learners.append(Learner("router", "router", model.router_module(), train, self.eval_dataset))
         return learners
 
-    def _train_heads(self, learner: Learner, resume: bool, first: bool) -> None:
-        """Train what stands on a backbone, whose features are cached, and nothing else.
+    def _feature_tables(self, learner: Learner) -> list:
+        """Of what a learner learns from, and of what it is checked on; None where there is nothing."""
+        parts = learner.rows, learner.checked
+        return [rows and feature_table(learner.module, self.model, rows, self.args) for rows in parts]
 
-        Args:
-            first: the backbone learns afterwards, and may be chosen by another metric.
+    def _train_heads(self, learner: Learner, resume: bool, first: bool) -> None:
+        """Train what stands on a backbone, whose features are cached, and nothing else; `first` where the backbone learns
+        afterwards, and may be chosen by another metric.
         """
         changes = self._changes(learner) | {"activation_checkpointing": None}
         extras: dict[str, Any] = {"whole": self.model}
@@ -190,22 +188,15 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
             changes |= {"metric_for_best_model": "loss", "greater_is_better": False}
             changes |= {"num_train_epochs": self.args.head_epochs}
             extras |= {"compute_metrics": None} if self._together() else {}
-        rows, checked = (
-            rows and feature_table(learner.module, self.model, rows, self.args)
-            for rows in (learner.rows, learner.checked)
-        )
-        phase = learner.phase + "-heads" * first
-        heads = without_tower(learner.module)
+        rows, checked = self._feature_tables(learner)
+        phase, heads = learner.phase + "-heads" * first, without_tower(learner.module)
         self.run_phase(phase, heads, rows, checked or [], resume, "loss", extras, **changes)
         self._finish(learner, phase, ", heads" * first)
 
     def _finetune_part(self, learner: Learner, resume: bool, compared: bool) -> bool:
-        """Train an expert or the router with its own backbone.
+        """Train an expert or the router with its own backbone; False where it was better before, and is so again.
 
         Nothing else of the model changes, not even a batch norm's statistics.
-
-        Returns:
-            False where the part was better before, and is so again.
         """
         part, before, score = learner.module, {}, -math.inf
         if compared and learner.checked is not None:
@@ -221,9 +212,9 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
             extras={"whole": self.model},
             **self._changes(learner),
         )
-        worse = (
-            bool(before) and self.score_after(phase, part, learner.checked, "loss", whole=self.model) < score
-        )
+        worse = False
+        if before:
+            worse = _is_worse(self.score_after(phase, part, learner.checked, "loss", whole=self.model), score)
         if worse:
             part.load_state_dict(before)
         if isinstance(part, RegionRouter):
@@ -240,7 +231,7 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         if checked is None:
             return
         self.note_stage("fine-tuned")
-        worse = self.score_after(phase, self.model, checked, "loss", whole=self.model) < score
+        worse = _is_worse(self.score_after(phase, self.model, checked, "loss", whole=self.model), score)
         if worse:
             self.restore("all")
         self._tell_kept(["the model"] * worse, 1)
@@ -297,24 +288,18 @@ class GeoRegionTrainer(GeoTrainer, RegionPhaseTrainer):
         """See `geohf.region.metrics.measure`."""
         config, centers = self.model.config, None
         train: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
-        headings = headings_of(dataset, config)
-        answers = both_answers(config, outputs, *truth_of(dataset, config), headings)
+        answers = both_answers(config, outputs, *truth_of(dataset, config), headings_of(dataset, config))
         rows = self.train_rows
         if rows is not None:
             train = labels_of(rows, config), located(rows, config.frame), headings_of(rows, config)
             centers = region_centers(config, *train[:2])
         metrics = measure(config, answers, train, intervals)
-        table = region_table(config, answers, centers)
-        return Evaluation(
-            metrics,
-            dataset,
-            answers.routed,
-            prefix,
-            outputs=outputs,
-            answers=answers,
-            table=table,
-            centers=centers,
-        )
+        details = {"answers": answers, "table": region_table(config, answers, centers), "centers": centers}
+        return Evaluation(metrics, dataset, answers.routed, prefix, outputs=outputs, **details)
+
+
+def _is_worse(score: float, before: float) -> bool:
+    return score < before or (math.isnan(score) and not math.isnan(before))
 
 
 def _require_own_scaler(expert: RegionExpert) -> None:

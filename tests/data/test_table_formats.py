@@ -255,10 +255,19 @@ def test_tables_of_known_tools_are_read(tmp_path, content, point):
         "48 51",
         "+33 51 36 S",
         "33D51M36S",
+        "33.86 18.42 S",  # a latitude and a longitude
+        "48.5 0 30 N",
+        "48 51.5 24 N",
     ],
 )
 def test_an_angle_of_unknown_side_or_axis_is_none(cell):
     assert degrees_of(cell, "NS") is None
+
+
+def test_both_coordinates_in_one_cell_are_no_latitude_in_degrees_and_minutes(tmp_path):
+    path = tmp_path / "places.csv"
+    path.write_text("filename,lat,lon\na.jpg,-33.86 18.42,18.42\n")
+    assert "row 2: lat is '-33.86 18.42'" in refusals(path)
 
 
 @pytest.mark.case("use-M1")

@@ -108,7 +108,7 @@ def test_the_order_of_the_points_does_not_matter():
     np.testing.assert_allclose(same, centroids, atol=1e-9)
 
 
-@pytest.mark.parametrize("points", [np.empty((0, 2)), np.zeros(4), np.zeros((3, 3))])
-def test_other_shapes_are_refused(points):
+@pytest.mark.parametrize("points", [np.empty((0, 2)), np.zeros(4), np.zeros((3, 3)), [[1.0, np.nan]]])
+def test_other_shapes_and_unknown_places_are_refused(points):
     with pytest.raises(ValueError, match=r"points must have shape \(n, 2\)"):
         geo_cells(points)

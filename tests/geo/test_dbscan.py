@@ -196,7 +196,7 @@ def test_small_tables_and_errors():
         dbscan([[math.nan, 2]], 5)
     with pytest.raises(DataError, match="row 1"):
         dbscan([[0, 0], [91, 2]], 5)
-    with pytest.raises(DataError, match="unknown coordinate reference system"):
+    with pytest.raises(DataError, match="frame must be one of wgs84, planar"):
         dbscan([[1, 2]], 5, frame="utm")
     with pytest.raises(ValueError, match="shape"):
         dbscan([1, 2], 5)

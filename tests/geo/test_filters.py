@@ -147,7 +147,7 @@ def test_an_empty_table_stays_empty(found):
         (lambda: iqr_filter(FIVE, -1, "planar"), "above zero"),
         (lambda: mad_filter([[36.0, float("nan")]]), "finite"),
         (lambda: mad_filter([[36.0, 127.0, 0.0]]), "shape"),
-        (lambda: mad_filter(FIVE, 3.0, "utm"), "unknown coordinate reference system"),
+        (lambda: mad_filter(FIVE, 3.0, "utm"), "frame must be one of wgs84, planar"),
     ],
 )
 def test_wrong_arguments_are_refused(apply, message):

@@ -22,6 +22,8 @@ def test_good_points_come_back_wrapped_in_float64():
     found = check_points([[36, 180.0], [-90, 359.5], [90, -180]])
     assert found.dtype == np.float64
     assert found.tolist() == [[36, -180], [-90, -0.5], [90, -180]]
+    almost = np.nextafter(180.0, 0.0)
+    assert check_points([[0, almost]]).tolist() == [[0, almost]]
     planar = np.array([[191034.2, 240023.9], [-3.0, 7.0]])
     assert np.array_equal(check_points(planar, "planar"), planar)
     assert check_points(np.zeros((0, 2))).shape == (0, 2)
@@ -117,13 +119,13 @@ def test_degrees_declared_as_planar():
 
 
 def test_argument_errors():
-    with pytest.raises(DataError, match="unknown coordinate reference system 'utm'"):
+    with pytest.raises(DataError, match="frame must be one of wgs84, planar, got 'utm'"):
         check_points(DAEJEON, "utm")
     with pytest.raises(ValueError, match=r"shape \(n, 2\)"):
         check_points([1.0, 2.0])
     with pytest.raises(ValueError, match="rows names 3 rows, points has 20"):
         check_points(DAEJEON, rows=[1, 2, 3])
-    with pytest.raises(DataError, match="unknown coordinate reference system"):
+    with pytest.raises(DataError, match="frame must be one of wgs84, planar"):
         frame_distance([0, 0], [1, 1], "utm")
 
 

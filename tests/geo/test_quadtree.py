@@ -112,7 +112,11 @@ def test_what_is_no_tree_is_refused(name, value):
         CellTree.from_dict(saved | {name: value})
 
 
-def test_a_split_of_one_and_no_points_are_refused():
+def test_a_split_of_one_and_no_or_unknown_points_are_refused():
+    tree, _ = quadtree([[0, 0], [1, 1]], split=2)
+    for use in (tree.assign, quadtree):
+        with pytest.raises(ValueError, match="cells need finite points"):
+            use([[0.0, np.nan]])
     with pytest.raises(ValueError, match="split must be at least 2"):
         quadtree([[0, 0]], 1)
     with pytest.raises(ValueError, match="cells need points"):

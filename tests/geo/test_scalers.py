@@ -106,8 +106,8 @@ def test_damaged_numbers_are_refused(numbers, message):
     [
         (np.empty((0, 2)), "robust", "wgs84", "at least one point"),
         ([[36.0, float("nan")]], "robust", "wgs84", "finite"),
-        ([[36.0, 127.0]], "quantile", "wgs84", "unknown scaler"),
-        ([[36.0, 127.0]], "robust", "utm", "unknown coordinate reference system"),
+        ([[36.0, 127.0]], "quantile", "wgs84", "scaler must be one of robust, standard, minmax"),
+        ([[36.0, 127.0]], "robust", "utm", "frame must be one of wgs84, planar"),
         ([[0.0, 0.0], [0.0, 180.0]], "robust", "wgs84", "cancel out"),
     ],
 )

@@ -64,9 +64,9 @@ def test_lists_keep_double_precision():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="temperature_km must be above zero"):
+    with pytest.raises(ValueError, match="temperature_km must be finite and above zero"):
         cell_soft_targets([[0, 0]], temperature_km=0)
-    with pytest.raises(ValueError, match="tau_km must be above zero"):
+    with pytest.raises(ValueError, match="tau_km must be finite and above zero"):
         point_soft_targets([[0, 0]], [[0, 0]], tau_km=-1)
     with pytest.raises(ValueError, match="empty"):
         point_soft_targets([[0, 0]], np.zeros((0, 2)))

@@ -159,6 +159,9 @@ def test_excluded_names_come_as_a_list_or_a_file(table, tmp_path):
     assert load_region_table(path, exclude=names)["filename"] == ["d.jpg"]
     with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
         excluded_names([str(tmp_path / "gone.txt")])
+    (tmp_path / "bad.txt").write_text("b.jpg\n", encoding="utf-16")
+    with pytest.raises(DataError, match=r"bad\.txt: is no UTF-8 text"):
+        excluded_names([str(tmp_path / "bad.txt")])
 
 
 # --- what is refused, or left out and counted ---
@@ -210,7 +213,7 @@ def test_a_truncated_image_is_named(table, tmp_path):
     [
         ([good(latitude=221400, longitude=186300)], "wgs84", "declare frame='planar'"),
         ([good()], "planar", "frame='wgs84'"),
-        ([good()], "utm", "unknown coordinate reference system"),
+        ([good()], "utm", "frame must be one of wgs84, planar"),
         ([good(latitude="north")], "wgs84", "row 2: latitude is 'north', which is not a number"),
     ],
 )
@@ -290,6 +293,11 @@ def test_a_filter_that_leaves_nothing_says_so(samples):
 def test_a_filters_option_out_of_range_says_so(samples):
     with pytest.raises(DataError, match="filter mad: threshold must be above zero"):
         load(options_of(samples("wgs84"), mad_threshold=-1))
+    for low, high in ((-5, 100), (0, 101)):  # neither is off
+        with pytest.raises(DataError, match="filter percentile: percentiles must be 0 <= low < high <= 100"):
+            load(options_of(samples("wgs84"), percentile_low=low, percentile_high=high))
+    with pytest.raises(DataError, match="iqr_regions says where --iqr_factor counts"):
+        options_of(samples("wgs84"), iqr_regions=["3"])
 
 
 # --- splits and regions ---

@@ -157,10 +157,17 @@ def test_features_have_what_each_part_learns_from(data, tmp_path):
     assert router.keys() == {"features", "labels", "headings"}
     assert router["headings"].tolist() == rows["heading"][:]
     assert torch.equal(expert["features"], router["features"])
+    paths = [image["path"] for image in rows["image"][:]]
+    named = feature_table(
+        model.experts[0], model, rows.remove_columns("image").add_column("image", paths), args
+    )
+    assert torch.equal(named.columns["features"], expert["features"])
 
 
 @pytest.mark.parametrize("evaluated", ["no", "epoch"])
-@pytest.mark.parametrize(("scores", "kept"), [((0.0, 1.0), "fine-tuned"), ((1.0, 0.0), "frozen")])
+@pytest.mark.parametrize(
+    ("scores", "kept"), [((0.0, 1.0), "fine-tuned"), ((1.0, 0.0), "frozen"), ((0.0, math.nan), "frozen")]
+)
 def test_the_weights_that_are_left_are_compared_where_no_best_ones_are_taken(
     trainer_of, evaluated, scores, kept
 ):

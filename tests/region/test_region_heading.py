@@ -6,11 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from helpers.region_models import build_model
 from PIL import Image
 
 from geohf.errors import DataError
 from geohf.recipes.train_region import make_parser, run
+from geohf.region.processing import RegionCollator
 from geohf.region.rows import as_photos, headings_of, load_region_table
 
 
@@ -46,6 +48,17 @@ def test_angles_are_read_from_tables_and_own_rows(table):
     assert headings_of(as_photos(rows), model.config).tolist() == [270.0]
     assert headings_of(as_photos([{**rows[0], "angle": None, "heading": 5}]), model.config).tolist() == [5.0]
     assert headings_of(read, build_model().config) is None
+
+
+@pytest.mark.parametrize("more", [{"angle": -90.0}, {"heading": None, "Compass": 270.0}])
+def test_headings_of_datasets_and_streams_have_the_names_that_those_of_lists_have(table, more):
+    model = build_model(predict_heading=True)
+    image = str(table.parent / "0.png")
+    row = {"filename": "a", "image": image, "region": "3", "latitude": 1.0, "longitude": 2.0}
+    assert headings_of(as_photos(Dataset.from_list([row | more])), model.config).tolist() == [270.0]
+    assert RegionCollator(model, ["headings"])([row | more])["headings"].tolist() == [270.0]
+    with pytest.raises(DataError, match="row a: a heading is degrees clockwise from north, got 'west'"):
+        headings_of(as_photos(Dataset.from_list([row | {"heading": "west"}])), model.config)
 
 
 def test_rows_without_an_angle_count_for_nothing():

@@ -73,7 +73,7 @@ def test_other_peoples_data_are_left_alone(tmp_path):
     with pytest.raises(DataError, match="holds data that is not a sample"):
         write_sample(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["labels_train.csv"]
-    with pytest.raises(DataError, match="unknown coordinate reference system"):
+    with pytest.raises(DataError, match="frame must be one of wgs84, planar"):
         write_sample(tmp_path / "new", frame="utm")
     with pytest.raises(ValueError, match="at least 4"):
         write_sample(tmp_path / "new", size=3)
