@@ -126,8 +126,7 @@ class GeoTrainer(RunsPhases):
         self.kept: str | None = None  # the phase whose weights the model has, where there was a choice
         self.evaluated: Evaluation | None = None  # the last numbers of the model as it is
         self.reported: Evaluation | None = None  # the numbers whose report lies in `output_dir`
-        self.adapter_of = None
-        self.frozen, self._held = True, []
+        self.frozen, self.adapter_of, self._held = True, None, []
 
     # ---- what a task fills in
 
@@ -186,6 +185,7 @@ class GeoTrainer(RunsPhases):
             warn_of_shared_places(self.eval_dataset, self.train_rows)
         resume = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         self.histories, self.stages, self.kept, self.evaluated = {}, {}, None, None
+        self.frozen, self.adapter_of = True, None  # by the model as it is now
         self._hold_frozen()
         self.run_phases(_own_run(resume, self.run_folder))
         self._release()
@@ -249,11 +249,12 @@ class GeoTrainer(RunsPhases):
         """
         if self.evaluated is not None and self.reported is not self.evaluated:
             write_report(self, self.evaluated)
-        address = super().push_to_hub(*args, **kwargs)
-        if self.adapter_of is not None and self.is_world_process_zero():
-            folder = self.run_folder / "adapter"
-            push_adapter(self.model, self.args, self.base_folder(self.adapter_of), folder)
-        return address
+        return super().push_to_hub(*args, **kwargs)
+
+    def _push_more(self, private: bool | None, token: str | bool | None) -> None:
+        if self.adapter_of is not None:
+            folders = self.base_folder(self.adapter_of), self.run_folder / "adapter"
+            push_adapter(self.model, *folders, self.hub_model_id, private, token)
 
     # ---- what the card says
 
