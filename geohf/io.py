@@ -115,9 +115,11 @@ def plain(value: Any) -> Any:
 
     >>> plain({"n": np.int64(3), "km": np.float32("nan"), "top": np.array([1, 2])})
     {'n': 3, 'km': None, 'top': [1, 2]}
+    >>> plain(np.array(["2020-05-01T12:30", "NaT"], "datetime64[ns]"))
+    ['2020-05-01T12:30:00.000000000', None]
     """
-    if isinstance(value, np.datetime64):
-        return None if np.isnat(value) else str(value)
+    if isinstance(value, (np.datetime64, np.ndarray)) and value.dtype.kind == "M":
+        return np.where(np.isnat(value), None, np.datetime_as_string(value)).tolist()
     if hasattr(value, "tolist"):  # numpy arrays and numbers, pandas columns, tensors
         value = value.tolist()
     if value is None or isinstance(value, (bool, int, str)):

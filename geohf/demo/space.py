@@ -73,8 +73,11 @@ def write_space(
         "requirements.txt": f"geohf[demo]=={geohf.__version__}\n",
         "README.md": CARD.format(title=TASKS[kind][0].rstrip("?"), model=model, gradio=gradio.__version__),
     }
-    for path in example_files(examples, sorted(image_suffixes())) if examples else ():
-        target = folder / "examples" / f"{Path(path).stem}.png"
+    tried = [Path(path) for path in example_files(examples, sorted(image_suffixes()))] if examples else []
+    stems = [path.stem for path in tried]
+    for path in tried:
+        name = path.stem if stems.count(path.stem) == 1 else path.name
+        target = folder / "examples" / f"{name}.png"
         with atomic_write(target, binary=True) as file:
             without_tags(open_image(path)).save(file, "PNG")
     for name, text in files.items():

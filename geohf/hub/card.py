@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from geohf.errors import DataError
-from geohf.hub.provenance import shell_command, versions
+from geohf.hub.provenance import shell_command, versions, without_access
 from geohf.io import atomic_write, plain
 from geohf.report.tables import format_number, markdown_table
 from geohf.vision.licenses import is_noncommercial
@@ -128,7 +128,7 @@ def data_source(source: str | None) -> dict[str, Any]:
         return {"name": "generated sample", "generated": True, "dataset": None}
     path = Path(source)
     is_dataset = not path.exists() and _is_repo(str(source))
-    name = str(source) if is_dataset else path.resolve().name
+    name = str(source) if is_dataset else without_access(path.resolve().name)
     return {"name": name, "generated": False, "dataset": name if is_dataset else None}
 
 

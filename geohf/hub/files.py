@@ -22,14 +22,13 @@ MODEL_FILES = (
     "adapter_model*.safetensors",
     "model.safetensors.index*.json",
 )
+ANSWERS = ("map.html", "predictions.geojson", "predictions.csv")
 RUN_FILES = (
     "README.md",
     "metrics.json",
     "log_history.csv",
     "*.png",  # of these, what the card shows
-    "map.html",  # not answers about somebody's photographs, which `geohf predict` may have left here
-    "predictions.geojson",
-    "predictions.csv",
+    *ANSWERS,  # not those about somebody's photographs, which `geohf predict` may have left here
 )
 # of the model that a run has measured, in its metrics.json
 MEASURED_WEIGHTS = "weights_fingerprint"

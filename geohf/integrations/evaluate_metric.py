@@ -105,6 +105,7 @@ def measure_tiles(predictions: Sequence[float], references: Rows) -> dict[str, f
     Returns:
         See `geohf.tiles.metrics.tile_metrics`.
     """
+    _require_known(references, "value")
     bad = np.flatnonzero(~np.isfinite(np.array(predictions, np.float64)))
     if len(bad):
         raise DataError(f"prediction {bad[0]} is no finite number; leave out what has no answer")

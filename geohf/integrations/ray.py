@@ -60,6 +60,7 @@ def _column(values: list) -> np.ndarray:
     if any(isinstance(value, dict) for value in values):
         values = [json_text(value) for value in values]
     if any(isinstance(value, list) for value in values):
-        return np.array(values, np.float32)
+        array = np.array(values, np.float64)
+        return array.astype(np.float32) if array.ndim == 2 else array  # descriptors are; matches have degrees
     array = np.array(values)
     return np.array(values, object) if array.dtype.kind not in "buif" else array

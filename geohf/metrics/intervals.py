@@ -38,7 +38,8 @@ def bootstrap_intervals(
     rng = np.random.default_rng(0)
     drawn = (rng.integers(len(sizes), size=len(sizes)) for _ in range(draws))
     measured = [statistics(np.concatenate([members[i] for i in chosen])) for chosen in drawn]
-    ends = {name: _ends([one.get(name, np.nan) for one in measured]) for name in measured[0]}
+    names = dict.fromkeys(name for one in measured for name in one)
+    ends = {name: _ends([one.get(name, np.nan) for one in measured]) for name in names}
     return {name: pair for name, pair in ends.items() if pair is not None}
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from geohf.data.samples import without_decoding
 from geohf.data.task_data import facts_of
-from geohf.hub.files import MEASURED_WEIGHTS
+from geohf.hub.card import PLOTS
+from geohf.hub.files import ANSWERS, MEASURED_WEIGHTS
 from geohf.io import atomic_write, plain
 from geohf.metrics.records import Evaluation
 from geohf.report.plots import learning_panels, plot_learning_curves
@@ -27,7 +28,8 @@ def write_report(
     """Leave a whole model repo in the Trainer's `output_dir`; on the first process only.
 
     Writes the model, metrics.json, log_history.csv, learning_curves.png, skipped.csv where rows were left out, what
-    the task has for people to look at and, last, the card, which shows the plots of `PLOTS` that lie in the folder.
+    the task has for people to look at and, last, the card, which shows the plots of `PLOTS` that lie in the folder. Those
+    of an earlier run in this folder are removed first.
 
     Args:
         evaluation: what `trainer.evaluate` returned.
@@ -37,6 +39,8 @@ def write_report(
     folder = trainer.run_folder
     if trainer.args.should_save:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (*PLOTS, *ANSWERS, "skipped.csv"):  # of an earlier run, they would look like this one's
+            (folder / name).unlink(missing_ok=True)
         if skipped:
             write_csv(folder / "skipped.csv", skipped)
     trainer.reported = evaluation

@@ -17,6 +17,7 @@ from geohf.data.streaming import is_stream
 from geohf.data.task_data import facts_of
 from geohf.errors import DataError, listed
 from geohf.metrics.records import CardData, Evaluation
+from geohf.training.checkpoints import last_complete_checkpoint
 from geohf.training.phase_runs import RunsPhases
 from geohf.training.pushing import push_adapter
 from geohf.training.report import write_report
@@ -306,7 +307,7 @@ def _own_run(resume: bool | str | None, folder: Path) -> bool:
     """Whether to go on with the run in a folder.
 
     Raises:
-        DataError: it names a checkpoint of another run, or one phase's alone.
+        DataError: it names a checkpoint of another run, or one that is not the last.
     """
     if not isinstance(resume, str) or resume.lower() in ("true", "false"):
         return str(resume).lower() == "true"
@@ -315,6 +316,12 @@ def _own_run(resume: bool | str | None, folder: Path) -> bool:
         raise DataError(
             f"resume_from_checkpoint {resume}: a run goes on in its own output_dir; give --output_dir {resume} and "
             "--resume_from_checkpoint true"
+        )
+    last = None if path == own else last_complete_checkpoint(path.parent)
+    if path != own and last != str(path):
+        raise DataError(
+            f"resume_from_checkpoint {resume}: a run goes on from the last whole checkpoint of each phase, here "
+            f"{last}; say true, or delete those after the one to go on from"
         )
     return True
 

@@ -194,6 +194,16 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path):
         trainer_of(tmp_path).train(resume_from_checkpoint=str(tmp_path / "elsewhere"))
 
 
+def test_a_run_goes_on_from_its_last_checkpoint_alone(tmp_path):
+    trainer_of(tmp_path, settings={"save_total_limit": 3}).train()
+    older, last = sorted((tmp_path / "run/checkpoints/phase2").glob("checkpoint-*"))
+    with pytest.raises(
+        DataError, match=rf"the last whole checkpoint of each phase, here .*{last.name}; say true"
+    ):
+        trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(older))
+    trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(last))
+
+
 def test_a_second_training_begins_with_the_weights_of_the_first(tmp_path):
     trainer = five_tasks.trainer_of("place", tmp_path, cache_dir=str(tmp_path / "cache"), warmup_steps=0)
     trainer.train()
