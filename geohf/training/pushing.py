@@ -93,7 +93,7 @@ class SafePushes(SafeCheckpoints):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        stage = self._staged(self.run_folder, max_shard_size)
+        stage = self._staged(max_shard_size)
         options = {
             "private": private if private is not None else self.args.hub_private_repo,
             "token": token if token is not None else self.args.hub_token,
@@ -153,9 +153,10 @@ class SafePushes(SafeCheckpoints):
             )
         return model
 
-    def _staged(self, source: Path, max_shard_size: int | str | None) -> Path:
+    def _staged(self, max_shard_size: int | str | None) -> Path:
         """A copy of what a push uploads of the run's folder."""
-        stage, model = Path(tempfile.mkdtemp()), self.accelerator.unwrap_model(self.model)
+        source, stage = self.run_folder, Path(tempfile.mkdtemp())
+        model = self.accelerator.unwrap_model(self.model)
         if max_shard_size is None:
             copy_files(source, stage, MODEL_FILES)
         else:

@@ -27,9 +27,8 @@ def write_report(
 ) -> None:
     """Leave a whole model repo in the Trainer's `output_dir`; on the first process only.
 
-    Writes the model, metrics.json, log_history.csv, learning_curves.png, skipped.csv where rows were left out, what
-    the task has for people to look at and, last, the card, which shows the plots of `PLOTS` that lie in the folder. Those
-    of an earlier run in this folder are removed first.
+    Writes the model, metrics.json, log_history.csv, learning_curves.png, skipped.csv where rows were left out, what the
+    task has for people to look at and, last, the card. Plots and answers of an earlier run there are removed first.
 
     Args:
         evaluation: what `trainer.evaluate` returned.
@@ -48,35 +47,23 @@ def write_report(
     if not trainer.args.should_save:
         return
     trainer.model.save_pretrained(folder)
-    measured = {MEASURED_WEIGHTS: weights_fingerprint(trainer.model)}
-    write_metrics(
-        folder, metrics_of(trainer, evaluation) | {"skipped": len(skipped)} | dict(extra) | measured
-    )
+    facts = trainer.data_facts(evaluation, "rows")
+    split = {"held_out": facts["split_name"], "how": facts["split"]} | {
+        name: value for name, value in facts_of(evaluation.dataset).items() if name.startswith("left_out")
+    }
+    metrics = evaluation.numbers | {"stages": trainer.stages, "split": split | facts["counts"]}
+    metrics |= {"skipped": len(skipped)} | dict(extra)
+    write_metrics(folder, metrics | {MEASURED_WEIGHTS: weights_fingerprint(trainer.model)})
     write_history(folder, trainer.state.log_history, trainer.shown_metrics)
     trainer.create_model_card()
 
 
 def thumbnails_of(trainer: GeoTrainer, dataset: Any, most: int) -> list[str | None] | None:
-    """Thumbnails for a map: of the first `most` rows, None for the others; None where nobody asks for any."""
+    """Thumbnails of the first `most` rows for a map, None for the others; None where nobody asks for any."""
     if not most:
         return None
     rows = without_decoding(dataset)
     return [thumbnail(trainer.model.photo_of(rows[i])) if i < most else None for i in range(len(rows))]
-
-
-def metrics_of(trainer: GeoTrainer, evaluation: Evaluation) -> dict[str, Any]:
-    """What metrics.json tells of every task: `eval`, `baseline`, `intervals`, `stages`, `split`."""
-    facts = trainer.data_facts(evaluation, "rows")
-    split = {"held_out": facts["split_name"], "how": facts["split"]} | {
-        name: value for name, value in facts_of(evaluation.dataset).items() if name.startswith("left_out")
-    }
-    return {
-        "eval": evaluation.values_by_name,
-        "baseline": evaluation.baseline,
-        "intervals": evaluation.intervals,
-        "stages": trainer.stages,
-        "split": split | facts["counts"],
-    }
 
 
 def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:

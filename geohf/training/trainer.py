@@ -52,12 +52,10 @@ class GeoTrainer(RunsPhases):
     Each phase is a loop of its own, with `compute_metrics`, `callbacks` and `optimizers` as they were given here;
     its checkpoints lie in `output_dir/checkpoints/<phase>`.
 
-    A task fills in `run_phases`, `_calibrate`, `outputs`, `measure`, `write_outputs` and `card_data`.
-
     Args:
         standard: `model` to `optimizers`, as transformers', but `eval_dataset` is one dataset. Without it the last weights
             are the model, and nothing is calibrated.
-        train_labels: where `train_dataset` is a stream, its rows without pictures, if they are known: they tell the
+        train_labels: of a `train_dataset` that is a stream the rows without pictures, if they are known: they tell the
             constant baseline, and how many there are.
     """
 
@@ -106,11 +104,8 @@ class GeoTrainer(RunsPhases):
             **extras,
         )
         given = callbacks or []
-        self._own_callbacks = [
-            callback
-            for callback in self.callback_handler.callbacks
-            if callback not in given and type(callback) not in given
-        ]
+        callbacks = self.callback_handler.callbacks
+        self._own_callbacks = [one for one in callbacks if one not in given and type(one) not in given]
         for callback in self._own_callbacks:
             if isinstance(callback, EarlyStoppingCallback):  # the phases stop, each by its own
                 self.remove_callback(callback)
@@ -165,8 +160,8 @@ class GeoTrainer(RunsPhases):
         """Run every phase, keep the better one, and calibrate.
 
         Args:
-            resume_from_checkpoint: True goes on from the last whole checkpoint of each phase, and takes what is
-                finished as it is; None: as `args.resume_from_checkpoint` says.
+            resume_from_checkpoint: True goes on from each phase's last whole checkpoint, and takes what is finished as it
+                is; None: as the arguments say.
 
         Raises:
             DataError: there is nothing to train on, or the rows cannot be used.
@@ -203,8 +198,8 @@ class GeoTrainer(RunsPhases):
                 self.push_to_hub(commit_message="Trained")
             except OSError as error:  # the Hub may be away for a while, and what was trained stays
                 logger.warning("%s: the trained model was not pushed: %s", self.args.hub_model_id, error)
-        losses = [row["train_loss"] for row in self.state.log_history if "train_loss" in row]
-        return TrainOutput(self.state.global_step, losses[-1] if losses else float("nan"), {})
+        losses = (row["train_loss"] for row in reversed(self.state.log_history) if "train_loss" in row)
+        return TrainOutput(self.state.global_step, next(losses, float("nan")), {})
 
     # ---- measuring
 
@@ -221,9 +216,8 @@ class GeoTrainer(RunsPhases):
             eval_dataset: rows like those of training; `self.eval_dataset` where None.
 
         Returns:
-            An `Evaluation`: transformers' dict of numbers with `metric_key_prefix`, which also holds intervals, the
-            baseline's numbers and the answers. With several datasets, a user's own `compute_metrics` or a stream: the
-            dict that transformers gives.
+            An `Evaluation`: transformers' dict of numbers, with intervals, the baseline's numbers and the answers. With
+            several datasets, a user's own `compute_metrics` or a stream: the dict that transformers gives.
         """
         mine = eval_dataset is None or eval_dataset is self._validation
         dataset = self.eval_dataset if mine else eval_dataset
@@ -244,10 +238,7 @@ class GeoTrainer(RunsPhases):
     # ---- the Hub
 
     def push_to_hub(self, *args, **kwargs):
-        """As `PhaseTrainer.push_to_hub`, with the report of the last `evaluate`.
-
-        An adapter that was kept goes along as a repo of its own.
-        """
+        """As `PhaseTrainer.push_to_hub`, with the report of the last `evaluate`; a kept adapter goes into a repo of its own."""
         if self.evaluated is not None and self.reported is not self.evaluated:
             write_report(self, self.evaluated)
         return super().push_to_hub(*args, **kwargs)
@@ -264,28 +255,19 @@ class GeoTrainer(RunsPhases):
         if evaluation is None:
             return {}
         facts = self.card_data(evaluation)
-        numbers = {
-            "eval": evaluation.values_by_name,
-            "baseline": evaluation.baseline,
-            "intervals": evaluation.intervals,
-        }
-        return {"metrics": numbers, "titles": facts.titles, "data": facts.data, **facts.context}
+        return {"metrics": evaluation.numbers, "titles": facts.titles, "data": facts.data, **facts.context}
 
     def data_facts(self, evaluation: Evaluation, unit: str) -> dict[str, Any]:
-        """The facts of the data that every card tells, see `model_cards/card.md`.
-
-        Args:
-            unit: what a row is, in the plural.
-        """
+        """The facts of the data that every card tells, see `model_cards/card.md`; `unit` is what its rows are."""
         on_validation = any(evaluation.dataset is rows for rows in (self.eval_dataset, self._validation))
         facts: dict[str, Any] = UNKNOWN_DATA | {"split_name": "validation" if on_validation else "test"}
         facts |= facts_of(evaluation.dataset)
-        counts: dict[str, Any] = {"train": self.train_rows, "validation": self.eval_dataset}
-        counts[facts["split_name"]] = evaluation.dataset
-        rows = [f"{len(part)} {name}" for name, part in counts.items() if hasattr(part, "__len__")]
+        parts = {"train": self.train_rows, "validation": self.eval_dataset}
+        parts[facts["split_name"]] = evaluation.dataset
+        counts = {name: len(part) for name, part in parts.items() if hasattr(part, "__len__")}
         return facts | {
-            "rows": f"{', '.join(rows)} {unit}",
-            "counts": {name: len(part) for name, part in counts.items() if hasattr(part, "__len__")},
+            "rows": f"{', '.join(f'{count} {name}' for name, count in counts.items())} {unit}",
+            "counts": counts,
             "unit": unit,
             "measured": len(evaluation.dataset),
             "seed": self.args.seed,
