@@ -25,11 +25,7 @@ def cache_folder(kind: str) -> Path:
 
 
 def require_writable(path: str | os.PathLike) -> None:
-    """Raise where no file can be written under a name, so that this is said before the work and not after it.
-
-    Raises:
-        DataError: a folder has that name, or what should be its folder is a file or is not open for writing.
-    """
+    """Raise DataError where no file can be written under a name: before the work, and not after it."""
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name a file in it")
@@ -41,11 +37,7 @@ def require_writable(path: str | os.PathLike) -> None:
 
 
 def refuse_overwriting(path: str | os.PathLike, inputs: Iterable[Any]) -> None:
-    """Raise where an output is one of the files that are read, by whatever name; what is no name is passed over.
-
-    Raises:
-        DataError: it is.
-    """
+    """Raise DataError where an output is one of the files that are read, by whatever name; what is no name is passed over."""
     for file in inputs:
         there = isinstance(file, (str, os.PathLike)) and os.path.exists(path) and os.path.exists(file)
         if there and os.path.samefile(path, file):
@@ -58,12 +50,7 @@ def refuse_overwriting(path: str | os.PathLike, inputs: Iterable[Any]) -> None:
 def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     """Open a file for writing that appears under its name only when the block ends without an error.
 
-    The bytes go to a hidden file in the same folder (made if it is missing), which then replaces
-    `path`. If the block raises, the old file stays as it was and the hidden one is removed.
-
-    Args:
-        path: where the file shall be.
-        binary: bytes instead of UTF-8 text. Text is written with `\\n` line ends on every system.
+    See `atomic_path`; text is UTF-8, with `\\n` line ends on every system.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a" / "note.txt"
@@ -82,7 +69,7 @@ def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A hidden name in the same folder for a library to write to, which replaces `path` when the block ends well.
+    """A hidden name in the same folder, made if it is missing, which replaces `path` when the block ends well.
 
     If the block raises, the old file stays as it was and the hidden one is removed.
     """

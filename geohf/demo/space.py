@@ -41,14 +41,11 @@ within minutes, and their positions are not shown unless a visitor asks for it.
 def write_space(
     folder: str | os.PathLike, model: str, examples: str | os.PathLike | None = None
 ) -> list[Path]:
-    """Write app.py, requirements.txt, README.md and the photos to try.
+    """Write app.py, requirements.txt, README.md and the photos to try; the files.
 
     Args:
         model: a repo of the Hub.
         examples: a folder of photos; all their tags are left out, positions among them.
-
-    Returns:
-        The files.
 
     Raises:
         DataError: the model cannot be found, or is a folder; a folder that holds other files; no photo.

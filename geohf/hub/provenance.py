@@ -67,21 +67,17 @@ def _portable(word: str) -> str:
 
 def versions() -> dict[str, str]:
     """Package -> installed version, geohf's with its commit, and Python's."""
-    installed = {"python": ".".join(map(str, sys.version_info[:3])), "geohf": _own_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
+    installed = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
+    own = f"{version_of('geohf') or 'not installed'} ({_commit(PACKAGE.parent) or 'not from a git checkout'})"
+    return {"python": ".".join(map(str, sys.version_info[:3])), "geohf": own, **installed}
 
 
-def _own_version() -> str:
+def version_of(package: str) -> str | None:
+    """The installed version; None where the package is not installed."""
     try:
-        version = importlib.metadata.version("geohf")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    return f"{version} ({_commit(Path(__file__).resolve().parents[2]) or 'not from a git checkout'})"
+        return None
 
 
 def _commit(folder: Path) -> str | None:

@@ -16,7 +16,7 @@ class RayPredictor:
     """A callable for `ray.data.Dataset.map_batches`: each actor loads the model once, and answers batch after batch.
 
     The columns of a batch stay, and the answers come beside them as `predicted_latitude` and so on, see the model's
-    `rows_of`; dicts are JSON text. A photo with parts has several rows: these are JSON text in `predicted_parts`.
+    `rows_of`; dicts are JSON text, and so are the rows of a photo with parts, in `predicted_parts`.
 
     Args:
         model: a folder that every machine sees, or a repo of the Hub.

@@ -10,22 +10,12 @@ from geohf.models.losses import mean_of_known
 
 
 class HeadingHead(nn.Module):
-    """From a feature to a direction, a vector of length 1: its sine towards the east, its cosine towards the north.
-
-    Args:
-        size: length of a feature.
-        hidden_size, dropout: of its perceptron.
-    """
+    """From a feature of this size to a direction of length 1: its sine towards the east, its cosine towards the north."""
 
     def __init__(self, size: int, hidden_size: int, dropout: float):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(size),
-            nn.Linear(size, hidden_size),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_size, 2),
-        )
+        hidden = nn.Linear(size, hidden_size), nn.GELU(), nn.Dropout(dropout)
+        self.layers = nn.Sequential(nn.LayerNorm(size), *hidden, nn.Linear(hidden_size, 2))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(..., size) to (..., 2)."""

@@ -20,8 +20,7 @@ from geohf.vision.weights import in_eval_mode
 class GeoPipeline(Pipeline):
     """A pipeline over samples that its model's own processor prepares; each answer is a dict.
 
-    A list is always many inputs. A dataset gives an iterator over its answers. Options of a call are those of the
-    model's `decode`.
+    A list is always many inputs. Options of a call are those of the model's `decode`.
     """
 
     output_class: ClassVar[type[ModelOutput]]  # what the model's forward returns
@@ -35,14 +34,11 @@ class GeoPipeline(Pipeline):
     _load_tokenizer: Any = False
 
     def __call__(self, inputs=None, *args, images=None, **kwargs):
-        """Answer.
+        """A dict for one sample, a list of them for many, an iterator for a dataset or whatever has no length.
 
         Args:
             inputs: as for the model's `predict`.
             images: the same, by the name that transformers' own pipelines of images have for it.
-
-        Returns:
-            A dict for one sample, a list of them for many, an iterator for a dataset or whatever has no length.
         """
         inputs = images if inputs is None else inputs
         if inputs is None:
@@ -75,10 +71,8 @@ class GeoPipeline(Pipeline):
         if unknown:
             raise TypeError(f"{type(self).__name__} takes no {listed(sorted(unknown))}")
         given = {name: value for name, value in options.items() if value is not None}
-        looks, tells = (
-            {name: given[name] for name in part if name in given} for part in (self.looks, self.tells)
-        )
-        return {}, looks, tells
+        looks = {name: given.pop(name) for name in self.looks if name in given}
+        return {}, looks, given
 
     def preprocess(self, inputs):
         return self.image_processor([inputs])

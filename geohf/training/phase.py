@@ -258,7 +258,7 @@ class PhaseTrainer(Phases):
         if "loss" in logs:
             steps = max(1, self.state.global_step - self._parts_logged_at)
             if self._parts:
-                means = torch.stack([self._parts[name] for name in self._parts]).to(self.args.device)
+                means = torch.stack([*self._parts.values()]).to(self.args.device)
                 means = self.accelerator.reduce(means, reduction="mean") / steps
                 logs.update(zip(self._parts, means.tolist(), strict=True))
                 self._parts.clear()
@@ -273,14 +273,12 @@ class PhaseTrainer(Phases):
         counted = {name: float(count) for name, count in (self._counted or {}).items()}
         self._counted = None
         lacking = [name for name, count in counted.items() if not count]
+        named = " and ".join(name.replace("_", " ") for name in lacking)
         if lacking and len(lacking) == len(counted):
-            raise DataError(
-                f"no training row has a label to learn from: nothing counts for {_listed(lacking)}"
-            )
+            raise DataError(f"no training row has a label to learn from: nothing counts for {named}")
         if lacking:
             logger.warning(
-                "no training row has a label for %s: that part of the loss is 0 and learns nothing",
-                _listed(lacking),
+                "no training row has a label for %s: that part of the loss is 0 and learns nothing", named
             )
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -317,7 +315,3 @@ class PhaseTrainer(Phases):
             ]
             self.optimizer = optimizer_class(described, **settings)
         return self.optimizer
-
-
-def _listed(names) -> str:
-    return " and ".join(name.replace("_", " ") for name in names)

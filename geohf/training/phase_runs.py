@@ -49,8 +49,8 @@ class RunsPhases(PhaseTrainer):
     def _given(self) -> dict[str, Any]:
         """What the user gave, at the start or since, that goes into every phase."""
         callbacks = [one for one in self.callback_handler.callbacks if one not in self._own_callbacks]
-        own = self.compute_metrics in (None, getattr(self, "_metrics", None))
-        return {"callbacks": callbacks} | ({} if own else {"compute_metrics": self.compute_metrics})
+        measures = {} if self._measures_its_own else {"compute_metrics": self.compute_metrics}
+        return {"callbacks": callbacks, **measures}
 
     def _require_own_loop(self) -> None:
         """Raise DataError where a subclass changes the loop of training, which is not this Trainer's."""

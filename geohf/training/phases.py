@@ -108,12 +108,15 @@ class Phases(AveragedWeights):
         """The metrics that an evaluation of this Trainer logs."""
         return self.args.metrics
 
+    @property
+    def _measures_its_own(self) -> bool:
+        return self.compute_metrics in (None, getattr(self, "_metrics", None))
+
     def _settle_metric(self) -> None:
         """See that the metric that chooses is measured, and that its direction is its own."""
-        args, name = self.args, self.args.metric_for_best_model
+        args, name, own = self.args, self.args.metric_for_best_model, self._measures_its_own
         if name is None:
             return
-        own = self.compute_metrics is None or self.compute_metrics == getattr(self, "_metrics", None)
         table = self.measured() if self.compute_metrics is not None else LOSS
         if isinstance(self.eval_dataset, dict):
             table = {f"{part}_{metric}": table[metric] for part in self.eval_dataset for metric in table}

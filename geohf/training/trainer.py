@@ -29,9 +29,7 @@ logger = logging.getLogger(__name__)
 UNKNOWN_DATA = {"name": "own data", "generated": False, "dataset": None, "split": "as given to the Trainer"}
 
 
-def _no_outputs(
-    trainer: GeoTrainer, folder: Path, evaluation: Evaluation, **options: Any
-) -> Mapping[str, Any]:
+def _no_outputs(trainer: GeoTrainer, *given: Any, **options: Any) -> Mapping[str, Any]:
     return {}
 
 
@@ -227,8 +225,7 @@ class GeoTrainer(RunsPhases):
             return super().evaluate(None if eval_dataset is None else dataset, ignore_keys, metric_key_prefix)
         if self.shows_places and not mine:
             warn_of_shared_places(dataset, self.train_rows)
-        outputs = self.outputs(dataset)
-        self.evaluated = self.measure(dataset, outputs, metric_key_prefix)
+        self.evaluated = self.measure(dataset, self.outputs(dataset), metric_key_prefix)
         self.log(dict(self.evaluated))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, dict(self.evaluated)
@@ -279,10 +276,12 @@ class GeoTrainer(RunsPhases):
 
     def stage_rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
         """A row before and after each phase with the numbers on validation rows, for the card's table."""
-        return [
-            {"": name} | {column: numbers[column] for column in columns if column in numbers}
-            for name, numbers in self.stages.items()
-        ]
+        return rows_of_numbers(self.stages, columns)
+
+
+def rows_of_numbers(numbers: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """A table's row for each name, with those of its numbers that are in these columns."""
+    return [{"": name} | {key: own[key] for key in columns if key in own} for name, own in numbers.items()]
 
 
 def _own_run(resume: bool | str | None, folder: Path) -> bool:
