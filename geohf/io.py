@@ -105,8 +105,10 @@ def plain(value: Any) -> Any:
     >>> plain(np.array(["2020-05-01T12:30", "NaT"], "datetime64[ns]"))
     ['2020-05-01T12:30:00.000000000', None]
     """
-    if isinstance(value, (np.datetime64, np.ndarray)) and value.dtype.kind == "M":
-        return np.where(np.isnat(value), None, np.datetime_as_string(value)).tolist()
+    if isinstance(value, np.ndarray) and value.dtype.kind == "M":  # `tolist` would count nanoseconds
+        value = list(value) if value.ndim else value[()]
+    if isinstance(value, np.datetime64):
+        return None if np.isnat(value) else str(value)
     if hasattr(value, "tolist"):  # numpy arrays and numbers, pandas columns, tensors
         value = value.tolist()
     if value is None or isinstance(value, (bool, int, str)):
@@ -164,14 +166,13 @@ def columns(table: Mapping | Iterable[Mapping] | None, n: int, what: str) -> dic
     """
     if table is None:
         return {}
-    if hasattr(table, "items"):
-        result = {str(name): [plain(value) for value in column] for name, column in table.items()}
-    else:
+    if not hasattr(table, "items"):
         rows = list(table)
         if len(rows) != n:
             raise DataError(f"{what} has {len(rows)} rows for {n} points; give one row per point")
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        result = {str(name): [plain(row.get(name)) for row in rows] for name in names}
+        names = dict.fromkeys(name for row in rows for name in row)
+        table = {name: [row.get(name) for row in rows] for name in names}
+    result = {str(name): [plain(value) for value in column] for name, column in table.items()}
     for name, column in result.items():
         if len(column) != n:
             raise DataError(f"{what} column '{name}' has {len(column)} values for {n} points")

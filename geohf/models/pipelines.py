@@ -43,18 +43,15 @@ class GeoPipeline(Pipeline):
         inputs = images if inputs is None else inputs
         if inputs is None:
             raise DataError("there is nothing to predict: give a sample, or many")
-        named = isinstance(inputs, (str, os.PathLike))
-        if names_one(inputs) if named else is_one(inputs, self.model.sample_dimensions):
+        named, sized = isinstance(inputs, (str, os.PathLike)), hasattr(inputs, "__len__")
+        one = names_one(inputs) if named else is_one(inputs, self.model.sample_dimensions)
+        if one or (isinstance(inputs, torch.utils.data.Dataset) and sized):  # the loader's workers read it
             return super().__call__(inputs, *args, **kwargs)
-        if isinstance(inputs, torch.utils.data.Dataset) and hasattr(inputs, "__len__"):
-            return super().__call__(inputs, *args, **kwargs)  # the loader's workers read it
         samples = self.model.samples(inputs)
         if isinstance(samples, list):
             return super().__call__(samples, *args, **kwargs) if samples else []
         rows = super().__call__((sample for sample in samples), *args, **kwargs)
-        streamed = (
-            hasattr(inputs, "cast_column") or isinstance(inputs, Mapping) or not hasattr(inputs, "__len__")
-        )
+        streamed = hasattr(inputs, "cast_column") or isinstance(inputs, Mapping) or not sized
         return rows if streamed and not named else list(rows)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:

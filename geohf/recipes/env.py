@@ -46,7 +46,8 @@ def facts() -> dict[str, Any]:
     values |= {name: version_of(name) for name in PACKAGES}
     values |= {f"device {name}": what for name, what in devices().items()}
     for name, folder in (("hub", Path(constants.HF_HUB_CACHE)), ("geohf", cache_folder(""))):
-        values[f"cache of {name}"] = f"{folder} ({free_gb(folder):.1f} GB free)"
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        values[f"cache of {name}"] = f"{folder} ({shutil.disk_usage(existing).free / 1e9:.1f} GB free)"
     return values | {"offline": str(constants.HF_HUB_OFFLINE)}
 
 
@@ -59,12 +60,6 @@ def devices() -> dict[str, str]:
     if torch.backends.mps.is_available():
         names["mps"] = "Apple's GPU"
     return names
-
-
-def free_gb(folder: Path) -> float:
-    """GB that are free where a folder lies or would lie."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(existing).free / 1e9
 
 
 def main() -> None:

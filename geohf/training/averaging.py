@@ -74,7 +74,6 @@ class AveragedWeights(SafePushes):
     average: MovingAverage | None = None
 
     def _average_weights(self) -> None:
-        """Keep an average, where the arguments ask for it."""
         if self.args.ema_decay is not None:
             if self._shards_its_state:
                 raise DataError(

@@ -80,11 +80,7 @@ class GeoArgumentParser(HfArgumentParser):
         return f" (did you mean {' or '.join(same)}?)" if same else did_you_mean(name, known)
 
     def _renamed(self, words: list[str]) -> list[str]:
-        """The words with today's names of flags for those of `RENAMED`.
-
-        Raises:
-            DataError: one that is given under both names.
-        """
+        """The words with today's names of flags for those of `RENAMED`; DataError for one given under both names."""
         given = [word.partition("=") for word in words]
         names = {_plain(name) for name, *_ in given if name.startswith("--")}
         for old in sorted(names & RENAMED.keys()):

@@ -167,17 +167,9 @@ class PhaseTrainer(Phases):
             self._with_names(self.train_dataset, self.data_collator),
             seed=args.order_seed * args.world_size + args.process_index,
         )
-        return DataLoader(
-            self._stream,
-            batch_size=None,
-            collate_fn=identity_collate,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            in_order=args.dataloader_in_order,
-        )
+        asked = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "in_order")
+        options = {name: getattr(args, f"dataloader_{name}") for name in (*asked, "multiprocessing_context")}
+        return DataLoader(self._stream, batch_size=None, collate_fn=identity_collate, **options)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """As transformers', with `eval_collator` where one was given: evaluation augments nothing."""

@@ -29,18 +29,12 @@ OF_THE_LOOP = (
 
 
 class RunsPhases(PhaseTrainer):
-    """The part of `GeoTrainer` that a task's `run_phases` calls.
-
-    Attributes:
-        histories: phase -> rows of its log.
-        adapter_of: the phase that trained the adapter which is merged into the model.
-        frozen: the backbone is as it was when its features were cached.
-    """
+    """The part of `GeoTrainer` that a task's `run_phases` calls."""
 
     phase_class: ClassVar[type[PhaseTrainer]]
-    histories: dict[str, list[dict]]
-    adapter_of: str | None
-    frozen: bool
+    histories: dict[str, list[dict]]  # phase -> rows of its log
+    adapter_of: str | None  # the phase that trained the adapter which is merged into the model
+    frozen: bool  # the backbone is as it was when its features were cached
     _held: list[torch.nn.Parameter]
     _own_callbacks: list[Any]
     _of_whole_model: dict[str, Any]

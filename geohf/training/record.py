@@ -58,7 +58,6 @@ def record_of(args, model: torch.nn.Module, dataset: Any, further: Mapping[str, 
     """What the run is of, as JSON can hold it.
 
     Args:
-        args: TrainingArguments.
         model: as it is before the first step.
         dataset: that it is trained on.
         further: settings beside the arguments.

@@ -80,11 +80,7 @@ def require_recomputing(model: torch.nn.Module, args: GeoTrainingArguments) -> N
 
 
 def require_a_batch(args: GeoTrainingArguments, rows: int, batch: int | None = None) -> None:
-    """Raise DataError where so few rows make no whole batch, and others are dropped.
-
-    Args:
-        batch: rows of one step of one process; `per_device_train_batch_size` by default.
-    """
+    """Raise DataError where rows make no whole batch, of `per_device_train_batch_size` by default, and others are dropped."""
     size = (batch or args.train_batch_size) * args.world_size
     if args.dataloader_drop_last and rows < size:
         raise DataError(

@@ -88,19 +88,11 @@ class GeoTrainer(RunsPhases):
             args = copy.copy(own_arguments(args, self.arguments_class, evaluates=False))
             args.eval_strategy, args.load_best_model_at_end = "no", False
         self._require_own_loop()
-        super().__init__(
-            model,
-            args,
-            data_collator,
-            train_dataset=self.read_rows(train_dataset),
-            eval_dataset=self.read_rows(eval_dataset),
-            processing_class=processing_class,
-            model_init=model_init,
-            **({} if compute_metrics is None else {"compute_metrics": compute_metrics}),
-            callbacks=callbacks,
-            optimizers=optimizers,
-            **extras,
-        )
+        if compute_metrics is not None:  # else the task's
+            extras["compute_metrics"] = compute_metrics
+        rows = {"train_dataset": self.read_rows(train_dataset), "eval_dataset": self.read_rows(eval_dataset)}
+        extras |= {"processing_class": processing_class, "model_init": model_init, "callbacks": callbacks}
+        super().__init__(model, args, data_collator, **rows, optimizers=optimizers, **extras)
         given = callbacks or []
         callbacks = self.callback_handler.callbacks
         self._own_callbacks = [one for one in callbacks if one not in given and type(one) not in given]
@@ -285,11 +277,7 @@ def rows_of_numbers(numbers: Mapping[str, Mapping[str, Any]], columns: Sequence[
 
 
 def _own_run(resume: bool | str | None, folder: Path) -> bool:
-    """Whether to go on with the run in a folder.
-
-    Raises:
-        DataError: it names a checkpoint of another run, or one that is not the last.
-    """
+    """Whether to go on with the run in a folder; DataError for another run's checkpoint, or one that is not the last."""
     if not isinstance(resume, str) or resume.lower() in ("true", "false"):
         return str(resume).lower() == "true"
     path, own = Path(resume).resolve(), folder.resolve()
