@@ -102,7 +102,7 @@ class GeoTrainer(RunsPhases):
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
                 # no training begins here, which would say so, and the numbers of `evaluate` would lie in the current folder
                 callback.logging_dir = str(self.run_folder / "runs")
-        self._validation = eval_dataset  # as the user knows it
+        self._training, self._validation = train_dataset, eval_dataset  # as the user knows them
         self._train_labels = train_labels
         # what a user gave for the model does not fit a head alone
         self._of_whole_model = {"data_collator": data_collator, "optimizers": optimizers}
@@ -209,13 +209,15 @@ class GeoTrainer(RunsPhases):
             An `Evaluation`: transformers' dict of numbers, with intervals, the baseline's numbers and the answers. With
             several datasets, a user's own `compute_metrics` or a stream: the dict that transformers gives.
         """
-        mine = eval_dataset is None or eval_dataset is self._validation
-        dataset = self.eval_dataset if mine else eval_dataset
-        if not mine and not isinstance(dataset, (dict, str)):
-            dataset = self.read_rows(dataset)
+        if eval_dataset is None or eval_dataset is self._validation:
+            dataset = self.eval_dataset
+        elif eval_dataset is self._training or eval_dataset is self.train_dataset:
+            dataset = self.train_dataset
+        else:
+            dataset = eval_dataset if isinstance(eval_dataset, (dict, str)) else self.read_rows(eval_dataset)
         if isinstance(dataset, dict) or "compute_metrics" in self._given or not hasattr(dataset, "__len__"):
             return super().evaluate(None if eval_dataset is None else dataset, ignore_keys, metric_key_prefix)
-        if self.shows_places and not mine:
+        if self.shows_places and dataset is not self.eval_dataset:
             warn_of_shared_places(dataset, self.train_rows)
         self.evaluated = self.measure(dataset, self.outputs(dataset), metric_key_prefix)
         self.log(dict(self.evaluated))
@@ -249,7 +251,9 @@ class GeoTrainer(RunsPhases):
     def data_facts(self, evaluation: Evaluation, unit: str) -> dict[str, Any]:
         """The facts of the data that every card tells, see `model_cards/card.md`; `unit` is what its rows are."""
         on_validation = any(evaluation.dataset is rows for rows in (self.eval_dataset, self._validation))
-        facts: dict[str, Any] = UNKNOWN_DATA | {"split_name": "validation" if on_validation else "test"}
+        trained = evaluation.dataset is self.train_dataset
+        held_out = "train" if trained else "validation" if on_validation else "test"
+        facts: dict[str, Any] = UNKNOWN_DATA | {"split_name": held_out}
         facts |= facts_of(evaluation.dataset)
         parts = {"train": self.train_rows, "validation": self.eval_dataset}
         parts[facts["split_name"]] = evaluation.dataset
@@ -262,7 +266,7 @@ class GeoTrainer(RunsPhases):
             "seed": self.args.seed,
             "validation": self.eval_dataset is not None,
             "chosen_on_held_out": facts["split_name"] == "validation" or "chosen_on_held_out" in facts,
-            "trained_on_held_out": "trained_on_held_out" in facts,
+            "trained_on_held_out": trained or "trained_on_held_out" in facts,
             "baseline": "constant baseline",
         }
 

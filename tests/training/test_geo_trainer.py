@@ -222,6 +222,19 @@ def test_a_second_training_begins_with_the_weights_of_the_first(tmp_path):
     assert torch.equal(ours[0], fresh.frozen_descriptors(fresh.train_dataset))
 
 
+@pytest.mark.parametrize("name", ["region", "place", "parts", "tiles"])
+def test_numbers_of_training_rows_are_not_told_as_those_of_test_rows(name, tmp_path):
+    trainer = five_tasks.trainer_of(name, tmp_path, count=12, cache_dir=str(tmp_path / "cache"))
+    facts = trainer.data_facts(trainer.evaluate(trainer.train_dataset), "rows")
+    assert (facts["split_name"], facts["rows"], facts["trained_on_held_out"]) == (
+        "train",
+        "12 train rows",
+        True,
+    )
+    facts = trainer.data_facts(trainer.evaluate(five_tasks.rows_of(name)), "rows")
+    assert (facts["split_name"], facts["trained_on_held_out"]) == ("test", False)
+
+
 def test_there_must_be_something_to_train_on(tmp_path):
     args = StreetTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False
