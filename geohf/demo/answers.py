@@ -156,8 +156,8 @@ def _place(model, pictures: Mapping[int, Image.Image], index, photos) -> str:
         head = f"<b>{answer.latitude:.5f}, {answer.longitude:.5f}</b>{sure}"
         head += f", half of the answers within {_distance(answer.spread_m)}"
         cards.append(_card(number, pictures[number], head + _table(("image", "place", "cosine"), rows)))
-    strip = _drawn(lambda path: plot_strips(path, strips, "Most similar first"))
-    return _map(answers, dict.fromkeys(answers), pictures) + (strip if photos else "") + "".join(cards)
+    strip = _drawn(lambda path: plot_strips(path, strips, "Most similar first")) if photos else ""
+    return _map(answers, dict.fromkeys(answers), pictures) + strip + "".join(cards)
 
 
 def _alike(model, pictures: Mapping[int, Image.Image]) -> str:
