@@ -43,6 +43,7 @@ class Prototypes(nn.Module):
         points: np.ndarray,
         labels: np.ndarray,
         most: int,
+        spread_m: float = SPREAD_M,
         scaler: CoordinateScaler | None = None,
     ) -> None:
         """Take the prototypes of training places.
@@ -52,6 +53,7 @@ class Prototypes(nn.Module):
             points: (n, 2) degrees, NaN where unknown: such places are left out, as those without a class are.
             labels: (n,) class numbers, negative where unknown.
             most: prototypes a class.
+            spread_m: places that are nearer to their middle than this are not divided.
             scaler: the positions are kept in its scaled coordinates, which float32 holds to more than a meter.
         """
         known = np.isfinite(points).all(1) & (labels >= 0)
@@ -63,7 +65,7 @@ class Prototypes(nn.Module):
         means, places, classes, away = [], [], [], []
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
-            groups, _ = geo_cells(points[rows], most, min_points=1, min_radius_m=SPREAD_M)
+            groups, _ = geo_cells(points[rows], most, min_points=1, min_radius_m=spread_m)
             for group in range(groups.max() + 1):
                 mine = rows[groups == group]
                 mean = features[mine].mean(0)

@@ -94,9 +94,11 @@ class SafePushes(SafeCheckpoints):
             return None
         self._finish_current_push()
         stage = self._staged(max_shard_size)
-        options = {
-            "private": private if private is not None else self.args.hub_private_repo,
-            "token": token if token is not None else self.args.hub_token,
+        private = private if private is not None else self.args.hub_private_repo
+        token = token if token is not None else self.args.hub_token
+        options: dict[str, Any] = {
+            "private": private,
+            "token": token,
             "revision": revision or self.args.hub_revision,
             "commit_message": commit_message,
             "commit_description": commit_description,
@@ -107,7 +109,7 @@ class SafePushes(SafeCheckpoints):
             pushed: str | Future = _push_and_remove(stage, self.hub_model_id, **options)
         else:
             pushed = HfApi().run_as_future(_push_and_remove, stage, self.hub_model_id, **options)
-        self._push_more(options["private"], options["token"])
+        self._push_more(private, token)
         return pushed
 
     def _push_more(self, private: bool | None, token: str | bool | None) -> None:
