@@ -73,19 +73,17 @@ def main(words: Sequence[str] | None = None) -> int:
         return refuse("command", command, COMMANDS)
     if command == "train":
         return train(words)
-    if (
-        command == "predict"
-    ):  # waiting threads of OpenMP would spin on the cores that decode; read when torch is loaded
+    module = command.replace("-", "_")
+    if command == "predict":
+        # waiting threads of OpenMP would spin on the cores that decode; read when torch is loaded
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if command == "convert" and words and words[0] in PUBLISHED and len(words) > 1:
-        return run_here("convert_weights", "geohf convert", words)
-    if command == "convert" and words[:1] == ["timm"] and len(words) > 1:
-        return run_here("convert_backbone", "geohf convert", words)
-    if command == "convert" and len(words) > 2 and not any(word.startswith("-") for word in words[:3]):
-        return refuse(
-            "kind of weights", words[0], (*PUBLISHED, "timm")
-        )  # annotations are named by one word alone
-    return run_here(command.replace("-", "_"), f"geohf {command}", words)
+    if command == "convert" and len(words) > 1:
+        if words[0] in (*PUBLISHED, "timm"):
+            module = "convert_backbone" if words[0] == "timm" else "convert_weights"
+        elif len(words) > 2 and not any(word.startswith("-") for word in words[:3]):
+            # annotations are named by one word alone
+            return refuse("kind of weights", words[0], (*PUBLISHED, "timm"))
+    return run_here(module, f"geohf {command}", words)
 
 
 def train(words: list[str]) -> int:

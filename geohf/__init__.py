@@ -43,41 +43,42 @@ if TYPE_CHECKING:  # what type checkers and editors see of the table below
 
 __version__ = "0.2.0"
 
-for _config, _model, _processor in (
-    (GeoPlaceConfig, GeoPlaceModel, GeoPlaceImageProcessor),
-    (GeoRegionConfig, GeoRegionModel, GeoRegionImageProcessor),
-    (GeoStreetConfig, GeoStreetModel, GeoStreetImageProcessor),
-    (PartStateConfig, PartStateModel, PartImageProcessor),
-    (TileSequenceConfig, TileSequenceModel, TileSequenceProcessor),
+for _task, _config, _model, _processor, _pipeline in (
+    ("geo-region", GeoRegionConfig, GeoRegionModel, GeoRegionImageProcessor, RegionPipeline),
+    ("part-state-detection", PartStateConfig, PartStateModel, PartImageProcessor, PartStatePipeline),
+    ("place-recognition", GeoPlaceConfig, GeoPlaceModel, GeoPlaceImageProcessor, PlaceRecognitionPipeline),
+    (
+        "street-geolocation",
+        GeoStreetConfig,
+        GeoStreetModel,
+        GeoStreetImageProcessor,
+        StreetGeolocationPipeline,
+    ),
+    (
+        "tile-sequence-regression",
+        TileSequenceConfig,
+        TileSequenceModel,
+        TileSequenceProcessor,
+        TileSequencePipeline,
+    ),
 ):
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
     AutoImageProcessor.register(_config, image_processor_classes={"torchvision": _processor}, exist_ok=True)
-
-PIPELINE_REGISTRY.register_pipeline("geo-region", RegionPipeline, AutoModel, type="image")
-PIPELINE_REGISTRY.register_pipeline("part-state-detection", PartStatePipeline, AutoModel, type="image")
-PIPELINE_REGISTRY.register_pipeline("place-recognition", PlaceRecognitionPipeline, AutoModel, type="image")
-PIPELINE_REGISTRY.register_pipeline("street-geolocation", StreetGeolocationPipeline, AutoModel, type="image")
-PIPELINE_REGISTRY.register_pipeline("tile-sequence-regression", TileSequencePipeline, AutoModel, type="image")
+    PIPELINE_REGISTRY.register_pipeline(_task, _pipeline, AutoModel, type="image")
 
 # Trainers bring accelerate and much else with them: they, and what serves them, are imported when they are asked for.
-_LAZY = {
-    "GeoPlaceTrainer": "geohf.place.trainer",
-    "PlaceTrainingArguments": "geohf.place.arguments",
-    "GeoRegionTrainer": "geohf.region.trainer",
-    "GeoStreetTrainer": "geohf.street.trainer",
-    "PartStateTrainer": "geohf.parts.trainer",
-    "PartTrainingArguments": "geohf.parts.arguments",
-    "RegionTrainingArguments": "geohf.region.arguments",
-    "StreetTrainingArguments": "geohf.street.arguments",
-    "TileSequenceTrainer": "geohf.tiles.trainer",
-    "TileTrainingArguments": "geohf.tiles.arguments",
-    "stream_drives": "geohf.place.streaming",
-    "stream_parts": "geohf.parts.streaming",
-    "stream_places": "geohf.street.streaming",
-    "stream_regions": "geohf.region.streaming",
-    "stream_tiles": "geohf.tiles.streaming",
-    "write_shards": "geohf.data.streaming",
+_OF_TASKS = {
+    "place": ("GeoPlaceTrainer", "PlaceTrainingArguments", "stream_drives"),
+    "region": ("GeoRegionTrainer", "RegionTrainingArguments", "stream_regions"),
+    "street": ("GeoStreetTrainer", "StreetTrainingArguments", "stream_places"),
+    "parts": ("PartStateTrainer", "PartTrainingArguments", "stream_parts"),
+    "tiles": ("TileSequenceTrainer", "TileTrainingArguments", "stream_tiles"),
+}
+_LAZY = {"write_shards": "geohf.data.streaming"} | {
+    name: f"geohf.{task}.{module}"
+    for task, names in _OF_TASKS.items()
+    for name, module in zip(names, ("trainer", "arguments", "streaming"), strict=True)
 }
 
 __all__ = [

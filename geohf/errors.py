@@ -19,8 +19,7 @@ ON_ERROR = ("raise", "skip")  # what becomes of rows that cannot be used
 class DataError(ValueError):
     """Input that cannot be used.
 
-    The message names the file, the row where there is one, and what to do about it. Recipes print it
-    without a traceback and end with exit code 2.
+    The message names the file, the row where there is one, and what to do; recipes print it and end with exit code 2.
     """
 
     def __init__(self, message: object = ""):
@@ -110,10 +109,7 @@ def warn_once(logger: logging.Logger, message: str, *args: Hashable) -> None:
 
 
 def optional_package(name: str, extra: str, need: str) -> Any:
-    """An installed package that geohf does without, or DataError, which names the extra that brings it.
-
-    Args:
-        need: the subject and verb of the message.
+    """An installed package that geohf does without, or DataError, which names who needs it and the extra that brings it.
 
     >>> optional_package("no_such_package", "export", "exporting needs")
     Traceback (most recent call last):

@@ -25,11 +25,7 @@ def cache_folder(kind: str) -> Path:
 
 
 def require_writable(path: str | os.PathLike) -> None:
-    """Raise where no file can be written under a name, so that this is said before the work and not after it.
-
-    Raises:
-        DataError: a folder has that name, or what should be its folder is a file or is not open for writing.
-    """
+    """Raise DataError where no file can be written under a name: before the work, and not after it."""
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name a file in it")
@@ -41,11 +37,7 @@ def require_writable(path: str | os.PathLike) -> None:
 
 
 def refuse_overwriting(path: str | os.PathLike, inputs: Iterable[Any]) -> None:
-    """Raise where an output is one of the files that are read, by whatever name; what is no name is passed over.
-
-    Raises:
-        DataError: it is.
-    """
+    """Raise DataError where an output is one of the files that are read, by whatever name; what is no name is passed over."""
     for file in inputs:
         there = isinstance(file, (str, os.PathLike)) and os.path.exists(path) and os.path.exists(file)
         if there and os.path.samefile(path, file):
@@ -58,12 +50,7 @@ def refuse_overwriting(path: str | os.PathLike, inputs: Iterable[Any]) -> None:
 def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     """Open a file for writing that appears under its name only when the block ends without an error.
 
-    The bytes go to a hidden file in the same folder (made if it is missing), which then replaces
-    `path`. If the block raises, the old file stays as it was and the hidden one is removed.
-
-    Args:
-        path: where the file shall be.
-        binary: bytes instead of UTF-8 text. Text is written with `\\n` line ends on every system.
+    See `atomic_path`; text is UTF-8, with `\\n` line ends on every system.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a" / "note.txt"
@@ -82,7 +69,7 @@ def atomic_write(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """A hidden name in the same folder for a library to write to, which replaces `path` when the block ends well.
+    """A hidden name in the same folder, made if it is missing, which replaces `path` when the block ends well.
 
     If the block raises, the old file stays as it was and the hidden one is removed.
     """
@@ -115,7 +102,11 @@ def plain(value: Any) -> Any:
 
     >>> plain({"n": np.int64(3), "km": np.float32("nan"), "top": np.array([1, 2])})
     {'n': 3, 'km': None, 'top': [1, 2]}
+    >>> plain(np.array(["2020-05-01T12:30", "NaT"], "datetime64[ns]"))
+    ['2020-05-01T12:30:00.000000000', None]
     """
+    if isinstance(value, np.ndarray) and value.dtype.kind == "M":  # `tolist` would count nanoseconds
+        value = list(value) if value.ndim else value[()]
     if isinstance(value, np.datetime64):
         return None if np.isnat(value) else str(value)
     if hasattr(value, "tolist"):  # numpy arrays and numbers, pandas columns, tensors
@@ -175,14 +166,13 @@ def columns(table: Mapping | Iterable[Mapping] | None, n: int, what: str) -> dic
     """
     if table is None:
         return {}
-    if hasattr(table, "items"):
-        result = {str(name): [plain(value) for value in column] for name, column in table.items()}
-    else:
+    if not hasattr(table, "items"):
         rows = list(table)
         if len(rows) != n:
             raise DataError(f"{what} has {len(rows)} rows for {n} points; give one row per point")
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        result = {str(name): [plain(row.get(name)) for row in rows] for name in names}
+        names = dict.fromkeys(name for row in rows for name in row)
+        table = {name: [row.get(name) for row in rows] for name in names}
+    result = {str(name): [plain(value) for value in column] for name, column in table.items()}
     for name, column in result.items():
         if len(column) != n:
             raise DataError(f"{what} column '{name}' has {len(column)} values for {n} points")

@@ -16,22 +16,17 @@ MARKER = ".geohf_sample.json"
 def write_once(
     folder: str | Path, settings: Mapping[str, Any], owned: Sequence[str], write: Callable[[Path], None]
 ) -> Path:
-    """Fill a folder with a sample, unless it holds the very same one already.
+    """Fill a folder with a sample, unless it holds the very same one already; the folder.
 
-    A marker that is written last says that everything is there, and of which settings. A folder without one that
-    holds any of the sample's files is somebody's data.
+    A marker that is written last says that everything is there, and of which settings.
 
     Args:
         folder: made where it does not exist.
         settings: what the sample depends on, with the version of its rules.
-        owned: names in the folder that the sample writes.
-        write: writes them.
-
-    Returns:
-        The folder.
+        owned: names in the folder that `write` writes.
 
     Raises:
-        DataError: the folder holds such files that no sample wrote; nothing in it is touched.
+        DataError: the folder has no marker but such files: somebody's data. Nothing in it is touched.
     """
     folder, marker = Path(folder), Path(folder) / MARKER
     text = json.dumps(dict(settings), sort_keys=True)

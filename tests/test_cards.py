@@ -186,6 +186,15 @@ def test_the_command_tells_no_secret_and_no_home(monkeypatch, tmp_path):
     assert provenance.shell_command() == ""
 
 
+def test_a_card_gives_no_access_to_the_data(monkeypatch):
+    address = "https://anna:secret@host/labels.csv?X-Amz-Signature=secret"
+    command = command_of(monkeypatch, "--data", address, f"--train_csv={address}", "s3://bucket/a?.csv")
+    assert command.partition("parts.py ")[2] == (
+        "--data https://host/labels.csv --train_csv=https://host/labels.csv 's3://bucket/a?.csv'"
+    )
+    assert data_source(address)["name"] == "labels.csv"
+
+
 def test_a_command_cannot_leave_its_block(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["recipes/train_streetclip.py", "--run_name", "a\n```\n# Title"])
     card = card_of(tmp_path / "run")

@@ -46,16 +46,17 @@ def answer_page(
         photos: the folder of the index's photos, to show them.
         index: of a place model, see `GeoPlaceModel.predict`.
     """
+    kind = model.config.model_type
     try:
-        if model.config.model_type == "geohf_tiles":
+        if kind == "geohf_tiles":
             return _tiles(model, uploads, last_values)
         pictures, problems = pictures_of(uploads)
         shown = "".join(map(_message, problems))
         if not pictures:
             return shown
-        if model.config.model_type == "geohf_place":
+        if kind == "geohf_place":
             return shown + _place(model, pictures, index, photos)
-        if model.config.model_type == "geohf_parts":
+        if kind == "geohf_parts":
             return shown + _parts(model, pictures)
         positions = {i: _own_position(uploads[i - 1]) if show_positions else None for i in pictures}
         return shown + _located(model, pictures, positions)
@@ -72,13 +73,15 @@ def _own_position(upload: bytes) -> ExifPosition | None:
 # ---- one task each
 
 
+def _answers(model, pictures: Mapping[int, Image.Image], **options: Any) -> dict[int, Any]:
+    return dict(zip(pictures, model.predict(list(pictures.values()), **options), strict=True))
+
+
 def _located(model, pictures: Mapping[int, Image.Image], positions: Mapping[int, Any]) -> str:
     """Region and street: a map with radius, and the names with their probabilities as bars."""
-    answers = dict(zip(pictures, model.predict(list(pictures.values())), strict=True))
-    cards = []
+    answers, cards = _answers(model, pictures), []
     for number, answer in answers.items():
-        radius, unit = getattr(answer, "radius", None), getattr(answer, "unit", "m")
-        radius = getattr(answer, "radius_m", radius)
+        radius, unit = _radius(answer), getattr(answer, "unit", "m")
         place = f"{answer.latitude:.4f}, {answer.longitude:.4f}"
         facts = [f"<b>{place}</b>" + (" (units of the data)" if unit != "m" else "")]
         if radius is not None:
@@ -97,20 +100,23 @@ def _located(model, pictures: Mapping[int, Image.Image], positions: Mapping[int,
     return _map(answers, positions, pictures) + "".join(cards)
 
 
+def _radius(answer: Any) -> float | None:
+    return getattr(answer, "radius_m", getattr(answer, "radius", None))
+
+
 def _map(
     answers: Mapping[int, Any], positions: Mapping[int, Any], pictures: Mapping[int, Image.Image]
 ) -> str:
     points = [[answer.latitude, answer.longitude] for answer in answers.values()]
     known = [positions[number] for number in answers]
     truth = [[p.latitude, p.longitude] if p else [np.nan, np.nan] for p in known] if any(known) else None
-    radius = [getattr(a, "radius_m", getattr(a, "radius", None)) for a in answers.values()]
     page = io.StringIO()
     write_map(
         page,
         points,
         truth,
         labels=[f"photo {number}" for number in answers],
-        radius_m=radius,
+        radius_m=[_radius(answer) for answer in answers.values()],
         title="Where the model puts them",
         thumbnails=[thumbnail(pictures[number]) for number in answers],
     )
@@ -125,7 +131,7 @@ def _parts(model, pictures: Mapping[int, Image.Image]) -> str:
 
     config, cards = model.config, []
     states = {name: i for i, name in config.id2state.items()}
-    for number, answer in zip(pictures, model.predict(list(pictures.values())), strict=True):
+    for number, answer in _answers(model, pictures).items():
         detections = {
             "boxes": np.array([part.box for part in answer.parts], float).reshape(-1, 4),
             "scores": np.array([part.score for part in answer.parts]),
@@ -134,9 +140,8 @@ def _parts(model, pictures: Mapping[int, Image.Image]) -> str:
         }
         picture = overlay(pictures[number], detections, config.id2label, config.id2state, score_threshold=0.0)
         rows = [(p.part, _percent(p.score), p.state, _percent(p.state_score)) for p in answer.parts]
-        text = (
-            _table(("part", "score", "state", "probability"), rows) if rows else "<p>No part was found.</p>"
-        )
+        head = ("part", "score", "state", "probability")
+        text = _table(head, rows) if rows else "<p>No part was found.</p>"
         missing = ", ".join(map(html.escape, answer.missing)) or "none"
         cards.append(_card(number, picture, f"{text}<p><b>Missing:</b> {missing}</p>", 720))
     return "".join(cards)
@@ -145,13 +150,7 @@ def _parts(model, pictures: Mapping[int, Image.Image]) -> str:
 def _place(model, pictures: Mapping[int, Image.Image], index, photos) -> str:
     if index is None:
         return _alike(model, pictures)
-    answers = dict(
-        zip(
-            pictures,
-            model.predict(list(pictures.values()), index=index, top_k=min(STRIP, len(index))),
-            strict=True,
-        )
-    )
+    answers = _answers(model, pictures, index=index, top_k=min(STRIP, len(index)))
     strips, cards = [], []
     for number, answer in answers.items():
         best = answer.answers[:STRIP]
@@ -162,8 +161,8 @@ def _place(model, pictures: Mapping[int, Image.Image], index, photos) -> str:
         head = f"<b>{answer.latitude:.5f}, {answer.longitude:.5f}</b>{sure}"
         head += f", half of the answers within {_distance(answer.spread_m)}"
         cards.append(_card(number, pictures[number], head + _table(("image", "place", "cosine"), rows)))
-    strip = _drawn(lambda path: plot_strips(path, strips, "Most similar first"))
-    return _map(answers, dict.fromkeys(answers), pictures) + (strip if photos else "") + "".join(cards)
+    strip = _drawn(lambda path: plot_strips(path, strips, "Most similar first")) if photos else ""
+    return _map(answers, dict.fromkeys(answers), pictures) + strip + "".join(cards)
 
 
 def _alike(model, pictures: Mapping[int, Image.Image]) -> str:
@@ -198,9 +197,7 @@ def _tiles(model, uploads: Sequence[bytes], last_values: str) -> str:
     cells = [cell_of(content, f"image {i}") for i, content in enumerate(uploads, start=1)]
     sample: dict[str, Any] = {"frames": cells}
     if last_values.strip():
-        sample["last_values"] = dict(
-            zip(model.config.targets, _numbers(last_values, model.config.targets), strict=True)
-        )
+        sample["last_values"] = _numbers(last_values, model.config.targets)
     (answer,) = model.predict([sample])
     frames = [read_frame(cell)[0] for cell in cells]
     columns = [f"image {i}" for i in range(1, len(frames) + 1)]
@@ -215,14 +212,14 @@ def _tiles(model, uploads: Sequence[bytes], last_values: str) -> str:
     return strip + (_table(("target", "answer", "interval"), rows) if rows else "")
 
 
-def _numbers(text: str, names: Sequence[str]) -> list[float]:
+def _numbers(text: str, names: Sequence[str]) -> dict[str, float]:
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) != len(names) or not np.isfinite(numbers).all():
         raise DataError(f"last values: want {len(names)} numbers with commas between: {', '.join(names)}")
-    return numbers
+    return dict(zip(names, numbers, strict=True))
 
 
 # ---- pieces of HTML
@@ -236,23 +233,22 @@ def _message(text: str) -> str:
 
 
 def _card(number: int, picture: Image.Image, body: str, side: int = SIDE) -> str:
+    file = io.BytesIO()
+    _small(picture, side).convert("RGB").save(file, "JPEG", quality=85)
     return (
         '<div class="geohf-answer" style="display:flex;flex-wrap:wrap;align-items:flex-start;gap:16px;padding:12px 0">'
-        f'<img alt="photo {number}" style="max-width:100%;border-radius:6px" src="{_data(_small(picture, side))}">'
+        f'<img alt="photo {number}" style="max-width:100%;border-radius:6px" src="{_data(file.getvalue(), "jpeg")}">'
         f'<div style="flex:1;min-width:240px"><h3>photo {number}</h3>{body}</div></div>'
     )
 
 
 def _bars(named: Iterable) -> str:
-    rows = []
-    for item in named:
-        width = 100 * item.probability
-        rows.append(
-            f'<div style="margin:6px 0">{html.escape(item.name)} <span style="float:right">{width:.1f} %</span>'
-            '<div style="background:#e4e7eb;border-radius:3px"><div style="height:8px;border-radius:3px;'
-            f'background:#2477b3;width:{width:.1f}%"></div></div></div>'
-        )
-    return "".join(rows)
+    return "".join(
+        f'<div style="margin:6px 0">{html.escape(item.name)} <span style="float:right">{100 * item.probability:.1f} %</span>'
+        '<div style="background:#e4e7eb;border-radius:3px"><div style="height:8px;border-radius:3px;'
+        f'background:#2477b3;width:{100 * item.probability:.1f}%"></div></div></div>'
+        for item in named
+    )
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -269,20 +265,17 @@ def _small(picture: Image.Image, side: int = SIDE) -> Image.Image:
     return small
 
 
-def _data(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.convert("RGB").save(file, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+def _data(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _drawn(draw: Callable[[Path], None]) -> str:
     """The picture that a function of `geohf.report` writes."""
     with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder) / "drawn.png")
-        content = base64.b64encode((Path(folder) / "drawn.png").read_bytes()).decode()
-    return (
-        f'<img class="geohf-strip" alt="strip" style="max-width:100%" src="data:image/png;base64,{content}">'
-    )
+        path = Path(folder) / "drawn.png"
+        draw(path)
+        source = _data(path.read_bytes(), "png")
+    return f'<img class="geohf-strip" alt="strip" style="max-width:100%" src="{source}">'
 
 
 def _percent(share: float) -> str:

@@ -48,12 +48,9 @@ def make_app(
     name = Path(model).name or str(model)
     kind = loaded.config.model_type
     is_tile = kind == "geohf_tiles"
-    if index is not None:
-        if kind != "geohf_place":
-            raise DataError(f"{index}: an index belongs to a place model; {model} is a {kind} model")
-        opened = loaded.open_index(index)
-    else:
-        opened = None
+    if index is not None and kind != "geohf_place":
+        raise DataError(f"{index}: an index belongs to a place model; {model} is a {kind} model")
+    opened = None if index is None else loaded.open_index(index)
     title, hint = TASKS[kind]
 
     def answer(uploads, show_positions, last_values):

@@ -41,14 +41,11 @@ within minutes, and their positions are not shown unless a visitor asks for it.
 def write_space(
     folder: str | os.PathLike, model: str, examples: str | os.PathLike | None = None
 ) -> list[Path]:
-    """Write app.py, requirements.txt, README.md and the photos to try.
+    """Write app.py, requirements.txt, README.md and the photos to try; the files.
 
     Args:
         model: a repo of the Hub.
         examples: a folder of photos; all their tags are left out, positions among them.
-
-    Returns:
-        The files.
 
     Raises:
         DataError: the model cannot be found, or is a folder; a folder that holds other files; no photo.
@@ -73,8 +70,11 @@ def write_space(
         "requirements.txt": f"geohf[demo]=={geohf.__version__}\n",
         "README.md": CARD.format(title=TASKS[kind][0].rstrip("?"), model=model, gradio=gradio.__version__),
     }
-    for path in example_files(examples, sorted(image_suffixes())) if examples else ():
-        target = folder / "examples" / f"{Path(path).stem}.png"
+    tried = [Path(path) for path in example_files(examples, sorted(image_suffixes()))] if examples else []
+    stems = [path.stem for path in tried]
+    for path in tried:
+        name = path.stem if stems.count(path.stem) == 1 else path.name
+        target = folder / "examples" / f"{name}.png"
         with atomic_write(target, binary=True) as file:
             without_tags(open_image(path)).save(file, "PNG")
     for name, text in files.items():

@@ -39,11 +39,7 @@ def cell_of(content: bytes, name: str) -> dict:
 
 
 def check_count(uploads: Sequence[bytes]) -> None:
-    """Raise where there is nothing, or more than `MAX_FILES`.
-
-    Raises:
-        DataError: so.
-    """
+    """Raise DataError where there is nothing, or more than `MAX_FILES`."""
     if not uploads:
         raise DataError("choose a photo first")
     if len(uploads) > MAX_FILES:

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from geohf.errors import DataError
-from geohf.hub.provenance import shell_command, versions
+from geohf.hub.provenance import shell_command, versions, without_access
 from geohf.io import atomic_write, plain
 from geohf.report.tables import format_number, markdown_table
 from geohf.vision.licenses import is_noncommercial
@@ -27,24 +27,14 @@ PIPELINE_TAGS = {
     "tiles": "tile-sequence-regression",
 }
 # what a run draws, and so what its card shows; any other picture in its folder may be somebody's photograph
-PLOTS = (
-    "answers.png",
-    "average_precision.png",
-    "confusion.png",
-    "dropped.png",
-    "error_cdf.png",
-    "error_map.png",
-    "error_scatter.png",
-    "examples.png",
-    "filmstrip.png",
-    "folds_errors.png",
-    "learning_curves.png",
-    "occlusion.png",
-    "precision_recall.png",
-    "regions.png",
-    "reliability.png",
-    "risk_coverage.png",
-    "tile_errors.png",
+PLOTS = sorted(
+    f"{name}.png"
+    for name in (
+        *("learning_curves", "confusion", "reliability", "risk_coverage", "examples"),
+        *("error_map", "error_cdf", "error_scatter", "regions", "answers", "dropped"),  # of places
+        *("average_precision", "precision_recall"),  # of parts
+        *("filmstrip", "occlusion", "tile_errors", "folds_errors"),  # of tiles
+    )
 )
 
 
@@ -64,9 +54,8 @@ def write_card(
 
     Args:
         template: a file of `model_cards/`, which extends `card.md`.
-        repo_id: as which the model can be loaded; the folder as it is given where None, or the last part of its
-            name where it is given from the root on.
-        metrics: what metrics.json holds: `eval`, `baseline` and `intervals`, each name -> number (a pair of them).
+        repo_id: as which the model can be loaded; None: the folder as it is given, of an absolute path its last part.
+        metrics: `eval`, `baseline` and `intervals`, each name -> number (a pair of them).
         titles: of the metrics that the card names first, which also make up its `model-index`.
         tags: to find it by, beside geohf's own.
         data: facts of the run's data, see `data_source` and `model_cards/card.md`.
@@ -121,14 +110,13 @@ def data_source(source: str | None) -> dict[str, Any]:
     """Facts of where a run's data came from: `name`, `generated`, and `dataset`, its name on the Hub or None.
 
     Args:
-        source: as the user gave it: None for the built-in sample, a file or folder (of which only the name is
-            told), or the name of a dataset.
+        source: None for the built-in sample, a file or folder (of which only the name is told), or the name of a dataset.
     """
     if source is None:
         return {"name": "generated sample", "generated": True, "dataset": None}
     path = Path(source)
     is_dataset = not path.exists() and _is_repo(str(source))
-    name = str(source) if is_dataset else path.resolve().name
+    name = str(source) if is_dataset else without_access(path.resolve().name)
     return {"name": name, "generated": False, "dataset": name if is_dataset else None}
 
 
@@ -215,16 +203,10 @@ def _measured(metrics: Mapping, titles: Mapping[str, str], baseline: str) -> lis
         value = found.get(key)
         if value is None or not math.isfinite(value):
             continue
-        ends = (metrics.get("intervals") or {}).get(key)
-        rows.append(
-            {
-                "key": key,
-                "metric": title,
-                "value": float(value),
-                "95 % interval": ends and " to ".join(map(format_number, ends)),
-                baseline: (metrics.get("baseline") or {}).get(key),
-            }
-        )
+        ends, constant = ((metrics.get(part) or {}).get(key) for part in ("intervals", "baseline"))
+        row = {"key": key, "metric": title, "value": float(value)}
+        row |= {"95 % interval": ends and " to ".join(map(format_number, ends)), baseline: constant}
+        rows.append(row)
     return rows
 
 

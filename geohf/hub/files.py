@@ -22,14 +22,13 @@ MODEL_FILES = (
     "adapter_model*.safetensors",
     "model.safetensors.index*.json",
 )
+ANSWERS = ("map.html", "predictions.geojson", "predictions.csv")
 RUN_FILES = (
     "README.md",
     "metrics.json",
     "log_history.csv",
     "*.png",  # of these, what the card shows
-    "map.html",  # not answers about somebody's photographs, which `geohf predict` may have left here
-    "predictions.geojson",
-    "predictions.csv",
+    *ANSWERS,  # not those about somebody's photographs, which `geohf predict` may have left here
 )
 # of the model that a run has measured, in its metrics.json
 MEASURED_WEIGHTS = "weights_fingerprint"
@@ -76,16 +75,13 @@ def push_folder(
     tags: Sequence[str] | None = None,
     more: Mapping[str, Path] | None = None,
 ) -> str:
-    """Create the repo where it does not exist and upload the folder's `repo_files` in one commit.
+    """Create the repo where it does not exist, upload the folder's `repo_files` in one commit, and give its address.
 
     The card's code loads the model from that repo then; the folder's own card stays as it is.
 
     Args:
         tags: added to those of the card.
         more: further files, by their path in the repo.
-
-    Returns:
-        The commit's address.
 
     Raises:
         DataError: the folder holds no model or no card.
@@ -94,9 +90,8 @@ def push_folder(
 
     files = repo_files(folder)
     names = {path.name for path in files}
-    if not names & {"config.json", "adapter_config.json"} or not any(
-        n.endswith(".safetensors") for n in names
-    ):
+    weights = any(name.endswith(".safetensors") for name in names)
+    if not weights or not names & {"config.json", "adapter_config.json"}:
         raise DataError(f"{folder}: holds no model (config.json and *.safetensors)")
     if "README.md" not in names:
         raise DataError(f"{folder}: has no model card (README.md)")
@@ -122,9 +117,8 @@ def _content(path: Path, repo_id: str, tags: Sequence[str] | None) -> Path | byt
         adapter = json.loads(path.read_text(encoding="utf-8"))
         base = adapter.get("base_model_name_or_path")
         if base and Path(base).exists():  # a machine's folders are nobody's business
-            return json.dumps(
-                adapter | {"base_model_name_or_path": Path(base).resolve().name}, indent=2
-            ).encode()
+            adapter["base_model_name_or_path"] = Path(base).resolve().name
+            return json.dumps(adapter, indent=2).encode()
     if path.name != "README.md":
         return path
     from geohf.hub.card import readdressed, tagged

@@ -15,12 +15,13 @@ PACKAGES = ("transformers", "datasets", "accelerate", "torch", "torchvision", "t
 
 _SECRET = re.compile(r"--(.*[-_])?(token|secret|password|key)")
 _TOKEN = re.compile(r"\bhf_\w{8,}")
+_ACCESS = re.compile(r"(?<=://)[^/@\s]+@|(?<=\w)\?[^/\s]*=\S*")  # an address's login, and its signature
 
 
 def shell_command() -> str:
     """The command line of this process, quoted for a shell; empty where it is none of the recipes.
 
-    Flags with secrets are left out. Absolute paths, which name a machine's folders and often a person, become
+    Flags with secrets are left out, and logins and signatures of addresses. Absolute paths, which name a machine's folders and often a person, become
     relative ones where they lie below the working folder, and `path/to/NAME` elsewhere.
     """
     script = Path(sys.argv[0]).absolute()
@@ -43,8 +44,17 @@ def _shown(words: list[str]) -> list[str]:
             if not equals:
                 next(left, None)
         else:
-            shown.append(flag + equals + _TOKEN.sub("hf_...", _portable(value)))
+            shown.append(flag + equals + without_access(_portable(value)))
     return shown
+
+
+def without_access(words: str) -> str:
+    """Words without what gives access to a place: tokens of the Hub, logins and signatures of addresses.
+
+    >>> without_access("https://anna:secret@host/a.csv?X-Amz-Signature=abc")
+    'https://host/a.csv'
+    """
+    return _ACCESS.sub("", _TOKEN.sub("hf_...", words))
 
 
 def _portable(word: str) -> str:
@@ -57,21 +67,17 @@ def _portable(word: str) -> str:
 
 def versions() -> dict[str, str]:
     """Package -> installed version, geohf's with its commit, and Python's."""
-    installed = {"python": ".".join(map(str, sys.version_info[:3])), "geohf": _own_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
+    installed = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
+    own = f"{version_of('geohf') or 'not installed'} ({_commit(PACKAGE.parent) or 'not from a git checkout'})"
+    return {"python": ".".join(map(str, sys.version_info[:3])), "geohf": own, **installed}
 
 
-def _own_version() -> str:
+def version_of(package: str) -> str | None:
+    """The installed version; None where the package is not installed."""
     try:
-        version = importlib.metadata.version("geohf")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    return f"{version} ({_commit(Path(__file__).resolve().parents[2]) or 'not from a git checkout'})"
+        return None
 
 
 def _commit(folder: Path) -> str | None:

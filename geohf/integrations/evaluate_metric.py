@@ -39,17 +39,15 @@ def measure_region(predictions: Rows, references: Rows, frame: str = "wgs84") ->
 
 
 def measure_street(predictions: Rows, references: Rows, scored: bool = True) -> dict[str, float]:
-    """The competition's score, top-1 and top-5, calibration, and distances.
+    """The competition's score, top-1 and top-5, calibration, and distances, see `geohf.street.metrics.street_metrics`.
+
+    No `ece` where a probability is unknown, and distances alone where no prediction has states.
 
     Args:
         predictions: dicts with `states` (up to five names, best first), `probability` of the first (None where unknown),
             `latitude` and `longitude`.
         references: dicts with `state`, `latitude` and `longitude`.
         scored: the classes are states, so that the competition's score has a meaning.
-
-    Returns:
-        See `geohf.street.metrics.street_metrics`; no `ece` where a probability is unknown, and distances alone where no
-        prediction has states.
     """
     _require_known(references, "state")
     points, truth = _points(predictions, "prediction"), _points(references, "reference")
@@ -58,9 +56,7 @@ def measure_street(predictions: Rows, references: Rows, scored: bool = True) -> 
     labels = np.array([names[row["state"]] for row in references])
     ranked, confidence = None, None
     if any(states):
-        ranked = np.full((len(states), 5), -1)
-        for row, told in enumerate(states):
-            ranked[row, : len(told[:5])] = [names.get(name, -1) for name in told[:5]]
+        ranked = np.array([[names.get(name, -1) for name in (told + [None] * 5)[:5]] for told in states])
         given = [row["probability"] for row in predictions]
         confidence = None if None in given else np.array(given)
     return ranked_metrics(ranked, confidence, points, labels, truth, scored)
@@ -73,16 +69,12 @@ def measure_place(
     radii_m: Sequence[float] = (25.0,),
     n: Sequence[int] = (1, 5, 10),
 ) -> dict[str, float]:
-    """Recall of a search, and distances to the top answers.
+    """Recall of a search, and distances to the top answers, see `geohf.place.metrics.place_metrics`.
 
     Args:
         predictions: of each query the numbers of its best database images, best first, at least the largest of `n`.
         references: dicts with `latitude` and `longitude` of the query.
         database_points: (m, 2) degrees of the database images.
-        radii_m, n: see `geohf.place.metrics.place_metrics`.
-
-    Returns:
-        See `geohf.place.metrics.place_metrics`.
     """
     if len({len(ranked) for ranked in predictions}) > 1:
         raise DataError("predictions name different numbers of database images; name as many for every query")
@@ -95,16 +87,14 @@ def measure_place(
 
 
 def measure_tiles(predictions: Sequence[float], references: Rows) -> dict[str, float]:
-    """Errors of one target, and the skill over the baselines that look at no image.
+    """Errors of one target, and the skill over the baselines that look at no image, see `geohf.tiles.metrics.tile_metrics`.
 
     Args:
         predictions: one number per tile.
         references: dicts with `value`, and with `last` and `trend`, what persistence and the trend would have said (None
             where they cannot).
-
-    Returns:
-        See `geohf.tiles.metrics.tile_metrics`.
     """
+    _require_known(references, "value")
     bad = np.flatnonzero(~np.isfinite(np.array(predictions, np.float64)))
     if len(bad):
         raise DataError(f"prediction {bad[0]} is no finite number; leave out what has no answer")
@@ -113,13 +103,11 @@ def measure_tiles(predictions: Sequence[float], references: Rows) -> dict[str, f
 
 
 _POINT = {"latitude": Value("float64"), "longitude": Value("float64")}
-_BOXES = {
-    "boxes": List(List(Value("float64"), length=4)),
-    "labels": List(Value("int64")),
-    "states": List(Value("int64")),
-}
-_SCORES = {"scores": List(Value("float64")), "state_scores": List(Value("float64"))}
-_TILE = {"value": Value("float64"), "last": Value("float64"), "trend": Value("float64")}
+_BOXES = {"boxes": List(List(Value("float64"), length=4))} | dict.fromkeys(
+    ("labels", "states"), List(Value("int64"))
+)
+_SCORES = dict.fromkeys(("scores", "state_scores"), List(Value("float64")))
+_TILE = dict.fromkeys(("value", "last", "trend"), Value("float64"))
 # task: features of a prediction, of a reference, and what measures them
 TASKS = {
     "region": (_POINT | {"region": Value("string")}, _POINT | {"region": Value("string")}, measure_region),

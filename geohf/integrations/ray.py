@@ -16,7 +16,7 @@ class RayPredictor:
     """A callable for `ray.data.Dataset.map_batches`: each actor loads the model once, and answers batch after batch.
 
     The columns of a batch stay, and the answers come beside them as `predicted_latitude` and so on, see the model's
-    `rows_of`; dicts are JSON text. A photo with parts has several rows: these are JSON text in `predicted_parts`.
+    `rows_of`; dicts are JSON text, and so are the rows of a photo with parts, in `predicted_parts`.
 
     Args:
         model: a folder that every machine sees, or a repo of the Hub.
@@ -60,6 +60,7 @@ def _column(values: list) -> np.ndarray:
     if any(isinstance(value, dict) for value in values):
         values = [json_text(value) for value in values]
     if any(isinstance(value, list) for value in values):
-        return np.array(values, np.float32)
+        array = np.array(values, np.float64)
+        return array.astype(np.float32) if array.ndim == 2 else array  # descriptors are; matches have degrees
     array = np.array(values)
     return np.array(values, object) if array.dtype.kind not in "buif" else array

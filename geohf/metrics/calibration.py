@@ -10,18 +10,14 @@ from geohf.errors import DataError
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature T > 0 that minimizes the cross-entropy of softmax(logits / T).
+    """The temperature T, 0.05 to 20, that minimizes the cross-entropy of softmax(logits / T).
 
-    Guo et al., On Calibration of Modern Neural Networks, 2017. Rows with a negative label do not count. A
-    standard normal prior on log T keeps a handful of rows that are all right from claiming certainty; with
-    hundreds of rows it changes nothing that can be seen.
+    Guo et al., On Calibration of Modern Neural Networks, 2017. A standard normal prior on log T keeps a handful of rows that
+    are all right from claiming certainty; of hundreds it changes nothing. T is 1 where fewer than two rows have a label.
 
     Args:
         logits: (n, classes).
-        labels: (n,) integers.
-
-    Returns:
-        T between 0.05 and 20; 1.0 where fewer than two labeled rows exist.
+        labels: (n,) integers, negative where unknown.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
@@ -42,16 +38,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def conformal_quantile(scores: np.ndarray, coverage: float, groups: np.ndarray | None = None) -> float | None:
     """The threshold below which a new score falls with at least this probability (split conformal prediction).
 
-    It is the ceil((n + 1) * coverage)-th smallest score (Vovk et al. 2005; Angelopoulos and Bates 2021).
+    It is the ceil((n + 1) * coverage)-th smallest score (Vovk et al. 2005; Angelopoulos and Bates 2021), or None where n, or
+    the number of groups, is too small to promise the coverage (n < coverage / (1 - coverage)).
 
     Args:
         groups: (n,) what each score belongs to, where the promise is of a score of a group that was never seen: every
             group weighs the same, however many scores it has, and the unseen one counts as a miss (Dunn, Wasserman
             and Ramdas, Distribution-free prediction sets for two-layer hierarchical models, 2023).
-
-    Returns:
-        The threshold, or None where n, or the number of groups, is too small to promise the coverage
-        (n < coverage / (1 - coverage)).
 
     >>> conformal_quantile(np.arange(1.0, 20.0), 0.9)
     18.0
@@ -62,24 +55,20 @@ def conformal_quantile(scores: np.ndarray, coverage: float, groups: np.ndarray |
     """
     if not 0 < coverage < 1:
         raise ValueError(f"coverage must lie between 0 and 1, got {coverage}")
-    if groups is not None:
-        return _grouped_quantile(np.asarray(scores, np.float64), coverage, np.asarray(groups))
-    scores = np.sort(np.asarray(scores, np.float64))
-    # the subtraction keeps 10 * 0.9 = 9.000000000000002 from rounding up to 10
-    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
-    return float(scores[rank - 1]) if rank <= len(scores) else None
-
-
-def _grouped_quantile(scores: np.ndarray, coverage: float, groups: np.ndarray) -> float | None:
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = 1 / (len(sizes) + 1) / sizes[group]
+    scores = np.asarray(scores, np.float64)
     order = np.argsort(scores, kind="stable")
-    reached = np.cumsum(weights[order]) >= coverage - 1e-9
-    return float(scores[order][reached.argmax()]) if reached.any() else None
+    # the subtraction keeps 10 * 0.9 = 9.000000000000002 from rounding up to 10
+    if groups is None:
+        place = math.ceil((len(scores) + 1) * coverage - 1e-9) - 1
+    else:
+        _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        weights = 1 / (len(sizes) + 1) / sizes[group]
+        place = int((np.cumsum(weights[order]) < coverage - 1e-9).sum())
+    return float(scores[order[place]]) if place < len(scores) else None
 
 
 def risk_threshold(scores: np.ndarray, rows: np.ndarray, n: int, limit: float) -> float | None:
-    """The largest threshold below which, of new rows, at most `limit` of their scores fall, on average.
+    """The largest threshold below which, of new rows, at most `limit` of their scores fall, on average; None if none does.
 
     Conformal risk control (Angelopoulos et al., 2024, arXiv 2208.02814): the risk is the mean over rows of the share of a
     row's scores that lie below the threshold t, and t is the largest with n / (n + 1) * risk(t) + 1 / (n + 1) <= limit. It is
@@ -90,9 +79,6 @@ def risk_threshold(scores: np.ndarray, rows: np.ndarray, n: int, limit: float) -
         rows: (m,) the row of each, 0 to n - 1; a row without scores has no risk.
         n: number of rows.
         limit: 0 to 1.
-
-    Returns:
-        The threshold; None where none holds the limit, or there is no score to tell.
 
     >>> risk_threshold(np.array([0.2, 0.4, 0.6, 0.8]), np.arange(4), 4, 0.5)
     0.3
@@ -114,14 +100,13 @@ def risk_threshold(scores: np.ndarray, rows: np.ndarray, n: int, limit: float) -
 def reliability_bins(
     probabilities, labels, bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Mean confidence (bins,), accuracy (bins,), counts (bins,) and expected calibration error (0..1).
+    """Mean confidence, accuracy and counts, (bins,) each, of bins of equal width, and expected calibration error (0..1).
+
+    An empty bin is NaN, NaN, 0.
 
     Args:
-        probabilities: (n, classes), of which the largest counts; or (n,), the probability that a yes-or-no
-            label is yes.
+        probabilities: (n, classes), of which the largest counts; or (n,), that a yes-or-no label is yes.
         labels: (n,) class indices, or 0 and 1.
-
-    Bins are equally wide; an empty one is NaN, NaN, 0.
 
     Raises:
         DataError: shapes that do not fit, or probabilities outside 0..1.
@@ -150,10 +135,7 @@ def reliability_bins(
 
 
 def expected_calibration_error(probabilities, labels, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy, over bins of equal width, 0 to 1 (Guo et al. 2017).
-
-    Args:
-        probabilities, labels: see `reliability_bins`.
+    """Mean gap between confidence and accuracy, 0 to 1 (Guo et al. 2017), see `reliability_bins`.
 
     >>> round(expected_calibration_error([[0.8, 0.2], [0.8, 0.2]], [0, 1]), 3)
     0.3

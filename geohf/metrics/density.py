@@ -71,14 +71,13 @@ def density_metrics(
 
     Args:
         truth: (n, 2) degrees, all known.
-        missed: (n,) the distance of each answer.
+        missed: (n,) the distance of each answer, in `unit`.
         masses: of the regions, see `fit_masses`.
-        unit: of the distances.
-        prefix: of the names.
 
     Returns:
         `nll` in nats per steradian; `localizability` in nats, on average; `region_50` and `region_90`, the shares
-        within; `risk_coverage_UNIT`, the mean distance of the most localizable places, averaged over how many are kept.
+        within; `risk_coverage_UNIT`, the mean distance of the most localizable places, averaged over how many are kept;
+        each with `prefix`.
     """
     surprise, known = [], []
     for i in range(0, len(truth), AT_ONCE):

@@ -25,13 +25,10 @@ def heading_errors(predicted, truth) -> np.ndarray:
 
 
 def heading_metrics(predicted, truth) -> Mapping[str, float]:
-    """Mean and median error in degrees, and the shares within 10 and 30, of the directions that are known.
+    """The numbers of `HEADING_METRICS`: mean and median error, and shares within 10 and 30 degrees; none if none is known.
 
     Args:
         predicted, truth: degrees clockwise from north, of one shape, NaN where unknown.
-
-    Returns:
-        The numbers of `HEADING_METRICS`; empty where no direction is known.
     """
     errors = heading_errors(predicted, truth)
     errors = errors[np.isfinite(errors)]

@@ -14,16 +14,14 @@ LEAST_GROUPS = 5
 def bootstrap_intervals(
     statistics: Callable[[np.ndarray], Mapping[str, float]], groups, draws: int = DRAWS
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile bootstrap intervals of any statistics (Efron 1979).
+    """95 % percentile bootstrap intervals of any statistics (Efron 1979): name -> the interval's ends.
+
+    Names of which most draws have no finite number, or all the same one, are left out; with fewer than `LEAST_GROUPS`
+    groups all are.
 
     Args:
         statistics: from (m,) row numbers, some of them more than once, to name -> number.
-        groups: (n,) what each row belongs to: rows of a group are drawn together, since they stand or fall
-            together. `numpy.arange(n)` for rows that do not.
-
-    Returns:
-        Name -> the interval's ends; without the names that most draws have no finite number of, or all the same
-        one, which says nothing. Nothing with fewer than `LEAST_GROUPS` groups.
+        groups: (n,) what each row belongs to: a group is drawn as one. `numpy.arange(n)` for rows on their own.
 
     >>> values = np.arange(100.0)
     >>> low, high = bootstrap_intervals(lambda rows: {"median": np.median(values[rows])}, values)["median"]
@@ -38,7 +36,8 @@ def bootstrap_intervals(
     rng = np.random.default_rng(0)
     drawn = (rng.integers(len(sizes), size=len(sizes)) for _ in range(draws))
     measured = [statistics(np.concatenate([members[i] for i in chosen])) for chosen in drawn]
-    ends = {name: _ends([one.get(name, np.nan) for one in measured]) for name in measured[0]}
+    names = dict.fromkeys(name for one in measured for name in one)
+    ends = {name: _ends([one.get(name, np.nan) for one in measured]) for name in names}
     return {name: pair for name, pair in ends.items() if pair is not None}
 
 

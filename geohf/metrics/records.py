@@ -60,11 +60,9 @@ class Evaluation(dict[str, float]):
         prefix: str = "eval",
         **details: Any,
     ):
-        super().__init__(
-            {f"{prefix}_{metric.name}": metric.value for metric in metrics if not math.isnan(metric.value)}
-        )
         self.metrics, self.dataset, self.predictions = list(metrics), dataset, predictions
         self.details = details
+        super().__init__({f"{prefix}_{name}": value for name, value in self.values_by_name.items()})
 
     @property
     def values_by_name(self) -> dict[str, float]:
@@ -81,15 +79,20 @@ class Evaluation(dict[str, float]):
         """Name -> the ends of the 95 % interval."""
         return {metric.name: metric.interval for metric in self.metrics if metric.interval is not None}
 
+    @property
+    def numbers(self) -> dict[str, dict]:
+        """What metrics.json and a card tell: `eval`, `baseline` and `intervals`."""
+        return {"eval": self.values_by_name, "baseline": self.baseline, "intervals": self.intervals}
+
 
 @dataclass
 class CardData:
-    """What a model card says of a run, see `geohf.hub.card.write_card` and `model_cards/card.md`.
+    """What a model card says of a run: the arguments of these names of `geohf.hub.card.write_card`.
 
     Attributes:
         titles: name -> title of the metrics that the card names first.
-        data: facts of the data: name, generated, dataset, rows, split, seed, split_name, measured, unit, interval,
-            baseline, baseline_words, validation, chosen_on_held_out, trained_on_held_out.
+        data: name, generated, dataset, rows, split, seed, split_name, measured, unit, interval, baseline, baseline_words,
+            validation, chosen_on_held_out, trained_on_held_out.
         context: whatever else the task's template asks for.
     """
 

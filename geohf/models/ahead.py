@@ -24,10 +24,9 @@ def prepared_ahead(
 ) -> Generator[tuple[Any, Future], None, None]:
     """Batches in their order, each with a future of `prepare(batch)`.
 
-    Threads, and neither a fork nor a worker process: samples may be open files or pictures, and nothing of the
-    process changes. A single batch is prepared where it is asked for. What reading the batches raises comes at its
-    turn, after the batches before it. Whoever may leave before the last batch closes the iterator (`contextlib.closing`):
-    the threads end then, and not when the last reference to it, perhaps a traceback's, is gone.
+    By threads, as samples may be open files or pictures; a single batch is prepared where it is asked for. What reading
+    the batches raises comes at its turn, after the batches before it. Whoever may leave before the last batch closes the
+    iterator (`contextlib.closing`): the threads end then, and not when the last reference to it is gone.
     """
     entries = iter(batches)
     first = list(islice(entries, 2))

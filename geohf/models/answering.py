@@ -58,8 +58,7 @@ class AnsweringModel(PreTrainedModel):
     def steps(self, **options) -> tuple[Callable[[list], BatchFeature], Callable[[BatchFeature], list]]:
         """The two steps of `predict` for a batch of samples: to tensors, which threads may do, and to answers.
 
-        Args:
-            options: of `predict`; a task whose options need work before the first batch does it here.
+        A task whose options of `predict` need work before the first batch does it here.
         """
         model = in_eval_mode(self)
 
@@ -83,9 +82,7 @@ class AnsweringModel(PreTrainedModel):
         return images.unflatten(0, pixels.shape[:-3])
 
     def predict(self, inputs: Any, batch_size: int = 32, **options) -> list:
-        """Answer for images of any kind.
-
-        Threads prepare the next batches while the model computes.
+        """Answer for images of any kind; threads prepare the next batches while the model computes.
 
         Args:
             batch_size: samples in one pass.
@@ -101,8 +98,7 @@ class AnsweringModel(PreTrainedModel):
         from tqdm.auto import tqdm
 
         require_whole(1, batch_size=batch_size)
-        answers = []
-        samples = self.samples(inputs)
+        answers, samples = [], self.samples(inputs)
         prepare, answer = self.steps(**options)
         total = len(samples) if isinstance(samples, Sized) else None
         bar = tqdm(total=total, desc="predict", disable=total is not None and total <= batch_size)
@@ -127,10 +123,7 @@ class AnsweringModel(PreTrainedModel):
         return None
 
     def rows_of(self, answer: Any) -> list[dict[str, Any]]:
-        """One answer as flat rows for a table: one row, where a task does not say otherwise.
-
-        `latitude` and `longitude` in a row are degrees: such rows can be put on a map.
-        """
+        """One answer as flat rows for a table, whose `latitude` and `longitude` are degrees; mostly one row."""
         return [answer.as_row()]
 
     def photo_of(self, sample: Any) -> Any:
@@ -169,22 +162,18 @@ class AnsweringModel(PreTrainedModel):
 
     @torch.inference_mode()
     def outputs_on(self, dataset, collator: Callable[[list], dict], batch_size: int = 32):
-        """The outputs of `forward` on rows with labels, on the CPU; the model itself stays in its mode.
+        """The outputs of `forward` on rows with labels, on the CPU, with an entry per row and without losses.
+
+        The model itself stays in its mode.
 
         Args:
             dataset: rows by number.
             collator: makes a batch of a list of rows, as `forward` takes it.
-
-        Returns:
-            An output whose tensors have an entry per row; its losses are left out.
         """
         require_whole(1, batch_size=batch_size)
         model, batches = in_eval_mode(self), []
         for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collator):
-            batch = {
-                name: part.to(self.device) if isinstance(part, torch.Tensor) else part
-                for name, part in batch.items()
-            }
+            batch = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
             batch["pixel_values"] = self.as_read(batch["pixel_values"])
             batches.append(model(**batch))
         names = [name for name, part in batches[0].items() if isinstance(part, torch.Tensor) and part.ndim]

@@ -41,9 +41,7 @@ class GeoConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Refuse words that a field does not know, and numbers that are not whole or out of range (called by transformers);
-        a task adds what does not go together.
-        """
+        """Called by transformers: refuse unknown words, and numbers not whole or out of range; a task adds what clashes."""
         for name, hint in _hints(type(self)).items():
             value, allowed = getattr(self, name), get_args(hint)
             if get_origin(hint) is Literal and value not in allowed:
@@ -57,10 +55,10 @@ class GeoConfig(PreTrainedConfig):
 @cache
 def _hints(kind: type[GeoConfig]) -> dict[str, Any]:
     """Field -> its type. `strict` itself reads no annotation that is text, as all are after the import above."""
-    kinds = (
-        inspect.get_annotations(part, eval_str=True) for part in kind.__mro__ if issubclass(part, GeoConfig)
-    )
-    return {name: hint for annotations in kinds for name, hint in annotations.items()}
+    kinds = [part for part in kind.__mro__ if issubclass(part, GeoConfig)]
+    return {
+        name: hint for part in kinds for name, hint in inspect.get_annotations(part, eval_str=True).items()
+    }
 
 
 @contextmanager

@@ -82,9 +82,9 @@ class OfPixels(nn.Module):
 def export_onnx(model: AnsweringModel, path: str | os.PathLike) -> Path:
     """Write a model as ONNX, opset 18.
 
-    The file has one input, `images`, (batch, 3, height, width) of float32 from 0 to 1, red first, any number of them,
-    already of the height and width that stand in its metadata (`height`, `width`; `preprocessor` holds, as JSON, how the
-    model's own processor brings a picture there). Its outputs are those of the model's `export_outputs`, by their names.
+    The file has one input, `images`, any number of (3, height, width) float32 from 0 to 1, red first, of the height and
+    width in its metadata (`height`, `width`; `preprocessor` holds, as JSON, how the model's own processor brings a picture
+    there). Its outputs are those of the model's `export_outputs`, by their names.
 
     Raises:
         DataError: the package onnx is missing, or the task has no such outputs.
@@ -113,8 +113,6 @@ def export_onnx(model: AnsweringModel, path: str | os.PathLike) -> Path:
         proto = onnx.load(str(temporary))
         told = {"height": example.shape[2], "width": example.shape[3], "model_type": model.config.model_type}
         told |= {"preprocessor": json_text(model.processor_settings)}
-        for name, value in told.items():
-            entry = proto.metadata_props.add()
-            entry.key, entry.value = name, str(value)
+        onnx.helper.set_model_props(proto, {name: str(value) for name, value in told.items()})
         onnx.save(proto, str(temporary))
     return Path(path)

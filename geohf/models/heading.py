@@ -21,12 +21,7 @@ def perceptron(size: int, hidden_size: int, outputs: int, dropout: float) -> nn.
 
 
 class HeadingHead(nn.Module):
-    """From a feature to a direction, a vector of length 1: its sine towards the east, its cosine towards the north.
-
-    Args:
-        size: length of a feature.
-        hidden_size, dropout: of its perceptron.
-    """
+    """From a feature of this size to a direction of length 1: its sine towards the east, its cosine towards the north."""
 
     def __init__(self, size: int, hidden_size: int, dropout: float):
         super().__init__()

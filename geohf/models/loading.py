@@ -71,9 +71,9 @@ def load_model(
         raise DataError(f"{name}: is a {kind.__name__}, but this takes a {expected.__name__}")
     try:
         model = kind.from_pretrained(name)
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{name}: {str(error).partition(chr(10))[0]}") from None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

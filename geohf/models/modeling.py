@@ -30,9 +30,8 @@ Model = TypeVar("Model", bound="GeoPreTrainedModel")
 class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
     """A transformers model that answers in the user's units.
 
-    A subclass has a `tower` (its vision backbone), calls `self.finish_init()` at the end of `__init__`, and
-    defines `decode`. Its config has the fields `vision_config`, `image_processor`, `feature_size`,
-    `backbone_name` and `backbone_license`.
+    A subclass has a `tower` (its vision backbone), calls `self.finish_init()` at the end of `__init__`, and defines
+    `decode`. Its config is a `GeoConfig` with `vision_config` and `feature_size`.
     """
 
     base_model_prefix = ""
@@ -61,8 +60,8 @@ class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
     def train(self, mode: bool = True):
         """Set training mode, but leave the backbone's batch norms as they are.
 
-        Statistics of a batch would differ from those that the frozen features were computed with, and would make
-        the gradient depend on how a batch is spread over processes and micro-batches.
+        A batch's own statistics would differ from those of the frozen features, and the gradient would depend on how a
+        batch is spread over processes and micro-batches.
         """
         super().train(mode)
         keep_statistics(self.tower)
@@ -110,10 +109,9 @@ class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
         """
         require_weights(backbone_weights, pretrained)
         backbone = resolve_backbone(name, image_size, backbone_weights)
-        published, processing = str(backbone_weights or name), with_fit(backbone.image_processor, fit)
-        return cls.around(
-            backbone, published if pretrained else None, image_processor=processing, **config_fields
-        )
+        published = str(backbone_weights or name) if pretrained else None
+        processing = with_fit(backbone.image_processor, fit)
+        return cls.around(backbone, published, image_processor=processing, **config_fields)
 
     @classmethod
     def around(cls: type[Model], backbone: Backbone, published: str | None, **config_fields) -> Model:
@@ -141,40 +139,30 @@ class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
         Raises:
             DataError: the repo's weights are damaged, not those that its config asks for, or have another shape.
         """
-        kwargs["use_safetensors"] = True
+        repo, kwargs["use_safetensors"] = pretrained_model_name_or_path, True
         try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
+            model, info = super().from_pretrained(repo, *args, output_loading_info=True, **kwargs)
         except SafetensorError as error:
-            raise DataError(f"{pretrained_model_name_or_path}: the weights cannot be read: {error}") from None
+            raise DataError(f"{repo}: the weights cannot be read: {error}") from None
         except (DataError, OSError, MemoryError):
             raise
         except Exception as error:
             if "ignore_mismatched_sizes" in str(error):
-                raise DataError(
-                    f"{pretrained_model_name_or_path}: weights do not fit config.json: {error}"
-                ) from None
+                raise DataError(f"{repo}: weights do not fit config.json: {error}") from None
             # a repo is data: whatever fails as a model is made of it is for its owner to mend
-            raise DataError(
-                f"{pretrained_model_name_or_path}: config.json describes no {cls.__name__}: {error}"
-            ) from error
+            raise DataError(f"{repo}: config.json describes no {cls.__name__}: {error}") from error
         for kind, problem in (
             ("missing_keys", "weights that config.json asks for are missing in the repo"),
             ("unexpected_keys", "weights in the repo have no place in the model of config.json"),
         ):
             if info[kind]:
                 names = ", ".join(sorted(info[kind])[:5])
-                raise DataError(
-                    f"{pretrained_model_name_or_path}: {len(info[kind])} {problem} ({names}); "
-                    "it is damaged, or its config was changed"
-                )
+                told = f"{repo}: {len(info[kind])} {problem} ({names})"
+                raise DataError(f"{told}; it is damaged, or its config was changed")
         try:
             _ = model.dummy_inputs
         except Exception as error:
-            raise DataError(
-                f"{pretrained_model_name_or_path}: image_processor in config.json cannot be used: {error}"
-            ) from error
+            raise DataError(f"{repo}: image_processor in config.json cannot be used: {error}") from error
         return (model, info) if output_loading_info else model
 
     @property
@@ -218,16 +206,13 @@ class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
         max_shard_size: int | str | None = "50GB",
         tags: list[str] | None = None,
     ) -> str:
-        """Upload the model, its processor and its card in one commit, without pickle and without code.
+        """Upload the model, its processor and its card in one commit, without pickle and code; the commit's address.
 
         The card, metrics, predictions and plots of the folder that the model was loaded from go along where they were
         measured with these very weights; any other model gets a card without numbers.
 
         Args:
             tags: added to those of the card.
-
-        Returns:
-            The commit's address.
         """
         from geohf.hub.card import write_card
 
@@ -253,8 +238,7 @@ class GeoPreTrainedModel(AlignedLoading, AnsweringModel):
     def _was_measured_in(self, folder: Path) -> bool:
         """Whether the numbers in a run's folder are those of this model's weights."""
         measured = measured_weights(folder)
-        # a run that does not say what it measured: it can only have been what lies there
-        if measured is None:
+        if measured is None:  # a run that does not say so can only have measured what lies there
             try:
                 measured = weights_fingerprint(type(self).from_pretrained(folder))
             except (OSError, ValueError):

@@ -20,8 +20,7 @@ from geohf.vision.weights import in_eval_mode
 class GeoPipeline(Pipeline):
     """A pipeline over samples that its model's own processor prepares; each answer is a dict.
 
-    A list is always many inputs. A dataset gives an iterator over its answers. Options of a call are those of the
-    model's `decode`.
+    A list is always many inputs. Options of a call are those of the model's `decode`.
     """
 
     output_class: ClassVar[type[ModelOutput]]  # what the model's forward returns
@@ -35,30 +34,24 @@ class GeoPipeline(Pipeline):
     _load_tokenizer: Any = False
 
     def __call__(self, inputs=None, *args, images=None, **kwargs):
-        """Answer.
+        """A dict for one sample, a list of them for many, an iterator for a dataset or whatever has no length.
 
         Args:
             inputs: as for the model's `predict`.
             images: the same, by the name that transformers' own pipelines of images have for it.
-
-        Returns:
-            A dict for one sample, a list of them for many, an iterator for a dataset or whatever has no length.
         """
         inputs = images if inputs is None else inputs
         if inputs is None:
             raise DataError("there is nothing to predict: give a sample, or many")
-        named = isinstance(inputs, (str, os.PathLike))
-        if names_one(inputs) if named else is_one(inputs, self.model.sample_dimensions):
+        named, sized = isinstance(inputs, (str, os.PathLike)), hasattr(inputs, "__len__")
+        one = names_one(inputs) if named else is_one(inputs, self.model.sample_dimensions)
+        if one or (isinstance(inputs, torch.utils.data.Dataset) and sized):  # the loader's workers read it
             return super().__call__(inputs, *args, **kwargs)
-        if isinstance(inputs, torch.utils.data.Dataset) and hasattr(inputs, "__len__"):
-            return super().__call__(inputs, *args, **kwargs)  # the loader's workers read it
         samples = self.model.samples(inputs)
         if isinstance(samples, list):
             return super().__call__(samples, *args, **kwargs) if samples else []
         rows = super().__call__((sample for sample in samples), *args, **kwargs)
-        streamed = (
-            hasattr(inputs, "cast_column") or isinstance(inputs, Mapping) or not hasattr(inputs, "__len__")
-        )
+        streamed = hasattr(inputs, "cast_column") or isinstance(inputs, Mapping) or not sized
         return rows if streamed and not named else list(rows)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
@@ -75,10 +68,8 @@ class GeoPipeline(Pipeline):
         if unknown:
             raise TypeError(f"{type(self).__name__} takes no {listed(sorted(unknown))}")
         given = {name: value for name, value in options.items() if value is not None}
-        looks, tells = (
-            {name: given[name] for name in part if name in given} for part in (self.looks, self.tells)
-        )
-        return {}, looks, tells
+        looks = {name: given.pop(name) for name in self.looks if name in given}
+        return {}, looks, given
 
     def preprocess(self, inputs):
         return self.image_processor([inputs])

@@ -8,19 +8,19 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
 
-from geohf.data.addresses import upload
 from geohf.data.inputs import Inputs
 from geohf.data.tables import RowErrors
 from geohf.errors import DataError, require_whole
 from geohf.io import atomic_write, cache_folder, json_text, refuse_overwriting, require_writable
 from geohf.models.ahead import batches_of, prepared_ahead
-from geohf.models.shards import predict_to_shards
+from geohf.models.shards import predict_to_shards, save
 from geohf.models.work import Work
 from geohf.report.answers import check_format, write_answers
 from geohf.report.tables import write_csv
@@ -83,11 +83,11 @@ class Partial:
             file.unlink(missing_ok=True)
 
 
+@dataclass
 class PartialRows:
     """The rows of finished batches in their order, read again each time they are iterated."""
 
-    def __init__(self, lines: list[Line]):
-        self.lines = lines
+    lines: list[Line]
 
     def __iter__(self) -> Iterator[dict]:
         for entry in self.entries():
@@ -134,25 +134,22 @@ def predict_to_file(
     are the same: by where a file lies, its size and time of change, or by the content of what is no file.
 
     Args:
-        sources: what the model's `find_inputs` knows: files, folders, globs, tables, names of datasets, or samples
-            of any kind that `predict` takes; or the `Inputs` themselves.
-        output: a file; an address of fsspec; or a folder, which ends in `/`, see
-            `geohf.models.shards.predict_to_shards`.
-        on_error: `raise` stops at an input that cannot be used, `skip` leaves it out and lists it in
-            `OUTPUT.skipped.csv`.
+        sources: what the model's `find_inputs` knows: files, folders, globs, tables, names of datasets, or samples of any
+            kind that `predict` takes; or the `Inputs` themselves.
+        output: a file, an address of fsspec, or a folder, which ends in `/`, see `geohf.models.shards.predict_to_shards`.
+        on_error: `raise` stops at an unusable input, `skip` leaves it out and lists it in `OUTPUT.skipped.csv`.
         processes: accelerate's `PartialState`, where several processes share the work: each calls this with the same
             inputs, and they see one disk.
         finish: makes the rows to write of all rows together, where an answer needs more than its batch.
-        thumbnails: of how many of the first inputs a map (`.html`) holds small photographs, without their tags; 0:
-            of none.
+        thumbnails: of how many of the first inputs a map (`.html`) holds small photographs, without their tags.
         options: of the model's `predict`.
 
     Returns:
         The number of rows written; 0 in every process but the first.
 
     Raises:
-        DataError: `output` is an input, an input that cannot be used, an ending that is no known format, or answers without a
-            position where the format wants one.
+        DataError: `output` is an input, an input that cannot be used, an ending that is no known format, or answers without
+            a position where the format wants one.
     """
     from tqdm.auto import tqdm
 
@@ -167,13 +164,15 @@ def predict_to_file(
     pictured = thumbnails if check_format(output) == ".html" else 0
     named = isinstance(sources, (str, os.PathLike))
     refuse_overwriting(output, [sources] if named else sources if isinstance(sources, (list, tuple)) else [])
-    local = _local(output)
-    require_writable(local)
+    start = Path(output)  # what is finished lies beside it, of an address in the cache
+    if is_address(output):
+        start = cache_folder("predictions") / content_key(str(output)) / start.name
+    require_writable(start)
     inputs = sources if isinstance(sources, Inputs) else model.find_inputs(sources)
     errors = RowErrors(on_error)
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
     work = Work(model, batch_size, on_error, options)
-    partial = Partial(local, work.fingerprint() + (f"-{pictured}" if pictured else ""), rank)
+    partial = Partial(start, work.fingerprint() + (f"-{pictured}" if pictured else ""), rank)
     if processes:
         processes.wait_for_everyone()
     partial.take_up()
@@ -193,7 +192,7 @@ def predict_to_file(
     if world > 1:
         lines = gather_object(lines)
     if rank == 0:
-        kept = _write(partial, [line for _, line in sorted(lines)], output, local, errors, finish)
+        kept = _write(partial, [line for _, line in sorted(lines)], output, errors, finish)
     if processes:
         processes.wait_for_everyone()
     return kept
@@ -203,7 +202,6 @@ def _write(
     partial: Partial,
     lines: list[Line],
     output: str | os.PathLike,
-    local: Path,
     errors: RowErrors,
     finish: Callable[[list[dict]], list[dict]] | None,
 ) -> int:
@@ -216,22 +214,8 @@ def _write(
         errors.rows += entry["skipped"]
         kept += len(entry["rows"])
     errors.settle(kept=kept)
-    write_answers(local, rows if finish is None else finish(list(rows)))
-    skipped = local.with_name(f"{local.name}.skipped.csv")
+    save(output, lambda path: write_answers(path, rows if finish is None else finish(list(rows))))
     if errors.rows:
-        write_csv(skipped, errors.rows)
-    if is_address(output):
-        upload(local, str(output))
-        local.unlink()
-        if errors.rows:
-            upload(skipped, f"{output}.skipped.csv")
-            skipped.unlink()
+        save(f"{output}.skipped.csv", lambda path: write_csv(path, errors.rows))
     partial.remove()
     return kept
-
-
-def _local(output: str | os.PathLike) -> Path:
-    """Where an output is written: itself, or a file of the cache that is uploaded in the end."""
-    if not is_address(output):
-        return Path(output)
-    return cache_folder("predictions") / content_key(str(output)) / str(output).rpartition("/")[2]

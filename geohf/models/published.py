@@ -22,8 +22,7 @@ def fill_published(
     Args:
         tensors: published name -> tensor.
         our_name: of a published name, the model's; the name as it is where the model has none.
-        their_name: the other way round, for messages.
-        file: where the tensors come from, for messages.
+        their_name, file: the other way round, and where the tensors come from, for messages.
 
     Raises:
         DataError: a tensor is missing, left over or misshapen.

@@ -19,6 +19,7 @@ from geohf.models.work import Work
 from geohf.report.answers import write_parquet
 from geohf.report.tables import write_csv
 from geohf.vision.contents import content_key
+from geohf.vision.images import is_address
 
 if TYPE_CHECKING:
     from accelerate.state import PartialState
@@ -41,9 +42,9 @@ def predict_to_shards(
 ) -> int:
     """Predict into `00000.parquet`, `00001.parquet` ... of a folder, 64 batches of inputs each, never more in memory.
 
-    A file that is there is kept where it answers the same inputs with the same model and options, so the same call
-    goes on after a kill, on another number of processes, too. Files of an earlier, longer run are an error in the end.
-    With `on_error="skip"` the inputs left out are listed in `FOLDER.skipped.csv`.
+    A file that answers the same inputs with the same model and options is kept: the same call goes on after a kill, on
+    another number of processes, too. Files of an earlier, longer run are an error in the end. With `on_error="skip"` the
+    inputs left out are listed in `FOLDER.skipped.csv`.
 
     Args:
         folder: a path or an address of fsspec.
@@ -58,10 +59,9 @@ def predict_to_shards(
     from tqdm.auto import tqdm
 
     folder = str(folder).rstrip("/")
-    if isinstance(sources, (str, os.PathLike, list, tuple)):
-        names = [sources] if isinstance(sources, (str, os.PathLike)) else sources
-        paths = [Path(name) for name in names if isinstance(name, (str, os.PathLike))]
-        refuse_overwriting(folder, [*paths, *(path.parent for path in paths if path.suffix == ".parquet")])
+    names = sources if isinstance(sources, (list, tuple)) else [sources]
+    paths = [Path(name) for name in names if isinstance(name, (str, os.PathLike))]
+    refuse_overwriting(folder, [*paths, *(path.parent for path in paths if path.suffix == ".parquet")])
     inputs, errors = model.find_inputs(sources), RowErrors(on_error)
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
     work = Work(model, batch_size, on_error, options)
@@ -92,7 +92,7 @@ def _settle(folder: str, count: int, errors: RowErrors) -> int:
         kept += facts.get("rows", 0)
     errors.settle(kept=kept)
     if errors.rows:
-        _save(f"{folder}.skipped.csv", lambda path: write_csv(path, errors.rows))
+        save(f"{folder}.skipped.csv", lambda path: write_csv(path, errors.rows))
     if _facts(_name(folder, count)) is not None:
         raise DataError(
             f"{_name(folder, count)}: is of an earlier, longer run; remove it, and those after it"
@@ -111,7 +111,7 @@ def _answer(work: Work, name: str, shard: list[tuple[str, Any]], key: str) -> No
             rows += answers["rows"]
             skipped += answers["skipped"]
     metadata = {KEY: key, SKIPPED: json_text(skipped)}
-    _save(name, lambda path: write_parquet(path, rows, metadata))
+    save(name, lambda path: write_parquet(path, rows, metadata))
 
 
 def _facts(name: str) -> Mapping[str, Any] | None:
@@ -128,11 +128,12 @@ def _facts(name: str) -> Mapping[str, Any] | None:
         return None
 
 
-def _save(name: str, write: Callable[[Path], None]) -> None:
-    if "://" not in name:
+def save(name: str | os.PathLike, write: Callable[[Path], object]) -> None:
+    """Write a file, of an address in a folder of its own, from which it is uploaded."""
+    if not is_address(name):
         write(Path(name))
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name.rpartition("/")[2]
+        path = Path(folder) / str(name).rpartition("/")[2]
         write(path)
-        upload(path, name)
+        upload(path, str(name))

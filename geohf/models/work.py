@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Work:
-    """What a model does with a batch of named samples.
-
-    Attributes:
-        on_error: `skip` leaves out the samples that cannot be used.
-        options: of the model's `predict`.
-    """
+    """What a model does with a batch of named samples; `options` are those of its `predict`."""
 
     model: AnsweringModel
     batch_size: int
@@ -41,7 +36,7 @@ class Work:
     def answers(
         self, batch: list[tuple[str, Any]], tensors: Callable[[], Any], pictured: int = 0
     ) -> dict[str, list]:
-        """Rows of answers, and the samples that were left out.
+        """Rows of answers, and the samples that were left out where `on_error` is `skip`.
 
         Args:
             tensors: gives what `prepare` made of the batch, or raises what it raised.
@@ -54,10 +49,8 @@ class Work:
             if self.on_error == "raise":
                 raise
             if len(batch) == 1:
-                return {
-                    "rows": [],
-                    "skipped": [{"source": "inputs", "row": batch[0][0], "reason": str(error)}],
-                }
+                skipped = {"source": "inputs", "row": batch[0][0], "reason": str(error)}
+                return {"rows": [], "skipped": [skipped]}
         # which of them was it?
         parts = [
             self.answers([entry], functools.partial(self.prepare, [entry]), max(0, pictured - i))

@@ -5,7 +5,6 @@ geohf env --json
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ import torch
 from huggingface_hub import constants
 
 import geohf
+from geohf.hub.provenance import version_of
 from geohf.io import cache_folder
 from geohf.recipes.parsing import command_parser
 
@@ -43,19 +43,12 @@ def facts() -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": f"{os.cpu_count()}, {torch.get_num_threads()} threads of torch",
     }
-    values |= {name: version(name) for name in PACKAGES}
+    values |= {name: version_of(name) for name in PACKAGES}
     values |= {f"device {name}": what for name, what in devices().items()}
     for name, folder in (("hub", Path(constants.HF_HUB_CACHE)), ("geohf", cache_folder(""))):
-        values[f"cache of {name}"] = f"{folder} ({free_gb(folder):.1f} GB free)"
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        values[f"cache of {name}"] = f"{folder} ({shutil.disk_usage(existing).free / 1e9:.1f} GB free)"
     return values | {"offline": str(constants.HF_HUB_OFFLINE)}
-
-
-def version(package: str) -> str | None:
-    """The installed version; None where the package is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def devices() -> dict[str, str]:
@@ -67,12 +60,6 @@ def devices() -> dict[str, str]:
     if torch.backends.mps.is_available():
         names["mps"] = "Apple's GPU"
     return names
-
-
-def free_gb(folder: Path) -> float:
-    """GB that are free where a folder lies or would lie."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(existing).free / 1e9
 
 
 def main() -> None:

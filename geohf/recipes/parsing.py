@@ -48,14 +48,11 @@ def parse_for_model(
 
     if all(word.startswith("-") for word in sys.argv[1:]):
         make_parser().parse_args()  # the help, or that a model is missing
-    name = (
-        make_parser(add_help=False, usage=make_parser().format_usage().removeprefix("usage: "))
-        .parse_known_args()[0]
-        .model
-    )
-    parser, options = make_parser(), getattr(model_class(name), kind)
+    usage = make_parser().format_usage().removeprefix("usage: ")
+    known, _ = make_parser(add_help=False, usage=usage).parse_known_args()
+    parser, options = make_parser(), getattr(model_class(known.model), kind)
     for option, described in options.items():
         parser.add_argument(f"--{option}", **described)
     args = parser.parse_args()
-    chosen = {option: getattr(args, option) for option in options}
-    return parser, args, {option: value for option, value in chosen.items() if value is not None}
+    chosen = {option: value for option in options if (value := getattr(args, option)) is not None}
+    return parser, args, chosen

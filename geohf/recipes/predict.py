@@ -48,15 +48,8 @@ def main() -> None:
         parser.error("name one input or more, and --output FILE")
     processes = _processes(args.device)
     model = load_model(args.model, processes.device if processes and not args.device else args.device)
-    rows = model.predict_to_file(
-        args.inputs,
-        args.output,
-        args.batch_size,
-        on_error=args.on_error,
-        processes=processes,
-        thumbnails=args.thumbnails,
-        **chosen,
-    )
+    chosen |= {"processes": processes, "thumbnails": args.thumbnails}
+    rows = model.predict_to_file(args.inputs, args.output, args.batch_size, on_error=args.on_error, **chosen)
     if processes is None or processes.is_main_process:
         print(f"{rows} rows lie in {args.output}")
 

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import datasets
 import torch
@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from geohf.errors import DataError
 from geohf.report.tables import markdown_table
-from geohf.training.trainer import GeoTrainer
+from geohf.training.trainer import GeoTrainer, rows_of_numbers
 
 logger = logging.getLogger("geohf")
 
@@ -39,21 +39,18 @@ def run_recipe(main: Callable[[], Any]) -> None:
         main()
         leave_process_group()
     except (DataError, OSError, HFValidationError) as error:  # the Hub's answers are OSErrors, too
-        print_error(error)
-        sys.exit(2)
+        fail(error)
     except NO_CONNECTION as error:
-        print_error(DataError(f"the Hub cannot be reached ({error})"))
-        sys.exit(2)
+        fail(DataError(f"the Hub cannot be reached ({error})"))
     except StrictDataclassError as error:  # what a config says of its fields, without the wrapping
-        print_error(error.__cause__ or error)
-        sys.exit(2)
+        fail(error.__cause__ or error)
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep up to 1 GiB that is freed for what is asked for next; for a whole process alone.
+    """Let glibc keep up to 1 GiB that is freed for what is asked for next; for a whole process alone.
 
-    glibc gives large blocks back at once, as those of a layer's outputs are, and each page that is asked for again costs
-    a fault: a third of the time of a small backbone on a CPU. Other systems' malloc stays as it is.
+    It gives large blocks back at once, as a layer's outputs are, and each page that is asked for again costs a fault: a
+    third of the time of a small backbone on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # an older glibc takes no more than 32 MiB here; the other alone would give back more than glibc does by itself
@@ -76,20 +73,21 @@ def leave_cores(args) -> Iterator[None]:
 def leave_process_group() -> None:
     """Leave the process group; call it where the Trainer is out of reach.
 
-    The wrapper that spread a model over processes keeps the group's threads alive, and such a thread may abort a
-    process that ends with all its work done. Trainers lie in circles of references, so they are collected first.
+    The wrapper that spread a model keeps the group's threads alive, and such a thread may abort a process that ends with
+    its work done. Trainers lie in circles of references, so they are collected first.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gc.collect()
         torch.distributed.destroy_process_group()
 
 
-def print_error(error: BaseException) -> None:
-    """Say on standard error what is wrong."""
+def fail(error: BaseException) -> NoReturn:
+    """Say on standard error what is wrong, and end."""
     what = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         what = f"{error.filename}: {error.strerror}"
     sys.stderr.write(f"\nerror: {what}\n")
+    sys.exit(2)
 
 
 def show(trainer: GeoTrainer, columns: Sequence[str], hint: str) -> None:
@@ -97,12 +95,7 @@ def show(trainer: GeoTrainer, columns: Sequence[str], hint: str) -> None:
     evaluation = trainer.evaluated
     if evaluation is None or not trainer.args.should_save:
         return
-    rows = [
-        {"": "constant baseline"}
-        | {name: evaluation.baseline[name] for name in columns if name in evaluation.baseline},
-        {"": "model"}
-        | {name: evaluation.values_by_name[name] for name in columns if name in evaluation.values_by_name},
-    ]
-    facts = trainer.data_facts(evaluation, "rows")
-    print(f"\nOn {facts['measured']} {facts['split_name']} rows:\n\n{markdown_table(rows)}\n")
+    told = {"constant baseline": evaluation.baseline, "model": evaluation.values_by_name}
+    table, facts = markdown_table(rows_of_numbers(told, columns)), trainer.data_facts(evaluation, "rows")
+    print(f"\nOn {facts['measured']} {facts['split_name']} rows:\n\n{table}\n")
     print(f"Everything lies in {trainer.args.output_dir}. {hint}")

@@ -32,16 +32,14 @@ class MovingAverage(TrainerCallback):
         self.weights: dict[str, torch.Tensor] = {}  # the model's own
         self.kept: dict[str, torch.Tensor] = {}  # the average; while it is shown, the model's own
 
-    def start(self, model: torch.nn.Module) -> None:
-        """Begin with a model as it is."""
+    @torch.no_grad()
+    def start(self, model: torch.nn.Module, raw: dict[str, torch.Tensor] | None = None) -> None:
+        """Begin with a model as it is; where it came as the average, `raw` gives it its own weights again."""
         self.weights = {name: tensor.detach() for name, tensor in _changing(model)}
         self.kept = {name: tensor.clone() for name, tensor in self.weights.items()}
-
-    @torch.no_grad()
-    def go_on_from(self, raw: dict[str, torch.Tensor]) -> None:
-        """Give the model its own weights again, as they were saved beside the average."""
-        for name, tensor in self.weights.items():
-            tensor.copy_(raw[name])
+        if raw is not None:
+            for name, tensor in self.weights.items():
+                tensor.copy_(raw[name])
 
     @torch.no_grad()
     def on_step_end(self, args, state, control, **kwargs):
@@ -68,23 +66,21 @@ class MovingAverage(TrainerCallback):
 
 
 class AveragedWeights(SafePushes):
-    """The methods of transformers' Trainer that see the average, as `PhaseTrainer` has them.
+    """The methods of transformers' Trainer that see the average: it is a checkpoint's model, as it was evaluated.
 
-    A checkpoint's model is the average, as the evaluation beside it was; what a resumed run trains on lies there, too.
+    What a resumed run trains on lies in the checkpoint, too.
     """
 
     average: MovingAverage | None = None
 
     def _average_weights(self) -> None:
-        """Keep an average, where the arguments ask for it."""
-        if self.args.ema_decay is None:
-            return
-        if self._shards_its_state:
-            raise DataError(
-                "ema_decay averages whole weights, and these are spread over devices: leave it out"
-            )
-        self.average = MovingAverage(self.args.ema_decay)
-        self.add_callback(self.average)
+        if self.args.ema_decay is not None:
+            if self._shards_its_state:
+                raise DataError(
+                    "ema_decay averages whole weights, and these are spread over devices: leave it out"
+                )
+            self.average = MovingAverage(self.args.ema_decay)
+            self.add_callback(self.average)
 
     def _evaluate(self, *args, **kwargs):
         with self.average.shown() if self.average else nullcontext():
@@ -102,10 +98,9 @@ class AveragedWeights(SafePushes):
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.average is not None:
-            self.average.start(self.accelerator.unwrap_model(self.model))  # of a checkpoint, the average
-            raw = Path(resume_from_checkpoint or "") / RAW
-            if resume_from_checkpoint is not None and raw.is_file():
-                self.average.go_on_from(load_tree(raw))
+            raw = resume_from_checkpoint and Path(resume_from_checkpoint) / RAW
+            model = self.accelerator.unwrap_model(self.model)  # of a checkpoint, the average
+            self.average.start(model, load_tree(raw) if raw and raw.is_file() else None)
         return prepared
 
     def _finalize_training(self, *args, **kwargs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
 
@@ -19,8 +20,8 @@ from geohf.training.checkpoints import cpu_random_state, set_random_state
 class StreamBatches(IterableDataset):
     """Batches of a stream's rows, each drawn from a seed of its own number.
 
-    So a batch depends on its rows and its number alone, and a run that goes on need not collate the batches before: their
-    rows are passed over, and no picture of theirs is opened.
+    So a batch depends on its rows and its number alone, and a run that goes on passes over the rows of the batches before
+    without opening a picture.
 
     Args:
         rows: an `EndlessStream`.
@@ -29,8 +30,7 @@ class StreamBatches(IterableDataset):
         seed: of the process; workers share it.
 
     Attributes:
-        passed_over: how many batches the run has trained on already. They come as None, or whole, and the loader leaves
-            them out.
+        passed_over: batches that the run has trained on already: they come as None, or whole, and the loader drops them.
     """
 
     def __init__(self, rows: IterableDataset, size: int, collate: Callable[[list], Any], seed: int):
@@ -58,33 +58,31 @@ class StreamBatches(IterableDataset):
 def _drawing_from(*seed: int) -> Iterator[None]:
     """Random numbers of torch on the CPU, numpy and Python are those of a seed; afterwards they go on as they were."""
     before = cpu_random_state()
-    numbers = [int(number) for number in np.random.SeedSequence(seed).generate_state(3)]
-    random.seed(numbers[0])
-    np.random.seed(numbers[1])  # noqa: NPY002  collators that users have may draw from it
-    torch.default_generator.manual_seed(numbers[2])  # and not those of GPUs, which draw dropout
+    of_python, of_numpy, of_torch = np.random.SeedSequence(seed).generate_state(3).tolist()
+    random.seed(of_python)
+    np.random.seed(of_numpy)  # noqa: NPY002  collators that users have may draw from it
+    torch.default_generator.manual_seed(of_torch)  # and not those of GPUs, which draw dropout
     try:
         yield
     finally:
         set_random_state(before)
 
 
+@dataclass
 class BatchesAhead:
     """A collator that knows what its last batch was drawn from: a resumed run draws that batch again.
 
     The loader is a batch ahead of training, so a checkpoint is saved when the batch of the next step has been drawn.
 
-    Args:
-        collate: makes a batch of a list of rows, in this process.
-
     Attributes:
+        collate: makes a batch of a list of rows, in this process.
         drawn_from: the random state before the last batch; None before the first.
         resumed: (the random state of the first batch, that of all that follows) of a run that goes on within an epoch.
     """
 
-    def __init__(self, collate: Callable[[list], Any]):
-        self.collate = collate
-        self.drawn_from: dict | None = None
-        self.resumed: tuple[dict, dict] | None = None
+    collate: Callable[[list], Any]
+    drawn_from: dict | None = None
+    resumed: tuple[dict, dict] | None = None
 
     def __call__(self, rows: list) -> Any:
         resumed = self.resumed if self.drawn_from is None else None
@@ -105,7 +103,7 @@ def drop_padding_rows(batch, accelerator):
     """The batch without the rows that accelerate repeats to give every process a batch of equal size.
 
     Args:
-        batch: a mapping; each tensor or list with as many entries as the batch has rows is cut.
+        batch: a mapping; each tensor or list with an entry per row is cut.
         accelerator: whose loader has just given this batch.
     """
     state, processes = accelerator.gradient_state, accelerator.num_processes
@@ -156,8 +154,8 @@ def is_distributed() -> bool:
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """The rows of all processes, in their order, on each of them; the gradient flows to the own rows.
 
-    What every process computes from it, parameters behind it included, gets exactly the gradient of a single
-    process when gradients are averaged, as DistributedDataParallel does. Alone it gives the rows as they are.
+    When gradients are averaged, as DistributedDataParallel does, they are exactly those of a single process, of parameters
+    behind it, too. Alone it gives the rows as they are.
 
     Args:
         rows: (n, ...), n the same on every process.

@@ -21,9 +21,7 @@ COMPLETE = "complete.json"
 
 
 def save_tree(tree: Any, path: str | Path) -> None:
-    """Save nested dicts, lists and tuples of tensors, numbers, strings and None; loaded by `load_tree`.
-
-    Tensors become tensors of a safetensors file, everything else JSON in its header.
+    """Save nested dicts, lists and tuples of tensors, numbers, strings and None, as safetensors with JSON in the header.
 
     Raises:
         TypeError: a leaf is of another type.
@@ -117,11 +115,8 @@ def is_complete(checkpoint: str | Path) -> bool:
 def last_complete_checkpoint(folder: str | Path) -> str | None:
     """The newest checkpoint in a run's folder that was written to its end, or None.
 
-    A process killed while it saved or deleted a checkpoint leaves a folder with some of its files; the one
-    before counts.
+    A process that was killed while it saved or deleted one leaves some of its files; the one before counts.
     """
-    numbered = [
-        (re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(folder).glob("checkpoint-*")
-    ]
-    whole = [(int(number[1]), str(path)) for number, path in numbered if number and is_complete(path)]
+    found = {re.fullmatch(r"checkpoint-(\d+)", path.name): path for path in Path(folder).glob("checkpoint-*")}
+    whole = [(int(name[1]), str(path)) for name, path in found.items() if name and is_complete(path)]
     return max(whole)[1] if whole else None

@@ -17,14 +17,11 @@ LEAST_SHARE = 0.1  # of a backbone's weights in such layers
 
 
 def unfreeze(model: Any, args: Any) -> nn.Module:
-    """Let the heads learn, and as much of the backbones as `args.finetune` says.
+    """Let the heads learn, and as much of the backbones as `args.finetune` says; the model, with LoRA wrapped by peft.
 
     Args:
         model: its backbones are its modules named `tower`, its heads all the others.
         args: with `finetune` (`all`, `last`, `lora` or `none`), `finetune_blocks` and `lora_rank`.
-
-    Returns:
-        The model, with LoRA wrapped by peft.
 
     Raises:
         DataError: LoRA, see `require_adapters`.
@@ -52,13 +49,10 @@ def unfreeze_last(tower: nn.Module, blocks: int) -> None:
 
 
 def layer_shares(model: nn.Module, decay: float) -> dict[int, float]:
-    """The share of the backbone's learning rate that each of its parameters takes, by the parameter's id.
+    """The share of the backbone's learning rate that each of its parameters takes, by id; empty with a decay of 1.
 
     A block takes `decay` times what the one behind it takes, and what stands before the first block one time more; what
     stands behind the last takes all (Clark et al., ELECTRA, ICLR 2020, as BEiT and DINOv2 are fine-tuned).
-
-    Args:
-        model: its backbones are its modules named `tower`; without any, or with a decay of 1, the dict is empty.
     """
     shares: dict[int, float] = {}
     for tower in _towers(model) if decay != 1.0 else ():
@@ -71,11 +65,9 @@ def layer_shares(model: nn.Module, decay: float) -> dict[int, float]:
 
 
 def require_adapters(model: Any) -> None:
-    """Raise DataError where LoRA has nothing to adapt in the model's backbone, or hardly anything.
+    """Raise DataError where the layers that `LORA_TARGETS` names hold less than `LEAST_SHARE` of the backbone's weights.
 
-    Raises:
-        DataError: the layers that `LORA_TARGETS` names hold less than `LEAST_SHARE` of the backbone's weights, as in
-            convolutional towers, whose attention over channels alone has such names.
+    So it is in convolutional towers, whose attention over channels alone has such names.
     """
     adapted = {
         name: sum(p.numel() for p in module.parameters())
@@ -92,12 +84,7 @@ def require_adapters(model: Any) -> None:
 
 
 def require_finetunable(model: nn.Module, args, rows: int) -> None:
-    """Raise DataError for a fine-tuning that cannot be done, before anything is trained.
-
-    Args:
-        args: see `unfreeze`.
-        rows: of the training data.
-    """
+    """Raise DataError for a fine-tuning on so many rows that cannot be done, before anything is trained."""
     if args.finetune != "none":
         require_recomputing(model, args)
         require_a_batch(args, rows)

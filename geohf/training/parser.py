@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import re
@@ -43,17 +44,25 @@ class GeoArgumentParser(HfArgumentParser):
                 is not a mapping, or holds a key that no argument has.
         """
         words = self._renamed(list(sys.argv[1:] if arguments is None else arguments))
-        config = self._config_of(words)
-        # the file's values stand before the flags, and argparse lets the last one win
-        words = (self._words_of_yaml(Path(config)) if config else []) + words
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--config", nargs="?", action="append", default=[])
+        configs = finder.parse_known_args(words)[0].config
+        if len(configs) > 1:
+            raise DataError("--config is given more than once: put what these files say into one")
+        given, empty = self._words_of_yaml(Path(configs[0])) if configs and configs[0] else ([], [])
+        defaults = {name: self.get_default(name) for name in empty}
+        self.set_defaults(**dict.fromkeys(empty))  # no flag can say so
         try:
+            # the file's values stand before the flags, and argparse lets the last one win
             *parsed, _, unknown = self.parse_args_into_dataclasses(
-                args=words, look_for_args_file=False, return_remaining_strings=True
+                args=given + words, look_for_args_file=False, return_remaining_strings=True
             )
         except DataError:
             raise
         except (ValueError, ImportError) as error:  # what transformers says of values that it refuses
             raise DataError(str(error)) from None
+        finally:
+            self.set_defaults(**defaults)
         if unknown:
             raise DataError(f"unknown argument {unknown[0]!r}{self._near(unknown[0].partition('=')[0])}")
         for args in parsed:
@@ -65,19 +74,13 @@ class GeoArgumentParser(HfArgumentParser):
         return tuple(parsed)
 
     def _near(self, name: str) -> str:
-        known = [
-            option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")
-        ]
+        known = [flag.removeprefix("--") for flag in self._option_string_actions if flag.startswith("--")]
         name = name.removeprefix("--")
         same = [repr(other) for other in ELSEWHERE.get(name, ()) if other in known]
         return f" (did you mean {' or '.join(same)}?)" if same else did_you_mean(name, known)
 
     def _renamed(self, words: list[str]) -> list[str]:
-        """The words with today's names of flags for those of `RENAMED`.
-
-        Raises:
-            DataError: one that is given under both names.
-        """
+        """The words with today's names of flags for those of `RENAMED`; DataError for one given under both names."""
         given = [word.partition("=") for word in words]
         names = {_plain(name) for name, *_ in given if name.startswith("--")}
         for old in sorted(names & RENAMED.keys()):
@@ -93,16 +96,8 @@ class GeoArgumentParser(HfArgumentParser):
             ]
         return ["".join(parts) for parts in given]
 
-    @staticmethod
-    def _config_of(words):
-        for position, word in enumerate(words):
-            if word == "--config" and position + 1 < len(words):
-                return words[position + 1]
-            if word.startswith("--config="):
-                return word.partition("=")[2]
-        return None
-
-    def _words_of_yaml(self, path: Path) -> list[str]:
+    def _words_of_yaml(self, path: Path) -> tuple[list[str], list[str]]:
+        """The flags that a file stands for, and the fields to which it gives no value."""
         import yaml
 
         try:
@@ -115,20 +110,20 @@ class GeoArgumentParser(HfArgumentParser):
             raise DataError(f"{path}: is not YAML: {error}") from None
         if not isinstance(content, dict):
             raise DataError(f"{path}: must hold `name: value` lines")
-        words = []
+        words, empty = [], []
         options = self._renamed([f"--{key}" for key in content])
         for (key, value), option in zip(content.items(), options, strict=True):
             if option not in self._option_string_actions or key == "config":
                 raise DataError(f"{path}: unknown key {key!r}{self._near(str(key))}")
-            if value is None:  # no flag can say so
-                self.set_defaults(**{option.removeprefix("--").replace("-", "_"): None})
+            if value is None:
+                empty.append(_plain(option))
             elif isinstance(value, list):
                 words += [option, *map(str, value)]
             else:
                 # in one word, or a value that begins with a minus would be taken for a flag
                 text = json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
                 words.append(f"{option}={text}")
-        return words
+        return words, empty
 
 
 def _plain(flag: str) -> str:
@@ -140,16 +135,28 @@ def _yaml_loader():
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """PyYAML reads 1e-4 as text and `eval_strategy: no` as False; here they are as in YAML 1.2."""
+        """PyYAML reads 1e-4 as text, `eval_strategy: no` as False, 010 as 8, and takes the last of two equal keys; here
+        all is as in YAML 1.2.
+        """
 
-    tag = "tag:yaml.org,2002:"
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key, _ in node.value:
+                if _plain(str(key.value)) in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1} says {key.value} once more")
+                seen.add(_plain(str(key.value)))
+            return super().construct_mapping(node, deep)
+
+    tag, digits = "tag:yaml.org,2002:", list("-+0123456789")
     Loader.yaml_implicit_resolvers = {
-        first: [(kind, pattern) for kind, pattern in resolvers if kind != tag + "bool"]
+        first: [(kind, pattern) for kind, pattern in resolvers if kind not in (tag + "bool", tag + "int")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     Loader.add_implicit_resolver(
         tag + "bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
     )
     number = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver(tag + "float", number, list("-+0123456789"))
+    Loader.add_implicit_resolver(tag + "float", number, digits)
+    Loader.add_implicit_resolver(tag + "int", re.compile(r"^[-+]?[0-9]+$"), digits)
+    Loader.add_constructor(tag + "int", lambda loader, node: int(node.value))
     return Loader

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sized
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
@@ -47,22 +48,19 @@ NOT_TAKEN = {
 class PhaseTrainer(Phases):
     """transformers' Trainer with eight things more.
 
-    - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars; each is logged by its
-      name beside `loss`.
+    - **Parts of the loss.** A model's output may hold `loss_parts`, a dict of scalars, each logged beside `loss`.
     - **Exact means.** A model with `count_loss_items(batch)` (a dict: part -> number of rows that count) gets
-      `loss_items` in its forward: the numbers over the whole optimizer step, all micro-batches and all
-      processes. It divides its sums by them, and the gradient is that of one large batch, whatever the
-      accumulation, the number of processes, and the rows that lack a label. Each tensor or list of such a
-      model's batches has one entry per row.
+      `loss_items` in its forward: the numbers over all micro-batches and processes of an optimizer step. It divides its
+      sums by them, and the gradient is that of one large batch, whatever the accumulation, the number of processes, and
+      the rows that lack a label. Each tensor or list of such a model's batches has one entry per row.
     - **Two learning rates**: parameters below `tower` take `backbone_learning_rate`, times `layer_decay` for every block
       that follows theirs.
     - **Two collators**: `eval_collator`, where given, makes the batches of evaluation, which augments nothing.
     - **Streams.** `train_dataset` may be a `datasets.IterableDataset`; with `max_steps` it is read as often as that
-      takes, each process its share (see `EndlessStream`). Images of any dataset stay undecoded until a collator
-      opens them.
+      takes, each process its share (see `EndlessStream`). Images stay undecoded until a collator opens them.
     - **A moving average of the weights** where `ema_decay` asks for it: it is evaluated, saved and kept.
-    - **Checkpoints without pickle** that are only used when they are whole, so that a run killed at any moment
-      resumes to the same weights as an uninterrupted one.
+    - **Checkpoints without pickle**, used only when they are whole: a run killed at any moment resumes to the same weights
+      as an uninterrupted one.
     - **Pushes of data alone**: the task's card, no pickle, no token, and only numbers of the weights that are pushed.
     """
 
@@ -98,19 +96,19 @@ class PhaseTrainer(Phases):
                 self.add_callback(ours(self.run_folder.name, self.shown_metrics))
         self._parts: dict[str, Any] = defaultdict(float)  # 0.0, then scalar tensors
         self._parts_logged_at = 0
-        # rows that counted for each part, until they are told
-        self._counted: dict[str, torch.Tensor] | None = {}
+        self._counted: dict[str, torch.Tensor] | None = {}  # rows for each part, until they are told
         self._fit(self.model)
         require_recomputing(self.model, self.args)
         if isinstance(self.train_dataset, Sized):
             require_a_batch(self.args, len(self.train_dataset))
         self._settle_metric()
         self._average_weights()
-        stops = any(
-            isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks
-        )
-        if self.args.early_stopping_patience and self.args.load_best_model_at_end and not stops:
-            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        patience = self.args.early_stopping_patience
+        if patience and self.args.load_best_model_at_end and not self._stopping_callbacks():
+            self.add_callback(EarlyStoppingCallback(patience))
+
+    def _stopping_callbacks(self) -> list[EarlyStoppingCallback]:
+        return [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
 
     def _fit(self, model) -> None:
         """What depends on the model, which `model_init` makes anew for every training."""
@@ -148,10 +146,8 @@ class PhaseTrainer(Phases):
             self._stream.passed_over = where[1]
         elif checkpoint and where[1]:
             self._resume_within_epoch(checkpoint)
-        patience = [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
-        if checkpoint and any(
-            c.early_stopping_patience_counter >= c.early_stopping_patience for c in patience
-        ):
+        stops = self._stopping_callbacks()
+        if checkpoint and any(c.early_stopping_patience_counter >= c.early_stopping_patience for c in stops):
             return epochs, 0  # it was killed after its last step: nothing is left to train
         return where
 
@@ -171,17 +167,9 @@ class PhaseTrainer(Phases):
             self._with_names(self.train_dataset, self.data_collator),
             seed=args.order_seed * args.world_size + args.process_index,
         )
-        return DataLoader(
-            self._stream,
-            batch_size=None,
-            collate_fn=identity_collate,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            in_order=args.dataloader_in_order,
-        )
+        asked = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "in_order")
+        options = {name: getattr(args, f"dataloader_{name}") for name in (*asked, "multiprocessing_context")}
+        return DataLoader(self._stream, batch_size=None, collate_fn=identity_collate, **options)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """As transformers', with `eval_collator` where one was given: evaluation augments nothing."""
@@ -217,10 +205,7 @@ class PhaseTrainer(Phases):
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The batches of one optimizer step, and how many of their rows count."""
         batches = []
-        for _ in range(num_batches):
-            batch = next(epoch_iterator, None)
-            if batch is None:
-                break
+        for batch in islice(epoch_iterator, num_batches):
             batches.append(drop_padding_rows(batch, self.accelerator) if self.counts_items else batch)
         if not batches and is_stream(self.train_dataset):  # it has no end: the others would wait for ever
             share = f"process {self.args.process_index + 1} of {self.args.world_size}"
@@ -265,7 +250,7 @@ class PhaseTrainer(Phases):
         if "loss" in logs:
             steps = max(1, self.state.global_step - self._parts_logged_at)
             if self._parts:
-                means = torch.stack([self._parts[name] for name in self._parts]).to(self.args.device)
+                means = torch.stack([*self._parts.values()]).to(self.args.device)
                 means = self.accelerator.reduce(means, reduction="mean") / steps
                 logs.update(zip(self._parts, means.tolist(), strict=True))
                 self._parts.clear()
@@ -280,14 +265,12 @@ class PhaseTrainer(Phases):
         counted = {name: float(count) for name, count in (self._counted or {}).items()}
         self._counted = None
         lacking = [name for name, count in counted.items() if not count]
+        named = " and ".join(name.replace("_", " ") for name in lacking)
         if lacking and len(lacking) == len(counted):
-            raise DataError(
-                f"no training row has a label to learn from: nothing counts for {_listed(lacking)}"
-            )
+            raise DataError(f"no training row has a label to learn from: nothing counts for {named}")
         if lacking:
             logger.warning(
-                "no training row has a label for %s: that part of the loss is 0 and learns nothing",
-                _listed(lacking),
+                "no training row has a label for %s: that part of the loss is 0 and learns nothing", named
             )
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -310,28 +293,17 @@ class PhaseTrainer(Phases):
                     groups[in_tower, name in decayed, shares.get(id(parameter), 1.0)].append(parameter)
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
             settings.pop("params", None)
-            tower_rate = self.args.backbone_learning_rate
+            rate, tower_rate = self.args.learning_rate, self.args.backbone_learning_rate
             if tower_rate is None:  # published weights are to be kept, random ones are not
-                tower_rate = (
-                    1e-5
-                    if getattr(getattr(model, "config", None), "backbone_name", None)
-                    else self.args.learning_rate / 3
-                )
-            self.optimizer = optimizer_class(
-                [
-                    {
-                        "params": parameters,
-                        "weight_decay": self.args.weight_decay if decay else 0.0,
-                        "lr": share * tower_rate if in_tower else self.args.learning_rate,
-                    }
-                    for (in_tower, decay, share), parameters in sorted(
-                        groups.items(), key=lambda item: item[0]
-                    )
-                ],
-                **settings,
-            )
+                published = getattr(getattr(model, "config", None), "backbone_name", None)
+                tower_rate = 1e-5 if published else rate / 3
+            described = [
+                {
+                    "params": groups[in_tower, decay, share],
+                    "weight_decay": self.args.weight_decay if decay else 0.0,
+                    "lr": share * tower_rate if in_tower else rate,
+                }
+                for in_tower, decay, share in sorted(groups)
+            ]
+            self.optimizer = optimizer_class(described, **settings)
         return self.optimizer
-
-
-def _listed(names) -> str:
-    return " and ".join(name.replace("_", " ") for name in names)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import load_file
 
 from geohf.errors import DataError
 from geohf.training.finetuning import unfreeze
@@ -28,18 +29,12 @@ OF_THE_LOOP = (
 
 
 class RunsPhases(PhaseTrainer):
-    """The part of `GeoTrainer` that a task's `run_phases` calls.
-
-    Attributes:
-        histories: phase -> rows of its log.
-        adapter_of: the phase that trained the adapter which is merged into the model.
-        frozen: the backbone is as it was when its features were cached.
-    """
+    """The part of `GeoTrainer` that a task's `run_phases` calls."""
 
     phase_class: ClassVar[type[PhaseTrainer]]
-    histories: dict[str, list[dict]]
-    adapter_of: str | None
-    frozen: bool
+    histories: dict[str, list[dict]]  # phase -> rows of its log
+    adapter_of: str | None  # the phase that trained the adapter which is merged into the model
+    frozen: bool  # the backbone is as it was when its features were cached
     _held: list[torch.nn.Parameter]
     _own_callbacks: list[Any]
     _of_whole_model: dict[str, Any]
@@ -48,8 +43,8 @@ class RunsPhases(PhaseTrainer):
     def _given(self) -> dict[str, Any]:
         """What the user gave, at the start or since, that goes into every phase."""
         callbacks = [one for one in self.callback_handler.callbacks if one not in self._own_callbacks]
-        own = self.compute_metrics in (None, getattr(self, "_metrics", None))
-        return {"callbacks": callbacks} | ({} if own else {"compute_metrics": self.compute_metrics})
+        measures = {} if self._measures_its_own else {"compute_metrics": self.compute_metrics}
+        return {"callbacks": callbacks, **measures}
 
     def _require_own_loop(self) -> None:
         """Raise DataError where a subclass changes the loop of training, which is not this Trainer's."""
@@ -75,11 +70,9 @@ class RunsPhases(PhaseTrainer):
         known = {id(parameter) for parameter in self._held}
         woken = {id(p) for p in learner.parameters() if p.requires_grad and id(p) in known}
         if woken:
-            option = "finetune" if hasattr(self.args, "finetune") else "trained_stages"
             logger.warning(
                 "%d weights came with requires_grad False, and learn all the same: --%s says what of a backbone learns",
-                len(woken),
-                option,
+                *(len(woken), "finetune" if hasattr(self.args, "finetune") else "trained_stages"),
             )
         self._held = [parameter for parameter in self._held if id(parameter) not in woken]
 
@@ -115,8 +108,8 @@ class RunsPhases(PhaseTrainer):
         learner = self.model if module is None else module
         self._tell_of_woken(learner)
         if _is_whole(learner):
-            changes |= {"push_to_hub": self.args.push_to_hub}
-            changes |= {"hub_model_id": self.args.hub_model_id or self.run_folder.name}
+            name_there = self.args.hub_model_id or self.run_folder.name
+            changes |= {"push_to_hub": self.args.push_to_hub, "hub_model_id": name_there}
         if self.eval_dataset is None:
             changes |= {"eval_strategy": "no", "load_best_model_at_end": False}
         phase = self.phase_class(
@@ -140,8 +133,7 @@ class RunsPhases(PhaseTrainer):
     ) -> Any:
         """The phase in which as much of the backbone learns as `args.finetune` says, with what stands on it.
 
-        The model as it was before is saved first, in `output_dir/checkpoints/before-<phase>`: adapters belong to it, and it
-        is taken again where the phase does not help.
+        The model of before is saved first, see `base_folder`: adapters belong to it, and `restore` takes it again.
 
         Args:
             part: of the model, learns alone; nothing is saved then.
@@ -166,22 +158,14 @@ class RunsPhases(PhaseTrainer):
         return phase
 
     def measuring(self, module: torch.nn.Module, default_metric: str | None = None, **extras: Any) -> Any:
-        """A Trainer of `phase_class` for a module as it is, which saves nothing.
-
-        Args:
-            default_metric, extras: see `run_phase`.
-        """
+        """A Trainer of `phase_class` for a module as it is, which saves nothing; see `run_phase`."""
         plain = phase_arguments(self.args, "", default_metric, eval_strategy="no", save_strategy="no")
         return self.phase_class(module, plain, **extras)
 
     def score(
         self, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
     ) -> float:
-        """The metric that chooses checkpoints, of a module as it is on these rows, as large-is-better.
-
-        Args:
-            default_metric, extras: see `run_phase`.
-        """
+        """The metric that chooses checkpoints, of a module as it is on these rows, as large-is-better; see `run_phase`."""
         phase = self.measuring(module, default_metric, eval_dataset=rows, **self._given_for(module) | extras)
         phase.state.log_history = [phase.predict(rows, metric_key_prefix="eval").metrics or {}]
         return phase.best_score()
@@ -189,11 +173,7 @@ class RunsPhases(PhaseTrainer):
     def score_after(
         self, phase: Any, module: torch.nn.Module, rows: Any, default_metric: str | None = None, **extras: Any
     ) -> float:
-        """As `score`, of the weights that a phase left: its best ones, where it evaluated and took them again.
-
-        Args:
-            phase: None where none was trained.
-        """
+        """As `score`, of the weights that a phase left, if there was one: its best, where it evaluated and took them again."""
         if phase is not None and phase.args.load_best_model_at_end and phase.best_row() is not None:
             return phase.best_score()
         return self.score(module, rows, default_metric, **extras)
@@ -204,10 +184,7 @@ class RunsPhases(PhaseTrainer):
 
     def restore(self, name: str) -> None:
         """Take the weights of before a phase again; the object stays the same."""
-        from safetensors.torch import load_file
-
-        weights = load_file(self.base_folder(name) / "model.safetensors")
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(load_file(self.base_folder(name) / "model.safetensors"))
         self.frozen, self.adapter_of = True, None
 
     def _take(self, model) -> None:

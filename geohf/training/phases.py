@@ -31,8 +31,8 @@ class Phases(AveragedWeights):
     def run(self, resume: bool = False) -> None:
         """Train to the end; with `resume`, go on from the last whole checkpoint, or take the finished weights.
 
-        A finished run is trained on where only `num_train_epochs` or `max_steps` grew. Without `resume` the
-        checkpoints and the finished weights of an earlier run in this folder are removed first.
+        A finished run is trained on where only `num_train_epochs` or `max_steps` grew. Without `resume` what an earlier run
+        left in this folder is removed first.
 
         Raises:
             DataError: `resume`, and the run had other settings, data or starting weights.
@@ -108,12 +108,15 @@ class Phases(AveragedWeights):
         """The metrics that an evaluation of this Trainer logs."""
         return self.args.metrics
 
+    @property
+    def _measures_its_own(self) -> bool:
+        return self.compute_metrics in (None, getattr(self, "_metrics", None))
+
     def _settle_metric(self) -> None:
         """See that the metric that chooses is measured, and that its direction is its own."""
-        args, name = self.args, self.args.metric_for_best_model
+        args, name, own = self.args, self.args.metric_for_best_model, self._measures_its_own
         if name is None:
             return
-        own = self.compute_metrics is None or self.compute_metrics == getattr(self, "_metrics", None)
         table = self.measured() if self.compute_metrics is not None else LOSS
         if isinstance(self.eval_dataset, dict):
             table = {f"{part}_{metric}": table[metric] for part in self.eval_dataset for metric in table}
@@ -159,10 +162,9 @@ class Phases(AveragedWeights):
         # what `eval_on_start` sees are no checkpoint's weights
         rows = [row for row in self.state.log_history if row.get("step") != 0]
         evaluated = [row for row in rows if any(key.startswith("eval_") for key in row)]
-        rows = [row for row in evaluated if name in row]
-        if evaluated and not rows:
+        if evaluated and not any(name in row for row in evaluated):
             raise DataError(not_measured(bare_name(name), [*map(bare_name, evaluated[-1])]))
-        known = [row for row in rows if math.isfinite(row[name])]
+        known = [row for row in evaluated if math.isfinite(row.get(name, math.nan))]
         choose = max if self.args.greater_is_better else min
         return choose(known, key=lambda row: row[name]) if known else None
 
@@ -171,7 +173,7 @@ class Phases(AveragedWeights):
         row = self.best_row()
         if row is None:
             return -math.inf
-        value = row[f"eval_{bare_name(self.args.metric_for_best_model or 'loss')}"]
+        value = _value_of(self.args.metric_for_best_model or "loss", row)
         return value if self.args.greater_is_better else -value
 
     def _determine_best_metric(self, metrics, trial):

@@ -27,12 +27,7 @@ def brief_line(phase: str, epoch: float | None, logs: Mapping, shown: Sequence[s
 
 
 class BriefLog(TrainerCallback):
-    """Logs the brief line; for runs without a progress bar.
-
-    Args:
-        phase: named at the head of each line.
-        shown: evaluation metrics to tell; everything else stands in the log history all the same.
-    """
+    """Logs the brief line; for runs without a progress bar. All else stands in the log history."""
 
     def __init__(self, phase: str = "", shown: Sequence[str] = ()):
         super().__init__()

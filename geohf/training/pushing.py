@@ -93,10 +93,12 @@ class SafePushes(SafeCheckpoints):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        stage = self._staged(self.run_folder, max_shard_size)
-        options = {
-            "private": private if private is not None else self.args.hub_private_repo,
-            "token": token if token is not None else self.args.hub_token,
+        stage = self._staged(max_shard_size)
+        private = private if private is not None else self.args.hub_private_repo
+        token = token if token is not None else self.args.hub_token
+        options: dict[str, Any] = {
+            "private": private,
+            "token": token,
             "revision": revision or self.args.hub_revision,
             "commit_message": commit_message,
             "commit_description": commit_description,
@@ -104,8 +106,14 @@ class SafePushes(SafeCheckpoints):
             "tags": [*(getattr(self.model, "model_tags", None) or ()), *(tags or ())],
         }
         if blocking:
-            return _push_and_remove(stage, self.hub_model_id, **options)
-        return HfApi().run_as_future(_push_and_remove, stage, self.hub_model_id, **options)
+            pushed: str | Future = _push_and_remove(stage, self.hub_model_id, **options)
+        else:
+            pushed = HfApi().run_as_future(_push_and_remove, stage, self.hub_model_id, **options)
+        self._push_more(private, token)
+        return pushed
+
+    def _push_more(self, private: bool | None, token: str | bool | None) -> None:
+        """Push what goes along with the model into repos of its own."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         checkpoint, strategy = Path(checkpoint_folder), self.args.hub_strategy
@@ -147,9 +155,10 @@ class SafePushes(SafeCheckpoints):
             )
         return model
 
-    def _staged(self, source: Path, max_shard_size: int | str | None) -> Path:
+    def _staged(self, max_shard_size: int | str | None) -> Path:
         """A copy of what a push uploads of the run's folder."""
-        stage, model = Path(tempfile.mkdtemp()), self.accelerator.unwrap_model(self.model)
+        source, stage = self.run_folder, Path(tempfile.mkdtemp())
+        model = self.accelerator.unwrap_model(self.model)
         if max_shard_size is None:
             copy_files(source, stage, MODEL_FILES)
         else:
@@ -176,17 +185,22 @@ def _push_and_warn(stage: Path, repo_id: str, **options) -> None:
         logger.warning("%s: this checkpoint was not pushed: %s", repo_id, error)
 
 
-def push_adapter(model, args, base: Path, adapter: Path) -> None:
-    """Push an adapter and its base as `<repo>-adapter` and `<repo>-base`, where `args` say.
+def push_adapter(
+    model: GeoPreTrainedModel,
+    base: Path,
+    adapter: Path,
+    repo_id: str,
+    private: bool | None,
+    token: str | bool | None,
+) -> None:
+    """Push an adapter and its base as `<repo>-adapter` and `<repo>-base`, as private as the model is.
 
     Args:
         model: calibrated, with the adapter merged; what its config promises holds for base and adapter together.
         base: the folder of the model that the adapter belongs to.
         adapter: what peft saved.
+        repo_id: of the model, with its owner.
     """
-    api = HfApi(token=args.hub_token)
-    name = args.hub_model_id or Path(args.output_dir).name
-    repo_id = api.create_repo(name, exist_ok=True).repo_id  # with its owner
     for part, source in (("base", base), ("adapter", adapter)):
         with tempfile.TemporaryDirectory() as copy:
             shutil.copytree(source, copy, dirs_exist_ok=True)
@@ -197,4 +211,4 @@ def push_adapter(model, args, base: Path, adapter: Path) -> None:
                 settings = json.loads(described.read_text()) | {"base_model_name_or_path": f"{repo_id}-base"}
                 described.write_text(json.dumps(settings, indent=2))
             write_card(copy, model.card_template, model.config, repo_id=f"{repo_id}-{part}")
-            push_folder(copy, f"{repo_id}-{part}", private=args.hub_private_repo, token=args.hub_token)
+            push_folder(copy, f"{repo_id}-{part}", private=private, token=token)

@@ -18,54 +18,37 @@ from geohf.data.rows import mark_of
 
 # settings that change no weight, or that a run may change on its way
 FREE = [
-    "output_dir",
-    "resume_from_checkpoint",
-    "restore_*",
-    "overwrite_*",
-    "do_*",
-    "use_cpu",
-    "local_rank",
-    "full_determinism",
-    "disable_tqdm",
-    "report_to",
-    "run_name",
-    "project",
-    "trackio_*",
-    "log_*",
-    "logging_*",
-    "hub_*",
-    "push_to_hub",
-    "save_*",
-    "eval_*",
-    "skip_memory_metrics",
-    "cache_dir",
-    "cache_workers",
-    "feature_batch_size",
-    "dataloader_num_workers",
-    "dataloader_p*",
-    "dataloader_m*",
-    "ddp_*",
-    "fsdp*",
-    "deepspeed",
-    "accelerator_config",
-    "parallelism_config",
-    "include_*",
-    "debug",
-    "greater_is_better",
-    "torch_empty_cache_steps",
-    "per_device_*",
-    "gradient_accumulation_steps",
-    "auto_find_batch_size",
-    "bf16*",
-    "fp16*",
-    "tf32",
-    "torch_compile*",
-    "enable_jit_checkpoint",
-    "num_train_epochs",
-    "max_steps",
-    "*_epochs",
-    "head_min_steps",
-    "ignore_data_skip",
+    # what is told and kept of it, and where
+    *(
+        "output_dir",
+        "run_name",
+        "project",
+        "report_to",
+        "trackio_*",
+        "log_*",
+        "logging_*",
+        "disable_tqdm",
+        "debug",
+    ),
+    *("hub_*", "push_to_hub", "save_*", "eval_*", "include_*", "skip_memory_metrics", "greater_is_better"),
+    # how it goes on
+    *(
+        "resume_from_checkpoint",
+        "restore_*",
+        "overwrite_*",
+        "do_*",
+        "ignore_data_skip",
+        "enable_jit_checkpoint",
+    ),
+    # how far: that is its goal
+    *("num_train_epochs", "max_steps", "*_epochs", "head_min_steps"),
+    # how a batch, which counts as a whole, is divided
+    *("per_device_*", "gradient_accumulation_steps", "auto_find_batch_size"),
+    # on which machine, and how fast
+    *("use_cpu", "local_rank", "ddp_*", "fsdp*", "deepspeed", "accelerator_config", "parallelism_config"),
+    *("bf16*", "fp16*", "tf32", "full_determinism", "torch_compile*", "torch_empty_cache_steps"),
+    *("cache_dir", "cache_workers", "feature_batch_size"),
+    *("dataloader_num_workers", "dataloader_p*", "dataloader_m*"),
 ]
 OF_TOWERS = ("finetune", "finetune_blocks", "lora_rank", "backbone_learning_rate", "layer_decay")
 GOALS = ("max_steps", "num_train_epochs")
@@ -75,7 +58,6 @@ def record_of(args, model: torch.nn.Module, dataset: Any, further: Mapping[str, 
     """What the run is of, as JSON can hold it.
 
     Args:
-        args: TrainingArguments.
         model: as it is before the first step.
         dataset: that it is trained on.
         further: settings beside the arguments.
@@ -85,12 +67,11 @@ def record_of(args, model: torch.nn.Module, dataset: Any, further: Mapping[str, 
     settings["batch"] = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     own: Any = getattr(model, "config", None)
     config = own.to_dict() if hasattr(own, "to_dict") else {}
-    for name in ("_name_or_path", "transformers_version", "architectures", "dtype"):
-        config.pop(name, None)
+    fleeting = ("_name_or_path", "transformers_version", "architectures", "dtype")
     record = {
         "goal": {name: getattr(args, name) for name in GOALS},
         "settings": settings | dict(further),
-        "model": config,
+        "model": {name: value for name, value in config.items() if name not in fleeting},
         "data": _data(dataset),
         "weights": _samples(model),
     }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from geohf.data.samples import without_decoding
 from geohf.data.task_data import facts_of
-from geohf.hub.files import MEASURED_WEIGHTS
+from geohf.hub.card import PLOTS
+from geohf.hub.files import ANSWERS, MEASURED_WEIGHTS
 from geohf.io import atomic_write, plain
 from geohf.metrics.records import Evaluation
 from geohf.report.plots import learning_panels, plot_learning_curves
@@ -26,8 +27,8 @@ def write_report(
 ) -> None:
     """Leave a whole model repo in the Trainer's `output_dir`; on the first process only.
 
-    Writes the model, metrics.json, log_history.csv, learning_curves.png, skipped.csv where rows were left out, what
-    the task has for people to look at and, last, the card, which shows the plots of `PLOTS` that lie in the folder.
+    Writes the model, metrics.json, log_history.csv, learning_curves.png, skipped.csv where rows were left out, what the
+    task has for people to look at and, last, the card. Plots and answers of an earlier run there are removed first.
 
     Args:
         evaluation: what `trainer.evaluate` returned.
@@ -37,6 +38,8 @@ def write_report(
     folder = trainer.run_folder
     if trainer.args.should_save:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (*PLOTS, *ANSWERS, "skipped.csv"):  # of an earlier run, they would look like this one's
+            (folder / name).unlink(missing_ok=True)
         if skipped:
             write_csv(folder / "skipped.csv", skipped)
     trainer.reported = evaluation
@@ -44,35 +47,23 @@ def write_report(
     if not trainer.args.should_save:
         return
     trainer.model.save_pretrained(folder)
-    measured = {MEASURED_WEIGHTS: weights_fingerprint(trainer.model)}
-    write_metrics(
-        folder, metrics_of(trainer, evaluation) | {"skipped": len(skipped)} | dict(extra) | measured
-    )
+    facts = trainer.data_facts(evaluation, "rows")
+    split = {"held_out": facts["split_name"], "how": facts["split"]} | {
+        name: value for name, value in facts_of(evaluation.dataset).items() if name.startswith("left_out")
+    }
+    metrics = evaluation.numbers | {"stages": trainer.stages, "split": split | facts["counts"]}
+    metrics |= {"skipped": len(skipped)} | dict(extra)
+    write_metrics(folder, metrics | {MEASURED_WEIGHTS: weights_fingerprint(trainer.model)})
     write_history(folder, trainer.state.log_history, trainer.shown_metrics)
     trainer.create_model_card()
 
 
 def thumbnails_of(trainer: GeoTrainer, dataset: Any, most: int) -> list[str | None] | None:
-    """Thumbnails for a map: of the first `most` rows, None for the others; None where nobody asks for any."""
+    """Thumbnails of the first `most` rows for a map, None for the others; None where nobody asks for any."""
     if not most:
         return None
     rows = without_decoding(dataset)
     return [thumbnail(trainer.model.photo_of(rows[i])) if i < most else None for i in range(len(rows))]
-
-
-def metrics_of(trainer: GeoTrainer, evaluation: Evaluation) -> dict[str, Any]:
-    """What metrics.json tells of every task: `eval`, `baseline`, `intervals`, `stages`, `split`."""
-    facts = trainer.data_facts(evaluation, "rows")
-    split = {"held_out": facts["split_name"], "how": facts["split"]} | {
-        name: value for name, value in facts_of(evaluation.dataset).items() if name.startswith("left_out")
-    }
-    return {
-        "eval": evaluation.values_by_name,
-        "baseline": evaluation.baseline,
-        "intervals": evaluation.intervals,
-        "stages": trainer.stages,
-        "split": split | facts["counts"],
-    }
 
 
 def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:

@@ -31,10 +31,9 @@ OPTIMIZER, SCHEDULER, SCALER = "optimizer.safetensors", "scheduler.safetensors",
 
 
 class SafeCheckpoints(Trainer):
-    """The methods of transformers' Trainer that pickle, as `PhaseTrainer` has them.
+    """The methods of transformers' Trainer that pickle, without it.
 
-    A checkpoint holds safetensors and JSON alone, is marked when all of it is on disk, and is never taken for
-    another model's.
+    A checkpoint is marked when all of it is on disk, and is never taken for another model's.
     """
 
     args: GeoTrainingArguments

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -17,9 +17,6 @@ from transformers.trainer_utils import SaveStrategy
 from geohf.errors import DataError
 from geohf.training.arguments import GeoTrainingArguments
 from geohf.training.checkpoints import random_state, set_random_state
-
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
 
 # defaults of other classes that a task may not be able to work with
 NOT_BY_DEFAULT = {"remove_unused_columns": True, "batch_eval_metrics": False, "do_train": False}
@@ -31,17 +28,16 @@ def own_arguments(
     """Arguments of a task's own class.
 
     Args:
-        args: of this class, which are taken as they are; transformers' or GeoTrainingArguments, which are copied with
-            the task's defaults for what they lack; None for the task's defaults.
+        args: of this class, taken as they are; transformers' or GeoTrainingArguments, copied with the task's defaults for
+            what they lack; None for the task's defaults.
         kind: the task's class.
-        evaluates: there is something to evaluate on; without it None evaluates nothing.
+        evaluates: there is something to evaluate on; without it the task's defaults evaluate nothing.
 
     Raises:
         DataError: they are another task's.
     """
     if args is None:
-        quiet: dict[str, Any] = {} if evaluates else {"eval_strategy": "no", "load_best_model_at_end": False}
-        return kind(**quiet)
+        return kind() if evaluates else kind(eval_strategy="no", load_best_model_at_end=False)
     if isinstance(args, kind):
         return args
     plain = isinstance(args, TrainingArguments) and not isinstance(args, GeoTrainingArguments)
@@ -50,8 +46,7 @@ def own_arguments(
     own: Any = copy.copy(args)
     own.__class__ = kind
     for field in dataclasses.fields(kind):
-        lacks = field.name not in vars(args)
-        if lacks or NOT_BY_DEFAULT.get(field.name) == getattr(args, field.name):
+        if field.name not in vars(args) or NOT_BY_DEFAULT.get(field.name) == getattr(args, field.name):
             makes = field.default_factory
             setattr(own, field.name, field.default if makes is dataclasses.MISSING else makes())
     if plain:
@@ -74,9 +69,9 @@ def require_float32(model: torch.nn.Module) -> None:
 
 def require_recomputing(model: torch.nn.Module, args: GeoTrainingArguments) -> None:
     """Raise DataError where activations are to be recomputed, and the model has no layer that can."""
-    able = getattr(model, "supports_gradient_checkpointing", False)
-    if args.activation_checkpointing and not (
-        able and any(hasattr(module, "gradient_checkpointing") for module in model.modules())
+    layers = model.modules() if getattr(model, "supports_gradient_checkpointing", False) else ()
+    if args.activation_checkpointing and not any(
+        hasattr(layer, "gradient_checkpointing") for layer in layers
     ):
         raise DataError(
             f"gradient_checkpointing: this {type(model).__name__} cannot recompute its activations, as towers of "
@@ -85,11 +80,7 @@ def require_recomputing(model: torch.nn.Module, args: GeoTrainingArguments) -> N
 
 
 def require_a_batch(args: GeoTrainingArguments, rows: int, batch: int | None = None) -> None:
-    """Raise DataError where so few rows make no whole batch, and others are dropped.
-
-    Args:
-        batch: rows of one step of one process; `per_device_train_batch_size` by default.
-    """
+    """Raise DataError where rows make no whole batch, of `per_device_train_batch_size` by default, and others are dropped."""
     size = (batch or args.train_batch_size) * args.world_size
     if args.dataloader_drop_last and rows < size:
         raise DataError(
@@ -101,11 +92,10 @@ def require_a_batch(args: GeoTrainingArguments, rows: int, batch: int | None = N
 def phase_arguments(
     args: GeoTrainingArguments, name: str, default_metric: str | None = None, **changes: Any
 ) -> GeoTrainingArguments:
-    """The arguments of one phase: a copy whose checkpoints lie in `output_dir/checkpoints/name`.
+    """The arguments of one phase: a copy with these changes, whose checkpoints lie in `output_dir/checkpoints/name`.
 
     Args:
         default_metric: chooses the best checkpoint where no `metric_for_best_model` was asked for.
-        changes: arguments that are others in this phase.
     """
     phase = copy.copy(args)
     phase.output_dir = str(Path(str(args.output_dir)) / "checkpoints" / name)
@@ -135,11 +125,7 @@ def refused() -> Iterator[None]:
 
 
 def rehearse(args: TrainingArguments) -> None:
-    """Build a Trainer, its optimizer and schedule for a model of one number: what they refuse, they refuse now.
-
-    Raises:
-        DataError: a flag that this machine or these libraries cannot do, or that do not go together.
-    """
+    """Build a Trainer, its optimizer and schedule for a model of one number: what they refuse of the flags is a DataError now."""
     if getattr(args, "rehearsed", False):
         return
     from transformers import Trainer

@@ -18,6 +18,7 @@ from geohf.data.streaming import as_stream, is_stream
 from geohf.data.task_data import facts_of
 from geohf.errors import DataError, listed
 from geohf.metrics.records import CardData, Evaluation
+from geohf.training.checkpoints import last_complete_checkpoint
 from geohf.training.phase_runs import RunsPhases
 from geohf.training.pushing import push_adapter
 from geohf.training.report import write_report
@@ -29,9 +30,7 @@ logger = logging.getLogger(__name__)
 UNKNOWN_DATA = {"name": "own data", "generated": False, "dataset": None, "split": "as given to the Trainer"}
 
 
-def _no_outputs(
-    trainer: GeoTrainer, folder: Path, evaluation: Evaluation, **options: Any
-) -> Mapping[str, Any]:
+def _no_outputs(trainer: GeoTrainer, *given: Any, **options: Any) -> Mapping[str, Any]:
     return {}
 
 
@@ -52,12 +51,10 @@ class GeoTrainer(RunsPhases):
     Each phase is a loop of its own, with `compute_metrics`, `callbacks` and `optimizers` as they were given here;
     its checkpoints lie in `output_dir/checkpoints/<phase>`.
 
-    A task fills in `run_phases`, `_calibrate`, `outputs`, `measure`, `write_outputs` and `card_data`.
-
     Args:
         standard: `model` to `optimizers`, as transformers', but `eval_dataset` is one dataset. Without it the last weights
             are the model, and nothing is calibrated.
-        train_labels: where `train_dataset` is a stream, its rows without pictures, if they are known: they tell the
+        train_labels: of a `train_dataset` that is a stream the rows without pictures, if they are known: they tell the
             constant baseline, and how many there are.
     """
 
@@ -92,32 +89,22 @@ class GeoTrainer(RunsPhases):
             args = copy.copy(own_arguments(args, self.arguments_class, evaluates=False))
             args.eval_strategy, args.load_best_model_at_end = "no", False
         self._require_own_loop()
-        super().__init__(
-            model,
-            args,
-            data_collator,
-            train_dataset=self._read_rows(train_dataset, "train_dataset"),
-            eval_dataset=self._read_rows(eval_dataset, "eval_dataset"),
-            processing_class=processing_class,
-            model_init=model_init,
-            **({} if compute_metrics is None else {"compute_metrics": compute_metrics}),
-            callbacks=callbacks,
-            optimizers=optimizers,
-            **extras,
-        )
+        if compute_metrics is not None:  # else the task's
+            extras["compute_metrics"] = compute_metrics
+        rows = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        rows = {what: self._read_rows(given, what) for what, given in rows.items()}
+        extras |= {"processing_class": processing_class, "model_init": model_init, "callbacks": callbacks}
+        super().__init__(model, args, data_collator, **rows, optimizers=optimizers, **extras)
         given = callbacks or []
-        self._own_callbacks = [
-            callback
-            for callback in self.callback_handler.callbacks
-            if callback not in given and type(callback) not in given
-        ]
+        callbacks = self.callback_handler.callbacks
+        self._own_callbacks = [one for one in callbacks if one not in given and type(one) not in given]
         for callback in self._own_callbacks:
             if isinstance(callback, EarlyStoppingCallback):  # the phases stop, each by its own
                 self.remove_callback(callback)
             if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
                 # no training begins here, which would say so, and the numbers of `evaluate` would lie in the current folder
                 callback.logging_dir = str(self.run_folder / "runs")
-        self._validation = eval_dataset  # as the user knows it
+        self._training, self._validation = train_dataset, eval_dataset  # as the user knows them
         self._train_labels = train_labels
         # what a user gave for the model does not fit a head alone
         self._of_whole_model = {"data_collator": data_collator, "optimizers": optimizers}
@@ -127,8 +114,7 @@ class GeoTrainer(RunsPhases):
         self.kept: str | None = None  # the phase whose weights the model has, where there was a choice
         self.evaluated: Evaluation | None = None  # the last numbers of the model as it is
         self.reported: Evaluation | None = None  # the numbers whose report lies in `output_dir`
-        self.adapter_of = None
-        self.frozen, self._held = True, []
+        self.frozen, self.adapter_of, self._held = True, None, []
 
     # ---- what a task fills in
 
@@ -172,8 +158,8 @@ class GeoTrainer(RunsPhases):
         """Run every phase, keep the better one, and calibrate.
 
         Args:
-            resume_from_checkpoint: True goes on from the last whole checkpoint of each phase, and takes what is
-                finished as it is; None: as `args.resume_from_checkpoint` says.
+            resume_from_checkpoint: True goes on from each phase's last whole checkpoint, and takes what is finished as it
+                is; None: as the arguments say.
 
         Raises:
             DataError: there is nothing to train on, or the rows cannot be used.
@@ -193,6 +179,7 @@ class GeoTrainer(RunsPhases):
             warn_of_shared_places(self.eval_dataset, self.train_rows)
         resume = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         self.histories, self.stages, self.kept, self.evaluated = {}, {}, None, None
+        self.frozen, self.adapter_of = True, None  # by the model as it is now
         self._hold_frozen()
         self.run_phases(_own_run(resume, self.run_folder))
         self._release()
@@ -209,8 +196,8 @@ class GeoTrainer(RunsPhases):
                 self.push_to_hub(commit_message="Trained")
             except OSError as error:  # the Hub may be away for a while, and what was trained stays
                 logger.warning("%s: the trained model was not pushed: %s", self.args.hub_model_id, error)
-        losses = [row["train_loss"] for row in self.state.log_history if "train_loss" in row]
-        return TrainOutput(self.state.global_step, losses[-1] if losses else float("nan"), {})
+        losses = (row["train_loss"] for row in reversed(self.state.log_history) if "train_loss" in row)
+        return TrainOutput(self.state.global_step, next(losses, float("nan")), {})
 
     # ---- measuring
 
@@ -227,20 +214,22 @@ class GeoTrainer(RunsPhases):
             eval_dataset: rows like those of training; `self.eval_dataset` where None.
 
         Returns:
-            An `Evaluation`: transformers' dict of numbers with `metric_key_prefix`, which also holds intervals, the
-            baseline's numbers and the answers. With several datasets, a user's own `compute_metrics` or a stream: the
-            dict that transformers gives.
+            An `Evaluation`: transformers' dict of numbers, with intervals, the baseline's numbers and the answers. With
+            several datasets, a user's own `compute_metrics` or a stream: the dict that transformers gives.
         """
-        mine = eval_dataset is None or eval_dataset is self._validation
-        dataset = self.eval_dataset if mine else eval_dataset
-        if not mine and not isinstance(dataset, (dict, str)):
-            dataset = self._read_rows(dataset, "eval_dataset")
+        if eval_dataset is None or eval_dataset is self._validation:
+            dataset = self.eval_dataset
+        elif eval_dataset is self._training or eval_dataset is self.train_dataset:
+            dataset = self.train_dataset
+        elif isinstance(eval_dataset, (dict, str)):
+            dataset = eval_dataset
+        else:
+            dataset = self._read_rows(eval_dataset, "eval_dataset")
         if isinstance(dataset, dict) or "compute_metrics" in self._given or not hasattr(dataset, "__len__"):
             return super().evaluate(None if eval_dataset is None else dataset, ignore_keys, metric_key_prefix)
-        if self.shows_places and not mine:
+        if self.shows_places and dataset is not self.eval_dataset:
             warn_of_shared_places(dataset, self.train_rows)
-        outputs = self.outputs(dataset)
-        self.evaluated = self.measure(dataset, outputs, metric_key_prefix)
+        self.evaluated = self.measure(dataset, self.outputs(dataset), metric_key_prefix)
         self.log(dict(self.evaluated))
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, dict(self.evaluated)
@@ -250,17 +239,15 @@ class GeoTrainer(RunsPhases):
     # ---- the Hub
 
     def push_to_hub(self, *args, **kwargs):
-        """As `PhaseTrainer.push_to_hub`, with the report of the last `evaluate`.
-
-        An adapter that was kept goes along as a repo of its own.
-        """
+        """As `PhaseTrainer.push_to_hub`, with the report of the last `evaluate`; a kept adapter goes into a repo of its own."""
         if self.evaluated is not None and self.reported is not self.evaluated:
             write_report(self, self.evaluated)
-        address = super().push_to_hub(*args, **kwargs)
-        if self.adapter_of is not None and self.is_world_process_zero():
-            folder = self.run_folder / "adapter"
-            push_adapter(self.model, self.args, self.base_folder(self.adapter_of), folder)
-        return address
+        return super().push_to_hub(*args, **kwargs)
+
+    def _push_more(self, private: bool | None, token: str | bool | None) -> None:
+        if self.adapter_of is not None:
+            folders = self.base_folder(self.adapter_of), self.run_folder / "adapter"
+            push_adapter(self.model, *folders, self.hub_model_id, private, token)
 
     # ---- what the card says
 
@@ -269,51 +256,42 @@ class GeoTrainer(RunsPhases):
         if evaluation is None:
             return {}
         facts = self.card_data(evaluation)
-        numbers = {
-            "eval": evaluation.values_by_name,
-            "baseline": evaluation.baseline,
-            "intervals": evaluation.intervals,
-        }
-        return {"metrics": numbers, "titles": facts.titles, "data": facts.data, **facts.context}
+        return {"metrics": evaluation.numbers, "titles": facts.titles, "data": facts.data, **facts.context}
 
     def data_facts(self, evaluation: Evaluation, unit: str) -> dict[str, Any]:
-        """The facts of the data that every card tells, see `model_cards/card.md`.
-
-        Args:
-            unit: what a row is, in the plural.
-        """
+        """The facts of the data that every card tells, see `model_cards/card.md`; `unit` is what its rows are."""
         on_validation = any(evaluation.dataset is rows for rows in (self.eval_dataset, self._validation))
-        facts: dict[str, Any] = UNKNOWN_DATA | {"split_name": "validation" if on_validation else "test"}
+        trained = evaluation.dataset is self.train_dataset
+        held_out = "train" if trained else "validation" if on_validation else "test"
+        facts: dict[str, Any] = UNKNOWN_DATA | {"split_name": held_out}
         facts |= facts_of(evaluation.dataset)
-        counts: dict[str, Any] = {"train": self.train_rows, "validation": self.eval_dataset}
-        counts[facts["split_name"]] = evaluation.dataset
-        rows = [f"{len(part)} {name}" for name, part in counts.items() if hasattr(part, "__len__")]
+        parts = {"train": self.train_rows, "validation": self.eval_dataset}
+        parts[facts["split_name"]] = evaluation.dataset
+        counts = {name: len(part) for name, part in parts.items() if hasattr(part, "__len__")}
         return facts | {
-            "rows": f"{', '.join(rows)} {unit}",
-            "counts": {name: len(part) for name, part in counts.items() if hasattr(part, "__len__")},
+            "rows": f"{', '.join(f'{count} {name}' for name, count in counts.items())} {unit}",
+            "counts": counts,
             "unit": unit,
             "measured": len(evaluation.dataset),
             "seed": self.args.seed,
             "validation": self.eval_dataset is not None,
             "chosen_on_held_out": facts["split_name"] == "validation" or "chosen_on_held_out" in facts,
-            "trained_on_held_out": "trained_on_held_out" in facts,
+            "trained_on_held_out": trained or "trained_on_held_out" in facts,
             "baseline": "constant baseline",
         }
 
     def stage_rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
         """A row before and after each phase with the numbers on validation rows, for the card's table."""
-        return [
-            {"": name} | {column: numbers[column] for column in columns if column in numbers}
-            for name, numbers in self.stages.items()
-        ]
+        return rows_of_numbers(self.stages, columns)
+
+
+def rows_of_numbers(numbers: Mapping[str, Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """A table's row for each name, with those of its numbers that are in these columns."""
+    return [{"": name} | {key: own[key] for key in columns if key in own} for name, own in numbers.items()]
 
 
 def _own_run(resume: bool | str | None, folder: Path) -> bool:
-    """Whether to go on with the run in a folder.
-
-    Raises:
-        DataError: it names a checkpoint of another run, or one phase's alone.
-    """
+    """Whether to go on with the run in a folder; DataError for another run's checkpoint, or one that is not the last."""
     if not isinstance(resume, str) or resume.lower() in ("true", "false"):
         return str(resume).lower() == "true"
     path, own = Path(resume).resolve(), folder.resolve()
@@ -321,6 +299,12 @@ def _own_run(resume: bool | str | None, folder: Path) -> bool:
         raise DataError(
             f"resume_from_checkpoint {resume}: a run goes on in its own output_dir; give --output_dir {resume} and "
             "--resume_from_checkpoint true"
+        )
+    last = None if path == own else last_complete_checkpoint(path.parent)
+    if path != own and last != str(path):
+        raise DataError(
+            f"resume_from_checkpoint {resume}: a run goes on from the last whole checkpoint of each phase, here "
+            f"{last}; say true, or delete those after the one to go on from"
         )
     return True
 

@@ -49,6 +49,12 @@ def test_a_space_holds_the_page_and_its_card(repo, photos, hub, tmp_path):
         write_space(tmp_path / "space", repo)
 
 
+def test_photos_of_one_name_and_two_endings_are_two_examples(repo, photos, tmp_path):
+    five_tasks.PHOTO.save(photos / "a.png")
+    write_space(tmp_path / "space", repo, photos)
+    assert {path.name for path in (tmp_path / "space/examples").iterdir()} == {"a.jpg.png", "a.png.png"}
+
+
 def test_what_cannot_be_a_demo_is_said(tmp_path, photos):
     with pytest.raises(DataError, match="push it, and name it org/name"):
         write_space(tmp_path / "space", str(photos))

@@ -122,6 +122,7 @@ PLACE = {"latitude": 36.4, "longitude": 127.4}
 @pytest.mark.parametrize(
     ("name", "predictions", "references", "told"),
     [
+        ("tiles", [2.0, 2.0], [TILE, TILE | {"value": None}], "reference 1 has no value"),
         (
             "region",
             [PLACE | {"region": "a", "latitude": 127.4}],

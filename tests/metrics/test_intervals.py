@@ -62,3 +62,14 @@ def test_nothing_is_said_where_there_is_nothing_to_say():
         lambda rows: {"x": np.nan if 0 in rows else 1.0 * rows.sum(), "y": rows.mean()}, np.arange(20)
     )
     assert set(undefined) == {"y"}  # most draws have no x
+
+
+def test_a_name_that_the_first_draw_lacks_has_its_interval_all_the_same():
+    drawn = []
+
+    def statistics(rows):
+        drawn.append(rows)
+        return {"all": rows.mean()} | ({"some": rows.mean()} if len(drawn) > 1 else {})
+
+    found = bootstrap_intervals(statistics, np.arange(20), draws=100)
+    assert found["some"] == pytest.approx(found["all"], rel=0.05)

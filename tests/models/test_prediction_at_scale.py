@@ -296,6 +296,14 @@ def test_batches_of_ray_get_the_answers_of_predict(name, tmp_path):
     assert ask({"image": samples[:0]}).keys() == {"image"}
 
 
+def test_degrees_in_columns_of_ray_keep_their_digits():
+    from geohf.integrations.ray import _column
+
+    matches = [[[37.56653489, 126.97796911, 0.5]], [[37.5, 127.0, 0.25]]]
+    assert _column(matches).tolist() == matches
+    assert _column([[0.5, 0.25]]).dtype == np.float32
+
+
 @pytest.mark.slow
 def test_a_local_ray_gives_the_answers_of_the_file(model, photos, tmp_path):
     pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'geohf[ray]'")

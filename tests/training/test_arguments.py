@@ -56,6 +56,15 @@ def test_numbers_may_be_written_as_people_write_them(parse, text):
     assert parse(f"scale: {text}\n").scale == 1e-4
 
 
+@pytest.mark.parametrize(("text", "value"), [("010", 10), ("-007", -7), ("1_000", 1000)])
+def test_whole_numbers_are_decimal(parse, text, value):
+    assert parse(f"steps: {text}\n").steps == value
+
+
+def test_a_time_of_day_stays_as_it_is_written(parse):
+    assert parse("name: 12:30\n").name == "12:30"
+
+
 def test_negative_numbers_and_text_that_looks_like_a_flag_are_values(parse):
     options = parse("scale: -1e-4\nsteps: -5\nname: --odd\n")
     assert (options.scale, options.steps, options.name) == (-1e-4, -5, "--odd")
@@ -92,6 +101,19 @@ def test_null_takes_a_default_away_and_a_flag_gives_it_back(parse):
     assert parse("backbone_name:\n", "--backbone_name", "vit").backbone_name == "vit"
 
 
+def test_a_parser_forgets_the_file_of_its_last_call(tmp_path):
+    (tmp_path / "run.yaml").write_text("backbone_name: null\n")
+    parser = GeoArgumentParser(Options)
+    assert parser.parse(["--config", str(tmp_path / "run.yaml")])[0].backbone_name is None
+    assert parser.parse([])[0] == Options()
+
+
+@pytest.mark.parametrize("words", [["--config", "a.yaml", "--config=b.yaml"], ["--config=a.yaml"] * 2])
+def test_of_two_files_none_is_passed_over(words):
+    with pytest.raises(DataError, match="more than once"):
+        GeoArgumentParser(Options).parse(words)
+
+
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
@@ -104,6 +126,9 @@ def test_null_takes_a_default_away_and_a_flag_gives_it_back(parse):
         ("", "must hold `name: value` lines"),
         ("steps: [3\n", "is not YAML"),
         ("steps: !!python/object/apply:os.getcwd []\n", "is not YAML"),
+        ("steps: 3\nname: a\nsteps: 4\n", "line 3 says steps once more"),
+        ("backbone_name: a\nbackbone-name: b\n", "line 2 says backbone-name once more"),
+        ("settings: {min_lr: 1, min_lr: 2}\n", "line 1 says min_lr once more"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(parse, yaml, message):

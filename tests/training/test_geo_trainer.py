@@ -1,5 +1,7 @@
 """What a user hands to a Trainer of several phases does what it does in transformers."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -190,6 +192,47 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path):
     assert again.model.config.temperature == first.model.config.temperature
     with pytest.raises(DataError, match="a run goes on in its own output_dir"):
         trainer_of(tmp_path).train(resume_from_checkpoint=str(tmp_path / "elsewhere"))
+
+
+def test_a_run_goes_on_from_its_last_checkpoint_alone(tmp_path):
+    trainer_of(tmp_path, settings={"save_total_limit": 3}).train()
+    older, last = sorted((tmp_path / "run/checkpoints/phase2").glob("checkpoint-*"))
+    with pytest.raises(
+        DataError, match=rf"the last whole checkpoint of each phase, here .*{last.name}; say true"
+    ):
+        trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(older))
+    trainer_of(tmp_path, settings={"save_total_limit": 3}).train(resume_from_checkpoint=str(last))
+
+
+def test_a_second_training_begins_with_the_weights_of_the_first(tmp_path):
+    trainer = five_tasks.trainer_of("place", tmp_path, cache_dir=str(tmp_path / "cache"), warmup_steps=0)
+    trainer.train()
+    assert not trainer.frozen
+    ours = []
+
+    class Begun(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            ours.append(trainer.frozen_descriptors(trainer.train_dataset))
+
+    trainer.add_callback(Begun())
+    tower = copy.deepcopy(trainer.model.tower)
+    trainer.train()
+    fresh = five_tasks.trainer_of("place", tmp_path / "fresh", cache_dir=str(tmp_path / "cache"))
+    fresh.model.tower.load_state_dict(tower.state_dict())
+    assert torch.equal(ours[0], fresh.frozen_descriptors(fresh.train_dataset))
+
+
+@pytest.mark.parametrize("name", ["region", "place", "parts", "tiles"])
+def test_numbers_of_training_rows_are_not_told_as_those_of_test_rows(name, tmp_path):
+    trainer = five_tasks.trainer_of(name, tmp_path, count=12, cache_dir=str(tmp_path / "cache"))
+    facts = trainer.data_facts(trainer.evaluate(trainer.train_dataset), "rows")
+    assert (facts["split_name"], facts["rows"], facts["trained_on_held_out"]) == (
+        "train",
+        "12 train rows",
+        True,
+    )
+    facts = trainer.data_facts(trainer.evaluate(five_tasks.rows_of(name)), "rows")
+    assert (facts["split_name"], facts["trained_on_held_out"]) == ("test", False)
 
 
 def test_there_must_be_something_to_train_on(tmp_path):

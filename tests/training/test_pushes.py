@@ -338,3 +338,16 @@ def test_adapters_are_pushed_without_the_path_of_their_base(hub, tmp_path):
     assert str(tmp_path).encode() not in b"".join(files.values())
     with pytest.raises(DataError, match="holds no model"):
         push_folder(tmp_path, "me/y")
+
+
+def test_adapters_and_their_base_are_as_private_as_the_model(hub, tmp_path):
+    from helpers.place_models import build_model
+
+    model = build_model(backbone="test_vit")
+    trainer = trainer_of(
+        "place", tmp_path, model, finetune="lora", lora_rank=2, hub_model_id="me/x", hub_token=TOKEN
+    )
+    trainer.train()
+    trainer.push_to_hub(private=True)
+    repos = {name: repo.private for (_, name), repo in hub.repos.items()}
+    assert repos == {"me/x": True, "me/x-base": True, "me/x-adapter": True}

@@ -1,6 +1,8 @@
 """What a run leaves of its way."""
 
-from geohf.training.report import write_history
+from helpers.five_tasks import rows_of, trainer_of
+
+from geohf.training.report import write_history, write_report
 
 
 def test_a_run_that_logged_and_evaluated_nothing_has_a_history_and_no_curves(tmp_path):
@@ -11,3 +13,15 @@ def test_a_run_that_logged_and_evaluated_nothing_has_a_history_and_no_curves(tmp
     assert not (tmp_path / "learning_curves.png").exists()
     write_history(tmp_path, [{"phase": "train", "step": 5, "loss": 2.5}, end], ("map",))
     assert (tmp_path / "learning_curves.png").is_file()
+
+
+def test_what_an_earlier_run_left_in_the_folder_is_not_taken_for_this_ones(tmp_path):
+    for name in ("filmstrip.png", "predictions.geojson", "skipped.csv", "mine.png"):
+        (tmp_path / name).write_bytes(b"of an earlier run")
+    trainer = trainer_of("tiles", tmp_path)
+    write_report(trainer, trainer.evaluate(rows_of("tiles")))
+    assert "filmstrip" not in (tmp_path / "README.md").read_text()
+    assert {"filmstrip.png", "predictions.geojson", "skipped.csv"}.isdisjoint(
+        p.name for p in tmp_path.iterdir()
+    )
+    assert (tmp_path / "mine.png").is_file()
