@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.cells import label_of
 from geohf.data.classes import UNLABELED, class_number, class_numbers, column_of, warn_of_spellings
 from geohf.data.rows import RowView
 from geohf.data.tables import RowErrors, points_of
@@ -67,7 +68,7 @@ def describe_classes(
     if not located.any():
         raise DataError("no training place has a position")
     fields: dict = {"gps_box": _box(points[located])}
-    names = column_of(train, "state")
+    names = [label_of(name) for name in column_of(train, "state")]
     named = np.array([name is not None for name in names])
     if named.all() and cells is None:
         labels, fields = _states(train, names, located, fields)

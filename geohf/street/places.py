@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.cells import is_nothing, label_of
+from geohf.data.cells import is_nothing, label_of, text_of
 from geohf.data.columns import image_lists
 from geohf.data.rows import RowView, positions_of
+from geohf.data.samples import without_decoding
 from geohf.data.tables import (
     HEADING_COLUMNS,
     LATITUDE_COLUMNS,
@@ -19,10 +20,12 @@ from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
     find_column,
+    points_of,
     wrapped_longitude,
 )
 from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
+from geohf.geo.frames import impossible_points
 from geohf.street.classes import US_STATES
 from geohf.street.processing import split_views
 from geohf.vision.checks import broken_images
@@ -54,33 +57,52 @@ def place_features() -> Features:
 
 
 def as_places(rows):
-    """Rows that a user gave to a Trainer, as places: a dataset of places and a stream are as they should be.
+    """Rows that a user gave to a Trainer, as places: a dataset as the loaders leave it and a stream stay as they are.
 
     Args:
         rows: a dataset or list of dicts with `views`, `image` or `north`, `east`, `south`, `west`, and perhaps
             `latitude`, `longitude`, `state` and `sample_id`, or as tables call these. A `state` is a name, or the number of its class;
             the competition's index is its `state_idx`.
     """
-    known = getattr(rows, "column_names", None)
-    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)):
+    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)) or _are_loaded(rows):
         return rows
-    if known is not None and {"views", "headings", "state", "sample_id"} <= set(known):
-        return rows
-    labels = ["sample_id", "headings", "state", "state_idx", "latitude", "longitude"]
-    return RowView(rows, _read_place, labels)
+    return RowView(
+        without_decoding(rows), _read_place, [name for name in place_features() if name != "views"]
+    )
+
+
+def _are_loaded(rows) -> bool:
+    """Whether these are places as the loaders leave them; what else has their columns is checked row by row."""
+    from datasets import List
+    from pyarrow.compute import list_value_length
+
+    if not {*place_features()} - {INDEX_COLUMN} <= {*(getattr(rows, "column_names", None) or ())}:
+        return False
+    lists = ("views", "headings")
+    if not all(isinstance(rows.features[name], List) for name in lists):
+        return False
+    try:
+        points = points_of(rows)
+    except DataError:  # text, such as 48.5 N
+        return False
+    unknown = np.isnan(points)
+    if impossible_points(points) or np.isinf(points).any() or (unknown[:, 0] != unknown[:, 1]).any():
+        return False
+    views, headings = (list_value_length(rows.data.column(name)) for name in lists)
+    return not headings.null_count and headings.equals(views)
 
 
 def _read_place(row: dict, number: int) -> dict:
-    views, headings = split_views(row)
-    place: dict[str, Any] = {
-        "sample_id": str(row.get("sample_id", number)),
-        "views": views,
-        "headings": headings,
-    }
+    name = text_of(row.get("sample_id")) or str(number)
     column = find_column((key for key in row if isinstance(key, str)), STATE_COLUMNS)
-    place["state"], place[INDEX_COLUMN] = state_of(row.get(column), row.get(INDEX_COLUMN))
-    place["latitude"], place["longitude"] = positions_of([row], names=[number])[0].tolist()
-    return place
+    try:
+        views, headings = split_views(row)
+        state, index = state_of(row.get(column), row.get(INDEX_COLUMN))
+    except DataError as error:
+        raise DataError(f"row {name}: {error}") from None
+    latitude, longitude = positions_of([row], names=[number])[0].tolist()
+    labels = {"state": state, INDEX_COLUMN: index, "latitude": latitude, "longitude": longitude}
+    return {"sample_id": name, "views": views, "headings": headings} | labels
 
 
 def state_of(state: Any, index: Any) -> tuple[Any, int | None]:
