@@ -42,14 +42,22 @@ def state_score(top5, true_state) -> float:
             its first rank.
         true_state: (n,) state indices.
 
+    Raises:
+        DataError: lengths that do not fit, an index that is no number, or a true one that is NaN.
+
     >>> state_score([[5, 3, -1, -1, -1], [1, 2, 3, 4, 5]], [3, 9])
     0.3
     """
-    top5, true_state = np.asarray(top5), np.asarray(true_state)
-    if top5.ndim != 2 or top5.shape[1] > 5 or len(top5) != len(true_state) or not len(top5):
+    try:
+        top5, true_state = np.asarray(top5, np.float64), np.asarray(true_state, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"states are scored by their indices, which are numbers: {error}") from None
+    if top5.ndim != 2 or top5.shape[1] > 5 or true_state.shape != top5.shape[:1] or not len(top5):
         raise DataError(
             f"top5 must be (n, at most 5) for n > 0 true states; got {top5.shape} and {true_state.shape}"
         )
+    if np.isnan(true_state).any():
+        raise DataError("a true state is NaN, so no answer can be scored")
     hits = (top5 == true_state[:, None]) & (top5 >= 0)
     weights = np.asarray(RANK_WEIGHTS)[: top5.shape[1]]
     return float(np.where(hits.any(1), weights[hits.argmax(1)], 0.0).mean())
@@ -154,12 +162,17 @@ def constant_baseline(labels, points, num_classes: int) -> tuple[np.ndarray | No
 
     Returns:
         (logits, point): (classes,) log frequencies or None, and (2,) degrees.
+
+    Raises:
+        DataError: no place has a position.
     """
     labels, points = np.asarray(labels), np.asarray(points, np.float64)
     logits = None
     if num_classes:
         logits = np.log(np.bincount(labels[labels >= 0], minlength=num_classes) + 1e-9)
     points = points[np.isfinite(points).all(-1)]
+    if not len(points):
+        raise DataError("no training place has a position, so there is no constant baseline to compare with")
     some = points[np.random.default_rng(0).permutation(len(points))[:2000]]
     means = [great_circle_m(point, some).mean() for point in some]
     return logits, some[int(np.argmin(means))]
