@@ -95,9 +95,7 @@ def _combine_one(answers, weights, method, top_k) -> StreetPrediction:
             ]
             scores[state.name] = scores.get(state.name, 0.0) + weight * score
     ranked = sorted(scores, key=lambda name: (-scores[name], -shares[name], name))
-    agree = np.array(
-        [not ranked or (answer.states[:1] and answer.states[0].name == ranked[0]) for answer in answers], bool
-    )
+    agree = np.array([[state.name for state in answer.states[:1]] == ranked[:1] for answer in answers])
     if not (weights[agree] > 0).any():  # fused ranks can put first what no model did
         agree[:] = True
     points = np.array([[answer.latitude, answer.longitude] for answer in answers])
