@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -69,15 +69,15 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
         if split != "train":  # places to be found
             reasons = {i: reason for i, reason in reasons.items() if not np.isnan(points[i]).all()}
     rows, good = {}, []
-    candidates = _candidates(dataset, reasons, source, errors)
-    for (position, sample_id, index, _, headings), broken in checked_rows(candidates, itemgetter(3)):
+    candidates = _candidates(dataset, labels, reasons, source, errors)
+    for (position, sample_id, named, _, headings), broken in checked_rows(candidates, itemgetter(3)):
         for reason in filter(None, broken):
             errors.add(source, position, reason)
         usable = [k for k, reason in enumerate(broken) if reason is None]
         if usable:
             headings = [headings[k] for k in usable]
             place = place_row(sample_id, [], headings, source=source, line=position, point=points[position])
-            place["state"], place[INDEX_COLUMN] = state_of(labels[position], index)
+            place["state"], place[INDEX_COLUMN] = named
             del place["where"]
             rows[position] = place
             good.append(usable)
@@ -109,8 +109,8 @@ def _check_view_columns(features: Features, source: str) -> None:
             raise DataError(f"{source}: column {name!r} must hold images, but holds {features[name]}")
 
 
-def _candidates(dataset, reasons, source, errors) -> Iterator[tuple[int, str, Any, list, list]]:
-    """Position, id, state's index, views and headings of the rows that nothing speaks against yet."""
+def _candidates(dataset, labels, reasons, source, errors) -> Iterator[tuple[int, str, tuple, list, list]]:
+    """Position, id, state with its index, views and headings of the rows that nothing speaks against yet."""
     seen: dict[str, int] = {}
     for position, row in enumerate(dataset):
         if position in reasons:
@@ -123,7 +123,8 @@ def _candidates(dataset, reasons, source, errors) -> Iterator[tuple[int, str, An
         seen[sample_id] = position
         try:
             views, headings = split_views(row)
-        except ValueError as error:
+            named = state_of(labels[position], row.get(INDEX_COLUMN))
+        except DataError as error:
             errors.add(source, position, str(error))
             continue
-        yield position, sample_id, row.get(INDEX_COLUMN), views, headings
+        yield position, sample_id, named, views, headings
