@@ -104,8 +104,10 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
 
 
 def _listed_views(views: Any) -> list:
-    if isinstance(views, (str, bytes, Mapping)) or not (is_nothing(views) or isinstance(views, Iterable)):
-        raise DataError(f"'views' is a list of pictures, got {views!r}"[:200])
+    one = isinstance(views, (str, bytes, Mapping)) or getattr(views, "ndim", 1) in (2, 3)
+    if one or not (is_nothing(views) or isinstance(views, Iterable)):
+        got = f"one of shape {tuple(views.shape)}" if hasattr(views, "shape") else repr(views)
+        raise DataError(f"'views' is a list of pictures, got {got}"[:200])
     return [] if is_nothing(views) else list(views)
 
 
