@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geohf.data.classes import column_of
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
 from geohf.errors import DataError
@@ -114,7 +115,8 @@ def _for_map(trainer, evaluation: Evaluation, limit: int):
         predictions += trainer.model.decode(trainer.outputs(part))
         origin += [name] * len(part)
     names = ("sample_id", "state", "latitude", "longitude", "headings")
-    return {name: [cell for part in parts for cell in part[name]] for name in names}, predictions, origin
+    places = {name: [cell for part in parts for cell in column_of(part, name)] for name in names}
+    return places, predictions, origin
 
 
 def write_predictions(
@@ -137,7 +139,7 @@ def write_predictions(
     folder = Path(folder)
     truth = np.stack([np.array(places[name], np.float64) for name in ("latitude", "longitude")], 1)
     points = np.array([[p.latitude, p.longitude] for p in predictions])
-    rows = []
+    rows, with_headings = [], any(answer.headings for answer in predictions)
     for i, (name, state, answer) in enumerate(
         zip(places["sample_id"], places["state"], predictions, strict=True)
     ):
@@ -157,7 +159,7 @@ def write_predictions(
                 "distance_m": float(great_circle_m(points[i], truth[i])) if known else None,
             }
         )
-        if any(one.headings for one in predictions):
+        if with_headings:
             rows[-1] |= {"predicted_headings": answer.headings, "headings": plain(places["headings"][i])}
     write_csv(folder / "predictions.csv", rows)
     details = [

@@ -7,12 +7,14 @@ import re
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features
 
 from geohf.street import StatePrediction, StreetPrediction
+from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.metrics import competition_score, coverage_of, street_intervals
-from geohf.street.outputs import write_predictions
+from geohf.street.outputs import _for_map, write_predictions
 from geohf.street.places import place_features
+from geohf.street.trainer import GeoStreetTrainer
 
 KM_PER_DEGREE = math.pi * 6371.0088 / 180
 NAN = math.nan
@@ -145,3 +147,22 @@ def test_the_intervals_of_places():
     assert some["mean_km"] == found["mean_km"]
     assert some["top1"][1] - some["top1"][0] > found["top1"][1] - found["top1"][0]
     assert set(street_intervals(None, points, labels, truth)) == {"mean_km", "median_km"}
+
+
+def test_numbers_of_a_class_label_are_names_in_the_table(street_model, photos, tmp_path):
+    features = place_features() | {"state": ClassLabel(names=["Maine", "Texas"])}
+    columns = {
+        "sample_id": ["a", "b"],
+        "views": [[str(photo)] for photo in photos[:2]],
+        "headings": [[NAN]] * 2,
+        "state": [1, 0],
+        "state_idx": [None] * 2,
+        "latitude": [31.0, 45.0],
+        "longitude": [-99.0, -69.0],
+    }
+    rows = Dataset.from_dict(columns, features=Features(features))
+    args = StreetTrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none")
+    trainer = GeoStreetTrainer(street_model(), args, train_dataset=rows, eval_dataset=rows)
+    shown, _, splits = _for_map(trainer, trainer.evaluate(rows), limit=4)
+    assert shown["state"] == ["Texas", "Maine"] * 2
+    assert splits == ["validation"] * 2 + ["train"] * 2
