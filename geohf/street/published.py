@@ -9,7 +9,6 @@ see `geohf.street.published_osv5m`.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from geohf.errors import DataError, require_choice
 from geohf.models.published import fill_published
 from geohf.street.gallery import gallery_points
 from geohf.street.published_osv5m import TITLE as OSV5M
-from geohf.street.published_osv5m import load_osv5m
+from geohf.street.published_osv5m import load_osv5m, read_config
 from geohf.vision.licenses import is_noncommercial
 from geohf.vision.repos import read_tensors
 
@@ -136,7 +135,7 @@ def _read_package(folder: Path) -> Published:
 
 
 def _read_release(folder: Path) -> Published:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
     kind, version = config.get("model_type"), config.get("format_version")
     if kind != RELEASE or version != VERSION:
         raise DataError(f"{folder}: is a {kind} of format {version}; {RELEASE} of format {VERSION} is wanted")

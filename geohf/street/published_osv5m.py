@@ -130,13 +130,21 @@ def read_cells(path: Path) -> dict[str, Any]:
     }
 
 
-def _backbone_of(folder: Path) -> str:
-    """The repo of the CLIP that a published config.json names."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a published folder."""
     path = folder / "config.json"
     try:
-        entry: Any = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: is no config, but {type(config).__name__}")
+    return config
+
+
+def _backbone_of(folder: Path) -> str:
+    """The repo of the CLIP that a published config.json names."""
+    entry: Any = read_config(folder)
     for name in ("model", "backbone", "instance", "path"):
         entry = entry.get(name) if isinstance(entry, dict) else None
     return str(entry or BACKBONE)
