@@ -70,6 +70,10 @@ def load(options: StreetArguments, args: StreetTrainingArguments | None = None) 
             write_sample(source, seed=0, size=options.sample_size)
     options.require_steps(args)
     if options.streaming:
+        if (Path(source) / TEMPLATE).is_file():
+            logger.warning(
+                "%s: no submission.csv is written with --streaming, which reads no %s", source, TEMPLATE
+            )
         table = streamed_places(source, on_error=options.on_error)
         places, errors = {"train": table.read_labels()}, table.errors
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from geohf.street.head import GeoStreetOutput
     from geohf.street.trainer import GeoStreetTrainer
 
+
+logger = logging.getLogger(__name__)
 
 CONFUSION_CLASSES = 200  # of more, no row of the plot could be read
 
@@ -189,7 +192,7 @@ def write_predictions(
 
 
 def submit(trainer, source: str | Path, template: Dataset) -> None:
-    """Write submission.csv, and check it as the competition does.
+    """Write submission.csv, and check it as the competition does; a word where the classes have no index to submit.
 
     Args:
         source: the competition's folder, with the template of a submission in it.
@@ -198,6 +201,9 @@ def submit(trainer, source: str | Path, template: Dataset) -> None:
     Raises:
         DataError: what was written is not what the competition asks for.
     """
+    if trainer.model.config.class_indices is None:
+        logger.warning("no submission.csv is written: the model's classes have no state_idx to answer with")
+        return
     predictions = trainer.model.decode(trainer.outputs(template))
     if not trainer.args.should_save:
         return
