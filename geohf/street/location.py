@@ -11,8 +11,6 @@ from torch import nn
 from geohf.geo.sphere import unit_vectors
 
 FREQUENCIES = 256  # of the random Fourier features of one scale
-
-
 _A1, _A2, _A3, _A4 = 1.340264, -0.081106, 0.000893, 0.003796
 
 
@@ -122,17 +120,14 @@ class LocationEncoder(nn.Module):
         """(n, 2) degrees to (n, size), not of length 1; under `torch.autocast`, too, in float32."""
         # the finest scale turns hundreds of times: in bfloat16 its angles would be noise
         with torch.autocast(points.device.type, enabled=False):
-            return self._embeddings(points)
-
-    def _embeddings(self, points: torch.Tensor) -> torch.Tensor:
-        if self.frame == "spherical_harmonics":
-            return self.siren(spherical_harmonics(points, self.degrees).float())
-        if self.frame == "equal_earth":
-            # in half widths of the equator, and rounded step by step as GeoCLIP does: the finest scale has 256 turns
-            where = equal_earth(points.float()) * 66.50336 / 180
-        else:
-            where = unit_vectors(points.double()).float()
-        return torch.stack([net(where) for net in self.scales]).sum(0)
+            if self.frame == "spherical_harmonics":
+                return self.siren(spherical_harmonics(points, self.degrees).float())
+            if self.frame == "equal_earth":
+                # in half widths of the equator, and rounded step by step as GeoCLIP does
+                where = equal_earth(points.float()) * 66.50336 / 180
+            else:
+                where = unit_vectors(points.double()).float()
+            return torch.stack([net(where) for net in self.scales]).sum(0)
 
 
 class FourierNet(nn.Module):
