@@ -6,8 +6,8 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from geohf.io import atomic_path, cache_folder
 from geohf.vision.weights import load_tensors, weights_fingerprint
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from geohf.street.configuration import GeoStreetConfig
 
 WORDS = ("train", "cells", "grid")
@@ -108,7 +110,7 @@ def _of_array(source: Any) -> np.ndarray:
         raise DataError("gallery: is no table and no (n, 2) degrees") from None
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise DataError(f"gallery: must be (n, 2) degrees with n > 0, got {points.shape}")
-    return checked_positions(points, "gallery", "position {}".format)
+    return _checked(points, "gallery", "position {}".format, "a gallery holds")
 
 
 @lru_cache(maxsize=4)
@@ -118,28 +120,33 @@ def _of_table(path: str, facts: tuple | None) -> np.ndarray:
         raise DataError(
             f"gallery {path!r}: is no table, and none of {', '.join(WORDS)}{did_you_mean(path, WORDS)}"
         )
+    return read_positions(path)[1]
+
+
+def read_positions(path: str, holds: str = "a gallery holds") -> tuple[pd.DataFrame, np.ndarray]:
+    """A table in a file, and the (n, 2) degrees of its rows, which all are somewhere on earth.
+
+    Raises:
+        DataError: one is not, or the table cannot be read.
+    """
     table = read_table(path, numbers=(*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS))
-    return _of_columns(table, path, lambda row: f"row {line_of(table, row)}")
+    return table, _of_columns(table, path, lambda row: f"row {line_of(table, row)}", holds)
 
 
-def _of_columns(table: Any, source: str, name: Callable[[int], str]) -> np.ndarray:
+def _of_columns(
+    table: pd.DataFrame, source: str, name: Callable[[int], str], holds: str = "a gallery holds"
+) -> np.ndarray:
     """The positions in a table of pandas: by its columns, which may stand in any order."""
     names = [find_column(table.columns, known, source) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
     try:
         points = table[names].to_numpy(np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{source}: {' and '.join(map(str, names))} are not numbers: {error}") from None
-    return checked_positions(points, source, name)
+    return _checked(points, source, name, holds)
 
 
-def checked_positions(
-    points: np.ndarray, source: str, name: Callable[[int], str], holds: str = "a gallery holds"
-) -> np.ndarray:
-    """The (n, 2) degrees, which all are somewhere on earth.
-
-    Raises:
-        DataError: one is not; its `name` stands in the message.
-    """
+def _checked(points: np.ndarray, source: str, name: Callable[[int], str], holds: str) -> np.ndarray:
+    """The (n, 2) degrees; DataError where one lies nowhere on earth, with its name."""
     reasons = {int(row): "is not finite" for row in np.flatnonzero(~np.isfinite(points).all(1))}
     reasons |= {int(row): f"longitude {points[row, 1]:g} is outside -180..180"
                 for row in np.flatnonzero(np.abs(points[:, 1]) > 180)}  # fmt: skip
@@ -185,16 +192,9 @@ def kept_on_disk(
         return encode(points)
     key = hashlib.blake2b(weights_fingerprint(encoder).encode() + points.tobytes(), digest_size=16)
     path = cache_folder("galleries") / f"{key.hexdigest()}.safetensors"
-    embeddings = _kept(path)
-    if embeddings is None:
-        embeddings = encode(points)
-        with atomic_path(path) as temporary:
-            save_file({"embeddings": embeddings.cpu()}, temporary)
+    with suppress(SafetensorError, KeyError, OSError):  # damaged, or not there
+        return load_tensors(path)["embeddings"]
+    embeddings = encode(points)
+    with atomic_path(path) as temporary:
+        save_file({"embeddings": embeddings.cpu()}, temporary)
     return embeddings
-
-
-def _kept(path: Path) -> torch.Tensor | None:
-    try:
-        return load_tensors(path)["embeddings"] if path.is_file() else None
-    except (SafetensorError, KeyError, OSError):  # damaged, or removed meanwhile
-        return None
