@@ -128,15 +128,15 @@ def caption_answers(
         # prototypes and ranker were chosen by the trained classes' probabilities
         if model.config.gps_head != "gallery":
             outputs.place = None
-        # neither was calibrated for captions
-        return [replace(one, radius_m=None, localizability=None) for one in model.decode(outputs, **options)]
+    answers = model.decode(outputs, **options)
+    if captions.classes:  # neither was calibrated for captions
+        return [replace(one, radius_m=None, localizability=None) for one in answers]
     ranked = logits.softmax(-1).sort(descending=True)
-    return [
-        replace(one, captions={captions.texts[i]: p for i, p in zip(order, shares, strict=True)})
-        for one, order, shares in zip(
-            model.decode(outputs, **options), ranked.indices.tolist(), ranked.values.tolist(), strict=True
-        )
+    fits = [
+        {captions.texts[i]: share for i, share in zip(*row, strict=True)}
+        for row in zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
     ]
+    return [replace(one, captions=fit) for one, fit in zip(answers, fits, strict=True)]
 
 
 def caption_step(

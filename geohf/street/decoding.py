@@ -215,6 +215,19 @@ def _headings(directions: torch.Tensor | None) -> list[list[float]] | None:
     return [[degrees for degrees in row if degrees == degrees] for row in rows]
 
 
+def probabilities_and_matches(
+    head: StreetHead, outputs: GeoStreetOutput
+) -> tuple[torch.Tensor | None, Matches | None]:
+    """What the model's own way of answering begins with: of classes, calibrated, and of its gallery, where it has them."""
+    probabilities, matches = None, None
+    if outputs.logits is not None:
+        probabilities = (outputs.logits / head.config.temperature).softmax(-1)
+    if head.config.gps_head == "gallery":
+        assert outputs.embeddings is not None
+        matches = head.match.matches(outputs.embeddings, k=listed_matches(head.config))
+    return probabilities, matches
+
+
 def points_and_candidates(
     head: StreetHead,
     outputs: GeoStreetOutput,

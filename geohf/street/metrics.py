@@ -17,10 +17,10 @@ from geohf.metrics.headings import HEADING_METRICS, constant_heading, heading_me
 from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
 from geohf.metrics.records import Metric, join_metrics
 from geohf.models.heading import degrees_of_directions
+from geohf.street.answers import StreetPrediction, answered_points
 from geohf.street.density import mixtures_of, weighted_candidates
 
 if TYPE_CHECKING:
-    from geohf.street.answers import StreetPrediction
     from geohf.street.levels import Levels
 
 RANK_WEIGHTS = (1.00, 0.60, 0.40, 0.25, 0.15)
@@ -120,9 +120,7 @@ def street_metrics(
     """
     ranked, probabilities = None, None
     if logits is not None:
-        logits = np.asarray(logits, np.float64)
-        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        scaled = logits / temperature
+        ranked, scaled = _top5(logits), np.asarray(logits, np.float64) / temperature
         probabilities = np.exp(scaled - scaled.max(1, keepdims=True))
         probabilities = probabilities.max(1) / probabilities.sum(1)
     return ranked_metrics(ranked, probabilities, points, labels, true_points, scored)
@@ -136,11 +134,7 @@ def ranked_metrics(ranked, confidence, points, labels, true_points, scored: bool
         confidence: (n,) the probability of the first; None: `ece` is not measured.
     """
     metrics = {}
-    labels, points, true_points = (
-        np.asarray(labels),
-        np.asarray(points, np.float64),
-        np.asarray(true_points, np.float64),
-    )
+    labels, points, true_points = _as_arrays(labels, points, true_points)
     located, labeled = np.isfinite(true_points).all(-1), labels >= 0
     if ranked is not None and labeled.any():
         both = located & labeled
@@ -155,6 +149,15 @@ def ranked_metrics(ranked, confidence, points, labels, true_points, scored: bool
     return metrics
 
 
+def _as_arrays(labels, *points) -> tuple[np.ndarray, ...]:
+    return np.asarray(labels), *(np.asarray(one, np.float64) for one in points)
+
+
+def _top5(logits) -> np.ndarray:
+    """(n, 5) class numbers, best first."""
+    return np.argsort(-np.asarray(logits, np.float64), axis=1, kind="stable")[:, :5]
+
+
 def constant_baseline(labels, points, num_classes: int) -> tuple[np.ndarray | None, np.ndarray]:
     """The best answer that looks at no image: the most frequent states, and one point for all.
 
@@ -166,10 +169,9 @@ def constant_baseline(labels, points, num_classes: int) -> tuple[np.ndarray | No
     Raises:
         DataError: no place has a position.
     """
-    labels, points = np.asarray(labels), np.asarray(points, np.float64)
-    logits = None
-    if num_classes:
-        logits = np.log(np.bincount(labels[labels >= 0], minlength=num_classes) + 1e-9)
+    labels, points = _as_arrays(labels, points)
+    counts = np.bincount(labels[labels >= 0], minlength=num_classes) if num_classes else None
+    logits = None if counts is None else np.log(counts + 1e-9)
     points = points[np.isfinite(points).all(-1)]
     if not len(points):
         raise DataError("no training place has a position, so there is no constant baseline to compare with")
@@ -184,10 +186,10 @@ def street_intervals(logits, points, labels, truth, scored: bool = True) -> dict
     Args:
         logits, points, labels, truth, scored: see `street_metrics`.
     """
-    labels, points, truth = np.asarray(labels), np.asarray(points, np.float64), np.asarray(truth, np.float64)
+    labels, points, truth = _as_arrays(labels, points, truth)
     located, labeled, intervals = np.isfinite(truth).all(1), labels >= 0, {}
     if logits is not None and labeled.any():
-        top5 = np.argsort(-np.asarray(logits, np.float64), 1, kind="stable")[:, :5]
+        top5 = _top5(logits)
         intervals["top1"] = share_interval(top5[labeled, 0] == labels[labeled])
         if scored:
             both = labeled & located
@@ -228,11 +230,10 @@ def measure(
         levels: names of points, whose right shares are told, too.
     """
     logits = None if outputs.logits is None else outputs.logits.numpy()
-    points = np.array([[answer.latitude, answer.longitude] for answer in answers])
+    points = answered_points(answers)
     scored = not config.cells
     values = street_metrics(logits, points, labels, truth, config.temperature, scored)
-    covered = coverage_of(answers, truth)
-    if covered is not None:
+    if (covered := coverage_of(answers, truth)) is not None:
         values["coverage"] = covered
     located = np.isfinite(truth).all(1)
     if config.density and config.density_scale is not None and located.any():
@@ -269,14 +270,14 @@ def level_metrics(
         constant: (2,) degrees of the constant baseline.
         intervals: compute them.
     """
-    points = np.array([[answer.latitude, answer.longitude] for answer in answers])
-    located = np.isfinite(truth).all(1)
+    points, located = answered_points(answers), np.isfinite(truth).all(1)
     if not located.any():
         return []
     hits = levels.hits(points[located], truth[located])
     shares = {name: float(own.mean()) for name, own in hits.items()}
     same = levels.consistency(points, [a.states[0].name if a.states else None for a in answers])
-    shares |= {} if same is None else {"consistency": same}
+    if same is not None:
+        shares["consistency"] = same
     ends = {name: share_interval(own) for name, own in hits.items()} if intervals else {}
     baseline = {}
     if constant is not None:
@@ -290,6 +291,5 @@ def coverage_of(predictions: Sequence, truth: np.ndarray) -> float | None:
     located = np.isfinite(truth).all(1)
     if not located.any() or predictions[0].radius_m is None:
         return None
-    points = np.array([[p.latitude, p.longitude] for p in predictions])
     radius = np.array([p.radius_m for p in predictions])
-    return float((great_circle_m(points, truth) <= radius)[located].mean())
+    return float((great_circle_m(answered_points(predictions), truth) <= radius)[located].mean())

@@ -13,7 +13,6 @@ import numpy as np
 from geohf.data.classes import column_of
 from geohf.data.streaming import is_stream
 from geohf.data.tables import points_of
-from geohf.errors import DataError
 from geohf.geo import great_circle_m
 from geohf.io import plain
 from geohf.metrics.density import DRAWN_REGIONS, regions_of
@@ -25,11 +24,11 @@ from geohf.report.maps import write_map
 from geohf.report.plots import plot_error_cdf
 from geohf.report.tables import write_csv
 from geohf.report.uncertainty import plot_uncertainty
-from geohf.street.answers import StreetPrediction
+from geohf.street.answers import StreetPrediction, answered_points
 from geohf.street.competition import MAPPING, TEMPLATE
 from geohf.street.density import mixture_of, weighted_candidates
 from geohf.street.metrics import constant_baseline
-from geohf.street.submission import check_submission, write_submission
+from geohf.street.submission import write_submission
 from geohf.training.report import thumbnails_of
 
 if TYPE_CHECKING:
@@ -64,18 +63,18 @@ def write_outputs(
     """
     details = evaluation.details
     labels, truth = details["labels"], details["truth"]
-    shown = _for_map(trainer, evaluation, map_places)  # by all processes: the backbone may have to look again
+    # by all processes: the backbone may have to look again
+    places, predictions, splits = _for_map(trainer, evaluation, map_places)
     if not trainer.args.should_save:
         return {}
-    places, predictions, splits = shown
     predictions = with_regions(predictions, trainer.model.config, details["outputs"])
     small = thumbnails_of(trainer, evaluation.dataset, thumbnails)
     write_predictions(folder, places, predictions, splits, outlines, small)
     _plot_uncertainty(folder, predictions[: len(truth)], truth)
-    baseline_km = None
-    if trainer.train_rows is not None and np.isfinite(truth).all(1).any():
+    baseline_km, located = None, np.isfinite(truth).all(1)
+    if trainer.train_rows is not None and located.any():
         _, point = constant_baseline([], points_of(trainer.train_rows), 0)
-        baseline_km = great_circle_m(truth[np.isfinite(truth).all(1)], point) / 1000
+        baseline_km = great_circle_m(truth[located], point) / 1000
     plot_run(folder, trainer.model, details["outputs"], labels, truth, baseline_km, outlines)
     return {}
 
@@ -97,12 +96,14 @@ def _plot_uncertainty(folder: Path, predictions: Sequence[StreetPrediction], tru
     sureness = {
         "localizability": [p.localizability for p in predictions],
         "radius": [None if p.radius_m is None else -p.radius_m for p in predictions],
-        "probability of the first class": [
-            p.states[0].probability if p.states else None for p in predictions
-        ],
+        "probability of the first class": [_first_state(p)[1] for p in predictions],
     }
-    points = np.array([[p.latitude, p.longitude] for p in predictions])
-    plot_uncertainty(folder, points, truth, [p.regions for p in predictions], sureness)
+    regions = [p.regions for p in predictions]
+    plot_uncertainty(folder, answered_points(predictions), truth, regions, sureness)
+
+
+def _first_state(answer: StreetPrediction) -> tuple[str | None, float | None]:
+    return (answer.states[0].name, answer.states[0].probability) if answer.states else (None, None)
 
 
 def _for_map(trainer, evaluation: Evaluation, limit: int):
@@ -141,51 +142,42 @@ def write_predictions(
     """
     folder = Path(folder)
     truth = np.stack([np.array(places[name], np.float64) for name in ("latitude", "longitude")], 1)
-    points = np.array([[p.latitude, p.longitude] for p in predictions])
-    rows, with_headings = [], any(answer.headings for answer in predictions)
-    for i, (name, state, answer) in enumerate(
-        zip(places["sample_id"], places["state"], predictions, strict=True)
-    ):
-        known = bool(np.isfinite(truth[i]).all())
-        rows.append(
-            {
-                "sample_id": name,
-                "split": splits[i],
-                "predicted_latitude": answer.latitude,
-                "predicted_longitude": answer.longitude,
-                "radius_m": answer.radius_m,
-                "predicted_state": answer.states[0].name if answer.states else None,
-                "probability": answer.states[0].probability if answer.states else None,
-                "state": state,
-                "latitude": truth[i, 0] if known else None,
-                "longitude": truth[i, 1] if known else None,
-                "distance_m": float(great_circle_m(points[i], truth[i])) if known else None,
-            }
-        )
-        if with_headings:
-            rows[-1] |= {"predicted_headings": answer.headings, "headings": plain(places["headings"][i])}
+    known = np.where(np.isfinite(truth).all(1)[:, None], truth, np.nan)
+    points = answered_points(predictions)
+    states = [_first_state(answer) for answer in predictions]
+    columns: dict[str, Sequence] = {
+        "sample_id": places["sample_id"],
+        "split": splits,
+        "predicted_latitude": points[:, 0],
+        "predicted_longitude": points[:, 1],
+        "radius_m": [answer.radius_m for answer in predictions],
+        "predicted_state": [name for name, _ in states],
+        "probability": [probability for _, probability in states],
+        "state": places["state"],
+        "latitude": known[:, 0],
+        "longitude": known[:, 1],
+        "distance_m": [great_circle_m(*pair) for pair in zip(points, known, strict=True)],
+    }
+    headings = [answer.headings for answer in predictions]
+    if any(headings):
+        columns |= {"predicted_headings": headings, "headings": places["headings"]}
+    columns = {name: plain(list(cells)) for name, cells in columns.items()}
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     write_csv(folder / "predictions.csv", rows)
-    details = [
-        {
-            name: row[name]
-            for name in ("split", "state", "predicted_state", "probability")
-            if row[name] is not None
-        }
-        for row in rows
-    ]
+    shown = {name: columns[name] for name in ("split", "state", "predicted_state", "probability")}
     known_truth = truth if np.isfinite(truth).any() else None
-    write_geojson(folder / "predictions.geojson", points, rows, truth=known_truth)
+    write_geojson(folder / "predictions.geojson", points, columns, truth=known_truth)
     write_map(
         folder / "map.html",
         points,
         known_truth,
-        labels=[row["sample_id"] for row in rows],
-        details=details,
-        radius_m=[p.radius_m for p in predictions],
+        labels=columns["sample_id"],
+        details={name: cells for name, cells in shown.items() if any(cell is not None for cell in cells)},
+        radius_m=columns["radius_m"],
         outlines=outlines,
         title="Places and predictions",
         splits=splits,
-        headings=[p.headings[0] if len(p.headings) == 1 else None for p in predictions],
+        headings=[seen[0] if len(seen) == 1 else None for seen in headings],
         thumbnails=thumbnails and [*thumbnails, *[None] * (len(rows) - len(thumbnails))],
         regions=[p.regions for p in predictions],
     )
@@ -207,12 +199,9 @@ def submit(trainer, source: str | Path, template: Dataset) -> None:
     predictions = trainer.model.decode(trainer.outputs(template))
     if not trainer.args.should_save:
         return
-    path, source = Path(trainer.args.output_dir) / "submission.csv", Path(source)
-    write_submission(path, source / TEMPLATE, template["sample_id"], predictions)
-    mapping = source / MAPPING
-    problems = check_submission(path, source / TEMPLATE, mapping if mapping.is_file() else None)
-    if problems:
-        raise DataError(f"{path}: " + "; ".join(problems))
+    path, mapping = Path(trainer.args.output_dir) / "submission.csv", Path(source) / MAPPING
+    known = mapping if mapping.is_file() else None
+    write_submission(path, Path(source) / TEMPLATE, template["sample_id"], predictions, known)
 
 
 def plot_run(
@@ -227,8 +216,7 @@ def plot_run(
         baseline_km: distances of the constant answer on the same places.
     """
     folder = Path(folder)
-    points = np.array([[p.latitude, p.longitude] for p in model.decode(outputs, top_k=1)])
-    located = np.isfinite(truth).all(1)
+    points, located = answered_points(model.decode(outputs, top_k=1)), np.isfinite(truth).all(1)
     if located.any():
         curves = {"model": great_circle_m(points[located], truth[located]) / 1000}
         if baseline_km is not None:
