@@ -68,29 +68,26 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
         reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
         if split != "train":  # places to be found
             reasons = {i: reason for i, reason in reasons.items() if not np.isnan(points[i]).all()}
-    rows, good = {}, []
+    rows: dict[int, dict] = {}
     candidates = _candidates(dataset, labels, reasons, source, errors)
     for (position, sample_id, named, _, headings), broken in checked_rows(candidates, itemgetter(3)):
         for reason in filter(None, broken):
             errors.add(source, position, reason)
         usable = [k for k, reason in enumerate(broken) if reason is None]
         if usable:
-            headings = [headings[k] for k in usable]
-            place = place_row(sample_id, [], headings, source=source, line=position, point=points[position])
-            place["state"], place[INDEX_COLUMN] = named
-            del place["where"]
-            rows[position] = place
-            good.append(usable)
+            where = {"source": source, "line": position, "point": points[position], "state": named}
+            rows[position] = place_row(sample_id, usable, [headings[k] for k in usable], **where)
     if not rows:
         return dataset_of([])
-    places = list(rows.values())
+    wanted = place_features()
+    places = [{name: row[name] for name in wanted} for row in rows.values()]
 
     def place_of(row, i):  # written to disk batch by batch: the images need not fit into memory
         views, _ = split_views({key: value for key, value in row.items() if key != "headings"})
-        return places[i] | {"views": [views[k] for k in good[i]]}
+        return places[i] | {"views": [views[k] for k in places[i]["views"]]}
 
     return dataset.select(list(rows)).map(
-        place_of, with_indices=True, features=place_features(), remove_columns=dataset.column_names
+        place_of, with_indices=True, features=wanted, remove_columns=dataset.column_names
     )
 
 

@@ -142,14 +142,20 @@ def dataset_of(rows: Iterable[dict]) -> Dataset:
     return Dataset.from_dict(columns, features=features)
 
 
-def place_row(sample_id, views, headings, *, source, line, point=(math.nan, math.nan), state=None) -> dict:
-    """A row of `place_features`, and under `where` the file and line that an error shall name."""
+def place_row(
+    sample_id, views, headings, *, source, line, point=(math.nan, math.nan), state=(None, None)
+) -> dict:
+    """A row of `place_features`, and under `where` the file and line that an error shall name.
+
+    Args:
+        state: with its index, see `state_of`.
+    """
     return {
         "sample_id": sample_id,
         "views": views,
         "headings": headings,
-        "state": state,
-        "state_idx": None,
+        "state": state[0],
+        "state_idx": state[1],
         "latitude": float(point[0]),
         "longitude": wrapped_longitude(point[1]),
         "where": (source, line),
