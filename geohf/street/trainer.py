@@ -138,12 +138,15 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """As `GeoTrainer.evaluate`; places of states that the model does not know count for the distance alone."""
-        if eval_dataset is not None and not isinstance(eval_dataset, (str, dict)):
-            rows = as_places(eval_dataset)
-            eval_dataset = (
-                without_strange_states(rows, self.config, "evaluated") if hasattr(rows, "__len__") else rows
-            )
-        return super().evaluate(eval_dataset, *args, **kwargs)
+        if eval_dataset is None or isinstance(eval_dataset, (str, dict)):
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        mine = eval_dataset is self._validation  # which the card shall know again
+        rows = self.eval_dataset if mine else as_places(eval_dataset)
+        if hasattr(rows, "__len__"):
+            rows = without_strange_states(rows, self.config, "evaluated")
+        if mine:
+            self.eval_dataset = rows
+        return super().evaluate(eval_dataset if mine else rows, *args, **kwargs)
 
     def outputs(self, dataset) -> GeoStreetOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process; of a frozen backbone by its cached features."""

@@ -166,3 +166,17 @@ def test_numbers_of_a_class_label_are_names_in_the_table(street_model, photos, t
     shown, _, splits = _for_map(trainer, trainer.evaluate(rows), limit=4)
     assert shown["state"] == ["Texas", "Maine"] * 2
     assert splits == ["validation"] * 2 + ["train"] * 2
+
+
+def test_validation_places_are_known_again_in_rows_of_ones_own(street_model, photos, tmp_path):
+    points = [(31.0, -99.0, "Texas"), (45.0, -69.0, "Ohio")]
+    rows = [
+        {"image": str(photo), "latitude": north, "longitude": east, "state": state}
+        for photo, (north, east, state) in zip(photos, points, strict=False)
+    ]
+    args = StreetTrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none")
+    trainer = GeoStreetTrainer(street_model(), args, train_dataset=rows[:1], eval_dataset=rows)
+    facts = trainer.data_facts(trainer.evaluate(rows), "places")
+    assert (facts["split_name"], facts["chosen_on_held_out"]) == ("validation", True)
+    facts = trainer.data_facts(trainer.evaluate(list(rows)), "places")
+    assert (facts["split_name"], facts["chosen_on_held_out"]) == ("test", False)
