@@ -91,14 +91,10 @@ def _tree_of(saved: dict) -> CellTree:
 
 def cell_names(centroids: np.ndarray) -> list[str]:
     """Where each cell lies, in as many digits as tell them apart."""
+    sides = [("N" if north >= 0 else "S", "E" if east >= 0 else "W") for north, east in centroids]
     for digits in (2, 4, 6):
-        names = [_name(centroid, digits) for centroid in centroids]
+        cells = zip(np.abs(centroids), sides, strict=True)
+        names = [f"{north:.{digits}f}{n} {east:.{digits}f}{e}" for (north, east), (n, e) in cells]
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({i})" for i, name in enumerate(names)]
-
-
-def _name(centroid: np.ndarray, digits: int) -> str:
-    latitude, longitude = centroid
-    north, east = "N" if latitude >= 0 else "S", "E" if longitude >= 0 else "W"
-    return f"{abs(latitude):.{digits}f}{north} {abs(longitude):.{digits}f}{east}"

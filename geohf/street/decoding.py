@@ -246,24 +246,23 @@ def points_and_candidates(
         area: the points lie within it.
         usual: the candidates are those that the model was trained with, so that its ranker knows them.
     """
-    first = None
+    points, candidates, weights = outputs.coordinates, outputs.candidates, probabilities
+    if matches is not None:
+        points, (candidates, weights) = matches.points[:, 0], matches.spread()
+    elif outputs.mixture is not None:
+        weights, candidates = components_of(outputs.mixture)
+    else:
+        if candidates is not None and probabilities is not None:
+            points = head.estimate(probabilities, candidates)
+        if head.config.prototypes and outputs.place is not None and probabilities is not None:
+            points = head.prototypes.refine(outputs.place, probabilities, points, area)
+    assert points is not None  # only a model that looks in a gallery has none
     if usual and head.config.ranked and outputs.place is not None:
         first = first_candidates(head, outputs, probabilities, matches, area)
-    if matches is not None:
-        best = matches.points[:, 0] if first is None else ranked(head, outputs, first, matches.points[:, 0])
-        return best, *matches.spread()
-    points, candidates = outputs.coordinates, outputs.candidates
-    assert points is not None  # only a model that looks in a gallery has none
-    if outputs.mixture is not None:
-        probabilities, candidates = components_of(outputs.mixture)
-    elif candidates is not None and probabilities is not None:
-        points = head.estimate(probabilities, candidates)
-    if head.config.prototypes and outputs.place is not None and probabilities is not None:
-        points = head.prototypes.refine(outputs.place, probabilities, points, area)
-    points = points if first is None else ranked(head, outputs, first, points)
-    if area is not None:
+        points = ranked(head, outputs, first, points)
+    if area is not None and matches is None:  # which lie within it
         points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
-    return points, candidates, probabilities
+    return points, candidates, weights
 
 
 def first_candidates(
@@ -275,9 +274,7 @@ def first_candidates(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What a ranker chooses from: the `rank` best candidates, (batch, k, 2) degrees, and the logarithms of their weights.
 
-    These are the gallery's best positions, or else prototypes, or else the points of classes.
-
-    The arguments are those of `points_and_candidates`.
+    These are the gallery's best positions, else prototypes, else the points of classes; see `points_and_candidates`.
     """
     most = head.config.rank
     if matches is not None:
@@ -296,12 +293,7 @@ def first_candidates(
 def ranked(
     head: StreetHead, outputs: GeoStreetOutput, first: tuple[torch.Tensor, torch.Tensor], points: torch.Tensor
 ) -> torch.Tensor:
-    """(batch, 2) degrees: the candidate that the ranker puts first, or the place's point where none is left.
-
-    Args:
-        first: see `first_candidates`.
-        points: (batch, 2) what is answered without.
-    """
+    """(batch, 2) degrees: the one of the first candidates that the ranker puts first, or the place's point where none is left."""
     assert outputs.place is not None
     candidates, scores = (part.to(outputs.place.device) for part in first)
     best = head.ranker.best(outputs.place, candidates, scores).to(points)

@@ -41,9 +41,6 @@ class MixtureHead(nn.Module):
 
     The means are steps from the middle of the training places' box, in units of its size, and so are the spreads: an
     untrained head says that a place lies somewhere in the box.
-
-    Args:
-        config: its `feature_size`, `hidden_size`, `gps_hidden_size`, `dropout`, `vmf_components` and `gps_box`.
     """
 
     def __init__(self, config: GeoStreetConfig):

@@ -29,8 +29,8 @@ def combine(
     is answered that none of them named.
 
     Args:
-        predictions: one list per model, each in the order of the places. They should name all their states
-            (`top_k` of the model's number of classes), or what a model left out counts as 0.
+        predictions: one list per model, each in the order of the places. What a model does not name counts as 0, so ask
+            each for all its states.
         weights: one a model, e.g. validation scores squared; equal where None.
         method: `mean` (weighted mean of probabilities), `vote` (weighted votes for the first state, ties by
             mean probability) or `rank` (reciprocal rank fusion, k = 60).

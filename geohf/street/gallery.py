@@ -46,9 +46,9 @@ def gallery_of(source: Any, config: GeoStreetConfig, train: np.ndarray | None = 
     Raises:
         DataError: see `gallery_points`; a word for what the model has not.
     """
-    if not isinstance(source, str) or source.partition(":")[0] not in WORDS:
+    word, _, spacing = source.partition(":") if isinstance(source, str) else ("", "", "")
+    if word not in WORDS:
         return gallery_points(source)
-    word, _, spacing = source.partition(":")
     if word == "train":
         if train is None:
             raise DataError(
@@ -67,8 +67,7 @@ def gallery_of(source: Any, config: GeoStreetConfig, train: np.ndarray | None = 
         step = math.nan
     if not step > 0:
         raise DataError(f"gallery {source!r}: say how many kilometers apart, such as grid:25")
-    south, west, north, east = config.gps_box
-    return grid_points(south, west, north, east, step)
+    return grid_points(*config.gps_box, step)
 
 
 def gallery_points(source: Any, repeats: bool = False) -> np.ndarray:
@@ -77,7 +76,7 @@ def gallery_points(source: Any, repeats: bool = False) -> np.ndarray:
     Args:
         source: (n, 2) latitude and longitude in degrees, or a table, in a file or of pandas, with columns `latitude` and
             `longitude` (or `LAT` and `LON`, as GeoCLIP's has them).
-        repeats: keep positions that are there twice, as a published gallery has them: they count twice among all.
+        repeats: keep positions that are there twice, which count twice then.
 
     Returns:
         (n, 2) float64, longitudes in [-180, 180].
@@ -147,9 +146,9 @@ def _of_columns(
 
 def _checked(points: np.ndarray, source: str, name: Callable[[int], str], holds: str) -> np.ndarray:
     """The (n, 2) degrees; DataError where one lies nowhere on earth, with its name."""
-    reasons = {int(row): "is not finite" for row in np.flatnonzero(~np.isfinite(points).all(1))}
-    reasons |= {int(row): f"longitude {points[row, 1]:g} is outside -180..180"
-                for row in np.flatnonzero(np.abs(points[:, 1]) > 180)}  # fmt: skip
+    reasons = dict.fromkeys(np.flatnonzero(~np.isfinite(points).all(1)).tolist(), "is not finite")
+    for row in np.flatnonzero(np.abs(points[:, 1]) > 180).tolist():
+        reasons[row] = f"longitude {points[row, 1]:g} is outside -180..180"
     reasons |= impossible_points(points)
     if reasons:
         row = min(reasons)
@@ -181,13 +180,7 @@ def grid_points(south: float, west: float, north: float, east: float, spacing_km
 def kept_on_disk(
     encoder: torch.nn.Module, points: np.ndarray, encode: Callable[[np.ndarray], torch.Tensor]
 ) -> torch.Tensor:
-    """The embeddings of a large gallery, from the cache where these weights have encoded these positions before.
-
-    Args:
-        encoder: whose weights are the key, together with the positions.
-        points: (n, 2) degrees.
-        encode: positions -> (n, d), where the cache has none.
-    """
+    """The embeddings of (n, 2) degrees, of a large gallery from the cache where these weights have encoded it before."""
     if len(points) <= KEPT_POINTS:
         return encode(points)
     key = hashlib.blake2b(weights_fingerprint(encoder).encode() + points.tobytes(), digest_size=16)

@@ -17,16 +17,14 @@ _A1, _A2, _A3, _A4 = 1.340264, -0.081106, 0.000893, 0.003796
 def spherical_harmonics(points: torch.Tensor, degrees: int) -> torch.Tensor:
     """The orthonormal real spherical harmonics of the degrees 0 to `degrees - 1`.
 
-    Made of the coordinates of the unit vector alone, by the recurrence of the normalized Legendre functions divided by
-    sin^m, which is stable far beyond degree 100.
+    By the recurrence of the normalized Legendre functions divided by sin^m, which is stable far beyond degree 100.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
-        degrees: how many.
 
     Returns:
         (n, degrees ** 2) float64; of degree l and order m at l * l + l + m, with cos(m lon) for m > 0 and sin(|m| lon)
-        for m < 0. Their squares of one degree sum to (2 l + 1) / (4 pi).
+        for m < 0.
 
     >>> north = torch.tensor([[90.0, 0.0]])
     >>> spherical_harmonics(north, 2).round(decimals=4) + 0.0  # sqrt(1 / 4 pi), then sqrt(3 / 4 pi) towards the pole
@@ -60,8 +58,8 @@ def equal_earth(points: torch.Tensor) -> torch.Tensor:
         points: (..., 2) latitude and longitude in degrees.
 
     Returns:
-        (..., 2) x towards the east and y towards the north in radii of the globe: |x| <= 2.7066, |y| <= 1.3174. There is
-        a seam: 180 and -180 degrees of longitude lie on the two sides of the map.
+        (..., 2) x towards the east and y towards the north in radii of the globe: |x| <= 2.7066, |y| <= 1.3174. 180 and
+        -180 degrees of longitude lie on the two sides of the map.
 
     >>> equal_earth(torch.tensor([[0.0, 180.0], [90.0, 0.0]], dtype=torch.float64)).round(decimals=4) + 0.0
     tensor([[2.7066, 0.0000],
@@ -88,7 +86,6 @@ class LocationEncoder(nn.Module):
     sum what these give.
 
     Args:
-        frame: one of the three.
         size: length of an embedding.
         hidden_size: width of the nets.
         sigmas: standard deviation of the frequencies of each scale, for the first two frames.
@@ -131,12 +128,7 @@ class LocationEncoder(nn.Module):
 
 
 class FourierNet(nn.Module):
-    """Random Fourier features of one scale, and three layers behind them.
-
-    Args:
-        axes: of a position.
-        sigma: standard deviation of the frequencies, which do not learn.
-    """
+    """Random Fourier features, with frequencies of standard deviation `sigma` that do not learn, and three layers."""
 
     frequencies: torch.Tensor
 

@@ -71,11 +71,7 @@ class _Encoded:
 
 
 class MatchHead(nn.Module):
-    """Embeds fused features and positions, compares them, and learns to.
-
-    Args:
-        config: its `location_*` fields, `gallery_size`, `queue_size`, `noise_m` and `queue_noise_m`.
-    """
+    """Embeds fused features and positions, compares them, and learns to."""
 
     gallery: torch.Tensor
     queue: torch.Tensor
@@ -121,12 +117,7 @@ class MatchHead(nn.Module):
 
     @torch.inference_mode()
     def encoded(self, points: np.ndarray, keep: bool = False) -> torch.Tensor:
-        """The embeddings of a gallery, computed once for these weights.
-
-        Args:
-            points: (n, 2) degrees.
-            keep: on disk as well, where there are many.
-        """
+        """The embeddings of a gallery of (n, 2) degrees, computed once for these weights; kept on disk, too, of many."""
         device = self.logit_scale.device
         key = hashlib.blake2b(points.tobytes()).digest(), str(device), weights_checksum(self.location)
         held = self._encoded.held
@@ -192,8 +183,8 @@ class MatchHead(nn.Module):
     ) -> torch.Tensor:
         """Cross-entropy of each photograph's own position against the batch's and the queue's.
 
-        Positions nearer than `noise_m` to a photograph's own are no negatives of it. In training positions are moved
-        and the queue takes in the batch; in evaluation rows are compared in parts of `COMPARED_AT_ONCE`, as they are.
+        Positions nearer than `noise_m` to a photograph's own are no negatives of it. In training positions are moved and
+        the queue takes in the batch.
 
         Args:
             embeddings: (batch, location_size) of length 1.

@@ -38,8 +38,7 @@ def state_score(top5, true_state) -> float:
     """The competition's credit for states: 1.00, 0.60, 0.40, 0.25, 0.15 for the rank of the first right one.
 
     Args:
-        top5: (n, k) state indices, best first, k at most 5; -1 is no answer. A state named twice counts at
-            its first rank.
+        top5: (n, k) state indices, best first, k at most 5; -1 is no answer. A state named twice counts once.
         true_state: (n,) state indices.
 
     Raises:
@@ -181,11 +180,7 @@ def constant_baseline(labels, points, num_classes: int) -> tuple[np.ndarray | No
 
 
 def street_intervals(logits, points, labels, truth, scored: bool = True) -> dict[str, tuple[float, float]]:
-    """The ends of a 95 % interval of the score, top-1, and the mean and median distance, drawn place by place.
-
-    Args:
-        logits, points, labels, truth, scored: see `street_metrics`.
-    """
+    """The ends of a 95 % interval of the score, top-1, and the mean and median distance; see `street_metrics`."""
     labels, points, truth = _as_arrays(labels, points, truth)
     located, labeled, intervals = np.isfinite(truth).all(1), labels >= 0, {}
     if logits is not None and labeled.any():
@@ -218,14 +213,11 @@ def measure(
     """The numbers of a model's answers, their intervals, and the constant baseline's.
 
     Args:
-        config: the model's: its classes and temperature.
-        outputs: of the model; their logits count.
+        config, outputs: the model's.
         answers: `StreetPrediction`s, one a place.
         labels: (n,) class numbers, negative where unknown.
         truth: (n, 2) degrees, NaN where unknown.
-        train: (labels, points, headings) of the training places, from which the constant baseline is made; None: there
-            is none.
-        intervals: compute them.
+        train: (labels, points, headings) of the training places, for the constant baseline; None: there is none.
         headings: (n, max_views) true degrees of the views, NaN where unknown, for a model that tells them.
         levels: names of points, whose right shares are told, too.
     """
@@ -268,7 +260,6 @@ def level_metrics(
     Args:
         truth: (n, 2) degrees, NaN where unknown: such places have no say in the accuracy.
         constant: (2,) degrees of the constant baseline.
-        intervals: compute them.
     """
     points, located = answered_points(answers), np.isfinite(truth).all(1)
     if not located.any():

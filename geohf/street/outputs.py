@@ -61,13 +61,13 @@ def write_outputs(
         map_places: places on the map: the measured ones first, then those of validation and training.
         thumbnails: of how many measured places the map holds a small photograph.
     """
-    details = evaluation.details
-    labels, truth = details["labels"], details["truth"]
+    details, config = evaluation.details, trainer.model.config
+    truth = details["truth"]
     # by all processes: the backbone may have to look again
     places, predictions, splits = _for_map(trainer, evaluation, map_places)
     if not trainer.args.should_save:
         return {}
-    predictions = with_regions(predictions, trainer.model.config, details["outputs"])
+    predictions = with_regions(predictions, config, details["outputs"])
     small = thumbnails_of(trainer, evaluation.dataset, thumbnails)
     write_predictions(folder, places, predictions, splits, outlines, small)
     _plot_uncertainty(folder, predictions[: len(truth)], truth)
@@ -75,7 +75,7 @@ def write_outputs(
     if trainer.train_rows is not None and located.any():
         _, point = constant_baseline([], points_of(trainer.train_rows), 0)
         baseline_km = great_circle_m(truth[located], point) / 1000
-    plot_run(folder, trainer.model, details["outputs"], labels, truth, baseline_km, outlines)
+    _plot(folder, config, details, answered_points(evaluation.predictions), baseline_km, outlines)
     return {}
 
 
@@ -134,8 +134,7 @@ def write_predictions(
     """Write predictions.csv, predictions.geojson and map.html for places whose truth may be known.
 
     Args:
-        places: columns `sample_id`, `state`, `latitude`, `longitude` and, for a model that tells headings, `headings`, in
-            the order of the predictions.
+        places: columns `sample_id`, `state`, `latitude`, `longitude` and, for a model that tells headings, `headings`.
         splits: the split that each place belongs to.
         outlines: GeoJSON of borders for the map.
         thumbnails: of the first places, for the map.
@@ -204,32 +203,23 @@ def submit(trainer, source: str | Path, template: Dataset) -> None:
     write_submission(path, Path(source) / TEMPLATE, template["sample_id"], predictions, known)
 
 
-def plot_run(
-    folder: str | Path, model, outputs, labels: np.ndarray, truth: np.ndarray, baseline_km=None, outlines=None
+def _plot(
+    folder: Path, config: GeoStreetConfig, details: Mapping[str, Any], points, baseline_km, outlines
 ) -> None:
-    """Plots of held-out places for the card: errors on a map and as a curve, confusion, reliability.
-
-    Args:
-        outputs: of the model on these places.
-        labels: (n,) class numbers, negative where unknown.
-        truth: (n, 2) degrees, NaN where unknown.
-        baseline_km: distances of the constant answer on the same places.
-    """
-    folder = Path(folder)
-    points, located = answered_points(model.decode(outputs, top_k=1)), np.isfinite(truth).all(1)
+    """Errors of (n, 2) answered points on a map and as a curve, beside the constant answer's; confusion, reliability."""
+    logits, labels, truth = details["outputs"].logits, details["labels"], details["truth"]
+    located, known = np.isfinite(truth).all(1), labels >= 0
     if located.any():
         curves = {"model": great_circle_m(points[located], truth[located]) / 1000}
         if baseline_km is not None:
             curves["constant answer"] = baseline_km
         plot_error_cdf(folder / "error_cdf.png", curves)
-        error_map_png(
-            folder / "error_map.png", points[located], truth[located], "Held-out places", outlines=outlines
-        )
-    known = labels >= 0
-    if outputs.logits is not None and known.any():
-        before = outputs.logits.softmax(-1).numpy()[known]
-        after = (outputs.logits / model.config.temperature).softmax(-1).numpy()[known]
-        names = [model.config.id2label[i] for i in range(model.config.num_classes)]
+        drawn = points[located], truth[located], "Held-out places"
+        error_map_png(folder / "error_map.png", *drawn, outlines=outlines)
+    if logits is not None and known.any():
+        before = logits.softmax(-1).numpy()[known]
+        after = (logits / config.temperature).softmax(-1).numpy()[known]
+        names = [config.id2label[i] for i in range(config.num_classes)]
         if len(names) <= CONFUSION_CLASSES:
             plot_confusion(folder / "confusion.png", labels[known], after.argmax(1), names)
         plot_reliability(folder / "reliability.png", after, labels[known], before=before)

@@ -188,8 +188,8 @@ def views_reader(
     A row's name is its `sample_id`, else the name of its first file.
 
     Raises:
-        DataError: no column is one of views, or columns are of two kinds, of which one would be left out; of the function: a
-            row has no view, or more than eight, or as many as it has no headings for.
+        DataError: no column is one of views, or columns are of two kinds; of the function: a row has no view, more than
+            eight, or another number of headings.
     """
     views, headings, own = (find_column(table.columns, [name]) for name in ("views", "headings", "sample_id"))
     found = {way: find_column(table.columns, (way, f"image_{way}")) for way in COMPASS}

@@ -166,17 +166,14 @@ def drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
     """Leave out views that cannot be decoded, and rows that then have none; each is noted."""
     flat = [(position, k) for position, row in rows.items() for k in range(len(row["views"]))]
     reasons = broken_images([rows[position]["views"][k] for position, k in flat])
-    broken = {flat[at]: reason for at, reason in reasons.items()}
-    for position in sorted({position for position, _ in broken}):
-        row, good = rows[position], []
-        source, line = row["where"]
-        for k, (view, heading) in enumerate(zip(row["views"], row["headings"], strict=True)):
-            if (position, k) in broken:
-                errors.add(source, line, broken[position, k])
-            else:
-                good.append((view, heading))
-        row["views"], row["headings"] = [view for view, _ in good], [heading for _, heading in good]
-        if not good:
+    for number in sorted(reasons, reverse=True):  # from the last, so that what comes before keeps its place
+        position, k = flat[number]
+        del rows[position]["views"][k], rows[position]["headings"][k]
+    for number, reason in sorted(reasons.items()):
+        position, _ = flat[number]
+        errors.add(*rows[position]["where"], reason)
+    for position in {flat[number][0] for number in reasons}:
+        if not rows[position]["views"]:
             del rows[position]
 
 

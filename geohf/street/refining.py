@@ -97,10 +97,6 @@ def _mean_km(model: GeoStreetModel, validation: tuple[GeoStreetOutput, np.ndarra
 def _nearer(what: str, before: float | None, after: float | None) -> bool:
     if before is None or after is None:
         return True
-    if after >= before:
-        logger.info(
-            "%s: validation places do not come nearer (%.0f to %.0f km): left out", what, before, after
-        )
-        return False
-    logger.info("%s: validation places come nearer, from %.0f to %.0f km on the mean", what, before, after)
-    return True
+    found = "come nearer" if after < before else "do not come nearer, so it is left out"
+    logger.info("%s: validation places %s: %.0f to %.0f km on the mean", what, found, before, after)
+    return after < before

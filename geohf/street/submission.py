@@ -58,8 +58,8 @@ def write_submission(
 def check_submission(path: str | Path, template: str | Path, mapping: str | Path | None = None) -> list[str]:
     """What is wrong with a submission, one sentence each; an empty list for a valid one.
 
-    Checked: columns, the template's sample_ids each exactly once, state indices (of the mapping where given;
-    idx_2 to idx_5 may be -1 or empty, but not repeat), latitudes and longitudes in range.
+    Checked: columns, the template's sample_ids each exactly once, state indices (of the mapping where given; idx_2 to
+    idx_5 may be -1 or empty, but not repeat), latitudes and longitudes in range.
     """
     try:
         table = read_table(

@@ -29,8 +29,8 @@ from geohf.training.trainer import GeoTrainer, logger
 class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
     """Trains a street model in two phases, keeps the better one, and calibrates it.
 
-    Phase 1 trains the heads on the frozen backbone's features, which are computed once; phase 2 (`args.finetune`)
-    trains as much of the backbone as is asked for with them. `args.num_train_epochs` are those of the last phase,
+    Phase 1 trains the heads on the frozen backbone's features, which are computed once; phase 2 (`args.finetune`) trains
+    as much of the backbone as is asked for with them. `args.num_train_epochs` are those of the last phase,
     `args.head_epochs` those of heads before a backbone that learns.
 
     Args:
