@@ -43,7 +43,7 @@ def describe_cells(
         ((n,) the cell of each point, (cells, 2) centroids, the config's fields).
 
     Raises:
-        DataError: less than two cells or more than 20,000, or polygons that cannot be used.
+        DataError: less than two cells or more than 20,000 (of `kmeans` one cell gets a word), or polygons that cannot be used.
     """
     tree, names = None, None
     if (kind == "polygons") != (polygons is not None):
@@ -51,6 +51,11 @@ def describe_cells(
     if kind == "kmeans":
         centroids = geo_cells(points, min(max_cells, MOST_CELLS))[1]
         labels = nearest_centroids(points, centroids)
+        if len(centroids) < 2:
+            logger.warning(
+                "all training places lie in one geocell, which tells nothing: --cells quadtree makes smaller ones, "
+                "--max_cells 0 none"
+            )
     else:
         if cell_points < 2:
             raise DataError(f"--cell_points must be at least 2, got {cell_points}")
