@@ -194,7 +194,7 @@ def _states(train, names, located) -> tuple[np.ndarray, dict]:
     number = {name: i for i, name in enumerate(ordered)}
     fields: dict = {"id2label": dict(enumerate(ordered))}
     if len(taken) == len(indices):
-        fields["class_indices"] = [int(indices[name]) for name in ordered]
+        fields["class_indices"] = sorted(map(int, taken))  # by which the states are ordered
     return np.array([number[name] for name in names]), fields
 
 

@@ -92,7 +92,7 @@ class StreetDecoding:
             "regions": drawn,
             "areas": None if levels is None else levels_of(levels).names_of(places),
         }
-        answers = [StreetPrediction(*point, radius_m=None, states=[]) for point in places.tolist()]
+        answers = [StreetPrediction(north, east, None, []) for north, east in places.tolist()]
         for name, values in told.items():
             if values is not None:
                 for answer, value in zip(answers, values, strict=True):
@@ -246,9 +246,11 @@ def points_and_candidates(
         area: the points lie within it.
         usual: the candidates are those that the model was trained with, so that its ranker knows them.
     """
-    points, candidates, weights = outputs.coordinates, outputs.candidates, probabilities
+    points = outputs.coordinates if matches is None else matches.points[:, 0]
+    candidates, weights = outputs.candidates, probabilities
+    assert points is not None  # only a model that looks in a gallery has none
     if matches is not None:
-        points, (candidates, weights) = matches.points[:, 0], matches.spread()
+        candidates, weights = matches.spread()
     elif outputs.mixture is not None:
         weights, candidates = components_of(outputs.mixture)
     else:
@@ -256,7 +258,6 @@ def points_and_candidates(
             points = head.estimate(probabilities, candidates)
         if head.config.prototypes and outputs.place is not None and probabilities is not None:
             points = head.prototypes.refine(outputs.place, probabilities, points, area)
-    assert points is not None  # only a model that looks in a gallery has none
     if usual and head.config.ranked and outputs.place is not None:
         first = first_candidates(head, outputs, probabilities, matches, area)
         points = ranked(head, outputs, first, points)

@@ -67,7 +67,8 @@ def gallery_of(source: Any, config: GeoStreetConfig, train: np.ndarray | None = 
         step = math.nan
     if not step > 0:
         raise DataError(f"gallery {source!r}: say how many kilometers apart, such as grid:25")
-    return grid_points(*config.gps_box, step)
+    south, west, north, east = config.gps_box
+    return grid_points(south, west, north, east, step)
 
 
 def gallery_points(source: Any, repeats: bool = False) -> np.ndarray:

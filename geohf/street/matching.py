@@ -52,7 +52,10 @@ class Matches:
     def first(self, most: int) -> list[list[MatchPrediction]]:
         """No more than so many for each photograph, as they are answered."""
         rows = zip(self.points[:, :most].tolist(), self.probabilities[:, :most].tolist(), strict=True)
-        return [[MatchPrediction(*point, p) for point, p in zip(*row, strict=True)] for row in rows]
+        return [
+            [MatchPrediction(north, east, share) for (north, east), share in zip(points, shares, strict=True)]
+            for points, shares in rows
+        ]
 
 
 def listed_matches(config: GeoStreetConfig) -> int:

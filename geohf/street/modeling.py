@@ -209,9 +209,9 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         collator = StreetCollator(self)
         batch = collator if test_time is None else lambda rows: collator(rows) | {"test_time": test_time}
         outputs = self.outputs_on(rows, batch, batch_size)
-        told = {"headings": headings_of(rows, self.config.max_views), "levels": named}
+        headings = headings_of(rows, self.config.max_views)
         answers = self.decode(outputs, top_k=1)
-        measured = measure(self.config, outputs, answers, labels, truth, intervals=False, **told)
+        measured = measure(self.config, outputs, answers, labels, truth, None, False, headings, named)
         return {"places": len(rows)} | {metric.name: metric.value for metric in measured}
 
     def steps(

@@ -141,10 +141,10 @@ def write_predictions(
     """
     folder = Path(folder)
     truth = np.stack([np.array(places[name], np.float64) for name in ("latitude", "longitude")], 1)
-    known = np.where(np.isfinite(truth).all(1)[:, None], truth, np.nan)
+    known = np.where(np.isfinite(truth).all(1, keepdims=True), truth, np.nan)
     points = answered_points(predictions)
     states = [_first_state(answer) for answer in predictions]
-    columns: dict[str, Sequence] = {
+    columns: dict[str, Any] = {
         "sample_id": places["sample_id"],
         "split": splits,
         "predicted_latitude": points[:, 0],

@@ -93,10 +93,11 @@ class StreetPhaseTrainer(PhaseTrainer):
         head = head if isinstance(head, StreetHead) else head.head
         # over all places at once: the mean of the batches' means would depend on their sizes
         device = next(head.parameters()).device
-        truth = [None if part is None else part.to(device) for part in (labels, coordinates, headings)]
+        seen_headings = None if headings is None else headings.to(device)
         moved = GeoStreetOutput(**{name: part.to(device) for name, part in outputs.items()})
+        truth = labels.to(device), coordinates.to(device)
         with torch.no_grad():
-            loss, parts = in_eval_mode(head).losses(moved, *truth)
+            loss, parts = in_eval_mode(head).losses(moved, *truth, seen_headings)
         points = outputs.coordinates
         if points is None:
             assert outputs.embeddings is not None

@@ -192,8 +192,8 @@ def views_reader(
             eight, or another number of headings.
     """
     views, headings, own = (find_column(table.columns, [name]) for name in ("views", "headings", "sample_id"))
-    found = {way: find_column(table.columns, (way, f"image_{way}")) for way in COMPASS}
-    compass = {way: column for way, column in found.items() if column is not None}
+    compass = {way: find_column(table.columns, (way, f"image_{way}")) for way in COMPASS}
+    compass = {way: column for way, column in compass.items() if column is not None}
     several = list(compass.values())[:1] + [views] * (views is not None)
     single = find_column(table.columns, FILE_COLUMNS, None if several else source)
     kinds = several + [single] * (single is not None)

@@ -170,8 +170,8 @@ def drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
         position, k = flat[number]
         del rows[position]["views"][k], rows[position]["headings"][k]
     for number, reason in sorted(reasons.items()):
-        position, _ = flat[number]
-        errors.add(*rows[position]["where"], reason)
+        source, line = rows[flat[number][0]]["where"]
+        errors.add(source, line, reason)
     for position in {flat[number][0] for number in reasons}:
         if not rows[position]["views"]:
             del rows[position]
