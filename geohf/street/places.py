@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geohf.data.cells import is_nothing, label_of, text_of
-from geohf.data.columns import image_lists
+from geohf.data.columns import image_lists, numbers_of
 from geohf.data.rows import RowView, positions_of
 from geohf.data.samples import without_decoding
 from geohf.data.tables import (
@@ -20,7 +20,6 @@ from geohf.data.tables import (
     RowErrors,
     bad_point_reasons,
     find_column,
-    points_of,
     wrapped_longitude,
 )
 from geohf.data.tensor_dataset import TensorDictDataset
@@ -78,17 +77,20 @@ def _are_loaded(rows) -> bool:
 
     if not {*place_features()} - {INDEX_COLUMN} <= {*(getattr(rows, "column_names", None) or ())}:
         return False
-    lists = ("views", "headings")
+    lists, stored = (
+        ("views", "headings"),
+        rows.data,
+    )  # of all rows, where these are some of them: nothing is gathered
     if not all(isinstance(rows.features[name], List) for name in lists):
         return False
     try:
-        points = points_of(rows)
-    except DataError:  # text, such as 48.5 N
+        axes = [numbers_of(stored.column(name).to_numpy()) for name in ("latitude", "longitude")]
+    except (TypeError, ValueError):  # text, such as 48.5 N
         return False
-    unknown = np.isnan(points)
-    if impossible_points(points) or np.isinf(points).any() or (unknown[:, 0] != unknown[:, 1]).any():
+    points = np.stack(axes, 1)
+    if impossible_points(points) or np.isinf(points).any() or (np.isnan(points).sum(1) == 1).any():
         return False
-    views, headings = (list_value_length(rows.data.column(name)) for name in lists)
+    views, headings = (list_value_length(stored.column(name)) for name in lists)
     return not headings.null_count and headings.equals(views)
 
 

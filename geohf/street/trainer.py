@@ -77,9 +77,7 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
             self.note_stage("after phase 1")
         if not args.finetunes:
             return
-        learned = -math.inf
-        if validation is not None:
-            learned = self.score_after(first, self.model, validation, best)
+        learned = -math.inf if validation is None else self.score_after(first, self.model, validation, best)
         second = self.finetune("phase2", resume, best)
         self.note_stage("after phase 2")
         self.kept = "phase 2"
