@@ -56,18 +56,11 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     points: np.ndarray = np.full((len(dataset), 2), math.nan)
     reasons = {}
     if any(find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)):
-        axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-        try:
-            sides = [side for axis in axes if (side := side_column(axis, tuple(features))[0])]
-            if sides:
-                points = positions_of(list(dataset.select_columns([*axes, *sides])))
-            else:
-                points = np.stack([numbers_of(dataset[axis][:]) for axis in axes], 1)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{source}: columns {axes} must hold numbers ({error})") from None
+        points, odd = _positions_of(dataset, source)
         reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
         if split != "train":  # places to be found
             reasons = {i: reason for i, reason in reasons.items() if not np.isnan(points[i]).all()}
+        reasons |= odd
     rows: dict[int, dict] = {}
     candidates = _candidates(dataset, labels, reasons, source, errors)
     for (position, sample_id, named, _, headings), broken in checked_rows(candidates, itemgetter(3)):
@@ -89,6 +82,25 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     return dataset.select(list(rows)).map(
         place_of, with_indices=True, features=wanted, remove_columns=dataset.column_names
     )
+
+
+def _positions_of(dataset: Dataset, source: str) -> tuple[np.ndarray, dict[int, str]]:
+    """(n, 2) degrees, and why a row's cannot be read: NaN stands for these."""
+    columns = tuple(dataset.features)
+    axes = [find_column(columns, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
+    sides = [side for axis in axes if axis and (side := side_column(axis, columns)[0])]
+    if not sides:
+        try:
+            return np.stack([numbers_of(dataset[axis][:]) for axis in axes], 1), {}
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{source}: columns {axes} must hold numbers ({error})") from None
+    points, odd = np.full((len(dataset), 2), math.nan), {}
+    for i, row in enumerate(dataset.select_columns([*axes, *sides])):
+        try:
+            points[i] = positions_of([row], names=[i])[0]
+        except DataError as error:
+            odd[i] = str(error).partition(": ")[2]
+    return points, odd
 
 
 def _check_view_columns(features: Features, source: str) -> None:

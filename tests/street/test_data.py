@@ -533,3 +533,11 @@ def test_a_hub_dataset_tells_the_side_of_its_latitudes_in_a_column_beside(tmp_pa
     DatasetDict(train=rows).save_to_disk(tmp_path / "saved")
     loaded, _ = load_hub_dataset(str(tmp_path / "saved"), "raise")
     assert loaded["train"]["latitude"][:] == [-33.86, 12.5]
+    DatasetDict(
+        train=Dataset.from_dict(columns | {"GPSLatitude": [33.86, 95.0]}, rows.features)
+    ).save_to_disk(tmp_path / "odd")
+    loaded, errors = load_hub_dataset(str(tmp_path / "odd"), "skip")
+    assert loaded["train"]["latitude"][:] == [-33.86]
+    assert [(row["row"], row["reason"].partition(";")[0]) for row in errors.rows] == [
+        (1, "latitude 95 is outside -90..90")
+    ]
