@@ -37,7 +37,7 @@ def run(options: StreetArguments, args: StreetTrainingArguments) -> GeoStreetTra
     trainer = GeoStreetTrainer(model, args, **rows, levels=options.levels)
     trainer.train()
     result = trainer.evaluate(data.held_out)
-    if data.template is not None and data.source and model.config.class_indices is not None:
+    if data.template is not None and data.source:
         submit(trainer, data.source, data.template)
     drawn = {"outlines": options.outlines, "map_places": options.map_places}
     write_report(trainer, result, data.skipped, thumbnails=options.thumbnails, **drawn)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from geohf.models.heading import degrees_of_directions
+import numpy as np
 
 
 @dataclass
@@ -58,18 +57,11 @@ class StreetPrediction:
 
     def as_row(self) -> dict[str, Any]:
         """The point, its radius, the first state, and all named states with their probabilities."""
-        row: dict[str, Any] = {
-            "latitude": self.latitude,
-            "longitude": self.longitude,
-            "radius_m": self.radius_m,
-        }
+        row: dict[str, Any] = {name: getattr(self, name) for name in ("latitude", "longitude", "radius_m")}
         if self.localizability is not None:
             row["localizability"] = self.localizability
         row |= self.areas
-        if self.captions:
-            row["captions"] = self.captions
-        if self.regions:
-            row["regions"] = self.regions
+        row |= {name: told for name in ("captions", "regions") if (told := getattr(self, name))}
         if self.headings:
             row |= {"heading": self.headings[0]} if len(self.headings) == 1 else {"headings": self.headings}
         if self.matches:
@@ -80,17 +72,6 @@ class StreetPrediction:
         return row
 
 
-def best_matches(points: torch.Tensor, probabilities: torch.Tensor) -> list[MatchPrediction]:
-    """One place's matches of (k, 2) degrees and (k,) probabilities, in their order."""
-    return [
-        MatchPrediction(latitude, longitude, probability)
-        for (latitude, longitude), probability in zip(points.tolist(), probabilities.tolist(), strict=True)
-    ]
-
-
-def view_headings(directions: torch.Tensor | None) -> list[list[float]] | None:
-    """Degrees of the views that are there, of (batch, max_views, 2) directions; None of a model that does not tell."""
-    if directions is None:
-        return None
-    rows = degrees_of_directions(directions.float()).cpu().tolist()
-    return [[degrees for degrees in row if degrees == degrees] for row in rows]
+def answered_points(answers: Sequence[StreetPrediction]) -> np.ndarray:
+    """(n, 2) latitude and longitude of the answers in degrees."""
+    return np.array([[one.latitude, one.longitude] for one in answers])

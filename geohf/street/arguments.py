@@ -48,9 +48,7 @@ class StreetArguments(PhotoArguments, HeadingArguments, StreamingArguments):
         "Make geocells, whether or not places name states: kmeans, quadtree or polygons; default: kmeans for "
         "places without states.",
     )
-    cell_points: int = argument(
-        50, "A cell of --cells quadtree or polygons with so many training places is divided."
-    )
+    cell_points: int = argument(50, "A cell of quadtree or polygons with so many training places is divided.")
     polygons: str | None = argument(None, "GeoJSON of named areas for --cells polygons.")
     fusion: str = argument("mean", "How views are joined: mean, concat, attention or weighted.")
     heading_aware: bool = argument(False, "Tell the model which way each view looks.")
@@ -66,11 +64,9 @@ class StreetArguments(PhotoArguments, HeadingArguments, StreamingArguments):
         "Match photographs with positions encoded as equal_earth (GeoCLIP), sphere or spherical_harmonics.",
     )
     gallery: str = argument(
-        "train", "Positions to match with: train, cells, grid:KM, or a table; saved with the model."
+        "train", "Positions to match with, saved along: train, cells, grid:KM or a table."
     )
-    location_hidden_size: int | None = argument(
-        None, "Width of the encoder of positions; default: 1024, for the sample 128."
-    )
+    location_hidden_size: int | None = argument(None, "Position encoder's width; default: 1024, sample 128.")
     queue_size: int | None = argument(
         None, "Earlier positions that a batch is compared with; default: 4096, for the sample 256."
     )
@@ -85,15 +81,11 @@ class StreetArguments(PhotoArguments, HeadingArguments, StreamingArguments):
     )
     match_weight: float = argument(1.0, "Weight of the matching loss.")
     heading_weight: float = argument(1.0, "Weight of the heading loss.")
-    point_estimate: str = argument(
-        "medoid", "Point from class probabilities: medoid, mean, top or hierarchical."
-    )
+    point_estimate: str = argument("medoid", "Point of class probabilities: medoid, mean, top, hierarchical.")
     smoothing: str = argument(
         "cell", "Soft labels: cell (centroid to centroids), point (true point to centroids) or none."
     )
-    smoothing_km: float | None = argument(
-        None, "Temperature of the soft labels; default: 300 from state to state, else 75."
-    )
+    smoothing_km: float | None = argument(None, "Soft labels' temperature; default: 300 for states, else 75.")
     gps_loss: str = argument("smooth_l1", "smooth_l1, mse, mae or haversine.")
     gps_scale: list[float] | None = argument(
         None,
@@ -109,9 +101,7 @@ class StreetArguments(PhotoArguments, HeadingArguments, StreamingArguments):
         None, "Table of towns or GeoJSON: accuracy by country, region, sub-region and city, too."
     )
     outlines: str | None = argument(None, "GeoJSON of borders to draw on the map.")
-    map_places: int = argument(
-        2000, "Places on the map: held-out ones first, then validation, then training."
-    )
+    map_places: int = argument(2000, "Places on the map: held-out ones, then validation, then training.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -132,8 +122,6 @@ class StreetTrainingArguments(HeadFirstArguments):
     early_stopping_patience: int = argument(
         5, "Evaluations without a better score before a phase stops; 0: never."
     )
-    head_min_steps: int = argument(
-        200, "Steps of the heads alone at least, where few places make few steps an epoch."
-    )
+    head_min_steps: int = argument(200, "Least steps of the heads alone, where few places make few an epoch.")
     head_batch_size: int = argument(64, "Places in a batch where the heads learn alone.")
     augment: bool = argument(False, "Crop and color jitter in phase 2.")

@@ -67,12 +67,8 @@ def load_benchmark(source: str | Path, name: str, on_error: str = "raise") -> Da
             continue
         files = [own] if own.is_file() else named.get(own.name) or stems.get(own.name, [])
         if len(files) != 1:
-            many = (
-                f"there are {len(files)} photographs {called!r}"
-                if files
-                else f"there is no photograph {called!r}"
-            )
-            errors.add(path, line, f"{many} below {path.parent}")
+            found = f"there are {len(files)} photographs" if files else "there is no photograph"
+            errors.add(path, line, f"{found} {called!r} below {path.parent}")
             continue
         rows[position] = place_row(
             called, [str(files[0])], [math.nan], source=path, line=line, point=points[position]
@@ -95,7 +91,6 @@ def _table(source: Path) -> Path:
     if (source / "test.csv") in tables:
         return source / "test.csv"
     if len(tables) != 1:
-        raise DataError(
-            f"{source}: holds {len(tables)} tables (.csv) and no test.csv: name the benchmark's table itself"
-        )
+        found = f"holds {len(tables)} tables (.csv) and no test.csv"
+        raise DataError(f"{source}: {found}: name the benchmark's table itself")
     return tables[0]

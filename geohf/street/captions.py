@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,25 +23,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Captions:
-    """Captions that photographs are compared with.
-
-    Attributes:
-        texts: n of them.
-        vectors: (n, features) of length 1, times CLIP's scale.
-        classes: they stand for the model's classes, in their order.
-    """
+    """Captions that photographs are compared with."""
 
     texts: list[str]
-    vectors: torch.Tensor
-    classes: bool
+    vectors: torch.Tensor  # (n, features) of length 1, times CLIP's scale
+    classes: bool  # they stand for the model's classes, in their order
 
     def logits(self, features: torch.Tensor, view_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, n) the mean over a place's views of how alike each is to each caption.
-
-        Args:
-            features: (batch, views, features) of the backbone.
-            view_mask: (batch, views).
-        """
+        """(batch, n) the mean over a place's (batch, views) of how alike each view's features are to each caption."""
         unit = nn.functional.normalize(features.float(), dim=-1)
         mean = torch.where(view_mask[..., None], unit, 0.0).sum(1) / view_mask.sum(1, keepdim=True)
         return mean @ self.vectors.to(mean.device).T
@@ -89,9 +78,8 @@ def read_captions(model: GeoStreetModel, captions: str | Sequence[str], text_mod
     if not text.is_of(model.tower):
         logger.warning("the backbone's weights are not those of %s any more: captions fit it less", name)
     if named and config.cells:
-        logger.warning(
-            "the classes are geocells, called such as %r: captions may not fit", config.id2label[0]
-        )
+        example = config.id2label[0]
+        logger.warning("the classes are geocells, called such as %r: captions may not fit", example)
     if named:
         texts = [texts[0].replace("{}", config.id2label[i]) for i in range(config.num_classes)]
     return Captions(texts, text.encode(texts) * text.scale, named)
@@ -100,11 +88,7 @@ def read_captions(model: GeoStreetModel, captions: str | Sequence[str], text_mod
 def caption_outputs(
     model: GeoStreetModel, captions: Captions, tensors: Any, test_time: str | None = None
 ) -> tuple[GeoStreetOutput, torch.Tensor]:
-    """The model's outputs on the tensors of a batch, and (batch, captions) how alike each place is to each caption.
-
-    Args:
-        test_time: see `GeoStreetModel.view_features`.
-    """
+    """The model's outputs on the tensors of a batch, and (batch, captions) how alike each place is to each caption."""
     features = model.view_features(tensors["pixel_values"], tensors["view_mask"], test_time)
     outputs = model.head(features, tensors["view_mask"], tensors["headings"])
     return outputs, captions.logits(features, tensors["view_mask"])
@@ -113,10 +97,7 @@ def caption_outputs(
 def caption_answers(
     model: GeoStreetModel, captions: Captions, outputs: GeoStreetOutput, logits: torch.Tensor, **options: Any
 ) -> list[StreetPrediction]:
-    """Answers that tell of captions, from what `caption_outputs` returned.
-
-    Args:
-        options: of the model's `decode`.
+    """Answers that tell of captions, from what `caption_outputs` returned; the options are those of `decode`.
 
     Raises:
         DataError: regions of classes that come from captions.
@@ -128,27 +109,12 @@ def caption_answers(
         # prototypes and ranker were chosen by the trained classes' probabilities
         if model.config.gps_head != "gallery":
             outputs.place = None
-        # neither was calibrated for captions
-        return [replace(one, radius_m=None, localizability=None) for one in model.decode(outputs, **options)]
+    answers = model.decode(outputs, **options)
+    if captions.classes:  # neither was calibrated for captions
+        return [replace(one, radius_m=None, localizability=None) for one in answers]
     ranked = logits.softmax(-1).sort(descending=True)
-    return [
-        replace(one, captions={captions.texts[i]: p for i, p in zip(order, shares, strict=True)})
-        for one, order, shares in zip(
-            model.decode(outputs, **options), ranked.indices.tolist(), ranked.values.tolist(), strict=True
-        )
+    fits = [
+        {captions.texts[i]: share for i, share in zip(*row, strict=True)}
+        for row in zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
     ]
-
-
-def caption_step(
-    model: GeoStreetModel, captions: Captions, options: dict[str, Any]
-) -> Callable[[Any], list[StreetPrediction]]:
-    """From the tensors of a batch to answers that tell of captions; see `GeoStreetModel.predict`."""
-
-    @torch.inference_mode()
-    def answer(tensors: Any) -> list[StreetPrediction]:
-        tensors = tensors.to(model.device)
-        tensors["pixel_values"] = model.as_read(tensors["pixel_values"])
-        outputs, logits = caption_outputs(model, captions, tensors, tensors.get("test_time"))
-        return caption_answers(model, captions, outputs, logits, **options)
-
-    return answer
+    return [replace(one, captions=fit) for one, fit in zip(answers, fits, strict=True)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from geohf.metrics.intervals import DRAWS
 from geohf.metrics.records import CardData, Evaluation
 from geohf.street.levels import LEVELS
+from geohf.street.metrics import CLASS_METRICS
 
 if TYPE_CHECKING:
     from geohf.street.trainer import GeoStreetTrainer
@@ -20,17 +21,7 @@ TITLES = {
 LEVEL_TITLES = {f"{level.replace('-', '_')}_accuracy": f"Right {level}" for level in ("area", *LEVELS)} | {
     "consistency": "Points within the state that is answered"
 }
-STAGE_COLUMNS = (
-    "score",
-    "top1",
-    "top5",
-    "ece",
-    "mean_km",
-    "median_km",
-    "within_25_km",
-    "within_200_km",
-    "geoscore",
-)
+STAGE_COLUMNS = (*CLASS_METRICS, "mean_km", "median_km", "within_25_km", "within_200_km", "geoscore")
 
 
 def card_data(trainer: GeoStreetTrainer, evaluation: Evaluation) -> CardData:

@@ -43,7 +43,7 @@ def describe_cells(
         ((n,) the cell of each point, (cells, 2) centroids, the config's fields).
 
     Raises:
-        DataError: less than two cells or more than 20,000, or polygons that cannot be used.
+        DataError: less than two cells or more than 20,000 (of `kmeans` one cell gets a word), or polygons that cannot be used.
     """
     tree, names = None, None
     if (kind == "polygons") != (polygons is not None):
@@ -51,6 +51,11 @@ def describe_cells(
     if kind == "kmeans":
         centroids = geo_cells(points, min(max_cells, MOST_CELLS))[1]
         labels = nearest_centroids(points, centroids)
+        if len(centroids) < 2:
+            logger.warning(
+                "all training places lie in one geocell, which tells nothing: --cells quadtree makes smaller ones, "
+                "--max_cells 0 none"
+            )
     else:
         if cell_points < 2:
             raise DataError(f"--cell_points must be at least 2, got {cell_points}")
@@ -91,14 +96,10 @@ def _tree_of(saved: dict) -> CellTree:
 
 def cell_names(centroids: np.ndarray) -> list[str]:
     """Where each cell lies, in as many digits as tell them apart."""
+    sides = [("N" if north >= 0 else "S", "E" if east >= 0 else "W") for north, east in centroids]
     for digits in (2, 4, 6):
-        names = [_name(centroid, digits) for centroid in centroids]
+        cells = zip(np.abs(centroids), sides, strict=True)
+        names = [f"{north:.{digits}f}{n} {east:.{digits}f}{e}" for (north, east), (n, e) in cells]
         if len(set(names)) == len(names):
             return names
     return [f"{name} ({i})" for i, name in enumerate(names)]
-
-
-def _name(centroid: np.ndarray, digits: int) -> str:
-    latitude, longitude = centroid
-    north, east = "N" if latitude >= 0 else "S", "E" if longitude >= 0 else "W"
-    return f"{abs(latitude):.{digits}f}{north} {abs(longitude):.{digits}f}{east}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.cells import label_of
 from geohf.data.classes import UNLABELED, class_number, class_numbers, column_of, warn_of_spellings
 from geohf.data.rows import RowView
 from geohf.data.tables import RowErrors, points_of
@@ -67,29 +68,25 @@ def describe_classes(
     if not located.any():
         raise DataError("no training place has a position")
     fields: dict = {"gps_box": _box(points[located])}
-    names = column_of(train, "state")
+    names = [label_of(name) for name in column_of(train, "state")]
     named = np.array([name is not None for name in names])
     if named.all() and cells is None:
-        labels, fields = _states(train, names, located, fields)
-        centroids = class_centroids(points[located], labels[located], len(fields["id2label"]))
+        labels, described = _states(train, names, located)
+        centroids = class_centroids(points[located], labels[located], len(described["id2label"]))
     elif named.any() and cells is None:
         row = int(np.argmin(named))
-        raise DataError(
-            f"{int((~named).sum())} places name no state, among them {column_of(train, 'sample_id')[row] or f'row {row}'!r}; others do"
-        )
+        first = column_of(train, "sample_id")[row] or f"row {row}"
+        raise DataError(f"{(~named).sum()} places name no state, among them {first!r}; others do")
     elif max_cells or cells is not None:
         own, centroids, described = describe_cells(
             points[located], cells or "kmeans", max_cells, cell_points, polygons
         )
         labels = np.full(len(points), -1)
         labels[located] = own
-        fields |= described
     else:
         return fields | {"gps_head": "bounded"}
-    return fields | {
-        "class_centroids": centroids.tolist(),
-        "class_extents": _extents(points, labels, centroids, located),
-    }
+    extents = _extents(points, labels, centroids, located)
+    return fields | described | {"class_centroids": centroids.tolist(), "class_extents": extents}
 
 
 def labels_of(dataset: Dataset, config: GeoStreetConfig) -> np.ndarray:
@@ -106,15 +103,12 @@ def state_numbers(
     Raises:
         DataError: a state that the model does not know, see `class_number`.
     """
-    if config.cells:
-        located = np.isfinite(points).all(1)
-        labels = np.full(len(points), UNLABELED)
-        if located.any():
-            labels[located] = cell_numbers(points[located], config)
-        return labels
-    if not config.num_classes:
-        return np.full(len(points), UNLABELED)
-    return class_numbers(_indices_told(states, config), config.class_numbers, "state", rows)
+    if config.num_classes and not config.cells:
+        return class_numbers(_indices_told(states, config), config.class_numbers, "state", rows)
+    labels, located = np.full(len(points), UNLABELED), np.isfinite(points).all(1)
+    if config.cells and located.any():
+        labels[located] = cell_numbers(points[located], config)
+    return labels
 
 
 def _indices_told(states: Sequence, config: GeoStreetConfig) -> list:
@@ -133,12 +127,11 @@ def of_known_states(dataset: Dataset, source: str | Path, config: GeoStreetConfi
     Raises:
         DataError: there are others and `on_error` is `raise`, or no place is left.
     """
-    errors, known = RowErrors(on_error), []
-    for i, (row, state) in enumerate(zip(dataset["sample_id"][:], _strange(dataset, config), strict=True)):
-        if state is None:
-            known.append(i)
-        else:
+    errors, strange = RowErrors(on_error), _strange(dataset, config)
+    for row, state in zip(dataset["sample_id"][:], strange, strict=True):
+        if state is not None:
             errors.add(source, row, f"the model has no state {state!r}")
+    known = [i for i, state in enumerate(strange) if state is None]
     errors.settle(kept=len(known))
     return dataset.select(known) if errors.rows else dataset
 
@@ -149,15 +142,13 @@ def without_strange_states(dataset: Dataset, config: GeoStreetConfig, name: str)
     Such places, of whole blocks held out, are still measured by their distance.
     """
     strange = _strange(dataset, config)
-    count = sum(state is not None for state in strange)
-    if not count:
+    told = [str(state) for state in strange if state is not None]
+    if not told:
         return dataset
     logger.warning(
         "%d %s places lie in states without a training place, and count for the distance alone: %s",
-        count,
-        name,
-        ", ".join(sorted({str(state) for state in strange if state is not None})),
-    )
+        len(told), name, ", ".join(sorted({*told})),
+    )  # fmt: skip
     states = [s if odd is None else None for s, odd in zip(dataset["state"][:], strange, strict=True)]
     if isinstance(dataset, RowView):
         return dataset.with_column("state", states)
@@ -183,7 +174,8 @@ def _strange(dataset: Dataset, config: GeoStreetConfig) -> list[str | None]:
     return [strange(state) for state in states]
 
 
-def _states(train, names, located, fields):
+def _states(train, names, located) -> tuple[np.ndarray, dict]:
+    """(n,) the number of each place's state, and the config's fields."""
     indices: dict[str, int | None] = {}
     for name, index in zip(names, column_of(train, "state_idx"), strict=True):
         known = indices.get(name)
@@ -200,9 +192,9 @@ def _states(train, names, located, fields):
     ordered = sorted(indices, key=lambda name: (indices[name] is None, indices[name], name))
     warn_of_spellings(ordered, "states", US_CODES)
     number = {name: i for i, name in enumerate(ordered)}
-    fields["id2label"] = dict(enumerate(ordered))
-    if all(index is not None for index in indices.values()):
-        fields["class_indices"] = [int(indices[name]) for name in ordered]
+    fields: dict = {"id2label": dict(enumerate(ordered))}
+    if len(taken) == len(indices):
+        fields["class_indices"] = sorted(map(int, taken))  # by which the states are ordered
     return np.array([number[name] for name in names]), fields
 
 

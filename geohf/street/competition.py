@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geohf.data.cells import WRITTEN_EMPTY, file_in, label_of
-from geohf.data.tables import RowErrors, line_of, read_table, wrapped_longitude
+from geohf.data.cells import file_in, label_of
+from geohf.data.tables import RowErrors, line_of, read_table
 from geohf.errors import DataError
 from geohf.street.places import dataset_of, drop_bad_points, drop_broken, place_row
 from geohf.street.processing import COMPASS
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
-
 
 TRAIN_TABLE, TEMPLATE, MAPPING = "train_ground_truth.csv", "sample_submission.csv", "state_mapping.csv"
 # what tells such a folder from one of photographs
@@ -38,38 +37,33 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
     from datasets import DatasetDict
 
     folder, errors = Path(folder), RowErrors(on_error)
-    splits = {}
-    table_path = folder / TRAIN_TABLE
-    table = read_table(
-        table_path,
-        required=["sample_id", *VIEW_COLUMNS, "state", "latitude", "longitude"],
-        numbers=["state_idx", "latitude", "longitude"],
-    )
-    rows = _view_rows(table, table_path, folder / "train_images", errors)
+    path, positions = folder / TRAIN_TABLE, ["latitude", "longitude"]
+    required = ["sample_id", *VIEW_COLUMNS, "state", *positions]
+    table = read_table(path, required, numbers=["state_idx", *positions])
+    points = table[positions].to_numpy(np.float64)
+    rows = _view_rows(table, path, folder / "train_images", errors, points)
     names = [label_of(cell) or "" for cell in table["state"]]
     indices = table["state_idx"].tolist() if "state_idx" in table else [math.nan] * len(table)
     fixed = (folder / MAPPING).is_file()
     mapping = _read_mapping(folder / MAPPING) if fixed else _first_indices(names, indices)
-    points = table[["latitude", "longitude"]].to_numpy(np.float64)
-    drop_bad_points(points, table_path, errors, rows, names)
+    drop_bad_points(points, path, errors, rows, names)
     for position, row in list(rows.items()):
-        reason = _state_reason(names[position], indices[position], mapping, fixed)
-        if reason:
+        name = names[position]
+        if reason := _state_reason(name, indices[position], mapping, fixed):
             source, line = rows.pop(position)["where"]
             errors.add(source, line, reason)
-            continue
-        row["state"] = names[position]
-        row["state_idx"] = mapping.get(names[position])
-        row["latitude"], row["longitude"] = float(points[position, 0]), wrapped_longitude(points[position, 1])
-    splits["train"] = dataset_of(rows.values())
-    if (folder / TEMPLATE).is_file():
-        template = read_table(folder / TEMPLATE, required=["sample_id", *VIEW_COLUMNS])
-        rows = _view_rows(template, folder / TEMPLATE, folder / "test_images", errors)
+        else:
+            row |= {"state": name, "state_idx": mapping.get(name)}
+    splits = {"train": dataset_of(rows.values())}
+    path = folder / TEMPLATE
+    if path.is_file():
+        template = read_table(path, required=["sample_id", *VIEW_COLUMNS])
+        rows = _view_rows(template, path, folder / "test_images", errors)
         if len(rows) < len(template) and on_error == "skip":
-            lost = [r for r in errors.rows if r["source"] == str(folder / TEMPLATE)]
+            lost = next(row for row in errors.rows if row["source"] == str(path))
             raise DataError(
-                f"{folder / TEMPLATE}: {len(template) - len(rows)} rows cannot be predicted, and a submission must "
-                f"answer all of them; the first: row {lost[0]['row']}: {lost[0]['reason']}"
+                f"{path}: {len(template) - len(rows)} rows cannot be predicted, and a submission must answer all of "
+                f"them; the first: row {lost['row']}: {lost['reason']}"
             )
         splits["test"] = dataset_of(rows.values())
     errors.settle(kept=len(splits["train"]))
@@ -79,9 +73,8 @@ def load_competition(folder: str | Path, on_error: str = "raise") -> tuple[Datas
 def _read_mapping(path: Path) -> dict[str, int]:
     table = read_table(path, required=["state_idx", "state"], numbers=["state_idx"])
     mapping: dict[str, int] = {}
-    for position, (index, name) in enumerate(
-        zip(table["state_idx"], table["state"].str.strip(), strict=True)
-    ):
+    cells = zip(table["state_idx"], table["state"].str.strip(), strict=True)
+    for position, (index, name) in enumerate(cells):
         where = f"{path}, row {line_of(table, position)}"
         if math.isnan(index) or index != int(index) or index < 0:
             raise DataError(f"{where}: state_idx {index:g} is no whole number from 0")
@@ -117,7 +110,7 @@ def _state_reason(name: str, index: float, mapping: dict[str, int], fixed: bool)
     return f"state_idx {index:g} is no whole number from 0"
 
 
-def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, dict]:
+def _view_rows(table, path: Path, images: Path, errors: RowErrors, points=None) -> dict[int, dict]:
     """Rows with their views, by position in the table; rows without any usable view are noted and left out."""
     rows: dict[int, dict] = {}
     seen: dict[str, str | int] = {}
@@ -132,7 +125,7 @@ def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, 
         seen[sample_id] = line
         views, headings = [], []
         for cell, heading in zip(cells[1:], COMPASS.values(), strict=True):
-            if cell is None or str(cell).strip() in ("", *WRITTEN_EMPTY):
+            if label_of(cell) is None:
                 continue
             try:
                 views.append(file_in(images, str(cell).strip()))
@@ -140,7 +133,8 @@ def _view_rows(table, path: Path, images: Path, errors: RowErrors) -> dict[int, 
             except DataError as error:
                 errors.add(path, line, str(error))
         if views:
-            rows[position] = place_row(sample_id, views, headings, source=path, line=line)
+            point = (math.nan, math.nan) if points is None else points[position]
+            rows[position] = place_row(sample_id, views, headings, source=path, line=line, point=point)
         else:
             errors.add(path, line, "has no view that can be used")
     drop_broken(rows, errors)

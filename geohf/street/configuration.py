@@ -18,7 +18,6 @@ GpsLoss = Literal["smooth_l1", "mse", "mae", "haversine"]
 LocationEncoder = Literal["none", "equal_earth", "sphere", "spherical_harmonics"]
 Smoothing = Literal["cell", "point", "none"]
 FUSIONS, GPS_LOSSES, SMOOTHINGS = get_args(Fusion), get_args(GpsLoss), get_args(Smoothing)
-GPS_HEADS, LOCATION_ENCODERS = get_args(GpsHead), get_args(LocationEncoder)
 
 
 @strict
@@ -37,35 +36,30 @@ class GeoStreetConfig(GeoConfig):
             (the reference implementation's: a point in the bounding box), `gallery` (the position that matches best,
             see `location_encoder`) or `vmf` (a mixture of von Mises-Fisher distributions, see `geohf.street.density`).
         vmf_components: of the mixture.
-        point_estimate: how class probabilities become one point with the `offset` head: `medoid` (the
-            candidate with the least expected distance; of hundreds of classes, among the most probable), `mean`
-            (weighted mean on the sphere), `top`, or `hierarchical` (the class with the greatest product of the
-            probabilities of all levels).
+        point_estimate: how class probabilities become one point with the `offset` head: `medoid` (the candidate with the
+            least expected distance; of many classes, among the most probable), `mean` (on the sphere), `top`, or
+            `hierarchical` (the class with the greatest product of the probabilities of all levels).
         class_centroids: (classes, 2) latitude and longitude of every class; None for a model without classes.
         class_extents: (classes, 2) degrees that an offset may reach.
-        class_extents_southwest: (classes, 2) degrees that it may reach to the south and west, where these differ from those
-            to the north and east, as in the baseline of OSV-5M.
-        head_norm_groups: of a group norm behind each hidden layer of the class and offset heads, which then have two of them,
-            `hidden_size` and `gps_hidden_size`, as in the baseline of OSV-5M; 0: none.
+        class_extents_southwest: the same to the south and west, where these differ, as in the baseline of OSV-5M.
+        head_norm_groups: of a group norm behind each of then two hidden layers, `hidden_size` and `gps_hidden_size`, of the
+            class and offset heads, as in the baseline of OSV-5M; 0: none.
         class_indices: the competition's `state_idx` of every class; None where there is none.
         cells: the classes are geocells made from the training points, not named states.
-        cell_tree: how the earth is divided into these cells and what they are parts of, see
-            `geohf.geo.quadtree.CellTree.to_dict`; None: the cell of the nearest centroid. The class loss then goes
-            over all levels.
+        cell_tree: how the earth is divided into these cells, see `geohf.geo.quadtree.CellTree.to_dict`, over all of whose
+            levels the class loss then goes; None: the cell of the nearest centroid.
         gps_box: south, west, north, east of the training points; west > east crosses the antimeridian.
         smoothing: soft targets `cell` (from the true class's centroid), `point` (from the true point) or `none`.
         smoothing_km: their temperature.
         gps_loss: `smooth_l1`, `mse`, `mae` (degrees over `gps_scale`) or `haversine` (km over `gps_scale_km`).
-        gps_scale: degrees of latitude and longitude that make one unit of loss; None: half the sides of the
-            box, or with the `offset` head the extent of the class.
+        gps_scale: degrees of latitude and longitude in one unit of loss; None: half the box, or a class's extent.
         class_weight, gps_weight, match_weight, heading_weight: of the parts in the total loss.
         location_encoder: the frame in which positions are encoded to be matched with photographs, `equal_earth`
             (GeoCLIP's), `sphere` or `spherical_harmonics`; `none`: nothing is matched. See `geohf.street.location`.
         location_size, location_hidden_size, location_sigmas, location_degrees: of the encoder.
         gallery_size: positions that are saved with the model, among which it looks for a photograph's.
         queue_size: earlier positions that a batch is compared with in training.
-        noise_m, queue_noise_m: how far the batch's and the queue's positions are moved in training; nearer ones are no
-            negatives.
+        noise_m, queue_noise_m: how far the batch's and the queue's positions are moved; nearer ones are no negatives.
         predict_heading: tell which way each view looks.
         refine: prototypes a class at most, of which the best is answered, see `geohf.models.prototypes`; 0: none.
         prototypes: how many there are.
@@ -76,13 +70,12 @@ class GeoStreetConfig(GeoConfig):
         radius_coverage: share of places that `radius_m` shall hold.
         radius_new_area: the radius was calibrated on whole held-out blocks: it is promised for areas without training
             places; otherwise only among them.
-        density: answer with a density, too: of the `offset` head the probabilities of classes, spread around their
-            points; of the `vmf` head its mixture.
-        density_scale, region_masses: how far, in extents of a class or in standard deviations of the mixture's
-            components, and the masses of the regions that hold 50 and 90 % of places; fitted on validation, None where that
-            was not possible.
-        radius_factor, radius_floor_m: the calibrated radius is factor * (expected distance + floor); None
-            where validation was too small to promise the coverage.
+        density: answer with a density, too: the mixture of the `vmf` head, or the probabilities of classes, spread around
+            their points.
+        density_scale, region_masses: how far, in extents of a class or in standard deviations of a component, and the masses
+            of the regions that hold 50 and 90 % of places; fitted on validation, None where that was not possible.
+        radius_factor, radius_floor_m: the calibrated radius is factor * (expected distance + floor); None where validation
+            was too small to promise the coverage.
     """
 
     model_type = "geohf_street"
@@ -184,11 +177,8 @@ class GeoStreetConfig(GeoConfig):
         for name in ("class_centroids", "class_extents", "class_extents_southwest"):
             if getattr(self, name) is not None and not _are_pairs(getattr(self, name)):
                 raise ValueError(f"{name} must be pairs of finite degrees")
-        if self.head_norm_groups and (
-            self.class_centroids is None
-            or self.gps_head != "offset"
-            or any(size % self.head_norm_groups for size in (self.hidden_size, self.gps_hidden_size))
-        ):
+        sizes, groups = (self.hidden_size, self.gps_hidden_size), self.head_norm_groups
+        if groups and not (self._has_candidates() and all(size % groups == 0 for size in sizes)):
             raise ValueError(
                 "head_norm_groups needs classes, gps_head 'offset', and a hidden_size and gps_hidden_size that it divides"
             )
@@ -205,12 +195,10 @@ class GeoStreetConfig(GeoConfig):
         elif self.gps_head == "offset" and self.gps_box is not None:
             raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
         if self.gps_head == "gallery" and self.location_encoder == "none":
-            raise ValueError(
-                "gps_head 'gallery' needs a location_encoder: " + ", ".join(LOCATION_ENCODERS[1:])
-            )
-        if self.refine < 0 or (
-            self.refine and (self.class_centroids is None or self.gps_head in ("gallery", "vmf"))
-        ):
+            encoders = ", ".join(get_args(LocationEncoder)[1:])
+            raise ValueError(f"gps_head 'gallery' needs a location_encoder: {encoders}")
+        refinable = self.class_centroids is not None and self.gps_head not in ("gallery", "vmf")
+        if self.refine < 0 or (self.refine and not refinable):
             raise ValueError("refine needs classes, and a point that comes from these")
         if self.rank and (self.rank < 2 or (self.gps_head != "gallery" and not self._has_candidates())):
             raise ValueError("rank needs two candidates or more, of the gps_head 'offset' or 'gallery'")

@@ -70,21 +70,19 @@ def load(options: StreetArguments, args: StreetTrainingArguments | None = None) 
             write_sample(source, seed=0, size=options.sample_size)
     options.require_steps(args)
     if options.streaming:
+        if (Path(source) / TEMPLATE).is_file():
+            logger.warning(
+                "%s: no submission.csv is written with --streaming, which reads no %s", source, TEMPLATE
+            )
         table = streamed_places(source, on_error=options.on_error)
         places, errors = {"train": table.read_labels()}, table.errors
     else:
         places, errors = load_places(source, options.on_error)
     given = held_out_splits(places)
-    splits, buffer = split_places(
-        places["train"],
-        options.split,
-        0.0 if "validation" in given else options.validation_share,
-        0.0 if given else options.test_share,
-        args.seed,
-        options.block_km,
-        options.buffer_km,
-        options.place_radius_m,
-    )
+    validation = 0.0 if "validation" in given else options.validation_share
+    test = 0.0 if given else options.test_share
+    apart = options.block_km, options.buffer_km, options.place_radius_m
+    splits, buffer = split_places(places["train"], options.split, validation, test, args.seed, *apart)
     splits |= given
     if "validation" not in splits:
         raise DataError("--validation_share must be above 0: the best checkpoint is chosen on these places")
@@ -106,10 +104,9 @@ def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
     """Load places from a folder, a table, or a dataset's name on the Hub.
 
     Args:
-        source: a folder in the competition's layout (`train_ground_truth.csv` in it); a folder of photographs
-            with positions in their EXIF, or with a `metadata.csv`, `.jsonl` or `.parquet` in it or in its `train`; a
-            table of photographs with latitude and longitude; a folder that `save_to_disk` wrote; or the name of a
-            dataset.
+        source: a folder in the competition's layout (`train_ground_truth.csv` in it); a folder of photographs with
+            positions in their EXIF, or with a `metadata.csv`, `.jsonl` or `.parquet` in it or in its `train`; a table of
+            photographs with latitude and longitude; a folder that `save_to_disk` wrote; or the name of a dataset.
         on_error: `raise` stops at rows that cannot be used, `skip` leaves them out.
 
     Returns:
@@ -128,8 +125,8 @@ def load_places(source: str | Path, on_error: str = "raise") -> tuple[DatasetDic
 
 def held_out_splits(places: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """What a source itself holds out: its `validation` and `test`, but for one without a position, which is to be found."""
-    known = {name: places[name] for name in ("validation", "test") if name in places}
-    return {name: rows for name, rows in known.items() if np.isfinite(points_of(rows)).all(1).any()}
+    known = (name for name in ("validation", "test") if name in places)
+    return {name: places[name] for name in known if np.isfinite(points_of(places[name])).all(1).any()}
 
 
 def load_for_evaluation(source: str | Path, config: GeoStreetConfig, on_error: str = "raise") -> Dataset:
@@ -159,9 +156,8 @@ def split_places(
     """Divide places into train, validation and test.
 
     Args:
-        how: `stratified` by state (by geocell where there are no states), `random`, or `blocks`: whole
-            squares of the map are held out, and training places within `buffer_km` of them are left out, so
-            that no held-out place has a neighbor in training.
+        how: `stratified` by state (by geocell where there are no states), `random`, or `blocks`: whole squares of the
+            map are held out, and training places within `buffer_km` of them left out.
         validation, test: shares of all places; a share of 0 gives no such split.
         place_radius_m: rows so near to each other are one place, which no split divides; 0: rows of the same position.
 

@@ -15,7 +15,8 @@ import torch
 from geohf.errors import DataError, did_you_mean, require_whole, warn_once
 from geohf.geo import Area, area_from_geojson, great_circle_m
 from geohf.metrics.density import regions_of
-from geohf.street.answers import StatePrediction, StreetPrediction, best_matches, view_headings
+from geohf.models.heading import degrees_of_directions
+from geohf.street.answers import StatePrediction, StreetPrediction
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.density import components_of, mixture_of
 from geohf.street.gallery import gallery_of
@@ -75,35 +76,28 @@ class StreetDecoding:
         points, candidates, weights = points_and_candidates(
             self.head, outputs, probabilities, matches, area, usual
         )
-        # the radius was calibrated for the model's own way of answering
-        radius = self._radius_m(weights, candidates, points) if usual else None
-        best = None if probabilities is None else probabilities.topk(min(top_k, config.num_classes))
-        places = points.double().cpu().tolist()
-        headings = view_headings(outputs.directions)
         if regions and area is not None and outputs.mixture is not None:
             raise DataError(
                 "an area moves the point of gps_head 'vmf', not its regions: ask for one without the other"
             )
-        densities = self._densities(weights, candidates, usual, regions)
-        areas: list[dict[str, str]] = [{}] * len(places)
-        if levels is not None:
-            areas = levels_of(levels).names_of(np.array(places, np.float64).reshape(-1, 2))
-        return [
-            StreetPrediction(
-                latitude,
-                longitude,
-                None if radius is None else float(radius[i]),
-                self._named(best, i),
-                []
-                if matches is None
-                else best_matches(matches.points[i, :top_k], matches.probabilities[i, :top_k]),
-                [] if headings is None else headings[i],
-                None if densities is None else densities[i][0],
-                {} if densities is None else densities[i][1],
-                areas[i],
-            )
-            for i, (latitude, longitude) in enumerate(places)
-        ]
+        places = points.double().cpu().numpy().reshape(-1, 2)
+        localizability, drawn = self._densities(weights, candidates, usual, regions)
+        told = {
+            # the radius was calibrated for the model's own way of answering
+            "radius_m": self._radii_m(weights, candidates, points) if usual else None,
+            "states": self._states(probabilities, top_k),
+            "matches": None if matches is None else matches.first(top_k),
+            "headings": _headings(outputs.directions),
+            "localizability": localizability,
+            "regions": drawn,
+            "areas": None if levels is None else levels_of(levels).names_of(places),
+        }
+        answers = [StreetPrediction(north, east, None, []) for north, east in places.tolist()]
+        for name, values in told.items():
+            if values is not None:
+                for answer, value in zip(answers, values, strict=True):
+                    setattr(answer, name, value)
+        return answers
 
     def _probabilities(self, outputs, states, area: Area | None, looked_up: bool) -> torch.Tensor | None:
         """(batch, classes), calibrated, within states and area; None of a model without classes."""
@@ -151,8 +145,10 @@ class StreetDecoding:
         points = None if gallery is None else gallery_of(gallery, self.config)
         return self.head.match.matches(outputs.embeddings, points, area, k, keep)
 
-    def _densities(self, probabilities, candidates, usual: bool, regions: bool) -> list[tuple] | None:
-        """For each place, what is known of it in nats, and its regions; nothing of a model without a density."""
+    def _densities(
+        self, probabilities, candidates, usual: bool, regions: bool
+    ) -> tuple[list | None, list | None]:
+        """What is known of each place in nats, and its regions."""
         config = self.config
         ready = config.density and config.density_scale is not None and usual
         if regions and (not ready or config.region_masses is None):
@@ -161,10 +157,10 @@ class StreetDecoding:
                 "a gallery"
             )
         if not ready:
-            return None
+            return None, None
         mixture = mixture_of(config, probabilities.cpu(), candidates.cpu())
-        drawn = regions_of(mixture, config.region_masses) if regions else [{}] * len(mixture)
-        return list(zip(mixture.localizability().tolist(), drawn, strict=True))
+        drawn = regions_of(mixture, config.region_masses) if regions else None
+        return mixture.localizability().tolist(), drawn
 
     def class_numbers(self, states: Sequence[str | int]) -> list[int]:
         """Class numbers of state names or competition indices.
@@ -193,21 +189,43 @@ class StreetDecoding:
         away = great_circle_m(flat, np.asarray(area.nearest(flat)))
         return candidates.new_tensor(away).reshape(candidates.shape[:2])
 
-    def _radius_m(self, probabilities, candidates, points) -> torch.Tensor | None:
+    def _radii_m(self, probabilities, candidates, points) -> list[float] | None:
         if self.config.radius_factor is None:
             return None
         spread = self.head.spread_m(probabilities, candidates, points)
-        return self.config.radius_factor * (spread + self.config.radius_floor_m)
+        return (self.config.radius_factor * (spread + self.config.radius_floor_m)).tolist()
 
-    def _named(self, best, row: int) -> list[StatePrediction]:
-        if best is None:
-            return []
-        names, indices = self.config.id2label, self.config.class_indices
-        chosen = zip(best.indices[row].tolist(), best.values[row].tolist(), strict=True)
+    def _states(self, probabilities, top_k: int) -> list[list[StatePrediction]] | None:
+        if probabilities is None:
+            return None
+        best = probabilities.topk(min(top_k, self.config.num_classes))
+        names, indices = self.config.id2label, self.config.class_indices or [None] * self.config.num_classes
         # a class that was ruled out has probability 0 and is no answer
         return [
-            StatePrediction(names[c], p, None if indices is None else indices[c]) for c, p in chosen if p > 0
+            [StatePrediction(names[c], p, indices[c]) for c, p in zip(*row, strict=True) if p > 0]
+            for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+
+def _headings(directions: torch.Tensor | None) -> list[list[float]] | None:
+    """Degrees of the views that are there, of (batch, max_views, 2) directions."""
+    if directions is None:
+        return None
+    rows = degrees_of_directions(directions.float()).cpu().tolist()
+    return [[degrees for degrees in row if degrees == degrees] for row in rows]
+
+
+def probabilities_and_matches(
+    head: StreetHead, outputs: GeoStreetOutput
+) -> tuple[torch.Tensor | None, Matches | None]:
+    """What the model's own way of answering begins with: of classes, calibrated, and of its gallery, where it has them."""
+    probabilities, matches = None, None
+    if outputs.logits is not None:
+        probabilities = (outputs.logits / head.config.temperature).softmax(-1)
+    if head.config.gps_head == "gallery":
+        assert outputs.embeddings is not None
+        matches = head.match.matches(outputs.embeddings, k=listed_matches(head.config))
+    return probabilities, matches
 
 
 def points_and_candidates(
@@ -228,27 +246,24 @@ def points_and_candidates(
         area: the points lie within it.
         usual: the candidates are those that the model was trained with, so that its ranker knows them.
     """
-    first = None
+    points = outputs.coordinates if matches is None else matches.points[:, 0]
+    candidates, weights = outputs.candidates, probabilities
+    assert points is not None  # only a model that looks in a gallery has none
+    if matches is not None:
+        candidates, weights = matches.spread()
+    elif outputs.mixture is not None:
+        weights, candidates = components_of(outputs.mixture)
+    else:
+        if candidates is not None and probabilities is not None:
+            points = head.estimate(probabilities, candidates)
+        if head.config.prototypes and outputs.place is not None and probabilities is not None:
+            points = head.prototypes.refine(outputs.place, probabilities, points, area)
     if usual and head.config.ranked and outputs.place is not None:
         first = first_candidates(head, outputs, probabilities, matches, area)
-    if matches is not None:
-        best = matches.points[:, 0] if first is None else ranked(head, outputs, first, matches.points[:, 0])
-        return best, *matches.spread()
-    points, candidates = outputs.coordinates, outputs.candidates
-    assert points is not None  # only a model that looks in a gallery has none
-    if outputs.mixture is not None:
-        probabilities, candidates = components_of(outputs.mixture)
-        if area is not None:
-            points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
-        return points, candidates, probabilities
-    if candidates is not None and probabilities is not None:
-        points = head.estimate(probabilities, candidates)
-    if head.config.prototypes and outputs.place is not None and probabilities is not None:
-        points = head.prototypes.refine(outputs.place, probabilities, points, area)
-    points = points if first is None else ranked(head, outputs, first, points)
-    if area is not None:
+        points = ranked(head, outputs, first, points)
+    if area is not None and matches is None:  # which lie within it
         points = points.new_tensor(area.nearest(points.double().cpu().numpy()))
-    return points, candidates, probabilities
+    return points, candidates, weights
 
 
 def first_candidates(
@@ -260,9 +275,7 @@ def first_candidates(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What a ranker chooses from: the `rank` best candidates, (batch, k, 2) degrees, and the logarithms of their weights.
 
-    These are the gallery's best positions, or else prototypes, or else the points of classes.
-
-    The arguments are those of `points_and_candidates`.
+    These are the gallery's best positions, else prototypes, else the points of classes; see `points_and_candidates`.
     """
     most = head.config.rank
     if matches is not None:
@@ -281,12 +294,7 @@ def first_candidates(
 def ranked(
     head: StreetHead, outputs: GeoStreetOutput, first: tuple[torch.Tensor, torch.Tensor], points: torch.Tensor
 ) -> torch.Tensor:
-    """(batch, 2) degrees: the candidate that the ranker puts first, or the place's point where none is left.
-
-    Args:
-        first: see `first_candidates`.
-        points: (batch, 2) what is answered without.
-    """
+    """(batch, 2) degrees: the one of the first candidates that the ranker puts first, or the place's point where none is left."""
     assert outputs.place is not None
     candidates, scores = (part.to(outputs.place.device) for part in first)
     best = head.ranker.best(outputs.place, candidates, scores).to(points)

@@ -19,10 +19,21 @@ if TYPE_CHECKING:
     from geohf.street.head import GeoStreetOutput
 
 MOST_PARTS = 256  # of the most probable classes
-
-
 # nearly uniform, and a standard deviation of 6 km, or of 1/30 of the box where it is a city's
 LEAST_LOG_KAPPA, MOST_LOG_KAPPA, MOST_OF_BOX = -4.0, 14.0, 4.0
+
+
+def point_layers(config: GeoStreetConfig, outputs: int) -> nn.Sequential:
+    """From a place's features to what tells its point."""
+    return nn.Sequential(
+        nn.LayerNorm(config.feature_size),
+        nn.Linear(config.feature_size, config.hidden_size),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden_size, config.gps_hidden_size),
+        nn.GELU(),
+        nn.Linear(config.gps_hidden_size, outputs),
+    )
 
 
 class MixtureHead(nn.Module):
@@ -30,22 +41,11 @@ class MixtureHead(nn.Module):
 
     The means are steps from the middle of the training places' box, in units of its size, and so are the spreads: an
     untrained head says that a place lies somewhere in the box.
-
-    Args:
-        config: its `feature_size`, `hidden_size`, `gps_hidden_size`, `dropout`, `vmf_components` and `gps_box`.
     """
 
     def __init__(self, config: GeoStreetConfig):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(config.feature_size),
-            nn.Linear(config.feature_size, config.hidden_size),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden_size, config.gps_hidden_size),
-            nn.GELU(),
-            nn.Linear(config.gps_hidden_size, 5 * config.vmf_components),
-        )
+        self.layers = point_layers(config, 5 * config.vmf_components)
         south, west, north, east = config.gps_box or (-90.0, -180.0, 90.0, 180.0)
         height, width = north - south, (east - west) % 360 or 360.0
         self.middle = [(south + north) / 2, west + width / 2]

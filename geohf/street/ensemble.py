@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from geohf.errors import DataError, require_choice, require_whole
 from geohf.geo import spherical_mean
-from geohf.street.answers import StatePrediction, StreetPrediction
+from geohf.street.answers import StatePrediction, StreetPrediction, answered_points
 from geohf.street.modeling import GeoStreetModel
 
 METHODS = ("mean", "vote", "rank")
@@ -28,8 +29,8 @@ def combine(
     is answered that none of them named.
 
     Args:
-        predictions: one list per model, each in the order of the places. They should name all their states
-            (`top_k` of the model's number of classes), or what a model left out counts as 0.
+        predictions: one list per model, each in the order of the places. What a model does not name counts as 0, so ask
+            each for all its states.
         weights: one a model, e.g. validation scores squared; equal where None.
         method: `mean` (weighted mean of probabilities), `vote` (weighted votes for the first state, ties by
             mean probability) or `rank` (reciprocal rank fusion, k = 60).
@@ -48,12 +49,8 @@ def combine(
     if not predictions or len(counts) != 1:
         raise DataError(f"every model must answer for the same places; got {sorted(counts) or 'no model'}")
     shares = np.ones(len(predictions)) if weights is None else np.asarray(weights, np.float64)
-    if (
-        shares.shape != (len(predictions),)
-        or not np.isfinite(shares).all()
-        or (shares < 0).any()
-        or not shares.sum()
-    ):
+    fitting = shares.shape == (len(predictions),) and np.isfinite(shares).all() and (shares >= 0).all()
+    if not fitting or not shares.sum():
         raise DataError(
             f"weights must be {len(predictions)} non-negative numbers, not all 0; got {shares.tolist()}"
         )
@@ -78,8 +75,8 @@ def ensemble_predict(
 
 
 def _combine_one(answers, weights, method, top_k) -> StreetPrediction:
-    scores: dict[str, float] = {}
-    shares: dict[str, float] = {}
+    scores: dict[str, float] = defaultdict(float)
+    shares: dict[str, float] = defaultdict(float)
     indices: dict[str, int | None] = {}
     for answer, weight in zip(answers, weights, strict=True):
         for rank, state in enumerate(answer.states, start=1):
@@ -89,18 +86,13 @@ def _combine_one(answers, weights, method, top_k) -> StreetPrediction:
                 raise DataError(
                     f"the models give {state.name!r} the indices {indices[state.name]} and {state.index}"
                 )
-            shares[state.name] = shares.get(state.name, 0.0) + weight * state.probability
-            score = {"mean": state.probability, "vote": float(rank == 1), "rank": 1 / (RANK_CONSTANT + rank)}[
-                method
-            ]
-            scores[state.name] = scores.get(state.name, 0.0) + weight * score
+            shares[state.name] += weight * state.probability
+            ways = {"mean": state.probability, "vote": float(rank == 1), "rank": 1 / (RANK_CONSTANT + rank)}
+            scores[state.name] += weight * ways[method]
     ranked = sorted(scores, key=lambda name: (-scores[name], -shares[name], name))
-    agree = np.array(
-        [not ranked or (answer.states[:1] and answer.states[0].name == ranked[0]) for answer in answers], bool
-    )
+    agree = np.array([[state.name for state in answer.states[:1]] == ranked[:1] for answer in answers])
     if not (weights[agree] > 0).any():  # fused ranks can put first what no model did
         agree[:] = True
-    points = np.array([[answer.latitude, answer.longitude] for answer in answers])
-    latitude, longitude = spherical_mean(points[agree], weights[agree])
+    latitude, longitude = spherical_mean(answered_points(answers)[agree], weights[agree])
     states = [StatePrediction(name, shares[name], indices[name]) for name in ranked[:top_k]]
     return StreetPrediction(float(latitude), float(longitude), None, states)

@@ -6,8 +6,8 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from geohf.io import atomic_path, cache_folder
 from geohf.vision.weights import load_tensors, weights_fingerprint
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from geohf.street.configuration import GeoStreetConfig
 
 WORDS = ("train", "cells", "grid")
@@ -44,9 +46,9 @@ def gallery_of(source: Any, config: GeoStreetConfig, train: np.ndarray | None = 
     Raises:
         DataError: see `gallery_points`; a word for what the model has not.
     """
-    if not isinstance(source, str) or source.partition(":")[0] not in WORDS:
+    word, _, spacing = source.partition(":") if isinstance(source, str) else ("", "", "")
+    if word not in WORDS:
         return gallery_points(source)
-    word, _, spacing = source.partition(":")
     if word == "train":
         if train is None:
             raise DataError(
@@ -75,7 +77,7 @@ def gallery_points(source: Any, repeats: bool = False) -> np.ndarray:
     Args:
         source: (n, 2) latitude and longitude in degrees, or a table, in a file or of pandas, with columns `latitude` and
             `longitude` (or `LAT` and `LON`, as GeoCLIP's has them).
-        repeats: keep positions that are there twice, as a published gallery has them: they count twice among all.
+        repeats: keep positions that are there twice, which count twice then.
 
     Returns:
         (n, 2) float64, longitudes in [-180, 180].
@@ -108,7 +110,7 @@ def _of_array(source: Any) -> np.ndarray:
         raise DataError("gallery: is no table and no (n, 2) degrees") from None
     if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise DataError(f"gallery: must be (n, 2) degrees with n > 0, got {points.shape}")
-    return checked_positions(points, "gallery", "position {}".format)
+    return _checked(points, "gallery", "position {}".format, "a gallery holds")
 
 
 @lru_cache(maxsize=4)
@@ -118,31 +120,36 @@ def _of_table(path: str, facts: tuple | None) -> np.ndarray:
         raise DataError(
             f"gallery {path!r}: is no table, and none of {', '.join(WORDS)}{did_you_mean(path, WORDS)}"
         )
+    return read_positions(path)[1]
+
+
+def read_positions(path: str, holds: str = "a gallery holds") -> tuple[pd.DataFrame, np.ndarray]:
+    """A table in a file, and the (n, 2) degrees of its rows, which all are somewhere on earth.
+
+    Raises:
+        DataError: one is not, or the table cannot be read.
+    """
     table = read_table(path, numbers=(*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS))
-    return _of_columns(table, path, lambda row: f"row {line_of(table, row)}")
+    return table, _of_columns(table, path, lambda row: f"row {line_of(table, row)}", holds)
 
 
-def _of_columns(table: Any, source: str, name: Callable[[int], str]) -> np.ndarray:
+def _of_columns(
+    table: pd.DataFrame, source: str, name: Callable[[int], str], holds: str = "a gallery holds"
+) -> np.ndarray:
     """The positions in a table of pandas: by its columns, which may stand in any order."""
     names = [find_column(table.columns, known, source) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
     try:
         points = table[names].to_numpy(np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{source}: {' and '.join(map(str, names))} are not numbers: {error}") from None
-    return checked_positions(points, source, name)
+    return _checked(points, source, name, holds)
 
 
-def checked_positions(
-    points: np.ndarray, source: str, name: Callable[[int], str], holds: str = "a gallery holds"
-) -> np.ndarray:
-    """The (n, 2) degrees, which all are somewhere on earth.
-
-    Raises:
-        DataError: one is not; its `name` stands in the message.
-    """
-    reasons = {int(row): "is not finite" for row in np.flatnonzero(~np.isfinite(points).all(1))}
-    reasons |= {int(row): f"longitude {points[row, 1]:g} is outside -180..180"
-                for row in np.flatnonzero(np.abs(points[:, 1]) > 180)}  # fmt: skip
+def _checked(points: np.ndarray, source: str, name: Callable[[int], str], holds: str) -> np.ndarray:
+    """The (n, 2) degrees; DataError where one lies nowhere on earth, with its name."""
+    reasons = dict.fromkeys(np.flatnonzero(~np.isfinite(points).all(1)).tolist(), "is not finite")
+    for row in np.flatnonzero(np.abs(points[:, 1]) > 180).tolist():
+        reasons[row] = f"longitude {points[row, 1]:g} is outside -180..180"
     reasons |= impossible_points(points)
     if reasons:
         row = min(reasons)
@@ -174,27 +181,14 @@ def grid_points(south: float, west: float, north: float, east: float, spacing_km
 def kept_on_disk(
     encoder: torch.nn.Module, points: np.ndarray, encode: Callable[[np.ndarray], torch.Tensor]
 ) -> torch.Tensor:
-    """The embeddings of a large gallery, from the cache where these weights have encoded these positions before.
-
-    Args:
-        encoder: whose weights are the key, together with the positions.
-        points: (n, 2) degrees.
-        encode: positions -> (n, d), where the cache has none.
-    """
+    """The embeddings of (n, 2) degrees, of a large gallery from the cache where these weights have encoded it before."""
     if len(points) <= KEPT_POINTS:
         return encode(points)
     key = hashlib.blake2b(weights_fingerprint(encoder).encode() + points.tobytes(), digest_size=16)
     path = cache_folder("galleries") / f"{key.hexdigest()}.safetensors"
-    embeddings = _kept(path)
-    if embeddings is None:
-        embeddings = encode(points)
-        with atomic_path(path) as temporary:
-            save_file({"embeddings": embeddings.cpu()}, temporary)
+    with suppress(SafetensorError, KeyError, OSError):  # damaged, or not there
+        return load_tensors(path)["embeddings"]
+    embeddings = encode(points)
+    with atomic_path(path) as temporary:
+        save_file({"embeddings": embeddings.cpu()}, temporary)
     return embeddings
-
-
-def _kept(path: Path) -> torch.Tensor | None:
-    try:
-        return load_tensors(path)["embeddings"] if path.is_file() else None
-    except (SafetensorError, KeyError, OSError):  # damaged, or removed meanwhile
-        return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from geohf.geo.soft_targets import MANY_CLASSES, CentroidRuns
 from geohf.models.heading import HeadingHead
 from geohf.models.prototypes import Prototypes
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.density import MixtureHead, components_of
+from geohf.street.density import MixtureHead, components_of, point_layers
 from geohf.street.hierarchy import Levels, joint_logarithms, level_tensors
 from geohf.street.losses import StreetLosses
 from geohf.street.matching import MatchHead
@@ -81,7 +82,7 @@ class StreetHead(StreetLosses, nn.Module):
         if config.gps_head == "offset" and not classes:
             raise ValueError("gps_head 'offset' needs class_centroids; a model without classes is 'bounded'")
         if config.head_norm_groups:
-            self.classify, self.locate = (grouped_layers(config, out) for out in (classes, 2 * classes))
+            self.classify, self.locate = (_grouped_layers(config, out) for out in (classes, 2 * classes))
         elif classes:
             self.classify = nn.Sequential(
                 nn.LayerNorm(size),
@@ -94,15 +95,7 @@ class StreetHead(StreetLosses, nn.Module):
             self.mix = MixtureHead(config)
         elif config.gps_head != "gallery" and not config.head_norm_groups:
             outputs = 2 * classes if config.gps_head == "offset" else 2
-            self.locate = nn.Sequential(
-                nn.LayerNorm(size),
-                nn.Linear(size, hidden),
-                nn.GELU(),
-                nn.Dropout(config.dropout),
-                nn.Linear(hidden, config.gps_hidden_size),
-                nn.GELU(),
-                nn.Linear(config.gps_hidden_size, outputs),
-            )
+            self.locate = point_layers(config, outputs)
         if config.location_encoder != "none":
             self.match = MatchHead(config)
         if config.predict_heading:
@@ -114,19 +107,14 @@ class StreetHead(StreetLosses, nn.Module):
         self._made: dict = {}
 
     def constant(self, name: str, device: torch.device) -> torch.Tensor:
-        """A float32 tensor made from the config, once a device.
-
-        The config is the only place where coordinates are kept: it is float64 text, which no cast of the
-        model to half precision can touch, and which needs no storage of its own in the checkpoint.
-        """
+        """A float32 tensor made from the config, once a device: no cast of the model to half precision can touch it."""
         return self._once(name, device, lambda: self._make_constant(name).float().to(device))
 
     def smoothing_centroids(self, device: torch.device) -> torch.Tensor | CentroidRuns:
         """What soft targets are made of, once a device."""
         centroids = self.constant("centroids", device)
-        if len(centroids) <= MANY_CLASSES:
-            return centroids
-        return self._once("runs", device, lambda: CentroidRuns(centroids))
+        many = len(centroids) > MANY_CLASSES
+        return self._once("runs", device, lambda: CentroidRuns(centroids)) if many else centroids
 
     def levels(self, device: torch.device) -> Levels:
         """What the classes are parts of, once a device; see `level_tensors`."""
@@ -179,18 +167,23 @@ class StreetHead(StreetLosses, nn.Module):
             coordinates: (batch, 2) true latitude and longitude in degrees, NaN where unknown.
             loss_items: part -> rows over which its mean goes; None: the rows of this batch that count.
         """
+        config = self.config
         place = self.fuse_views(features, view_mask, headings)
-        logits = self.classify(place).float() if self.config.num_classes else None
-        mixture = self.mix(place) if self.config.gps_head == "vmf" else None
-        points, candidates = self._points(place, logits, mixture)
-        embeddings = self.match.embed(place) if self.config.location_encoder != "none" else None
-        directions = self._directions(features, view_mask) if self.config.predict_heading else None
-        loss, parts = None, None
-        if labels is not None or coordinates is not None:
-            outputs = GeoStreetOutput(None, logits, points, candidates, embeddings, mixture, directions)
-            loss, parts = self.losses(outputs, labels, coordinates, headings, loss_items)
-        kept = place.float() if self.config.keeps_places else None
-        return GeoStreetOutput(loss, logits, points, candidates, embeddings, mixture, directions, kept, parts)
+        logits = self.classify(place).float() if config.num_classes else None
+        mixture = self.mix(place) if config.gps_head == "vmf" else None
+        outputs = GeoStreetOutput(
+            None,
+            logits,
+            *self._points(place, logits, mixture),
+            embeddings=self.match.embed(place) if config.location_encoder != "none" else None,
+            mixture=mixture,
+            directions=self._directions(features, view_mask) if config.predict_heading else None,
+            place=place.float() if config.keeps_places else None,
+        )
+        if labels is None and coordinates is None:
+            return outputs
+        loss, parts = self.losses(outputs, labels, coordinates, headings, loss_items)
+        return replace(outputs, loss=loss, loss_parts=parts)
 
     def _points(self, place, logits, mixture) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Points (batch, 2), and the candidates (batch, classes, 2) where each class has one."""
@@ -209,22 +202,18 @@ class StreetHead(StreetLosses, nn.Module):
 
     def _directions(self, features, view_mask) -> torch.Tensor:
         """(batch, max_views, 2): of each view by itself, whatever is known of its heading."""
-        if view_mask is None:
-            view_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        seen = torch.where(view_mask[..., None], self.standardize(features), 0.0)
-        directions = torch.where(view_mask[..., None], self.direct(seen), math.nan)
-        return nn.functional.pad(
-            directions, (0, 0, 0, self.config.max_views - directions.shape[1]), value=math.nan
-        )
+        there = _mask_of(features, view_mask)[..., None]
+        seen = torch.where(there, self.standardize(features), 0.0)
+        directions = torch.where(there, self.direct(seen), math.nan)
+        missing = self.config.max_views - directions.shape[1]
+        return nn.functional.pad(directions, (0, 0, 0, missing), value=math.nan)
 
     def fuse_views(self, features, view_mask=None, headings=None) -> torch.Tensor:
         """(batch, views, features) to (batch, features); views that are missing change nothing."""
         config, views = self.config, features.shape[1]
         if views > config.max_views:
             raise ValueError(f"{views} views, but the model was made for {config.max_views} at most")
-        if view_mask is None:
-            view_mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        features = self.standardize(features)
+        view_mask, features = _mask_of(features, view_mask), self.standardize(features)
         if config.heading_aware and headings is not None:
             angle = torch.deg2rad(headings).to(features.dtype)
             known = angle.isfinite().unsqueeze(-1)
@@ -287,14 +276,18 @@ class StreetHead(StreetLosses, nn.Module):
         return (probabilities * away).sum(-1)
 
 
-def grouped_layers(config: GeoStreetConfig, outputs: int) -> nn.Sequential:
+def _mask_of(features: torch.Tensor, view_mask: torch.Tensor | None) -> torch.Tensor:
+    """(batch, views) which views are there; None: all."""
+    return features.new_ones(features.shape[:2], dtype=torch.bool) if view_mask is None else view_mask
+
+
+def _grouped_layers(config: GeoStreetConfig, outputs: int) -> nn.Sequential:
     """Two hidden layers, each with a group norm: the heads of OSV-5M's baseline, Astruc et al., 2404.18873."""
+    sizes = config.feature_size, config.hidden_size, config.gps_hidden_size
     layers: list[nn.Module] = [nn.LayerNorm(config.feature_size)]
-    size = config.feature_size
-    for width in (config.hidden_size, config.gps_hidden_size):
+    for size, width in pairwise(sizes):
         layers += [nn.Linear(size, width), nn.GroupNorm(config.head_norm_groups, width), nn.GELU()]
-        size = width
-    return nn.Sequential(*layers, nn.Linear(size, outputs))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))
 
 
 def most_central(weights: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -56,42 +56,51 @@ def _places_of(dataset: Dataset, name: str, split: str, errors: RowErrors) -> Da
     points: np.ndarray = np.full((len(dataset), 2), math.nan)
     reasons = {}
     if any(find_column(features, names) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)):
-        axes = [find_column(features, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-        try:
-            sides = [side for axis in axes if (side := side_column(axis, tuple(features))[0])]
-            if sides:
-                points = positions_of(list(dataset.select_columns([*axes, *sides])))
-            else:
-                points = np.stack([numbers_of(dataset[axis][:]) for axis in axes], 1)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{source}: columns {axes} must hold numbers ({error})") from None
+        points, odd = _positions_of(dataset, source)
         reasons = point_reasons(points, source, labels if state and state.lower() != "country" else None)
         if split != "train":  # places to be found
             reasons = {i: reason for i, reason in reasons.items() if not np.isnan(points[i]).all()}
-    rows, good = {}, []
-    candidates = _candidates(dataset, reasons, source, errors)
-    for (position, sample_id, index, _, headings), broken in checked_rows(candidates, itemgetter(3)):
+        reasons |= odd
+    rows: dict[int, dict] = {}
+    candidates = _candidates(dataset, labels, reasons, source, errors)
+    for (position, sample_id, named, _, headings), broken in checked_rows(candidates, itemgetter(3)):
         for reason in filter(None, broken):
             errors.add(source, position, reason)
         usable = [k for k, reason in enumerate(broken) if reason is None]
         if usable:
-            headings = [headings[k] for k in usable]
-            place = place_row(sample_id, [], headings, source=source, line=position, point=points[position])
-            place["state"], place[INDEX_COLUMN] = state_of(labels[position], index)
-            del place["where"]
-            rows[position] = place
-            good.append(usable)
+            where = {"source": source, "line": position, "point": points[position], "state": named}
+            rows[position] = place_row(sample_id, usable, [headings[k] for k in usable], **where)
     if not rows:
         return dataset_of([])
-    places = list(rows.values())
+    wanted = place_features()
+    places = [{name: row[name] for name in wanted} for row in rows.values()]
 
     def place_of(row, i):  # written to disk batch by batch: the images need not fit into memory
         views, _ = split_views({key: value for key, value in row.items() if key != "headings"})
-        return places[i] | {"views": [views[k] for k in good[i]]}
+        return places[i] | {"views": [views[k] for k in places[i]["views"]]}
 
     return dataset.select(list(rows)).map(
-        place_of, with_indices=True, features=place_features(), remove_columns=dataset.column_names
+        place_of, with_indices=True, features=wanted, remove_columns=dataset.column_names
     )
+
+
+def _positions_of(dataset: Dataset, source: str) -> tuple[np.ndarray, dict[int, str]]:
+    """(n, 2) degrees, and why a row's cannot be read: NaN stands for these."""
+    columns = tuple(dataset.features)
+    axes = [find_column(columns, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
+    sides = [side for axis in axes if axis and (side := side_column(axis, columns)[0])]
+    if not sides:
+        try:
+            return np.stack([numbers_of(dataset[axis][:]) for axis in axes], 1), {}
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{source}: columns {axes} must hold numbers ({error})") from None
+    points, odd = np.full((len(dataset), 2), math.nan), {}
+    for i, row in enumerate(dataset.select_columns([*axes, *sides])):
+        try:
+            points[i] = positions_of([row], names=[i])[0]
+        except DataError as error:
+            odd[i] = str(error).partition(": ")[2]
+    return points, odd
 
 
 def _check_view_columns(features: Features, source: str) -> None:
@@ -109,8 +118,8 @@ def _check_view_columns(features: Features, source: str) -> None:
             raise DataError(f"{source}: column {name!r} must hold images, but holds {features[name]}")
 
 
-def _candidates(dataset, reasons, source, errors) -> Iterator[tuple[int, str, Any, list, list]]:
-    """Position, id, state's index, views and headings of the rows that nothing speaks against yet."""
+def _candidates(dataset, labels, reasons, source, errors) -> Iterator[tuple[int, str, tuple, list, list]]:
+    """Position, id, state with its index, views and headings of the rows that nothing speaks against yet."""
     seen: dict[str, int] = {}
     for position, row in enumerate(dataset):
         if position in reasons:
@@ -123,7 +132,8 @@ def _candidates(dataset, reasons, source, errors) -> Iterator[tuple[int, str, An
         seen[sample_id] = position
         try:
             views, headings = split_views(row)
-        except ValueError as error:
+            named = state_of(labels[position], row.get(INDEX_COLUMN))
+        except DataError as error:
             errors.add(source, position, str(error))
             continue
-        yield position, sample_id, row.get(INDEX_COLUMN), views, headings
+        yield position, sample_id, named, views, headings

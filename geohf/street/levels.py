@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from geohf.data.cells import text_of
-from geohf.data.tables import LATITUDE_COLUMNS, LONGITUDE_COLUMNS, find_column, line_of, read_table
+from geohf.data.tables import find_column
 from geohf.errors import DataError, warn_once
 from geohf.geo import great_circle_m
 from geohf.geo.cells import nearest_centroids
 from geohf.geo.geojson import feature_areas, named_areas
 from geohf.geo.quadtree import nearest_areas
-from geohf.street.gallery import checked_positions
+from geohf.street.gallery import read_positions
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,9 @@ class Levels:
 
     def names_of(self, points: np.ndarray) -> list[dict[str, str]]:
         """Level -> name, of each of the (m, 2) points in degrees; without the levels at which a point has no name."""
-        entries = self.entry_of(points).tolist()
         return [
-            {level: name for level, names in self.names.items() if (name := names[entry])}
-            if entry >= 0
-            else {}
-            for entry in entries
+            {level: name for level, names in self.names.items() if entry >= 0 and (name := names[entry])}
+            for entry in self.entry_of(points).tolist()
         ]
 
     def hits(self, points: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
@@ -124,11 +121,7 @@ def _read(path: str, facts: tuple[int, int]) -> Levels:
 
 
 def _of_towns(path: str) -> Levels:
-    table = read_table(path, numbers=(*LATITUDE_COLUMNS, *LONGITUDE_COLUMNS))
-    axes = [find_column(table.columns, known, path) for known in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-    points = checked_positions(
-        table[axes].to_numpy(np.float64), path, lambda row: f"row {line_of(table, row)}", "a town has"
-    )
+    table, points = read_positions(path, "a town has")
     columns = {level: find_column(table.columns, known) for level, known in LEVELS.items()}
     columns["city"] = columns["city"] or find_column(table.columns, ("name",))
     names = {level: [text_of(cell) for cell in table[at]] for level, at in columns.items() if at is not None}
@@ -151,19 +144,13 @@ def _of_towns(path: str) -> Levels:
 
 
 def _of_polygons(path: str) -> Levels:
-    features = feature_areas(path)
-    keys = dict.fromkeys(key for properties, _ in features for key in properties)
+    told, areas = map(list, zip(*feature_areas(path), strict=True))
+    keys = dict.fromkeys(key for properties in told for key in properties)
     columns = {level: find_column(keys, known) for level, known in LEVELS.items()}
-    names = {
-        level: [text_of(properties.get(at)) for properties, _ in features]
-        for level, at in columns.items()
-        if at is not None
-    }
-    areas = [area for _, area in features]
-    called = find_column(keys, ("name",))
-    if names and called is not None:  # of a state whose country is told, too
-        names["area"] = [text_of(properties.get(called)) for properties, _ in features]
-    if not names:
+    if any(columns.values()):
+        columns["area"] = find_column(keys, ("name",))  # of a state whose country is told, too
+        names = {level: [text_of(one.get(at)) for one in told] for level, at in columns.items() if at}
+    else:
         named = named_areas(path)
         names, areas = {"area": list(named)}, list(named.values())
 

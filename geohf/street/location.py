@@ -11,24 +11,20 @@ from torch import nn
 from geohf.geo.sphere import unit_vectors
 
 FREQUENCIES = 256  # of the random Fourier features of one scale
-
-
 _A1, _A2, _A3, _A4 = 1.340264, -0.081106, 0.000893, 0.003796
 
 
 def spherical_harmonics(points: torch.Tensor, degrees: int) -> torch.Tensor:
     """The orthonormal real spherical harmonics of the degrees 0 to `degrees - 1`.
 
-    Made of the coordinates of the unit vector alone, by the recurrence of the normalized Legendre functions divided by
-    sin^m, which is stable far beyond degree 100.
+    By the recurrence of the normalized Legendre functions divided by sin^m, which is stable far beyond degree 100.
 
     Args:
         points: (n, 2) latitude and longitude in degrees.
-        degrees: how many.
 
     Returns:
         (n, degrees ** 2) float64; of degree l and order m at l * l + l + m, with cos(m lon) for m > 0 and sin(|m| lon)
-        for m < 0. Their squares of one degree sum to (2 l + 1) / (4 pi).
+        for m < 0.
 
     >>> north = torch.tensor([[90.0, 0.0]])
     >>> spherical_harmonics(north, 2).round(decimals=4) + 0.0  # sqrt(1 / 4 pi), then sqrt(3 / 4 pi) towards the pole
@@ -62,8 +58,8 @@ def equal_earth(points: torch.Tensor) -> torch.Tensor:
         points: (..., 2) latitude and longitude in degrees.
 
     Returns:
-        (..., 2) x towards the east and y towards the north in radii of the globe: |x| <= 2.7066, |y| <= 1.3174. There is
-        a seam: 180 and -180 degrees of longitude lie on the two sides of the map.
+        (..., 2) x towards the east and y towards the north in radii of the globe: |x| <= 2.7066, |y| <= 1.3174. 180 and
+        -180 degrees of longitude lie on the two sides of the map.
 
     >>> equal_earth(torch.tensor([[0.0, 180.0], [90.0, 0.0]], dtype=torch.float64)).round(decimals=4) + 0.0
     tensor([[2.7066, 0.0000],
@@ -90,7 +86,6 @@ class LocationEncoder(nn.Module):
     sum what these give.
 
     Args:
-        frame: one of the three.
         size: length of an embedding.
         hidden_size: width of the nets.
         sigmas: standard deviation of the frequencies of each scale, for the first two frames.
@@ -122,26 +117,18 @@ class LocationEncoder(nn.Module):
         """(n, 2) degrees to (n, size), not of length 1; under `torch.autocast`, too, in float32."""
         # the finest scale turns hundreds of times: in bfloat16 its angles would be noise
         with torch.autocast(points.device.type, enabled=False):
-            return self._embeddings(points)
-
-    def _embeddings(self, points: torch.Tensor) -> torch.Tensor:
-        if self.frame == "spherical_harmonics":
-            return self.siren(spherical_harmonics(points, self.degrees).float())
-        if self.frame == "equal_earth":
-            # in half widths of the equator, and rounded step by step as GeoCLIP does: the finest scale has 256 turns
-            where = equal_earth(points.float()) * 66.50336 / 180
-        else:
-            where = unit_vectors(points.double()).float()
-        return torch.stack([net(where) for net in self.scales]).sum(0)
+            if self.frame == "spherical_harmonics":
+                return self.siren(spherical_harmonics(points, self.degrees).float())
+            if self.frame == "equal_earth":
+                # in half widths of the equator, and rounded step by step as GeoCLIP does
+                where = equal_earth(points.float()) * 66.50336 / 180
+            else:
+                where = unit_vectors(points.double()).float()
+            return torch.stack([net(where) for net in self.scales]).sum(0)
 
 
 class FourierNet(nn.Module):
-    """Random Fourier features of one scale, and three layers behind them.
-
-    Args:
-        axes: of a position.
-        sigma: standard deviation of the frequencies, which do not learn.
-    """
+    """Random Fourier features, with frequencies of standard deviation `sigma` that do not learn, and three layers."""
 
     frequencies: torch.Tensor
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from geohf.data.classes import UNLABELED
 from geohf.geo import cell_soft_targets, great_circle_m, point_soft_targets
 from geohf.geo.soft_targets import MANY_CLASSES, CentroidRuns
 from geohf.models.heading import heading_loss
@@ -42,12 +43,7 @@ def soft_cross_entropy(
         counts: (batch,) bool, the rows with a known target.
         items: number to divide by; None: the rows that count.
     """
-    if targets.is_sparse:
-        return hierarchical_cross_entropy(logits, targets, counts, [], items)
-    # rows that do not count may hold NaN targets: 0 * NaN is NaN, so they are replaced, not multiplied
-    targets = torch.where(counts[:, None], targets, 0.0)
-    total = -(targets * logits.float().log_softmax(-1)).sum()
-    return total / loss_items(counts, items)
+    return hierarchical_cross_entropy(logits, targets, counts, [], items)
 
 
 def hierarchical_cross_entropy(
@@ -66,7 +62,9 @@ def hierarchical_cross_entropy(
         levels: see `level_tensors`; none: `soft_cross_entropy`.
     """
     if not levels and not targets.is_sparse:
-        return soft_cross_entropy(logits, targets, counts, items)
+        # rows that do not count may hold NaN targets: 0 * NaN is NaN, so they are replaced, not multiplied
+        targets = torch.where(counts[:, None], targets, 0.0)
+        return -(targets * logits.float().log_softmax(-1)).sum() / loss_items(counts, items)
     targets = targets.to_sparse().coalesce()
     rows, cells = targets.indices()
     weights = torch.where(counts.index_select(0, rows), targets.values(), 0.0).float()
@@ -205,7 +203,7 @@ class StreetLosses:
         if coordinates is None:
             coordinates = rows.new_full((len(rows), 2), math.nan)
         if labels is None:
-            labels = torch.full((len(rows),), -100, device=device)
+            labels = torch.full((len(rows),), UNLABELED, device=device)
         if logits is not None:
             if config.smoothing == "point":
                 counts = coordinates.isfinite().all(-1)
@@ -228,10 +226,9 @@ class StreetLosses:
                 headings = rows.new_full((len(rows), 1), math.nan)
             seen = outputs.directions[:, : headings.shape[1]]
             parts["heading_loss"] = heading_loss(seen.nan_to_num(), headings, items.get("heading_loss"))
-        weighted = [
-            getattr(config, f"{name.removesuffix('_loss')}_weight") * part for name, part in parts.items()
-        ]
-        return sum(weighted[1:], weighted[0]), parts
+        weights = {name: getattr(config, name.replace("_loss", "_weight")) for name in parts}
+        first, *others = (weights[name] * part for name, part in parts.items())
+        return sum(others, first), parts
 
     def _gps_loss(self, points, candidates, labels, coordinates, items) -> torch.Tensor:
         config, device = self.config, points.device

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from geohf.errors import DataError
 from geohf.geo import EARTH_RADIUS_M, Area, great_circle_m
 from geohf.geo.angles import wrap_degrees
+from geohf.models.losses import loss_items
+from geohf.street.answers import MatchPrediction
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.gallery import kept_on_disk
 from geohf.street.location import LocationEncoder
@@ -47,6 +49,14 @@ class Matches:
         own = self.probabilities[:, :SPREAD_MATCHES]
         return self.points[:, :SPREAD_MATCHES], own / own.sum(-1, keepdim=True)
 
+    def first(self, most: int) -> list[list[MatchPrediction]]:
+        """No more than so many for each photograph, as they are answered."""
+        rows = zip(self.points[:, :most].tolist(), self.probabilities[:, :most].tolist(), strict=True)
+        return [
+            [MatchPrediction(north, east, share) for (north, east), share in zip(points, shares, strict=True)]
+            for points, shares in rows
+        ]
+
 
 def listed_matches(config: GeoStreetConfig) -> int:
     """How many matches an answer is made of, however many it names: those of its spread, and all that are ranked."""
@@ -64,11 +74,7 @@ class _Encoded:
 
 
 class MatchHead(nn.Module):
-    """Embeds fused features and positions, compares them, and learns to.
-
-    Args:
-        config: its `location_*` fields, `gallery_size`, `queue_size`, `noise_m` and `queue_noise_m`.
-    """
+    """Embeds fused features and positions, compares them, and learns to."""
 
     gallery: torch.Tensor
     queue: torch.Tensor
@@ -114,15 +120,9 @@ class MatchHead(nn.Module):
 
     @torch.inference_mode()
     def encoded(self, points: np.ndarray, keep: bool = False) -> torch.Tensor:
-        """The embeddings of a gallery, computed once for these weights.
-
-        Args:
-            points: (n, 2) degrees.
-            keep: on disk as well, where there are many.
-        """
-        digest = hashlib.blake2b(np.ascontiguousarray(points).tobytes()).digest()
+        """The embeddings of a gallery of (n, 2) degrees, computed once for these weights; kept on disk, too, of many."""
         device = self.logit_scale.device
-        key = digest, str(device), weights_checksum(self.location)
+        key = hashlib.blake2b(points.tobytes()).digest(), str(device), weights_checksum(self.location)
         held = self._encoded.held
         if held is None or held[0] != key:
             embeddings = kept_on_disk(self.location, points, self._encode) if keep else self._encode(points)
@@ -135,16 +135,6 @@ class MatchHead(nn.Module):
         parts = torch.from_numpy(points).split(ENCODED_AT_ONCE)
         bar = tqdm(parts, desc="gallery", disable=len(parts) < 4)
         return torch.cat([self.encode(part.to(self.logit_scale.device)) for part in bar])
-
-    def own_gallery(self) -> np.ndarray:
-        """The (n, 2) positions that are saved with the model.
-
-        Raises:
-            DataError: there are none.
-        """
-        if not len(self.gallery):
-            raise DataError("the model has no gallery of its own: name one, a table of positions, as gallery")
-        return self.gallery.double().cpu().numpy()
 
     @torch.inference_mode()
     def matches(
@@ -166,7 +156,12 @@ class MatchHead(nn.Module):
         Raises:
             DataError: no position of the gallery lies in the area, or there is no gallery.
         """
-        points = self.own_gallery() if points is None else points
+        if points is None:
+            if not len(self.gallery):
+                raise DataError(
+                    "the model has no gallery of its own: name one, a table of positions, as gallery"
+                )
+            points = self.gallery.double().cpu().numpy()
         bank = self.encoded(points, keep)
         if area is not None:
             inside = area.contains(points)
@@ -177,14 +172,12 @@ class MatchHead(nn.Module):
             points, bank = points[inside], bank[torch.from_numpy(inside).to(bank.device)]
         embeddings = embeddings.to(bank.device)
         with _exact(bank):
-            values, indices = zip(
-                *(
-                    (self.scale() * rows @ bank.T).softmax(-1).topk(min(k, len(points)))
-                    for rows in embeddings.split(max(1, COSINES_AT_ONCE // len(points)))
-                ),
-                strict=True,
-            )
-        return Matches(torch.from_numpy(points)[torch.cat(indices).cpu()], torch.cat(values).cpu())
+            best = [
+                (self.scale() * rows @ bank.T).softmax(-1).topk(min(k, len(points)))
+                for rows in embeddings.split(max(1, COSINES_AT_ONCE // len(points)))
+            ]
+        values, indices = (torch.cat(parts).cpu() for parts in zip(*best, strict=True))
+        return Matches(torch.from_numpy(points)[indices], values)
 
     # ---- learning
 
@@ -193,8 +186,8 @@ class MatchHead(nn.Module):
     ) -> torch.Tensor:
         """Cross-entropy of each photograph's own position against the batch's and the queue's.
 
-        Positions nearer than `noise_m` to a photograph's own are no negatives of it. In training positions are moved
-        and the queue takes in the batch; in evaluation rows are compared in parts of `COMPARED_AT_ONCE`, as they are.
+        Positions nearer than `noise_m` to a photograph's own are no negatives of it. In training positions are moved and
+        the queue takes in the batch.
 
         Args:
             embeddings: (batch, location_size) of length 1.
@@ -203,8 +196,7 @@ class MatchHead(nn.Module):
         """
         parts = zip(embeddings.split(COMPARED_AT_ONCE), coordinates.split(COMPARED_AT_ONCE), strict=True)
         total = torch.stack([self._rows_loss(*part).sum() for part in parts]).sum()
-        counted = coordinates.isfinite().all(-1).sum() if items is None else items
-        return total / counted.clamp(min=1)
+        return total / loss_items(coordinates.isfinite().all(-1), items)
 
     def _rows_loss(self, embeddings: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
         counts = coordinates.isfinite().all(-1)

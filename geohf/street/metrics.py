@@ -17,10 +17,10 @@ from geohf.metrics.headings import HEADING_METRICS, constant_heading, heading_me
 from geohf.metrics.intervals import bootstrap_intervals, mean_interval, share_interval
 from geohf.metrics.records import Metric, join_metrics
 from geohf.models.heading import degrees_of_directions
+from geohf.street.answers import StreetPrediction, answered_points
 from geohf.street.density import mixtures_of, weighted_candidates
 
 if TYPE_CHECKING:
-    from geohf.street.answers import StreetPrediction
     from geohf.street.levels import Levels
 
 RANK_WEIGHTS = (1.00, 0.60, 0.40, 0.25, 0.15)
@@ -38,18 +38,25 @@ def state_score(top5, true_state) -> float:
     """The competition's credit for states: 1.00, 0.60, 0.40, 0.25, 0.15 for the rank of the first right one.
 
     Args:
-        top5: (n, k) state indices, best first, k at most 5; -1 is no answer. A state named twice counts at
-            its first rank.
+        top5: (n, k) state indices, best first, k at most 5; -1 is no answer. A state named twice counts once.
         true_state: (n,) state indices.
+
+    Raises:
+        DataError: lengths that do not fit, an index that is no number, or a true one that is NaN.
 
     >>> state_score([[5, 3, -1, -1, -1], [1, 2, 3, 4, 5]], [3, 9])
     0.3
     """
-    top5, true_state = np.asarray(top5), np.asarray(true_state)
-    if top5.ndim != 2 or top5.shape[1] > 5 or len(top5) != len(true_state) or not len(top5):
+    try:
+        top5, true_state = np.asarray(top5, np.float64), np.asarray(true_state, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"states are scored by their indices, which are numbers: {error}") from None
+    if top5.ndim != 2 or top5.shape[1] > 5 or true_state.shape != top5.shape[:1] or not len(top5):
         raise DataError(
             f"top5 must be (n, at most 5) for n > 0 true states; got {top5.shape} and {true_state.shape}"
         )
+    if np.isnan(true_state).any():
+        raise DataError("a true state is NaN, so no answer can be scored")
     hits = (top5 == true_state[:, None]) & (top5 >= 0)
     weights = np.asarray(RANK_WEIGHTS)[: top5.shape[1]]
     return float(np.where(hits.any(1), weights[hits.argmax(1)], 0.0).mean())
@@ -112,9 +119,7 @@ def street_metrics(
     """
     ranked, probabilities = None, None
     if logits is not None:
-        logits = np.asarray(logits, np.float64)
-        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-        scaled = logits / temperature
+        ranked, scaled = _top5(logits), np.asarray(logits, np.float64) / temperature
         probabilities = np.exp(scaled - scaled.max(1, keepdims=True))
         probabilities = probabilities.max(1) / probabilities.sum(1)
     return ranked_metrics(ranked, probabilities, points, labels, true_points, scored)
@@ -128,11 +133,7 @@ def ranked_metrics(ranked, confidence, points, labels, true_points, scored: bool
         confidence: (n,) the probability of the first; None: `ece` is not measured.
     """
     metrics = {}
-    labels, points, true_points = (
-        np.asarray(labels),
-        np.asarray(points, np.float64),
-        np.asarray(true_points, np.float64),
-    )
+    labels, points, true_points = _as_arrays(labels, points, true_points)
     located, labeled = np.isfinite(true_points).all(-1), labels >= 0
     if ranked is not None and labeled.any():
         both = located & labeled
@@ -147,6 +148,15 @@ def ranked_metrics(ranked, confidence, points, labels, true_points, scored: bool
     return metrics
 
 
+def _as_arrays(labels, *points) -> tuple[np.ndarray, ...]:
+    return np.asarray(labels), *(np.asarray(one, np.float64) for one in points)
+
+
+def _top5(logits) -> np.ndarray:
+    """(n, 5) class numbers, best first."""
+    return np.argsort(-np.asarray(logits, np.float64), axis=1, kind="stable")[:, :5]
+
+
 def constant_baseline(labels, points, num_classes: int) -> tuple[np.ndarray | None, np.ndarray]:
     """The best answer that looks at no image: the most frequent states, and one point for all.
 
@@ -154,27 +164,27 @@ def constant_baseline(labels, points, num_classes: int) -> tuple[np.ndarray | No
 
     Returns:
         (logits, point): (classes,) log frequencies or None, and (2,) degrees.
+
+    Raises:
+        DataError: no place has a position.
     """
-    labels, points = np.asarray(labels), np.asarray(points, np.float64)
-    logits = None
-    if num_classes:
-        logits = np.log(np.bincount(labels[labels >= 0], minlength=num_classes) + 1e-9)
+    labels, points = _as_arrays(labels, points)
+    counts = np.bincount(labels[labels >= 0], minlength=num_classes) if num_classes else None
+    logits = None if counts is None else np.log(counts + 1e-9)
     points = points[np.isfinite(points).all(-1)]
+    if not len(points):
+        raise DataError("no training place has a position, so there is no constant baseline to compare with")
     some = points[np.random.default_rng(0).permutation(len(points))[:2000]]
     means = [great_circle_m(point, some).mean() for point in some]
     return logits, some[int(np.argmin(means))]
 
 
 def street_intervals(logits, points, labels, truth, scored: bool = True) -> dict[str, tuple[float, float]]:
-    """The ends of a 95 % interval of the score, top-1, and the mean and median distance, drawn place by place.
-
-    Args:
-        logits, points, labels, truth, scored: see `street_metrics`.
-    """
-    labels, points, truth = np.asarray(labels), np.asarray(points, np.float64), np.asarray(truth, np.float64)
+    """The ends of a 95 % interval of the score, top-1, and the mean and median distance; see `street_metrics`."""
+    labels, points, truth = _as_arrays(labels, points, truth)
     located, labeled, intervals = np.isfinite(truth).all(1), labels >= 0, {}
     if logits is not None and labeled.any():
-        top5 = np.argsort(-np.asarray(logits, np.float64), 1, kind="stable")[:, :5]
+        top5 = _top5(logits)
         intervals["top1"] = share_interval(top5[labeled, 0] == labels[labeled])
         if scored:
             both = labeled & located
@@ -203,23 +213,19 @@ def measure(
     """The numbers of a model's answers, their intervals, and the constant baseline's.
 
     Args:
-        config: the model's: its classes and temperature.
-        outputs: of the model; their logits count.
+        config, outputs: the model's.
         answers: `StreetPrediction`s, one a place.
         labels: (n,) class numbers, negative where unknown.
         truth: (n, 2) degrees, NaN where unknown.
-        train: (labels, points, headings) of the training places, from which the constant baseline is made; None: there
-            is none.
-        intervals: compute them.
+        train: (labels, points, headings) of the training places, for the constant baseline; None: there is none.
         headings: (n, max_views) true degrees of the views, NaN where unknown, for a model that tells them.
         levels: names of points, whose right shares are told, too.
     """
     logits = None if outputs.logits is None else outputs.logits.numpy()
-    points = np.array([[answer.latitude, answer.longitude] for answer in answers])
+    points = answered_points(answers)
     scored = not config.cells
     values = street_metrics(logits, points, labels, truth, config.temperature, scored)
-    covered = coverage_of(answers, truth)
-    if covered is not None:
+    if (covered := coverage_of(answers, truth)) is not None:
         values["coverage"] = covered
     located = np.isfinite(truth).all(1)
     if config.density and config.density_scale is not None and located.any():
@@ -254,16 +260,15 @@ def level_metrics(
     Args:
         truth: (n, 2) degrees, NaN where unknown: such places have no say in the accuracy.
         constant: (2,) degrees of the constant baseline.
-        intervals: compute them.
     """
-    points = np.array([[answer.latitude, answer.longitude] for answer in answers])
-    located = np.isfinite(truth).all(1)
+    points, located = answered_points(answers), np.isfinite(truth).all(1)
     if not located.any():
         return []
     hits = levels.hits(points[located], truth[located])
     shares = {name: float(own.mean()) for name, own in hits.items()}
     same = levels.consistency(points, [a.states[0].name if a.states else None for a in answers])
-    shares |= {} if same is None else {"consistency": same}
+    if same is not None:
+        shares["consistency"] = same
     ends = {name: share_interval(own) for name, own in hits.items()} if intervals else {}
     baseline = {}
     if constant is not None:
@@ -277,6 +282,5 @@ def coverage_of(predictions: Sequence, truth: np.ndarray) -> float | None:
     located = np.isfinite(truth).all(1)
     if not located.any() or predictions[0].radius_m is None:
         return None
-    points = np.array([[p.latitude, p.longitude] for p in predictions])
     radius = np.array([p.radius_m for p in predictions])
-    return float((great_circle_m(points, truth) <= radius)[located].mean())
+    return float((great_circle_m(answered_points(predictions), truth) <= radius)[located].mean())

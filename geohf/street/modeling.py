@@ -21,7 +21,7 @@ from geohf.models.heading import refuse_mirrors
 from geohf.models.modeling import GeoPreTrainedModel
 from geohf.street.answers import StreetPrediction
 from geohf.street.benchmarks import load_benchmark
-from geohf.street.captions import caption_step, read_captions
+from geohf.street.captions import caption_answers, caption_outputs, read_captions
 from geohf.street.classes import describe_classes, labels_of
 from geohf.street.configuration import GeoStreetConfig
 from geohf.street.decoding import StreetDecoding, points_and_candidates
@@ -45,26 +45,12 @@ logger = logging.getLogger(__name__)
 # what the sample is trained with: a backbone that learns in seconds on a CPU, from random weights
 SAMPLE_BACKBONE, SAMPLE_IMAGE_SIZE = "test_byobnet", 64
 REAL_BACKBONE = "geolocal/StreetCLIP"
+# options that are fields of the config
 MODEL_FIELDS = (
-    "fusion",
-    "heading_aware",
-    "point_estimate",
-    "smoothing",
-    "smoothing_km",
-    "gps_loss",
-    "gps_scale",
-    "class_weight",
-    "gps_weight",
-    "radius_coverage",
-    "density",
-    "vmf_components",
-    "location_encoder",
-    "match_weight",
-    "noise_m",
-    "predict_heading",
-    "heading_weight",
-    "refine",
-    "rank",
+    *("fusion", "heading_aware", "predict_heading", "heading_weight"),
+    *("point_estimate", "radius_coverage", "density", "vmf_components", "refine", "rank"),
+    *("smoothing", "smoothing_km", "class_weight", "gps_loss", "gps_scale", "gps_weight"),
+    *("location_encoder", "match_weight", "noise_m"),
 )
 UNHEARD_BY_VMF = ("gps_loss", "gps_scale", "point_estimate")  # it has a loss and a central point of its own
 # what the encoder of positions is trained with, and on the sample, where it is to learn in minutes on a CPU
@@ -212,12 +198,11 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         from geohf.street.data import load_for_evaluation
         from geohf.street.metrics import measure
 
-        path = str(data)
         named = None if levels is None else levels_of(levels)  # before the work, not after it
         if benchmark is None:
-            rows = load_for_evaluation(path, self.config, on_error)
+            rows = load_for_evaluation(str(data), self.config, on_error)
         else:
-            rows = load_benchmark(path, benchmark, on_error)
+            rows = load_benchmark(str(data), benchmark, on_error)
         labels, truth = labels_of(rows, self.config), points_of(rows)
         if (labels < 0).all() and not np.isfinite(truth).any():
             raise DataError(f"{data}: no place has a state that the model knows, or a position")
@@ -226,9 +211,7 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         outputs = self.outputs_on(rows, batch, batch_size)
         headings = headings_of(rows, self.config.max_views)
         answers = self.decode(outputs, top_k=1)
-        measured = measure(
-            self.config, outputs, answers, labels, truth, intervals=False, headings=headings, levels=named
-        )
+        measured = measure(self.config, outputs, answers, labels, truth, None, False, headings, named)
         return {"places": len(rows)} | {metric.name: metric.value for metric in measured}
 
     def steps(
@@ -238,13 +221,21 @@ class GeoStreetModel(StreetDecoding, GeoPreTrainedModel):
         test_time: str | None = None,
         **options: Any,
     ) -> tuple[Callable[[list], BatchFeature], Callable[[BatchFeature], list]]:
-        """See `GeoPreTrainedModel.steps`; captions are read before the first batch."""
+        """See `AnsweringModel.steps`; captions are read before the first batch."""
         if text_model is not None and captions is None:
             raise DataError("text_model reads captions, and there are none")
         prepare, answer = super().steps(**options)
         if captions is not None:
             model = in_eval_mode(self)
-            answer = caption_step(model, read_captions(model, captions, text_model), options)
+            read = read_captions(model, captions, text_model)
+
+            @torch.inference_mode()
+            def answer(tensors: BatchFeature) -> list:
+                tensors = tensors.to(model.device)
+                tensors["pixel_values"] = model.as_read(tensors["pixel_values"])
+                outputs, logits = caption_outputs(model, read, tensors, tensors.get("test_time"))
+                return caption_answers(model, read, outputs, logits, **options)
+
         if test_time is None:
             return prepare, answer
         return lambda samples: BatchFeature({**prepare(samples), "test_time": test_time}), answer
@@ -282,20 +273,18 @@ def make_model(options: StreetArguments, data: TaskData) -> GeoStreetModel:
     classes = describe_classes(train, **how)
     if options.gps_head in ("gallery", "vmf") and not options.max_cells:  # the point needs no classes
         classes = {"gps_box": classes["gps_box"]}
-    fields |= {"gps_head": options.gps_head} | classes
-    fields["density"] = options.density or options.gps_head == "vmf"
+    density = options.density or options.gps_head == "vmf"
+    fields |= {"gps_head": options.gps_head, "density": density} | classes
     if fields["smoothing_km"] is None:
         # the published temperatures: 300 km for states, 75 km for PIGEON's geocells
         fields["smoothing_km"] = 300.0 if options.smoothing == "cell" and not fields.get("cells") else 75.0
-    is_sample = options.data is None
-    backbone = options.backbone or (SAMPLE_BACKBONE if is_sample else REAL_BACKBONE)
-    tiny = is_sample and options.backbone is None
+    tiny = options.data is None and options.backbone is None
     for name, defaults in LOCATION_FIELDS.items():
         given = getattr(options, name)
         fields[name] = defaults[tiny] if given is None else given
     with as_data_error():
         model = GeoStreetModel.from_backbone(
-            backbone,
+            options.backbone or (SAMPLE_BACKBONE if tiny else REAL_BACKBONE),
             pretrained=not tiny if options.pretrained is None else options.pretrained,
             backbone_weights=options.backbone_weights,
             image_size=SAMPLE_IMAGE_SIZE if tiny and options.image_size is None else options.image_size,

@@ -21,10 +21,9 @@ from geohf.models.heading import degrees_of_directions
 from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.classes import labels_of
 from geohf.street.configuration import GeoStreetConfig
-from geohf.street.decoding import points_and_candidates
+from geohf.street.decoding import points_and_candidates, probabilities_and_matches
 from geohf.street.density import calibrate_density
 from geohf.street.head import GeoStreetOutput, StreetHead
-from geohf.street.matching import listed_matches
 from geohf.street.metrics import CLASS_METRICS, street_metrics
 from geohf.street.modeling import GeoStreetModel
 from geohf.street.processing import StreetCollator
@@ -96,10 +95,9 @@ class StreetPhaseTrainer(PhaseTrainer):
         device = next(head.parameters()).device
         seen_headings = None if headings is None else headings.to(device)
         moved = GeoStreetOutput(**{name: part.to(device) for name, part in outputs.items()})
+        truth = labels.to(device), coordinates.to(device)
         with torch.no_grad():
-            loss, parts = in_eval_mode(head).losses(
-                moved, labels.to(device), coordinates.to(device), seen_headings
-            )
+            loss, parts = in_eval_mode(head).losses(moved, *truth, seen_headings)
         points = outputs.coordinates
         if points is None:
             assert outputs.embeddings is not None
@@ -126,13 +124,9 @@ def enough_steps(places: int, args) -> dict:
     if steps >= args.head_min_steps or args.max_steps > 0:
         return {}
     changes: dict = {"max_steps": args.head_min_steps}
-    for what, steps_strategy in (
-        ("eval", IntervalStrategy),
-        ("save", SaveStrategy),
-        ("logging", IntervalStrategy),
-    ):
+    for what, strategy in (("eval", IntervalStrategy), ("save", SaveStrategy), ("logging", IntervalStrategy)):
         if getattr(args, f"{what}_strategy") == "epoch":
-            changes[f"{what}_strategy"] = steps_strategy.STEPS
+            changes[f"{what}_strategy"] = strategy.STEPS
             changes[f"{what}_steps"] = math.ceil(args.head_min_steps / args.epochs_of_heads)
     return changes
 
@@ -183,15 +177,11 @@ def calibrate(
     """
     config, head = model.config, model.head.cpu()
     forget_calibration(config)
-    probabilities = None
     if outputs.logits is not None:
         config.temperature = round(fit_temperature(outputs.logits.numpy(), labels), 6)
-        probabilities = (outputs.logits / config.temperature).softmax(-1)
-    matches = None
-    if config.gps_head == "gallery":
-        assert outputs.embeddings is not None
-        matches = head.match.matches(outputs.embeddings, k=listed_matches(config))
-    answers, candidates, weights = points_and_candidates(head, outputs, probabilities, matches)
+    answers, candidates, weights = points_and_candidates(
+        head, outputs, *probabilities_and_matches(head, outputs)
+    )
     located = np.isfinite(points).all(1)
     if not located.any():
         return

@@ -37,7 +37,6 @@ from geohf.street.places import (
     drop_bad_points,
     drop_broken,
     place_row,
-    point_reasons,
     state_of,
 )
 from geohf.street.processing import COMPASS, split_views
@@ -100,30 +99,27 @@ def _tables(source: Path) -> dict[str, Path]:
 
 
 def _rows_of_folder(folder: Path, errors: RowErrors) -> dict[int, dict]:
-    rows, lacking = {}, []
-    for position, path in enumerate(image_files(folder)):
+    rows: dict[int, dict] = {}
+    lacking = []
+    for path in image_files(folder):
         name = str(path.relative_to(folder))
         try:
             exif = exif_position(path)
         except DataError as error:
             errors.add(folder, name, str(error))
             continue
-        if exif is not None:
-            rows[position] = place_row(
-                name, [str(path)], [exif.heading], source=folder, line=name, point=exif[:2]
-            )
-        else:
+        if exif is None:
             lacking.append(path)
+            continue
+        row = place_row(name, [str(path)], [exif.heading], source=folder, line=name, point=exif[:2])
+        rows[len(rows)] = row
     broken = check_images(lacking)
     for path in lacking:
         reason = "carries no position in its EXIF; give a metadata.csv with latitude and longitude"
         errors.add(folder, str(path.relative_to(folder)), broken.get(path, reason))
     points = np.array([[row["latitude"], row["longitude"]] for row in rows.values()]).reshape(-1, 2)
-    for position, reason in point_reasons(points, str(folder)).items():
-        row = list(rows.values())[position]
-        errors.add(folder, row["sample_id"], reason)
-        row["views"] = []
-    return {position: row for position, row in rows.items() if row["views"]}
+    drop_bad_points(points, folder, errors, rows)
+    return rows
 
 
 def _rows_of_table(path: Path, errors: RowErrors) -> dict[int, dict]:
@@ -148,14 +144,10 @@ def rows_of_views(
     """
     views_of = views_reader(table, source)
     axes = [find_column(table.columns, names, source) for names in (LATITUDE_COLUMNS, LONGITUDE_COLUMNS)]
-    state, index, own = (
-        find_column(table.columns, names) for names in (STATE_COLUMNS, [INDEX_COLUMN], ["sample_id"])
-    )
+    state, own = find_column(table.columns, STATE_COLUMNS), find_column(table.columns, ["sample_id"])
     points = table[axes].to_numpy(np.float64)
-    labels, indices = (
-        [None] * len(table) if column is None else table[column].tolist() for column in (state, index)
-    )
-    labels = [label_of(cell) for cell in labels]
+    labels = [label_of(cell) for cell in cells_of(table, state)]
+    indices = cells_of(table, find_column(table.columns, [INDEX_COLUMN]))
     rows: dict[int, dict] = {}
     files: dict[str, int] = {}
     ids: dict[str, int] = {}
@@ -163,7 +155,7 @@ def rows_of_views(
         line = line_of(table, position)
         try:
             cells, headings, sample_id = views_of(position)
-            named, number = state_of(labels[position], indices[position])
+            known = state_of(labels[position], indices[position])
         except DataError as error:
             errors.add(source, line, str(error))
             continue
@@ -171,31 +163,24 @@ def rows_of_views(
         for cell, heading in zip(cells, headings, strict=True):
             try:
                 view = image_in(folder, cell)
+                if whole and view["bytes"] is None:
+                    file = os.path.normpath(view["path"])  # a.jpg and ./a.jpg are one file
+                    if file in files:
+                        raise DataError(f"{file_name(cell)!r} stands in row {files[file]} already")
+                    files[file] = line
+                there.append((view, heading))
             except DataError as error:
                 errors.add(source, line, str(error))
-                continue
-            if whole and view["bytes"] is None:
-                file = os.path.normpath(view["path"])  # a.jpg and ./a.jpg are one file
-                if file in files:
-                    errors.add(source, line, f"{file_name(cell)!r} stands in row {files[file]} already")
-                    continue
-                files[file] = line
-            there.append((view, heading))
         if not there:
             continue
         if whole and own and sample_id is not None and ids.setdefault(sample_id, line) != line:
             errors.add(source, line, f"sample_id {sample_id!r} stands in row {ids[sample_id]} already")
             continue
+        views, directions = map(list, zip(*there, strict=True))
+        point = points[position]
         rows[position] = place_row(
-            sample_id,
-            [view for view, _ in there],
-            [heading for _, heading in there],
-            source=source,
-            line=line,
-            point=points[position],
-            state=named,
+            sample_id, views, directions, source=source, line=line, point=point, state=known
         )
-        rows[position][INDEX_COLUMN] = number
     drop_bad_points(points, source, errors, rows, labels if state and state.lower() != "country" else None)
     return rows
 
@@ -208,8 +193,8 @@ def views_reader(
     A row's name is its `sample_id`, else the name of its first file.
 
     Raises:
-        DataError: no column is one of views, or columns are of two kinds, of which one would be left out; of the function: a
-            row has no view, or more than eight, or as many as it has no headings for.
+        DataError: no column is one of views, or columns are of two kinds; of the function: a row has no view, more than
+            eight, or another number of headings.
     """
     views, headings, own = (find_column(table.columns, [name]) for name in ("views", "headings", "sample_id"))
     compass = {way: find_column(table.columns, (way, f"image_{way}")) for way in COMPASS}
@@ -223,24 +208,32 @@ def views_reader(
             f"{', '.join(COMPASS)} can be meant: leave the others out"
         )
     wanted = dict(compass) or {"image" if views is None else "views": kinds[0]}
-    wanted |= {} if headings is None else {"headings": headings}
     columns = {name: table[column].tolist() for name, column in wanted.items()}
+    if headings is not None:
+        columns["headings"] = table[headings].tolist()
     heading = heading_cells(table, source)  # of rows whose `headings` are empty
-    columns |= {} if heading is None else {"heading": heading}
-    ids = [None] * len(table) if own is None else table[own].tolist()
+    if heading is not None:
+        columns["heading"] = heading
+    ids = cells_of(table, own)
 
     def read(position: int) -> tuple[list, list[float], str | None]:
         sample = {name: cells[position] for name, cells in columns.items()}
         for name in compass:
             if is_nothing(sample[name]):  # a view that is missing
                 sample[name] = None
-        for name in ("views", "headings"):
-            if name in sample and (name == "views" or not is_nothing(sample[name])):
-                sample[name] = _list_in(sample[name], name)
+        if "views" in sample:
+            sample["views"] = _list_in(sample["views"], "views")
+        if not is_nothing(sample.get("headings")):
+            sample["headings"] = _list_in(sample["headings"], "headings")
         cells, directions = split_views(sample)
         return cells, directions, label_of(ids[position]) or file_name(cells[0])
 
     return read
+
+
+def cells_of(table: pd.DataFrame, column: str | None) -> list:
+    """The cells of a column; None for each row where there is none."""
+    return [None] * len(table) if column is None else table[column].tolist()
 
 
 def _list_in(cell: Any, name: str) -> list:

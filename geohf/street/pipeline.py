@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from geohf.errors import DataError
 from geohf.models.pipelines import GeoPipeline
@@ -55,12 +54,12 @@ class StreetGeolocationPipeline(GeoPipeline):
         read, samples = self._captions(captions, text_model), []
         for part in model_inputs["samples"]:  # a list of lists, where the loader made a batch
             samples += part if isinstance(part, list) else [part]
-        width = max(sample["view_mask"].shape[1] for sample in samples)
-        batch = {}
-        for name, value in (("pixel_values", 0.0), ("view_mask", False), ("headings", math.nan)):
-            tensors = [sample[name] for sample in samples]
-            padding = [(0, 0) * (tensor.ndim - 2) + (0, width - tensor.shape[1]) for tensor in tensors]
-            batch[name] = torch.cat([pad(t, p, value=value) for t, p in zip(tensors, padding, strict=True)])
+        batch = {
+            name: pad_sequence(
+                [sample[name][0] for sample in samples], batch_first=True, padding_value=filler
+            )
+            for name, filler in (("pixel_values", 0.0), ("view_mask", False), ("headings", math.nan))
+        }
         batch["pixel_values"] = self.model.as_read(batch["pixel_values"])
         model = in_eval_mode(self.model)
         if read is None:

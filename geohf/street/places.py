@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geohf.data.cells import is_nothing, label_of
-from geohf.data.columns import image_lists
+from geohf.data.cells import is_nothing, label_of, text_of
+from geohf.data.columns import image_lists, numbers_of
 from geohf.data.rows import RowView, positions_of
 from geohf.data.samples import without_decoding
 from geohf.data.streaming import is_stream, read_stream
@@ -25,6 +25,7 @@ from geohf.data.tables import (
 )
 from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.errors import DataError
+from geohf.geo.frames import impossible_points
 from geohf.street.classes import US_STATES
 from geohf.street.processing import split_views
 from geohf.vision.checks import broken_images
@@ -56,35 +57,54 @@ def place_features() -> Features:
 
 
 def as_places(rows):
-    """Rows that a user gave to a Trainer, as places: a dataset and a stream with their columns stay as they are.
+    """Rows that a user gave to a Trainer, as places: a dataset as the loaders leave it and a stream with its columns stay as they are.
 
     Args:
         rows: a dataset, stream or list of dicts with `views`, `image` or `north`, `east`, `south`, `west`, and perhaps
             `latitude`, `longitude`, `state` and `sample_id`, or as tables call these. A `state` is a name, or the number of its class;
             the competition's index is its `state_idx`.
     """
-    known = {"views", "headings", "state", "sample_id"}
     if is_stream(rows):
-        return read_stream(rows, _read_place, known)
-    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)):
+        return read_stream(rows, _read_place, {*place_features()} - {INDEX_COLUMN})
+    if not hasattr(rows, "__len__") or isinstance(rows, (RowView, TensorDictDataset)) or _are_loaded(rows):
         return rows
-    if known <= set(getattr(rows, "column_names", None) or ()):
-        return rows
-    labels = ["sample_id", "headings", "state", "state_idx", "latitude", "longitude"]
+    labels = [name for name in place_features() if name != "views"]
     return RowView(without_decoding(rows), _read_place, labels)
 
 
+def _are_loaded(rows) -> bool:
+    """Whether these are places as the loaders leave them; what else has their columns is checked row by row."""
+    from datasets import List
+    from pyarrow.compute import list_value_length
+
+    if not {*place_features()} - {INDEX_COLUMN} <= {*(getattr(rows, "column_names", None) or ())}:
+        return False
+    lists = ("views", "headings")
+    stored = rows.data  # of all rows, where these are some of them: nothing is gathered
+    if not all(isinstance(rows.features[name], List) for name in lists):
+        return False
+    try:
+        axes = [numbers_of(stored.column(name).to_numpy()) for name in ("latitude", "longitude")]
+    except (TypeError, ValueError):  # text, such as 48.5 N
+        return False
+    points = np.stack(axes, 1)
+    if impossible_points(points) or np.isinf(points).any() or (np.isnan(points).sum(1) == 1).any():
+        return False
+    views, headings = (list_value_length(stored.column(name)) for name in lists)
+    return not headings.null_count and headings.equals(views)
+
+
 def _read_place(row: dict, number: int) -> dict:
-    views, headings = split_views(row)
-    place: dict[str, Any] = {
-        "sample_id": str(row.get("sample_id", number)),
-        "views": views,
-        "headings": headings,
-    }
+    name = text_of(row.get("sample_id")) or str(number)
     column = find_column((key for key in row if isinstance(key, str)), STATE_COLUMNS)
-    place["state"], place[INDEX_COLUMN] = state_of(row.get(column), row.get(INDEX_COLUMN))
-    place["latitude"], place["longitude"] = positions_of([row], names=[number])[0].tolist()
-    return place
+    try:
+        views, headings = split_views(row)
+        state, index = state_of(row.get(column), row.get(INDEX_COLUMN))
+    except DataError as error:
+        raise DataError(f"row {name}: {error}") from None
+    latitude, longitude = positions_of([row], names=[number])[0].tolist()
+    labels = {"state": state, INDEX_COLUMN: index, "latitude": latitude, "longitude": longitude}
+    return {"sample_id": name, "views": views, "headings": headings} | labels
 
 
 def state_of(state: Any, index: Any) -> tuple[Any, int | None]:
@@ -124,14 +144,20 @@ def dataset_of(rows: Iterable[dict]) -> Dataset:
     return Dataset.from_dict(columns, features=features)
 
 
-def place_row(sample_id, views, headings, *, source, line, point=(math.nan, math.nan), state=None) -> dict:
-    """A row of `place_features`, and under `where` the file and line that an error shall name."""
+def place_row(
+    sample_id, views, headings, *, source, line, point=(math.nan, math.nan), state=(None, None)
+) -> dict:
+    """A row of `place_features`, and under `where` the file and line that an error shall name.
+
+    Args:
+        state: with its index, see `state_of`.
+    """
     return {
         "sample_id": sample_id,
         "views": views,
         "headings": headings,
-        "state": state,
-        "state_idx": None,
+        "state": state[0],
+        "state_idx": state[1],
         "latitude": float(point[0]),
         "longitude": wrapped_longitude(point[1]),
         "where": (source, line),
@@ -142,17 +168,14 @@ def drop_broken(rows: dict[int, dict], errors: RowErrors) -> None:
     """Leave out views that cannot be decoded, and rows that then have none; each is noted."""
     flat = [(position, k) for position, row in rows.items() for k in range(len(row["views"]))]
     reasons = broken_images([rows[position]["views"][k] for position, k in flat])
-    broken = {flat[at]: reason for at, reason in reasons.items()}
-    for position in sorted({position for position, _ in broken}):
-        row, good = rows[position], []
-        source, line = row["where"]
-        for k, (view, heading) in enumerate(zip(row["views"], row["headings"], strict=True)):
-            if (position, k) in broken:
-                errors.add(source, line, broken[position, k])
-            else:
-                good.append((view, heading))
-        row["views"], row["headings"] = [view for view, _ in good], [heading for _, heading in good]
-        if not good:
+    for number in sorted(reasons, reverse=True):  # from the last, so that what comes before keeps its place
+        position, k = flat[number]
+        del rows[position]["views"][k], rows[position]["headings"][k]
+    for number, reason in sorted(reasons.items()):
+        source, line = rows[flat[number][0]]["where"]
+        errors.add(source, line, reason)
+    for position in {flat[number][0] for number in reasons}:
+        if not rows[position]["views"]:
             del rows[position]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from geohf.data.cells import is_nothing
 from geohf.data.rows import cell_of, heading_of, positions_of
@@ -48,21 +49,16 @@ class GeoStreetImageProcessor(GeoImageProcessor):
         samples = [split_views(sample) for sample in samples_of(images)]
         if not samples:
             raise DataError("there is no sample to prepare")
-        flat = [view for views, _ in samples for view in views]
-        pixels = self.pixel_values(flat, augment)
+        pixels = self.pixel_values([view for views, _ in samples for view in views], augment)
         counts = [len(views) for views, _ in samples]
         width = max(counts)
         if min(counts) == width:  # as they lie: a copy would cost a tenth of the preparation
             batch = pixels.contiguous().view(len(samples), width, *pixels.shape[1:])
         else:
-            batch = pixels.new_zeros(len(samples), width, *pixels.shape[1:])
-            for i, own in enumerate(pixels.split(counts)):
-                batch[i, : len(own)] = own
-        mask = torch.zeros(len(samples), width, dtype=torch.bool)
-        headings = torch.full((len(samples), width), math.nan)
-        for i, (views, directions) in enumerate(samples):
-            mask[i, : len(views)] = True
-            headings[i, : len(views)] = torch.tensor(directions)
+            batch = pad_sequence(pixels.split(counts), batch_first=True)
+        mask = torch.arange(width) < torch.tensor(counts)[:, None]
+        seen = [torch.tensor(headings) for _, headings in samples]
+        headings = pad_sequence(seen, batch_first=True, padding_value=math.nan)
         return {"pixel_values": batch, "view_mask": mask, "headings": headings}
 
 
@@ -88,11 +84,10 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
             views, headings = [sample], [math.nan]
         else:
             views, headings = [_only_view(sample)], _listed_headings(heading, 1)
-    elif isinstance(sample, Sequence) and not isinstance(sample, (str, bytes, bytearray)):
-        views = list(sample)
-        headings = [math.nan] * len(views)
     else:
-        views, headings = [sample], [math.nan]
+        many = isinstance(sample, Sequence) and not isinstance(sample, (str, bytes, bytearray))
+        views = list(sample) if many else [sample]
+        headings = [math.nan] * len(views)
     if len(headings) != len(views):
         raise DataError(f"a sample has {len(views)} views but {len(headings)} headings")
     there = [(v, heading_of(h)) for v, h in zip(views, headings, strict=True) if v is not None]
@@ -104,8 +99,10 @@ def split_views(sample: Any) -> tuple[list, list[float]]:
 
 
 def _listed_views(views: Any) -> list:
-    if isinstance(views, (str, bytes, Mapping)) or not (is_nothing(views) or isinstance(views, Iterable)):
-        raise DataError(f"'views' is a list of pictures, got {views!r}"[:200])
+    one = isinstance(views, (str, bytes, Mapping)) or getattr(views, "ndim", 1) in (2, 3)
+    if one or not (is_nothing(views) or isinstance(views, Iterable)):
+        got = f"one of shape {tuple(views.shape)}" if hasattr(views, "shape") else repr(views)
+        raise DataError(f"'views' is a list of pictures, got {got}"[:200])
     return [] if is_nothing(views) else list(views)
 
 

@@ -9,7 +9,6 @@ see `geohf.street.published_osv5m`.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from geohf.errors import DataError, require_choice
 from geohf.models.published import fill_published
 from geohf.street.gallery import gallery_points
 from geohf.street.published_osv5m import TITLE as OSV5M
-from geohf.street.published_osv5m import load_osv5m
+from geohf.street.published_osv5m import load_osv5m, read_config
 from geohf.vision.licenses import is_noncommercial
 from geohf.vision.repos import read_tensors
 
@@ -54,19 +53,12 @@ LAYERS = {"capsule.0.b": "frequencies"} | {
 
 @dataclass
 class Published:
-    """What a published model holds.
+    """What a published model holds."""
 
-    Attributes:
-        tensors: under the names of a release folder.
-        gallery: (n, 2) degrees.
-        sigmas: of the location encoder's scales.
-        backbone: the repo whose vision backbone it stands on.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    gallery: np.ndarray
-    sigmas: list[float]
-    backbone: str = BACKBONE
+    tensors: dict[str, torch.Tensor]  # under the names of a release folder
+    gallery: np.ndarray  # (n, 2) degrees
+    sigmas: list[float]  # of the location encoder's scales
+    backbone: str = BACKBONE  # the repo whose vision backbone it stands on
 
 
 def load_published(
@@ -99,11 +91,9 @@ def load_published(
     parts.location, parts.image, parts.logit_scale = match.location, match.image, match.logit_scale
     fill_published(parts, release.tensors, _our_name, _their_name, where)
     match.set_gallery(release.gallery)
-    config = model.config
-    config.backbone_license = (
-        config.backbone_license if is_noncommercial(config.backbone_license) else LICENSE
-    )
-    config.backbone_name = PUBLISHED[name]
+    if not is_noncommercial(model.config.backbone_license):
+        model.config.backbone_license = LICENSE
+    model.config.backbone_name = PUBLISHED[name]
     return model.eval()
 
 
@@ -119,24 +109,22 @@ def _installed() -> Path:
 
 def _read_package(folder: Path) -> Published:
     weights = next((f for f in (folder / "weights", folder / "model/weights") if f.is_dir()), folder)
-    absent = [file for file in FILES if not (weights / file).is_file()]
-    gallery = weights.parent / GALLERY
-    if absent or not gallery.is_file():
+    needed = {file: weights / file for file in FILES} | {GALLERY: weights.parent / GALLERY}
+    absent = [name for name, path in needed.items() if not path.is_file()]
+    if absent:
         raise DataError(
-            f"{folder}: is no folder of GeoCLIP's: it lacks {', '.join([*absent, *([] if gallery.is_file() else [GALLERY])])}, "
-            f"and a config.json of the type {RELEASE}"
+            f"{folder}: is no folder of GeoCLIP's: it lacks {', '.join(absent)}, and a config.json of the type {RELEASE}"
         )
     tensors: dict[str, torch.Tensor] = {}
     for file, prefix in FILES.items():
-        held = read_tensors(weights / file)
-        tensors |= {prefix + name: tensor for name, tensor in held.items()}
+        tensors |= {prefix + name: tensor for name, tensor in read_tensors(needed[file]).items()}
     # a file of one number, which is called by the file
     tensors = {"logit_scale" if name == "logit_scale_weights" else name: t for name, t in tensors.items()}
-    return Published(tensors, gallery_points(gallery, repeats=True), SIGMAS)
+    return Published(tensors, gallery_points(needed[GALLERY], repeats=True), SIGMAS)
 
 
 def _read_release(folder: Path) -> Published:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
     kind, version = config.get("model_type"), config.get("format_version")
     if kind != RELEASE or version != VERSION:
         raise DataError(f"{folder}: is a {kind} of format {version}; {RELEASE} of format {VERSION} is wanted")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +77,8 @@ def load_osv5m(kind: type[GeoStreetModel], folder: Path, backbone: str | None) -
     clip = resolve_backbone(backbone or _backbone_of(folder)).config
     if clip.model_type != "clip_vision_model" or clip.hidden_act not in ("gelu", "quick_gelu"):
         raise DataError(f"{backbone}: is no CLIP of vision transformers, which OSV-5M's baseline stands on")
-    absent = [name for layer in (1, 4) if (name := f"mid.classif.{layer}.bias") not in tensors]
-    if absent:
-        raise DataError(f"{file}: lacks these weights of the model: {listed(absent)}")
+    hidden, gps_hidden = (f"mid.classif.{layer}.bias" for layer in (1, 4))
+    _require_weights(tensors, (hidden, gps_hidden), file)
     with as_data_error():
         config = kind.config_class(
             vision_config=_tower(clip),
@@ -90,8 +90,8 @@ def load_osv5m(kind: type[GeoStreetModel], folder: Path, backbone: str | None) -
                 "image_std": CLIP[1],
             },
             feature_size=clip.hidden_size,
-            hidden_size=len(tensors["mid.classif.1.bias"]),
-            gps_hidden_size=len(tensors["mid.classif.4.bias"]),
+            hidden_size=len(tensors[hidden]),
+            gps_hidden_size=len(tensors[gps_hidden]),
             head_norm_groups=GROUPS,
             point_estimate="top",
             backbone_name=TITLE,
@@ -130,13 +130,21 @@ def read_cells(path: Path) -> dict[str, Any]:
     }
 
 
-def _backbone_of(folder: Path) -> str:
-    """The repo of the CLIP that a published config.json names."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a published folder."""
     path = folder / "config.json"
     try:
-        entry: Any = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: is no config, but {type(config).__name__}")
+    return config
+
+
+def _backbone_of(folder: Path) -> str:
+    """The repo of the CLIP that a published config.json names."""
+    entry: Any = read_config(folder)
     for name in ("model", "backbone", "instance", "path"):
         entry = entry.get(name) if isinstance(entry, dict) else None
     return str(entry or BACKBONE)
@@ -160,6 +168,12 @@ def _tower(clip: Any) -> TimmTowerConfig:
     )
 
 
+def _require_weights(tensors: dict[str, torch.Tensor], names: Sequence[str], file: Path) -> None:
+    absent = [name for name in names if name not in tensors]
+    if absent:
+        raise DataError(f"{file}: lacks these weights of the model: {listed(absent)}")
+
+
 def _named(tensors: dict[str, torch.Tensor], file: Path) -> dict[str, torch.Tensor]:
     """Each tensor once, without what is unused: the mixin's module has each part under two names."""
     renamed: dict[str, torch.Tensor] = {}
@@ -178,9 +192,7 @@ def _joined(tensors: dict[str, torch.Tensor], file: Path) -> dict[str, torch.Ten
         three = [re.sub(r"\.[qkv]_proj\.", f".{part}_proj.", name) for part in "qkv"]
         if name != three[0] and three[0] in tensors:
             continue  # the query's turn has come or comes
-        absent = [other for other in three if other not in tensors]
-        if absent:
-            raise DataError(f"{file}: lacks these weights of the model: {listed(absent)}")
+        _require_weights(tensors, three, file)
         joined[name.replace(".q_proj.", ".qkv.")] = torch.cat([joined.pop(other) for other in three])
     for name in TOKENS:
         if name in joined:

@@ -21,11 +21,7 @@ OWN_M = 5.0
 
 
 class Ranker(nn.Module):
-    """Puts the best candidates of a place into order, by its features, their positions and their first scores.
-
-    Args:
-        size: length of a place's features.
-    """
+    """Puts the best candidates of a place into order, by its features, their positions and their first scores."""
 
     middle: torch.Tensor
     unit: torch.Tensor
@@ -71,13 +67,9 @@ class Ranker(nn.Module):
     def fit(
         self, place: torch.Tensor, points: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor
     ) -> None:
-        """Learn from the candidates of training places.
+        """Learn from the candidates of training places, whose truth is (batch, 2) degrees; see `forward`.
 
         A photograph's own position is no candidate of it: it would not be there for a new one.
-
-        Args:
-            place, points, scores: see `forward`.
-            truth: (batch, 2) degrees.
         """
         away = great_circle_m(points, truth[:, None])
         scores = scores.masked_fill(away < OWN_M, -math.inf)
@@ -120,10 +112,8 @@ def plackett_luce_loss(scores: torch.Tensor, distances: torch.Tensor) -> torch.T
 def make_ranker(
     place: torch.Tensor, points: torch.Tensor, scores: torch.Tensor, truth: torch.Tensor
 ) -> Ranker:
-    """A ranker that has learned from the candidates of training places; see `Ranker.fit`.
-
-    Its first weights do not depend on what was drawn before, and so every process has the same.
-    """
+    """A ranker that has learned from the candidates of training places; see `Ranker.fit`."""
+    # first weights that do not depend on what was drawn before: every process has the same
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         ranker = Ranker(place.shape[-1])

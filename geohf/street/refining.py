@@ -9,7 +9,8 @@ import torch
 
 from geohf.data.tensor_dataset import TensorDictDataset
 from geohf.geo import great_circle_m
-from geohf.street.decoding import first_candidates
+from geohf.street.answers import answered_points
+from geohf.street.decoding import first_candidates, probabilities_and_matches
 from geohf.street.features import head_outputs
 from geohf.street.head import GeoStreetOutput
 from geohf.street.modeling import GeoStreetModel
@@ -73,13 +74,8 @@ def rank(
     lists = []
     for start in range(0, len(known), LISTED_AT_ONCE):
         rows = TensorDictDataset(**table.__getitems__(known[start : start + LISTED_AT_ONCE]))
-        outputs, matches, probabilities = head_outputs(head, rows), None, None
-        if outputs.logits is not None:
-            probabilities = (outputs.logits / config.temperature).softmax(-1)
-        if config.gps_head == "gallery":
-            assert outputs.embeddings is not None
-            matches = head.match.matches(outputs.embeddings, k=config.rank)
-        first = first_candidates(head, outputs, probabilities, matches)
+        outputs = head_outputs(head, rows)
+        first = first_candidates(head, outputs, *probabilities_and_matches(head, outputs))
         lists.append((outputs.place, *first, rows.columns["coordinates"].float()))
     before = _mean_km(model, validation)
     with torch.inference_mode(False):
@@ -92,20 +88,15 @@ def rank(
 
 def _mean_km(model: GeoStreetModel, validation: tuple[GeoStreetOutput, np.ndarray] | None) -> float | None:
     """The mean distance of the answers as they are now; None where nothing tells."""
-    known = None if validation is None else np.isfinite(validation[1]).all(1)
-    if validation is None or known is None or not known.any():
+    if validation is None or not (known := np.isfinite(validation[1]).all(1)).any():
         return None
-    answered = np.array([[a.latitude, a.longitude] for a in model.decode(validation[0], top_k=1)])
+    answered = answered_points(model.decode(validation[0], top_k=1))
     return float(great_circle_m(answered[known], validation[1][known]).mean()) / 1000
 
 
 def _nearer(what: str, before: float | None, after: float | None) -> bool:
     if before is None or after is None:
         return True
-    if after >= before:
-        logger.info(
-            "%s: validation places do not come nearer (%.0f to %.0f km): left out", what, before, after
-        )
-        return False
-    logger.info("%s: validation places come nearer, from %.0f to %.0f km on the mean", what, before, after)
-    return True
+    found = "come nearer" if after < before else "do not come nearer, so it is left out"
+    logger.info("%s: validation places %s: %.0f to %.0f km on the mean", what, found, before, after)
+    return after < before

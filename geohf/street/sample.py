@@ -23,14 +23,12 @@ and no single view settles a state. Numbers measured here say nothing about real
 from __future__ import annotations
 
 import csv
-import io
-import json
-import os
 from pathlib import Path
 
 import numpy as np
 
-from geohf.errors import DataError
+from geohf.io import atomic_path, atomic_write
+from geohf.samples import MARKER, write_once
 from geohf.street.scenery import Place, paint_photo
 
 HEADINGS = ("north", "east", "south", "west")
@@ -76,8 +74,12 @@ STATES = {name: int(index) for index, name, *_ in _ROWS}
 _BOXES = {name: np.array([box.split() for box in boxes], float) for _, name, *boxes in _ROWS}
 
 _RULES = 1  # raise it when scenes change: folders of an older version are written anew
-_MARKER = ".geohf_sample.json"
-_TRUTH, _SUBMISSION, _MAPPING = "train_ground_truth.csv", "sample_submission.csv", "state_mapping.csv"
+_IMAGES = ("train_images", "test_images")
+_TABLES = _TRUTH, _SUBMISSION, _MAPPING = (
+    "train_ground_truth.csv",
+    "sample_submission.csv",
+    "state_mapping.csv",
+)
 _KEYS = ["sample_id", *(f"image_{heading}" for heading in HEADINGS)]
 _ANSWERS = [*(f"predicted_state_idx_{k}" for k in range(1, 6)), "predicted_latitude", "predicted_longitude"]
 
@@ -104,51 +106,33 @@ def write_sample(folder: str | Path, seed: int = 0, size: int = 16, image_size: 
     if size < 1 or image_size < 16:
         raise ValueError(f"size must be at least 1 and image_size at least 16, not {size} and {image_size}")
     folder = Path(folder)
-    marker = {"rules": _RULES, "seed": seed, "size": size, "image_size": image_size, "complete": True}
     places = _places(seed, size)
     photos = {
         folder / f"{place.split}_images" / name: (place, heading)
         for place in places
         for heading, name in enumerate(_photo_names(place.sample_id))
     }
-    if _is_whole(folder, marker, photos):
-        return folder
-    _clear(folder, photos)
-    _write(folder / _MARKER, json.dumps({**marker, "complete": False}))
-    for path, (place, heading) in photos.items():
-        buffer = io.BytesIO()
-        rng = np.random.default_rng([seed, 2, place.sample_id, heading])
-        paint_photo(place, heading, image_size, rng).save(buffer, "JPEG", quality=88)
-        _write(path, buffer.getvalue())
-    _write_tables(folder, places, np.random.default_rng([seed, 3]))
-    _write(folder / _MARKER, json.dumps(marker))  # last: it says that all the others are there
-    return folder
 
-
-def _is_whole(folder: Path, marker: dict, photos: dict) -> bool:
-    try:
-        written = json.loads((folder / _MARKER).read_text())
-    except (OSError, ValueError):
-        return False
-    tables = all((folder / name).is_file() for name in (_TRUTH, _SUBMISSION, _MAPPING))
-    return written == marker and tables and set(folder.glob("*_images/*.jpg")) == set(photos)
-
-
-def _clear(folder: Path, photos: dict) -> None:
-    """Remove photos of another sample; refuse a folder of data that no sample wrote."""
-    images = [folder / "train_images", folder / "test_images"]
-    if not (folder / _MARKER).exists() and any(path.exists() for path in (*images, folder / _TRUTH)):
-        raise DataError(f"{folder}: holds street data that is not a sample; choose another folder")
-    for path in images:
-        path.mkdir(parents=True, exist_ok=True)
-        for other in set(path.glob("*.jpg")) - set(photos):
+    def write(folder: Path) -> None:
+        for images in _IMAGES:
+            (folder / images).mkdir(exist_ok=True)
+        for other in {*folder.glob("*_images/*.jpg")} - {*photos}:  # of another sample
             other.unlink(missing_ok=True)
+        for path, (place, heading) in photos.items():
+            rng = np.random.default_rng([seed, 2, place.sample_id, heading])
+            photo = paint_photo(place, heading, image_size, rng)
+            with atomic_path(path) as temporary:
+                photo.save(temporary, "JPEG", quality=88)
+        _write_tables(folder, places, np.random.default_rng([seed, 3]))
 
-
-def _write(path: Path, content: bytes | str) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
+    marker = folder / MARKER
+    whole = all((folder / name).is_file() for name in _TABLES) and {*folder.glob("*_images/*.jpg")} == {
+        *photos
+    }
+    if marker.is_file() and not whole:
+        marker.write_text("{}")
+    settings = {"rules": _RULES, "seed": seed, "size": size, "image_size": image_size}
+    return write_once(folder, settings, (*_IMAGES, _TRUTH), write)
 
 
 def _write_tables(folder: Path, places: list[Place], rng: np.random.Generator) -> None:
@@ -164,9 +148,8 @@ def _write_tables(folder: Path, places: list[Place], rng: np.random.Generator) -
         (_SUBMISSION, [*_KEYS, *_ANSWERS], empty),
         (_MAPPING, ["state_idx", "state"], [[index, state] for state, index in STATES.items()]),
     ):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        _write(folder / name, text.getvalue())
+        with atomic_write(folder / name) as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def _photo_names(sample_id: int) -> list[str]:

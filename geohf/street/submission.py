@@ -19,12 +19,17 @@ POINT_COLUMNS = ("predicted_latitude", "predicted_longitude")
 
 
 def write_submission(
-    path: str | Path, template: str | Path, sample_ids: Sequence, predictions: Sequence[StreetPrediction]
+    path: str | Path,
+    template: str | Path,
+    sample_ids: Sequence,
+    predictions: Sequence[StreetPrediction],
+    mapping: str | Path | None = None,
 ) -> None:
-    """Fill a template's rows, in the template's order, by `sample_id`.
+    """Fill a template's rows, in the template's order, by `sample_id`, and check what was written.
 
     Raises:
-        DataError: the template has rows that were not predicted, or a prediction carries no state index.
+        DataError: the template has rows that were not predicted, a prediction carries no state index, or
+            `check_submission` finds something wrong.
     """
     table = read_table(template, required=["sample_id"])
     answers = dict(zip(map(_key, sample_ids), predictions, strict=True))
@@ -45,7 +50,7 @@ def write_submission(
     table[POINT_COLUMNS[1]] = [answer.longitude for answer in chosen]
     with atomic_write(path) as file:
         table.to_csv(file, index=False)
-    problems = check_submission(path, template)
+    problems = check_submission(path, template, mapping)
     if problems:
         raise DataError(f"{path}: is not valid: " + "; ".join(problems))
 
@@ -53,8 +58,8 @@ def write_submission(
 def check_submission(path: str | Path, template: str | Path, mapping: str | Path | None = None) -> list[str]:
     """What is wrong with a submission, one sentence each; an empty list for a valid one.
 
-    Checked: columns, the template's sample_ids each exactly once, state indices (of the mapping where given;
-    idx_2 to idx_5 may be -1 or empty, but not repeat), latitudes and longitudes in range.
+    Checked: columns, the template's sample_ids each exactly once, state indices (of the mapping where given; idx_2 to
+    idx_5 may be -1 or empty, but not repeat), latitudes and longitudes in range.
     """
     try:
         table = read_table(
@@ -75,20 +80,16 @@ def check_submission(path: str | Path, template: str | Path, mapping: str | Path
     left_out = wanted - set(keys)
     if left_out:
         problems.append(f"{len(left_out)} sample_ids of the template are missing, e.g. {sorted(left_out)[0]}")
-    allowed = None
+    known = []
     if mapping is not None:
-        allowed = set(
-            read_table(mapping, required=["state_idx"], numbers=["state_idx"])["state_idx"].astype(int)
-        )
+        known = read_table(mapping, required=["state_idx"], numbers=["state_idx"])["state_idx"].tolist()
     states = {name: _states(table[name]) for name in STATE_COLUMNS if name in table}
     for name, values in states.items():
-        optional = name != STATE_COLUMNS[0]
         problems += lines(f"{name} is not a whole number", np.isnan(values))
-        problems += lines(f"{name} is empty", (values == -1) & (not optional))
-        if allowed is not None:
-            problems += lines(
-                f"{name} is no state of {mapping}", ~np.isin(values, [*allowed, -1]) & ~np.isnan(values)
-            )
+        problems += lines(f"{name} is empty", (values == -1) & (name == STATE_COLUMNS[0]))
+        if mapping is not None:
+            unknown = ~np.isin(values, [*known, -1]) & ~np.isnan(values)
+            problems += lines(f"{name} is no state of {mapping}", unknown)
     stacked = np.sort(np.stack(list(states.values()), 1), 1)
     problems += lines(
         "a state is named twice", ((np.diff(stacked, axis=1) == 0) & (stacked[:, 1:] >= 0)).any(1)
@@ -107,9 +108,8 @@ def _states(column) -> np.ndarray:
     import pandas as pd
 
     text = column.astype(str).str.strip()
-    numbers = pd.to_numeric(text.where(~text.isin(["", *WRITTEN_EMPTY]), "-1"), errors="coerce").to_numpy(
-        np.float64
-    )
+    text = text.where(~text.isin(["", *WRITTEN_EMPTY]), "-1")
+    numbers = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
     whole = np.isfinite(numbers) & (numbers == np.round(numbers)) & (numbers >= -1)
     return np.where(whole, numbers, np.nan)
 

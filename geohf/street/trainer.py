@@ -29,8 +29,8 @@ from geohf.training.trainer import GeoTrainer, logger
 class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
     """Trains a street model in two phases, keeps the better one, and calibrates it.
 
-    Phase 1 trains the heads on the frozen backbone's features, which are computed once; phase 2 (`args.finetune`)
-    trains as much of the backbone as is asked for with them. `args.num_train_epochs` are those of the last phase,
+    Phase 1 trains the heads on the frozen backbone's features, which are computed once; phase 2 (`args.finetune`) trains
+    as much of the backbone as is asked for with them. `args.num_train_epochs` are those of the last phase,
     `args.head_epochs` those of heads before a backbone that learns.
 
     Args:
@@ -77,9 +77,7 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
             self.note_stage("after phase 1")
         if not args.finetunes:
             return
-        learned = -math.inf
-        if validation is not None:
-            learned = self.score_after(first, self.model, validation, best)
+        learned = -math.inf if validation is None else self.score_after(first, self.model, validation, best)
         second = self.finetune("phase2", resume, best)
         self.note_stage("after phase 2")
         self.kept = "phase 2"
@@ -138,12 +136,15 @@ class GeoStreetTrainer(GeoTrainer, StreetPhaseTrainer):
 
     def evaluate(self, eval_dataset=None, *args, **kwargs):
         """As `GeoTrainer.evaluate`; places of states that the model does not know count for the distance alone."""
-        if eval_dataset is not None and not isinstance(eval_dataset, (str, dict)):
-            rows = as_places(eval_dataset)
-            eval_dataset = (
-                without_strange_states(rows, self.config, "evaluated") if hasattr(rows, "__len__") else rows
-            )
-        return super().evaluate(eval_dataset, *args, **kwargs)
+        if eval_dataset is None or isinstance(eval_dataset, (str, dict)):
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        mine = eval_dataset is self._validation  # which the card shall know again
+        rows = self.eval_dataset if mine else as_places(eval_dataset)
+        if hasattr(rows, "__len__"):
+            rows = without_strange_states(rows, self.config, "evaluated")
+        if mine:
+            self.eval_dataset = rows
+        return super().evaluate(eval_dataset if mine else rows, *args, **kwargs)
 
     def outputs(self, dataset) -> GeoStreetOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process; of a frozen backbone by its cached features."""

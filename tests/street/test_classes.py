@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Image, Value
 
 from geohf.errors import DataError
 from geohf.geo.cells import geo_cells
@@ -100,6 +100,43 @@ def test_states_of_own_rows_are_tidied_as_those_of_tables():
     for empty in ("", " ", "nan", float("nan"), None):
         with pytest.raises(DataError, match="1 places name no state, among them '1'; others do"):
             describe_classes(own(state=["Maine", empty]))
+
+
+def test_states_of_a_users_own_datasets_are_tidied_too():
+    spaced = places([[1, 1], [2, 2], [3, 3]], ["Maine", "Maine ", "Texas"])
+    assert describe_classes(spaced)["id2label"] == {0: "Maine", 1: "Texas"}
+    with pytest.raises(DataError, match="1 places name no state, among them 'id1'; others do"):
+        describe_classes(places([[1, 1], [2, 2]], ["Maine", ""]))
+    assert describe_classes(own(state=[3, 3.0, 5]))["id2label"] == {0: "3", 1: "5"}
+
+
+def test_a_dataset_with_the_columns_of_places_is_checked_as_rows_are():
+    good = places([[1, 1], [2, 2]], ["Maine", None])
+    assert as_places(good) is good
+    assert as_places(good.select([1])).column_names == good.column_names
+    for points, reason in (
+        ([[1, 1], [-999, 2]], r"row 1: \(-999, 2\) are no degrees"),
+        ([[1, 1], [float("nan"), 2]], "row 1: has only one of latitude and longitude"),
+        ([[1, 1], [0, 0]], r"row 1: \(0, 0\) stands for a position that is not known"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            describe_classes(as_places(places(points)))
+    columns = good.to_dict()
+    short = Dataset.from_dict(columns | {"headings": [[0.0], []]}, features=good.features)
+    with pytest.raises(DataError, match="row id1: a sample has 1 views but 0 headings"):
+        _ = as_places(short)["headings"]
+    unknown = Dataset.from_dict(columns | {"headings": [[0.0], None]}, features=good.features)
+    np.testing.assert_equal(as_places(unknown)["headings"], [[0.0], [np.nan]])
+    assert as_places([{"image": "a.jpg", "sample_id": None}])["sample_id"] == ["0"]
+
+
+def test_pictures_of_a_users_own_dataset_stay_undecoded():
+    features = Features({"image": Image(), "latitude": Value("float64"), "longitude": Value("float64")})
+    rows = Dataset.from_dict(
+        {"image": ["a.jpg"], "latitude": [1.0], "longitude": [1.0]}, features=features
+    )  # which is not there
+    assert as_places(rows)["state"] == [None]
+    assert as_places(rows)[0]["views"] == [{"bytes": None, "path": "a.jpg"}]
 
 
 @pytest.mark.case("use-S2")

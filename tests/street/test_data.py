@@ -493,6 +493,22 @@ def test_the_policy_is_raise_or_skip(competition):
         competition.load("ignore")
 
 
+def test_an_index_that_is_none_is_a_bad_row_of_a_hub_dataset(tmp_path):
+    from datasets import Dataset, DatasetDict
+    from PIL import Image
+
+    columns = {"latitude": [10.0, 11.0], "longitude": [20.0, 21.0], "state_idx": [1.0, 3.5]}
+    rows = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(2)]
+    DatasetDict(train=Dataset.from_dict({"image": rows} | columns)).save_to_disk(tmp_path / "saved")
+    with pytest.raises(
+        DataError, match=r"saved \[train\], row 1: state_idx is 3.5, which is no whole number"
+    ):
+        load_hub_dataset(str(tmp_path / "saved"), "raise")
+    loaded, errors = load_hub_dataset(str(tmp_path / "saved"), "skip")
+    assert loaded["train"]["state_idx"][:] == [1]
+    assert [row["row"] for row in errors.rows] == [1]
+
+
 def test_a_hub_dataset_tells_the_side_of_its_latitudes_in_a_column_beside(tmp_path):
     from datasets import Dataset, DatasetDict, Features, Value
     from datasets import Image as ImageFeature
@@ -517,3 +533,11 @@ def test_a_hub_dataset_tells_the_side_of_its_latitudes_in_a_column_beside(tmp_pa
     DatasetDict(train=rows).save_to_disk(tmp_path / "saved")
     loaded, _ = load_hub_dataset(str(tmp_path / "saved"), "raise")
     assert loaded["train"]["latitude"][:] == [-33.86, 12.5]
+    DatasetDict(
+        train=Dataset.from_dict(columns | {"GPSLatitude": [33.86, 95.0]}, rows.features)
+    ).save_to_disk(tmp_path / "odd")
+    loaded, errors = load_hub_dataset(str(tmp_path / "odd"), "skip")
+    assert loaded["train"]["latitude"][:] == [-33.86]
+    assert [(row["row"], row["reason"].partition(";")[0]) for row in errors.rows] == [
+        (1, "latitude 95 is outside -90..90")
+    ]

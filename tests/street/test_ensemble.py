@@ -137,6 +137,14 @@ def test_points_of_models_without_states():
     assert abs(result.longitude) == pytest.approx(180)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_model_without_states_beside_one_with_them_has_no_say_in_the_point(order):
+    models = [[answer(10, 20, Texas=0.8)], [StreetPrediction(50, 60, None, [])]]
+    (result,) = combine(models[::order])
+    assert shares(result) == pytest.approx({"Texas": 0.4})
+    assert (result.latitude, result.longitude) == pytest.approx((10, 20))
+
+
 def test_a_model_of_weight_nothing_has_no_say(three):
     for method in ("mean", "vote"):
         (result,) = combine(three, [1, 0, 0], method, top_k=3)

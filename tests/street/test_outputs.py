@@ -7,12 +7,14 @@ import re
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features
 
 from geohf.street import StatePrediction, StreetPrediction
+from geohf.street.arguments import StreetTrainingArguments
 from geohf.street.metrics import competition_score, coverage_of, street_intervals
-from geohf.street.outputs import write_predictions
+from geohf.street.outputs import _for_map, write_predictions
 from geohf.street.places import place_features
+from geohf.street.trainer import GeoStreetTrainer
 
 KM_PER_DEGREE = math.pi * 6371.0088 / 180
 NAN = math.nan
@@ -145,3 +147,36 @@ def test_the_intervals_of_places():
     assert some["mean_km"] == found["mean_km"]
     assert some["top1"][1] - some["top1"][0] > found["top1"][1] - found["top1"][0]
     assert set(street_intervals(None, points, labels, truth)) == {"mean_km", "median_km"}
+
+
+def test_numbers_of_a_class_label_are_names_in_the_table(street_model, photos, tmp_path):
+    features = place_features() | {"state": ClassLabel(names=["Maine", "Texas"])}
+    columns = {
+        "sample_id": ["a", "b"],
+        "views": [[str(photo)] for photo in photos[:2]],
+        "headings": [[NAN]] * 2,
+        "state": [1, 0],
+        "state_idx": [None] * 2,
+        "latitude": [31.0, 45.0],
+        "longitude": [-99.0, -69.0],
+    }
+    rows = Dataset.from_dict(columns, features=Features(features))
+    args = StreetTrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none")
+    trainer = GeoStreetTrainer(street_model(), args, train_dataset=rows, eval_dataset=rows)
+    shown, _, splits = _for_map(trainer, trainer.evaluate(rows), limit=4)
+    assert shown["state"] == ["Texas", "Maine"] * 2
+    assert splits == ["validation"] * 2 + ["train"] * 2
+
+
+def test_validation_places_are_known_again_in_rows_of_ones_own(street_model, photos, tmp_path):
+    points = [(31.0, -99.0, "Texas"), (45.0, -69.0, "Ohio")]
+    rows = [
+        {"image": str(photo), "latitude": north, "longitude": east, "state": state}
+        for photo, (north, east, state) in zip(photos, points, strict=False)
+    ]
+    args = StreetTrainingArguments(output_dir=tmp_path, use_cpu=True, report_to="none")
+    trainer = GeoStreetTrainer(street_model(), args, train_dataset=rows[:1], eval_dataset=rows)
+    facts = trainer.data_facts(trainer.evaluate(rows), "places")
+    assert (facts["split_name"], facts["chosen_on_held_out"]) == ("validation", True)
+    facts = trainer.data_facts(trainer.evaluate(list(rows)), "places")
+    assert (facts["split_name"], facts["chosen_on_held_out"]) == ("test", False)

@@ -102,6 +102,8 @@ def test_augmentation_sees_bytes_before_normalization(processor, photos):
         ({"views": "a.jpg"}, "'views' is a list of pictures, got 'a.jpg'"),
         ({"views": 5}, "'views' is a list of pictures, got 5"),
         ({"views": None}, "a sample has no view"),
+        ({"views": np.zeros((3, 8, 8))}, r"'views' is a list of pictures, got one of shape \(3, 8, 8\)"),
+        ({"views": torch.zeros(8, 8)}, r"'views' is a list of pictures, got one of shape \(8, 8\)"),
         ({"image": "a", "heading": True}, "a heading is degrees clockwise from north, got True"),
         ({"views": ["a"], "headings": ["N"]}, "a heading is degrees clockwise from north, got 'N'"),
     ],

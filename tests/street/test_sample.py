@@ -7,6 +7,7 @@ from PIL import Image
 
 from geohf.errors import DataError
 from geohf.geo import area_from_geojson
+from geohf.samples import MARKER
 from geohf.street import sample, scenery
 from geohf.street.sample import HEADINGS, STATES, write_sample
 
@@ -94,7 +95,7 @@ def test_nothing_in_the_layout_tells_the_truth_of_test(folder):
         assert abs(np.corrcoef(order, states)[0, 1]) < 0.4
     with Image.open(folder / "test_images" / submission[0]["image_north"]) as image:
         assert not image.getexif()
-    assert "latitude" not in (folder / sample._MARKER).read_text()
+    assert "latitude" not in (folder / MARKER).read_text()
 
 
 # --- writing again: of four states, which is quick ---

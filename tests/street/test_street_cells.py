@@ -313,3 +313,10 @@ def test_names_of_crowded_cells_stay_different():
 def test_polygons_without_their_cells_are_refused():
     with pytest.raises(DataError, match="--polygons goes with --cells polygons"):
         StreetArguments(polygons="a.geojson")
+
+
+def test_one_geocell_for_all_places_gets_a_word(caplog):
+    city = np.random.default_rng(0).normal([48.85, 2.35], 0.03, (50, 2))
+    labels, _, fields = describe_cells(city)
+    assert (set(labels.tolist()), len(fields["id2label"])) == ({0}, 1)
+    assert "all training places lie in one geocell, which tells nothing" in caplog.text

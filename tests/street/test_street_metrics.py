@@ -107,6 +107,16 @@ def test_a_point_that_is_no_number_is_refused(bad, where):
         competition_score([[1], [1]], pair[0], [1, 1], pair[1])
 
 
+def test_states_are_numbers_however_they_are_written_and_their_names_are_refused():
+    here = [[36.0, -119.0]]
+    assert competition_score([[4]], here, ["4"], here) == competition_score([["4"]], here, [4], here) == 1.0
+    assert competition_score([[4, None]], here, [4], here) == 1.0
+    with pytest.raises(DataError, match=r"by their indices, which are numbers: .*'Maine'"):
+        competition_score([[4]], here, ["Maine"], here)
+    with pytest.raises(DataError, match="a true state is NaN"):
+        competition_score([[4]], here, [math.nan], here)
+
+
 @pytest.mark.parametrize(
     ("top5", "points", "states", "truth"),
     [
@@ -255,6 +265,8 @@ def test_the_constant_answer_passes_over_what_is_unknown():
     assert np.argsort(-logits)[:2].tolist() == [2, 0]
     assert np.isfinite(logits).all()
     assert constant_baseline([], [[1, 1]], 0)[0] is None
+    with pytest.raises(DataError, match="no training place has a position"):
+        constant_baseline([0, 1], [[math.nan] * 2] * 2, 2)
 
 
 def test_the_constant_answer_of_many_points_looks_at_some():

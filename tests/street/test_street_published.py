@@ -195,6 +195,10 @@ def test_other_folders_are_refused(release, package, clip, tmp_path):
     )
     with pytest.raises(DataError, match="geoclip-geolocation of format 1 is wanted"):
         GeoStreetModel.from_published("geoclip", release, backbone=str(clip))
+    for text, reason in (("{", r"config\.json: is no JSON"), ("[]", r"config\.json: is no config, but list")):
+        (release / "config.json").write_text(text)
+        with pytest.raises(DataError, match=reason):
+            GeoStreetModel.from_published("geoclip", release, backbone=str(clip))
 
 
 def test_the_command_writes_a_model(package, clip, tmp_path, monkeypatch, capsys):

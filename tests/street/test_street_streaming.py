@@ -9,9 +9,10 @@ from geohf.data.samples import without_decoding
 from geohf.data.streaming import write_shards
 from geohf.errors import DataError
 from geohf.street import GeoStreetModel
+from geohf.street.arguments import StreetArguments, StreetTrainingArguments
 from geohf.street.classes import describe_classes
 from geohf.street.competition import TRAIN_TABLE
-from geohf.street.data import load_places
+from geohf.street.data import load, load_places
 from geohf.street.phase import StreetPhaseTrainer
 from geohf.street.places import place_features
 from geohf.street.sample import write_sample
@@ -34,6 +35,14 @@ def test_the_competitions_table(sample):
     places, _ = load_places(sample)
     found = list(stream_places(sample / TRAIN_TABLE, sample / "train_images"))
     same(found, without_decoding(places["train"]).to_list())
+
+
+def test_a_streamed_competition_says_that_it_writes_no_submission(sample, tmp_path, caplog):
+    args = StreetTrainingArguments(output_dir=tmp_path, max_steps=1, use_cpu=True, report_to="none")
+    assert load(StreetArguments(data=str(sample), streaming=True, split="random"), args).template is None
+    assert (
+        "no submission.csv is written with --streaming, which reads no sample_submission.csv" in caplog.text
+    )
 
 
 def test_a_table_of_photographs(tmp_path):

@@ -3,10 +3,15 @@
 import csv
 
 import pytest
+from datasets import Dataset
+from helpers.street_models import build_model
 
 from geohf.errors import DataError
 from geohf.street import StatePrediction, StreetPrediction
+from geohf.street.arguments import StreetTrainingArguments
+from geohf.street.outputs import submit
 from geohf.street.submission import check_submission, write_submission
+from geohf.street.trainer import GeoStreetTrainer
 
 VIEWS = [f"image_{name}" for name in ("north", "east", "south", "west")]
 STATES = [f"predicted_state_idx_{rank}" for rank in range(1, 6)]
@@ -269,3 +274,11 @@ def test_indices_may_be_written_as_floats(submission, mapping):
     for row in rows:
         row.update({state: f"{row[state]}.0" for state in STATES}, sample_id=f"{row['sample_id']}.0")
     assert check(mapping=mapping) == []
+
+
+def test_a_model_without_indices_writes_none_and_says_so(template, tmp_path, caplog):
+    args = StreetTrainingArguments(output_dir=tmp_path / "run", use_cpu=True, report_to="none")
+    trainer = GeoStreetTrainer(build_model(class_indices=None), args)
+    submit(trainer, tmp_path, Dataset.from_dict({"sample_id": IDS}))
+    assert "no submission.csv is written: the model's classes have no state_idx" in caplog.text
+    assert not (tmp_path / "run/submission.csv").exists()
