@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from geohf.data.columns import stored_column
-from geohf.data.tables import points_of
+from geohf.data.tables import SPLIT_NAMES, points_of
 from geohf.data.task_data import facts_of, with_facts
 from geohf.errors import DataError, require_at_least, require_choice
 from geohf.geo import block_split, dbscan, random_split, stratified_split
@@ -29,12 +29,6 @@ T = TypeVar("T")
 
 BLOCK_M = 50_000.0
 SPLITS = ("stratified", "random", "blocks")
-# what people call the parts that their data come in
-SPLIT_NAMES = {
-    "train": ("train", "training", "trainingset"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing", "testset"),
-}
 
 
 def by_split(parts: Mapping[str, T], source: str | Path) -> dict[str, T]:

@@ -38,6 +38,13 @@ FILE_COLUMNS = (
 LATITUDE_COLUMNS = ("latitude", "lat", "gpslatitude", "gps_latitude")
 LONGITUDE_COLUMNS = ("longitude", "lon", "lng", "long", "gpslongitude", "gps_longitude")
 HEADING_COLUMNS = ("heading", "angle", "compass", "gpsimgdirection", "northdeg")
+# what people call the parts of their data
+SPLIT_NAMES = {
+    "train": ("train", "training", "trainingset"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "testset"),
+}
+SPLIT_COLUMNS = ("split", "subset", "set", "partition")
 _FIRST_CELLS = 1000
 _FEWEST = 5  # so many headings may tell their unit
 
@@ -93,7 +100,23 @@ def clean_table(
     for name in table.columns:
         if name in numbers or name.lower() in numbers:
             table[name] = _to_float64(table, name, path)
+    _warn_of_splits(table, path)
     return table
+
+
+def _warn_of_splits(table: pd.DataFrame, path: str | Path) -> None:
+    """Tell that rows of a table are read alike, where one of its columns says that some are held out."""
+    known = {alias for aliases in SPLIT_NAMES.values() for alias in aliases}
+    for name in table.columns:
+        if name.lower() in SPLIT_COLUMNS:
+            called = {str(cell).strip().lower() for cell in table[name].dropna().unique()}
+            if called and called <= known:
+                warn_once(
+                    logger,
+                    "%s: its column %r is not read: rows of all splits count alike; give each split as a table of its own",
+                    path,
+                    name,
+                )
 
 
 @contextmanager

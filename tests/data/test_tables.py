@@ -9,7 +9,7 @@ import pytest
 
 from geohf.data.cells import file_in, resolve_inside
 from geohf.data.tables import RowErrors, find_column, heading_cells, line_of, read_table, require_columns
-from geohf.errors import DataError
+from geohf.errors import DataError, warn_once
 
 
 @pytest.fixture
@@ -315,3 +315,12 @@ def test_headings_that_look_like_radians_get_a_word_once(headings, told, caplog)
     for part in ("first chunk", "second"):
         assert heading_cells(pd.DataFrame({"heading": headings}), source) == headings, part
     assert caplog.text.count("they look like radians") == told
+
+
+def test_a_column_of_splits_that_is_not_read_gets_a_word(csv, caplog):
+    warn_once.cache_clear()
+    read_table(csv("image,split\na.jpg,train\nb.jpg,Val\nc.jpg,\n"))
+    assert "its column 'split' is not read: rows of all splits count alike" in caplog.text
+    caplog.clear()
+    read_table(csv("image,split,set\na.jpg,left,2\nb.jpg,train,3\n"))  # of something else
+    assert not caplog.records
