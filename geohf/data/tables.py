@@ -109,7 +109,7 @@ def _warn_of_splits(table: pd.DataFrame, path: str | Path) -> None:
     known = {alias for aliases in SPLIT_NAMES.values() for alias in aliases}
     for name in table.columns:
         if name.lower() in SPLIT_COLUMNS:
-            called = {str(cell).strip().lower() for cell in table[name].dropna().unique()}
+            called = {str(cell).strip().lower() for cell in table[name].dropna().unique()} - {""}
             if called and called <= known:
                 warn_once(
                     logger,
