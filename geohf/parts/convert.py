@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,13 @@ import numpy as np
 
 from geohf.data.cells import file_in
 from geohf.errors import DataError, require_choice
-from geohf.io import atomic_write
+from geohf.io import atomic_write, refuse_overwriting
 from geohf.parts.answer_table import is_answer_table
 from geohf.parts.boxes import xyxy_to_xywh
 from geohf.parts.coco import is_coco
 from geohf.parts.cvat import write_cvat
 from geohf.parts.data import load_parts, split_parts
+from geohf.parts.folders import annotation_files
 from geohf.parts.label_studio import LABEL_CONFIG, write_label_config, write_label_studio
 from geohf.parts.records import PartRecord, PhotoRecord, Source, parse_json, read_text
 from geohf.parts.voc import unique_stems, write_voc
@@ -186,7 +187,8 @@ def convert(
         split -> statistics.
 
     Raises:
-        DataError: an unknown layout, or one that cannot say what the source does.
+        DataError: an unknown layout, or one that cannot say what the source does; a file that is read would be overwritten,
+            or a photo by another one of its name.
     """
     require_choice(LAYOUTS, layout=layout)
     predicted = is_answer_table(Path(source))
@@ -202,14 +204,20 @@ def convert(
         if "validation" in splits:
             raise DataError(f"{source}: has a validation split already; leave out the share for validation")
         splits = {**splits, **split_parts(splits["train"], validation=validation, test=0.0, seed=seed)}
+    folder, path = Path(folder), Path(source)
+    read = [path, path / _VOC_FOLDER, truths, *(annotation_files(path).values() if path.is_dir() else ())]
     if truths is not None:
         if layout != "coco" or not predicted:
             raise DataError(
                 "truths give their ids to answers that are written in the layout coco, and to nothing else"
             )
-        write_coco_results(Path(folder) / "results.json", splits["train"], truths)
+        refuse_overwriting(folder / "results.json", read)
+        write_coco_results(folder / "results.json", splits["train"], truths)
     else:
-        LAYOUTS[layout](Path(folder), splits, predicted)
+        for split in splits:
+            name = "predictions" if predicted else FILES[split]
+            refuse_overwriting(folder / _WRITTEN[layout].format(name), read)
+        LAYOUTS[layout](folder, splits, predicted)
     return {split: statistics_of(dataset) for split, dataset in splits.items()}
 
 
@@ -230,13 +238,13 @@ def records_of(dataset: Dataset) -> Source:
     return Source(Path(), photos, list(parts.values()), list(states.values()), attributes=attributes)
 
 
-def _each(ending: str, write: Callable[[Path, Dataset, bool], Any]) -> Writer:
+def _each(layout: str, write: Callable[[Path, Dataset, bool], Any]) -> Writer:
     """Writes a file per split, called after it."""
 
     def write_splits(folder: Path, splits: Splits, predicted: bool) -> None:
         for split, dataset in splits.items():
             name = "predictions" if predicted else FILES[split]
-            write(folder / f"{name}_{ending}", dataset, predicted)
+            write(folder / _WRITTEN[layout].format(name), dataset, predicted)
 
     return write_splits
 
@@ -244,6 +252,7 @@ def _each(ending: str, write: Callable[[Path, Dataset, bool], Any]) -> Writer:
 def _yolo(folder: Path, splits: Splits, predicted: bool) -> None:
     for split, dataset in splits.items():
         _require_no_others(folder / "images" / FILES[split], dataset["image_id"][:])
+        _require_same_photos(dataset, folder / "images" / FILES[split])
     write_yolo(folder, {split: records_of(dataset) for split, dataset in splits.items()})
     for split, dataset in splits.items():
         _copy_photos(dataset, folder / "images" / FILES[split])
@@ -263,7 +272,7 @@ def _label_studio(folder: Path, splits: Splits, predicted: bool) -> None:
     sources = {split: records_of(dataset) for split, dataset in splits.items()}
     for split, source in sources.items():
         name = "predictions" if predicted else FILES[split]
-        write_label_studio(folder / f"{name}_label_studio.json", source, predicted)
+        write_label_studio(folder / _WRITTEN["label_studio"].format(name), source, predicted)
     write_label_config(folder / LABEL_CONFIG, next(iter(sources.values())))
 
 
@@ -273,24 +282,53 @@ def _voc(folder: Path, splits: Splits, predicted: bool) -> None:
     unused = [state for state in counts[0] if not any(count[state] for count in counts)]
     if unused:
         logger.warning("Pascal VOC has no list of states: %s, which no box has, is lost", ", ".join(unused))
+    for dataset in splits.values():
+        _require_same_photos(dataset, folder / "JPEGImages")
     for split, dataset in splits.items():
         write_voc(folder, FILES[split], records_of(dataset))
         _copy_photos(dataset, folder / "JPEGImages")
 
 
-def _copy_photos(dataset: Dataset, folder: Path) -> None:
+def _photos(dataset: Dataset, folder: Path) -> Iterator[tuple[Path, dict]]:
+    """Where each photo of a split goes, and its cell."""
     for name, image in zip(dataset["image_id"], dataset["image"], strict=True):
-        target = Path(file_in(folder, name))
-        content = image["bytes"] or Path(image["path"]).read_bytes()
-        if not target.is_file() or target.read_bytes() != content:
+        yield Path(file_in(folder, name)), image
+
+
+def _require_same_photos(dataset: Dataset, folder: Path) -> None:
+    """Raise DataError where a folder holds another photo under the name of one of the split."""
+    for target, image in _photos(dataset, folder):
+        if target.is_file() and target.read_bytes() != _content(image):
+            raise DataError(
+                f"{target}: is another photo of that name and would be overwritten: write to an empty folder (--folder)"
+            )
+
+
+def _copy_photos(dataset: Dataset, folder: Path) -> None:
+    for target, image in _photos(dataset, folder):
+        if not target.is_file():
             with atomic_write(target, binary=True) as file:
-                file.write(content)
+                file.write(_content(image))
 
 
+def _content(image: dict) -> bytes:
+    return image["bytes"] or Path(image["path"]).read_bytes()
+
+
+_VOC_FOLDER = "Annotations"
+# the annotations of each layout, of which some have a file per split
+_WRITTEN = {
+    "coco": "{}_coco.json",
+    "delftbikes": "{}_annotations.json",
+    "cvat": "{}_cvat.xml",
+    "label_studio": "{}_label_studio.json",
+    "yolo": "data.yaml",
+    "voc": _VOC_FOLDER,
+}
 LAYOUTS: dict[str, Writer] = {
-    "coco": _each("coco.json", write_coco),
-    "delftbikes": _each("annotations.json", lambda path, dataset, _: write_delftbikes(path, dataset)),
-    "cvat": _each("cvat.xml", lambda path, dataset, _: write_cvat(path, records_of(dataset))),
+    "coco": _each("coco", write_coco),
+    "delftbikes": _each("delftbikes", lambda path, dataset, _: write_delftbikes(path, dataset)),
+    "cvat": _each("cvat", lambda path, dataset, _: write_cvat(path, records_of(dataset))),
     "label_studio": _label_studio,
     "yolo": _yolo,
     "voc": _voc,
