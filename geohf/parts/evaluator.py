@@ -303,6 +303,11 @@ def _checked(values: Mapping, scores: Sequence[str], name: str, attributes: int)
     for key in ("boxes", *scores):
         if not np.isfinite(arrays[key]).all():
             raise DataError(f"{name}: {key} hold NaN or infinity")
+    turned = arrays["boxes"][(arrays["boxes"][:, 2:] < arrays["boxes"][:, :2]).any(1)]
+    if len(turned):
+        raise DataError(
+            f"{name}: boxes hold {turned[0].tolist()}; they must be left, top, right, bottom, not left, top, width, height"
+        )
     return arrays
 
 
