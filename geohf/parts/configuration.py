@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 
 from geohf.models.configuration import GeoConfig
 from geohf.parts.losses import LOSS_PARTS, QUERY_LOSS_PARTS
-from geohf.parts.vocabulary import PRESENT, require_attributes
+from geohf.parts.vocabulary import ABSENT, PRESENT, require_attributes
 
 # the stride of a pyramid's coarsest map, in whole numbers of which images are padded
 STRIDE = 32
@@ -25,7 +25,7 @@ class PartStateConfig(GeoConfig):
 
     Args:
         id2state: number -> name of every state.
-        absent_state: the state of parts that are not there; None where the vocabulary has none.
+        absent_state: the state of parts that are not there; None, or the default where no state is called so: there is none.
         attributes: name -> values of what is told of a part beside its state, such as its color; whether it is absent or occluded
             is its state. None: nothing.
         state_attribute: what a box's state is called in COCO files that it is evaluated on, see `load_parts`.
@@ -215,6 +215,10 @@ class PartStateConfig(GeoConfig):
             if names is not None and sorted(map(int, names)) != list(range(len(names))):
                 raise ValueError(f"{name} must number its names from 0 on, got {sorted(names)}")
         require_attributes(self.attributes or {})
+        if self.absent_state not in (None, ABSENT) and self.id2state and self.absent_index is None:
+            raise ValueError(
+                f"absent_state must be one of the states {', '.join(self.id2state.values())}, got {self.absent_state!r}"
+            )
         given = self.presence_thresholds
         if given is not None and (len(given) != self.num_labels or not all(0 <= t <= 1 for t in given)):
             raise ValueError(

@@ -82,7 +82,13 @@ def write_predictions(
     names, limits = photos["image_id"][:], np.asarray(config.thresholds)
     attributes = config.attributes
     rows = inspection_rows(
-        predictions, config.id2label, config.id2state, names, config.thresholds, attributes
+        predictions,
+        config.id2label,
+        config.id2state,
+        names,
+        config.thresholds,
+        attributes,
+        absent_name(config),
     )
     truth = {
         (name, int(part)): config.id2state[int(state)]
@@ -192,6 +198,7 @@ def write_photos(
         targets[:count],
         config.thresholds,
         config.attributes,
+        absent_name(config),
     )
     pictures = [Image.open(path) for path in files[:SHEET]]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
@@ -209,6 +216,7 @@ def inspection_rows(
     image_ids: Sequence[str] | None = None,
     score_threshold: float | Sequence[float] = 0.5,
     attributes: Mapping[str, Sequence[str]] | None = None,
+    absent_state: str = ABSENT,
 ) -> list[dict]:
     """One row per part and photo, also for parts that were not found.
 
@@ -216,13 +224,14 @@ def inspection_rows(
         predictions: of each photo: `boxes` (n, 4) xyxy, `labels`, `scores`, `states` and `state_scores` (n,).
         id2label, id2state: names of parts and states.
         image_ids: names of the photos, by default their numbers.
-        score_threshold: a part is there where a detection has at least this score, and its state is not `absent`; one
-            for all parts, or one for each.
+        score_threshold: a part is there where a detection has at least this score, and its state is not the absent one;
+            one for all parts, or one for each.
         attributes: name -> values of what is told beside the state, in `attributes` and `attribute_scores` (n, attributes) of
             the predictions.
+        absent_state: what parts that are not there are said to be.
 
     Returns:
-        Rows of `image_id`, `part`, `present`, `state` (of a part that was not found `absent`), `score` (of the best
+        Rows of `image_id`, `part`, `present`, `state` (of a part that was not found the absent one), `score` (of the best
         detection, also below the threshold; 0 where there is none), `state_score`, `detections` (their number above
         the threshold), the box `xmin`, `ymin`, `xmax`, `ymax` in pixels, and of each attribute its value and score; the box, the
         state's score and the attributes are None for a part that was not found.
@@ -241,9 +250,14 @@ def inspection_rows(
             mine = np.flatnonzero(values["labels"] == part)
             rows.append(
                 {"image_id": name, "part": label}
-                | _row(values, mine, id2state, float(limits[part]), attributes)
+                | _row(values, mine, id2state, float(limits[part]), attributes, absent_state)
             )
     return rows
+
+
+def absent_name(config: PartStateConfig) -> str:
+    """What tables call the state of a part that is not there."""
+    return config.absent_state or ABSENT
 
 
 def attribute_cells(
@@ -258,11 +272,11 @@ def attribute_cells(
 
 
 def _row(
-    values: dict[str, np.ndarray], mine: np.ndarray, id2state, score_threshold: float, attributes
+    values: dict[str, np.ndarray], mine: np.ndarray, id2state, score_threshold: float, attributes, absent: str
 ) -> dict:
     scores = values["scores"][mine]
     best = float(scores.max()) if len(mine) else 0.0
-    row = {"present": False, "state": ABSENT, "score": round(best, 6), "state_score": None}
+    row = {"present": False, "state": absent, "score": round(best, 6), "state_score": None}
     row["detections"] = int((scores >= score_threshold).sum())
     if not row["detections"]:
         told = [key for name in attributes or () for key in (name, f"{name}_score")]
@@ -270,6 +284,6 @@ def _row(
     chosen = mine[scores.argmax()]
     state = id2state[int(values["states"][chosen])]
     box = [round(float(side), 3) for side in values["boxes"][chosen]]
-    row |= {"present": state != ABSENT, "state": state}
+    row |= {"present": state != absent, "state": state}
     row["state_score"] = round(float(values["state_scores"][chosen]), 6)
     return row | dict(zip(SIDES, box, strict=True)) | attribute_cells(values, chosen, attributes)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from geohf.io import atomic_write
+from geohf.parts.vocabulary import ABSENT
 from geohf.report.style import INK, SERIES
 from geohf.vision.images import open_image
 
@@ -28,6 +29,7 @@ def write_overlays(
     targets: Sequence[Mapping] | None = None,
     score_threshold: float | Sequence[float] = 0.5,
     attributes: Mapping[str, Sequence[str]] | None = None,
+    absent_state: str = ABSENT,
 ) -> list[Path]:
     """Write `<image_id>.png` for each photo: box, name and score (percent) of each part found, colored by state.
 
@@ -39,6 +41,7 @@ def write_overlays(
         targets: with them, detections of parts that are absent (`hallucinated`) are drawn dashed.
         score_threshold: of the detections that are drawn; one for all parts, or one for each.
         attributes: as for `inspection_rows`; their values stand behind the part's name.
+        absent_state: that of targets which are not there.
 
     Returns:
         The files.
@@ -46,7 +49,7 @@ def write_overlays(
     paths = []
     for number, (image, prediction) in enumerate(zip(images, predictions, strict=True)):
         name = str(number) if image_ids is None else str(image_ids[number])
-        absent = _absent_parts(targets[number], id2state) if targets is not None else frozenset()
+        absent = [] if targets is None else _absent_parts(targets[number], id2state, absent_state)
         picture = overlay(image, prediction, id2label, id2state, absent, score_threshold, attributes)
         name = name.replace("/", "_").replace("\\", "_")
         path = Path(folder) / f"{Path(name).stem}.png"
@@ -105,10 +108,9 @@ def state_colors(id2state: Mapping[int, str]) -> dict[int, str]:
     return {i: STATE_COLORS.get(name, SERIES[i % len(SERIES)]) for i, name in id2state.items()}
 
 
-def _absent_parts(target: Mapping, id2state) -> frozenset[int]:
-    states = np.asarray(target["states"])
-    absent = [i for i, name in id2state.items() if name == "absent"]
-    return frozenset(np.asarray(target["labels"])[np.isin(states, absent)].tolist())
+def _absent_parts(target: Mapping, id2state: Mapping[int, str], absent_state: str) -> list[int]:
+    absent = [i for i, name in id2state.items() if name == absent_state]
+    return np.asarray(target["labels"])[np.isin(target["states"], absent)].tolist()
 
 
 def _rectangle(draw, box, color, dashed: bool) -> None:
