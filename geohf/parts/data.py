@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.classes import warn_of_spellings
 from geohf.data.splits import copy_numbers, joined_places, split_dataset
 from geohf.data.streaming import StreamedTable
 from geohf.data.tables import RowErrors
@@ -30,7 +31,7 @@ from geohf.parts.sample import write_sample
 from geohf.parts.state_file import StateFile
 from geohf.parts.stratify import photo_numbers, stratify
 from geohf.parts.streaming import streamed_parts
-from geohf.parts.vocabulary import NO_STATES, PRESENT, names_of, require_attributes
+from geohf.parts.vocabulary import NO_STATES, PRESENT, attributes_of, names_of, require_attributes
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -159,7 +160,6 @@ def load_parts(
         if state_file is not None:
             StateFile(state_file).apply(list(sources.values()), errors)
         _drop_groups(list(sources.values()))
-        _warn_of_names(list(sources.values()))
         _same_names(list(sources.values()))
         loaded = {split: dataset_of(source, errors, min_trust) for split, source in sources.items()}
         note_unlisted(sources.values(), errors)
@@ -170,6 +170,12 @@ def load_parts(
             logger.warning("%s: left out %d parts trusted less than %g", source, distrusted, min_trust)
     if "train" not in splits:
         raise DataError(f"{source}: has no split 'train' but {', '.join(splits)}")
+    parts_and_states = (names.values() for names in names_of(splits))
+    for kind, names in [
+        *zip(("parts", "states"), parts_and_states, strict=True),
+        *attributes_of(splits).items(),
+    ]:
+        warn_of_spellings(names, f"{source}: {kind}")
     errors.settle(kept=len(splits["train"]))
     for split, dataset in splits.items():
         empty = sum(not len(parts) for parts in dataset["parts"][:])
@@ -285,15 +291,6 @@ def _drop_groups(sources: list[Source]) -> None:
             sources[0].path,
             ", ".join(sorted(groups)),
         )
-
-
-def _warn_of_names(sources: list[Source]) -> None:
-    """Say where two parts, or two states, are called alike but for spaces and capitals."""
-    for names in (sources[0].parts, sources[0].states):
-        for one, other in combinations(names, 2):
-            if one.strip().lower() == other.strip().lower():
-                told = "are two names, which differ in spaces or capitals alone"
-                logger.warning("%s: %r and %r %s", sources[0].path, one, other, told)
 
 
 def _warn_of_shared(sources: dict[str, Source]) -> None:

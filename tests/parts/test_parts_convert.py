@@ -402,7 +402,7 @@ def test_annotations_that_are_read_are_not_overwritten(bikes, tmp_path, layout):
     convert(bikes, tmp_path, layout)
     kept = {} if layout in ("yolo", "voc") else {"images": bikes / "train"}
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(DataError, match="is an input, .*, and would be overwritten"):
+    with pytest.raises(DataError, match=r"is an input, .*, and would be overwritten"):
         convert(tmp_path, tmp_path, layout, min_trust=0.5, **kept)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
