@@ -109,7 +109,7 @@ def test_names_of_sides_forbid_a_flip():
 
 @pytest.mark.parametrize("arguments", [{"flip": 1.5}, {"jitter": -0.1}, {"crop": 1.0}])
 def test_numbers_out_of_range(arguments):
-    with pytest.raises(DataError, match="must be from 0 to"):
+    with pytest.raises(DataError, match="must be at least 0 and at most"):
         make_augmentation(**arguments)
 
 
