@@ -25,8 +25,7 @@ class PartArguments(DataArguments, BackboneArguments, StreamingArguments):
         "default: the built-in sample.",
     )
     state_attribute: str | None = argument(
-        None,
-        "The attribute of a box that is its state; default: state or condition. none: states are not read.",
+        None, "The attribute that is a box's state; default: state or condition. none: states are not read."
     )
     state_file: str | None = argument(
         None, "Table with the states of the boxes: annotation_id and state, or image_id, part and state."
@@ -50,7 +49,7 @@ class PartArguments(DataArguments, BackboneArguments, StreamingArguments):
     )
     norm: str | None = argument(
         None,
-        "Of the backbone: batch, frozen or group; default: as the weights want it, group for random ones.",
+        "Of the backbone: batch, frozen or group; default: as its weights want it, group for random ones.",
     )
     image_size: list[int] | None = argument(
         None, "Height and width that photos are fitted into, multiples of 32; default: 800 800."
@@ -138,7 +137,7 @@ class PartTrainingArguments(GeoTrainingArguments):
     )
     multi_scale: float = argument(
         0.0,
-        "Training photos are shown at a random scale, smaller by up to this share; 0: each fills the input.",
+        "Training photos are shown at a random scale, smaller by up to this share; 0: as large as can be.",
     )
     trained_stages: int | None = argument(
         None,
@@ -150,10 +149,8 @@ class PartTrainingArguments(GeoTrainingArguments):
 def config_overrides(options: PartArguments) -> dict:
     """The fields of `PartStateConfig` that `--config_overrides` names; raises DataError where it has no such."""
     given = options.config_overrides
-    if not given:
-        return {}
     try:
-        fields = json.loads(given) if isinstance(given, str) else dict(given)
+        fields = json.loads(given) if isinstance(given, str) and given else dict(given or {})
     except ValueError as error:
         raise DataError(f"--config_overrides is not JSON: {error}") from None
     if not isinstance(fields, dict):

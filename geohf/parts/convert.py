@@ -31,16 +31,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     Splits = Mapping[str, Dataset]
-    Writer = Callable[[Path, Splits, bool], None]
+    Writer = Callable[[Mapping[str, Path], Splits, bool], None]
 
 logger = logging.getLogger(__name__)
 
 DECIMALS = 3  # of a pixel, and of trust; float32 coordinates below 8192 keep them
-FILES = {
-    "train": "train",
-    "validation": "val",
-    "test": "test",
-}  # as the reference implementation names its files
+FILES = {"train": "train", "validation": "val", "test": "test"}  # as the reference implementation names them
 
 
 def write_coco(path: str | Path, dataset: Dataset, predicted: bool = False) -> None:
@@ -59,19 +55,17 @@ def write_coco(path: str | Path, dataset: Dataset, predicted: bool = False) -> N
     for number, photo in enumerate(source.photos, 1):
         images.append({"id": number, "file_name": photo.name, "width": photo.width, "height": photo.height})
         for part in photo.parts:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": categories[part.name],
-                    "bbox": part.box,
-                    "area": round(part.box[2] * part.box[3], DECIMALS),
-                    "iscrowd": int(part.crowd),
-                    "score" if predicted else "trust": part.trust,
-                }
-                | ({} if part.crowd else {"state": states[part.state]})
-                | ({"attributes": part.attributes} if part.attributes else {})
-            )
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": categories[part.name],
+                "bbox": part.box,
+                "area": round(part.box[2] * part.box[3], DECIMALS),
+                "iscrowd": int(part.crowd),
+                "score" if predicted else "trust": part.trust,
+            }
+            annotation |= {} if part.crowd else {"state": states[part.state]}
+            annotations.append(annotation | ({"attributes": part.attributes} if part.attributes else {}))
     content = {
         "images": images,
         "annotations": annotations,
@@ -152,14 +146,11 @@ def statistics_of(dataset: Dataset) -> dict:
     A crowd counts as an annotation of its part, in no state.
     """
     parts, states = names_of(dataset)
-    columns = {"parts": parts, "states": states}
-    counts = {
-        key: Counter(names[i] for row in dataset[key] for i in row if i >= 0)
-        for key, names in columns.items()
-    }
-    return {"images": len(dataset), "annotations": counts["parts"].total()} | {
-        key: {name: counts[key][name] for name in names.values()} for key, names in columns.items()
-    }
+    statistics: dict[str, Any] = {"images": len(dataset), "annotations": 0}
+    for key, names in (("parts", parts), ("states", states)):
+        counts = Counter(names[i] for row in dataset[key] for i in row if i >= 0)
+        statistics[key] = {name: counts[name] for name in names.values()}
+    return statistics | {"annotations": sum(statistics["parts"].values())}
 
 
 def convert(
@@ -214,10 +205,12 @@ def convert(
         refuse_overwriting(folder / "results.json", read)
         write_coco_results(folder / "results.json", splits["train"], truths)
     else:
-        for split in splits:
-            name = "predictions" if predicted else FILES[split]
-            refuse_overwriting(folder / _WRITTEN[layout].format(name), read)
-        LAYOUTS[layout](folder, splits, predicted)
+        name, write = LAYOUTS[layout]
+        names = {split: "predictions" if predicted else FILES[split] for split in splits}
+        paths = {split: folder / name.format(own) for split, own in names.items()}
+        for file in paths.values():
+            refuse_overwriting(file, read)
+        write(paths, splits, predicted)
     return {split: statistics_of(dataset) for split, dataset in splits.items()}
 
 
@@ -238,24 +231,25 @@ def records_of(dataset: Dataset) -> Source:
     return Source(Path(), photos, list(parts.values()), list(states.values()), attributes=attributes)
 
 
-def _each(layout: str, write: Callable[[Path, Dataset, bool], Any]) -> Writer:
-    """Writes a file per split, called after it."""
+def _each(write: Callable[[Path, Dataset, bool], Any]) -> Writer:
+    """Writes a file per split."""
 
-    def write_splits(folder: Path, splits: Splits, predicted: bool) -> None:
+    def write_splits(paths: Mapping[str, Path], splits: Splits, predicted: bool) -> None:
         for split, dataset in splits.items():
-            name = "predictions" if predicted else FILES[split]
-            write(folder / _WRITTEN[layout].format(name), dataset, predicted)
+            write(paths[split], dataset, predicted)
 
     return write_splits
 
 
-def _yolo(folder: Path, splits: Splits, predicted: bool) -> None:
+def _yolo(paths: Mapping[str, Path], splits: Splits, predicted: bool) -> None:
+    folder = paths["train"].parent
+    folders = {split: folder / "images" / FILES[split] for split in splits}
     for split, dataset in splits.items():
-        _require_no_others(folder / "images" / FILES[split], dataset["image_id"][:])
-        _require_same_photos(dataset, folder / "images" / FILES[split])
+        _require_no_others(folders[split], dataset["image_id"][:])
+        _require_same_photos(dataset, folders[split])
     write_yolo(folder, {split: records_of(dataset) for split, dataset in splits.items()})
     for split, dataset in splits.items():
-        _copy_photos(dataset, folder / "images" / FILES[split])
+        _copy_photos(dataset, folders[split])
 
 
 def _require_no_others(folder: Path, names: Iterable[str]) -> None:
@@ -268,15 +262,15 @@ def _require_no_others(folder: Path, names: Iterable[str]) -> None:
         )
 
 
-def _label_studio(folder: Path, splits: Splits, predicted: bool) -> None:
-    sources = {split: records_of(dataset) for split, dataset in splits.items()}
-    for split, source in sources.items():
-        name = "predictions" if predicted else FILES[split]
-        write_label_studio(folder / _WRITTEN["label_studio"].format(name), source, predicted)
-    write_label_config(folder / LABEL_CONFIG, next(iter(sources.values())))
+def _label_studio(paths: Mapping[str, Path], splits: Splits, predicted: bool) -> None:
+    for split, dataset in splits.items():
+        source = records_of(dataset)
+        write_label_studio(paths[split], source, predicted)
+    write_label_config(paths["train"].with_name(LABEL_CONFIG), source)  # the names are those of every split
 
 
-def _voc(folder: Path, splits: Splits, predicted: bool) -> None:
+def _voc(paths: Mapping[str, Path], splits: Splits, predicted: bool) -> None:
+    folder = paths["train"].parent
     unique_stems(name for dataset in splits.values() for name in dataset["image_id"])
     counts = [statistics_of(dataset)["states"] for dataset in splits.values()]
     unused = [state for state in counts[0] if not any(count[state] for count in counts)]
@@ -316,20 +310,12 @@ def _content(image: dict) -> bytes:
 
 
 _VOC_FOLDER = "Annotations"
-# the annotations of each layout, of which some have a file per split
-_WRITTEN = {
-    "coco": "{}_coco.json",
-    "delftbikes": "{}_annotations.json",
-    "cvat": "{}_cvat.xml",
-    "label_studio": "{}_label_studio.json",
-    "yolo": "data.yaml",
-    "voc": _VOC_FOLDER,
-}
-LAYOUTS: dict[str, Writer] = {
-    "coco": _each("coco", write_coco),
-    "delftbikes": _each("delftbikes", lambda path, dataset, _: write_delftbikes(path, dataset)),
-    "cvat": _each("cvat", lambda path, dataset, _: write_cvat(path, records_of(dataset))),
-    "label_studio": _label_studio,
-    "yolo": _yolo,
-    "voc": _voc,
+# what each layout writes its annotations to, some a file per split, and how
+LAYOUTS: dict[str, tuple[str, Writer]] = {
+    "coco": ("{}_coco.json", _each(write_coco)),
+    "delftbikes": ("{}_annotations.json", _each(lambda path, rows, _: write_delftbikes(path, rows))),
+    "cvat": ("{}_cvat.xml", _each(lambda path, rows, _: write_cvat(path, records_of(rows)))),
+    "label_studio": ("{}_label_studio.json", _label_studio),
+    "yolo": ("data.yaml", _yolo),
+    "voc": (_VOC_FOLDER, _voc),
 }

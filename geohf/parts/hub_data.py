@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from geohf.data.tables import RowErrors
 from geohf.errors import DataError
 from geohf.parts.boxes import xyxy_to_xywh
 from geohf.parts.frame import require_pixels
-from geohf.parts.rows import REQUIRED, truths_of, upright_size
+from geohf.parts.rows import REQUIRED, numbers_of, truths_of, upright_size
 from geohf.parts.vocabulary import attributes_of, names_of, part_features
 from geohf.vision.checks import checked_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from datasets import Dataset, DatasetDict, Features
 
@@ -49,28 +50,23 @@ def load_hub_dataset(
             )
         if "states" not in dataset.features:
             logger.warning("%s [%s]: has no column states: parts are found, and no states told", name, split)
-        splits[split] = _checked(
-            without_decoding(dataset), f"{name} [{split}]", errors, min_trust, attributes
-        )
+        rows = without_decoding(dataset)
+        splits[split] = _checked(rows, f"{name} [{split}]", errors, min_trust, attributes)
     return DatasetDict(splits)
 
 
 def _checked(
     dataset: Dataset, source: str, errors: RowErrors, min_trust: float, attributes: Sequence[str]
 ) -> Dataset:
-    parts, states = (list(names.values()) for names in names_of(dataset))
-    features = part_features(parts, states, attributes_of(dataset, attributes))
+    features = features_with(dataset, attributes)
     columns: dict[str, list] = {name: [] for name in features if name != "image"}
     good, given, sizes = [], [], []
     rows = ((position, row.get("image_id"), row) for position, row in enumerate(dataset))
     for position, facts, listed in usable_photos(rows, source, errors, features):
         given += xyxy_to_xywh(listed["boxes"]).tolist()
         sizes += [(facts["width"], facts["height"])] * len(listed["boxes"])
-        trusted = trusted_parts(listed, min_trust)
-        if trusted is not None:
+        if add_trusted(columns, facts, listed, min_trust):
             good.append(position)
-            for name, values in columns.items():
-                values.append((facts | trusted)[name])
     require_pixels(given, sizes, source)
     if dataset.features == features and not min_trust:
         return dataset.select(good)
@@ -78,6 +74,12 @@ def _checked(
     for name, values in columns.items():
         dataset = dataset.add_column(name, values, feature=features[name])
     return dataset
+
+
+def features_with(source: Dataset | Mapping, attributes: Sequence[str]) -> Features:
+    """`part_features` of the names of a dataset, or of its features."""
+    parts, states = (list(names.values()) for names in names_of(source))
+    return part_features(parts, states, attributes_of(source, attributes))
 
 
 def usable_photos(
@@ -113,19 +115,18 @@ def usable_row(row: dict, features: Features, size: tuple[int, int]) -> dict[str
     listed = tuple(row.get(side) for side in ("width", "height"))
     if any(side is not None and side != real for side, real in zip(listed, size, strict=True)):
         raise DataError(f"is listed as {listed[0]} x {listed[1]} pixels but has {size[0]} x {size[1]}")
-    parts, states = (
-        {name: i for i, name in enumerate(features[column].feature.names)} for column in ("parts", "states")
-    )
-    attributes = attributes_of(features)
-    return {name: values.tolist() for name, values in truths_of(row, parts, states, size, attributes).items()}
+    parts, states = (numbers_of(names) for names in names_of(features))
+    truths = truths_of(row, parts, states, size, attributes_of(features))
+    return {name: values.tolist() for name, values in truths.items()}
 
 
-def trusted_parts(row: dict[str, list], min_trust: float) -> dict[str, list] | None:
-    """A row's lists without the parts that are trusted less; None where it had parts and none is left."""
-    keep = [trust >= np.float32(min_trust) for trust in row["trust"]]  # trust is stored in float32
+def add_trusted(
+    columns: dict[str, list], facts: Mapping[str, Any], listed: Mapping[str, list], min_trust: float
+) -> bool:
+    """Add a photo of `usable_photos` to columns, without parts trusted less; False where it had parts and none is left."""
+    keep = [trust >= np.float32(min_trust) for trust in listed["trust"]]  # trust is stored in float32
     if keep and not any(keep):
-        return None
-    return {
-        name: [value for value, kept in zip(values, keep, strict=True) if kept]
-        for name, values in row.items()
-    }
+        return False
+    for name, column in columns.items():
+        column.append(list(compress(listed[name], keep)) if name in listed else facts[name])
+    return True

@@ -174,10 +174,9 @@ def dataset_targets(dataset: Any, config: PartStateConfig) -> list[dict[str, Any
             truths = truths_of(row, parts, states, (row["width"], row["height"]), attributes)
         except DataError as error:
             raise DataError(f"photo {row['image_id']}, {error}") from None
-        targets.append(
-            {"boxes": truths["boxes"].astype(np.float64), "labels": truths["parts"]}
-            | {name: truths[name] for name in ("states", "iscrowd")}
-            | ({"attributes": np.stack([truths[name] for name in attributes], 1)} if attributes else {})
-            | {"image_id": row["image_id"]}
-        )
+        target = {"boxes": truths["boxes"].astype(np.float64), "labels": truths["parts"]}
+        target |= {name: truths[name] for name in ("states", "iscrowd")}
+        if attributes:
+            target["attributes"] = np.stack([truths[name] for name in attributes], 1)
+        targets.append(target | {"image_id": row["image_id"]})
     return targets

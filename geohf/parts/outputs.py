@@ -79,8 +79,7 @@ def write_predictions(
     Args:
         photos: in the order of the predictions and targets.
     """
-    names, limits = photos["image_id"][:], np.asarray(config.thresholds)
-    attributes = config.attributes
+    names, limits, attributes = photos["image_id"][:], np.asarray(config.thresholds), config.attributes
     rows = inspection_rows(
         predictions,
         config.id2label,
@@ -102,18 +101,15 @@ def write_predictions(
     boxes = []
     for name, detections in zip(names, predictions, strict=True):
         for i in np.flatnonzero(detections["scores"] >= limits[detections["labels"]]):
-            sides = dict(zip(SIDES, detections["boxes"][i].tolist(), strict=True))
-            boxes.append(
-                {
-                    "image_id": name,
-                    "part": config.id2label[int(detections["labels"][i])],
-                    "score": float(detections["scores"][i]),
-                    "state": config.id2state[int(detections["states"][i])],
-                    "state_score": float(detections["state_scores"][i]),
-                }
-                | attribute_cells(detections, int(i), attributes)
-                | sides
-            )
+            row = {
+                "image_id": name,
+                "part": config.id2label[int(detections["labels"][i])],
+                "score": float(detections["scores"][i]),
+                "state": config.id2state[int(detections["states"][i])],
+                "state_score": float(detections["state_scores"][i]),
+            }
+            row |= attribute_cells(detections, int(i), attributes)
+            boxes.append(row | dict(zip(SIDES, detections["boxes"][i].tolist(), strict=True)))
     write_csv(folder / "predictions.csv", boxes or [{"image_id": None, "part": None, "score": None}])
 
 
@@ -128,10 +124,10 @@ def plot_presence(
 
 def plot_precision(path: Path, metrics: Mapping[str, float]) -> None:
     """Draw the average precision of every part, best first."""
-    precisions = {name[3:]: value for name, value in metrics.items() if name.startswith("ap/")}
-    precisions = {
-        name: value for name, value in sorted(precisions.items(), key=lambda item: -item[1]) if value == value
-    }
+    known = [
+        (name[3:], value) for name, value in metrics.items() if name.startswith("ap/") and value == value
+    ]
+    precisions = dict(sorted(known, key=lambda item: -item[1]))
     if not precisions:
         return
     with drawing(path, 6.4, 1.2 + 0.24 * len(precisions)) as figure:
@@ -239,19 +235,14 @@ def inspection_rows(
     rows = []
     limits = np.broadcast_to(score_threshold, len(id2label))
     for number, prediction in enumerate(predictions):
-        values = {
-            key: np.asarray(prediction[key])
-            for key in ("boxes", "labels", "scores", "states", "state_scores")
-        }
-        if attributes:
-            values |= {key: np.asarray(prediction[key]) for key in ("attributes", "attribute_scores")}
+        further = ("attributes", "attribute_scores") if attributes else ()
+        columns = ("boxes", "labels", "scores", "states", "state_scores", *further)
+        values = {key: np.asarray(prediction[key]) for key in columns}
         name = number if image_ids is None else image_ids[number]
         for part, label in id2label.items():
             mine = np.flatnonzero(values["labels"] == part)
-            rows.append(
-                {"image_id": name, "part": label}
-                | _row(values, mine, id2state, float(limits[part]), attributes, absent_state)
-            )
+            cells = _row(values, mine, id2state, float(limits[part]), attributes, absent_state)
+            rows.append({"image_id": name, "part": label} | cells)
     return rows
 
 

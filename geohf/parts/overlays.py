@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -78,20 +79,17 @@ def overlay(
     picture.paste(photo.resize(size, Image.Resampling.LANCZOS), (0, 0))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT)
     colors = state_colors(id2state)
-    limit = np.asarray(score_threshold)
-    limit = limit[np.asarray(prediction["labels"])] if limit.ndim else limit
-    shown = np.flatnonzero(np.asarray(prediction["scores"]) >= limit)
     boxes, scores = np.asarray(prediction["boxes"], float) * scale, np.asarray(prediction["scores"], float)
     labels, states = np.asarray(prediction["labels"]), np.asarray(prediction["states"])
+    limit = np.asarray(score_threshold)
+    shown = np.flatnonzero(np.asarray(prediction["scores"]) >= (limit[labels] if limit.ndim else limit))
     large_first = sorted(shown, key=lambda i: -np.prod(boxes[i, 2:] - boxes[i, :2]))
     for i in large_first:
         _rectangle(draw, boxes[i].tolist(), colors[int(states[i])], int(labels[i]) in set(hallucinated))
     placed: list[tuple] = []
     for i in reversed(large_first):  # the names of small parts have the least choice of places
-        values = [
-            values[int(prediction["attributes"][i][k])]
-            for k, values in enumerate((attributes or {}).values())
-        ]
+        listed = enumerate((attributes or {}).values())
+        values = [values[int(prediction["attributes"][i][k])] for k, values in listed]
         text = " ".join([id2label[int(labels[i])], *values, f"{100 * scores[i]:.0f}"])
         _tag(draw, font, text, boxes[i].tolist(), colors[int(states[i])], placed, size)
     left = 6
@@ -118,12 +116,8 @@ def _rectangle(draw, box, color, dashed: bool) -> None:
     if not dashed:
         draw.rectangle(box, outline=color, width=2)
         return
-    for start, end in (
-        ((x0, y0), (x1, y0)),
-        ((x1, y0), (x1, y1)),
-        ((x1, y1), (x0, y1)),
-        ((x0, y1), (x0, y0)),
-    ):
+    corners = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
+    for start, end in pairwise(corners):
         corner, side = np.array(start), np.subtract(end, start)
         pieces = max(2, round(float(np.abs(side).sum()) / 6))
         for k in range(0, pieces, 2):
@@ -134,25 +128,14 @@ def _rectangle(draw, box, color, dashed: bool) -> None:
 def _tag(draw, font, text, box, color, placed, size) -> None:
     """Write the name beside its box, at the first of some places where no other name stands."""
     width, (x0, y0, x1, y1) = round(draw.textlength(text, font)) + 4, box
-    corners = [
-        (x0, y0 - _LINE),
-        (x0, y1),
-        (x1 - width, y0 - _LINE),
-        (x1 - width, y1),
-        (x1, y0),
-        (x0 - width, y0),
-    ]
+    corners = [(x, y) for x in (x0, x1 - width) for y in (y0 - _LINE, y1)] + [(x1, y0), (x0 - width, y0)]
     corners += [(x0, y0 - k * _LINE) for k in (2, 3)] + [(x0, y1 + k * _LINE) for k in (1, 2)] + [(x0, y0)]
     inside = [(min(max(x, 0), size[0] - width), min(max(y, 0), size[1] - _LINE)) for x, y in corners]
-    free = (
-        place
-        for place in inside
-        if all(
-            place[0] + width <= u or u + w <= place[0] or place[1] + _LINE <= v or v + _LINE <= place[1]
-            for u, v, w in placed
-        )
-    )
-    x, y = next(free, inside[0])
+
+    def is_free(x: float, y: float) -> bool:
+        return all(x + width <= u or u + w <= x or y + _LINE <= v or v + _LINE <= y for u, v, w in placed)
+
+    x, y = next((place for place in inside if is_free(*place)), inside[0])
     placed.append((x, y, width))
     draw.rectangle([x, y, x + width, y + _LINE - 1], color)
     draw.text((x + 2, y), text, "white", font)

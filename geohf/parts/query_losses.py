@@ -19,10 +19,7 @@ from geohf.parts.configuration import PartStateConfig
 from geohf.parts.losses import IGNORED
 from geohf.parts.state_balance import state_misses
 
-CLASSES = (
-    "loss_vfl",
-    "loss_mal",
-)  # of transformers' names, the losses that judge classes; the others judge boxes
+CLASSES = ("loss_vfl", "loss_mal")  # of transformers' losses those that judge classes; the others judge boxes
 
 # (queries, truths): which query shall answer which truth
 Pairs = tuple[torch.Tensor, torch.Tensor]

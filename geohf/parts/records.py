@@ -142,10 +142,8 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
         except DataError as error:
             errors.add(source.path, photo.name, str(error))
             continue
-        row = {"image": {"path": str(path), "bytes": None}, "image_id": photo.name} | {
-            "width": frame.width,
-            "height": frame.height,
-        }
+        image = {"path": str(path), "bytes": None}
+        row = {"image": image, "image_id": photo.name, "width": frame.width, "height": frame.height}
         parts = _parts(source, photo, frame, errors)
         trusted = [part for part in parts if part["trust"] >= min_trust]
         distrusted += len(parts) - len(trusted)
@@ -176,11 +174,6 @@ def note_unlisted(sources: Iterable[Source], errors: RowErrors) -> None:
         warn_unread(folder, [p.name for p in others if p.suffix.lower() not in notes and p.name not in names])
 
 
-def suggest(name: Any, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name."""
-    return did_you_mean(name, known) or f"; known are: {', '.join(known)}"
-
-
 def _require_pixels(source: Source, photos: Mapping[Path, PhotoRecord], headers: dict) -> None:
     boxes, sizes = [], []
     for path, photo in photos.items():
@@ -191,21 +184,19 @@ def _require_pixels(source: Source, photos: Mapping[Path, PhotoRecord], headers:
 
 
 def _parts(source: Source, photo: PhotoRecord, frame: Frame, errors: RowErrors) -> list[dict]:
-    part_number, state_number = (
-        {name: i for i, name in enumerate(names)} for names in (source.parts, source.states)
-    )
+    names = {"part": source.parts, "state": source.states, **source.attributes}
+    numbers = {kind: {name: i for i, name in enumerate(known)} for kind, known in names.items()}
     good = []
     for part in photo.parts:
         try:
             if part.problem:
                 raise DataError(part.problem)
-            if not isinstance(part.name, str) or part.name not in part_number:
-                raise DataError(f"unknown part {part.name!r}{suggest(part.name, source.parts)}")
-            if not part.crowd and (not isinstance(part.state, str) or part.state not in state_number):
-                raise DataError(f"unknown state {part.state!r}{suggest(part.state, source.states)}")
-            state = UNKNOWN_STATE if part.crowd else state_number[part.state]
-            row = {"part": part_number[part.name], "state": state, "crowd": part.crowd}
-            row |= _values(part, source.attributes)
+            row = {"part": _number(part.name, numbers, "part"), "crowd": part.crowd}
+            row["state"] = UNKNOWN_STATE if part.crowd else _number(part.state, numbers, "state")
+            for name in source.attributes:
+                told = value_of(part.attributes.get(name))
+                known = UNKNOWN_STATE if told is None else _number(told, numbers, name)
+                row[name] = UNKNOWN_STATE if part.crowd else known
             box = frame.of_shares(part.box) if photo.shares else part.box
             good.append(row | {"box": frame.box(box), "trust": trust_of(part.trust)})
         except DataError as error:
@@ -213,15 +204,16 @@ def _parts(source: Source, photo: PhotoRecord, frame: Frame, errors: RowErrors) 
     return _without_doubles(source, photo, good, errors)
 
 
-def _values(part: PartRecord, attributes: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """The number of the value of each attribute of a box, -1 where nobody told it."""
-    numbers = {}
-    for name, values in attributes.items():
-        told = value_of(part.attributes.get(name))
-        if told is not None and told not in values:
-            raise DataError(f"unknown {name} {told!r}{suggest(told, values)}")
-        numbers[name] = UNKNOWN_STATE if told is None or part.crowd else values.index(told)
-    return numbers
+def _number(name: Any, numbers: Mapping[str, Mapping[str, int]], kind: str) -> int:
+    known = numbers[kind]
+    if not isinstance(name, str) or name not in known:
+        hint = did_you_mean(name, known) or f"; known are: {', '.join(known)}"
+        raise DataError(f"unknown {kind} {name!r}{hint}")
+    return known[name]
+
+
+def _told(part: PartRecord, source: Source) -> list[str | None]:
+    return [value_of(part.attributes.get(name)) for name in source.attributes]
 
 
 def value_of(told: Any) -> str | None:
@@ -270,16 +262,10 @@ def _unrepeated(source: Source, errors: RowErrors) -> dict[Path, PhotoRecord]:
             errors.add(source.path, photo.name, str(error))
     photos = {}
     for path, same in listed.items():
-        first = same[0]
-        told = [
-            [value_of(part.attributes.get(name)) for part in photo.parts for name in source.attributes]
-            for photo in same
-        ]
-        alike = all(
-            photo.parts == first.parts and own == told[0] for photo, own in zip(same, told, strict=True)
-        )
+        told = [(photo.parts, [_told(part, source) for part in photo.parts]) for photo in same]
+        alike = all(each == told[0] for each in told)
         if alike:
-            photos[path] = first
+            photos[path] = same[0]
         if len(same) > 1:
             how = "; the first one counts" if alike else ", and they differ: none counts"
             errors.add(source.path, same[-1].name, f"the photo is listed more than once{how}")

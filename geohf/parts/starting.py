@@ -20,7 +20,7 @@ from geohf.parts.detectors import (
 )
 from geohf.parts.rows import as_photos, shows_one_of_each
 from geohf.parts.sample import SAMPLE_DETECTORS, SAMPLE_FIELDS
-from geohf.parts.vocabulary import absent_index, attributes_of, names_of
+from geohf.parts.vocabulary import ABSENT, attributes_of, names_of
 from geohf.vision.backbones import backbone_config, require_weights
 from geohf.vision.licenses import published_name
 
@@ -104,10 +104,10 @@ class StartingDetector(GeoPreTrainedModel):
             model = cls(cls.config_class(**fields | config_fields))
         model.config.backbone = model.detector.config.backbone_config.model_type
         if pretrained:
-            ours = backbone_config(name)[1]["model_type"] == model.config.model_type
-            published = (
-                cls.from_pretrained(name).detector if ours else published_detector(name, model.config.norm)
-            )
+            if backbone_config(name)[1]["model_type"] == model.config.model_type:
+                published = cls.from_pretrained(name).detector
+            else:
+                published = published_detector(name, model.config.norm)
             take_weights(model.detector, published, name)
         return model.eval()
 
@@ -122,8 +122,7 @@ def start_of(options: PartArguments, data: TaskData) -> tuple[str, bool, dict[st
     name = options.backbone or architecture or str(default)
     pretrained = not is_sample if options.pretrained is None else options.pretrained
     train = as_photos(data.labeled)
-    id2label, id2state = names_of(train)
-    one = options.one_per_part
+    (id2label, id2state), one = names_of(train), options.one_per_part
     fields: dict[str, Any] = {
         "id2label": id2label,
         "id2state": id2state,
@@ -137,14 +136,12 @@ def start_of(options: PartArguments, data: TaskData) -> tuple[str, bool, dict[st
     }
     if options.presence_threshold is not None:
         fields |= {"presence_threshold": options.presence_threshold, "threshold_rule": "given"}
-    if absent_index(list(id2state.values())) is None:
+    if ABSENT not in id2state.values():
         fields["absent_state"] = None
     if is_sample:
         fields = dict(sample) | fields
     elif not pretrained:
         fields["norm"] = "group"
-    if options.norm is not None:
-        fields["norm"] = options.norm
-    if options.image_size is not None:
-        fields["image_size"] = options.image_size
+    given = {"norm": options.norm, "image_size": options.image_size}
+    fields |= {name: value for name, value in given.items() if value is not None}
     return name, pretrained, fields
