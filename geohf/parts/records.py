@@ -130,6 +130,7 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
         whole = present - set(broken)
         headers = dict(zip(whole, pool.map(_header, whole), strict=True))
     _require_pixels(source, photos, headers)
+    features = part_features(source.parts, source.states, source.attributes)
     rows, distrusted = [], 0
     for path, photo in photos.items():
         missing = f"the photo is not on disk, in {source.folder}"
@@ -148,10 +149,9 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
         trusted = [part for part in parts if part["trust"] >= min_trust]
         distrusted += len(parts) - len(trusted)
         if trusted or not photo.parts:
-            columns = {"boxes": "box", "parts": "part", "states": "state", "trust": "trust"}
-            columns |= {"iscrowd": "crowd"} | {name: name for name in source.attributes}
-            rows.append(row | {name: [part[key] for part in trusted] for name, key in columns.items()})
-    features = part_features(source.parts, source.states, source.attributes)
+            rows.append(
+                row | {name: [part[name] for part in trusted] for name in features if name not in row}
+            )
     cells = {name: [row[name] for row in rows] for name in features}
     return Dataset.from_dict(cells, features=features), distrusted
 
@@ -191,14 +191,15 @@ def _parts(source: Source, photo: PhotoRecord, frame: Frame, errors: RowErrors) 
         try:
             if part.problem:
                 raise DataError(part.problem)
-            row = {"part": _number(part.name, numbers, "part"), "crowd": part.crowd}
-            row["state"] = UNKNOWN_STATE if part.crowd else _number(part.state, numbers, "state")
+            # by the names of columns, which no attribute can have
+            row = {"parts": _number(part.name, numbers, "part"), "iscrowd": part.crowd}
+            row["states"] = UNKNOWN_STATE if part.crowd else _number(part.state, numbers, "state")
             for name in source.attributes:
                 told = value_of(part.attributes.get(name))
                 known = UNKNOWN_STATE if told is None else _number(told, numbers, name)
                 row[name] = UNKNOWN_STATE if part.crowd else known
             box = frame.of_shares(part.box) if photo.shares else part.box
-            good.append(row | {"box": frame.box(box), "trust": trust_of(part.trust)})
+            good.append(row | {"boxes": frame.box(box), "trust": trust_of(part.trust)})
         except DataError as error:
             errors.add(source.path, f"{photo.name}, {part.name}", str(error))
     return _without_doubles(source, photo, good, errors)
@@ -226,7 +227,7 @@ def _without_doubles(source, photo, parts, errors) -> list[dict]:
     """One of each that is told twice in the same words, none of those that contradict each other."""
     groups = defaultdict(list)
     for part in parts:
-        key = (part["part"], part["crowd"], *(part["box"] if source.several else ()))
+        key = (part["parts"], part["iscrowd"], *(part["boxes"] if source.several else ()))
         groups[key].append(part)
     kept = []
     for (number, *_), group in groups.items():
