@@ -78,8 +78,7 @@ def read_states(
         declared: attribute -> its values, where the file lists them.
         others: names of attributes that are no states.
     """
-    every = (part for source in sources for photo in source.photos for part in photo.parts)
-    parts = [part for part in every if not part.problem]
+    parts = [part for source in sources for part in source.records if not part.problem]
     names, silent = state_names(state_attribute), state_attribute == NO_STATES
     if state_attribute is None:
         silent = tells_no_state((part.attributes for part in parts), sources[0].path, others)
@@ -124,7 +123,7 @@ def read_attributes(
     Raises:
         DataError: an attribute that no box has; where its values are asked for, too, that is said and no more.
     """
-    boxes = [part.attributes for source in sources for photo in source.photos for part in photo.parts]
+    boxes = [part.attributes for source in sources for part in source.records]
     for name, values in asked.items():
         told = {value_of(attributes.get(name)) for attributes in boxes} - {None}
         if not told:

@@ -184,14 +184,9 @@ class PartStateConfig(GeoConfig):
     @property
     def loss_weights(self) -> list[float]:
         """Of the parts of the loss, in the order of `loss_parts`."""
-        weights = {
-            "classifier_loss": self.classifier_weight,
-            "box_reg_loss": self.box_weight,
-            "objectness_loss": self.objectness_weight,
-            "rpn_box_reg_loss": self.rpn_box_weight,
-            "state_loss": self.state_weight,
-        }
-        return [weights[name] for name in self.loss_parts]
+        weights = (self.classifier_weight, self.box_weight, self.objectness_weight, self.rpn_box_weight)
+        of_each = dict(zip(LOSS_PARTS, (*weights, self.state_weight), strict=True))
+        return [of_each[name] for name in self.loss_parts]
 
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""

@@ -166,8 +166,7 @@ def convert(
 
     Args:
         source: see `load_parts`, as for `loading`.
-        folder: where the files go; photos stay where they are, but those of YOLO and VOC are copied into its folders
-            of images, by whose names these layouts know them.
+        folder: where the files go; photos stay where they are, but those of YOLO and VOC are copied into its folders of images.
             Of a table of answers, see `geohf.parts.answer_table`, trust is the score, COCO's boxes have it as such, and
             Label Studio's tasks show predictions.
         layout: one of `LAYOUTS`.
@@ -178,8 +177,8 @@ def convert(
         split -> statistics.
 
     Raises:
-        DataError: an unknown layout, or one that cannot say what the source does; a file that is read would be overwritten,
-            or a photo by another one of its name.
+        DataError: an unknown layout, or one that cannot say what the source does; a file that is read, or another photo, would
+            be overwritten.
     """
     require_choice(LAYOUTS, layout=layout)
     predicted = is_answer_table(Path(source))

@@ -35,8 +35,8 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
             raise DataError(f"{path}: image {image.get('id')} has no name")
         name, subset = image.attrib["name"], image.get("subset", "")
         if subset.lower() not in (*_SUBSETS, *_NO_SUBSET):
-            known = ", ".join(SPLIT_NAMES)
-            raise DataError(f"{path}: {name} is of the subset {subset!r}, and not of {known}")
+            splits = ", ".join(SPLIT_NAMES)
+            raise DataError(f"{path}: {name} is of the subset {subset!r}, and not of {splits}")
         place = f"images/{subset}/{name}" if subset else None
         photo = PhotoRecord(name, image.get("width"), image.get("height"), place=place)
         photo.parts = [_part(shape) for shape in image if shape.tag != "tag"]
@@ -100,14 +100,9 @@ def write_cvat(path: str | Path, source: Source) -> None:
         label = add_children(labels, "label", {"name": name})
         attributes = add_element(label, "attributes")
         for key, kind, values in kinds:
-            default, listed = values[0] if values else "1", "\n".join(values)
-            texts = {
-                "name": key,
-                "mutable": "False",
-                "input_type": kind,
-                "default_value": default,
-                "values": listed,
-            }
+            default = values[0] if values else "1"
+            texts = {"name": key, "mutable": "False", "input_type": kind, "default_value": default}
+            texts["values"] = "\n".join(values)
             add_children(attributes, "attribute", texts)
     for number, photo in enumerate(source.photos):
         image = add_element(root, "image", id=number, name=photo.name, width=photo.width, height=photo.height)

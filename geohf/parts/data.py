@@ -200,9 +200,14 @@ def load_for_evaluation(
     tables = (config.id2label, config.id2state)
     parts, states = ([table[number] for number in sorted(table)] for table in tables)
     silent = Path(source).exists() and not config.tells_states
-    names = {"parts": parts, "states": states, "attributes": config.attributes or ()}
-    attribute = NO_STATES if silent else config.state_attribute
-    loaded, _ = load_parts(source, on_error, state_attribute=attribute, **names)
+    loaded, _ = load_parts(
+        source,
+        on_error,
+        parts=parts,
+        states=states,
+        state_attribute=NO_STATES if silent else config.state_attribute,
+        attributes=config.attributes or (),
+    )
     split = next(name for name in ("test", "validation", "train") if name in loaded)
     for column, own, names in zip(("parts", "states"), names_of(loaded[split]), tables, strict=True):
         unknown = [name for name in own.values() if name not in names.values()]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_within
 from geohf.metrics.calibration import fit_temperature, risk_threshold
 from geohf.parts.coco_eval import Detections, GroundTruth, match_and_count
 from geohf.parts.state_metrics import (
@@ -73,12 +73,9 @@ def reset_decisions(config: PartStateConfig) -> None:
 
 def require_enough_photos(photos: int, **limits: float | None) -> None:
     """Raise DataError where so few photos cannot promise a limit, or where it is none."""
+    require_within("(0, 1)", **limits)
     for name, limit in limits.items():
-        if limit is None:
-            continue
-        if not 0 < limit < 1:
-            raise DataError(f"--{name} must lie between 0 and 1, got {limit}")
-        if photos < 1 / limit - 1:
+        if limit is not None and photos < 1 / limit - 1:
             needed = math.ceil(1 / limit - 1 - 1e-9)
             raise DataError(
                 f"--{name} {limit:g} needs at least {needed} validation photos, there are {photos}"

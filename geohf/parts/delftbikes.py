@@ -21,8 +21,6 @@ def read_delftbikes(
     """The photos of a file in that layout; a photo that has no such form is noted in `errors`.
 
     Args:
-        content: the file's JSON.
-        path: names it in messages.
         states: in the order of `object_state_class`.
 
     Raises:

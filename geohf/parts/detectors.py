@@ -142,10 +142,7 @@ def _photos(folder: Path, multiple: int) -> dict[str, Any]:
 
 
 def published_detector(name: str, norm: str) -> PreTrainedModel:
-    """The detector in a folder or repo of transformers'.
-
-    Args:
-        norm: as `build_detector` takes it.
+    """The detector in a folder or repo of transformers'; `norm` as `build_detector` takes it.
 
     Raises:
         DataError: there are no weights, or they cannot be read.

@@ -116,16 +116,14 @@ class PartEvaluator:
         predictions, targets = list(predictions), list(targets)
         if len(predictions) != len(targets):
             raise DataError(f"{len(predictions)} predictions for {len(targets)} targets")
+        limits = {"labels": self.num_parts, "states": self.num_states}
         for prediction, target in zip(predictions, targets, strict=True):
             name = target.get("image_id", f"number {len(self._photos)}")
             scores, further = ("scores", "state_scores"), len(self.attributes)
             detections = _checked(prediction, scores, f"prediction of photo {name}", further)
             truths, crowds = _checked_target(target, f"target of photo {name}", further)
             for table in (detections, truths, crowds):
-                columns = [
-                    ("labels", table["labels"], self.num_parts),
-                    ("states", table["states"], self.num_states),
-                ]
+                columns = [(key, table[key], limit) for key, limit in limits.items()]
                 if self.attributes and table is not crowds:
                     told = zip(self.attributes.items(), table["attributes"].T, strict=True)
                     columns += [(key, numbers, len(values)) for (key, values), numbers in told]
@@ -249,10 +247,8 @@ class PartEvaluator:
             (crowds.label[:, None] * states + np.arange(states)).ravel(),
             np.repeat(crowds.box, states, axis=0),
         )
-        return (
-            MatchedBoxes(detections, truths, parts, crowds),
-            MatchedBoxes(pairs, true_pairs, parts * states, crowd_pairs),
-        )
+        of_pairs = MatchedBoxes(pairs, true_pairs, parts * states, crowd_pairs)
+        return MatchedBoxes(detections, truths, parts, crowds), of_pairs
 
     def _confusion(self, photos: _Photos) -> np.ndarray:
         told = match_states(self._sure(photos), photos.truths, photos.parts)

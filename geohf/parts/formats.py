@@ -31,8 +31,6 @@ from geohf.parts.yolo import DARKNET, read_yolo
 
 logger = logging.getLogger(__name__)
 
-YAML = (".yaml", ".yml")
-
 
 @dataclass
 class Reader:
@@ -82,7 +80,7 @@ class Reader:
     def _name_parts_and_states(self, path: Path) -> None:
         """The names where no file lists them all: those of every split together."""
         read_states(self._open, self.state_attribute, self.states, self._values, self.attributes)
-        parts = [part for source in self._open for photo in source.photos for part in photo.parts]
+        parts = [part for source in self._open for part in source.records]
         listed = dict.fromkeys(name for source in self._open for name in source.parts)
         found = {part.name for part in parts if isinstance(part.name, str)}
         names = list(self.parts or listed or sorted(found))
@@ -96,7 +94,7 @@ class Reader:
     def _of_file(self, path: Path, split: str, images: Path | None) -> tuple[str, dict[str, Source]]:
         if path.is_dir():
             return "Pascal VOC", self._with_attributes(read_voc(path, voc_files(path)))
-        if path.suffix.lower() in (*YAML, DARKNET):
+        if path.suffix.lower() in (".yaml", ".yml", DARKNET):
             return "YOLO", read_yolo(path, self.errors, self.state_attribute)
         if is_answer_table(path):
             return "a table of answers", self._with_attributes({split: read_answer_table(path, images)})

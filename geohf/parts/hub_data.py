@@ -11,7 +11,7 @@ import numpy as np
 from geohf.data.formats import load_splits
 from geohf.data.samples import without_decoding
 from geohf.data.splits import by_split
-from geohf.data.tables import RowErrors
+from geohf.data.tables import RowErrors, require_columns
 from geohf.errors import DataError
 from geohf.parts.boxes import xyxy_to_xywh
 from geohf.parts.frame import require_pixels
@@ -43,11 +43,7 @@ def load_hub_dataset(
 
     splits = {}
     for split, dataset in by_split(load_splits(name), name).items():
-        missing = [column for column in REQUIRED if column not in dataset.features]
-        if missing:
-            raise DataError(
-                f"{name} [{split}]: lacks {', '.join(missing)}; it has {', '.join(dataset.features)}"
-            )
+        require_columns(dataset.features, REQUIRED, f"{name} [{split}]")
         if "states" not in dataset.features:
             logger.warning("%s [%s]: has no column states: parts are found, and no states told", name, split)
         rows = without_decoding(dataset)
@@ -85,39 +81,28 @@ def features_with(source: Dataset | Mapping, attributes: Sequence[str]) -> Featu
 def usable_photos(
     rows: Iterable[tuple[int, Any, dict]], source: str, errors: RowErrors, features: Features
 ) -> Iterator[tuple[int, dict[str, Any], dict[str, list]]]:
-    """The rows that can be used: position, `image`, `image_id`, `width` and `height`, and the lists of `usable_row`.
+    """The rows that can be used: position, `image`, `image_id`, `width` and `height`, and the lists of `truths_of`.
 
     Args:
         rows: position, name of the photo where it has one, and cells, whose `image` has a path or bytes.
         errors: notes the others.
     """
+    parts, states = (numbers_of(names) for names in names_of(features))
+    attributes = attributes_of(features)
     for (position, name, row), (broken,) in checked_rows(rows, lambda located: [located[2]["image"]]):
         try:
-            width, height = size = upright_size(row["image"], broken)
-            listed = usable_row(row, features, size)
+            if broken is not None:
+                raise DataError(broken)
+            width, height = upright_size(row["image"])
+            given = tuple(row.get(side) for side in ("width", "height"))
+            if any(side not in (None, real) for side, real in zip(given, (width, height), strict=True)):
+                raise DataError(f"is listed as {given[0]} x {given[1]} pixels but has {width} x {height}")
+            truths = truths_of(row, parts, states, (width, height), attributes)
         except DataError as error:
             errors.add(source, f"{position}, {name}" if name else position, str(error))
             continue
         facts = {"image": row["image"], "image_id": str(name or position), "width": width, "height": height}
-        yield position, facts, listed
-
-
-def usable_row(row: dict, features: Features, size: tuple[int, int]) -> dict[str, list]:
-    """The lists of a row of `part_features`, see `truths_of`.
-
-    Args:
-        row: its parts and states as names or as the numbers of the features.
-        size: width and height of its photo.
-
-    Raises:
-        DataError: the row cannot be used.
-    """
-    listed = tuple(row.get(side) for side in ("width", "height"))
-    if any(side is not None and side != real for side, real in zip(listed, size, strict=True)):
-        raise DataError(f"is listed as {listed[0]} x {listed[1]} pixels but has {size[0]} x {size[1]}")
-    parts, states = (numbers_of(names) for names in names_of(features))
-    truths = truths_of(row, parts, states, size, attributes_of(features))
-    return {name: values.tolist() for name, values in truths.items()}
+        yield position, facts, {column: values.tolist() for column, values in truths.items()}
 
 
 def add_trusted(

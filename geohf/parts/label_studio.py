@@ -104,7 +104,7 @@ def _photo(task: Any) -> PhotoRecord:
         value = result.get("value") if isinstance(result, dict) else None
         if isinstance(value, dict) and (result.get("id") is not None):
             regions[result["id"]].append(result)
-    photo = PhotoRecord(name, None, None)
+    photo = PhotoRecord(name)
     for key, results in regions.items():
         if any(result.get("type") not in _OF_PHOTOS or _has_place(result) for result in results):
             photo.parts.append(_part(key, results, photo))

@@ -58,7 +58,9 @@ def write_outputs(
             states = [config.id2state[i] for i in range(config.num_states)]
             counts = folder / "confusion.png", told["confusion"], states, [*states, "missed"]
             plot_confusion_counts(*counts, "parts, boxes at IoU 0.5")
-    plot_presence(folder / "reliability.png", predictions, targets, config)
+    scores, there = presence_of(predictions, targets, config.num_labels, config.absent_index).known
+    if len(scores):
+        plot_reliability(folder / "reliability.png", scores, there)
     plot_precision(folder / "average_precision.png", evaluation.values_by_name)
     plot_curves(folder / "precision_recall.png", evaluator.precision_curves())
     write_photos(folder, photos, predictions, targets, config, overlays)
@@ -80,15 +82,7 @@ def write_predictions(
         photos: in the order of the predictions and targets.
     """
     names, limits, attributes = photos["image_id"][:], np.asarray(config.thresholds), config.attributes
-    rows = inspection_rows(
-        predictions,
-        config.id2label,
-        config.id2state,
-        names,
-        config.thresholds,
-        attributes,
-        absent_name(config),
-    )
+    rows = inspection_rows(predictions, image_ids=names, **names_in(config))
     truth = {
         (name, int(part)): config.id2state[int(state)]
         for name, target in zip(names, targets, strict=True)
@@ -111,15 +105,6 @@ def write_predictions(
             row |= attribute_cells(detections, int(i), attributes)
             boxes.append(row | dict(zip(SIDES, detections["boxes"][i].tolist(), strict=True)))
     write_csv(folder / "predictions.csv", boxes or [{"image_id": None, "part": None, "score": None}])
-
-
-def plot_presence(
-    path: Path, predictions: Sequence[Mapping], targets: Sequence[Mapping], config: PartStateConfig
-) -> None:
-    """Draw how often a part is there whose best detection has this score, where photos tell it of any part."""
-    scores, there = presence_of(predictions, targets, config.num_labels, config.absent_index).known
-    if len(scores):
-        plot_reliability(path, scores, there)
 
 
 def plot_precision(path: Path, metrics: Mapping[str, float]) -> None:
@@ -188,13 +173,9 @@ def write_photos(
         folder / "overlays",
         [photos[i]["image"] for i in range(count)],
         predictions[:count],
-        config.id2label,
-        config.id2state,
-        photos["image_id"][:count],
-        targets[:count],
-        config.thresholds,
-        config.attributes,
-        absent_name(config),
+        image_ids=photos["image_id"][:count],
+        targets=targets[:count],
+        **names_in(config),
     )
     pictures = [Image.open(path) for path in files[:SHEET]]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
@@ -246,9 +227,10 @@ def inspection_rows(
     return rows
 
 
-def absent_name(config: PartStateConfig) -> str:
-    """What tables call the state of a part that is not there."""
-    return config.absent_state or ABSENT
+def names_in(config: PartStateConfig) -> dict[str, Any]:
+    """What `inspection_rows` and `write_overlays` take of a config."""
+    names = {"id2label": config.id2label, "id2state": config.id2state, "attributes": config.attributes}
+    return names | {"score_threshold": config.thresholds, "absent_state": config.absent_state or ABSENT}
 
 
 def attribute_cells(

@@ -36,10 +36,8 @@ class PartPhaseTrainer(PhaseTrainer):
     Args:
         model: a `PartStateModel`.
         train_dataset, eval_dataset: with the columns of `geohf.parts.data.load_parts`.
-        augment: `(image, boxes) -> (image, boxes, kept rows)`, see `PartCollator`; by default what `args.augment` and
-            `args.flip` say.
-        trust_weighted: weigh each truth in the losses of regions by how far it is trusted; by default as the
-            arguments say.
+        augment: see `PartCollator`; by default what `args.augment` and `args.flip` say.
+        trust_weighted: weigh each truth in the losses of regions by how far it is trusted; by default as the arguments say.
     """
 
     shown_metrics = ("map", "state_f1", "hallucination")

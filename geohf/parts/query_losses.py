@@ -147,7 +147,6 @@ def query_state_losses(
         pairs: see `PhotoLosses`.
         targets: `class_labels` (n,) and `states` (n,), `IGNORED` where a truth has none; perhaps `attributes` likewise.
         judge: features (n, width) and parts (n,) to logits (n, config.state_width).
-        config: says how states are balanced.
     """
     losses = []
     for features, sets, target in zip(hidden, pairs, targets, strict=True):

@@ -57,8 +57,8 @@ class PhotoRecord:
     """
 
     name: str
-    width: Any
-    height: Any
+    width: Any = None
+    height: Any = None
     parts: list[PartRecord] = field(default_factory=list)
     place: str | None = None
     shares: bool = False
@@ -79,6 +79,11 @@ class Source:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     selects: bool = False  # which photos of a folder count; others are no fault
     files: list[Path] = field(default_factory=list)  # of the photos, as they are found
+
+    @property
+    def records(self) -> list[PartRecord]:
+        """The parts of all photos."""
+        return [part for photo in self.photos for part in photo.parts]
 
 
 class JsonObject(dict):
@@ -112,14 +117,10 @@ def parse_json(text: str, path: str | Path) -> Any:
 
 
 def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tuple[Dataset, int]:
-    """The photos that can be used, with the columns of `part_features`; what is wrong is noted in `errors`.
+    """The photos that can be used, with the columns of `part_features`, and how many parts were left out for their trust.
 
-    Args:
-        min_trust: parts that are trusted less are left out, and photos that have these alone. A photo that is
-            listed without any part shows that there is none, and stays.
-
-    Returns:
-        (the dataset, the number of parts left out for their trust).
+    What is wrong is noted in `errors`. A photo all of whose parts are trusted less than `min_trust` is left out; one that is
+    listed without any part shows that there is none, and stays.
     """
     from datasets import Dataset
 

@@ -94,10 +94,10 @@ class RegionDetector(GeoPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         for parts, (height, width) in zip(detections, sizes, strict=True):
             parts["boxes"] = boxes_in_shares(parts["boxes"], height, width)
-        columns = {
-            name: pad_sequence(
-                [parts[name] for parts in detections], True, NO_LABEL if name == "labels" else 0.0
+        outputs = {}
+        for name in detections[0]:
+            values = [parts[name] for parts in detections]
+            outputs[_OUTPUTS.get(name, name)] = pad_sequence(
+                values, True, NO_LABEL if name == "labels" else 0
             )
-            for name in detections[0]
-        }
-        return {_OUTPUTS.get(name, name): values for name, values in columns.items()}
+        return outputs

@@ -61,7 +61,7 @@ def _read_photo(
 ) -> dict[str, Any]:
     try:
         require_columns(row)
-        width, height = upright_size(row["image"], None)
+        width, height = upright_size(row["image"])
         listed = label_lists(row)
     except (DataError, ImageError) as error:
         raise DataError(f"photo {photo_name(row, number)}, {error}") from None
@@ -79,10 +79,8 @@ def require_attributes_in(rows: Any, attributes: Sequence[str]) -> None:
             raise DataError(f"the training rows have no column {name!r}, an attribute that the model tells")
 
 
-def upright_size(image: Any, broken: str | None) -> tuple[int, int]:
-    """Width and height of a photo as it is shown; raises DataError where it is broken, for this reason."""
-    if broken is not None:
-        raise DataError(broken)
+def upright_size(image: Any) -> tuple[int, int]:
+    """Width and height of a photo as it is shown."""
     width, height, orientation = header_of(image)
     return (height, width) if orientation in TURNED else (width, height)
 

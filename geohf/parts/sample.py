@@ -113,18 +113,13 @@ _RULES = 1  # raise it when pictures or boxes change
 
 
 def write_sample(folder: str | Path, seed: int = 0, size: int = 320, width: int = 224) -> Path:
-    """Write `train_annotations.json` and the photos in `train`; like the real ones, test photos have no labels.
+    """Write `train_annotations.json` and the photos in `train`; like the real ones, test photos have no labels. Returns the folder.
 
     The same arguments give the same bytes. A folder that holds the whole sample is left as it is.
 
     Args:
-        folder: made where it does not exist.
-        seed: of all pictures.
         size: number of photos.
         width: of the photos in pixels; their height is 3/4 of it.
-
-    Returns:
-        The folder.
 
     Raises:
         DataError: the folder holds such files that no sample wrote.

@@ -21,11 +21,7 @@ _SMALL_COVER = ("leaves", "cloth", "paper")
 def paint_photo(
     rng: np.random.Generator, width: int
 ) -> tuple[Image.Image, dict[str, tuple[np.ndarray, str]]]:
-    """Paint one bicycle.
-
-    Args:
-        rng: everything is by its chance.
-        width: of the picture in pixels; its height is 3/4 of that.
+    """Paint one bicycle by chance, `width` pixels wide and 3/4 of that high.
 
     Returns:
         (the picture, part -> (box xmin, ymin, xmax, ymax in pixels, state)) of all 22 parts; the box of an absent
@@ -41,15 +37,10 @@ def paint_photo(
     boxes = {part: _box(strokes, place, width, height) for part, strokes in drawn.items()}
     image = _background(rng, width * _FINE, height * _FINE)
     draw = ImageDraw.Draw(image)
-    _paint(
-        draw,
-        [s for part in ("back_wheel", "front_wheel") if states[part] != "absent" for s in drawn[part]],
-        place,
-    )
-    _paint(draw, frame_of(build), place)
-    for part, strokes in drawn.items():
-        if states[part] != "absent" and not part.endswith("wheel"):
-            _paint(draw, strokes, place)
+    there = {part: strokes for part, strokes in drawn.items() if states[part] != "absent"}
+    wheels = [there.pop(part, []) for part in ("back_wheel", "front_wheel")]
+    for strokes in (*wheels, frame_of(build), *there.values()):  # from the farthest to the nearest
+        _paint(draw, strokes, place)
     cover = _cover(rng, image, [boxes[part] for part in BIKE_PARTS if states[part] == "occluded"])
     for part, box in boxes.items():
         # what is behind something is occluded whatever it is, and what can be seen is not

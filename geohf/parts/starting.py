@@ -50,10 +50,9 @@ class StartingDetector(GeoPreTrainedModel):
         """A new detector around a backbone, or from one of torchvision's detectors.
 
         Args:
-            name: a backbone, see `PartStateConfig.backbone`, or a detector trained on COCO:
-                `fasterrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn_v2`, `fasterrcnn_mobilenet_v3_large_fpn`,
-                `fasterrcnn_mobilenet_v3_large_320_fpn`; only its last layers and the state head are new then. Or a
-                folder or repo: of timm, of a parts model (all but the classes is taken), of another geohf model, of a
+            name: a backbone, see `PartStateConfig.backbone`; a detector trained on COCO, `fasterrcnn_resnet50_fpn`, its `_v2`,
+                `fasterrcnn_mobilenet_v3_large_fpn` or `..._320_fpn`, of which only the last layers and the state head are new;
+                or a folder or repo: of timm, of a parts model (all but the classes is taken), of another geohf model, of a
                 detector, see `from_detector`.
             pretrained: load the published weights; False builds the same with random ones.
             backbone_weights: a file of weights of this backbone or detector, instead of the published ones.

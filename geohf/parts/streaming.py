@@ -29,8 +29,8 @@ def streamed_parts(
     """Photos with parts that are more than memory holds, see `StreamedTable`; `stream_parts` gives its rows.
 
     Args:
-        source: Parquet files, or a dataset of the Hub, with the columns of `part_features`, as `push_to_hub` and
-            `Dataset.to_parquet` write what `load_parts` gives, or those of them that are `REQUIRED`. The names of parts and states are those of the first.
+        source: Parquet files, or a dataset of the Hub, with the columns of `part_features` or those of them that are `REQUIRED`;
+            the names of parts and states are those of the first.
         min_trust, attributes: see `load_parts`.
 
     Raises:

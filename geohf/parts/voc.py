@@ -56,9 +56,8 @@ def voc_files(folder: Path) -> dict[str, list[Path]]:
             splits[split] = [file for _, file in named if file is not None]
         else:
             places = [base / name for name in names for base in (folder, inside)]
-            splits[split] = list(
-                dict.fromkeys(path for each in places for path in sorted(each.glob("*.xml")))
-            )
+            files = (path for each in places for path in sorted(each.glob("*.xml")))
+            splits[split] = list(dict.fromkeys(files))
     splits = {split: files for split, files in splits.items() if files}
     alone = sorted(inside.glob("*.xml" if inside == folder else "**/*.xml"))
     return splits or ({"train": alone} if alone else {})
@@ -79,9 +78,6 @@ def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:
     An object that is `difficult` is to be ignored, like a crowd of COCO. Pixels count from 1, unless one of the boxes
     begins below. What stands in an object beside the layout's own elements, or among its `attributes`, are its attributes.
 
-    Args:
-        path: what the user named, for messages.
-
     Raises:
         DataError: a file that cannot be read, or is none of this layout.
     """
@@ -89,7 +85,7 @@ def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:
     for split, listed in files.items():
         photos = [_photo(read_xml(file), file) for file in listed]
         sources[split] = Source(path, photos, names, [], selects=(path / "ImageSets").is_dir())
-    parts = [part for source in sources.values() for photo in source.photos for part in photo.parts]
+    parts = [part for source in sources.values() for part in source.records]
     if _BACKGROUND in names and not any(part.name == _BACKGROUND for part in parts):
         for source in sources.values():
             source.groups = frozenset({_BACKGROUND})

@@ -25,20 +25,8 @@ ABSENT = "absent"
 PRESENT = "present"  # the only state where nothing tells states: of every part that is there
 # columns, by which no attribute can be called
 _OF_DATASETS = ("image", "image_id", "width", "height", "boxes", "parts", "states", "trust", "iscrowd")
-_OF_ANSWERS = (
-    "input",
-    "id",
-    "part",
-    "present",
-    "state",
-    "score",
-    "state_score",
-    "xmin",
-    "ymin",
-    "xmax",
-    "ymax",
-)
-_COLUMNS = frozenset((*_OF_DATASETS, *_OF_ANSWERS, "true_state", "detections", "track"))
+_OF_ANSWERS = ("input", "id", "part", "present", "state", "score", "state_score", "detections", "track")
+_COLUMNS = frozenset((*_OF_DATASETS, *_OF_ANSWERS, "true_state", "xmin", "ymin", "xmax", "ymax"))
 NO_STATES = "none"  # as `state_attribute`: states are not to be read
 
 
@@ -138,10 +126,9 @@ def part_features(
 ) -> Features:
     """The columns of a dataset of photos with their parts.
 
-    `boxes` are xmin, ymin, xmax, ymax in pixels of the upright photo, whose `width` and `height` stand beside them.
-    Where `iscrowd`, the box is a region with several of the part that were not told apart, and its state is -1. A
-    photo without any part has empty lists. Each of the attributes, name -> values, is a column of its own, -1 where nobody
-    told it.
+    `boxes` are xmin, ymin, xmax, ymax in pixels of the upright photo, whose `width` and `height` stand beside them. Where
+    `iscrowd`, the box is a region with several of the part that were not told apart, and its state is -1. A photo without any
+    part has empty lists. Each attribute, name -> values, is a column of its own, -1 where nobody told it.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 

@@ -55,7 +55,7 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
                 raise DataError(
                     f"{path} [{split}]: no photo has a file of labels; {labels[0]} would be the first"
                 )
-            photos = [PhotoRecord(name, None, None, shares=True) for name in names]
+            photos = [PhotoRecord(name, shares=True) for name in names]
             for photo, file in zip(photos, labels, strict=True):
                 photo.parts = _parts(file, pairs)
             sources[split] = Source(path, photos, parts, states, folder, selects=True)
@@ -66,9 +66,7 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
                     errors.add(path, stray.name, why)
     if not sources:
         raise DataError(f"{path}: names no folder of photos as `train`, `val` or `test`")
-    _refuse_no_polygons(
-        [part for source in sources.values() for photo in source.photos for part in photo.parts]
-    )
+    _refuse_no_polygons([part for source in sources.values() for part in source.records])
     return sources
 
 

@@ -380,7 +380,7 @@ def test_bad_datasets_of_the_hub(hub, bikes):
         load_parts("org/bad")
     assert len(load_parts("org/bad", on_error="skip")[0]["train"]) == 2
     train.remove_columns("parts").push_to_hub("org/less")
-    with pytest.raises(DataError, match=r"org/less \[train\]: lacks parts"):
+    with pytest.raises(DataError, match=r"org/less \[train\]: column 'parts' is missing"):
         load_parts("org/less")
     with pytest.raises(DataError, match="no such file or folder"):
         load_parts("org/nowhere")
