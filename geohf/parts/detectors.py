@@ -157,16 +157,21 @@ def published_detector(name: str, norm: str) -> PreTrainedModel:
     return published
 
 
-def take_weights(detector: PreTrainedModel, published: PreTrainedModel, name: str) -> None:
-    """Take a published detector's weights into one that was built like it, all but what depends on the classes.
+def take_weights(
+    detector: PreTrainedModel, published: PreTrainedModel, name: str, same_classes: bool = False
+) -> None:
+    """Take a published detector's weights into one that was built like it, but for other classes not what depends on them.
 
     Raises:
         DataError: they are not those that the config asks for.
     """
     own, source = detector.state_dict(), published.state_dict()
     fitting = {key: value for key, value in source.items() if key in own and value.shape == own[key].shape}
-    new = CLASS_LAYERS | {"num_batches_tracked"}
-    lacking = [key for key in own if key not in fitting and not {*key.split(".")} & new]
+    of_classes = {key for key in own if {*key.split(".")} & CLASS_LAYERS}
+    if not same_classes:
+        fitting = {key: value for key, value in fitting.items() if key not in of_classes}
+    lacking = [key for key in own if key not in fitting and key not in of_classes]
+    lacking = [key for key in lacking if not key.endswith("num_batches_tracked")]
     if lacking:
         raise DataError(
             f"{name}: its weights lack {len(lacking)} that its config asks for, among them {lacking[0]}"

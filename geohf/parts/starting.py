@@ -104,10 +104,12 @@ class StartingDetector(GeoPreTrainedModel):
         model.config.backbone = model.detector.config.backbone_config.model_type
         if pretrained:
             if backbone_config(name)[1]["model_type"] == model.config.model_type:
-                published = cls.from_pretrained(name).detector
+                published = cls.from_pretrained(name)
+                names, detector = published.config.id2label, published.detector
             else:
-                published = published_detector(name, model.config.norm)
-            take_weights(model.detector, published, name)
+                detector = published_detector(name, model.config.norm)
+                names = detector.config.id2label
+            take_weights(model.detector, detector, name, same_classes=names == model.config.id2label)
         return model.eval()
 
 
