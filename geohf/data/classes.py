@@ -108,7 +108,7 @@ def class_of(names: Sequence[str], number: Any) -> str | None:
 
 
 def warn_of_spellings(names: Iterable[str], what: str, short: Mapping[str, str] | None = None) -> None:
-    """Tell of classes whose names differ only in leading zeros, in the case of letters or in how Unicode writes them.
+    """Tell of classes whose names differ only in leading zeros, spaces around, the case of letters or how Unicode writes them.
 
     Args:
         what: they are called, in the plural.
@@ -116,7 +116,7 @@ def warn_of_spellings(names: Iterable[str], what: str, short: Mapping[str, str] 
     """
     spellings = defaultdict(list)
     for name in names:
-        plain = unicodedata.normalize("NFKC", name).casefold()
+        plain = unicodedata.normalize("NFKC", name).casefold().strip()
         plain = (short or {}).get(plain, plain)
         spellings[str(int(plain)) if plain.removeprefix("-").isdecimal() else plain].append(name)
     alike = [" and ".join(map(ascii, same)) for same in spellings.values() if len(same) > 1]

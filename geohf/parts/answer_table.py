@@ -42,7 +42,7 @@ def read_answer_table(path: Path, images: Path | None = None) -> Source:
         if name is None or part is None:
             raise DataError(f"{path}, row {line_of(table, position)}: names no photo or no part")
         parts.add(part)
-        photo = photos.setdefault(name, PhotoRecord(_inside(name, images), None, None))
+        photo = photos.setdefault(name, PhotoRecord(_inside(name, images)))
         left, top, right, bottom = (row[side] for side in SIDES)
         if left == left:  # not NaN, which a missing part has
             attributes: dict[str, Any] = {name: text_of(row[name]) for name in further} | {"state": state}

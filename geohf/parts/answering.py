@@ -30,12 +30,11 @@ class AnsweringDetector(GeoPreTrainedModel):
             require_share(threshold=threshold)
         limits = self.config.thresholds if threshold is None else threshold
         names, states = self.config.id2label, self.config.id2state
-        sizes = outputs.original_sizes
-        detections = self.processor.post_process_object_detection(outputs, limits, sizes)
+        detections = self.processor.post_process_object_detection(outputs, limits, outputs.original_sizes)
+        whole = [[1, 1]] * len(detections)
+        sizes = whole if outputs.original_sizes is None else outputs.original_sizes.tolist()
         answers = []
-        for parts, size in zip(
-            detections, [[1, 1]] * len(detections) if sizes is None else sizes.tolist(), strict=True
-        ):
+        for parts, size in zip(detections, sizes, strict=True):
             rows = zip(*(parts[key].tolist() for key in _KEYS), strict=True)
             shown = [
                 PartPrediction(names[label], score, states[state], sure, tuple(box))

@@ -81,11 +81,10 @@ class AttributedPart(PartPrediction):
     @property
     def further(self) -> dict[str, Any]:
         """As `PartPrediction.further`."""
-        return {
-            key: cell
-            for name, value in self.attributes.items()
-            for key, cell in ((name, value), (f"{name}_score", self.attribute_scores[name]))
-        }
+        cells: dict[str, Any] = {}
+        for name, value in self.attributes.items():
+            cells |= {name: value, f"{name}_score": self.attribute_scores[name]}
+        return cells
 
 
 @dataclass

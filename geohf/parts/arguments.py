@@ -25,8 +25,7 @@ class PartArguments(DataArguments, BackboneArguments, StreamingArguments):
         "default: the built-in sample.",
     )
     state_attribute: str | None = argument(
-        None,
-        "The attribute of a box that is its state; default: state or condition. none: states are not read.",
+        None, "The attribute that is a box's state; default: state or condition. none: states are not read."
     )
     state_file: str | None = argument(
         None, "Table with the states of the boxes: annotation_id and state, or image_id, part and state."
@@ -49,8 +48,7 @@ class PartArguments(DataArguments, BackboneArguments, StreamingArguments):
         "(PekingU/rtdetr_v2_r18vd); default: fasterrcnn_resnet50_fpn, for the sample a tiny one.",
     )
     norm: str | None = argument(
-        None,
-        "Of the backbone: batch, frozen or group; default: as the weights want it, group for random ones.",
+        None, "Of the backbone: batch, frozen or group; default: as weights want it, group for random ones."
     )
     image_size: list[int] | None = argument(
         None, "Height and width that photos are fitted into, multiples of 32; default: 800 800."
@@ -103,14 +101,10 @@ class PartTrainingArguments(GeoTrainingArguments):
     num_train_epochs: float = argument(12.0, "Epochs.")
     per_device_train_batch_size: int = argument(2, "Photos in a batch.")
     per_device_eval_batch_size: int = argument(8, "Photos in a batch of evaluation.")
-    dataloader_num_workers: int = argument(
-        1, "Processes that decode and augment photos while the model trains."
-    )
+    dataloader_num_workers: int = argument(1, "Processes that decode and augment photos in training.")
     weight_decay: float = with_default(GeoTrainingArguments, "weight_decay", 1e-4)
     max_grad_norm: float = argument(10.0, "Gradients are clipped to this norm.")
-    metric_for_best_model: str = argument(
-        "map", "What chooses the best weights: map, loss, or any other metric."
-    )
+    metric_for_best_model: str = argument("map", "Chooses the best weights: map, loss, or any other metric.")
     batch_eval_metrics: bool = argument(True, "Metrics are collected batch by batch, in bounded memory.")
     augment: bool = argument(True, "Mirror, crop and change the colors of training photos.")
     flip: float = argument(
@@ -133,12 +127,9 @@ class PartTrainingArguments(GeoTrainingArguments):
         "In this share of the training photos one part takes the pixels and the state of the same part in another "
         "photo, where it is in a rarer state.",
     )
-    mosaic: float = argument(
-        0.0, "In this share of the training photos four of them stand together as one picture."
-    )
+    mosaic: float = argument(0.0, "In this share of the training photos four stand together as one picture.")
     multi_scale: float = argument(
-        0.0,
-        "Training photos are shown at a random scale, smaller by up to this share; 0: each fills the input.",
+        0.0, "Training photos are shown at a random scale, smaller by up to this share; 0: as large as fits."
     )
     trained_stages: int | None = argument(
         None,
@@ -150,10 +141,8 @@ class PartTrainingArguments(GeoTrainingArguments):
 def config_overrides(options: PartArguments) -> dict:
     """The fields of `PartStateConfig` that `--config_overrides` names; raises DataError where it has no such."""
     given = options.config_overrides
-    if not given:
-        return {}
     try:
-        fields = json.loads(given) if isinstance(given, str) else dict(given)
+        fields = json.loads(given) if isinstance(given, str) and given else dict(given or {})
     except ValueError as error:
         raise DataError(f"--config_overrides is not JSON: {error}") from None
     if not isinstance(fields, dict):

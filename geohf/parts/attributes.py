@@ -78,14 +78,10 @@ def read_states(
         declared: attribute -> its values, where the file lists them.
         others: names of attributes that are no states.
     """
-    parts = [
-        part for source in sources for photo in source.photos for part in photo.parts if not part.problem
-    ]
+    parts = [part for source in sources for part in source.records if not part.problem]
     names, silent = state_names(state_attribute), state_attribute == NO_STATES
-    if state_attribute is None and tells_no_state(
-        (part.attributes for part in parts), sources[0].path, others
-    ):
-        silent = True
+    if state_attribute is None:
+        silent = tells_no_state((part.attributes for part in parts), sources[0].path, others)
     for number, part in enumerate(parts, 1):
         if not part.crowd:
             _read_state(part, names, silent, f"box {part.number or number}")
@@ -127,7 +123,7 @@ def read_attributes(
     Raises:
         DataError: an attribute that no box has; where its values are asked for, too, that is said and no more.
     """
-    boxes = [part.attributes for source in sources for photo in source.photos for part in photo.parts]
+    boxes = [part.attributes for source in sources for part in source.records]
     for name, values in asked.items():
         told = {value_of(attributes.get(name)) for attributes in boxes} - {None}
         if not told:
@@ -135,9 +131,8 @@ def read_attributes(
             hint = f"; there are {', '.join(others[:10])}" if others else ""
             if values is None:
                 raise DataError(f"{sources[0].path}: no box has the attribute {name!r}{hint}")
-            logger.warning(
-                "%s: no box has the attribute %r, so it is not measured%s", sources[0].path, name, hint
-            )
+            told_so = "%s: no box has the attribute %r, so it is not measured%s"
+            logger.warning(told_so, sources[0].path, name, hint)
         for source in sources:
             source.attributes[name] = list(values or declared.get(name) or sorted(map(str, told)))
     require_attributes({name: sources[0].attributes[name] for name in asked})

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torchvision import tv_tensors
+from torchvision.ops import box_area
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from geohf.errors import DataError, require_share
+from geohf.errors import DataError, require_share, require_within
 from geohf.parts.losses import IGNORED
 from geohf.parts.metrics import dataset_targets
 from geohf.parts.mirror import sided
@@ -42,12 +43,10 @@ def make_augmentation(
         value_names: the states, and the values of each attribute, of which two that a mirror exchanges would be wrong.
 
     Raises:
-        DataError: a number out of range; or photos shall be mirrored though names tell left from right. The front and
-            back of a bicycle are not sides of the photo and stay what they are.
+        DataError: a number out of range; or photos shall be mirrored though names tell left from right. Front and back do not.
     """
-    for name, value, top in (("flip", flip, 1.0), ("jitter", jitter, 1.0), ("crop", crop, 0.99)):
-        if not 0 <= value <= top:
-            raise DataError(f"{name} must be from 0 to {top:g}, got {value}")
+    require_within("[0, 1]", flip=flip, jitter=jitter)
+    require_within("[0, 0.99]", crop=crop)
     told = sided(part_names) + [name for names in value_names for name in sided(names, in_pairs=True)]
     if flip and told:
         raise DataError(f"{told[0]!r} tells left from right, which a mirrored photo exchanges: set flip to 0")
@@ -84,27 +83,23 @@ class PartAugmentation:
         return image.as_subclass(torch.Tensor), moved.as_subclass(torch.Tensor), keep
 
     def _cropped(self, image, boxes, keep):
-        height, width = image.shape[-2:]
-        share = 1 - self.crop * torch.rand(2)
-        new = [max(1, round(float(s) * side)) for s, side in zip(share, (height, width), strict=True)]
-        top, left = (
-            int(torch.randint(side - n + 1, ())) for side, n in zip((height, width), new, strict=True)
-        )
-        window = (top, left, *new)
-        cut = v2.functional.crop(boxes, *window)  # limits the boxes to the window
-        visible = _areas(cut) >= MIN_VISIBLE * _areas(boxes)
+        sides, share = image.shape[-2:], 1 - self.crop * torch.rand(2)
+        new = [max(1, round(float(s) * side)) for s, side in zip(share, sides, strict=True)]
+        start = (int(torch.randint(side - n + 1, ())) for side, n in zip(sides, new, strict=True))
+        window = (*start, *new)
+        cut = functional.crop(boxes, *window)  # limits the boxes to the window
+        visible = box_area(cut) >= MIN_VISIBLE * box_area(boxes)
         if len(boxes) and not visible.any():
             return image, boxes, keep
-        image = v2.functional.crop(image, *window)
-        return image, tv_tensors.wrap(cut[visible], like=cut), keep[visible]
+        return functional.crop(image, *window), tv_tensors.wrap(cut[visible], like=cut), keep[visible]
 
 
 class Mosaic:
     """`mosaic(photo, truth)` for one training photo, drawn from torch's generator.
 
     In a share of the photos three others join this one. Each covers one of the four fields that a random point makes of the
-    photo's own size: it is scaled until it just does, and cut at random. A box that this leaves less than `MIN_VISIBLE` of is
-    dropped. Bochkovskiy et al. 2020 (arXiv 2004.10934).
+    photo's size: it is scaled until it just does, and cut at random. A box of which less than `MIN_VISIBLE` is left is dropped.
+    Bochkovskiy et al. 2020 (arXiv 2004.10934).
 
     Args:
         photos: rows of all training photos.
@@ -143,10 +138,10 @@ def _covering(
     scale = max(height / sides[0], width / sides[1])
     h, w = (max(n, round(scale * side)) for n, side in zip((height, width), sides, strict=True))
     top, left = int(torch.randint(h - height + 1, ())), int(torch.randint(w - width + 1, ()))
-    photo = v2.functional.resize(photo, [h, w], antialias=True)[:, top : top + height, left : left + width]
+    photo = functional.resize(photo, [h, w], antialias=True)[:, top : top + height, left : left + width]
     scaled = boxes * boxes.new_tensor([w / sides[1], h / sides[0]] * 2) - boxes.new_tensor([left, top] * 2)
     cut = scaled.clamp(min=0).minimum(scaled.new_tensor([width, height] * 2))
-    visible = _areas(cut) >= MIN_VISIBLE * _areas(scaled)
+    visible = box_area(cut) >= MIN_VISIBLE * box_area(scaled)
     return photo, cut[visible], torch.where(visible)[0]
 
 
@@ -154,21 +149,15 @@ def require_queries_for_mosaic(photos: Any, model: Any) -> None:
     """Raise DataError where four photos may show more parts than a detector has queries."""
     if not model.answers_with_queries:
         return
-    targets, config = dataset_targets(photos, model.config), model.config
+    config, queries = model.config, model.detector.config.num_queries
     absent = config.absent_index if config.absent == "background" else None
-    counts = [int((target["states"] != absent).sum()) for target in targets]
-    # one photo may be drawn four times
-    most, queries = 4 * max(counts, default=0), model.detector.config.num_queries
+    counts = [int((target["states"] != absent).sum()) for target in dataset_targets(photos, config)]
+    most = 4 * max(counts, default=0)  # one photo may be drawn four times
     if most > queries:
         raise DataError(
             f"--mosaic: four photos may show {most} parts, and {config.architecture} finds at most {queries}: set num_queries in "
             "detector_config, or leave --mosaic at 0"
         )
-
-
-def _areas(boxes: torch.Tensor) -> torch.Tensor:
-    x0, y0, x1, y1 = boxes.as_subclass(torch.Tensor).unbind(1)
-    return (x1 - x0).clamp(min=0) * (y1 - y0).clamp(min=0)
 
 
 LARGEST_RATIO = 2.0  # of the sides of both boxes
@@ -193,20 +182,13 @@ class StatePaste:
         self.absent = -1 if config.absent_index is None else config.absent_index
         targets = dataset_targets(photos, config)
         self.counts = np.array(count_states(targets, config))
-        free = [
-            self._free(target["boxes"], target["states"], np.asarray(target["iscrowd"], bool))
-            for target in targets
-        ]
+        free = [self._free(target["boxes"], target["states"], target["iscrowd"]) for target in targets]
         self.rows = np.repeat(np.arange(len(targets)), [alone.sum() for alone in free])
-        self.boxes, self.labels, self.states = (
-            np.concatenate(
-                [np.asarray(target[name])[alone] for target, alone in zip(targets, free, strict=True)]
-            )
-            for name in ("boxes", "labels", "states")
-        )
-        if config.attributes:
-            values = [target["attributes"][alone] for target, alone in zip(targets, free, strict=True)]
-            self.attributes = torch.from_numpy(np.concatenate(values))
+        columns = ["boxes", "labels", "states", *(["attributes"] if config.attributes else [])]
+        self.donors = {
+            name: np.concatenate([target[name][alone] for target, alone in zip(targets, free, strict=True)])
+            for name in columns
+        }
 
     def __call__(
         self, photo: torch.Tensor, truth: dict[str, torch.Tensor]
@@ -228,37 +210,32 @@ class StatePaste:
             donors = self._donors(boxes[number], labels[number], states[number])
             if len(donors):
                 donor = donors[int(torch.randint(len(donors), ()))]
-                given = truth["states"].clone()
-                given[number] = int(self.states[donor])
-                told = {"states": given}
-                if "attributes" in truth:
-                    values = self.attributes[donor]
-                    told["attributes"] = truth["attributes"].clone()
-                    told["attributes"][number] = torch.where(values < 0, IGNORED, values)
+                told = {name: truth[name].clone() for name in ("states", "attributes") if name in truth}
+                for name, values in told.items():
+                    given = torch.as_tensor(self.donors[name][donor])
+                    values[number] = torch.where(given < 0, IGNORED, given)
                 return self._pasted(photo, boxes[number], donor), truth | told
         return photo, truth
 
     def _free(self, boxes: np.ndarray, states: np.ndarray, crowd: np.ndarray) -> np.ndarray:
         """(n,) which parts are there, alone in their boxes: they cover no other part, and lie in no crowd."""
         there = crowd | (states != self.absent)
-        low, high = (
-            np.maximum(boxes[:, None, :2], boxes[None, :, :2]),
-            np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]),
-        )
+        low, high = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
         shared, areas = (high - low).clip(0).prod(-1), (boxes[:, 2:] - boxes[:, :2]).prod(-1)
         covers = shared > HIDDEN * np.where(crowd, np.minimum(areas, areas[:, None]), areas)
         np.fill_diagonal(covers, val=False)
         return there & ~crowd & ~(covers & there).any(1)
 
     def _donors(self, box: np.ndarray, label: int, state: int) -> np.ndarray:
-        rarer = self.counts[label, self.states] < self.counts[label, state]
-        ratios = (self.boxes[:, 2:] - self.boxes[:, :2]) / (box[2:] - box[:2])
+        boxes, labels, states = (self.donors[name] for name in ("boxes", "labels", "states"))
+        rarer = self.counts[label, states] < self.counts[label, state]
+        ratios = (boxes[:, 2:] - boxes[:, :2]) / (box[2:] - box[:2])
         alike = (np.maximum(ratios, 1 / ratios) < LARGEST_RATIO).all(1)
-        return np.flatnonzero((self.labels == label) & rarer & alike)
+        return np.flatnonzero((labels == label) & rarer & alike)
 
     def _pasted(self, photo: torch.Tensor, box: np.ndarray, donor: int) -> torch.Tensor:
         source = open_photo(self.photos[int(self.rows[donor])])
-        left, top, right, bottom = _pixels(self.boxes[donor], source)
+        left, top, right, bottom = _pixels(self.donors["boxes"][donor], source)
         crop = source[:, top:bottom, left:right]
         left, top, right, bottom = _pixels(box, photo)
         photo = photo.clone()

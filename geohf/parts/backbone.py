@@ -28,12 +28,10 @@ class FeatureBackbone(nn.Module):
 
     def __init__(self, config: PartStateConfig):
         super().__init__()
-        if config.backbone in RESNETS:
-            self.body, self.levels, self.channels, self.strides = _resnet(config)
-        elif config.backbone == MOBILENET:
-            self.body, self.levels, self.channels, self.strides = _mobilenet(config)
-        else:
-            self.body, self.levels, self.channels, self.strides = _timm(config)
+        build = (
+            _resnet if config.backbone in RESNETS else _mobilenet if config.backbone == MOBILENET else _timm
+        )
+        self.body, self.levels, self.channels, self.strides = build(config)
         if config.norm != "batch":
             replace_batch_norms(self.body, config.norm, config.norm_eps)
 
@@ -116,9 +114,8 @@ def replace_batch_norms(module: nn.Module, norm: str, eps: float | None = None) 
         width = child.num_features
         if norm == "frozen":
             new: nn.Module = FrozenBatchNorm2d(width, eps=child.eps if eps is None else eps)
-            new.load_state_dict(
-                {key: value for key, value in child.state_dict().items() if key in new.state_dict()}
-            )
+            known = new.state_dict()
+            new.load_state_dict({key: value for key, value in child.state_dict().items() if key in known})
         else:
             new = nn.GroupNorm(width // GROUP_WIDTH if width % GROUP_WIDTH == 0 else 1, width)
         act = getattr(child, "act", None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geohf.parts.metrics import dataset_targets
+from geohf.parts.state_balance import count_pairs
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
@@ -31,28 +32,28 @@ def constant_answer(train: Any, config: PartStateConfig) -> dict[str, np.ndarray
         if state != config.absent_index and state >= 0  # a crowd has none
     ]
     table = np.array(rows, np.float64).reshape(-1, 6)
-    usual = np.zeros((config.num_labels, len(config.attribute_sizes)), np.int64)
-    for column, size in enumerate(config.attribute_sizes):
-        counts = np.zeros((config.num_labels, size), np.int64)
-        for target in targets:
-            value = target["attributes"][:, column]
-            known = (value >= 0) & (target["states"] != config.absent_index)
-            np.add.at(counts, (target["labels"][known], value[known]), 1)
-        usual[:, column] = counts.argmax(1)
-    answer: dict[str, list] = {name: [] for name in ("boxes", "labels", "scores", "states", "state_scores")}
-    for part in range(config.num_labels):
-        own = table[table[:, 0] == part]
-        if not len(own):
-            continue
-        states = np.bincount(own[:, 1].astype(int), minlength=config.num_states)
-        answer["boxes"].append(np.median(own[:, 2:], 0))
-        answer["labels"].append(part)
-        answer["scores"].append(min(1.0, len(own) / len(train)))
-        answer["states"].append(int(states.argmax()))
-        answer["state_scores"].append(states.max() / len(own))
-    arrays = {name: np.array(values) for name, values in answer.items()}
-    arrays |= {"boxes": arrays["boxes"].reshape(-1, 4), "labels": arrays["labels"].astype(np.int64)}
-    return arrays | ({"attributes": usual[arrays["labels"]]} if config.attributes else {})
+    parts = np.unique(table[:, 0]).astype(np.int64)
+    rows_of = [table[table[:, 0] == part] for part in parts]
+    states = [np.bincount(rows[:, 1].astype(int), minlength=config.num_states) for rows in rows_of]
+    answer = {
+        "boxes": np.array([np.median(rows[:, 2:], 0) for rows in rows_of]).reshape(-1, 4),
+        "labels": parts,
+        "scores": np.array([min(1.0, len(rows) / len(train)) for rows in rows_of]),
+        "states": np.array([int(counts.argmax()) for counts in states]),
+        "state_scores": np.array([counts.max() / counts.sum() for counts in states]),
+    }
+    if config.attributes:
+        answer["attributes"] = np.stack(
+            [_usual_values(targets, config, column)[parts] for column in range(len(config.attributes))], 1
+        )
+    return answer
+
+
+def _usual_values(targets: list[dict], config: PartStateConfig, column: int) -> np.ndarray:
+    """(parts,) the commonest value of an attribute, of parts that are there."""
+    values = [np.where(t["states"] == config.absent_index, -1, t["attributes"][:, column]) for t in targets]
+    labels = [target["labels"] for target in targets]
+    return count_pairs(labels, values, config.num_labels, config.attribute_sizes[column]).sum(0).argmax(1)
 
 
 def constant_predictions(train: Any, photos: Any, config: PartStateConfig) -> list[dict]:

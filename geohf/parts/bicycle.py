@@ -58,17 +58,9 @@ class Build:
 def frame_of(build: Build) -> list[Stroke]:
     """The frame with its fork, seat post and stem, and the mounts that stay where a part is missing."""
     b, color = build, build.frame
-    crank, seat, head, fork = (0.43, -0.03), (0.31, 0.46), (0.80, 0.52), (0.85, 0.36)
+    hub, crank, seat, head, fork = (0, 0), (0.43, -0.03), (0.31, 0.46), (0.80, 0.52), (0.85, 0.36)
     low = (0.36, 0.22) if b.step_through else (0.32, 0.42)
-    tubes = [
-        [(0, 0), crank],
-        [(0, 0), seat],
-        [crank, seat],
-        [low, head],
-        [crank, fork],
-        [head, fork],
-        [fork, (1, 0)],
-    ]
+    tubes = [hub, crank], [hub, seat], [crank, seat], [low, head], [crank, fork], [head, fork], [fork, (1, 0)]
     gray = 0.8 * b.metal
     return [
         *(_line(tube, color, 0.034) for tube in tubes),
@@ -85,13 +77,11 @@ def shapes(build: Build) -> dict[str, list[Stroke]]:
     """What is drawn of each whole part, from the farthest to the nearest."""
     b, r = build, build.wheel
     dark, far = np.full(3, 30.0), 0.6
-    pedal = [
-        np.array([0.43, -0.03]) + turn * 0.17 * np.array([np.cos(b.crank), -np.sin(b.crank)])
-        for turn in (1, -1)
-    ]
+    arm = np.array([np.cos(b.crank), -np.sin(b.crank)])
+    pedal = [np.array([0.43, -0.03]) + turn * 0.17 * arm for turn in (1, -1)]
     grip = np.array([0.775 - b.sweep, b.steer + 0.01])
     grips = [grip, grip + np.array([0.13, 0.05])]  # on the camera's side, and on the other one
-    parts = {
+    return {
         "back_wheel": _wheel((0.0, 0.0), r, b.metal),
         "front_wheel": _wheel((1.0, 0.0), r, b.metal),
         "back_mudguard": [_arc((0, 0), r + 0.035, 35, 190, b.guard, 0.035)],
@@ -123,7 +113,6 @@ def shapes(build: Build) -> dict[str, list[Stroke]]:
         "front_handle": [_line([grips[0] + (-0.06, 0.0), grips[0] + (0.09, 0.0)], b.leather, 0.05)],
         "bell": [_arc((0.72, b.steer + 0.035), 0.028, -10, 190, 1.2 * b.metal, 0.05), _line([(0.69, b.steer + 0.02), (0.75, b.steer + 0.02)], dark, 0.018)],
     }  # fmt: skip
-    return parts
 
 
 def damaged(part: str, strokes: list[Stroke], rng: np.random.Generator) -> list[Stroke]:
@@ -180,10 +169,5 @@ def _ring(middle, radius, color, width, corners) -> Stroke:
     return _line(np.array(middle) + radius * np.stack([np.cos(turn), np.sin(turn)], 1), color, width)
 
 
-def _square(half_width, half_height):
-    return [
-        (-half_width, -half_height),
-        (half_width, -half_height),
-        (half_width, half_height),
-        (-half_width, half_height),
-    ]
+def _square(x, y):
+    return [(-x, -y), (x, -y), (x, y), (-x, y)]

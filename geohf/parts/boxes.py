@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torchvision.ops import box_convert
 
 TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
@@ -25,6 +27,16 @@ def xyxy_to_xywh(boxes) -> np.ndarray:
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+
+
+def boxes_in_shares(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(n, 4) xyxy in pixels of a photo to center x and y, width and height as shares of it."""
+    return box_convert(boxes / boxes.new_tensor([width, height] * 2), "xyxy", "cxcywh")
+
+
+def boxes_in_pixels(boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The way back of `boxes_in_shares`."""
+    return box_convert(boxes, "cxcywh", "xyxy") * boxes.new_tensor([width, height] * 2)
 
 
 def upright_boxes(boxes, orientation: int, width: float, height: float) -> np.ndarray:

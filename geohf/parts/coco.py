@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,8 @@ def _require_sizes(annotations: list[dict], path: Path) -> None:
     """Refuse boxes of left, top, right, bottom, where `area` tells that they are."""
     table = []
     for annotation in annotations:
-        try:
+        with suppress(KeyError, TypeError, ValueError):
             table.append(np.array([*annotation["bbox"], annotation["area"]], float))
-        except (KeyError, TypeError, ValueError):
-            continue
     table = [row for row in table if len(row) == 5 and np.isfinite(row).all() and row[4] > 0]
     if not table:
         return
@@ -146,9 +145,9 @@ def _attributes(annotation: dict, names: Sequence[str]) -> dict[str, Any]:
 
 def _flag(annotation: dict, key: str, where: str) -> bool:
     value = annotation.get(key)
-    if value in (None, 0, 1):
-        return bool(value)
-    raise DataError(f"`{key}` of {where} is {value!r}, neither 0 nor 1")
+    if value not in (None, 0, 1):
+        raise DataError(f"`{key}` of {where} is {value!r}, neither 0 nor 1")
+    return bool(value)
 
 
 def _id(value: Any) -> int | str | None:
@@ -174,25 +173,17 @@ def _categories(entries: Any, path: Path, used: set) -> tuple[dict[Any, str], fr
     Roboflow begins the list with one that stands for the whole project, and that may be called like a part.
     """
     _names(entries, "categories", path, unique=False)  # each has an id and a name
-    above = [
-        (entry["supercategory"], _id(entry["id"]))
-        for entry in entries
-        if _is_name(entry.get("supercategory"))
-    ]
-    groups = [
-        entry
-        for entry in entries
-        if _id(entry["id"]) not in used
-        and (
-            any(name == entry["name"] and child != _id(entry["id"]) for name, child in above)
-            or entry["name"].strip("_").lower() == "background"
-        )
-    ]
-    others = [entry["name"] for entry in entries if entry not in groups]
-    called_like_a_part = [entry for entry in groups if entry["name"] in others]
-    entries = [entry for entry in entries if entry not in called_like_a_part]
-    names = _names(entries, "categories", path)
-    return names, frozenset(entry["name"] for entry in groups if entry not in called_like_a_part)
+    groups = []
+    for entry in entries:
+        below = [one for one in entries if one.get("supercategory") == entry["name"]]
+        groups_others = any(_id(one["id"]) != _id(entry["id"]) for one in below)
+        is_background = entry["name"].strip("_").lower() == "background"
+        if _id(entry["id"]) not in used and (groups_others or is_background):
+            groups.append(entry)
+    parts = {entry["name"] for entry in entries if entry not in groups}
+    kept = [entry for entry in entries if entry not in groups or entry["name"] not in parts]
+    names = _names(kept, "categories", path)
+    return names, frozenset(entry["name"] for entry in groups if entry["name"] not in parts)
 
 
 def _names(entries: Any, key: str, path: Path, unique: bool = True) -> dict[Any, str]:

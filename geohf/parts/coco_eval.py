@@ -72,10 +72,8 @@ class MatchedBoxes:
     ):
         self.detections, self.classes = detections, classes
         ranking = _rank(detections, classes)
-        self.matched, self.counted, asked = _judged(
-            detections, truths, classes, crowds, IOU_THRESHOLDS, ranking, area
-        )
-        self.truths = GroundTruth(*(column[asked] for column in truths))
+        judged = _judged(detections, truths, classes, crowds, IOU_THRESHOLDS, ranking, area)
+        self.matched, self.counted, self.truths = judged
         self.order, rows, rank = ranking
         self.rank = np.full(len(detections.score), MAX_DETECTIONS)
         self.rank[rows] = rank
@@ -123,21 +121,20 @@ def _judged(
     thresholds,
     ranking,
     area=None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(detections, thresholds) whether each is right and whether it counts, and (truths,) which truths are asked for.
+) -> tuple[np.ndarray, np.ndarray, GroundTruth]:
+    """(detections, thresholds) whether each is right and whether it counts, and the truths that are asked for.
 
     A detection takes a truth that is not asked for, or a crowd, only where it finds no other.
     """
     asked = _within(truths.box, area)
-    matched = (
-        _match(detections, GroundTruth(*(column[asked] for column in truths)), classes, thresholds, ranking)
-        >= 0
-    )
-    parts = [GroundTruth(*(column[~asked] for column in truths)), *([] if crowds is None else [crowds])]
-    others = GroundTruth(*map(np.concatenate, zip(*parts, strict=True)))
-    crowd = np.repeat([False, True], [len(parts[0].label), len(others.label) - len(parts[0].label)])
-    left = ~(matched | (_match(detections, others, classes, thresholds, ranking, ~matched, crowd) >= 0))
-    return matched, matched | (left & _within(detections.box, area)[:, None]), asked
+    wanted, others = (GroundTruth(*(column[rows] for column in truths)) for rows in (asked, ~asked))
+    matched = match(detections, wanted, classes, thresholds, ranking) >= 0
+    crowd = np.zeros(len(others.label), bool)
+    if crowds is not None:
+        others = GroundTruth(*map(np.concatenate, zip(others, crowds, strict=True)))
+        crowd = np.append(crowd, np.ones(len(crowds.label), bool))
+    left = ~(matched | (match(detections, others, classes, thresholds, ranking, ~matched, crowd) >= 0))
+    return matched, matched | (left & _within(detections.box, area)[:, None]), wanted
 
 
 def _within(boxes: np.ndarray, area: tuple[float, float] | None) -> np.ndarray:
@@ -148,27 +145,35 @@ def _within(boxes: np.ndarray, area: tuple[float, float] | None) -> np.ndarray:
     return (sizes >= area[0]) & (sizes <= area[1])
 
 
-def match(detections: Detections, truths: GroundTruth, classes: int, thresholds) -> np.ndarray:
+def match(
+    detections: Detections,
+    truths: GroundTruth,
+    classes: int,
+    thresholds: np.ndarray,
+    ranking: tuple[np.ndarray, ...] | None = None,
+    open_: np.ndarray | None = None,
+    crowd: np.ndarray | None = None,
+) -> np.ndarray:
     """Which truth each detection finds at each overlap, -1 for none.
 
     A detection takes the free truth of its class and photo that it overlaps most, the later one of equals; better
     detections choose first, and of a class in a photo no more than 100 do.
 
+    Args:
+        ranking: see `_rank`, where it is known.
+        open_: (detections, thresholds) which of them are to find one; None: all.
+        crowd: (truths,) which of them are never taken, however many find them.
+
     Returns:
         (detections, thresholds) int64 row numbers of the truths.
     """
-    return _match(detections, truths, classes, np.asarray(thresholds), _rank(detections, classes))
-
-
-def _match(detections, truths, classes, thresholds, ranking, open_=None, crowd=None) -> np.ndarray:
-    """As `match`, for the detections that are open (detections, thresholds); a crowd (truths,) is never taken."""
     result = np.full((len(detections.score), len(thresholds)), -1)
     key = _group(truths, classes)
     truth_order = np.argsort(key, kind="stable")
     groups, first, counts = _runs(key[truth_order])
     if not len(groups) or not len(result):
         return result
-    _, rows, rank = ranking
+    _, rows, rank = ranking or _rank(detections, classes)
     keys = _group(detections, classes)[rows]
     group = np.searchsorted(groups, keys).clip(0, len(groups) - 1)
     known = groups[group] == keys
@@ -181,17 +186,8 @@ def _match(detections, truths, classes, thresholds, ranking, open_=None, crowd=N
     size = np.ceil(np.log2(counts)).astype(int)[group]
     for exponent in np.unique(size[~single]):
         here = size == exponent
-        members = truth_order, first, counts
-        _match_block(
-            detections,
-            truths,
-            members,
-            (rows[here], group[here], rank[here]),
-            thresholds,
-            result,
-            open_,
-            crowd,
-        )
+        members, ranked = (truth_order, first, counts), (rows[here], group[here], rank[here])
+        _match_block(detections, truths, members, ranked, thresholds, result, open_, crowd)
     return result
 
 

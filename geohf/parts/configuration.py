@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 
 from geohf.models.configuration import GeoConfig
 from geohf.parts.losses import LOSS_PARTS, QUERY_LOSS_PARTS
-from geohf.parts.vocabulary import PRESENT, require_attributes
+from geohf.parts.vocabulary import ABSENT, PRESENT, require_attributes
 
 # the stride of a pyramid's coarsest map, in whole numbers of which images are padded
 STRIDE = 32
@@ -25,24 +25,22 @@ class PartStateConfig(GeoConfig):
 
     Args:
         id2state: number -> name of every state.
-        absent_state: the state of parts that are not there; None where the vocabulary has none.
-        attributes: name -> values of what is told of a part beside its state, such as its color; whether it is absent or occluded
-            is its state. None: nothing.
+        absent_state: the state of parts that are not there; None, or the default where no state is called so: there is none.
+        attributes: name -> values of what is told of a part beside its state, such as its color; None: nothing.
         state_attribute: what a box's state is called in COCO files that it is evaluated on, see `load_parts`.
-        architecture: `faster_rcnn`, or one of transformers' detectors that answer with queries, `DETECTORS`, with the
-            state head on each query. Of the fields below, `feature_levels` to `box_head` but `image_size`, and `box_*`
-            but `box_detections_per_image`, are for `faster_rcnn` alone.
+        architecture: `faster_rcnn`, or a detector of transformers that answers with queries (`DETECTORS`), with the state head
+            on each query. `feature_levels` to `box_head` but `image_size`, and `box_*` but `box_detections_per_image`, are for
+            `faster_rcnn` alone.
         detector_config: fields of the detector's own config where it is another; None: its defaults.
-        absent: what training makes of absent parts, which have a box too. `background`: nothing is there;
-            `detect`: they are found, and a box's score is its score x (1 - P(absent)); `ignore`: their places
-            are neither right nor wrong, with `faster_rcnn`.
+        absent: what training makes of absent parts, which have a box too. `background`: nothing is there; `detect`: they are
+            found, and a box's score is its score x (1 - P(absent)); `ignore`: their places are neither right nor wrong, with
+            `faster_rcnn`.
         one_per_part: a photo shows at most one of each part, so only the best box per part is kept.
-        backbone: `resnet18` to `resnet152` or `mobilenet_v3_large` of torchvision, or any timm name that gives
-            feature maps.
+        backbone: `resnet18` to `resnet152` or `mobilenet_v3_large` of torchvision, or a timm name that gives feature maps.
         backbone_args: further keyword arguments of `timm.create_model`.
         backbone_name, backbone_license: where the first weights came from, None for random ones.
-        norm: of the backbone, in detectors that answer with queries of all layers: `batch` as it was built, whose statistics stay as they are and whose weights learn;
-            `frozen` where nothing of it learns; `group` in its place, for training from random weights.
+        norm: of the backbone, with queries of all layers: `batch` as it was built, whose statistics stay and whose weights learn;
+            `frozen`: nothing of it learns; `group` in its place, for training from random weights.
         norm_eps: added to the variance of frozen norms; None: what the backbone was built with.
         feature_levels: which of the backbone's maps are used, fine to coarse; None: all from stride 4 on.
         pyramid_channels, pyramid_norm: width of the feature pyramid, and whether it has batch norms.
@@ -50,27 +48,25 @@ class PartStateConfig(GeoConfig):
             `lw_detr` of the patches that one row of windows holds.
         anchor_sizes: a list of sides in pixels for every level; None: eight strides a level.
         aspect_ratios: heights of anchors over their widths.
-        rpn_*: of the region proposal network, by torchvision's names: proposals before and after the
-            suppression of overlaps, in training and in use; overlaps that make an anchor right or wrong; anchors
-            sampled an image and the share of right ones.
+        rpn_*: of the region proposal network, by torchvision's names: proposals before and after the suppression of overlaps, in
+            training and in use; overlaps that make an anchor right or wrong; anchors an image and the share of right ones.
         roi_size: side in cells that a region is pooled to.
         roi_canonical_size: side in pixels of a region that is pooled from the third map (stride 16).
         box_head: two fully connected layers (`mlp`), or four convolutions and one (`conv`).
-        box_*: of the box head: its width; overlaps that make a region right or wrong; regions sampled an image
-            and the share of right ones; the least score, the overlap that is suppressed and the boxes an image.
+        box_*: of the box head: its width; overlaps that make a region right or wrong; regions an image and the share of right
+            ones; the least score, the overlap that is suppressed and the boxes an image.
         state_per_part: state logits of its own for each part; False: the same for all parts.
         state_hidden_size, state_dropout: of the state head.
-        state_balance: what is done for states that are rare in training. `logit_adjust`: each part's shares of states are
-            added to the logits in training alone, so that answers weigh all states alike; `effective`: rare states weigh
-            more; `focal`: sure answers weigh less.
+        state_balance: for states that are rare in training. `logit_adjust`: each part's shares of states are added to the logits
+            in training alone, so that answers weigh all states alike; `effective`: rare ones weigh more; `focal`: sure answers
+            weigh less.
         state_counts: how often training showed each part in each state, where the balance needs it.
         state_weight, classifier_weight, box_weight, objectness_weight, rpn_box_weight: of the parts in the total loss.
         score_temperature, state_temperature: what logits of scores and of states are divided by, fitted on validation.
-        presence_thresholds: of each part, the score from which it is there, fitted on validation; None: for all
-            parts `presence_threshold`.
+        presence_threshold: score from which a part is said to be there.
+        presence_thresholds: the same of each part, fitted on validation; None: `presence_threshold` for all.
         threshold_rule: `fitted` by training, or `given` by the user as `presence_threshold`.
         max_missed, max_hallucinated: the limits that the thresholds hold, see `geohf.parts.decisions`; None: none.
-        presence_threshold: score from which a part is said to be there.
     """
 
     model_type = "geohf_parts"
@@ -188,14 +184,9 @@ class PartStateConfig(GeoConfig):
     @property
     def loss_weights(self) -> list[float]:
         """Of the parts of the loss, in the order of `loss_parts`."""
-        weights = {
-            "classifier_loss": self.classifier_weight,
-            "box_reg_loss": self.box_weight,
-            "objectness_loss": self.objectness_weight,
-            "rpn_box_reg_loss": self.rpn_box_weight,
-            "state_loss": self.state_weight,
-        }
-        return [weights[name] for name in self.loss_parts]
+        weights = (self.classifier_weight, self.box_weight, self.objectness_weight, self.rpn_box_weight)
+        of_each = dict(zip(LOSS_PARTS, (*weights, self.state_weight), strict=True))
+        return [of_each[name] for name in self.loss_parts]
 
     def validate_architecture(self):
         """Refuse settings that do not go together (called by transformers)."""
@@ -215,6 +206,10 @@ class PartStateConfig(GeoConfig):
             if names is not None and sorted(map(int, names)) != list(range(len(names))):
                 raise ValueError(f"{name} must number its names from 0 on, got {sorted(names)}")
         require_attributes(self.attributes or {})
+        if self.absent_state not in (None, ABSENT) and self.id2state and self.absent_index is None:
+            raise ValueError(
+                f"absent_state must be one of the states {', '.join(self.id2state.values())}, got {self.absent_state!r}"
+            )
         given = self.presence_thresholds
         if given is not None and (len(given) != self.num_labels or not all(0 <= t <= 1 for t in given)):
             raise ValueError(

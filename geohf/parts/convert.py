@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,13 @@ import numpy as np
 
 from geohf.data.cells import file_in
 from geohf.errors import DataError, require_choice
-from geohf.io import atomic_write
+from geohf.io import atomic_write, refuse_overwriting
 from geohf.parts.answer_table import is_answer_table
 from geohf.parts.boxes import xyxy_to_xywh
 from geohf.parts.coco import is_coco
 from geohf.parts.cvat import write_cvat
 from geohf.parts.data import load_parts, split_parts
+from geohf.parts.folders import annotation_files
 from geohf.parts.label_studio import LABEL_CONFIG, write_label_config, write_label_studio
 from geohf.parts.records import PartRecord, PhotoRecord, Source, parse_json, read_text
 from geohf.parts.voc import unique_stems, write_voc
@@ -30,16 +31,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     Splits = Mapping[str, Dataset]
-    Writer = Callable[[Path, Splits, bool], None]
+    Writer = Callable[[Mapping[str, Path], Splits, bool], None]
 
 logger = logging.getLogger(__name__)
 
 DECIMALS = 3  # of a pixel, and of trust; float32 coordinates below 8192 keep them
-FILES = {
-    "train": "train",
-    "validation": "val",
-    "test": "test",
-}  # as the reference implementation names its files
+FILES = {"train": "train", "validation": "val", "test": "test"}  # as the reference implementation names them
 
 
 def write_coco(path: str | Path, dataset: Dataset, predicted: bool = False) -> None:
@@ -58,19 +55,17 @@ def write_coco(path: str | Path, dataset: Dataset, predicted: bool = False) -> N
     for number, photo in enumerate(source.photos, 1):
         images.append({"id": number, "file_name": photo.name, "width": photo.width, "height": photo.height})
         for part in photo.parts:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": categories[part.name],
-                    "bbox": part.box,
-                    "area": round(part.box[2] * part.box[3], DECIMALS),
-                    "iscrowd": int(part.crowd),
-                    "score" if predicted else "trust": part.trust,
-                }
-                | ({} if part.crowd else {"state": states[part.state]})
-                | ({"attributes": part.attributes} if part.attributes else {})
-            )
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": categories[part.name],
+                "bbox": part.box,
+                "area": round(part.box[2] * part.box[3], DECIMALS),
+                "iscrowd": int(part.crowd),
+                "score" if predicted else "trust": part.trust,
+            }
+            annotation |= {} if part.crowd else {"state": states[part.state]}
+            annotations.append(annotation | ({"attributes": part.attributes} if part.attributes else {}))
     content = {
         "images": images,
         "annotations": annotations,
@@ -151,14 +146,11 @@ def statistics_of(dataset: Dataset) -> dict:
     A crowd counts as an annotation of its part, in no state.
     """
     parts, states = names_of(dataset)
-    columns = {"parts": parts, "states": states}
-    counts = {
-        key: Counter(names[i] for row in dataset[key] for i in row if i >= 0)
-        for key, names in columns.items()
-    }
-    return {"images": len(dataset), "annotations": counts["parts"].total()} | {
-        key: {name: counts[key][name] for name in names.values()} for key, names in columns.items()
-    }
+    statistics: dict[str, Any] = {"images": len(dataset), "annotations": 0}
+    for key, names in (("parts", parts), ("states", states)):
+        counts = Counter(names[i] for row in dataset[key] for i in row if i >= 0)
+        statistics[key] = {name: counts[name] for name in names.values()}
+    return statistics | {"annotations": sum(statistics["parts"].values())}
 
 
 def convert(
@@ -174,8 +166,7 @@ def convert(
 
     Args:
         source: see `load_parts`, as for `loading`.
-        folder: where the files go; photos stay where they are, but those of YOLO and VOC are copied into its folders
-            of images, by whose names these layouts know them.
+        folder: where the files go; photos stay where they are, but those of YOLO and VOC are copied into its folders of images.
             Of a table of answers, see `geohf.parts.answer_table`, trust is the score, COCO's boxes have it as such, and
             Label Studio's tasks show predictions.
         layout: one of `LAYOUTS`.
@@ -186,7 +177,8 @@ def convert(
         split -> statistics.
 
     Raises:
-        DataError: an unknown layout, or one that cannot say what the source does.
+        DataError: an unknown layout, or one that cannot say what the source does; a file that is read, or another photo, would
+            be overwritten.
     """
     require_choice(LAYOUTS, layout=layout)
     predicted = is_answer_table(Path(source))
@@ -202,14 +194,22 @@ def convert(
         if "validation" in splits:
             raise DataError(f"{source}: has a validation split already; leave out the share for validation")
         splits = {**splits, **split_parts(splits["train"], validation=validation, test=0.0, seed=seed)}
+    folder, path = Path(folder), Path(source)
+    read = [path, path / _VOC_FOLDER, truths, *(annotation_files(path).values() if path.is_dir() else ())]
     if truths is not None:
         if layout != "coco" or not predicted:
             raise DataError(
                 "truths give their ids to answers that are written in the layout coco, and to nothing else"
             )
-        write_coco_results(Path(folder) / "results.json", splits["train"], truths)
+        refuse_overwriting(folder / "results.json", read)
+        write_coco_results(folder / "results.json", splits["train"], truths)
     else:
-        LAYOUTS[layout](Path(folder), splits, predicted)
+        name, write = LAYOUTS[layout]
+        names = {split: "predictions" if predicted else FILES[split] for split in splits}
+        paths = {split: folder / name.format(own) for split, own in names.items()}
+        for file in paths.values():
+            refuse_overwriting(file, read)
+        write(paths, splits, predicted)
     return {split: statistics_of(dataset) for split, dataset in splits.items()}
 
 
@@ -230,23 +230,25 @@ def records_of(dataset: Dataset) -> Source:
     return Source(Path(), photos, list(parts.values()), list(states.values()), attributes=attributes)
 
 
-def _each(ending: str, write: Callable[[Path, Dataset, bool], Any]) -> Writer:
-    """Writes a file per split, called after it."""
+def _each(write: Callable[[Path, Dataset, bool], Any]) -> Writer:
+    """Writes a file per split."""
 
-    def write_splits(folder: Path, splits: Splits, predicted: bool) -> None:
+    def write_splits(paths: Mapping[str, Path], splits: Splits, predicted: bool) -> None:
         for split, dataset in splits.items():
-            name = "predictions" if predicted else FILES[split]
-            write(folder / f"{name}_{ending}", dataset, predicted)
+            write(paths[split], dataset, predicted)
 
     return write_splits
 
 
-def _yolo(folder: Path, splits: Splits, predicted: bool) -> None:
+def _yolo(paths: Mapping[str, Path], splits: Splits, predicted: bool) -> None:
+    folder = paths["train"].parent
+    folders = {split: folder / "images" / FILES[split] for split in splits}
     for split, dataset in splits.items():
-        _require_no_others(folder / "images" / FILES[split], dataset["image_id"][:])
+        _require_no_others(folders[split], dataset["image_id"][:])
+        _require_same_photos(dataset, folders[split])
     write_yolo(folder, {split: records_of(dataset) for split, dataset in splits.items()})
     for split, dataset in splits.items():
-        _copy_photos(dataset, folder / "images" / FILES[split])
+        _copy_photos(dataset, folders[split])
 
 
 def _require_no_others(folder: Path, names: Iterable[str]) -> None:
@@ -259,39 +261,60 @@ def _require_no_others(folder: Path, names: Iterable[str]) -> None:
         )
 
 
-def _label_studio(folder: Path, splits: Splits, predicted: bool) -> None:
-    sources = {split: records_of(dataset) for split, dataset in splits.items()}
-    for split, source in sources.items():
-        name = "predictions" if predicted else FILES[split]
-        write_label_studio(folder / f"{name}_label_studio.json", source, predicted)
-    write_label_config(folder / LABEL_CONFIG, next(iter(sources.values())))
+def _label_studio(paths: Mapping[str, Path], splits: Splits, predicted: bool) -> None:
+    for split, dataset in splits.items():
+        source = records_of(dataset)
+        write_label_studio(paths[split], source, predicted)
+    write_label_config(paths["train"].with_name(LABEL_CONFIG), source)  # the names are those of every split
 
 
-def _voc(folder: Path, splits: Splits, predicted: bool) -> None:
+def _voc(paths: Mapping[str, Path], splits: Splits, predicted: bool) -> None:
+    folder = paths["train"].parent
     unique_stems(name for dataset in splits.values() for name in dataset["image_id"])
     counts = [statistics_of(dataset)["states"] for dataset in splits.values()]
     unused = [state for state in counts[0] if not any(count[state] for count in counts)]
     if unused:
         logger.warning("Pascal VOC has no list of states: %s, which no box has, is lost", ", ".join(unused))
+    for dataset in splits.values():
+        _require_same_photos(dataset, folder / "JPEGImages")
     for split, dataset in splits.items():
         write_voc(folder, FILES[split], records_of(dataset))
         _copy_photos(dataset, folder / "JPEGImages")
 
 
-def _copy_photos(dataset: Dataset, folder: Path) -> None:
+def _photos(dataset: Dataset, folder: Path) -> Iterator[tuple[Path, dict]]:
+    """Where each photo of a split goes, and its cell."""
     for name, image in zip(dataset["image_id"], dataset["image"], strict=True):
-        target = Path(file_in(folder, name))
-        content = image["bytes"] or Path(image["path"]).read_bytes()
-        if not target.is_file() or target.read_bytes() != content:
+        yield Path(file_in(folder, name)), image
+
+
+def _require_same_photos(dataset: Dataset, folder: Path) -> None:
+    """Raise DataError where a folder holds another photo under the name of one of the split."""
+    for target, image in _photos(dataset, folder):
+        if target.is_file() and target.read_bytes() != _content(image):
+            raise DataError(
+                f"{target}: is another photo of that name and would be overwritten: write to an empty folder (--folder)"
+            )
+
+
+def _copy_photos(dataset: Dataset, folder: Path) -> None:
+    for target, image in _photos(dataset, folder):
+        if not target.is_file():
             with atomic_write(target, binary=True) as file:
-                file.write(content)
+                file.write(_content(image))
 
 
-LAYOUTS: dict[str, Writer] = {
-    "coco": _each("coco.json", write_coco),
-    "delftbikes": _each("annotations.json", lambda path, dataset, _: write_delftbikes(path, dataset)),
-    "cvat": _each("cvat.xml", lambda path, dataset, _: write_cvat(path, records_of(dataset))),
-    "label_studio": _label_studio,
-    "yolo": _yolo,
-    "voc": _voc,
+def _content(image: dict) -> bytes:
+    return image["bytes"] or Path(image["path"]).read_bytes()
+
+
+_VOC_FOLDER = "Annotations"
+# what each layout writes its annotations to, some a file per split, and how
+LAYOUTS: dict[str, tuple[str, Writer]] = {
+    "coco": ("{}_coco.json", _each(write_coco)),
+    "delftbikes": ("{}_annotations.json", _each(lambda path, rows, _: write_delftbikes(path, rows))),
+    "cvat": ("{}_cvat.xml", _each(lambda path, rows, _: write_cvat(path, records_of(rows)))),
+    "label_studio": ("{}_label_studio.json", _label_studio),
+    "yolo": ("data.yaml", _yolo),
+    "voc": (_VOC_FOLDER, _voc),
 }

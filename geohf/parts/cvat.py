@@ -10,7 +10,7 @@ from geohf.data.splits import SPLIT_NAMES
 from geohf.errors import DataError
 from geohf.io import add_element, write_xml
 from geohf.parts.attributes import OCCLUDED
-from geohf.parts.markup import attributes_of, numbers, require_upright
+from geohf.parts.markup import add_children, attributes_of, numbers, require_upright
 from geohf.parts.records import PartRecord, PhotoRecord, Source
 
 _SUBSETS = {name: split for split, names in SPLIT_NAMES.items() for name in names}
@@ -34,10 +34,9 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
         if not image.get("name"):
             raise DataError(f"{path}: image {image.get('id')} has no name")
         name, subset = image.attrib["name"], image.get("subset", "")
-        if subset.lower() not in _SUBSETS and subset.lower() not in _NO_SUBSET:
-            raise DataError(
-                f"{path}: {name} is of the subset {subset!r}, and not of {', '.join(SPLIT_NAMES)}"
-            )
+        if subset.lower() not in (*_SUBSETS, *_NO_SUBSET):
+            splits = ", ".join(SPLIT_NAMES)
+            raise DataError(f"{path}: {name} is of the subset {subset!r}, and not of {splits}")
         place = f"images/{subset}/{name}" if subset else None
         photo = PhotoRecord(name, image.get("width"), image.get("height"), place=place)
         photo.parts = [_part(shape) for shape in image if shape.tag != "tag"]
@@ -60,8 +59,8 @@ def read_cvat(root: Element, path: Path, split: str) -> tuple[dict[str, Source],
 
 
 def _part(shape: Element) -> PartRecord:
-    attributes = {child.get("name", ""): (child.text or "").strip() for child in shape.iter("attribute")}
-    attributes = {name: value for name, value in attributes.items() if value != UNDEFINED}
+    told = ((child.get("name", ""), (child.text or "").strip()) for child in shape.iter("attribute"))
+    attributes = {name: value for name, value in told if value != UNDEFINED}
     if shape.get(OCCLUDED) is not None:  # its own mark, unless an attribute is called so
         attributes.setdefault(OCCLUDED, "true" if shape.get(OCCLUDED) == "1" else "false")
     part = PartRecord(shape.get("label"), trust=attributes.pop("trust", 1.0), attributes=attributes)
@@ -81,11 +80,9 @@ def _box(shape: Element) -> list[float]:
         left, top, right, bottom = numbers(shape.attrib, ("xtl", "ytl", "xbr", "ybr"))
         return [left, top, right - left, bottom - top]
     if shape.tag == "polygon":
+        points = [point.split(",") for point in shape.get("points", "").split(";")]
         try:
-            points = [
-                [float(side) for side in point.split(",")] for point in shape.get("points", "").split(";")
-            ]
-            x, y = zip(*points, strict=True)
+            x, y = (list(map(float, sides)) for sides in zip(*points, strict=True))
         except ValueError:
             raise DataError(f"the polygon's points are {shape.get('points')!r}") from None
         return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
@@ -100,16 +97,13 @@ def write_cvat(path: str | Path, source: Source) -> None:
     kinds = [("state", "select", source.states), ("trust", "text", []), ("iscrowd", "checkbox", ["false"])]
     kinds += [(name, "select", [UNDEFINED, *values]) for name, values in source.attributes.items()]
     for name in source.parts:
-        label = add_element(labels, "label")
-        add_element(label, "name", name)
+        label = add_children(labels, "label", {"name": name})
         attributes = add_element(label, "attributes")
         for key, kind, values in kinds:
-            attribute = add_element(attributes, "attribute")
-            add_element(attribute, "name", key)
-            add_element(attribute, "mutable", "False")
-            add_element(attribute, "input_type", kind)
-            add_element(attribute, "default_value", values[0] if values else "1")
-            add_element(attribute, "values", "\n".join(values))
+            default = values[0] if values else "1"
+            texts = {"name": key, "mutable": "False", "input_type": kind, "default_value": default}
+            texts["values"] = "\n".join(values)
+            add_children(attributes, "attribute", texts)
     for number, photo in enumerate(source.photos):
         image = add_element(root, "image", id=number, name=photo.name, width=photo.width, height=photo.height)
         for part in photo.parts:

@@ -16,21 +16,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from geohf.data.classes import warn_of_spellings
 from geohf.data.splits import copy_numbers, joined_places, split_dataset
 from geohf.data.streaming import StreamedTable
 from geohf.data.tables import RowErrors
 from geohf.data.task_data import TaskData, with_facts
-from geohf.errors import DataError
+from geohf.errors import DataError, require_within
 from geohf.hub.card import data_source
 from geohf.parts.arguments import PartArguments, PartTrainingArguments
 from geohf.parts.formats import Reader
 from geohf.parts.hub_data import load_hub_dataset
 from geohf.parts.records import Source, dataset_of, note_unlisted
 from geohf.parts.sample import write_sample
+from geohf.parts.state_balance import count_pairs
 from geohf.parts.state_file import StateFile
 from geohf.parts.stratify import photo_numbers, stratify
 from geohf.parts.streaming import streamed_parts
-from geohf.parts.vocabulary import NO_STATES, PRESENT, names_of, require_attributes
+from geohf.parts.vocabulary import NO_STATES, PRESENT, attributes_of, names_of, require_attributes
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -109,16 +111,14 @@ def load_parts(
     """Load photos with parts from a folder, a JSON file, or a dataset's name on the Hub.
 
     Args:
-        source: a file in the layout of COCO, DelftBikes, Label Studio (JSON), CVAT (XML of images), YOLO (data.yaml) or
-            Pascal VOC (XML), told by its content, with a state for each box or for none; a folder with one, or with
-            `train_annotations.json`, `train_coco.json`, `annotations/instances_train2017.json`,
-            `train/_annotations.coco.json` (and the same for validation and test), `Annotations/*.xml` or others, see
-            `geohf.parts.folders`; or the name of a dataset with the columns of `part_features`.
+        source: a file in the layout of COCO, DelftBikes, Label Studio (JSON), CVAT (XML of images), YOLO (data.yaml) or Pascal VOC
+            (XML), told by its content; a folder with one, or with one a split, `train_coco.json`,
+            `annotations/instances_train2017.json`, `Annotations/*.xml` and others, see `geohf.parts.folders`; or the name of a
+            dataset of the Hub with the columns of `part_features`.
         on_error: `raise` stops at photos and parts that cannot be used, `skip` leaves them out.
-        min_trust: leave out parts that are trusted less than this, 0 to 1. To a detector they are then background;
-            weighting the loss by `trust` keeps them.
-        images: folder of the photos; by default it is looked for beside the JSON (`train`, `train_images`,
-            `train2017`, `images` and others).
+        min_trust: leave out parts that are trusted less, 0 to 1. To a detector they are then background; weighting the loss
+            by `trust` keeps them.
+        images: folder of the photos; by default it is looked for beside the annotations.
         parts, states: the names where the file does not tell them and they are not the bicycle's.
         state_attribute: what the attribute of a box that is its state is called; by default `state` or `condition`. `none`:
             states are not read; what is absent is left out, and all else is `present`.
@@ -128,19 +128,16 @@ def load_parts(
 
     Returns:
         (a DatasetDict with `train`, and `validation` and `test` where the source has them, with the columns of
-        `part_features`; what was left out).
+        `part_features`; what was left out). A photo that is listed without any part stays: it shows where nothing is to be found.
 
     Raises:
-        DataError: nothing can be loaded; boxes that are no pixels; or, unless skipped: a photo that is listed but
-            not on disk or the reverse, broken, listed twice or of another size than listed; a box outside its photo or
-            without area; an unknown part or state; a part that stands in its photo twice; trust that is no number.
-
-    A photo that is listed without any part stays: it shows where there is nothing to be found.
+        DataError: nothing can be loaded; boxes that are no pixels; or, unless skipped: a photo that is listed but not on disk or
+            the reverse, broken, listed twice or of another size than listed; a box outside its photo or without area; an unknown
+            part or state; a part that stands in its photo twice; trust that is no number.
     """
     from datasets import DatasetDict
 
-    if not 0 <= min_trust <= 1:
-        raise DataError(f"min_trust must be from 0 to 1, got {min_trust}")
+    require_within("[0, 1]", min_trust=min_trust)
     path, errors = Path(source), RowErrors(on_error)
     asked = dict(attributes) if isinstance(attributes, Mapping) else dict.fromkeys(attributes)
     require_attributes({name: [name] for name in asked}, state_attribute)
@@ -159,7 +156,6 @@ def load_parts(
         if state_file is not None:
             StateFile(state_file).apply(list(sources.values()), errors)
         _drop_groups(list(sources.values()))
-        _warn_of_names(list(sources.values()))
         _same_names(list(sources.values()))
         loaded = {split: dataset_of(source, errors, min_trust) for split, source in sources.items()}
         note_unlisted(sources.values(), errors)
@@ -170,6 +166,12 @@ def load_parts(
             logger.warning("%s: left out %d parts trusted less than %g", source, distrusted, min_trust)
     if "train" not in splits:
         raise DataError(f"{source}: has no split 'train' but {', '.join(splits)}")
+    parts_and_states = (names.values() for names in names_of(splits))
+    for kind, names in [
+        *zip(("parts", "states"), parts_and_states, strict=True),
+        *attributes_of(splits).items(),
+    ]:
+        warn_of_spellings(names, f"{source}: {kind}")
     errors.settle(kept=len(splits["train"]))
     for split, dataset in splits.items():
         empty = sum(not len(parts) for parts in dataset["parts"][:])
@@ -197,14 +199,13 @@ def load_for_evaluation(
     """
     tables = (config.id2label, config.id2state)
     parts, states = ([table[number] for number in sorted(table)] for table in tables)
-    on_disk = Path(source).exists()
-    attribute = NO_STATES if on_disk and not config.tells_states else config.state_attribute
+    silent = Path(source).exists() and not config.tells_states
     loaded, _ = load_parts(
         source,
         on_error,
         parts=parts,
         states=states,
-        state_attribute=attribute,
+        state_attribute=NO_STATES if silent else config.state_attribute,
         attributes=config.attributes or (),
     )
     split = next(name for name in ("test", "validation", "train") if name in loaded)
@@ -256,22 +257,15 @@ def split_parts(
     rows = {name: np.flatnonzero(assigned == i) for i, name in enumerate(shares)}
     for name, chosen in rows.items():
         if not len(chosen):
-            raise DataError(
-                f"cannot hold out {shares[name]:.0%} of {len(dataset)} photos for {name}: too few"
-            )
+            share = f"{shares[name]:.0%} of {len(dataset)} photos"
+            raise DataError(f"cannot hold out {share} for {name}: too few")
     return DatasetDict({name: dataset.select(chosen) for name, chosen in rows.items()})
 
 
 def state_table(dataset: Dataset) -> np.ndarray:
     """(photos, parts, states) int64: how often each part stands in each state in each photo."""
-    id2label, id2state = names_of(dataset)
-    table = np.zeros((len(dataset), len(id2label), len(id2state)), np.int64)
-    for row, (parts, states) in enumerate(zip(dataset["parts"][:], dataset["states"][:], strict=True)):
-        known = np.array(
-            [(part, state) for part, state in zip(parts, states, strict=True) if state >= 0], int
-        )
-        np.add.at(table[row], tuple(known.reshape(-1, 2).T), 1)  # a crowd has no state
-    return table
+    parts, states = names_of(dataset)
+    return count_pairs(dataset["parts"][:], dataset["states"][:], len(parts), len(states))
 
 
 def _drop_groups(sources: list[Source]) -> None:
@@ -280,20 +274,8 @@ def _drop_groups(sources: list[Source]) -> None:
     for source in sources:
         source.parts = [name for name in source.parts if name not in groups]
     if groups:
-        logger.warning(
-            "%s: left out %s: a group of other categories or the background, without any annotation",
-            sources[0].path,
-            ", ".join(sorted(groups)),
-        )
-
-
-def _warn_of_names(sources: list[Source]) -> None:
-    """Say where two parts, or two states, are called alike but for spaces and capitals."""
-    for names in (sources[0].parts, sources[0].states):
-        for one, other in combinations(names, 2):
-            if one.strip().lower() == other.strip().lower():
-                told = "are two names, which differ in spaces or capitals alone"
-                logger.warning("%s: %r and %r %s", sources[0].path, one, other, told)
+        told = "%s: left out %s: a group of other categories or the background, without any annotation"
+        logger.warning(told, sources[0].path, ", ".join(sorted(groups)))
 
 
 def _warn_of_shared(sources: dict[str, Source]) -> None:
@@ -301,14 +283,8 @@ def _warn_of_shared(sources: dict[str, Source]) -> None:
     for (one, first), (other, second) in combinations(sources.items(), 2):
         shared = {*first.files} & {*second.files}
         if shared:
-            logger.warning(
-                "%s: %d photos, such as %s, are in %s and in %s: numbers are then not those of new photos",
-                second.path,
-                len(shared),
-                min(shared),
-                one,
-                other,
-            )
+            told = "%s: %d photos, such as %s, are in %s and in %s: numbers are then not those of new photos"
+            logger.warning(told, second.path, len(shared), min(shared), one, other)
 
 
 def _same_names(sources: list[Source]) -> None:

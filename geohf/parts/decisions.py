@@ -14,10 +14,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from geohf.errors import DataError
+from geohf.errors import DataError, require_within
 from geohf.metrics.calibration import fit_temperature, risk_threshold
 from geohf.parts.coco_eval import Detections, GroundTruth, match_and_count
-from geohf.parts.state_metrics import MATCH_IOU, Table, is_there, matched_truths, unlisted_parts
+from geohf.parts.state_metrics import (
+    MATCH_IOU,
+    Table,
+    is_there,
+    join_photos,
+    matched_truths,
+    take_rows,
+    unlisted_parts,
+)
 
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
@@ -65,12 +73,9 @@ def reset_decisions(config: PartStateConfig) -> None:
 
 def require_enough_photos(photos: int, **limits: float | None) -> None:
     """Raise DataError where so few photos cannot promise a limit, or where it is none."""
+    require_within("(0, 1)", **limits)
     for name, limit in limits.items():
-        if limit is None:
-            continue
-        if not 0 < limit < 1:
-            raise DataError(f"--{name} must lie between 0 and 1, got {limit}")
-        if photos < 1 / limit - 1:
+        if limit is not None and photos < 1 / limit - 1:
             needed = math.ceil(1 / limit - 1 - 1e-9)
             raise DataError(
                 f"--{name} {limit:g} needs at least {needed} validation photos, there are {photos}"
@@ -200,29 +205,24 @@ def presence_in(
     """As `presence_of`, of tables of detections, truths and crowds with the number of each one's `photo`."""
     score, there = np.zeros((photos, parts)), np.full((photos, parts), -1)
     claims = is_there(detections["states"], absent_state)
-    photo, label, scores = (detections[key][claims] for key in ("photo", "labels", "scores"))
-    np.maximum.at(score, (photo, label), scores)
-    if absent_state is None:
-        absent = unlisted_parts(truths, crowds, photos, parts)
-    else:
-        absent = {key: truths[key][truths["states"] == absent_state] for key in ("photo", "labels")}
+    np.maximum.at(
+        score, (detections["photo"][claims], detections["labels"][claims]), detections["scores"][claims]
+    )
+    shown = is_there(truths["states"], absent_state)
+    listed = take_rows(truths, ~shown)
+    absent = unlisted_parts(truths, crowds, photos, parts) if absent_state is None else listed
     there[absent["photo"], absent["labels"]] = 0
-    for table, rows in ((truths, is_there(truths["states"], absent_state)), (crowds, slice(None))):
-        there[table["photo"][rows], table["labels"][rows]] = 1
+    for table in (take_rows(truths, shown), crowds):
+        there[table["photo"], table["labels"]] = 1
     return Presence(score, there)
 
 
-def joined(predictions: Sequence[Mapping], targets: Sequence[Mapping]) -> tuple[dict, dict, dict]:
+def joined(predictions: Sequence[Mapping], targets: Sequence[Mapping]) -> tuple[Table, Table, Table]:
     """Detections, truths and crowds of all photos, each with its `photo`."""
-    detections = _joined(predictions, ("boxes", "labels", "scores", "states", "state_probs"))
-    truths = _joined(targets, ("boxes", "labels", "states", "iscrowd"))
+    told = [key for key in ("boxes", "labels", "scores", "states", "state_probs") if key in predictions[0]]
+    truths = join_photos(targets, ("boxes", "labels", "states", "iscrowd"))
     crowd = truths["iscrowd"].astype(bool)
-    return detections, {k: v[~crowd] for k, v in truths.items()}, {k: v[crowd] for k, v in truths.items()}
-
-
-def _joined(rows: Sequence[Mapping], keys: Sequence[str]) -> dict[str, np.ndarray]:
-    table = {key: np.concatenate([np.asarray(row[key]) for row in rows]) for key in keys if key in rows[0]}
-    return table | {"photo": np.repeat(np.arange(len(rows)), [len(row["labels"]) for row in rows])}
+    return join_photos(predictions, told), take_rows(truths, ~crowd), take_rows(truths, crowd)
 
 
 def _risk_limits(
@@ -243,13 +243,8 @@ def _risk_limits(
         if turned is None:
             logger.warning("--max_hallucinated %g cannot be held at any threshold", hallucinated)
         elif highest is not None and 1 - turned > highest:
-            logger.warning(
-                "--max_missed %g holds below a score of %.3f, --max_hallucinated %g above %.3f: the first is kept",
-                missed,
-                highest,
-                hallucinated,
-                1 - turned,
-            )
+            told = "--max_missed %g holds below a score of %.3f, --max_hallucinated %g above %.3f: the first is kept"
+            logger.warning(told, missed, highest, hallucinated, 1 - turned)
         else:
             config.max_hallucinated, lowest = hallucinated, 1 - turned
     if highest is not None:

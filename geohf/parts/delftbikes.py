@@ -21,8 +21,6 @@ def read_delftbikes(
     """The photos of a file in that layout; a photo that has no such form is noted in `errors`.
 
     Args:
-        content: the file's JSON.
-        path: names it in messages.
         states: in the order of `object_state_class`.
 
     Raises:
@@ -37,12 +35,11 @@ def read_delftbikes(
             f"{path}: has neither COCO's `images` and `annotations`, nor photos with `parts`{hint}"
         )
     for name, entry in content.entries():
-        parts = entry.get("parts") if isinstance(entry, dict) else None
-        image = (entry.get("image") or {}) if isinstance(entry, dict) else None
+        entry = entry if isinstance(entry, dict) else {}
+        parts, image = entry.get("parts"), entry.get("image") or {}
         if isinstance(parts, list):  # the names then stand in the parts alone
-            parts = JsonObject(
-                [(part.get("part_name") if isinstance(part, dict) else part, part) for part in parts]
-            )
+            named = [part.get("part_name") if isinstance(part, dict) else part for part in parts]
+            parts = JsonObject(list(zip(named, parts, strict=True)))
         if not isinstance(parts, JsonObject) or not isinstance(image, dict):
             errors.add(path, name, "the photo's entry has no `parts`")
             continue

@@ -22,19 +22,10 @@ from geohf.vision.repos import hub_weights, reason_of
 
 LEAST_TRANSFORMERS = "5.24"  # before, some of them learn wrong losses
 # of a published config: names of classes, where it came from, and sizes that ours are not bound to
-NOT_KEPT = (
-    *(
-        "model_type",
-        "id2label",
-        "label2id",
-        "num_labels",
-        "architectures",
-        "dtype",
-        "torch_dtype",
-        "_name_or_path",
-    ),
-    *("transformers_version", "anchor_image_size", "eval_size"),
-)
+NOT_KEPT = {
+    *("model_type", "id2label", "label2id", "num_labels", "architectures", "dtype", "torch_dtype"),
+    *("_name_or_path", "transformers_version", "anchor_image_size", "eval_size"),
+}
 PRIOR = 0.01  # a new class's probability before it has learned anything
 # layers as wide as the number of classes
 CLASS_LAYERS = {"class_embed", "enc_score_head", "denoising_class_embed", "enc_out_class_embed"}
@@ -106,17 +97,14 @@ def published_fields(name: str) -> dict[str, Any]:
         DataError: it holds none of these detectors.
     """
     folder, raw = backbone_config(name)
-    kind = (
-        raw.get("architecture")
-        if raw.get("model_type") == PartStateConfig.model_type
-        else raw.get("model_type")
-    )
+    ours = raw.get("model_type") == PartStateConfig.model_type
+    kind = raw.get("architecture" if ours else "model_type")
     if kind not in DETECTORS or folder is None:
         raise DataError(
             f"{name}: holds no detector of {', '.join(DETECTORS)}, but {kind or 'nothing that says what'}"
         )
     require_transformers()
-    if raw["model_type"] == PartStateConfig.model_type:
+    if ours:
         known = ("architecture", "detector_config", "image_size", "image_processor", "norm")
         return {key: raw[key] for key in known if key in raw}
     try:
@@ -136,8 +124,7 @@ def published_fields(name: str) -> dict[str, Any]:
 def random_fields(architecture: str) -> dict[str, Any]:
     """Fields of `PartStateConfig` for random weights: group norms learn from them, and batch norms do not."""
     require_choice(DETECTORS, architecture=architecture)
-    sides = {"image_size": [SIDE_OF.get(architecture, 640)] * 2}
-    return {"architecture": architecture, "norm": "group"} | sides
+    return {"architecture": architecture, "norm": "group", "image_size": [SIDE_OF.get(architecture, 640)] * 2}
 
 
 def _photos(folder: Path, multiple: int) -> dict[str, Any]:
@@ -155,10 +142,7 @@ def _photos(folder: Path, multiple: int) -> dict[str, Any]:
 
 
 def published_detector(name: str, norm: str) -> PreTrainedModel:
-    """The detector in a folder or repo of transformers'.
-
-    Args:
-        norm: as `build_detector` takes it.
+    """The detector in a folder or repo of transformers'; `norm` as `build_detector` takes it.
 
     Raises:
         DataError: there are no weights, or they cannot be read.
@@ -173,15 +157,20 @@ def published_detector(name: str, norm: str) -> PreTrainedModel:
     return published
 
 
-def take_weights(detector: PreTrainedModel, published: PreTrainedModel, name: str) -> None:
-    """Take a published detector's weights into one that was built like it, all but what depends on the classes.
+def take_weights(
+    detector: PreTrainedModel, published: PreTrainedModel, name: str, same_classes: bool = False
+) -> None:
+    """Take a published detector's weights into one that was built like it, but for other classes not what depends on them.
 
     Raises:
         DataError: they are not those that the config asks for.
     """
     own, source = detector.state_dict(), published.state_dict()
     fitting = {key: value for key, value in source.items() if key in own and value.shape == own[key].shape}
-    lacking = [key for key in own if key not in fitting and not {*key.split(".")} & CLASS_LAYERS]
+    of_classes = {key for key in own if {*key.split(".")} & CLASS_LAYERS}
+    if not same_classes:
+        fitting = {key: value for key, value in fitting.items() if key not in of_classes}
+    lacking = [key for key in own if key not in fitting and key not in of_classes]
     lacking = [key for key in lacking if not key.endswith("num_batches_tracked")]
     if lacking:
         raise DataError(

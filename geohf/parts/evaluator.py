@@ -17,10 +17,12 @@ from geohf.parts.state_metrics import (
     calibration_error,
     confusion_counts,
     is_there,
+    join_photos,
     match_attributes,
     match_states,
     state_error,
     state_metrics,
+    take_rows,
     unlisted_parts,
     verification_metrics,
 )
@@ -47,6 +49,11 @@ def evaluate_detections(
     return evaluator.compute()
 
 
+# of no photo
+_NONE = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, np.int64), "states": np.zeros(0, np.int64)}
+_NONE |= {"scores": np.zeros(0), "state_scores": np.zeros(0), "attributes": np.zeros((0, 1), np.int64)}
+
+
 class _Photos(NamedTuple):
     """All photos that were added, one after the other, and how many parts and states there are."""
 
@@ -62,19 +69,16 @@ class PartEvaluator:
 
     Args:
         num_parts, num_states: by default one more than the largest index that occurs.
-        absent_state: index of the state of parts that are not there; None where there is no such state: then a part
-            that a photo does not list is absent from it.
+        absent_state: index of the state of parts that are not there; None: there is none, and parts that are not listed are absent.
         part_names: for the names of metrics, by default the indices.
-        score_threshold: all metrics but the average precisions count detections with at least this score; one for all
-            parts, or one for each.
+        score_threshold: from which all metrics but the average precisions count a detection; one for all parts, or one for each.
         attributes: name -> values of what is told of a part beside its state; predictions and targets then have `attributes`
             (n, attributes), the numbers of the values, in targets below 0 where unlabeled.
 
-    A prediction is a mapping of arrays or tensors with `boxes` (n, 4) xyxy in pixels, `labels` (n,) part indices
-    from 0, `scores` (n,), `states` (n,) and `state_scores` (n,). A target has `boxes`, `labels` and `states`, absent
-    parts with the box where they would be; where every target has an `image_id`, ties between photos are broken by
-    it, and the order in which photos are added does not matter either. Where `iscrowd` (n,) is 1, a box is COCO's
-    region of several such parts, of any state: detections in it that find no truth are not held against anyone.
+    A prediction is a mapping of arrays or tensors with `boxes` (n, 4) xyxy in pixels, `labels` (n,) part indices from 0, `scores`
+    (n,), `states` (n,) and `state_scores` (n,). A target has `boxes`, `labels` and `states`, absent parts with the box where they
+    would be. Where every target has an `image_id`, it breaks ties between photos, and their order does not matter either. Where
+    `iscrowd` (n,) is 1, a box is COCO's region of several such parts, of any state: detections in it that find no truth do not count.
     """
 
     def __init__(
@@ -112,19 +116,18 @@ class PartEvaluator:
         predictions, targets = list(predictions), list(targets)
         if len(predictions) != len(targets):
             raise DataError(f"{len(predictions)} predictions for {len(targets)} targets")
+        limits = {"labels": self.num_parts, "states": self.num_states}
         for prediction, target in zip(predictions, targets, strict=True):
             name = target.get("image_id", f"number {len(self._photos)}")
             scores, further = ("scores", "state_scores"), len(self.attributes)
             detections = _checked(prediction, scores, f"prediction of photo {name}", further)
             truths, crowds = _checked_target(target, f"target of photo {name}", further)
             for table in (detections, truths, crowds):
-                columns = {"labels": (table["labels"], self.num_parts)}
-                columns["states"] = (table["states"], self.num_states)
-                for column, (key, values) in enumerate(
-                    self.attributes.items() if table is not crowds else ()
-                ):
-                    columns[key] = (table["attributes"][:, column], len(values))
-                for key, (numbers, limit) in columns.items():
+                columns = [(key, table[key], limit) for key, limit in limits.items()]
+                if self.attributes and table is not crowds:
+                    told = zip(self.attributes.items(), table["attributes"].T, strict=True)
+                    columns += [(key, numbers, len(values)) for (key, values), numbers in told]
+                for key, numbers, limit in columns:
                     if limit is not None and (numbers >= limit).any():
                         raise DataError(f"photo {name}: {key} hold {numbers.max()}, there are {limit} from 0")
             self._photos.append((detections, truths, crowds))
@@ -149,8 +152,8 @@ class PartEvaluator:
         whole, pairs = self._matched(photos)
         precision = whole.precision()
         metrics = {"map": _mean(precision)}
-        for name, threshold in (("map_50", 0.5), ("map_75", 0.75)):
-            metrics[name] = _mean(precision[np.isclose(IOU_THRESHOLDS, threshold)])
+        for percent in (50, 75):
+            metrics[f"map_{percent}"] = _mean(precision[np.isclose(IOU_THRESHOLDS, percent / 100)])
         detections, there, crowds = self._boxes(photos)
         for size, area in AREAS.items():
             metrics[f"map_{size}"] = _mean(MatchedBoxes(detections, there, parts, crowds, area).precision())
@@ -187,11 +190,9 @@ class PartEvaluator:
 
         def measure(numbers: np.ndarray) -> dict[str, float]:
             counts = np.bincount(numbers, minlength=len(self))
-            rows = np.repeat(np.arange(len(told)), counts[truths["photo"]])
-            drawn = {key: column[rows] for key, column in truths.items()}
-            missing = unlisted and {
-                key: np.repeat(column, counts[unlisted["photo"]]) for key, column in unlisted.items()
-            }
+            rows = _repeated(truths, counts)
+            drawn = take_rows(truths, rows)
+            missing = unlisted and take_rows(unlisted, _repeated(unlisted, counts))
             verified = verification_metrics(sure, drawn, parts, self.absent_state, photos.crowds, missing)
             metrics = {"map": _mean(whole.precision(counts)), "hallucination": verified["hallucination"]}
             if self.num_states != 1:
@@ -222,8 +223,8 @@ class PartEvaluator:
     def _sure(self, photos: _Photos) -> Table:
         """The detections that have the score."""
         detections, limit = photos.detections, np.asarray(self.score_threshold)
-        sure = detections["scores"] >= (limit[detections["labels"]] if limit.ndim else limit)
-        return {key: values[sure] for key, values in detections.items()}
+        limit = limit[detections["labels"]] if limit.ndim else limit
+        return take_rows(detections, detections["scores"] >= limit)
 
     def _boxes(self, photos: _Photos) -> tuple[Detections, GroundTruth, GroundTruth]:
         """Detections, parts that are not absent, and crowds, for average precision."""
@@ -235,7 +236,8 @@ class PartEvaluator:
         """Boxes matched by their parts, and by their pairs of part and state."""
         detections, truths, crowds = self._boxes(photos)
         own, parts, states = photos.detections, photos.parts, photos.states
-        true_states = photos.truths["states"][is_there(photos.truths["states"], self.absent_state)]
+        true_states = photos.truths["states"]
+        true_states = true_states[is_there(true_states, self.absent_state)]
         pairs = detections._replace(
             label=own["labels"] * states + own["states"], score=own["scores"] * own["state_scores"]
         )
@@ -245,10 +247,8 @@ class PartEvaluator:
             (crowds.label[:, None] * states + np.arange(states)).ravel(),
             np.repeat(crowds.box, states, axis=0),
         )
-        return (
-            MatchedBoxes(detections, truths, parts, crowds),
-            MatchedBoxes(pairs, true_pairs, parts * states, crowd_pairs),
-        )
+        of_pairs = MatchedBoxes(pairs, true_pairs, parts * states, crowd_pairs)
+        return MatchedBoxes(detections, truths, parts, crowds), of_pairs
 
     def _confusion(self, photos: _Photos) -> np.ndarray:
         told = match_states(self._sure(photos), photos.truths, photos.parts)
@@ -260,19 +260,11 @@ class PartEvaluator:
             if len(set(self._ids)) < len(self._ids):
                 raise DataError("two targets have the same image_id")
             order = sorted(order, key=self._ids.__getitem__)
-        detections, truths, crowds = (_table([self._photos[i][which] for i in order]) for which in (0, 1, 2))
+        photos = [self._photos[i] for i in order] or [(_NONE, _NONE, _NONE)]
+        detections, truths, crowds = (join_photos(tables, tables[0]) for tables in zip(*photos, strict=True))
         parts = self.num_parts or _count(detections["labels"], truths["labels"], crowds["labels"])
         states = self.num_states or _count(detections["states"], truths["states"])
         return _Photos(detections, truths, crowds, parts, states)
-
-
-def _table(photos: list[dict]) -> dict[str, np.ndarray]:
-    empty = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, np.int64), "states": np.zeros(0, np.int64)}
-    empty |= {"scores": np.zeros(0), "state_scores": np.zeros(0), "attributes": np.zeros((0, 1), np.int64)}
-    keys = photos[0] if photos else empty
-    table = {key: np.concatenate([photo[key] for photo in photos] or [empty[key]]) for key in keys}
-    lengths = [len(photo["labels"]) for photo in photos]
-    return table | {"photo": np.repeat(np.arange(len(photos)), lengths)}
 
 
 def _checked_target(target: Mapping, name: str, attributes: int) -> tuple[dict, dict]:
@@ -284,7 +276,7 @@ def _checked_target(target: Mapping, name: str, attributes: int) -> tuple[dict, 
         if len(crowd) != len(states):
             raise DataError(f"{name}: lengths differ: states {len(states)}, iscrowd {len(crowd)}")
     whole = _checked({**target, "states": np.where(crowd, 0, states)}, (), name, attributes)
-    return {key: v[~crowd] for key, v in whole.items()}, {key: v[crowd] for key, v in whole.items()}
+    return take_rows(whole, ~crowd), take_rows(whole, crowd)
 
 
 def _checked(values: Mapping, scores: Sequence[str], name: str, attributes: int) -> dict[str, np.ndarray]:
@@ -303,6 +295,11 @@ def _checked(values: Mapping, scores: Sequence[str], name: str, attributes: int)
     for key in ("boxes", *scores):
         if not np.isfinite(arrays[key]).all():
             raise DataError(f"{name}: {key} hold NaN or infinity")
+    turned = arrays["boxes"][(arrays["boxes"][:, 2:] < arrays["boxes"][:, :2]).any(1)]
+    if len(turned):
+        raise DataError(
+            f"{name}: boxes hold {turned[0].tolist()}; they must be left, top, right, bottom, not left, top, width, height"
+        )
     return arrays
 
 
@@ -314,6 +311,11 @@ def _array(values: Mapping, key: str, name: str, dtype) -> np.ndarray:
         value = value.detach().cpu()
         value = (value.double() if value.is_floating_point() else value).numpy()
     return np.asarray(value, dtype)
+
+
+def _repeated(table: Table, counts: np.ndarray) -> np.ndarray:
+    """Rows of a table, each as often as its photo counts."""
+    return np.repeat(np.arange(len(table["photo"])), counts[table["photo"]])
 
 
 def _count(*indices: np.ndarray) -> int:

@@ -28,20 +28,10 @@ _FILES = (
     "{}_cvat.xml",
     "{}.xml",
 )
-_ALONE = (
-    "annotations.json",
-    "_annotations.coco.json",
-    "annotations.xml",
-    "data.yaml",
-    "dataset.yaml",
-    "obj.data",
-)
-# of Pascal VOC
-_XML = (
-    "[Aa]nnotations/**/*.xml",
-    "*.xml",
-    *(f"{name}/*.xml" for names in SPLIT_NAMES.values() for name in names),
-)
+_YOLO = ("data.yaml", "dataset.yaml", "obj.data")
+_ALONE = ("annotations.json", "_annotations.coco.json", "annotations.xml", *_YOLO)
+_NAMES = [name for names in SPLIT_NAMES.values() for name in names]
+_XML = ("[Aa]nnotations/**/*.xml", "*.xml", *(f"{name}/*.xml" for name in _NAMES))  # of Pascal VOC
 _ASKED = 100  # so many photos are looked for in a folder before another is tried
 
 
@@ -68,24 +58,17 @@ def annotation_files(folder: Path) -> dict[str, Path]:
     possible = [path for files in [*layouts, {"": alone}] for paths in files.values() for path in paths]
     beside = [path for path in dict.fromkeys(possible) if path not in read.values()]
     if beside:
-        names = (
-            listed([str(path.relative_to(folder)) for path in paths]) for paths in (read.values(), beside)
-        )
+        names = (listed([path.relative_to(folder) for path in paths]) for paths in (read.values(), beside))
         logger.warning("%s: %s is read, and %s beside it is not; name a file to read that", folder, *names)
     return read
 
 
 def _files_of_layout(folder: Path, pattern: str) -> dict[str, list[Path]]:
-    files = {
-        split: [
-            path
-            for name in names
-            for ending in ("", ".gz")
-            for path in sorted(folder.glob(pattern.format(name) + ending))
-        ]
-        for split, names in SPLIT_NAMES.items()
-    }
-    return {split: list(dict.fromkeys(paths)) for split, paths in files.items() if paths}
+    files = {}
+    for split, names in SPLIT_NAMES.items():
+        patterns = [pattern.format(name) + ending for name in names for ending in ("", ".gz")]
+        files[split] = list(dict.fromkeys(path for each in patterns for path in sorted(folder.glob(each))))
+    return {split: paths for split, paths in files.items() if paths}
 
 
 def image_folder(path: Path, split: str, names: Iterable[str]) -> Path:
@@ -96,7 +79,7 @@ def image_folder(path: Path, split: str, names: Iterable[str]) -> Path:
     asked = list(islice(names, _ASKED))
     best, most = None, 0
     for folder in _folders(path, split):
-        count = sum(_holds(folder, name) for name in asked)
+        count = sum(holds(folder, name) for name in asked)
         if best is None or count > most:
             best, most = folder, count
         if most == len(asked):
@@ -113,10 +96,8 @@ def _folders(path: Path, split: str) -> Iterator[Path]:
     told = next((key for key, names in SPLIT_NAMES.items() for name in names if name in stem), split)
     # a share held out of train has its photos there
     aliases = [SPLIT_NAMES[key] for key in (told, split, "train")]
-    own, others, train = (
-        [form.format(alias) for alias in names for form in ("{}", "{}_images", "images/{}", "{}[0-9]*")]
-        for names in aliases  # train2017
-    )
+    forms = ("{}", "{}_images", "images/{}", "{}[0-9]*")  # train2017
+    own, others, train = ([form.format(alias) for alias in names for form in forms] for names in aliases)
     deeper = [form.format(alias) for names in aliases for alias in names for form in ("*/{}", "*/{}[0-9]*")]
     for pattern in (*own, *others, "images", ".", *train, *deeper, "*", "*/images", "images/*", "images/*/*"):
         for base in bases:
@@ -124,7 +105,8 @@ def _folders(path: Path, split: str) -> Iterator[Path]:
             yield from (folder for folder in folders if folder.is_dir())
 
 
-def _holds(folder: Path, name: str) -> bool:
+def holds(folder: Path, name: str) -> bool:
+    """Whether there is such a file in a folder."""
     try:
         return Path(file_in(folder, name)).is_file()
     except DataError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from geohf.data.tables import RowErrors
@@ -13,7 +14,7 @@ from geohf.parts.attributes import read_attributes, read_states
 from geohf.parts.coco import attribute_values, is_coco, read_coco
 from geohf.parts.cvat import read_cvat
 from geohf.parts.delftbikes import read_delftbikes
-from geohf.parts.folders import annotation_files, image_folder
+from geohf.parts.folders import annotation_files, holds, image_folder
 from geohf.parts.label_studio import (
     LABEL_CONFIG,
     is_label_studio,
@@ -30,9 +31,8 @@ from geohf.parts.yolo import DARKNET, read_yolo
 
 logger = logging.getLogger(__name__)
 
-YAML = (".yaml", ".yml")
 
-
+@dataclass
 class Reader:
     """Reads the files of a source, whatever their layout.
 
@@ -42,18 +42,15 @@ class Reader:
         attributes: name -> values of what is asked for beside the state; None: the values of the files.
     """
 
-    def __init__(
-        self,
-        errors: RowErrors,
-        parts: Sequence[str] | None = None,
-        states: Sequence[str] | None = None,
-        state_attribute: str | None = None,
-        attributes: Mapping[str, Sequence[str] | None] | None = None,
-    ):
-        self.errors, self.parts, self.states, self.state_attribute = errors, parts, states, state_attribute
-        self.attributes = attributes or {}
-        self._values: dict[str, list[str]] = {}  # of attributes, as files list them
-        self._open: list[Source] = []  # whose states still lie among attributes
+    errors: RowErrors
+    parts: Sequence[str] | None = None
+    states: Sequence[str] | None = None
+    state_attribute: str | None = None
+    attributes: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
+    _values: dict[str, list[str]] = field(
+        default_factory=dict, init=False
+    )  # of attributes, as files list them
+    _open: list[Source] = field(default_factory=list, init=False)  # whose states still lie among attributes
 
     def read(self, path: Path, images: Path | None = None) -> dict[str, Source]:
         """split -> the photos of its annotations, with the folder that they lie in, and the names of all splits.
@@ -83,11 +80,10 @@ class Reader:
     def _name_parts_and_states(self, path: Path) -> None:
         """The names where no file lists them all: those of every split together."""
         read_states(self._open, self.state_attribute, self.states, self._values, self.attributes)
-        parts = [part for source in self._open for photo in source.photos for part in photo.parts]
-        listed = list(dict.fromkeys(name for source in self._open for name in source.parts))
-        names = list(
-            self.parts or listed or sorted({part.name for part in parts if isinstance(part.name, str)})
-        )
+        parts = [part for source in self._open for part in source.records]
+        listed = dict.fromkeys(name for source in self._open for name in source.parts)
+        found = {part.name for part in parts if isinstance(part.name, str)}
+        names = list(self.parts or listed or sorted(found))
         if not names:
             self.errors.settle(kept=0)
             reason = next((f": {part.problem}" for part in parts if part.problem), "")
@@ -98,7 +94,7 @@ class Reader:
     def _of_file(self, path: Path, split: str, images: Path | None) -> tuple[str, dict[str, Source]]:
         if path.is_dir():
             return "Pascal VOC", self._with_attributes(read_voc(path, voc_files(path)))
-        if path.suffix.lower() in (*YAML, DARKNET):
+        if path.suffix.lower() in (".yaml", ".yml", DARKNET):
             return "YOLO", read_yolo(path, self.errors, self.state_attribute)
         if is_answer_table(path):
             return "a table of answers", self._with_attributes({split: read_answer_table(path, images)})
@@ -162,14 +158,10 @@ def _folder_of(source: Source, split: str) -> Path:
     path = source.path / "Annotations" if source.path.is_dir() else source.path
     folder = image_folder(path, split, names)
     before = uploaded_names(names)
-    if before != names and not _any_in(folder, names):
+    if before != names and not any(holds(folder, name) for name in names):
         other = image_folder(path, split, before)
-        if _any_in(other, before):
+        if any(holds(other, name) for name in before):
             for photo, name in zip(source.photos, before, strict=True):
                 photo.name = name
             return other
     return folder
-
-
-def _any_in(folder: Path, names: Iterable[str]) -> bool:
-    return any((folder / name).is_file() for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +42,10 @@ class Frame:
         if given_width is None and given_height is None:
             return cls(*upright)
         try:
-            given = tuple(int(value) for value in (given_width, given_height))
+            given = int(given_width), int(given_height)
         except (TypeError, ValueError, OverflowError):
             raise DataError(f"width and height are {given_width!r} and {given_height!r}") from None
-        if given == (0, 0):  # as tools write that did not look
-            return cls(*upright)
-        if given == upright:
+        if given in (upright, (0, 0)):  # 0 is what tools write that did not look
             return cls(*upright)
         if given == (width, height):
             return cls(*upright, orientation)
@@ -64,9 +63,8 @@ class Frame:
         box = four_numbers(given)
         # nearly all boxes of nearly all photos: nothing to turn, to cut or to refuse
         if self.orientation == 1:
-            left, top, right, bottom = np.array(
-                [*box[:2], box[0] + box[2], box[1] + box[3]], np.float32
-            ).tolist()
+            corners = [*box[:2], box[0] + box[2], box[1] + box[3]]
+            left, top, right, bottom = np.array(corners, np.float32).tolist()
             if 0 <= left < right <= self.width and 0 <= top < bottom <= self.height:
                 return [left, top, right, bottom]
         name = "left {:g}, top {:g}, width {:g}, height {:g}".format(*box)
@@ -78,8 +76,8 @@ class Frame:
             return cut_box(upright, (self.width, self.height), name)
         except DataError as error:
             left, top, right, bottom = box
-            corners = 0 <= left < right <= stored[0] and 0 <= top < bottom <= stored[1]
-            hint = "; are these left, top, right and bottom?" if corners else ""
+            fits = 0 <= left < right <= stored[0] and 0 <= top < bottom <= stored[1]
+            hint = "; are these left, top, right and bottom?" if fits else ""
             raise DataError(f"{error}{hint}") from None
 
 
@@ -119,24 +117,22 @@ def require_pixels(boxes: Sequence[Any], sizes: Sequence[Sequence[int]], source:
     Raises:
         DataError: no box is larger than a pixel, or all boxes of large photos end at 100.
     """
-    known, sides = [], []
+    known, smallest = [], math.inf
     for box, size in zip(boxes, sizes, strict=True):
-        try:
+        with suppress(DataError):
             known.append(four_numbers(box))
-            sides.append(size)
-        except DataError:
-            continue
+            smallest = min(smallest, *size)
     if not known:
         return
     table = np.array(known)
-    if table[:, 2:].max() <= 1 and min(map(min, sides)) > 1:
+    if table[:, 2:].max() <= 1 and smallest > 1:
         raise DataError(
             f"{source}: no box is larger than a pixel; boxes must be in pixels: if these are shares, multiply them "
             "by each photo's width and height"
         )
     ends = table[:, :2] + table[:, 2:]
     percent = table.min() >= 0 and ends.max() <= _PERCENT and (ends.max(0) > _PERCENT / 2).all()
-    if percent and len(table) >= _PERCENT_BOXES and min(map(min, sides)) >= _PERCENT_SIDE:
+    if percent and len(table) >= _PERCENT_BOXES and smallest >= _PERCENT_SIDE:
         raise DataError(
             f"{source}: all {len(table)} boxes end within the first 100 pixels of photos of {_PERCENT_SIDE} or more; "
             "boxes must be in pixels: if these are percent, multiply them by a hundredth of each photo's width and height"

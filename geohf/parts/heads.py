@@ -94,15 +94,8 @@ class PartRPN(RegionProposalNetwork):
 
     def compute_loss(self, objectness, pred_bbox_deltas, labels, regression_targets):
         positive, negative = self.fg_bg_sampler(labels)
-        images = len(labels)
-        return proposal_losses(
-            objectness.reshape(images, -1),
-            pred_bbox_deltas.reshape(images, -1, 4),
-            labels,
-            regression_targets,
-            positive,
-            negative,
-        )
+        objectness, deltas = objectness.reshape(len(labels), -1), pred_bbox_deltas.reshape(len(labels), -1, 4)
+        return proposal_losses(objectness, deltas, labels, regression_targets, positive, negative)
 
 
 class StateHead(nn.Sequential):
@@ -188,9 +181,7 @@ class PartRoIHeads(RoIHeads):
             targets: of every image: boxes, labels from 1 (-1: neither right nor wrong), states, weights, and crowds,
                 in which only what shows one of the boxes counts.
         """
-        proposals = [
-            self._outside_crowds(boxes, target) for boxes, target in zip(proposals, targets, strict=True)
-        ]
+        proposals = list(map(self._outside_crowds, proposals, targets))
         proposals, matched, labels, wanted = self.select_training_samples(proposals, targets)
         regions = self.region_features(features, proposals, padded)
         logits, deltas = self.box_predictor(regions)
@@ -219,12 +210,11 @@ class PartRoIHeads(RoIHeads):
 
     def match_states(self, matched, labels, targets, key: str = "states") -> list[torch.Tensor]:
         """The state, or the attributes, that each sampled region shall have: of its own truth, `IGNORED` for background."""
-        return [
-            _take(target[key], rows).masked_fill(
-                (label <= 0).view(-1, *[1] * (target[key].ndim - 1)), IGNORED
-            )
-            for rows, label, target in zip(matched, labels, targets, strict=True)
-        ]
+        wanted = []
+        for rows, label, target in zip(matched, labels, targets, strict=True):
+            values = _take(target[key], rows)
+            wanted.append(values.masked_fill((label <= 0).view(-1, *[1] * (values.ndim - 1)), IGNORED))
+        return wanted
 
     def detect(
         self,
@@ -253,9 +243,8 @@ class PartRoIHeads(RoIHeads):
             )
         states = self.state_head.logits(self.region_features(features, boxes, padded), torch.cat(labels))
         # not len(), which would be a constant of the exported graph
-        told = {"state_probs": self.state_head.probabilities(states)} | attribute_probabilities(
-            states, self.config
-        )
+        told = {"state_probs": self.state_head.probabilities(states)}
+        told |= attribute_probabilities(states, self.config)
         counts = [label.shape[0] for label in labels]
         each = zip(*(values.split(counts) for values in told.values()), strict=True)
         return [

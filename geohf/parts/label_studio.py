@@ -56,15 +56,14 @@ def read_label_studio(content: list, path: Path, errors: RowErrors) -> Source:
 def read_label_config(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     """The labels of a labeling configuration, and the values of its choices by their names."""
     root = read_xml(path)
+    choices = {group.get("name", ""): _names_in(group, "Choice") for group in root.iter("Choices")}
+    labels = list(dict.fromkeys(_names_in(root, "Label")))
+    return labels, {name: values for name, values in choices.items() if values}
+
+
+def _names_in(element: Element, tag: str) -> list[str]:
     # tasks hold the alias where there is one
-    labels = [label.get("alias") or label.get("value") or "" for label in root.iter("Label")]
-    choices = {
-        group.get("name", ""): [
-            choice.get("alias") or choice.get("value") or "" for choice in group.iter("Choice")
-        ]
-        for group in root.iter("Choices")
-    }
-    return list(dict.fromkeys(labels)), {name: values for name, values in choices.items() if values}
+    return [each.get("alias") or each.get("value") or "" for each in element.iter(tag)]
 
 
 def write_label_config(path: Path, source: Source) -> None:
@@ -95,12 +94,8 @@ def _photo(task: Any) -> PhotoRecord:
         raise DataError("has no `data`; export as JSON, not as JSON-MIN")
     name = _name_of(task["data"])
     made = task.get("annotations", task.get("completions")) or []
-    made = [
-        annotation
-        for annotation in made
-        if isinstance(annotation, dict) and not annotation.get("was_cancelled")
-    ]
-    made = [annotation for annotation in made if annotation.get("ground_truth")] or made
+    made = [each for each in made if isinstance(each, dict) and not each.get("was_cancelled")]
+    made = [each for each in made if each.get("ground_truth")] or made
     if len(made) != 1:
         told = f"{len(made)} annotations, and none alone is the ground truth" if made else "no annotation"
         raise DataError(f"{name}: the task has {told}")
@@ -109,33 +104,33 @@ def _photo(task: Any) -> PhotoRecord:
         value = result.get("value") if isinstance(result, dict) else None
         if isinstance(value, dict) and (result.get("id") is not None):
             regions[result["id"]].append(result)
-    photo = PhotoRecord(name, None, None)
+    photo = PhotoRecord(name)
     for key, results in regions.items():
-        if not all(
-            result.get("type") in _OF_PHOTOS and not _PLACE & result["value"].keys() for result in results
-        ):
+        if any(result.get("type") not in _OF_PHOTOS or _has_place(result) for result in results):
             photo.parts.append(_part(key, results, photo))
     return photo
 
 
+def _has_place(result: dict) -> bool:
+    return bool(_PLACE & result["value"].keys())
+
+
 def _part(key: str, results: list[dict], photo: PhotoRecord) -> PartRecord:
     part = PartRecord(None, number=key, problem=f"region {key} has no label")
-    place = next((result for result in results if _PLACE & result["value"].keys()), results[0])
+    place = next(filter(_has_place, results), results[0])
     for result in results:
         value = result["value"]
         names = next((value[kind] for kind in _LABELS if value.get(kind)), None)
         if names:
             part.name = names[0]
-            part.problem = (
-                "" if len(names) == 1 else f"the box has {len(names)} labels: {', '.join(map(str, names))}"
-            )
+            several = f"the box has {len(names)} labels: {', '.join(map(str, names))}"
+            part.problem = several if len(names) > 1 else ""
         for kind in _ATTRIBUTES:
             if kind in value:
                 told = value[kind] if isinstance(value[kind], list) else [value[kind]]
                 if len(told) > 1:
-                    part.problem = (
-                        f"{result.get('from_name')} has {len(told)} values: {', '.join(map(str, told))}"
-                    )
+                    values = ", ".join(map(str, told))
+                    part.problem = f"{result.get('from_name')} has {len(told)} values: {values}"
                 first = told[0] if told else None
                 # a taxonomy gives the way down to its leaf
                 first = " / ".join(map(str, first)) if isinstance(first, list) else first
@@ -172,10 +167,8 @@ def _pixels(result: dict, photo: PhotoRecord) -> list[float]:
 
 
 def _name_of(data: dict) -> str:
-    named = {
-        key: value for key, value in data.items() if isinstance(value, str) and is_image_name(_path(value))
-    }
-    value = data.get("image") or (next(iter(named.values())) if len(named) == 1 else None)
+    named = [value for value in data.values() if isinstance(value, str) and is_image_name(_path(value))]
+    value = data.get("image") or (named[0] if len(named) == 1 else None)
     if not isinstance(value, str):
         raise DataError(f"`data` names no image, or several: {', '.join(map(str, data))}")
     return _path(value)
@@ -216,11 +209,8 @@ def _results(number: int, part: PartRecord, photo: PhotoRecord, predicted: bool)
     shared = {"id": uuid.uuid5(uuid.NAMESPACE_OID, where).hex[:10], "to_name": "image", "image_rotation": 0}
     shared |= {"original_width": photo.width, "original_height": photo.height}
     told: list[tuple[str, str, dict]] = [("label", "rectanglelabels", {"rectanglelabels": [part.name]})]
-    if not part.crowd:
-        values = {"state": part.state, **part.attributes}
-        told += [(name, "choices", {"choices": [value]}) for name, value in values.items()]
-    else:
-        told.append(("iscrowd", "choices", {"choices": ["true"]}))
+    values = {"iscrowd": "true"} if part.crowd else {"state": part.state, **part.attributes}
+    told += [(name, "choices", {"choices": [value]}) for name, value in values.items()]
     if part.trust != 1 and not predicted:
         told.append(("trust", "number", {"number": part.trust}))
     score = {"score": part.trust} if predicted else {}

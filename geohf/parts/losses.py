@@ -38,14 +38,11 @@ def proposal_losses(
     for i, (right, wrong) in enumerate(zip(positive, negative, strict=True)):
         right = torch.where(right)[0]
         sampled = torch.cat([right, torch.where(wrong)[0]])
-        objects.append(
-            nn.functional.binary_cross_entropy_with_logits(
-                objectness[i, sampled], labels[i][sampled], reduction="sum"
-            )
-            / max(1, len(sampled))
-        )
-        miss = nn.functional.smooth_l1_loss(deltas[i, right], targets[i][right], beta=BETA, reduction="sum")
-        boxes.append(miss / max(1, len(sampled)))
+        logits, wanted, count = objectness[i, sampled], labels[i][sampled], max(1, len(sampled))
+        miss = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        away = nn.functional.smooth_l1_loss(deltas[i, right], targets[i][right], beta=BETA, reduction="sum")
+        objects.append(miss / count)
+        boxes.append(away / count)
     return torch.stack(objects), torch.stack(boxes)
 
 

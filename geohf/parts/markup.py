@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from geohf.errors import DataError
+from geohf.io import add_element
 from geohf.parts.records import PartRecord, read_text
 
 
@@ -33,6 +34,14 @@ def read_xml(path: str | Path) -> ElementTree.Element:
 def text_in(element: ElementTree.Element, name: str) -> str | None:
     """The text of the first child of this name, stripped; None where there is none."""
     return (element.findtext(name) or "").strip() or None
+
+
+def add_children(parent: ElementTree.Element, name: str, texts: Mapping[str, Any]) -> ElementTree.Element:
+    """A new last child with a child of its own for each of these texts."""
+    child = add_element(parent, name)
+    for key, text in texts.items():
+        add_element(child, key, text)
+    return child
 
 
 def numbers(values: Mapping[str, str | None], names: tuple[str, ...]) -> list[float]:

@@ -25,9 +25,8 @@ from geohf.parts.state_metrics import STATE_NUMBERS
 if TYPE_CHECKING:
     from geohf.parts.configuration import PartStateConfig
 
-PRECISIONS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
-RECALLS = ("mar_1", "mar_10", "mar_100")
-METRICS = dict.fromkeys((*PRECISIONS, *RECALLS, "joint_map", "ap/*"), HIGHER) | STATE_METRICS
+_MAPS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100")
+METRICS = dict.fromkeys((*_MAPS, "joint_map", "ap/*"), HIGHER) | STATE_METRICS
 METRICS |= {f"{name}/*": HIGHER for name in STATE_NUMBERS}  # of each attribute
 METRICS |= {f"{name}_loss": LOWER for name in ("classifier", "box_reg", "objectness", "rpn_box_reg", "state")}
 BASELINE_THRESHOLD = 0.5  # the constant answer says a part is there where half of the training photos show it
@@ -174,10 +173,9 @@ def dataset_targets(dataset: Any, config: PartStateConfig) -> list[dict[str, Any
             truths = truths_of(row, parts, states, (row["width"], row["height"]), attributes)
         except DataError as error:
             raise DataError(f"photo {row['image_id']}, {error}") from None
-        targets.append(
-            {"boxes": truths["boxes"].astype(np.float64), "labels": truths["parts"]}
-            | {name: truths[name] for name in ("states", "iscrowd")}
-            | ({"attributes": np.stack([truths[name] for name in attributes], 1)} if attributes else {})
-            | {"image_id": row["image_id"]}
-        )
+        target = {"boxes": truths["boxes"].astype(np.float64), "labels": truths["parts"]}
+        target |= {name: truths[name] for name in ("states", "iscrowd")}
+        if attributes:
+            target["attributes"] = np.stack([truths[name] for name in attributes], 1)
+        targets.append(target | {"image_id": row["image_id"]})
     return targets

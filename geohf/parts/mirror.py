@@ -20,14 +20,13 @@ def mirror_image(name: str) -> str:
     >>> mirror_image("Left door"), mirror_image("frontRight"), mirror_image("wheel_FL"), mirror_image("bell")
     ('Right door', 'frontLeft', 'wheel_FR', 'bell')
     """
-    return _WORD.sub(
-        lambda word: (
-            _exchanged(word[0])
-            if word[0].lower() in _OTHER
-            else _SIDE.sub(lambda side: _exchanged(side[0]), word[0])
-        ),
-        name,
-    )
+
+    def exchange(word: re.Match) -> str:
+        if word[0].lower() in _OTHER:
+            return _exchanged(word[0])
+        return _SIDE.sub(lambda side: _exchanged(side[0]), word[0])
+
+    return _WORD.sub(exchange, name)
 
 
 def mirrored_labels(names: Mapping[int, str]) -> list[int]:

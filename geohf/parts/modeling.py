@@ -17,6 +17,7 @@ from geohf.errors import DataError
 from geohf.parts.answering import AnsweringDetector
 from geohf.parts.answers import PartStateOutput
 from geohf.parts.backbone import FeatureBackbone
+from geohf.parts.boxes import boxes_in_pixels
 from geohf.parts.configuration import PartStateConfig
 from geohf.parts.decisions import with_temperatures
 from geohf.parts.detectors import build_detector, detector_backbone
@@ -69,20 +70,15 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
         if not config.id2state:
             raise DataError("the config names no states: id2state")
         if self.answers_with_queries:
-            self.detector = build_detector(
-                config.architecture, config.detector_config, config.num_labels, config.norm
-            )
+            fields = config.detector_config
+            self.detector = build_detector(config.architecture, fields, config.num_labels, config.norm)
             self.state_head = StateHead(config, self.detector.config.d_model)
             self.finish_init()
             return
         tower = FeatureBackbone(config)
         self.tower = tower  # type: ignore[misc]  # torch takes it before the property does
-        self.pyramid = FeaturePyramidNetwork(
-            tower.channels,
-            config.pyramid_channels,
-            LastLevelMaxPool(),
-            norm_layer=nn.BatchNorm2d if config.pyramid_norm else None,
-        )
+        width, norm = config.pyramid_channels, nn.BatchNorm2d if config.pyramid_norm else None
+        self.pyramid = FeaturePyramidNetwork(tower.channels, width, LastLevelMaxPool(), norm_layer=norm)
         strides = [*tower.strides, tower.strides[-1] * 2]
         self.rpn = PartRPN(config, strides)
         self.roi_heads = PartRoIHeads(config, [str(i) for i in range(len(tower.strides))])
@@ -185,8 +181,7 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
         for i, (height, width) in enumerate(sizes):
             crowd = torch.zeros_like(labels[i], dtype=torch.bool) if iscrowd is None else iscrowd[i] > 0
             known = (labels[i] >= 0) & ~crowd
-            scale = boxes.new_tensor([width, height, width, height])
-            pixels = box_convert(boxes[i], "cxcywh", "xyxy") * scale
+            pixels = boxes_in_pixels(boxes[i], height, width)
             target = {"boxes": pixels[known], "labels": labels[i][known] + 1, "states": states[i][known]}
             if weights is not None:
                 target["weights"] = weights[i][known]
@@ -230,10 +225,8 @@ class PartStateModel(StartingDetector, RegionDetector, AnsweringDetector):
                 "ONNX has no word for how rf_detr resizes its positions; the other detectors can be written"
             )
         outputs = self.detector(pixel_values)
-        answers = with_temperatures(
-            query_answers(self.state_head, outputs.logits, outputs.pred_boxes, outputs.last_hidden_state),
-            self.config,
-        )
+        found = outputs.logits, outputs.pred_boxes, outputs.last_hidden_state
+        answers = with_temperatures(query_answers(self.state_head, *found), self.config)
         height, width = self.config.image_size
         corners = box_convert(answers["pred_boxes"], "cxcywh", "xyxy").clamp(0, 1)
         boxes = corners * corners.new_tensor([width, height, width, height])

@@ -58,7 +58,9 @@ def write_outputs(
             states = [config.id2state[i] for i in range(config.num_states)]
             counts = folder / "confusion.png", told["confusion"], states, [*states, "missed"]
             plot_confusion_counts(*counts, "parts, boxes at IoU 0.5")
-    plot_presence(folder / "reliability.png", predictions, targets, config)
+    scores, there = presence_of(predictions, targets, config.num_labels, config.absent_index).known
+    if len(scores):
+        plot_reliability(folder / "reliability.png", scores, there)
     plot_precision(folder / "average_precision.png", evaluation.values_by_name)
     plot_curves(folder / "precision_recall.png", evaluator.precision_curves())
     write_photos(folder, photos, predictions, targets, config, overlays)
@@ -79,11 +81,8 @@ def write_predictions(
     Args:
         photos: in the order of the predictions and targets.
     """
-    names, limits = photos["image_id"][:], np.asarray(config.thresholds)
-    attributes = config.attributes
-    rows = inspection_rows(
-        predictions, config.id2label, config.id2state, names, config.thresholds, attributes
-    )
+    names, limits, attributes = photos["image_id"][:], np.asarray(config.thresholds), config.attributes
+    rows = inspection_rows(predictions, image_ids=names, **names_in(config))
     truth = {
         (name, int(part)): config.id2state[int(state)]
         for name, target in zip(names, targets, strict=True)
@@ -96,36 +95,24 @@ def write_predictions(
     boxes = []
     for name, detections in zip(names, predictions, strict=True):
         for i in np.flatnonzero(detections["scores"] >= limits[detections["labels"]]):
-            sides = dict(zip(SIDES, detections["boxes"][i].tolist(), strict=True))
-            boxes.append(
-                {
-                    "image_id": name,
-                    "part": config.id2label[int(detections["labels"][i])],
-                    "score": float(detections["scores"][i]),
-                    "state": config.id2state[int(detections["states"][i])],
-                    "state_score": float(detections["state_scores"][i]),
-                }
-                | attribute_cells(detections, int(i), attributes)
-                | sides
-            )
+            row = {
+                "image_id": name,
+                "part": config.id2label[int(detections["labels"][i])],
+                "score": float(detections["scores"][i]),
+                "state": config.id2state[int(detections["states"][i])],
+                "state_score": float(detections["state_scores"][i]),
+            }
+            row |= attribute_cells(detections, int(i), attributes)
+            boxes.append(row | dict(zip(SIDES, detections["boxes"][i].tolist(), strict=True)))
     write_csv(folder / "predictions.csv", boxes or [{"image_id": None, "part": None, "score": None}])
-
-
-def plot_presence(
-    path: Path, predictions: Sequence[Mapping], targets: Sequence[Mapping], config: PartStateConfig
-) -> None:
-    """Draw how often a part is there whose best detection has this score, where photos tell it of any part."""
-    scores, there = presence_of(predictions, targets, config.num_labels, config.absent_index).known
-    if len(scores):
-        plot_reliability(path, scores, there)
 
 
 def plot_precision(path: Path, metrics: Mapping[str, float]) -> None:
     """Draw the average precision of every part, best first."""
-    precisions = {name[3:]: value for name, value in metrics.items() if name.startswith("ap/")}
-    precisions = {
-        name: value for name, value in sorted(precisions.items(), key=lambda item: -item[1]) if value == value
-    }
+    known = [
+        (name[3:], value) for name, value in metrics.items() if name.startswith("ap/") and value == value
+    ]
+    precisions = dict(sorted(known, key=lambda item: -item[1]))
     if not precisions:
         return
     with drawing(path, 6.4, 1.2 + 0.24 * len(precisions)) as figure:
@@ -186,12 +173,9 @@ def write_photos(
         folder / "overlays",
         [photos[i]["image"] for i in range(count)],
         predictions[:count],
-        config.id2label,
-        config.id2state,
-        photos["image_id"][:count],
-        targets[:count],
-        config.thresholds,
-        config.attributes,
+        image_ids=photos["image_id"][:count],
+        targets=targets[:count],
+        **names_in(config),
     )
     pictures = [Image.open(path) for path in files[:SHEET]]
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
@@ -209,6 +193,7 @@ def inspection_rows(
     image_ids: Sequence[str] | None = None,
     score_threshold: float | Sequence[float] = 0.5,
     attributes: Mapping[str, Sequence[str]] | None = None,
+    absent_state: str = ABSENT,
 ) -> list[dict]:
     """One row per part and photo, also for parts that were not found.
 
@@ -216,13 +201,14 @@ def inspection_rows(
         predictions: of each photo: `boxes` (n, 4) xyxy, `labels`, `scores`, `states` and `state_scores` (n,).
         id2label, id2state: names of parts and states.
         image_ids: names of the photos, by default their numbers.
-        score_threshold: a part is there where a detection has at least this score, and its state is not `absent`; one
-            for all parts, or one for each.
+        score_threshold: a part is there where a detection has at least this score, and its state is not the absent one;
+            one for all parts, or one for each.
         attributes: name -> values of what is told beside the state, in `attributes` and `attribute_scores` (n, attributes) of
             the predictions.
+        absent_state: what parts that are not there are said to be.
 
     Returns:
-        Rows of `image_id`, `part`, `present`, `state` (of a part that was not found `absent`), `score` (of the best
+        Rows of `image_id`, `part`, `present`, `state` (of a part that was not found the absent one), `score` (of the best
         detection, also below the threshold; 0 where there is none), `state_score`, `detections` (their number above
         the threshold), the box `xmin`, `ymin`, `xmax`, `ymax` in pixels, and of each attribute its value and score; the box, the
         state's score and the attributes are None for a part that was not found.
@@ -230,20 +216,21 @@ def inspection_rows(
     rows = []
     limits = np.broadcast_to(score_threshold, len(id2label))
     for number, prediction in enumerate(predictions):
-        values = {
-            key: np.asarray(prediction[key])
-            for key in ("boxes", "labels", "scores", "states", "state_scores")
-        }
-        if attributes:
-            values |= {key: np.asarray(prediction[key]) for key in ("attributes", "attribute_scores")}
+        further = ("attributes", "attribute_scores") if attributes else ()
+        columns = ("boxes", "labels", "scores", "states", "state_scores", *further)
+        values = {key: np.asarray(prediction[key]) for key in columns}
         name = number if image_ids is None else image_ids[number]
         for part, label in id2label.items():
             mine = np.flatnonzero(values["labels"] == part)
-            rows.append(
-                {"image_id": name, "part": label}
-                | _row(values, mine, id2state, float(limits[part]), attributes)
-            )
+            cells = _row(values, mine, id2state, float(limits[part]), attributes, absent_state)
+            rows.append({"image_id": name, "part": label} | cells)
     return rows
+
+
+def names_in(config: PartStateConfig) -> dict[str, Any]:
+    """What `inspection_rows` and `write_overlays` take of a config."""
+    names = {"id2label": config.id2label, "id2state": config.id2state, "attributes": config.attributes}
+    return names | {"score_threshold": config.thresholds, "absent_state": config.absent_state or ABSENT}
 
 
 def attribute_cells(
@@ -258,11 +245,11 @@ def attribute_cells(
 
 
 def _row(
-    values: dict[str, np.ndarray], mine: np.ndarray, id2state, score_threshold: float, attributes
+    values: dict[str, np.ndarray], mine: np.ndarray, id2state, score_threshold: float, attributes, absent: str
 ) -> dict:
     scores = values["scores"][mine]
     best = float(scores.max()) if len(mine) else 0.0
-    row = {"present": False, "state": ABSENT, "score": round(best, 6), "state_score": None}
+    row = {"present": False, "state": absent, "score": round(best, 6), "state_score": None}
     row["detections"] = int((scores >= score_threshold).sum())
     if not row["detections"]:
         told = [key for name in attributes or () for key in (name, f"{name}_score")]
@@ -270,6 +257,6 @@ def _row(
     chosen = mine[scores.argmax()]
     state = id2state[int(values["states"][chosen])]
     box = [round(float(side), 3) for side in values["boxes"][chosen]]
-    row |= {"present": state != ABSENT, "state": state}
+    row |= {"present": state != absent, "state": state}
     row["state_score"] = round(float(values["state_scores"][chosen]), 6)
     return row | dict(zip(SIDES, box, strict=True)) | attribute_cells(values, chosen, attributes)

@@ -22,6 +22,8 @@ from geohf.training.phase import PhaseTrainer
 # of random and of published weights
 RATES = (1e-3, 1e-4)
 QUERY_BACKBONE_SHARE = 0.1  # of the rate, as these detectors are trained by their authors
+# of a `PartStateOutput`, in the order of its fields, what an evaluation needs
+_OUTPUTS = ("losses", "photo_weights", "pred_boxes", "pred_labels", "scores", "state_probs", "original_sizes")
 _OF_COLLATORS = ("paste_rare", "mosaic", "multi_scale")  # arguments that the collator of training hears
 
 
@@ -34,10 +36,8 @@ class PartPhaseTrainer(PhaseTrainer):
     Args:
         model: a `PartStateModel`.
         train_dataset, eval_dataset: with the columns of `geohf.parts.data.load_parts`.
-        augment: `(image, boxes) -> (image, boxes, kept rows)`, see `PartCollator`; by default what `args.augment` and
-            `args.flip` say.
-        trust_weighted: weigh each truth in the losses of regions by how far it is trusted; by default as the
-            arguments say.
+        augment: see `PartCollator`; by default what `args.augment` and `args.flip` say.
+        trust_weighted: weigh each truth in the losses of regions by how far it is trusted; by default as the arguments say.
     """
 
     shown_metrics = ("map", "state_f1", "hallucination")
@@ -81,16 +81,11 @@ class PartPhaseTrainer(PhaseTrainer):
         """Of photos with their parts."""
         if not training:
             return PartCollator(model)
-        augment = self.augment
-        if augment is None and self.args.augment:
-            config = model.config
+        augment, args, config = self.augment, self.args, model.config
+        if augment is None and args.augment:
             values = (config.id2state.values(), *(config.attributes or {}).values())
-            augment = make_augmentation(
-                flip=self.args.flip, part_names=config.id2label.values(), value_names=values
-            )
-        return PartCollator(
-            model, augment, self.trust_weighted, list(self._changes(model)), self.args.multi_scale
-        )
+            augment = make_augmentation(args.flip, part_names=config.id2label.values(), value_names=values)
+        return PartCollator(model, augment, self.trust_weighted, list(self._changes(model)), args.multi_scale)
 
     def _changes(self, model) -> Iterator[Callable]:
         """What changes a training photo by others: a part in a rarer state, then a mosaic."""
@@ -114,15 +109,13 @@ class PartPhaseTrainer(PhaseTrainer):
 
     def measured(self):
         """As `METRICS`, with each part by its name."""
-        metrics = super().measured()
-        names = {"ap/*": self.config.id2label.values()}
+        metrics = dict(super().measured())
+        names = {"ap/*": list(self.config.id2label.values())}
         names |= {f"{name}/*": list(self.config.attributes or ()) for name in STATE_NUMBERS}
-        each = {
-            pattern.replace("*", name): metrics[pattern]
-            for pattern, listed in names.items()
-            for name in listed
-        }
-        return {name: metric for name, metric in metrics.items() if name not in names} | each
+        each: dict = {}
+        for pattern, listed in names.items():
+            each |= dict.fromkeys((pattern.replace("*", name) for name in listed), metrics.pop(pattern))
+        return metrics | each
 
     def create_optimizer(self, *args, **kwargs):
         """As PhaseTrainer's, with one learning rate for all, and a lower one for published weights."""
@@ -151,9 +144,9 @@ class PartPhaseTrainer(PhaseTrainer):
         # the kind of a batch tells whether its rows count
         inputs = type(inputs)((name, value) for name, value in inputs.items() if name != "image_ids")
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if not torch.isfinite(outputs.losses).all() and not isinstance(inputs, EmptyBatch):
-            bad = (~torch.isfinite(outputs.losses)).any(1).tolist()
-            bad = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
+        finite = torch.isfinite(outputs.losses).all(1).tolist()
+        if not all(finite) and not isinstance(inputs, EmptyBatch):
+            bad = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
             raise DataError(
                 f"the loss is not finite at step {self.state.global_step} for {len(bad)} of {len(names)} photos of a "
                 f"batch ({', '.join(bad)}): look at their files and boxes, or lower the learning rate; "
@@ -182,17 +175,10 @@ class PartPhaseTrainer(PhaseTrainer):
 
     def outputs_of(self, predictions) -> PartStateOutput:
         """Named outputs from the tuple that transformers hands over."""
-        names = (
-            "losses",
-            "photo_weights",
-            "pred_boxes",
-            "pred_labels",
-            "scores",
-            "state_probs",
-            "original_sizes",
-            *(["attribute_probs"] if self.config.attributes else []),
+        further = ["attribute_probs"] if self.config.attributes else []
+        tensors: dict[str, Any] = dict(
+            zip((*_OUTPUTS, *further), map(torch.as_tensor, predictions), strict=True)
         )
-        tensors: dict[str, Any] = dict(zip(names, map(torch.as_tensor, predictions), strict=True))
         return PartStateOutput(**tensors)
 
     def _metrics(self, prediction, compute_result: bool = True) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,12 @@ from geohf.vision.timm_towers import TimmTowerConfig, timm_name, timm_source, wh
 if TYPE_CHECKING:
     from geohf.parts.starting import StartingDetector
 
-MOBILE_ANCHORS = [[32, 64, 128, 256, 512]] * 3
+_MOBILE = {
+    "backbone": MOBILENET,
+    "norm_eps": 1e-5,
+    "anchor_sizes": [[32, 64, 128, 256, 512]] * 3,
+    "rpn_score_threshold": 0.05,
+}
 # what sets each of torchvision's detectors apart from the config's defaults
 COCO_DETECTORS = {
     "fasterrcnn_resnet50_fpn": {"backbone": "resnet50", "norm_eps": 0.0},
@@ -31,17 +37,9 @@ COCO_DETECTORS = {
         "rpn_conv_depth": 2,
         "box_head": "conv",
     },
-    "fasterrcnn_mobilenet_v3_large_fpn": {
-        "backbone": MOBILENET,
-        "norm_eps": 1e-5,
-        "anchor_sizes": MOBILE_ANCHORS,
-        "rpn_score_threshold": 0.05,
-    },
-    "fasterrcnn_mobilenet_v3_large_320_fpn": {
-        "backbone": MOBILENET,
-        "norm_eps": 1e-5,
-        "anchor_sizes": MOBILE_ANCHORS,
-        "rpn_score_threshold": 0.05,
+    "fasterrcnn_mobilenet_v3_large_fpn": _MOBILE,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": _MOBILE
+    | {
         "rpn_pre_nms_top_n_test": 150,
         "rpn_post_nms_top_n_test": 150,
         "image_size": [320, 320],
@@ -50,30 +48,10 @@ COCO_DETECTORS = {
 # layers that are as wide as the number of classes, and so begin anew
 CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.state_head.")
 
-
-# of a parts model that another starts from: all but these, which belong to its classes and its training
-NOT_STRUCTURE = (
-    *(
-        "id2state",
-        "absent_state",
-        "state_attribute",
-        "attributes",
-        "absent",
-        "one_per_part",
-        "state_per_part",
-    ),
-    *("backbone_name", "backbone_license", "image_processor", "presence_threshold", "norm"),
-    *(
-        "state_balance",
-        "state_counts",
-        "state_weight",
-        "classifier_weight",
-        "box_weight",
-        "objectness_weight",
-        "rpn_box_weight",
-    ),
-    *("presence_thresholds", "threshold_rule", "score_temperature", "state_temperature"),
-    *("max_missed", "max_hallucinated"),
+# beginnings of the fields that another model takes over; the others belong to classes and training
+STRUCTURE = (
+    *("architecture", "detector_config", "backbone", "norm", "feature_levels", "pyramid_", "image_size"),
+    *("anchor_", "aspect_", "rpn_", "roi_", "box_", "state_hidden_size", "state_dropout"),
 )
 
 
@@ -87,19 +65,15 @@ def coco_fields(name: str) -> dict:
         return dict(COCO_DETECTORS.get(name, {"backbone": name, "norm": "batch"}))
     folder, raw = backbone_config(name)
     if raw.get("model_type") == PartStateConfig.model_type:
-        fields = {key: raw[key] for key in PartStateConfig.__annotations__ if key in raw}
-        return {key: value for key, value in fields.items() if key not in NOT_STRUCTURE} | {
-            "norm": raw["norm"]
-        }
-    if (
-        "architecture" in raw
-        and raw.get("model_type", TimmTowerConfig.model_type) == TimmTowerConfig.model_type
-    ):
+        fields = (key for key in PartStateConfig.__annotations__ if key.startswith(STRUCTURE))
+        return {key: raw[key] for key in fields if key in raw and not key.endswith("_weight")}
+    timm = TimmTowerConfig.model_type
+    if "architecture" in raw and raw.get("model_type", timm) == timm:
         source = timm_source(name, folder)
         architecture, args = source.architecture, dict(source.model_args)
     else:
         tower = raw.get("vision_config") or {}
-        if tower.get("model_type") != TimmTowerConfig.model_type:
+        if tower.get("model_type") != timm:
             kind = tower.get("model_type") or raw.get("model_type")
             raise DataError(f"{name}: parts takes backbones of torchvision and timm, this is one of {kind}")
         architecture, args = tower["architecture"], dict(tower.get("model_args") or {})
@@ -175,34 +149,26 @@ def load_coco_weights(
     Raises:
         RuntimeError: the model has other layers.
     """
-    source = {}
-    for name, tensor in published.items():
-        # names that torchvision itself translates when it loads an old file
-        for old, new in (
-            ("rpn.head.conv.weight", "rpn.head.conv.0.0.weight"),
-            ("rpn.head.conv.bias", "rpn.head.conv.0.0.bias"),
-        ):
-            name = new if name == old else name
-        name = name.replace("backbone.body.", "tower.body.").replace("backbone.fpn.", "pyramid.")
-        for block in ("inner_blocks", "layer_blocks"):
-            head, _, tail = name.partition(f"pyramid.{block}.")
-            if tail.count(".") == 1 and not head:  # "0.weight" of an old file is "0.0.weight" today
-                level, kind = tail.split(".")
-                name = f"pyramid.{block}.{level}.0.{kind}"
-        source[name] = tensor
+    source = {_current_name(name): tensor for name, tensor in published.items()}
     own = model.state_dict()
     anew = tuple(layer for layer in CLASS_LAYERS if layer not in kept)
     source = {n: t for n, t in source.items() if not n.startswith(anew)}
     source = {n: t for n, t in source.items() if n in own or not n.endswith("num_batches_tracked")}
-    wanted = {n for n in own if not n.startswith(anew)}
-    if wanted - set(source) - {n for n in wanted if n.endswith("num_batches_tracked")}:
-        missing = sorted(wanted - set(source))
+    missing = sorted(n for n in own if n not in source and not n.startswith(anew))
+    if any(not n.endswith("num_batches_tracked") for n in missing):
         raise RuntimeError(f"they lack {len(missing)} of the detector's weights, among them {missing[0]}")
     _, unexpected = model.load_state_dict(source, strict=False)
     if unexpected:
         raise RuntimeError(
             f"the detector has no place for {len(unexpected)} of them, among them {unexpected[0]}"
         )
+
+
+def _current_name(name: str) -> str:
+    """A weight's name here; torchvision itself translates the names of an old file when it loads one."""
+    name = name.replace("backbone.body.", "tower.body.").replace("backbone.fpn.", "pyramid.")
+    name = re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
+    return re.sub(r"^(pyramid\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
 
 
 def _load_backbone(

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
 
 from geohf.data.samples import samples_of
-from geohf.errors import DataError
+from geohf.errors import DataError, require_within
+from geohf.parts.boxes import boxes_in_shares
 from geohf.parts.losses import IGNORED
 from geohf.parts.rows import numbers_of, photo_name, require_columns, truths_of
 from geohf.vision.images import open_image
@@ -66,23 +68,18 @@ class PartImageProcessor(GeoImageProcessor):
         if not len(photos):
             raise DataError("there is no photo to prepare")
         height, width = self.size["height"], self.size["width"]
+        mode = pil_torch_interpolation_mapping[PILImageResampling(self.resample)]
         batch = torch.zeros(len(photos), 3, height, width)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
         sizes = []
         for i, photo in enumerate(photos):
             share = 1.0 if shares is None else shares[i]
             h, w = fitted_size(photo.shape[-2:], [max(1, round(side * share)) for side in (height, width)])
-            resized = functional.resize(photo, [h, w], interpolation=self._mode, antialias=True)
+            resized = functional.resize(photo, [h, w], interpolation=mode, antialias=True)
             batch[i, :, :h, :w] = (resized / 255 - mean) / std
             sizes.append([h, w])
         originals = torch.tensor([list(photo.shape[-2:]) for photo in photos])
         return {"pixel_values": batch, "image_sizes": torch.tensor(sizes), "original_sizes": originals}
-
-    @property
-    def _mode(self):
-        from transformers.image_utils import pil_torch_interpolation_mapping
-
-        return pil_torch_interpolation_mapping[PILImageResampling(self.resample)]
 
     def post_process_object_detection(
         self, outputs: Any, threshold: float | Sequence[float] = 0.5, target_sizes: Any = None
@@ -112,24 +109,18 @@ def post_process(
             raise ValueError(f"{len(sizes)} target sizes for {len(boxes)} images")
         boxes = boxes * sizes[:, None, [1, 0, 1, 0]]
     detections = []
+    further = getattr(outputs, "attribute_probs", None)
     limits = torch.as_tensor(threshold, dtype=outputs.scores.dtype, device=boxes.device)
     for i, labels in enumerate(outputs.pred_labels):
         limit = limits[labels.clamp(min=0)] if limits.ndim else limits
         keep = (labels >= 0) & (outputs.scores[i] >= limit)
         probabilities = outputs.state_probs[i][keep]
         sure, states = probabilities.max(-1)
-        further = getattr(outputs, "attribute_probs", None)
-        detections.append(
-            ({} if further is None else {"attribute_probs": further[i][keep]})
-            | {
-                "boxes": boxes[i][keep],
-                "labels": labels[keep],
-                "scores": outputs.scores[i][keep],
-                "states": states,
-                "state_scores": sure,
-                "state_probs": probabilities,
-            }
-        )
+        parts = {"boxes": boxes[i][keep], "labels": labels[keep], "scores": outputs.scores[i][keep]}
+        parts |= {"states": states, "state_scores": sure, "state_probs": probabilities}
+        if further is not None:
+            parts["attribute_probs"] = further[i][keep]
+        detections.append(parts)
     return detections
 
 
@@ -172,8 +163,7 @@ class PartCollator:
         changes: Sequence[Callable] = (),
         multi_scale: float = 0.0,
     ):
-        if not 0 <= multi_scale < 1:
-            raise DataError(f"--multi_scale must be from 0 to below 1, got {multi_scale}")
+        require_within("[0, 1)", multi_scale=multi_scale)
         self.processor, self.augment, self.trust = model.processor, augment, trust
         self.changes, self.multi_scale = changes, multi_scale
         self.parts, self.states = map(numbers_of, (model.config.id2label, model.config.id2state))
@@ -205,26 +195,17 @@ class PartCollator:
             if self.augment is not None:
                 photo, boxes, kept = self.augment(photo, truth["boxes"])
                 truth = {name: values[kept] for name, values in truth.items()} | {"boxes": boxes}
-            height, width = photo.shape[-2:]
-            scale = torch.tensor([width, height, width, height])
-            truth["boxes"] = box_convert(truth["boxes"] / scale, "xyxy", "cxcywh")
+            truth["boxes"] = boxes_in_shares(truth["boxes"], *photo.shape[-2:])
             truth["iscrowd"] = truth["iscrowd"].long()
             photos.append(photo)
             truths.append(truth)
         shares = (1 - self.multi_scale * torch.rand(len(photos))).tolist() if self.multi_scale else None
         batch: dict[str, Any] = dict(self.processor.fit(photos, shares))
-        longest = max(1, *(len(truth["labels"]) for truth in truths))
-        empty = {"labels": IGNORED, "states": IGNORED, "attributes": IGNORED}
-        for name in truths[0]:
+        for name, first in truths[0].items():
             if name != "weights" or self.trust:
-                batch[name] = torch.stack(
-                    [_padded(truth[name], longest, empty.get(name, 0)) for truth in truths]
-                )
+                empty = IGNORED if name in ("labels", "states", "attributes") else 0
+                # the last one, which is left out again, keeps a batch without any part from having no column
+                values = [*(truth[name] for truth in truths), first.new_zeros(1, *first.shape[1:])]
+                batch[name] = pad_sequence(values, batch_first=True, padding_value=empty)[:-1]
         batch["image_ids"] = [photo_name(row, number) for number, row in enumerate(rows)]
         return batch
-
-
-def _padded(values: torch.Tensor, length: int, empty: float) -> torch.Tensor:
-    whole = values.new_full((length, *values.shape[1:]), empty)
-    whole[: len(values)] = values
-    return whole

@@ -19,10 +19,7 @@ from geohf.parts.configuration import PartStateConfig
 from geohf.parts.losses import IGNORED
 from geohf.parts.state_balance import state_misses
 
-CLASSES = (
-    "loss_vfl",
-    "loss_mal",
-)  # of transformers' names, the losses that judge classes; the others judge boxes
+CLASSES = ("loss_vfl", "loss_mal")  # of transformers' losses those that judge classes; the others judge boxes
 
 # (queries, truths): which query shall answer which truth
 Pairs = tuple[torch.Tensor, torch.Tensor]
@@ -150,7 +147,6 @@ def query_state_losses(
         pairs: see `PhotoLosses`.
         targets: `class_labels` (n,) and `states` (n,), `IGNORED` where a truth has none; perhaps `attributes` likewise.
         judge: features (n, width) and parts (n,) to logits (n, config.state_width).
-        config: says how states are balanced.
     """
     losses = []
     for features, sets, target in zip(hidden, pairs, targets, strict=True):

@@ -57,8 +57,8 @@ class PhotoRecord:
     """
 
     name: str
-    width: Any
-    height: Any
+    width: Any = None
+    height: Any = None
     parts: list[PartRecord] = field(default_factory=list)
     place: str | None = None
     shares: bool = False
@@ -79,6 +79,11 @@ class Source:
     attributes: dict[str, list[str]] = field(default_factory=dict)
     selects: bool = False  # which photos of a folder count; others are no fault
     files: list[Path] = field(default_factory=list)  # of the photos, as they are found
+
+    @property
+    def records(self) -> list[PartRecord]:
+        """The parts of all photos."""
+        return [part for photo in self.photos for part in photo.parts]
 
 
 class JsonObject(dict):
@@ -112,14 +117,10 @@ def parse_json(text: str, path: str | Path) -> Any:
 
 
 def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tuple[Dataset, int]:
-    """The photos that can be used, with the columns of `part_features`; what is wrong is noted in `errors`.
+    """The photos that can be used, with the columns of `part_features`, and how many parts were left out for their trust.
 
-    Args:
-        min_trust: parts that are trusted less are left out, and photos that have these alone. A photo that is
-            listed without any part shows that there is none, and stays.
-
-    Returns:
-        (the dataset, the number of parts left out for their trust).
+    What is wrong is noted in `errors`. A photo all of whose parts are trusted less than `min_trust` is left out; one that is
+    listed without any part shows that there is none, and stays.
     """
     from datasets import Dataset
 
@@ -130,6 +131,7 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
         whole = present - set(broken)
         headers = dict(zip(whole, pool.map(_header, whole), strict=True))
     _require_pixels(source, photos, headers)
+    features = part_features(source.parts, source.states, source.attributes)
     rows, distrusted = [], 0
     for path, photo in photos.items():
         missing = f"the photo is not on disk, in {source.folder}"
@@ -142,18 +144,15 @@ def dataset_of(source: Source, errors: RowErrors, min_trust: float = 0.0) -> tup
         except DataError as error:
             errors.add(source.path, photo.name, str(error))
             continue
-        row = {"image": {"path": str(path), "bytes": None}, "image_id": photo.name} | {
-            "width": frame.width,
-            "height": frame.height,
-        }
+        image = {"path": str(path), "bytes": None}
+        row = {"image": image, "image_id": photo.name, "width": frame.width, "height": frame.height}
         parts = _parts(source, photo, frame, errors)
         trusted = [part for part in parts if part["trust"] >= min_trust]
         distrusted += len(parts) - len(trusted)
         if trusted or not photo.parts:
-            columns = {"boxes": "box", "parts": "part", "states": "state", "trust": "trust"}
-            columns |= {"iscrowd": "crowd"} | {name: name for name in source.attributes}
-            rows.append(row | {name: [part[key] for part in trusted] for name, key in columns.items()})
-    features = part_features(source.parts, source.states, source.attributes)
+            rows.append(
+                row | {name: [part[name] for part in trusted] for name in features if name not in row}
+            )
     cells = {name: [row[name] for row in rows] for name in features}
     return Dataset.from_dict(cells, features=features), distrusted
 
@@ -176,11 +175,6 @@ def note_unlisted(sources: Iterable[Source], errors: RowErrors) -> None:
         warn_unread(folder, [p.name for p in others if p.suffix.lower() not in notes and p.name not in names])
 
 
-def suggest(name: Any, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name."""
-    return did_you_mean(name, known) or f"; known are: {', '.join(known)}"
-
-
 def _require_pixels(source: Source, photos: Mapping[Path, PhotoRecord], headers: dict) -> None:
     boxes, sizes = [], []
     for path, photo in photos.items():
@@ -191,37 +185,37 @@ def _require_pixels(source: Source, photos: Mapping[Path, PhotoRecord], headers:
 
 
 def _parts(source: Source, photo: PhotoRecord, frame: Frame, errors: RowErrors) -> list[dict]:
-    part_number, state_number = (
-        {name: i for i, name in enumerate(names)} for names in (source.parts, source.states)
-    )
+    names = {"part": source.parts, "state": source.states, **source.attributes}
+    numbers = {kind: {name: i for i, name in enumerate(known)} for kind, known in names.items()}
     good = []
     for part in photo.parts:
         try:
             if part.problem:
                 raise DataError(part.problem)
-            if not isinstance(part.name, str) or part.name not in part_number:
-                raise DataError(f"unknown part {part.name!r}{suggest(part.name, source.parts)}")
-            if not part.crowd and (not isinstance(part.state, str) or part.state not in state_number):
-                raise DataError(f"unknown state {part.state!r}{suggest(part.state, source.states)}")
-            state = UNKNOWN_STATE if part.crowd else state_number[part.state]
-            row = {"part": part_number[part.name], "state": state, "crowd": part.crowd}
-            row |= _values(part, source.attributes)
+            # by the names of columns, which no attribute can have
+            row = {"parts": _number(part.name, numbers, "part"), "iscrowd": part.crowd}
+            row["states"] = UNKNOWN_STATE if part.crowd else _number(part.state, numbers, "state")
+            for name in source.attributes:
+                told = value_of(part.attributes.get(name))
+                known = UNKNOWN_STATE if told is None else _number(told, numbers, name)
+                row[name] = UNKNOWN_STATE if part.crowd else known
             box = frame.of_shares(part.box) if photo.shares else part.box
-            good.append(row | {"box": frame.box(box), "trust": trust_of(part.trust)})
+            good.append(row | {"boxes": frame.box(box), "trust": trust_of(part.trust)})
         except DataError as error:
             errors.add(source.path, f"{photo.name}, {part.name}", str(error))
     return _without_doubles(source, photo, good, errors)
 
 
-def _values(part: PartRecord, attributes: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """The number of the value of each attribute of a box, -1 where nobody told it."""
-    numbers = {}
-    for name, values in attributes.items():
-        told = value_of(part.attributes.get(name))
-        if told is not None and told not in values:
-            raise DataError(f"unknown {name} {told!r}{suggest(told, values)}")
-        numbers[name] = UNKNOWN_STATE if told is None or part.crowd else values.index(told)
-    return numbers
+def _number(name: Any, numbers: Mapping[str, Mapping[str, int]], kind: str) -> int:
+    known = numbers[kind]
+    if not isinstance(name, str) or name not in known:
+        hint = did_you_mean(name, known) or f"; known are: {', '.join(known)}"
+        raise DataError(f"unknown {kind} {name!r}{hint}")
+    return known[name]
+
+
+def _told(part: PartRecord, source: Source) -> list[str | None]:
+    return [value_of(part.attributes.get(name)) for name in source.attributes]
 
 
 def value_of(told: Any) -> str | None:
@@ -234,7 +228,7 @@ def _without_doubles(source, photo, parts, errors) -> list[dict]:
     """One of each that is told twice in the same words, none of those that contradict each other."""
     groups = defaultdict(list)
     for part in parts:
-        key = (part["part"], part["crowd"], *(part["box"] if source.several else ()))
+        key = (part["parts"], part["iscrowd"], *(part["boxes"] if source.several else ()))
         groups[key].append(part)
     kept = []
     for (number, *_), group in groups.items():
@@ -270,16 +264,10 @@ def _unrepeated(source: Source, errors: RowErrors) -> dict[Path, PhotoRecord]:
             errors.add(source.path, photo.name, str(error))
     photos = {}
     for path, same in listed.items():
-        first = same[0]
-        told = [
-            [value_of(part.attributes.get(name)) for part in photo.parts for name in source.attributes]
-            for photo in same
-        ]
-        alike = all(
-            photo.parts == first.parts and own == told[0] for photo, own in zip(same, told, strict=True)
-        )
+        told = [(photo.parts, [_told(part, source) for part in photo.parts]) for photo in same]
+        alike = all(each == told[0] for each in told)
         if alike:
-            photos[path] = first
+            photos[path] = same[0]
         if len(same) > 1:
             how = "; the first one counts" if alike else ", and they differ: none counts"
             errors.add(source.path, same[-1].name, f"the photo is listed more than once{how}")

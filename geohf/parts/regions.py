@@ -7,15 +7,17 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_convert
 
 from geohf.models.modeling import GeoPreTrainedModel
+from geohf.parts.boxes import boxes_in_shares
 from geohf.parts.heads import PartRoIHeads, PartRPN
 from geohf.parts.query_losses import Target
 
 # what stands in the outputs where an image has fewer boxes than the batch's longest list
 NO_LABEL = -1
+_OUTPUTS = {"boxes": "pred_boxes", "labels": "pred_labels"}
 
 
 class RegionDetector(GeoPreTrainedModel):
@@ -34,8 +36,8 @@ class RegionDetector(GeoPreTrainedModel):
             sizes: height and width in pixels of each photo within its input.
             targets: see `PartStateModel.targets_of`.
         """
-        images, (height, width) = ImageList(pixel_values, sizes), pixel_values.shape[-2:]
-        padded = height, width
+        height, width = pixel_values.shape[-2:]
+        images, padded = ImageList(pixel_values, sizes), (height, width)
         features = self.feature_maps(pixel_values)
         losses = None if targets is None else self.image_losses(images, features, padded, targets)
         return losses, {} if self.training else self._padded(self.detect(images, features, padded), sizes)
@@ -60,20 +62,17 @@ class RegionDetector(GeoPreTrainedModel):
         targets: list[Target],
     ) -> torch.Tensor:
         """(images, parts of the loss), in the order of `LOSS_PARTS`, before they are weighted."""
-        places = [
-            {
-                "boxes": t["boxes"][t["labels"] > 0],
-                "ignored": t["boxes"][t["labels"] < 0],
-                "crowds": t["crowds"],
-            }
-            for t in targets
-        ]
+        places = []
+        for target in targets:
+            boxes, labels = target["boxes"], target["labels"]
+            places.append(
+                {"boxes": boxes[labels > 0], "ignored": boxes[labels < 0], "crowds": target["crowds"]}
+            )
         with self._measuring():
             proposals, of_proposals = self.rpn(images, features, places)
             classes, boxes, states = self.roi_heads.losses(features, proposals, padded, targets)
-        return torch.stack(
-            [classes, boxes, of_proposals["loss_objectness"], of_proposals["loss_rpn_box_reg"], states], dim=1
-        )
+        proposing = of_proposals["loss_objectness"], of_proposals["loss_rpn_box_reg"]
+        return torch.stack([classes, boxes, *proposing, states], dim=1)
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
@@ -93,20 +92,12 @@ class RegionDetector(GeoPreTrainedModel):
     def _padded(
         self, detections: list[dict[str, torch.Tensor]], sizes: Sequence[tuple[int, int]]
     ) -> dict[str, torch.Tensor]:
-        longest = max(len(parts["labels"]) for parts in detections)
-        shape, reference = (len(detections), longest), detections[0]["boxes"]
-        boxes, scores = reference.new_zeros(*shape, 4), reference.new_zeros(shape)
-        labels = torch.full(shape, NO_LABEL, device=reference.device)
-        told = {
-            name: reference.new_zeros(*shape, detections[0][name].shape[-1])
-            for name in ("state_probs", "attribute_probs")
-            if name in detections[0]
-        }
-        for i, (parts, (height, width)) in enumerate(zip(detections, sizes, strict=True)):
-            n = len(parts["labels"])
-            scale = reference.new_tensor([width, height, width, height])
-            boxes[i, :n] = box_convert(parts["boxes"] / scale, "xyxy", "cxcywh")
-            labels[i, :n], scores[i, :n] = parts["labels"], parts["scores"]
-            for name, values in told.items():
-                values[i, :n] = parts[name]
-        return {"pred_boxes": boxes, "pred_labels": labels, "scores": scores} | told
+        for parts, (height, width) in zip(detections, sizes, strict=True):
+            parts["boxes"] = boxes_in_shares(parts["boxes"], height, width)
+        outputs = {}
+        for name in detections[0]:
+            values = [parts[name] for parts in detections]
+            outputs[_OUTPUTS.get(name, name)] = pad_sequence(
+                values, True, NO_LABEL if name == "labels" else 0
+            )
+        return outputs

@@ -61,7 +61,7 @@ def _read_photo(
 ) -> dict[str, Any]:
     try:
         require_columns(row)
-        width, height = upright_size(row["image"], None)
+        width, height = upright_size(row["image"])
         listed = label_lists(row)
     except (DataError, ImageError) as error:
         raise DataError(f"photo {photo_name(row, number)}, {error}") from None
@@ -79,10 +79,8 @@ def require_attributes_in(rows: Any, attributes: Sequence[str]) -> None:
             raise DataError(f"the training rows have no column {name!r}, an attribute that the model tells")
 
 
-def upright_size(image: Any, broken: str | None) -> tuple[int, int]:
-    """Width and height of a photo as it is shown; raises DataError where it is broken, for this reason."""
-    if broken is not None:
-        raise DataError(broken)
+def upright_size(image: Any) -> tuple[int, int]:
+    """Width and height of a photo as it is shown."""
     width, height, orientation = header_of(image)
     return (height, width) if orientation in TURNED else (width, height)
 
@@ -96,15 +94,11 @@ def photo_name(row: Mapping[str, Any], number: int) -> str:
     return f"number {number}" if name is None else str(plain(name))
 
 
-def require_columns(row: Mapping[str, Any]) -> None:
-    """Raise DataError where a row lacks one of the `REQUIRED` columns."""
-    missing = [name for name in REQUIRED if name not in row]
+def require_columns(row: Mapping[str, Any], names: Sequence[str] = REQUIRED) -> None:
+    """Raise DataError where a row lacks one of these columns."""
+    missing = [name for name in names if name not in row]
     if missing:
-        raise _lacking(missing, row)
-
-
-def _lacking(missing: Sequence[str], row: Mapping[str, Any]) -> DataError:
-    return DataError(f"lacks {', '.join(missing)}; it has {', '.join(map(str, row))}")
+        raise DataError(f"lacks {', '.join(missing)}; it has {', '.join(map(str, row))}")
 
 
 def truths_of(
@@ -132,8 +126,8 @@ def truths_of(
         DataError: a column is of another length, a name or number is not known, a box is not in the
             photo's pixels, or a part stands in one box twice; the message names the part.
     """
-    if "states" not in row and set(states) != {PRESENT}:
-        raise _lacking(["states"], row)
+    if set(states) != {PRESENT}:
+        require_columns(row, ["states"])
     columns = label_lists(row)
     n = len(columns["boxes"])
     rows = []
@@ -155,16 +149,15 @@ def truths_of(
             "all boxes lie within the first pixel; boxes must be in pixels: if these are shares, multiply them by the "
             "photo's width and height"
         )
-    truths: dict[str, np.ndarray] = {
+    told = {name: _values(row.get(name), name, values, n) for name, values in (attributes or {}).items()}
+    return {
         "boxes": np.array(boxes, np.float32).reshape(-1, 4),
         "parts": np.array(numbers, np.int64),
         "states": np.array(state_numbers, np.int64),
         "trust": np.array(trusts, np.float32),
         "iscrowd": np.array(crowds, bool),
+        **told,
     }
-    for name, values in (attributes or {}).items():
-        truths[name] = _values(row.get(name), name, values, n)
-    return truths
 
 
 def _values(cell: Any, name: str, values: Sequence[str], n: int) -> np.ndarray:
@@ -189,9 +182,8 @@ def label_lists(row: Mapping[str, Any]) -> dict[str, list]:
     columns = {name: [] if value is None and name in row else value for name, value in columns.items()}
     n = len(columns["boxes"])
     for name, default in (("trust", 1.0), ("iscrowd", 0), ("states", PRESENT)):
-        if name == "states" and name in row:
-            continue
-        columns[name] = columns[name] or [default] * n
+        if name != "states" or name not in row:
+            columns[name] = columns[name] or [default] * n
     if any(not isinstance(column, list) or len(column) != n for column in columns.values()):
         raise DataError(f"{', '.join(columns)} must be lists of one length, one entry per part")
     return columns

@@ -50,67 +50,59 @@ SAMPLE_FIELDS = {
     "box_positive_fraction": 0.5,
     "state_hidden_size": 128,
 }
-_STAGES = {"depths": [1, 1, 1, 1], "out_features": ["stage2", "stage3", "stage4"]}
-_RESNET = {
-    **{"model_type": "rt_detr_resnet", "layer_type": "basic", "embedding_size": 16, **_STAGES},
+_STAGES = {"depths": [1, 1, 1, 1], "out_features": ["stage2", "stage3", "stage4"], "embedding_size": 16}
+_RESNET = _STAGES | {
+    "model_type": "rt_detr_resnet",
+    "layer_type": "basic",
     "hidden_sizes": [16, 32, 64, 96],
 }
-_HGNET = {
-    **{"model_type": "hgnet_v2", "embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], **_STAGES},
-    **{"stem_channels": [3, 16, 16], "stage_in_channels": [16, 32, 48, 64]},
-    **{"stage_mid_channels": [16, 16, 32, 32], "stage_out_channels": [32, 48, 64, 96]},
-    **{"stage_num_blocks": [1] * 4, "stage_numb_of_layers": [2] * 4, "stage_kernel_size": [3, 3, 5, 5]},
-    **{"stage_downsample": [False, True, True, True], "stage_light_block": [False, False, True, True]},
-}
-_DECODER = {"d_model": 64, "decoder_layers": 3, "decoder_ffn_dim": 128, "num_queries": 60}
-_REAL_TIME = _DECODER | {
-    **{
-        "encoder_hidden_dim": 64,
-        "encoder_ffn_dim": 128,
-        "encoder_attention_heads": 4,
-        "hidden_expansion": 0.5,
-    },
-    **{"decoder_in_channels": [64] * 3, "decoder_attention_heads": 4, "num_denoising": 60},
-}
-_GROUPED = _DECODER | {
-    **{"group_detr": 5, "decoder_self_attention_heads": 4, "decoder_cross_attention_heads": 4},
-    **{"c2f_num_blocks": 1, "dropout": 0.0},
+_HGNET = _STAGES | {
+    "model_type": "hgnet_v2",
+    "hidden_sizes": [32, 48, 64, 96],
+    "stem_channels": [3, 16, 16],
+    "stage_in_channels": [16, 32, 48, 64],
+    "stage_mid_channels": [16, 16, 32, 32],
+    "stage_out_channels": [32, 48, 64, 96],
+    "stage_num_blocks": [1] * 4,
+    "stage_numb_of_layers": [2] * 4,
+    "stage_kernel_size": [3, 3, 5, 5],
+    "stage_downsample": [False, True, True, True],
+    "stage_light_block": [False, False, True, True],
 }
 _VIT = {
-    **{
-        "hidden_size": 64,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "image_size": 256,
-        "patch_size": 16,
-    },
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 256,
+    "patch_size": 16,
     "out_features": ["stage2", "stage4"],
+}
+_DINO = _VIT | {"model_type": "rf_detr_dinov2", "num_windows": 2, "num_register_tokens": 0}
+_LW_VIT = _VIT | {"model_type": "lw_detr_vit", "num_windows": 4, "window_block_indices": [0, 2]}
+_DECODER = {"d_model": 64, "decoder_layers": 3, "decoder_ffn_dim": 128, "num_queries": 60}
+_REAL_TIME = _DECODER | {
+    "encoder_hidden_dim": 64,
+    "encoder_ffn_dim": 128,
+    "encoder_attention_heads": 4,
+    "hidden_expansion": 0.5,
+    "decoder_in_channels": [64] * 3,
+    "decoder_attention_heads": 4,
+    "num_denoising": 60,
+}
+_FINE = _REAL_TIME | {"backbone_config": _HGNET, "encoder_in_channels": [48, 64, 96], "depth_mult": 0.34}
+_GROUPED = _DECODER | {
+    "group_detr": 5,
+    "decoder_self_attention_heads": 4,
+    "decoder_cross_attention_heads": 4,
+    "c2f_num_blocks": 1,
+    "dropout": 0.0,
 }
 _TINY = {
     "rt_detr_v2": _REAL_TIME | {"backbone_config": _RESNET, "encoder_in_channels": [32, 64, 96]},
-    "d_fine": _REAL_TIME
-    | {"backbone_config": _HGNET, "encoder_in_channels": [48, 64, 96], "depth_mult": 0.34},
-    "deimv2": _REAL_TIME
-    | {"backbone_config": _HGNET, "encoder_in_channels": [48, 64, 96], "depth_mult": 0.34},
-    "rf_detr": _GROUPED
-    | {
-        "backbone_config": {
-            "model_type": "rf_detr_dinov2",
-            "num_windows": 2,
-            "num_register_tokens": 0,
-            **_VIT,
-        }
-    },
-    "lw_detr": _GROUPED
-    | {"projector_scale_factors": [1.0]}
-    | {
-        "backbone_config": {
-            "model_type": "lw_detr_vit",
-            "num_windows": 4,
-            "window_block_indices": [0, 2],
-            **_VIT,
-        }
-    },
+    "d_fine": _FINE,
+    "deimv2": _FINE,
+    "rf_detr": _GROUPED | {"backbone_config": _DINO},
+    "lw_detr": _GROUPED | {"backbone_config": _LW_VIT, "projector_scale_factors": [1.0]},
 }
 # the same for each of transformers' detectors
 SAMPLE_DETECTORS = {
@@ -121,18 +113,13 @@ _RULES = 1  # raise it when pictures or boxes change
 
 
 def write_sample(folder: str | Path, seed: int = 0, size: int = 320, width: int = 224) -> Path:
-    """Write `train_annotations.json` and the photos in `train`; like the real ones, test photos have no labels.
+    """Write `train_annotations.json` and the photos in `train`; like the real ones, test photos have no labels. Returns the folder.
 
     The same arguments give the same bytes. A folder that holds the whole sample is left as it is.
 
     Args:
-        folder: made where it does not exist.
-        seed: of all pictures.
         size: number of photos.
         width: of the photos in pixels; their height is 3/4 of it.
-
-    Returns:
-        The folder.
 
     Raises:
         DataError: the folder holds such files that no sample wrote.
@@ -162,15 +149,11 @@ def _write(folder: Path, seed: int, size: int, width: int) -> None:
 
 def _annotation(rng, part: str, box: np.ndarray, state: str) -> dict:
     left, top, right, bottom = (round(float(value), 1) for value in box)
+    sides = {"left": left, "top": top, "width": round(right - left, 1), "height": round(bottom - top, 1)}
     return {
         "part_name": part,
         "object_state": state,
         "object_state_class": STATES.index(state),
         "trust": round(float(rng.beta(8, 1)), 2),
-        "absolute_bounding_box": {
-            "left": left,
-            "top": top,
-            "width": round(right - left, 1),
-            "height": round(bottom - top, 1),
-        },
+        "absolute_bounding_box": sides,
     }

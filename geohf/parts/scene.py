@@ -21,11 +21,7 @@ _SMALL_COVER = ("leaves", "cloth", "paper")
 def paint_photo(
     rng: np.random.Generator, width: int
 ) -> tuple[Image.Image, dict[str, tuple[np.ndarray, str]]]:
-    """Paint one bicycle.
-
-    Args:
-        rng: everything is by its chance.
-        width: of the picture in pixels; its height is 3/4 of that.
+    """Paint one bicycle by chance, `width` pixels wide and 3/4 of that high.
 
     Returns:
         (the picture, part -> (box xmin, ymin, xmax, ymax in pixels, state)) of all 22 parts; the box of an absent
@@ -41,15 +37,10 @@ def paint_photo(
     boxes = {part: _box(strokes, place, width, height) for part, strokes in drawn.items()}
     image = _background(rng, width * _FINE, height * _FINE)
     draw = ImageDraw.Draw(image)
-    _paint(
-        draw,
-        [s for part in ("back_wheel", "front_wheel") if states[part] != "absent" for s in drawn[part]],
-        place,
-    )
-    _paint(draw, frame_of(build), place)
-    for part, strokes in drawn.items():
-        if states[part] != "absent" and not part.endswith("wheel"):
-            _paint(draw, strokes, place)
+    there = {part: strokes for part, strokes in drawn.items() if states[part] != "absent"}
+    wheels = [there.pop(part, []) for part in ("back_wheel", "front_wheel")]
+    for strokes in (*wheels, frame_of(build), *there.values()):  # from the farthest to the nearest
+        _paint(draw, strokes, place)
     cover = _cover(rng, image, [boxes[part] for part in BIKE_PARTS if states[part] == "occluded"])
     for part, box in boxes.items():
         # what is behind something is occluded whatever it is, and what can be seen is not
@@ -83,12 +74,8 @@ def _pose(rng, width, height):
 
 def _box(strokes, place, width, height) -> np.ndarray:
     matrix, offset = place
-    half = np.concatenate(
-        [
-            0.5 * stroke.width * np.linalg.norm(matrix[1]) * np.ones((len(stroke.points), 1))
-            for stroke in strokes
-        ]
-    )
+    unit = np.linalg.norm(matrix[1])
+    half = np.concatenate([0.5 * each.width * unit * np.ones((len(each.points), 1)) for each in strokes])
     points = np.concatenate([stroke.points for stroke in strokes]) @ matrix + offset
     low, high = (points - half).min(0), (points + half).max(0)
     return np.concatenate([low, high]).clip(0, [width, height, width, height]).round(1)
@@ -100,9 +87,8 @@ def _paint(draw, strokes, place) -> None:
     for stroke in strokes:
         points, color = (stroke.points @ matrix + offset).ravel().tolist(), _rgb(stroke.color)
         if stroke.width:
-            draw.line(
-                points, color, max(1, round(stroke.width * unit)), joint="curve" if len(points) < 12 else None
-            )
+            joint = "curve" if len(points) < 12 else None
+            draw.line(points, color, max(1, round(stroke.width * unit)), joint)
         else:
             draw.polygon(points, color)
 
@@ -124,9 +110,8 @@ def _background(rng, width, height) -> Image.Image:
         for x in range(int(rng.integers(40)), width, int(rng.integers(30, 60))):
             draw.line([x, 0, x, horizon], _rgb(wall * 0.75), 3)
     elif kind == 2:  # a hedge
-        for x, y, r in zip(
-            rng.uniform(0, width, 60), rng.uniform(0, horizon, 60), rng.uniform(8, 30, 60), strict=True
-        ):
+        places = rng.uniform(0, width, 60), rng.uniform(0, horizon, 60), rng.uniform(8, 30, 60)
+        for x, y, r in zip(*places, strict=True):
             green = np.array([70, 110, 60]) + rng.normal(0, 15, 3)
             draw.ellipse([x - r, y - r, x + r, y + r], _rgb(green))
     for _ in range(rng.integers(0, 4)):
@@ -158,22 +143,17 @@ def _cover(rng, image, boxes) -> np.ndarray:
         elif kind == "cloth":
             color, turn = _rgb(rng.uniform(30, 220, 3)), np.linspace(0, 2 * np.pi, 12)
             radius = 0.66 + 0.06 * rng.random(12)
-            points = np.stack(
-                [
-                    (x0 + x1) / 2 + (x1 - x0) * radius * np.cos(turn),
-                    (y0 + y1) / 2 + (y1 - y0) * radius * np.sin(turn),
-                ],
-                1,
-            )
+            x = (x0 + x1) / 2 + (x1 - x0) * radius * np.cos(turn)
+            y = (y0 + y1) / 2 + (y1 - y0) * radius * np.sin(turn)
+            points = np.stack([x, y], 1)
             draws[0].polygon(points.ravel().tolist(), color)
             draws[1].polygon(points.ravel().tolist(), 255)
         else:
             size = max(4.0, 0.2 * min(x1 - x0, y1 - y0))
             count = int(4.5 * (x1 - x0) * (y1 - y0) / (size * size * np.pi)) + 4
             green = np.array([50, 105, 40]) + rng.normal(0, 12, 3)
-            for x, y in zip(
-                rng.uniform(x0, x1, count).tolist(), rng.uniform(y0, y1, count).tolist(), strict=True
-            ):
+            places = rng.uniform(x0, x1, count).tolist(), rng.uniform(y0, y1, count).tolist()
+            for x, y in zip(*places, strict=True):
                 leaf = [x - size, y - 0.7 * size, x + size, y + 0.7 * size]
                 draws[0].ellipse(leaf, _rgb(green + rng.normal(0, 14, 3)))
                 draws[1].ellipse(leaf, 255)

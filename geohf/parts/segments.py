@@ -13,9 +13,8 @@ def box_of_segmentation(segmentation: Any) -> list[float]:
     """The left, top, width, height around polygons or a run-length encoded mask.
 
     Args:
-        segmentation: a list of polygons (x, y, x, y, ...), or `{"size": [height, width], "counts": ...}` with the
-            lengths of runs of 0 and 1 by turns, column after column, as a list or packed as cocoapi's `rleToString`
-            does it.
+        segmentation: a list of polygons (x, y, x, y, ...), or `{"size": [height, width], "counts": ...}` with the lengths of
+            runs of 0 and 1 by turns, column after column, as a list or packed by cocoapi's `rleToString`.
 
     Raises:
         DataError: it is neither, or it is empty.

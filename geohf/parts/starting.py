@@ -20,7 +20,7 @@ from geohf.parts.detectors import (
 )
 from geohf.parts.rows import as_photos, shows_one_of_each
 from geohf.parts.sample import SAMPLE_DETECTORS, SAMPLE_FIELDS
-from geohf.parts.vocabulary import absent_index, attributes_of, names_of
+from geohf.parts.vocabulary import ABSENT, attributes_of, names_of
 from geohf.vision.backbones import backbone_config, require_weights
 from geohf.vision.licenses import published_name
 
@@ -50,10 +50,9 @@ class StartingDetector(GeoPreTrainedModel):
         """A new detector around a backbone, or from one of torchvision's detectors.
 
         Args:
-            name: a backbone, see `PartStateConfig.backbone`, or a detector trained on COCO:
-                `fasterrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn_v2`, `fasterrcnn_mobilenet_v3_large_fpn`,
-                `fasterrcnn_mobilenet_v3_large_320_fpn`; only its last layers and the state head are new then. Or a
-                folder or repo: of timm, of a parts model (all but the classes is taken), of another geohf model, of a
+            name: a backbone, see `PartStateConfig.backbone`; a detector trained on COCO, `fasterrcnn_resnet50_fpn`, its `_v2`,
+                `fasterrcnn_mobilenet_v3_large_fpn` or `..._320_fpn`, of which only the last layers and the state head are new;
+                or a folder or repo: of timm, of a parts model (all but the classes is taken), of another geohf model, of a
                 detector, see `from_detector`.
             pretrained: load the published weights; False builds the same with random ones.
             backbone_weights: a file of weights of this backbone or detector, instead of the published ones.
@@ -104,11 +103,13 @@ class StartingDetector(GeoPreTrainedModel):
             model = cls(cls.config_class(**fields | config_fields))
         model.config.backbone = model.detector.config.backbone_config.model_type
         if pretrained:
-            ours = backbone_config(name)[1]["model_type"] == model.config.model_type
-            published = (
-                cls.from_pretrained(name).detector if ours else published_detector(name, model.config.norm)
-            )
-            take_weights(model.detector, published, name)
+            if backbone_config(name)[1]["model_type"] == model.config.model_type:
+                published = cls.from_pretrained(name)
+                names, detector = published.config.id2label, published.detector
+            else:
+                detector = published_detector(name, model.config.norm)
+                names = detector.config.id2label
+            take_weights(model.detector, detector, name, same_classes=names == model.config.id2label)
         return model.eval()
 
 
@@ -122,8 +123,7 @@ def start_of(options: PartArguments, data: TaskData) -> tuple[str, bool, dict[st
     name = options.backbone or architecture or str(default)
     pretrained = not is_sample if options.pretrained is None else options.pretrained
     train = as_photos(data.labeled)
-    id2label, id2state = names_of(train)
-    one = options.one_per_part
+    (id2label, id2state), one = names_of(train), options.one_per_part
     fields: dict[str, Any] = {
         "id2label": id2label,
         "id2state": id2state,
@@ -137,14 +137,12 @@ def start_of(options: PartArguments, data: TaskData) -> tuple[str, bool, dict[st
     }
     if options.presence_threshold is not None:
         fields |= {"presence_threshold": options.presence_threshold, "threshold_rule": "given"}
-    if absent_index(list(id2state.values())) is None:
+    if ABSENT not in id2state.values():
         fields["absent_state"] = None
     if is_sample:
         fields = dict(sample) | fields
     elif not pretrained:
         fields["norm"] = "group"
-    if options.norm is not None:
-        fields["norm"] = options.norm
-    if options.image_size is not None:
-        fields["image_size"] = options.image_size
+    given = {"norm": options.norm, "image_size": options.image_size}
+    fields |= {name: value for name, value in given.items() if value is not None}
     return name, pretrained, fields

@@ -8,7 +8,7 @@ of part and state.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -68,19 +68,31 @@ def _counts(config: PartStateConfig, like: torch.Tensor) -> torch.Tensor:
     return like.new_tensor(config.state_counts)
 
 
-def count_states(targets: Any, config: PartStateConfig) -> list[list[int]]:
+def count_pairs(labels: Sequence, states: Sequence, parts: int, known: int) -> np.ndarray:
+    """(photos, parts, known states) int64: how often each part stands in each state in each photo; a crowd has no state."""
+    counts = np.zeros((len(labels), parts, known), np.int64)
+    for row, own, own_states in zip(counts, labels, states, strict=True):
+        own, own_states = np.asarray(own, int), np.asarray(own_states, int)
+        np.add.at(row, (own[own_states >= 0], own_states[own_states >= 0]), 1)
+    return counts
+
+
+def _count_of_boxes(targets: Sequence[Mapping], config: PartStateConfig) -> np.ndarray:
+    """As `count_pairs`, of the states that a box can have."""
+    labels, states = ([target[key] for target in targets] for key in ("labels", "states"))
+    counts = count_pairs(labels, states, config.num_labels, config.num_states)
+    if config.absent_index is not None and config.absent != "detect":
+        counts[:, :, config.absent_index] = 0
+    return counts
+
+
+def count_states(targets: Sequence[Mapping], config: PartStateConfig) -> list[list[int]]:
     """How often training shows each part (row) in each state (column), of those that a box can have.
 
     Args:
         targets: of each photo `labels` and `states`, see `geohf.parts.metrics.dataset_targets`.
     """
-    counts = np.zeros((config.num_labels, config.num_states), np.int64)
-    for target in targets:
-        known = np.asarray(target["states"]) >= 0  # a crowd has none
-        np.add.at(counts, (np.asarray(target["labels"])[known], np.asarray(target["states"])[known]), 1)
-    if config.absent_index is not None and config.absent != "detect":
-        counts[:, config.absent_index] = 0
-    return counts.tolist()
+    return _count_of_boxes(targets, config).sum(0).tolist()
 
 
 def repeat_factors(targets: Sequence[Mapping], config: PartStateConfig, threshold: float) -> np.ndarray:
@@ -90,16 +102,10 @@ def repeat_factors(targets: Sequence[Mapping], config: PartStateConfig, threshol
     objects, and crowds, ask for nothing.
 
     Args:
-        targets: of each photo `labels` and `states`, see `geohf.parts.metrics.dataset_targets`.
+        targets: as `count_states` takes them.
         threshold: the share of photos below which a pair is rare.
     """
-    shown = np.zeros((len(targets), config.num_labels, config.num_states), bool)
-    for row, target in zip(shown, targets, strict=True):
-        states = np.asarray(target["states"])
-        known = states >= 0
-        row[np.asarray(target["labels"])[known], states[known]] = True
-    if config.absent_index is not None and config.absent != "detect":
-        shown[:, :, config.absent_index] = False
+    shown = _count_of_boxes(targets, config) > 0
     shares = shown.mean(0).clip(1 / max(1, len(targets)))
     return np.where(shown, np.sqrt(threshold / shares), 1.0).max((1, 2), initial=1.0)
 

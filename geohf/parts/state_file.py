@@ -88,8 +88,4 @@ def without_states(photos: list[PhotoRecord]) -> None:
 
 def _text(value: Any) -> str | None:
     """A key as text, whether a table holds it as a whole number, as 12.0 or as text."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return (
-        text_of(value) if isinstance(value, str) else None if value != value or value is None else str(value)
-    )
+    return text_of(int(value) if isinstance(value, float) and value.is_integer() else value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,17 @@ MATCH_IOU = 0.5
 STATE_NUMBERS = ("state_accuracy", "state_f1", "state_recall")
 METRICS = dict.fromkeys((*STATE_NUMBERS, "present_recall", "absent_recall"), HIGHER)
 METRICS |= dict.fromkeys(("hallucination", "hallucination_iou", "presence_ece", "state_ece"), LOWER)
+
+
+def join_photos(photos: Sequence[Mapping], keys: Iterable[str]) -> Table:
+    """These columns of all photos, one photo after the other, and the number of each row's `photo`."""
+    table = {key: np.concatenate([np.asarray(photo[key]) for photo in photos]) for key in keys}
+    return table | {"photo": np.repeat(np.arange(len(photos)), [len(photo["labels"]) for photo in photos])}
+
+
+def take_rows(table: Table, rows: np.ndarray) -> Table:
+    """Some rows of a table, by a mask or by their numbers."""
+    return {key: column[rows] for key, column in table.items()}
 
 
 def is_there(states: np.ndarray, absent_state: int | None) -> np.ndarray:
@@ -72,9 +83,8 @@ def state_metrics(confusion, absent_state: int | None = 2) -> dict[str, float]:
     scores = []
     for state in present:
         if confusion[state].sum():
-            hits = confusion[state, state]
             either = rows[:, state].sum() + confusion[state, :-1].sum()
-            scores.append(2 * hits / either if either else 0.0)
+            scores.append(2 * confusion[state, state] / either if either else 0.0)
     return {
         "state_accuracy": _ratio(right, matched),
         "state_f1": float(np.mean(scores)) if scores else float("nan"),
@@ -88,8 +98,7 @@ def state_error(detections: Table, truths: Table, parts: int, absent_state: int 
     The expected calibration error, 0 to 1; NaN where no part was found.
     """
     rows = matched_truths(detections, truths, parts)
-    matched = {key: detections[key][rows >= 0] for key in ("states", "state_scores")}
-    states = truths["states"][rows[rows >= 0]]
+    matched, states = take_rows(detections, rows >= 0), truths["states"][rows[rows >= 0]]
     there = is_there(states, absent_state)
     return calibration_error(matched["state_scores"][there], (matched["states"] == states)[there])
 

@@ -13,9 +13,8 @@ _VERSION = re.compile(r"\.rf\.[0-9A-Za-z]{8,}\.\w+$")
 def stratify(labels: np.ndarray, shares: Sequence[float], seed: int = 42) -> np.ndarray:
     """Assign rows to splits so that every label is shared out in proportion, rare labels first.
 
-    The iterative stratification of Sechidis, Tsoumakas and Vlahavas (ECML PKDD 2011): the label with the fewest
-    rows left is dealt out next, each row to the split that lacks that label most, then to the one that lacks rows
-    most; ties by lot.
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011): the label with the fewest rows left comes
+    next, each row goes to the split that lacks that label most, then to the one that lacks rows most; ties by lot.
 
     Args:
         labels: (n, ...) counts of labels in each row.

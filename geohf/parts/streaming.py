@@ -12,9 +12,8 @@ from geohf.data.shards import features_of
 from geohf.data.streaming import StreamedTable, streaming
 from geohf.data.tables import RowErrors, require_columns
 from geohf.errors import DataError
-from geohf.parts.hub_data import trusted_parts, usable_photos
+from geohf.parts.hub_data import add_trusted, features_with, usable_photos
 from geohf.parts.rows import REQUIRED
-from geohf.parts.vocabulary import attributes_of, names_of, part_features
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,16 +29,14 @@ def streamed_parts(
     """Photos with parts that are more than memory holds, see `StreamedTable`; `stream_parts` gives its rows.
 
     Args:
-        source: Parquet files, or a dataset of the Hub, with the columns of `part_features`, as `push_to_hub` and
-            `Dataset.to_parquet` write what `load_parts` gives, or those of them that are `REQUIRED`. The names of parts and states are those of the first.
+        source: Parquet files, or a dataset of the Hub, with the columns of `part_features` or those of them that are `REQUIRED`;
+            the names of parts and states are those of the first.
         min_trust, attributes: see `load_parts`.
 
     Raises:
         DataError: the names are not known; as rows are read: a photo whose picture, boxes or labels cannot be used.
     """
-    given = features_of(source)
-    parts, states = (list(names.values()) for names in names_of(given))
-    features = part_features(parts, states, attributes_of(given, attributes))
+    features = features_with(features_of(source), attributes)
     rows_of = partial(_usable, features=features, min_trust=min_trust)
     return StreamedTable(source, rows_of, features, (), on_error)
 
@@ -53,10 +50,7 @@ def _usable(
     require_columns(table.columns, REQUIRED, source)
     columns: dict[str, list] = {name: [] for name in features}
     for _, facts, listed in usable_photos(_located(table, source, errors), source, errors, features):
-        trusted = trusted_parts(listed, min_trust)
-        if trusted is not None:
-            for column, values in columns.items():
-                values.append((facts | trusted)[column])
+        add_trusted(columns, facts, listed, min_trust)
     return columns
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,9 +141,9 @@ def tracked_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     tracked = []
     for name, own in frames.items():
         boxes = [row for row in own if row.get(SIDES[0]) is not None]
-        numbers = trackers.setdefault(source_of(name), Tracker()).add(
-            [row["part"] for row in boxes], [[row[side] for side in SIDES] for row in boxes]
-        )
-        number_of: Mapping[int, int] = {id(row): number for row, number in zip(boxes, numbers, strict=True)}
+        places = [[row[side] for side in SIDES] for row in boxes]
+        tracker = trackers.setdefault(source_of(name), Tracker())
+        numbers = tracker.add([row["part"] for row in boxes], places)
+        number_of = {id(row): number for row, number in zip(boxes, numbers, strict=True)}
         tracked += [row | {"track": number_of.get(id(row))} for row in own]
     return tracked

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
-from torchvision.ops import box_area, box_convert, box_iou
+from torchvision.ops import box_area, box_iou
 
-from geohf.errors import DataError, require_choice, require_whole
+from geohf.errors import DataError, require_choice, require_whole, require_within
 from geohf.parts.answers import PartStateOutput, PhotoPrediction
+from geohf.parts.boxes import boxes_in_shares
 from geohf.parts.mirror import mirrored_labels
 from geohf.parts.processing import open_photo
 from geohf.vision.weights import in_eval_mode
@@ -49,10 +50,8 @@ def windows_of(width: int, height: int, size: int | None, overlap: float = 0.2) 
     if size is None or max(width, height) <= size:
         return [whole]
     columns, rows = (_starts(side, size, overlap) for side in (width, height))
-    return [
-        whole,
-        *(Window(x, y, min(x + size, width), min(y + size, height)) for y in rows for x in columns),
-    ]
+    corners = ((x, y, min(x + size, width), min(y + size, height)) for y in rows for x in columns)
+    return [whole, *(Window(*each) for each in corners)]
 
 
 def _starts(side: int, size: int, overlap: float) -> list[int]:
@@ -86,8 +85,7 @@ def steps_of_views(
     if overlap is not None and slice_size is None:
         raise DataError("overlap is that of slices: give slice_size, too")
     overlap = 0.2 if overlap is None else overlap
-    if not 0 <= overlap < 1:
-        raise DataError(f"overlap must be from 0 to below 1, got {overlap}")
+    require_within("[0, 1)", overlap=overlap)
     whole = in_eval_mode(model)
 
     @torch.inference_mode()
@@ -169,10 +167,11 @@ def _first_of_each(
             if not keep[row]:
                 continue
             rest = rows[place + 1 :]
-            shared = torch.minimum(boxes[row, 2:], boxes[rest, 2:]) - torch.maximum(
-                boxes[row, :2], boxes[rest, :2]
+            low, high = (
+                torch.maximum(boxes[row, :2], boxes[rest, :2]),
+                torch.minimum(boxes[row, 2:], boxes[rest, 2:]),
             )
-            inside = shared.clamp(min=0).prod(1)
+            inside = (high - low).clamp(min=0).prod(1)
             iou = inside / (areas[row] + areas[rest] - inside)
             of_smaller = inside / torch.minimum(areas[row], areas[rest])
             same = (iou > SAME) | ((cut[row] | cut[rest]) & (of_smaller > SAME))
@@ -222,9 +221,8 @@ def unmirrored(boxes: Boxes, width: int, swapped: Mapping[str, Sequence[int]]) -
 
 def _output(boxes: Boxes, width: int, height: int) -> PartStateOutput:
     """The boxes of one photo as a batch of one."""
-    shares = boxes["boxes"] / torch.tensor([width, height, width, height])
     return PartStateOutput(
-        pred_boxes=box_convert(shares, "xyxy", "cxcywh")[None],
+        pred_boxes=boxes_in_shares(boxes["boxes"], height, width)[None],
         pred_labels=boxes["labels"][None],
         scores=boxes["scores"][None],
         state_probs=boxes["state_probs"][None],

@@ -16,7 +16,7 @@ from geohf.data.cells import file_in
 from geohf.data.splits import SPLIT_NAMES
 from geohf.errors import DataError
 from geohf.io import add_element, write_xml
-from geohf.parts.markup import attributes_of, numbers, read_xml, require_upright, text_in
+from geohf.parts.markup import add_children, attributes_of, numbers, read_xml, require_upright, text_in
 from geohf.parts.records import PartRecord, PhotoRecord, Source, read_text
 
 logger = logging.getLogger(__name__)
@@ -38,9 +38,8 @@ def voc_files(folder: Path) -> dict[str, list[Path]]:
     Raises:
         DataError: a list names a photo that has no XML.
     """
-    inside = next(
-        (path for path in (folder / "Annotations", folder / "annotations") if path.is_dir()), folder
-    )
+    own = (folder / "Annotations", folder / "annotations")
+    inside = next((path for path in own if path.is_dir()), folder)
     lists = folder / "ImageSets" / "Main"
     splits = {}
     for split, names in SPLIT_NAMES.items():
@@ -56,12 +55,8 @@ def voc_files(folder: Path) -> dict[str, list[Path]]:
                     raise DataError(f"{listed}: names {line}, which has no XML in {inside}")
             splits[split] = [file for _, file in named if file is not None]
         else:
-            files = [
-                path
-                for name in names
-                for base in (folder, inside)
-                for path in sorted((base / name).glob("*.xml"))
-            ]
+            places = [base / name for name in names for base in (folder, inside)]
+            files = (path for each in places for path in sorted(each.glob("*.xml")))
             splits[split] = list(dict.fromkeys(files))
     splits = {split: files for split, files in splits.items() if files}
     alone = sorted(inside.glob("*.xml" if inside == folder else "**/*.xml"))
@@ -83,9 +78,6 @@ def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:
     An object that is `difficult` is to be ignored, like a crowd of COCO. Pixels count from 1, unless one of the boxes
     begins below. What stands in an object beside the layout's own elements, or among its `attributes`, are its attributes.
 
-    Args:
-        path: what the user named, for messages.
-
     Raises:
         DataError: a file that cannot be read, or is none of this layout.
     """
@@ -93,7 +85,7 @@ def read_voc(path: Path, files: dict[str, list[Path]]) -> dict[str, Source]:
     for split, listed in files.items():
         photos = [_photo(read_xml(file), file) for file in listed]
         sources[split] = Source(path, photos, names, [], selects=(path / "ImageSets").is_dir())
-    parts = [part for source in sources.values() for photo in source.photos for part in photo.parts]
+    parts = [part for source in sources.values() for part in source.records]
     if _BACKGROUND in names and not any(part.name == _BACKGROUND for part in parts):
         for source in sources.values():
             source.groups = frozenset({_BACKGROUND})
@@ -168,24 +160,19 @@ def write_voc(folder: Path, split: str, source: Source) -> None:
         root = Element("annotation")
         add_element(root, "folder", "JPEGImages")
         add_element(root, "filename", photo.name)
-        size = add_element(root, "size")
-        for key, value in (("width", photo.width), ("height", photo.height), ("depth", 3)):
-            add_element(size, key, value)
+        add_children(root, "size", {"width": photo.width, "height": photo.height, "depth": 3})
         add_element(root, "segmented", 0)
         for part in photo.parts:
-            element = add_element(root, "object")
-            for key, value in (("name", part.name), ("pose", "Unspecified"), ("truncated", 0)):
-                add_element(element, key, value)
-            add_element(element, "difficult", int(part.crowd))
+            own = {"name": part.name, "pose": "Unspecified", "truncated": 0, "difficult": int(part.crowd)}
+            element = add_children(root, "object", own)
             left, top, width, height = part.box
-            box = add_element(element, "bndbox")
-            for key, side in zip(_CORNERS, (left + 1, top + 1, left + width, top + height), strict=True):
-                add_element(box, key, f"{side:.4f}".rstrip("0").rstrip("."))
+            sides = zip(_CORNERS, (left + 1, top + 1, left + width, top + height), strict=True)
+            add_children(
+                element, "bndbox", {key: f"{side:.4f}".rstrip("0").rstrip(".") for key, side in sides}
+            )
             attributes = add_element(element, "attributes")
             for key, told in attributes_of(part).items():
-                attribute = add_element(attributes, "attribute")
-                add_element(attribute, "name", key)
-                add_element(attribute, "value", told)
+                add_children(attributes, "attribute", {"name": key, "value": told})
         write_xml(folder / "Annotations" / f"{stem}.xml", root)
     lists = folder / "ImageSets" / "Main"
     lists.mkdir(parents=True, exist_ok=True)

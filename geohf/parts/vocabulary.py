@@ -23,34 +23,10 @@ BIKE_PARTS = (
 STATES = ("intact", "damaged", "absent", "occluded")  # their order is `object_state_class`
 ABSENT = "absent"
 PRESENT = "present"  # the only state where nothing tells states: of every part that is there
-# of datasets and of tables of answers; no attribute can be called so
-_COLUMNS = frozenset(
-    [
-        "image",
-        "image_id",
-        "width",
-        "height",
-        "boxes",
-        "parts",
-        "states",
-        "trust",
-        "iscrowd",
-        "input",
-        "part",
-        "present",
-        "state",
-        "true_state",
-        "score",
-        "state_score",
-        "detections",
-        "track",
-        "xmin",
-        "ymin",
-        "xmax",
-        "ymax",
-        "id",
-    ]
-)
+# columns, by which no attribute can be called
+_OF_DATASETS = ("image", "image_id", "width", "height", "boxes", "parts", "states", "trust", "iscrowd")
+_OF_ANSWERS = ("input", "id", "part", "present", "state", "score", "state_score", "detections", "track")
+_COLUMNS = frozenset((*_OF_DATASETS, *_OF_ANSWERS, "true_state", "xmin", "ymin", "xmax", "ymax"))
 NO_STATES = "none"  # as `state_attribute`: states are not to be read
 
 
@@ -67,38 +43,33 @@ def names_of(
         DataError: the columns `parts` and `states` are not lists of class labels, or rows tell numbers and no names.
     """
     source = source.get("train", source) if isinstance(source, dict) else source
+    columns = ("parts", "states")
     if isinstance(source, RowView):
-        return _names_in_rows(source)
-    features = getattr(source, "features", source)
-    tables = []
-    for column in ("parts", "states"):
-        if column == "states" and column not in features:
-            tables.append({0: PRESENT})
-            continue
-        names = getattr(getattr(features.get(column), "feature", None), "names", None)
-        if not names:
-            raise DataError(f"the dataset's column {column!r} must be a list of class labels")
-        tables.append(dict(enumerate(names)))
-    return tables[0], tables[1]
+        known = class_names(source.rows, columns)
+        listed = [known.get(column) or _names_in_rows(source, column) for column in columns]
+    else:
+        listed = [_names_in_features(getattr(source, "features", source), column) for column in columns]
+    parts, states = (dict(enumerate(names)) for names in listed)
+    return parts, states
 
 
-def _names_in_rows(photos: RowView) -> tuple[dict[int, str], dict[int, str]]:
-    known = class_names(photos.rows, ("parts", "states"))
-    tables = []
-    for column in ("parts", "states"):
-        names = known.get(column)
-        if names is None:
-            values = {value for cell in photos[column] for value in cell if value is not None}
-            numbers = [value for value in values if not isinstance(value, str)]
-            if numbers or not values:
-                raise DataError(
-                    f"{column} of the rows are numbers, such as {numbers[0]}: give their names"
-                    if numbers
-                    else f"no row names any of its {column}"
-                )
-            names = sorted(values)
-        tables.append(dict(enumerate(names)))
-    return tables[0], tables[1]
+def _names_in_features(features: Any, column: str) -> list[str]:
+    if column == "states" and column not in features:
+        return [PRESENT]
+    names = getattr(getattr(features.get(column), "feature", None), "names", None)
+    if not names:
+        raise DataError(f"the dataset's column {column!r} must be a list of class labels")
+    return names
+
+
+def _names_in_rows(photos: RowView, column: str) -> list[str]:
+    values = {value for cell in photos[column] for value in cell if value is not None}
+    numbers = [value for value in values if not isinstance(value, str)]
+    if numbers:
+        raise DataError(f"{column} of the rows are numbers, such as {numbers[0]}: give their names")
+    if not values:
+        raise DataError(f"no row names any of its {column}")
+    return sorted(values)
 
 
 def attributes_of(
@@ -148,15 +119,6 @@ def require_attributes(attributes: Mapping[str, Sequence[str]], state_attribute:
             )
 
 
-def absent_index(states: Sequence[str]) -> int | None:
-    """The index of the state `absent`; None where the vocabulary has none.
-
-    >>> absent_index(STATES)
-    2
-    """
-    return list(states).index(ABSENT) if ABSENT in states else None
-
-
 def part_features(
     parts: Sequence[str] = BIKE_PARTS,
     states: Sequence[str] = STATES,
@@ -164,10 +126,9 @@ def part_features(
 ) -> Features:
     """The columns of a dataset of photos with their parts.
 
-    `boxes` are xmin, ymin, xmax, ymax in pixels of the upright photo, whose `width` and `height` stand beside them.
-    Where `iscrowd`, the box is a region with several of the part that were not told apart, and its state is -1. A
-    photo without any part has empty lists. Each of the attributes, name -> values, is a column of its own, -1 where nobody
-    told it.
+    `boxes` are xmin, ymin, xmax, ymax in pixels of the upright photo, whose `width` and `height` stand beside them. Where
+    `iscrowd`, the box is a region with several of the part that were not told apart, and its state is -1. A photo without any
+    part has empty lists. Each attribute, name -> values, is a column of its own, -1 where nobody told it.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 

@@ -55,22 +55,18 @@ def read_yolo(path: Path, errors: RowErrors, state_attribute: str | None = None)
                 raise DataError(
                     f"{path} [{split}]: no photo has a file of labels; {labels[0]} would be the first"
                 )
-            photos = [PhotoRecord(name, None, None, shares=True) for name in names]
+            photos = [PhotoRecord(name, shares=True) for name in names]
             for photo, file in zip(photos, labels, strict=True):
                 photo.parts = _parts(file, pairs)
             sources[split] = Source(path, photos, parts, states, folder, selects=True)
-            for stray in sorted(
-                {file for place in {f.parent for f in labels} for file in place.glob("*.txt")} - {*labels}
-            ):
+            lying = {file for place in {f.parent for f in labels} for file in place.glob("*.txt")}
+            for stray in sorted(lying - {*labels}):
                 if stray.name != "classes.txt":
-                    errors.add(
-                        path, stray.name, f"the labels in {stray.parent} belong to no photo of {split}"
-                    )
+                    why = f"the labels in {stray.parent} belong to no photo of {split}"
+                    errors.add(path, stray.name, why)
     if not sources:
         raise DataError(f"{path}: names no folder of photos as `train`, `val` or `test`")
-    _refuse_no_polygons(
-        [part for source in sources.values() for photo in source.photos for part in photo.parts]
-    )
+    _refuse_no_polygons([part for source in sources.values() for part in source.records])
     return sources
 
 
@@ -104,7 +100,7 @@ def _darknet(path: Path) -> dict:
 def _names(given: Any, path: Path) -> list[str]:
     names = given
     if isinstance(given, dict):
-        if sorted(given, key=str) != sorted(range(len(given)), key=str):
+        if set(given) != set(range(len(given))):
             raise DataError(f"{path}: the numbers of `names` must be 0 to {len(given) - 1}")
         names = [given[number] for number in range(len(given))]
     if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names):
@@ -145,10 +141,8 @@ def _names_in(folder: Path) -> list[str]:
 
 def _place(name: str, base: Any, path: Path) -> Path:
     """Where a folder or list lies; Roboflow writes `../train/images` for `train/images`, CVAT `data/train.txt` for `train.txt`."""
-    roots = (
-        [path.parent] if not base or Path(str(base)).is_absolute() else [path.parent / str(base), path.parent]
-    )
-    for root in roots:
+    relative = base and not Path(str(base)).is_absolute()
+    for root in [path.parent / str(base), path.parent] if relative else [path.parent]:
         for form in (name, name.removeprefix("../"), name.removeprefix("data/")):
             try:
                 place = Path(file_in(path.parent, str((root / form).relative_to(path.parent))))
@@ -162,32 +156,27 @@ def _place(name: str, base: Any, path: Path) -> Path:
 def _labels_of(photo: Path, root: Path) -> Path:
     """The file of labels of a photo: `labels` takes the place of the last `images` in its path, if there is one."""
     parts = list(photo.relative_to(root).parts) if photo.is_relative_to(root) else [photo.name]
-    at = len(parts) - 1 - parts[::-1].index("images") if "images" in parts else None
-    if at is not None:
-        parts[at] = "labels"
+    if "images" in parts:
+        parts[-1 - parts[::-1].index("images")] = "labels"
     return root.joinpath(*parts).with_suffix(".txt")
 
 
 def _parts(labels: Path, pairs: Sequence[tuple[str, str]]) -> list[PartRecord]:
     parts = []
     for number, line in enumerate(read_text(labels).splitlines() if labels.is_file() else [], 1):
-        cells = line.split()
-        if not cells:
+        if not line.strip():
             continue
-        part = PartRecord(cells[0], number=f"{labels.name}, line {number}")
+        cell, *sides = line.split()
+        part = PartRecord(cell, number=f"{labels.name}, line {number}")
         try:
-            part.name, part.state = _class(cells[0], pairs)
-            part.box, part.attributes = _box(cells[1:])
+            if not cell.isdecimal() or int(cell) >= len(pairs):
+                raise DataError(f"unknown class {cell}; known are 0 to {len(pairs) - 1}")
+            part.name, part.state = pairs[int(cell)]
+            part.box, part.attributes = _box(sides)
         except DataError as error:
             part.problem = f"{part.number}: {error}"
         parts.append(part)
     return parts
-
-
-def _class(cell: str, pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    if not cell.isdecimal() or int(cell) >= len(pairs):
-        raise DataError(f"unknown class {cell}; known are 0 to {len(pairs) - 1}")
-    return pairs[int(cell)]
 
 
 def _box(cells: Sequence[str]) -> tuple[list[float], dict[str, Any]]:

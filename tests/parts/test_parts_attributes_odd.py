@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.parts_formats import load, photos
+from helpers.parts_formats import coco_of, load, photos
 from PIL import Image
 
 from geohf.errors import DataError
@@ -89,3 +89,17 @@ def test_the_constant_answer_takes_no_attribute_of_absent_parts():
         "color": ["blue", "red", "red"],
     }
     assert np.array_equal(constant_answer(as_photos([row]), config)["attributes"], [[1]])
+
+
+@pytest.mark.parametrize("name", ["crowd", "box"])
+def test_an_attribute_may_be_called_as_our_own_code_calls_things(tmp_path, name):
+    """One called crowd made regions that are ignored of the boxes that have it."""
+    photos(tmp_path, "1.png")
+    boxes = [
+        {"id": i, "image_id": 0, "category_id": i, "bbox": [i, 2, 9, 9], "state": 0, name: told}
+        for i, told in enumerate(("no", "yes"), 1)
+    ]
+    content = json.dumps(coco_of(["1.png"], (40, 30)) | {"annotations": boxes})
+    rows = load(tmp_path, "train.json", content, attributes=[name])
+    assert (rows[0][name], rows[0]["iscrowd"]) == ([0, 1], [False, False])
+    assert rows[0]["boxes"] == [[1, 2, 10, 11], [2, 2, 11, 11]]

@@ -109,7 +109,7 @@ def test_names_of_sides_forbid_a_flip():
 
 @pytest.mark.parametrize("arguments", [{"flip": 1.5}, {"jitter": -0.1}, {"crop": 1.0}])
 def test_numbers_out_of_range(arguments):
-    with pytest.raises(DataError, match="must be from 0 to"):
+    with pytest.raises(DataError, match="must be at least 0 and at most"):
         make_augmentation(**arguments)
 
 
@@ -236,7 +236,7 @@ def test_photos_at_other_scales_keep_their_boxes_as_shares():
     assert float(ratios.amax(1).std()) > 0.05
     for pixels, (h, w) in zip(found["pixel_values"], found["image_sizes"].tolist(), strict=True):
         assert float(pixels[:, h:].abs().sum() + pixels[:, :, w:].abs().sum()) == 0
-    with pytest.raises(DataError, match="--multi_scale must be from 0 to below 1"):
+    with pytest.raises(DataError, match="multi_scale must be at least 0 and below 1"):
         PartCollator(model, multi_scale=1.0)
 
 

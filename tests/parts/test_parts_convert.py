@@ -394,3 +394,25 @@ def test_names_of_photos_that_look_like_parts_of_addresses(tmp_path):
     convert(made(tmp_path, *names), tmp_path / "out", "label_studio")
     rows = load_parts(tmp_path / "out", images=tmp_path)[0]["train"]
     assert rows["image_id"][:] == names
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_annotations_that_are_read_are_not_overwritten(bikes, tmp_path, layout):
+    """The folder is by default the source's own, and what the layout cannot say would be lost."""
+    convert(bikes, tmp_path, layout)
+    kept = {} if layout in ("yolo", "voc") else {"images": bikes / "train"}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match=r"is an input, .*, and would be overwritten"):
+        convert(tmp_path, tmp_path, layout, min_trust=0.5, **kept)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("layout", ["yolo", "voc"])
+def test_another_photo_of_the_same_name_is_not_overwritten(tmp_path, layout):
+    folder = tmp_path / "out" / ("images/train" if layout == "yolo" else "JPEGImages")
+    photos(folder, "1.png", size=(80, 60))
+    before = (folder / "1.png").read_bytes()
+    with pytest.raises(DataError, match=r"1.png: is another photo of that name and would be overwritten"):
+        convert(made(tmp_path, "1.png"), tmp_path / "out", layout)
+    assert (folder / "1.png").read_bytes() == before
+    assert not any((tmp_path / "out" / name).exists() for name in ("labels", "Annotations"))

@@ -105,7 +105,7 @@ def test_too_few_photos_promise_nothing():
     with pytest.raises(DataError, match=r"--max_missed 0.1 needs at least 9 validation photos, there are 8"):
         fit_decisions(config(), *world(8, 0), max_missed=0.1)
     fit_decisions(config(), *world(9, 0), max_missed=0.1)
-    with pytest.raises(DataError, match=r"--max_hallucinated must lie between 0 and 1, got 1"):
+    with pytest.raises(DataError, match=r"max_hallucinated must be above 0 and below 1, got 1"):
         fit_decisions(config(), *world(8, 0), max_hallucinated=1)
 
 

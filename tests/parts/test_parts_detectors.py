@@ -145,3 +145,18 @@ def test_the_recipe_trains_a_detector_and_goes_on_with_it(bikes, tmp_path):
     photo = next((bikes / "train").glob("*.jpg"))
     assert loaded.predict(photo)[0].width == 96
     assert loaded.evaluate(bikes)["loss"] > 0
+
+
+def test_as_many_other_classes_begin_anew_and_the_same_go_on(tmp_path):
+    """Layers of classes were taken wherever their number was the same, and called a part by another's name."""
+    model = build_query_model("rt_detr_v2")
+    folder = _saved(model, tmp_path / "ours")
+    others = {number: f"other {name}" for number, name in PARTS.items()}
+    theirs = model.detector.state_dict()
+    for names, same in ((PARTS, True), (others, False)):
+        again = PartStateModel.from_detector(folder, id2label=names, id2state=STATES).detector.state_dict()
+        alike = {torch.equal(again[key], theirs[key]) for key in theirs if "class_embed.0.weight" in key}
+        assert alike == {same}
+        assert torch.equal(
+            again["model.enc_bbox_head.layers.0.weight"], theirs["model.enc_bbox_head.layers.0.weight"]
+        )

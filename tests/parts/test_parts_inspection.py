@@ -2,10 +2,12 @@ import csv
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image, ImageColor
 
 from geohf.errors import DataError
-from geohf.parts.outputs import inspection_rows
+from geohf.parts.configuration import PartStateConfig
+from geohf.parts.outputs import inspection_rows, write_predictions
 from geohf.parts.overlays import STATE_COLORS, overlay, state_colors, write_overlays
 from geohf.parts.vocabulary import BIKE_PARTS, STATES
 from geohf.report.classes import plot_confusion_counts
@@ -121,3 +123,29 @@ def test_confusion_with_a_column_of_missed_ones(tmp_path):
         plot_confusion_counts(tmp_path / "d.png", counts, STATES, STATES)
     with pytest.raises(DataError, match="empty"):
         plot_confusion_counts(tmp_path / "d.png", np.zeros((4, 5)), STATES, [*STATES, "missed"])
+
+
+def test_an_absent_state_of_another_name_is_absent_everywhere(tmp_path):
+    states = {0: "ganz", 1: "damaged", 2: "fehlt", 3: "occluded"}
+    config = PartStateConfig(id2label=ID2LABEL, id2state=states, absent_state="fehlt", absent="detect")
+    target = {"labels": np.array([0, 2]), "states": np.array([1, 2])}
+    write_predictions(tmp_path, {"image_id": ["1.jpg"]}, [PREDICTION], [target], config)
+    with open(tmp_path / "inspection.csv") as file:
+        rows = {row["part"]: row for row in csv.DictReader(file)}
+    assert [(row["present"], row["state"]) for row in rows.values()] == [
+        ("True", "damaged"), ("False", "fehlt"), ("False", "fehlt")
+    ]  # fmt: skip
+    paths = [
+        write_overlays(tmp_path / name, [Image.new("RGB", (100, 100))], [PREDICTION], ID2LABEL, states,
+                       targets=[target], absent_state=name)[0]
+        for name in ("fehlt", "ganz")
+    ]  # fmt: skip
+    assert paths[0].read_bytes() != paths[1].read_bytes()  # the lock is dashed
+
+
+def test_an_absent_state_that_is_none_of_the_states_is_refused():
+    with pytest.raises(
+        StrictDataclassError, match=r"absent_state must be one of the states whole, gone, got 'Gone'"
+    ):
+        PartStateConfig(id2label=ID2LABEL, id2state={0: "whole", 1: "gone"}, absent_state="Gone")
+    assert PartStateConfig(id2label=ID2LABEL, id2state={0: "whole", 1: "gone"}).absent_index is None

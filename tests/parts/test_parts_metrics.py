@@ -223,6 +223,16 @@ GOOD, TRUE = answer((A, 0, 0.9, INTACT, 1.0)), truth((A, 0, INTACT))
         ([], [TRUE], "0 predictions for 1 targets"),
         (change(GOOD, scores=[math.nan]), [TRUE], "prediction of photo number 0: scores hold NaN"),
         (change(GOOD, boxes=[[0, 0, math.inf, 1]]), [TRUE], "boxes hold NaN or infinity"),
+        (
+            change(GOOD, boxes=[[9, 0, 5, 5]]),
+            [TRUE],
+            r"\[9.0, 0.0, 5.0, 5.0\]; they must be left, top, right",
+        ),
+        (
+            [GOOD],
+            change(TRUE, boxes=[[0, 9, 5, 5]]),
+            "must be left, top, right, bottom, not left, top, width",
+        ),
         (change(GOOD, labels=[2]), [TRUE], "photo number 0: labels hold 2, there are 2 from 0"),
         (change(GOOD, states=[9]), [TRUE], "states hold 9, there are 4 from 0"),
         (change(GOOD, labels=[-1]), [TRUE], "labels hold -1; indices start at 0"),

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers.parts_formats import VOC, cvat, load, named, photos, region, shape, task, voc, yolo
+from helpers.parts_formats import VOC, coco_of, cvat, load, named, photos, region, shape, task, voc, yolo
 from PIL import Image
 
 from geohf.errors import DataError
@@ -123,7 +123,19 @@ def test_cvat_under_another_name_is_to_be_named(tmp_path):
 def test_names_that_differ_in_spaces_or_capitals_are_told(tmp_path, caplog):
     rows = coco(tmp_path, categories=[{"id": 1, "name": "wheel"}, {"id": 2, "name": " Wheel"}])
     assert names_of(rows)[0] == {0: "wheel", 1: " Wheel"}
-    assert "'wheel' and ' Wheel' are two names, which differ in spaces or capitals alone" in caplog.text
+    assert "parts that may be one, written differently: 'wheel' and ' Wheel'" in caplog.text
+
+
+def test_values_of_attributes_that_differ_in_capitals_are_told(tmp_path, caplog):
+    photos(tmp_path, "1.png")
+    boxes = [
+        {"id": i, "image_id": 0, "category_id": 1, "bbox": [i, 2, 9, 9], "state": 0, "color": color}
+        for i, color in enumerate(("Red", "red"))
+    ]
+    content = json.dumps(coco_of(["1.png"], (40, 30)) | {"annotations": boxes})
+    rows = load(tmp_path, "train.json", content, attributes=["color"])
+    assert rows.features["color"].feature.names == ["Red", "red"]
+    assert "color that may be one, written differently: 'Red' and 'red'" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])

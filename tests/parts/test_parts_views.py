@@ -256,7 +256,7 @@ def test_a_symmetric_photo_is_seen_alike_mirrored():
     ("options", "message"),
     [
         ({"slice_size": 0}, "slice_size must be a whole number of at least 1"),
-        ({"slice_size": 64, "overlap": 1.0}, "overlap must be from 0 to below 1, got 1.0"),
+        ({"slice_size": 64, "overlap": 1.0}, "overlap must be at least 0 and below 1, got 1.0"),
         ({"overlap": 0.5}, "overlap is that of slices: give slice_size"),
         ({"tta": "turn"}, "tta must be one of flip"),
     ],
