@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from geohf.errors import DataError
 from geohf.tiles.align import PLACE
-from geohf.tiles.rasters import SIDECARS, open_raster
+from geohf.tiles.rasters import beside, open_raster
 from geohf.tiles.sources import BandFiles, RasterFile, local_file
 from geohf.tiles.stores import StoreFrame
 from geohf.tiles.table import TileTable
@@ -188,20 +188,17 @@ def cache_key(table: TileTable) -> str:
 
 
 def file_facts(path: RasterFile | os.PathLike) -> str:
-    """An image's path (of a stack those of all its files), and its and its mask's size and time of change; of a VRT those of the files that it shows, too; of what
-    lies in a zip file the zip's, elsewhere none.
+    """An image's path (of a stack those of all its files), and size and time of change of it and of what lies `beside` it; of a
+    VRT those of the files that it shows, too; of what lies in a zip file the zip's, elsewhere none.
     """
     if isinstance(path, BandFiles):
         return " ".join(map(file_facts, path.files))
     if isinstance(path, StoreFrame):
         return f"{os.path.abspath(path.store)} {path.names} {path.step} {path.facts}"
     facts, held = os.path.abspath(path), local_file(path)
-    files = [] if held is None else [held, *(Path(f"{path}{ending}") for ending in SIDECARS)]
+    files = [] if held is None else [held, *beside(path)]
     if held is not None and held.suffix.lower() == ".vrt":
         with open_raster(path) as raster:
             files += [Path(file) for file in raster.files]
-    for file in files:
-        if file == held or file.exists():
-            stat = file.stat()
-            facts += f" {stat.st_size} {stat.st_mtime_ns}"
-    return facts
+    stats = [file.stat() for file in files if file == held or file.exists()]
+    return " ".join([facts, *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats)])

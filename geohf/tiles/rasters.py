@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geohf.errors import DataError
@@ -153,6 +154,16 @@ def raster_info(raster: DatasetReader, path: RasterFile | os.PathLike) -> Raster
         colors=colors,
         palette=palette,
     )
+
+
+def beside(path: str | os.PathLike) -> list[Path]:
+    """Files beside an image in which GDAL looks for its mask, its header, and its place: of `a.tif` in `a.tfw`."""
+    path = Path(path)
+    ending = path.suffix[1:]
+    world = (f"{ending[:1]}{ending[-1:]}w", f"{ending}w", "wld")
+    files = [Path(f"{path}{end}") for end in SIDECARS]
+    files += [path.with_suffix(f".{name}") for word in world for name in (word, word.upper())]
+    return [file for file in files if file.exists()]
 
 
 def mask_bands(raster: DatasetReader) -> list[int]:

@@ -17,9 +17,11 @@ from geohf.errors import DataError
 from geohf.tiles import TileSequenceConfig, TileSequenceModel
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
 from geohf.tiles.cache import file_facts
+from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
 from geohf.tiles.images import mosaic_files
 from geohf.tiles.processing import batch_of_rows
+from geohf.tiles.reading import Reading
 from geohf.tiles.scene import predict_scene
 from geohf.tiles.table import grid_tiles
 
@@ -143,6 +145,20 @@ def test_a_vrt_is_as_new_as_the_files_that_it_shows(tmp_path, tiff):
     tiff(tmp_path / "a.tif", 255 - PIXELS[:, :, :1].repeat(3, 2), compress="deflate", **HERE)
     assert file_facts(tmp_path / "a.vrt") != before
     assert file_facts(path) != plain
+
+
+def test_a_corrected_world_file_makes_another_cache(tmp_path, tiff):
+    """Aligned pixels depend on where a file says that it lies, and that may stand in a file beside it."""
+    for year in ("2019", "2020"):
+        tiff(tmp_path / f"{year}.tif", PIXELS, crs="EPSG:32632")
+    ahead = [None, None]
+    for i, west in enumerate((500_005, 500_045)):
+        (tmp_path / "2019.tfw").write_text("10\n0\n0\n-10\n500005\n4999995\n")
+        (tmp_path / "2020.tfw").write_text(f"10\n0\n0\n-10\n{west}\n4999995\n")
+        table = grid_tiles(tmp_path, ["2019", "2020"], 8, reading=Reading(align="nearest"))
+        ahead[i] = build_cache(table, tmp_path / "cache", 1).tile(0)[1]
+    np.testing.assert_array_equal(ahead[0], PIXELS[:8, :8])
+    np.testing.assert_array_equal(ahead[1][:, 4:], PIXELS[:8, :4])  # four pixels farther east
 
 
 def test_a_scene_that_only_control_points_place_gets_a_word(tmp_path, caplog):
