@@ -45,7 +45,7 @@ def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -
     """One number per target, NaN where it is not known.
 
     Args:
-        values: a number, one per target, or a dict by name; None where nothing is known.
+        values: a number, one per target, or a dict or Series by name; None where nothing is known.
         name: of the values, for messages.
 
     Raises:
@@ -53,6 +53,8 @@ def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -
     """
     if values is None:
         return [math.nan] * len(targets)
+    if hasattr(values, "to_dict") and all(isinstance(name, str) for name in values.index):
+        values = values.to_dict()  # a row of a pandas table
     if isinstance(values, Mapping):
         unknown = [target for target in values if target not in targets]
         if unknown:

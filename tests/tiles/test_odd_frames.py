@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import torch
@@ -22,6 +23,7 @@ from geohf.tiles.data import load
 from geohf.tiles.images import mosaic_files
 from geohf.tiles.processing import batch_of_rows
 from geohf.tiles.reading import Reading
+from geohf.tiles.samples import numbers_of
 from geohf.tiles.scene import predict_scene
 from geohf.tiles.table import grid_tiles
 
@@ -82,6 +84,15 @@ def test_other_types_of_the_same_numbers_give_the_same_answer(frame):
 def test_last_values_that_are_no_numbers(last, message):
     with pytest.raises(DataError, match=message):
         make(answers="change").predict([{"frames": [PIXELS], "last_values": last}])
+
+
+def test_values_in_a_series_are_those_of_their_names():
+    """A row of a pandas table has its columns' order, which need not be that of the targets."""
+    series = pd.Series({"b": 1.0, "a": 2.0})
+    assert numbers_of(series, ["a", "b"]) == [2, 1]
+    assert numbers_of(pd.Series([1.0, 2.0]), ["a", "b"]) == [1, 2]
+    with pytest.raises(DataError, match="labels: no target 'b'; the targets are a, c"):
+        numbers_of(series, ["a", "c"], "labels")
 
 
 def test_a_key_that_is_nearly_one_is_not_passed_over():
