@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from geohf.errors import DataError
 from geohf.tiles.losses import MOST_LOG_VARIANCE
+from geohf.tiles.rows import name_of
 
 if TYPE_CHECKING:
     from geohf.tiles.configuration import TileSequenceConfig
@@ -100,12 +101,17 @@ def gaussian_ends(raw: torch.Tensor, coverage: float) -> torch.Tensor:
     return torch.stack([mean - reach, mean, mean + reach], -1)
 
 
+def region_name(cell: Any) -> str:
+    """What a sample's `region` is called in tables and in `region_margins`: `1225` for 1225.0, and for a tensor of it."""
+    return name_of(cell.item() if hasattr(cell, "item") else cell)
+
+
 def region_numbers(config: TileSequenceConfig, names: Iterable[Any]) -> torch.Tensor | None:
     """(n,) which of `config.region_margins` each region has, from 1, and 0 for the pooled one; None where all have it."""
     if not config.region_margins:
         return None
-    number = {name: i for i, name in enumerate(config.region_margins, start=1)}
-    return torch.tensor([number.get(str(name), 0) for name in names])
+    number = {name_of(name): i for i, name in enumerate(config.region_margins, start=1)}
+    return torch.tensor([number.get(region_name(name), 0) for name in names])
 
 
 def margins_of(config: TileSequenceConfig, region: torch.Tensor | None) -> torch.Tensor | None:

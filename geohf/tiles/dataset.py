@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
-from geohf.tiles.answers import region_numbers
+from geohf.tiles.answers import region_name, region_numbers
 from geohf.tiles.cache import TilePixels
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.frames import known_alone, last_seen, prepare_frames, resizable
@@ -226,8 +226,8 @@ class TileRows(BoundRows):
 
     def region_names(self) -> np.ndarray | None:
         """(n,) what the rows' `region` says, where all have one."""
-        names = [self.rows[i].get("region") for i in range(len(self))]
-        return None if None in names else np.array(names).astype(str)
+        names = [region_name(self.rows[i].get("region")) for i in range(len(self))]
+        return np.array(names) if all(names) else None
 
     @property
     def windows(self) -> TileWindows:  # type: ignore[override]
