@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from geohf.tiles.rasters import RasterInfo
 
 logger = logging.getLogger(__name__)
+ROW_KEYS = ("frames", "pixel_values", "step_mask", "labels", "last_values", "dates", "date", "region")
 FAR = 30  # spreads of the training pixels: so far from their mean lie pixels of another unit alone
 
 
@@ -233,18 +234,26 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
         DataError: a row has neither, or its numbers are not of the model's targets.
     """
     image = config.head == "image"
-    if "frames" in rows[0]:
+    require_known_keys(rows[0], "row 0 of the batch", ROW_KEYS)
+    kind = next((name for name in ROW_KEYS[:2] if name in rows[0]), None)
+    if kind is None:
+        raise DataError(f"a row needs 'frames' or 'pixel_values'; it has {', '.join(map(str, rows[0]))}")
+    lacking = [i for i, row in enumerate(rows) if row.get(kind) is None]
+    if lacking:
+        raise DataError(f"row {lacking[0]} of the batch: has no {kind}")
+    if kind == "frames":
         processor = TileSequenceProcessor(**settings_of(config))
         names = ("frames", "last_values", "dates", "date")
         batch = dict(processor([{name: row.get(name) for name in names} for row in rows]))
         if image:
             batch["labels"] = _true_frames(rows, config)
-    elif "pixel_values" in rows[0]:
+    else:
         pixels = [_tensor(row["pixel_values"]) for row in rows]
         shown = [
             part.new_ones(len(part)) if row.get("step_mask") is None else _tensor(row["step_mask"])
             for row, part in zip(rows, pixels, strict=True)
         ]
+        _require_lengths("step_mask", shown, pixels)
         last = [numbers_of(row.get("last_values"), config.targets) if not image else [] for row in rows]
         batch = {
             "pixel_values": _in_front(pixels),
@@ -257,15 +266,24 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
         if config.dates:
             if any(row.get("dates") is None for row in rows):
                 raise DataError("the model sees dates: rows of pixel_values need dates, (steps + 1, 2)")
-            batch["dates"] = _in_front([_tensor(row["dates"]) for row in rows])
+            dates = [_tensor(row["dates"]) for row in rows]
+            _require_lengths("dates", dates, pixels, more=1)
+            batch["dates"] = _in_front(dates)
         if image:
             batch["labels"] = torch.stack([_true_pixels(row, i, config) for i, row in enumerate(rows)])
-    else:
-        raise DataError(f"a row needs 'frames' or 'pixel_values'; it has {', '.join(map(str, rows[0]))}")
     if not image:
         labels = [numbers_of(row.get("labels"), config.targets, "labels") for row in rows]
         batch["labels"] = torch.tensor(labels, dtype=torch.float32)
     return batch
+
+
+def _require_lengths(name: str, given: Sequence[torch.Tensor], pixels: Sequence, more: int = 0) -> None:
+    """As many in each row as it has frames: a shorter mask would be padded, and hide other frames than it says."""
+    for i, (one, frames) in enumerate(zip(given, pixels, strict=True)):
+        if len(one) != len(frames) + more:
+            raise DataError(
+                f"row {i} of the batch: {name} has {len(one)} entries for {len(frames)} frames; it needs {len(frames) + more}"
+            )
 
 
 def _true_frames(rows: Sequence[Mapping], config: TileSequenceConfig) -> torch.Tensor:

@@ -13,6 +13,8 @@ from geohf.data.times import times_of_frames
 from geohf.errors import DataError
 from geohf.tiles.dates import dates_of_sample
 
+SAMPLE_KEYS = ("frames", "last_values", "dates", "date", "region")
+
 
 def dates_of(frames: Sequence, dates: Any, answered: Any, where: str) -> np.ndarray:
     """(frames + 1, 2) of a sample's frames and its answer, see `geohf.tiles.dates.frame_dates`.
@@ -71,13 +73,12 @@ def numbers_of(values: Any, targets: Sequence[str], name: str = "last_values") -
     return numbers.tolist()
 
 
-def require_known_keys(sample: Mapping, where: str) -> None:
+def require_known_keys(sample: Mapping, where: str, known: Sequence[str] = SAMPLE_KEYS) -> None:
     """Refuse a key of a sample that is nearly one that counts; others are the user's own.
 
     Raises:
         DataError: there is one.
     """
-    known = ("frames", "last_values", "dates", "date", "region")
     for key in sample:
         close = [] if key in known else difflib.get_close_matches(str(key), known, n=1, cutoff=0.8)
         if close and close[0] not in sample:

@@ -103,6 +103,40 @@ def test_a_key_that_is_nearly_one_is_not_passed_over():
     assert make().predict([{"frames": [PIXELS], "id": 7, "name": "a", "data": 1}])[0].values
 
 
+SEEN = np.zeros((2, 3, 8, 8), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"frames": [PIXELS], "last_value": 1.0}],
+            "has 'last_value', which is not looked at; is it 'last_val",
+        ),
+        (
+            [{"pixel_values": SEEN, "labels": 1.0, "mask_step": [1, 0], "step_masks": [1, 0]}],
+            "is it 'step_mask'",
+        ),
+        ([{"frames": [PIXELS]}, {"pixel_values": SEEN}], "row 1 of the batch: has no frames"),
+        ([{"pixel_values": None}], "row 0 of the batch: has no pixel_values"),
+        (  # of the length of the other's: padded in front, each would hide or show another frame
+            [{"pixel_values": SEEN, "step_mask": [1]}, {"pixel_values": SEEN[:1], "step_mask": [1, 0]}],
+            "row 0 of the batch: step_mask has 1 entries for 2 frames; it needs 2",
+        ),
+        (
+            [
+                {"pixel_values": SEEN, "dates": np.zeros((3, 2))},
+                {"pixel_values": SEEN, "dates": np.zeros((2, 2))},
+            ],
+            "row 1 of the batch: dates has 2 entries for 2 frames; it needs 3",
+        ),
+    ],
+)
+def test_rows_of_a_batch_that_cannot_be_meant(rows, message):
+    with pytest.raises(DataError, match=message):
+        batch_of_rows(rows, make(dates="dates" in rows[0]).config)
+
+
 def test_pixels_of_a_larger_unit_than_the_trainings_get_a_word(caplog):
     make(band_mean=[0.5] * 3, band_std=[0.2] * 3).predict([[PIXELS]])
     assert (
