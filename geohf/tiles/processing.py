@@ -15,16 +15,24 @@ from geohf.errors import DataError
 from geohf.tiles.augmentation import fewer_seen, turned
 from geohf.tiles.frames import can_be_seen, known_alone, prepare_frames, resizable
 from geohf.tiles.grid import require_alignable, require_same_grid, require_same_kind, require_trained_kind
-from geohf.tiles.masks import read_frame, read_header, with_mask
+from geohf.tiles.masks import FileHeader, read_frame, read_header, with_mask
 from geohf.tiles.reading import Reading
 from geohf.tiles.samples import dates_of, numbers_of, require_known_keys
 from geohf.vision.processing import SampleProcessor
 
 if TYPE_CHECKING:
     from geohf.tiles.configuration import TileSequenceConfig
-    from geohf.tiles.rasters import RasterInfo
 
 logger = logging.getLogger(__name__)
+OF_CONFIG = (
+    "nodata",
+    "max_nodata",
+    "targets",
+    "resampling",
+    "pixel_kind",
+    "dates",
+    "reading",
+)  # fields of both
 ROW_KEYS = ("frames", "pixel_values", "step_mask", "labels", "last_values", "dates", "date", "region")
 FAR = 30  # spreads of the training pixels: so far from their mean lie pixels of another unit alone
 
@@ -43,25 +51,7 @@ class TileSequenceProcessor(SampleProcessor):
     size = {"height": 64, "width": 64}  # noqa: RUF012
     image_mean = (0.0,)
     image_std = (1.0,)
-    nodata = None
-    max_nodata = 0.5
-    targets = ()
-    resampling = "bicubic"
-    pixel_kind = None
-    dates = False
-    reading = None
-    call_settings = (
-        "size",
-        "image_mean",
-        "image_std",
-        "nodata",
-        "max_nodata",
-        "targets",
-        "resampling",
-        "pixel_kind",
-        "dates",
-        "reading",
-    )
+    call_settings = ("size", "image_mean", "image_std", *OF_CONFIG)
 
     def __init__(
         self,
@@ -93,7 +83,7 @@ class TileSequenceProcessor(SampleProcessor):
         if not samples:
             raise DataError("there is no sample to prepare")
         steps = max(len(frames) for frames, *_ in samples)
-        size, reading = (self.size["height"], self.size["width"]), Reading.from_config(self.reading)
+        size = self.size["height"], self.size["width"]
         pixels = torch.zeros(len(samples), steps, len(self.image_mean), *size)
         mask = torch.zeros(len(samples), steps, dtype=torch.bool)
         shares = far = False
@@ -102,12 +92,8 @@ class TileSequenceProcessor(SampleProcessor):
             for t, frame in enumerate(frames, start=steps - len(frames)):
                 if frame is None:
                     continue
-                read, holes, raster = read_frame(frame, self.nodata, reading, first and first[1])
-                if raster is not None:
-                    require_trained_kind(frame, raster, self.pixel_kind)
-                    first = first or (frame, raster)
-                    require_same_kind(frame, raster, *first)
-                    (require_alignable if reading.align else require_same_grid)(frame, raster, *first)
+                read, holes, raster = self.read(frame, first)
+                first = first or raster
                 shares = shares or (raster is None and self._may_be_shares(read, holes))
                 mask[i, t] = bool(can_be_seen(holes.mean(), self.max_nodata))
                 pixels[i, t] = self._prepare(read, holes, where=f"sample {i}, step {t}")
@@ -132,6 +118,17 @@ class TileSequenceProcessor(SampleProcessor):
         if self.dates:
             batch["dates"] = _in_front([torch.from_numpy(dates) for *_, dates in samples])
         return batch
+
+    def read(self, frame: Any, first: FileHeader | None) -> tuple[np.ndarray, np.ndarray, FileHeader | None]:
+        """A frame as `read_frame` gives it; a file is of the kind of the training's, and lies on the grid of the `first`."""
+        reading = Reading.from_config(self.reading)
+        pixels, holes, raster = read_frame(frame, self.nodata, reading, first and first[1])
+        if raster is not None:
+            require_trained_kind(*raster, self.pixel_kind)
+            if first is not None:
+                require_same_kind(*raster, *first)
+                (require_alignable if reading.align else require_same_grid)(*raster, *first)
+        return pixels, holes, raster
 
     def _may_be_shares(self, frame: np.ndarray, holes: np.ndarray) -> bool:
         """Pixels that someone divided by their largest value, which the training's were not."""
@@ -180,18 +177,9 @@ class TileSequenceProcessor(SampleProcessor):
 
 def settings_of(config: TileSequenceConfig) -> dict[str, Any]:
     """What the processor of a model of this config is made with."""
-    return {
-        "size": dict(zip(("height", "width"), config.image_size, strict=True)),
-        "image_mean": config.band_mean,
-        "image_std": config.band_std,
-        "nodata": config.nodata,
-        "max_nodata": config.max_nodata,
-        "targets": config.targets,
-        "resampling": config.resampling,
-        "pixel_kind": config.pixel_kind,
-        "dates": config.dates,
-        "reading": config.reading,
-    }
+    size = dict(zip(("height", "width"), config.image_size, strict=True))
+    scales = {"image_mean": config.band_mean, "image_std": config.band_std}
+    return {"size": size} | scales | {name: getattr(config, name) for name in OF_CONFIG}
 
 
 # ---- batches of rows for the Trainer
@@ -296,18 +284,14 @@ def _true_frames(rows: Sequence[Mapping], config: TileSequenceConfig) -> torch.T
         raise DataError(
             f"row {wrong[0]} of the batch: {len(frames[wrong[0]])} frames as labels, the model predicts {answered}"
         )
-    processor, reading = TileSequenceProcessor(**settings_of(config)), Reading.from_config(config.reading)
+    processor = TileSequenceProcessor(**settings_of(config))
     labels = torch.full((len(rows), answered, config.bands, *config.image_size), torch.nan)
     for i, row in enumerate(frames):
         first = _first_header(rows[i]["frames"])
         for t, frame in enumerate(row):
             if frame is None:
                 continue
-            pixels, holes, raster = read_frame(frame, config.nodata, reading, first and first[1])
-            if raster is not None:
-                require_trained_kind(frame, raster, config.pixel_kind)
-                if first is not None:
-                    (require_alignable if reading.align else require_same_grid)(frame, raster, *first)
+            pixels, holes, _ = processor.read(frame, first)
             (label,) = processor.pixel_values([with_mask(pixels, holes)])
             labels[i, t] = known_alone(label, holes)
         if labels[i].isnan().all():
@@ -333,13 +317,11 @@ def _true_pixels(row: Mapping, number: int, config: TileSequenceConfig) -> torch
     return labels
 
 
-def _first_header(frames: Any) -> tuple[Any, RasterInfo] | None:
-    """The first frame that is a raster, and its header, whose grid the others lie on; None where there is none."""
-    for frame in frames.values() if isinstance(frames, Mapping) else frames:
-        raster = None if frame is None else read_header(frame)
-        if raster is not None:
-            return frame, raster
-    return None
+def _first_header(frames: Any) -> FileHeader | None:
+    """The first frame that is a file, and its header, whose grid the others lie on; None where there is none."""
+    frames = frames.values() if isinstance(frames, Mapping) else frames
+    headers = (read_header(frame) for frame in frames if frame is not None)
+    return next((header for header in headers if header is not None), None)
 
 
 def shows_nothing(row: Mapping) -> bool:

@@ -77,8 +77,24 @@ class RasterInfo:
         return self.masked or any(value is not None for value in self.nodata)
 
 
+class NamedBytes(bytes):
+    """A file's bytes, which messages call by its name."""
+
+    name: str
+
+    @classmethod
+    def of(cls, held: bytes, name: str) -> NamedBytes:
+        """These bytes, called so."""
+        named = cls(held)
+        named.name = name
+        return named
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @contextmanager
-def open_raster(path: RasterFile | os.PathLike | bytes) -> Iterator[DatasetReader]:
+def open_raster(path: RasterFile | os.PathLike | NamedBytes) -> Iterator[DatasetReader]:
     """Open a raster, a file, its bytes, a stack of files or a store's image, for reading.
 
     Raises:
@@ -88,7 +104,7 @@ def open_raster(path: RasterFile | os.PathLike | bytes) -> Iterator[DatasetReade
     from rasterio.io import MemoryFile
 
     size: int | None
-    name = "image bytes" if isinstance(path, bytes) else str(path)
+    name = str(path)
     path = path.raster() if isinstance(path, (BandFiles, StoreFrame)) else path
     if isinstance(path, bytes):
         size = len(path)

@@ -103,6 +103,16 @@ def test_a_key_that_is_nearly_one_is_not_passed_over():
     assert make().predict([{"frames": [PIXELS], "id": 7, "name": "a", "data": 1}])[0].values
 
 
+def test_bytes_that_do_not_fit_are_named_and_not_shown(tmp_path, tiff):
+    tiff(tmp_path / "a.tif", PIXELS, **HERE)
+    tiff(tmp_path / "b.tif", PIXELS[..., :2], **HERE)
+    one, other = ((tmp_path / f"{name}.tif").read_bytes() for name in "ab")
+    with pytest.raises(DataError, match=r"^image bytes: its number of bands is 2, but image bytes has 3"):
+        make().predict([{"frames": [one, other]}])
+    with pytest.raises(DataError, match=r"^b.tif: its number of bands is 2"):
+        make().predict([{"frames": [one, {"bytes": other, "path": "b.tif"}]}])
+
+
 SEEN = np.zeros((2, 3, 8, 8), np.float32)
 
 
