@@ -11,6 +11,7 @@ import numpy as np
 
 from geohf.geo.angles import wrap_degrees
 from geohf.geo.crs import transformed
+from geohf.io import refuse_overwriting
 from geohf.metrics.records import Evaluation
 from geohf.report.geojson import write_polygons
 from geohf.report.tables import write_csv
@@ -200,16 +201,17 @@ def _write_areas(path: Path, table: TileTable, windows: TileWindows, rows: list[
 
 
 def _write_mosaics(folder: Path, table: TileTable, windows: TileWindows, predicted: np.ndarray) -> None:
-    located = np.array([raster.located for raster in table.rasters])[table.region[windows.rows]]
-    if not located.any():
-        return
-    newest = np.flatnonzero(located & (windows.steps == windows.steps[located].max()))
+    """The newest predictions of each region; those of an earlier run, of regions that this one did not ask, go."""
     names = [f"predicted_{target}" for target in table.targets]
-    regions = table.region[windows.rows[newest]]
-    for region in np.unique(regions).tolist():
-        here = newest[regions == region]
-        path = folder / f"{table.regions[region]}.tif"
-        write_mosaic(path, table, region, windows.rows[here], predicted[here], names)
+    regions = table.region[windows.rows]
+    for region, raster in enumerate(table.rasters):
+        path, here = folder / f"{table.regions[region]}.tif", np.flatnonzero(regions == region)
+        if raster.located and len(here):
+            here = here[windows.steps[here] == windows.steps[here].max()]
+            write_mosaic(path, table, region, windows.rows[here], predicted[here], names)
+        elif path.exists():
+            refuse_overwriting(path, files_of(table.files[region]))
+            path.unlink()
 
 
 def write_mosaic(
