@@ -76,7 +76,7 @@ def fill_holes(frames: np.ndarray, holes: np.ndarray, resampling: str = "bicubic
         else:
             mean = frame[~hole].mean(0, dtype=np.float64)
             # to the nearest number: of a band of ones and zeros the more frequent one
-            frame[hole] = (mean.round() if frame.dtype.kind in "iu" else mean).astype(frame.dtype)
+            frame[hole] = (mean.round() if frame.dtype.kind in "biu" else mean).astype(frame.dtype)
     return frames
 
 
