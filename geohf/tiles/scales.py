@@ -15,6 +15,7 @@ from geohf.tiles.configuration import FRAMEWISE
 from geohf.tiles.dataset import TileRows, TileSequences, as_sequences
 from geohf.tiles.grid import pixel_kind
 from geohf.tiles.masks import read_frame
+from geohf.tiles.processing import shows_nothing
 from geohf.tiles.reading import Reading
 from geohf.tiles.simvp import VIDEO
 from geohf.tiles.table import own_resampling
@@ -118,8 +119,11 @@ def fields_of_rows(train: TileRows, options: TileArguments) -> dict[str, Any]:
 
     `pixel_values` are taken as they are: whoever standardized them knows the scales, and a config of his own says them.
     """
-    first = train.rows[0]
-    some = [train.rows[i] for i in range(min(len(train), STATISTICS_TILES))]
+    rows = (train.rows[i] for i in range(min(len(train), STATISTICS_TILES)))
+    some = [row for row in rows if not shows_nothing(row)]
+    if not some:
+        raise DataError("no training row shows a frame")
+    first = some[0]
     if "frames" not in first:
         steps, bands, height, width = np.shape(first["pixel_values"])
         scales: dict[str, Any] = {

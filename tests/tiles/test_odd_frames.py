@@ -14,6 +14,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.shutil import copy
 from rasterio.transform import from_origin
 
+from geohf.data.task_data import TaskData
 from geohf.errors import DataError
 from geohf.tiles import TileSequenceConfig, TileSequenceModel
 from geohf.tiles.arguments import TileArguments, TileTrainingArguments
@@ -21,6 +22,7 @@ from geohf.tiles.cache import file_facts
 from geohf.tiles.cutting import build_cache
 from geohf.tiles.data import load
 from geohf.tiles.images import mosaic_files
+from geohf.tiles.modeling import make_model
 from geohf.tiles.processing import batch_of_rows
 from geohf.tiles.reading import Reading
 from geohf.tiles.samples import numbers_of
@@ -111,6 +113,15 @@ def test_bytes_that_do_not_fit_are_named_and_not_shown(tmp_path, tiff):
         make().predict([{"frames": [one, other]}])
     with pytest.raises(DataError, match=r"^b.tif: its number of bands is 2"):
         make().predict([{"frames": [one, {"bytes": other, "path": "b.tif"}]}])
+
+
+def test_training_rows_without_a_frame_tell_no_scales():
+    rows = [{"frames": [None, None], "labels": 1.0}, {"frames": [PIXELS], "labels": 2.0}]
+    with pytest.raises(DataError, match="row 0: shows no frame"):
+        make_model(TileArguments(), TaskData(rows, rows))
+    for none in ([], rows[:1]):
+        with pytest.raises(DataError, match="no training row shows a frame"):
+            make_model(TileArguments(), TaskData(none, none))
 
 
 SEEN = np.zeros((2, 3, 8, 8), np.float32)
