@@ -62,11 +62,11 @@ class TilePrediction:
 
     def as_row(self) -> dict[str, float]:
         """A flat row for a table: every target's value, and the ends of its interval where it was calibrated."""
+        if self.low is None or self.high is None:
+            return dict(self.values)
         row = {}
         for name, value in self.values.items():
-            row[name] = value
-            if self.low is not None and self.high is not None:
-                row |= {f"low_{name}": self.low[name], f"high_{name}": self.high[name]}
+            row |= {name: value, f"low_{name}": self.low[name], f"high_{name}": self.high[name]}
         return row
 
 
@@ -114,36 +114,28 @@ def region_numbers(config: TileSequenceConfig, names: Iterable[Any]) -> torch.Te
     return torch.tensor([number.get(region_name(name), 0) for name in names])
 
 
-def margins_of(config: TileSequenceConfig, region: torch.Tensor | None) -> torch.Tensor | None:
-    """(targets,) or (n, targets) by which intervals are widened, float64; None of a model that is not calibrated."""
-    if config.interval_margin is None:
-        return None
-    pooled = torch.tensor(config.interval_margin, dtype=torch.float64)
-    if region is None or not config.region_margins:
+def margins_of(config: TileSequenceConfig, region: torch.Tensor | None) -> torch.Tensor:
+    """(targets,) or (n, targets) by which intervals are widened, float64; 0 of a model that is not calibrated."""
+    pooled = torch.tensor(config.interval_margin or [0.0] * len(config.targets), dtype=torch.float64)
+    if config.interval_margin is None or region is None or not config.region_margins:
         return pooled
     own = torch.tensor(list(config.region_margins.values()), dtype=torch.float64)
     return torch.cat([pooled[None], own])[region.cpu().long()]
 
 
 def intervals_of(
-    config: TileSequenceConfig, values: torch.Tensor, margin: torch.Tensor | None = None
+    config: TileSequenceConfig, values: torch.Tensor, region: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The answer and the interval's ends, (n, targets) each, in the targets' units.
 
     Args:
         values: (n, targets, quantiles) what the model says.
-        margin: (targets,) or (n, targets) by which the interval is widened; the config's pooled one where None.
+        region: (n,) whose margins the intervals have, see `region_numbers`; None: the pooled ones.
     """
     values = values.sort(-1).values  # quantiles that were learned one by one may cross
-    if margin is None:
-        margin = values.new_tensor(config.interval_margin or [0.0] * values.shape[1])
-    margin = margin.to(values)
-    middle = values[..., values.shape[-1] // 2]
-    return (
-        middle,
-        torch.minimum(middle, values[..., 0] - margin),
-        torch.maximum(middle, values[..., -1] + margin),
-    )
+    margin, middle = margins_of(config, region).to(values), values[..., values.shape[-1] // 2]
+    low, high = values[..., 0] - margin, values[..., -1] + margin
+    return middle, torch.minimum(middle, low), torch.maximum(middle, high)
 
 
 # values, and the interval's ends or None: (n, targets) float64 each
@@ -152,8 +144,7 @@ Answers = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 
 def answers_of(config: TileSequenceConfig, values: torch.Tensor, region: torch.Tensor | None) -> Answers:
     """Outputs as numbers, see `intervals_of`; ends are None of a model that is not calibrated."""
-    ends = intervals_of(config, values, margins_of(config, region))
-    middle, low, high = (part.double().numpy() for part in ends)
+    middle, low, high = (part.double().numpy() for part in intervals_of(config, values, region))
     return (middle, low, high) if config.interval_margin is not None else (middle, None, None)
 
 
@@ -173,14 +164,6 @@ def predictions_of(config: TileSequenceConfig, outputs: TileSequenceOutput) -> l
             f"tile {tile} of the batch has no last value: this model predicts the change to it; give "
             '{"frames": [...], "last_values": ...}'
         )
-    margin = margins_of(config, outputs.region)
-    middle, low, high = (part.tolist() for part in intervals_of(config, values, margin))
-    calibrated = config.interval_margin is not None
-
-    def named(numbers: list[float]) -> dict[str, float]:
-        return dict(zip(config.targets, numbers, strict=True))
-
-    return [
-        TilePrediction(named(middle[i]), *((named(low[i]), named(high[i])) if calibrated else (None, None)))
-        for i in range(len(values))
-    ]
+    parts = [part for part in answers_of(config, values, outputs.region) if part is not None]
+    rows = zip(*(part.tolist() for part in parts), strict=True)
+    return [TilePrediction(*(dict(zip(config.targets, part, strict=True)) for part in row)) for row in rows]

@@ -41,16 +41,8 @@ class FeatureRows(BoundRows):
         self, rows: BoundRows, columns: dict[str, torch.Tensor], features: torch.Tensor, numbers: torch.Tensor
     ):
         super().__init__(rows.config)
-        self.windows = rows.windows
-        self.rows, self.columns, self.features, self.numbers = rows, columns, features, numbers
-
-    def groups(self) -> np.ndarray:
-        """As the rows'."""
-        return self.rows.groups()
-
-    def region_names(self) -> np.ndarray | None:
-        """As the rows'."""
-        return self.rows.region_names()
+        self.windows, self.groups, self.region_names = rows.windows, rows.groups, rows.region_names
+        self.columns, self.features, self.numbers = columns, features, numbers
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """The rows as one batch."""
@@ -131,19 +123,13 @@ def _of_rows(model: TileSequenceModel, rows: BoundRows, args: TileTrainingArgume
         parts.append(batch)
         device = model.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bool(args.bf16)):
-            features += [
-                tower_features(tower, frames.to(device)).float().cpu()
-                for frames in pixels.split(args.feature_batch_size)
-            ]
+            for frames in pixels.split(args.feature_batch_size):
+                features.append(tower_features(tower, frames.to(device)).float().cpu())
     steps = max(part["step_mask"].shape[1] for part in parts)
-    columns = {}
-    for name in parts[0]:
-        columns[name] = torch.cat(
-            [
-                _longer(part[name], steps - part["step_mask"].shape[1]) if name in BY_STEP else part[name]
-                for part in parts
-            ]
-        )
+    for part in parts:
+        shorter = steps - part["step_mask"].shape[1]
+        part.update({name: _longer(part[name], shorter) for name in BY_STEP if name in part})
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     mask = columns["step_mask"]
     numbers = torch.full(mask.shape, int(mask.sum()))
     numbers[mask] = torch.arange(int(mask.sum()))

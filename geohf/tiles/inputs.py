@@ -56,13 +56,9 @@ class TileSamples(Sequence):
         return len(self.cache)
 
     def __getitem__(self, row: Any) -> Any:
-        pixels = zip(
-            self.cache.tile(row, self.steps),
-            self.cache.tile_mask(row, self.steps),
-            self.seen[row],
-            strict=True,
-        )
-        frames = [with_mask(frame, holes) if seen else None for frame, holes, seen in pixels]
+        tile, masks = self.cache.tile(row, self.steps), self.cache.tile_mask(row, self.steps)
+        parts = zip(tile, masks, self.seen[row], strict=True)
+        frames = [with_mask(frame, holes) if seen else None for frame, holes, seen in parts]
         last = dict(zip(self.targets, self.last[row], strict=True))
         sample = {"frames": frames, "last_values": last, "region": self.regions[row]}
         return sample | (self.dates or {})
@@ -106,31 +102,20 @@ def _load(path: Path, config: TileSequenceConfig, targets: list[str], errors: Ro
     """A table with `Images` beside it, of boxes or of points, read as the model's training data were."""
     images = path.parent / "Images"
     if config.window is None and has_points(path):
-        raise DataError(
-            f"{path}: names points, and the model was trained on tiles that have boxes; give region_coordinates"
-        )
+        trained = "the model was trained on tiles that have boxes"
+        raise DataError(f"{path}: names points, and {trained}; give region_coordinates")
     reading = Reading.from_config(config.reading)
     if reading.named_grid and config.window is None:
         raise DataError(
             f"{path}: the model was trained with --grid, and its boxes count pixels of that grid, which a model does not "
             "keep: warp the images onto it, with gdalwarp for example, and give them as samples of `frames`"
         )
-    return load_table(
-        path,
-        images,
-        found_labels(images),
-        config.window or 0,
-        targets=targets,
-        nodata=config.nodata,
-        errors=errors,
-        reading=reading,
-    )
+    settings = {"targets": targets, "nodata": config.nodata, "errors": errors, "reading": reading}
+    return load_table(path, images, found_labels(images), config.window or 0, **settings)
 
 
 def _last_known(values: np.ndarray) -> np.ndarray:
     """(tiles, steps, targets) to the last finite value of each, NaN where there is none."""
-    if not values.shape[1]:
-        return np.full((len(values), values.shape[2]), np.nan)
     known = np.isfinite(values)
     newest = values.shape[1] - 1 - known[:, ::-1].argmax(1)
     return np.take_along_axis(values, newest[:, None], 1)[:, 0]

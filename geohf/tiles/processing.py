@@ -77,9 +77,8 @@ class TileSequenceProcessor(SampleProcessor):
                 grid or are no images as the model was trained on, a sample has no frame, its frames' labels or files' names
                 go back in time, or its `last_values` do not name the model's targets.
         """
-        samples = [
-            self._sample(sample, f"sample {i}") for i, sample in enumerate(samples_of(images, dimensions=4))
-        ]
+        given = enumerate(samples_of(images, dimensions=4))
+        samples = [self._sample(sample, f"sample {i}") for i, sample in given]
         if not samples:
             raise DataError("there is no sample to prepare")
         steps = max(len(frames) for frames, *_ in samples)
@@ -100,18 +99,18 @@ class TileSequenceProcessor(SampleProcessor):
                 far = far or bool(raster is None and mask[i, t] and pixels[i, t].abs().mean() > FAR)
             if not mask[i].any():
                 raise DataError(f"sample {i}: no frame is left to see, all are missing or without data")
+        trained = ", ".join(f"{mean:.4g}" for mean in self.image_mean)
         if shares:
             logger.warning(
                 "arrays of fractions hold nothing above 1, and the model was trained on pixels of %s in the mean: give them "
                 "in the unit of the training images",
-                ", ".join(f"{mean:.4g}" for mean in self.image_mean),
+                trained,
             )
         if far:
             logger.warning(
                 "pixels of arrays lie more than %d spreads from those of the training, which are around %s, in the mean of a frame: give "
                 "them in the unit of the training images, and mask what was not measured",
-                FAR,
-                ", ".join(f"{mean:.4g}" for mean in self.image_mean),
+                *(FAR, trained),
             )
         last = torch.tensor([values for _, values, *_ in samples], dtype=torch.float32)
         batch = {"pixel_values": pixels, "step_mask": mask, "last_values": last}
@@ -138,17 +137,13 @@ class TileSequenceProcessor(SampleProcessor):
 
     def pixel_values(self, frames: Sequence[np.ma.MaskedArray]) -> torch.Tensor:
         """(n, bands, height, width) of single frames (height, width, bands), each masked where it was not measured."""
-        masks = [np.ma.getmaskarray(frame)[..., 0] for frame in frames]
-        pairs = zip(frames, masks, strict=True)
-        return torch.stack(
-            [self._prepare(frame.data, mask, f"frame {i}") for i, (frame, mask) in enumerate(pairs)]
-        )
+        pairs = enumerate((frame.data, np.ma.getmaskarray(frame)[..., 0]) for frame in frames)
+        return torch.stack([self._prepare(*pair, f"frame {i}") for i, pair in pairs])
 
     def _prepare(self, frame: np.ndarray, holes: np.ndarray, where: str) -> torch.Tensor:
-        if frame.shape[-1] != len(self.image_mean):
-            raise DataError(
-                f"{where}: has {frame.shape[-1]} bands, the model was trained on {len(self.image_mean)}"
-            )
+        bands, trained = frame.shape[-1], len(self.image_mean)
+        if bands != trained:
+            raise DataError(f"{where}: has {bands} bands, the model was trained on {trained}")
         size, scaling = (self.size["height"], self.size["width"]), (self.image_mean, self.image_std)
         own = resizable(frame[None].copy(), self.reading)
         return prepare_frames(own, size, *scaling, holes[None], self.resampling)[0]
@@ -319,16 +314,20 @@ def _true_pixels(row: Mapping, number: int, config: TileSequenceConfig) -> torch
 
 def _first_header(frames: Any) -> FileHeader | None:
     """The first frame that is a file, and its header, whose grid the others lie on; None where there is none."""
-    frames = frames.values() if isinstance(frames, Mapping) else frames
-    headers = (read_header(frame) for frame in frames if frame is not None)
-    return next((header for header in headers if header is not None), None)
+    return next((header for header in map(read_header, given_frames(frames)) if header is not None), None)
+
+
+def given_frames(frames: Any) -> list:
+    """Those of a sample's frames, a list or a dict by label, that are not missing."""
+    return [
+        frame for frame in (frames.values() if isinstance(frames, Mapping) else frames) if frame is not None
+    ]
 
 
 def shows_nothing(row: Mapping) -> bool:
     """Every frame of a user's row is missing or masked, as far as is known without reading it."""
     if row.get("frames") is not None:
-        frames = row["frames"].values() if isinstance(row["frames"], Mapping) else row["frames"]
-        return all(frame is None for frame in frames)
+        return not given_frames(row["frames"])
     mask = row.get("step_mask")
     return mask is not None and not bool(_tensor(mask).any())
 
@@ -339,7 +338,4 @@ def _tensor(values: Any) -> torch.Tensor:
 
 def _in_front(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Sequences as one tensor, zeros in front of shorter ones."""
-    steps = max(map(len, parts))
-    return torch.stack(
-        [torch.cat([part.new_zeros(steps - len(part), *part.shape[1:]), part]) for part in parts]
-    )
+    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_side="left")

@@ -57,7 +57,7 @@ class Reading:
             raise DataError("--cloud_values and --qa_bits need --cloud_band, the band that they are of")
         if options.cloud_values and options.qa_bits:
             raise DataError(
-                "--cloud_values are whole values and --qa_bits single bits of the band; take one of them"
+                "--cloud_values are whole values and --qa_bits bits of the band; take one of them"
             )
         require_choice((*DEQUANTIZE, None), dequantize=options.dequantize)
         if options.grid is not None and not options.align:
@@ -68,17 +68,12 @@ class Reading:
                 f"--class_values are the numbers of two classes or more, each once, got {classes}"
             )
         nearest = options.resampling == "nearest" or classes is not None
-        return cls(
-            _numbers(options.bands),
-            options.cloud_band,
-            _numbers(options.cloud_values),
-            _numbers(options.qa_bits),
-            options.dequantize,
-            None if not options.align else "nearest" if nearest else "bilinear",
-            _numbers(classes),
-            None if options.grid is None else (options.grid, inspect_raster(options.grid)),
-            None if options.grid is None else True,
-        )
+        align = None if not options.align else "nearest" if nearest else "bilinear"
+        grid = None if options.grid is None else (options.grid, inspect_raster(options.grid))
+        lists = options.bands, options.cloud_values, options.qa_bits, classes
+        bands, clouds, bits, classes = (None if values is None else tuple(values) for values in lists)
+        seen = bands, options.cloud_band, clouds, bits, options.dequantize
+        return cls(*seen, align, classes, grid, None if grid is None else True)
 
     @classmethod
     def from_config(cls, saved: Mapping[str, Any] | None) -> Reading:
@@ -92,9 +87,8 @@ class Reading:
         del kept["grid"]
         if not self.named_grid:
             del kept["named_grid"]
-        if not any(value is not None for value in kept.values()):
-            return None
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+        fields = {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+        return fields if any(value is not None for value in kept.values()) else None
 
     def chosen(self, bands: int) -> list[int]:
         """Positions, from 0, of the bands that a model sees, of a raster with so many."""
@@ -190,7 +184,3 @@ def dequantized(pixels: np.ndarray) -> np.ndarray:
     """
     scaled = pixels.astype(np.float32) / 127.5
     return np.sign(scaled) * scaled**2
-
-
-def _numbers(values: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if values is None else tuple(values)

@@ -85,8 +85,7 @@ def predict_scene(
     if first.gcps and not first.located:
         logger.warning(
             "%s: says where it lies by ground control points alone, so %s does not say it; warp the frames first (gdalwarp)",
-            there[0],
-            output,
+            *(there[0], output),
         )
     layout = _layout(model, first, tile_size, overlap)
     dated: dict[str, Any] = {}
@@ -102,12 +101,8 @@ def predict_scene(
     inputs = [*there, *([] if last_values is None else [last_values])]
     refuse_overwriting(output, inputs)
     settings = [tile_size, overlap, [None if p is None else str(p) for p in frames], dated]
-    key = [
-        RULES,
-        Work(model, batch_size, "raise", {}).fingerprint(),
-        plain(settings),
-        [*map(file_facts, inputs)],
-    ]
+    work = Work(model, batch_size, "raise", {}).fingerprint()
+    key = [RULES, work, plain(settings), [*map(file_facts, inputs)]]
     folder = _begun(output, json.dumps(key, default=str))
     names, done = band_names(model.config), _finished(folder)
     rows = range(layout.first_row(done) if done < len(layout.tops) else done, len(layout.tops))
@@ -174,12 +169,9 @@ def _begun(output: Path, key: str) -> Path:
     folder = output.with_name(f"{output.name}.parts")
     file = folder / "key.json"
     if folder.exists() and not (file.exists() and file.read_text(encoding="utf-8") == key):
-        strange = sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.suffix not in (".npy", ".tmp", ".tif") and path != file
-        )
-        if strange or not folder.is_dir():
+        own = (".npy", ".tmp", ".tif")
+        strange = sorted(path.name for path in folder.iterdir() if path.suffix not in own and path != file)
+        if strange:
             raise DataError(
                 f"{folder}: holds {strange[0]}, which no scene wrote; give the output another name"
             )

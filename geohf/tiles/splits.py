@@ -90,9 +90,8 @@ def fold_tiles(
     if how not in ("region", "blocks"):
         raise DataError(f"--folds needs --split region or blocks; the split is {how}")
     if folds < 3:
-        raise DataError(
-            f"--folds must be at least 3 (one is tested on, one validated on, the others trained on), got {folds}"
-        )
+        parts = "one is tested on, one validated on, the others trained on"
+        raise DataError(f"--folds must be at least 3 ({parts}), got {folds}")
     _check_settings(table, how, block_px, 0.0, False)
     units = table.region
     if how == "blocks":
@@ -134,11 +133,8 @@ def fold_split(
     """
     _check_settings(table, how, block_px, buffer_px, allow_leaks)
     number = (fold - test) % (fold.max() + 1)
-    splits = {
-        "train": np.flatnonzero(number > 1),
-        "test": np.flatnonzero(number == 0),
-        "validation": np.flatnonzero(number == 1),
-    }
+    parts = {"train": number > 1, "test": number == 0, "validation": number == 1}
+    splits = {name: np.flatnonzero(part) for name, part in parts.items()}
     dropped = 0
     if how == "blocks":
         block, apart = _block_and_distance(table, block_px, buffer_px)
@@ -170,28 +166,19 @@ def _check_settings(table: TileTable, how: str, block_px, buffer_px, allow_leaks
     require_within("[0, inf)", buffer_px=buffer_px)
     if buffer_px and how == "random":
         raise DataError("--buffer_px needs --split blocks or region; the split is random")
-    lost = [name for name, raster in zip(table.regions, table.rasters, strict=True) if not raster.located]
-    if buffer_px and how == "region" and lost:
-        raise DataError(
-            f"{table.source}: the images of region {lost[0]} do not say where they lie, so --buffer_px cannot be kept "
-            "between regions; use --split blocks, or leave it out"
-        )
+    for name, raster in zip(table.regions, table.rasters, strict=True):
+        if buffer_px and how == "region" and not raster.located:
+            raise DataError(
+                f"{table.source}: the images of region {name} do not say where they lie, so --buffer_px cannot be kept "
+                "between regions; use --split blocks, or leave it out"
+            )
 
 
 def _blocks(table: TileTable, shares, seed: int, block_px, buffer_px) -> tuple[dict[str, np.ndarray], int]:
     block, apart = _block_and_distance(table, block_px, buffer_px)
+    plane = {"points": _centers(table, block, apart), "block_m": block, "buffer_m": apart, "frame": "planar"}
     try:
-        return split_rows(
-            len(table),
-            shares,
-            "blocks",
-            points=_centers(table, block, apart),
-            seed=seed,
-            block_m=block,
-            buffer_m=apart,
-            frame="planar",
-            flags=_FLAGS,
-        )
+        return split_rows(len(table), shares, "blocks", seed=seed, flags=_FLAGS, **plane)
     except DataError as error:
         raise DataError(
             f"{table.source}: {error} (in pixels, between centers: {apart:g} is --buffer_px {buffer_px:g} and the "
@@ -218,9 +205,8 @@ def _clear(table: TileTable, splits: dict[str, np.ndarray], buffer_px: float, al
             if not near.any():
                 continue
             if allow_leaks:
-                logger.warning(
-                    "%d %s tiles share ground with %s tiles of other scenes", near.sum(), other, name
-                )
+                shared = "%d %s tiles share ground with %s tiles of other scenes"
+                logger.warning(shared, near.sum(), other, name)
                 continue
             if near.all():
                 raise DataError(

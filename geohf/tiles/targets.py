@@ -12,7 +12,7 @@ from geohf.errors import DataError
 from geohf.tiles.cache import TilePixels
 from geohf.tiles.dates import DATED
 from geohf.tiles.table import TileTable
-from geohf.tiles.windows import TileWindows, unmeasured
+from geohf.tiles.windows import TileWindows, measured_pixels, unmeasured
 
 logger = logging.getLogger(__name__)
 FILLERS = (-99999, -32768, -9999, -999)  # what tables often write where nothing is known
@@ -38,19 +38,14 @@ def look_at_targets(table: TileTable) -> None:
                 logger.warning(
                     "%s: the target %s is %g in %d of %d values, and far above it in the others; if that stands for no value, "
                     "leave the cells empty",
-                    table.source,
-                    name,
-                    filler,
-                    len(known) - len(others),
-                    len(known),
+                    *(table.source, name, filler, len(known) - len(others), len(known)),
                 )
     named = [name for name in table.targets if any(label in name for label in table.labels)]
     if len(named) > 1 and table.steps.unit in DATED:
         logger.warning(
             "%s: the targets %s are called after steps, and each is a target of its own, of the last step that a row is of; for "
             "one target of several steps write a row per tile and step, with the columns label_id and target",
-            table.source,
-            ", ".join(named),
+            *(table.source, ", ".join(named)),
         )
 
 
@@ -63,9 +58,8 @@ def require_spread(table: TileTable, train: TileWindows, cache: TilePixels) -> N
         what = (
             f"is {known[0]:g} in all {len(known)} training windows" if len(known) else "is not known in any"
         )
-        raise DataError(
-            f"{table.source}: the target {name} {what}, so there is nothing to learn; {unmeasured(table, cache)}"
-        )
+        pixels = unmeasured(table, cache)
+        raise DataError(f"{table.source}: the target {name} {what}, so there is nothing to learn; {pixels}")
 
 
 def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> None:
@@ -73,12 +67,8 @@ def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> N
     if cache.array.dtype == np.uint8:  # all of its values may be measured
         return
 
-    def parts() -> Iterator[np.ndarray]:
-        for row, frames, seen in zip(train.rows, train.frames, train.mask, strict=True):
-            yield cache.tile(row, frames[seen])[~cache.tile_mask(row, frames[seen])]
-
     def sample() -> Iterator[np.ndarray]:
-        return islice(parts(), LOOKED_AT)
+        return islice(measured_pixels(cache, train), LOOKED_AT)
 
     ends = [(part.min(0), part.max(0)) for part in sample() if len(part)]
     if not ends:
@@ -89,8 +79,7 @@ def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> N
         logger.warning(
             "%s: %d pixels that were looked at are 0 in all bands, and no other is 0 in any; if that stands for no measurement, "
             "say --nodata 0",
-            table.source,
-            empty,
+            *(table.source, empty),
         )
     for extremes in (np.min([low for low, _ in ends], 0), np.max([high for _, high in ends], 0)):
         for band, value in enumerate(extremes.astype(np.float64).tolist()):
@@ -99,15 +88,11 @@ def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> N
             known = np.concatenate([part[:, band] for part in sample()]).astype(np.float64)
             others = known[known != value]
             if len(others) and (others.min() > value / 10 if value < 0 else others.max() < value / 3):
+                count = len(known) - len(others)
                 logger.warning(
                     "%s: band %d is %g in %d of %d pixels that were looked at, and far from it in the others; if that stands for "
                     "no measurement, say --nodata %.17g",
-                    table.source,
-                    band + 1,
-                    value,
-                    len(known) - len(others),
-                    len(known),
-                    value,
+                    *(table.source, band + 1, value, count, len(known), value),
                 )
 
 
