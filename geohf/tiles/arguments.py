@@ -29,16 +29,14 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
         "Table of tiles (CSV, Parquet), its folder, or one place's images: a folder, a zip file, a STAC item "
         "collection, a zarr store; default: the sample.",
     )
-    image_dir: str | None = argument(
-        None, "Folder of <label>/<region_id><extension>; default: Images beside it."
-    )
+    image_dir: str | None = argument(None, "Folder of <label>/<region_id><extension>; default: Images.")
     asset: list[str] | None = argument(
         None,
         "Asset of the items of a STAC collection as --data (variable of a zarr store), or several of one band each, "
         "which become bands in this order; default: the only one, or that with the role data.",
     )
     labels: list[str] | None = argument(
-        None, "Steps (years, months, dates, numbers), oldest first; default: all."
+        None, "Steps (years, months, dates, ...), oldest first; default: all."
     )
     extension: str = argument(".tif", "Extension of the image files.")
     targets: list[str] | None = argument(None, "Target columns of the table; default: target.")
@@ -47,13 +45,11 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
     )
     nir: int = argument(4, "Number of the near-infrared band, from 1.")
     red: int = argument(3, "Number of the red band, from 1.")
-    color: list[int] | None = argument(
-        None, "Color to count; default: 196 40 27, the sample's built-up land."
-    )
+    color: list[int] | None = argument(None, "Color to count; default: 196 40 27, built-up land.")
     tile_size: int = argument(32, "Side in pixels of tiles cut from a folder, or around points of a table.")
     sample_size: int = argument(16, "Regions in the built-in sample.")
     task: str = argument(
-        "forecast", "forecast: no frame of the target's year is seen; estimate: that year is seen too."
+        "forecast", "forecast: frames before the target's year are seen; estimate: its own, too."
     )
     target_type: str = argument("target", "target (numbers), or last-image (the whole frame).")
     prediction_length: int = argument(1, "Frames that --target_type last-image predicts, step by step.")
@@ -62,9 +58,7 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
     predict_change: bool = argument(True, "Predict the difference to the last known value if there is one.")
     max_missing: float = argument(0.5, "Share of a region's years that may lack an image; 0: none.")
     nodata: float | None = argument(None, "Nodata value of files that name none; default: the others'.")
-    align: bool = argument(
-        False, "Read rasters of another CRS, resolution or origin onto the first one's grid."
-    )
+    align: bool = argument(False, "Read rasters of other CRS, resolution, origin onto the first one's grid.")
     grid: str | None = argument(None, "Raster whose grid --align takes; default: the first of each place.")
     bands: list[int] | None = argument(None, "Bands to see, from 1, in this order; default: no cloud band.")
     class_values: list[int] | None = argument(

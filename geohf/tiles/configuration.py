@@ -174,18 +174,14 @@ class TileSequenceConfig(GeoConfig):
         if len(self.band_std) != self.bands:
             raise ValueError(f"{len(self.band_std)} band_std for {self.bands} band_mean")
         if self.framewise and (self.vision_config is None or self.head == "image"):
-            raise ValueError(
-                f"encoder {self.encoder!r} needs a frame encoder, and cannot answer with an image"
-            )
+            raise ValueError(f"encoder {self.encoder!r} needs a frame encoder, and answers with no image")
         self._validate_frames()
         if self.head == "image" and self.loss in ("quantile", "gaussian"):
             raise ValueError("an image is learned with mse, mae or huber")
         if self.loss == "quantile":
             shares = self.quantiles
             if len(shares) % 2 == 0 or any(b <= a for a, b in pairwise([0, *shares, 1])):
-                raise ValueError(
-                    f"quantiles must be an odd number of ascending shares in (0, 1), got {shares}"
-                )
+                raise ValueError(f"quantiles must be an odd number of ascending shares in (0, 1): {shares}")
 
     def _validate_frames(self) -> None:
         """Of models that answer with frames."""

@@ -164,9 +164,7 @@ def _divided(
     splits |= {} if test is None else {"test": test}
     for name, part in splits.items():
         if not len(part):
-            raise DataError(
-                f"{table.source}: the split {name} has no usable sample; use another --seed or share"
-            )
+            raise DataError(f"{table.source}: the split {name} is empty; use another --seed or share")
     look_at_pixels(table, source.cache, splits["train"])
     if not source.image:
         require_spread(table, splits["train"], source.cache)
@@ -238,8 +236,9 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
     images = Path(options.image_dir or source.parent / "Images")
     labels = options.labels or found_labels(images)
     targets = [] if image or options.target_from else options.targets or [TARGET]
-    settings = options.extension, targets, options.max_missing, options.nodata, errors, reading
-    return load_table(source, images, labels, options.tile_size, *settings)
+    settings = {"extension": options.extension, "targets": targets, "max_missing": options.max_missing}
+    settings |= {"nodata": options.nodata, "errors": errors, "reading": reading}
+    return load_table(source, images, labels, options.tile_size, **settings)
 
 
 def _derived(options: TileArguments, table: TileTable, cache: TilePixels) -> np.ndarray:
@@ -254,7 +253,9 @@ def _derived(options: TileArguments, table: TileTable, cache: TilePixels) -> np.
             logger.warning(
                 "%s: band %d is an alpha band by the images' headers, so where it is 0 nothing counts as measured; if "
                 "it is none, gdal_edit.py -colorinterp_%d undefined says so",
-                *(table.source, number, number),
+                table.source,
+                number,
+                number,
             )
         if number - 1 not in chosen:
             raise DataError(f"{flag} {number} is none of the bands that are seen; name it in --bands, too")

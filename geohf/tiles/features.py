@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from geohf.tiles.cache import TilePixels
     from geohf.tiles.modeling import TileSequenceModel
 
-BY_STEP = ("step_mask", "dates")  # (n, steps, ...)
+
 OF_PIXELS = ("size", "image_mean", "image_std", "resampling", "reading")  # what a prepared frame depends on
 
 
@@ -127,15 +127,12 @@ def _of_rows(model: TileSequenceModel, rows: BoundRows, args: TileTrainingArgume
                 features.append(tower_features(tower, frames.to(device)).float().cpu())
     steps = max(part["step_mask"].shape[1] for part in parts)
     for part in parts:
-        shorter = steps - part["step_mask"].shape[1]
-        part.update({name: _longer(part[name], shorter) for name in BY_STEP if name in part})
+        front = 0, 0, steps - part["step_mask"].shape[1], 0
+        part["step_mask"] = F.pad(part["step_mask"], front[2:])
+        if "dates" in part:
+            part["dates"] = F.pad(part["dates"], front)
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     mask = columns["step_mask"]
     numbers = torch.full(mask.shape, int(mask.sum()))
     numbers[mask] = torch.arange(int(mask.sum()))
     return FeatureRows(rows, columns, F.pad(torch.cat(features), (0, 0, 0, 1)), numbers)
-
-
-def _longer(column: torch.Tensor, steps: int) -> torch.Tensor:
-    """(n, steps, ...) with so many steps of zeros in front."""
-    return torch.cat([column.new_zeros(len(column), steps, *column.shape[2:]), column], 1)

@@ -155,9 +155,7 @@ def mosaic_files(
     if is_store(source):
         return dict(store_frames(source, asset))
     if asset:
-        raise DataError(
-            f"{source}: --asset is of a STAC item collection (.json) or a zarr store, and this is neither"
-        )
+        raise DataError(f"{source}: is no STAC item collection (.json) or zarr store, which --asset is of")
     folder, extension = raster_folder(source), dotted(extension)
     files = {name: raster_in(folder, f"{name}{extension}") for name in names_in(folder, extension)}
     return {name: file for name, file in files.items() if file is not None}
@@ -212,7 +210,8 @@ def _look_at_baselines(names: Iterable[object], raster: RasterInfo) -> None:
         logger.warning(
             "the names tell Sentinel-2's processing baselines %s: from %s on its numbers are larger by 1000; subtract that "
             "from the newer images unless it is done already",
-            *(listed(baselines), _SHIFTED),
+            listed(baselines),
+            _SHIFTED,
         )
 
 

@@ -61,20 +61,9 @@ def read_window(
 def _read_own(
     raster: DatasetReader, box: Box, nodata: float | None = None, cloud_band: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of a box (xmin, ymin, xmax, ymax), half open, and which of them were not measured.
+    """All bands of a box, in the type of `RasterInfo`, and what the file's nodata values, alpha band and mask rule out.
 
-    Asked are the file's own nodata values, band by band, its alpha band, and its mask.
-
-    Args:
-        nodata: the value that means "not measured" where the file says nothing at all.
-        cloud_band: its number, from 1: it is not measured, and holds other numbers where nothing was, as Landsat's QA_PIXEL
-            holds 1 where the bands are 0.
-
-    Returns:
-        (height, width, bands) in the type of `RasterInfo`, and (height, width) bool.
-
-    Raises:
-        DataError: a measured value does not fit in float32, of types that are read as such.
+    The cloud band holds other numbers where nothing was measured, as Landsat's QA_PIXEL holds 1 where the bands are 0.
     """
     from rasterio.enums import ColorInterp
 
@@ -156,13 +145,13 @@ def read_frame(
     if reading is not None and reading.class_values and frame.shape[-1] == 1:
         holes = nodata_pixels(frame, nodata) if own is np.ma.nomask else own.reshape(frame.shape)[..., 0]
         return one_hot(frame[..., 0], holes, reading.class_values, name or "an array"), holes, None
-    if own is not np.ma.nomask:
+    if own is np.ma.nomask:
+        holes = nodata_pixels(frame, nodata) | _transparent(source, frame)
+    else:
         own = own.reshape(frame.shape)
         holes = nodata_pixels(frame, None) | own.all(-1)
         if frame.dtype != np.uint8:  # of masks by band, the same rule
             holes |= (own & (frame != 0)).any(-1)
-    else:
-        holes = nodata_pixels(frame, nodata) | _transparent(source, frame)
     return _as_float32(frame, holes, "an array") if frame.dtype in CONVERTED else frame, holes, None
 
 

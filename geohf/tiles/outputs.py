@@ -105,9 +105,8 @@ def write_occlusion(folder: Path, trainer: TileSequenceTrainer, rows: TileSequen
     bands = [names[i] or f"band {i + 1}" for i in table.reading.chosen(len(names))]
     bands = bands if classes is None else [f"class {number}" for number in classes]
     frames, columns = _headings(rows.windows), [*bands, "the frame"]
-    lines = [
-        dict(zip(["frame", *columns], [*line], strict=True)) for line in zip(frames, *moved.T, strict=True)
-    ]
+    cells = [dict(zip(columns, line, strict=True)) for line in moved]
+    lines = [{"frame": frame} | row for frame, row in zip(frames, cells, strict=True)]
     write_csv(folder / "occlusion.csv", lines)
     plot_occlusion(folder / "occlusion.png", moved, frames, columns, table.targets[0])
 
@@ -116,8 +115,8 @@ def write_numbers(folder: Path, rows: TileSequences, split: str, answers: Answer
     """Write all that can be said of predicted numbers.
 
     predictions.csv, metrics_by_region.csv, metrics_by_year.csv, tile_errors.png, filmstrip.png, with intervals
-    coverage_by_region.csv; where the images are georeferenced mosaics/<region>.tif, the newest predictions of each
-    region; and predictions.geojson of the regions whose CRS can be placed on the globe. The others are named in a warning.
+    coverage_by_region.csv; of georeferenced images mosaics/<region>.tif, each region's newest predictions, and
+    predictions.geojson; a warning names regions whose CRS has no place on the globe.
 
     Args:
         rows: that were predicted.

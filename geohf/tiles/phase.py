@@ -41,7 +41,9 @@ class TilePhaseTrainer(PhaseTrainer):
 
     def make_collator(self, model, training: bool):
         """Of whole batches of `TileSequences`, or of single rows."""
-        return TileCollator(model.config, *((self.args.augment, self.args.frame_dropout) if training else ()))
+        if not training:
+            return TileCollator(model.config)
+        return TileCollator(model.config, self.args.augment, self.args.frame_dropout)
 
     def measured(self):
         """As `METRICS`, of images or of the model's targets."""
@@ -97,9 +99,7 @@ def calibrate(
     if regions is None:
         if config.interval_groups == "cluster":
             return
-        raise DataError(
-            "--interval_groups region needs rows with a region, and the validation rows have none"
-        )
+        raise DataError("--interval_groups region needs rows with a region; validation rows have none")
     margins, names = {}, regions.astype(str)
     for name in np.unique(names).tolist():
         of_region = missed[names == name]

@@ -145,7 +145,7 @@ def steps_of_dates(dates: Sequence, labels: Sequence[str]) -> tuple[np.ndarray, 
     starts = start_days(times)
     if starts is None:
         raise DataError(
-            f"the column {DATE} needs labels that are dates, months or years; they are {shorten(labels)}"
+            f"the column {DATE} needs dates, months or years as labels; they are {shorten(labels)}"
         )
     longest = np.diff(starts).max()
     own = _LENGTHS.get(times.unit)  # the time of a single day lasts until the next label
@@ -241,12 +241,12 @@ def load_points(
 
 
 def load_table(
-    path: Path, image_dir: Path, labels: Sequence[str | int], tile_size: int, *settings: Any, **named: Any
+    path: Path, image_dir: Path, labels: Sequence[str | int], tile_size: int, **settings: Any
 ) -> TileTable:
-    """`load_points` of a table that names points, else `load_tiles`; their settings, which are the same."""
+    """`load_points` of a table that names points, else `load_tiles`; their settings."""
     if has_points(path):
-        return load_points(path, image_dir, labels, tile_size, *settings, **named)
-    return load_tiles(path, image_dir, labels, *settings, **named)
+        return load_points(path, image_dir, labels, tile_size, **settings)
+    return load_tiles(path, image_dir, labels, **settings)
 
 
 def _by_window(

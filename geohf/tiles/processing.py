@@ -110,7 +110,8 @@ class TileSequenceProcessor(SampleProcessor):
             logger.warning(
                 "pixels of arrays lie more than %d spreads from those of the training, which are around %s, in the mean of a frame: give "
                 "them in the unit of the training images, and mask what was not measured",
-                *(FAR, trained),
+                FAR,
+                trained,
             )
         last = torch.tensor([values for _, values, *_ in samples], dtype=torch.float32)
         batch = {"pixel_values": pixels, "step_mask": mask, "last_values": last}
@@ -206,12 +207,11 @@ def batch_of_rows(rows: Sequence[Mapping], config: TileSequenceConfig) -> dict[s
     """A user's rows as one batch; shorter sequences get masked steps in front.
 
     Args:
-        rows: each with `frames` as `model.predict` takes them, or `pixel_values` (steps, bands, height, width),
-            standardized, and perhaps `step_mask` (steps,) bool. `labels`: a number, one per target, or a dict by
-            target; for a model that answers with images the next frame, as the others are given, or a list of the
-            `prediction_length` next ones, None for a missing one. `last_values`,
-            the last known values, where there are any. For a model that sees dates: with `frames` the `dates` and
-            the `date` of a sample, with `pixel_values` `dates` (steps + 1, 2), see `geohf.tiles.dates.frame_dates`.
+        rows: each with `frames` as `model.predict` takes them, or `pixel_values` (steps, bands, height, width), standardized,
+            and perhaps `step_mask` (steps,) bool. `labels`: a number, one per target, or a dict by target; of a model that
+            answers with images the next frame, or a list of the `prediction_length` next ones, None for a missing one.
+            Perhaps `last_values`. For a model that sees dates: with `frames` the `dates` and the `date` of a sample, with
+            `pixel_values` `dates` (steps + 1, 2), see `geohf.tiles.dates.frame_dates`.
 
     Raises:
         DataError: a row has neither, or its numbers are not of the model's targets.

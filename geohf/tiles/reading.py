@@ -56,24 +56,27 @@ class Reading:
         if options.cloud_band is None and (options.cloud_values or options.qa_bits):
             raise DataError("--cloud_values and --qa_bits need --cloud_band, the band that they are of")
         if options.cloud_values and options.qa_bits:
-            raise DataError(
-                "--cloud_values are whole values and --qa_bits bits of the band; take one of them"
-            )
+            raise DataError("--cloud_values are values and --qa_bits bits of the band; take one of them")
         require_choice((*DEQUANTIZE, None), dequantize=options.dequantize)
         if options.grid is not None and not options.align:
             raise DataError("--grid names the grid that --align true reads rasters onto; say both")
         classes = options.class_values
         if classes is not None and (len(classes) < 2 or len(set(classes)) < len(classes)):
-            raise DataError(
-                f"--class_values are the numbers of two classes or more, each once, got {classes}"
-            )
+            raise DataError(f"--class_values are numbers of two classes or more, each once, got {classes}")
         nearest = options.resampling == "nearest" or classes is not None
         align = None if not options.align else "nearest" if nearest else "bilinear"
         grid = None if options.grid is None else (options.grid, inspect_raster(options.grid))
-        lists = options.bands, options.cloud_values, options.qa_bits, classes
-        bands, clouds, bits, classes = (None if values is None else tuple(values) for values in lists)
-        seen = bands, options.cloud_band, clouds, bits, options.dequantize
-        return cls(*seen, align, classes, grid, None if grid is None else True)
+        return cls(
+            bands=_numbers(options.bands),
+            cloud_band=options.cloud_band,
+            cloud_values=_numbers(options.cloud_values),
+            qa_bits=_numbers(options.qa_bits),
+            dequantize=options.dequantize,
+            align=align,
+            class_values=_numbers(classes),
+            grid=grid,
+            named_grid=None if grid is None else True,
+        )
 
     @classmethod
     def from_config(cls, saved: Mapping[str, Any] | None) -> Reading:
@@ -184,3 +187,7 @@ def dequantized(pixels: np.ndarray) -> np.ndarray:
     """
     scaled = pixels.astype(np.float32) / 127.5
     return np.sign(scaled) * scaled**2
+
+
+def _numbers(values: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if values is None else tuple(values)

@@ -60,9 +60,7 @@ def boxes_of(column, rows) -> tuple[np.ndarray, dict[int, str]]:
                 boxes[position] = _four(cell)
         except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):
             if position in wanted:
-                bad[position] = (
-                    f"region_coordinates {cell!r} are not (xmin, ymin, xmax, ymax) in whole pixels"
-                )
+                bad[position] = f"region_coordinates {cell!r} are no whole (xmin, ymin, xmax, ymax)"
     return boxes, bad
 
 

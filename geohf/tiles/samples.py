@@ -31,9 +31,7 @@ def dates_of(frames: Sequence, dates: Any, answered: Any, where: str) -> np.ndar
         raise DataError(f"{where}: this model sees dates, say for when it shall answer: 'date': '2022-07-31'")
     dates = times_of_frames(frames) if dates is None else dates
     if dates is None:
-        raise DataError(
-            f"{where}: this model sees dates, and no file's name tells them; give 'dates', one a frame"
-        )
+        raise DataError(f"{where}: this model sees dates, and no file's name tells them; give 'dates'")
     if len(dates) != len(frames):
         raise DataError(f"{where}: {len(dates)} dates for {len(frames)} frames")
     days_of_frames = dates_of_sample(dates, answered, where)

@@ -93,7 +93,9 @@ def fields_of_table(train: TileSequences, options: TileArguments) -> dict[str, A
         logger.warning(
             "%s: the pixels hold the %d numbers %s alone; if these are classes, say --resampling nearest: the mean "
             "of two classes is a third",
-            *(table.source, len(numbers), shown),
+            table.source,
+            len(numbers),
+            shown,
         )
     return fields
 
@@ -251,9 +253,7 @@ def _statistics(parts: Iterable[np.ndarray]) -> tuple[list[float], list[float]]:
     varies = std > 1e-7 * np.abs(mean)  # which the difference of two sums of squares tells, in whatever unit
     if not varies.any():
         same = ", ".join(f"{value:g}" for value in mean)
-        raise DataError(
-            f"all training pixels are the same in every band ({same}), so there is nothing to see"
-        )
+        raise DataError(f"all training pixels are the same in every band ({same}): there is nothing to see")
     return mean.tolist(), np.where(varies, std, 1.0).tolist()
 
 

@@ -124,9 +124,7 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
         if lost or (len(chosen) > 1 and not names):
             what = f"has no variable {lost[0]}; has" if lost else "has"
             there = listed(sorted(maps), 12)
-            raise DataError(
-                f"{path}: {what} the variables {there} of images; name those that you mean with --asset"
-            )
+            raise DataError(f"{path}: {what} the variables {there} of images; choose with --asset")
         for name in chosen:
             variable = store[name]
             axes = {_axis(variable, TIME, path), *_plane(variable, path), _band_axis(variable)}
@@ -136,9 +134,7 @@ def store_frames(path: str | Path, names: str | Sequence[str] | None = None) -> 
                     f"{path}: {name} has the axes {', '.join(map(str, variable.dims))}; read are time, y and x, and band of a variable alone"
                 )
             if variable.sizes != store[chosen[0]].sizes:
-                raise DataError(
-                    f"{path}: {name} has other axes than {chosen[0]}; choose variables of one grid"
-                )
+                raise DataError(f"{path}: {name} has other axes than {chosen[0]}; take variables of one grid")
         _transform(store[chosen[0]], path)
         _crs(store, chosen[0], path)
         times = store[chosen[0]][_axis(store[chosen[0]], TIME, path)].values
@@ -197,9 +193,7 @@ def _transform(variable: Any, path: str) -> tuple[Any, bool]:
         middles = variable[axis].values.astype(np.float64)
         step = np.diff(middles).mean() if len(middles) > 1 else 0.0
         if not step or np.abs(np.diff(middles) - step).max() > STEP_TOLERANCE * abs(step):
-            raise DataError(
-                f"{path}: the coordinates {axis} are not evenly apart, so its pixels lie on no grid"
-            )
+            raise DataError(f"{path}: the coordinates {axis} are not evenly apart: its pixels lie on no grid")
         steps.append(step)
         starts.append(middles[0])
     turned = steps[0] > 0

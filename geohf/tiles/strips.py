@@ -157,9 +157,7 @@ class SceneTiles(Dataset):
         last = None if known is None else self._last_values(known, row, columns, box)
         for i, column in enumerate(columns):
             here = slice(layout.lefts[column] - left, layout.lefts[column] - left + side)
-            shown = [
-                None if strip is None else self._shown(*(part[:, here] for part in strip)) for strip in strips
-            ]
+            shown = [self._shown(strip, here) for strip in strips]
             if all(tile is None for tile in shown):
                 continue
             sample = {"frames": shown} | self.dated
@@ -171,8 +169,11 @@ class SceneTiles(Dataset):
         seen = ~np.logical_and.reduce([strip[1] for strip in strips if strip is not None])
         return Chunk(row, samples, left, seen, columns[-1] + 1 == len(layout.lefts))
 
-    def _shown(self, pixels: np.ndarray, holes: np.ndarray) -> np.ma.MaskedArray | None:
-        """A tile's frame; None where too little of it was measured."""
+    def _shown(self, strip: tuple[np.ndarray, np.ndarray] | None, here: slice) -> np.ma.MaskedArray | None:
+        """A tile's frame of a strip; None where there is none, or too little of it was measured."""
+        if strip is None:
+            return None
+        pixels, holes = (part[:, here] for part in strip)
         return with_mask(pixels, holes) if can_be_seen(holes.mean(), self.config.max_nodata) else None
 
     def _last_values(

@@ -30,7 +30,7 @@ def look_at_targets(table: TileTable) -> None:
         known = values[np.isfinite(values)]
         if len(known) and np.abs(known).max() > np.finfo(np.float32).max:
             raise DataError(
-                f"{table.source}: the target {name} holds {np.abs(known).max():g}; give it in a larger unit"
+                f"{table.source}: the target {name} holds {np.abs(known).max():g}; take a larger unit"
             )
         for filler in FILLERS:
             others = known[known != filler]
@@ -38,14 +38,19 @@ def look_at_targets(table: TileTable) -> None:
                 logger.warning(
                     "%s: the target %s is %g in %d of %d values, and far above it in the others; if that stands for no value, "
                     "leave the cells empty",
-                    *(table.source, name, filler, len(known) - len(others), len(known)),
+                    table.source,
+                    name,
+                    filler,
+                    len(known) - len(others),
+                    len(known),
                 )
     named = [name for name in table.targets if any(label in name for label in table.labels)]
     if len(named) > 1 and table.steps.unit in DATED:
         logger.warning(
             "%s: the targets %s are called after steps, and each is a target of its own, of the last step that a row is of; for "
             "one target of several steps write a row per tile and step, with the columns label_id and target",
-            *(table.source, ", ".join(named)),
+            table.source,
+            ", ".join(named),
         )
 
 
@@ -79,7 +84,8 @@ def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> N
         logger.warning(
             "%s: %d pixels that were looked at are 0 in all bands, and no other is 0 in any; if that stands for no measurement, "
             "say --nodata 0",
-            *(table.source, empty),
+            table.source,
+            empty,
         )
     for extremes in (np.min([low for low, _ in ends], 0), np.max([high for _, high in ends], 0)):
         for band, value in enumerate(extremes.astype(np.float64).tolist()):
@@ -92,7 +98,12 @@ def look_at_pixels(table: TileTable, cache: TilePixels, train: TileWindows) -> N
                 logger.warning(
                     "%s: band %d is %g in %d of %d pixels that were looked at, and far from it in the others; if that stands for "
                     "no measurement, say --nodata %.17g",
-                    *(table.source, band + 1, value, count, len(known), value),
+                    table.source,
+                    band + 1,
+                    value,
+                    count,
+                    len(known),
+                    value,
                 )
 
 
@@ -114,7 +125,11 @@ def ndvi_fall(
     Raises:
         DataError: the images do not have these bands.
     """
-    near, far = (_band(cache, number) for number in (nir, red))
+    bands = cache.array.shape[-1]
+    for number in (nir, red):
+        if not 1 <= number <= bands:
+            raise DataError(f"there is no band {number}, the images have {bands} (counted from 1)")
+    near, far = nir - 1, red - 1
     (near_scale, near_offset), (far_scale, far_offset) = (units[near], units[far]) if units else [(1, 0)] * 2
     plain = near_scale == far_scale and near_offset == far_offset == 0  # which cancels, without rounding
 
@@ -149,13 +164,6 @@ def color_share(cache: TilePixels, color: Sequence[int]) -> np.ndarray:
         return _shares((frames == np.asarray(color)).all(-1) & ~holes, ~holes)
 
     return _each_tile(cache, one_tile)
-
-
-def _band(cache: TilePixels, number: int) -> int:
-    bands = cache.array.shape[-1]
-    if not 1 <= number <= bands:
-        raise DataError(f"there is no band {number}, the images have {bands} (counted from 1)")
-    return number - 1
 
 
 def _shares(hits: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -127,9 +128,9 @@ def windows_of(
     table: TileTable, cache: TilePixels, config: TileSequenceConfig, may_be_none: bool = False
 ) -> TileWindows:
     """The windows that a trained model answers, see `make_windows`."""
-    image = config.head == "image"
-    asked = config.task, config.frames, 1, config.max_nodata, image, may_be_none, config.prediction_length
-    return make_windows(table, cache, *asked)
+    asked: dict[str, Any] = {"image": config.head == "image", "answered": config.prediction_length}
+    asked |= {"frames": config.frames, "max_nodata": config.max_nodata}
+    return make_windows(table, cache, config.task, may_be_none=may_be_none, **asked)
 
 
 def measured_pixels(cache: TilePixels, windows: TileWindows) -> Iterator[np.ndarray]:
