@@ -37,13 +37,7 @@ class ArrayFile:
     """An array of a .npy file, whose rows are read.
 
     They are not taken from the memory map: pages of a map count as this process's memory, and a shuffled pass touches
-    them all.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        DataError: it is damaged.
+    them all. A damaged file is a DataError.
     """
 
     def __init__(self, path: Path):
@@ -85,11 +79,7 @@ class TilePixels:
     nodata: float | None = None
 
     def read(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray | None = None) -> np.ndarray:
-        """Some tiles' frames, (len(rows), steps, height, width, bands), padded to the largest tile.
-
-        Args:
-            steps: (len(rows), n) which steps of each tile; None: all.
-        """
+        """Some tiles' frames of these steps (len(rows), n), or of all: (len(rows), n, height, width, bands), padded."""
         raise NotImplementedError
 
     def masks(self, rows: Sequence[int] | np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -102,11 +92,7 @@ class TilePixels:
         return self.masks([row], np.asarray(steps)[None])[0, :, :height, :width]
 
     def tile(self, row: int, steps: np.ndarray | None = None) -> np.ndarray:
-        """One tile's frames without padding, (steps, height, width, bands).
-
-        Args:
-            steps: (n,) which steps; None: all.
-        """
+        """One tile's frames of these (n,) steps, or of all, without padding, (steps, height, width, bands)."""
         height, width = self.sizes[row]
         return self.read([row], None if steps is None else np.asarray(steps)[None])[0, :, :height, :width]
 

@@ -132,10 +132,8 @@ def _load(options: TileArguments, args: TileTrainingArguments) -> _Source:
 def _held_out_steps(options: TileArguments, table: TileTable) -> np.ndarray:
     """The steps of `--test_labels`, ascending; none where the option is not set."""
     known = {step_key(label): step for step, label in enumerate(table.labels)}
-    asked, answered = (
-        {str(label): step_key(str(label)) for label in options.test_labels or ()},
-        options.prediction_length,
-    )
+    asked = {label: step_key(label) for label in map(str, options.test_labels or ())}
+    answered = options.prediction_length
     for label, key in asked.items():
         if key not in known:
             raise DataError(f"--test_labels {label}: the labels are {shorten(table.labels)}")

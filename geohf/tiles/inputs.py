@@ -80,7 +80,6 @@ def read_tiles(source: str | Path, config: TileSequenceConfig) -> Part:
     known = columns_of(path)
     targets = [name for name in config.targets if find_column(known, [name.lower()]) is not None]
     table = _load(path, config, targets, RowErrors())
-    require_trained_table(table, config.pixel_kind)
     return list(map(str, table.tile_ids)), TileSamples(table, build_cache(table), config)
 
 
@@ -93,13 +92,12 @@ def labeled_tiles(source: str | Path, config: TileSequenceConfig, on_error: str 
     path = table_in(source)
     targets = [] if config.head == "image" else config.targets
     table = _load(path, config, targets, RowErrors(on_error))
-    require_trained_table(table, config.pixel_kind)
     cache = build_cache(table)
     return TileSequences(cache, windows_of(table, cache, config), config, table)
 
 
 def _load(path: Path, config: TileSequenceConfig, targets: list[str], errors: RowErrors) -> TileTable:
-    """A table with `Images` beside it, of boxes or of points, read as the model's training data were."""
+    """A table with `Images` beside it, of boxes or of points, read as the model's training data were, and of their kind."""
     images = path.parent / "Images"
     if config.window is None and has_points(path):
         trained = "the model was trained on tiles that have boxes"
@@ -111,7 +109,9 @@ def _load(path: Path, config: TileSequenceConfig, targets: list[str], errors: Ro
             "keep: warp the images onto it, with gdalwarp for example, and give them as samples of `frames`"
         )
     settings = {"targets": targets, "nodata": config.nodata, "errors": errors, "reading": reading}
-    return load_table(path, images, found_labels(images), config.window or 0, **settings)
+    table = load_table(path, images, found_labels(images), config.window or 0, **settings)
+    require_trained_table(table, config.pixel_kind)
+    return table
 
 
 def _last_known(values: np.ndarray) -> np.ndarray:
