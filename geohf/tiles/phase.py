@@ -63,15 +63,18 @@ class TilePhaseTrainer(PhaseTrainer):
         return super().get_test_dataloader(self._measured_rows)
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        predicted: Any = prediction.predictions  # with clusters, also whose margins each row has
-        of_cluster = predicted[1] if isinstance(predicted, tuple) else None
-        predicted = predicted[0] if isinstance(predicted, tuple) else predicted
-        values, labels = (torch.from_numpy(np.asarray(part)) for part in (predicted, prediction.label_ids))
+        values, region = gathered(prediction.predictions)
         if self.config.head == "image":
-            return image_measures(values, labels, self.config)
+            return image_measures(values, torch.from_numpy(np.asarray(prediction.label_ids)), self.config)
         rows = self._measured_rows
-        region = rows.region_numbers(self.config) if of_cluster is None else torch.from_numpy(of_cluster)
+        region = rows.region_numbers(self.config) if region is None else region
         return number_measures(self.config, values, rows.windows, region)
+
+
+def gathered(predictions: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What transformers gathered of outputs: values, and of a model with clusters whose margins each row has."""
+    values, region = predictions if isinstance(predictions, tuple) else (predictions, None)
+    return torch.from_numpy(np.asarray(values)), None if region is None else torch.from_numpy(region)
 
 
 def calibrate(

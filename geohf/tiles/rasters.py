@@ -94,7 +94,7 @@ class NamedBytes(bytes):
 
 
 @contextmanager
-def open_raster(path: RasterFile | os.PathLike | NamedBytes) -> Iterator[DatasetReader]:
+def open_raster(path: RasterFile | os.PathLike | bytes) -> Iterator[DatasetReader]:
     """Open a raster, a file, its bytes, a stack of files or a store's image, for reading.
 
     Raises:

@@ -26,7 +26,7 @@ from geohf.tiles.modeling import TileSequenceModel
 from geohf.tiles.rasters import RasterInfo, inspect_raster
 from geohf.tiles.reading import Reading
 from geohf.tiles.samples import dates_of
-from geohf.tiles.strips import Blend, Layout, SceneTiles, band_names, bands_of, rows_of_chunks
+from geohf.tiles.strips import Blend, Layout, SceneTiles, band_names, bands_of
 
 logger = logging.getLogger(__name__)
 RULES = 3  # raise it when rows of an older version can no longer be gone on with
@@ -127,7 +127,7 @@ def _predicted(
     loader = DataLoader(tiles, batch_size=None, num_workers=workers, collate_fn=identity_collate)
     try:
         with tqdm(total=len(tiles), desc="scene", unit="batch") as bar:
-            for chunk in rows_of_chunks(loader):
+            for chunk in loader:
                 samples = list(chunk.samples.values())
                 predictions = model.predict(samples, len(samples)) if samples else []
                 answers = [bands_of(answer, layout.side, resampling) for answer in predictions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from geohf.errors import DataError
 from geohf.tiles.answers import TilePrediction
 from geohf.tiles.configuration import TileSequenceConfig
 from geohf.tiles.frames import can_be_seen
@@ -126,12 +125,8 @@ class SceneTiles(Dataset):
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, index: int) -> Chunk | DataError:
-        """A chunk, or why it cannot be read: an error itself would not come out of a worker as it was."""
-        try:
-            return self._read(*self.chunks[index])
-        except DataError as error:
-            return error
+    def __getitem__(self, index: int) -> Chunk:
+        return self._read(*self.chunks[index])
 
     def _rasters(self) -> list[DatasetReader | None]:
         if self._opened is None or self._opened[0] != os.getpid():
@@ -267,15 +262,3 @@ class Blend:
         )
         self.seen = np.zeros_like(self.seen)
         return out
-
-
-def rows_of_chunks(chunks: Iterable[Chunk | DataError]) -> Iterator[Chunk]:
-    """The chunks, or the first error among them.
-
-    Raises:
-        DataError: of a chunk that cannot be read.
-    """
-    for chunk in chunks:
-        if isinstance(chunk, DataError):
-            raise chunk
-        yield chunk

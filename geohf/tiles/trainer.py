@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 import numpy as np
-import torch
 
 from geohf.data.streaming import is_stream
 from geohf.errors import DataError
@@ -26,7 +25,7 @@ from geohf.tiles.dataset import BoundRows, as_sequences, bound_to
 from geohf.tiles.features import feature_rows
 from geohf.tiles.metrics import baselines_of, measure
 from geohf.tiles.outputs import write_outputs
-from geohf.tiles.phase import TilePhaseTrainer, calibrate
+from geohf.tiles.phase import TilePhaseTrainer, calibrate, gathered
 from geohf.training.finetuning import require_finetunable, unfreeze
 from geohf.training.trainer import GeoTrainer
 
@@ -113,10 +112,8 @@ class TileSequenceTrainer(GeoTrainer, TilePhaseTrainer):
     def outputs(self, dataset) -> TileSequenceOutput:
         """The model's outputs on a whole dataset, on the CPU and on every process."""
         dataset = self._encoded(dataset)
-        predicted: Any = self.predict(dataset).predictions
-        values, region = predicted if isinstance(predicted, tuple) else (predicted, None)
-        region = None if region is None else torch.from_numpy(region)
-        return TileSequenceOutput(predictions=torch.from_numpy(np.asarray(values)), region=region)
+        values, region = gathered(self.predict(dataset).predictions)
+        return TileSequenceOutput(predictions=values, region=region)
 
     def measure(
         self, dataset, outputs: TileSequenceOutput, prefix: str = "eval", intervals: bool = True
