@@ -47,6 +47,7 @@ class ArrayFile:
             self._file = os.open(path, os.O_RDONLY)
         except (OSError, ValueError) as error:
             raise DataError(f"{path.parent}: is damaged ({error}); delete it") from None
+        self.shape = self.array.shape
         weakref.finalize(self, os.close, self._file)
 
     def __reduce__(self):  # a worker process opens the file itself; the array's bytes never travel

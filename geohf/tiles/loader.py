@@ -167,15 +167,7 @@ class ResizedTiles:
         return out
 
 
-class KeptTiles(ArrayFile):
-    """Resized tiles, read back."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-
-def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
+def kept_frames(tiles: ResizedTiles) -> ResizedTiles | ArrayFile:
     """The tiles as a file in their cache, which is written where there is none; themselves where it would be large.
 
     uint8 stays uint8, which the resize rounds to; others become float32. The file's name tells what its content depends on
@@ -195,7 +187,7 @@ def kept_frames(tiles: ResizedTiles) -> ResizedTiles | KeptTiles:
         reason = f"{size / 2**30:.3g} GiB cannot be stored: {error.strerror}"
         logger.warning("%s: %s; frames are resized for every batch", path, reason)
         return tiles
-    return KeptTiles(path)
+    return ArrayFile(path)
 
 
 def _write(tiles: ResizedTiles, path: Path, dtype: np.dtype) -> None:
