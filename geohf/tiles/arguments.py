@@ -35,9 +35,7 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
         "Asset of the items of a STAC collection as --data (variable of a zarr store), or several of one band each, "
         "which become bands in this order; default: the only one, or that with the role data.",
     )
-    labels: list[str] | None = argument(
-        None, "Steps (years, months, dates, ...), oldest first; default: all."
-    )
+    labels: list[str] | None = argument(None, "Steps (years, months, dates), oldest first; default: all.")
     extension: str = argument(".tif", "Extension of the image files.")
     targets: list[str] | None = argument(None, "Target columns of the table; default: target.")
     target_from: str | None = argument(
@@ -49,7 +47,7 @@ class TileArguments(DataArguments, BackboneArguments, StreamingArguments):
     tile_size: int = argument(32, "Side in pixels of tiles cut from a folder, or around points of a table.")
     sample_size: int = argument(16, "Regions in the built-in sample.")
     task: str = argument(
-        "forecast", "forecast: frames before the target's year are seen; estimate: its own, too."
+        "forecast", "forecast sees frames before the target's year, estimate that year's, too."
     )
     target_type: str = argument("target", "target (numbers), or last-image (the whole frame).")
     prediction_length: int = argument(1, "Frames that --target_type last-image predicts, step by step.")

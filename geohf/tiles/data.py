@@ -68,9 +68,8 @@ def load(options: TileArguments, args: TileTrainingArguments | None = None) -> T
     source = _load(options, args)
     held_out = _held_out_steps(options, source.table)
     shares = {"test": 0.0 if len(held_out) else options.test_share, "validation": options.validation_share}
-    tiles, buffer = split_tiles(
-        source.table, source.how, shares, args.seed, options.block_px, options.buffer_px, options.allow_leaks
-    )
+    settings = options.block_px, options.buffer_px, options.allow_leaks
+    tiles, buffer = split_tiles(source.table, source.how, shares, args.seed, *settings)
     windows, how = source.windows, HOW[source.how]
     if not len(held_out):
         return _divided(source, options, windows, tiles, buffer, how)
@@ -91,10 +90,9 @@ def load_folds(options: TileArguments, args: TileTrainingArguments) -> Iterator[
     """
     source, folds = _load(options, args), options.folds or 0
     fold = fold_tiles(source.table, source.how, folds, args.seed, options.block_px)
+    settings = options.block_px, options.buffer_px, options.allow_leaks
     for number in range(folds):
-        tiles, buffer = fold_split(
-            source.table, fold, number, source.how, options.block_px, options.buffer_px, options.allow_leaks
-        )
+        tiles, buffer = fold_split(source.table, fold, number, source.how, *settings)
         how = f"{HOW[source.how]}, fold {number + 1} of {folds}"
         yield _divided(source, options, source.windows, tiles, buffer, how)
 

@@ -155,7 +155,9 @@ def mosaic_files(
     if is_store(source):
         return dict(store_frames(source, asset))
     if asset:
-        raise DataError(f"{source}: is no STAC item collection (.json) or zarr store, which --asset is of")
+        raise DataError(
+            f"{source}: --asset is of a STAC item collection (.json) or a zarr store, and this is neither"
+        )
     folder, extension = raster_folder(source), dotted(extension)
     files = {name: raster_in(folder, f"{name}{extension}") for name in names_in(folder, extension)}
     return {name: file for name, file in files.items() if file is not None}

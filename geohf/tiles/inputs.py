@@ -46,9 +46,8 @@ class TileSamples(Sequence):
             times = table.steps.times
             typical = np.median(np.diff(times)) if config.task == "forecast" else 0.0
             if table.steps.unit not in DATED:
-                raise DataError(
-                    f"{table.source}: the labels {shorten(table.labels)} tell no dates, which the model sees"
-                )
+                told = f"the labels {shorten(table.labels)} tell no dates"
+                raise DataError(f"{table.source}: {told}, which the model sees")
             at = [StepTimes(times[[step]], table.steps.unit) for step in self.steps]
             self.dates = {"dates": at, "date": StepTimes(times[-1:] + typical, table.steps.unit)}
 

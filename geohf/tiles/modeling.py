@@ -279,7 +279,7 @@ def make_model(options: TileArguments, data: TaskData) -> TileSequenceModel:
         height, width = fields.pop("image_size")
         if height != width:
             raise DataError(
-                f"--encoder {options.encoder} takes square tiles, and no --image_size {height} x {width}"
+                f"--encoder {options.encoder} takes square tiles, no --image_size {height} x {width}"
             )
         if options.normalize == "backbone":
             fields |= backbone_scales(options.backbone, fields, as_sequences(data.train))

@@ -144,9 +144,7 @@ def steps_of_dates(dates: Sequence, labels: Sequence[str]) -> tuple[np.ndarray, 
     times = step_times(labels)
     starts = start_days(times)
     if starts is None:
-        raise DataError(
-            f"the column {DATE} needs dates, months or years as labels; they are {shorten(labels)}"
-        )
+        raise DataError(f"the column {DATE} needs dates, months or years as labels, not {shorten(labels)}")
     longest = np.diff(starts).max()
     own = _LENGTHS.get(times.unit)  # the time of a single day lasts until the next label
     ends = None if own is None else start_days(StepTimes(times.times + own, times.unit))
@@ -209,9 +207,8 @@ def load_points(
     errors, reading = errors or RowErrors(), reading or Reading()
     labels, extension, source = labels_of(labels), dotted(extension), str(path)
     frame = read_named(path, targets, [*targets, *PLACES], [DATE, "region_id", "tile_id"])
-    images = find_images(
-        regions_in(image_dir, labels, extension), image_dir, labels, extension, errors.on_error, reading
-    )
+    there = regions_in(image_dir, labels, extension)
+    images = find_images(there, image_dir, labels, extension, errors.on_error, reading)
     points = frame[_point_columns(frame.columns, source)].to_numpy(np.float64)
     cells = frame["region_id"] if "region_id" in frame else [None] * len(frame)
     given = [name_of(cell) or None for cell in cells]
@@ -263,9 +260,8 @@ def _by_window(
             rows.append(row)
         old = history[number, steps[row]]
         if (np.isfinite(old) & (old != values[row])).any():
-            reason = (
-                f"lies in the window of row {lines[rows[number]]}, with other values for {labels[steps[row]]}"
-            )
+            first = lines[rows[number]]
+            reason = f"lies in the window of row {first}, with other values for {labels[steps[row]]}"
             errors.add(source, int(lines[row]), reason)
         else:
             history[number, steps[row]] = values[row]

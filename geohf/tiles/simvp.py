@@ -58,9 +58,8 @@ class TemporalUnit(nn.Module):
         super().__init__()
         squeezed = max(width // 16, 4)
         self.kernel = LargeKernel(width, width)
-        self.channels = nn.Sequential(
-            nn.Linear(width, squeezed, bias=False), nn.ReLU(), nn.Linear(squeezed, width, bias=False)
-        )
+        down, up = nn.Linear(width, squeezed, bias=False), nn.Linear(squeezed, width, bias=False)
+        self.channels = nn.Sequential(down, nn.ReLU(), up)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As many channels as came."""

@@ -117,9 +117,8 @@ class SceneTiles(Dataset):
         self.config, self.layout, self.grid, self.dated = config, layout, grid, dict(dated)
         self.files, self.reading = [*frames, last_values], Reading.from_config(config.reading)
         count = len(layout.lefts)
-        self.chunks = [
-            (row, range(start, min(start + size, count))) for row in rows for start in range(0, count, size)
-        ]
+        parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        self.chunks = [(row, part) for row in rows for part in parts]
         self._opened: tuple[int, ExitStack, list[DatasetReader | None]] | None = None
 
     def __len__(self) -> int:
