@@ -60,7 +60,9 @@ def boxes_of(column, rows) -> tuple[np.ndarray, dict[int, str]]:
                 boxes[position] = _four(cell)
         except (ValueError, TypeError, SyntaxError, OverflowError, MemoryError, RecursionError):
             if position in wanted:
-                bad[position] = f"region_coordinates {cell!r} are no whole (xmin, ymin, xmax, ymax)"
+                bad[position] = (
+                    f"region_coordinates {cell!r} are not (xmin, ymin, xmax, ymax) in whole pixels"
+                )
     return boxes, bad
 
 
