@@ -64,7 +64,7 @@ class TilePrediction:
         """A flat row for a table: every target's value, and the ends of its interval where it was calibrated."""
         if self.low is None or self.high is None:
             return dict(self.values)
-        row = {}
+        row: dict[str, float] = {}
         for name, value in self.values.items():
             row |= {name: value, f"low_{name}": self.low[name], f"high_{name}": self.high[name]}
         return row
@@ -164,6 +164,9 @@ def predictions_of(config: TileSequenceConfig, outputs: TileSequenceOutput) -> l
             f"tile {tile} of the batch has no last value: this model predicts the change to it; give "
             '{"frames": [...], "last_values": ...}'
         )
-    parts = [part for part in answers_of(config, values, outputs.region) if part is not None]
-    rows = zip(*(part.tolist() for part in parts), strict=True)
-    return [TilePrediction(*(dict(zip(config.targets, part, strict=True)) for part in row)) for row in rows]
+    parts = [part.tolist() for part in answers_of(config, values, outputs.region) if part is not None]
+    answers = []
+    for row in zip(*parts, strict=True):
+        named: list[Any] = [dict(zip(config.targets, numbers, strict=True)) for numbers in row]
+        answers.append(TilePrediction(*named))
+    return answers

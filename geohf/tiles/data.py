@@ -223,8 +223,8 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
                 f"{source}: holds no *{options.extension}, but {listed(inside) or 'nothing'}; give a table of tiles, or the "
                 "folder of the images"
             )
-        settings = options.tile_size, options.extension, options.nodata, reading, options.asset
-        return grid_tiles(source, labels, *settings)
+        how = options.tile_size, options.extension, options.nodata, reading, options.asset
+        return grid_tiles(source, labels, *how)
     if not source.is_file():
         raise DataError(f"{source}: no such table, and no folder of images either")
     if options.asset:

@@ -41,8 +41,16 @@ class FeatureRows(BoundRows):
         self, rows: BoundRows, columns: dict[str, torch.Tensor], features: torch.Tensor, numbers: torch.Tensor
     ):
         super().__init__(rows.config)
-        self.windows, self.groups, self.region_names = rows.windows, rows.groups, rows.region_names
-        self.columns, self.features, self.numbers = columns, features, numbers
+        self.windows = rows.windows
+        self.rows, self.columns, self.features, self.numbers = rows, columns, features, numbers
+
+    def groups(self) -> np.ndarray:
+        """As the rows'."""
+        return self.rows.groups()
+
+    def region_names(self) -> np.ndarray | None:
+        """As the rows'."""
+        return self.rows.region_names()
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """The rows as one batch."""

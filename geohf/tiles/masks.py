@@ -117,7 +117,7 @@ def read_frame(
         DataError: it cannot be read, or has another shape.
     """
     source, name = _held(source)
-    if isinstance(source, (str, os.PathLike, bytes)):
+    if _is_file(source):
         with open_raster(source) as raster:
             info = raster_info(raster, source)
             if reading is not None:
@@ -162,7 +162,7 @@ def read_header(source: Any) -> FileHeader | None:
         DataError: it cannot be read.
     """
     source, _ = _held(source)
-    if not isinstance(source, (str, os.PathLike, bytes)):
+    if not _is_file(source):
         return None
     with open_raster(source) as raster:
         return source, raster_info(raster, source)
@@ -172,6 +172,10 @@ def _held(source: Any) -> tuple[Any, str]:
     """As `held_by`, whose bytes know their name."""
     source, name = held_by(source)
     return NamedBytes.of(source, name) if isinstance(source, bytes) else source, name
+
+
+def _is_file(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike, bytes))
 
 
 def _transparent(source: Any, frame: np.ndarray) -> np.ndarray | bool:

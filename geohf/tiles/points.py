@@ -232,7 +232,12 @@ def load_points(
     if "tile_id" in frame:
         given_names = frame["tile_id"].map(name_of).to_numpy(object)[rows]
         names = given_names if len(set(given_names)) == len(rows) else names
-    fields = {"labels": labels, "steps": step_times(labels), "targets": list(targets), "values": history}
+    fields: dict[str, Any] = {
+        "labels": labels,
+        "steps": step_times(labels),
+        "targets": list(targets),
+        "values": history,
+    }
     fields |= {"source": source, "reading": reading, "window": tile_size}
     return table_of_regions(regions[rows], images, nodata, tile_ids=names, boxes=boxes[rows], **fields)
 

@@ -338,4 +338,4 @@ def _tensor(values: Any) -> torch.Tensor:
 
 def _in_front(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Sequences as one tensor, zeros in front of shorter ones."""
-    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_side="left")
+    return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_side="left")

@@ -138,7 +138,7 @@ def load_tiles(
     kept = check_regions(kept, regions, boxes, images, extension, max_missing, frame.index, source, errors)
     history = history_of(kept, years, regions, boxes, values, labels, bad, frame.index, source, errors)
     errors.settle(len(kept))
-    fields = {"labels": labels, "steps": times, "targets": list(targets), "values": history}
+    fields: dict[str, Any] = {"labels": labels, "steps": times, "targets": list(targets), "values": history}
     fields |= {"source": source, "reading": reading, "tile_ids": names[kept], "boxes": boxes[kept]}
     return table_of_regions(regions[kept], images, nodata, **fields)
 
@@ -204,7 +204,13 @@ def grid_tiles(
     y, x = np.mgrid[: raster.height // tile_size, : raster.width // tile_size].reshape(2, -1) * tile_size
     boxes = np.stack([x, y, x + tile_size, y + tile_size], 1).astype(np.int32)
     ids, values = np.arange(len(boxes)).astype(str).astype(object), np.empty((len(boxes), len(labels), 0))
-    fields = {"labels": labels, "steps": times, "targets": [], "values": values, "source": str(image_dir)}
+    fields: dict[str, Any] = {
+        "labels": labels,
+        "steps": times,
+        "targets": [],
+        "values": values,
+        "source": str(image_dir),
+    }
     fields |= {"reading": reading or Reading(), "tile_ids": ids, "boxes": boxes}
     place = place_of(image_dir)
     return table_of_regions([place] * len(boxes), {place: images}, nodata, **fields)

@@ -95,9 +95,9 @@ def make_windows(
     length = total - (not estimate) * answered if frames is None else frames
     require_at_least(1, frames=length)
     if not 1 <= target_years <= most:
-        ahead = f" and a prediction_length of {answered}" if answered > 1 else ""
+        more = f" and a prediction_length of {answered}" if answered > 1 else ""
         raise DataError(
-            f"target_years must lie between 1 and {most} for {total} labels{ahead}, got {target_years}"
+            f"target_years must lie between 1 and {most} for {total} labels{more}, got {target_years}"
         )
     asked_steps = np.arange(most - target_years + 1, most + 1)
     steps, rows = np.repeat(asked_steps, len(table)), np.tile(np.arange(len(table)), target_years)
