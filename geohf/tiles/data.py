@@ -228,7 +228,9 @@ def _table(source: Path, options: TileArguments, image: bool, errors: RowErrors)
     if not source.is_file():
         raise DataError(f"{source}: no such table, and no folder of images either")
     if options.asset:
-        raise DataError(f"{source}: --asset is of a STAC item collection or a zarr store, not of a table")
+        raise DataError(
+            f"{source}: --asset is of a STAC item collection or a zarr store, and this is a table"
+        )
     images = Path(options.image_dir or source.parent / "Images")
     labels = options.labels or found_labels(images)
     targets = [] if image or options.target_from else options.targets or [TARGET]
@@ -265,5 +267,7 @@ def _counted(options: TileArguments) -> Sequence[int]:
     if classes is None:
         return color
     if len(color) != 1 or color[0] not in classes:
-        raise DataError(f"--color is the class whose share is the target, one of --class_values; got {color}")
+        raise DataError(
+            f"--color names the class whose share is the target, one of --class_values; got {color}"
+        )
     return [int(number == color[0]) for number in classes]

@@ -108,7 +108,9 @@ def require_trained_kind(path: RasterFile, raster: RasterInfo, kind: dict | None
     what = None if kind is None else _difference(own | kind, own)  # earlier versions kept less
     if what is not None:
         word, one, other = what
-        raise DataError(f"{path}: its {word} is {other}, but the training images have {one}")
+        raise DataError(
+            f"{path}: its {word} is {other}, but the images that the model was trained on have {one}"
+        )
 
 
 def require_trained_table(table: TileTable, kind: dict | None) -> None:
